@@ -1,0 +1,137 @@
+"""Backend: an array namespace, the transfers to and from NumPy, and two optional rungs of speed.
+
+Rung 1, the namespace, is enough. Rung 2 is a table of kernels, each replacing an equation of the same name and
+signature. Rung 3 is :meth:`Backend.compile`. Each rung falls back to the one before it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from deepnotes.array import Array, DType, Namespace
+from deepnotes.equations import EQUATIONS
+
+if TYPE_CHECKING:
+    from deepnotes.plan import Plan
+    from deepnotes.program import Program
+
+
+class Ops:
+    """The equations bound to one namespace: ``ops.linear(W, A_prev, b)`` is ``linear(xp, W, A_prev, b)``.
+
+    Layers, losses and optimizers compute through this object and nothing else.
+
+    Parameters
+    ----------
+    namespace : Namespace
+    kernels : mapping of str to callable
+        Faster functions that take the place of the equations of the same name.
+
+    Attributes
+    ----------
+    xp : Namespace
+    """
+
+    def __init__(self, namespace: Namespace, kernels: Mapping[str, Callable[..., Any]]) -> None:
+        self.xp = namespace
+        self._functions = EQUATIONS | dict(kernels)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        try:
+            function = self.__dict__["_functions"][name]
+        except KeyError:
+            raise AttributeError(f"there is no equation {name!r}") from None
+        xp = self.xp
+
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            return function(xp, *args, **kwargs)
+
+        setattr(self, name, bound)
+        return bound
+
+
+class Backend:
+    """An array library for deepnotes to run on.
+
+    Parameters
+    ----------
+    name : str
+        What users pass as ``backend=``.
+    namespace : Namespace
+        A module that follows the Python array API standard, or at least :class:`deepnotes.array.Namespace`.
+    kernels : mapping of str to callable, optional
+        Rung 2: functions that replace equations; checked here to have the equation's signature.
+
+    Raises
+    ------
+    TypeError
+        If a kernel's name is no equation's, or its signature is not the equation's.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> Backend("mine", numpy).ops.relu(numpy.array([[-1.0, 2.0]]))
+    array([[0., 2.]])
+    """
+
+    def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        self.name = name
+        self.xp = cast(Namespace, namespace)
+        self.kernels = dict(kernels or {})
+        _check_signatures(name, self.kernels)
+        self.ops = Ops(self.xp, self.kernels)
+        self._array_type = type(self.xp.zeros((1,)))
+
+    def compile(self, plan: "Plan") -> "Program | None":
+        """Return a Program for `plan` (rung 3), or None: the eager Program is used then."""
+        return None
+
+    def from_numpy(self, x: np.ndarray, dtype: DType | None = None) -> Array:
+        """Return the host array `x` as an array of this backend, without a copy where the library can."""
+        return self.xp.asarray(x, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """Return an array of this backend as a NumPy array, without a copy where the library can."""
+        return np.from_dlpack(cast(Any, x))
+
+    def is_array(self, x: object) -> bool:
+        """Return whether `x` is an array of this backend."""
+        return isinstance(x, self._array_type)
+
+    def write(self, flat: Array, start: int, values: Array) -> Array:
+        """Return `flat`, shape (p,), with `values` from `start` on: a new array, or the same one where it can change.
+
+        Parameters
+        ----------
+        flat : Array, shape (p,)
+        start : int
+        values : Array, shape (k,)
+        """
+        return self.xp.concat([flat[:start], values, flat[start + values.shape[0] :]])
+
+    def describe(self) -> str:
+        """Return one line for ``deepnotes backends``: the library, its version, its device."""
+        version = getattr(self.xp, "__version__", "")
+        return f"{getattr(self.xp, '__name__', type(self.xp).__name__)} {version}".strip()
+
+    def __repr__(self) -> str:
+        return f"<deepnotes backend {self.name!r}: {self.describe()}>"
+
+
+def _check_signatures(backend: str, kernels: Mapping[str, Callable[..., Any]]) -> None:
+    if not kernels:
+        return
+    from inspect import signature  # slow to import, and most backends come without kernels
+
+    for name, kernel in kernels.items():
+        if name not in EQUATIONS:
+            raise TypeError(f"backend {backend!r} has a kernel {name!r}, and there is no such equation")
+        wanted, found = (
+            [(p.name, p.kind, p.default) for p in signature(f).parameters.values()] for f in (EQUATIONS[name], kernel)
+        )
+        if wanted != found:
+            raise TypeError(
+                f"backend {backend!r}: kernel {name}{signature(kernel)} must have the parameters of the equation, "
+                f"{name}{signature(EQUATIONS[name])}"
+            )

@@ -1,0 +1,240 @@
+"""What comes from users, checked and converted before anything changes: samples, targets, weights, counts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deepnotes.array import Array
+from deepnotes.backend import Backend
+from deepnotes.errors import ArgumentError, DataError, DTypeError, ForeignArrayError, ShapeError
+from deepnotes.losses import LossFunction
+
+BLOCK = 1 << 20
+"""Elements that are looked at together, so that a check needs little memory of its own."""
+
+
+def as_host(backend: Backend, x: Any, name: str) -> np.ndarray:
+    """Return what is not an array of `backend` as a NumPy array of real numbers.
+
+    Raises
+    ------
+    ForeignArrayError
+        If it lives on another device.
+    DTypeError
+        If it holds something else than real numbers.
+    """
+    device = getattr(x, "__dlpack_device__", None)
+    if not isinstance(x, np.ndarray) and device is not None and int(device()[0]) != 1:  # 1 is the host in DLPack
+        kind = f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}"
+        raise ForeignArrayError(
+            f"{name} is a {kind} on another device, and this network runs on {backend.name!r}; nothing moves between "
+            f"devices unless asked: copy it with deepnotes.get_backend(...).to_numpy({name}), or make the network "
+            f"with the backend that {name} belongs to"
+        )
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise DTypeError(f"{name}: got {type(x).__name__}, wanted an array of real numbers ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers")
+    return array
+
+
+def check_samples(x: Any, name: str, features: int) -> None:
+    """Raise ShapeError unless `x` has shape (features, m)."""
+    shape = tuple(x.shape)
+    if len(shape) == 2 and shape[0] == features:
+        return
+    hint = ""
+    if len(shape) == 2 and shape[1] == features:
+        hint = f"; samples are columns here: {name}.T, of shape {shape[::-1]}, would fit"
+    elif len(shape) == 1 and shape[0] == features:
+        hint = f"; for one sample pass {name}.reshape(-1, 1)"
+    raise ShapeError(f"{name} has shape {shape}, wanted ({features}, m): {features} features, m samples{hint}")
+
+
+def check_finite(backend: Backend, x: Any, name: str) -> None:
+    """Raise DataError if `x` holds NaN or infinity, with the first position and the count."""
+    if not isinstance(x, np.ndarray):
+        if float(backend.xp.sum(x - x)) == 0:
+            return
+        x = backend.to_numpy(x)
+    if x.dtype.kind != "f":
+        return
+    rows = x if x.flags.c_contiguous or x.ndim != 2 else x.T
+    step = max(1, BLOCK // max(1, x.size // max(1, len(rows))))
+    if all(np.isfinite(rows[i : i + step]).all() for i in range(0, len(rows), step)):
+        return
+    bad = np.argwhere(~np.isfinite(x))
+    at = ", ".join(str(i) for i in bad[0])
+    count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
+    raise DataError(f"{name}[{at}] is {x[tuple(bad[0])]}{count}; wanted finite numbers")
+
+
+def as_targets(
+    backend: Backend, Y: Any, loss: LossFunction, k: int, m: int, dtype: str, names: tuple[str, str] = ("X", "Y")
+) -> tuple[Array, bool]:
+    """Return targets on the backend, and whether they are class indices.
+
+    Parameters
+    ----------
+    Y : array_like
+        Shape (k, m); (m,) where k is 1; for categorical losses also class indices of shape (m,) or (1, m).
+    loss : LossFunction
+    k, m : int
+        Outputs and samples.
+    dtype : str
+    names : (str, str)
+        What the samples and the targets are called in messages.
+
+    Returns
+    -------
+    Y : Array, shape (k, m), of `dtype`, or (1, m), of int64
+    class_indices : bool
+
+    Raises
+    ------
+    ShapeError, DTypeError, DataError
+    """
+    if loss.targets == "simplex" and k == 1:
+        raise ArgumentError(
+            "categorical_cross_entropy of a single output is always 0: for two classes use Dense(2, 'softmax'), or "
+            "Dense(1, 'sigmoid') with binary_cross_entropy"
+        )
+    native = backend.is_array(Y) and not isinstance(Y, np.ndarray)
+    Y = Y if native else as_host(backend, Y, names[1])
+    shape = tuple(Y.shape)
+    indices = loss.targets == "simplex" and shape in {(m,), (1, m)}
+    if not indices and shape != (k, m) and not (shape == (m,) and k == 1):
+        raise ShapeError(_target_shape_message(shape, k, m, loss, names))
+    check_finite(backend, Y, names[1])
+    host = backend.to_numpy(Y) if native else Y
+    if indices:
+        labels = _class_indices(host, k, names[1])
+        return backend.from_numpy(labels.reshape(1, m)), True
+    _check_range(host, loss, names[1])
+    if native:
+        return backend.xp.astype(backend.xp.reshape(Y, (k, m)), getattr(backend.xp, dtype)), False
+    return backend.from_numpy(np.asarray(Y.reshape(k, m), dtype=dtype)), False
+
+
+def as_weights(
+    backend: Backend, sample_weight: Any, class_weight: Any, labels: np.ndarray | None, m: int, dtype: str
+) -> Array | None:
+    """Return the product of sample and class weights, shape (1, m), on the backend; None where neither is given.
+
+    Parameters
+    ----------
+    sample_weight : array_like of shape (m,) or (1, m), or None
+    class_weight : mapping of int to float, sequence of float, "balanced" or None
+        The weight of each class, 1 for those that a mapping leaves out; ``"balanced"`` gives every class the same sum.
+    labels : ndarray of int64, shape (m,), or None
+        The class of each sample, where there are classes.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DataError, ArgumentError
+    """
+    if sample_weight is None and class_weight is None:
+        return None
+    weights = np.ones(m)
+    if sample_weight is not None:
+        if backend.is_array(sample_weight):
+            sample_weight = backend.to_numpy(sample_weight)
+        given = as_host(backend, sample_weight, "sample_weight")
+        if given.shape not in {(m,), (1, m)}:
+            raise ShapeError(f"sample_weight has shape {given.shape}, wanted ({m},): one weight for each sample")
+        check_finite(backend, given, "sample_weight")
+        weights = given.reshape(m).astype(np.float64)
+        if (weights < 0).any():
+            at = int(np.argmax(weights < 0))
+            raise DataError(f"sample_weight[{at}] is {weights[at]}, wanted at least 0")
+    if class_weight is not None:
+        if labels is None:
+            raise ArgumentError("class_weight: the targets are not classes; use sample_weight")
+        weights = weights * _class_weights(class_weight, labels)[labels]
+    if not weights.sum() > 0:
+        raise DataError("sample_weight and class_weight give every sample the weight 0")
+    return backend.from_numpy(weights.reshape(1, m).astype(dtype))
+
+
+def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:
+    """Return the class of each sample, shape (m,), of targets of shape (k, m) or class indices of shape (1, m)."""
+    if loss.targets == "simplex":
+        return np.asarray(Y.reshape(-1) if Y.dtype.kind == "i" else Y.argmax(axis=0))
+    if loss.targets == "unit" and Y.shape[0] == 1:
+        return np.asarray(Y[0] > 0.5, dtype=np.int64)
+    return None
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an int, or raise ArgumentError if it is not a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ArgumentError(f"{name}={value!r}, wanted a whole number of at least {least}")
+    return int(value)
+
+
+def number(name: str, value: Any, positive: bool = False) -> float:
+    """Return `value` as a float, or raise ArgumentError if it is not finite and at least (or above) 0."""
+    good = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not good or not np.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ArgumentError(f"{name}={value!r}, wanted a finite number {'above' if positive else 'of at least'} 0")
+    return float(value)
+
+
+def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunction, names: tuple[str, str]) -> str:
+    X, Y = names
+    wanted = f"({k}, {m})" + (f", or class indices of shape ({m},)" if loss.targets == "simplex" else "")
+    if shape and shape[-1] != m and shape[0] == m and len(shape) == 2 and shape[1] == k:
+        return f"{Y} has shape {shape}, wanted {wanted}; samples are columns here: {Y}.T would fit"
+    if shape and shape[-1] != m:
+        return f"{Y} has {shape[-1]} samples (shape {shape}) and {X} has {m}; wanted {Y} of shape {wanted}"
+    return f"{Y} has shape {shape}, wanted {wanted}: {k} outputs, {m} samples"
+
+
+def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
+    flat = Y.reshape(-1)
+    labels = flat.astype(np.int64)
+    for wrong, wanted in (
+        (labels != flat, "a whole number"),
+        ((labels < 0) | (labels >= k), f"a class of 0 .. {k - 1}"),
+    ):
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise DataError(f"{name}[{at}] is {flat[at]}, wanted {wanted}; {int(wrong.sum())} labels are not")
+    return labels
+
+
+def _check_range(Y: np.ndarray, loss: LossFunction, name: str) -> None:
+    if loss.targets == "real":
+        return
+    wrong = (Y < 0) if loss.targets == "count" else (Y < 0) | (Y > 1)
+    if wrong.any():
+        at = np.argwhere(wrong)[0]
+        wanted = "at least 0" if loss.targets == "count" else "between 0 and 1"
+        where = ", ".join(str(i) for i in at)
+        raise DataError(f"{name}[{where}] is {Y[tuple(at)]}, wanted {wanted} for the loss {loss.name!r}")
+    if loss.targets == "simplex":
+        off = np.abs(Y.sum(axis=0, dtype=np.float64) - 1) > 1e-3
+        if off.any():
+            at = int(np.argmax(off))
+            raise DataError(f"{name}[:, {at}] sums to {Y[:, at].sum():.6g}, wanted 1: each column is a distribution")
+
+
+def _class_weights(class_weight: Any, labels: np.ndarray) -> np.ndarray:
+    classes = int(labels.max()) + 1
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ArgumentError(f"class_weight={class_weight!r}, wanted 'balanced', a mapping or a sequence")
+        counts = np.bincount(labels, minlength=classes)
+        return np.asarray(len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+    if isinstance(class_weight, Mapping):
+        weights = np.ones(max(classes, *(int(c) + 1 for c in class_weight)) if class_weight else classes)
+        for c, weight in class_weight.items():
+            weights[whole("class_weight: class", c, 0)] = number(f"class_weight[{c}]", weight)
+        return weights
+    weights = np.asarray([number(f"class_weight[{c}]", weight) for c, weight in enumerate(class_weight)])
+    if len(weights) < classes:
+        raise ArgumentError(f"class_weight has {len(weights)} weights, and Y has the class {classes - 1}")
+    return weights

@@ -1,0 +1,167 @@
+"""The activations ``A = g(Z)`` (N3, N6 to N9 and their kin) and their backward forms ``dZ = dA * g'(Z)`` (N12).
+
+Each activation is a pair: ``name(xp, Z)`` and ``name_backward(xp, dA, Z, A)`` with ``A = name(xp, Z)``. All arrays
+have shape (n, m). NaN in gives NaN out of every one of them. Where ``e^-z`` overflows, the infinity is the right
+intermediate (``1 / (1 + inf) = 0``); callers that mind NumPy's warning silence it, as the programs do.
+"""
+
+from math import pi, sqrt
+
+from deepnotes.array import Array, Namespace
+
+# erfc(x) = e^(-x²) p(t) / (1 + 2x) with t = (x - 3) / (x + 3), for x >= 0: the form of M. M. Shepherd and J. G.
+# Laframboise, Math. Comp. 36 (1981) 249. p is the Chebyshev series of degree 24, computed to 40 digits and written
+# in powers of t, lowest first; tests/test_activations.py holds it to erfc's true values.
+_ERFC = (
+    1.2530080582697296, -0.13562110612458117, -0.0475622943534492, 0.1296451587027594, -0.11927366341538638,
+    0.0683080273440099, -0.02377051491717134, 0.0025293918156939696, 0.0018886903449991718, -0.0007798322696543306,
+    -0.00010515971958448065, 0.0001250993424583729, 4.949196649968345e-06, -2.0100542268525612e-05,
+    -7.308281468783614e-07, 3.472370944977168e-06, 3.5576086684080595e-07, -6.166011460398726e-07,
+    -1.4047654315428462e-07, 1.0183620603842736e-07, 4.1064013667940355e-08, -1.3312919661038687e-08,
+    -8.217595058711455e-09, 9.862533510345587e-10, 8.393734858690877e-10,
+)  # fmt: skip
+
+
+def identity(xp: Namespace, Z: Array) -> Array:
+    """Return ``Z``: the linear output, and what N4 says must not stand between layers."""
+    return Z
+
+
+def identity_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA`` (N12 with ``g' = 1``)."""
+    return dA
+
+
+def sigmoid(xp: Namespace, Z: Array) -> Array:
+    """Return ``σ(z) = 1 / (1 + e^-z)`` (N6).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sigmoid(np, np.array([[0.0]]))
+    array([[0.5]])
+    """
+    return 1 / (1 + xp.exp(-Z))
+
+
+def sigmoid_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * a (1 - a)`` (N12 with N6)."""
+    return dA * (A * (1 - A))
+
+
+def tanh(xp: Namespace, Z: Array) -> Array:
+    """Return ``(e^z - e^-z) / (e^z + e^-z)`` (N7)."""
+    return xp.tanh(Z)
+
+
+def tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * (1 - a²)`` (N12 with N7)."""
+    return dA * (1 - A * A)
+
+
+def relu(xp: Namespace, Z: Array) -> Array:
+    """Return ``z`` where ``z >= 0``, else 0 (N8); ``maximum`` keeps NaN, a comparison would drop it."""
+    return xp.maximum(Z, _number(xp, 0, Z))
+
+
+def relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else 0 (N12 with N8)."""
+    return dA * _step(xp, Z)
+
+
+def leaky_relu(xp: Namespace, Z: Array, slope: float = 0.001) -> Array:
+    """Return ``z`` where ``z >= 0``, else ``slope z`` (N9; the slope 0.001 is the notes')."""
+    return xp.where(Z >= 0, Z, slope * Z)
+
+
+def leaky_relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, slope: float = 0.001) -> Array:
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else `slope` (N12 with N9)."""
+    positive = _step(xp, Z)
+    return dA * (positive + slope * (1 - positive))
+
+
+def softmax(xp: Namespace, Z: Array) -> Array:
+    """Return ``e^z / Σ e^z`` over each column; the column's maximum is taken off first, so nothing overflows."""
+    E = xp.exp(Z - xp.max(Z, axis=0, keepdims=True))
+    return E / xp.sum(E, axis=0, keepdims=True)
+
+
+def softmax_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = a * (dA - Σ dA a)``: N12 with the Jacobian ``diag(a) - a aᵀ`` of each column."""
+    return A * (dA - xp.sum(dA * A, axis=0, keepdims=True))
+
+
+def elu(xp: Namespace, Z: Array, alpha: float = 1.0) -> Array:
+    """Return ``z`` where ``z > 0``, else ``alpha (e^z - 1)`` (Clevert et al., arXiv:1511.07289)."""
+    return xp.where(Z > 0, Z, alpha * xp.expm1(xp.minimum(Z, _number(xp, 0, Z))))
+
+
+def elu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, alpha: float = 1.0) -> Array:
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else ``alpha e^z`` (N12)."""
+    slope = alpha * xp.exp(xp.minimum(Z, _number(xp, 0, Z)))
+    return dA * xp.where(Z > 0, xp.ones_like(Z), slope)
+
+
+def gelu(xp: Namespace, Z: Array) -> Array:
+    """Return ``z Φ(z)``, Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    return Z * normal_cdf(xp, Z)
+
+
+def gelu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * (Φ(z) + z φ(z))`` (N12)."""
+    density = xp.exp(-0.5 * Z * Z) * (1 / sqrt(2 * pi))
+    return dA * (normal_cdf(xp, Z) + Z * density)
+
+
+def gelu_tanh(xp: Namespace, Z: Array) -> Array:
+    """Return ``z/2 (1 + tanh u)``, ``u = sqrt(2/π) (z + 0.044715 z³)``; written ``z σ(2u)``: no cancellation."""
+    return Z * sigmoid(xp, 2 * sqrt(2 / pi) * (Z + 0.044715 * Z * Z * Z))
+
+
+def gelu_tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * (s + z s (1 - s) 2u')``, ``s = σ(2u)`` as in :func:`gelu_tanh` (N12)."""
+    c = 2 * sqrt(2 / pi)
+    S = sigmoid(xp, c * (Z + 0.044715 * Z * Z * Z))
+    return dA * (S + Z * S * (1 - S) * (c + 3 * 0.044715 * c * Z * Z))
+
+
+def silu(xp: Namespace, Z: Array) -> Array:
+    """Return ``z σ(z)``, also known as swish (arXiv:1606.08415, arXiv:1710.05941)."""
+    return Z * sigmoid(xp, Z)
+
+
+def silu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * σ (1 + z (1 - σ))`` (N12)."""
+    S = sigmoid(xp, Z)
+    return dA * (S * (1 + Z * (1 - S)))
+
+
+def softplus(xp: Namespace, Z: Array) -> Array:
+    """Return ``log(1 + e^z)``, written so that neither large nor small ``z`` loses digits."""
+    return xp.maximum(Z, _number(xp, 0, Z)) + xp.log1p(xp.exp(-abs(Z)))
+
+
+def softplus_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * σ(z)`` (N12)."""
+    return dA * sigmoid(xp, Z)
+
+
+def normal_cdf(xp: Namespace, Z: Array) -> Array:
+    """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails; the standard has no ``erf``."""
+    X = abs(Z) * sqrt(0.5)
+    t = (X - 3) / (X + 3)
+    P = _ERFC[-1] * t + _ERFC[-2]
+    for coefficient in _ERFC[-3::-1]:
+        P = P * t + coefficient
+    tail = 0.5 * xp.exp(-X * X) * P / (1 + 2 * X)
+    return xp.where(Z > 0, 1 - tail, tail)
+
+
+def _number(xp: Namespace, value: float, like: Array) -> Array:
+    """Return `value` as a 0-d array: not every library's ``maximum`` takes a Python number."""
+    return xp.asarray(value, dtype=like.dtype)
+
+
+def _step(xp: Namespace, Z: Array) -> Array:
+    """Return 1 where ``z > 0``, else 0, in Z's dtype: the standard does not multiply booleans with numbers."""
+    return xp.astype(Z > 0, Z.dtype)

@@ -1,0 +1,108 @@
+"""The dense layer, forward and backward (N1 to N5 and N12 to N16).
+
+Samples are columns. Shapes are given as in the notes: ``n`` = neurons of layer ``l``, ``n_prev`` = neurons of layer
+``l - 1``, ``m`` = samples. Every function takes the namespace ``xp`` first and returns new arrays of the dtype given.
+"""
+
+from deepnotes.array import Array, Namespace
+
+
+def linear(xp: Namespace, W: Array, A_prev: Array, b: Array) -> Array:
+    """Return ``Z = W A_prev + b`` (N2; row ``j`` is neuron ``j`` of N1).
+
+    Parameters
+    ----------
+    W : Array, shape (n, n_prev)
+    A_prev : Array, shape (n_prev, m)
+    b : Array, shape (n, 1)
+        Broadcasts over the samples.
+
+    Returns
+    -------
+    Array, shape (n, m)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> linear(np, np.array([[1.0, 2.0]]), np.array([[3.0], [4.0]]), np.array([[0.5]]))
+    array([[11.5]])
+    """
+    return W @ A_prev + b
+
+
+def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
+    """Return ``dW = (1/m) dZ A_prevᵀ`` (N13).
+
+    Parameters
+    ----------
+    dZ : Array, shape (n, m)
+        Per-sample derivatives of the loss, as everywhere in N11 to N16.
+    A_prev : Array, shape (n_prev, m)
+
+    Returns
+    -------
+    Array, shape (n, n_prev)
+    """
+    m = dZ.shape[1]
+    return (1 / m * dZ) @ A_prev.T
+
+
+def bias_gradient(xp: Namespace, dZ: Array) -> Array:
+    """Return ``db = (1/m) Σ_samples dZ``, the sample axis kept (N14).
+
+    Parameters
+    ----------
+    dZ : Array, shape (n, m)
+
+    Returns
+    -------
+    Array, shape (n, 1)
+    """
+    m = dZ.shape[1]
+    return xp.sum(1 / m * dZ, axis=1, keepdims=True)
+
+
+def input_gradient(xp: Namespace, W: Array, dZ: Array) -> Array:
+    """Return ``dA_prev = Wᵀ dZ`` (N15), without ``1/m``: the mean is taken once, in N13 and N14.
+
+    Parameters
+    ----------
+    W : Array, shape (n, n_prev)
+    dZ : Array, shape (n, m)
+
+    Returns
+    -------
+    Array, shape (n_prev, m)
+    """
+    return W.T @ dZ
+
+
+def gather(xp: Namespace, X: Array, indices: Array) -> Array:
+    """Return the columns of `X` at `indices`: the samples of one mini-batch, in that order.
+
+    Parameters
+    ----------
+    X : Array, shape (n, samples)
+    indices : Array of int64, shape (m,)
+        Each in ``0 .. samples - 1``; not checked here.
+
+    Returns
+    -------
+    Array, shape (n, m)
+    """
+    return xp.take(X, indices, axis=1)
+
+
+def standardize(xp: Namespace, X: Array, mean: Array, scale: Array) -> Array:
+    """Return ``(X - mean) / scale``, feature by feature.
+
+    Parameters
+    ----------
+    X : Array, shape (n, m)
+    mean, scale : Array, shape (n, 1)
+
+    Returns
+    -------
+    Array, shape (n, m)
+    """
+    return (X - mean) / scale

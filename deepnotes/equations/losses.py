@@ -1,0 +1,132 @@
+"""The losses (N10, N11 and their kin): one value per sample, shape (1, m), and the derivative ``dA = ∂L/∂A``.
+
+``A`` and ``Y`` have shape (k, m): k outputs, m samples. A loss is the mean over the k outputs of a sample (binary
+cross-entropy of one output is N10 itself), but for categorical cross-entropy, where the k outputs are one
+distribution. The cost is the mean over samples; :func:`mean_loss` takes it, and N13 and N14 take its derivative.
+"""
+
+from deepnotes.array import Array, Namespace
+from deepnotes.equations.activations import softplus
+
+
+def binary_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``L = -(y log a + (1 - y) log(1 - a))`` (N10), `a` kept off 0 and 1 by one rounding unit."""
+    A = _inside(xp, A)
+    return _mean_over_outputs(xp, -(Y * xp.log(A) + (1 - Y) * xp.log1p(-A)))
+
+
+def binary_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = (a - y) / (a (1 - a)) / k``, the derivative of N10."""
+    A = _inside(xp, A)
+    return (A - Y) / (A * (1 - A)) / A.shape[0]
+
+
+def sigmoid_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
+    """Return N10 of ``a = σ(z)`` from the logits: ``L = log(1 + e^z) - y z``, finite for every finite ``z``."""
+    return _mean_over_outputs(xp, softplus(xp, Z) - Y * Z)
+
+
+def sigmoid_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dZ = (A - Y) / k``; with one output it is N11, ``dZ[L] = A[L] - Y``."""
+    return A - Y if A.shape[0] == 1 else (A - Y) / A.shape[0]
+
+
+def categorical_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``L = -Σ y log a`` over the outputs of a sample, `a` kept off 0."""
+    return -xp.sum(Y * xp.log(_positive(xp, A)), axis=0, keepdims=True)
+
+
+def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = -y / a``."""
+    return -Y / _positive(xp, A)
+
+
+def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
+    """Return ``-Σ y log a`` of ``a = softmax(z)`` from the logits, finite for every finite ``z``."""
+    Z = Z - xp.max(Z, axis=0, keepdims=True)
+    log_A = Z - xp.log(xp.sum(xp.exp(Z), axis=0, keepdims=True))
+    return -xp.sum(Y * log_A, axis=0, keepdims=True)
+
+
+def softmax_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dZ = A - Y``: N11 again, for softmax with categorical cross-entropy (columns of Y sum to 1)."""
+    return A - Y
+
+
+def mean_squared_error(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return the mean of ``(a - y)²``."""
+    E = A - Y
+    return _mean_over_outputs(xp, E * E)
+
+
+def mean_squared_error_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = 2 (a - y) / k``."""
+    return 2 / A.shape[0] * (A - Y)
+
+
+def mean_absolute_error(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return the mean of ``|a - y|``."""
+    return _mean_over_outputs(xp, abs(A - Y))
+
+
+def mean_absolute_error_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = sign(a - y) / k``; 0 at ``a = y``."""
+    return xp.sign(A - Y) / A.shape[0]
+
+
+def huber(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
+    """Return the mean of ``e²/2`` where ``|e| <= delta``, else ``delta (|e| - delta/2)``, with ``e = a - y``."""
+    size = abs(A - Y)
+    near = xp.minimum(size, xp.asarray(delta, dtype=size.dtype))
+    return _mean_over_outputs(xp, near * (size - 0.5 * near))
+
+
+def huber_derivative(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
+    """Return ``dA = e / k`` with ``e = a - y`` kept within ``-delta .. delta``."""
+    E = A - Y
+    limit = xp.asarray(delta, dtype=E.dtype)
+    return xp.maximum(xp.minimum(E, limit), -limit) / A.shape[0]
+
+
+def poisson(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return the mean of ``a - y log a``: the Poisson likelihood of the count ``y`` under the rate ``a > 0``."""
+    A = _positive(xp, A)
+    return _mean_over_outputs(xp, A - Y * xp.log(A))
+
+
+def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = (1 - y / a) / k``."""
+    return (1 - Y / _positive(xp, A)) / A.shape[0]
+
+
+def one_hot(xp: Namespace, y: Array, k: int, dtype: object) -> Array:
+    """Return class indices ``y`` of shape (1, m) as columns of shape (k, m): 1 in row ``y``, else 0."""
+    rows = xp.reshape(xp.arange(k, dtype=y.dtype), (k, 1))
+    return xp.astype(xp.equal(rows, y), dtype)
+
+
+def sample_scale(xp: Namespace, w: Array) -> Array:
+    """Return the weights of a batch, shape (1, m), scaled to a mean of 1, so that ``1/m`` stays the only mean.
+
+    A batch whose weights are all 0 keeps them: it has no loss and no gradient.
+    """
+    total = xp.sum(w)
+    return w * (w.shape[1] / xp.where(total > 0, total, xp.ones_like(total)))
+
+
+def mean_loss(xp: Namespace, L: Array) -> Array:
+    """Return the cost, the mean over the samples of ``L`` of shape (1, m), as a 0-d array."""
+    return xp.sum(L) / L.shape[1]
+
+
+def _mean_over_outputs(xp: Namespace, L: Array) -> Array:
+    return L if L.shape[0] == 1 else xp.sum(L, axis=0, keepdims=True) / L.shape[0]
+
+
+def _positive(xp: Namespace, A: Array) -> Array:
+    return xp.maximum(A, xp.asarray(xp.finfo(A.dtype).smallest_normal, dtype=A.dtype))
+
+
+def _inside(xp: Namespace, A: Array) -> Array:
+    eps = float(xp.finfo(A.dtype).eps)
+    return xp.minimum(xp.maximum(A, xp.asarray(eps, dtype=A.dtype)), xp.asarray(1 - eps, dtype=A.dtype))

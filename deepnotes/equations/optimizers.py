@@ -1,0 +1,65 @@
+"""The updates: from parameters θ, their gradient and the optimizer's slots to the next θ and slots.
+
+All arrays are the flat buffers, shape (p,): one call updates a whole network. Numbers that change from step to step
+(``rate``, ``bias1``, ``bias2``) may be Python numbers or 0-d arrays of θ's dtype; they are computed by the caller in
+double precision.
+"""
+
+from deepnotes.array import Array, Namespace
+
+
+def gradient_descent(xp: Namespace, theta: Array, g: Array, rate: float) -> Array:
+    """Return ``θ - rate g``."""
+    return theta - rate * g
+
+
+def momentum(
+    xp: Namespace, theta: Array, g: Array, v: Array, rate: float, momentum: float, nesterov: bool = False
+) -> tuple[Array, Array]:
+    """Return θ and ``v``: ``v ← momentum v + g``, ``θ ← θ - rate v``.
+
+    With `nesterov` the step is taken from where the velocity leads: ``θ ← θ - rate (g + momentum v)`` (Sutskever et
+    al., ICML 2013, in the form that keeps θ itself as the state).
+    """
+    v = momentum * v + g
+    return theta - rate * (g + momentum * v if nesterov else v), v
+
+
+def rmsprop(
+    xp: Namespace, theta: Array, g: Array, s: Array, rate: float, rho: float, epsilon: float
+) -> tuple[Array, Array]:
+    """Return θ and ``s``: ``s ← rho s + (1 - rho) g²``, ``θ ← θ - rate g / (sqrt s + epsilon)`` (Hinton, 2012)."""
+    s = rho * s + (1 - rho) * (g * g)
+    return theta - rate * (g / (xp.sqrt(s) + epsilon)), s
+
+
+def adam(
+    xp: Namespace,
+    theta: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    rate: float,
+    bias1: float,
+    bias2: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    """Return θ, ``m`` and ``v`` after one step of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
+
+    ``m ← beta1 m + (1 - beta1) g``, ``v ← beta2 v + (1 - beta2) g²``,
+    ``θ ← θ - rate (m / bias1) / (sqrt(v / bias2) + epsilon)`` with ``bias1 = 1 - beta1^t``, ``bias2 = 1 - beta2^t``
+    at step ``t = 1, 2, ...``
+    """
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * (g * g)
+    return theta - rate * ((m / bias1) / (xp.sqrt(v / bias2) + epsilon)), m, v
+
+
+def weight_decay(xp: Namespace, theta: Array, decays: Array, rate: float, decay: float) -> Array:
+    """Return ``θ - rate decay θ`` where `decays` is 1 (weights), θ where it is 0 (biases).
+
+    The decoupled decay of Loshchilov and Hutter, arXiv:1711.05101; AdamW is this, then :func:`adam`.
+    """
+    return theta - rate * (decay * decays * theta)

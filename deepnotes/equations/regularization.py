@@ -1,0 +1,96 @@
+"""What keeps weights small and neurons apart: L2, clipping by the global norm, dropout with its masks."""
+
+from math import ceil
+
+from deepnotes.array import Array, Namespace
+
+
+def l2_penalty(xp: Namespace, theta: Array, decays: Array, l2: float) -> Array:
+    """Return ``(l2 / 2) Σ w²`` over the weights (where `decays` is 1), not the biases, as a 0-d array."""
+    return 0.5 * l2 * xp.sum(decays * (theta * theta))
+
+
+def l2_gradient(xp: Namespace, g: Array, theta: Array, decays: Array, l2: float) -> Array:
+    """Return the gradient `g` of the cost plus that of :func:`l2_penalty`: ``g + l2 w``."""
+    return g + l2 * decays * theta
+
+
+def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
+    """Return `g` scaled so that its Euclidean norm is at most `max_norm` (Pascanu et al., arXiv:1211.5063)."""
+    norm = xp.sqrt(xp.sum(g * g))
+    limit = xp.asarray(max_norm, dtype=g.dtype)
+    return g * (limit / xp.maximum(norm, limit))
+
+
+def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:
+    """Return ``A / (1 - rate)`` where `keep` is 1 and 0 where it is 0; its own backward form, with dA for A.
+
+    So the expected value of a neuron is the same with and without dropout (Srivastava et al., JMLR 15, 2014).
+    """
+    return A * (keep * (1 / (1 - rate)))
+
+
+def dropout_mask(
+    xp: Namespace, shape: tuple[int, int], rate: float, seed: int, step: Array, layer: int, dtype: object
+) -> Array:
+    """Return 1 with probability ``1 - rate``, else 0, for every neuron and sample, the same on every backend.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(n, m)``: neurons, samples.
+    rate : float
+        The share that is dropped, ``0 <= rate < 1``.
+    seed : int
+        64 bits: the key of the generator.
+    step : Array of int64, 0-d
+        The number of updates made so far; with `layer` and the element it makes the counter.
+    layer : int
+    dtype : dtype
+
+    Returns
+    -------
+    Array, shape (n, m)
+        Element ``(i, j)`` depends on ``j n + i``, so a sample's mask does not depend on how many follow it.
+    """
+    n, m = shape
+    blocks = xp.arange(ceil(n * m / 4), dtype=xp.int64)
+    four = philox(xp, (blocks, layer, step & 0xFFFFFFFF, step >> 32), seed)
+    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in four], axis=1), (-1,))
+    keep = words[: n * m] >= round(rate * 2**32)
+    return xp.astype(xp.reshape(keep, (m, n)).T, dtype)
+
+
+def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -> tuple[Array, Array, Array, Array]:
+    """Return the four 32-bit words of Philox-4x32-10 for each counter (Salmon et al., SC'11), in int64 arrays.
+
+    Parameters
+    ----------
+    counter : four of Array of int64 or int
+        The words of the counter, each below 2^32, broadcast against each other.
+    seed : int
+        The 64-bit key.
+
+    Notes
+    -----
+    A product of two 32-bit words needs 64 bits and a sign; taking one factor in halves keeps every intermediate
+    below 2^49, so int64, which every library has, is enough.
+    """
+    word = 0xFFFFFFFF
+    key0, key1 = seed & word, seed >> 32 & word
+    c0, c1, c2, c3 = counter
+    x0, x2 = c0, c2 + xp.zeros_like(c0)
+    x1, x3 = c1 + xp.zeros_like(c0), c3 + xp.zeros_like(c0)
+    for _ in range(10):
+        high0, low0 = _product(x0, 0xD2511F53)
+        high2, low2 = _product(x2, 0xCD9E8D57)
+        x0, x1, x2, x3 = high2 ^ x1 ^ key0, low2, high0 ^ x3 ^ key1, low0
+        key0, key1 = key0 + 0x9E3779B9 & word, key1 + 0xBB67AE85 & word
+    return x0, x1, x2, x3
+
+
+def _product(x: Array, factor: int) -> tuple[Array, Array]:
+    """Return the high and the low word of the 64-bit product of two 32-bit words."""
+    upper = (x >> 16) * factor
+    lower = (x & 0xFFFF) * factor + ((upper & 0xFFFF) << 16)
+    return (upper >> 16) + (lower >> 32), lower & 0xFFFFFFFF

@@ -1,0 +1,100 @@
+"""Every error that deepnotes raises on purpose: one base class, and the built-in class a caller would expect.
+
+Each message names the argument, says what came and what was wanted, and is raised before any state changes.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeepnotesError(Exception):
+    """The base of all of them, so that one ``except`` can catch what deepnotes refuses."""
+
+
+class ArgumentError(DeepnotesError, ValueError):
+    """An argument has a value outside its range, such as ``batch_size=0``."""
+
+
+class ShapeError(DeepnotesError, ValueError):
+    """An array has a shape that does not fit the network or another array."""
+
+
+class DTypeError(DeepnotesError, TypeError):
+    """An array holds something that is not real numbers: objects, strings, complex numbers."""
+
+
+class DataError(DeepnotesError, ValueError):
+    """An array holds numbers that cannot be used: NaN, infinity, labels out of range."""
+
+
+class ForeignArrayError(DeepnotesError, TypeError):
+    """An array lives on another device or backend, and nothing moves unless asked."""
+
+
+class UnknownNameError(DeepnotesError, ValueError):
+    """A name of an activation, loss, optimizer, backend, ... that does not exist."""
+
+
+class BackendUnavailable(DeepnotesError, RuntimeError):
+    """A backend is not installed, fails to import or has no device.
+
+    Parameters
+    ----------
+    name : str
+        The backend that was asked for.
+    cause : str
+        What is wrong, in a few words.
+    fix : str
+        The exact command, or the step, that mends it.
+    """
+
+    def __init__(self, name: str, cause: str, fix: str) -> None:
+        super().__init__(f"backend {name!r} is unavailable: {cause}; to fix it: {fix}")
+        self.name, self.cause, self.fix = name, cause, fix
+
+
+class NonFiniteLossError(DeepnotesError, ArithmeticError):
+    """Training met a loss or gradient that is NaN or infinite; the parameters are the last finite ones.
+
+    Attributes
+    ----------
+    step : int
+        The update, counted from 1 since training began, that was not made.
+    history : object
+        The :class:`~deepnotes.training.History` up to there, or None.
+    """
+
+    def __init__(self, message: str, step: int, history: object = None) -> None:
+        super().__init__(message)
+        self.step, self.history = step, history
+
+
+class TableError(DeepnotesError, ValueError):
+    """A data file cannot be read as a table of numbers; the message gives line and column."""
+
+
+class ModelFileError(DeepnotesError, ValueError):
+    """A model file is truncated, altered, hostile, or of a format this version does not know."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Return the error for a `name` that is none of the `known` ones, with the nearest match.
+
+    Parameters
+    ----------
+    kind : str
+        What it should be the name of.
+    name : object
+    known : iterable of str
+
+    Examples
+    --------
+    >>> print(unknown_name("activation", "rleu", ["relu", "tanh"]))
+    unknown activation 'rleu'; did you mean 'relu'? known: relu, tanh
+    """
+    known = sorted(known)
+    asked = str(name).lower()
+    initials = [k for k in known if "".join(word[0] for word in k.split("_")) == asked]  # mse, mae, bce
+    near = initials or difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")

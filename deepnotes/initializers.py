@@ -1,0 +1,78 @@
+"""Initial weights, drawn on the host in double precision from a seeded NumPy generator.
+
+They are the same for the same seed on every backend, and the same in every dtype up to the final rounding.
+"""
+
+from collections.abc import Callable
+from math import sqrt
+from typing import TypeAlias
+
+import numpy as np
+
+from deepnotes.errors import unknown_name
+
+Initializer: TypeAlias = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+"""Takes the generator and the shape ``(n, n_prev)``, returns float64 weights of that shape."""
+
+
+def _normal(variance: Callable[[int, int], float]) -> Initializer:
+    def draw(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        return rng.normal(0.0, sqrt(variance(*shape)), shape)
+
+    return draw
+
+
+def _uniform(variance: Callable[[int, int], float]) -> Initializer:
+    def draw(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        limit = sqrt(3 * variance(*shape))
+        return rng.uniform(-limit, limit, shape)
+
+    return draw
+
+
+def _zeros(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return np.zeros(shape)
+
+
+def _he(n: int, n_prev: int) -> float:
+    """Return the variance 2 / n_prev (arXiv:1502.01852)."""
+    return 2 / n_prev
+
+
+def _glorot(n: int, n_prev: int) -> float:
+    """Return the variance 2 / (n + n_prev) (Glorot and Bengio, AISTATS 2010)."""
+    return 2 / (n + n_prev)
+
+
+def _lecun(n: int, n_prev: int) -> float:
+    """Return the variance 1 / n_prev (LeCun et al., Efficient BackProp, 1998)."""
+    return 1 / n_prev
+
+
+LIBRARY: dict[str, Initializer] = {
+    "zeros": _zeros,
+    "he_normal": _normal(_he),
+    "he_uniform": _uniform(_he),
+    "glorot_normal": _normal(_glorot),
+    "glorot_uniform": _uniform(_glorot),
+    "lecun_normal": _normal(_lecun),
+    "lecun_uniform": _uniform(_lecun),
+}
+
+HE = {"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"}
+"""Activations whose layers start from ``he_normal`` unless told otherwise; the others from ``glorot_uniform``."""
+
+
+def as_initializer(initializer: str | Initializer) -> Initializer:
+    """Return an initializer given by name or by itself.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name.
+    """
+    if callable(initializer):
+        return initializer
+    if initializer not in LIBRARY:
+        raise unknown_name("initializer", initializer, LIBRARY)
+    return LIBRARY[initializer]

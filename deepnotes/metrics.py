@@ -1,0 +1,68 @@
+"""Metrics: figures for people, computed on the host from outputs and targets."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from deepnotes.errors import unknown_name
+
+Metric: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
+"""Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number."""
+Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+
+
+def accuracy(A: np.ndarray, Y: np.ndarray) -> float:
+    """Return the share of samples whose class is right.
+
+    With one output the class is ``a > 0.5``; with more it is the largest output, the first of equals, and a NaN is
+    the largest.
+    """
+    if A.shape[0] == 1:
+        return float(np.mean((A > 0.5) == (Y > 0.5)))
+    return float(np.mean(A.argmax(axis=0) == Y.argmax(axis=0)))
+
+
+def mean_squared_error(A: np.ndarray, Y: np.ndarray) -> float:
+    """Return the mean of ``(a - y)²`` over outputs and samples."""
+    return float(np.mean((A - Y) ** 2))
+
+
+def mean_absolute_error(A: np.ndarray, Y: np.ndarray) -> float:
+    """Return the mean of ``|a - y|`` over outputs and samples."""
+    return float(np.mean(np.abs(A - Y)))
+
+
+def r2(A: np.ndarray, Y: np.ndarray) -> float:
+    """Return the coefficient of determination, the mean over the outputs; 0 for an output that never varies."""
+    residual = ((A - Y) ** 2).sum(axis=1)
+    total = ((Y - Y.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    varies = total > 0
+    return float(np.mean(np.where(varies, 1 - residual / np.where(varies, total, 1), 0.0)))
+
+
+LIBRARY: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "mean_squared_error": mean_squared_error,
+    "mean_absolute_error": mean_absolute_error,
+    "r2": r2,
+}
+
+
+def as_metrics(metrics: Metrics) -> dict[str, Metric]:
+    """Return metrics, given by name or as functions, by name.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name.
+    """
+    found: dict[str, Metric] = {}
+    for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
+        if callable(metric):
+            found[getattr(metric, "__name__", repr(metric))] = metric
+        elif metric in LIBRARY:
+            found[metric] = LIBRARY[metric]
+        else:
+            raise unknown_name("metric", metric, LIBRARY)
+    return found

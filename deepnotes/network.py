@@ -1,0 +1,374 @@
+"""Network: layers over one flat parameter buffer, trained, asked and saved."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from deepnotes import checks, inference
+from deepnotes.array import Array
+from deepnotes.backend import Backend
+from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.inputs import as_data, as_samples, is_native
+from deepnotes.layers import Dense, Layer
+from deepnotes.losses import LossFunction, as_loss, check_pair
+from deepnotes.metrics import Metrics, as_metrics
+from deepnotes.optimizers import Optimizer, as_optimizer
+from deepnotes.parameters import NetworkState, Parameters
+from deepnotes.plan import Layout, Plan
+from deepnotes.preprocessing import Standardizer
+from deepnotes.program import EagerProgram, Program, State
+from deepnotes.registry import get_backend
+from deepnotes.training import Callback, EarlyStopping, History, Training
+from deepnotes.training import fit as run_fit
+
+
+class Network:
+    """A chain of layers. Samples are columns: X has shape (n[0], m), the output has shape (n[L], m).
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        For example ``[dn.Dense(128, "relu"), dn.Dense(10, "softmax")]``.
+    inputs : int
+        ``n[0]``, the number of features.
+    backend : str or Backend, optional
+        By default the selected one, see :func:`deepnotes.get_backend`. It is kept for good.
+    dtype : {"float32", "float64"}, default "float32"
+    seed : int, optional
+        Of the initial weights, the order of samples and the dropout masks: the same on every backend. By default a
+        random one, kept as ``seed``.
+    standardizer : Standardizer, optional
+        Applied to every X that comes in.
+    theta : ndarray, shape (p,), optional
+        All parameters to start from, in the order of the buffer (weights first); by default the layers' initializers
+        draw them.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        A mapping of ``W1``, ``b1``, ``W2``, ...; assignable.
+    metadata : dict
+        Whatever is worth saving with the network: names of features and classes, ... ; JSON values only.
+    theta : Array, shape (p,)
+        The flat buffer that all parameters are slices of; ``layout`` says which.
+
+    Raises
+    ------
+    ArgumentError, UnknownNameError, BackendUnavailable
+
+    Examples
+    --------
+    >>> net = Network([Dense(4, "tanh"), Dense(1, "sigmoid")], inputs=3, seed=0)
+    >>> net.predict(np.zeros((3, 2), dtype=np.float32)).shape
+    (1, 2)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        inputs: int,
+        *,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        seed: int | None = None,
+        standardizer: Standardizer | None = None,
+        theta: np.ndarray | None = None,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.inputs = checks.whole("inputs", inputs)
+        if not self.layers:
+            raise ArgumentError("layers is empty, wanted at least one layer")
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise ArgumentError(f"layers[{i}] is {layer!r}, wanted a deepnotes Layer such as Dense(10, 'relu')")
+        if np.dtype(dtype).name not in {"float32", "float64"}:
+            raise ArgumentError(f"dtype={dtype!r}, wanted 'float32' or 'float64'")
+        self.dtype = np.dtype(dtype).name
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        self.seed = checks.whole("seed", seed, 0) & 0xFFFFFFFFFFFFFFFF
+        if standardizer is not None and len(standardizer.mean) != self.inputs:
+            raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
+        self.standardizer = standardizer
+        self.metadata: dict[str, Any] = {}
+        self.backend = get_backend(backend)
+        self.layout = Layout(self.inputs, self.layers)
+        self._rng = np.random.default_rng(self.seed)
+        theta = self.layout.initial(self._rng) if theta is None else np.asarray(theta)
+        if theta.shape != (self.layout.size,):
+            raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
+        self.theta = self.from_host(theta)
+        self._training: tuple[Plan, Program, State] | None = None
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters by name; see :class:`Parameters`."""
+        return Parameters(self)
+
+    @property
+    def outputs(self) -> int:
+        """``n[L]``, the number of outputs."""
+        return self.layout.sizes[-1]
+
+    def flat(self) -> np.ndarray:
+        """Return a copy of all parameters in the order of the buffer, shape (p,), on the host."""
+        return np.array(self.backend.to_numpy(self.theta))
+
+    def set_flat(self, theta: np.ndarray) -> None:
+        """Set all parameters from a host array of shape (p,)."""
+        if theta.shape != (self.layout.size,):
+            raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
+        self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
+
+    def fit(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        optimizer: str | Optimizer = "adam",
+        epochs: int = 10,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        metrics: Metrics = (),
+        early_stopping: EarlyStopping | int | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = False,
+    ) -> History:
+        """Train from the parameters as they are, with a fresh optimizer.
+
+        Parameters
+        ----------
+        X : array_like, shape (n[0], m)
+            NumPy's, or the backend's.
+        Y : array_like, shape (n[L], m)
+            Also (m,) for one output, and class indices of shape (m,) for categorical cross-entropy.
+        loss : str or LossFunction, optional
+            By default the one that goes with the last activation: binary cross-entropy after sigmoid, categorical
+            cross-entropy after softmax, else mean squared error.
+        optimizer : str or Optimizer, default "adam"
+        epochs : int, default 10
+        batch_size : int, default 32
+            The last batch of an epoch may be smaller.
+        shuffle : bool, default True
+            Whether to draw a new order of the samples for each epoch.
+        validation : (X_val, Y_val), optional
+            Evaluated after each epoch.
+        sample_weight : array_like, shape (m,), optional
+            The loss of a batch is the weighted mean; weights of 1 change nothing.
+        class_weight : mapping, sequence or "balanced", optional
+            The weight of each class; multiplies the sample weights.
+        l2 : float, default 0.0
+            Adds ``l2 / 2 * Σ w²`` over the weights (not the biases) to the cost.
+        clip_norm : float, optional
+            Gradients of a larger global norm are scaled down to it.
+        metrics : str, callable or list of them, optional
+            Computed on the validation data after each epoch, or on the training data where there are none.
+        early_stopping : EarlyStopping or int, optional
+            An int is the patience.
+        callbacks : sequence of Callback, optional
+        progress : bool, default False
+            Show a progress bar with the time left on stderr.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        ArgumentError, ShapeError, DTypeError, DataError, ForeignArrayError, UnknownNameError
+            For what cannot be trained on, before anything changes.
+        NonFiniteLossError
+            If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
+        """
+        chosen = self._loss(loss)
+        wanted = as_metrics(metrics)
+        epochs, batch_size = checks.whole("epochs", epochs), checks.whole("batch_size", batch_size)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
+        held_out = data
+        if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) != 2:
+                raise ArgumentError("validation: wanted a pair (X_val, Y_val)")
+            held_out, _ = as_data(self, *validation, chosen, names=("X_val", "Y_val"))
+        plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
+        watchers = list(callbacks)
+        if early_stopping is not None:
+            given = isinstance(early_stopping, EarlyStopping)
+            watchers.insert(
+                0, early_stopping if given else EarlyStopping(checks.whole("early_stopping", early_stopping, 0))
+            )
+
+        samples = data.X.shape[1]
+        steps = epochs * -(-samples // batch_size)
+        training = Training(self, plan, History(), epochs, steps)
+        if progress:
+            from deepnotes.progress import Progress
+
+            watchers.append(Progress())
+
+        def evaluate() -> dict[str, float]:
+            if validation is None and not wanted:
+                return {}
+            values = inference.figures(self, held_out, chosen, wanted)
+            if validation is None:
+                return {name: value for name, value in values.items() if name != "loss"}
+            return {f"val_{name}": value for name, value in values.items()}
+
+        program, state = self._start(plan)
+        with np.errstate(all="ignore"):
+            rng = self._rng if shuffle else None
+            return run_fit(training, program, state, data, samples, batch_size, rng, evaluate, watchers)
+
+    def partial_fit(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        optimizer: str | Optimizer = "adam",
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> float:
+        """Train on some more samples, once, in their order, and go on where the optimizer stopped.
+
+        The optimizer's state is kept from the last ``fit`` or ``partial_fit`` if all settings are the same, else it
+        starts afresh. Parameters and errors are as for :meth:`fit`; `batch_size` is by default all samples.
+
+        Returns
+        -------
+        float
+            The mean loss over the samples as they were trained on.
+        """
+        chosen = self._loss(loss)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        samples = data.X.shape[1]
+        batch_size = samples if batch_size is None else checks.whole("batch_size", batch_size)
+        plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
+        if self._training is None or self._training[0] != plan:
+            self._start(plan)
+        assert self._training is not None
+        _, program, state = self._training
+        training = Training(self, plan, History(), epochs=1, steps=-(-samples // batch_size))
+        with np.errstate(all="ignore"):
+            history = run_fit(training, program, state, data, samples, batch_size, None, dict, ())
+        return history.loss[-1]
+
+    def predict(self, X: Any) -> Any:
+        """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
+
+        NumPy in gives NumPy out; an array of the backend gives one of the backend.
+
+        Raises
+        ------
+        ShapeError, DTypeError, ForeignArrayError
+        """
+        samples = as_samples(self, X)
+        with np.errstate(all="ignore"):
+            parts = [A for A, _ in inference.outputs(self, samples)]
+            if is_native(self, X):
+                return parts[0] if len(parts) == 1 else self.backend.xp.concat(parts, axis=1)
+            hosts = [self.backend.to_numpy(A) for A in parts]
+        return hosts[0] if len(hosts) == 1 else np.concat(hosts, axis=1)
+
+    def evaluate(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        metrics: Metrics = (),
+        sample_weight: Any = None,
+    ) -> dict[str, float]:
+        """Return the mean loss, and the metrics (which do not know sample weights), by name.
+
+        Parameters and errors are as for :meth:`fit`.
+        """
+        chosen, wanted = self._loss(loss), as_metrics(metrics)
+        data, _ = as_data(self, X, Y, chosen, sample_weight)
+        with np.errstate(all="ignore"):
+            return inference.figures(self, data, chosen, wanted)
+
+    def gradients(
+        self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None, l2: float = 0.0
+    ) -> dict[str, Array]:
+        """Return the gradient of the cost for each parameter (N13, N14), by name: ``W1``, ``b1``, ...
+
+        All samples are one batch. Dropout acts as in the first step of a training. Parameters and errors are as for
+        :meth:`fit`.
+        """
+        chosen = self._loss(loss)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        plan = self._plan(chosen, "sgd", l2, None, class_indices)
+        with np.errstate(all="ignore"):
+            g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
+        parts = self.layout.split(self.backend.xp, g)
+        entries = self.layout.entries
+        return {name: parts[entries[name].layer][entries[name].key] for name in self.layout.in_order}
+
+    def summary(self) -> str:
+        """Return a table of the layers: output shape, activation, number of parameters."""
+        from deepnotes.summary import summary
+
+        return summary(self)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write the network to a safetensors file: architecture, parameters, standardizer, metadata.
+
+        Raises
+        ------
+        ModelFileError
+            If the network has parts of the user's own, which no file can name, or the file cannot be written.
+        """
+        from deepnotes.files import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        return (
+            f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}, "
+            f"seed={self.seed})"
+        )
+
+    def from_host(self, x: np.ndarray) -> Array:
+        """Return a copy of `x` on the backend, in the network's dtype."""
+        return self.backend.from_numpy(np.array(x, dtype=self.dtype))
+
+    def _loss(self, loss: str | LossFunction | None) -> LossFunction:
+        last = self.layers[-1]
+        g = last.g if isinstance(last, Dense) else None
+        if loss is None:
+            natural = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
+            loss = natural.get(getattr(g, "name", ""), "mean_squared_error")
+        chosen = as_loss(loss)
+        check_pair(chosen, g)
+        return chosen
+
+    def _plan(
+        self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
+    ) -> Plan:
+        return Plan(
+            self.inputs,
+            self.layers,
+            self.dtype,
+            self.seed,
+            loss,
+            as_optimizer(optimizer),
+            checks.number("l2", l2),
+            None if clip_norm is None else checks.number("clip_norm", clip_norm, positive=True),
+            class_indices,
+        )
+
+    def _start(self, plan: Plan) -> tuple[Program, State]:
+        program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
+        state = NetworkState(self, tuple(self.from_host(np.zeros(self.layout.size)) for _ in plan.optimizer.slots))
+        self._training = (plan, program, state)
+        return program, state

@@ -1,0 +1,234 @@
+"""Optimizers: their hyperparameters, the slots they keep, and which equation makes the update."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepnotes.array import Array
+from deepnotes.backend import Ops
+from deepnotes.errors import ArgumentError, unknown_name
+from deepnotes.schedules import Rate, as_schedule
+
+
+class Optimizer:
+    """The base class; derive from it to write one, and give ``learning_rate``, ``slots`` and ``update``."""
+
+    learning_rate: Rate
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the buffers kept from step to step, each of the shape of θ and 0 at the start."""
+        return ()
+
+    def scalars(self, step: int, rate: float) -> dict[str, float]:
+        """Return the numbers that change from step to step, for update number `step`, counted from 1."""
+        return {"rate": rate}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots.
+
+        Parameters
+        ----------
+        theta, g : Array, shape (p,)
+            All parameters, and the gradient of the cost.
+        slots : tuple of Array, shape (p,)
+        decays : Array, shape (p,)
+            1 for parameters that weight decay applies to (weights), 0 for the others (biases).
+        scalars : mapping
+            The values of :meth:`scalars`, as numbers or 0-d arrays.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Gradient descent on mini-batches, with momentum and Nesterov's form of it.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.01
+    momentum : float, default 0.0
+        Between 0 and 1, 1 excluded.
+    nesterov : bool, default False
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        _share(momentum=self.momentum)
+        if self.nesterov and not self.momentum:
+            raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``v``, the velocity, if there is momentum."""
+        return ("v",) if self.momentum else ()
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        if not self.momentum:
+            return ops.gradient_descent(theta, g, scalars["rate"]), ()
+        theta, v = ops.momentum(theta, g, *slots, scalars["rate"], self.momentum, self.nesterov)
+        return theta, (v,)
+
+
+@dataclass(frozen=True)
+class RMSProp(Optimizer):
+    """RMSProp (Hinton, lecture 6e, 2012).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.001
+    rho : float, default 0.9
+        How much of the mean square is kept at each step.
+    epsilon : float, default 1e-7
+        Added outside the root.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = 0.001
+    rho: float = 0.9
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        _share(rho=self.rho)
+        _above_zero(epsilon=self.epsilon)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``s``, the running mean of the squared gradient."""
+        return ("s",)
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        theta, s = ops.rmsprop(theta, g, *slots, scalars["rate"], self.rho, self.epsilon)
+        return theta, (s,)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, arXiv:1412.6980).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.001
+    beta1 : float, default 0.9
+    beta2 : float, default 0.999
+    epsilon : float, default 1e-8
+        Added outside the root, to the bias-corrected value.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        _share(beta1=self.beta1, beta2=self.beta2)
+        _above_zero(epsilon=self.epsilon)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m`` and ``v``, the running means of the gradient and of its square."""
+        return ("m", "v")
+
+    def scalars(self, step: int, rate: float) -> dict[str, float]:
+        """Return the rate and the bias corrections ``1 - beta^t`` of update number `step`, counted from 1."""
+        return {"rate": rate, "bias1": 1 - self.beta1**step, "bias2": 1 - self.beta2**step}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        s = scalars
+        theta, m, v = ops.adam(
+            theta, g, *slots, s["rate"], s["bias1"], s["bias2"], self.beta1, self.beta2, self.epsilon
+        )
+        return theta, (m, v)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101); biases do not decay.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As :class:`Adam`.
+    weight_decay : float, default 0.01
+        Each step takes ``rate * weight_decay`` of every weight away.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.weight_decay >= 0:
+            raise ArgumentError(f"weight_decay={self.weight_decay!r}, wanted at least 0")
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        theta = ops.weight_decay(theta, decays, scalars["rate"], self.weight_decay)
+        return super().update(ops, theta, g, slots, decays, scalars)
+
+
+LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
+
+
+def as_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
+    """Return an optimizer given by name, with its defaults but for `options`, or by itself.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if optimizer not in LIBRARY:
+        raise unknown_name("optimizer", optimizer, LIBRARY)
+    return LIBRARY[optimizer](**options)
+
+
+def _share(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ArgumentError(f"{name}={value!r}, wanted at least 0 and less than 1")
+
+
+def _above_zero(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ArgumentError(f"{name}={value!r}, wanted a number above 0")

@@ -1,0 +1,140 @@
+"""Plan: the frozen description of a training step. Layout: where each parameter lies in the flat buffer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from deepnotes.array import Array, Namespace
+from deepnotes.layers import Dense, Layer, Parameter
+from deepnotes.losses import Loss, LossFunction
+from deepnotes.optimizers import Optimizer
+
+
+class Entry(NamedTuple):
+    """One parameter: its name in the network (``W1``), its layer's index from 0, its name there, and its slice."""
+
+    name: str
+    layer: int
+    key: str
+    parameter: Parameter
+    start: int
+    stop: int
+
+
+class Layout:
+    """Where the parameters of a chain of layers lie in one flat buffer: those that decay (weights) first.
+
+    Parameters
+    ----------
+    inputs : int
+        ``n[0]``, the number of features.
+    layers : sequence of Layer
+
+    Attributes
+    ----------
+    sizes : list of int
+        ``n[0], n[1], ...``, one more than there are layers.
+    entries : dict of str to Entry
+        In the order of the buffer. ``W2`` belongs to the second layer that has parameters.
+    size : int
+        ``p``, the number of parameters.
+    decaying : int
+        How many of them decay; they are the first ones.
+    """
+
+    def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
+        self.sizes = [inputs]
+        found: list[tuple[str, int, str, Parameter]] = []
+        number = 0
+        for index, layer in enumerate(layers):
+            parameters = layer.parameters(self.sizes[-1])
+            number += bool(parameters)
+            found += [(f"{key}{number}", index, key, parameter) for key, parameter in parameters.items()]
+            self.sizes.append(layer.output_size(self.sizes[-1]))
+        self.layers = len(self.sizes) - 1
+        self.in_order = [name for name, *_ in found]
+        self.entries: dict[str, Entry] = {}
+        self.size = self.decaying = 0
+        for name, index, key, parameter in sorted(found, key=lambda f: not f[3].decays):
+            stop = self.size + prod(parameter.shape)
+            self.entries[name] = Entry(name, index, key, parameter, self.size, stop)
+            self.size = stop
+            if parameter.decays:
+                self.decaying = stop
+
+    def split(self, xp: Namespace, flat: Array) -> list[dict[str, Array]]:
+        """Return the parameters of each layer, cut from the buffer `flat`, shape (p,); views where the library can."""
+        parameters: list[dict[str, Array]] = [{} for _ in range(self.layers)]
+        for entry in self.entries.values():
+            parameters[entry.layer][entry.key] = xp.reshape(flat[entry.start : entry.stop], entry.parameter.shape)
+        return parameters
+
+    def join(self, xp: Namespace, parameters: Sequence[Mapping[str, Array]]) -> Array:
+        """Return the buffer, shape (p,), of the parameters (or gradients) of each layer."""
+        return xp.concat([xp.reshape(parameters[e.layer][e.key], (-1,)) for e in self.entries.values()], axis=0)
+
+    def decays(self) -> np.ndarray:
+        """Return 1 for each parameter that decays, 0 for the others, shape (p,), float64."""
+        return (np.arange(self.size) < self.decaying).astype(np.float64)
+
+    def initial(self, rng: np.random.Generator) -> np.ndarray:
+        """Return initial parameters, shape (p,), float64, drawn layer by layer."""
+        flat = np.empty(self.size)
+        for name in self.in_order:
+            entry = self.entries[name]
+            flat[entry.start : entry.stop] = entry.parameter.initializer(rng, entry.parameter.shape).ravel()
+        return flat
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a training step computes, but for the data and the parameters.
+
+    Parameters
+    ----------
+    inputs : int
+    layers : tuple of Layer
+    dtype : {"float32", "float64"}
+    seed : int
+        The key of the dropout masks.
+    loss : LossFunction
+    optimizer : Optimizer
+    l2 : float
+        Adds ``l2 / 2 * Σ w²`` to the cost.
+    clip_norm : float or None
+        The largest global norm of a gradient.
+    class_indices : bool
+        Whether Y holds class indices, shape (1, m), instead of columns, shape (k, m).
+    """
+
+    inputs: int
+    layers: tuple[Layer, ...]
+    dtype: str
+    seed: int
+    loss: LossFunction
+    optimizer: Optimizer
+    l2: float = 0.0
+    clip_norm: float | None = None
+    class_indices: bool = False
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the parameters lie."""
+        return Layout(self.inputs, self.layers)
+
+    @property
+    def is_library(self) -> bool:
+        """Whether all parts are the library's own, so that a backend may know them by name."""
+        from deepnotes.activations import Activation
+        from deepnotes.layers import Dropout
+        from deepnotes.optimizers import LIBRARY
+
+        return (
+            all(type(x) is Dropout or (type(x) is Dense and isinstance(x.g, Activation)) for x in self.layers)
+            and isinstance(self.loss, Loss)
+            and type(self.optimizer) in LIBRARY.values()
+        )

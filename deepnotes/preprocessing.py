@@ -1,0 +1,52 @@
+"""What is done to the inputs before the first layer, and kept with the network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepnotes.errors import DataError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    """Shift and scale each feature to mean 0 and standard deviation 1, as it was in the training data.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of float64, shape (n, 1)
+
+    Raises
+    ------
+    ShapeError, DataError
+        If the two do not match, or hold what no data can give.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 2 or self.mean.shape[1] != 1 or self.mean.shape != self.scale.shape:
+            raise ShapeError(f"mean and scale have shapes {self.mean.shape} and {self.scale.shape}, wanted (n, 1)")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise DataError("mean and scale must be finite, and scale above 0")
+
+    @classmethod
+    def fit(cls, X: np.ndarray) -> "Standardizer":
+        """Return the standardizer of the samples X, shape (n, m); a feature that never varies keeps its scale.
+
+        Examples
+        --------
+        >>> Standardizer.fit(np.array([[1.0, 3.0], [5.0, 5.0]]))(np.array([[1.0], [6.0]]))
+        array([[-1.],
+               [ 1.]])
+        """
+        X = np.asarray(X, dtype=np.float64)
+        mean = X.mean(axis=1, keepdims=True)
+        scale = X.std(axis=1, keepdims=True)
+        # The deviation of equal values is a rounding error of the mean, not always exactly 0.
+        constant = scale <= 4 * np.finfo(np.float64).eps * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, scale))
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Return X, shape (n, m), standardized in double precision."""
+        return np.asarray((X - self.mean) / self.scale)

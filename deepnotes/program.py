@@ -1,0 +1,131 @@
+"""Program: what runs training steps. The eager one needs nothing but the namespace; a backend may compile its own."""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from deepnotes.array import Array
+from deepnotes.backend import Backend
+from deepnotes.plan import Plan
+from deepnotes.steps import Gradient, gradient_step, update_step
+
+
+@dataclass
+class State:
+    """What training changes.
+
+    Attributes
+    ----------
+    theta : Array, shape (p,)
+        All parameters.
+    slots : tuple of Array, shape (p,)
+        The optimizer's.
+    step : int
+        The number of updates made so far.
+    """
+
+    theta: Array
+    slots: tuple[Array, ...] = ()
+    step: int = 0
+
+
+class Data(NamedTuple):
+    """Samples on the backend: X of shape (n[0], samples), Y of (k, samples), sample weights of (1, samples)."""
+
+    X: Array
+    Y: Array
+    w: Array | None = None
+
+
+class Chunk(NamedTuple):
+    """What came of a chunk of batches.
+
+    Attributes
+    ----------
+    loss_sum, weight_sum : float
+        Their ratio is the mean loss over the samples of the chunk.
+    steps : int
+        Updates made: all of them, or those before the first whose cost or gradient is not finite.
+    cost : float
+        That of the last batch tried, finite or not.
+    """
+
+    loss_sum: float
+    weight_sum: float
+    steps: int
+    cost: float
+
+
+class Program(Protocol):
+    """A training step made ready to run, many times."""
+
+    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+        """Make one update per mini-batch, and change `state`.
+
+        Parameters
+        ----------
+        state : State
+        data : Data
+        order : ndarray of int64
+            Indices of samples, valid ones; each `batch_size` in turn are a batch, the last may be smaller.
+        batch_size : int
+        rates : ndarray of float64
+            The learning rate of each update.
+
+        Returns
+        -------
+        Chunk
+            Stopped before the first update whose cost or gradient is not finite, the state as it was then.
+        """
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        """Return the cost of all of `data` as one batch, and its gradient; `state` is not changed."""
+
+    def update(self, state: State, g: Array, rate: float) -> None:
+        """Make one update with the gradient `g`, shape (p,), and change `state`."""
+
+
+class EagerProgram:
+    """The Program that interprets a plan, equation by equation, on any backend.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : Plan
+    """
+
+    def __init__(self, backend: Backend, plan: Plan) -> None:
+        self.backend, self.plan, self.ops = backend, plan, backend.ops
+        self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
+
+    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+        """Make one update per mini-batch; see :meth:`Program.train`."""
+        loss_sum = weight_sum = cost = 0.0
+        for made, rate in enumerate(rates.tolist()):
+            batch = self.batch(data, order[made * batch_size : (made + 1) * batch_size])
+            gradient = self.gradients(state, batch)
+            cost, weight = float(gradient.cost), float(gradient.weight)
+            if not isfinite(cost) or not isfinite(float(gradient.check)):
+                return Chunk(loss_sum, weight_sum, made, cost)
+            self.update(state, gradient.flat, rate)
+            loss_sum += cost * weight
+            weight_sum += weight
+        return Chunk(loss_sum, weight_sum, len(rates), cost)
+
+    def batch(self, data: Data, indices: np.ndarray) -> Data:
+        """Return the samples at `indices`, shape (m,)."""
+        chosen = self.backend.from_numpy(indices)
+        return Data(*(None if a is None else self.ops.gather(a, chosen) for a in data))  # type: ignore[arg-type]
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        """Return the cost and gradient of `data` as one batch; see :meth:`Program.gradients`."""
+        step = self.ops.xp.asarray(state.step, dtype=self.ops.xp.int64)
+        return gradient_step(self.ops, self.plan, state.theta, self.decays, step, *data)
+
+    def update(self, state: State, g: Array, rate: float) -> None:
+        """Make one update; see :meth:`Program.update`."""
+        scalars = self.plan.optimizer.scalars(state.step + 1, rate)
+        state.theta, state.slots = update_step(self.ops, self.plan, state.theta, self.decays, g, state.slots, scalars)
+        state.step += 1

@@ -1,0 +1,62 @@
+"""A progress bar for training, on stderr: epoch, loss, what is watched, time left."""
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from deepnotes.training import Callback, Training
+
+
+class Progress(Callback):
+    """Shows how a training goes: a moving bar on a terminal, some ten plain lines where there is none."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._bar: Bar | None = None
+
+    def on_chunk(self, training: Training) -> None:
+        """Move the bar."""
+        if not self._console.is_terminal:
+            return
+        if self._bar is None:
+            self._bar = Bar(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=training.steps, epoch="", figures="")
+            self._bar.start()
+        self._bar.update(
+            self._task,
+            completed=training.step,
+            epoch=f"{training.epoch}/{training.epochs}",
+            figures=figures(training),
+        )
+
+    def on_epoch(self, training: Training) -> None:
+        """Write a line now and then where there is no terminal."""
+        every = max(1, training.epochs // 10)
+        if not self._console.is_terminal and (training.epoch % every == 0 or training.epoch in {1, training.epochs}):
+            self._console.print(f"epoch {training.epoch}/{training.epochs}  {figures(training)}", highlight=False)
+
+    def on_end(self, training: Training) -> None:
+        """Leave the bar as it is and end its line."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def figures(training: Training) -> str:
+    """Return the loss so far and what was watched last, in sensible digits."""
+    shown = [f"loss {training.loss:.4g}"]
+    history = training.history
+    if history.val_loss:
+        shown.append(f"val_loss {history.val_loss[-1]:.4g}")
+    shown += [f"{name} {values[-1]:.4g}" for name, values in history.metrics.items()]
+    return "  ".join(shown)

@@ -1,0 +1,214 @@
+"""Learning-rate schedules: the rate as a function of the update's number, 0, 1, 2, ...
+
+Anything that takes a rate takes a number or a schedule. Rates are computed on the host in double precision, a chunk
+of updates at a time, so a schedule written by a user runs on every backend.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from deepnotes.errors import ArgumentError
+
+
+class Schedule:
+    """The base class; derive from it to write one, and give ``__call__(step)``."""
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        raise NotImplementedError
+
+
+Rate: TypeAlias = "float | Schedule"
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate at every step."""
+
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        _positive(learning_rate=self.learning_rate)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return self.learning_rate
+
+
+@dataclass(frozen=True)
+class StepDecay(Schedule):
+    """``learning_rate * factor ** floor(step / every)``.
+
+    Parameters
+    ----------
+    learning_rate : float
+    every : int
+        Steps between two drops.
+    factor : float, default 0.1
+    """
+
+    learning_rate: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _positive(learning_rate=self.learning_rate, every=self.every, factor=self.factor)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return float(self.learning_rate * self.factor ** (step // self.every))
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(Schedule):
+    """``learning_rate * factor ** (step / every)``.
+
+    Parameters
+    ----------
+    learning_rate : float
+    every : int
+        Steps in which the rate falls by `factor`.
+    factor : float, default 0.9
+    """
+
+    learning_rate: float
+    every: int
+    factor: float = 0.9
+
+    def __post_init__(self) -> None:
+        _positive(learning_rate=self.learning_rate, every=self.every, factor=self.factor)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return float(self.learning_rate * self.factor ** (step / self.every))
+
+
+@dataclass(frozen=True)
+class CosineDecay(Schedule):
+    """A linear warm-up to `learning_rate`, then half a cosine down to `final` (arXiv:1608.03983, without restarts).
+
+    Parameters
+    ----------
+    learning_rate : float
+    steps : int
+        Updates in all, warm-up included; the rate stays at `final` after them.
+    warmup : int, default 0
+        Updates of the warm-up; the first has the rate ``learning_rate / warmup``.
+    final : float, default 0.0
+
+    Examples
+    --------
+    >>> rate = CosineDecay(0.1, steps=100, warmup=10)
+    >>> [round(rate(step), 4) for step in (0, 9, 10, 55, 100)]
+    [0.01, 0.1, 0.1, 0.05, 0.0]
+    """
+
+    learning_rate: float
+    steps: int
+    warmup: int = 0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(learning_rate=self.learning_rate, steps=self.steps)
+        if not 0 <= self.warmup < self.steps:
+            raise ArgumentError(f"warmup={self.warmup!r}, wanted at least 0 and less than steps={self.steps}")
+        if not 0 <= self.final <= self.learning_rate:
+            raise ArgumentError(f"final={self.final!r}, wanted between 0 and learning_rate={self.learning_rate}")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        share = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        return self.final + (self.learning_rate - self.final) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+@dataclass(frozen=True)
+class InverseScaling(Schedule):
+    """``learning_rate / (step + 1) ** power``, as scikit-learn's ``invscaling``."""
+
+    learning_rate: float
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        _positive(learning_rate=self.learning_rate, power=self.power)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return float(self.learning_rate / (step + 1) ** self.power)
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau(Schedule):
+    """A rate that falls when a watched figure stops falling.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        What is scaled down.
+    factor : float, default 0.1
+        By which the rate falls, between 0 and 1.
+    patience : int, default 10
+        Epochs without improvement that are waited for before each fall.
+    min_delta : float, default 1e-4
+        What counts as improvement: a fall by more than this share of the best value.
+    min_rate : float, default 0.0
+        The rate falls no lower.
+
+    Notes
+    -----
+    The fit loop calls :meth:`observe` once an epoch with the validation loss, or the training loss if there is no
+    validation, and multiplies the rate by the scale that it returns.
+    """
+
+    learning_rate: Rate
+    factor: float = 0.1
+    patience: int = 10
+    min_delta: float = 1e-4
+    min_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        if not 0 < self.factor < 1:
+            raise ArgumentError(f"factor={self.factor!r}, wanted between 0 and 1")
+        if self.patience < 0 or self.min_delta < 0 or self.min_rate < 0:
+            raise ArgumentError(f"patience, min_delta and min_rate must be at least 0, got {self!r}")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0, before any fall."""
+        return as_schedule(self.learning_rate)(step)
+
+    def observe(self, plateau: "Plateau", value: float) -> "Plateau":
+        """Return what is remembered after an epoch that ended with `value`."""
+        if value < plateau.best - self.min_delta * abs(plateau.best) or math.isinf(plateau.best):
+            return Plateau(value, 0, plateau.scale)
+        if plateau.waited < self.patience:
+            return Plateau(plateau.best, plateau.waited + 1, plateau.scale)
+        return Plateau(plateau.best, 0, plateau.scale * self.factor)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """What :class:`ReduceOnPlateau` remembers from epoch to epoch."""
+
+    best: float = math.inf
+    waited: int = 0
+    scale: float = 1.0
+
+
+def as_schedule(rate: Rate) -> Schedule:
+    """Return a rate as a schedule.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a schedule and not a finite number above 0.
+    """
+    return rate if isinstance(rate, Schedule) else Constant(rate)
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ArgumentError(f"{name}={value!r}, wanted a finite number above 0")
