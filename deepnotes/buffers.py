@@ -61,6 +61,7 @@ class _Lowering:
         self.kept = {id(s.root) for s in outputs}  # never reused
         self.group = self._groups()
         self.free: list[Any] = []
+        self.filled: dict[Any, Any] = {}
         self.memory: dict[int, Any] = {}  # id of a root -> the raw buffer it may hand on
 
     def _groups(self) -> list[int]:
@@ -213,8 +214,17 @@ class _Lowering:
 
     def _call(self, instruction: Instruction, array: Callable[[Symbol], Any]) -> list[Callable[[], Any]]:
         xp, name, options = self.xp, instruction.name, instruction.options
-        operands = [array(s) if isinstance(s, Symbol) else s for s in instruction.operands]
         out = array(instruction.result)
+        operands = [array(s) if isinstance(s, Symbol) else self._number(s, instruction) for s in instruction.operands]
+        if name in {"maximum", "minimum"}:
+            fixed = [not isinstance(s, Symbol) or s.known for s in instruction.operands]
+            operands = [
+                self._full(a, out.shape) if known and a.ndim == 0 else a
+                for a, known in zip(operands, fixed, strict=True)
+            ]
+            return [partial(getattr(xp, name), *operands, out=out)]
+        if name == "matmul":
+            return [partial(xp.dot, *operands, out)]
         if name == "where":
             condition, x, y = operands
             return [partial(xp.copyto, out, y), partial(xp.copyto, out, x, where=condition)]
@@ -228,6 +238,18 @@ class _Lowering:
             reduce = (xp.add if name == "sum" else xp.maximum).reduce
             return [partial(reduce, operands[0], options["axis"], None, out, options["keepdims"])]
         return [partial(getattr(xp, name), *operands, out)]
+
+    def _number(self, value: float, instruction: Instruction) -> Any:
+        """Return a Python number as a 0-d array, which saves its conversion at each call."""
+        compares = instruction.result.dtype == bool
+        return self.xp.asarray(value, dtype=(instruction.symbols[0] if compares else instruction.result).dtype)
+
+    def _full(self, number: Any, shape: tuple[int, ...]) -> Any:
+        """Return a constant 0-d array as one of full shape: NumPy takes the maximum with a scalar five times as slowly."""
+        key = (number.item(), number.dtype.str, shape)
+        if key not in self.filled:
+            self.filled[key] = self.xp.full(shape, number, dtype=number.dtype)
+        return self.filled[key]
 
     def _copies(self, out: Any, parts: list[Any], axis: int) -> list[Callable[[], Any]]:
         calls: list[Callable[[], Any]] = []

@@ -3,7 +3,6 @@
 Each message names the argument, says what came and what was wanted, and is raised before any state changes.
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -92,9 +91,11 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     >>> print(unknown_name("activation", "rleu", ["relu", "tanh"]))
     unknown activation 'rleu'; did you mean 'relu'? known: relu, tanh
     """
+    from difflib import get_close_matches  # slow to import, and seldom needed
+
     known = sorted(known)
     asked = str(name).lower()
     initials = [k for k in known if "".join(word[0] for word in k.split("_")) == asked]  # mse, mae, bce
-    near = initials or difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
+    near = initials or get_close_matches(asked, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UnknownNameError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")

@@ -7,10 +7,8 @@ proves to hold that much.
 """
 
 import contextlib
-import hashlib
 import json
 import os
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,9 +106,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     ModelFileError
         If it cannot be written; what was there is untouched.
     """
+    from tempfile import NamedTemporaryFile
+
     temporary = ""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = file.name
             file.write(content)
             file.flush()
@@ -239,6 +239,8 @@ def _network(
 
 def _digest(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
     """Return the SHA-256 of the header, but for the digest itself, and of every tensor."""
+    import hashlib
+
     rest = {key: value for key, value in header.items() if key != "digest"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):

@@ -11,26 +11,26 @@ import numpy as np
 
 from deepnotes.errors import unknown_name
 
-Initializer: TypeAlias = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+Initializer: TypeAlias = Callable[["np.random.Generator", tuple[int, int]], np.ndarray]
 """Takes the generator and the shape ``(n, n_prev)``, returns float64 weights of that shape."""
 
 
 def _normal(variance: Callable[[int, int], float]) -> Initializer:
-    def draw(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    def draw(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
         return rng.normal(0.0, sqrt(variance(*shape)), shape)
 
     return draw
 
 
 def _uniform(variance: Callable[[int, int], float]) -> Initializer:
-    def draw(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    def draw(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
         limit = sqrt(3 * variance(*shape))
         return rng.uniform(-limit, limit, shape)
 
     return draw
 
 
-def _zeros(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+def _zeros(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
     return np.zeros(shape)
 
 

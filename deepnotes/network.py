@@ -200,10 +200,9 @@ class Network:
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
         watchers = list(callbacks)
         if early_stopping is not None:
-            given = isinstance(early_stopping, EarlyStopping)
-            watchers.insert(
-                0, early_stopping if given else EarlyStopping(checks.whole("early_stopping", early_stopping, 0))
-            )
+            if not isinstance(early_stopping, EarlyStopping):
+                early_stopping = EarlyStopping(checks.whole("early_stopping", early_stopping, 0))
+            watchers.insert(0, early_stopping)
 
         samples = data.X.shape[1]
         steps = epochs * -(-samples // batch_size)

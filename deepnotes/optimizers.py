@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from deepnotes.array import Array
@@ -158,17 +159,20 @@ class Adam(Optimizer):
         return ("m", "v")
 
     def scalars(self, step: int, rate: float) -> dict[str, float]:
-        """Return the rate and the bias corrections ``1 - beta^t`` of update number `step`, counted from 1."""
-        return {"rate": rate, "bias1": 1 - self.beta1**step, "bias2": 1 - self.beta2**step}
+        """Return the bias-corrected rate and epsilon of update number `step`, counted from 1.
+
+        With ``m̂ = m / (1 - beta1^t)`` and ``v̂ = v / (1 - beta2^t)``, ``rate m̂ / (sqrt v̂ + epsilon)`` is
+        ``rate' m / (sqrt v + epsilon')`` with these: the paper's own order of computation (end of its section 2),
+        which leaves the corrections to two numbers instead of two passes over the parameters.
+        """
+        bias1, bias2 = 1 - self.beta1**step, 1 - self.beta2**step
+        return {"rate": rate * sqrt(bias2) / bias1, "epsilon": self.epsilon * sqrt(bias2)}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
-        s = scalars
-        theta, m, v = ops.adam(
-            theta, g, *slots, s["rate"], s["bias1"], s["bias2"], self.beta1, self.beta2, self.epsilon
-        )
+        theta, m, v = ops.adam(theta, g, *slots, scalars["rate"], scalars["epsilon"], self.beta1, self.beta2)
         return theta, (m, v)
 
 
@@ -196,11 +200,15 @@ class AdamW(Adam):
         if not self.weight_decay >= 0:
             raise ArgumentError(f"weight_decay={self.weight_decay!r}, wanted at least 0")
 
+    def scalars(self, step: int, rate: float) -> dict[str, float]:
+        """Return those of :class:`Adam`, and the share of each weight that decays."""
+        return super().scalars(step, rate) | {"share": rate * self.weight_decay}
+
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
-        theta = ops.weight_decay(theta, decays, scalars["rate"], self.weight_decay)
+        theta = ops.weight_decay(theta, decays, scalars["share"])
         return super().update(ops, theta, g, slots, decays, scalars)
 
 

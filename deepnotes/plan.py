@@ -81,7 +81,7 @@ class Layout:
         """Return 1 for each parameter that decays, 0 for the others, shape (p,), float64."""
         return (np.arange(self.size) < self.decaying).astype(np.float64)
 
-    def initial(self, rng: np.random.Generator) -> np.ndarray:
+    def initial(self, rng: "np.random.Generator") -> np.ndarray:
         """Return initial parameters, shape (p,), float64, drawn layer by layer."""
         flat = np.empty(self.size)
         for name in self.in_order:

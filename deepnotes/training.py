@@ -171,7 +171,7 @@ def fit(
     data: Data,
     samples: int,
     batch_size: int,
-    rng: np.random.Generator | None,
+    rng: "np.random.Generator | None",
     evaluate: Callable[[], dict[str, float]],
     callbacks: Sequence[Callback],
 ) -> History:

@@ -30,9 +30,9 @@ def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
     out : ndarray, shape (n, m)
     """
     if X.T.flags.c_contiguous and out.T.flags.c_contiguous:
-        np.take(X.T, indices, axis=0, out=out.T, mode="clip")
+        X.T.take(indices, 0, out.T, "clip")
     elif X.flags.c_contiguous and out.flags.c_contiguous:
-        np.take(X, indices, axis=1, out=out, mode="clip")
+        X.take(indices, 1, out, "clip")
     else:
         out[...] = X[:, indices]
 

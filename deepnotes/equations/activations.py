@@ -122,7 +122,8 @@ def gelu_tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
     """Return ``dZ = dA * (s + z s (1 - s) 2u')``, ``s = σ(2u)`` as in :func:`gelu_tanh` (N12)."""
     c = 2 * sqrt(2 / pi)
     S = sigmoid(xp, c * (Z + 0.044715 * Z * Z * Z))
-    return dA * (S + Z * S * (1 - S) * (c + 3 * 0.044715 * c * Z * Z))
+    T = Z * (S * (1 - S))  # 0 long before Z * Z overflows
+    return dA * (S + c * T + 3 * 0.044715 * c * (T * Z * Z))
 
 
 def silu(xp: Namespace, Z: Array) -> Array:
@@ -149,7 +150,7 @@ def softplus_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 def normal_cdf(xp: Namespace, Z: Array) -> Array:
     """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails; the standard has no ``erf``."""
     X = abs(Z) * sqrt(0.5)
-    t = (X - 3) / (X + 3)
+    t = 1 - 6 / (X + 3)  # (X - 3) / (X + 3), and 1 where X is infinite
     P = _ERFC[-1] * t + _ERFC[-2]
     for coefficient in _ERFC[-3::-1]:
         P = P * t + coefficient

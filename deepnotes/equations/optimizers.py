@@ -1,7 +1,7 @@
 """The updates: from parameters θ, their gradient and the optimizer's slots to the next θ and slots.
 
 All arrays are the flat buffers, shape (p,): one call updates a whole network. Numbers that change from step to step
-(``rate``, ``bias1``, ``bias2``) may be Python numbers or 0-d arrays of θ's dtype; they are computed by the caller in
+(``rate``, ``epsilon``, ``share``) may be Python numbers or 0-d arrays of θ's dtype; they are computed by the caller in
 double precision.
 """
 
@@ -40,26 +40,23 @@ def adam(
     m: Array,
     v: Array,
     rate: float,
-    bias1: float,
-    bias2: float,
+    epsilon: float,
     beta1: float,
     beta2: float,
-    epsilon: float,
 ) -> tuple[Array, Array, Array]:
-    """Return θ, ``m`` and ``v`` after one step of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
+    """Return θ, ``m`` and ``v`` after one step of Adam (Kingma and Ba, arXiv:1412.6980).
 
-    ``m ← beta1 m + (1 - beta1) g``, ``v ← beta2 v + (1 - beta2) g²``,
-    ``θ ← θ - rate (m / bias1) / (sqrt(v / bias2) + epsilon)`` with ``bias1 = 1 - beta1^t``, ``bias2 = 1 - beta2^t``
-    at step ``t = 1, 2, ...``
+    ``m ← beta1 m + (1 - beta1) g``, ``v ← beta2 v + (1 - beta2) g²``, ``θ ← θ - rate m / (sqrt v + epsilon)``, where
+    `rate` and `epsilon` hold the bias corrections, see :meth:`deepnotes.Adam.scalars`.
     """
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * (g * g)
-    return theta - rate * ((m / bias1) / (xp.sqrt(v / bias2) + epsilon)), m, v
+    return theta - rate * (m / (xp.sqrt(v) + epsilon)), m, v
 
 
-def weight_decay(xp: Namespace, theta: Array, decays: Array, rate: float, decay: float) -> Array:
-    """Return ``θ - rate decay θ`` where `decays` is 1 (weights), θ where it is 0 (biases).
+def weight_decay(xp: Namespace, theta: Array, decays: Array, share: float) -> Array:
+    """Return ``θ - share θ`` where `decays` is 1 (weights), θ where it is 0 (biases); ``share = rate * decay``.
 
     The decoupled decay of Loshchilov and Hutter, arXiv:1711.05101; AdamW is this, then :func:`adam`.
     """
-    return theta - rate * (decay * decays * theta)
+    return theta - share * (decays * theta)

@@ -1,0 +1,1 @@
+"""Benchmarks: how long things take, always beside something else that was timed in the same run."""
