@@ -115,6 +115,14 @@ class Backend:
         version = getattr(self.xp, "__version__", "")
         return f"{getattr(self.xp, '__name__', type(self.xp).__name__)} {version}".strip()
 
+    def __deepcopy__(self, memo: object) -> "Backend":
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[str], "Backend"], tuple[str]]:
+        from deepnotes.registry import get_backend  # a pickle names its backend; where it is opened, it must be there
+
+        return get_backend, (self.name,)
+
     def __repr__(self) -> str:
         return f"<deepnotes backend {self.name!r}: {self.describe()}>"
 

@@ -174,10 +174,10 @@ def _header(path: Path, text: str | None) -> dict[str, Any]:
     try:
         header = json.loads(text)
         version = header["format"]
-        if not isinstance(version, int) or version < 1:
-            raise ModelFileError(f"{path}: format {version!r} is none of deepnotes'")
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ModelFileError(f"{path}: its header is damaged") from None
+    if not isinstance(version, int) or version < 1:
+        raise ModelFileError(f"{path}: format {version!r} is none of deepnotes'")
     if version > FORMAT:
         raise ModelFileError(
             f"{path} has format {version}, and this deepnotes reads up to {FORMAT}; pip install --upgrade deepnotes"

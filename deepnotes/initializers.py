@@ -4,6 +4,7 @@ They are the same for the same seed on every backend, and the same in every dtyp
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import sqrt
 from typing import TypeAlias
 
@@ -15,19 +16,16 @@ Initializer: TypeAlias = Callable[["np.random.Generator", tuple[int, int]], np.n
 """Takes the generator and the shape ``(n, n_prev)``, returns float64 weights of that shape."""
 
 
-def _normal(variance: Callable[[int, int], float]) -> Initializer:
-    def draw(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
-        return rng.normal(0.0, sqrt(variance(*shape)), shape)
-
-    return draw
+Variance: TypeAlias = Callable[[int, int], float]
 
 
-def _uniform(variance: Callable[[int, int], float]) -> Initializer:
-    def draw(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
-        limit = sqrt(3 * variance(*shape))
-        return rng.uniform(-limit, limit, shape)
+def _normal(variance: Variance, rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
+    return rng.normal(0.0, sqrt(variance(*shape)), shape)
 
-    return draw
+
+def _uniform(variance: Variance, rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
+    limit = sqrt(3 * variance(*shape))
+    return rng.uniform(-limit, limit, shape)
 
 
 def _zeros(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
@@ -51,12 +49,12 @@ def _lecun(n: int, n_prev: int) -> float:
 
 LIBRARY: dict[str, Initializer] = {
     "zeros": _zeros,
-    "he_normal": _normal(_he),
-    "he_uniform": _uniform(_he),
-    "glorot_normal": _normal(_glorot),
-    "glorot_uniform": _uniform(_glorot),
-    "lecun_normal": _normal(_lecun),
-    "lecun_uniform": _uniform(_lecun),
+    "he_normal": partial(_normal, _he),
+    "he_uniform": partial(_uniform, _he),
+    "glorot_normal": partial(_normal, _glorot),
+    "glorot_uniform": partial(_uniform, _glorot),
+    "lecun_normal": partial(_normal, _lecun),
+    "lecun_uniform": partial(_uniform, _lecun),
 }
 
 HE = {"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"}

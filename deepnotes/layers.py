@@ -5,7 +5,7 @@ handed back in a cache. So a layer is a few lines, and one that a user writes is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,15 +101,19 @@ class Dense(Layer):
     units: int
     activation: str | ActivationFunction = "identity"
     initializer: str | Initializer | None = None
-    g: ActivationFunction = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.units, bool) or not isinstance(self.units, int | np.integer) or self.units < 1:
             raise ArgumentError(f"units={self.units!r}, wanted a whole number of at least 1")
         object.__setattr__(self, "units", int(self.units))
-        object.__setattr__(self, "g", as_activation(self.activation))
+        object.__setattr__(self, "activation", as_activation(self.activation))
         if self.initializer is not None:
             as_initializer(self.initializer)
+
+    @property
+    def g(self) -> ActivationFunction:
+        """The activation, as N3 names it."""
+        return as_activation(self.activation)
 
     def output_size(self, inputs: int) -> int:
         """Return `units`."""

@@ -331,6 +331,22 @@ class Network:
 
         save(self, path)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: host arrays, and no Program, which is made anew."""
+        training = None
+        if self._training is not None:
+            plan, _, state = self._training
+            training = plan, [np.array(self.backend.to_numpy(slot)) for slot in state.slots], state.step
+        return self.__dict__ | {"theta": self.flat(), "_training": training}
+
+    def __setstate__(self, content: dict[str, Any]) -> None:
+        self.__dict__ = content | {"_training": None}
+        self.theta = self.from_host(content["theta"])
+        if content["_training"] is not None:
+            plan, slots, step = content["_training"]
+            _, state = self._start(plan)
+            state.slots, state.step = tuple(map(self.from_host, slots)), step
+
     def __repr__(self) -> str:
         return (
             f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}, "

@@ -68,7 +68,9 @@ STEPS: list[Callable[[Any, Any, Any], Any]] = [
     lambda xp, a, b: xp.tanh(a) * xp.astype(b > 0, b.dtype),
     lambda xp, a, b: xp.maximum(a, xp.asarray(0, dtype=a.dtype)),
     lambda xp, a, b: xp.sum(a, axis=0, keepdims=True) * (1 / a.shape[0]) + b,
-    lambda xp, a, b: xp.reshape(xp.concat([xp.reshape(a, (-1,)), xp.reshape(b, (-1,))], axis=0)[: a.shape[0] * a.shape[1]], a.shape),
+    lambda xp, a, b: xp.reshape(
+        xp.concat([xp.reshape(a, (-1,)), xp.reshape(b, (-1,))], axis=0)[: a.shape[0] * a.shape[1]], a.shape
+    ),
     lambda xp, a, b: xp.maximum(a, xp.sum(b) * 0.01),
     lambda xp, a, b: xp.minimum(a, b) + xp.max(b, axis=1, keepdims=True),
     lambda xp, a, b: xp.reshape(a.T, a.shape) - b,
@@ -157,7 +159,9 @@ def test_the_recorded_program_trains_as_the_eager_one(
         Y = np.eye(4)[rng.integers(0, 4, 23)].T
     data = Data(X if by_sample else np.ascontiguousarray(X), Y, rng.uniform(size=(1, 23)) if weighted else None)
     order = np.concatenate([rng.permutation(23) for _ in range(3)])
-    chunks = [program.train(state, data, order, 8, np.full(9, 0.05)) for program, state in zip(both, states, strict=True)]
+    chunks = [
+        program.train(state, data, order, 8, np.full(9, 0.05)) for program, state in zip(both, states, strict=True)
+    ]
     assert chunks[0].steps == chunks[1].steps == 9
     np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-13)
     # The layouts of gathered batches differ, so a product may sum in another order; 9 steps let that grow a little.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepnotes import tables
+from deepnotes import csv_files
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
 from deepnotes.tables import Table, read_table, write_table
 
@@ -105,7 +105,7 @@ def test_what_is_a_number(csv_file, cell):
 
 
 def test_columns_longer_than_a_chunk(csv_file, monkeypatch):
-    monkeypatch.setattr(tables, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(csv_files, "CHUNK_ROWS", 3)
     words = ["a", "long one", "b", "c", "the longest of them", "d", "e"]
     table = read_table(csv_file("n,w\n" + "".join(f"{i},{word}\n" for i, word in enumerate(words))))
     assert table.column("n").tolist() == list(range(7))
@@ -157,7 +157,7 @@ def test_the_line_is_the_editors_line(csv_file, newline):
 
 
 def test_the_line_in_a_later_chunk(csv_file, monkeypatch):
-    monkeypatch.setattr(tables, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(csv_files, "CHUNK_ROWS", 4)
     rows = [str(i) for i in range(20)]
     rows[13] = "oops"
     assert error_of(csv_file("a\n" + "\n".join(rows))).startswith("data.csv:15: column 'a' has 'oops'")
@@ -562,7 +562,7 @@ def test_floats_round_trip_bit_for_bit(tmp_path_factory, values, dtype):
 TEXT = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]), min_size=1).map(str.strip)
 
 
-@given(st.lists(TEXT.filter(bool), min_size=1), TEXT.filter(lambda name: name and tables._number(name) is None))
+@given(st.lists(TEXT.filter(bool), min_size=1), TEXT.filter(lambda name: name and csv_files._number(name) is None))
 def test_text_round_trips(tmp_path_factory, values, name):
     path = tmp_path_factory.getbasetemp() / "text.csv"
     write_table(path, [name], [np.array(["text", *values])])
@@ -592,7 +592,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
 
     path = tmp_path / "out.csv"
     path.write_text("old")
-    monkeypatch.setattr(tables, "_write_rows", full)
+    monkeypatch.setattr(csv_files, "write_rows", full)
     with pytest.raises(TableError, match=rf"^{re.escape(str(path))}: cannot be written: No space left on device$"):
         write_table(path, ["a"], [[1]])
     assert path.read_text() == "old"

@@ -1,0 +1,8 @@
+"""``python -m deepnotes`` is the command ``deepnotes``."""
+
+import sys
+
+from deepnotes.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

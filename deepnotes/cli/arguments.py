@@ -1,0 +1,94 @@
+"""The parser, the options that commands share, and the types of options: what is impossible is told before any work."""
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterable
+from typing import NoReturn, TypeVar
+
+import deepnotes
+from deepnotes.errors import ArgumentError, DeepnotesError, unknown_name
+
+COMMANDS = ("train", "predict", "evaluate", "backends")
+"""Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
+
+T = TypeVar("T")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises its errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message` with the way to the help."""
+        raise ArgumentError(f"{message}\ntry: {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    whole_line = Parser(
+        prog="deepnotes", description="Train and use dense networks on tables of numbers.", allow_abbrev=False
+    )
+    whole_line.add_argument("--version", action="version", version=f"deepnotes {deepnotes.__version__}")
+    commands = whole_line.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"deepnotes.cli.{name}")
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
+        module.configure(command)
+        command.add_argument("--json", action="store_true", help="write one JSON object to stdout, the rest to stderr")
+        command.add_argument("--quiet", action="store_true", help="write nothing but errors, and what is asked for")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=module.run)
+    return whole_line
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the argument DATA."""
+    parser.add_argument("data", metavar="DATA", help="a .csv or .npz file, or 'digits', which comes with deepnotes")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the argument MODEL."""
+    parser.add_argument("model", metavar="MODEL", help="a model file that 'deepnotes train' wrote")
+
+
+def add_backend(parser: argparse._ActionsContainer) -> None:
+    """Add the option --backend."""
+    parser.add_argument("--backend", metavar="NAME", help="see 'deepnotes backends'; default: the selected one")
+
+
+def named(kind: str, known: Iterable[str]) -> Callable[[str], str]:
+    """Return the type of an option that takes one of the `known` names."""
+
+    def convert(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(str(unknown_name(kind, text, known)))
+        return text
+
+    return convert
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return the type of an option that takes a whole number of at least `least`."""
+    return _checked(int, lambda value: value >= least, f"a whole number of at least {least}")
+
+
+def number(wanted: str, good: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return the type of an option that takes a finite number for which `good` holds; `wanted` says so in words."""
+    return _checked(float, lambda value: abs(value) < float("inf") and good(value), wanted)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Return the sizes of hidden layers, such as ``128,64``; none for ``none``."""
+    return () if text == "none" else tuple(whole(1)(size.strip()) for size in text.split(","))
+
+
+def _checked(convert: Callable[[str], T], good: Callable[[T], bool], wanted: str) -> Callable[[str], T]:
+    def checked(text: str) -> T:
+        try:
+            value = convert(text)
+        except (ValueError, DeepnotesError):
+            value = None
+        if value is None or not good(value):
+            raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+        return value
+
+    return checked
