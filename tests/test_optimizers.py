@@ -17,8 +17,8 @@ U = 2.0**-53  # unit roundoff of float64
 OPS = dn.get_backend("numpy").ops
 T = 20  # steps
 BOUND = 8 * T * T * 4 * U
-"""Each of T steps adds at most 8 roundings to a slot, so a step is off by 8 T roundings of a number of at most 4 (the
-gradients below lie between 1/2 and 2), and θ by T such steps."""
+"""Each of T steps adds at most 8 roundings to a slot, so a step is off by 8 T roundings of its size, which is below 4
+(the gradients lie between 1/2 and 2, the rate is 1/10 and the velocity at most 10 gradients), and θ by T such steps."""
 
 
 # The equations, where they are exact: powers of 2
@@ -35,7 +35,7 @@ def test_momentum(nesterov, theta):
 
 
 def test_rmsprop():
-    """The epsilon is added outside the root: s = 3/4 4 + 1/4 4² = 7 + ... chosen so that the root is 2."""
+    """The mean square is 4²/4, its root 2, and the epsilon is added outside the root."""
     found = eq.rmsprop(np, np.array([1.0]), np.array([4.0]), np.array([0.0]), 0.5, 0.75, 2.0)
     assert [x.tolist() for x in found] == [[1 - 0.5 * 4 / (2 + 2)], [4.0]]
 
@@ -106,23 +106,22 @@ def trained(optimizer, theta, gradients):
     return theta
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "loop", "numbers"),
-    [
-        (dn.SGD(0.1), sgd, (0.1,)),
-        (dn.SGD(0.1, momentum=0.9), heavy_ball, (0.1, 0.9)),
-        (dn.RMSProp(0.1, rho=0.8, epsilon=0.1), rmsprop, (0.1, 0.8, 0.1)),
-        (dn.Adam(0.1, beta1=0.8, beta2=0.9, epsilon=0.1), adam, (0.1, 0.8, 0.9, 0.1)),
-        (dn.RMSProp(), rmsprop, (0.001, 0.9, 1e-7)),
-        (dn.Adam(), adam, (0.001, 0.9, 0.999, 1e-8)),
-    ],
-    ids=repr,
-)
+LOOPS = [
+    (dn.SGD(0.1), sgd, (0.1,)),
+    (dn.SGD(0.1, momentum=0.9), heavy_ball, (0.1, 0.9)),
+    (dn.RMSProp(0.1, rho=0.8, epsilon=0.1), rmsprop, (0.1, 0.8, 0.1)),
+    (dn.Adam(0.1, beta1=0.8, beta2=0.9, epsilon=0.1), adam, (0.1, 0.8, 0.9, 0.1)),
+    (dn.RMSProp(), rmsprop, (0.001, 0.9, 1e-7)),
+    (dn.Adam(), adam, (0.001, 0.9, 0.999, 1e-8)),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "loop", "numbers"), LOOPS, ids=[repr(optimizer) for optimizer, *_ in LOOPS])
 def test_updates_are_those_of_the_scalar_loop(optimizer, loop, numbers):
     """Also with the defaults; an epsilon of 0.1 shows where it is added."""
     theta, gradients = np.linspace(-1, 1, 6), slopes()
     found = trained(optimizer, theta, gradients)
-    expected = [loop(start, column, *numbers) for start, column in zip(theta.tolist(), gradients.T.tolist())]
+    expected = [loop(theta[i], gradients[:, i].tolist(), *numbers) for i in range(6)]
     assert abs(found - expected).max() <= BOUND
     assert abs(found - theta).min() > 1e6 * BOUND
 
@@ -137,7 +136,7 @@ def test_adamw_decays_weights_and_not_biases():
 
 
 def test_nesterov_is_sutskevers_form_seen_from_where_the_velocity_leads():
-    """v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4), and our θ is θ + μ v; on f = θ²/2."""
+    """On f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4), and our θ is θ + μ v."""
     rate, momentum = 0.1, 0.9
     optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
     ours, slots = np.array([1.0]), (np.array([0.0]),)
@@ -333,5 +332,5 @@ def test_names():
     assert as_optimizer("adamw") == dn.AdamW()
     with pytest.raises(dn.UnknownNameError, match="unknown optimizer 'adamm'; did you mean 'adam'"):
         as_optimizer("adamm")
-    with pytest.raises(dn.UnknownNameError, match="unknown initializer 'he'; did you mean 'he_"):
-        as_initializer("he")
+    with pytest.raises(dn.UnknownNameError, match="unknown initializer 'he_norm'; did you mean 'he_normal'"):
+        as_initializer("he_norm")
