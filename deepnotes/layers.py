@@ -71,7 +71,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Dense(Layer):
-    """A layer of neurons, each joined to every input: ``A = g(W A_prev + b)`` (N2, N3).
+    """A layer of neurons (N1), each joined to every input: ``A = g(W A_prev + b)`` (N2, N3).
 
     Parameters
     ----------

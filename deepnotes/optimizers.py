@@ -155,18 +155,19 @@ class Adam(Optimizer):
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """``m`` and ``v``, the running means of the gradient and of its square."""
+        """``m`` and ``v``, the discounted sums of the gradient and of its square."""
         return ("m", "v")
 
     def scalars(self, step: int, rate: float) -> dict[str, float]:
-        """Return the bias-corrected rate and epsilon of update number `step`, counted from 1.
+        """Return the rate and epsilon of update number `step`, counted from 1, bias corrections included.
 
-        With ``m̂ = m / (1 - beta1^t)`` and ``v̂ = v / (1 - beta2^t)``, ``rate m̂ / (sqrt v̂ + epsilon)`` is
-        ``rate' m / (sqrt v + epsilon')`` with these: the paper's own order of computation (end of its section 2),
-        which leaves the corrections to two numbers instead of two passes over the parameters.
+        With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
+        ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` is ``rate' m / (sqrt v + epsilon')`` with these two: the paper's
+        own order of computation (end of its section 2), which spares passes over the parameters.
         """
-        bias1, bias2 = 1 - self.beta1**step, 1 - self.beta2**step
-        return {"rate": rate * sqrt(bias2) / bias1, "epsilon": self.epsilon * sqrt(bias2)}
+        s1 = (1 - self.beta1**step) / (1 - self.beta1)
+        s2 = (1 - self.beta2**step) / (1 - self.beta2)
+        return {"rate": rate * sqrt(s2) / s1, "epsilon": self.epsilon * sqrt(s2)}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]

@@ -107,12 +107,16 @@ class EagerProgram:
             batch = self.batch(data, order[made * batch_size : (made + 1) * batch_size])
             gradient = self.gradients(state, batch)
             cost, weight = float(gradient.cost), float(gradient.weight)
-            if not isfinite(cost) or not isfinite(float(gradient.check)):
+            if not isfinite(cost) or not self._is_finite(gradient):
                 return Chunk(loss_sum, weight_sum, made, cost)
             self.update(state, gradient.flat, rate)
             loss_sum += cost * weight
             weight_sum += weight
         return Chunk(loss_sum, weight_sum, len(rates), cost)
+
+    def _is_finite(self, gradient: Gradient) -> bool:
+        """Return whether all of a gradient is finite; a square may overflow where the gradient itself does not."""
+        return isfinite(float(gradient.square)) or isfinite(float(self.ops.xp.sum(abs(gradient.flat) * 1e-10)))
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         """Return the samples at `indices`, shape (m,)."""

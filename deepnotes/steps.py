@@ -25,14 +25,14 @@ class Gradient(NamedTuple):
         What this mean counts for: the number of samples, or the sum of their weights.
     flat : Array, shape (p,)
         The gradient of the cost, the L2 penalty included.
-    check : Array, 0-d
-        Finite if and only if `flat` is (but for overflow within one rounding of the largest float).
+    square : Array, 0-d
+        ``Σ g²``; finite only if `flat` is.
     """
 
     cost: Array
     weight: Array
     flat: Array
-    check: Array
+    square: Array
 
 
 def forward(
@@ -43,7 +43,7 @@ def forward(
     seed: int,
     step: Array | None,
 ) -> tuple[Array, list[Any]]:
-    """Return the output of the last layer (N2, N3, layer by layer), and each layer's cache.
+    """Return the output of the last layer (N2, N3, layer by layer, as N5 draws it), and each layer's cache.
 
     Parameters
     ----------
@@ -74,6 +74,8 @@ def gradient_step(
     ops: Ops, plan: Plan, theta: Array, decays: Array, step: Array, X: Array, Y: Array, w: Array | None = None
 ) -> Gradient:
     """Return the cost of a batch and its gradient: forward (N2, N3), loss (N10), backward (N11 to N15).
+
+    For two layers, backward is the chain that N16 writes out.
 
     Parameters
     ----------
@@ -114,7 +116,7 @@ def gradient_step(
         g = ops.l2_gradient(g, theta, decays, plan.l2)
     cost = ops.mean_loss(L if scale is None else L * scale)
     weight = xp.asarray(L.shape[1], dtype=L.dtype) if w is None else xp.sum(w)
-    return Gradient(cost, weight, g, xp.sum(g))
+    return Gradient(cost, weight, g, xp.sum(g * g))
 
 
 def update_step(

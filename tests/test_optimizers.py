@@ -41,9 +41,9 @@ def test_rmsprop():
 
 
 def test_adam():
-    zero = np.array([0.0])
-    found = eq.adam(np, np.array([1.0]), np.array([4.0]), zero, zero, 0.5, 2.0, 0.5, 0.75)
-    assert [x.tolist() for x in found] == [[1 - 0.5 * 2 / (2 + 2)], [2.0], [4.0]]
+    """Discounted sums: m = 4/2 + 4, v = 12 3/4 + 4², whose root is 5."""
+    found = eq.adam(np, *(np.array([x]) for x in (1.0, 4.0, 4.0, 12.0)), 0.5, 3.0, 0.5, 0.75)
+    assert [x.tolist() for x in found] == [[1 - 0.5 * 6 / (5 + 3)], [6.0], [25.0]]
 
 
 def test_weight_decay_takes_its_share_of_the_weights_only():

@@ -36,7 +36,7 @@ class Output:
 
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
         """Write lines of a name and what there is to say about it, aligned."""
-        self.report("\n".join(f"{name:<9} {text}" for name, text in facts))
+        self.report("\n".join(f"{name:<8}  {text}" for name, text in facts))
 
     def log(self, text: str) -> None:
         """Write `text` to stderr."""
@@ -56,12 +56,23 @@ class Output:
     def outcome(self, outcome: Mapping[str, Any]) -> None:
         """Write the JSON object, if it was asked for; what is not finite becomes null."""
         if self.as_json:
-            _write(sys.stdout, json.dumps(_finite(outcome), indent=2, allow_nan=False))
+            _write(sys.stdout, json.dumps(finite(outcome), indent=2, allow_nan=False))
 
 
 def complain(text: str) -> None:
     """Write what went wrong to stderr, after the name of the program."""
     _write(sys.stderr, f"deepnotes: {text}")
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "row"), counted(1234, "row"), counted(2, "class", "classes")
+    ('1 row', '1,234 rows', '2 classes')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def figure(value: float) -> str:
@@ -77,21 +88,27 @@ def figure(value: float) -> str:
     return f"{value:,.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
 
 
-def require_writable(path: Path, data: str, special: bool = False) -> None:
+def require_writable(path: Path, *inputs: str, special: bool = False) -> None:
     """Raise an error if `path` cannot be written, before any work is done for it.
 
     Parameters
     ----------
     path : Path
-    data : str
-        What the command reads, which it must not overwrite.
+    *inputs : str
+        Files that the command reads, which it must not overwrite.
     special : bool, default False
         Whether `path` may be a pipe or a device.
+
+    Raises
+    ------
+    ArgumentError, DeepnotesError
     """
     if path.is_dir():
         raise DeepnotesError(f"cannot write {path}: it is a directory")
-    if path.exists() and Path(data).exists() and path.samefile(data):
-        raise ArgumentError(f"--output {path} is the data file itself, which would be lost")
+    if path.exists():
+        for name in inputs:
+            if Path(name).exists() and path.samefile(name):
+                raise ArgumentError(f"--output {path} is what the command reads, and would be lost")
     if path.exists() and not path.is_file():
         if special:
             return
@@ -103,15 +120,16 @@ def require_writable(path: Path, data: str, special: bool = False) -> None:
         raise DeepnotesError(f"cannot write {path}: {reason(error)}") from None
 
 
+def finite(value: Any) -> Any:
+    """Return a value fit for JSON: None in place of each number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _write(stream: IO[str], text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     stream.flush()
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,17 +1,215 @@
-"""What a target means: classes or quantities. How a column of it becomes Y, and outputs become columns and figures."""
+"""What a target means, classes or a quantity: how its column becomes Y, and outputs become columns and figures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from deepnotes import metrics
-from deepnotes.errors import DataError
+from deepnotes.cli.output import counted, figure
+from deepnotes.errors import ArgumentError, DataError
 from deepnotes.layers import Dense
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
 from deepnotes.tables import Column
+from deepnotes.wording import listed, shown
 
-from .output import figure
+MOST_CLASSES = 20
+"""Whole numbers of more distinct values than that are taken for quantities."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The target is one of some classes; the network gives the probability of each."""
+
+    classes: tuple[str, ...]
+    loss: str
+
+    kind: ClassVar[str] = "classification"
+    watched: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    @classmethod
+    def of(cls, column: Column, loss: str | None = None) -> "Classification":
+        """Return the task with the classes of `column`; `loss` is by default categorical cross-entropy.
+
+        Raises
+        ------
+        DataError
+            If there is one class only.
+        """
+        classes = tuple(map(_label, np.unique(column)))
+        if len(classes) == 1:
+            raise DataError(f"the target has one class only, {shown(classes[0])}: there is nothing to learn")
+        return cls(classes, loss or "categorical_cross_entropy")
+
+    def output_layer(self) -> Dense:
+        """Return the last layer."""
+        return Dense(len(self.classes), "softmax")
+
+    def indices(self, column: Column) -> np.ndarray:
+        """Return the index of the class of each row, shape (m,).
+
+        Raises
+        ------
+        DataError
+            If a row's class is none of them.
+        """
+        known = {name: i for i, name in enumerate(self.classes)}
+        values, inverse = np.unique(column, return_inverse=True)
+        labels = list(map(_label, values))
+        if strangers := [label for label in labels if label not in known]:
+            raise DataError(
+                f"the target has the class {shown(strangers[0])}, and the model knows only {listed(self.classes)}"
+            )
+        return np.array([known[label] for label in labels])[inverse]
+
+    def encode(self, column: Column) -> np.ndarray:
+        """Return Y for the rows of `column`: class indices, or one-hot columns for losses that take no indices."""
+        indices = self.indices(column)
+        return indices if LOSSES[self.loss].targets == "simplex" else np.eye(len(self.classes))[:, indices]
+
+    def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what a prediction file holds for the outputs A, shape (k, m)."""
+        likeliest = np.array(self.classes)[A.argmax(axis=0)]
+        return {"prediction": likeliest, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
+
+    def figures(self, network: Network, X: np.ndarray, column: Column) -> dict[str, float]:
+        """Return the figures of merit for X, shape (n, m), by name."""
+        values = network.evaluate(X, self.encode(column), loss=self.loss, metrics="accuracy")
+        return {"accuracy": values["accuracy"], "loss": values["loss"]}
+
+    def facts(self, figures: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
+        """Return the figures in words, which say what `rows` they are of."""
+        return [
+            ("accuracy", f"{figures['accuracy']:.2%} of {rows}"),
+            ("loss", f"{figure(figures['loss'])} ({self.loss})"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{len(self.classes)} classes: {listed(self.classes)}"
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The target is a quantity; the network gives ``(target - mean) / scale``."""
+
+    mean: float
+    scale: float
+    loss: str
+
+    kind: ClassVar[str] = "regression"
+    watched: ClassVar[tuple[str, ...]] = ("r2",)
+
+    @classmethod
+    def of(cls, column: Column, loss: str | None = None) -> "Regression":
+        """Return the task for targets as `column` has them; `loss` is by default the mean squared error.
+
+        Raises
+        ------
+        ArgumentError
+            If `loss` is not for quantities.
+        """
+        loss = loss or "mean_squared_error"
+        quantities = [name for name, traits in LOSSES.items() if traits.targets in {"real", "count"}]
+        if loss not in quantities:
+            raise ArgumentError(f"--loss {loss} is for classes; a regression takes {' or '.join(quantities)}")
+        y = cls._numbers(column)
+        if LOSSES[loss].targets == "count":  # counts may be scaled, but not shifted below 0
+            return cls(0.0, float(y.mean()) or 1.0, loss)
+        like = Standardizer.fit(y.reshape(1, -1))
+        return cls(float(like.mean[0, 0]), float(like.scale[0, 0]), loss)
+
+    def output_layer(self) -> Dense:
+        """Return the last layer: outputs above 0 for counts, else any."""
+        return Dense(1, "softplus" if LOSSES[self.loss].targets == "count" else "identity")
+
+    def encode(self, column: Column) -> np.ndarray:
+        """Return Y, shape (1, m), for the rows of `column`."""
+        return (self._numbers(column).reshape(1, -1) - self.mean) / self.scale
+
+    def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what a prediction file holds for the outputs A, shape (1, m)."""
+        return {"prediction": A[0].astype(np.float64) * self.scale + self.mean}
+
+    def figures(self, network: Network, X: np.ndarray, column: Column) -> dict[str, float]:
+        """Return the figures of merit for X, shape (n, m), by name: in the target's units, but for the loss."""
+        y = self._numbers(column).reshape(1, -1)
+        predicted = self.columns(network.predict(X))["prediction"].reshape(1, -1)
+        return {
+            "rmse": metrics.mean_squared_error(predicted, y) ** 0.5,
+            "mae": metrics.mean_absolute_error(predicted, y),
+            "r2": metrics.r2(predicted, y),
+            "loss": network.evaluate(X, self.encode(column), loss=self.loss)["loss"],
+        }
+
+    def facts(self, figures: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
+        """Return the figures in words, which say what `rows` they are of."""
+        return [
+            ("RMSE", f"{figure(figures['rmse'])} on {rows}"),
+            ("MAE", figure(figures["mae"])),
+            ("R²", f"{figures['r2']:.4f}"),
+            ("loss", f"{figure(figures['loss'])} ({self.loss} of the scaled target)"),
+        ]
+
+    @staticmethod
+    def _numbers(column: Column) -> np.ndarray:
+        if column.dtype.kind == "U":
+            raise DataError(
+                f"the target is text, its first value is {shown(column[0])}, and a regression needs numbers"
+            )
+        return column
+
+    def __str__(self) -> str:
+        return "a quantity"
+
+
+Task: TypeAlias = Classification | Regression
+TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression)}
+
+
+def choose(column: Column) -> tuple[type[Task], str]:
+    """Return the task that `column` as a target suggests, and why."""
+    if column.dtype.kind == "U":
+        return Classification, "is text"
+    distinct = len(np.unique(column))
+    if not (column == np.rint(column)).all():
+        return Regression, "has values that are not whole numbers"
+    if distinct > MOST_CLASSES:
+        return Regression, f"has {distinct:,} distinct whole numbers, more than {MOST_CLASSES}"
+    return Classification, f"has {counted(distinct, 'distinct value')}, all whole numbers"
+
+
+def as_metadata(task: Task) -> dict[str, Any]:
+    """Return the task as JSON values."""
+    return {"task": task.kind, **asdict(task)}
+
+
+def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
+    """Return the task that :func:`as_metadata` put into words, for a network of so many outputs.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If that makes no sense.
+    """
+    loss = metadata["loss"]
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}")
+    if metadata["task"] == Classification.kind:
+        classes = metadata["classes"]
+        if len({str(name) for name in classes}) != outputs:
+            raise ValueError(f"classes {classes!r} for {outputs} outputs")
+        return Classification(tuple(map(str, classes)), loss)
+    task = Regression(float(metadata["mean"]), float(metadata["scale"]), loss)
+    if metadata["task"] != Regression.kind or outputs != 1 or not np.isfinite([task.mean, task.scale]).all():
+        raise ValueError(f"task {metadata['task']!r} for {outputs} outputs")
+    return task
+
+
+def _label(value: Any) -> str:
+    """Return the name of a class: text as it is, a whole number without a point."""
+    if isinstance(value, str):
+        return str(value)
+    return str(int(value)) if value == int(value) else repr(float(value))

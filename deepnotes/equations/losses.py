@@ -115,7 +115,7 @@ def sample_scale(xp: Namespace, w: Array) -> Array:
 
 
 def mean_loss(xp: Namespace, L: Array) -> Array:
-    """Return the cost, the mean over the samples of ``L`` of shape (1, m), as a 0-d array."""
+    """Return the cost, the mean over the samples of ``L`` of shape (1, m) (N10), as a 0-d array."""
     return xp.sum(L) / L.shape[1]
 
 

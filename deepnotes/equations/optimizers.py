@@ -46,11 +46,12 @@ def adam(
 ) -> tuple[Array, Array, Array]:
     """Return θ, ``m`` and ``v`` after one step of Adam (Kingma and Ba, arXiv:1412.6980).
 
-    ``m ← beta1 m + (1 - beta1) g``, ``v ← beta2 v + (1 - beta2) g²``, ``θ ← θ - rate m / (sqrt v + epsilon)``, where
-    `rate` and `epsilon` hold the bias corrections, see :meth:`deepnotes.Adam.scalars`.
+    ``m ← beta1 m + g`` and ``v ← beta2 v + g²`` are discounted sums; divided by the sums of their discounts they are
+    the paper's bias-corrected means. `rate` and `epsilon` come with these divisions in them, see
+    :meth:`deepnotes.Adam.scalars`, which leaves ``θ ← θ - rate m / (sqrt v + epsilon)``.
     """
-    m = beta1 * m + (1 - beta1) * g
-    v = beta2 * v + (1 - beta2) * (g * g)
+    m = beta1 * m + g
+    v = beta2 * v + g * g
     return theta - rate * (m / (xp.sqrt(v) + epsilon)), m, v
 
 

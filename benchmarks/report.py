@@ -1,0 +1,42 @@
+"""Write the tables of the README from the results under ``benchmarks/results/``: ``python -m benchmarks.report``."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def steps_table(content: dict[str, Any]) -> str:
+    """Return the table of ``steps.json`` and the line that says where it was measured."""
+    head = "| network | batch | deepnotes µs | scikit-learn µs | ratio | products alone µs | ratio |"
+    rows = [head, "|---|--:|--:|--:|--:|--:|--:|"]
+    for name, r in content["results"].items():
+        times = [f"{r[f'{what} us']:,.0f}" for what in ("deepnotes", "scikit-learn", "products")]
+        ratios = [
+            f"{median:.2f} ({least:.2f} to {most:.2f})"
+            for least, median, most in (r[f"ratio to {what}"] for what in ("scikit-learn", "products"))
+        ]
+        cells = [f"{name}, {r['network']}", str(r["batch"]), times[0], times[1], ratios[0], times[2], ratios[1]]
+        rows.append(f"| {' | '.join(cells)} |")
+    m = content["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)
+    where = (
+        f"{m['processor']}, {m['cores']} cores, Python {m['python']}, {versions}; {m['date']}, commit {m['commit']}."
+    )
+    return "\n".join([*rows, "", where])
+
+
+def fill(readme: str) -> str:
+    """Return the README with its tables made anew."""
+    table = steps_table(json.loads((RESULTS / "steps.json").read_text(encoding="utf-8")))
+    return re.sub(
+        r"(<!-- steps -->\n).*?(<!-- /steps -->)", lambda m: f"{m[1]}{table}\n{m[2]}", readme, flags=re.DOTALL
+    )
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")

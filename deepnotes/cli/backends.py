@@ -1,0 +1,51 @@
+"""``deepnotes backends``: which there are, which work here, and what to do about those that do not."""
+
+import argparse
+from typing import Any
+
+from deepnotes.cli.output import Output
+from deepnotes.errors import BackendUnavailable, UnknownNameError
+from deepnotes.registry import get_backend, load, registered_backends
+
+HELP = "List the backends: which work here, and how to mend those that do not."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add nothing: ``backends`` takes no arguments of its own."""
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    """Try each and tell."""
+    from rich.table import Table
+    from rich.text import Text
+
+    selected = _selected(output)
+    found = [_found(name) for name in registered_backends()]
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "backend", "works", "what it is, or what to do"):
+        shown.add_column(heading, header_style="bold", overflow="fold")
+    for backend in found:
+        works = Text("yes", "green") if backend["works"] else Text("no", "red")
+        about = backend["description"] or f"{backend['cause']}\nto fix it: {backend['fix']}"
+        shown.add_row("*" if backend["name"] == selected else "", backend["name"], works, Text(about))
+    output.show(shown)
+    output.report("\n* is selected; --backend NAME or DEEPNOTES_BACKEND=NAME selects another")
+    output.outcome({"command": "backends", "selected": selected, "backends": found})
+
+
+def _selected(output: Output) -> str | None:
+    try:
+        return get_backend().name
+    except BackendUnavailable as error:
+        return error.name
+    except UnknownNameError as error:
+        output.log(f"DEEPNOTES_BACKEND: {error}")
+        return None
+
+
+def _found(name: str) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": name, "works": True, "description": None, "cause": None, "fix": None}
+    try:
+        return about | {"description": load(name).describe()}
+    except BackendUnavailable as error:
+        return about | {"works": False, "cause": error.cause, "fix": error.fix}

@@ -1,0 +1,50 @@
+"""``deepnotes evaluate``: how good a model is on the rows of a table."""
+
+import argparse
+
+import numpy as np
+
+from deepnotes.cli import data
+from deepnotes.cli.arguments import add_backend, add_data, add_model
+from deepnotes.cli.models import Model
+from deepnotes.cli.output import Output, counted
+
+HELP = "Measure how good a model is on the rows of a table."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``evaluate``."""
+    add_model(parser)
+    add_data(parser)
+    parser.add_argument("--target", metavar="COLUMN", help="what is predicted (default: as the model has it)")
+    add_backend(parser)
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    """Predict, compare and tell."""
+    model = Model.load(args.model, args.backend)
+    table = data.read(args.data)
+    target = args.target or model.target
+    y = table.column(target)
+    with np.errstate(all="ignore"):
+        figures = model.task.figures(model.network, model.inputs(table), y)
+    output.facts(
+        [
+            *model.facts(args.model),
+            ("data", f"{table.source}: {counted(table.n_rows, 'row')}"),
+            *model.task.facts(figures, counted(table.n_rows, "row")),
+        ]
+    )
+    output.outcome(
+        {
+            "command": "evaluate",
+            "model": args.model,
+            "data": table.source,
+            "rows": table.n_rows,
+            "target": target,
+            "task": model.task.kind,
+            "backend": model.network.backend.name,
+            "loss": model.task.loss,
+            "metrics": figures,
+        }
+    )

@@ -1,0 +1,66 @@
+"""How a network is built and trained where the options leave it open."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+from deepnotes.errors import ArgumentError
+from deepnotes.layers import Dense, Dropout, Layer
+from deepnotes.optimizers import Optimizer, as_optimizer
+from deepnotes.schedules import (
+    Constant,
+    CosineDecay,
+    ExponentialDecay,
+    InverseScaling,
+    ReduceOnPlateau,
+    Schedule,
+    StepDecay,
+)
+
+HIDDEN = (128, 64)
+BATCH_SIZE = 32
+UPDATES, FEWEST_EPOCHS, MOST_EPOCHS = 2000, 10, 200
+DROPOUT = {"classification": 0.3, "regression": 0.1}
+RATES = {"sgd": 0.05, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
+MOMENTUM = 0.9
+
+SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
+    "constant": lambda rate, steps, epochs: Constant(rate),
+    "cosine": lambda rate, steps, epochs: CosineDecay(rate, steps, warmup=steps // 20),
+    "step": lambda rate, steps, epochs: StepDecay(rate, every=math.ceil(steps / 3)),
+    "exponential": lambda rate, steps, epochs: ExponentialDecay(rate, every=steps, factor=0.01),
+    "inverse": lambda rate, steps, epochs: InverseScaling(rate, power=1 / math.log10(max(steps, 10))),
+    "plateau": lambda rate, steps, epochs: ReduceOnPlateau(rate, factor=0.3, patience=max(2, epochs // 10)),
+}
+"""Each makes a schedule of the first rate, the number of updates in all, and the number of epochs."""
+
+
+def hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:
+    """Return all layers but the last, for a task of a `kind`."""
+    rate = DROPOUT[kind] if args.dropout is None else args.dropout
+    layers: list[Layer] = []
+    for size in args.layers:
+        layers += [Dense(size, args.activation), *([Dropout(rate)] if rate else [])]
+    return layers
+
+
+def epochs(args: argparse.Namespace, rows: int) -> int:
+    """Return the number of epochs: as asked, or enough for some 2,000 updates."""
+    if args.epochs is not None:
+        return int(args.epochs)
+    return min(max(math.ceil(UPDATES / math.ceil(rows / args.batch_size)), FEWEST_EPOCHS), MOST_EPOCHS)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ArgumentError for options that do not go together."""
+    if args.momentum is not None and args.optimizer != "sgd":
+        raise ArgumentError(f"--momentum belongs to --optimizer sgd, and the optimizer is {args.optimizer}")
+
+
+def optimizer(args: argparse.Namespace, rows: int) -> Optimizer:
+    """Return the optimizer, with its rate on the schedule, for a training on so many rows."""
+    first = RATES.get(args.optimizer, 1e-3) if args.learning_rate is None else args.learning_rate
+    passes = epochs(args, rows)
+    rate = SCHEDULES[args.schedule](first, passes * math.ceil(rows / args.batch_size), passes)
+    momentum = {"momentum": MOMENTUM if args.momentum is None else args.momentum} if args.optimizer == "sgd" else {}
+    return as_optimizer(args.optimizer, learning_rate=rate, **momentum)

@@ -1,0 +1,149 @@
+"""``deepnotes train``: from a table to a model file, and how good it is on rows that it was not trained on."""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from deepnotes.cli import data, recipe
+from deepnotes.cli.models import Model
+from deepnotes.cli.output import Output, counted, finite, require_writable
+from deepnotes.cli.tasks import TASKS, Classification, Task, choose
+from deepnotes.cli.train_options import configure
+from deepnotes.errors import ArgumentError, DataError, DeepnotesError, NonFiniteLossError
+from deepnotes.network import Network
+from deepnotes.preprocessing import Standardizer
+from deepnotes.registry import get_backend
+from deepnotes.splits import train_validation_split
+from deepnotes.tables import Column, Table
+from deepnotes.training import History
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP = "Train a network on the rows of a table, and write it to a file."
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    """Read, train, measure, write and tell."""
+    recipe.check(args)
+    backend = get_backend(args.backend)
+    path = Path(args.output or f"{Path(args.data).stem}.safetensors")
+    require_writable(path, args.data)
+
+    table = data.read(args.data)
+    target = data.target_of(table, args.target)
+    X, features = table.features(exclude=[target, *args.exclude])
+    y = table.column(target)
+    kind = _kind(args.task, target, y, output)
+    train, held_out = _split(table, y if kind is Classification else None, args.validation, args.seed)
+    with np.errstate(all="ignore"):  # what overflows is refused with a message
+        task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(X[train].T)
+    layers = [*recipe.hidden_layers(args, task.kind), task.output_layer()]
+    network = Network(
+        layers, len(features), backend=backend, dtype=args.dtype, seed=args.seed, standardizer=standardizer
+    )
+    output.facts(
+        [
+            ("data", f"{table.source}: {counted(table.n_rows, 'row')}, {counted(len(features), 'feature')}"),
+            ("target", f"{target!r}: {task}"),
+            ("rows", f"{len(train):,} to train on, {len(held_out):,} held out"),
+        ]
+    )
+    output.report(f"\n{network.summary()}\n")
+
+    began = time.perf_counter()
+    validation = (X[held_out].T, task.encode(y[held_out])) if len(held_out) else None
+    history = _fit(args, network, task, X[train].T, task.encode(y[train]), validation, not output.quiet)
+    seconds = time.perf_counter() - began
+
+    name, rows = ("held-out", held_out) if len(held_out) else ("training", train)
+    with np.errstate(all="ignore"):
+        figures = task.figures(network, X[rows].T, y[rows])
+    Model(network, features, target, task).save(path, measured={"on": name, "rows": len(rows), **finite(figures)})
+    best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
+    output.facts(
+        [
+            *task.facts(figures, counted(len(rows), f"{name} row")),
+            ("time", f"{seconds:.2f} s for {counted(history.epochs, 'epoch')}{best}"),
+            ("model", str(path)),
+        ]
+    )
+    output.outcome(
+        {
+            "command": "train",
+            "data": table.source,
+            "rows": {"all": table.n_rows, "training": len(train), "held_out": len(held_out)},
+            "features": len(features),
+            "target": target,
+            "task": task.kind,
+            "classes": list(task.classes) if isinstance(task, Classification) else None,
+            "backend": backend.name,
+            "dtype": network.dtype,
+            "seed": args.seed,
+            "parameters": network.layout.size,
+            "loss": task.loss,
+            "epochs": history.epochs,
+            "best_epoch": history.best_epoch,
+            "seconds": seconds,
+            "measured_on": name,
+            "metrics": figures,
+            "history": {"loss": history.loss, "val_loss": history.val_loss, **history.metrics},
+            "model": str(path),
+        }
+    )
+
+
+def _kind(asked: str, target: str, y: Column, output: Output) -> type[Task]:
+    """Return the task that was asked for, or the one that the target suggests, and say so."""
+    if asked != "auto":
+        return TASKS[asked]
+    kind, why = choose(y)
+    output.log(f"task: {kind.kind}, since the target {target!r} {why}")
+    return kind
+
+
+def _split(table: Table, classes: Column | None, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and the rows to hold out, of each class its share."""
+    if table.n_rows < 2:
+        raise DataError(f"{table.source} has one row only, and training needs at least 2")
+    if share == 0:
+        return np.arange(table.n_rows), np.arange(0)
+    strata = None if classes is None else np.unique(classes, return_inverse=True)[1]
+    if strata is not None and strata.max() + 1 == table.n_rows:
+        raise DataError(f"{table.source}: each row has a class of its own; --task regression is for quantities")
+    try:
+        return train_validation_split(table.n_rows, share, np.random.default_rng(seed), strata)
+    except ArgumentError as error:
+        raise DataError(f"{table.source}: {error}; --validation 0 holds none out") from None
+
+
+def _fit(
+    args: argparse.Namespace,
+    network: Network,
+    task: Task,
+    X: np.ndarray,
+    Y: np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+    progress: bool,
+) -> History:
+    m = X.shape[1]
+    try:
+        return network.fit(
+            X,
+            Y,
+            loss=task.loss,
+            optimizer=recipe.optimizer(args, m),
+            epochs=recipe.epochs(args, m),
+            batch_size=args.batch_size,
+            validation=validation,
+            l2=args.l2,
+            clip_norm=args.clip_norm,
+            metrics=task.watched if validation else (),
+            early_stopping=args.early_stopping,
+            progress=progress,
+        )
+    except NonFiniteLossError as error:
+        raise DeepnotesError(f"{error}\nno model was written") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("no model was written") from None

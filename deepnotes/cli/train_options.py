@@ -1,0 +1,126 @@
+"""The options of ``deepnotes train``."""
+
+import argparse
+from collections.abc import Iterable, Mapping
+
+from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.cli import recipe
+from deepnotes.cli.arguments import add_backend, add_data, named, number, sizes, whole
+from deepnotes.losses import LIBRARY as LOSSES
+from deepnotes.optimizers import LIBRARY as OPTIMIZERS
+
+SHARE = number("at least 0 and less than 1", lambda value: 0 <= value < 1)
+POSITIVE = number("a number above 0", lambda value: value > 0)
+NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``train``."""
+    add_data(parser)
+    _data(parser.add_argument_group("data"))
+    _network(parser.add_argument_group("network"))
+    _training(parser.add_argument_group("training"))
+    parser.add_argument("-o", "--output", metavar="FILE", help="the model file (default: DATA's name, .safetensors)")
+
+
+def _data(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    option("--target", metavar="COLUMN", help="what to predict (default: y of an .npz file, digit of digits)")
+    option("--exclude", type=_names, default=(), metavar="COLUMNS", help="what is no feature, such as id,name")
+    option(
+        "--task",
+        type=named("task", ("auto", "classification", "regression")),
+        default="auto",
+        metavar="NAME",
+        help="classification, regression or auto (default): classification for a target that is text, or whole "
+        "numbers of at most 20 distinct values",
+    )
+    option(
+        "--validation",
+        type=SHARE,
+        default=0.2,
+        metavar="SHARE",
+        help="the share of rows to hold out and measure on (default 0.2), 0 for none",
+    )
+
+
+def _network(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    option(
+        "--layers",
+        type=sizes,
+        default=recipe.HIDDEN,
+        metavar="SIZES",
+        help=f"of the hidden layers (default {','.join(map(str, recipe.HIDDEN))}), or none",
+    )
+    option(
+        "--activation",
+        type=named("activation", ACTIVATIONS),
+        default="relu",
+        metavar="NAME",
+        help=f"of the hidden layers: {_choices(ACTIVATIONS, 'relu')}",
+    )
+    option("--dropout", type=SHARE, metavar="RATE", help=f"after each hidden layer (default {_each(recipe.DROPOUT)})")
+    option("--dtype", choices=("float32", "float64"), default="float32", help="default float32")
+    add_backend(group)
+
+
+def _training(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    usual = {"categorical_cross_entropy", "mean_squared_error"}
+    option(
+        "--loss",
+        type=named("loss", LOSSES),
+        metavar="NAME",
+        help=f"default {' or '.join(sorted(usual))}, by the task; also {', '.join(sorted({*LOSSES} - usual))}",
+    )
+    option(
+        "--optimizer",
+        type=named("optimizer", OPTIMIZERS),
+        default="adam",
+        metavar="NAME",
+        help=_choices(OPTIMIZERS, "adam"),
+    )
+    option("--learning-rate", type=POSITIVE, metavar="RATE", help=f"the highest (default {_each(recipe.RATES)})")
+    option("--momentum", type=SHARE, metavar="SHARE", help=f"of sgd (default {recipe.MOMENTUM})")
+    option(
+        "--schedule",
+        type=named("schedule", recipe.SCHEDULES),
+        default="cosine",
+        metavar="NAME",
+        help=f"how the rate falls: {_choices(recipe.SCHEDULES, 'cosine')}",
+    )
+    option(
+        "--epochs",
+        type=whole(1),
+        metavar="NUMBER",
+        help=f"default: {recipe.FEWEST_EPOCHS} to {recipe.MOST_EPOCHS}, for some {recipe.UPDATES:,} updates",
+    )
+    option(
+        "--batch-size",
+        type=whole(1),
+        default=recipe.BATCH_SIZE,
+        metavar="ROWS",
+        help=f"rows to an update (default {recipe.BATCH_SIZE})",
+    )
+    option("--l2", type=NOT_NEGATIVE, default=0.0, metavar="FACTOR", help="of the penalty on weights (default 0)")
+    option("--clip-norm", type=POSITIVE, metavar="NORM", help="scale larger gradients down to this (default: do not)")
+    option(
+        "--early-stopping",
+        type=whole(0),
+        metavar="PATIENCE",
+        help="stop after so many epochs without improvement, and take the best one (default: do not)",
+    )
+    option("--seed", type=whole(0), default=0, metavar="NUMBER", help="of everything random (default 0)")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _choices(known: Iterable[str], default: str) -> str:
+    return ", ".join([f"{default} (default)", *(name for name in known if name != default)])
+
+
+def _each(defaults: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:g} for {name}" for name, value in defaults.items())

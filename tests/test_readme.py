@@ -1,0 +1,41 @@
+"""The README says what is so: its commands, its example, its numbers."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
+
+
+def test_two_commands_do_everything() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    assert [len(block.splitlines()) for block in blocks] == [1, 1]
+    assert blocks[0].startswith("pip install . && deepnotes train digits")
+    assert blocks[1].rstrip().endswith("pytest")
+
+
+def test_the_tables_are_what_the_results_say() -> None:
+    from benchmarks.report import fill
+
+    assert fill(README) == README
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (tmp_path / "digits.safetensors").exists()
+    accuracy = names["history"].metrics["val_accuracy"][-1]  # type: ignore[attr-defined]
+    claimed = float(re.search(r'"val_accuracy"\]\[-1\] +# about ([0-9.]+)', README)[1])  # type: ignore[index]
+    assert abs(accuracy - claimed) < 0.02
+
+
+def test_every_file_it_links_to_exists() -> None:
+    for text in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / text).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), target
