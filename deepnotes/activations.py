@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from deepnotes.array import Array
-from deepnotes.backend import Ops
 from deepnotes.errors import ArgumentError, unknown_name
+from deepnotes.ops import Ops
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
 """Where the outputs lie: anywhere, above 0, between 0 and 1, or between 0 and 1 with columns that sum to 1."""

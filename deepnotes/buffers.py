@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.recording import TILE, Instruction, Recording, Symbol
+from deepnotes.symbols import Instruction, Symbol
+
+TILE = 32_768
+"""Elements of a tile: the six arrays of an Adam step, 768 kB in float32, stay in a second-level cache."""
 
 
 def lower(
     xp: Any, instructions: list[Instruction], inputs: list[Symbol], outputs: list[Symbol], targets: list[Any]
-) -> Recording:
-    """Return the calls that compute `outputs`, each in its target where one is given."""
+) -> tuple[list[Callable[[], Any]], list[Any]]:
+    """Return the calls that compute `outputs`, each in its target where one is given, and the outputs' arrays."""
     needed = _needed(instructions, outputs)
     lowering = _Lowering(xp, needed, outputs)
     lowering.place_outputs(inputs, outputs, targets)
@@ -37,7 +40,7 @@ def lower(
             calls.append(partial(xp.copyto, target, array))
             array = target
         results.append(array)
-    return Recording(calls, results)
+    return calls, results
 
 
 def _needed(instructions: list[Instruction], outputs: list[Symbol]) -> list[Instruction]:
@@ -250,7 +253,7 @@ class _Lowering:
         return self.xp.asarray(value, dtype=(instruction.symbols[0] if compares else instruction.result).dtype)
 
     def _full(self, number: Any, shape: tuple[int, ...]) -> Any:
-        """Return a constant 0-d array as one of full shape: NumPy takes the maximum with a scalar five times as slowly."""
+        """Return a constant 0-d array in full shape: with a scalar, NumPy's maximum takes five times as long."""
         key = (number.item(), number.dtype.str, shape)
         if key not in self.filled:
             self.filled[key] = self.xp.full(shape, number, dtype=number.dtype)

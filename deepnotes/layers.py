@@ -12,9 +12,9 @@ import numpy as np
 
 from deepnotes.activations import Activation, ActivationFunction, as_activation
 from deepnotes.array import Array
-from deepnotes.backend import Ops
 from deepnotes.errors import ArgumentError
 from deepnotes.initializers import HE, Initializer, as_initializer
+from deepnotes.ops import Ops
 
 
 class Parameter(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from deepnotes.activations import Activation, ActivationFunction, Range, checked_options
 from deepnotes.array import Array
-from deepnotes.backend import Ops
 from deepnotes.errors import ArgumentError, unknown_name
+from deepnotes.ops import Ops
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from math import sqrt
 from typing import Any
 
 from deepnotes.array import Array
-from deepnotes.backend import Ops
 from deepnotes.errors import ArgumentError, unknown_name
+from deepnotes.ops import Ops
 from deepnotes.schedules import Rate, as_schedule
 
 

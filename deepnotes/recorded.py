@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from deepnotes.array import Array
-from deepnotes.backend import Backend, Ops
+from deepnotes.backend import Backend
+from deepnotes.ops import Ops
 from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, State
 from deepnotes.recording import Recording, record

@@ -1,201 +1,15 @@
 """Record a pure function of arrays once, then replay it in place: no allocation, no dispatch, no second formula.
 
-An equation that is traced with a :class:`Recorder` for its namespace leaves a list of instructions. From that list
-:func:`record` drops what no result needs and what was computed before, gives every intermediate a buffer that is used
-again once its value is dead, writes results straight where they belong, and cuts long runs of elementwise
-instructions into tiles that stay in the cache. A :class:`Recording` is then a flat list of calls such as
-``multiply(a, b, out)``. It works for a namespace whose functions take ``out``, as NumPy's and CuPy's do.
-
-Arrays of fixed shape go in, and no value may decide what is computed: both hold for every equation.
+The function is traced (:mod:`deepnotes.symbols`), and from its instructions :mod:`deepnotes.buffers` makes a flat list
+of calls such as ``multiply(a, b, out)``. It works for a namespace whose functions take ``out``, as NumPy's and CuPy's
+do. Arrays of fixed shape go in, and no value may decide what is computed: both hold for every equation.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
-
-BINARY = {
-    "add", "subtract", "multiply", "divide", "equal", "less", "less_equal", "greater", "greater_equal", "maximum",
-    "minimum", "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
-}  # fmt: skip
-UNARY = {"negative", "abs", "exp", "expm1", "log", "log1p", "sqrt", "tanh", "sign"}
-ELEMENTWISE = BINARY | UNARY | {"where", "astype"}
-TILE = 32_768
-"""Elements of a tile: the six arrays of an Adam step, 768 kB in float32, stay in a second-level cache."""
-
-
-class Symbol:
-    """An array while recording: what it is computed from, and its shape and strides, but no values.
-
-    Attributes
-    ----------
-    model : numpy.ndarray
-        An array of the same shape, dtype and strides; its memory is never touched unless it is an input or constant.
-    source : Instruction or None
-        What computes it; None for inputs, constants and views.
-    root : Symbol
-        The array whose memory it shares: itself, unless it is a view.
-    view : callable
-        Makes this view from the root's array.
-    known : bool
-        Whether `model` holds values: those of a constant.
-    """
-
-    __array_priority__ = 1000
-
-    def __init__(self, recorder: "Recorder", model: np.ndarray, known: bool = False) -> None:
-        self.recorder, self.model, self.known = recorder, model, known
-        self.source: Instruction | None = None
-        self.root: Symbol = self
-        self.view: Callable[[Any], Any] = _same
-        self.array: Any = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.model.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.model.ndim
-
-    @property
-    def dtype(self) -> Any:
-        return self.model.dtype
-
-    @property
-    def T(self) -> "Symbol":
-        return self.recorder.view_of(self, lambda a: a.T, ("T",))
-
-    def __getitem__(self, key: Any) -> "Symbol":
-        return self.recorder.view_of(self, lambda a: a[key], ("getitem", repr(key)))
-
-    def __bool__(self) -> NoReturn:
-        raise TypeError("a recorded function cannot branch on the values of an array")
-
-    __float__ = __int__ = __index__ = __iter__ = __bool__
-
-
-def _operator(name: str, swapped: bool = False) -> Callable[..., Symbol]:
-    def apply(self: Symbol, *other: Any) -> Symbol:
-        return self.recorder.apply(name, *(*other, self) if swapped else (self, *other))
-
-    return apply
-
-
-for _symbol, _name in {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "matmul": "matmul", "lt": "less",
-    "le": "less_equal", "gt": "greater", "ge": "greater_equal", "and": "bitwise_and", "xor": "bitwise_xor",
-    "lshift": "bitwise_left_shift", "rshift": "bitwise_right_shift", "neg": "negative", "abs": "abs",
-}.items():  # fmt: skip
-    setattr(Symbol, f"__{_symbol}__", _operator(_name))
-    if _symbol in {"add", "sub", "mul", "truediv"}:
-        setattr(Symbol, f"__r{_symbol}__", _operator(_name, swapped=True))
-
-
-class Instruction:
-    """One operation: its name, operands (symbols and numbers), options and result."""
-
-    def __init__(self, name: str, operands: tuple[Any, ...], options: dict[str, Any], result: Symbol) -> None:
-        self.name, self.operands, self.options, self.result = name, operands, options, result
-        self.elementwise = name in ELEMENTWISE and all(
-            s.shape == () or (s.shape == result.shape and s.model.flags.c_contiguous) for s in self.symbols
-        )
-
-    @property
-    def symbols(self) -> list[Symbol]:
-        return [s for s in self.operands if isinstance(s, Symbol)]
-
-
-class Recorder:
-    """A namespace that computes nothing and remembers everything.
-
-    Parameters
-    ----------
-    xp : module
-        The namespace to replay on; constants are made with it.
-    """
-
-    bool, int64, float32, float64 = np.dtype(np.bool), np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.float64)
-    finfo = staticmethod(np.finfo)
-
-    def __init__(self, xp: Any) -> None:
-        self.xp = xp
-        self.instructions: list[Instruction] = []
-        self._seen: dict[Any, Symbol] = {}
-
-    def __getattr__(self, name: str) -> Callable[..., Symbol]:
-        if name not in ELEMENTWISE:
-            raise NotImplementedError(f"{name} cannot be recorded")
-        return partial(self.apply, name)
-
-    def constant(self, value: Any) -> Symbol:
-        return Symbol(self, value, known=True)
-
-    def asarray(self, obj: Any, *, dtype: Any = None) -> Symbol:
-        if isinstance(obj, Symbol):
-            return self.astype(obj, dtype or obj.dtype)
-        return self._once(("asarray", type(obj), obj, dtype), lambda: np.asarray(obj, dtype))
-
-    def arange(self, *bounds: int, dtype: Any = None) -> Symbol:
-        return self._once(("arange", bounds, dtype), lambda: np.arange(*bounds, dtype=dtype))
-
-    def zeros_like(self, x: Symbol) -> Symbol:
-        return self._once(("zeros", x.shape, x.dtype), lambda: np.zeros(x.shape, x.dtype))
-
-    def ones_like(self, x: Symbol) -> Symbol:
-        return self._once(("ones", x.shape, x.dtype), lambda: np.ones(x.shape, x.dtype))
-
-    def astype(self, x: Symbol, dtype: Any) -> Symbol:
-        return x if x.dtype == dtype else self.apply("astype", x, dtype=np.dtype(dtype))
-
-    def reshape(self, x: Symbol, shape: tuple[int, ...]) -> Symbol:
-        view = x.model.reshape(shape)
-        if np.may_share_memory(view, x.model) or x.known:
-            return self.view_of(x, lambda a: a.reshape(shape), ("reshape", shape))
-        return self.apply("reshape", x, shape=view.shape)
-
-    def concat(self, arrays: Sequence[Symbol], *, axis: int = 0) -> Symbol:
-        return self.apply("concat", *arrays, axis=axis)
-
-    def sum(self, x: Symbol, *, axis: int | None = None, keepdims: "np.bool | Any" = False) -> Symbol:
-        if axis is None and not keepdims and x.source and x.source.name == "multiply":
-            a, b = x.source.operands
-            if a is b and a.model.flags.c_contiguous:
-                return self.apply("square_sum", a)
-        return self.apply("sum", x, axis=axis, keepdims=keepdims)
-
-    def max(self, x: Symbol, *, axis: int | None = None, keepdims: "np.bool | Any" = False) -> Symbol:
-        return self.apply("max", x, axis=axis, keepdims=keepdims)
-
-    def view_of(self, x: Symbol, view: Callable[[Any], Any], key: tuple[Any, ...]) -> Symbol:
-        key = (*key, id(x))
-        if key not in self._seen:
-            made = Symbol(self, view(x.model), x.known)
-            if not x.known:
-                made.root, made.view = x.root, lambda a: view(x.view(a))
-            self._seen[key] = made
-        return self._seen[key]
-
-    def apply(self, name: str, *operands: Any, **options: Any) -> Symbol:
-        """Return the result of an instruction: an earlier equal one's, or a constant if all operands are."""
-        key = (name, *(id(s) if isinstance(s, Symbol) else (type(s), s) for s in operands), *options.items())
-        if key not in self._seen:
-            symbols = [s for s in operands if isinstance(s, Symbol)]
-            if all(s.known for s in symbols):
-                values = [s.model if isinstance(s, Symbol) else s for s in operands]
-                self._seen[key] = self.constant(_evaluate(name, values, options))
-            else:
-                result = Symbol(self, _model(name, operands, options))
-                result.source = Instruction(name, operands, options, result)
-                self.instructions.append(result.source)
-                self._seen[key] = result
-        return self._seen[key]
-
-    def _once(self, key: Any, make: Callable[[], np.ndarray]) -> Symbol:
-        if key not in self._seen:
-            self._seen[key] = self.constant(make())
-        return self._seen[key]
+from deepnotes.buffers import lower
+from deepnotes.symbols import Recorder, Symbol
 
 
 class Recording:
@@ -243,13 +57,12 @@ def record(
 
     Examples
     --------
+    >>> import numpy as np
     >>> x, total = np.array([1.0, 2.0]), np.zeros(2)
     >>> accumulate = record(np, lambda xp, x, total: [total + 2 * x], [x, total], into=[total])
     >>> accumulate.run(); accumulate.run(); total
     array([4., 8.])
     """
-    from deepnotes.buffers import lower
-
     recorder = Recorder(xp)
     symbols = []
     for array in inputs:
@@ -258,44 +71,4 @@ def record(
         symbols.append(symbol)
     outputs = list(function(recorder, *symbols))
     targets = list(into) + [None] * (len(outputs) - len(into))
-    return lower(xp, recorder.instructions, symbols, outputs, targets)
-
-
-def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.ndarray:
-    """Return an untouched array of the shape and dtype of the result."""
-    models = [s.model if isinstance(s, Symbol) else s for s in operands]
-    if name == "reshape":
-        return np.empty(options["shape"], models[0].dtype)
-    if name == "square_sum":
-        return np.empty((), models[0].dtype)
-    if name == "matmul":
-        return np.empty((models[0].shape[0], models[1].shape[1]), np.result_type(*models))
-    if name == "concat" or name in {"sum", "max"}:
-        # Zero strides: the whole array is one number, so evaluating costs no memory worth speaking of.
-        thin = [np.broadcast_to(np.zeros((), m.dtype), m.shape) for m in models]
-        if name == "concat":
-            axis = options["axis"]
-            shape = list(thin[0].shape)
-            shape[axis] = sum(t.shape[axis] for t in thin)
-            return np.empty(shape, thin[0].dtype)
-        axes = range(thin[0].ndim) if options["axis"] is None else [options["axis"] % thin[0].ndim]
-        kept = [1 if a in axes else n for a, n in enumerate(thin[0].shape) if options["keepdims"] or a not in axes]
-        return np.empty(kept, thin[0].dtype)
-    if name == "astype":
-        return np.empty(models[0].shape, options["dtype"])
-    ones = [np.ones((), m.dtype) if isinstance(m, np.ndarray) else m for m in models]
-    shape_ = np.broadcast_shapes(*(np.shape(m) for m in models))
-    return np.empty(shape_, np.asarray(getattr(np, name)(*ones)).dtype)
-
-
-def _evaluate(name: str, values: list[Any], options: dict[str, Any]) -> np.ndarray:
-    """Return the value of an instruction on constants."""
-    if name == "astype":
-        return np.asarray(values[0]).astype(options["dtype"])
-    if name == "concat":
-        return np.concat(values, **options)
-    return np.asarray(getattr(np, name)(*values, **options))
-
-
-def _same(a: Any) -> Any:
-    return a
+    return Recording(*lower(xp, recorder.instructions, symbols, outputs, targets))

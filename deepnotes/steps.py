@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deepnotes.array import Array
-from deepnotes.backend import Ops
 from deepnotes.layers import Context, Dense, Layer
 from deepnotes.losses import LossFunction
+from deepnotes.ops import Ops
 from deepnotes.plan import Plan
 
 

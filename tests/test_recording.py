@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import deepnotes as dn
 from deepnotes import equations
 from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.buffers import TILE
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.program import Data, EagerProgram, State
-from deepnotes.recording import TILE, record
+from deepnotes.recording import record
 
 
 def replay(function: Callable[..., list[Any]], *inputs: np.ndarray) -> list[np.ndarray]:
