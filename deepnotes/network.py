@@ -383,7 +383,14 @@ class Network:
         )
 
     def _start(self, plan: Plan) -> tuple[Program, State]:
-        program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
-        state = NetworkState(self, tuple(self.from_host(np.zeros(self.layout.size)) for _ in plan.optimizer.slots))
+        """Return a Program and a state with fresh slots; the last ones, if they were for the same plan."""
+        zeros = np.zeros(self.layout.size)
+        if self._training is not None and self._training[0] == plan:
+            _, program, state = self._training
+            state.slots = tuple(self.backend.write(slot, 0, self.from_host(zeros)) for slot in state.slots)
+            state.step = 0
+        else:
+            program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
+            state = NetworkState(self, tuple(self.from_host(zeros) for _ in plan.optimizer.slots))
         self._training = (plan, program, state)
         return program, state

@@ -83,6 +83,13 @@ def test_a_mask_is_philox_of_element_layer_and_step():
             assert keep[i, j] == (four[word] >= rate * 2**32)
 
 
+def test_an_element_is_kept_where_its_word_is_not_below_the_rate():
+    """Rates of the 32 bits of a word: on it, and just above it."""
+    word = philox((0, 1, 0, 0), (3, 0))[0]
+    assert mask(rate=word / 2**32)[0, 0] == 1
+    assert mask(rate=(word + 1) / 2**32)[0, 0] == 0
+
+
 @given(n=st.integers(1, 9), m=st.integers(1, 9), more=st.integers(0, 9), seed=st.integers(0, 2**64 - 1))
 def test_samples_that_follow_do_not_change_a_mask(n, m, more, seed):
     assert mask(n, m + more, seed=seed)[:, :m].tolist() == mask(n, m, seed=seed).tolist()
@@ -137,13 +144,13 @@ def test_dropout_is_its_own_backward_form():
     """It is linear, with a diagonal matrix: <dropout(A), dA> = <A, dropout(dA)>, on integers and a rate of 3/4."""
     rng = np.random.default_rng(0)
     A, dA = rng.integers(-9, 10, (4, 6)).astype(float), rng.integers(-9, 10, (4, 6)).astype(float)
-    layer, context = Dropout(0.75), Context(1, 3, np.asarray(0))
+    layer, context = Dropout(0.75), Context(layer=4, seed=9, step=np.asarray(6))
     forward, cache = layer.forward(OPS, {}, A, context)
     backward, gradients = layer.backward(OPS, {}, cache, dA)
     assert gradients == {}
     assert (forward * dA).sum() == (A * backward).sum() != 0
     assert ((forward == 0) & (A != 0)).any()
-    assert backward.tolist() == (4 * dA * mask(4, 6, 0.75)).tolist()
+    assert backward.tolist() == (4 * dA * mask(4, 6, 0.75, seed=9, step=6, layer=4)).tolist()
 
 
 def test_dropout_passes_all_on_when_predicting():
