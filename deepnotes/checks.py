@@ -1,10 +1,11 @@
-"""What comes from users, checked and converted before anything changes: samples, targets, weights, counts."""
+"""Arrays that come from users, checked and converted before anything changes: samples, targets, weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from deepnotes.arguments import number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, DataError, DTypeError, ForeignArrayError, ShapeError
@@ -166,21 +167,6 @@ def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:
     if loss.targets == "unit" and Y.shape[0] == 1:
         return np.asarray(Y[0] > 0.5, dtype=np.int64)
     return None
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """Return `value` as an int, or raise ArgumentError if it is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ArgumentError(f"{name}={value!r}, wanted a whole number of at least {least}")
-    return int(value)
-
-
-def number(name: str, value: Any, positive: bool = False) -> float:
-    """Return `value` as a float, or raise ArgumentError if it is not finite and at least (or above) 0."""
-    good = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not good or not np.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ArgumentError(f"{name}={value!r}, wanted a finite number {'above' if positive else 'of at least'} 0")
-    return float(value)
 
 
 def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunction, names: tuple[str, str]) -> str:

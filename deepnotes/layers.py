@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from deepnotes.activations import Activation, ActivationFunction, as_activation
+from deepnotes.arguments import number, whole
 from deepnotes.array import Array
-from deepnotes.errors import ArgumentError
 from deepnotes.initializers import HE, Initializer, as_initializer
 from deepnotes.ops import Ops
 
@@ -103,9 +101,7 @@ class Dense(Layer):
     initializer: str | Initializer | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.units, bool) or not isinstance(self.units, int | np.integer) or self.units < 1:
-            raise ArgumentError(f"units={self.units!r}, wanted a whole number of at least 1")
-        object.__setattr__(self, "units", int(self.units))
+        object.__setattr__(self, "units", whole("units", self.units))
         object.__setattr__(self, "activation", as_activation(self.activation))
         if self.initializer is not None:
             as_initializer(self.initializer)
@@ -172,8 +168,7 @@ class Dropout(Layer):
     rate: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 <= self.rate < 1:
-            raise ArgumentError(f"rate={self.rate!r}, wanted at least 0 and less than 1")
+        object.__setattr__(self, "rate", number("rate", self.rate, below=1))
 
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
         """Return ``A_prev`` with the dropped elements 0, shape (n, m), and the mask."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes import checks, inference
+from deepnotes import inference
+from deepnotes.arguments import number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, ShapeError
@@ -77,7 +78,7 @@ class Network:
         theta: np.ndarray | None = None,
     ) -> None:
         self.layers = tuple(layers)
-        self.inputs = checks.whole("inputs", inputs)
+        self.inputs = whole("inputs", inputs)
         if not self.layers:
             raise ArgumentError("layers is empty, wanted at least one layer")
         for i, layer in enumerate(self.layers):
@@ -88,7 +89,7 @@ class Network:
         self.dtype = np.dtype(dtype).name
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        self.seed = checks.whole("seed", seed, 0) & 0xFFFFFFFFFFFFFFFF
+        self.seed = whole("seed", seed, 0) & 0xFFFFFFFFFFFFFFFF
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
@@ -190,7 +191,7 @@ class Network:
         """
         chosen = self._loss(loss)
         wanted = as_metrics(metrics)
-        epochs, batch_size = checks.whole("epochs", epochs), checks.whole("batch_size", batch_size)
+        epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
         held_out = data
         if validation is not None:
@@ -201,7 +202,7 @@ class Network:
         watchers = list(callbacks)
         if early_stopping is not None:
             if not isinstance(early_stopping, EarlyStopping):
-                early_stopping = EarlyStopping(checks.whole("early_stopping", early_stopping, 0))
+                early_stopping = EarlyStopping(whole("early_stopping", early_stopping, 0))
             watchers.insert(0, early_stopping)
 
         samples = data.X.shape[1]
@@ -250,7 +251,7 @@ class Network:
         chosen = self._loss(loss)
         data, class_indices = as_data(self, X, Y, chosen, sample_weight)
         samples = data.X.shape[1]
-        batch_size = samples if batch_size is None else checks.whole("batch_size", batch_size)
+        batch_size = samples if batch_size is None else whole("batch_size", batch_size)
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
         if self._training is None or self._training[0] != plan:
             self._start(plan)
@@ -377,8 +378,8 @@ class Network:
             self.seed,
             loss,
             as_optimizer(optimizer),
-            checks.number("l2", l2),
-            None if clip_norm is None else checks.number("clip_norm", clip_norm, positive=True),
+            number("l2", l2),
+            None if clip_norm is None else number("clip_norm", clip_norm, positive=True),
             class_indices,
         )
 

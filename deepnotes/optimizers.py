@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
+from deepnotes.arguments import number
 from deepnotes.array import Array
 from deepnotes.errors import ArgumentError, unknown_name
 from deepnotes.ops import Ops
@@ -66,7 +67,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        _share(momentum=self.momentum)
+        number("momentum", self.momentum, below=1)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
 
@@ -109,8 +110,8 @@ class RMSProp(Optimizer):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        _share(rho=self.rho)
-        _above_zero(epsilon=self.epsilon)
+        number("rho", self.rho, below=1)
+        number("epsilon", self.epsilon, positive=True)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -150,8 +151,9 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        _share(beta1=self.beta1, beta2=self.beta2)
-        _above_zero(epsilon=self.epsilon)
+        number("beta1", self.beta1, below=1)
+        number("beta2", self.beta2, below=1)
+        number("epsilon", self.epsilon, positive=True)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -198,8 +200,7 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.weight_decay >= 0:
-            raise ArgumentError(f"weight_decay={self.weight_decay!r}, wanted at least 0")
+        number("weight_decay", self.weight_decay)
 
     def scalars(self, step: int, rate: float) -> dict[str, float]:
         """Return those of :class:`Adam`, and the share of each weight that decays."""
@@ -229,15 +230,3 @@ def as_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     if optimizer not in LIBRARY:
         raise unknown_name("optimizer", optimizer, LIBRARY)
     return LIBRARY[optimizer](**options)
-
-
-def _share(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise ArgumentError(f"{name}={value!r}, wanted at least 0 and less than 1")
-
-
-def _above_zero(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ArgumentError(f"{name}={value!r}, wanted a number above 0")

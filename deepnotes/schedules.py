@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from deepnotes.arguments import number, whole
 from deepnotes.errors import ArgumentError
 
 
@@ -29,11 +30,11 @@ class Constant(Schedule):
     learning_rate: float
 
     def __post_init__(self) -> None:
-        _positive(learning_rate=self.learning_rate)
+        number("learning_rate", self.learning_rate, positive=True)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
-        return self.learning_rate
+        return float(self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class StepDecay(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive(learning_rate=self.learning_rate, every=self.every, factor=self.factor)
+        number("learning_rate", self.learning_rate, positive=True)
+        whole("every", self.every)
+        number("factor", self.factor, positive=True)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
@@ -77,7 +80,9 @@ class ExponentialDecay(Schedule):
     factor: float = 0.9
 
     def __post_init__(self) -> None:
-        _positive(learning_rate=self.learning_rate, every=self.every, factor=self.factor)
+        number("learning_rate", self.learning_rate, positive=True)
+        whole("every", self.every)
+        number("factor", self.factor, positive=True)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
@@ -110,10 +115,11 @@ class CosineDecay(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(learning_rate=self.learning_rate, steps=self.steps)
-        if not 0 <= self.warmup < self.steps:
+        number("learning_rate", self.learning_rate, positive=True)
+        whole("steps", self.steps)
+        if whole("warmup", self.warmup, 0) >= self.steps:
             raise ArgumentError(f"warmup={self.warmup!r}, wanted at least 0 and less than steps={self.steps}")
-        if not 0 <= self.final <= self.learning_rate:
+        if number("final", self.final) > self.learning_rate:
             raise ArgumentError(f"final={self.final!r}, wanted between 0 and learning_rate={self.learning_rate}")
 
     def __call__(self, step: int) -> float:
@@ -132,7 +138,8 @@ class InverseScaling(Schedule):
     power: float = 0.5
 
     def __post_init__(self) -> None:
-        _positive(learning_rate=self.learning_rate, power=self.power)
+        number("learning_rate", self.learning_rate, positive=True)
+        number("power", self.power, positive=True)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
@@ -170,10 +177,10 @@ class ReduceOnPlateau(Schedule):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        if not 0 < self.factor < 1:
-            raise ArgumentError(f"factor={self.factor!r}, wanted between 0 and 1")
-        if self.patience < 0 or self.min_delta < 0 or self.min_rate < 0:
-            raise ArgumentError(f"patience, min_delta and min_rate must be at least 0, got {self!r}")
+        number("factor", self.factor, positive=True, below=1)
+        whole("patience", self.patience, 0)
+        number("min_delta", self.min_delta)
+        number("min_rate", self.min_rate)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0, before any fall."""
@@ -206,9 +213,3 @@ def as_schedule(rate: Rate) -> Schedule:
         If it is not a schedule and not a finite number above 0.
     """
     return rate if isinstance(rate, Schedule) else Constant(rate)
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ArgumentError(f"{name}={value!r}, wanted a finite number above 0")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepnotes.arguments import number, whole
 from deepnotes.errors import ArgumentError, NonFiniteLossError
 from deepnotes.plan import Plan
 from deepnotes.program import Data, Program, State
@@ -105,8 +106,10 @@ class EarlyStopping(Callback):
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        if self.patience < 0 or self.min_delta < 0 or self.mode not in {None, "min", "max"}:
-            raise ArgumentError(f"patience and min_delta must be at least 0 and mode 'min' or 'max', got {self!r}")
+        whole("patience", self.patience, 0)
+        number("min_delta", self.min_delta)
+        if self.mode not in {None, "min", "max"}:
+            raise ArgumentError(f"mode={self.mode!r}, wanted 'min', 'max' or None")
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
 

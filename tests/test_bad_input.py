@@ -1,4 +1,5 @@
-"""Every bad input gets a typed error that names the argument, what came and what was wanted, before anything changes."""
+# ruff: noqa: E501 - one case, one line
+"""Bad input gets a typed error that names the argument, what came and what was wanted, before anything changes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -129,6 +130,10 @@ def test_bad_input_is_refused_before_anything_changes(
         (lambda: network(standardizer=dn.Standardizer.fit(X[:2])), dn.ShapeError, "has 2 features, and the network 4"),
         (lambda: dn.Adam(0), dn.ArgumentError, "learning_rate=0, wanted a finite number above 0"),
         (lambda: dn.SGD(-0.1), dn.ArgumentError, "learning_rate=-0.1"),
+        (lambda: dn.SGD(momentum="x"), dn.ArgumentError, "momentum='x', wanted at least 0 and less than 1"),
+        (lambda: dn.Adam(epsilon=float("inf")), dn.ArgumentError, "epsilon=inf, wanted a finite number above 0"),
+        (lambda: dn.ReduceOnPlateau(0.1, min_rate=float("nan")), dn.ArgumentError, "min_rate=nan, wanted a finite"),
+        (lambda: dn.EarlyStopping(mode="up"), dn.ArgumentError, "mode='up', wanted 'min', 'max' or None"),
         (lambda: dn.Adam(float("nan")), dn.ArgumentError, "learning_rate=nan"),
         (lambda: dn.CosineDecay(0.1, steps=10, warmup=10), dn.ArgumentError, "warmup=10, wanted .* less than steps=10"),
     ],

@@ -210,3 +210,11 @@ def test_clipping(values, max_norm):
 
 def test_clipping_a_zero_gradient():
     assert eq.clip_by_global_norm(np, np.zeros(3), 1.0).tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clipping_survives_squares_that_overflow(dtype):
+    """The norm of (3e, 4e) is 5e, also where 9e² is beyond the largest float."""
+    e = float(np.finfo(dtype).max) / 8
+    clipped = dn.get_backend("numpy").ops.clip_by_global_norm(np.array([3 * e, 4 * e], dtype=dtype), 1.0)
+    np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=4 * np.finfo(dtype).eps)

@@ -115,7 +115,7 @@ def gelu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 def gelu_tanh(xp: Namespace, Z: Array) -> Array:
     """Return ``z/2 (1 + tanh u)``, ``u = sqrt(2/π) (z + 0.044715 z³)``; written ``z σ(2u)``: no cancellation."""
-    return Z * sigmoid(xp, 2 * sqrt(2 / pi) * (Z + 0.044715 * Z * Z * Z))
+    return Z / (1 + xp.exp(-2 * sqrt(2 / pi) * (Z + 0.044715 * Z * Z * Z)))
 
 
 def gelu_tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
@@ -128,7 +128,7 @@ def gelu_tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 def silu(xp: Namespace, Z: Array) -> Array:
     """Return ``z σ(z)``, also known as swish (arXiv:1606.08415, arXiv:1710.05941)."""
-    return Z * sigmoid(xp, Z)
+    return Z / (1 + xp.exp(-Z))
 
 
 def silu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:

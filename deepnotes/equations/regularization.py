@@ -17,9 +17,11 @@ def l2_gradient(xp: Namespace, g: Array, theta: Array, decays: Array, l2: float)
 
 def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
     """Return `g` scaled so that its Euclidean norm is at most `max_norm` (Pascanu et al., arXiv:1211.5063)."""
-    norm = xp.sqrt(xp.sum(g * g))
     limit = xp.asarray(max_norm, dtype=g.dtype)
-    return g * (limit / xp.maximum(norm, limit))
+    unit = xp.maximum(xp.max(abs(g)), limit)  # taken out of the sum of squares, which could overflow
+    u = g / unit
+    norm = xp.sqrt(xp.sum(u * u))
+    return g * (limit / unit / xp.maximum(norm, limit / unit))
 
 
 def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:

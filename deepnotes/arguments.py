@@ -1,0 +1,55 @@
+"""Numbers that users give as arguments: the one place where they are checked and worded."""
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from deepnotes.errors import ArgumentError
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an int.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a whole number of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ArgumentError(f"{name}={value!r}, wanted a whole number of at least {least}")
+    return int(value)
+
+
+def number(name: str, value: Any, *, positive: bool = False, below: float | None = None) -> float:
+    """Return `value` as a float.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    positive : bool, default False
+        Whether 0 is refused.
+    below : float, optional
+        What the value must be less than.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a finite number of at least (or above) 0 and less than `below`.
+
+    Examples
+    --------
+    >>> number("rate", 1.5, below=1)
+    Traceback (most recent call last):
+    deepnotes.errors.ArgumentError: rate=1.5, wanted at least 0 and less than 1
+    """
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    good = real and isfinite(value) and value >= 0 and not (positive and value == 0)
+    if good and (below is None or value < below):
+        return float(value)
+    if below is not None:
+        wanted = f"{'above' if positive else 'at least'} 0 and less than {below:g}"
+    else:
+        wanted = f"a finite number {'above' if positive else 'of at least'} 0"
+    raise ArgumentError(f"{name}={value!r}, wanted {wanted}")
