@@ -9,17 +9,21 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def steps_table(content: dict[str, Any]) -> str:
+def steps_table(content: dict[str, Any], one_thread: dict[str, Any]) -> str:
     """Return the table of ``steps.json`` and the line that says where it was measured."""
-    head = "| network | batch | deepnotes µs | scikit-learn µs | ratio | products alone µs | ratio |"
-    rows = [head, "|---|--:|--:|--:|--:|--:|--:|"]
+    head = ["network", "batch", "deepnotes µs", "scikit-learn µs", "ratio", "products alone µs", "ratio"]
+    rows = [f"| {' | '.join([*head, 'scikit-learn, one thread'])} |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
     for name, r in content["results"].items():
         times = [f"{r[f'{what} us']:,.0f}" for what in ("deepnotes", "scikit-learn", "products")]
         ratios = [
             f"{median:.2f} ({least:.2f} to {most:.2f})"
-            for least, median, most in (r[f"ratio to {what}"] for what in ("scikit-learn", "products"))
+            for least, median, most in (
+                r["ratio to scikit-learn"],
+                r["ratio to products"],
+                one_thread["results"][name]["ratio to scikit-learn"],
+            )
         ]
-        cells = [f"{name}, {r['network']}", str(r["batch"]), times[0], times[1], ratios[0], times[2], ratios[1]]
+        cells = [f"{name}, {r['network']}", str(r["batch"]), times[0], times[1], ratios[0], times[2], *ratios[1:]]
         rows.append(f"| {' | '.join(cells)} |")
     m = content["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)
@@ -31,7 +35,8 @@ def steps_table(content: dict[str, Any]) -> str:
 
 def fill(readme: str) -> str:
     """Return the README with its tables made anew."""
-    table = steps_table(json.loads((RESULTS / "steps.json").read_text(encoding="utf-8")))
+    names = ("steps.json", "steps-one-thread.json")
+    table = steps_table(*(json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in names))
     return re.sub(
         r"(<!-- steps -->\n).*?(<!-- /steps -->)", lambda m: f"{m[1]}{table}\n{m[2]}", readme, flags=re.DOTALL
     )
