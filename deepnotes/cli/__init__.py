@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         debug = args.debug
-        args.run(args, Output(args.json, args.quiet))
+        args.run(args, Output(args.json, getattr(args, "quiet", False)))
         sys.stdout.flush()
     except SystemExit as end:  # argparse's, after --help and --version
         return int(end.code or 0)
@@ -52,16 +52,17 @@ def _status(error: BaseException) -> int:
 
 
 def _told(error: BaseException) -> str:
+    """Return what to say of `error`, in two lines at most."""
     if isinstance(error, KeyboardInterrupt):
         return "; ".join(["interrupted", *map(str, error.args)])
-    if isinstance(error, DeepnotesError):
-        return f"error: {error}"
+    text = str(error)
     if isinstance(error, OSError):
-        what = error.strerror or error
-        return f"error: {what}" if error.filename is None else f"error: {error.filename}: {what}"
-    if isinstance(error, MemoryError):
-        return "error: out of memory"
-    return f"error: this is a bug of deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or text
+    elif isinstance(error, MemoryError):
+        text = "out of memory"
+    elif not isinstance(error, DeepnotesError):
+        text = f"this is a bug of deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
+    return f"error: {text if len(text.splitlines()) <= 2 else ' '.join(text.split())}"
 
 
 def _close_stdout() -> None:

@@ -34,7 +34,6 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
         module.configure(command)
         command.add_argument("--json", action="store_true", help="write one JSON object to stdout, the rest to stderr")
-        command.add_argument("--quiet", action="store_true", help="write nothing but errors, and what is asked for")
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     return whole_line

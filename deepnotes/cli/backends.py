@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     for backend in found:
         works = Text("yes", "green") if backend["works"] else Text("no", "red")
         about = backend["description"] or f"{backend['cause']}\nto fix it: {backend['fix']}"
-        shown.add_row("*" if backend["name"] == selected else "", backend["name"], works, Text(about))
+        shown.add_row("*" if backend["name"] == selected else "", Text(backend["name"]), works, Text(about))
     output.show(shown)
     output.report("\n* is selected; --backend NAME or DEEPNOTES_BACKEND=NAME selects another")
     output.outcome({"command": "backends", "selected": selected, "backends": found})

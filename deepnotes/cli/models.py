@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import deepnotes
-from deepnotes.cli.output import counted
+from deepnotes.cli.output import counted, finite
 from deepnotes.cli.tasks import Task, as_metadata, from_metadata
 from deepnotes.errors import ModelFileError
 from deepnotes.network import Network
@@ -35,12 +35,8 @@ class Model:
 
     def save(self, path: Path, **more: Any) -> None:
         """Write the model file, with `more` in the metadata."""
-        self.network.metadata = {
-            "features": self.features,
-            "target": self.target,
-            **as_metadata(self.task),
-            **more,
-        }
+        named = {"features": self.features, "target": self.target}
+        self.network.metadata = named | as_metadata(self.task) | finite(more)
         self.network.save(path)
 
     @classmethod
@@ -59,7 +55,7 @@ class Model:
             if len(features) != network.inputs or not all(isinstance(name, str) for name in (*features, target)):
                 raise ValueError(f"features {features!r} and target {target!r}")
             return cls(network, features, target, from_metadata(network.metadata, network.outputs))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelFileError(
                 f"{path} does not say what its inputs and outputs mean ({type(error).__name__}: {error}); "
                 "use a model that 'deepnotes train' wrote"

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deepnotes.errors import ArgumentError, DeepnotesError
 from deepnotes.wording import reason
@@ -56,7 +56,7 @@ class Output:
     def outcome(self, outcome: Mapping[str, Any]) -> None:
         """Write the JSON object, if it was asked for; what is not finite becomes null."""
         if self.as_json:
-            _write(sys.stdout, json.dumps(finite(outcome), indent=2, allow_nan=False))
+            _write(sys.stdout, json.dumps(finite(outcome), allow_nan=False))
 
 
 def complain(text: str) -> None:
@@ -129,7 +129,7 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _write(stream: IO[str], text: str) -> None:
+def _write(stream: TextIO, text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     stream.flush()

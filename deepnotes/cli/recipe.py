@@ -17,11 +17,11 @@ from deepnotes.schedules import (
     StepDecay,
 )
 
-HIDDEN = (128, 64)
+HIDDEN = (256, 128)
 BATCH_SIZE = 32
 UPDATES, FEWEST_EPOCHS, MOST_EPOCHS = 2000, 10, 200
-DROPOUT = {"classification": 0.3, "regression": 0.1}
-RATES = {"sgd": 0.05, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
+DROPOUT = {"classification": 0.4, "regression": 0.2}
+RATES = {"sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
 MOMENTUM = 0.9
 
 SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
@@ -46,9 +46,9 @@ def hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:
 
 def epochs(args: argparse.Namespace, rows: int) -> int:
     """Return the number of epochs: as asked, or enough for some 2,000 updates."""
-    if args.epochs is not None:
-        return int(args.epochs)
-    return min(max(math.ceil(UPDATES / math.ceil(rows / args.batch_size)), FEWEST_EPOCHS), MOST_EPOCHS)
+    updates = math.ceil(rows / args.batch_size)  # of an epoch
+    chosen: int = args.epochs or min(max(math.ceil(UPDATES / updates), FEWEST_EPOCHS), MOST_EPOCHS)
+    return chosen
 
 
 def check(args: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """What a target means, classes or a quantity: how its column becomes Y, and outputs become columns and figures."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -110,6 +110,8 @@ class Regression:
         ------
         ArgumentError
             If `loss` is not for quantities.
+        DataError
+            If the targets are text, or not what `loss` is for.
         """
         loss = loss or "mean_squared_error"
         quantities = [name for name, traits in LOSSES.items() if traits.targets in {"real", "count"}]
@@ -117,6 +119,8 @@ class Regression:
             raise ArgumentError(f"--loss {loss} is for classes; a regression takes {' or '.join(quantities)}")
         y = cls._numbers(column)
         if LOSSES[loss].targets == "count":  # counts may be scaled, but not shifted below 0
+            if y.min() < 0:
+                raise DataError(f"the target has {y.min():g}, and the loss {loss} needs numbers of at least 0")
             return cls(0.0, float(y.mean()) or 1.0, loss)
         like = Standardizer.fit(y.reshape(1, -1))
         return cls(float(like.mean[0, 0]), float(like.scale[0, 0]), loss)
@@ -183,7 +187,9 @@ def choose(column: Column) -> tuple[type[Task], str]:
 
 def as_metadata(task: Task) -> dict[str, Any]:
     """Return the task as JSON values."""
-    return {"task": task.kind, **asdict(task)}
+    if isinstance(task, Classification):
+        return {"task": task.kind, "loss": task.loss, "classes": list(task.classes)}
+    return {"task": task.kind, "loss": task.loss, "target_mean": task.mean, "target_scale": task.scale}
 
 
 def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
@@ -191,21 +197,21 @@ def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
 
     Raises
     ------
-    KeyError, TypeError, ValueError
+    KeyError, TypeError, ValueError, OverflowError
         If that makes no sense.
     """
-    loss = metadata["loss"]
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}")
-    if metadata["task"] == Classification.kind:
-        classes = metadata["classes"]
-        if len({str(name) for name in classes}) != outputs:
-            raise ValueError(f"classes {classes!r} for {outputs} outputs")
-        return Classification(tuple(map(str, classes)), loss)
-    task = Regression(float(metadata["mean"]), float(metadata["scale"]), loss)
-    if metadata["task"] != Regression.kind or outputs != 1 or not np.isfinite([task.mean, task.scale]).all():
-        raise ValueError(f"task {metadata['task']!r} for {outputs} outputs")
-    return task
+    kind, loss = metadata["task"], metadata["loss"]
+    if kind not in TASKS or loss not in LOSSES:
+        raise ValueError(f"task {kind!r} with the loss {loss!r}")
+    if kind == Classification.kind:
+        classes = tuple(map(str, metadata["classes"]))
+        if len(set(classes)) != outputs:
+            raise ValueError(f"{len(classes)} classes for {outputs} outputs")
+        return Classification(classes, loss)
+    mean, scale = float(metadata["target_mean"]), float(metadata["target_scale"])
+    if outputs != 1 or not np.isfinite([mean, scale]).all():
+        raise ValueError(f"mean {mean} and scale {scale} for {outputs} outputs")
+    return Regression(mean, scale, loss)
 
 
 def _label(value: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from deepnotes.cli import data, recipe
 from deepnotes.cli.models import Model
-from deepnotes.cli.output import Output, counted, finite, require_writable
+from deepnotes.cli.output import Output, counted, require_writable
 from deepnotes.cli.tasks import TASKS, Classification, Task, choose
 from deepnotes.cli.train_options import configure
 from deepnotes.errors import ArgumentError, DataError, DeepnotesError, NonFiniteLossError
@@ -52,19 +52,15 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
     output.report(f"\n{network.summary()}\n")
 
-    began = time.perf_counter()
-    validation = (X[held_out].T, task.encode(y[held_out])) if len(held_out) else None
-    history = _fit(args, network, task, X[train].T, task.encode(y[train]), validation, not output.quiet)
-    seconds = time.perf_counter() - began
-
-    name, rows = ("held-out", held_out) if len(held_out) else ("training", train)
+    history, seconds = _fit(args, network, task, X, y, train, held_out, progress=not output.quiet)
+    part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):
         figures = task.figures(network, X[rows].T, y[rows])
-    Model(network, features, target, task).save(path, measured={"on": name, "rows": len(rows), **finite(figures)})
+    Model(network, features, target, task).save(path, **{part: {"rows": len(rows), **figures}})
     best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
-            *task.facts(figures, counted(len(rows), f"{name} row")),
+            *task.facts(figures, counted(len(rows), "held-out row" if len(held_out) else "training row")),
             ("time", f"{seconds:.2f} s for {counted(history.epochs, 'epoch')}{best}"),
             ("model", str(path)),
         ]
@@ -73,11 +69,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
         {
             "command": "train",
             "data": table.source,
-            "rows": {"all": table.n_rows, "training": len(train), "held_out": len(held_out)},
             "features": len(features),
             "target": target,
             "task": task.kind,
             "classes": list(task.classes) if isinstance(task, Classification) else None,
+            "rows": {"training": len(train), "validation": len(held_out)},
             "backend": backend.name,
             "dtype": network.dtype,
             "seed": args.seed,
@@ -86,8 +82,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "epochs": history.epochs,
             "best_epoch": history.best_epoch,
             "seconds": seconds,
-            "measured_on": name,
             "metrics": figures,
+            "metrics_of": part,
             "history": {"loss": history.loss, "val_loss": history.val_loss, **history.metrics},
             "model": str(path),
         }
@@ -123,18 +119,21 @@ def _fit(
     network: Network,
     task: Task,
     X: np.ndarray,
-    Y: np.ndarray,
-    validation: tuple[np.ndarray, np.ndarray] | None,
+    y: Column,
+    train: np.ndarray,
+    held_out: np.ndarray,
     progress: bool,
-) -> History:
-    m = X.shape[1]
+) -> tuple[History, float]:
+    """Train on the rows `train`, with an eye on those held out; return the history and the seconds it took."""
+    validation = (X[held_out].T, task.encode(y[held_out])) if len(held_out) else None
+    began = time.perf_counter()
     try:
-        return network.fit(
-            X,
-            Y,
+        history = network.fit(
+            X[train].T,
+            task.encode(y[train]),
             loss=task.loss,
-            optimizer=recipe.optimizer(args, m),
-            epochs=recipe.epochs(args, m),
+            optimizer=recipe.optimizer(args, len(train)),
+            epochs=recipe.epochs(args, len(train)),
             batch_size=args.batch_size,
             validation=validation,
             l2=args.l2,
@@ -144,6 +143,9 @@ def _fit(
             progress=progress,
         )
     except NonFiniteLossError as error:
-        raise DeepnotesError(f"{error}\nno model was written") from error
+        raise DeepnotesError(
+            f"{error}\nno model was written; try a smaller --learning-rate, or --clip-norm 1"
+        ) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt("no model was written") from None
+    return history, time.perf_counter() - began

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.cli import recipe
 from deepnotes.cli.arguments import add_backend, add_data, named, number, sizes, whole
+from deepnotes.cli.tasks import MOST_CLASSES
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.optimizers import LIBRARY as OPTIMIZERS
 
-SHARE = number("at least 0 and less than 1", lambda value: 0 <= value < 1)
+SHARE = number("a number of at least 0 and less than 1", lambda value: 0 <= value < 1)
 POSITIVE = number("a number above 0", lambda value: value > 0)
 NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
 
@@ -21,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _network(parser.add_argument_group("network"))
     _training(parser.add_argument_group("training"))
     parser.add_argument("-o", "--output", metavar="FILE", help="the model file (default: DATA's name, .safetensors)")
+    parser.add_argument("--quiet", action="store_true", help="write nothing but errors, and the JSON object")
 
 
 def _data(group: argparse._ArgumentGroup) -> None:
@@ -33,7 +35,7 @@ def _data(group: argparse._ArgumentGroup) -> None:
         default="auto",
         metavar="NAME",
         help="classification, regression or auto (default): classification for a target that is text, or whole "
-        "numbers of at most 20 distinct values",
+        f"numbers of at most {MOST_CLASSES} distinct values",
     )
     option(
         "--validation",
