@@ -2,9 +2,7 @@
 
 import csv
 import io
-import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from deepnotes.atomic import replacing
 from deepnotes.errors import TableError
 from deepnotes.wording import listed, shown
 
@@ -178,15 +177,5 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
 
 def write_file(path: Path, names: Sequence[str], cells: list[list[object]]) -> None:
     """Write as :func:`write_rows` to a file, which has all of it or what it had before."""
-    if path.exists() and not path.is_file():  # a device or a pipe is written to; to replace it would be to lose it
-        with path.open("w", encoding="utf-8", newline="") as file:
-            write_rows(file, names, cells)
-        return
-    path = Path(os.path.realpath(path))  # a link stays a link
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            write_rows(file, names, cells)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, text=True) as file:
+        write_rows(file, names, cells)

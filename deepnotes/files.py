@@ -6,7 +6,6 @@ it are looked up in fixed tables; nothing in a file leads to an import, and no s
 proves to hold that much.
 """
 
-import contextlib
 import json
 import os
 from os import PathLike
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.activations import Activation
+from deepnotes.atomic import replacing
 from deepnotes.backend import Backend
 from deepnotes.errors import DeepnotesError, ModelFileError
 from deepnotes.initializers import LIBRARY as INITIALIZERS
@@ -55,7 +55,11 @@ def save(network: "Network", path: str | PathLike[str]) -> None:
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
-    write_atomically(Path(path), to_bytes(tensors, metadata={"deepnotes": text}))
+    try:
+        with replacing(Path(path)) as file:
+            file.write(to_bytes(tensors, metadata={"deepnotes": text}))
+    except OSError as error:
+        raise ModelFileError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Network":
@@ -96,36 +100,6 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     if header.get("digest") != _digest(header, tensors):
         raise ModelFileError(f"{path} was altered after it was written: its digest does not match")
     return _network(path, layers, layout, description, header, tensors, backend)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment the old or the new one is there, whole.
-
-    Raises
-    ------
-    ModelFileError
-        If it cannot be written; what was there is untouched.
-    """
-    from tempfile import NamedTemporaryFile
-
-    temporary = ""
-    try:
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise ModelFileError(f"cannot write {path}: {error.strerror or error}") from None
-        raise
 
 
 def _describe(layer: Layer) -> dict[str, Any]:

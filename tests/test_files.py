@@ -266,3 +266,11 @@ def test_noise_in_a_model_file_is_refused_or_harmless(tmp_path_factory: pytest.T
     except dn.ModelFileError:
         return
     np.testing.assert_array_equal(found.flat(), network().flat())
+
+
+def test_a_link_stays_a_link(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    network(seed=8).save(link)
+    assert link.is_symlink()
+    assert dn.load(path).seed == 8

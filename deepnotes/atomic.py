@@ -1,0 +1,42 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
+    """Open a file whose content takes the place of `path` once the block has ended well; else nothing changes.
+
+    A device or a pipe is written to, since to replace it would be to lose it; a link stays a link.
+
+    Parameters
+    ----------
+    path : Path
+    text : bool, default False
+        Whether to write UTF-8 text, line ends as given, instead of bytes.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there is untouched.
+    """
+    options: dict[str, Any] = {"encoding": "utf-8", "newline": ""} if text else {}
+    kind = "" if text else "b"
+    if path.exists() and not path.is_file():
+        with path.open(f"w{kind}", **options) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}.tmp")
+    try:
+        with temporary.open(f"x{kind}", **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
