@@ -15,7 +15,7 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("deepnotes", "numpy", "scikit-learn")},
+        "versions": {name: _version(name) for name in ("deepnotes", "numpy", "numba", "scikit-learn")},
         "threads": {
             name: os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ
         },

@@ -11,19 +11,19 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def steps_table(content: dict[str, Any], one_thread: dict[str, Any]) -> str:
     """Return the table of ``steps.json`` and the line that says where it was measured."""
-    head = ["network", "batch", "deepnotes µs", "scikit-learn µs", "ratio", "products alone µs", "ratio"]
-    rows = [f"| {' | '.join([*head, 'scikit-learn, one thread'])} |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    first = next(iter(content["results"].values()))
+    pairs = [pair for pair in first["ratios"] if pair.endswith("scikit-learn")]
+    head = ["network", "batch", *(f"{who} µs" for who in first["microseconds"]), *pairs]
+    head += [f"{pair}, one thread" for pair in pairs]
+    rows = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
     for name, r in content["results"].items():
-        times = [f"{r[f'{what} us']:,.0f}" for what in ("deepnotes", "scikit-learn", "products")]
+        times = [f"{us:,.0f}" if us >= 20 else f"{us:.1f}" for us in r["microseconds"].values()]
         ratios = [
             f"{median:.2f} ({least:.2f} to {most:.2f})"
-            for least, median, most in (
-                r["ratio to scikit-learn"],
-                r["ratio to products"],
-                one_thread["results"][name]["ratio to scikit-learn"],
-            )
+            for run in (r, one_thread["results"][name])
+            for least, median, most in (run["ratios"][pair] for pair in pairs)
         ]
-        cells = [f"{name}, {r['network']}", str(r["batch"]), times[0], times[1], ratios[0], times[2], *ratios[1:]]
+        cells = [f"{name}, {r['network']}", str(r["batch"]), *times, *ratios]
         rows.append(f"| {' | '.join(cells)} |")
     m = content["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)

@@ -1,6 +1,6 @@
-"""The time of one Adam step: deepnotes beside scikit-learn's MLPClassifier and beside its own products alone.
+"""The time of one Adam step: deepnotes' backends beside scikit-learn's MLPClassifier and the products alone.
 
-    python -m benchmarks.steps --rounds 7 --json benchmarks/results/steps.json
+    python -m benchmarks.steps --backends numpy,numba --json benchmarks/results/steps.json
 
 The rivals take turns in one process: same network, start, data, dtype and hyperparameters, each drawing a new order of
 the samples every epoch, as both do by default. Their losses in a given order are compared before anything is timed.
@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,38 +77,48 @@ def rival(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Callab
     return train
 
 
-def measure(name: str, backend: str, rounds: int) -> dict[str, Any]:
-    """Return the median times in microseconds, and the ratios, of one network."""
+def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
+    """Return the median times in microseconds, and the ratios as least, median and greatest, of one network."""
     case = NETWORKS[name]
     alone = products(case)
     per_step = _time(alone, 3)
     batches = int(min(200, max(4, ROUND_SECONDS / 4 / per_step)))
     X, y = case.data(batches * case.batch)
-    start = dn.Network(case.layers, case.sizes[0], backend=backend, seed=0)
-    net = dn.Network(case.layers, case.sizes[0], backend=backend, seed=0)
-    peer = rival(case, X, y, start)
-
-    def ours(epochs: int, shuffle: bool) -> list[float]:
-        net.set_flat(start.flat())
-        return net.fit(
-            X.T, y, optimizer=dn.Adam(LEARNING_RATE), epochs=epochs, batch_size=case.batch, shuffle=shuffle
-        ).loss
-
-    np.testing.assert_allclose(ours(2, False), peer(2, False), rtol=1e-3)
+    start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
     epochs = max(1, round(ROUND_SECONDS / (2 * per_step * batches)))
     steps = epochs * batches
-    times: dict[str, list[float]] = {"deepnotes": [], "scikit-learn": [], "products": []}
+
+    def ours(backend: str) -> Callable[[int, bool], list[float]]:
+        net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
+        optimizer = dn.Adam(LEARNING_RATE)
+
+        def train(epochs: int, shuffle: bool) -> list[float]:
+            net.set_flat(start.flat())
+            return net.fit(X.T, y, optimizer=optimizer, epochs=epochs, batch_size=case.batch, shuffle=shuffle).loss
+
+        return train
+
+    rivals = {backend: ours(backend) for backend in backends} | {"scikit-learn": rival(case, X, y, start)}
+    wanted = rivals["scikit-learn"](2, False)
+    for backend in backends:
+        np.testing.assert_allclose(rivals[backend](2, False), wanted, rtol=1e-3)
+    times: dict[str, list[float]] = {who: [] for who in (*rivals, "products")}
     for _ in range(rounds):
-        times["deepnotes"].append(_time(lambda: ours(epochs, True), 1) / steps)
-        times["scikit-learn"].append(_time(lambda: peer(epochs, True), 1) / steps)
+        for who, train in rivals.items():
+            times[who].append(_time(partial(train, epochs, True), 1) / steps)
         times["products"].append(_time(alone, max(3, steps // 4)))
-    result: dict[str, Any] = {"network": "-".join(map(str, case.sizes)), "batch": case.batch, "steps": steps}
-    for rival_name, values in times.items():
-        result[f"{rival_name} us"] = round(statistics.median(values) * 1e6, 2)
-    for rival_name in ("scikit-learn", "products"):
-        pairs = [a / b for a, b in zip(times["deepnotes"], times[rival_name], strict=True)]
-        result[f"ratio to {rival_name}"] = [round(f(pairs), 4) for f in (min, statistics.median, max)]
-    return result
+    ratios = {}
+    for backend in backends:
+        for other in ("scikit-learn", "products"):
+            pairs = [a / b for a, b in zip(times[backend], times[other], strict=True)]
+            ratios[f"{backend} to {other}"] = [round(f(pairs), 4) for f in (min, statistics.median, max)]
+    return {
+        "network": "-".join(map(str, case.sizes)),
+        "batch": case.batch,
+        "steps": steps,
+        "microseconds": {who: round(statistics.median(values) * 1e6, 2) for who, values in times.items()},
+        "ratios": ratios,
+    }
 
 
 def _time(function: Callable[[], object], times: int) -> float:
@@ -120,29 +131,27 @@ def _time(function: Callable[[], object], times: int) -> float:
 def main() -> None:
     """Measure, print a table, and write the results where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="numpy")
+    parser.add_argument("--backends", default="numpy")
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.rounds < 1 or not set(options.networks.split(",")) <= set(NETWORKS):
+    networks, backends = options.networks.split(","), options.backends.split(",")
+    if options.rounds < 1 or not set(networks) <= set(NETWORKS):
         parser.error(f"--rounds must be at least 1, and --networks among {', '.join(NETWORKS)}")
-    table = Table("network", "batch", "deepnotes µs", "scikit-learn µs", "ratio", "products µs", "ratio", box=None)
+    results = {name: measure(name, backends, options.rounds) for name in networks}
+    whos, pairs = (list(next(iter(results.values()))[key]) for key in ("microseconds", "ratios"))
+    table = Table("network", "batch", *(f"{who} µs" for who in whos), *pairs, box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-        column.no_wrap = True
-    results = {}
-    for name in options.networks.split(","):
-        results[name] = result = measure(name, options.backend, options.rounds)
-        times = [f"{result[f'{what} us']:,.0f}" for what in ("deepnotes", "scikit-learn", "products")]
-        ratios = [result[f"ratio to {what}"] for what in ("scikit-learn", "products")]
-        shown = [f"{median:.2f} ({least:.2f}-{most:.2f})" for least, median, most in ratios]
-        table.add_row(name, str(result["batch"]), times[0], times[1], shown[0], times[2], shown[1])
-    Console(width=110).print(table)
+    for name, r in results.items():
+        times = [f"{us:,.0f}" if us >= 20 else f"{us:.1f}" for us in r["microseconds"].values()]
+        ratios = [f"{median:.2f} ({least:.2f}-{most:.2f})" for least, median, most in r["ratios"].values()]
+        table.add_row(name, str(r["batch"]), *times, *ratios)
+    Console(width=140).print(table)
     if options.json:
         content = {
             "what": "one Adam step, float32",
-            "backend": options.backend,
             "machine": machine(),
             "results": results,
         }

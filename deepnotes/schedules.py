@@ -19,6 +19,10 @@ class Schedule:
         """Return the rate of update number `step`, counted from 0."""
         raise NotImplementedError
 
+    def rates(self, first: int, count: int) -> list[float]:
+        """Return the rates of `count` updates from number `first` on."""
+        return [self(step) for step in range(first, first + count)]
+
 
 Rate: TypeAlias = "float | Schedule"
 
@@ -35,6 +39,10 @@ class Constant(Schedule):
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
         return float(self.learning_rate)
+
+    def rates(self, first: int, count: int) -> list[float]:
+        """Return the rate `count` times."""
+        return [float(self.learning_rate)] * count
 
 
 @dataclass(frozen=True)

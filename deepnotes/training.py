@@ -215,7 +215,7 @@ def fit(
                 while start < samples:
                     part = order[start : start + per_chunk * batch_size]
                     updates = -(-len(part) // batch_size)
-                    rates = np.array([as_schedule(schedule)(state.step + i) for i in range(updates)]) * plateau.scale
+                    rates = np.array(as_schedule(schedule).rates(state.step, updates)) * plateau.scale
                     if isinstance(schedule, ReduceOnPlateau):
                         rates = np.maximum(rates, schedule.min_rate)
                     began_chunk = time.perf_counter()

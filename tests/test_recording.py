@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import NETWORKS, programs
 
 import deepnotes as dn
 from deepnotes import equations
 from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.buffers import TILE
 from deepnotes.losses import LIBRARY as LOSSES
-from deepnotes.program import Data, EagerProgram, State
+from deepnotes.program import Data
 from deepnotes.recording import record
 
 
@@ -125,52 +126,8 @@ def test_unneeded_work_is_dropped_and_equal_work_done_once() -> None:
     assert len(recording.calls) == 2  # one sqrt, one add, no exp
 
 
-NETWORKS = {
-    "categorical": ([dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(6, "gelu"), dn.Dense(4, "softmax")], None),
-    "binary": ([dn.Dense(8, "elu"), dn.Dense(1, "sigmoid")], None),
-    "regression": ([dn.Dense(8, "leaky_relu"), dn.Dense(2)], "huber"),
-    "unfused": ([dn.Dense(8, "silu"), dn.Dense(4, "softmax")], "mean_squared_error"),
-}
-OPTIMIZERS = [dn.SGD(0.1), dn.SGD(0.1, 0.9), dn.SGD(0.1, 0.9, nesterov=True), dn.RMSProp(), dn.Adam(), dn.AdamW()]
-
-
-def programs(layers: list[dn.Layer], **settings: Any) -> tuple[list[Any], list[State], dn.Network]:
-    """Return the eager and the recorded Program of one plan, each with a state of its own."""
-    net = dn.Network(layers, inputs=5, backend="numpy", seed=0, dtype="float64")
-    plan = net._plan(net._loss(settings.pop("loss", None)), **{"l2": 0.01, "clip_norm": 1.0} | settings)
-    recorded = net.backend.compile(plan)
-    assert recorded is not None
-    states = [State(net.flat(), tuple(np.zeros(net.layout.size) for _ in plan.optimizer.slots)) for _ in range(2)]
-    return [EagerProgram(net.backend, plan), recorded], states, net
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("by_sample", [False, True])
-def test_the_recorded_program_trains_as_the_eager_one(
-    kind: str, optimizer: dn.Optimizer, weighted: bool, by_sample: bool
-) -> None:
-    layers, loss = NETWORKS[kind]
-    both, states, net = programs(layers, loss=loss, optimizer=optimizer, class_indices=kind == "categorical")
-    rng = np.random.default_rng(4)
-    X = rng.normal(size=(23, 5)).T
-    Y = rng.integers(0, 4, (1, 23)) if kind == "categorical" else rng.uniform(size=(net.outputs, 23)).round()
-    if kind == "unfused":
-        Y = np.eye(4)[rng.integers(0, 4, 23)].T
-    data = Data(X if by_sample else np.ascontiguousarray(X), Y, rng.uniform(size=(1, 23)) if weighted else None)
-    order = np.concatenate([rng.permutation(23) for _ in range(3)])
-    chunks = [
-        program.train(state, data, order, 8, np.full(9, 0.05)) for program, state in zip(both, states, strict=True)
-    ]
-    assert chunks[0].steps == chunks[1].steps == 9
-    np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-13)
-    # The layouts of gathered batches differ, so a product may sum in another order; 9 steps let that grow a little.
-    np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
-
-
 def test_the_two_halves_of_a_program_make_a_training() -> None:
-    both, states, _ = programs(NETWORKS["binary"][0], optimizer=dn.Adam(), class_indices=False)
+    both, states, _ = programs("numpy", NETWORKS["binary"][0], optimizer=dn.Adam(), class_indices=False)
     rng = np.random.default_rng(5)
     data = Data(rng.normal(size=(5, 6)), rng.integers(0, 2, (1, 6)).astype(float))
     program = both[1]
@@ -184,7 +141,10 @@ def test_the_two_halves_of_a_program_make_a_training() -> None:
 def test_a_warm_program_allocates_nothing() -> None:
     """NumPy itself takes a buffer of 8,192 elements for a moment where it broadcasts; arrays here are far larger."""
     both, states, _ = programs(
-        [dn.Dense(300, "gelu"), dn.Dropout(0.1), dn.Dense(3, "softmax")], optimizer=dn.AdamW(), class_indices=True
+        "numpy",
+        [dn.Dense(300, "gelu"), dn.Dropout(0.1), dn.Dense(3, "softmax")],
+        optimizer=dn.AdamW(),
+        class_indices=True,
     )
     rng = np.random.default_rng(6)
     data = Data(rng.normal(size=(5000, 5)).T, rng.integers(0, 3, (1, 5000)))

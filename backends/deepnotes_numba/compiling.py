@@ -1,0 +1,54 @@
+"""How the backend compiles: flags that keep NaN and infinity, and a disk cache that never serves stale code.
+
+Numba's own cache notices a change in a function's file, not in the files of what it calls. So the cache lies in a
+folder named by a digest of all files of this backend and of the versions that matter: any change opens a new folder.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
+
+FLAGS = {"contract", "reassoc", "nsz", "arcp"}
+"""Reorder sums and fuse multiply-adds, but assume neither that there is no NaN nor that there is no infinity."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of this version of this backend, under ``DEEPNOTES_CACHE_DIR`` or the user's cache folder."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for version in (numba.__version__, import_module("llvmlite").__version__, np.__version__, sys.version):
+        digest.update(version.encode() + b"\0")
+    root = os.environ.get("DEEPNOTES_CACHE_DIR")
+    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepnotes"
+    return base / f"numba-{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def cached() -> Iterator[None]:
+    """Within this block, functions are decorated for the backend's own cache folder; Numba's setting is put back."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_folder())
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Return `function` compiled at its first call: no GIL, no check for division by zero, kept on disk."""
+    options = {"error_model": "numpy", "fastmath": FLAGS, "nogil": True}
+    with cached():
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # there is nowhere to write: compile anew in each process
+            return numba.njit(**options)(function)

@@ -1,0 +1,30 @@
+"""Networks, optimizers and Programs that several tests train."""
+
+from typing import Any
+
+import numpy as np
+
+import deepnotes as dn
+from deepnotes.program import EagerProgram, Program, State
+
+NETWORKS = {
+    "categorical": ([dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(6, "gelu"), dn.Dense(4, "softmax")], None),
+    "binary": ([dn.Dense(8, "elu"), dn.Dense(1, "sigmoid")], None),
+    "regression": ([dn.Dense(8, "leaky_relu"), dn.Dense(2)], "huber"),
+    "unfused": ([dn.Dense(8, "silu"), dn.Dense(4, "softmax")], "mean_squared_error"),
+}
+OPTIMIZERS = [dn.SGD(0.1), dn.SGD(0.1, 0.9), dn.SGD(0.1, 0.9, nesterov=True), dn.RMSProp(), dn.Adam(), dn.AdamW()]
+
+
+def programs(
+    backend: str, layers: list[dn.Layer], dtype: str = "float64", **settings: Any
+) -> tuple[list[Program], list[State], dn.Network]:
+    """Return the eager Program and the backend's own for one plan, each with a state of its own."""
+    net = dn.Network(layers, inputs=5, backend=backend, seed=0, dtype=dtype)
+    plan = net._plan(
+        net._loss(settings.pop("loss", None)), **{"l2": 0.01, "clip_norm": 1.0, "class_indices": False} | settings
+    )
+    compiled = net.backend.compile(plan)
+    assert compiled is not None
+    states = [State(net.flat(), tuple(np.zeros_like(net.flat()) for _ in plan.optimizer.slots)) for _ in range(2)]
+    return [EagerProgram(net.backend, plan), compiled], states, net

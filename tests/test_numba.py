@@ -1,0 +1,131 @@
+"""The Numba backend beyond its numbers, which tests/test_programs.py holds: cache, memory, threads, forks, absence."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+
+pytest.importorskip("numba")
+import deepnotes_numba
+from deepnotes_numba import compiling
+
+FOLDER = Path(deepnotes_numba.__file__).parent
+TRAIN = """
+import numpy as np, deepnotes as dn
+net = dn.Network([dn.Dense(3, "relu"), dn.Dense(1)], inputs=2, backend="numba", seed=0)
+print(net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=3).loss[-1])
+"""
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_second_process_finds_what_the_first_compiled(tmp_path: Path) -> None:
+    """And the first says what it is waiting for."""
+    first, second = (run(TRAIN, DEEPNOTES_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "numba: compiling for float32" in first.stderr
+    assert str(tmp_path) in first.stderr
+    assert second.stderr == ""
+    assert second.stdout == first.stdout
+
+
+def test_any_change_of_any_file_opens_a_new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "deepnotes_numba"
+    shutil.copytree(FOLDER, copy)
+    monkeypatch.setattr(compiling, "__file__", str(copy / "compiling.py"))
+    seen = {compiling.cache_folder()}
+    for path in sorted(copy.glob("*.py")):
+        path.write_text(path.read_text() + "\n")
+        assert compiling.cache_folder() not in seen, path.name
+        seen.add(compiling.cache_folder())
+
+
+def test_nowhere_to_write_is_no_reason_to_fail() -> None:
+    code = "from deepnotes_numba.compiling import jit; print(jit(lambda x: x + 1)(41))"
+    done = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+def test_numbas_own_setting_is_left_alone() -> None:
+    code = "import numba, deepnotes_numba.training; print(repr(numba.config.CACHE_DIR))"
+    assert run(code, NUMBA_CACHE_DIR="").stdout == "''\n"
+
+
+def test_without_numba_the_backend_says_what_to_install() -> None:
+    code = "import sys; sys.modules['numba'] = None; import deepnotes as dn; dn.get_backend('numba')"
+    done = run(code)
+    assert "BackendUnavailable" in done.stderr
+    assert 'to fix it: pip install "deepnotes[numba]"' in done.stderr
+
+
+@pytest.mark.parametrize("layout", ["transposed", "by feature", "read-only", "memory-mapped"])
+def test_the_data_are_never_copied(layout: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(50_000, 40)).astype(np.float32)
+    X = rows.T
+    if layout == "by feature":
+        X = np.ascontiguousarray(X)
+    elif layout == "read-only":
+        X.flags.writeable = False
+    elif layout == "memory-mapped":
+        np.save(tmp_path / "x.npy", rows)
+        X = np.load(tmp_path / "x.npy", mmap_mode="r").T
+    net = dn.Network([dn.Dense(4, "tanh"), dn.Dense(1)], inputs=40, backend="numba", seed=0)
+    target = np.zeros((1, 50_000), dtype=np.float32)
+    net.partial_fit(X[:, :10], target[:, :10])
+    tracemalloc.start()
+    try:
+        net.fit(X, target, epochs=1, batch_size=500)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < rows.nbytes / 2
+
+
+def test_many_threads_train_and_predict_at_once() -> None:
+    X, Y = np.random.default_rng(0).normal(size=(5, 300)), np.ones((1, 300))
+    shared = dn.Network([dn.Dense(20, "tanh"), dn.Dense(1)], inputs=5, backend="numba", seed=0)
+    wanted = shared.predict(X)
+    nets = [dn.Network(shared.layers, inputs=5, backend="numba", seed=1) for _ in range(8)]
+    same = []
+
+    def work(net: dn.Network) -> None:
+        net.fit(X, Y, epochs=3)
+        same.append(all(np.array_equal(shared.predict(X), wanted) for _ in range(20)))
+
+    threads = [threading.Thread(target=work, args=(net,)) for net in nets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert same == [True] * 8
+    for net in nets[1:]:
+        np.testing.assert_array_equal(net.flat(), nets[0].flat())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_trains_on() -> None:
+    code = f"""
+{TRAIN}
+import os, sys
+child = os.fork()
+print(net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=3).loss[-1])
+sys.stdout.flush()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    first, mine, childs = done.stdout.split()[-3:]
+    assert mine == childs != first
