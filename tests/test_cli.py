@@ -97,7 +97,6 @@ def test_the_outcome_of_train(run):
     out, err = run("train", "digits", "--json", "--backend", "numpy")
     told = outcome(out)
     assert told["metrics"]["accuracy"] >= 0.97
-    assert told["seconds"] < 10
     assert told["rows"] == {"training": 1438, "validation": 359}
     assert (told["backend"], told["dtype"], told["seed"]) == ("numpy", "float32", 0)
     assert told["classes"] == [str(digit) for digit in range(10)]

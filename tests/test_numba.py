@@ -119,11 +119,12 @@ def test_a_fork_trains_on() -> None:
     code = f"""
 {TRAIN}
 import os, sys
-child = os.fork()
-print(net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=3).loss[-1])
 sys.stdout.flush()
+child = os.fork()
+loss = net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=3).loss[-1]
 if child:
     assert os.waitpid(child, 0)[1] == 0
+print(loss)
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
