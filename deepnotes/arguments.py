@@ -53,3 +53,17 @@ def number(name: str, value: Any, *, positive: bool = False, below: float | None
     else:
         wanted = f"a finite number {'above' if positive else 'of at least'} 0"
     raise ArgumentError(f"{name}={value!r}, wanted {wanted}")
+
+
+def float_dtype(dtype: Any) -> str:
+    """Return the name of a dtype given by name, as a NumPy type or as a NumPy dtype.
+
+    Raises
+    ------
+    ArgumentError
+        If it is neither float32 nor float64.
+    """
+    for name in ("float32", "float64"):
+        if dtype is not None and (dtype == name or dtype is getattr(np, name) or dtype == np.dtype(name)):
+            return name
+    raise ArgumentError(f"dtype={dtype!r}, wanted 'float32' or 'float64'")

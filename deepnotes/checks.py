@@ -1,6 +1,6 @@
 """Arrays that come from users, checked and converted before anything changes: samples, targets, weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def as_host(backend: Backend, x: Any, name: str) -> np.ndarray:
         )
     try:
         array = np.asarray(x)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever a foreign __array__ raises
         raise DTypeError(f"{name}: got {type(x).__name__}, wanted an array of real numbers ({error})") from None
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers")
@@ -55,8 +55,17 @@ def check_samples(x: Any, name: str, features: int) -> None:
     raise ShapeError(f"{name} has shape {shape}, wanted ({features}, m): {features} features, m samples{hint}")
 
 
-def check_finite(backend: Backend, x: Any, name: str) -> None:
-    """Raise DataError if `x` holds NaN or infinity, with the first position and the count."""
+def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None:
+    """Raise DataError if `x` holds NaN or infinity, with the first position and the count.
+
+    Parameters
+    ----------
+    x : Array
+        What is computed with.
+    name : str
+    given : array_like, optional
+        What it was made from, of the same shape: a finite number there was too large for the dtype of `x`.
+    """
     if not isinstance(x, np.ndarray):
         if float(backend.xp.sum(x - x)) == 0:
             return
@@ -68,9 +77,24 @@ def check_finite(backend: Backend, x: Any, name: str) -> None:
     if all(np.isfinite(rows[i : i + step]).all() for i in range(0, len(rows), step)):
         return
     bad = np.argwhere(~np.isfinite(x))
-    at = ", ".join(str(i) for i in bad[0])
+    first = tuple(bad[0])
+    at = ", ".join(str(i) for i in first)
+    if given is not None:
+        source = backend.to_numpy(given) if backend.is_array(given) else np.asarray(given)
+        if np.isfinite(source[first]):
+            raise DataError(
+                f"{name}[{at}] is {source[first]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
+                "other units"
+            )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
-    raise DataError(f"{name}[{at}] is {x[tuple(bad[0])]}{count}; wanted finite numbers")
+    raise DataError(f"{name}[{at}] is {x[first]}{count}; wanted finite numbers")
+
+
+def check_real(backend: Backend, x: Any, name: str) -> None:
+    """Raise DTypeError if an array of the backend's, of at least one dimension, holds other than real numbers."""
+    dtype = backend.to_numpy(x[:0, ...]).dtype
+    if dtype.kind not in "biuf":
+        raise DTypeError(f"{name}: got an array of {dtype}, wanted real numbers")
 
 
 def as_targets(
@@ -103,21 +127,19 @@ def as_targets(
             "categorical_cross_entropy of a single output is always 0: for two classes use Dense(2, 'softmax'), or "
             "Dense(1, 'sigmoid') with binary_cross_entropy"
         )
-    native = backend.is_array(Y) and not isinstance(Y, np.ndarray)
-    Y = Y if native else as_host(backend, Y, names[1])
-    shape = tuple(Y.shape)
+    host = as_host(backend, backend.to_numpy(Y) if backend.is_array(Y) else Y, names[1])
+    shape = host.shape
     indices = loss.targets == "simplex" and shape in {(m,), (1, m)}
     if not indices and shape != (k, m) and not (shape == (m,) and k == 1):
         raise ShapeError(_target_shape_message(shape, k, m, loss, names))
-    check_finite(backend, Y, names[1])
-    host = backend.to_numpy(Y) if native else Y
+    check_finite(backend, host, names[1])
     if indices:
-        labels = _class_indices(host, k, names[1])
-        return backend.from_numpy(labels.reshape(1, m)), True
+        return backend.from_numpy(_class_indices(host, k, names[1]).reshape(1, m)), True
     _check_range(host, loss, names[1])
-    if native:
-        return backend.xp.astype(backend.xp.reshape(Y, (k, m)), getattr(backend.xp, dtype)), False
-    return backend.from_numpy(np.asarray(Y.reshape(k, m), dtype=dtype)), False
+    with np.errstate(over="ignore"):
+        targets = np.asarray(host.reshape(k, m), dtype=dtype)
+    check_finite(backend, targets, names[1], host.reshape(k, m))
+    return backend.from_numpy(targets), False
 
 
 def as_weights(
@@ -157,6 +179,8 @@ def as_weights(
         weights = weights * _class_weights(class_weight, labels)[labels]
     if not weights.sum() > 0:
         raise DataError("sample_weight and class_weight give every sample the weight 0")
+    # Only their ratios matter, and those fit every dtype; a power of two changes no digit of them.
+    weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
     return backend.from_numpy(weights.reshape(1, m).astype(dtype))
 
 
@@ -181,7 +205,8 @@ def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunc
 
 def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
     flat = Y.reshape(-1)
-    labels = flat.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # labels beyond every integer are refused below
+        labels = flat.astype(np.int64)
     for wrong, wanted in (
         (labels != flat, "a whole number"),
         ((labels < 0) | (labels >= k), f"a class of 0 .. {k - 1}"),
@@ -216,10 +241,14 @@ def _class_weights(class_weight: Any, labels: np.ndarray) -> np.ndarray:
         counts = np.bincount(labels, minlength=classes)
         return np.asarray(len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
     if isinstance(class_weight, Mapping):
-        weights = np.ones(max(classes, *(int(c) + 1 for c in class_weight)) if class_weight else classes)
+        weights = np.ones(classes)
         for c, weight in class_weight.items():
-            weights[whole("class_weight: class", c, 0)] = number(f"class_weight[{c}]", weight)
+            of_c = number(f"class_weight[{c!r}]", weight)
+            if whole("class_weight: class", c, 0) < classes:  # a class may be absent from these samples
+                weights[c] = of_c
         return weights
+    if not isinstance(class_weight, Sequence | np.ndarray):
+        raise ArgumentError(f"class_weight={class_weight!r}, wanted 'balanced', a mapping or a sequence")
     weights = np.asarray([number(f"class_weight[{c}]", weight) for c, weight in enumerate(class_weight)])
     if len(weights) < classes:
         raise ArgumentError(f"class_weight has {len(weights)} weights, and Y has the class {classes - 1}")

@@ -17,11 +17,12 @@ import numpy as np
 from deepnotes.activations import Activation
 from deepnotes.atomic import replacing
 from deepnotes.backend import Backend
-from deepnotes.errors import DeepnotesError, ModelFileError
+from deepnotes.errors import ArgumentError, DeepnotesError, ModelFileError
 from deepnotes.initializers import LIBRARY as INITIALIZERS
 from deepnotes.layers import Dense, Dropout, Layer
 from deepnotes.plan import Layout
 from deepnotes.preprocessing import Standardizer
+from deepnotes.wording import reason
 
 if TYPE_CHECKING:
     from deepnotes.network import Network
@@ -40,6 +41,8 @@ def save(network: "Network", path: str | PathLike[str]) -> None:
     tensors = {name: np.ascontiguousarray(network.backend.to_numpy(W)) for name, W in network.parameters.items()}
     if network.standardizer is not None:
         tensors |= dict(zip(STANDARDIZER, (network.standardizer.mean, network.standardizer.scale), strict=True))
+    if not isinstance(network.metadata, dict):
+        raise ModelFileError(f"metadata is {network.metadata!r}, wanted a dict of JSON values")
     header: dict[str, Any] = {
         "format": FORMAT,
         "network": {
@@ -51,15 +54,19 @@ def save(network: "Network", path: str | PathLike[str]) -> None:
         "metadata": network.metadata,
     }
     try:
+        header = json.loads(json.dumps(header, allow_nan=False))  # as it will be read: keys are strings, tuples lists
         header["digest"] = _digest(header, tensors)
-        text = json.dumps(header, allow_nan=False)
+        text = json.dumps(header)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
+    if len(text) > HEADER_LIMIT // 2:  # quotes and backslashes are escaped once more in the file
+        raise ModelFileError(f"metadata: {len(text):,} characters of JSON, wanted at most {HEADER_LIMIT // 2:,}")
+    path = _path(path)
     try:
-        with replacing(Path(path)) as file:
+        with replacing(path) as file:
             file.write(to_bytes(tensors, metadata={"deepnotes": text}))
-    except OSError as error:
-        raise ModelFileError(f"cannot write {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise ModelFileError(f"cannot write {path}: {reason(error)}") from None
 
 
 def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Network":
@@ -80,7 +87,7 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
+    path = _path(path)
     _check_header_length(path)
     try:
         with safe_open(path, framework="numpy") as file:
@@ -96,10 +103,17 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     except SafetensorError as error:
         raise ModelFileError(f"{path} is truncated, altered or no model file ({error})") from None
     except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from None
+        raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
     if header.get("digest") != _digest(header, tensors):
         raise ModelFileError(f"{path} was altered after it was written: its digest does not match")
     return _network(path, layers, layout, description, header, tensors, backend)
+
+
+def _path(path: str | PathLike[str]) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise ArgumentError(f"path={path!r}, wanted the path of a file") from None
 
 
 def _describe(layer: Layer) -> dict[str, Any]:
@@ -134,8 +148,8 @@ def _check_header_length(path: Path) -> None:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
     if size < 8 or length > size - 8:
         raise ModelFileError(f"{path} is truncated or no model file: {size:,} bytes")
     if length > HEADER_LIMIT:
@@ -164,7 +178,13 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
         description = header["network"]
         layers = [_layer(path, layer) for layer in description["layers"]]
         inputs, dtype, seed, metadata = (*(description[key] for key in ("inputs", "dtype", "seed")), header["metadata"])
-        good = layers and type(inputs) is int and inputs > 0 and type(seed) is int and 0 <= seed < 1 << 64
+        good = (
+            any(layer.parameters(1) for layer in layers)
+            and type(inputs) is int
+            and inputs > 0
+            and type(seed) is int
+            and 0 <= seed < 1 << 64
+        )
         if not good or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
             raise ModelFileError(f"{path}: its architecture makes no sense")
     except ModelFileError:

@@ -29,6 +29,7 @@ def as_samples(network: "Network", X: Any, name: str = "X") -> Array:
     backend, standardizer = network.backend, network.standardizer
     if is_native(network, X):
         checks.check_samples(X, name, network.inputs)
+        checks.check_real(backend, X, name)
         samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))
         if standardizer is not None:
             constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
@@ -36,9 +37,10 @@ def as_samples(network: "Network", X: Any, name: str = "X") -> Array:
         return samples
     host = checks.as_host(backend, X, name)
     checks.check_samples(host, name, network.inputs)
-    if standardizer is not None:
-        host = standardizer(host)
-    return backend.from_numpy(host.astype(network.dtype, copy=False))
+    with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and training refuses it
+        if standardizer is not None:
+            host = standardizer(host)
+        return backend.from_numpy(host.astype(network.dtype, copy=False))
 
 
 def as_data(
@@ -61,7 +63,7 @@ def as_data(
     m = samples.shape[1]
     if m == 0:
         raise DataError(f"{names[0]} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
-    checks.check_finite(backend, X if is_native(network, X) else np.asarray(X), names[0])
+    checks.check_finite(backend, samples, names[0], X)
     targets, class_indices = checks.as_targets(backend, Y, loss, network.outputs, m, network.dtype, names)
     labels = None if class_weight is None else checks.as_labels(backend.to_numpy(targets), loss)
     weights = checks.as_weights(backend, sample_weight, class_weight, labels, m, network.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes import inference
-from deepnotes.arguments import number, whole
+from deepnotes.arguments import float_dtype, number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, ShapeError
@@ -21,7 +21,7 @@ from deepnotes.plan import Layout, Plan
 from deepnotes.preprocessing import Standardizer
 from deepnotes.program import EagerProgram, Program, State
 from deepnotes.registry import get_backend
-from deepnotes.training import Callback, EarlyStopping, History, Training
+from deepnotes.training import Callback, EarlyStopping, History, Training, as_callbacks
 from deepnotes.training import fit as run_fit
 
 
@@ -77,19 +77,19 @@ class Network:
         standardizer: Standardizer | None = None,
         theta: np.ndarray | None = None,
     ) -> None:
-        self.layers = tuple(layers)
+        self.layers = tuple(layers) if isinstance(layers, Sequence) else ()
         self.inputs = whole("inputs", inputs)
         if not self.layers:
-            raise ArgumentError("layers is empty, wanted at least one layer")
+            raise ArgumentError(f"layers={layers!r}, wanted a list of at least one layer")
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise ArgumentError(f"layers[{i}] is {layer!r}, wanted a deepnotes Layer such as Dense(10, 'relu')")
-        if np.dtype(dtype).name not in {"float32", "float64"}:
-            raise ArgumentError(f"dtype={dtype!r}, wanted 'float32' or 'float64'")
-        self.dtype = np.dtype(dtype).name
+        self.dtype = float_dtype(dtype)
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        self.seed = whole("seed", seed, 0) & 0xFFFFFFFFFFFFFFFF
+        self.seed = whole("seed", seed, 0)
+        if self.seed >= 1 << 64:
+            raise ArgumentError(f"seed={seed}, wanted less than 2^64")
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
@@ -119,8 +119,8 @@ class Network:
 
     def set_flat(self, theta: np.ndarray) -> None:
         """Set all parameters from a host array of shape (p,)."""
-        if theta.shape != (self.layout.size,):
-            raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
+        if np.shape(theta) != (self.layout.size,):
+            raise ShapeError(f"theta has shape {np.shape(theta)}, wanted ({self.layout.size},)")
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
 
     def fit(
@@ -199,15 +199,12 @@ class Network:
                 raise ArgumentError("validation: wanted a pair (X_val, Y_val)")
             held_out, _ = as_data(self, *validation, chosen, names=("X_val", "Y_val"))
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
-        watchers = list(callbacks)
-        if early_stopping is not None:
-            if not isinstance(early_stopping, EarlyStopping):
-                early_stopping = EarlyStopping(whole("early_stopping", early_stopping, 0))
-            watchers.insert(0, early_stopping)
-
+        watchers = as_callbacks(callbacks, early_stopping)
         samples = data.X.shape[1]
         steps = epochs * -(-samples // batch_size)
-        training = Training(self, plan, History(), epochs, steps)
+        prefix = "" if validation is None else "val_"
+        watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
+        training = Training(self, plan, History(), epochs, steps, watched)
         if progress:
             from deepnotes.progress import Progress
 
@@ -221,6 +218,8 @@ class Network:
                 return {name: value for name, value in values.items() if name != "loss"}
             return {f"val_{name}": value for name, value in values.items()}
 
+        for watcher in watchers:
+            watcher.on_start(training)
         program, state = self._start(plan)
         with np.errstate(all="ignore"):
             rng = self._rng if shuffle else None
@@ -235,6 +234,7 @@ class Network:
         optimizer: str | Optimizer = "adam",
         batch_size: int | None = None,
         sample_weight: Any = None,
+        class_weight: Any = None,
         l2: float = 0.0,
         clip_norm: float | None = None,
     ) -> float:
@@ -249,7 +249,7 @@ class Network:
             The mean loss over the samples as they were trained on.
         """
         chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
         samples = data.X.shape[1]
         batch_size = samples if batch_size is None else whole("batch_size", batch_size)
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
@@ -371,6 +371,7 @@ class Network:
     def _plan(
         self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
     ) -> Plan:
+        largest = float(np.finfo(self.dtype).max)
         return Plan(
             self.inputs,
             self.layers,
@@ -378,8 +379,8 @@ class Network:
             self.seed,
             loss,
             as_optimizer(optimizer),
-            number("l2", l2),
-            None if clip_norm is None else number("clip_norm", clip_norm, positive=True),
+            number("l2", l2, below=largest),
+            None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
             class_indices,
         )
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepnotes.array import Array, Namespace
+from deepnotes.errors import ArgumentError
 from deepnotes.layers import Dense, Layer, Parameter
 from deepnotes.losses import Loss, LossFunction
 from deepnotes.optimizers import Optimizer
@@ -57,6 +58,8 @@ class Layout:
             self.sizes.append(layer.output_size(self.sizes[-1]))
         self.layers = len(self.sizes) - 1
         self.in_order = [name for name, *_ in found]
+        if not found:
+            raise ArgumentError("layers have no parameters, wanted at least one layer to train, such as Dense")
         self.entries: dict[str, Entry] = {}
         self.size = self.decaying = 0
         for name, index, key, parameter in sorted(found, key=lambda f: not f[3].decays):
@@ -83,10 +86,21 @@ class Layout:
 
     def initial(self, rng: "np.random.Generator") -> np.ndarray:
         """Return initial parameters, shape (p,), float64, drawn layer by layer."""
-        flat = np.empty(self.size)
+        try:
+            flat = np.empty(self.size)
+        except (MemoryError, ValueError):
+            raise ArgumentError(
+                f"inputs and layers ask for {self.size:,} parameters: too many for the memory"
+            ) from None
         for name in self.in_order:
             entry = self.entries[name]
-            flat[entry.start : entry.stop] = entry.parameter.initializer(rng, entry.parameter.shape).ravel()
+            drawn = np.asarray(entry.parameter.initializer(rng, entry.parameter.shape))
+            if drawn.shape != entry.parameter.shape or drawn.dtype.kind != "f" or not np.isfinite(drawn).all():
+                raise ArgumentError(
+                    f"initializer of {name}: got {drawn.dtype} of shape {drawn.shape}, wanted finite floats of shape "
+                    f"{entry.parameter.shape}"
+                )
+            flat[entry.start : entry.stop] = drawn.ravel()
         return flat
 
 
@@ -134,7 +148,7 @@ class Plan:
         from deepnotes.optimizers import LIBRARY
 
         return (
-            all(type(x) is Dropout or (type(x) is Dense and isinstance(x.g, Activation)) for x in self.layers)
-            and isinstance(self.loss, Loss)
+            all(type(x) is Dropout or (type(x) is Dense and type(x.g) is Activation) for x in self.layers)
+            and type(self.loss) is Loss
             and type(self.optimizer) in LIBRARY.values()
         )

@@ -1,7 +1,7 @@
 """Program: what runs training steps. The eager one needs nothing but the namespace; a backend may compile its own."""
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, sqrt
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -98,6 +98,7 @@ class EagerProgram:
 
     def __init__(self, backend: Backend, plan: Plan) -> None:
         self.backend, self.plan, self.ops = backend, plan, backend.ops
+        self.safe = 1e-4 * float(np.finfo(plan.dtype).max)  # no optimizer makes of less what overflows
         self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
 
     def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
@@ -107,16 +108,34 @@ class EagerProgram:
             batch = self.batch(data, order[made * batch_size : (made + 1) * batch_size])
             gradient = self.gradients(state, batch)
             cost, weight = float(gradient.cost), float(gradient.weight)
-            if not isfinite(cost) or not self._is_finite(gradient):
+            norm = self._norm(gradient)
+            if not isfinite(cost) or not isfinite(norm):
                 return Chunk(loss_sum, weight_sum, made, cost)
-            self.update(state, gradient.flat, rate)
+            if rate * max(norm, 1.0) < self.safe:
+                self.update(state, gradient.flat, rate)
+            elif not self._careful_update(state, gradient.flat, rate):
+                return Chunk(loss_sum, weight_sum, made, cost)
             loss_sum += cost * weight
             weight_sum += weight
         return Chunk(loss_sum, weight_sum, len(rates), cost)
 
-    def _is_finite(self, gradient: Gradient) -> bool:
-        """Return whether all of a gradient is finite; a square may overflow where the gradient itself does not."""
-        return isfinite(float(gradient.square)) or isfinite(float(self.ops.xp.sum(abs(gradient.flat) * 1e-10)))
+    def _norm(self, gradient: Gradient) -> float:
+        """Return the norm of a gradient, or its largest element where the square overflows, or NaN or infinity."""
+        square = float(gradient.square)
+        return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
+
+    def _careful_update(self, state: State, g: Array, rate: float) -> bool:
+        """Make an update so large that the parameters may overflow; return whether they did not, or take it back."""
+        before = [np.array(self.backend.to_numpy(a)) for a in (state.theta, *state.slots)]
+        self.update(state, g, rate)
+        if isfinite(float(self.ops.xp.max(abs(state.theta)))):
+            return True
+        after = (state.theta, *state.slots)
+        theta, *slots = [
+            self.backend.write(a, 0, self.backend.from_numpy(b)) for a, b in zip(after, before, strict=True)
+        ]
+        state.theta, state.slots, state.step = theta, tuple(slots), state.step - 1
+        return False
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         """Return the samples at `indices`, shape (m,)."""
@@ -131,5 +150,7 @@ class EagerProgram:
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update; see :meth:`Program.update`."""
         scalars = self.plan.optimizer.scalars(state.step + 1, rate)
-        state.theta, state.slots = update_step(self.ops, self.plan, state.theta, self.decays, g, state.slots, scalars)
+        theta, slots = update_step(self.ops, self.plan, state.theta, self.decays, g, state.slots, scalars)
+        state.theta = self.backend.write(state.theta, 0, theta)
+        state.slots = tuple(self.backend.write(old, 0, new) for old, new in zip(state.slots, slots, strict=True))
         state.step += 1

@@ -5,7 +5,7 @@ recorded Program replays them, and a backend that compiles its own is held to th
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from deepnotes.array import Array
 from deepnotes.layers import Context, Dense, Layer
@@ -59,12 +59,19 @@ def forward(
     return A, caches
 
 
+def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
+    """Return whether the last layer and the loss take the form ``dZ = A - Y`` (N11).
+
+    A class derived from Dense may go another way from Z to A, so it never does.
+    """
+    return type(last) is Dense and loss.fused_with(last.g)
+
+
 def sample_losses(
     ops: Ops, layers: Sequence[Layer], loss: LossFunction, A: Array, caches: Sequence[Any], Y: Array
 ) -> Array:
     """Return the loss of each sample, shape (1, m), from the logits where loss and activation are fused (N11)."""
-    last = layers[-1]
-    if isinstance(last, Dense) and loss.fused_with(last.g):
+    if fuses(layers[-1], loss):
         _, Z, _ = caches[-1]
         return loss.value_of_logits(ops, Z, Y)
     return loss.value(ops, A, Y)
@@ -100,7 +107,7 @@ def gradient_step(
     last = plan.layers[-1]
     scale = None if w is None else ops.sample_scale(w)
     L = sample_losses(ops, plan.layers, loss, A, caches, Y)
-    if isinstance(last, Dense) and loss.fused_with(last.g):
+    if fuses(last, loss):
         A_prev, *_ = caches[-1]
         dZ = loss.delta(ops, A, Y)
         behind -= 1

@@ -15,7 +15,7 @@ from deepnotes.arguments import number, whole
 from deepnotes.errors import ArgumentError, NonFiniteLossError
 from deepnotes.plan import Plan
 from deepnotes.program import Data, Program, State
-from deepnotes.schedules import Plateau, ReduceOnPlateau, as_schedule
+from deepnotes.schedules import Plateau, Rate, ReduceOnPlateau, as_schedule
 
 if TYPE_CHECKING:
     from deepnotes.network import Network
@@ -57,12 +57,8 @@ class History:
         return len(self.loss)
 
     def last(self, name: str) -> float:
-        """Return the latest value of ``loss``, ``val_loss`` or a metric, or raise ArgumentError."""
-        values = {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}.get(name)
-        if not values:
-            known = ["loss", *(["val_loss"] if self.val_loss else []), *self.metrics]
-            raise ArgumentError(f"monitor={name!r} is not among what is watched: {', '.join(known)}")
-        return values[-1]
+        """Return the latest value of ``loss``, ``val_loss`` or a metric."""
+        return {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}[name][-1]
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain lists and numbers."""
@@ -71,6 +67,9 @@ class History:
 
 class Callback:
     """The base class of what is called while training; derive from it and give what is needed."""
+
+    def on_start(self, training: "Training") -> None:
+        """Be called once, before anything changes; raise an error to refuse the training."""
 
     def on_chunk(self, training: "Training") -> None:
         """Be called after each chunk of batches, some ten times a second."""
@@ -110,13 +109,16 @@ class EarlyStopping(Callback):
         number("min_delta", self.min_delta)
         if self.mode not in {None, "min", "max"}:
             raise ArgumentError(f"mode={self.mode!r}, wanted 'min', 'max' or None")
+
+    def on_start(self, training: "Training") -> None:
+        """Forget the last training, and see that what is to be watched will be there."""
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
+        if self.monitor is not None and self.monitor not in training.watched:
+            raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
 
     def on_epoch(self, training: "Training") -> None:
         """Remember the best parameters, and stop once `patience` epochs were no better."""
-        if training.epoch == 1:
-            self.__post_init__()  # one object may serve several trainings
         history = training.history
         monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
         rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in {"accuracy", "r2"})
@@ -135,6 +137,27 @@ class EarlyStopping(Callback):
             training.history.best_epoch = self._epoch
 
 
+def as_callbacks(callbacks: Sequence[Callback], early_stopping: EarlyStopping | int | None) -> list[Callback]:
+    """Return all that watches a training, early stopping first.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is no callback.
+    """
+    if not isinstance(callbacks, Sequence):
+        raise ArgumentError(f"callbacks={callbacks!r}, wanted a list of callbacks")
+    watchers = list(callbacks)
+    if early_stopping is not None:
+        if not isinstance(early_stopping, EarlyStopping):
+            early_stopping = EarlyStopping(whole("early_stopping", early_stopping, 0))
+        watchers.insert(0, early_stopping)
+    for i, watcher in enumerate(watchers):
+        if not isinstance(watcher, Callback):
+            raise ArgumentError(f"callbacks[{i}] is {watcher!r}, wanted an object of a class derived from Callback")
+    return watchers
+
+
 @dataclass
 class Training:
     """A training under way, as callbacks see it.
@@ -146,6 +169,8 @@ class Training:
     history : History
     epochs : int
         How many were asked for.
+    watched : tuple of str
+        The names of the figures that there will be after each epoch.
     epoch : int
         The one under way, counted from 1; in ``on_epoch`` the one just finished.
     step, steps : int
@@ -161,6 +186,7 @@ class Training:
     history: History
     epochs: int
     steps: int
+    watched: tuple[str, ...] = ("loss",)
     epoch: int = 0
     step: int = 0
     loss: float = inf
@@ -209,15 +235,14 @@ def fit(
             while training.epoch < training.epochs and not training.stop:
                 training.epoch += 1
                 began = time.perf_counter()
-                order = np.arange(samples) if rng is None else rng.permutation(samples)
                 loss_sum = weight_sum = 0.0
                 start = 0
                 while start < samples:
-                    part = order[start : start + per_chunk * batch_size]
-                    updates = -(-len(part) // batch_size)
-                    rates = np.array(as_schedule(schedule).rates(state.step, updates)) * plateau.scale
-                    if isinstance(schedule, ReduceOnPlateau):
-                        rates = np.maximum(rates, schedule.min_rate)
+                    updates = min(per_chunk, -(-(samples - start) // batch_size))
+                    rates = _rates(schedule, state.step, updates, plateau)
+                    if start == 0:  # after the rates: what is wrong with them is told before anything changes
+                        order = np.arange(samples) if rng is None else rng.permutation(samples)
+                    part = order[start : start + updates * batch_size]
                     began_chunk = time.perf_counter()
                     chunk = program.train(state, data, part, batch_size, rates)
                     seconds = (time.perf_counter() - began_chunk) / updates
@@ -247,12 +272,32 @@ def fit(
     return history
 
 
+def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarray:
+    """Return the rates of some updates, checked: a schedule may be a user's own."""
+    try:
+        rates = np.array(as_schedule(schedule).rates(first, count), dtype=np.float64)
+        good = rates.shape == (count,) and np.isfinite(rates).all() and (rates >= 0).all()
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ArgumentError(
+            f"learning_rate: {schedule!r} gave for updates {first} to {first + count - 1} other than finite numbers of "
+            "at least 0"
+        )
+    if isinstance(schedule, ReduceOnPlateau):
+        return np.maximum(rates * plateau.scale, np.minimum(rates, schedule.min_rate))
+    return rates
+
+
 def _non_finite(training: Training, state: State, cost: float) -> NonFiniteLossError:
-    what = "gradient" if isfinite(cost) else "loss"
-    found = "not finite" if isfinite(cost) else f"{cost}"
+    found = (
+        f"the loss is {cost}"
+        if not isfinite(cost)
+        else "the gradient, or what it would make of the parameters, is not finite"
+    )
     return NonFiniteLossError(
-        f"the {what} of update {state.step + 1} (epoch {training.epoch}) is {found}; training stopped before it, with "
-        f"the last finite parameters. A smaller learning rate, clip_norm=1.0 or standardized inputs often help",
+        f"training stopped before update {state.step + 1} (epoch {training.epoch}): {found}. The parameters are the "
+        "last finite ones; a smaller learning rate, clip_norm=1.0 or standardized inputs often help",
         state.step + 1,
         training.history,
     )

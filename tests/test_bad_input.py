@@ -24,6 +24,20 @@ class OnAnotherDevice:
         return (2, 0)  # kDLCUDA
 
 
+class Stubborn:
+    """What a tensor that requires a gradient does."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise RuntimeError("call detach() first")
+
+
+class Ascent(dn.Schedule):
+    """A schedule that no training can follow."""
+
+    def __call__(self, step: int) -> float:
+        return -1.0
+
+
 def poisoned(value: float, *places: tuple[int, int]) -> np.ndarray:
     """Return a copy of X with `value` at `places`."""
     bad = X.copy()
@@ -80,8 +94,23 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("batch size", lambda n: n.fit(X, Y, batch_size=2.5), dn.ArgumentError, "batch_size=2.5", None),
     ("epochs", lambda n: n.fit(X, Y, epochs=-1), dn.ArgumentError, "epochs=-1, wanted a whole number of at least 1", None),
     ("patience", lambda n: n.fit(X, Y, early_stopping=-2), dn.ArgumentError, "early_stopping=-2", None),
-    ("l2", lambda n: n.fit(X, Y, l2=-0.1), dn.ArgumentError, "l2=-0.1, wanted a finite number of at least 0", None),
-    ("clip_norm", lambda n: n.fit(X, Y, clip_norm=0), dn.ArgumentError, "clip_norm=0, wanted a finite number above 0", None),
+    ("l2", lambda n: n.fit(X, Y, l2=-0.1), dn.ArgumentError, "l2=-0.1, wanted at least 0 and less than 3.4", None),
+    ("clip_norm", lambda n: n.fit(X, Y, clip_norm=0), dn.ArgumentError, "clip_norm=0, wanted above 0 and less than 3.4", None),
+    ("clip_norm", lambda n: n.fit(X, Y, clip_norm=1e300), dn.ArgumentError, r"clip_norm=1e\+300, wanted above 0", None),
+    ("monitor", lambda n: n.fit(X, Y, early_stopping=dn.EarlyStopping(monitor="val_loss")), dn.ArgumentError,
+     "monitor='val_loss' is not among what is watched: loss", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=[3]), dn.ArgumentError, r"callbacks\[0\] is 3, wanted an object", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=[dn.Callback]), dn.ArgumentError, r"callbacks\[0\] is <class", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=dn.Callback()), dn.ArgumentError, "wanted a list of callbacks", None),
+    ("schedule", lambda n: n.fit(X, Y, optimizer=dn.SGD(Ascent())), dn.ArgumentError, "learning_rate: .* gave for upd", None),
+    ("beyond the dtype", lambda n: n.fit(np.where(X[1, 2] == X, 1e39, X), Y), dn.DataError,
+     r"X\[1, 2\] is 1e\+39, beyond float32, as 1 values are; use dtype='float64'", None),
+    ("beyond the dtype", lambda n: n.fit(X, [0, 0, 0, 1e39, 0, 0]), dn.DataError, r"Y\[0, 3\] is 1e\+39, beyond", LINEAR),
+    ("label beyond all", lambda n: n.fit(X, [0, 1, 2, 1e300, 0, 0]), dn.DataError, r"Y\[3\] is 1e\+300, wanted", None),
+    ("class weight", lambda n: n.fit(X, Y, class_weight={"a": 1}), dn.ArgumentError, "class_weight: class='a'", None),
+    ("class weight", lambda n: n.fit(X, Y, class_weight=3), dn.ArgumentError, "class_weight=3, wanted 'balanced'", None),
+    ("theta", lambda n: n.set_flat([1, 2]), dn.ShapeError, r"theta has shape \(2,\), wanted \(43,\)", None),
+    ("torch with gradient", lambda n: n.predict(Stubborn()), dn.DTypeError, "X: got Stubborn, .*call detach", None),
     ("validation", lambda n: n.fit(X, Y, validation=X), dn.ArgumentError, r"a pair \(X_val, Y_val\)", None),
     ("validation X", lambda n: n.fit(X, Y, validation=(X.T, Y)), dn.ShapeError, "X_val has shape", None),
     ("validation Y", lambda n: n.fit(X, Y, validation=(X, Y[:2])), dn.ShapeError, "Y_val has 2 samples", None),
@@ -119,7 +148,18 @@ def test_bad_input_is_refused_before_anything_changes(
         (lambda: dn.Activation("leaky_relu", alpha=1), dn.ArgumentError, "leaky_relu: no option 'alpha'; it has slope"),
         (lambda: dn.Activation("elu", alpha="1"), dn.ArgumentError, "elu: alpha='1', wanted a number"),
         (lambda: dn.Loss("hubber"), dn.UnknownNameError, "did you mean 'huber'"),
-        (lambda: dn.Network([], 3), dn.ArgumentError, "layers is empty"),
+        (lambda: dn.Network([], 3), dn.ArgumentError, r"layers=\[\], wanted a list of at least one layer"),
+        (lambda: dn.Network(dn.Dense(3), 3), dn.ArgumentError, r"layers=Dense.*, wanted a list"),  # type: ignore[arg-type]
+        (lambda: dn.Network([dn.Dropout(0.5)], 3), dn.ArgumentError, "layers have no parameters"),
+        (lambda: dn.Network([dn.Dense(2**30)], 2**40), dn.ArgumentError, "too many for the memory"),
+        (
+            lambda: dn.Network([dn.Dense(3, initializer=lambda r, s: None)], 3),
+            dn.ArgumentError,
+            "initializer of W1: got obj",
+        ),
+        (lambda: network(dtype="foo"), dn.ArgumentError, "dtype='foo', wanted 'float32' or 'float64'"),
+        (lambda: network(dtype=None), dn.ArgumentError, "dtype=None"),
+        (lambda: network(seed=2**64), dn.ArgumentError, "seed=18446744073709551616, wanted less than 2"),
         (lambda: dn.Network([3], 3), dn.ArgumentError, r"layers\[0\] is 3, wanted a deepnotes Layer"),  # type: ignore[list-item]
         (lambda: dn.Network([dn.Dense(1)], 0), dn.ArgumentError, "inputs=0"),
         (lambda: network(dtype="float16"), dn.ArgumentError, "dtype='float16', wanted 'float32' or 'float64'"),
@@ -152,6 +192,12 @@ def test_native_arrays_are_checked_as_numpys_are() -> None:
         net.predict(native(X.T.copy()))
     with pytest.raises(dn.DataError, match=r"Y\[2\] is 3"):
         net.fit(native(X), native(Y + 1))
+    with pytest.raises(dn.DTypeError, match="X: got an array of complex128"):
+        net.fit(native(X * 1j), Y)
+    with pytest.raises(dn.DTypeError, match="Y: got an array of complex128"):
+        net.fit(native(X), native(Y * 1j))
+    bits = dn.Network([dn.Dense(1, "sigmoid")], 4, backend=net.backend, seed=0)
+    bits.fit(native(X > 0), native(BITS > 0))
 
 
 def test_nan_reaches_the_prediction() -> None:

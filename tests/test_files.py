@@ -104,6 +104,34 @@ def test_parts_of_the_users_own_cannot_be_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_metadata_come_back_as_json_has_them(tmp_path: Path) -> None:
+    net = network()
+    net.metadata = {2: "a", 10: ("b", None)}  # type: ignore[dict-item]
+    net.save(tmp_path / "a")
+    assert dn.load(tmp_path / "a").metadata == {"2": "a", "10": ["b", None]}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [(None, "metadata is None, wanted a dict"), ([1], "a dict"), ({"x": "y" * 9_000_000}, "wanted at most 8,388,608")],
+    ids=["none", "list", "long"],
+)
+def test_metadata_that_could_not_be_read_are_not_written(tmp_path: Path, metadata: Any, message: str) -> None:
+    net = network()
+    net.metadata = metadata
+    with pytest.raises(dn.ModelFileError, match=message):
+        net.save(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_that_are_none() -> None:
+    for call in (network().save, dn.load):
+        with pytest.raises(dn.ArgumentError, match="path=None, wanted the path of a file"):
+            call(None)  # type: ignore[operator]
+        with pytest.raises(dn.ModelFileError, match="null byte"):
+            call("a\0b")  # type: ignore[operator]
+
+
 def test_what_was_there_stays_if_the_write_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 

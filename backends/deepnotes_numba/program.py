@@ -1,6 +1,7 @@
 """The Program of this backend: a plan lowered to tables, and calls of the compiled training."""
 
 import logging
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from deepnotes.losses import Loss
 from deepnotes.optimizers import SGD, Adam, AdamW, RMSProp
 from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, State
+from deepnotes.steps import fuses
 from deepnotes_numba import activations, interpreter, losses, training, updates
 from deepnotes_numba.compiling import cache_folder
 
@@ -43,16 +45,30 @@ class NumbaProgram(EagerProgram):
         samples = data.X.shape[1]
         if len(order) and not 0 <= order.min() <= order.max() < samples:  # the compiled code does not look again
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
+        _announce(self._dtype)
+        loss_sum = weight_sum = 0.0
+        made, compiled = 0, True
+        while True:
+            # The compiled training stops where an update may overflow: the eager one makes it, or says that it cannot.
+            stop = len(rates) if compiled else made + 1
+            train = self._train if compiled else super().train
+            chunk = train(state, data, order[made * batch_size : stop * batch_size], batch_size, rates[made:stop])
+            loss_sum, weight_sum, made = loss_sum + chunk.loss_sum, weight_sum + chunk.weight_sum, made + chunk.steps
+            if made == len(rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
+                return Chunk(loss_sum, weight_sum, made, chunk.cost)
+            compiled = not compiled
+
+    def _train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+        """Train as far as the compiled code goes by itself."""
         X, by_sample = _readable(data.X)
         w = np.empty((1, 0), self._dtype) if data.w is None else _plain(data.w, self._dtype)
         slots = [*state.slots, *[np.empty(0, self._dtype)] * 2][:2]
         batch_size = min(batch_size, len(order))
-        _announce(self._dtype)
         loss_sum, weight_sum, made, cost = training.train(
             self._layers, self._options, self._loss, self._delta, self.plan.class_indices, data.w is not None,
             by_sample, X.ctypes.data, X.shape, self._targets_of(data.Y), w, order, batch_size, rates, state.theta,
             *self._take(batch_size, slots), self._optimizer, self._numbers, self.plan.layout.decaying,
-            np.uint64(self.plan.seed), state.step,
+            np.uint64(self.plan.seed), state.step, self.safe,
         )  # fmt: skip
         state.step += made
         return Chunk(loss_sum, weight_sum, made, cost)
@@ -127,7 +143,7 @@ def _loss(plan: Plan) -> tuple[int, float]:
     if not isinstance(loss, Loss):
         raise TypeError(f"{loss!r} is not one of the library's")
     code = losses.CODES[loss.name]
-    if isinstance(last, Dense) and loss.fused_with(last.g):
+    if fuses(last, loss):
         code = {losses.BINARY: losses.SIGMOID_FUSED, losses.CATEGORICAL: losses.SOFTMAX_FUSED}[code]
     return code, float(dict(loss.options).get("delta", 1.0))
 

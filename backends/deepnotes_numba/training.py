@@ -2,8 +2,6 @@
 
 from math import isfinite, sqrt
 
-import numpy as np
-
 from deepnotes_numba.compiling import jit
 from deepnotes_numba.interpreter import gradient
 from deepnotes_numba.pointers import matrix_at
@@ -75,31 +73,13 @@ def bias_corrected(code, t, rate, epsilon, beta1, beta2):
 
 
 @jit
-def scale_of(g, square, clip):
-    """Return what the gradient is multiplied with, 1 unless it is clipped, or NaN if it is not finite."""
-    norm = sqrt(square)
-    if not isfinite(square):  # the square may overflow where the gradient does not
-        largest = 0.0
-        for i in range(g.shape[0]):
-            x = abs(float(g[i]))
-            if not isfinite(x):
-                return np.nan
-            largest = max(largest, x)
-        total = 0.0
-        for i in range(g.shape[0]):
-            total += (float(g[i]) / largest) ** 2
-        norm = largest * sqrt(total)
-    return clip / norm if 0 < clip < norm else 1.0
-
-
-@jit
 def train(
     layers, options, loss, delta, labelled, weighted, by_sample, x_address, x_shape, Y, w, order, batch, rates, theta,
-    g, first, second, work, y, c, optimizer, numbers, decaying, seed, step,
+    g, first, second, work, y, c, optimizer, numbers, decaying, seed, step, safe,
 ):  # fmt: skip
     """Train on consecutive batches; return the sums of losses and of weights, the updates made, and the last cost.
 
-    It stops before the first update whose cost or gradient is not finite.
+    It stops before the first update whose cost or gradient is not finite, or so large that the next θ may not be.
     """
     l2, clip, epsilon, beta1, beta2, decay = numbers
     X = matrix_at(x_address, x_shape, theta)
@@ -112,10 +92,11 @@ def train(
         gather(Y, False, indices, y)
         weight = shares(w, weighted, indices, c[:m])
         cost = gradient(layers, options, theta, g, work, targets, labelled, c[:m], loss, delta, seed, step)
-        scale = scale_of(g, square_of(g, theta, l2, decaying), clip)
-        if not isfinite(cost) or not isfinite(scale):
-            return loss_sum, weight_sum, made, cost
+        norm = sqrt(square_of(g, theta, l2, decaying))
         rate = rates[made]
+        if not isfinite(cost) or not rate * max(norm, 1.0) < safe:
+            return loss_sum, weight_sum, made, cost
+        scale = clip / norm if 0 < clip < norm else 1.0
         lr, eps = bias_corrected(optimizer, step + 1, rate, epsilon, beta1, beta2)
         update(optimizer, theta, g, first, second, scale, lr, eps, beta1, beta2, decaying, rate * decay)
         step += 1
