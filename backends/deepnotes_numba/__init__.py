@@ -1,65 +1,49 @@
-"""The Numba backend: whole mini-batches inside one compiled call, on NumPy's arrays."""
+"""The Numba backend: chunks of mini-batches inside one compiled call, on NumPy's arrays."""
 
 import logging
-from typing import Any, cast
+from importlib import import_module
+from importlib.metadata import version
 
-import numpy as np
-
-from deepnotes.array import Array, Namespace
 from deepnotes.backend import Backend
 from deepnotes.errors import BackendUnavailable
+from deepnotes.host import HostBackend
 from deepnotes.plan import Plan
 from deepnotes.program import Program
 
 __all__ = ["NumbaBackend", "create"]
 
 
-def gather(xp: Namespace, X: Array, indices: Array) -> Array:
-    """Return ``X[:, indices]``; ``numpy.take`` would copy a transposed X whole before it takes a few columns."""
-    return X[:, indices]
-
-
-class NumbaBackend(Backend):
-    """NumPy arrays, and Programs compiled by Numba."""
+class NumbaBackend(HostBackend):
+    """NumPy's arrays, and Programs compiled by Numba."""
 
     def __init__(self) -> None:
-        super().__init__("numba", np, {"gather": gather})
+        super().__init__("numba")
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the compiled Program, or None for layers, activations or losses that are not the library's."""
         if not plan.is_library:
             logging.getLogger("deepnotes").debug("numba: %s holds parts of the user's own, so it runs eagerly", plan)
             return None
-        from deepnotes_numba.program import NumbaProgram
+        from deepnotes_numba.program import NumbaProgram  # not before it is needed: it takes Numba a second
 
         return NumbaProgram(self, plan)
 
-    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Array:
-        """Return `x` itself, or its conversion to `dtype`."""
-        return cast(Array, np.asarray(x, dtype=dtype))
-
-    def to_numpy(self, x: Array) -> np.ndarray:
-        """Return `x` itself."""
-        return np.asarray(x)
-
-    def write(self, flat: Array, start: int, values: Array) -> Array:
-        """Write `values`, shape (k,), into `flat`, shape (p,), from `start` on."""
-        np.asarray(flat)[start : start + values.shape[0]] = values
-        return flat
-
     def describe(self) -> str:
         """Return the versions that matter."""
-        from importlib.metadata import version
-
-        return f"numba {version('numba')}, numpy {np.__version__}, scipy {version('scipy')}"
+        return ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy", "scipy"))
 
 
 def create() -> Backend:
-    """Return the backend; the entry point."""
+    """Return the backend; the entry point.
+
+    Raises
+    ------
+    BackendUnavailable
+        If Numba, or SciPy, which its matrix products need, cannot be imported.
+    """
     try:
-        import numba
-        import scipy  # noqa: F401 - Numba's matrix products need it
+        for name in ("numba", "scipy"):
+            import_module(name)
     except ImportError as error:
         raise BackendUnavailable("numba", str(error), 'pip install "deepnotes[numba]"') from error
-    del numba
     return NumbaBackend()

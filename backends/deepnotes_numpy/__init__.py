@@ -1,22 +1,16 @@
 """The NumPy backend: runs everywhere, trains in place, and is in float64 the reference for every other backend."""
 
 import logging
-from typing import Any, cast
 
 import numpy as np
 
-from deepnotes.array import Array, Namespace
 from deepnotes.backend import Backend
+from deepnotes.host import HostBackend
 from deepnotes.plan import Plan
 from deepnotes.program import Program
 from deepnotes.recorded import RecordedProgram
 
 __all__ = ["NumpyBackend", "create"]
-
-
-def gather(xp: Namespace, X: Array, indices: Array) -> Array:
-    """Return ``X[:, indices]``; ``numpy.take`` would copy a transposed X whole before it takes a few columns."""
-    return X[:, indices]
 
 
 def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
@@ -37,11 +31,11 @@ def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
         out[...] = X[:, indices]
 
 
-class NumpyBackend(Backend):
+class NumpyBackend(HostBackend):
     """NumPy as a backend."""
 
     def __init__(self) -> None:
-        super().__init__("numpy", np, {"gather": gather})
+        super().__init__("numpy")
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the recorded Program, or None for layers, activations or losses that are not the library's."""
@@ -49,19 +43,6 @@ class NumpyBackend(Backend):
             logging.getLogger("deepnotes").debug("numpy: %s holds parts of the user's own, so it runs eagerly", plan)
             return None
         return RecordedProgram(self, plan, gather_into)
-
-    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Array:
-        """Return `x` itself, or its conversion to `dtype`."""
-        return cast(Array, np.asarray(x, dtype=dtype))
-
-    def to_numpy(self, x: Array) -> np.ndarray:
-        """Return `x` itself."""
-        return np.asarray(x)
-
-    def write(self, flat: Array, start: int, values: Array) -> Array:
-        """Write `values`, shape (k,), into `flat`, shape (p,), from `start` on."""
-        np.asarray(flat)[start : start + values.shape[0]] = values
-        return flat
 
 
 def create() -> Backend:
