@@ -5,6 +5,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from deepnotes.training import Callback, Training
 
@@ -22,11 +23,11 @@ class Progress(Callback):
             return
         if self._bar is None:
             self._bar = Bar(
-                TextColumn("epoch {task.fields[epoch]}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
+                TextColumn("epoch {task.fields[epoch]}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=16),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+                TextColumn("left", table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=self._console,
             )
             self._task = self._bar.add_task("", total=training.steps, epoch="", figures="")
