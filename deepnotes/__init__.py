@@ -17,6 +17,7 @@ from deepnotes.errors import (
     ShapeError,
     TableError,
     UnknownNameError,
+    UnknownParameterError,
 )
 from deepnotes.files import load
 from deepnotes.layers import Dense, Dropout, Layer
@@ -75,6 +76,7 @@ __all__ = [
     "StepDecay",
     "TableError",
     "UnknownNameError",
+    "UnknownParameterError",
     "available_backends",
     "get_backend",
     "load",

@@ -1,29 +1,41 @@
 """Activation functions by name, and the class a user derives from to write one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from deepnotes.arguments import number
 from deepnotes.array import Array
-from deepnotes.errors import ArgumentError, unknown_name
+from deepnotes.errors import ArgumentError, look_up
 from deepnotes.ops import Ops
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
 """Where the outputs lie: anywhere, above 0, between 0 and 1, or between 0 and 1 with columns that sum to 1."""
 
-LIBRARY: dict[str, tuple[Range, dict[str, float]]] = {
-    "identity": ("real", {}),
-    "sigmoid": ("unit", {}),
-    "tanh": ("real", {}),
-    "relu": ("real", {}),
-    "leaky_relu": ("real", {"slope": 0.001}),
-    "softmax": ("simplex", {}),
-    "elu": ("real", {"alpha": 1.0}),
-    "gelu": ("real", {}),
-    "gelu_tanh": ("real", {}),
-    "silu": ("real", {}),
-    "softplus": ("positive", {}),
+
+@dataclass(frozen=True)
+class Traits:
+    """What the library knows of one of its activations."""
+
+    range: Range = "real"
+    """Where the outputs lie."""
+    initializer: str = "glorot_uniform"
+    """How the weights of a layer with it start, unless told otherwise."""
+    options: dict[str, float] = field(default_factory=dict)
+
+
+LIBRARY: dict[str, Traits] = {
+    "identity": Traits(),
+    "sigmoid": Traits("unit"),
+    "tanh": Traits(),
+    "relu": Traits("real", "he_normal"),
+    "leaky_relu": Traits("real", "he_normal", {"slope": 0.001}),
+    "softmax": Traits("simplex"),
+    "elu": Traits("real", "he_normal", {"alpha": 1.0}),
+    "gelu": Traits("real", "he_normal"),
+    "gelu_tanh": Traits("real", "he_normal"),
+    "silu": Traits("real", "he_normal"),
+    "softplus": Traits("positive", "he_normal"),
 }
-"""Each activation of the library: the range of its outputs, and its options with their defaults."""
 
 
 class ActivationFunction:
@@ -33,9 +45,12 @@ class ActivationFunction:
     ----------
     range : {"real", "positive", "unit", "simplex"}
         Where the outputs lie; some losses ask for it.
+    initializer : str, default "glorot_uniform"
+        How the weights of a layer with it start, unless told otherwise.
     """
 
-    range: Range = "real"
+    range: Range = Traits.range
+    initializer: str = Traits.initializer
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
@@ -62,7 +77,7 @@ class Activation(ActivationFunction):
     UnknownNameError
         If `name` is none of them; the message has the nearest match.
     ArgumentError
-        If an option is not one of the activation's.
+        If an option is not one of the activation's, or not a finite number.
 
     Examples
     --------
@@ -74,11 +89,12 @@ class Activation(ActivationFunction):
     options: tuple[tuple[str, float], ...]
 
     def __init__(self, name: str, **options: float) -> None:
-        if name not in LIBRARY:
-            raise unknown_name("activation", name, LIBRARY)
+        traits = look_up("activation", name, LIBRARY)
+        checked = checked_options(name, traits.options, options, signed=True)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "options", tuple(checked_options(name, LIBRARY[name][1], options).items()))
-        object.__setattr__(self, "range", LIBRARY[name][0])
+        object.__setattr__(self, "options", tuple(checked.items()))
+        object.__setattr__(self, "range", traits.range)
+        object.__setattr__(self, "initializer", traits.initializer)
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
@@ -99,11 +115,9 @@ def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:
     return activation if isinstance(activation, ActivationFunction) else Activation(activation)
 
 
-def checked_options(name: str, defaults: dict[str, float], given: dict[str, Any]) -> dict[str, float]:
-    """Return `defaults` updated by `given`, whose names and types are checked."""
-    for option, value in given.items():
+def checked_options(name: str, defaults: dict[str, float], given: dict[str, Any], **limits: bool) -> dict[str, float]:
+    """Return `defaults` updated by `given`: known options, and numbers within `limits`, those of ``number``."""
+    for option in given:
         if option not in defaults:
             raise ArgumentError(f"{name}: no option {option!r}; it has {', '.join(defaults) or 'none'}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ArgumentError(f"{name}: {option}={value!r}, wanted a number")
-    return defaults | {option: float(value) for option, value in given.items()}
+    return defaults | {option: number(f"{name}: {option}", value, **limits) for option, value in given.items()}

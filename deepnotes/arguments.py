@@ -1,6 +1,6 @@
 """Numbers that users give as arguments: the one place where they are checked and worded."""
 
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, *, positive: bool = False, below: float | None = None) -> float:
+def number(name: str, value: Any, *, positive: bool = False, signed: bool = False, below: float | None = None) -> float:
     """Return `value` as a float.
 
     Parameters
@@ -30,13 +30,15 @@ def number(name: str, value: Any, *, positive: bool = False, below: float | None
     value : object
     positive : bool, default False
         Whether 0 is refused.
+    signed : bool, default False
+        Whether numbers below 0 are welcome.
     below : float, optional
         What the value must be less than.
 
     Raises
     ------
     ArgumentError
-        If it is not a finite number of at least (or above) 0 and less than `below`.
+        If it is not a finite number of at least (or above) 0, unless `signed`, and less than `below`.
 
     Examples
     --------
@@ -45,11 +47,17 @@ def number(name: str, value: Any, *, positive: bool = False, below: float | None
     deepnotes.errors.ArgumentError: rate=1.5, wanted at least 0 and less than 1
     """
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    good = real and isfinite(value) and value >= 0 and not (positive and value == 0)
-    if good and (below is None or value < below):
-        return float(value)
+    try:
+        found = float(value) if real else nan
+    except OverflowError:  # a whole number beyond all floats
+        found = nan
+    above = signed or found > 0 or (found == 0 and not positive)
+    if isfinite(found) and above and (below is None or found < below):
+        return found
     if below is not None:
         wanted = f"{'above' if positive else 'at least'} 0 and less than {below:g}"
+    elif signed:
+        wanted = "a finite number"
     else:
         wanted = f"a finite number {'above' if positive else 'of at least'} 0"
     raise ArgumentError(f"{name}={value!r}, wanted {wanted}")

@@ -242,6 +242,8 @@ class _Lowering:
         if name == "sum" and options["axis"] == 1 and options["keepdims"] and operands[0].ndim == 2:
             ones = self._full(xp.asarray(1, dtype=out.dtype), (operands[0].shape[1], 1))
             return [partial(xp.dot, operands[0], ones, out)]  # a BLAS adds rows up several times as fast
+        if name == "take":
+            return [partial(xp.take, *operands, options["axis"], out)]
         if name in {"sum", "max"}:
             reduce = (xp.add if name == "sum" else xp.maximum).reduce
             return [partial(reduce, operands[0], options["axis"], None, out, options["keepdims"])]

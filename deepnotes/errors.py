@@ -3,7 +3,10 @@
 Each message names the argument, says what came and what was wanted, and is raised before any state changes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class DeepnotesError(Exception):
@@ -32,6 +35,14 @@ class ForeignArrayError(DeepnotesError, TypeError):
 
 class UnknownNameError(DeepnotesError, ValueError):
     """A name of an activation, loss, optimizer, backend, ... that does not exist."""
+
+
+class UnknownParameterError(UnknownNameError, KeyError):
+    """A name of a parameter that the network does not have."""
+
+    def __str__(self) -> str:
+        """Return the message as it is; a KeyError would quote it."""
+        return str(self.args[0])
 
 
 class BackendUnavailable(DeepnotesError, RuntimeError):
@@ -74,6 +85,19 @@ class TableError(DeepnotesError, ValueError):
 
 class ModelFileError(DeepnotesError, ValueError):
     """A model file is truncated, altered, hostile, or of a format this version does not know."""
+
+
+def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
+    """Return ``library[name]``.
+
+    Raises
+    ------
+    UnknownNameError
+        If `name` is no key of it, whatever else it may be.
+    """
+    if not isinstance(name, str) or name not in library:
+        raise unknown_name(kind, name, library)
+    return library[name]
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from deepnotes.errors import unknown_name
+from deepnotes.errors import look_up
 
 Initializer: TypeAlias = Callable[["np.random.Generator", tuple[int, int]], np.ndarray]
 """Takes the generator and the shape ``(n, n_prev)``, returns float64 weights of that shape."""
@@ -57,9 +57,6 @@ LIBRARY: dict[str, Initializer] = {
     "lecun_uniform": partial(_uniform, _lecun),
 }
 
-HE = {"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"}
-"""Activations whose layers start from ``he_normal`` unless told otherwise; the others from ``glorot_uniform``."""
-
 
 def as_initializer(initializer: str | Initializer) -> Initializer:
     """Return an initializer given by name or by itself.
@@ -69,8 +66,4 @@ def as_initializer(initializer: str | Initializer) -> Initializer:
     UnknownNameError
         If there is none of that name.
     """
-    if callable(initializer):
-        return initializer
-    if initializer not in LIBRARY:
-        raise unknown_name("initializer", initializer, LIBRARY)
-    return LIBRARY[initializer]
+    return initializer if callable(initializer) else look_up("initializer", initializer, LIBRARY)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from deepnotes.activations import Activation, ActivationFunction, as_activation
+from deepnotes.activations import ActivationFunction, as_activation
 from deepnotes.arguments import number, whole
 from deepnotes.array import Array
-from deepnotes.initializers import HE, Initializer, as_initializer
+from deepnotes.initializers import Initializer, as_initializer
 from deepnotes.ops import Ops
 
 
@@ -117,8 +117,7 @@ class Dense(Layer):
 
     def parameters(self, inputs: int) -> dict[str, Parameter]:
         """Return ``W``, shape (units, inputs), and ``b``, shape (units, 1)."""
-        relu_like = isinstance(self.g, Activation) and self.g.name in HE
-        start = self.initializer or ("he_normal" if relu_like else "glorot_uniform")
+        start = self.initializer or self.g.initializer
         return {
             "W": Parameter((self.units, inputs), as_initializer(start), decays=True),
             "b": Parameter((self.units, 1), as_initializer("zeros"), decays=False),

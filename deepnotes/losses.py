@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from deepnotes.activations import Activation, ActivationFunction, Range, checked_options
 from deepnotes.array import Array
-from deepnotes.errors import ArgumentError, unknown_name
+from deepnotes.errors import ArgumentError, look_up
 from deepnotes.ops import Ops
 
 
@@ -84,7 +84,7 @@ class Loss(LossFunction):
     UnknownNameError
         If `name` is none of them; the message has the nearest match.
     ArgumentError
-        If an option is not one of the loss's.
+        If an option is not one of the loss's, or not a finite number above 0.
 
     Examples
     --------
@@ -96,11 +96,10 @@ class Loss(LossFunction):
     options: tuple[tuple[str, float], ...]
 
     def __init__(self, name: str, **options: float) -> None:
-        if name not in LIBRARY:
-            raise unknown_name("loss", name, LIBRARY)
-        traits = LIBRARY[name]
+        traits = look_up("loss", name, LIBRARY)
+        checked = checked_options(name, traits.options, options, positive=True)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "options", tuple(checked_options(name, traits.options, options).items()))
+        object.__setattr__(self, "options", tuple(checked.items()))
         object.__setattr__(self, "outputs", traits.outputs)
         object.__setattr__(self, "targets", traits.targets)
 

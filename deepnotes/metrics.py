@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from deepnotes.errors import unknown_name
+from deepnotes.errors import ArgumentError, look_up
 
 Metric: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
 """Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number."""
@@ -56,13 +56,20 @@ def as_metrics(metrics: Metrics) -> dict[str, Metric]:
     ------
     UnknownNameError
         If there is none of that name.
+    ArgumentError
+        If they are no sequence, or one would take the place of another or of the loss.
     """
+    try:
+        given = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+    except TypeError:
+        raise ArgumentError(
+            f"metrics={metrics!r}, wanted a name, a function or a sequence of them, () for none"
+        ) from None
     found: dict[str, Metric] = {}
-    for metric in [metrics] if isinstance(metrics, str) or callable(metrics) else metrics:
-        if callable(metric):
-            found[getattr(metric, "__name__", repr(metric))] = metric
-        elif metric in LIBRARY:
-            found[metric] = LIBRARY[metric]
-        else:
-            raise unknown_name("metric", metric, LIBRARY)
+    for metric in given:
+        function = metric if callable(metric) else look_up("metric", metric, LIBRARY)
+        name = metric if isinstance(metric, str) else str(getattr(metric, "__name__", repr(metric)))
+        if name in {"loss", "val_loss", *found}:
+            raise ArgumentError(f"metrics: {name!r} is the name of another figure, wanted names that differ")
+        found[name] = function
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from deepnotes.arguments import number
 from deepnotes.array import Array
-from deepnotes.errors import ArgumentError, unknown_name
+from deepnotes.errors import ArgumentError, look_up
 from deepnotes.ops import Ops
 from deepnotes.schedules import Rate, as_schedule
 
@@ -43,6 +43,10 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def _check(self, name: str, **limits: Any) -> None:
+        """Make a hyperparameter a Python number within `limits`: a NumPy one would change the dtype of θ."""
+        object.__setattr__(self, name, number(name, getattr(self, name), **limits))
+
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
@@ -67,7 +71,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        number("momentum", self.momentum, below=1)
+        self._check("momentum", below=1)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
 
@@ -110,8 +114,8 @@ class RMSProp(Optimizer):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        number("rho", self.rho, below=1)
-        number("epsilon", self.epsilon, positive=True)
+        self._check("rho", below=1)
+        self._check("epsilon", positive=True)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -151,9 +155,9 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        number("beta1", self.beta1, below=1)
-        number("beta2", self.beta2, below=1)
-        number("epsilon", self.epsilon, positive=True)
+        self._check("beta1", below=1)
+        self._check("beta2", below=1)
+        self._check("epsilon", positive=True)
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -200,7 +204,7 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("weight_decay", self.weight_decay)
+        self._check("weight_decay")
 
     def scalars(self, step: int, rate: float) -> dict[str, float]:
         """Return those of :class:`Adam`, and the share of each weight that decays."""
@@ -225,8 +229,4 @@ def as_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
     UnknownNameError
         If there is none of that name.
     """
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if optimizer not in LIBRARY:
-        raise unknown_name("optimizer", optimizer, LIBRARY)
-    return LIBRARY[optimizer](**options)
+    return optimizer if isinstance(optimizer, Optimizer) else look_up("optimizer", optimizer, LIBRARY)(**options)

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes import checks
 from deepnotes.array import Array
-from deepnotes.errors import ShapeError, unknown_name
+from deepnotes.errors import ShapeError, UnknownNameError, UnknownParameterError, look_up
 from deepnotes.program import State
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Parameters(MutableMapping[str, Array]):
     """The parameters of a network by name (``W1``, ``b1``, ...), views of its flat buffer where the library can.
 
-    Assigning copies the values in, from NumPy or the backend, after checking the shape.
+    Assigning copies the values in, from NumPy or the backend, after checking them.
     """
 
     def __init__(self, network: "Network") -> None:
@@ -35,7 +35,10 @@ class Parameters(MutableMapping[str, Array]):
         host = checks.as_host(network.backend, value, name)
         if host.shape != entry.parameter.shape:
             raise ShapeError(f"{name}: got shape {host.shape}, wanted {entry.parameter.shape}")
-        flat = network.backend.from_numpy(np.ascontiguousarray(host, dtype=network.dtype).reshape(-1))
+        with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and is refused
+            values = np.ascontiguousarray(host, dtype=network.dtype)
+        checks.check_finite(network.backend, values, name, host)
+        flat = network.backend.from_numpy(values.reshape(-1))
         network.theta = network.backend.write(network.theta, entry.start, flat)
 
     def __delitem__(self, name: str) -> None:
@@ -51,10 +54,10 @@ class Parameters(MutableMapping[str, Array]):
         return f"Parameters({', '.join(f'{e.name} {e.parameter.shape}' for e in map(self._entry, self))})"
 
     def _entry(self, name: str) -> Any:
-        entries = self._network.layout.entries
-        if name not in entries:
-            raise KeyError(str(unknown_name("parameter", name, entries)))
-        return entries[name]
+        try:
+            return look_up("parameter", name, self._network.layout.entries)
+        except UnknownNameError as error:
+            raise UnknownParameterError(str(error)) from None
 
 
 class NetworkState(State):

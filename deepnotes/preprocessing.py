@@ -41,10 +41,17 @@ class Standardizer:
                [ 1.]])
         """
         X = np.asarray(X, dtype=np.float64)
-        mean = X.mean(axis=1, keepdims=True)
-        scale = X.std(axis=1, keepdims=True)
+        if X.ndim != 2 or X.size == 0:
+            raise ShapeError(f"X has shape {X.shape}, wanted (n, m): n features, m samples, at least one of each")
+        with np.errstate(all="ignore"):  # what is not finite shows in mean and scale
+            # Each feature times a power of 2, which is exact: no sum and no square overflows.
+            _, power = np.frexp(np.abs(X).max(axis=1, keepdims=True))
+            X = np.ldexp(X, -power)
+            low, high = X.min(axis=1, keepdims=True), X.max(axis=1, keepdims=True)
+            mean = np.ldexp(np.clip(X.mean(axis=1, keepdims=True), low, high), power)
+            scale = np.ldexp(X.std(axis=1, keepdims=True), power)
         # The deviation of equal values is a rounding error of the mean, not always exactly 0.
-        constant = scale <= 4 * np.finfo(np.float64).eps * np.abs(mean)
+        constant = (low == high) | (scale <= 4 * np.finfo(np.float64).eps * np.abs(mean))
         return cls(mean, np.where(constant, 1.0, scale))
 
     def __call__(self, X: np.ndarray) -> np.ndarray:

@@ -169,7 +169,12 @@ class ReduceOnPlateau(Schedule):
     min_delta : float, default 1e-4
         What counts as improvement: a fall by more than this share of the best value.
     min_rate : float, default 0.0
-        The rate falls no lower.
+        The rate falls no lower; at most `learning_rate`.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
 
     Notes
     -----
@@ -184,11 +189,15 @@ class ReduceOnPlateau(Schedule):
     min_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        as_schedule(self.learning_rate)
+        schedule = as_schedule(self.learning_rate)
         number("factor", self.factor, positive=True, below=1)
         whole("patience", self.patience, 0)
         number("min_delta", self.min_delta)
-        number("min_rate", self.min_rate)
+        lowest = number("min_rate", self.min_rate)
+        if isinstance(schedule, Constant) and lowest > schedule.learning_rate:
+            raise ArgumentError(
+                f"min_rate={self.min_rate!r}, wanted between 0 and learning_rate={schedule.learning_rate}"
+            )
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0, before any fall."""

@@ -128,13 +128,17 @@ class Recorder:
     def asarray(self, obj: Any, *, dtype: Any = None) -> Symbol:
         if isinstance(obj, Symbol):
             return self.astype(obj, dtype or obj.dtype)
-        return self._once(("asarray", type(obj), obj, dtype), lambda: np.asarray(obj, dtype))
+        value = np.asarray(obj, dtype)
+        return self._once(("asarray", value.dtype, value.shape, value.tobytes()), lambda: value)
 
     def arange(self, *bounds: int, dtype: Any = None) -> Symbol:
         return self._once(("arange", bounds, dtype), lambda: np.arange(*bounds, dtype=dtype))
 
+    def zeros(self, shape: tuple[int, ...], *, dtype: Any = None) -> Symbol:
+        return self._once(("zeros", shape, dtype), lambda: np.zeros(shape, dtype))
+
     def zeros_like(self, x: Symbol) -> Symbol:
-        return self._once(("zeros", x.shape, x.dtype), lambda: np.zeros(x.shape, x.dtype))
+        return self.zeros(x.shape, dtype=x.dtype)
 
     def ones_like(self, x: Symbol) -> Symbol:
         return self._once(("ones", x.shape, x.dtype), lambda: np.ones(x.shape, x.dtype))
@@ -150,6 +154,9 @@ class Recorder:
 
     def concat(self, arrays: Sequence[Symbol], *, axis: int = 0) -> Symbol:
         return self.apply("concat", *arrays, axis=axis)
+
+    def take(self, x: Symbol, indices: Symbol, *, axis: int) -> Symbol:
+        return self.apply("take", x, indices, axis=axis % x.ndim)
 
     def sum(self, x: Symbol, *, axis: int | None = None, keepdims: "np.bool | Any" = False) -> Symbol:
         if axis is None and not keepdims and x.source and x.source.name == "multiply":
@@ -198,6 +205,9 @@ def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.
         return np.empty(options["shape"], models[0].dtype)
     if name == "square_sum":
         return np.empty((), models[0].dtype)
+    if name == "take":
+        x, indices, axis = *models, options["axis"]
+        return np.empty((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype)
     if name == "matmul":
         return np.empty((models[0].shape[0], models[1].shape[1]), np.result_type(*models))
     if name == "concat" or name in {"sum", "max"}:

@@ -146,7 +146,7 @@ def test_bad_input_is_refused_before_anything_changes(
         (lambda: dn.Dense(3, initializer="he"), dn.UnknownNameError, "unknown initializer 'he'"),
         (lambda: dn.Dropout(1.0), dn.ArgumentError, "rate=1.0, wanted at least 0 and less than 1"),
         (lambda: dn.Activation("leaky_relu", alpha=1), dn.ArgumentError, "leaky_relu: no option 'alpha'; it has slope"),
-        (lambda: dn.Activation("elu", alpha="1"), dn.ArgumentError, "elu: alpha='1', wanted a number"),
+        (lambda: dn.Activation("elu", alpha="1"), dn.ArgumentError, "elu: alpha='1', wanted a finite number"),
         (lambda: dn.Loss("hubber"), dn.UnknownNameError, "did you mean 'huber'"),
         (lambda: dn.Network([], 3), dn.ArgumentError, r"layers=\[\], wanted a list of at least one layer"),
         (lambda: dn.Network(dn.Dense(3), 3), dn.ArgumentError, r"layers=Dense.*, wanted a list"),  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from plans import NETWORKS, programs
 import deepnotes as dn
 from deepnotes import equations
 from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.array import Namespace
 from deepnotes.buffers import TILE
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.program import Data
@@ -108,6 +109,72 @@ def test_random_programs_replay_bit_for_bit_also_into_their_own_inputs(data: st.
 def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
     """Bit for bit but for sums and products, which another memory layout may order differently."""
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9 * max(1.0, float(np.abs(wanted).max())))
+
+
+# Each function of the namespace, of x and y, shape (2, 3), and indices i: those that compute, and those that make.
+NAMESPACE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "asarray": lambda xp, x, y, i: xp.asarray(3, dtype=x.dtype) * x,
+    "arange": lambda xp, x, y, i: xp.astype(xp.arange(1, 7, 2, dtype=xp.int64), x.dtype) - x,
+    "zeros": lambda xp, x, y, i: xp.concat([x, xp.zeros((1, 3), dtype=x.dtype)]),
+    "zeros_like": lambda xp, x, y, i: xp.zeros_like(x),
+    "ones_like": lambda xp, x, y, i: x / (xp.ones_like(x) + y),
+    "finfo": lambda xp, x, y, i: x + float(xp.finfo(x.dtype).eps),
+    "astype": lambda xp, x, y, i: xp.astype(x * 9, xp.int64),
+    "reshape": lambda xp, x, y, i: xp.reshape(x.T, (1, 6)),
+    "concat": lambda xp, x, y, i: xp.concat([x, y * 2, x.T[:2, :1]], axis=1),
+    "take": lambda xp, x, y, i: xp.take((x + y).T, i, axis=0),
+    "equal": lambda xp, x, y, i: xp.equal(x, xp.maximum(x, y)),
+    "maximum": lambda xp, x, y, i: xp.maximum(x, y),
+    "minimum": lambda xp, x, y, i: xp.minimum(x, y),
+    "where": lambda xp, x, y, i: xp.where(x > y, x, y),
+    "sum": lambda xp, x, y, i: xp.sum(x, axis=0, keepdims=True),
+    "max": lambda xp, x, y, i: xp.max(x, axis=1),
+    **{
+        name: lambda xp, x, y, i, name=name: getattr(xp, name)(x)
+        for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh", "sign")
+    },
+}
+
+
+def test_every_function_of_the_namespace_is_in_the_examples() -> None:
+    assert set(NAMESPACE) == {name for name, f in vars(Namespace).items() if callable(f) and not name.startswith("_")}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("name", NAMESPACE)
+def test_every_function_of_the_namespace_replays_bit_for_bit(name: str, order: Any) -> None:
+    rng = np.random.default_rng(4)
+    x, y = (np.asarray(rng.uniform(0.1, 2, (2, 3)), order=order) for _ in range(2))
+    i = np.array([2, 0, 2, 1])
+
+    def function(xp: Any, x: Any, y: Any, i: Any) -> list[Any]:
+        return [NAMESPACE[name](xp, x, y, i)]
+
+    (found,), (wanted,) = replay(function, x, y, i), function(np, x, y, i)
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found, wanted, strict=True)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T, lambda x: x[:, 1:]])
+def test_take_reads_its_operands_anew(axis: int, view: Callable[[Any], Any]) -> None:
+    """Also into its own operand, and with negative and constant indices."""
+    x, i = np.arange(16.0).reshape(4, 4), np.array([1, -1, 0])
+
+    def function(xp: Any, x: Any, i: Any) -> list[Any]:
+        return [xp.take(view(x), i, axis=axis), xp.take(view(x), xp.asarray([1, 0]), axis=axis)]
+
+    recording = record(np, function, [x, i])
+    for _ in range(2):
+        recording.run()
+        for found, wanted in zip(recording.outputs, function(np, x, i), strict=True):
+            np.testing.assert_array_equal(found, wanted, strict=True)
+        x *= 2
+        i[:] = [2, 0, 1]
+    backwards = record(np, lambda xp, x, i: [xp.take(x, i, axis=0)], [x, np.array([3, 2, 1, 0])], into=[x])
+    wanted = x[::-1].copy()
+    backwards.run()
+    np.testing.assert_array_equal(x, wanted)
 
 
 def test_a_branch_on_values_is_refused() -> None:

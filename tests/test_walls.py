@@ -38,12 +38,15 @@ def test_equations_import_nothing_but_the_protocols(path: Path) -> None:
     assert {n for n in imports(path) if not n.startswith("deepnotes.equations")} <= allowed
 
 
-@pytest.mark.parametrize("name", ["layers", "losses", "optimizers", "activations", "steps", "schedules"])
-def test_what_computes_touches_arrays_through_the_protocol_only(name: str) -> None:
-    """``layers`` names NumPy once, to accept its integers as a number of units."""
-    source = (CORE / f"{name}.py").read_text(encoding="utf-8")
-    used = {line.strip() for line in source.splitlines() if "np." in line}
-    assert all("np.integer" in line for line in used)
+COMPUTES = [
+    *(CORE / f"{name}.py" for name in ("layers", "losses", "optimizers", "activations", "steps", "schedules")),
+    *sorted((CORE / "equations").rglob("*.py")),
+]
+
+
+@pytest.mark.parametrize("path", COMPUTES, ids=lambda p: str(p.relative_to(CORE)))
+def test_what_computes_touches_arrays_through_the_protocol_only(path: Path) -> None:
+    assert "numpy" not in {name.partition(".")[0] for name in imports(path)}
 
 
 def test_nobody_asks_which_backend_it_is() -> None:
@@ -59,6 +62,17 @@ def test_importing_deepnotes_loads_no_backend_and_no_array_library_but_numpy() -
     tops = {name.partition(".")[0] for name in loaded}
     assert "numpy" in tops
     assert not tops & (ARRAY_LIBRARIES | {"rich", "safetensors", "matplotlib", "deepnotes_numpy"})
+
+
+def test_importing_deepnotes_costs_little_more_than_numpy() -> None:
+    """Beyond these few small modules of Python and their own imports, nothing is loaded that is not deepnotes'."""
+    code = (
+        "import sys, numpy, contextvars, copy, dataclasses, json, signal, threading; before = set(sys.modules); "
+        "import deepnotes; print(*sorted(set(sys.modules) - before))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "deepnotes.network" in loaded
+    assert {name for name in loaded if name.partition(".")[0] != "deepnotes"} == set()
 
 
 def test_using_a_backend_loads_that_one_only() -> None:
