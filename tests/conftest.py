@@ -1,7 +1,9 @@
-"""Files that several tests write."""
+"""What several tests need: files, and the command line."""
 
 import numpy as np
 import pytest
+
+from deepnotes.cli import main
 
 
 @pytest.fixture
@@ -26,3 +28,16 @@ def npz_file(tmp_path):
         return path
 
     return make
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs a command that must succeed, and returns stdout and stderr."""
+
+    def call(*argv):
+        status = main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        return out, err
+
+    return call

@@ -1,11 +1,23 @@
-"""Networks, optimizers and Programs that several tests train."""
+"""Backends, data, networks, optimizers and Programs that several tests train."""
 
 from typing import Any
 
+import array_api_strict
 import numpy as np
 
 import deepnotes as dn
 from deepnotes.program import EagerProgram, Program, State
+
+STRICT = dn.Backend("strict", array_api_strict)
+BACKENDS = ["numpy", STRICT, dn.Backend("eager", np)]
+
+
+def blobs(m: int = 200, k: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return well separated classes: X of shape (4, m), labels of shape (m,)."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, k, m)
+    return 4 * np.eye(4)[:, y] + rng.normal(size=(4, m)), y
+
 
 NETWORKS = {
     "categorical": ([dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(6, "gelu"), dn.Dense(4, "softmax")], None),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.cli import main, recipe
+from deepnotes.cli import recipe
 from deepnotes.cli.output import figure
 from deepnotes.cli.tasks import Classification, Regression, choose
 from deepnotes.datasets import load_digits
@@ -29,19 +29,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs a command that must succeed, and returns stdout and stderr."""
-
-    def call(*argv):
-        status = main([str(word) for word in argv])
-        out, err = capsys.readouterr()
-        assert status == 0, err
-        return out, err
-
-    return call
 
 
 @pytest.fixture

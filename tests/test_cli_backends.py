@@ -10,7 +10,6 @@ import pytest
 
 import deepnotes as dn
 from deepnotes import registry
-from deepnotes.cli import main
 from deepnotes.cli.output import Output
 
 
@@ -18,19 +17,6 @@ from deepnotes.cli.output import Output
 def default_backend(monkeypatch):
     """Select the backend that everybody has."""
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs a command that must succeed, and returns stdout and stderr."""
-
-    def call(*argv):
-        status = main([str(word) for word in argv])
-        out, err = capsys.readouterr()
-        assert status == 0, err
-        return out, err
-
-    return call
 
 
 def outcome(out):

@@ -7,18 +7,9 @@ from typing import Any
 import array_api_strict
 import numpy as np
 import pytest
+from plans import BACKENDS, STRICT, blobs
 
 import deepnotes as dn
-
-STRICT = dn.Backend("strict", array_api_strict)
-BACKENDS = ["numpy", STRICT, dn.Backend("eager", np)]
-
-
-def blobs(m: int = 200, k: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return well separated classes: X of shape (4, m), labels of shape (m,)."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, k, m)
-    return 4 * np.eye(4)[:, y] + rng.normal(size=(4, m)), y
 
 
 def network(backend: Any = "numpy", **settings: Any) -> dn.Network:

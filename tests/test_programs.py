@@ -149,6 +149,18 @@ def test_nan_stops_the_training_whatever_it_passes(backend: str, activation: str
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_data_that_change_in_place_are_read_anew(backend: str) -> None:
+    layers, _ = NETWORKS["categorical"]
+    both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
+    data = samples(net, "classes")
+    for _ in range(2):
+        train(both, states, data)
+        np.asarray(data.Y)[...] = np.asarray(data.Y)[:, ::-1].copy()
+        np.asarray(data.X)[...] *= 0.5
+    np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_same_start_gives_the_same_bits(backend: str) -> None:
     layers, _ = NETWORKS["categorical"]
     results = []

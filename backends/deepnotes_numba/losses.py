@@ -46,7 +46,7 @@ def loss_and_delta(code, option, Z, A, Y, labelled, c, D):
                 if y != zero:
                     L -= y * (Z[i, s] - largest - log_mass)
                 D[i, s] = c[s] * (A[i, s] - y)
-            total += c[s] * (L + (largest - largest))
+            total += c[s] * (L + (largest - largest))  # NaN where a logit is infinite, also if no label names it
             continue
         for i in range(k):
             a = A[i, s]

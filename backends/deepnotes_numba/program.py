@@ -18,6 +18,9 @@ from deepnotes.steps import fuses
 from deepnotes_numba import activations, interpreter, losses, training, updates
 from deepnotes_numba.compiling import cache_folder
 
+THETA = training.train.py_func.__code__.co_varnames.index("theta")
+"""The place of θ among the arguments of the compiled training."""
+
 
 class NumbaProgram(EagerProgram):
     """A Program that trains a chunk of mini-batches inside one compiled call, on one thread (the BLAS has its own).
@@ -37,7 +40,6 @@ class NumbaProgram(EagerProgram):
         self._optimizer, self._numbers = _optimizer(plan)
         self._dtype = np.dtype(plan.dtype)
         self._buffers: tuple[int, tuple[np.ndarray, ...]] = (0, ())
-        self._targets: tuple[Any, Any] = (None, None)
 
     def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
@@ -61,12 +63,13 @@ class NumbaProgram(EagerProgram):
     def _train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
         """Train as far as the compiled code goes by itself."""
         X, by_sample = _readable(data.X)
+        Y = _plain(data.Y, self._dtype)  # class indices too, so that there is one type to compile for
         w = np.empty((1, 0), self._dtype) if data.w is None else _plain(data.w, self._dtype)
         slots = [*state.slots, *[np.empty(0, self._dtype)] * 2][:2]
         batch_size = min(batch_size, len(order))
         loss_sum, weight_sum, made, cost = training.train(
             self._layers, self._options, self._loss, self._delta, self.plan.class_indices, data.w is not None,
-            by_sample, X.ctypes.data, X.shape, self._targets_of(data.Y), w, order, batch_size, rates, state.theta,
+            by_sample, X.ctypes.data, X.shape, Y, w, order, batch_size, rates, state.theta,
             *self._take(batch_size, slots), self._optimizer, self._numbers, self.plan.layout.decaying,
             np.uint64(self.plan.seed), state.step, self.safe,
         )  # fmt: skip
@@ -82,16 +85,10 @@ class NumbaProgram(EagerProgram):
         g, *rest = self._buffers[1]
         return (g, *slots, *rest)
 
-    def _targets_of(self, Y: Array) -> Any:
-        """Return Y in the network's dtype: class indices too, so that there is one type to compile for."""
-        if self._targets[0] is not Y:
-            self._targets = Y, _plain(Y, self._dtype)
-        return self._targets[1]
-
 
 def _announce(dtype: np.dtype) -> None:
     """Say once in a process, before the wait, that there is one: nothing compiled is at hand for this dtype."""
-    compiled = any(str(signature[14].dtype) == dtype.name for signature in training.train.signatures)
+    compiled = any(str(types[THETA].dtype) == dtype.name for types in training.train.signatures)
     if not compiled and not any(cache_folder().glob("*/training.train-*.nbc")):
         logging.getLogger("deepnotes").warning(
             "numba: compiling for %s, which takes some ten seconds, once; the result is kept in %s",
