@@ -4,7 +4,7 @@ Rung 1, the namespace, is enough. Rung 2 is a table of kernels, each replacing a
 signature. Rung 3 is :meth:`Backend.compile`. Each rung falls back to the one before it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,7 +14,9 @@ from deepnotes.equations import EQUATIONS
 from deepnotes.ops import Ops
 
 if TYPE_CHECKING:
-    from deepnotes.plan import Plan
+    from deepnotes.inference import Inference
+    from deepnotes.layers import Layer
+    from deepnotes.plan import Layout, Plan
     from deepnotes.program import Program
 
 
@@ -30,6 +32,11 @@ class Backend:
     kernels : mapping of str to callable, optional
         Rung 2: functions that replace equations; checked here to have the equation's signature.
 
+    Attributes
+    ----------
+    options : dict of str to object
+        What it was made with, as by ``get_backend("numba", threads=2)``; a pickle remembers it.
+
     Raises
     ------
     TypeError
@@ -44,6 +51,7 @@ class Backend:
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.name = name
+        self.options: dict[str, Any] = {}
         self.xp = cast(Namespace, namespace)
         self.kernels = dict(kernels or {})
         _check_signatures(name, self.kernels)
@@ -53,6 +61,40 @@ class Backend:
     def compile(self, plan: "Plan") -> "Program | None":
         """Return a Program for `plan` (rung 3), or None: the eager Program is used then."""
         return None
+
+    def compile_inference(self, layers: "Sequence[Layer]", layout: "Layout", dtype: str) -> "Inference | None":
+        """Return an Inference for these layers, or None: the eager one is used then.
+
+        Parameters
+        ----------
+        layers : sequence of Layer
+        layout : Layout
+            Of the flat buffer of their parameters.
+        dtype : {"float32", "float64"}
+        """
+        return None
+
+    def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
+        """Make ready what would otherwise be waited for at its first use, for ``deepnotes warmup``; here nothing.
+
+        A backend that compiles overrides it, so that a machine is prepared once, such as by filling a cache on disk.
+
+        Parameters
+        ----------
+        dtypes : sequence of str
+            For which dtypes.
+
+        Yields
+        ------
+        str
+            What is ready now, in a few words, such as ``"training, float32"``: one after the other, as they are done.
+
+        Examples
+        --------
+        >>> list(Backend("mine", np).warmup())
+        []
+        """
+        yield from ()
 
     def from_numpy(self, x: np.ndarray, dtype: DType | None = None) -> Array:
         """Return the host array `x` as an array of this backend, without a copy where the library can."""
@@ -87,10 +129,10 @@ class Backend:
     def __deepcopy__(self, memo: object) -> "Backend":
         return self
 
-    def __reduce__(self) -> tuple[Callable[[str], "Backend"], tuple[str]]:
-        from deepnotes.registry import get_backend  # a pickle names its backend; where it is opened, it must be there
+    def __reduce__(self) -> tuple[Callable[..., "Backend"], tuple[str, dict[str, Any]]]:
+        from deepnotes.registry import load  # a pickle names its backend; where it is opened, it must be there
 
-        return get_backend, (self.name,)
+        return load, (self.name, self.options)
 
     def __repr__(self) -> str:
         return f"<deepnotes backend {self.name!r}: {self.describe()}>"

@@ -1,55 +1,92 @@
 """Forward without training: outputs and figures, a bounded number of samples at a time."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from deepnotes.array import Array
+from deepnotes.layers import Layer
 from deepnotes.losses import LossFunction
 from deepnotes.metrics import Metric
+from deepnotes.plan import Layout
 from deepnotes.program import Data
 from deepnotes.steps import forward, sample_losses
 
 if TYPE_CHECKING:
+    from deepnotes.backend import Backend
     from deepnotes.network import Network
 
 ELEMENTS = 1 << 22
 """Elements of the widest layer that are held at a time; more samples are taken in turns."""
 
 
-def outputs(network: "Network", X: Array) -> Iterator[tuple[Array, list[Any]]]:
-    """Yield ``A[L]`` and the layers' caches for X of shape (n[0], m), some columns at a time."""
-    m = X.shape[1]
-    step = max(1, ELEMENTS // max(network.layout.sizes))
-    parameters = network.layout.split(network.backend.xp, network.theta)
-    for start in range(0, max(m, 1), step):
-        part = X if m <= step else X[:, start : start + step]
-        yield forward(network.backend.ops, network.layers, parameters, part, network.seed, None)
+class Inference(Protocol):
+    """The forward pass of a network made ready to run, many times, from any number of threads at once."""
+
+    def predict(self, theta: Array, X: Array) -> Array:
+        """Return ``A[L]``, shape (n[L], m), for the parameters theta, shape (p,), and X, shape (n[0], m)."""
+
+    def losses(self, theta: Array, X: Array, Y: Array, loss: LossFunction) -> tuple[Array, Array]:
+        """Return ``A[L]``, and the loss of each sample, shape (1, m), for Y of shape (n[L], m) or class indices."""
+
+
+class EagerInference:
+    """The Inference that interprets the layers, equation by equation, on any backend.
+
+    Parameters
+    ----------
+    backend : Backend
+    layers : sequence of Layer
+    layout : Layout
+    dtype : {"float32", "float64"}
+    """
+
+    def __init__(self, backend: "Backend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
+        self.backend, self.layers, self.layout, self.dtype = backend, tuple(layers), layout, dtype
+
+    def predict(self, theta: Array, X: Array) -> Array:
+        """Return the outputs; see :meth:`Inference.predict`."""
+        return self._joined([self._forward(theta, part)[0] for part in self._parts(X)])
+
+    def losses(self, theta: Array, X: Array, Y: Array, loss: LossFunction) -> tuple[Array, Array]:
+        """Return outputs and losses; see :meth:`Inference.losses`."""
+        ops, found = self.backend.ops, []
+        for x, y in zip(self._parts(X), self._parts(Y), strict=True):
+            A, caches = self._forward(theta, x)
+            if y.shape[0] != A.shape[0]:
+                y = ops.one_hot(y, A.shape[0], A.dtype)
+            with np.errstate(all="ignore"):
+                found.append((A, sample_losses(ops, self.layers, loss, A, caches, y)))
+        outputs, losses = zip(*found, strict=True)
+        return self._joined(outputs), self._joined(losses)
+
+    def _forward(self, theta: Array, X: Array) -> tuple[Array, list[Any]]:
+        parameters = self.layout.split(self.backend.xp, theta)
+        with np.errstate(all="ignore"):
+            return forward(self.backend.ops, self.layers, parameters, X, 0, None)
+
+    def _parts(self, X: Array) -> list[Array]:
+        m = X.shape[1]
+        step = max(1, ELEMENTS // max(self.layout.sizes))
+        return [X] if m <= step else [X[:, start : start + step] for start in range(0, m, step)]
+
+    def _joined(self, parts: Sequence[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else self.backend.xp.concat(list(parts), axis=1)
 
 
 def figures(network: "Network", data: Data, loss: LossFunction, metrics: dict[str, Metric]) -> dict[str, float]:
     """Return the weighted mean loss and the metrics of `data`, by name."""
-    ops = network.backend.ops
-    loss_sum = weight_sum = 0.0
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    start = 0
-    for A, caches in outputs(network, data.X):
-        stop = start + A.shape[1]
-        Y = data.Y[:, start:stop]
-        if Y.shape[0] != network.outputs:
-            Y = ops.one_hot(Y, network.outputs, A.dtype)
-        L = _host(network, sample_losses(ops, network.layers, loss, A, caches, Y))
-        w = np.ones(L.shape) if data.w is None else _host(network, data.w[:, start:stop])
-        loss_sum += float((L * w).sum())
-        weight_sum += float(w.sum())
-        if metrics:
-            found.append((_host(network, A), _host(network, Y)))
-        start = stop
-    values = {"loss": loss_sum / weight_sum}
+    A, losses = network.inference.losses(network.theta, data.X, data.Y, loss)
+    L = _host(network, losses)
+    w = np.ones(L.shape) if data.w is None else _host(network, data.w)
+    values = {"loss": float((L * w).sum()) / float(w.sum())}
     if metrics:
-        A_all, Y_all = (np.concat(parts, axis=1) for parts in zip(*found, strict=True))
-        values |= {name: float(metric(A_all, Y_all)) for name, metric in metrics.items()}
+        Y = data.Y
+        if Y.shape[0] != network.outputs:
+            Y = network.backend.ops.one_hot(Y, network.outputs, A.dtype)
+        A_host, Y_host = _host(network, A), _host(network, Y)
+        values |= {name: float(metric(A_host, Y_host)) for name, metric in metrics.items()}
     return values
 
 

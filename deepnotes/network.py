@@ -1,16 +1,17 @@
 """Network: layers over one flat parameter buffer, trained, asked and saved."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from deepnotes import inference
 from deepnotes.arguments import float_dtype, number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.inference import EagerInference, Inference, figures
 from deepnotes.inputs import as_data, as_samples, is_native
 from deepnotes.layers import Dense, Layer
 from deepnotes.losses import LossFunction, as_loss, check_pair
@@ -85,6 +86,7 @@ class Network:
             if not isinstance(layer, Layer):
                 raise ArgumentError(f"layers[{i}] is {layer!r}, wanted a deepnotes Layer such as Dense(10, 'relu')")
         self.dtype = float_dtype(dtype)
+        self.host_dtype = np.dtype(self.dtype)
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
         self.seed = whole("seed", seed, 0)
@@ -112,6 +114,12 @@ class Network:
     def outputs(self) -> int:
         """``n[L]``, the number of outputs."""
         return self.layout.sizes[-1]
+
+    @cached_property
+    def inference(self) -> Inference:
+        """The forward pass on this network's backend."""
+        made = self.backend.compile_inference(self.layers, self.layout, self.dtype)
+        return made or EagerInference(self.backend, self.layers, self.layout, self.dtype)
 
     def flat(self) -> np.ndarray:
         """Return a copy of all parameters in the order of the buffer, shape (p,), on the host."""
@@ -199,21 +207,17 @@ class Network:
                 raise ArgumentError("validation: wanted a pair (X_val, Y_val)")
             held_out, _ = as_data(self, *validation, chosen, names=("X_val", "Y_val"))
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
-        watchers = as_callbacks(callbacks, early_stopping)
+        watchers = as_callbacks(callbacks, early_stopping, progress)
         samples = data.X.shape[1]
         steps = epochs * -(-samples // batch_size)
         prefix = "" if validation is None else "val_"
         watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
         training = Training(self, plan, History(), epochs, steps, watched)
-        if progress:
-            from deepnotes.progress import Progress
-
-            watchers.append(Progress())
 
         def evaluate() -> dict[str, float]:
             if validation is None and not wanted:
                 return {}
-            values = inference.figures(self, held_out, chosen, wanted)
+            values = figures(self, held_out, chosen, wanted)
             if validation is None:
                 return {name: value for name, value in values.items() if name != "loss"}
             return {f"val_{name}": value for name, value in values.items()}
@@ -271,13 +275,8 @@ class Network:
         ------
         ShapeError, DTypeError, ForeignArrayError
         """
-        samples = as_samples(self, X)
-        with np.errstate(all="ignore"):
-            parts = [A for A, _ in inference.outputs(self, samples)]
-            if is_native(self, X):
-                return parts[0] if len(parts) == 1 else self.backend.xp.concat(parts, axis=1)
-            hosts = [self.backend.to_numpy(A) for A in parts]
-        return hosts[0] if len(hosts) == 1 else np.concat(hosts, axis=1)
+        A = self.inference.predict(self.theta, as_samples(self, X))
+        return A if is_native(self, X) else self.backend.to_numpy(A)
 
     def evaluate(
         self,
@@ -294,8 +293,7 @@ class Network:
         """
         chosen, wanted = self._loss(loss), as_metrics(metrics)
         data, _ = as_data(self, X, Y, chosen, sample_weight)
-        with np.errstate(all="ignore"):
-            return inference.figures(self, data, chosen, wanted)
+        return figures(self, data, chosen, wanted)
 
     def gradients(
         self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None, l2: float = 0.0
@@ -338,7 +336,9 @@ class Network:
         if self._training is not None:
             plan, _, state = self._training
             training = plan, [np.array(self.backend.to_numpy(slot)) for slot in state.slots], state.step
-        return self.__dict__ | {"theta": self.flat(), "_training": training}
+        content = self.__dict__ | {"theta": self.flat(), "_training": training}
+        content.pop("inference", None)
+        return content
 
     def __setstate__(self, content: dict[str, Any]) -> None:
         self.__dict__ = content | {"_training": None}

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 from deepnotes.arguments import number
@@ -22,8 +21,15 @@ class Optimizer:
         """The names of the buffers kept from step to step, each of the shape of θ and 0 at the start."""
         return ()
 
-    def scalars(self, step: int, rate: float) -> dict[str, float]:
-        """Return the numbers that change from step to step, for update number `step`, counted from 1."""
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the numbers that change from step to step, for update number `step`, counted from 1.
+
+        Parameters
+        ----------
+        step : int or ndarray of int64
+        rate : float or ndarray of float64
+            Arrays, of the same shape, stand for many steps, and give arrays.
+        """
         return {"rate": rate}
 
     def update(
@@ -164,7 +170,7 @@ class Adam(Optimizer):
         """``m`` and ``v``, the discounted sums of the gradient and of its square."""
         return ("m", "v")
 
-    def scalars(self, step: int, rate: float) -> dict[str, float]:
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
         """Return the rate and epsilon of update number `step`, counted from 1, bias corrections included.
 
         With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
@@ -173,7 +179,7 @@ class Adam(Optimizer):
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
-        return {"rate": rate * sqrt(s2) / s1, "epsilon": self.epsilon * sqrt(s2)}
+        return {"rate": rate * s2**0.5 / s1, "epsilon": self.epsilon * s2**0.5}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
@@ -206,7 +212,7 @@ class AdamW(Adam):
         super().__post_init__()
         self._check("weight_decay")
 
-    def scalars(self, step: int, rate: float) -> dict[str, float]:
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
         """Return those of :class:`Adam`, and the share of each weight that decays."""
         return super().scalars(step, rate) | {"share": rate * self.weight_decay}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from deepnotes.array import Array, Namespace
 from deepnotes.errors import ArgumentError
-from deepnotes.layers import Dense, Layer, Parameter
+from deepnotes.layers import Dense, Dropout, Layer, Parameter
 from deepnotes.losses import Loss, LossFunction
 from deepnotes.optimizers import Optimizer
 
@@ -143,12 +143,13 @@ class Plan:
     @property
     def is_library(self) -> bool:
         """Whether all parts are the library's own, so that a backend may know them by name."""
-        from deepnotes.activations import Activation
-        from deepnotes.layers import Dropout
         from deepnotes.optimizers import LIBRARY
 
-        return (
-            all(type(x) is Dropout or (type(x) is Dense and type(x.g) is Activation) for x in self.layers)
-            and type(self.loss) is Loss
-            and type(self.optimizer) in LIBRARY.values()
-        )
+        return are_library(self.layers) and type(self.loss) is Loss and type(self.optimizer) in LIBRARY.values()
+
+
+def are_library(layers: Sequence[Layer]) -> bool:
+    """Return whether all layers are the library's own, and their activations, too."""
+    from deepnotes.activations import Activation
+
+    return all(type(x) is Dropout or (type(x) is Dense and type(x.g) is Activation) for x in layers)

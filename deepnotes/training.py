@@ -137,8 +137,10 @@ class EarlyStopping(Callback):
             training.history.best_epoch = self._epoch
 
 
-def as_callbacks(callbacks: Sequence[Callback], early_stopping: EarlyStopping | int | None) -> list[Callback]:
-    """Return all that watches a training, early stopping first.
+def as_callbacks(
+    callbacks: Sequence[Callback], early_stopping: EarlyStopping | int | None, progress: bool
+) -> list[Callback]:
+    """Return all that watches a training: early stopping first, the progress bar last.
 
     Raises
     ------
@@ -155,6 +157,10 @@ def as_callbacks(callbacks: Sequence[Callback], early_stopping: EarlyStopping | 
     for i, watcher in enumerate(watchers):
         if not isinstance(watcher, Callback):
             raise ArgumentError(f"callbacks[{i}] is {watcher!r}, wanted an object of a class derived from Callback")
+    if progress:
+        from deepnotes.progress import Progress
+
+        watchers.append(Progress())
     return watchers
 
 

@@ -68,7 +68,7 @@ def test_the_outcome_of_backends(run, monkeypatch):
 
 def test_version_and_help(run):
     assert run("--version") == (f"deepnotes {dn.__version__}\n", "")
-    assert all(command in run("--help")[0] for command in ("train", "predict", "evaluate", "backends"))
+    assert all(command in run("--help")[0] for command in ("train", "predict", "evaluate", "backends", "warmup"))
     assert all(option in run("train", "--help")[0] for option in ("--target", "--schedule", "--early-stopping"))
 
 

@@ -70,6 +70,11 @@ def write(name, text):
         ("train digits --schedule cos", "unknown schedule 'cos'; did you mean 'cosine'?"),
         ("train digits --task sort", "unknown task 'sort'"),
         ("train digits --backend nunpy", "unknown backend 'nunpy'; did you mean 'numpy'?"),
+        (
+            "train digits --backend numpy --threads 2",
+            "argument --threads: backend 'numpy' has no option 'threads'; it has none",
+        ),
+        ("train digits --threads 0", "argument --threads: got '0', wanted a whole number of at least 1"),
         ("train digits --dtype float16", "argument --dtype: invalid choice: 'float16'"),
         ("train digits --epochs 0", "argument --epochs: got '0', wanted a whole number of at least 1"),
         ("train digits --epochs 1e3", "argument --epochs: got '1e3'"),
@@ -92,7 +97,11 @@ def write(name, text):
         ("predict good.safetensors good.csv -o good.safetensors", "is what the command reads"),
         ("predict good.safetensors", "required: DATA"),
         ("predict good.safetensors good.csv --backend nunpy", "unknown backend 'nunpy'"),
+        ("predict good.safetensors good.csv --threads 2 --backend numpy", "argument --threads: backend 'numpy' has no"),
+        ("evaluate good.safetensors good.csv --threads 2", "argument --threads: backend 'numpy' has no option"),
         ("evaluate", "required: MODEL, DATA"),
+        ("warmup --backend nunpy", "unknown backend 'nunpy'; did you mean 'numpy'?"),
+        ("warmup --threads 2", "unrecognized arguments: --threads 2"),
         ("backends --backend numpy", "unrecognized arguments"),
     ],
 )
@@ -238,10 +247,10 @@ def test_a_loss_that_is_not_finite(fails, folder):
 
 
 def test_a_backend_that_is_not_there(fails, monkeypatch):
-    def gone(name):
+    def gone(args):
         raise dn.BackendUnavailable("sparkle", "there is no sparkle device", "pip install sparkle")
 
-    monkeypatch.setattr(train, "get_backend", gone)
+    monkeypatch.setattr(train, "chosen_backend", gone)
     assert "pip install sparkle" in fails(1, "train", "digits", "--backend", "sparkle")
 
 
@@ -262,7 +271,7 @@ def test_what_nobody_expects(fails, monkeypatch, error, told):
     def fail(asked):
         raise error
 
-    monkeypatch.setattr(train, "get_backend", fail)
+    monkeypatch.setattr(train, "chosen_backend", fail)
     assert fails(1, "train", "digits") == told
 
 

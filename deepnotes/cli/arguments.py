@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 import deepnotes
+from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, DeepnotesError, unknown_name
+from deepnotes.registry import get_backend
 
-COMMANDS = ("train", "predict", "evaluate", "backends")
+COMMANDS = ("train", "predict", "evaluate", "backends", "warmup")
 """Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")
@@ -52,6 +54,33 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_backend(parser: argparse._ActionsContainer) -> None:
     """Add the option --backend."""
     parser.add_argument("--backend", metavar="NAME", help="see 'deepnotes backends'; default: the selected one")
+
+
+def add_threads(parser: argparse._ActionsContainer) -> None:
+    """Add the option --threads, which belongs beside --backend."""
+    parser.add_argument(
+        "--threads",
+        type=whole(1),
+        metavar="NUMBER",
+        help="how many the backend may use, if it is one that can be told (default: as it likes)",
+    )
+
+
+def chosen_backend(args: argparse.Namespace) -> Backend:
+    """Return the backend that --backend and --threads ask for.
+
+    Raises
+    ------
+    UnknownNameError, BackendUnavailable
+    ArgumentError
+        If it cannot be told how many threads to use, or not so many.
+    """
+    if args.threads is None:
+        return get_backend(args.backend)
+    try:
+        return get_backend(args.backend, threads=args.threads)
+    except ArgumentError as error:
+        raise ArgumentError(f"argument --threads: {error}") from None
 
 
 def named(kind: str, known: Iterable[str]) -> Callable[[str], str]:

@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 
 from deepnotes.cli import data
-from deepnotes.cli.arguments import add_backend, add_data, add_model
+from deepnotes.cli.arguments import add_backend, add_data, add_model, add_threads, chosen_backend
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
 
@@ -18,11 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--target", metavar="COLUMN", help="what is predicted (default: as the model has it)")
     add_backend(parser)
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict, compare and tell."""
-    model = Model.load(args.model, args.backend)
+    model = Model.load(args.model, chosen_backend(args))
     table = data.read(args.data)
     target = args.target or model.target
     y = table.column(target)

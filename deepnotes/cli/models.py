@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import deepnotes
+from deepnotes.backend import Backend
 from deepnotes.cli.output import counted, finite
 from deepnotes.cli.tasks import Task, as_metadata, from_metadata
 from deepnotes.errors import ModelFileError
@@ -40,14 +41,13 @@ class Model:
         self.network.save(path)
 
     @classmethod
-    def load(cls, path: str, backend: str | None) -> "Model":
-        """Return what is in a model file.
+    def load(cls, path: str, backend: Backend) -> "Model":
+        """Return what is in a model file, to run on `backend`.
 
         Raises
         ------
         ModelFileError
             If it cannot be read, or does not say what the inputs and outputs mean.
-        UnknownNameError, BackendUnavailable
         """
         network = deepnotes.load(path, backend)
         try:

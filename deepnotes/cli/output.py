@@ -5,6 +5,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -52,6 +53,15 @@ class Output:
         with console.capture() as captured:
             console.print(renderable)
         self.report("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        """Return a context in which a terminal shows that work is under way; it must write nothing to stdout."""
+        if self.quiet or not sys.stderr.isatty():
+            return nullcontext()
+        from rich.console import Console
+        from rich.text import Text
+
+        return Console(file=sys.stderr).status(Text(text))
 
     def outcome(self, outcome: Mapping[str, Any]) -> None:
         """Write the JSON object, if it was asked for; what is not finite becomes null."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from deepnotes.cli import data
-from deepnotes.cli.arguments import add_backend, add_data, add_model
+from deepnotes.cli.arguments import add_backend, add_data, add_model, add_threads, chosen_backend
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted, require_writable
 from deepnotes.tables import write_table
@@ -19,13 +19,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the CSV file (default: stdout)")
     add_backend(parser)
+    add_threads(parser)
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict and write, to a file, or to stdout as CSV or JSON."""
     if args.output:
         require_writable(Path(args.output), args.data, args.model, special=True)
-    model = Model.load(args.model, args.backend)
+    model = Model.load(args.model, chosen_backend(args))
     table = data.read(args.data)
     columns = model.task.columns(model.network.predict(model.inputs(table)))
     if args.output:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deepnotes.cli import data, recipe
+from deepnotes.cli.arguments import chosen_backend
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted, require_writable
 from deepnotes.cli.tasks import TASKS, Classification, Task, choose
@@ -14,7 +15,6 @@ from deepnotes.cli.train_options import configure
 from deepnotes.errors import ArgumentError, DataError, DeepnotesError, NonFiniteLossError
 from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
-from deepnotes.registry import get_backend
 from deepnotes.splits import train_validation_split
 from deepnotes.tables import Column, Table
 from deepnotes.training import History
@@ -27,7 +27,7 @@ HELP = "Train a network on the rows of a table, and write it to a file."
 def run(args: argparse.Namespace, output: Output) -> None:
     """Read, train, measure, write and tell."""
     recipe.check(args)
-    backend = get_backend(args.backend)
+    backend = chosen_backend(args)
     path = Path(args.output or f"{Path(args.data).stem}.safetensors")
     require_writable(path, args.data)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.cli import recipe
-from deepnotes.cli.arguments import add_backend, add_data, named, number, sizes, whole
+from deepnotes.cli.arguments import add_backend, add_data, add_threads, named, number, sizes, whole
 from deepnotes.cli.tasks import MOST_CLASSES
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.optimizers import LIBRARY as OPTIMIZERS
@@ -65,6 +65,7 @@ def _network(group: argparse._ArgumentGroup) -> None:
     option("--dropout", type=SHARE, metavar="RATE", help=f"after each hidden layer (default {_each(recipe.DROPOUT)})")
     option("--dtype", choices=("float32", "float64"), default="float32", help="default float32")
     add_backend(group)
+    add_threads(group)
 
 
 def _training(group: argparse._ArgumentGroup) -> None:

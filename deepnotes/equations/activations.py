@@ -12,7 +12,7 @@ from deepnotes.array import Array, Namespace
 # erfc(x) = e^(-x²) p(t) / (1 + 2x) with t = (x - 3) / (x + 3), for x >= 0: the form of M. M. Shepherd and J. G.
 # Laframboise, Math. Comp. 36 (1981) 249. p is the Chebyshev series of degree 24, computed to 40 digits and written
 # in powers of t, lowest first; tests/test_activations.py holds it to erfc's true values.
-_ERFC = (
+ERFC = (
     1.2530080582697296, -0.13562110612458117, -0.0475622943534492, 0.1296451587027594, -0.11927366341538638,
     0.0683080273440099, -0.02377051491717134, 0.0025293918156939696, 0.0018886903449991718, -0.0007798322696543306,
     -0.00010515971958448065, 0.0001250993424583729, 4.949196649968345e-06, -2.0100542268525612e-05,
@@ -151,8 +151,8 @@ def normal_cdf(xp: Namespace, Z: Array) -> Array:
     """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails; the standard has no ``erf``."""
     X = abs(Z) * sqrt(0.5)
     t = 1 - 6 / (X + 3)  # (X - 3) / (X + 3), and 1 where X is infinite
-    P = _ERFC[-1] * t + _ERFC[-2]
-    for coefficient in _ERFC[-3::-1]:
+    P = ERFC[-1] * t + ERFC[-2]
+    for coefficient in ERFC[-3::-1]:
         P = P * t + coefficient
     tail = 0.5 * xp.exp(-X * X) * P / (1 + 2 * X)
     return xp.where(Z > 0, 1 - tail, tail)
