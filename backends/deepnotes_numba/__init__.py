@@ -1,49 +1,87 @@
 """The Numba backend: chunks of mini-batches inside one compiled call, on NumPy's arrays."""
 
 import logging
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from deepnotes.arguments import whole
 from deepnotes.backend import Backend
 from deepnotes.errors import BackendUnavailable
 from deepnotes.host import HostBackend
-from deepnotes.plan import Plan
+from deepnotes.inference import Inference
+from deepnotes.layers import Layer
+from deepnotes.plan import Layout, Plan, are_library
 from deepnotes.program import Program
+from deepnotes_numba.kernels import kernels
 
 __all__ = ["NumbaBackend", "create"]
 
 
 class NumbaBackend(HostBackend):
-    """NumPy's arrays, and Programs compiled by Numba."""
+    """NumPy's arrays, and Programs compiled by Numba.
 
-    def __init__(self) -> None:
-        super().__init__("numba")
+    Parameters
+    ----------
+    threads : int, optional
+        How many threads a call may take; by default what the machine and the user's other limits allow, and the work
+        is worth. See :mod:`deepnotes_numba.threads`.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        super().__init__("numba", kernels())
+        self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the compiled Program, or None for layers, activations or losses that are not the library's."""
         if not plan.is_library:
-            logging.getLogger("deepnotes").debug("numba: %s holds parts of the user's own, so it runs eagerly", plan)
+            _log_eager(plan)
             return None
         from deepnotes_numba.program import NumbaProgram  # not before it is needed: it takes Numba a second
 
         return NumbaProgram(self, plan)
 
+    def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
+        """Return the compiled forward pass, or None for layers or activations that are not the library's."""
+        if not are_library(layers):
+            _log_eager(layers)
+            return None
+        from deepnotes_numba.inference import NumbaInference
+
+        return NumbaInference(self, layers, layout, dtype)
+
+    def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
+        """Compile training and prediction for each dtype, or find them in the cache; see :meth:`Backend.warmup`."""
+        from deepnotes_numba.warmup import warmup
+
+        yield from warmup(self, dtypes)
+
     def describe(self) -> str:
         """Return the versions that matter."""
-        return ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy", "scipy"))
+        return ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy"))
 
 
-def create() -> Backend:
+def _log_eager(what: object) -> None:
+    logging.getLogger("deepnotes").debug("numba: %s holds parts of the user's own, so it runs eagerly", what)
+
+
+def create(threads: int | None = None) -> Backend:
     """Return the backend; the entry point.
+
+    Parameters
+    ----------
+    threads : int, optional
+        As of :class:`NumbaBackend`.
 
     Raises
     ------
+    ArgumentError
+        If `threads` is no whole number of at least 1.
     BackendUnavailable
-        If Numba, or SciPy, which its matrix products need, cannot be imported.
+        If Numba cannot be imported.
     """
     try:
-        for name in ("numba", "scipy"):
-            import_module(name)
+        import_module("numba")
     except ImportError as error:
         raise BackendUnavailable("numba", str(error), 'pip install "deepnotes[numba]"') from error
-    return NumbaBackend()
+    return NumbaBackend(threads)

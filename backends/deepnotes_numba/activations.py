@@ -1,13 +1,15 @@
-"""Activations and their backward forms, by code: fused with the bias (N2), and with N12 and N14.
+"""Activations and their slopes, element by element, by code; loops over them are made below.
 
-Each is a small function of its own, since a compiler makes little of a loop with many branches.
+A slope is a function of z, or of ``a = g(z)`` where that is enough: then A may lie where Z was.
 """
 
-from math import erfc, exp, expm1, log1p, pi, sqrt, tanh
+from math import pi, sqrt
 
 import numpy as np
 
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import jit, precise
+from deepnotes_numba.functions import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
+from deepnotes_numba.vectors import block, matrix, view
 
 IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS = range(11)
 CODES = {
@@ -15,287 +17,252 @@ CODES = {
     "elu": ELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "softplus": SOFTPLUS,
 }  # fmt: skip
 NEEDS_Z = np.array([code in (LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS) for code in range(11)])
-"""Activations whose backward form reads Z; for the others A may lie where Z was."""
+"""Activations whose slope is a function of z."""
 
-C = 2 * sqrt(2 / pi)
-CUBIC = 0.044715
-ROOT_HALF = sqrt(0.5)
-DENSITY = 1 / sqrt(2 * pi)
+C = constant(2 * sqrt(2 / pi), 2 * sqrt(2 / pi))
+CUBIC = constant(0.044715, 0.044715)
+DENSITY = constant(1 / sqrt(2 * pi), 1 / sqrt(2 * pi))
+
+
+@precise
+def _sigmoid(option, z):
+    return sigmoid(z)
+
+
+@precise
+def _sigmoid_slope(option, a):
+    return a * (ONE(a) - a)
+
+
+@precise
+def _tanh(option, z):
+    return tanh(z)
+
+
+@precise
+def _tanh_slope(option, a):
+    return ONE(a) - a * a
+
+
+@precise
+def _relu(option, z):
+    return ZERO(z) if z < ZERO(z) else z  # NaN is not below zero, and stays
+
+
+@precise
+def _relu_slope(option, a):
+    return ONE(a) if a > ZERO(a) else ZERO(a)
+
+
+@precise
+def _leaky_relu(option, z):
+    return z if z >= ZERO(z) else option * z
+
+
+@precise
+def _leaky_relu_slope(option, z):
+    return ONE(z) if z > ZERO(z) else option
+
+
+@precise
+def _elu(option, z):
+    return z if z > ZERO(z) else option * expm1(ZERO(z) if z > ZERO(z) else z)
+
+
+@precise
+def _elu_slope(option, z):
+    return ONE(z) if z > ZERO(z) else option * exp(z)
+
+
+@precise
+def _gelu(option, z):
+    return z * normal_cdf(z)
+
+
+@precise
+def _gelu_slope(option, z):
+    return normal_cdf(z) + z * (DENSITY(z) * exp(-HALF(z) * z * z))
+
+
+@precise
+def _gelu_tanh(option, z):
+    return z / (ONE(z) + exp(-C(z) * (z + CUBIC(z) * z * z * z)))
+
+
+@precise
+def _gelu_tanh_slope(option, z):
+    s = sigmoid(C(z) * (z + CUBIC(z) * z * z * z))
+    t = z * (s * (ONE(z) - s))  # 0 long before z * z overflows
+    return s + C(z) * t + THREE(z) * CUBIC(z) * C(z) * (t * z * z)
+
+
+@precise
+def _silu(option, z):
+    return z / (ONE(z) + exp(-z))
+
+
+@precise
+def _silu_slope(option, z):
+    s = sigmoid(z)
+    return s * (ONE(z) + z * (ONE(z) - s))
+
+
+@precise
+def _softplus(option, z):
+    return softplus(z)
+
+
+@precise
+def _softplus_slope(option, z):
+    return sigmoid(z)
+
+
+def _in_place(g):
+    @jit
+    def run(option, A):
+        for i in range(A.shape[0]):
+            A[i] = g(option, A[i])
+
+    return run
+
+
+def mapped(g):
+    """Return a function that writes ``g(option, z)`` for each element of Z to A."""
+
+    @jit
+    def run(option, Z, A):
+        for i in range(Z.shape[0]):
+            A[i] = g(option, Z[i])
+
+    return run
+
+
+def _times(slope):
+    @jit
+    def run(option, D, X):
+        for i in range(D.shape[0]):
+            D[i] *= slope(option, X[i])
+
+    return run
+
+
+# A loop over two arrays that may be the same one is not vectorised, hence those in place.
+_sigmoid_here, _tanh_here, _relu_here = _in_place(_sigmoid), _in_place(_tanh), _in_place(_relu)
+_sigmoid_to, _tanh_to, _relu_to = mapped(_sigmoid), mapped(_tanh), mapped(_relu)
+_leaky_relu_to, _elu_to, _gelu_to = mapped(_leaky_relu), mapped(_elu), mapped(_gelu)
+_gelu_tanh_to, _silu_to, _softplus_to = mapped(_gelu_tanh), mapped(_silu), mapped(_softplus)
+_times_sigmoid, _times_tanh, _times_relu = _times(_sigmoid_slope), _times(_tanh_slope), _times(_relu_slope)
+_times_leaky_relu, _times_elu, _times_gelu = _times(_leaky_relu_slope), _times(_elu_slope), _times(_gelu_slope)
+_times_gelu_tanh, _times_silu = _times(_gelu_tanh_slope), _times(_silu_slope)
+_times_softplus = _times(_softplus_slope)
 
 
 @jit
-def activate(code, option, Z, b, A, shared):
-    """Add the bias to Z, (n, m), in place, and write ``A = g(Z)`` to A (N2, N3), which is Z itself where `shared`.
-
-    Where A may be Z the functions below work on A alone: a loop over two arrays that may overlap is not vectorised.
-    """
-    if shared and code == RELU:
-        _add_bias_relu(A, b)
-        return
-    _add_bias(Z, b)
-    if code == LEAKY_RELU:
-        _leaky_relu(option, Z, A)
-    elif code == ELU:
-        _elu(option, Z, A)
-    elif code == GELU:
-        _gelu(Z, A)
-    elif code == GELU_TANH:
-        _gelu_tanh(Z, A)
-    elif code == SILU:
-        _silu(Z, A)
-    elif code == SOFTPLUS:
-        _softplus(Z, A)
-    else:
-        if not shared:
-            A[:] = Z
+def activate(code, option, Z, A, shared):
+    """Write ``A = g(Z)`` (N3) for any activation but softmax; A is Z where `shared`. Both are one-dimensional."""
+    if shared:
         if code == RELU:
-            _relu(A)
+            _relu_here(option, A)
         elif code == SIGMOID:
-            _sigmoid(A)
+            _sigmoid_here(option, A)
         elif code == TANH:
-            _tanh(A)
-        elif code == SOFTMAX:
-            _softmax(A)
-
-
-@jit
-def backward(code, option, D, Z, A, db):
-    """Turn D from dA into ``dZ = dA * g'(Z)`` (N12), in place, and write its row sums to db (N14)."""
-    if code == RELU:
-        _relu_backward(D, A, db)
-        return
-    if code == SIGMOID:
-        _sigmoid_backward(D, A)
+            _tanh_here(option, A)
+    elif code == RELU:
+        _relu_to(option, Z, A)
+    elif code == SIGMOID:
+        _sigmoid_to(option, Z, A)
     elif code == TANH:
-        _tanh_backward(D, A)
+        _tanh_to(option, Z, A)
     elif code == LEAKY_RELU:
-        _leaky_relu_backward(option, D, Z)
-    elif code == SOFTMAX:
-        _softmax_backward(D, A)
+        _leaky_relu_to(option, Z, A)
     elif code == ELU:
-        _elu_backward(option, D, Z)
+        _elu_to(option, Z, A)
     elif code == GELU:
-        _gelu_backward(D, Z)
+        _gelu_to(option, Z, A)
     elif code == GELU_TANH:
-        _gelu_tanh_backward(D, Z)
+        _gelu_tanh_to(option, Z, A)
     elif code == SILU:
-        _silu_backward(D, Z)
+        _silu_to(option, Z, A)
     elif code == SOFTPLUS:
-        _softplus_backward(D, Z)
-    _row_sums(D, db)
+        _softplus_to(option, Z, A)
+    else:
+        for i in range(Z.shape[0]):
+            A[i] = Z[i]
 
 
 @jit
-def _add_bias(Z, b):
-    for i in range(Z.shape[0]):
-        bias = b[i]
-        for s in range(Z.shape[1]):
-            Z[i, s] += bias
+def backward(code, option, D, Z, A):
+    """Turn D from dA into ``dZ = dA * g'(Z)`` (N12), in place, for any activation but softmax."""
+    if code == RELU:
+        _times_relu(option, D, A)
+    elif code == SIGMOID:
+        _times_sigmoid(option, D, A)
+    elif code == TANH:
+        _times_tanh(option, D, A)
+    elif code == LEAKY_RELU:
+        _times_leaky_relu(option, D, Z)
+    elif code == ELU:
+        _times_elu(option, D, Z)
+    elif code == GELU:
+        _times_gelu(option, D, Z)
+    elif code == GELU_TANH:
+        _times_gelu_tanh(option, D, Z)
+    elif code == SILU:
+        _times_silu(option, D, Z)
+    elif code == SOFTPLUS:
+        _times_softplus(option, D, Z)
 
 
 @jit
-def _row_sums(D, db):
-    for i in range(D.shape[0]):
-        total = D.dtype.type(0)
-        for s in range(D.shape[1]):
-            total += D[i, s]
-        db[i] = total
+def softmax(work, z, a, n, largest, total):
+    """Write the softmax of the n rows of the block at `z` to the block at `a`; `largest` and `total` are rows to use.
 
-
-@jit
-def _add_bias_relu(A, b):
-    zero = A.dtype.type(0)
-    for i in range(A.shape[0]):
-        bias = b[i]
-        for s in range(A.shape[1]):
-            x = A[i, s] + bias
-            A[i, s] = zero if x < zero else x  # NaN is not below zero, and stays
-
-
-@jit
-def _relu(A):
-    zero = A.dtype.type(0)
-    for i in range(A.shape[0]):
-        for s in range(A.shape[1]):
-            x = A[i, s]
-            A[i, s] = zero if x < zero else x
-
-
-@jit
-def _relu_backward(D, A, db):
-    one, zero = D.dtype.type(1), D.dtype.type(0)
-    for i in range(D.shape[0]):
-        total = zero
-        for s in range(D.shape[1]):
-            x = D[i, s] * (one if A[i, s] > zero else zero)
-            D[i, s] = x
-            total += x
-        db[i] = total
-
-
-@jit
-def _sigmoid(A):
-    one = A.dtype.type(1)
-    for i in range(A.shape[0]):
-        for s in range(A.shape[1]):
-            A[i, s] = one / (one + exp(-A[i, s]))
-
-
-@jit
-def _sigmoid_backward(D, A):
-    one = D.dtype.type(1)
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            D[i, s] *= A[i, s] * (one - A[i, s])
-
-
-@jit
-def _tanh(A):
-    for i in range(A.shape[0]):
-        for s in range(A.shape[1]):
-            A[i, s] = tanh(A[i, s])
-
-
-@jit
-def _tanh_backward(D, A):
-    one = D.dtype.type(1)
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            D[i, s] *= one - A[i, s] * A[i, s]
-
-
-@jit
-def _leaky_relu(option, Z, A):
-    zero, slope = Z.dtype.type(0), Z.dtype.type(option)
-    for i in range(Z.shape[0]):
-        for s in range(Z.shape[1]):
-            x = Z[i, s]
-            A[i, s] = x if x >= zero else slope * x
-
-
-@jit
-def _leaky_relu_backward(option, D, Z):
-    one, zero, slope = D.dtype.type(1), D.dtype.type(0), D.dtype.type(option)
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            D[i, s] *= one if Z[i, s] > zero else slope
-
-
-@jit
-def _softmax(A):
-    n, m = A.shape
-    for s in range(m):
-        largest = A[0, s]
-        for i in range(1, n):
-            x = A[i, s]
-            if x > largest or x != x:
-                largest = x
-        total = A.dtype.type(0)
-        for i in range(n):
-            e = exp(A[i, s] - largest)
+    The row of largest logits and that of the sums of ``e^(z - largest)`` are left there for the loss.
+    """
+    S = block(work)
+    M, T = view(work, largest, S), view(work, total, S)
+    Z, A = matrix(work, z, n, S), matrix(work, a, n, S)
+    for s in range(S):
+        M[s] = Z[0, s]
+        T[s] = ZERO(T[s])
+    for i in range(1, n):
+        row = view(work, z + i * S, S)
+        for s in range(S):
+            M[s] = row[s] if row[s] > M[s] or row[s] != row[s] else M[s]
+    for i in range(n):
+        for s in range(S):
+            e = exp(Z[i, s] - M[s])
             A[i, s] = e
-            total += e
-        for i in range(n):
-            A[i, s] /= total
+            T[s] += e
+    for i in range(n):
+        for s in range(S):
+            A[i, s] /= T[s]
 
 
 @jit
-def _softmax_backward(D, A):
-    n, m = D.shape
-    for s in range(m):
-        total = D.dtype.type(0)
-        for i in range(n):
-            total += D[i, s] * A[i, s]
-        for i in range(n):
-            D[i, s] = A[i, s] * (D[i, s] - total)
+def softmax_backward(work, d, a, n, total):
+    """Turn the block at `d` from dA into ``dZ = a * (dA - Σ dA a)``; `total` is a row to use."""
+    S = block(work)
+    T, D, A = view(work, total, S), matrix(work, d, n, S), matrix(work, a, n, S)
+    for s in range(S):
+        T[s] = ZERO(T[s])
+    for i in range(n):
+        for s in range(S):
+            T[s] += D[i, s] * A[i, s]
+    for i in range(n):
+        for s in range(S):
+            D[i, s] = A[i, s] * (D[i, s] - T[s])
 
 
 @jit
-def _elu(option, Z, A):
-    zero, alpha = Z.dtype.type(0), Z.dtype.type(option)
+def softmax_of(Z):
+    """Replace the elements of one vector by their softmax."""
+    largest = Z[0]
+    for i in range(1, Z.shape[0]):
+        largest = Z[i] if Z[i] > largest or Z[i] != Z[i] else largest
+    total = ZERO(largest)
     for i in range(Z.shape[0]):
-        for s in range(Z.shape[1]):
-            x = Z[i, s]
-            A[i, s] = x if x > zero else alpha * expm1(x)
-
-
-@jit
-def _elu_backward(option, D, Z):
-    one, zero, alpha = D.dtype.type(1), D.dtype.type(0), D.dtype.type(option)
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            D[i, s] *= one if Z[i, s] > zero else alpha * exp(Z[i, s])
-
-
-@jit
-def _gelu(Z, A):
-    T = Z.dtype.type
+        Z[i] = exp(Z[i] - largest)
+        total += Z[i]
     for i in range(Z.shape[0]):
-        for s in range(Z.shape[1]):
-            x = Z[i, s]
-            A[i, s] = x * T(0.5 * erfc(-float(x) * ROOT_HALF))
-
-
-@jit
-def _gelu_backward(D, Z):
-    T = D.dtype.type
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            x = float(Z[i, s])
-            D[i, s] *= T(0.5 * erfc(-x * ROOT_HALF) + x * (DENSITY * exp(-0.5 * x * x)))
-
-
-@jit
-def _gelu_tanh(Z, A):
-    T = Z.dtype.type
-    one, c, k = T(1), T(C), T(CUBIC)
-    for i in range(Z.shape[0]):
-        for s in range(Z.shape[1]):
-            x = Z[i, s]
-            A[i, s] = x / (one + exp(-c * (x + k * x * x * x)))
-
-
-@jit
-def _gelu_tanh_backward(D, Z):
-    T = D.dtype.type
-    one, c, k, three = T(1), T(C), T(CUBIC), T(3)
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            x = Z[i, s]
-            y = one / (one + exp(-c * (x + k * x * x * x)))
-            D[i, s] *= y + y * (one - y) * x * (c + three * k * c * x * x)
-
-
-@jit
-def _silu(Z, A):
-    one = Z.dtype.type(1)
-    for i in range(Z.shape[0]):
-        for s in range(Z.shape[1]):
-            x = Z[i, s]
-            A[i, s] = x / (one + exp(-x))
-
-
-@jit
-def _silu_backward(D, Z):
-    one = D.dtype.type(1)
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            y = one / (one + exp(-Z[i, s]))
-            D[i, s] *= y * (one + Z[i, s] * (one - y))
-
-
-@jit
-def _softplus(Z, A):
-    zero = Z.dtype.type(0)
-    for i in range(Z.shape[0]):
-        for s in range(Z.shape[1]):
-            x = Z[i, s]
-            A[i, s] = (zero if x < zero else x) + log1p(exp(-abs(x)))
-
-
-@jit
-def _softplus_backward(D, Z):
-    one = D.dtype.type(1)
-    for i in range(D.shape[0]):
-        for s in range(D.shape[1]):
-            D[i, s] *= one / (one + exp(-Z[i, s]))
+        Z[i] /= total

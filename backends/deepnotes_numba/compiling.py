@@ -5,10 +5,11 @@ folder named by a digest of all files of this backend and of the versions that m
 """
 
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
 
+_ready: set[str] = set()
 FLAGS = {"contract", "reassoc", "nsz", "arcp"}
 """Reorder sums and fuse multiply-adds, but assume neither that there is no NaN nor that there is no infinity."""
 
@@ -44,8 +46,40 @@ def cached() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
+@contextmanager
+def announced(what: str, dtype: np.dtype | None = None) -> Iterator[None]:
+    """Say once, before the wait, that there is one: `what` has not been compiled for this dtype on this machine yet."""
+    what = what if dtype is None else f"{what} for {dtype}"
+    if what in _ready:
+        yield
+        return
+    folder = cache_folder()
+    mark = folder / what.replace(" ", "-")
+    if not mark.exists():
+        kept = f"once: the result is kept in {folder}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            kept = f"in each process anew, since nothing can be kept in {folder} ({error.strerror})"
+        logging.getLogger("deepnotes").warning("numba: compiling %s takes some seconds, %s", what, kept)
+    yield
+    _ready.add(what)
+    with suppress(OSError):  # then the next process says it again
+        mark.touch()
+
+
 def jit(function: Callable[..., Any]) -> Any:
-    """Return `function` compiled at its first call: no GIL, no check for division by zero, kept on disk."""
+    """Return `function`, to be compiled with what calls it: no GIL, no check for division by zero."""
+    return numba.njit(error_model="numpy", fastmath=FLAGS, nogil=True)(function)
+
+
+def precise(function: Callable[..., Any]) -> Any:
+    """Return `function` as :func:`jit` does, but its operations keep their order, and it is inlined wherever called."""
+    return numba.njit(error_model="numpy", fastmath={"contract"}, nogil=True, forceinline=True)(function)
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Return `function`, which Python calls, compiled at its first call and kept on disk with all that it calls."""
     options = {"error_model": "numpy", "fastmath": FLAGS, "nogil": True}
     with cached():
         try:

@@ -1,93 +1,189 @@
-"""One compiled function that interprets any plan of the library's own parts: it is compiled once for a dtype.
+"""One interpreter of any plan of the library's own parts: it is compiled once for a dtype.
 
-A network is a table of integers, one row for each layer, and an option for each. All buffers are slices of one
-workspace. Samples are columns.
+A network is a table of integers, one row for each layer, an option for each, and the places of further regions. All
+arrays lie in one workspace, in regions of `room` blocks of S samples, see `products`. A thread computes a range of
+blocks; or, if its `part` is not (0, 1), its part of the rows of each array, and waits for the others after each.
 """
 
 import numpy as np
 
-from deepnotes_numba.activations import NEEDS_Z, activate, backward
+from deepnotes_numba.activations import IDENTITY, NEEDS_Z, SOFTMAX, activate, backward, softmax, softmax_backward
+from deepnotes_numba.barrier import wait
+from deepnotes_numba.batches import turn
 from deepnotes_numba.compiling import jit
 from deepnotes_numba.losses import SIGMOID_FUSED, loss_and_delta
 from deepnotes_numba.masks import dropout
-from deepnotes_numba.products import product, product_transposed_left, product_transposed_right
+from deepnotes_numba.products import GROUP, bias_gradient, input_gradient, linear, padded, share, weight_gradient
+from deepnotes_numba.updates import square_of
+from deepnotes_numba.vectors import ROWS, block, view
 
 DENSE, DROPOUT = 0, 1
-KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z_AT, A_AT, D_AT = range(10)
-"""Columns of the table of layers; the last three say where Z, A and dA (then dZ) begin in the workspace, per sample."""
+KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, TURNED, TILES = range(12)
+"""Columns of the table of layers. Z, A, D (dA, then dZ) and TURNED (the layer's inputs, turned over) are regions."""
+X_AT, X_TURNED, TARGETS, EACH, END = range(5)
+"""Further regions: X, X turned over, the targets, and four rows for each block."""
+SHARES, LOSSES, LARGEST, SUMS = range(4)
+"""These rows: what each sample counts for, its loss, and two that softmax uses."""
 
 
 @jit
-def forward(layers, options, theta, work, m, seed, step):
-    """Run all layers over m samples, whose inputs lie at the beginning of the workspace, shape (n[0], m)."""
-    before = 0
+def forward(net, theta, work, blocks, room, part, meeting, training, seed, step, first):
+    """Run all layers over a range of blocks; return whether all threads came along."""
+    layers, options, places = net
+    rank, size = part
+    S = block(work)
+    unit = room * S
+    before = places[X_AT] * unit
     for layer in range(layers.shape[0]):
         row = layers[layer]
-        n_prev, n = row[INPUTS], row[OUTPUTS]
-        A_prev = work[before * m : (before + n_prev) * m].reshape(n_prev, m)
-        A = work[row[A_AT] * m : (row[A_AT] + n) * m].reshape(n, m)
-        if row[KIND] == DENSE:
-            Z = work[row[Z_AT] * m : (row[Z_AT] + n) * m].reshape(n, m)
-            product(theta[row[W] : row[W] + n * n_prev].reshape(n, n_prev), A_prev, Z)
-            activate(row[ACTIVATION], options[layer], Z, theta[row[B] : row[B] + n], A, row[Z_AT] == row[A_AT])
+        n_prev, n, z, a, code = row[INPUTS], row[OUTPUTS], row[Z] * unit, row[A] * unit, row[ACTIVATION]
+        stride = padded(n, work) * S
+        if row[KIND] == DROPOUT:
+            if not training:
+                continue
+            for at in range(blocks[0] + rank, blocks[1], size):
+                x = at * stride
+                dropout(
+                    work, before + x, a + x, z + x, n, options[layer], seed, step, row[NUMBER], first + at * S
+                )  # fmt: skip
         else:
-            mask = work[row[Z_AT] * m : (row[Z_AT] + n) * m].reshape(n, m)
-            dropout(A_prev, options[layer], seed, step, row[NUMBER], A, mask)
-        before = row[A_AT]
+            if training and layer > 0:
+                turn(work, before, n_prev, row[TURNED] * unit, blocks, room, part)
+            rows = share(n, part)
+            linear(theta, row[W], row[B], n, n_prev, work, before, z, blocks, rows)
+            if code == SOFTMAX:
+                if not wait(meeting, size):
+                    return False
+                for at in range(blocks[0] + rank, blocks[1], size):
+                    each = places[EACH] * unit + at * 4 * S
+                    softmax(work, z + at * stride, a + at * stride, n, each + LARGEST * S, each + SUMS * S)
+            elif code != IDENTITY or z != a:
+                count = (rows[1] - rows[0]) * S
+                for at in range(blocks[0], blocks[1]):
+                    x = at * stride + rows[0] * S
+                    activate(code, options[layer], view(work, z + x, count), view(work, a + x, count), z == a)
+        if not wait(meeting, size):
+            return False
+        before = a
+    return True
 
 
 @jit
-def gradient(layers, options, theta, g, work, Y, labelled, c, loss, delta, seed, step):
-    """Write the gradient of ``Σ c L`` over a batch to g, and return the sum; c, (m,), is each sample's share."""
-    m = c.shape[0]
-    forward(layers, options, theta, work, m, seed, step)
+def losses_and_deltas(net, work, blocks, room, part, labelled, loss, delta):
+    """Write the losses, and dA or dZ of the last layer, of a range of blocks."""
+    layers, _, places = net
+    S = block(work)
+    unit = room * S
+    row = layers[layers.shape[0] - 1]
+    k, z, a, d = row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit
+    stride = padded(k, work) * S
+    for at in range(blocks[0] + part[0], blocks[1], part[1]):
+        each = places[EACH] * unit + at * 4 * S
+        y = places[TARGETS] * unit + at * (1 if labelled else k) * S
+        loss_and_delta(
+            loss, delta, work, z + at * stride, a + at * stride, d + at * stride, y, each + SHARES * S,
+            each + LOSSES * S, k, labelled, each + LARGEST * S, each + SUMS * S,
+        )  # fmt: skip
+
+
+@jit
+def deltas(net, theta, work, blocks, room, part, meeting, loss):
+    """Turn dA of the last layer into dZ of all layers (N12, N15), for a range of blocks; return as `forward` does."""
+    layers, options, places = net
+    rank, size = part
+    S = block(work)
+    unit = room * S
     last = layers.shape[0] - 1
     for layer in range(last, -1, -1):
         row = layers[layer]
-        n_prev, n = row[INPUTS], row[OUTPUTS]
-        before = layers[layer - 1][A_AT] if layer > 0 else 0
-        A_prev = work[before * m : (before + n_prev) * m].reshape(n_prev, m)
-        Z = work[row[Z_AT] * m : (row[Z_AT] + n) * m].reshape(n, m)
-        A = work[row[A_AT] * m : (row[A_AT] + n) * m].reshape(n, m)
-        D = work[row[D_AT] * m : (row[D_AT] + n) * m].reshape(n, m)
+        n_prev, n, z, a, d = row[INPUTS], row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit
+        stride = padded(n, work) * S
         code = row[ACTIVATION]
-        if layer == last:
-            total = loss_and_delta(loss, delta, Z, A, Y, labelled, c, D)
-            if loss >= SIGMOID_FUSED:
-                code = 0  # dZ = A - Y is there already: N11
-        if layer > 0:
-            D_prev = work[layers[layer - 1][D_AT] * m : (layers[layer - 1][D_AT] + n_prev) * m].reshape(n_prev, m)
-        else:
-            D_prev = A_prev  # nobody asks for the derivative by the inputs
+        if layer == last and loss >= SIGMOID_FUSED:
+            code = IDENTITY  # dZ = A - Y is there already: N11
+        rows = share(n, part)
+        count = (rows[1] - rows[0]) * S
+        before = layers[layer - 1][D] * unit if layer > 0 else 0
         if row[KIND] == DROPOUT:
-            if layer > 0:
-                for i in range(n):
-                    d, f, p = D[i], Z[i], D_prev[i]
-                    for s in range(m):
-                        p[s] = d[s] * f[s]
-            continue
-        backward(code, options[layer], D, Z, A, g[row[B] : row[B] + n])
-        weights = row[W]
-        product_transposed_right(D, A_prev, g[weights : weights + n * n_prev].reshape(n, n_prev))
-        if layer > 0:
-            product_transposed_left(theta[weights : weights + n * n_prev].reshape(n, n_prev), D, D_prev)
-    return total
+            for at in range(blocks[0], blocks[1] if layer > 0 else blocks[0]):
+                x = at * stride + rows[0] * S
+                mask, D_prev, here = view(work, z + x, count), view(work, before + x, count), view(work, d + x, count)
+                for i in range(count):
+                    D_prev[i] = here[i] * mask[i]
+        elif code == SOFTMAX:
+            for at in range(blocks[0] + rank, blocks[1], size):
+                each = places[EACH] * unit + at * 4 * S
+                softmax_backward(work, d + at * stride, a + at * stride, n, each + SUMS * S)
+        elif code != IDENTITY:
+            for at in range(blocks[0], blocks[1]):
+                x = at * stride + rows[0] * S
+                backward(
+                    code, options[layer], view(work, d + x, count), view(work, z + x, count), view(work, a + x, count)
+                )  # fmt: skip
+        if not wait(meeting, size):
+            return False
+        if row[KIND] == DENSE and layer > 0:
+            input_gradient(theta, row[W], n, n_prev, work, d, before, blocks, share(n_prev, part))
+            if not wait(meeting, size):
+                return False
+    return True
 
 
-def workspace(rows: np.ndarray) -> int:
-    """Fill the last columns of a table of layers, and return the elements of workspace per sample.
+@jit
+def gradient(net, theta, g, work, squares, blocks, room, part, l2, add, last):
+    """Write this thread's rows of the gradient (N13, N14), or add to them; and, with the `last`, the sums of squares.
 
-    Where the backward form of an activation reads A alone, and for nothing but the fused losses, Z and A share memory.
+    There is a square for each tile of rows, whoever computes it: their sum does not depend on the threads.
     """
-    at = rows[0, INPUTS]
+    layers = net[0]
+    unit = room * block(work)
+    for layer in range(layers.shape[0]):
+        row = layers[layer]
+        if row[KIND] != DENSE:
+            continue
+        n_prev, n, d, turned = row[INPUTS], row[OUTPUTS], row[D] * unit, row[TURNED] * unit
+        start, stop = share(n, part)
+        for low in range(start, stop, GROUP):
+            high = min(stop, low + GROUP)
+            weight_gradient(g, row[W], n, n_prev, work, d, turned, blocks, room, (low, high), add)
+            bias_gradient(g, row[B], n, work, d, blocks, (low, high), add)
+            if not last:
+                continue
+            for i in range(low, high, ROWS):
+                count = min(ROWS, high - i)
+                square = square_of(g, theta, row[W] + i * n_prev, count * n_prev, l2)
+                b = view(g, row[B] + i, count)
+                for r in range(count):
+                    square += b[r] * b[r]
+                squares[row[TILES] + i // ROWS] = square
+
+
+def regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np.ndarray:
+    """Fill the regions into a table of layers, for blocks of S samples, and return the further regions' places.
+
+    Where the slope of an activation is a function of A alone, and for nothing but the fused losses, Z and A share one.
+    The last of the numbers returned is that of the sums of squares.
+    """
+    at = tiles = 0
+
+    def take(n: int) -> int:
+        nonlocal at
+        at += n
+        return at - n
+
+    def room_for(n: int) -> int:
+        return -(-n // S) * S
+
+    x, x_turned = take(room_for(rows[0, INPUTS])), take(room_for(rows[0, INPUTS]))
     last = len(rows) - 1
     for layer, row in enumerate(rows):
-        n = row[OUTPUTS]
-        row[Z_AT] = at
-        at += n
+        room = room_for(row[OUTPUTS])
+        row[Z] = take(room)
         shared = row[KIND] == DENSE and not NEEDS_Z[row[ACTIVATION]] and layer != last
-        row[A_AT] = row[Z_AT] if shared else at
-        at += 0 if shared else n
-        row[D_AT] = at
-        at += n
-    return int(at)
+        row[A] = row[Z] if shared else take(room)
+        row[D] = take(room) if training or layer == last else 0
+        if row[KIND] == DENSE and training:
+            row[TURNED] = x_turned if layer == 0 else take(room_for(row[INPUTS]))
+            row[TILES] = tiles
+            tiles += -(-int(row[OUTPUTS]) // ROWS)
+    return np.array([x, x_turned, take(targets), take(4), at, tiles], np.int64)

@@ -1,86 +1,180 @@
-"""Losses by code: the sum over a batch, and the derivative by the outputs or, where fused, by the logits (N11)."""
+"""Losses by code, over one block of samples, and their derivatives by the outputs or, where fused, the logits (N11).
 
-from math import exp, log, log1p
+All functions take the workspace and the places in it of blocks of k rows (z, a, the derivative d, the targets y: one
+row of class indices where `labelled`) and of rows: c, each sample's share of the mean, and L, c times the loss.
+"""
 
 import numpy as np
 
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import jit, precise
+from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, log, log1p, softplus
+from deepnotes_numba.vectors import as_of, block, matrix, view
 
 BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, SIGMOID_FUSED, SOFTMAX_FUSED = range(8)
 CODES = {
     "binary_cross_entropy": BINARY, "categorical_cross_entropy": CATEGORICAL, "mean_squared_error": SQUARED,
     "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON,
 }  # fmt: skip
+EPS = constant(*(float(np.finfo(dtype).eps) for dtype in ("float32", "float64")))
+TINY = constant(*(float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")))
+
+
+@precise
+def _binary(option, x, y):
+    a = _inside(x)
+    return -(y * log(a) + (ONE(a) - y) * log1p(-a))
+
+
+@precise
+def _binary_derivative(option, x, y):
+    a = _inside(x)
+    return (a - y) / (a * (ONE(a) - a))
+
+
+@precise
+def _categorical(option, a, y):
+    return -y * log(_positive(a))
+
+
+@precise
+def _categorical_derivative(option, a, y):
+    return -y / _positive(a)
+
+
+@precise
+def _squared(option, a, y):
+    return (a - y) * (a - y)
+
+
+@precise
+def _squared_derivative(option, a, y):
+    return TWO(a) * (a - y)
+
+
+@precise
+def _absolute(option, a, y):
+    return abs(a - y)
+
+
+@precise
+def _absolute_derivative(option, a, y):
+    e = a - y
+    return ONE(e) if e > ZERO(e) else (-ONE(e) if e < ZERO(e) else e)
+
+
+@precise
+def _huber(option, a, y):
+    e = abs(a - y)
+    near = option if e > option else e
+    return near * (e - HALF(e) * near)
+
+
+@precise
+def _huber_derivative(option, a, y):
+    e = a - y
+    return option if e > option else (-option if e < -option else e)
+
+
+@precise
+def _poisson(option, x, y):
+    a = _positive(x)
+    return a - y * log(a)
+
+
+@precise
+def _poisson_derivative(option, a, y):
+    return ONE(a) - y / _positive(a)
+
+
+@precise
+def _logistic(option, z, y):
+    return softplus(z) - y * z
+
+
+@precise
+def _logistic_derivative(option, a, y):
+    return a - y
+
+
+@precise
+def _inside(a):
+    return EPS(a) if a < EPS(a) else (ONE(a) - EPS(a) if a > ONE(a) - EPS(a) else a)
+
+
+@precise
+def _positive(a):
+    return TINY(a) if a < TINY(a) else a
+
+
+@precise
+def target(i, y, labelled):
+    """Return the target of output i, given the targets' element: it, or whether it is the class."""
+    return (ONE(y) if y == i else ZERO(y)) if labelled else y
+
+
+def _over_outputs(loss, derivative):
+    """Return a function that sums `loss` over the outputs, and writes the derivatives."""
+
+    @jit
+    def run(option, work, x, a, d, y, c, L, k, labelled, share):
+        S = block(work)
+        X, A, D = matrix(work, x, k, S), matrix(work, a, k, S), matrix(work, d, k, S)
+        weights, losses = view(work, c, S), view(work, L, S)
+        for s in range(S):
+            losses[s] = ZERO(share)
+        for i in range(k):
+            targets = view(work, y if labelled else y + i * S, S)
+            for s in range(S):
+                t = target(i, targets[s], labelled)
+                losses[s] += weights[s] * share * loss(option, X[i, s], t)
+                D[i, s] = weights[s] * share * derivative(option, A[i, s], t)
+
+    return run
+
+
+_binary_block = _over_outputs(_binary, _binary_derivative)
+_categorical_block = _over_outputs(_categorical, _categorical_derivative)
+_squared_block = _over_outputs(_squared, _squared_derivative)
+_absolute_block = _over_outputs(_absolute, _absolute_derivative)
+_huber_block = _over_outputs(_huber, _huber_derivative)
+_poisson_block = _over_outputs(_poisson, _poisson_derivative)
+_logistic_block = _over_outputs(_logistic, _logistic_derivative)
 
 
 @jit
-def loss_and_delta(code, option, Z, A, Y, labelled, c, D):
-    """Return ``Σ c L`` over the samples, and write c times the derivative to D.
+def loss_and_delta(code, option, work, z, a, d, y, c, L, k, labelled, largest, total):
+    """Write the losses and derivatives of a block; `largest` and `total` are the rows that softmax left."""
+    share = ONE(option) if code == CATEGORICAL else ONE(option) / as_of(k, work)
+    if code == SOFTMAX_FUSED:
+        _softmax_block(work, z, a, d, y, c, L, k, labelled, largest, total)
+    elif code == SIGMOID_FUSED:
+        _logistic_block(option, work, z, a, d, y, c, L, k, labelled, share)
+    elif code == BINARY:
+        _binary_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == CATEGORICAL:
+        _categorical_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == SQUARED:
+        _squared_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == ABSOLUTE:
+        _absolute_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == HUBER:
+        _huber_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == POISSON:
+        _poisson_block(option, work, a, a, d, y, c, L, k, labelled, share)
 
-    Z and A are (k, m), Y is (k, m), or (1, m) of class indices where `labelled`; c, (m,), holds each sample's share of
-    the mean. D is ``c (A - Y)``, up to 1/k, for the fused codes, else ``c ∂L/∂A``.
-    """
-    k, m = A.shape
-    T = A.dtype.type
-    one, zero = T(1), T(0)
-    eps = T(np.finfo(A.dtype).eps)
-    tiny = T(np.finfo(A.dtype).tiny)
-    delta = T(option)
-    share = one / T(k)
-    total = 0.0
-    for s in range(m):
-        L = zero
-        label = np.int64(Y[0, s]) if labelled else 0
-        if code == SOFTMAX_FUSED:
-            largest = Z[0, s]
-            for i in range(1, k):
-                x = Z[i, s]
-                if x > largest or x != x:
-                    largest = x
-            mass = zero
-            for i in range(k):
-                mass += exp(Z[i, s] - largest)
-            log_mass = log(mass)
-            for i in range(k):
-                y = (one if i == label else zero) if labelled else T(Y[i, s])
-                if y != zero:
-                    L -= y * (Z[i, s] - largest - log_mass)
-                D[i, s] = c[s] * (A[i, s] - y)
-            total += c[s] * (L + (largest - largest))  # NaN where a logit is infinite, also if no label names it
-            continue
-        for i in range(k):
-            a = A[i, s]
-            y = (one if i == label else zero) if labelled else T(Y[i, s])
-            if code == SIGMOID_FUSED:
-                z = Z[i, s]
-                L += (zero if z < zero else z) + log1p(exp(-abs(z))) - y * z
-                D[i, s] = c[s] * share * (a - y)
-            elif code == BINARY:
-                a = eps if a < eps else (one - eps if a > one - eps else a)
-                L -= y * log(a) + (one - y) * log1p(-a)
-                D[i, s] = c[s] * share * ((a - y) / (a * (one - a)))
-            elif code == CATEGORICAL:
-                a = tiny if a < tiny else a
-                L -= y * log(a)
-                D[i, s] = c[s] * (-y / a)
-            elif code == SQUARED:
-                L += (a - y) * (a - y)
-                D[i, s] = c[s] * (T(2) * share) * (a - y)
-            elif code == ABSOLUTE:
-                e = a - y
-                L += abs(e)
-                D[i, s] = c[s] * share * (one if e > zero else (-one if e < zero else e))
-            elif code == HUBER:
-                e = a - y
-                near = delta if abs(e) > delta else abs(e)
-                L += near * (abs(e) - T(0.5) * near)
-                D[i, s] = c[s] * share * (delta if e > delta else (-delta if e < -delta else e))
-            elif code == POISSON:
-                a = tiny if a < tiny else a
-                L += a - y * log(a)
-                D[i, s] = c[s] * share * (one - y / a)
-        if code == CATEGORICAL:
-            total += c[s] * L
-        else:
-            total += c[s] * (L * share)
-    return total
+
+@jit
+def _softmax_block(work, z, a, d, y, c, L, k, labelled, largest, total):
+    S = block(work)
+    Z, A, D = matrix(work, z, k, S), matrix(work, a, k, S), matrix(work, d, k, S)
+    weights, losses, M, T = view(work, c, S), view(work, L, S), view(work, largest, S), view(work, total, S)
+    for s in range(S):
+        T[s] = log(T[s])
+        losses[s] = M[s] - M[s]  # NaN where a logit is infinite, also if no label names it
+    for i in range(k):
+        targets = view(work, y if labelled else y + i * S, S)
+        for s in range(S):
+            t = target(i, targets[s], labelled)
+            loss = t * (T[s] - (Z[i, s] - M[s]))
+            losses[s] += weights[s] * (loss if t != ZERO(t) else ZERO(t))
+            D[i, s] = weights[s] * (A[i, s] - t)

@@ -2,42 +2,54 @@
 
 import numpy as np
 
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import jit, precise
+from deepnotes_numba.functions import ZERO
+from deepnotes_numba.vectors import as_of, block, matrix
+
+LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+FIRST, SECOND = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+FIRST_KEY, SECOND_KEY = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@jit
+@precise
 def philox(c0, c1, c2, c3, seed):
-    """Return the four words for one counter."""
-    low = np.uint64(0xFFFFFFFF)
-    half = np.uint64(32)
+    """Return the four words for one counter, all held in 64 bits."""
     x0, x1, x2, x3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
-    key0, key1 = np.uint64(seed) & low, np.uint64(seed) >> half
+    key0, key1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
     for _ in range(10):
-        p0 = x0 * np.uint64(0xD2511F53)
-        p2 = x2 * np.uint64(0xCD9E8D57)
-        x0, x1, x2, x3 = (p2 >> half) ^ x1 ^ key0, p2 & low, (p0 >> half) ^ x3 ^ key1, p0 & low
-        key0 = (key0 + np.uint64(0x9E3779B9)) & low
-        key1 = (key1 + np.uint64(0xBB67AE85)) & low
+        p0, p2 = x0 * FIRST, x2 * SECOND
+        x0, x1, x2, x3 = (p2 >> HALF) ^ x1 ^ key0, p2 & LOW, (p0 >> HALF) ^ x3 ^ key1, p0 & LOW
+        key0, key1 = (key0 + FIRST_KEY) & LOW, (key1 + SECOND_KEY) & LOW
     return x0, x1, x2, x3
 
 
 @jit
-def dropout(A_prev, rate, seed, step, layer, A, mask):
-    """Write ``A_prev`` without what is dropped to A, and the factors, 0 or ``1 / (1 - rate)``, to mask; all (n, m)."""
-    n, m = A.shape
-    keep = A.dtype.type(1 / (1 - rate))
-    zero = A.dtype.type(0)
+def dropout(work, a_prev, a, mask, n, rate, seed, step, layer, first):
+    """Write the n rows of the block at `a_prev`, without what is dropped, to `a`, and the factors to `mask`.
+
+    The factors are 0 and ``1 / (1 - rate)``. The block's samples are numbers `first`, `first` + 1 ... of the batch.
+    """
+    S = block(work)
+    A_prev, A, M = matrix(work, a_prev, n, S), matrix(work, a, n, S), matrix(work, mask, n, S)
+    keep, none = as_of(1 / (1 - rate), work), ZERO(as_of(0, work))
     threshold = np.uint64(round(rate * 4294967296.0))
-    block = np.int64(-1)
-    words = (np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0))
-    for s in range(m):
+    low, high = np.uint64(step) & LOW, np.uint64(step) >> HALF
+    if n % 4 == 0:  # the four words of a counter are for four rows of one sample
+        for i in range(0, n, 4):
+            for s in range(S):
+                w0, w1, w2, w3 = philox(((first + s) * n + i) >> 2, layer, low, high, seed)
+                M[i, s] = keep if w0 >= threshold else none
+                M[i + 1, s] = keep if w1 >= threshold else none
+                M[i + 2, s] = keep if w2 >= threshold else none
+                M[i + 3, s] = keep if w3 >= threshold else none
+    else:
         for i in range(n):
-            element = s * n + i
-            if element >> 2 != block:
-                block = element >> 2
-                words = philox(block, layer, step & 0xFFFFFFFF, step >> 32, seed)
-            place = element & 3
-            word = words[0] if place == 0 else words[1] if place == 1 else words[2] if place == 2 else words[3]
-            factor = keep if word >= threshold else zero
-            mask[i, s] = factor
-            A[i, s] = A_prev[i, s] * factor
+            for s in range(S):
+                element = (first + s) * n + i
+                w0, w1, w2, w3 = philox(element >> 2, layer, low, high, seed)
+                place = element & 3
+                word = w0 if place == 0 else (w1 if place == 1 else (w2 if place == 2 else w3))
+                M[i, s] = keep if word >= threshold else none
+    for i in range(n):
+        for s in range(S):
+            A[i, s] = A_prev[i, s] * M[i, s]

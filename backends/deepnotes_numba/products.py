@@ -1,125 +1,149 @@
-"""Matrix products for the shapes of a dense layer: a BLAS for large ones, loops along the samples for small ones.
+"""The three matrix products of a dense layer (N2, N13, N15), tile by tile, over blocks of samples.
 
-A call of a BLAS costs more than the arithmetic of a layer of a dozen neurons. The loops take two rows and four terms
-at a time, so that six values read or written serve eight multiplications.
+A region of a workspace holds an array (n, m) as blocks of S samples, each an (n, S) matrix with `padded(n)` rows
+of room. A region of inputs turned over, for N13, holds panels of S features, each a (samples, S) matrix. A tile of a
+product is a few rows of one block; whatever thread computes it adds up the same numbers in the same order.
 """
 
 import numpy as np
 
 from deepnotes_numba.compiling import jit
+from deepnotes_numba.vectors import (
+    ROWS,
+    block,
+    narrow1,
+    narrow2,
+    narrow4,
+    narrow_full,
+    sums1,
+    sums8,
+    tile1,
+    tile2,
+    tile4,
+    tile_full,
+)
 
-SMALL = 30_000
-"""Multiplications up to which the loops are as fast as a BLAS or faster."""
-
-
-@jit
-def product(W, A, out):
-    """Write ``W A`` to out (N2): (n, k) by (k, m) to (n, m)."""
-    n, k = W.shape
-    m = A.shape[1]
-    if n * k * m > SMALL:
-        np.dot(W, A, out)
-        return
-    out[:] = 0
-    i = 0
-    while i + 2 <= n:
-        p = 0
-        while p + 4 <= k:
-            v0, v1, v2, v3 = W[i, p], W[i, p + 1], W[i, p + 2], W[i, p + 3]
-            w0, w1, w2, w3 = W[i + 1, p], W[i + 1, p + 1], W[i + 1, p + 2], W[i + 1, p + 3]
-            for s in range(m):
-                a0, a1, a2, a3 = A[p, s], A[p + 1, s], A[p + 2, s], A[p + 3, s]
-                out[i, s] += v0 * a0 + v1 * a1 + v2 * a2 + v3 * a3
-                out[i + 1, s] += w0 * a0 + w1 * a1 + w2 * a2 + w3 * a3
-            p += 4
-        while p < k:
-            v, w = W[i, p], W[i + 1, p]
-            for s in range(m):
-                out[i, s] += v * A[p, s]
-                out[i + 1, s] += w * A[p, s]
-            p += 1
-        i += 2
-    if i < n:
-        for p in range(k):
-            w = W[i, p]
-            for s in range(m):
-                out[i, s] += w * A[p, s]
+TERMS = 512
+"""Terms of a sum that are taken at a time, so that the inputs of some blocks stay in a core's cache."""
+ONCE, NOTHING = np.int64(1), np.int64(0)
+"""Numbers, where a 1 or 0 in the code would have Numba compile a function of its own for it."""
+GROUP = 8 * ROWS
+"""Rows of a weight gradient that are computed together, for the same reason."""
 
 
 @jit
-def product_transposed_left(W, D, out):
-    """Write ``Wᵀ D`` to out (N15): (n, k) and (n, m) to (k, m)."""
-    n, k = W.shape
-    m = D.shape[1]
-    if n * k * m > SMALL:
-        np.dot(W.T, D, out)
-        return
-    out[:] = 0
-    p = 0
-    while p + 2 <= k:
-        i = 0
-        while i + 4 <= n:
-            v0, v1, v2, v3 = W[i, p], W[i + 1, p], W[i + 2, p], W[i + 3, p]
-            w0, w1, w2, w3 = W[i, p + 1], W[i + 1, p + 1], W[i + 2, p + 1], W[i + 3, p + 1]
-            for s in range(m):
-                d0, d1, d2, d3 = D[i, s], D[i + 1, s], D[i + 2, s], D[i + 3, s]
-                out[p, s] += v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
-                out[p + 1, s] += w0 * d0 + w1 * d1 + w2 * d2 + w3 * d3
-            i += 4
-        while i < n:
-            v, w = W[i, p], W[i, p + 1]
-            for s in range(m):
-                out[p, s] += v * D[i, s]
-                out[p + 1, s] += w * D[i, s]
-            i += 1
-        p += 2
-    if p < k:
-        for i in range(n):
-            w = W[i, p]
-            for s in range(m):
-                out[p, s] += w * D[i, s]
+def padded(n, like):
+    """Return the rows of room that n rows take: whole squares can be transposed."""
+    S = block(like)
+    return (n + S - 1) // S * S
 
 
 @jit
-def product_transposed_right(D, A, out):
-    """Write ``D Aᵀ`` to out (N13): (n, m) and (k, m) to (n, k)."""
-    n, m = D.shape
-    k = A.shape[0]
-    if n * k * m > SMALL:
-        np.dot(D, A.T, out)
-        return
-    zero = D.dtype.type(0)
-    i = 0
-    while i + 2 <= n:
-        p = 0
-        while p + 4 <= k:
-            t0, t1, t2, t3 = zero, zero, zero, zero
-            u0, u1, u2, u3 = zero, zero, zero, zero
-            for s in range(m):
-                x, y = D[i, s], D[i + 1, s]
-                a0, a1, a2, a3 = A[p, s], A[p + 1, s], A[p + 2, s], A[p + 3, s]
-                t0 += x * a0
-                t1 += x * a1
-                t2 += x * a2
-                t3 += x * a3
-                u0 += y * a0
-                u1 += y * a1
-                u2 += y * a2
-                u3 += y * a3
-            out[i, p], out[i, p + 1], out[i, p + 2], out[i, p + 3] = t0, t1, t2, t3
-            out[i + 1, p], out[i + 1, p + 1], out[i + 1, p + 2], out[i + 1, p + 3] = u0, u1, u2, u3
-            p += 4
-        while p < k:
-            t, u = zero, zero
-            for s in range(m):
-                t += D[i, s] * A[p, s]
-                u += D[i + 1, s] * A[p, s]
-            out[i, p], out[i + 1, p] = t, u
-            p += 1
-        i += 2
-    if i < n:
-        for p in range(k):
-            t = zero
-            for s in range(m):
-                t += D[i, s] * A[p, s]
-            out[i, p] = t
+def share(n, part):
+    """Return the first of n rows, and the one after the last, of thread number `part[0]` of `part[1]`: whole tiles."""
+    rank, size = part
+    if size == 1:
+        return 0, n
+    tiles = (n + ROWS - 1) // ROWS
+    return min(n, tiles * rank // size * ROWS), min(n, tiles * (rank + 1) // size * ROWS)
+
+
+@jit
+def _tile(rows, W, weights, A, a, out, place, total):
+    """Compute the first rows of what is left, as many as there is a tile for, and return how many.
+
+    `weights` are the place of the first weight and the strides w_row, w_column and w_next; `place` is that of the first
+    result, the stride o_row, and the columns; `total` are terms, times, start and the place of the first bias.
+    """
+    w, w_row, w_column, w_next = weights
+    o, o_row, columns = place
+    terms, times, start, b = total
+    if 2 * columns <= block(W):
+        if rows >= ROWS:
+            narrow_full(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+            return ROWS
+        if rows >= 4:
+            narrow4(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+            return 4
+        if rows >= 2:
+            narrow2(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+            return 2
+        narrow1(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+        return 1
+    if rows >= ROWS:
+        tile_full(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+        return ROWS
+    if rows >= 4:
+        tile4(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+        return 4
+    if rows >= 2:
+        tile2(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+        return 2
+    tile1(W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b)
+    return 1
+
+
+@jit
+def linear(theta, w, b, n, n_prev, work, A_prev, Z, blocks, rows):
+    """Write ``Z = W A_prev + b`` (N2) for a range of blocks and a range of rows."""
+    S = block(work)
+    step, step_prev = padded(n, work) * S, padded(n_prev, work) * S
+    for p in range(0, n_prev, TERMS):
+        total = min(TERMS, n_prev - p), ONCE, 1 if p else 2
+        i = rows[0]
+        while i < rows[1]:
+            done = 1
+            weights = w + i * n_prev + p, n_prev, ONCE, NOTHING
+            for at in range(blocks[0], blocks[1]):
+                place = Z + at * step + i * S, S, S
+                A = A_prev + at * step_prev + p * S
+                done = _tile(rows[1] - i, theta, weights, work, A, work, place, (*total, b + i))
+            i += done
+
+
+@jit
+def input_gradient(theta, w, n, n_prev, work, D, D_prev, blocks, rows):
+    """Write ``dA_prev = Wᵀ dZ`` (N15) for a range of blocks and a range of rows, which are those of dA_prev."""
+    S = block(work)
+    step, step_prev = padded(n, work) * S, padded(n_prev, work) * S
+    for p in range(0, n, TERMS):
+        total = min(TERMS, n - p), ONCE, 1 if p else 0, NOTHING
+        i = rows[0]
+        while i < rows[1]:
+            done = 1
+            weights = w + p * n_prev + i, ONCE, n_prev, NOTHING
+            for at in range(blocks[0], blocks[1]):
+                place = D_prev + at * step_prev + i * S, S, S
+                done = _tile(rows[1] - i, theta, weights, work, D + at * step + p * S, work, place, total)
+            i += done
+
+
+@jit
+def weight_gradient(g, w, n, n_prev, work, D, turned, blocks, room, rows, add):
+    """Write ``dW = dZ A_prevᵀ`` (N13; the 1/m is in dZ) for a range of rows, or add it to what is there.
+
+    The inputs lie turned over, in panels with room for `room` blocks.
+    """
+    S = block(work)
+    step = padded(n, work) * S
+    total = S, blocks, 1 if add else 0, NOTHING
+    for p in range(0, n_prev, S):
+        i = rows[0]
+        while i < rows[1]:
+            place = w + i * n_prev + p, n_prev, min(S, n_prev - p)
+            i += _tile(rows[1] - i, work, (D + i * S, S, ONCE, step), work, turned + p * room * S, g, place, total)
+
+
+@jit
+def bias_gradient(g, b, n, work, D, blocks, rows, add):
+    """Write ``db = Σ dZ`` (N14; the 1/m is in dZ) for a range of rows, or add it to what is there."""
+    S = block(work)
+    step = padded(n, work) * S
+    start = 1 if add else 0
+    i = rows[0]
+    while i + 8 <= rows[1]:
+        sums8(work, D + i * S, step, blocks, g, b + i, start)
+        i += 8
+    while i < rows[1]:
+        sums1(work, D + i * S, step, blocks, g, b + i, start)
+        i += 1

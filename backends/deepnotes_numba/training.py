@@ -2,104 +2,104 @@
 
 from math import isfinite, sqrt
 
-from deepnotes_numba.compiling import jit
-from deepnotes_numba.interpreter import gradient
-from deepnotes_numba.pointers import matrix_at
-from deepnotes_numba.updates import ADAM, update
+from deepnotes_numba.barrier import wait
+from deepnotes_numba.batches import gather, gather_targets, weight_of
+from deepnotes_numba.compiling import entry
+from deepnotes_numba.interpreter import (
+    DENSE,
+    EACH,
+    INPUTS,
+    KIND,
+    LOSSES,
+    OUTPUTS,
+    TARGETS,
+    X_AT,
+    X_TURNED,
+    B,
+    W,
+    deltas,
+    forward,
+    gradient,
+    losses_and_deltas,
+)
+from deepnotes_numba.products import share
+from deepnotes_numba.updates import update
+from deepnotes_numba.vectors import block, matrix_at, pointer, view
 
 
-@jit
-def gather(X, by_sample, indices, work):
-    """Write the columns of X at `indices` to the beginning of the workspace, shape (n, m).
-
-    X is (n, samples), or (samples, n) where `by_sample`.
-    """
-    m = indices.shape[0]
-    n = X.shape[1] if by_sample else X.shape[0]
-    out = work[: n * m].reshape(n, m)
-    if not by_sample:
-        for i in range(n):
-            x, o = X[i], out[i]
-            for s in range(m):
-                o[s] = x[indices[s]]
-        return
-    for low in range(0, n, 16):  # sixteen features of sixteen samples at a time: both sides stay in the cache
-        high = min(n, low + 16)
-        for first in range(0, m, 16):
-            for s in range(first, min(m, first + 16)):
-                x = X[indices[s]]
-                for i in range(low, high):
-                    out[i, s] = x[i]
-
-
-@jit
-def shares(w, weighted, indices, c):
-    """Write what each sample of a batch counts for in the mean to c, (m,), and return what the batch counts for."""
-    m = indices.shape[0]
-    T = c.dtype.type
-    if not weighted:
-        for s in range(m):
-            c[s] = T(1.0 / m)
-        return float(m)
-    total = 0.0
-    for s in range(m):
-        total += w[0, indices[s]]
-    for s in range(m):
-        c[s] = T(w[0, indices[s]] / total) if total > 0 else T(0)
-    return total
-
-
-@jit
-def square_of(g, theta, l2, decaying):
-    """Add the gradient of the L2 penalty to g, and return the sum of its squares."""
-    if l2 != 0:
-        part = g.dtype.type(l2)
-        for i in range(decaying):
-            g[i] += part * theta[i]
-    total = g.dtype.type(0)
-    for i in range(g.shape[0]):
-        total += g[i] * g[i]
-    return total
-
-
-@jit
-def bias_corrected(code, t, rate, epsilon, beta1, beta2):
-    """Return the rate and epsilon of update number t, from 1; see :meth:`deepnotes.Adam.scalars`."""
-    if code != ADAM:
-        return rate, epsilon
-    s1 = (1 - beta1**t) / (1 - beta1)
-    s2 = (1 - beta2**t) / (1 - beta2)
-    return rate * sqrt(s2) / s1, epsilon * sqrt(s2)
-
-
-@jit
+@entry
 def train(
-    layers, options, loss, delta, labelled, weighted, by_sample, x_address, x_shape, Y, w, order, batch, rates, theta,
-    g, first, second, work, y, c, optimizer, numbers, decaying, seed, step, safe,
+    rank, size, meeting, split, net, theta, g, first, second, work, squares, room, x_address, x_shape, by_sample, Y, w,
+    weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,
 ):  # fmt: skip
     """Train on consecutive batches; return the sums of losses and of weights, the updates made, and the last cost.
 
-    It stops before the first update whose cost or gradient is not finite, or so large that the next θ may not be.
+    It stops before the first update whose cost or gradient is not finite, or so large that the next θ may not be. This
+    is thread number `rank` of `size`; all of them come to the same numbers. The rows of `scalars` are those that change
+    from update to update: the optimizer's rate and epsilon, and the share of θ that decays.
     """
-    l2, clip, epsilon, beta1, beta2, decay = numbers
+    layers, _, places = net
+    l2, clip, beta1, beta2 = numbers
     X = matrix_at(x_address, x_shape, theta)
+    S = block(work)
+    unit = room * S
+    biases = theta.shape[0] - decaying
+    work, theta, g = pointer(work, 0), pointer(theta, 0), pointer(g, 0)
+    first, second, meeting = pointer(first, 0), pointer(second, 0), pointer(meeting, 0)
     loss_sum = weight_sum = cost = 0.0
     for made in range(rates.shape[0]):
-        indices = order[made * batch : min((made + 1) * batch, order.shape[0])]
+        indices = view(order, made * batch, min(batch, order.shape[0] - made * batch))
         m = indices.shape[0]
-        targets = y[: Y.shape[0] * m].reshape(Y.shape[0], m)
-        gather(X, by_sample, indices, work)
-        gather(Y, False, indices, y)
-        weight = shares(w, weighted, indices, c[:m])
-        cost = gradient(layers, options, theta, g, work, targets, labelled, c[:m], loss, delta, seed, step)
-        norm = sqrt(square_of(g, theta, l2, decaying))
-        rate = rates[made]
-        if not isfinite(cost) or not rate * max(norm, 1.0) < safe:
+        weight = weight_of(w, weighted, indices)
+        cost = 0.0
+        for start in range(0, m, unit):  # what the workspace has room for
+            chosen = view(indices, start, min(unit, m - start))
+            blocks = (chosen.shape[0] + S - 1) // S
+            mine = (blocks * rank // size, blocks * (rank + 1) // size) if size > 1 else (0, blocks)
+            gather(X, by_sample, chosen, work, places[X_AT] * unit, places[X_TURNED] * unit, mine, room, True)
+            gather_targets(Y, w, weighted, weight, chosen, work, places[TARGETS] * unit, places[EACH] * unit, mine)
+            part = (0, 1)
+            if split:
+                part, mine = (rank, size), (0, blocks)
+                if not wait(meeting, size):
+                    return loss_sum, weight_sum, made, cost
+            if not forward(net, theta, work, mine, room, part, meeting, True, seed, step + made, start):
+                return loss_sum, weight_sum, made, cost
+            losses_and_deltas(net, work, mine, room, part, labelled, loss, delta)
+            if not wait(meeting, part[1]) or not deltas(net, theta, work, mine, room, part, meeting, loss):
+                return loss_sum, weight_sum, made, cost
+            if not wait(meeting, size):
+                return loss_sum, weight_sum, made, cost
+            for at in range(blocks):
+                losses = view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S)
+                for s in range(S):
+                    cost += losses[s]
+            gradient(net, theta, g, work, squares, blocks, room, (rank, size), l2, start > 0, start + unit >= m)
+            if not wait(meeting, size):
+                return loss_sum, weight_sum, made, cost
+
+        square = 0.0
+        for i in range(squares.shape[0]):
+            square += squares[i]
+        norm = sqrt(square)
+        if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe:
             return loss_sum, weight_sum, made, cost
         scale = clip / norm if 0 < clip < norm else 1.0
-        lr, eps = bias_corrected(optimizer, step + 1, rate, epsilon, beta1, beta2)
-        update(optimizer, theta, g, first, second, scale, lr, eps, beta1, beta2, decaying, rate * decay)
-        step += 1
+        rate, epsilon, decay = scalars[0, made], scalars[1, made], scalars[2, made]
+        for layer in range(layers.shape[0]):
+            row = layers[layer]
+            low, high = share(row[OUTPUTS], (rank, size))
+            at, count, b_at, b_count = row[W] + low * row[INPUTS], (high - low) * row[INPUTS], row[B] + low, high - low
+            if size == 1:  # all layers at once
+                at, count, b_at, b_count = 0, decaying, decaying, biases
+            elif row[KIND] != DENSE:
+                continue
+            update(optimizer, theta, g, first, second, at, count, scale, rate, epsilon, beta1, beta2, decay)
+            update(optimizer, theta, g, first, second, b_at, b_count, scale, rate, epsilon, beta1, beta2, 0.0)
+            if size == 1:
+                break
+        if not wait(meeting, size):
+            return loss_sum, weight_sum, made, cost
         loss_sum += cost * weight
         weight_sum += weight
     return loss_sum, weight_sum, rates.shape[0], cost

@@ -3,40 +3,59 @@
 from math import sqrt
 
 from deepnotes_numba.compiling import jit
+from deepnotes_numba.functions import ZERO
+from deepnotes_numba.vectors import as_of, view
 
 SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 
 
 @jit
-def update(code, theta, g, first, second, scale, rate, epsilon, beta1, beta2, decaying, share):
-    """Update θ with ``scale g``; of θ, the first `decaying` lose their `share` before."""
-    T = theta.dtype.type
-    k, lr, eps = T(scale), T(rate), T(epsilon)
-    b1, b2, rest = T(beta1), T(beta2), T(1 - beta2)
-    if share != 0:
-        part = T(share)
-        for i in range(decaying):
-            theta[i] -= part * theta[i]
+def square_of(g, theta, at, n, l2):
+    """Add the gradient of the L2 penalty to a range of g, and return the sum of its squares."""
+    G, W = view(g, at, n), view(theta, at, n)
+    if l2 != 0:
+        part = as_of(l2, g)
+        for i in range(n):
+            G[i] += part * W[i]
+    total = ZERO(as_of(0, g))
+    for i in range(n):
+        total += G[i] * G[i]
+    return total
+
+
+@jit
+def update(code, theta, g, first, second, at, n, scale, rate, epsilon, beta1, beta2, decay):
+    """Update a range of θ with ``scale g``; it loses its share `decay` before."""
+    W, G = view(theta, at, n), view(g, at, n)
+    k, lr, eps = as_of(scale, g), as_of(rate, g), as_of(epsilon, g)
+    b1, b2, rest = as_of(beta1, g), as_of(beta2, g), as_of(1 - beta2, g)
+    if decay != 0:
+        part = as_of(decay, g)
+        for i in range(n):
+            W[i] -= part * W[i]
     if code == SGD:
-        for i in range(theta.shape[0]):
-            theta[i] -= lr * (k * g[i])
-    elif code == MOMENTUM:
-        for i in range(theta.shape[0]):
-            first[i] = b1 * first[i] + k * g[i]
-            theta[i] -= lr * first[i]
+        for i in range(n):
+            W[i] -= lr * (k * G[i])
+        return
+    V = view(first, at, n)
+    if code == MOMENTUM:
+        for i in range(n):
+            V[i] = b1 * V[i] + k * G[i]
+            W[i] -= lr * V[i]
     elif code == NESTEROV:
-        for i in range(theta.shape[0]):
-            x = k * g[i]
-            first[i] = b1 * first[i] + x
-            theta[i] -= lr * (x + b1 * first[i])
+        for i in range(n):
+            x = k * G[i]
+            V[i] = b1 * V[i] + x
+            W[i] -= lr * (x + b1 * V[i])
     elif code == RMSPROP:
-        for i in range(theta.shape[0]):
-            x = k * g[i]
-            first[i] = b2 * first[i] + rest * (x * x)
-            theta[i] -= lr * (x / (sqrt(first[i]) + eps))
+        for i in range(n):
+            x = k * G[i]
+            V[i] = b2 * V[i] + rest * (x * x)
+            W[i] -= lr * (x / (sqrt(V[i]) + eps))
     elif code == ADAM:
-        for i in range(theta.shape[0]):
-            x = k * g[i]
-            first[i] = b1 * first[i] + x
-            second[i] = b2 * second[i] + x * x
-            theta[i] -= lr * (first[i] / (sqrt(second[i]) + eps))
+        U = view(second, at, n)
+        for i in range(n):
+            x = k * G[i]
+            V[i] = b1 * V[i] + x
+            U[i] = b2 * U[i] + x * x
+            W[i] -= lr * (V[i] / (sqrt(U[i]) + eps))

@@ -1,0 +1,93 @@
+"""Where threads wait for each other: a few words of memory, and instructions that no other thread can come between.
+
+A *meeting* is a pointer to `SIZE` words, 0 at first. A thread that waits looks again and again, since the others are
+about to come; after a while it offers its core to others between looks.
+"""
+
+import os
+from platform import machine
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from deepnotes_numba.compiling import jit
+from deepnotes_numba.vectors import WORD
+
+LINE = 16
+"""Words that two neighbouring cache lines hold: what is written often lies apart from what is read often."""
+ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
+SPINS = 4096
+"""Looks at a barrier before a thread offers its core to others."""
+
+_pass_on = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
+PAUSE = "llvm.x86.sse2.pause" if machine() in {"x86_64", "AMD64"} else None
+
+
+@intrinsic
+def _arrive(typingctx, x, at):
+    """Add 1 to x[at], x being a pointer, and return what was there; no other thread can come between."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", _word(context, builder, signature, arguments), WORD(1), "acq_rel")
+
+    return types.int64(x, types.intp), generate
+
+
+@intrinsic
+def _look(typingctx, x, at):
+    """Return x[at] as other threads have left it, with all that they wrote before."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load_atomic(_word(context, builder, signature, arguments), "acquire", 8)
+
+    return types.int64(x, types.intp), generate
+
+
+@intrinsic
+def _tell(typingctx, x, at, value):
+    """Set x[at], after all that this thread wrote before."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store_atomic(arguments[2], _word(context, builder, signature, arguments), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, types.int64), generate
+
+
+@intrinsic
+def _pause(typingctx):
+    """Tell the processor that this is a loop that waits."""
+
+    def generate(context, builder, signature, arguments):
+        if PAUSE:
+            builder.call(builder.module.declare_intrinsic(PAUSE, fnty=ir.FunctionType(ir.VoidType(), [])), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _word(context, builder, signature, arguments):
+    return builder.gep(arguments[0], [arguments[1]])
+
+
+@jit
+def wait(meeting, size):
+    """Return True once all `size` threads have called this, or False if one of them never will."""
+    if size == 1:
+        return True
+    passed = _look(meeting, PASSED)
+    if _arrive(meeting, ARRIVED) == size - 1:
+        _tell(meeting, ARRIVED, 0)
+        _tell(meeting, PASSED, passed + 1)
+        return True
+    spins = 0
+    while _look(meeting, PASSED) == passed:
+        if _look(meeting, BROKEN) != 0:
+            return False
+        spins += 1
+        if spins > SPINS:
+            _pass_on()
+        else:
+            _pause()
+    return True

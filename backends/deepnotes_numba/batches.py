@@ -1,0 +1,85 @@
+"""From data to blocks: the samples of a batch, their targets and weights.
+
+The last block of a batch may have room for more samples than there are: it repeats the last one, with the weight 0.
+"""
+
+from deepnotes_numba.compiling import jit
+from deepnotes_numba.products import padded
+from deepnotes_numba.vectors import block, matrix, transpose, view
+
+
+@jit
+def gather(X, by_sample, indices, work, A, turned, blocks, room, training):
+    """Write the columns of X at `indices`, for a range of blocks, to the region A, and to `turned`, turned over.
+
+    X is (n, samples), or (samples, n) where `by_sample`. Where not `training`, `turned` is not all filled.
+    """
+    S = block(work)
+    n = X.shape[1] if by_sample else X.shape[0]
+    step = padded(n, work) * S
+    last = indices.shape[0] - 1
+    for at in range(blocks[0], blocks[1]):
+        if by_sample:
+            for s in range(S):
+                x = X[indices[min(at * S + s, last)]]
+                for p in range(0, n, S):
+                    columns = min(S, n - p)
+                    row, out = x[p : p + columns], view(work, turned + (p * room + at * S + s) * S, columns)
+                    for c in range(columns):
+                        out[c] = row[c]
+            for p in range(0, n, S):
+                square = turned + (p * room + at * S) * S
+                transpose(work, square, work, A + at * step + p * S, S, min(S, n - p))
+            continue
+        chosen = view(indices, at * S, min(S, last + 1 - at * S))
+        out = matrix(work, A + at * step, n, S)
+        for i in range(n):
+            x = X[i]
+            for s in range(chosen.shape[0]):
+                out[i, s] = x[chosen[s]]
+            for s in range(chosen.shape[0], S):
+                out[i, s] = x[indices[last]]
+        if training:
+            turn(work, A, n, turned, (at, at + 1), room, (0, 1))
+
+
+@jit
+def turn(work, A, n, turned, blocks, room, part):
+    """Write a range of blocks of the region A, n rows, to the panels of `turned`; each thread takes its panels."""
+    S = block(work)
+    step = padded(n, work) * S
+    for at in range(blocks[0], blocks[1]):
+        for p in range(part[0] * S, n, part[1] * S):
+            transpose(work, A + at * step + p * S, work, turned + (p * room + at * S) * S, min(S, n - p), S)
+
+
+@jit
+def gather_targets(Y, w, weighted, weight, indices, work, targets, rows, blocks):
+    """Write the targets, and what each sample counts for in a mean over the weight, of a range of blocks.
+
+    A block of `rows` begins with the row of what the samples count for.
+    """
+    S = block(work)
+    k = Y.shape[0]
+    last = indices.shape[0] - 1
+    share = 1 / weight if weight > 0 else 0.0
+    for at in range(blocks[0], blocks[1]):
+        y, c = matrix(work, targets + at * k * S, k, S), view(work, rows + at * 4 * S, S)
+        for s in range(S):
+            index = indices[min(at * S + s, last)]
+            for i in range(k):
+                y[i, s] = Y[i, index]
+            c[s] = share if at * S + s <= last else 0.0
+            if weighted:
+                c[s] *= w[0, index]
+
+
+@jit
+def weight_of(w, weighted, indices):
+    """Return what a batch counts for: its number of samples, or the sum of their weights."""
+    if not weighted:
+        return float(indices.shape[0])
+    total = 0.0
+    for s in range(indices.shape[0]):
+        total += w[0, indices[s]]
+    return total

@@ -1,0 +1,82 @@
+"""Equations as compiled passes: new arrays from arrays; see `kernels`."""
+
+from typing import Any
+
+import numpy as np
+
+from deepnotes.activations import LIBRARY
+from deepnotes_numba import passes, updates
+from deepnotes_numba.activations import CODES, SOFTMAX
+from deepnotes_numba.arrays import plain
+from deepnotes_numba.compiling import announced
+
+
+def activate(name: str, Z: np.ndarray, *option: float, **options: float) -> np.ndarray:
+    """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
+    Z = plain(Z, Z.dtype)
+    A = np.empty_like(Z)
+    with announced("activations one by one", Z.dtype):
+        if CODES[name] == SOFTMAX:
+            passes.softmax(Z, A, *np.empty((2, Z.shape[1]), Z.dtype))
+        else:
+            passes.activate(CODES[name], _option(name, Z, option, options), Z.reshape(-1), A.reshape(-1))
+    return A
+
+
+def backward(name: str, dA: np.ndarray, Z: np.ndarray, A: np.ndarray, *option: float, **options: float) -> np.ndarray:
+    """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
+    D, Z, A = np.array(dA, order="C"), plain(Z, Z.dtype), plain(A, A.dtype)
+    with announced("activations one by one", Z.dtype):
+        if CODES[name] == SOFTMAX:
+            passes.softmax_backward(D, A, np.empty(D.shape[1], D.dtype))
+        else:
+            passes.backward(CODES[name], _option(name, Z, option, options), D.reshape(-1), Z.reshape(-1), A.reshape(-1))
+    return D
+
+
+def momentum(
+    theta: np.ndarray, g: np.ndarray, v: np.ndarray, rate: float, momentum: float, nesterov: bool = False
+) -> tuple[np.ndarray, ...]:
+    """Return the next θ and ``v``, shape (p,) each."""
+    return _updated(updates.NESTEROV if nesterov else updates.MOMENTUM, theta, g, (v,), rate, beta1=momentum)
+
+
+def rmsprop(
+    theta: np.ndarray, g: np.ndarray, s: np.ndarray, rate: float, rho: float, epsilon: float
+) -> tuple[np.ndarray, ...]:
+    """Return the next θ and ``s``, shape (p,) each."""
+    return _updated(updates.RMSPROP, theta, g, (s,), rate, epsilon, beta2=rho)
+
+
+def adam(
+    theta: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, epsilon: float, beta1: float,
+    beta2: float,
+) -> tuple[np.ndarray, ...]:  # fmt: skip
+    """Return the next θ, ``m`` and ``v``, shape (p,) each."""
+    return _updated(updates.ADAM, theta, g, (m, v), rate, epsilon, beta1, beta2)
+
+
+def dropout_mask(shape: tuple[int, int], rate: float, seed: int, step: int, layer: int) -> np.ndarray:
+    """Return whether each element is kept, shape (n, m)."""
+    n, m = shape
+    mask = np.empty((-(-n * m // 4), 4), np.bool_)
+    with announced("dropout masks"):
+        passes.mask(mask, float(rate), np.uint64(seed), step, layer)
+    return mask.reshape(-1)[: n * m].reshape(m, n).T
+
+
+def _updated(
+    code: int, theta: np.ndarray, g: np.ndarray, slots: tuple[np.ndarray, ...], rate: float, epsilon: float = 0.0,
+    beta1: float = 0.0, beta2: float = 0.0,
+) -> tuple[np.ndarray, ...]:  # fmt: skip
+    new = tuple(np.array(x, order="C") for x in (theta, *slots))
+    first, second = (*new[1:], new[0], new[0])[:2]
+    with announced("updates one by one", theta.dtype):
+        passes.update(code, new[0], plain(g, g.dtype), first, second, *map(float, (rate, epsilon, beta1, beta2)))
+    return new
+
+
+def _option(name: str, Z: np.ndarray, option: tuple[float, ...], options: dict[str, float]) -> Any:
+    """Return the one option that an activation may have, of Z's dtype."""
+    value = next(iter((*option, *options.values(), *LIBRARY[name].options.values())), 0.0)
+    return np.asarray(value, Z.dtype)[()]

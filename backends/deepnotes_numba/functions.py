@@ -1,0 +1,200 @@
+"""Elementary functions that the compiler can vectorise: no call, no branch, no table.
+
+`exp` and its kin reduce their argument to ``n ln 2 + r`` with ``|r| <= ln(2) / 2`` and take the series of ``e^r - 1``;
+`log` takes that of ``log((1 + s) / (1 - s))`` (W. J. Cody and W. Waite, Software Manual for the Elementary Functions,
+1980). NaN in gives NaN out. Nothing here may be reassociated: its order of operations is what makes it accurate.
+"""
+
+from math import factorial, inf, log2, nan, sqrt
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from deepnotes.equations.activations import ERFC
+from deepnotes_numba.compiling import precise
+
+
+def constant(single, double):
+    """Return a function that gives the one or the other number, of the type of its argument."""
+
+    @intrinsic
+    def number(typingctx, x):
+        def generate(context, builder, signature, arguments):
+            value = single if signature.args[0] == types.float32 else double
+            return context.get_constant(signature.args[0], value)
+
+        return x(x), generate
+
+    return number
+
+
+def _polynomial(single, double):
+    """Return a function of r: the polynomial with the one or the other coefficients, highest first."""
+
+    @intrinsic
+    def polynomial(typingctx, r):
+        def generate(context, builder, signature, arguments):
+            first, *rest = single if signature.args[0] == types.float32 else double
+            value = context.get_constant(signature.args[0], first)
+            for term in rest:
+                product = builder.fmul(value, arguments[0], flags=("contract",))
+                value = builder.fadd(product, context.get_constant(signature.args[0], term), flags=("contract",))
+            return value
+
+        return r(r), generate
+
+    return polynomial
+
+
+@intrinsic
+def _nearest(typingctx, x):
+    """Return the whole number next to x, as a float."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.call(builder.module.declare_intrinsic("llvm.rint", [arguments[0].type]), arguments)
+
+    return x(x), generate
+
+
+@intrinsic
+def _power_of_two(typingctx, n):
+    """Return 2^n for a whole n, held as a float, within the exponents of normal numbers."""
+
+    def generate(context, builder, signature, arguments):
+        word, mantissa = _word(signature.args[0])
+        bias = (1 << (word.width - mantissa - 2)) - 1
+        biased = builder.add(builder.fptosi(arguments[0], word), word(bias))
+        return builder.bitcast(builder.shl(biased, word(mantissa)), arguments[0].type)
+
+    return n(n), generate
+
+
+@intrinsic
+def _exponent(typingctx, x):
+    """Return the whole n, as a float, for which ``x / 2^n`` lies in sqrt(1/2) .. sqrt(2); x is normal and positive."""
+
+    def generate(context, builder, signature, arguments):
+        word, mantissa = _word(signature.args[0])
+        above = builder.sub(builder.bitcast(arguments[0], word), word(_root_half(word)))
+        return builder.sitofp(builder.ashr(above, word(mantissa)), arguments[0].type)
+
+    return x(x), generate
+
+
+@intrinsic
+def _fraction(typingctx, x):
+    """Return ``x / 2^n`` for that n, also where 2^-n is no normal number."""
+
+    def generate(context, builder, signature, arguments):
+        word, mantissa = _word(signature.args[0])
+        bits, root = builder.bitcast(arguments[0], word), word(_root_half(word))
+        above = builder.and_(builder.sub(bits, root), word((1 << mantissa) - 1))
+        return builder.bitcast(builder.add(above, root), arguments[0].type)
+
+    return x(x), generate
+
+
+def _root_half(word):
+    """Return the bits of sqrt(1/2)."""
+    size = word.width // 8
+    return int(np.sqrt(0.5).astype(f"f{size}").view(f"i{size}"))
+
+
+def _word(kind):
+    """Return the integer as wide as a float, and the number of its lower bits that hold the mantissa."""
+    return (ir.IntType(32), 23) if kind == types.float32 else (ir.IntType(64), 52)
+
+
+ZERO, HALF, ONE, TWO, THREE, SIX = (constant(x, x) for x in (0.0, 0.5, 1.0, 2.0, 3.0, 6.0))
+INFINITY, NAN, ROOT_HALF = (constant(x, x) for x in (inf, nan, sqrt(0.5)))
+PER_LN2 = constant(log2(np.e), log2(np.e))
+LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # so few digits that n times it is exact
+LN2_LOW = constant(-2.12194440054690581e-4, 1.90821492927058770e-10)
+LOWEST, HIGHEST = constant(-104.0, -746.0), constant(89.0, 710.0)  # beyond, e^x is 0 or infinite
+SATURATED = constant(20.0, 44.0)  # beyond, tanh(x / 2) is 1
+EXPONENTIAL = _polynomial(*([1 / factorial(k) for k in range(top, 1, -1)] for top in (7, 13)))
+LOGARITHM = _polynomial(*([2 / (2 * k + 1) for k in range(top, 0, -1)] for top in (4, 11)))
+ERFC_SERIES = _polynomial(ERFC[::-1], ERFC[::-1])
+
+
+@precise
+def _reduce(x):
+    """Return n and ``e^r - 1`` with ``x = n ln 2 + r``, for an x that is no NaN and not too large."""
+    n = _nearest(x * PER_LN2(x))
+    r = (x - n * LN2_HIGH(x)) - n * LN2_LOW(x)
+    return n, r + r * r * EXPONENTIAL(r)
+
+
+@precise
+def exp(x):
+    """Return ``e^x``."""
+    t = x if x > LOWEST(x) else LOWEST(x)  # NaN goes there, too: it must not become an integer
+    n, p = _reduce(t if t < HIGHEST(x) else HIGHEST(x))
+    half = _nearest(n * HALF(x))  # 2^n in two factors, since it may overflow, or be subnormal, where e^x is not yet
+    y = (ONE(x) + p) * _power_of_two(half) * _power_of_two(n - half)
+    return y if x == x else x
+
+
+@precise
+def expm1(x):
+    """Return ``e^x - 1`` for x up to 80."""
+    t = x if x > -SATURATED(x) else -SATURATED(x)  # there it is -1, but for a rounding
+    n, p = _reduce(t)
+    s = _power_of_two(n)
+    y = s * p + (s - ONE(x))
+    return y if x == x else x
+
+
+@precise
+def tanh(x):
+    """Return the hyperbolic tangent, by ``(e^2x - 1) / (e^2x + 1)`` of ``|x|``."""
+    t = TWO(x) * abs(x)
+    n, p = _reduce(t if t < SATURATED(x) else SATURATED(x))
+    s = _power_of_two(n)
+    e = s * p + (s - ONE(x))
+    y = e / (e + TWO(x))
+    y = -y if x < ZERO(x) else y
+    return y if x == x else x
+
+
+@precise
+def sigmoid(x):
+    """Return ``1 / (1 + e^-x)``, for negative x in the form that keeps its digits."""
+    e = exp(-abs(x))
+    return (ONE(x) if x >= ZERO(x) else e) / (ONE(x) + e)
+
+
+@precise
+def log(x):
+    """Return the logarithm; that of a subnormal x is not accurate."""
+    n = _exponent(x)
+    f = _fraction(x) - ONE(x)
+    s = f / (TWO(x) + f)
+    z = s * s
+    y = n * LN2_HIGH(x) + (TWO(x) * s + (s * z * LOGARITHM(z) + n * LN2_LOW(x)))
+    y = y if x < INFINITY(x) else x
+    return y if x > ZERO(x) else (-INFINITY(x) if x == ZERO(x) else NAN(x))
+
+
+@precise
+def log1p(x):
+    """Return ``log(1 + x)`` for x in -1 .. 1: what ``1 + x`` has lost is put right to first order."""
+    w = ONE(x) + x
+    return log(w) + (x - (w - ONE(x))) / w
+
+
+@precise
+def softplus(x):
+    """Return ``log(1 + e^x)``."""
+    return (ZERO(x) if x < ZERO(x) else x) + log1p(exp(-abs(x)))
+
+
+@precise
+def normal_cdf(x):
+    """Return ``Φ(x)``; see :func:`deepnotes.equations.normal_cdf`."""
+    a = abs(x) * ROOT_HALF(x)
+    P = ERFC_SERIES(ONE(x) - SIX(x) / (a + THREE(x)))
+    tail = HALF(x) * exp(-a * a) * P / (ONE(x) + TWO(x) * a)
+    return ONE(x) - tail if x > ZERO(x) else tail

@@ -1,0 +1,101 @@
+"""Inference on this backend: the compiled forward pass, and what it keeps from call to call."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from deepnotes.inference import EagerInference
+from deepnotes.layers import Layer
+from deepnotes.losses import Loss, LossFunction
+from deepnotes.plan import Layout
+from deepnotes_numba import NumbaBackend, threads
+from deepnotes_numba.arrays import aligned, plain, readable
+from deepnotes_numba.compiling import announced
+from deepnotes_numba.lowering import block_of, lower_loss, lower_network
+from deepnotes_numba.prediction import predict, predict_one
+from deepnotes_numba.team import run
+
+ELEMENTS = 1 << 17
+"""Elements of workspace for each thread: they fit its cache. Of a wide network there are at least `LEAST` blocks."""
+LEAST = 8
+
+
+class NumbaInference(EagerInference):
+    """Outputs and losses by the compiled forward pass; see :class:`deepnotes.inference.Inference`.
+
+    One of it may be used from many threads: all that a call writes to is its own.
+
+    Parameters
+    ----------
+    backend : NumbaBackend
+    layers : sequence of Layer
+        Of the library's own parts only.
+    layout : Layout
+    dtype : {"float32", "float64"}
+    """
+
+    def __init__(self, backend: NumbaBackend, layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
+        super().__init__(backend, layers, layout, dtype)
+        self._threads, self._dtype = backend.threads, np.dtype(dtype)
+        self._lowered = {
+            labelled: lower_network(layers, layout, self._dtype, labelled, False) for labelled in (False, True)
+        }
+        self._table, self._options, _ = self._lowered[False].net
+        self._outputs = layout.sizes[-1]
+        self._stride = -(-max(layout.sizes) // 64) * 64
+        self._own = threading.local()
+
+    def predict(self, theta: Any, X: Any) -> Any:
+        """Return the outputs; see :meth:`deepnotes.inference.Inference.predict`."""
+        out = np.empty((self._outputs, X.shape[1]), self._dtype)
+        if X.shape[1] != 1:
+            self._predict(theta, X, out, None, 0, self._dtype.type(0), np.empty((0, 0), self._dtype), False)
+            return out
+        own = self._own
+        if getattr(own, "theta", None) is not theta:
+            self._prepare_one(theta)
+        # One sample takes less than a microsecond, so what is done for it in Python counts.
+        predict_one(X.flatten(), out, self._table, own.options, own.address, own.place, self._stride)
+        return out
+
+    def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
+        """Return outputs and losses; see :meth:`deepnotes.inference.Inference.losses`."""
+        if type(loss) is not Loss:
+            return super().losses(theta, X, Y, loss)
+        out = np.empty((self._outputs, X.shape[1]), self._dtype)
+        losses = np.empty((1, X.shape[1]), self._dtype)
+        labelled = Y.shape[0] != out.shape[0]
+        code, delta = lower_loss(loss, self.layers[-1], self._dtype)
+        self._predict(theta, X, out, Y, code, delta, losses, labelled)
+        return out, losses
+
+    def _prepare_one(self, theta: np.ndarray) -> None:
+        """Keep this thread's workspace for single samples, and the addresses."""
+        own = self._own
+        own.work = aligned(4 * self._stride, self._dtype)
+        own.options, own.place = self._options.ctypes.data, own.work.ctypes.data
+        own.theta, own.address = theta, theta.ctypes.data
+        with announced("prediction of one sample", self._dtype):
+            x, out = np.zeros(self.layout.sizes[0], self._dtype), np.empty((self._outputs, 1), self._dtype)
+            predict_one(x, out, self._table, own.options, own.address, own.place, self._stride)
+
+    def _predict(
+        self, theta: np.ndarray, X: Any, out: np.ndarray, Y: Any, loss: int, delta: np.floating,
+        losses: np.ndarray, labelled: bool,
+    ) -> None:  # fmt: skip
+        S = block_of(self._dtype)
+        net, units, _ = self._lowered[labelled]
+        samples = out.shape[1]
+        blocks = max(1, -(-samples // S))
+        size, split = threads.choose(self._threads, blocks, self.layout.decaying * blocks * S)
+        room = min(blocks if split else -(-blocks // size), max(LEAST, ELEMENTS // (units * S)))
+        work = aligned(units * room * S * (1 if split else size), self._dtype)
+        x, by_sample = readable(X)
+        targets = out if Y is None else plain(Y, self._dtype)
+        with announced("prediction", self._dtype):
+            run(
+                size, predict, split, net, theta, work, room, x.ctypes.data, x.shape,
+                by_sample, np.arange(samples), out, targets, labelled, loss, delta, losses,
+            )  # fmt: skip

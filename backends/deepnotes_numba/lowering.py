@@ -1,0 +1,84 @@
+"""From a plan to numbers: the tables and codes that the compiled functions read."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from deepnotes.activations import Activation
+from deepnotes.layers import Dense, Dropout, Layer
+from deepnotes.losses import Loss
+from deepnotes.optimizers import SGD, Adam, RMSProp
+from deepnotes.plan import Layout, Plan
+from deepnotes.steps import fuses
+from deepnotes_numba import activations, interpreter, losses, updates
+from deepnotes_numba.vectors import REGISTER
+
+
+class Lowered(NamedTuple):
+    """A network as the compiled functions read it.
+
+    Attributes
+    ----------
+    net : tuple of ndarray
+        The table of layers, their options, and the places of further regions.
+    units : int
+        How many numbers of workspace a sample takes.
+    tiles : int
+        How many tiles of rows the weights have.
+    """
+
+    net: tuple[np.ndarray, np.ndarray, np.ndarray]
+    units: int
+    tiles: int
+
+
+def lower_network(
+    layers: Sequence[Layer], layout: Layout, dtype: np.dtype, class_indices: bool, training: bool
+) -> Lowered:
+    """Return the tables of a network of the library's own layers; dropout is for `training` alone."""
+    starts = {(e.layer, e.key): e.start for e in layout.entries.values()}
+    rows, options = [], []
+    for index, layer in enumerate(layers):
+        sizes = layout.sizes[index : index + 2]
+        if isinstance(layer, Dense) and isinstance(layer.g, Activation):
+            code = activations.CODES[layer.g.name]
+            rows.append([interpreter.DENSE, *sizes, starts[index, "W"], starts[index, "b"], code, index + 1])
+            options.append(next((value for _, value in layer.g.options), 0.0))
+        elif training and isinstance(layer, Dropout):
+            rows.append([interpreter.DROPOUT, *sizes, 0, 0, activations.IDENTITY, index + 1])
+            options.append(layer.rate)
+    table = np.zeros((len(rows), interpreter.TILES + 1), np.int64)
+    table[:, : interpreter.NUMBER + 1] = rows
+    targets = 1 if class_indices else layout.sizes[-1]
+    places = interpreter.regions(table, block_of(dtype), targets, training)
+    units, tiles = int(places[interpreter.END]), int(places[-1])
+    return Lowered((table, np.array(options, dtype), places), units, tiles)
+
+
+def block_of(dtype: np.dtype) -> int:
+    """Return S, the samples of a block."""
+    return 2 * REGISTER // dtype.itemsize
+
+
+def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floating]:
+    """Return the code of a loss after the last layer, and its option."""
+    code = losses.CODES[loss.name]
+    if fuses(last, loss):
+        code = {losses.BINARY: losses.SIGMOID_FUSED, losses.CATEGORICAL: losses.SOFTMAX_FUSED}[code]
+    return code, dtype.type(dict(loss.options).get("delta", 1.0))
+
+
+def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
+    """Return the optimizer's code, and l2, clip (0 for none) and both betas."""
+    o = plan.optimizer
+    code, beta1, beta2 = updates.SGD, 0.0, 0.0
+    if isinstance(o, SGD):
+        code = updates.SGD if not o.momentum else updates.NESTEROV if o.nesterov else updates.MOMENTUM
+        beta1 = o.momentum
+    elif isinstance(o, RMSProp):
+        code, beta2 = updates.RMSPROP, o.rho
+    elif isinstance(o, Adam):
+        code, beta1, beta2 = updates.ADAM, o.beta1, o.beta2
+    clip = 0.0 if plan.clip_norm is None else plan.clip_norm
+    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2))

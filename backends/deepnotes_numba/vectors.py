@@ -1,0 +1,341 @@
+"""What Python has no words for: views without reference counts, and operations on whole vector registers.
+
+Numba compiles these functions from the LLVM instructions that they build. A *block* is a matrix of S columns in C
+order, S being two registers' worth of elements: `block(x)` for the dtype of the array x.
+"""
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from deepnotes_numba.compiling import jit, numba
+
+carray = numba.carray
+
+
+def _wide():
+    """Return whether registers have 64 bytes: what Numba's own setting says, else the processor."""
+    if numba.config.CPU_FEATURES is not None:
+        return "+avx512f" in numba.config.CPU_FEATURES
+    return binding.get_host_cpu_features().get("avx512f", False)
+
+
+WIDE = _wide()
+REGISTER = 64 if WIDE else 32
+"""Bytes of a vector register, as far as this file is concerned."""
+ROWS = 8 if WIDE else 6
+"""Rows of a tile of a product: as many as the registers hold, two to a row."""
+WORD = ir.IntType(64)
+FUSE = ("contract",)
+
+
+def _lanes(kind):
+    """Return how many numbers of an array's type a register holds."""
+    return REGISTER * 8 // kind.dtype.bitwidth
+
+
+def _pointer(context, builder, kind, x, at):
+    """Build the address of element number `at` of an array in C order, or from a pointer on."""
+    if not isinstance(kind, types.CPointer):
+        x = context.make_array(kind)(context, builder, x).data
+    return builder.gep(x, [at])
+
+
+@intrinsic
+def block(typingctx, x):
+    """Return S, the columns of a block of x's dtype: a constant where it is compiled."""
+
+    def generate(context, builder, signature, arguments):
+        return WORD(2 * _lanes(signature.args[0]))
+
+    return types.intp(x), generate
+
+
+@intrinsic
+def pointer(typingctx, x, at):
+    """Return the address of x[at]: as an argument it is one word, where an array is seven or more."""
+
+    def generate(context, builder, signature, arguments):
+        return _pointer(context, builder, signature.args[0], *arguments)
+
+    return types.CPointer(x.dtype)(x, types.intp), generate
+
+
+@intrinsic
+def pointer_to(typingctx, address, like):
+    """Return an integer as a pointer to numbers of the dtype of `like`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(address, like), generate
+
+
+@intrinsic
+def as_of(typingctx, value, x):
+    """Return a number as one of the dtype of x."""
+
+    def generate(context, builder, signature, arguments):
+        return context.cast(builder, arguments[0], signature.args[0], signature.return_type)
+
+    return x.dtype(value, x), generate
+
+
+@jit
+def view(x, at, n):
+    """Return ``x[at : at + n]`` without touching a reference count; whoever calls keeps the memory alive."""
+    return carray(pointer(x, at), (n,))
+
+
+@jit
+def matrix(x, at, n, m):
+    """Return ``x[at : at + n * m]`` as (n, m), as :func:`view` does."""
+    return carray(pointer(x, at), (n, m))
+
+
+@jit
+def matrix_at(address, shape, like):
+    """Return the C-ordered matrix at an address, of the dtype of `like`.
+
+    A read-only array has a type of its own in Numba, and would be compiled for anew.
+    """
+    return carray(pointer_to(address, like), shape)
+
+
+def _tile(rows, registers):
+    """Return the function that computes some rows of one block of a product, one or two registers wide."""
+
+    @intrinsic
+    def tile(typingctx, W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b):
+        """Write ``Σ W[r, p] A[p, :]`` to the rows r at out[o], `o_row` apart, as far as `columns` go.
+
+        W[r, p] lies at ``W[w + r w_row + p w_column]``, for `terms` terms, and again `times` times: for each further
+        time, `w_next` further on in W and `terms` rows further on in A. The sum begins with 0, or with what is in out,
+        or with the numbers that begin at ``W[b]``, as `start` is 0, 1 or 2.
+        """
+
+        def generate(context, builder, signature, arguments):
+            W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b = arguments
+            kinds = signature.args
+            lanes = _lanes(kinds[0])
+            register = ir.VectorType(context.get_data_type(kinds[0].dtype), lanes)
+            align = kinds[0].dtype.bitwidth // 8
+            weights, begin = (_pointer(context, builder, kinds[0], W, at) for at in (w, b))
+            panel = _pointer(context, builder, kinds[5], A, a)
+            first = _pointer(context, builder, kinds[7], out, o)
+
+            def place(start, half):
+                return builder.bitcast(builder.gep(start, [WORD(half * lanes)]), register.as_pointer())
+
+            sums = [[cgutils.alloca_once(builder, register) for _ in range(registers)] for _ in range(rows)]
+            out_rows = [builder.gep(first, [builder.mul(o_row, WORD(r))]) for r in range(rows)]
+            every = [(r, half) for r in range(rows) for half in range(registers)]
+            for r, half in every:
+                builder.store(ir.Constant(register, [0.0] * lanes), sums[r][half])
+            with builder.if_then(builder.icmp_signed("==", start, WORD(1))):
+                for r, half in every:
+                    builder.store(builder.load(place(out_rows[r], half), align=align), sums[r][half])
+            with builder.if_then(builder.icmp_signed("==", start, WORD(2))):
+                for r, half in every:
+                    bias = builder.load(builder.gep(begin, [WORD(r)]))
+                    builder.store(_broadcast(builder, bias, lanes), sums[r][half])
+
+            with cgutils.for_range(builder, times) as again:
+                here = builder.gep(weights, [builder.mul(again.index, w_next)])
+                there = builder.gep(panel, [builder.mul(again.index, builder.mul(terms, WORD(2 * lanes)))])
+                lines = [builder.gep(here, [builder.mul(w_row, WORD(r))]) for r in range(rows)]
+                with cgutils.for_range(builder, terms) as term:
+                    row = builder.gep(there, [builder.mul(term.index, WORD(2 * lanes))])
+                    across = builder.mul(term.index, w_column)
+                    halves = [builder.load(place(row, half), align=align) for half in range(registers)]
+                    for r in range(rows):
+                        weight = _broadcast(builder, builder.load(builder.gep(lines[r], [across])), lanes)
+                        for half in range(registers):
+                            product = builder.fmul(weight, halves[half], flags=FUSE)
+                            total = builder.fadd(builder.load(sums[r][half]), product, flags=FUSE)
+                            builder.store(total, sums[r][half])
+
+            with builder.if_else(builder.icmp_signed("<", columns, WORD(registers * lanes))) as (narrow, full):
+                with narrow:
+                    for half in range(registers):
+                        kept = _first(builder, builder.sub(columns, WORD(half * lanes)), lanes)
+                        for r in range(rows):
+                            _store_masked(builder, builder.load(sums[r][half]), place(out_rows[r], half), align, kept)
+                with full:
+                    for r, half in every:
+                        builder.store(builder.load(sums[r][half]), place(out_rows[r], half), align=align)
+            return context.get_dummy_value()
+
+        return types.void(W, *[types.intp] * 4, A, types.intp, out, *[types.intp] * 7), generate
+
+    return tile
+
+
+def _broadcast(builder, x, lanes):
+    """Build a register with x in each of its lanes."""
+    first = builder.insert_element(ir.Constant(ir.VectorType(x.type, lanes), ir.Undefined), x, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+
+def _first(builder, count, lanes):
+    """Build the mask of the first `count` lanes."""
+    numbers = ir.Constant(ir.VectorType(WORD, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _broadcast(builder, count, lanes))
+
+
+def _store_masked(builder, x, pointer, align, mask):
+    """Build the store of those lanes of x that the mask has."""
+    kind = f"v{x.type.count}f{align * 8}"
+    parameters = [x.type, pointer.type, ir.IntType(32), mask.type]
+    store = builder.module.declare_intrinsic(
+        f"llvm.masked.store.{kind}.p0", fnty=ir.FunctionType(ir.VoidType(), parameters)
+    )
+    builder.call(store, [x, pointer, ir.IntType(32)(align), mask])
+
+
+tile_full, tile4, tile2, tile1 = (_tile(rows, 2) for rows in (ROWS, 4, 2, 1))
+narrow_full, narrow4, narrow2, narrow1 = (_tile(rows, 1) for rows in (ROWS, 4, 2, 1))
+
+
+def _sums(rows):
+    """Return the function that sums some rows of blocks."""
+
+    @intrinsic
+    def sums(typingctx, x, at, step, times, out, o, start):
+        """Write the sums of the rows at x[at], of `times` blocks `step` apart, to out[o] and on, or add them there.
+
+        The sum begins with 0, or with what is in out, as `start` is 0 or 1.
+        """
+
+        def generate(context, builder, signature, arguments):
+            x, at, step, times, out, o, start = arguments
+            lanes = _lanes(signature.args[0])
+            number = context.get_data_type(signature.args[0].dtype)
+            register = ir.VectorType(number, lanes)
+            align = signature.args[0].dtype.bitwidth // 8
+            begin = _pointer(context, builder, signature.args[0], x, at)
+            results = _pointer(context, builder, signature.args[4], out, o)
+            totals = [cgutils.alloca_once(builder, register) for _ in range(rows)]
+            for r in range(rows):
+                builder.store(ir.Constant(register, [0.0] * lanes), totals[r])
+            with cgutils.for_range(builder, times) as again:
+                here = builder.gep(begin, [builder.mul(again.index, step)])
+                for r in range(rows):
+                    for half in range(2):
+                        pointer = builder.gep(here, [WORD((2 * r + half) * lanes)])
+                        part = builder.load(builder.bitcast(pointer, register.as_pointer()), align=align)
+                        builder.store(builder.fadd(builder.load(totals[r]), part), totals[r])
+            first = ir.Constant(number, 0.0)
+            keep = builder.icmp_signed("==", start, WORD(1))
+            for r in range(rows):
+                total = _fold(builder, builder.load(totals[r]), lanes)
+                place = builder.gep(results, [WORD(r)])
+                before = builder.select(keep, builder.load(place), first)
+                builder.store(builder.fadd(before, total), place)
+            return context.get_dummy_value()
+
+        return types.void(x, *[types.intp] * 3, out, *[types.intp] * 2), generate
+
+    return sums
+
+
+sums8, sums1 = _sums(8), _sums(1)
+
+
+def _dots(rows):
+    """Return the function that multiplies some rows with one vector."""
+
+    @intrinsic
+    def dots(typingctx, W, w, step, x, at, registers, out, o, b):
+        """Write ``W[b + r] + Σ W[w + r step + p] x[at + p]`` to out[o + r], for p as far as whole registers go."""
+
+        def generate(context, builder, signature, arguments):
+            W, w, step, x, at, registers, out, o, b = arguments
+            kinds = signature.args
+            lanes, align = _lanes(kinds[0]), kinds[0].dtype.bitwidth // 8
+            number = context.get_data_type(kinds[0].dtype)
+            register = ir.VectorType(number, lanes)
+            begin, biases = (_pointer(context, builder, kinds[0], W, start) for start in (w, b))
+            vector = _pointer(context, builder, kinds[3], x, at)
+            results = _pointer(context, builder, kinds[6], out, o)
+            lines = [builder.gep(begin, [builder.mul(step, WORD(r))]) for r in range(rows)]
+            totals = [cgutils.alloca_once(builder, register) for _ in range(rows)]
+            for r in range(rows):
+                builder.store(ir.Constant(register, [0.0] * lanes), totals[r])
+
+            def load(start, offset):
+                return builder.load(builder.bitcast(builder.gep(start, [offset]), register.as_pointer()), align=align)
+
+            with cgutils.for_range(builder, registers) as part:
+                offset = builder.mul(part.index, WORD(lanes))
+                factor = load(vector, offset)
+                for r in range(rows):
+                    product = builder.fmul(load(lines[r], offset), factor, flags=FUSE)
+                    builder.store(builder.fadd(builder.load(totals[r]), product, flags=FUSE), totals[r])
+            for r in range(rows):
+                total = _fold(builder, builder.load(totals[r]), lanes)
+                bias = builder.load(builder.gep(biases, [WORD(r)]))
+                builder.store(builder.fadd(bias, total), builder.gep(results, [WORD(r)]))
+            return context.get_dummy_value()
+
+        return types.void(W, *[types.intp] * 2, x, *[types.intp] * 2, out, *[types.intp] * 2), generate
+
+    return dots
+
+
+def _fold(builder, x, lanes):
+    """Build the sum of a register's lanes, upper half onto lower half."""
+    half = lanes // 2
+    while half:
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [(c + half) % lanes for c in range(lanes)])
+        x = builder.fadd(x, builder.shuffle_vector(x, x, mask))
+        half //= 2
+    return builder.extract_element(x, ir.IntType(32)(0))
+
+
+dots8, dots1 = _dots(8), _dots(1)
+
+
+@intrinsic
+def _transpose_square(typingctx, x, at, out, o):
+    """Write the transpose of one register's worth of rows and columns of the block at x[at] to the block at out[o]."""
+
+    def generate(context, builder, signature, arguments):
+        x, at, out, o = arguments
+        lanes = _lanes(signature.args[0])
+        number = context.get_data_type(signature.args[0].dtype)
+        register = ir.VectorType(number, lanes)
+        align = signature.args[0].dtype.bitwidth // 8
+
+        def place(kind, array, start, row):
+            pointer = builder.gep(_pointer(context, builder, kind, array, start), [WORD(row * 2 * lanes)])
+            return builder.bitcast(pointer, register.as_pointer())
+
+        rows = [builder.load(place(signature.args[0], x, at, r), align=align) for r in range(lanes)]
+        half = lanes // 2
+        while half:  # swap the off-diagonal quarters of ever smaller squares
+            for r in range(lanes):
+                if r & half:
+                    continue
+                upper, lower = rows[r], rows[r + half]
+                left = [c if not c & half else lanes + c - half for c in range(lanes)]
+                right = [c + half if not c & half else lanes + c for c in range(lanes)]
+                for into, chosen in ((r, left), (r + half, right)):
+                    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), chosen)
+                    rows[into] = builder.shuffle_vector(upper, lower, mask)
+            half //= 2
+        for r in range(lanes):
+            builder.store(rows[r], place(signature.args[2], out, o, r), align=align)
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp, out, types.intp), generate
+
+
+@jit
+def transpose(x, at, out, o, rows, columns):
+    """Write the transpose of the S rows at x[at] to those at out[o]; only `rows` and `columns` of x are needed."""
+    S = block(x)
+    L = S // 2
+    for r in range(0, rows, L):
+        for c in range(0, columns, L):
+            _transpose_square(x, at + r * S + c, out, o + c * S + r)

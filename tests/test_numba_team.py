@@ -1,0 +1,129 @@
+"""The Numba backend's team of threads: each has its part, nobody passes a barrier early, an error in one ends all."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+from deepnotes_numba import team
+from deepnotes_numba.barrier import ARRIVED, BROKEN, SIZE, wait
+from deepnotes_numba.compiling import jit
+from deepnotes_numba.vectors import pointer
+
+
+@jit
+def meet(rank, size, meeting):
+    return wait(pointer(meeting, 0), size)
+
+
+@jit
+def meet_often(rank, size, meeting, rounds, places):
+    """Return how often, past a barrier, another thread was not where this one is."""
+    faults = 0
+    for r in range(rounds):
+        places[rank, 0] = r
+        if not wait(pointer(meeting, 0), size):
+            return -1
+        for other in range(size):
+            faults += places[other, 0] != r
+        if not wait(pointer(meeting, 0), size):
+            return -1
+    return faults
+
+
+def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that may hang, if there is a bug, and fail then."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append((function(*arguments), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert outcome, f"it still runs after {seconds} seconds"
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    while not condition():
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_team_calls_a_function_once_for_each_rank_and_returns_what_the_first_does(size: int) -> None:
+    calls = []
+
+    def function(rank: int, size: int, meeting: np.ndarray, *arguments: Any) -> int:
+        calls.append((rank, size, *arguments))
+        assert meeting.tolist() == [0] * SIZE
+        return 10 + rank
+
+    assert team.run(size, function, "a", 2) == 10
+    assert sorted(calls) == [(rank, size, "a", 2) for rank in range(size)]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("culprit", [0, 1, 2])
+def test_an_error_in_one_thread_ends_all_and_is_raised(culprit: int, error: type[BaseException]) -> None:
+    ended = []
+
+    def function(rank: int, size: int, meeting: np.ndarray) -> None:
+        if rank == culprit:
+            raise error("of one")
+        wait_for(lambda: meeting[BROKEN])
+        ended.append(rank)
+
+    with pytest.raises(error, match="of one"):
+        within(60, team.run, 3, function)
+    assert sorted(ended) == sorted({0, 1, 2} - {culprit})
+
+
+def test_an_error_releases_those_that_wait_in_compiled_code() -> None:
+    came = []
+
+    def function(rank: int, size: int, meeting: np.ndarray) -> None:
+        if rank == 0:
+            wait_for(lambda: meeting[ARRIVED] == 2)
+            raise ValueError("too late")
+        came.append(meet(rank, size, meeting))
+
+    with pytest.raises(ValueError, match="too late"):
+        within(60, team.run, 3, function)
+    assert came == [False, False]
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_nobody_passes_a_barrier_before_all_have_come(size: int) -> None:
+    """Also where there are more threads than processors."""
+    assert within(60, team.run, size, meet_often, 1000, np.zeros((size, 16), np.int64)) == 0
+
+
+@pytest.fixture
+def _no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "deepnotes-2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+@pytest.mark.usefixtures("_no_second_thread")
+def test_a_thread_that_cannot_be_started_leaves_none_waiting() -> None:
+    came = []
+    with pytest.raises(RuntimeError, match="can't start"):
+        within(60, team.run, 3, lambda *arguments: came.append(meet(*arguments)))
+    assert came == [False]
