@@ -1,47 +1,142 @@
-"""Write the tables of the README from the results under ``benchmarks/results/``: ``python -m benchmarks.report``."""
+"""Tables of the results, in the terminal and in the README: ``python -m benchmarks.report`` writes the latter anew.
+
+A table of the README stands between ``<!-- name -->`` and ``<!-- /name -->`` and is made of
+``benchmarks/results/name.json``; where either is missing, nothing is done.
+"""
 
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import machine
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scikit-learn")
+"""The ratios of training steps that the README shows; the files have all."""
+
+Rows = list[list[str]]
+"""The first is the head; the first column is text, the others are numbers."""
 
 
-def steps_table(content: dict[str, Any], one_thread: dict[str, Any]) -> str:
-    """Return the table of ``steps.json`` and the line that says where it was measured."""
-    first = next(iter(content["results"].values()))
-    pairs = [pair for pair in first["ratios"] if pair.endswith("scikit-learn")]
-    head = ["network", "batch", *(f"{who} µs" for who in first["microseconds"]), *pairs]
-    head += [f"{pair}, one thread" for pair in pairs]
-    rows = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
-    for name, r in content["results"].items():
-        times = [f"{us:,.0f}" if us >= 20 else f"{us:.1f}" for us in r["microseconds"].values()]
-        ratios = [
-            f"{median:.2f} ({least:.2f} to {most:.2f})"
-            for run in (r, one_thread["results"][name])
-            for least, median, most in (run["ratios"][pair] for pair in pairs)
+def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
+    """Return the rows of steps or predictions: network, how many samples, microseconds, ratios."""
+    first = next(iter(results.values()))
+    rows = [["network", counted, *(f"{who} µs" for who in first["microseconds"]), *pairs]]
+    for name, r in results.items():
+        times = [_figure(us) for us in r["microseconds"].values()]
+        ratios = [_spread(r["ratios"][pair]) for pair in pairs]
+        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *times, *ratios])
+    return rows
+
+
+def steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``steps.json``, with all ratios or those of the README."""
+    measured = list(next(iter(results.values()))["ratios"])
+    return timed_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
+
+
+def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``predictions.json``."""
+    return timed_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
+
+
+def cold_start_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``cold-start.json``."""
+    rows = [[who, *(_spread(r[kind]) for kind in ("first", "warm"))] for who, r in results.items()]
+    return [["backend", "first ever, s", "after that, s"], *rows]
+
+
+def memory_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``memory.json``."""
+    first = next(iter(results.values()))
+    rows = [
+        [who, *(_figure(grown) for grown in r["growth"].values()), _figure(r["allowed"]), _figure(r["samples"])]
+        for who, r in results.items()
+    ]
+    return [["backend", *(f"{form}, MB" for form in first["growth"]), "allowed, MB", "the samples, MB"], *rows]
+
+
+def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``threads.json``."""
+    first = next(iter(results.values()))
+    rows = [
+        [
+            name,
+            f"{r['multiplications']:,}",
+            *(_figure(us) for us in r["microseconds"].values()),
+            _spread(r["ratio"]),
         ]
-        cells = [f"{name}, {r['network']}", str(r["batch"]), *times, *ratios]
-        rows.append(f"| {' | '.join(cells)} |")
+        for name, r in results.items()
+    ]
+    counts = [f"{n} thread{'' if n == '1' else 's'}, µs" for n in first["microseconds"]]
+    return [["network, batch", "multiplications", *counts, "ratio"], *rows]
+
+
+TABLES = {
+    "steps": (steps_rows, {"scikit-learn", "torch", "jax"}),
+    "steps-newer-blas": (steps_rows, set()),
+    "steps-avx2": (steps_rows, set()),
+    "predictions": (predictions_rows, {"onnxruntime"}),
+    "cold-start": (cold_start_rows, set()),
+    "memory": (memory_rows, set()),
+    "threads": (threads_rows, set()),
+}
+"""By name, what makes the rows, and the packages that matter beside those that always do."""
+
+
+def markdown(name: str, content: dict[str, Any]) -> str:
+    """Return a table of the README and the line that says where it was measured."""
+    make, packages = TABLES[name]
+    head, *rows = [f"| {' | '.join(row)} |" for row in make(content["results"], False)]
     m = content["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)
+    shown = packages | {"deepnotes", "numpy", "numba"}
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version and name in shown)
     where = (
-        f"{m['processor']}, {m['cores']} cores, Python {m['python']}, {versions}; {m['date']}, commit {m['commit']}."
+        f"{m['processor']}, {m['cores']} cores, Python {m['python']}, {versions}, BLAS {m['blas']}; {m['date']}, "
+        f"commit {m['commit']}."
     )
-    return "\n".join([*rows, "", where])
+    return "\n".join([head, "|---|" + "--:|" * (head.count("|") - 2), *rows, "", where])
 
 
 def fill(readme: str) -> str:
     """Return the README with its tables made anew."""
-    names = ("steps.json", "steps-one-thread.json")
-    table = steps_table(*(json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in names))
-    return re.sub(
-        r"(<!-- steps -->\n).*?(<!-- /steps -->)", lambda m: f"{m[1]}{table}\n{m[2]}", readme, flags=re.DOTALL
-    )
+    for name in TABLES:
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            table = markdown(name, json.loads(path.read_text(encoding="utf-8")))
+            markers = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+            readme = re.sub(markers, lambda m, table=table: f"{m[1]}{table}\n{m[2]}", readme, flags=re.DOTALL)
+    return readme
+
+
+def publish(name: str, what: str, results: dict[str, Any], path: Path | None) -> None:
+    """Print the results as a table, and write them, with what they are and where they were measured, if asked."""
+    head, *rows = TABLES[name][0](results, True)
+    table = Table(*head, title=what, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(80, 18 * len(head))).print(table)
+    if path:
+        content = {"what": what, "machine": machine(), "results": results}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+
+
+def _spread(values: list[float]) -> str:
+    least, median, most = values
+    return f"{median:.2f} ({least:.2f} to {most:.2f})"
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,34 +1,29 @@
-"""The time of one Adam step: deepnotes' backends beside scikit-learn's MLPClassifier and the products alone.
+"""The time of one Adam step: deepnotes' backends beside other libraries and the products alone.
 
     python -m benchmarks.steps --backends numpy,numba --json benchmarks/results/steps.json
 
 The rivals take turns in one process: same network, start, data, dtype and hyperparameters, each drawing a new order of
-the samples every epoch, as both do by default. Their losses in a given order are compared before anything is timed.
-Medians over the rounds; the ratio is taken round by round.
-Needs scikit-learn (``pip install "deepnotes[sklearn]"``).
+the samples every epoch. Their losses in a given order are compared before anything is timed. The products are NumPy's,
+in place, with the BLAS on one thread or on all cores, whichever is faster.
+Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 import argparse
-import json
-import statistics
-import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import deepnotes as dn
-from benchmarks.machine import machine
+from benchmarks.machine import cores
 from benchmarks.networks import NETWORKS, Case
+from benchmarks.peers import LEARNING_RATE, PEERS, Train, installed
+from benchmarks.report import publish
+from benchmarks.timing import compared, fastest, on_blas_threads, seconds, turns
 
 ROUND_SECONDS = 0.4
-LEARNING_RATE = 1e-5
-"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, deepnotes needs no bound."""
 
 
 def products(case: Case) -> Callable[[], None]:
@@ -52,110 +47,76 @@ def products(case: Case) -> Callable[[], None]:
     return run
 
 
-def rival(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Callable[[int, bool], list[float]]:
-    """Return a function that trains scikit-learn's classifier for some epochs from `start` and gives its losses."""
-    from sklearn.neural_network import MLPClassifier
-
-    model = MLPClassifier(
-        case.sizes[1:-1], alpha=0.0, batch_size=case.batch, max_iter=1, shuffle=False, tol=0.0, warm_start=True,
-        n_iter_no_change=10**9, learning_rate_init=LEARNING_RATE,
-    )  # fmt: skip
+def ours(backend: str, case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
+    """Return the training of a backend, as :mod:`benchmarks.peers` has those of other libraries."""
+    net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
+    optimizer = dn.Adam(LEARNING_RATE)
 
     def train(epochs: int, shuffle: bool) -> list[float]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that it has not converged
-            if not hasattr(model, "coefs_"):
-                model.fit(X[: case.batch * 2], np.arange(case.batch * 2) % max(2, case.sizes[-1]))
-            layers = range(1, len(case.sizes))
-            model.coefs_ = [np.array(start.parameters[f"W{i}"]).T.copy() for i in layers]
-            model.intercepts_ = [np.array(start.parameters[f"b{i}"]).ravel().copy() for i in layers]
-            model.loss_curve_, model.t_, model.n_iter_ = [], 0, 0
-            model.max_iter, model.shuffle = epochs, shuffle
-            model.fit(X, y)
-        return list(model.loss_curve_)
+        net.set_flat(start.flat())
+        return net.fit(X.T, y, optimizer=optimizer, epochs=epochs, batch_size=case.batch, shuffle=shuffle).loss
 
     return train
 
 
-def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
+def rivals(case: Case, backends: list[str], peers: list[str], X: np.ndarray, y: np.ndarray) -> dict[str, Train]:
+    """Return the trainings by name, after a look at whether their losses are the same."""
+    start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
+    found = {backend: ours(backend, case, X, y, start) for backend in backends}
+    found |= {peer: PEERS[peer](case, X, y, start) for peer in peers}
+    losses = {who: train(2, False) for who, train in found.items()}
+    wanted = losses[backends[0]]
+    for who, values in losses.items():
+        np.testing.assert_allclose(values, wanted, rtol=1e-3, err_msg=f"{who} trains otherwise than {backends[0]}")
+    return found
+
+
+def measure(name: str, backends: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
     """Return the median times in microseconds, and the ratios as least, median and greatest, of one network."""
     case = NETWORKS[name]
     alone = products(case)
-    per_step = _time(alone, 3)
+    per_step = min(seconds(alone, 3) for _ in range(5))
     batches = int(min(200, max(4, ROUND_SECONDS / 4 / per_step)))
-    X, y = case.data(batches * case.batch)
-    start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
     epochs = max(1, round(ROUND_SECONDS / (2 * per_step * batches)))
     steps = epochs * batches
+    trainings = rivals(case, backends, peers, *case.data(batches * case.batch))
+    chosen = {who: train.keywords for who, train in trainings.items() if isinstance(train, partial)}
 
-    def ours(backend: str) -> Callable[[int, bool], list[float]]:
-        net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
-        optimizer = dn.Adam(LEARNING_RATE)
+    def timed(train: Train) -> Callable[[], float]:
+        return lambda: seconds(partial(train, epochs, True)) / steps
 
-        def train(epochs: int, shuffle: bool) -> list[float]:
-            net.set_flat(start.flat())
-            return net.fit(X.T, y, optimizer=optimizer, epochs=epochs, batch_size=case.batch, shuffle=shuffle).loss
-
-        return train
-
-    rivals = {backend: ours(backend) for backend in backends} | {"scikit-learn": rival(case, X, y, start)}
-    wanted = rivals["scikit-learn"](2, False)
-    for backend in backends:
-        np.testing.assert_allclose(rivals[backend](2, False), wanted, rtol=1e-3)
-    times: dict[str, list[float]] = {who: [] for who in (*rivals, "products")}
-    for _ in range(rounds):
-        for who, train in rivals.items():
-            times[who].append(_time(partial(train, epochs, True), 1) / steps)
-        times["products"].append(_time(alone, max(3, steps // 4)))
-    ratios = {}
-    for backend in backends:
-        for other in ("scikit-learn", "products"):
-            pairs = [a / b for a, b in zip(times[backend], times[other], strict=True)]
-            ratios[f"{backend} to {other}"] = [round(f(pairs), 4) for f in (min, statistics.median, max)]
+    in_turn = {who: timed(train) for who, train in trainings.items()}
+    calls = max(3, steps // 4)
+    threads = fastest([1, cores()], lambda threads: on_blas_threads(threads, alone, calls))
+    in_turn["products"] = lambda: on_blas_threads(threads, alone, calls)
     return {
         "network": "-".join(map(str, case.sizes)),
         "batch": case.batch,
         "steps": steps,
-        "microseconds": {who: round(statistics.median(values) * 1e6, 2) for who, values in times.items()},
-        "ratios": ratios,
+        **compared(turns(in_turn, rounds), backends),
+        "chosen": chosen | {"products": {"threads": threads}},
     }
-
-
-def _time(function: Callable[[], object], times: int) -> float:
-    began = time.perf_counter()
-    for _ in range(times):
-        function()
-    return (time.perf_counter() - began) / times
 
 
 def main() -> None:
     """Measure, print a table, and write the results where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backends", default="numpy")
+    parser.add_argument(
+        "--peers", default=",".join(installed()), help=f"of {', '.join(PEERS)}; default: those installed"
+    )
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     networks, backends = options.networks.split(","), options.backends.split(",")
-    if options.rounds < 1 or not set(networks) <= set(NETWORKS):
-        parser.error(f"--rounds must be at least 1, and --networks among {', '.join(NETWORKS)}")
-    results = {name: measure(name, backends, options.rounds) for name in networks}
-    whos, pairs = (list(next(iter(results.values()))[key]) for key in ("microseconds", "ratios"))
-    table = Table("network", "batch", *(f"{who} µs" for who in whos), *pairs, box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, r in results.items():
-        times = [f"{us:,.0f}" if us >= 20 else f"{us:.1f}" for us in r["microseconds"].values()]
-        ratios = [f"{median:.2f} ({least:.2f}-{most:.2f})" for least, median, most in r["ratios"].values()]
-        table.add_row(name, str(r["batch"]), *times, *ratios)
-    Console(width=140).print(table)
-    if options.json:
-        content = {
-            "what": "one Adam step, float32",
-            "machine": machine(),
-            "results": results,
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    peers = [peer for peer in options.peers.split(",") if peer]
+    if options.rounds < 1 or not set(networks) <= set(NETWORKS) or not set(peers) <= set(PEERS):
+        parser.error(
+            f"wanted --rounds of at least 1, --networks among {', '.join(NETWORKS)}, --peers among {', '.join(PEERS)}"
+        )
+    results = {name: measure(name, backends, peers, options.rounds) for name in networks}
+    publish("steps", "one Adam step, float32", results, options.json)
 
 
 if __name__ == "__main__":

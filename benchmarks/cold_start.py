@@ -1,0 +1,72 @@
+"""The time from the start of the interpreter to a trained tiny network: deepnotes' backends, and NumPy's import alone.
+
+    python -m benchmarks.cold_start --backends numpy,numba --json benchmarks/results/cold-start.json
+
+Each run is a new process. In each round, each contender has a cache folder of its own: empty at its first run, and
+filled by it for the runs after, which are the warm ones.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.report import ROOT, publish
+from benchmarks.timing import spread
+
+TRAIN = """
+import numpy as np
+import deepnotes as dn
+
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(4, 320)), rng.integers(0, 2, 320)
+layers = [dn.Dense(16, "relu"), dn.Dense(16, "relu"), dn.Dense(1, "sigmoid")]
+dn.Network(layers, inputs=4, backend="{backend}", seed=0).fit(X, y, epochs=2)
+"""
+END = "\nimport time\nprint(time.perf_counter())"
+
+
+def start_to_end(code: str, cache: str) -> float:
+    """Return the seconds from before the interpreter is started to when it has run some code."""
+    environment = os.environ | {"DEEPNOTES_CACHE_DIR": cache}
+    began = time.perf_counter()  # the system's clock: the other process reads the same
+    done = subprocess.run(
+        [sys.executable, "-c", code + END], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return float(done.stdout.split()[-1]) - began
+
+
+def measure(codes: dict[str, str], rounds: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Return the seconds of the first run and of the warm ones, each as least, median and greatest, by contender."""
+    times: dict[str, dict[str, list[float]]] = {who: {"first": [], "warm": []} for who in codes}
+    for code in codes.values():
+        with TemporaryDirectory() as cache:
+            start_to_end(code, cache)  # files are read from the disk, and Python's own caches are written
+    for _ in range(rounds):
+        for who, code in codes.items():
+            with TemporaryDirectory() as cache:
+                times[who]["first"].append(start_to_end(code, cache))
+                times[who]["warm"] += [start_to_end(code, cache) for _ in range(repeats)]
+    return {who: {kind: spread(values) for kind, values in kinds.items()} for who, kinds in times.items()}
+
+
+def main() -> None:
+    """Measure, print a table, and write the results where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backends", default="numpy")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5, help="warm runs in a round")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.rounds < 1 or options.repeats < 1:
+        parser.error("--rounds and --repeats must be at least 1")
+    codes = {backend: TRAIN.format(backend=backend) for backend in options.backends.split(",")}
+    results = measure(codes | {"import numpy alone": "import numpy"}, options.rounds, options.repeats)
+    publish("cold-start", "from the start of Python to a trained 4-16-16-1, seconds", results, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The libraries that training is compared with, each used as its own users would who want it fast.
+
+A peer is a function of a network, rows X, classes y and a deepnotes network to start from. It returns a function that
+trains for some epochs, anew from that start at every call, and gives the mean loss of each epoch. What was tried and
+found fastest for the network at hand are keywords of the partial function that it returns.
+Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+import deepnotes as dn
+from benchmarks.machine import cores
+from benchmarks.networks import Case
+from benchmarks.timing import fastest, seconds
+
+Train = Callable[[int, bool], list[float]]
+"""Of the number of epochs, and whether to draw a new order of the samples for each."""
+
+LEARNING_RATE = 1e-5
+"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, deepnotes needs no bound."""
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+def scikit_learn(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
+    """Return the training of ``MLPClassifier``."""
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier(
+        case.sizes[1:-1], alpha=0.0, batch_size=case.batch, max_iter=1, shuffle=False, tol=0.0, warm_start=True,
+        n_iter_no_change=10**9, learning_rate_init=LEARNING_RATE, beta_1=BETA1, beta_2=BETA2, epsilon=EPSILON,
+    )  # fmt: skip
+
+    def train(epochs: int, shuffle: bool) -> list[float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns that it has not converged
+            if not hasattr(model, "coefs_"):
+                model.fit(X[: case.batch * 2], np.arange(case.batch * 2) % max(2, case.sizes[-1]))
+            layers = parameters(start)
+            model.coefs_, model.intercepts_ = [W.T.copy() for W, _ in layers], [b for _, b in layers]
+            model.loss_curve_, model.t_, model.n_iter_ = [], 0, 0
+            model.max_iter, model.shuffle = epochs, shuffle
+            model.fit(X, y)
+        return list(model.loss_curve_)
+
+    return train
+
+
+def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
+    """Return the training of ``nn.Sequential``, eager, with the fused Adam, on one thread or on all cores."""
+    import torch
+    from torch import nn
+
+    binary = case.sizes[-1] == 1
+    samples, targets = torch.tensor(X), torch.tensor(y[:, None].astype(np.float32) if binary else y)
+    pairs = zip(case.sizes, case.sizes[1:], strict=False)
+    model = nn.Sequential(*[part for n_prev, n in pairs for part in (nn.Linear(n_prev, n), nn.ReLU())][:-1])
+    loss = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
+
+    def train(epochs: int, shuffle: bool, threads: int) -> list[float]:
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            values = (torch.from_numpy(x) for layer in parameters(start) for x in layer)
+            for parameter, value in zip(model.parameters(), values, strict=True):
+                parameter.copy_(value)
+        optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, (BETA1, BETA2), EPSILON, fused=True)
+        sums = []
+        for _ in range(epochs):
+            order = torch.randperm(len(X)) if shuffle else torch.arange(len(X))
+            loss_sum = torch.zeros(())
+            for batch in order.split(case.batch):
+                optimizer.zero_grad(set_to_none=True)
+                cost = loss(model(samples[batch]), targets[batch])
+                cost.backward()
+                optimizer.step()
+                loss_sum += cost.detach()
+            sums.append(loss_sum)
+        return [loss_sum.item() * case.batch / len(X) for loss_sum in sums]
+
+    threads = fastest([1, cores()], lambda threads: seconds(lambda: train(1, True, threads)))
+    return partial(train, threads=threads)
+
+
+def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
+    """Return the training with XLA: all steps of an epoch are one scan inside one compiled, donating function.
+
+    The samples of a batch are gathered in its step, or those of all batches before the first, whichever is faster.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_platforms", "cpu")
+    binary = case.sizes[-1] == 1
+    samples, targets = jnp.array(X), jnp.array(y[:, None], jnp.float32 if binary else jnp.int32)
+    rng = np.random.default_rng(0)
+
+    def cost(layers: Any, A: Any, Y: Any) -> Any:
+        for W, b in layers[:-1]:
+            A = jax.nn.relu(A @ W + b)
+        W, b = layers[-1]
+        Z = A @ W + b
+        if binary:
+            return jnp.mean(jax.nn.softplus(Z) - Y * Z)
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(Z), Y, axis=1))
+
+    def step(state: Any, A: Any, Y: Any) -> Any:
+        layers, m, v, t = state
+        loss, gradient = jax.value_and_grad(cost)(layers, A, Y)
+        t = t + 1
+        m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradient)
+        v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradient)
+
+        def updated(theta: Any, m: Any, v: Any) -> Any:
+            m_hat, v_hat = m / (1 - BETA1**t), v / (1 - BETA2**t)
+            return theta - LEARNING_RATE * m_hat / (jnp.sqrt(v_hat) + EPSILON)
+
+        return (jax.tree.map(updated, layers, m, v), m, v, t), loss
+
+    @partial(jax.jit, donate_argnums=0, static_argnames="gather")
+    def epoch(state: Any, samples: Any, targets: Any, order: Any, gather: str) -> Any:
+        order = order.reshape(-1, case.batch)
+        if gather == "epoch":
+            state, losses = jax.lax.scan(
+                lambda state, batch: step(state, *batch), state, (samples[order], targets[order])
+            )
+        else:
+            state, losses = jax.lax.scan(lambda state, i: step(state, samples[i], targets[i]), state, order)
+        return state, jnp.mean(losses)
+
+    def train(epochs: int, shuffle: bool, gather: str) -> list[float]:
+        layers = [(jnp.array(W.T), jnp.array(b)) for W, b in parameters(start)]
+        state = layers, jax.tree.map(jnp.zeros_like, layers), jax.tree.map(jnp.zeros_like, layers), jnp.float32(0)
+        losses = []
+        for _ in range(epochs):
+            # NumPy draws an order faster than jax.random does on a CPU
+            order = rng.permutation(len(X)) if shuffle else np.arange(len(X))
+            state, loss = epoch(state, samples, targets, order.astype(np.int32), gather)
+            losses.append(loss)
+        jax.block_until_ready((state, losses))
+        return [float(loss) for loss in losses]
+
+    return partial(train, gather=fastest(["epoch", "step"], lambda gather: seconds(lambda: train(1, True, gather))))
+
+
+def parameters(net: dn.Network) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return copies of W, shape (n, n_prev), and b, shape (n,), of each layer."""
+    layers = range(1, len(net.layers) + 1)
+    return [(np.array(net.parameters[f"W{i}"]), np.array(net.parameters[f"b{i}"]).ravel()) for i in layers]
+
+
+PEERS = {"scikit-learn": scikit_learn, "pytorch": pytorch, "jax": jax_scan}
+
+
+def installed() -> list[str]:
+    """Return the names of the peers that can be imported here."""
+    modules = {"scikit-learn": "sklearn", "pytorch": "torch"}
+    return [name for name in PEERS if find_spec(modules.get(name, name))]

@@ -1,0 +1,67 @@
+"""What one more thread brings: training steps of the Numba backend on one thread and on all, over shapes and batches.
+
+    python -m benchmarks.threads --json benchmarks/results/threads.json
+
+The rule in ``deepnotes_numba.threads`` is made of this: with it switched off, so that even the smallest step takes all
+threads, the table shows from how many multiplications on a second thread pays. Steps of fewer blocks than threads split
+rows instead of samples.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import deepnotes as dn
+from benchmarks.machine import cores
+from benchmarks.networks import Case
+from benchmarks.report import publish
+from benchmarks.timing import seconds, spread, turns
+
+SIZES = [(16, 32, 4), (30, 64, 32, 1), (64, 128, 64, 10), (256, 256, 256, 10), (784, 512, 512, 10)]
+BATCHES = [1, 32, 64, 128, 512]
+ROUND_MULTIPLICATIONS = 1e9
+
+
+def training(case: Case, batches: int, threads: int) -> Callable[[], object]:
+    """Return a function that trains one epoch of some batches."""
+    X, y = case.data(batches * case.batch)
+    backend = dn.get_backend("numba", threads=threads)
+    net = dn.Network(case.layers, case.sizes[0], backend=backend, seed=0)
+    return partial(net.fit, X.T, y, optimizer=dn.Adam(1e-5), batch_size=case.batch, epochs=1, shuffle=False)
+
+
+def measure(case: Case, rounds: int) -> dict[str, Any]:
+    """Return the multiplications of a step, its median microseconds by threads, and the ratio of all threads to one."""
+    multiplications = 3 * sum(a * b for a, b in zip(case.sizes, case.sizes[1:], strict=False)) * case.batch
+    batches = int(max(4, min(400, ROUND_MULTIPLICATIONS / multiplications)))
+    rivals = {threads: training(case, batches, threads) for threads in (1, cores())}
+    for train in rivals.values():
+        train()
+    times = turns({threads: partial(seconds, train, 2) for threads, train in rivals.items()}, rounds)
+    ratios = [many / one for one, many in zip(times[1], times[cores()], strict=True)]
+    return {
+        "batch": case.batch,
+        "multiplications": multiplications,
+        "microseconds": {str(n): round(spread(t)[1] * 1e6 / batches, 2) for n, t in times.items()},
+        "ratio": spread(ratios),
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and write the results where asked."""
+    from deepnotes_numba import threads
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    threads.WORK_PER_THREAD = threads.WORK_PER_START = 1
+    cases = [Case(sizes, batch) for sizes in SIZES for batch in BATCHES]
+    results = {f"{'-'.join(map(str, case.sizes))}, {case.batch}": measure(case, options.rounds) for case in cases}
+    publish("threads", "one Adam step, float32, numba", results, options.json)
+
+
+if __name__ == "__main__":
+    main()
