@@ -9,6 +9,13 @@ from deepnotes.array import Array, Namespace
 from deepnotes.backend import Backend
 
 
+def aligned(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return a new array of that many elements that begins on a cache line, so that no vector lies across two."""
+    raw = np.empty(size + 64 // dtype.itemsize, dtype)
+    skip = -raw.ctypes.data % 64 // dtype.itemsize
+    return raw[skip : skip + size]
+
+
 def gather(xp: Namespace, X: Array, indices: Array) -> Array:
     """Return ``X[:, indices]``; ``numpy.take`` would copy a transposed X whole before it takes a few columns."""
     return X[:, indices]

@@ -11,6 +11,7 @@ from deepnotes.arguments import float_dtype, number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.host import aligned
 from deepnotes.inference import EagerInference, Inference, figures
 from deepnotes.inputs import as_data, as_samples, is_native
 from deepnotes.layers import Dense, Layer
@@ -87,9 +88,8 @@ class Network:
                 raise ArgumentError(f"layers[{i}] is {layer!r}, wanted a deepnotes Layer such as Dense(10, 'relu')")
         self.dtype = float_dtype(dtype)
         self.host_dtype = np.dtype(self.dtype)
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        self.seed = whole("seed", seed, 0)
+        drawn = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else seed
+        self.seed = whole("seed", drawn, 0)
         if self.seed >= 1 << 64:
             raise ArgumentError(f"seed={seed}, wanted less than 2^64")
         if standardizer is not None and len(standardizer.mean) != self.inputs:
@@ -356,7 +356,9 @@ class Network:
 
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""
-        return self.backend.from_numpy(np.array(x, dtype=self.dtype))
+        copy = aligned(x.size, self.host_dtype).reshape(x.shape)
+        copy[...] = x
+        return self.backend.from_numpy(copy)
 
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
         last = self.layers[-1]

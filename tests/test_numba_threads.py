@@ -237,6 +237,26 @@ def test_more_work_never_gets_fewer_threads_and_none_gets_more_than_it_may() -> 
     assert threads.choose(4, 3, 10**14) == (4, True)
 
 
+def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: list[tuple[int, bool]]) -> None:
+    pace = threads.Pace()
+
+    def chunks(count: int, seconds: dict[int, float]) -> list[int]:
+        sizes = []
+        for _ in range(count):
+            size, split = pace.choose(5, 2, 10**6, 100)
+            assert split == (size > 2)
+            pace.note(size, seconds[size])
+            sizes.append(size)
+        return sizes
+
+    first = chunks(threads.TRIES, {5: 3.0, 2: 1.0, 1: 2.0})
+    assert first[:4] == [5, 5, 2, 1]  # the first chunk may have waited for the compiler
+    assert set(first[4:-1]) == {2}
+    later = chunks(3 * threads.TRIES, {5: 0.5, 2: 1.0, 1: 2.0})  # the cores have come closer
+    assert set(later[-threads.TRIES // 2 : -1]) == {5}
+    assert pace.choose(1, 2, 10**6, 100) == (1, False)
+
+
 # --- many at once, and too few --------------------------------------------------------------------------------------
 
 

@@ -5,13 +5,6 @@ import numpy as np
 from deepnotes.array import Array
 
 
-def aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return a new array that begins on a cache line, so that no vector of a row lies across two."""
-    raw = np.empty(size + 64 // dtype.itemsize, dtype)
-    skip = -raw.ctypes.data % 64 // dtype.itemsize
-    return raw[skip : skip + size]
-
-
 def readable(X: Array) -> tuple[np.ndarray, bool]:
     """Return X in C order and whether it is by sample; a copy only of what has neither order."""
     x = np.asarray(X)

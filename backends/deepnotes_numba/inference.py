@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from deepnotes.host import aligned
 from deepnotes.inference import EagerInference
 from deepnotes.layers import Layer
 from deepnotes.losses import Loss, LossFunction
 from deepnotes.plan import Layout
 from deepnotes_numba import NumbaBackend, threads
-from deepnotes_numba.arrays import aligned, plain, readable
+from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.compiling import announced
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network
 from deepnotes_numba.prediction import predict, predict_one

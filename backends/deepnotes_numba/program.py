@@ -1,15 +1,17 @@
 """The Program of this backend: a plan lowered to tables, and calls of the compiled training."""
 
 from math import isfinite
+from time import perf_counter
 from typing import cast
 
 import numpy as np
 
+from deepnotes.host import aligned
 from deepnotes.losses import Loss
 from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, State
 from deepnotes_numba import NumbaBackend, threads, training
-from deepnotes_numba.arrays import aligned, plain, readable
+from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.compiling import announced
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
 from deepnotes_numba.team import run
@@ -40,6 +42,7 @@ class NumbaProgram(EagerProgram):
         # A tile may read, though not write, a little beyond its columns, hence the room after the gradient.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(tiles)
         self._work = np.empty(0, self._dtype)
+        self._pace = threads.Pace()
 
     def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
@@ -71,17 +74,21 @@ class NumbaProgram(EagerProgram):
         batch_size = min(batch_size, len(order))
         blocks = -(-batch_size // self._block)
         room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # whatever the threads: the sums follow it
-        size, split = threads.choose(self._threads, room, self._multiplications * blocks * self._block, len(rates))
+        work = self._multiplications * blocks * self._block
+        size, split = self._pace.choose(self._threads, room, work, len(rates))
         changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
         scalars = np.zeros((3, len(rates)))
         for row, name in zip(scalars, ("rate", "epsilon", "share"), strict=True):
             row[:] = changing.get(name, getattr(self.plan.optimizer, name, 0.0))
+        began = perf_counter()
         loss_sum, weight_sum, made, cost = run(
             size, training.train, split, self._net, state.theta, self._g, first, second, self._take(room),
             self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None, self.plan.class_indices,
             order, batch_size, rates, self._loss, self._delta, self._optimizer, self._numbers, scalars,
             self.plan.layout.decaying, np.uint64(self.plan.seed), state.step, self.safe,
         )  # fmt: skip
+        if made:
+            self._pace.note(size, (perf_counter() - began) / (made * work))
         state.step += made
         return Chunk(loss_sum, weight_sum, made, cost)
 

@@ -1,8 +1,12 @@
-"""How many threads a call takes, and whether each takes samples or rows: the limits, and the rule.
+"""How many threads a call takes, and whether each takes samples or rows: the limits, the rule, and the clock.
 
 The limit is the least of what the user said with ``threads=``, what the operating system grants the process, what
 ``NUMBA_NUM_THREADS`` says, and what the BLAS under NumPy may use at this moment. The last stands for
 ``OMP_NUM_THREADS`` and ``OPENBLAS_NUM_THREADS``, and for ``threadpoolctl.threadpool_limits`` where that is installed.
+
+The rule knows the work, but not how long it takes one core to read what another wrote: where they share no cache it is
+five times as long, and on a virtual machine that changes from minute to minute. So a training has its own chunks timed,
+and goes on with the number of threads that was faster. It can, since the results are the same.
 """
 
 import os
@@ -18,6 +22,8 @@ WORK_PER_START = 20_000_000
 
 Both were measured by ``python -m benchmarks.threads``.
 """
+TRIES = 50
+"""Chunks after which a number of threads that was slower is tried again."""
 
 
 def limit(asked: int | None) -> int:
@@ -38,6 +44,44 @@ def choose(asked: int | None, blocks: int, multiplications: int, steps: int = 1)
     worth = min(multiplications // WORK_PER_THREAD, multiplications * steps // WORK_PER_START)
     size = min(worth, limit(asked)) if worth > 1 else 1
     return size, size > blocks
+
+
+def candidates(most: int) -> list[int]:
+    """Return the numbers of threads worth a try: the most that the rule allows, and halves of it.
+
+    Examples
+    --------
+    >>> candidates(6)
+    [6, 3, 1]
+    """
+    return [most >> halvings for halvings in range(most.bit_length())]
+
+
+class Pace:
+    """What the chunks of one training took, by the number of threads."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._chunks = 0
+
+    def choose(self, asked: int | None, blocks: int, multiplications: int, steps: int) -> tuple[int, bool]:
+        """Return what :func:`choose` does, or fewer threads if they were faster of late."""
+        most, split = choose(asked, blocks, multiplications, steps)
+        if most == 1:
+            return most, split
+        sizes = candidates(most)
+        self._chunks += 1
+        size = next((n for n in sizes if n not in self._seconds), None)
+        if size is None and self._chunks % TRIES == 0:
+            size = sizes[self._chunks // TRIES % len(sizes)]
+        if size is None:
+            size = min(sizes, key=self._seconds.__getitem__)
+        return size, size > blocks
+
+    def note(self, size: int, seconds: float) -> None:
+        """Remember what a multiplication took; of the first chunk nothing, which may have waited for the compiler."""
+        if self._chunks > 1:
+            self._seconds[size] = seconds
 
 
 def _blas_limit() -> int:
