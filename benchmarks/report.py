@@ -79,7 +79,6 @@ def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 TABLES = {
     "steps": (steps_rows, {"scikit-learn", "torch", "jax"}),
-    "steps-newer-blas": (steps_rows, set()),
     "steps-avx2": (steps_rows, set()),
     "predictions": (predictions_rows, {"onnxruntime"}),
     "cold-start": (cold_start_rows, set()),

@@ -106,10 +106,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_any_number_of_threads_trains_to_the_same_bits(
     settings: dict[str, Any], m: int, batch_size: int, dtype: str, chosen: list[tuple[int, bool]]
 ) -> None:
-    """Batches of fewer blocks than threads, of more, none of them whole, and the last one smaller."""
+    """Batches of fewer blocks than threads, of more, none of them whole, and the last one smaller; rows and samples."""
     assert_same_bits([trained(count, dtype, m, batch_size, **settings) for count in COUNTS])
     blocks = -(-min(batch_size, 2 * m) // block_of(np.dtype(dtype)))
-    assert set(chosen) == {(count, count > blocks) for count in COUNTS}
+    rows = batch_size < 50
+    assert set(chosen) == {(count, count > 1 and (rows or count > blocks)) for count in COUNTS}
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_that_split_rows_train_to_the_bits_of_those_that_split_samples(
+    rows: bool, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "moves_less", lambda *_: rows)
+    results = [trained(count, dtype, 430, 200, optimizer=dn.Adam(), l2=0.1, weighted=True) for count in (1, 2, 3)]
+    assert_same_bits(results)
+    assert chosen == [(1, False), (2, rows), (3, rows)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -235,6 +247,7 @@ def test_more_work_never_gets_fewer_threads_and_none_gets_more_than_it_may() -> 
         assert (sizes[0], sizes[-1]) == (1, 4)
     assert threads.choose(4, 4, 10**14) == (4, False)
     assert threads.choose(4, 3, 10**14) == (4, True)
+    assert threads.choose(4, 9, 10**14, rows=True) == (4, True)
 
 
 def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: list[tuple[int, bool]]) -> None:
@@ -243,18 +256,20 @@ def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: l
     def chunks(count: int, seconds: dict[int, float]) -> list[int]:
         sizes = []
         for _ in range(count):
-            size, split = pace.choose(5, 2, 10**6, 100)
+            size, split = pace.choose(5, 2, 10**6, 100, False)
             assert split == (size > 2)
             pace.note(size, seconds[size])
             sizes.append(size)
         return sizes
 
-    first = chunks(threads.TRIES, {5: 3.0, 2: 1.0, 1: 2.0})
-    assert first[:4] == [5, 5, 2, 1]  # the first chunk may have waited for the compiler
-    assert set(first[4:-1]) == {2}
-    later = chunks(3 * threads.TRIES, {5: 0.5, 2: 1.0, 1: 2.0})  # the cores have come closer
-    assert set(later[-threads.TRIES // 2 : -1]) == {5}
-    assert pace.choose(1, 2, 10**6, 100) == (1, False)
+    first = chunks(20, {5: 3.0, 2: 1.0, 1: 2.0})
+    assert first[:7] == [5, 5, 5, 2, 2, 1, 1]  # of the first chunk nothing is noted
+    assert first.count(2) >= 12
+    later = chunks(200, {5: 0.5, 2: 1.0, 1: 2.0})  # the cores have come closer
+    assert later.count(5) > 140
+    assert set(later) == {5, 2, 1}
+    assert pace.choose(5, 2, 10**9, 100, False) == (5, True)  # so much work that there is no doubt
+    assert pace.choose(1, 2, 10**6, 100, True) == (1, False)
 
 
 # --- many at once, and too few --------------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ class NumbaProgram(EagerProgram):
         blocks = -(-batch_size // self._block)
         room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # whatever the threads: the sums follow it
         work = self._multiplications * blocks * self._block
-        size, split = self._pace.choose(self._threads, room, work, len(rates))
+        rows = threads.moves_less(min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size)
+        size, split = self._pace.choose(self._threads, room, work, len(rates), rows)
         changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
         scalars = np.zeros((3, len(rates)))
         for row, name in zip(scalars, ("rate", "epsilon", "share"), strict=True):

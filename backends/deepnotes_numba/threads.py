@@ -10,6 +10,8 @@ and goes on with the number of threads that was faster. It can, since the result
 """
 
 import os
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -22,8 +24,10 @@ WORK_PER_START = 20_000_000
 
 Both were measured by ``python -m benchmarks.threads``.
 """
-TRIES = 50
-"""Chunks after which a number of threads that was slower is tried again."""
+WORK_BEYOND_DOUBT = 50_000_000
+"""Multiplications of a step, for each thread, from which on all threads are surely worth it."""
+RECENT = 3
+"""Chunks by the best of which a number of threads is judged: one that something disturbed shall not decide."""
 
 
 def limit(asked: int | None) -> int:
@@ -35,15 +39,26 @@ def limit(asked: int | None) -> int:
     return max(1, min(granted, int(numba.config.NUMBA_NUM_THREADS), _blas_limit()))
 
 
-def choose(asked: int | None, blocks: int, multiplications: int, steps: int = 1) -> tuple[int, bool]:
+def choose(
+    asked: int | None, blocks: int, multiplications: int, steps: int = 1, rows: bool = False
+) -> tuple[int, bool]:
     """Return the number of threads for steps of this size, and whether they split rows instead of samples.
 
-    Samples are split by whole blocks. Where there are fewer blocks than threads, rows are split: then the threads meet
-    after every layer. Either way, and for any number of threads, the results are the same to the last bit.
+    Rows are split where that is wished, and where there are fewer blocks of samples than threads; the threads meet
+    after every layer then. Either way, and for any number of threads, the results are the same to the last bit.
     """
     worth = min(multiplications // WORK_PER_THREAD, multiplications * steps // WORK_PER_START)
     size = min(worth, limit(asked)) if worth > 1 else 1
-    return size, size > blocks
+    return size, size > 1 and (rows or size > blocks)
+
+
+def moves_less(samples: int, sizes: Sequence[int], parameters: int) -> bool:
+    """Return whether threads that split rows have less to read of each other's than threads that split samples.
+
+    Who splits samples reads all the parameters that others have changed, and takes them back to change its own; who
+    splits rows reads the activations of each layer.
+    """
+    return samples * sum(sizes) < 2 * parameters
 
 
 def candidates(most: int) -> list[int]:
@@ -61,27 +76,33 @@ class Pace:
     """What the chunks of one training took, by the number of threads."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-        self._chunks = 0
+        self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+        self._used: defaultdict[int, int] = defaultdict(int)
+        self._chunks, self._again, self._gap = 0, 0, 4
 
-    def choose(self, asked: int | None, blocks: int, multiplications: int, steps: int) -> tuple[int, bool]:
-        """Return what :func:`choose` does, or fewer threads if they were faster of late."""
-        most, split = choose(asked, blocks, multiplications, steps)
-        if most == 1:
+    def choose(self, asked: int | None, blocks: int, multiplications: int, steps: int, rows: bool) -> tuple[int, bool]:
+        """Return what :func:`choose` does, or fewer threads if they were faster of late.
+
+        Each number is tried twice at first, and what was not used for the longest again after ever longer times.
+        """
+        most, split = choose(asked, blocks, multiplications, steps, rows)
+        if most == 1 or multiplications >= most * WORK_BEYOND_DOUBT:
             return most, split
         sizes = candidates(most)
         self._chunks += 1
-        size = next((n for n in sizes if n not in self._seconds), None)
-        if size is None and self._chunks % TRIES == 0:
-            size = sizes[self._chunks // TRIES % len(sizes)]
+        size = next((n for n in sizes if len(self._recent[n]) < 2), None)
+        if size is None and self._chunks >= self._again:
+            size = min(sizes, key=self._used.__getitem__)
+            self._again, self._gap = self._chunks + self._gap, min(2 * self._gap, 64)
         if size is None:
-            size = min(sizes, key=self._seconds.__getitem__)
-        return size, size > blocks
+            size = min(sizes, key=lambda n: min(self._recent[n]))
+        self._used[size] = self._chunks
+        return size, size > 1 and (rows or size > blocks)
 
     def note(self, size: int, seconds: float) -> None:
         """Remember what a multiplication took; of the first chunk nothing, which may have waited for the compiler."""
         if self._chunks > 1:
-            self._seconds[size] = seconds
+            self._recent[size].append(seconds)
 
 
 def _blas_limit() -> int:
