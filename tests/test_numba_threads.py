@@ -253,23 +253,24 @@ def test_more_work_never_gets_fewer_threads_and_none_gets_more_than_it_may() -> 
 def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: list[tuple[int, bool]]) -> None:
     pace = threads.Pace()
 
-    def chunks(count: int, seconds: dict[int, float]) -> list[int]:
-        sizes = []
-        for _ in range(count):
-            size, split = pace.choose(5, 2, 10**6, 100, False)
+    def train(work: int, seconds: dict[int, float]) -> tuple[list[int], dict[int, int]]:
+        order, done = [], dict.fromkeys(seconds, 0)
+        while sum(done.values()) < work:
+            size, split, steps = pace.choose(5, 2, 10**6, 10**6, False)
             assert split == (size > 2)
-            pace.note(size, seconds[size])
-            sizes.append(size)
-        return sizes
+            pace.note(size, steps * 10**6, steps * seconds[size])
+            order.append(size)
+            done[size] += steps * 10**6
+        return order, done
 
-    first = chunks(20, {5: 3.0, 2: 1.0, 1: 2.0})
-    assert first[:7] == [5, 5, 5, 2, 2, 1, 1]  # of the first chunk nothing is noted
-    assert first.count(2) >= 12
-    later = chunks(200, {5: 0.5, 2: 1.0, 1: 2.0})  # the cores have come closer
-    assert later.count(5) > 140
-    assert set(later) == {5, 2, 1}
-    assert pace.choose(5, 2, 10**9, 100, False) == (5, True)  # so much work that there is no doubt
-    assert pace.choose(1, 2, 10**6, 100, True) == (1, False)
+    order, done = train(10**12, {5: 3.0, 2: 1.0, 1: 2.0})
+    assert order[:5] == [5, 2, 1, 2, 5]
+    assert done[2] > 0.9 * 10**12
+    order, done = train(10**12, {5: 0.5, 2: 1.0, 1: 2.0})  # the cores have come closer
+    assert done[5] > 0.8 * 10**12
+    assert set(order) == {5, 2, 1}
+    assert pace.choose(5, 2, 10**9, 100, False) == (5, True, 100)  # so much work that there is no doubt
+    assert pace.choose(1, 2, 10**6, 100, True) == (1, False, 100)
 
 
 # --- many at once, and too few --------------------------------------------------------------------------------------

@@ -55,10 +55,9 @@ class NumbaProgram(EagerProgram):
         with announced("training", self._dtype):
             while True:
                 # The compiled training stops where an update may overflow: the eager one makes it, or says it cannot.
-                stop = len(rates) if compiled else made + 1
                 train = self._train if compiled else super().train
-                part = order[made * batch_size : stop * batch_size]
-                chunk = train(state, data, part, batch_size, rates[made:stop])
+                part = order[made * batch_size :][: None if compiled else batch_size]
+                chunk = train(state, data, part, batch_size, rates[made:] if compiled else rates[made : made + 1])
                 loss_sum, weight_sum = loss_sum + chunk.loss_sum, weight_sum + chunk.weight_sum
                 made += chunk.steps
                 if made == len(rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
@@ -76,22 +75,27 @@ class NumbaProgram(EagerProgram):
         room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # whatever the threads: the sums follow it
         work = self._multiplications * blocks * self._block
         rows = threads.moves_less(min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size)
-        size, split = self._pace.choose(self._threads, room, work, len(rates), rows)
         changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
         scalars = np.zeros((3, len(rates)))
         for row, name in zip(scalars, ("rate", "epsilon", "share"), strict=True):
             row[:] = changing.get(name, getattr(self.plan.optimizer, name, 0.0))
-        began = perf_counter()
-        loss_sum, weight_sum, made, cost = run(
-            size, training.train, split, self._net, state.theta, self._g, first, second, self._take(room),
-            self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None, self.plan.class_indices,
-            order, batch_size, rates, self._loss, self._delta, self._optimizer, self._numbers, scalars,
-            self.plan.layout.decaying, np.uint64(self.plan.seed), state.step, self.safe,
-        )  # fmt: skip
-        if made:
-            self._pace.note(size, (perf_counter() - began) / (made * work))
-        state.step += made
-        return Chunk(loss_sum, weight_sum, made, cost)
+        sums, done = (0.0, 0.0), 0
+        while True:
+            size, split, count = self._pace.choose(self._threads, room, work, len(rates) - done, rows)
+            now = slice(done, done + count)
+            began = perf_counter()
+            *both, made, cost = run(
+                size, training.train, split, self._net, state.theta, self._g, first, second, self._take(room),
+                self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None,
+                self.plan.class_indices, order[done * batch_size : (done + count) * batch_size], batch_size, rates[now],
+                self._loss, self._delta, self._optimizer, self._numbers, np.ascontiguousarray(scalars[:, now]),
+                self.plan.layout.decaying, np.uint64(self.plan.seed), state.step, self.safe, sums,
+            )  # fmt: skip
+            self._pace.note(size, made * work, perf_counter() - began)
+            state.step += made
+            sums, done = tuple(both), done + made
+            if made < count or done == len(rates):
+                return Chunk(*sums, done, cost)
 
     def _take(self, room: int) -> np.ndarray:
         """Return a workspace for this many blocks."""

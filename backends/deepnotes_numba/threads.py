@@ -26,8 +26,12 @@ Both were measured by ``python -m benchmarks.threads``.
 """
 WORK_BEYOND_DOUBT = 50_000_000
 """Multiplications of a step, for each thread, from which on all threads are surely worth it."""
+WORK_OF_TRIAL = 300_000_000
+"""Multiplications by which the clock judges a number of threads: some milliseconds."""
+WORK_BETWEEN_TRIALS = 30 * WORK_OF_TRIAL
+"""Multiplications after which another number than the fastest is tried again."""
 RECENT = 3
-"""Chunks by the best of which a number of threads is judged: one that something disturbed shall not decide."""
+"""Times by the best of which a number of threads is judged: one that something disturbed shall not decide."""
 
 
 def limit(asked: int | None) -> int:
@@ -73,36 +77,38 @@ def candidates(most: int) -> list[int]:
 
 
 class Pace:
-    """What the chunks of one training took, by the number of threads."""
+    """How fast the steps of a training are, by the number of threads: what to do next, and what came of it."""
 
     def __init__(self) -> None:
         self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._used: defaultdict[int, int] = defaultdict(int)
-        self._chunks, self._again, self._gap = 0, 0, 4
+        self._turn = self._since = 0
 
-    def choose(self, asked: int | None, blocks: int, multiplications: int, steps: int, rows: bool) -> tuple[int, bool]:
-        """Return what :func:`choose` does, or fewer threads if they were faster of late.
+    def choose(
+        self, asked: int | None, blocks: int, multiplications: int, steps: int, rows: bool
+    ) -> tuple[int, bool, int]:
+        """Return the number of threads, whether they split rows, and for how many of the steps.
 
-        Each number is tried twice at first, and what was not used for the longest again after ever longer times.
+        Where the clock is asked, all numbers are tried at first, and later again what was not used for the longest.
         """
         most, split = choose(asked, blocks, multiplications, steps, rows)
         if most == 1 or multiplications >= most * WORK_BEYOND_DOUBT:
-            return most, split
-        sizes = candidates(most)
-        self._chunks += 1
-        size = next((n for n in sizes if len(self._recent[n]) < 2), None)
-        if size is None and self._chunks >= self._again:
-            size = min(sizes, key=self._used.__getitem__)
-            self._again, self._gap = self._chunks + self._gap, min(2 * self._gap, 64)
-        if size is None:
-            size = min(sizes, key=lambda n: min(self._recent[n]))
-        self._used[size] = self._chunks
-        return size, size > 1 and (rows or size > blocks)
+            return most, split, steps
+        sizes, work = candidates(most), WORK_BETWEEN_TRIALS
+        untried = [n for n in sizes if not self._recent[n]]
+        size = min(sizes, key=lambda n: min(self._recent[n], default=0.0))
+        if untried or self._since >= WORK_BETWEEN_TRIALS:
+            size, work = untried[0] if untried else min(sizes, key=self._used.__getitem__), WORK_OF_TRIAL
+            self._since = 0
+        return size, size > 1 and (rows or size > blocks), min(steps, max(1, work // multiplications))
 
-    def note(self, size: int, seconds: float) -> None:
-        """Remember what a multiplication took; of the first chunk nothing, which may have waited for the compiler."""
-        if self._chunks > 1:
-            self._recent[size].append(seconds)
+    def note(self, size: int, multiplications: int, seconds: float) -> None:
+        """Remember how long some steps took, unless they were too few to judge by."""
+        self._turn += 1
+        self._used[size] = self._turn
+        self._since += multiplications
+        if multiplications >= WORK_OF_TRIAL / 2:
+            self._recent[size].append(seconds / multiplications)
 
 
 def _blas_limit() -> int:

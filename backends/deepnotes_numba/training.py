@@ -31,8 +31,9 @@ from deepnotes_numba.vectors import block, matrix_at, pointer, view
 def train(
     rank, size, meeting, split, net, theta, g, first, second, work, squares, room, x_address, x_shape, by_sample, Y, w,
     weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,
+    sums,
 ):  # fmt: skip
-    """Train on consecutive batches; return the sums of losses and of weights, the updates made, and the last cost.
+    """Train on consecutive batches; return `sums` (of losses, of weights) grown, the updates made, and the last cost.
 
     It stops before the first update whose cost or gradient is not finite, or so large that the next θ may not be. This
     is thread number `rank` of `size`; all of them come to the same numbers. The rows of `scalars` are those that change
@@ -46,7 +47,8 @@ def train(
     biases = theta.shape[0] - decaying
     work, theta, g = pointer(work, 0), pointer(theta, 0), pointer(g, 0)
     first, second, meeting = pointer(first, 0), pointer(second, 0), pointer(meeting, 0)
-    loss_sum = weight_sum = cost = 0.0
+    loss_sum, weight_sum = sums
+    cost = 0.0
     for made in range(rates.shape[0]):
         indices = view(order, made * batch, min(batch, order.shape[0] - made * batch))
         m = indices.shape[0]
