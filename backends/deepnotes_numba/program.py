@@ -10,7 +10,7 @@ from deepnotes.host import aligned
 from deepnotes.losses import Loss
 from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, State
-from deepnotes_numba import NumbaBackend, threads, training
+from deepnotes_numba import NumbaBackend, interpreter, threads, training
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.compiling import announced
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
@@ -85,11 +85,12 @@ class NumbaProgram(EagerProgram):
             now = slice(done, done + count)
             began = perf_counter()
             *both, made, cost = run(
-                size, training.train, split, self._net, state.theta, self._g, first, second, self._take(room),
-                self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None,
-                self.plan.class_indices, order[done * batch_size : (done + count) * batch_size], batch_size, rates[now],
-                self._loss, self._delta, self._optimizer, self._numbers, np.ascontiguousarray(scalars[:, now]),
-                self.plan.layout.decaying, np.uint64(self.plan.seed), state.step, self.safe, sums,
+                size, training.train, split, self._net, state.theta, self._g, first, second,
+                self._take(room, size if split else 1), self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w,
+                data.w is not None, self.plan.class_indices, order[done * batch_size : (done + count) * batch_size],
+                batch_size, rates[now], self._loss, self._delta, self._optimizer, self._numbers,
+                np.ascontiguousarray(scalars[:, now]), self.plan.layout.decaying, np.uint64(self.plan.seed), state.step,
+                self.safe, sums,
             )  # fmt: skip
             self._pace.note(size, made * work, perf_counter() - began)
             state.step += made
@@ -97,9 +98,10 @@ class NumbaProgram(EagerProgram):
             if made < count or done == len(rates):
                 return Chunk(*sums, done, cost)
 
-    def _take(self, room: int) -> np.ndarray:
-        """Return a workspace for this many blocks."""
-        wanted = self._units * room * self._block
+    def _take(self, room: int, gathering: int) -> np.ndarray:
+        """Return a workspace for this many blocks, and for threads that each gather all samples."""
+        width = int(self._net[2][interpreter.X_TURNED] - self._net[2][interpreter.X_AT])
+        wanted = (self._units + 2 * (gathering - 1) * width) * room * self._block
         if len(self._work) < wanted:
             self._work = aligned(wanted, self._dtype)
         return self._work
