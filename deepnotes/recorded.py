@@ -60,7 +60,7 @@ class RecordedProgram(EagerProgram):
         return buffers
 
     def gradients(self, state: State, data: Data) -> Gradient:
-        """Return the cost and gradient of `data` as one batch; the next call overwrites them."""
+        """Return the cost and gradient of `data` as one batch; those of a batch of this Program's are overwritten."""
         self._bind(state)
         buffers, recording = self._batch(data, data.X.shape[1])
         for source, buffer in zip(data, buffers, strict=True):
@@ -68,7 +68,9 @@ class RecordedProgram(EagerProgram):
                 cast(Any, buffer)[...] = source
         self._step[...] = state.step
         recording.run()
-        return Gradient(*recording.outputs)
+        if data is buffers:  # in a training, which is done with them before the next step
+            return Gradient(*recording.outputs)
+        return Gradient(*(cast(Any, x).copy() for x in recording.outputs))
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update with the gradient `g`, shape (p,), writing to the state's own arrays."""
