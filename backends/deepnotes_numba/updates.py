@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import jit, precise
 from deepnotes_numba.functions import ZERO
 from deepnotes_numba.vectors import as_of, view
 
@@ -23,7 +23,7 @@ def square_of(g, theta, at, n, l2):
     return total
 
 
-@jit
+@precise  # else the compiler would make another formula of b v + (1 - b) x², with other roundings
 def update(code, theta, g, first, second, at, n, scale, rate, epsilon, beta1, beta2, decay):
     """Update a range of θ with ``scale g``; it loses its share `decay` before."""
     W, G = view(theta, at, n), view(g, at, n)
