@@ -36,6 +36,11 @@ class Backend:
     ----------
     options : dict of str to object
         What it was made with, as by ``get_backend("numba", threads=2)``; a pickle remembers it.
+    matmul_precision : {"highest", "high"}
+        How float32 products are computed: in float32, or by rounding their factors to TF32 on purpose. Conformance
+        takes its bounds from it.
+    known_gaps : mapping of str to str
+        Checks of :mod:`deepnotes.testing` that this backend is known to fail, by their ids, and why.
 
     Raises
     ------
@@ -48,6 +53,9 @@ class Backend:
     >>> Backend("mine", numpy).ops.relu(numpy.array([[-1.0, 2.0]]))
     array([[0., 2.]])
     """
+
+    matmul_precision = "highest"
+    known_gaps: Mapping[str, str] = {}
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.name = name
@@ -102,7 +110,7 @@ class Backend:
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Return an array of this backend as a NumPy array, without a copy where the library can."""
-        return np.from_dlpack(cast(Any, x))
+        return x if isinstance(x, np.ndarray) else np.from_dlpack(cast(Any, x))
 
     def is_array(self, x: object) -> bool:
         """Return whether `x` is an array of this backend."""
