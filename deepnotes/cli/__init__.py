@@ -1,4 +1,4 @@
-"""The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``backends`` and ``warmup``.
+"""The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``backends``, ``conformance`` and ``warmup``.
 
 The exit status is 0; 1 where a run fails; 2 for wrong usage; 130 after Ctrl-C; 141 where the reader of stdout went
 away. What goes wrong is told in a line or two on stderr, with a traceback only where ``--debug`` asks for it.
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parser().parse_args(argv)
         debug = args.debug
-        args.run(args, Output(args.json, getattr(args, "quiet", False)))
+        args.run(args, Output(args.json is True, getattr(args, "quiet", False)))
         sys.stdout.flush()
     except SystemExit as end:  # argparse's, after --help and --version
         return int(end.code or 0)

@@ -10,7 +10,7 @@ from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, DeepnotesError, unknown_name
 from deepnotes.registry import get_backend
 
-COMMANDS = ("train", "predict", "evaluate", "backends", "warmup")
+COMMANDS = ("train", "predict", "evaluate", "backends", "conformance", "warmup")
 """Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")
@@ -35,10 +35,15 @@ def parser() -> argparse.ArgumentParser:
         module = importlib.import_module(f"deepnotes.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
         module.configure(command)
-        command.add_argument("--json", action="store_true", help="write one JSON object to stdout, the rest to stderr")
+        getattr(module, "add_json", add_json)(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     return whole_line
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option --json; a command may have one of its own."""
+    parser.add_argument("--json", action="store_true", help="write one JSON object to stdout, the rest to stderr")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

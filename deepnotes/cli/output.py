@@ -4,8 +4,8 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -62,6 +62,22 @@ class Output:
         from rich.text import Text
 
         return Console(file=sys.stderr).status(Text(text))
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, float], None]]:
+        """Yield a function that shows what is done and how much of all, from 0 to 1: on a terminal, else nowhere."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda what, share: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        console = Console(file=sys.stderr)
+        with Progress(
+            BarColumn(bar_width=24), TextColumn("{task.description}"), console=console, transient=True
+        ) as bar:
+            task = bar.add_task("", total=1.0)
+            yield lambda what, share: bar.update(task, completed=share, description=what)
 
     def outcome(self, outcome: Mapping[str, Any]) -> None:
         """Write the JSON object, if it was asked for; what is not finite becomes null."""

@@ -1,0 +1,140 @@
+"""Arguments for every equation, by its name: random ones of the shapes that it takes."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.losses import LIBRARY as LOSSES
+from deepnotes.testing.checks import DTYPE, Derived
+
+
+class Draw:
+    """Draws host arrays in double precision.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    special : bool, default True
+        Whether zeros, and numbers that are large or small, are among them.
+    """
+
+    def __init__(self, rng: np.random.Generator, special: bool = True) -> None:
+        self.rng, self.special = rng, special
+
+    def real(self, *shape: int) -> np.ndarray:
+        """Return numbers of both signs."""
+        x = self.rng.normal(0, 3, shape)
+        if self.special and x.size >= 8:
+            some = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-6, -1e-6, 20.0, -20.0, 60.0, -60.0, 1e-30]
+            places = self.rng.permutation(x.size)[: min(len(some), x.size // 4)]
+            x.reshape(-1)[places] = self.rng.permutation(some)[: len(places)]
+        return x
+
+    def weights(self, *shape: int) -> np.ndarray:
+        """Return numbers of both signs and of one size."""
+        return self.rng.normal(0, 1, shape)
+
+    def unit(self, *shape: int) -> np.ndarray:
+        """Return numbers between 0 and 1; both ends may be among them."""
+        x = self.rng.uniform(0.02, 0.98, shape)
+        if self.special and x.size >= 8:
+            x.reshape(-1)[self.rng.permutation(x.size)[:2]] = [0, 1]
+        return x
+
+    def positive(self, *shape: int) -> np.ndarray:
+        """Return numbers above 0."""
+        return self.rng.uniform(0.1, 4, shape)
+
+    def bits(self, *shape: int) -> np.ndarray:
+        """Return zeros and ones."""
+        return self.rng.integers(0, 2, shape).astype(np.float64)
+
+    def columns(self, k: int, m: int) -> np.ndarray:
+        """Return distributions, one a column."""
+        x = self.rng.uniform(0.05, 1, (k, m))
+        return np.asarray(x / x.sum(axis=0))
+
+    def indices(self, below: int, *shape: int) -> np.ndarray:
+        """Return whole numbers from 0 on."""
+        return self.rng.integers(0, below, shape)
+
+
+Arguments: TypeAlias = Callable[[Draw, int, int, int], tuple[Any, ...]]
+"""From a draw and sizes n, k and m: rows, terms of a product or outputs, samples."""
+
+OPTIONS = {name: traits.options for name, traits in ACTIVATIONS.items()}
+
+
+def _backward(name: str) -> Arguments:
+    return lambda d, n, k, m: (d.weights(n, m), d.real(n, m), Derived(name, 1))
+
+
+def _flat(*more: Any, slots: int = 0, decays: bool = False) -> Arguments:
+    """Return what an optimizer's equation takes: θ, the gradient, and slots that are no less than 0."""
+
+    def arguments(d: Draw, n: int, k: int, m: int) -> tuple[Any, ...]:
+        p = n * m
+        second = d.bits(p) if decays else d.real(p)
+        return (d.weights(p), second, *(d.positive(p) for _ in range(slots)), *more)
+
+    return arguments
+
+
+CALLS: dict[str, Arguments] = {
+    **dict.fromkeys(ACTIVATIONS, lambda d, n, k, m: (d.real(n, m),)),
+    **{f"{name}_backward": _backward(name) for name in ACTIVATIONS},
+    "normal_cdf": lambda d, n, k, m: (d.real(n, m),),
+    "linear": lambda d, n, k, m: (d.weights(n, k), d.weights(k, m), d.weights(n, 1)),
+    "weight_gradient": lambda d, n, k, m: (d.weights(n, k), d.weights(m, k)),
+    "bias_gradient": lambda d, n, k, m: (d.weights(n, k),),
+    "input_gradient": lambda d, n, k, m: (d.weights(k, n), d.weights(k, m)),
+    "gather": lambda d, n, k, m: (d.real(n, m), d.indices(m, k)),
+    "standardize": lambda d, n, k, m: (d.real(n, m), d.weights(n, 1), d.positive(n, 1)),
+    **{name: lambda d, n, k, m: (d.real(n, m), d.weights(n, m)) for name in LOSSES},
+    **{f"{name}_derivative": lambda d, n, k, m: (d.real(n, m), d.weights(n, m)) for name in LOSSES},
+    **{
+        name + end: lambda d, n, k, m: (d.unit(n, m), d.bits(n, m))
+        for name in ("binary_cross_entropy", "categorical_cross_entropy")
+        for end in ("", "_derivative")
+    },
+    **{f"poisson{end}": lambda d, n, k, m: (d.positive(n, m), d.bits(n, m)) for end in ("", "_derivative")},
+    "sigmoid_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)),
+    "sigmoid_cross_entropy_delta": lambda d, n, k, m: (d.unit(n, m), d.bits(n, m)),
+    "softmax_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.columns(n, m)),
+    "softmax_cross_entropy_delta": lambda d, n, k, m: (d.columns(n, m), d.columns(n, m)),
+    "one_hot": lambda d, n, k, m: (d.indices(n, 1, m), n, DTYPE),
+    "sample_scale": lambda d, n, k, m: (d.positive(1, m),),
+    "mean_loss": lambda d, n, k, m: (d.real(1, m),),
+    "gradient_descent": _flat(0.1),
+    "momentum": _flat(0.1, 0.9, slots=1),
+    "rmsprop": _flat(0.1, 0.9, 1e-2, slots=1),
+    "adam": _flat(0.1, 1e-2, 0.9, 0.99, slots=2),
+    "weight_decay": _flat(0.01, decays=True),
+    "l2_penalty": _flat(0.1, decays=True),
+    "l2_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),
+    "clip_by_global_norm": lambda d, n, k, m: (d.weights(n * m), 0.5),
+    "dropout": lambda d, n, k, m: (d.real(n, m), d.bits(n, m), 0.3),
+    "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
+    "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
+}
+"""How to call each equation; philox, whose counter is a tuple, is called by way of :func:`call`."""
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "leaky_relu": [{"slope": 0.3}],
+    "leaky_relu_backward": [{"slope": 0.3}],
+    "elu": [{"alpha": 0.7}],
+    "elu_backward": [{"alpha": 0.7}],
+    "huber": [{"delta": 0.4}],
+    "huber_derivative": [{"delta": 0.4}],
+    "momentum": [{"nesterov": True}],
+}
+"""Options beside the defaults that an equation is called with as well."""
+
+
+def call(name: str, options: dict[str, Any]) -> Callable[..., Any]:
+    """Return a function of an :class:`~deepnotes.ops.Ops` and arguments that calls an equation with options."""
+    if name == "philox":
+        return lambda ops, *counter: ops.philox(counter, 2**63 + 5)
+    return lambda ops, *arguments: getattr(ops, name)(*arguments, **options)

@@ -1,0 +1,270 @@
+"""What a check is, and the trial of a backend in which it is made: comparisons that remember the worst."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from deepnotes.backend import Backend
+from deepnotes.testing.bounds import BoundedArray, Bounds, excess
+
+DTYPES = ("float32", "float64")
+
+
+class Failure(AssertionError):
+    """A backend does not do what a check asks for; the message says where, what came and what was wanted."""
+
+
+class NotApplicable(Exception):
+    """A check asks for something that this backend, as it was given, does not have; the message says what."""
+
+
+class Derived(NamedTuple):
+    """An argument that is an equation's result of another: its rounding is part of what an implementation may skip.
+
+    Attributes
+    ----------
+    equation : str
+    source : int
+        Which argument it is made of.
+    options : mapping
+        Of the equation.
+    """
+
+    equation: str
+    source: int
+    options: Mapping[str, float] = MappingProxyType({})
+
+
+DTYPE = object()
+"""An argument that stands for the dtype of the trial."""
+
+
+class Trial:
+    """One check on one backend: where its inputs come from, and what it found.
+
+    Parameters
+    ----------
+    backend : Backend
+    check : str
+        The check's id; its inputs are drawn from a generator that it seeds, so they are the same in every run.
+    quick : bool, default False
+        Fewer and smaller inputs.
+
+    Attributes
+    ----------
+    rng : numpy.random.Generator
+    worst : float
+        The largest error found, as a multiple of its bound; 0 where all was exact.
+    where : str
+        Where that was.
+    compared : int
+        Numbers that were compared.
+    """
+
+    def __init__(self, backend: Backend, check: str, quick: bool = False) -> None:
+        self.backend, self.quick = backend, quick
+        self.rng = np.random.default_rng(zlib.crc32(check.encode()))
+        self.worst, self.where, self.compared = 0.0, "", 0
+
+    def bounds(self, dtype: str, random: bool = True) -> Bounds:
+        """Return the reference for what this backend computes in `dtype`."""
+        return Bounds(dtype, self.products(dtype), random)
+
+    def products(self, dtype: str) -> str | None:
+        """Return the precision of matrix products, where the backend says that it is not the dtype's."""
+        return "tf32" if dtype == "float32" and self.backend.matmul_precision == "high" else None
+
+    def host(self, x: Any) -> np.ndarray:
+        """Return an array of the backend on the host.
+
+        Raises
+        ------
+        Failure
+            If it is none of the backend's.
+        """
+        if isinstance(x, np.generic):  # what NumPy gives for an array of no dimensions
+            return np.asarray(x)
+        if not self.backend.is_array(x):
+            raise Failure(f"got {type(x).__name__}, wanted an array of the backend")
+        return np.asarray(self.backend.to_numpy(x))
+
+    def compare(self, found: Any, expected: BoundedArray, where: str) -> None:
+        """Hold a result of the backend's to the reference: dtype, shape, and each number within its bound.
+
+        Raises
+        ------
+        Failure
+        """
+        host = self.host(found)
+        self._check_kind(host, expected.dtype, expected.shape, where)
+        if expected.value.dtype.kind != "f":
+            self.same(host, expected.value, where)
+            return
+        times = excess(host, expected)
+        self.compared += times.size
+        if not times.size:
+            return
+        at = np.unravel_index(int(np.argmax(times)), times.shape)
+        if times[at] > self.worst:
+            self.worst, self.where = float(times[at]), where
+        if times[at] > 1:
+            place = f"[{', '.join(map(str, at))}]" if at else ""
+            raise Failure(
+                f"{where}: element {place} is {host[at]!s}, wanted {float(expected.value[at])!r} "
+                f"to within {expected.rules.slack * float(expected.error[at]):.3g}; {int((times > 1).sum())} of "
+                f"{times.size} are out of bounds"
+            )
+
+    def hold(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        dtype: str,
+        where: str,
+        layout: Callable[[np.ndarray], np.ndarray] = np.copy,
+        random: bool = True,
+    ) -> None:
+        """Hold a function of the protocol to the reference, and to leaving its arguments as they are.
+
+        Parameters
+        ----------
+        function : callable
+            Takes an :class:`~deepnotes.ops.Ops` and the arguments, and returns arrays by the protocol alone.
+        arguments : sequence
+            Host arrays, those of floats in any precision; :class:`Derived` ones; or what is passed on as it is.
+        dtype : {"float32", "float64"}
+            What floats are rounded to.
+        where : str
+        layout : callable, optional
+            How the host arrays shall lie in memory.
+        random : bool, default True
+            Whether they are random, see :func:`~deepnotes.testing.bounds.sum_factor`.
+
+        Raises
+        ------
+        Failure
+        """
+        reference = self.bounds(dtype, random)
+        ours, theirs, hosts = [], [], []
+        for x in arguments:
+            if isinstance(x, Derived):
+                ours.append(getattr(reference.ops, x.equation)(ours[x.source], **x.options))
+                x = np.asarray(ours[-1].value, dtype)
+            elif isinstance(x, np.ndarray | np.generic):
+                x = np.asarray(x)
+                x = layout(x.astype(dtype) if x.dtype.kind == "f" else x)
+                ours.append(reference.from_numpy(x))
+            else:
+                ours.append(getattr(reference.xp, dtype) if x is DTYPE else x)
+                theirs.append(getattr(self.backend.xp, dtype) if x is DTYPE else x)
+                continue
+            theirs.append(self.backend.from_numpy(x))
+            hosts.append((theirs[-1], x.copy()))
+        with np.errstate(all="ignore"):
+            expected = function(reference.ops, *ours)
+            found = function(self.backend.ops, *theirs)
+        several = isinstance(expected, tuple)
+        self.that(isinstance(found, tuple) == several, f"{where}: {'a tuple' if several else 'one array'}")
+        pairs = list(zip(found, expected, strict=True)) if several else [(found, expected)]
+        for number, (result, wanted) in enumerate(pairs):
+            self.compare(result, wanted, f"{where}, result {number}" if several else where)
+        for x, before in hosts:
+            self.same(x, before, f"{where}: the argument afterwards")
+
+    def same(self, found: Any, expected: Any, where: str) -> None:
+        """Hold a result to the last bit; NaN equals NaN, and 0 equals -0.
+
+        Raises
+        ------
+        Failure
+        """
+        host = self.host(found) if self.backend.is_array(found) else np.asarray(found)
+        expected = np.asarray(expected)
+        self._check_kind(host, expected.dtype, expected.shape, where)
+        self.compared += host.size
+        with np.errstate(invalid="ignore"):
+            wrong = ~((host == expected) | ((host != host) & (expected != expected)))
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            self.worst, self.where = float("inf"), where
+            raise Failure(
+                f"{where}: element {list(at)} is {host[at]!s}, wanted {expected[at]!s} exactly; {int(wrong.sum())} of "
+                f"{host.size} differ"
+            )
+
+    def that(self, condition: Any, wanted: str) -> None:
+        """Hold the backend to something that is true or not.
+
+        Raises
+        ------
+        Failure
+        """
+        self.compared += 1
+        if not condition:
+            self.worst, self.where = float("inf"), wanted
+            raise Failure(f"wanted: {wanted}")
+
+    @contextmanager
+    def raises(self, error: type[BaseException], where: str) -> Iterator[None]:
+        """Hold what happens in a ``with`` block to an error of this very class.
+
+        Raises
+        ------
+        Failure
+        """
+        self.compared += 1
+        try:
+            yield
+        except Exception as caught:
+            if type(caught) is error:
+                return
+            raise Failure(f"{where}: {type(caught).__name__} ({caught}), wanted {error.__name__}") from caught
+        raise Failure(f"{where}: no error, wanted {error.__name__}")
+
+    @staticmethod
+    def _check_kind(host: np.ndarray, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+        if host.dtype != dtype or host.shape != shape:
+            raise Failure(f"{where}: got {host.dtype} of shape {host.shape}, wanted {dtype} of shape {shape}")
+
+
+CheckFunction: TypeAlias = Callable[[Trial], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that every backend has to do.
+
+    Attributes
+    ----------
+    id : str
+        Such as "equations.relu": what known gaps and reports name it by.
+    about : str
+        What it asks for, in a line.
+    function : callable
+        Makes the check in a :class:`Trial`, and raises :class:`Failure`.
+    """
+
+    id: str
+    about: str
+    function: CheckFunction
+
+
+REGISTERED: dict[str, Check] = {}
+"""The checks, by their ids, of the modules imported so far; :func:`deepnotes.testing.all_checks` has all of them."""
+
+
+def check(id: str, about: str = "") -> Callable[[CheckFunction], CheckFunction]:
+    """Register a function as the check of that name; its docstring's first line says what it asks for."""
+
+    def register(function: CheckFunction) -> CheckFunction:
+        if id in REGISTERED:
+            raise ValueError(f"there is a check {id!r} already")
+        REGISTERED[id] = Check(id, about or (function.__doc__ or id).strip().splitlines()[0], function)
+        return function
+
+    return register

@@ -1,0 +1,65 @@
+"""The suite as test classes of pytest: one test for each check, and properties where Hypothesis is installed."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from deepnotes.backend import Backend
+from deepnotes.registry import get_backend
+from deepnotes.testing.running import Result, all_checks, check_gaps, run_check
+
+
+def report(result: Result) -> None:
+    """End a test as the check ended: in an assertion, as expected failure, skipped, or well."""
+    import pytest
+
+    if result.verdict == "not applicable":
+        pytest.skip(result.message)
+    if result.verdict == "known gap":
+        pytest.xfail(result.message)
+    assert result.verdict == "passed", result.message
+
+
+class BackendConformance:
+    """All checks of a backend; derive a class from it in your tests and say which backend.
+
+    Attributes
+    ----------
+    backend : Backend or str
+    known_gaps : mapping of str to str, optional
+        Checks that are known to fail, and why; by default what the backend itself says.
+    quick : bool, default False
+        Fewer and smaller inputs.
+
+    Examples
+    --------
+    >>> class TestMine(BackendConformance):
+    ...     backend = "numpy"
+    """
+
+    backend: Backend | str
+    known_gaps: Mapping[str, str] | None = None
+    quick = False
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Make one test of each check."""
+        if "deepnotes_check" in metafunc.fixturenames:
+            metafunc.parametrize("deepnotes_check", all_checks())
+
+    def test_check(self, deepnotes_check: str) -> None:
+        """Make one check."""
+        report(run_check(self.backend, deepnotes_check, quick=self.quick, known_gaps=self.known_gaps))
+
+    def test_known_gaps_are_checks(self) -> None:
+        """What is declared as a gap is the id of a check, and has a reason."""
+        backend = get_backend(self.backend)
+        check_gaps(backend.known_gaps if self.known_gaps is None else self.known_gaps)
+
+    def test_properties(self) -> None:
+        """Equations on inputs that Hypothesis thinks of: any sizes, constants, ties, every layout."""
+        import pytest
+
+        pytest.importorskip("hypothesis")
+        from deepnotes.testing.properties import hold_equations
+
+        hold_equations(get_backend(self.backend), 30 if self.quick else 150, derandomize="CI" in os.environ)

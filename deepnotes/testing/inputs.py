@@ -1,0 +1,70 @@
+"""What checks are made with: shapes, and layouts in memory."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+SHAPES = [(1, 1), (1, 7), (5, 1), (3, 4), (17, 33), (64, 128), (127, 131)]
+"""Of matrices: ones, primes, powers of two."""
+EMPTY = [(3, 0), (0, 4), (0, 0)]
+PRODUCTS = [(1, 1, 1), (2, 3, 5), (7, 1, 4), (1, 64, 1), (16, 16, 16), (31, 37, 29), (128, 300, 67)]
+"""n, k, m of an (n, k) by (k, m) product."""
+LARGE = (523, 769, 1031)
+"""A product whose factors and result are larger than a core's cache."""
+
+
+def in_rows(x: np.ndarray) -> np.ndarray:
+    """Return x in C order."""
+    return np.array(x, order="C")
+
+
+def in_columns(x: np.ndarray) -> np.ndarray:
+    """Return x in Fortran order."""
+    return np.array(x, order="F")
+
+
+def sliced(x: np.ndarray) -> np.ndarray:
+    """Return x as every second element of every third row of something larger, which holds NaN elsewhere."""
+    if x.ndim != 2:
+        return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
+    wide = np.full((3 * x.shape[0], 2 * x.shape[1]), np.nan if x.dtype.kind == "f" else 1).astype(x.dtype)
+    wide[::3, ::2] = x
+    return wide[::3, ::2]
+
+
+def backwards(x: np.ndarray) -> np.ndarray:
+    """Return x with negative strides."""
+    turned = (..., *(slice(None, None, -1) for _ in x.shape))
+    return np.array(x[turned], order="C")[turned]
+
+
+def read_only(x: np.ndarray) -> np.ndarray:
+    """Return a copy of x that must not be written to."""
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def unaligned(x: np.ndarray) -> np.ndarray:
+    """Return x from an address that is no multiple of its elements' size."""
+    raw = np.zeros(x.nbytes + 1, np.uint8)
+    out = raw[1:].view(x.dtype).reshape(x.shape)
+    out[...] = x
+    return out
+
+
+def broadcast(x: np.ndarray) -> np.ndarray:
+    """Return the first column of x, again and again, with a stride of zero."""
+    return np.broadcast_to(x[..., :1], x.shape) if x.ndim else x
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "C order": in_rows,
+    "Fortran order": in_columns,
+    "sliced": sliced,
+    "backwards": backwards,
+    "read-only": read_only,
+    "unaligned": unaligned,
+    "broadcast": broadcast,
+}
+"""Ways for the same numbers to lie in memory; the last repeats a column."""

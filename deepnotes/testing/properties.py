@@ -1,0 +1,85 @@
+"""Equations on inputs that Hypothesis thinks of. Nothing is random about constants, so the bounds are the worst case's."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from deepnotes.backend import Backend
+from deepnotes.testing.calls import CALLS, VARIANTS, Draw, call
+from deepnotes.testing.checks import DTYPES, Trial
+from deepnotes.testing.inputs import LAYOUTS
+
+STYLES = ("random", "constant", "whole", "signs", "columns alike")
+
+
+class Styled(Draw):
+    """Draws numbers of one style.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    style : str
+        One of `STYLES`.
+    """
+
+    def __init__(self, rng: np.random.Generator, style: str) -> None:
+        super().__init__(rng)
+        self.style = style
+
+    def real(self, *shape: int) -> np.ndarray:
+        """Return numbers of both signs."""
+        if self.style == "constant":
+            return np.full(shape, self.rng.normal(0, 3))
+        if self.style == "whole":
+            return self.rng.integers(-9, 10, shape).astype(np.float64)
+        if self.style == "signs":
+            return self.rng.choice([-1.0, 0.0, 1.0], shape)
+        if self.style == "columns alike" and len(shape) == 2:
+            return np.repeat(self.rng.normal(0, 3, (shape[0], 1)), shape[1], axis=1)
+        return super().real(*shape)
+
+    def weights(self, *shape: int) -> np.ndarray:
+        """Return numbers of both signs and of one size."""
+        return self.real(*shape) if self.style != "random" else super().weights(*shape)
+
+
+def hold_equations(backend: Backend, examples: int, derandomize: bool) -> None:
+    """Hold equations to the reference on as many inputs; Hypothesis shows the smallest that fails.
+
+    Raises
+    ------
+    Failure
+    """
+    sizes = st.integers(1, 40)
+
+    @settings(
+        max_examples=examples, deadline=None, derandomize=derandomize, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(
+        name=st.sampled_from(sorted(CALLS)),
+        n=sizes,
+        k=sizes,
+        m=sizes,
+        dtype=st.sampled_from(DTYPES),
+        layout=st.sampled_from(sorted(LAYOUTS)),
+        style=st.sampled_from(STYLES),
+        seed=st.integers(0, 2**32 - 1),
+    )
+    @example("linear", 1, 40, 1, "float32", "C order", "constant", 0)  # roundings that line up
+    @example("weight_gradient", 3, 37, 3, "float32", "Fortran order", "constant", 1)
+    @example("softmax", 1, 1, 5, "float32", "C order", "whole", 0)  # one class
+    @example("relu_backward", 4, 1, 9, "float64", "backwards", "signs", 2)  # ties at the kink
+    @example("mean_absolute_error_derivative", 2, 1, 9, "float32", "sliced", "signs", 3)
+    @example("clip_by_global_norm", 1, 1, 1, "float32", "C order", "constant", 4)
+    def hold(name: str, n: int, k: int, m: int, dtype: str, layout: str, style: str, seed: int) -> None:
+        trial = Trial(backend, name)
+        options: list[dict[str, Any]] = [{}, *VARIANTS.get(name, [])]
+        for chosen in options:
+            arguments = CALLS[name](Styled(np.random.default_rng(seed), style), n, k, m)
+            where = f"{name} {dtype} ({n}, {k}, {m}) {layout} {style} {chosen or ''} seed {seed}"
+            trial.hold(call(name, chosen), arguments, dtype, where, LAYOUTS[layout], random=False)
+
+    hold()

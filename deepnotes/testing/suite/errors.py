@@ -1,0 +1,126 @@
+"""Bad input is refused with the same class of error whatever the backend, before anything changes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deepnotes.errors import (
+    ArgumentError,
+    DataError,
+    DTypeError,
+    NonFiniteLossError,
+    ShapeError,
+    UnknownNameError,
+    UnknownParameterError,
+)
+from deepnotes.layers import Dense
+from deepnotes.network import Network
+from deepnotes.optimizers import SGD
+from deepnotes.testing.checks import CheckFunction, Trial, check
+
+X = np.linspace(-1, 1, 40).reshape(4, 10)
+Y = np.linspace(0, 1, 20).reshape(2, 10)
+LABELS = np.arange(10) % 3
+
+
+def _with(x: np.ndarray, value: float) -> np.ndarray:
+    x = x.copy()
+    x[1, 3] = value
+    return x
+
+
+def _fit(**changes: Any) -> Callable[[Network], Any]:
+    return lambda net: net.fit(**({"X": X, "Y": Y, "epochs": 1} | changes))
+
+
+def _classes(**changes: Any) -> Callable[[Network], Any]:
+    """Return a training of a network with class labels, on the backend of the one given."""
+
+    def train(net: Network) -> Any:
+        other = Network([Dense(3, "softmax")], 4, backend=net.backend, seed=0)
+        return other.fit(**({"X": X, "Y": LABELS, "epochs": 1} | changes))
+
+    return train
+
+
+CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = {
+    "shapes": {
+        "rows for columns": (ShapeError, lambda net: net.predict(X.T)),
+        "one dimension": (ShapeError, lambda net: net.predict(X[:, 0])),
+        "three dimensions": (ShapeError, lambda net: net.predict(X[None])),
+        "a feature too many": (ShapeError, _fit(X=np.vstack([X, X[:1]]))),
+        "a sample without a target": (ShapeError, _fit(Y=Y[:, :9])),
+        "an output without a target": (ShapeError, _fit(Y=Y[:1])),
+        "a weight too few": (ShapeError, _fit(sample_weight=np.ones(9))),
+        "labels and samples": (ShapeError, _classes(Y=LABELS[:9])),
+        "validation": (ShapeError, _fit(validation=(X[:3], Y))),
+    },
+    "dtypes": {
+        "words": (DTypeError, lambda net: net.predict(np.full((4, 2), "a"))),
+        "objects": (DTypeError, lambda net: net.predict(np.full((4, 2), None))),
+        "complex numbers": (DTypeError, lambda net: net.predict(X + 1j)),
+        "words as targets": (DTypeError, _fit(Y=np.full((2, 10), "a"))),
+        "words as weights": (DTypeError, _fit(sample_weight=["a"] * 10)),
+    },
+    "values": {
+        "NaN in X": (DataError, _fit(X=_with(X, np.nan))),
+        "infinity in X": (DataError, _fit(X=_with(X, np.inf))),
+        "beyond the dtype in X": (DataError, _fit(X=_with(X, 1e300))),
+        "NaN in Y": (DataError, _fit(Y=_with(Y, np.nan))),
+        "no samples": (DataError, _fit(X=X[:, :0], Y=Y[:, :0])),
+        "a label too large": (DataError, _classes(Y=LABELS + 1)),
+        "a negative label": (DataError, _classes(Y=LABELS - 1)),
+        "a label that is no whole number": (DataError, _classes(Y=LABELS + 0.5)),
+        "a negative weight": (DataError, _fit(sample_weight=-np.ones(10))),
+        "a weight of NaN": (DataError, _fit(sample_weight=np.full(10, np.nan))),
+        "a target outside 0 .. 1": (DataError, lambda net: _sigmoid(net).fit(X, 2 * Y[:1] + 1, epochs=1)),
+    },
+    "arguments": {
+        "no batch": (ArgumentError, _fit(batch_size=0)),
+        "half an epoch": (ArgumentError, _fit(epochs=0.5)),
+        "negative l2": (ArgumentError, _fit(l2=-1)),
+        "clipping to 0": (ArgumentError, _fit(clip_norm=0)),
+        "a loss that asks for other outputs": (ArgumentError, _fit(loss="categorical_cross_entropy")),
+        "a validation that is no pair": (ArgumentError, _fit(validation=X)),
+    },
+    "names": {
+        "an optimizer": (UnknownNameError, _fit(optimizer="adma")),
+        "a loss": (UnknownNameError, _fit(loss="mse2")),
+        "a metric": (UnknownNameError, _fit(metrics="acuracy")),
+        "a parameter": (UnknownParameterError, lambda net: net.parameters["W9"]),
+    },
+}
+"""What is wrong, the class of error, and how it is done to a network of 4 inputs and 2 outputs."""
+
+
+def _sigmoid(net: Network) -> Network:
+    return Network([Dense(1, "sigmoid")], 4, backend=net.backend, seed=0)
+
+
+def of_kind(kind: str) -> CheckFunction:
+    """Return the check of one kind of bad input."""
+
+    def made(trial: Trial) -> None:
+        net = Network([Dense(3, "tanh"), Dense(2)], 4, backend=trial.backend, seed=0)
+        before = net.flat()
+        for what, (error, function) in CASES[kind].items():
+            with trial.raises(error, what):
+                function(net)
+            trial.same(net.flat(), before, f"{what}: the parameters afterwards")
+
+    return made
+
+
+for _kind in CASES:
+    check(f"errors.{_kind}", "the same class of error, and nothing has changed")(of_kind(_kind))
+
+
+@check("errors.divergence")
+def divergence(trial: Trial) -> None:
+    """A training that diverges says so, and leaves finite parameters behind."""
+    for dtype in ("float32", "float64"):
+        net = Network([Dense(5, "relu"), Dense(5, "relu"), Dense(1)], 4, backend=trial.backend, dtype=dtype, seed=0)
+        with trial.raises(NonFiniteLossError, f"{dtype}: a rate of 1e30"):
+            net.fit(X, Y[:1], optimizer=SGD(1e30), epochs=100)
+        trial.that(np.isfinite(net.flat()).all(), f"{dtype}: parameters that are finite")

@@ -1,0 +1,96 @@
+"""Predictions and losses: a backend's Inference, or the eager one where it has none of its own."""
+
+import numpy as np
+
+from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.inference import EagerInference
+from deepnotes.layers import Dense, Dropout, Layer
+from deepnotes.losses import LIBRARY as LOSSES
+from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
+from deepnotes.testing.inputs import LAYOUTS
+from deepnotes.testing.suite.programs import LAST, TARGETS, small
+from deepnotes.testing.training import Training, inference, placed
+
+
+def hold_predictions(trial: Trial, training: Training, where: str) -> None:
+    """Hold outputs, and losses, to the equations."""
+    bounds, plan = trial.bounds(training.dtype), training.plan
+    reference = EagerInference(bounds, plan.layers, plan.layout, plan.dtype)
+    (start, samples), (state, data) = placed(bounds, training), placed(trial.backend, training)
+    made = inference(trial.backend, training)
+    with np.errstate(all="ignore"):
+        wanted = reference.predict(start.theta, samples.X)
+        found = made.predict(state.theta, data.X)
+        trial.compare(found, wanted, where)  # type: ignore[arg-type]
+        if samples.X.shape[1]:
+            wanted_losses = reference.losses(start.theta, samples.X, samples.Y, plan.loss)[1]
+            outputs, losses = made.losses(state.theta, data.X, data.Y, plan.loss)
+            trial.compare(losses, wanted_losses, f"{where}: losses")  # type: ignore[arg-type]
+            trial.compare(outputs, wanted, f"{where}: outputs beside losses")  # type: ignore[arg-type]
+    trial.same(data.X, training.data()[0], f"{where}: X afterwards")
+
+
+def of_prediction(name: str) -> CheckFunction:
+    """Return the check of predictions with one activation."""
+
+    def made(trial: Trial) -> None:
+        for dtype in DTYPES:
+            layers: list[Layer] = [Dense(n, name) for n in (9, 33, 3)]
+            for samples in (1, 40):
+                hold_predictions(trial, Training(layers, dtype, samples=samples), f"{dtype} {samples} samples")
+
+    return made
+
+
+for _name in ACTIVATIONS:
+    check(f"inference.activation.{_name}", "outputs and losses of one sample and of many")(of_prediction(_name))
+
+
+@check("inference.samples")
+def samples(trial: Trial) -> None:
+    """Any number of samples: none, one, around the width of a register, many."""
+    for dtype in DTYPES:
+        for m in (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 200 if trial.quick else 5000):
+            hold_predictions(
+                trial, Training([Dense(7, "tanh"), Dropout(0.5), Dense(3)], dtype, samples=m), f"{dtype} {m} samples"
+            )
+
+
+@check("inference.layouts")
+def inference_layouts(trial: Trial) -> None:
+    """Samples that lie in memory in any order."""
+    for dtype in DTYPES:
+        for name, layout in LAYOUTS.items():
+            for m in (1, 23):
+                hold_predictions(
+                    trial, Training(small(), dtype, samples=m, layout=layout), f"{dtype} {m} samples, {name}"
+                )
+
+
+@check("inference.losses")
+def losses(trial: Trial) -> None:
+    """The loss of each sample, for every loss."""
+    for dtype in DTYPES:
+        for name, traits in LOSSES.items():
+            for activation in LAST.get(name, ["identity", "softmax"]):
+                layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
+                training = Training(layers, dtype, name, targets=TARGETS[traits.targets])
+                hold_predictions(trial, training, f"{dtype} {name} after {activation}")
+
+
+@check("inference.new_parameters")
+def new_parameters(trial: Trial) -> None:
+    """Predictions are those of the parameters handed in, also of others than the time before."""
+    for dtype in DTYPES:
+        training = Training(small(), dtype)
+        made, bounds = inference(trial.backend, training), trial.bounds(dtype)
+        reference = inference(bounds, training)
+        _, data = placed(trial.backend, training)
+        _, of = placed(bounds, training)
+        for factor in (1, 0.5, -1, 1):
+            theta = training.theta() * training.plan.layout.decays().dtype.type(factor)
+            theta = theta.astype(dtype)
+            for columns in (slice(0, 1), slice(None)):
+                found = made.predict(trial.backend.from_numpy(theta), data.X[:, columns])
+                wanted = reference.predict(bounds.from_numpy(theta), of.X[:, columns])
+                trial.compare(found, wanted, f"{dtype} θ times {factor}")  # type: ignore[arg-type]

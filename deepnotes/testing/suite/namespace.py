@@ -1,0 +1,228 @@
+"""Rung 1: each function and operator of the Array and Namespace protocols."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deepnotes.ops import Ops
+from deepnotes.testing.calls import Draw
+from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
+from deepnotes.testing.inputs import EMPTY, LARGE, LAYOUTS, PRODUCTS, SHAPES
+
+Function = Callable[..., Any]
+
+
+def _whole(draw: Draw, *shape: int) -> np.ndarray:
+    return draw.rng.integers(-50, 50, shape)
+
+
+def _positive(draw: Draw, *shape: int) -> np.ndarray:
+    return np.exp(draw.rng.uniform(-40, 40, shape))
+
+
+def _above_minus_one(draw: Draw, *shape: int) -> np.ndarray:
+    small = draw.rng.uniform(-1, 1, shape) * np.exp(draw.rng.uniform(-30, 0, shape))
+    return np.where(draw.rng.uniform(size=shape) < 0.2, _positive(draw, *shape), np.maximum(small, -0.99))
+
+
+def _ties(draw: Draw, *shape: int) -> np.ndarray:
+    return draw.rng.integers(-2, 3, shape).astype(np.float64)
+
+
+UNARY: dict[str, tuple[Function, Function]] = {
+    "exp": (lambda ops, x: ops.xp.exp(x), Draw.real),
+    "expm1": (lambda ops, x: ops.xp.expm1(x), Draw.real),
+    "log": (lambda ops, x: ops.xp.log(x), _positive),
+    "log1p": (lambda ops, x: ops.xp.log1p(x), _above_minus_one),
+    "sqrt": (lambda ops, x: ops.xp.sqrt(x), _positive),
+    "tanh": (lambda ops, x: ops.xp.tanh(x), Draw.real),
+    "sign": (lambda ops, x: ops.xp.sign(x), Draw.real),
+    "abs": (lambda ops, x: abs(x), Draw.real),
+    "negative": (lambda ops, x: -x, Draw.real),
+    "zeros_like": (lambda ops, x: ops.xp.zeros_like(x), Draw.real),
+    "ones_like": (lambda ops, x: ops.xp.ones_like(x), Draw.real),
+    "transpose": (lambda ops, x: x.T, Draw.real),
+    "reshape": (lambda ops, x: ops.xp.reshape(x, (-1,)), Draw.real),
+    "asarray": (lambda ops, x: ops.xp.asarray(x, dtype=x.dtype), Draw.real),
+    "concat": (lambda ops, x: (ops.xp.concat([x, x, -x], axis=0), ops.xp.concat([x, x], axis=1)), Draw.real),
+    "take": (lambda ops, x, i: ops.xp.take(x, i, axis=1), Draw.real),
+    "indexing": (lambda ops, x: (x[1:, :], x[:, 1:-1], x[::2, 1::3], x[0, :]), Draw.real),
+    "sum": (
+        lambda ops, x: (
+            ops.xp.sum(x),
+            ops.xp.sum(x, axis=0),
+            ops.xp.sum(x, axis=1, keepdims=True),
+            ops.xp.sum(x, axis=0, keepdims=True),
+        ),
+        Draw.weights,
+    ),
+    "max": (
+        lambda ops, x: (ops.xp.max(x), ops.xp.max(x, axis=0, keepdims=True), ops.xp.max(x, axis=1)),
+        Draw.real,
+    ),
+}
+NO_EMPTY = {"take", "indexing", "max", "concat"}
+BINARY: dict[str, tuple[Function, Function]] = {
+    "add": (lambda ops, x, y: x + y, Draw.real),
+    "subtract": (lambda ops, x, y: x - y, Draw.real),
+    "multiply": (lambda ops, x, y: x * y, Draw.real),
+    "divide": (lambda ops, x, y: x / y, _positive),
+    "maximum": (lambda ops, x, y: ops.xp.maximum(x, y), _ties),
+    "minimum": (lambda ops, x, y: ops.xp.minimum(x, y), _ties),
+    "where": (lambda ops, x, y: ops.xp.where(x > y, x, y), _ties),
+    "comparisons": (lambda ops, x, y: (x < y, x <= y, x > y, x >= y), _ties),
+}
+NUMBERS: dict[str, Function] = {
+    "add": lambda ops, x: (x + 0.1, 0.1 + x, x + 1, 1 + x),
+    "subtract": lambda ops, x: (x - 0.1, 0.1 - x, 1 - x),
+    "multiply": lambda ops, x: (x * 0.1, 0.1 * x, 2 * x),
+    "divide": lambda ops, x: (x / 3, 0.1 / x, 1 / x),
+    "comparisons": lambda ops, x: (x < 0, x <= 1, x > 0, x >= 0.5),
+}
+"""The same with Python numbers on either side."""
+
+
+def of_unary(name: str) -> CheckFunction:
+    """Return the check of a function of one array."""
+    function, draw_it = UNARY[name]
+
+    def made(trial: Trial) -> None:
+        draw = Draw(trial.rng)
+        for dtype in DTYPES:
+            for shape in SHAPES[:5] if trial.quick else SHAPES:
+                more = [draw.indices(shape[1], 5)] if name == "take" else []
+                trial.hold(function, [draw_it(draw, *shape), *more], dtype, f"{dtype} {shape}")
+            for shape in [] if name in NO_EMPTY else EMPTY:
+                trial.hold(function, [np.zeros(shape)], dtype, f"{dtype} {shape}")
+            for layout, laid_out in LAYOUTS.items():
+                more = [draw.indices(11, 5)] if name == "take" else []
+                arguments, random = [draw_it(draw, 6, 11), *more], layout != "broadcast"
+                trial.hold(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out, random)
+
+    return made
+
+
+def of_binary(name: str) -> CheckFunction:
+    """Return the check of a function of two arrays, which broadcast, and of an array and a number."""
+    function, draw_it = BINARY[name]
+
+    def made(trial: Trial) -> None:
+        draw = Draw(trial.rng)
+        pairs = [
+            ((6, 11), (6, 11)),
+            ((6, 11), (6, 1)),
+            ((1, 11), (6, 11)),
+            ((6, 11), ()),
+            ((5, 1), (1, 7)),
+            ((3, 0), (3, 1)),
+        ]
+        for dtype in DTYPES:
+            for first, second in pairs:
+                arguments = [draw_it(draw, *first), draw_it(draw, *second)]
+                trial.hold(function, arguments, dtype, f"{dtype} {first} with {second}")
+            for layout, laid_out in LAYOUTS.items():
+                arguments = [draw_it(draw, 6, 11), draw_it(draw, 6, 11)]
+                trial.hold(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out)
+            if name in NUMBERS:
+                trial.hold(NUMBERS[name], [draw_it(draw, 6, 11)], dtype, f"{dtype} (6, 11) with a number")
+
+    return made
+
+
+for _name in UNARY:
+    check(f"namespace.{_name}", "right in all shapes and layouts")(of_unary(_name))
+for _name in BINARY:
+    check(f"namespace.{_name}", "right for arrays that broadcast, and for numbers")(of_binary(_name))
+
+
+@check("namespace.matmul")
+def matmul(trial: Trial) -> None:
+    """Matrix products of all shapes and layouts within the bound, those larger than a cache included."""
+    draw = Draw(trial.rng)
+
+    def product(ops: Ops, a: Any, b: Any) -> Any:
+        return a @ b
+
+    for dtype in DTYPES:
+        for n, k, m in PRODUCTS:
+            trial.hold(product, [draw.weights(n, k), draw.weights(k, m)], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
+        for n, k, m in [(0, 3, 2), (2, 0, 3), (3, 2, 0)]:
+            trial.hold(product, [np.zeros((n, k)), np.zeros((k, m))], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
+        for layout, laid_out in LAYOUTS.items():
+            arguments, random = [draw.weights(6, 9), draw.weights(9, 11)], layout != "broadcast"
+            trial.hold(product, arguments, dtype, f"{dtype} (6, 9) (9, 11) {layout}", laid_out, random)
+        arguments = [draw.weights(9, 6), draw.weights(11, 9)]
+        trial.hold(lambda ops, a, b: a.T @ b.T, arguments, dtype, f"{dtype} (6, 9) (9, 11) of transposes")
+    if not trial.quick:
+        n, k, m = LARGE
+        trial.hold(product, [draw.weights(n, k), draw.weights(k, m)], "float32", f"float32 {LARGE}")
+
+
+@check("namespace.creation")
+def creation(trial: Trial) -> None:
+    """Arrays made of nothing: asarray of numbers, arange, zeros, with the dtype asked for."""
+    xp = trial.backend.xp
+    for dtype in DTYPES:
+        kind = getattr(xp, dtype)
+        trial.same(xp.zeros((3, 2), dtype=kind), np.zeros((3, 2), dtype), f"zeros, {dtype}")
+        trial.same(xp.asarray(0.1, dtype=kind), np.asarray(0.1, dtype), f"asarray of a number, {dtype}")
+        trial.same(xp.asarray([[1.5, 2.0]], dtype=kind), np.asarray([[1.5, 2.0]], dtype), f"asarray of a list, {dtype}")
+    trial.same(xp.arange(5, dtype=xp.int64), np.arange(5), "arange of a stop")
+    trial.same(xp.arange(2, 9, 3, dtype=xp.int64), np.arange(2, 9, 3), "arange of start, stop and step")
+
+
+@check("namespace.astype")
+def astype(trial: Trial) -> None:
+    """From bool, int64 and either float to a float, and back to what was exact."""
+    xp, backend = trial.backend.xp, trial.backend
+    x = trial.rng.integers(-9, 9, (4, 5))
+    for dtype in DTYPES:
+        kind = getattr(xp, dtype)
+        trial.same(xp.astype(backend.from_numpy(x), kind), x.astype(dtype), f"int64 to {dtype}")
+        trial.same(xp.astype(backend.from_numpy(x > 0), kind), (x > 0).astype(dtype), f"bool to {dtype}")
+        floats = backend.from_numpy(x.astype(dtype))
+        trial.same(xp.astype(floats, xp.int64), x, f"{dtype} to int64")
+        for other in DTYPES:
+            trial.same(xp.astype(floats, getattr(xp, other)), x.astype(other), f"{dtype} to {other}")
+
+
+@check("namespace.finfo")
+def finfo(trial: Trial) -> None:
+    """The limits of each dtype: eps, max, smallest_normal."""
+    for dtype in DTYPES:
+        found, wanted = trial.backend.xp.finfo(getattr(trial.backend.xp, dtype)), np.finfo(dtype)
+        for name in ("eps", "max", "smallest_normal"):
+            trial.that(float(getattr(found, name)) == float(getattr(wanted, name)), f"finfo({dtype}).{name} as NumPy's")
+
+
+@check("namespace.integers")
+def integers(trial: Trial) -> None:
+    """Whole numbers of 64 bits, exactly: what the dropout masks are made of."""
+    backend = trial.backend
+    x = trial.rng.integers(0, 2**32, (7, 5))
+    y = trial.rng.integers(0, 2**16, (7, 5))
+    a, b = backend.from_numpy(x), backend.from_numpy(y)
+    for name, found, wanted in [
+        ("x * y", a * b, x * y),
+        ("x + y", a + b, x + y),
+        ("x ^ y", a ^ b, x ^ y),
+        ("x & number", a & 0xFFFF, x & 0xFFFF),
+        ("x >> number", a >> 16, x >> 16),
+        ("y << number", b << 16, y << 16),
+        ("x >= number", a >= 2**31, x >= 2**31),
+        ("equal", backend.xp.equal(a, b), x == y),
+        ("x * large number", a * 0xCD9E, x * 0xCD9E),
+    ]:
+        trial.same(found, wanted, name)
+
+
+@check("namespace.scalars")
+def scalars(trial: Trial) -> None:
+    """Arrays of no dimensions: they become Python numbers, and broadcast as factors."""
+    for dtype in DTYPES:
+        x = trial.backend.from_numpy(np.asarray(0.5, dtype))
+        trial.that(float(x) == 0.5, f"float() of a 0-d {dtype} array")
+        trial.that(tuple(x.shape) == () and x.ndim == 0, f"a 0-d {dtype} array has no dimensions")
+        product = x * trial.backend.from_numpy(np.ones((2, 3), dtype))
+        trial.same(product, np.full((2, 3), 0.5, dtype), f"a 0-d {dtype} array as a factor")

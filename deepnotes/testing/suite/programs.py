@@ -1,0 +1,253 @@
+"""Rung 3: Programs and Inferences, and the eager ones where a backend has none of its own."""
+
+import numpy as np
+
+from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.activations import Activation
+from deepnotes.layers import Dense, Dropout, Layer
+from deepnotes.losses import LIBRARY as LOSSES
+from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.program import Data
+from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
+from deepnotes.testing.inputs import LAYOUTS
+from deepnotes.testing.training import (
+    Training,
+    hold_gradients,
+    hold_training,
+    placed,
+    program,
+)
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": SGD(0.1),
+    "momentum": SGD(0.1, 0.9),
+    "nesterov": SGD(0.1, 0.9, nesterov=True),
+    "rmsprop": RMSProp(epsilon=1e-3),
+    "adam": Adam(epsilon=1e-3),
+    "adamw": AdamW(epsilon=1e-3, weight_decay=0.1),
+}
+LAST = {
+    "binary_cross_entropy": ["sigmoid", "softmax"],
+    "categorical_cross_entropy": ["softmax"],
+    "poisson": ["softplus"],
+}
+"""Activations of the last layer that a loss is tried after; by default both of a simple and of a joint one."""
+TARGETS = {"unit": "bits", "simplex": "columns", "count": "bits", "real": "real"}
+
+
+def small() -> list[Layer]:
+    """Return layers of several kinds: square ones, where a transpose would go unseen by the shapes, among them."""
+    return [Dense(7, "tanh"), Dense(7, "gelu"), Dense(4, "leaky_relu"), Dense(3)]
+
+
+def of_activation(name: str) -> CheckFunction:
+    """Return the check of the gradients of a network with one activation."""
+
+    def made(trial: Trial) -> None:
+        for dtype in DTYPES:
+            for activation in [Activation(name), *([Activation(name, **_other(name))] if _other(name) else [])]:
+                layers: list[Layer] = [Dense(n, activation) for n in (7, 7, 3)]
+                hold_gradients(trial, Training(layers, dtype), f"{dtype} {activation}")
+
+    return made
+
+
+def _other(name: str) -> dict[str, float]:
+    return dict.fromkeys(ACTIVATIONS[name].options, 0.3)
+
+
+def of_loss(name: str) -> CheckFunction:
+    """Return the check of the gradients of a network with one loss."""
+
+    def made(trial: Trial) -> None:
+        targets = TARGETS[LOSSES[name].targets]
+        for dtype in DTYPES:
+            for activation in LAST.get(name, ["identity", "softmax", "sigmoid"]):
+                for weighted in (False, True):
+                    layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
+                    training = Training(layers, dtype, name, targets=targets, weighted=weighted)
+                    hold_gradients(trial, training, f"{dtype} {activation}{', weighted' if weighted else ''}")
+            if LOSSES[name].targets == "simplex":
+                layers = [Dense(6, "tanh"), Dense(3, "softmax")]
+                hold_gradients(trial, Training(layers, dtype, name, targets="labels"), f"{dtype} class indices")
+            if LOSSES[name].targets == "unit":
+                layers = [Dense(6, "tanh"), Dense(1, "sigmoid")]
+                hold_gradients(trial, Training(layers, dtype, name, targets="bits"), f"{dtype} one output")
+
+    return made
+
+
+def of_optimizer(name: str) -> CheckFunction:
+    """Return the check of a training with one optimizer: parameters, slots and losses after six updates."""
+
+    def made(trial: Trial) -> None:
+        for dtype in DTYPES:
+            hold_training(trial, Training(small(), dtype, optimizer=OPTIMIZERS[name]), dtype)
+            decayed = Training(small(), dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
+            hold_training(trial, decayed, f"{dtype}, with L2, clipping and weights")
+
+    return made
+
+
+for _name in ACTIVATIONS:
+    check(f"programs.activation.{_name}", "gradients of a network, end to end")(of_activation(_name))
+for _name in LOSSES:
+    check(f"programs.loss.{_name}", "cost and gradients, fused and not, weighted and not")(of_loss(_name))
+for _name in OPTIMIZERS:
+    check(f"programs.optimizer.{_name}", "parameters, slots and losses after some updates")(of_optimizer(_name))
+
+
+@check("programs.ragged_batch")
+def ragged_batch(trial: Trial) -> None:
+    """A last batch that is smaller counts for the samples it has: of 1, of 2, of all but one."""
+    for dtype in DTYPES:
+        for samples in (9, 10, 15):
+            hold_training(
+                trial, Training(small(), dtype, samples=samples, updates=(samples,) * 2), f"{dtype} {samples} by 8"
+            )
+
+
+@check("programs.batches")
+def batches(trial: Trial) -> None:
+    """Batches of one sample, of all, and larger than all of them."""
+    for dtype in DTYPES:
+        for batch, updates in [(1, (5,)), (23, (23, 23)), (100, (23,)), (33, (70,))]:
+            hold_training(trial, Training(small(), dtype, batch=batch, updates=updates), f"{dtype} batches of {batch}")
+
+
+@check("programs.chunks")
+def chunks(trial: Trial) -> None:
+    """Where a training is cut into calls makes no difference, and nothing of one batch is left in the next."""
+    for dtype in DTYPES:
+        for updates in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
+            training = Training([Dense(7, "tanh"), Dropout(0.3), Dense(3)], dtype, optimizer=Adam(), updates=updates)
+            hold_training(trial, training, f"{dtype} {updates}")
+
+
+@check("programs.sizes_in_turn")
+def sizes_in_turn(trial: Trial) -> None:
+    """One Program takes batches of many sizes, one after the other, as it takes each afresh."""
+    for dtype in DTYPES:
+        training = Training(small(), dtype)
+        made = program(trial.backend, training.plan)
+        state, data = placed(trial.backend, training)
+        bounds = trial.bounds(dtype)
+        eager, (start, samples) = program(bounds, training.plan), placed(bounds, training)
+        for size in (8, 3, 23, 1, 8, 5):
+            order = np.arange(size)
+            wanted = eager.gradients(start, eager.batch(samples, order))  # type: ignore[attr-defined]
+            eager.update(start, wanted.flat, 0.05)
+            made.train(state, data, order, size, np.array([0.05]))
+            trial.compare(state.theta, start.theta, f"{dtype} after a batch of {size}")  # type: ignore[arg-type]
+
+
+@check("programs.sample_weights")
+def sample_weights(trial: Trial) -> None:
+    """The loss is the weighted mean; weights of 1 change nothing; a batch of weight 0 has no gradient."""
+    for dtype in DTYPES:
+        hold_training(trial, Training(small(), dtype, weighted=True), f"{dtype} random weights")
+        training = Training(small(), dtype)
+        state, data = placed(trial.backend, training)
+        made = program(trial.backend, training.plan)
+        for value in (1, 0):
+            w = trial.backend.from_numpy(np.full((1, 23), value, dtype))
+            found = made.gradients(state, Data(data.X, data.Y, w))
+            bounds = trial.bounds(dtype)
+            start, samples = placed(bounds, training)
+            ones = bounds.from_numpy(np.full((1, 23), value, dtype))
+            wanted = program(bounds, training.plan).gradients(start, Data(samples.X, samples.Y, ones))
+            trial.compare(found.flat, wanted.flat, f"{dtype} weights of {value}")  # type: ignore[arg-type]
+            trial.compare(found.cost, wanted.cost, f"{dtype} weights of {value}: cost")  # type: ignore[arg-type]
+
+
+@check("programs.class_indices")
+def class_indices(trial: Trial) -> None:
+    """Class indices train as one-hot columns do."""
+    for dtype in DTYPES:
+        layers: list[Layer] = [Dense(7, "relu"), Dense(4, "softmax")]
+        hold_training(trial, Training(layers, dtype, "categorical_cross_entropy", targets="labels"), dtype)
+
+
+@check("programs.dropout")
+def dropout(trial: Trial) -> None:
+    """Masks are those of the notes, another for each step, layer and seed, whatever the batch."""
+    for dtype in DTYPES:
+        for seed in (0, 2**63 + 11):
+            layers: list[Layer] = [Dropout(0.2), Dense(9, "tanh"), Dropout(0.5), Dense(3)]
+            hold_training(trial, Training(layers, dtype, seed=seed, updates=(23, 23, 23)), f"{dtype} seed {seed}")
+
+
+@check("programs.layouts")
+def layouts(trial: Trial) -> None:
+    """Samples that lie in memory in any order train alike, and stay as they are."""
+    for dtype in DTYPES:
+        for name, layout in LAYOUTS.items():
+            random = name != "broadcast"
+            hold_training(trial, Training(small(), dtype, layout=layout), f"{dtype} {name}", random)
+        training = Training(small(), dtype)
+        state, data = placed(trial.backend, training)
+        program(trial.backend, training.plan).train(state, data, np.arange(23), 8, np.full(3, 0.05))
+        for x, before in zip(data[:2], training.data()[:2], strict=True):
+            trial.same(x, before, f"{dtype}: the data afterwards")
+
+
+@check("programs.widths")
+def widths(trial: Trial) -> None:
+    """Layers of one neuron, of primes, of powers of two, wide ones, and one layer alone."""
+    for dtype in DTYPES:
+        for sizes in [(1,), (1, 1), (31, 37, 2), (64, 128, 10), (130, 3)]:
+            layers: list[Layer] = [*(Dense(n, "tanh") for n in sizes[:-1]), Dense(sizes[-1])]
+            training = Training(layers, dtype, inputs=67, samples=40, batch=17, updates=(40,))
+            hold_training(trial, training, f"{dtype} 67-{'-'.join(map(str, sizes))}")
+
+
+@check("programs.large")
+def large(trial: Trial) -> None:
+    """Products that are larger than a core's cache."""
+    layers: list[Layer] = [Dense(611, "relu"), Dense(389, "tanh"), Dense(10, "softmax")]
+    samples = 150 if trial.quick else 700
+    training = Training(
+        layers, "float32", "categorical_cross_entropy", inputs=784, samples=samples, batch=samples, targets="labels",
+        updates=(samples,),
+    )  # fmt: skip
+    hold_gradients(trial, training, f"float32 784-611-389-10, {samples} samples")
+
+
+@check("programs.update")
+def update(trial: Trial) -> None:
+    """An update with a gradient that comes from outside."""
+    for dtype in DTYPES:
+        for name, optimizer in OPTIMIZERS.items():
+            training = Training(small(), dtype, optimizer=optimizer, clip=0.5)
+            g = np.random.default_rng(3).normal(size=training.plan.layout.size).astype(dtype)
+            bounds = trial.bounds(dtype)
+            (start, _), (state, _) = placed(bounds, training), placed(trial.backend, training)
+            reference, made = program(bounds, training.plan), program(trial.backend, training.plan)
+            for rate in (0.1, 0.05):
+                reference.update(start, bounds.from_numpy(g), rate)
+                made.update(state, trial.backend.from_numpy(g), rate)
+            trial.compare(state.theta, start.theta, f"{dtype} {name}")  # type: ignore[arg-type]
+            trial.that(state.step == 2, f"{dtype} {name}: two steps counted")
+
+
+@check("programs.not_finite")
+def not_finite(trial: Trial) -> None:
+    """A cost or gradient that is not finite stops a training before its update, the parameters as they were."""
+    for dtype in DTYPES:
+        for value in (np.nan, np.inf):
+            training = Training(small(), dtype)
+            state, data = placed(trial.backend, training)
+            X = training.data()[0].copy()
+            X[2, 12] = value
+            spoiled = Data(trial.backend.from_numpy(X), data.Y)
+            made = program(trial.backend, training.plan)
+            with np.errstate(all="ignore"):
+                chunk = made.train(state, spoiled, np.arange(23), 8, np.full(3, 0.05))
+                bounds = trial.bounds(dtype)
+                start, samples = placed(bounds, training)
+                eager = program(bounds, training.plan)
+                eager.update(start, eager.gradients(start, eager.batch(samples, np.arange(8))).flat, 0.05)  # type: ignore[attr-defined]
+            trial.that(chunk.steps == 1, f"{dtype} {value}: one update made, before the batch with it")
+            if np.isnan(value):  # tanh of infinity is 1: then it is the gradient that is not finite
+                trial.that(np.isnan(chunk.cost), f"{dtype}: the cost of that batch is told")
+            trial.compare(state.theta, start.theta, f"{dtype} {value}: θ")  # type: ignore[arg-type]

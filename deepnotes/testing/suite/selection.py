@@ -1,0 +1,140 @@
+"""Choosing the backend, and keeping networks on it apart: names, threads, copies."""
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+
+from deepnotes.layers import Dense, Dropout
+from deepnotes.network import Network
+from deepnotes.registry import get_backend, registered_backends, use_backend
+from deepnotes.testing.checks import DTYPES, NotApplicable, Trial, check
+
+
+def _registered(trial: Trial) -> str:
+    name, options = trial.backend.name, trial.backend.options
+    if name not in registered_backends() or get_backend(name, **options) is not trial.backend:
+        raise NotApplicable("the backend was given as an object, not by a registered name")
+    return name
+
+
+def _network(trial: Trial, dtype: str = "float32") -> Network:
+    layers = [Dense(7, "tanh"), Dropout(0.3), Dense(3, "softmax")]
+    return Network(layers, 5, backend=trial.backend, dtype=dtype, seed=0)
+
+
+def _data(trial: Trial, m: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    return trial.rng.normal(size=(5, m)), trial.rng.integers(0, 3, m)
+
+
+def _in_threads(functions: list[Any]) -> list[Any]:
+    """Return what functions give that run at once; what they raise is raised."""
+    results: list[Any] = [None] * len(functions)
+    barrier = threading.Barrier(len(functions))
+
+    def work(i: int) -> None:
+        barrier.wait()
+        try:
+            results[i] = functions[i]()
+        except BaseException as error:
+            results[i] = error
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(functions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+@check("selection.by_name")
+def by_name(trial: Trial) -> None:
+    """The name gives the backend, the same each time, and a with block selects it and puts the last one back."""
+    name = _registered(trial)
+    before = get_backend()
+    with use_backend(name, **trial.backend.options) as chosen:
+        trial.that(chosen is trial.backend and get_backend() is trial.backend, "use_backend selects it")
+        net = Network([Dense(2)], 3, seed=0)
+        trial.that(net.backend is trial.backend, "a network made within the block runs on it")
+    trial.that(get_backend() is before, "the last backend is selected after the block")
+
+
+@check("selection.threads")
+def threads_apart(trial: Trial) -> None:
+    """A selection in one thread is not seen in another."""
+    name = _registered(trial)
+    before = get_backend()
+    inside = threading.Event()
+    done = threading.Event()
+
+    def select() -> None:
+        with use_backend(name, **trial.backend.options):
+            inside.set()
+            done.wait(30)
+
+    def look() -> Any:
+        inside.wait(30)
+        try:
+            return get_backend()
+        finally:
+            done.set()
+
+    trial.that(_in_threads([select, look])[1] is before, "the other thread's backend while one has selected this one")
+
+
+@check("selection.copies")
+def copies(trial: Trial) -> None:
+    """A deep copy of a network, and a pickle where the backend has a name, predict alike and train apart."""
+    ways = {"deepcopy": copy.deepcopy}
+    try:
+        _registered(trial)
+        ways["pickle"] = lambda net: pickle.loads(pickle.dumps(net))
+    except NotApplicable:
+        pass
+    for dtype in DTYPES:
+        X, y = _data(trial)
+        net = _network(trial, dtype)
+        net.fit(X, y, epochs=1)
+        for name, way in ways.items():
+            other = way(net)
+            wanted = net.predict(X).copy()
+            trial.same(other.predict(X), wanted, f"{dtype}: predictions of the copy by {name}")
+            other.fit(X, y, epochs=1)
+            trial.same(net.predict(X), wanted, f"{dtype}: predictions after the copy by {name} was trained")
+
+
+@check("selection.concurrent_predictions")
+def concurrent_predictions(trial: Trial) -> None:
+    """One network predicts in eight threads at once what it predicts in one."""
+    X, y = _data(trial)
+    net = _network(trial)
+    net.fit(X, y, epochs=1)
+    parts = [X[:, i : i + 1 + 5 * i] for i in range(8)]
+    wanted = [net.predict(part).copy() for part in parts]
+
+    def predict(i: int) -> list[np.ndarray]:
+        return [net.predict(parts[i]) for _ in range(5 if trial.quick else 20)]
+
+    for i, results in enumerate(_in_threads([lambda i=i: predict(i) for i in range(8)])):
+        for found in results:
+            trial.same(found, wanted[i], f"{parts[i].shape[1]} samples in thread {i}")
+
+
+@check("selection.concurrent_training")
+def concurrent_training(trial: Trial) -> None:
+    """Networks that train in four threads at once come out as they do one after the other."""
+    X, y = _data(trial)
+
+    def train() -> np.ndarray:
+        net = _network(trial)
+        net.fit(X, y, epochs=2, batch_size=16)
+        return net.flat()
+
+    wanted = train()
+    for found in _in_threads([train] * 4):
+        trial.same(found, wanted, "parameters of a network that was trained beside three others")

@@ -1,0 +1,247 @@
+"""What no tolerance can say: NaN, infinity, nothing at all, ties, subnormals, exact arithmetic, precision, bias."""
+
+from typing import Any
+
+import numpy as np
+
+from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.ops import Ops
+from deepnotes.testing.bounds import UNIT
+from deepnotes.testing.calls import Draw, call
+from deepnotes.testing.checks import DTYPES, CheckFunction, Derived, NotApplicable, Trial, check
+from deepnotes.testing.suite.programs import small
+from deepnotes.testing.training import Training, inference, placed, program
+
+
+def of_nan(name: str) -> CheckFunction:
+    """Return the check that NaN goes through an activation, forward and backward, and stays where it is."""
+
+    def made(trial: Trial) -> None:
+        for dtype in DTYPES:
+            Z = Draw(trial.rng, special=False).real(5, 7)
+            Z[3, 2] = np.nan
+            trial.hold(call(name, {}), [Z], dtype, f"{dtype} forward")
+            for place in (0, 1):
+                dA = Draw(trial.rng, special=False).real(5, 7)
+                arguments: list[Any] = [dA, Draw(trial.rng, special=False).real(5, 7), Derived(name, 1)]
+                arguments[place][1, 4] = np.nan
+                trial.hold(
+                    call(f"{name}_backward", {}),
+                    arguments,
+                    dtype,
+                    f"{dtype} backward, in {'dA' if place == 0 else 'Z'}",
+                )
+
+    return made
+
+
+def of_extremes(name: str) -> CheckFunction:
+    """Return the check of an activation at infinity, and at numbers that a careless formula turns into NaN."""
+
+    def made(trial: Trial) -> None:
+        for dtype in DTYPES:
+            largest = float(np.finfo(dtype).max)
+            values = [1e4, -1e4, 0.25 * largest, -0.25 * largest]
+            if name not in {"softmax", "gelu", "gelu_tanh", "silu"}:  # whose formulas have infinity times 0
+                values += [np.inf, -np.inf]
+            if name == "gelu_tanh":
+                values = values[:2]  # beyond, z³ is
+            Z = np.array([values, values[::-1]])
+            trial.hold(call(name, {}), [Z], dtype, f"{dtype} forward")
+            if name == "softmax":
+                columns = np.array([[1e4, -1e4, 0], [1e4, 1e4, -1e4], [-1e4, 0, -1e4]])
+                trial.hold(call(name, {}), [columns], dtype, f"{dtype} columns of large logits")
+            backward = np.array([[1e4, -1e4, 300.0, -300.0]])
+            arguments = [np.ones((1, 4)), backward, Derived(name, 1)]
+            trial.hold(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} backward")
+
+    return made
+
+
+for _name in ACTIVATIONS:
+    check(f"semantics.nan.{_name}", "NaN comes out where it went in, and nowhere else")(of_nan(_name))
+    check(f"semantics.extremes.{_name}", "infinity and large numbers")(of_extremes(_name))
+
+
+@check("semantics.nan.namespace")
+def nan_in_namespace(trial: Trial) -> None:
+    """NaN in maximum, minimum, where, sums, products and comparisons."""
+
+    def functions(ops: Ops, x: Any, y: Any) -> Any:
+        xp = ops.xp
+        return (
+            xp.maximum(x, y), xp.minimum(x, y), xp.maximum(y, x), xp.where(x > y, x, y), x + y, x * y, x / y, x - y,
+            xp.max(x), xp.max(x, axis=0, keepdims=True), xp.sum(x), xp.sum(x, axis=1), x < y, x >= y, xp.exp(x),
+            xp.sqrt(abs(x)), xp.tanh(x), xp.log(abs(x)), xp.log1p(abs(x)), xp.expm1(x), x @ y.T,
+        )  # fmt: skip
+
+    for dtype in DTYPES:
+        x, y = Draw(trial.rng, special=False).real(4, 6), Draw(trial.rng, special=False).real(4, 6)
+        x[1, 2] = y[3, 3] = np.nan
+        trial.hold(functions, [x, y], dtype, dtype)
+
+
+@check("semantics.logits")
+def logits(trial: Trial) -> None:
+    """Losses from logits of 1e4 and -1e4 are finite and right."""
+    for dtype in DTYPES:
+        Z = np.array([[1e4, -1e4, 1e4, -1e4, 0, 40.0]])
+        Y = np.array([[1.0, 0, 0, 1, 1, 0]])
+        trial.hold(call("sigmoid_cross_entropy", {}), [Z, Y], dtype, f"{dtype} sigmoid")
+        trial.hold(
+            call("softmax_cross_entropy", {}), [np.vstack([Z, -Z]), np.vstack([Y, 1 - Y])], dtype, f"{dtype} softmax"
+        )
+
+
+@check("semantics.empty")
+def empty(trial: Trial) -> None:
+    """No samples: every activation, the product, the gather and the prediction give no results, of the right shape."""
+    for dtype in DTYPES:
+        for name in ACTIVATIONS:
+            trial.hold(call(name, {}), [np.zeros((3, 0))], dtype, f"{dtype} {name}")
+        trial.hold(call("linear", {}), [np.ones((2, 3)), np.ones((3, 0)), np.ones((2, 1))], dtype, f"{dtype} linear")
+        nothing = np.zeros(0, np.int64)
+        trial.hold(call("gather", {}), [np.ones((3, 4)), nothing], dtype, f"{dtype} gather")
+        training = Training(small(), dtype, samples=0)
+        state, data = placed(trial.backend, training)
+        found = inference(trial.backend, training).predict(state.theta, data.X)
+        trial.same(found, np.zeros((3, 0), dtype), f"{dtype} predict")
+
+
+@check("semantics.ties")
+def ties(trial: Trial) -> None:
+    """At a kink the derivative is the notes': 0 for relu, the slope for leaky_relu, alpha for elu, 0 for an error of 0."""
+    for dtype in DTYPES:
+        Z, dA = np.array([[0.0, -0.0, 1.0, -1.0]]), np.full((1, 4), 2.0)
+        A = np.array([[0.0, 0, 1, -1]])
+        for name, wanted in [
+            ("relu", [0, 0, 2, 0]),
+            ("leaky_relu", [0.002, 0.002, 2, 0.002]),
+            ("elu", [2, 2, 2, 2 / np.e]),
+        ]:
+            arguments = [dA, Z, Derived(name, 1)]
+            trial.hold(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} {name}_backward")
+            found = getattr(trial.backend.ops, f"{name}_backward")(
+                *(trial.backend.from_numpy(x.astype(dtype)) for x in (dA, Z, A))
+            )
+            near = np.abs(trial.host(found)[0, :3] - np.array(wanted[:3])) <= 4 * UNIT[dtype] * 2
+            trial.that(near.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {wanted[:3]} for a dA of 2")
+        E = np.zeros((2, 3))
+        for name in ("mean_absolute_error", "huber", "mean_squared_error"):
+            trial.hold(call(f"{name}_derivative", {}), [E, E], dtype, f"{dtype} {name}_derivative of no error")
+        trial.hold(call("softmax", {}), [np.zeros((4, 3))], dtype, f"{dtype} softmax of equal logits")
+
+
+@check("semantics.subnormals")
+def subnormals(trial: Trial) -> None:
+    """Numbers below the smallest normal one are kept; a backend that takes them for 0 says so among its known gaps."""
+    for dtype in DTYPES:
+        tiny = np.finfo(dtype).tiny
+        x = np.array([[tiny / 2, -tiny / 4, np.finfo(dtype).smallest_subnormal]], dtype)
+        held = trial.backend.from_numpy(x)
+        trial.same(held + 0 * held, x, f"{dtype} x + 0")
+        trial.same(held * 1.0, x, f"{dtype} x * 1")
+        trial.same(trial.backend.ops.relu(held), np.maximum(x, 0), f"{dtype} relu")
+        half = np.full((1, 1), tiny, dtype)
+        trial.same(trial.backend.from_numpy(half) * 0.5, half * 0.5, f"{dtype} tiny / 2")
+
+
+def _lattice(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(-8, 9, shape).astype(np.float64)
+
+
+@check("semantics.lattice")
+def lattice(trial: Trial) -> None:
+    """Small whole numbers, whose every partial sum is exact, come out exact: products, sums and the gradients' means."""
+    for dtype in DTYPES:
+        for n, k, m in [(1, 1, 1), (3, 5, 8), (17, 33, 64), (64, 129, 16), (130, 64, 256)]:
+            W, A, b, dZ = (_lattice(trial.rng, *shape) for shape in [(n, k), (k, m), (n, 1), (n, m)])
+            ops, put = trial.backend.ops, lambda x, dtype=dtype: trial.backend.from_numpy(x.astype(dtype))
+            where = f"{dtype} ({n}, {k}, {m})"
+            trial.same(ops.linear(put(W), put(A), put(b)), (W @ A + b).astype(dtype), f"{where} linear")
+            trial.same(ops.input_gradient(put(W), put(dZ)), (W.T @ dZ).astype(dtype), f"{where} input_gradient")
+            trial.same(ops.weight_gradient(put(dZ), put(A)), (dZ @ A.T / m).astype(dtype), f"{where} weight_gradient")
+            db = dZ.sum(axis=1, keepdims=True) / m
+            trial.same(ops.bias_gradient(put(dZ)), db.astype(dtype), f"{where} bias_gradient")
+            trial.same(trial.backend.xp.sum(put(dZ)), np.asarray(dZ.sum(), dtype), f"{where} sum")
+
+
+@check("semantics.precision")
+def precision(trial: Trial) -> None:
+    """Odd weights above 4096 times -1, 0 and 1: exact in float32, wrong where factors are rounded to TF32 or less."""
+    if trial.backend.matmul_precision != "highest":
+        raise NotApplicable(f"the backend says that its products are of {trial.backend.matmul_precision!r} precision")
+    W = 4097.0 + 2 * trial.rng.integers(0, 1000, (64, 64))
+    A = trial.rng.integers(-1, 2, (64, 256)).astype(np.float64)
+    put = lambda x: trial.backend.from_numpy(x.astype("float32"))  # noqa: E731
+    ops = trial.backend.ops
+    trial.same(put(W) @ put(A), (W @ A).astype("float32"), "matmul")
+    zero = np.zeros((64, 1))
+    trial.same(ops.linear(put(W), put(A), put(zero)), (W @ A).astype("float32"), "linear")
+    trial.same(ops.input_gradient(put(W), put(A[:, :64])), (W.T @ A[:, :64]).astype("float32"), "input_gradient")
+    trial.same(
+        ops.weight_gradient(put(A), put(np.tile(W, 4))),
+        (A @ np.tile(W, 4).T / 256).astype("float32"),
+        "weight_gradient",
+    )
+
+
+@check("semantics.bias")
+def bias(trial: Trial) -> None:
+    """Roundings of positive numbers go up as often as down: their mean is far below one of them.
+
+    Each of N results is off by k roundings, each within u and as often up as down; by Hoeffding's inequality the mean of
+    N of them exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``: with 10,000 results, never.
+    """
+    rng = trial.rng
+
+    def positive(*shape: int) -> np.ndarray:
+        return rng.uniform(1, 2, shape)
+
+    tries: dict[str, tuple[Any, list[np.ndarray], int]] = {
+        "x + y": (lambda ops, x, y: x + y, [positive(100, 100), positive(100, 100)], 1),
+        "x * y": (lambda ops, x, y: x * y, [positive(100, 100), positive(100, 100)], 1),
+        "x / y": (lambda ops, x, y: x / y, [positive(100, 100), positive(100, 100)], 1),
+        "x @ y": (lambda ops, x, y: x @ y, [positive(100, 64), positive(64, 100)], 64),
+        "linear": (call("linear", {}), [positive(100, 64), positive(64, 100), positive(100, 1)], 65),
+        "input_gradient": (call("input_gradient", {}), [positive(64, 100), positive(64, 100)], 64),
+        "weight_gradient": (call("weight_gradient", {}), [positive(100, 64), positive(100, 64)], 65),
+        "bias_gradient": (call("bias_gradient", {}), [positive(10_000, 64)], 65),
+        "relu": (call("relu", {}), [positive(100, 100)], 1),
+        "gradient_descent": (lambda ops, x, g: ops.gradient_descent(x, g, 0.25), [positive(10_000), -positive(10_000)], 2),
+        "momentum": (lambda ops, x, g, v: ops.momentum(x, g, v, 0.25, 0.5)[0], [positive(10_000), -positive(10_000), -positive(10_000)], 4),
+    }  # fmt: skip
+    for dtype in DTYPES:
+        u = UNIT[dtype]
+        for name, (function, arguments, roundings) in tries.items():
+            hosts = [x.astype(dtype) for x in arguments]
+            reference = trial.bounds(dtype)
+            wanted = function(reference.ops, *map(reference.from_numpy, hosts)).value
+            found = trial.host(function(trial.backend.ops, *map(trial.backend.from_numpy, hosts)))
+            signed = float(np.mean((found.astype(wanted.dtype) - wanted) / abs(wanted)))
+            limit = 0.1 * roundings**0.5 * u
+            trial.compared += found.size
+            if abs(signed) / limit > trial.worst:
+                trial.worst, trial.where = abs(signed) / limit, f"{dtype} {name}"
+            trial.that(abs(signed) <= limit, f"{dtype} {name}: a mean error within ±{limit:.2g}, found {signed:.2g}")
+
+
+@check("semantics.stale")
+def stale(trial: Trial) -> None:
+    """Data that change in place between two calls are read anew, and results are not overwritten by later ones."""
+    for dtype in DTYPES:
+        training = Training(small(), dtype)
+        made = program(trial.backend, training.plan)
+        predictions = inference(trial.backend, training)
+        state, data = placed(trial.backend, training)
+        first = made.gradients(state, data)
+        kept = trial.host(first.flat).copy()
+        outputs = predictions.predict(state.theta, data.X)
+        kept_outputs = trial.host(outputs).copy()
+        other = trial.backend.from_numpy(training.data()[0][:, ::-1].copy())
+        made.gradients(state, type(data)(other, data.Y))
+        predictions.predict(state.theta, other)
+        trial.same(first.flat, kept, f"{dtype}: a gradient after the next one was computed")
+        trial.same(outputs, kept_outputs, f"{dtype}: outputs after the next ones were computed")
+        again = made.gradients(state, data)
+        trial.same(again.flat, kept, f"{dtype}: the same gradient again")

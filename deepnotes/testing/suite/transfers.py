@@ -1,0 +1,130 @@
+"""To the backend and back: the same bits, nobody's array changed, nothing shared that should not be."""
+
+import numpy as np
+
+from deepnotes.layers import Dense
+from deepnotes.network import Network
+from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.inputs import LAYOUTS
+
+
+@check("transfers.round_trip")
+def round_trip(trial: Trial) -> None:
+    """What goes to the backend comes back the same, of every dtype, shape and layout."""
+    backend = trial.backend
+    for shape in [(), (1,), (0,), (3, 0), (4, 5), (2, 3, 4)]:
+        x = trial.rng.normal(0, 1e3, shape)
+        for name, array in [
+            *((dtype, x.astype(dtype)) for dtype in DTYPES), ("int64", x.astype(np.int64)), ("bool", x > 0)
+        ]:  # fmt: skip
+            held = backend.from_numpy(np.asarray(array))
+            trial.that(backend.is_array(held), f"from_numpy gives an array of the backend ({name}, {shape})")
+            trial.that(tuple(held.shape) == shape, f"from_numpy keeps the shape {shape} ({name})")
+            trial.same(held, array, f"{name} {shape}")
+    special = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5]])
+    for dtype in DTYPES:
+        trial.same(backend.from_numpy(special.astype(dtype)), special.astype(dtype), f"{dtype} NaN and infinity")
+        for layout, laid_out in LAYOUTS.items():
+            x = laid_out(trial.rng.normal(size=(6, 11)).astype(dtype))
+            trial.same(backend.from_numpy(x), np.array(x), f"{dtype} {layout}")
+
+
+@check("transfers.dtype")
+def dtype_asked_for(trial: Trial) -> None:
+    """from_numpy converts where it is told to, and else keeps the dtype."""
+    for dtype in DTYPES:
+        for other in DTYPES:
+            x = trial.rng.normal(size=(3, 4)).astype(dtype)
+            kind = getattr(trial.backend.xp, other)
+            trial.same(trial.backend.from_numpy(x, kind), x.astype(other), f"{dtype} as {other}")
+
+
+@check("transfers.views")
+def views(trial: Trial) -> None:
+    """Slices, transposes and reversals made on the backend come to the host as what they show."""
+    for dtype in DTYPES:
+        x = trial.rng.normal(size=(6, 11)).astype(dtype)
+        held = trial.backend.from_numpy(x)
+        for name, found, wanted in [
+            ("transpose", held.T, x.T),
+            ("every second", held[::2, ::3], x[::2, ::3]),
+            ("a row", held[2, :], x[2, :]),
+            ("columns", held[:, 3:7], x[:, 3:7]),
+            ("nothing", held[:, 4:4], x[:, 4:4]),
+        ]:
+            trial.same(found, np.ascontiguousarray(wanted), f"{dtype} {name}")
+
+
+@check("transfers.write")
+def write(trial: Trial) -> None:
+    """Backend.write puts values into a buffer, in whole or in part."""
+    backend = trial.backend
+    for dtype in DTYPES:
+        flat, values = np.arange(9).astype(dtype), np.array([-1, -2, -3], dtype)
+        for start in (0, 4, 6):
+            wanted = flat.copy()
+            wanted[start : start + 3] = values
+            found = backend.write(backend.from_numpy(flat.copy()), start, backend.from_numpy(values.copy()))
+            trial.same(found, wanted, f"{dtype} from {start} on")
+        found = backend.write(backend.from_numpy(flat.copy()), 0, backend.from_numpy(flat[::-1].copy()))
+        trial.same(found, flat[::-1], f"{dtype} all")
+
+
+@check("transfers.ownership")
+def ownership(trial: Trial) -> None:
+    """Training and prediction leave the user's arrays alone, and the user's arrays do not reach into the network."""
+    rng = trial.rng
+    for dtype in DTYPES:
+        X, Y, w = rng.normal(size=(4, 30)).astype(dtype), rng.normal(size=(2, 30)).astype(dtype), rng.uniform(1, 2, 30)
+        before = [a.copy() for a in (X, Y, w)]
+        net = Network([Dense(5, "tanh"), Dense(2)], 4, backend=trial.backend, dtype=dtype, seed=0)
+        theta = net.flat()
+        start = theta.copy()
+        net.set_flat(theta)
+        net.fit(X, Y, sample_weight=w, epochs=2, optimizer="adam")
+        net.evaluate(X, Y, sample_weight=w)
+        net.predict(X)
+        for name, array, was in zip(("X", "Y", "w"), (X, Y, w), before, strict=True):
+            trial.same(array, was, f"{dtype}: {name} after training, evaluation and prediction")
+        trial.same(theta, start, f"{dtype}: the array given to set_flat, after training")
+        trained = net.flat()
+        theta[:] = 0
+        trial.same(net.flat(), trained, f"{dtype}: the network after that array was changed")
+        copy = net.flat()
+        copy[:] = 0
+        trial.same(net.flat(), trained, f"{dtype}: the network after a copy of its parameters was changed")
+
+
+@check("transfers.identity")
+def identity(trial: Trial) -> None:
+    """A network that does nothing gives back its input, in an array of its own."""
+    for dtype in DTYPES:
+        net = Network([Dense(4)], 4, backend=trial.backend, dtype=dtype, seed=0)
+        net.parameters["W1"] = np.eye(4, dtype=dtype)
+        X = trial.rng.normal(size=(4, 9)).astype(dtype)
+        before = X.copy()
+        A = net.predict(X)
+        trial.that(isinstance(A, np.ndarray) and A.dtype == dtype, f"{dtype}: NumPy in, NumPy of the same dtype out")
+        trial.same(A, before, f"{dtype}: the prediction")
+        if A.flags.writeable:
+            A[:] = 0
+        trial.same(X, before, f"{dtype}: X after the prediction was overwritten")
+
+
+@check("transfers.native")
+def native(trial: Trial) -> None:
+    """Arrays of the backend go in, and one of the backend comes out, the same as from the host."""
+    for dtype in DTYPES:
+        net = Network([Dense(5, "tanh"), Dense(2)], 4, backend=trial.backend, dtype=dtype, seed=0)
+        X, Y = trial.rng.normal(size=(4, 9)).astype(dtype), trial.rng.normal(size=(2, 9)).astype(dtype)
+        held = trial.backend.from_numpy(X)
+        A = net.predict(held)
+        trial.that(trial.backend.is_array(A), f"{dtype}: an array of the backend for one of the backend")
+        trial.same(A, net.predict(X), f"{dtype}: predictions of the backend's array and the host's")
+        start = net.flat()
+        results = []
+        for data in ((X, Y), (held, trial.backend.from_numpy(Y))):
+            net.set_flat(start)
+            net.fit(*data, epochs=2, batch_size=4, shuffle=False)
+            results.append(net.flat())
+        trial.same(results[1], results[0], f"{dtype}: parameters trained on the backend's arrays and on the host's")

@@ -1,0 +1,45 @@
+"""What ``pytest --pyargs deepnotes.testing`` collects: every check on every backend that was asked for."""
+
+import os
+from typing import Any
+
+import pytest
+
+from deepnotes.registry import available_backends, get_backend
+from deepnotes.testing.conformance import report
+from deepnotes.testing.running import all_checks, check_gaps, run_check
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    """Make a test of each check and backend."""
+    named = metafunc.config.getoption("--deepnotes-backend", "all")
+    backends = available_backends() if named == "all" else named.split(",")
+    if "check" in metafunc.fixturenames:
+        pairs = [(name, check) for name in backends for check in all_checks()]
+        metafunc.parametrize(("backend", "check"), pairs, ids=["-".join(pair) for pair in pairs])
+    elif "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", backends)
+
+
+@pytest.fixture
+def quick(pytestconfig: pytest.Config) -> bool:
+    """Whether --deepnotes-quick was given."""
+    return bool(pytestconfig.getoption("--deepnotes-quick", False))
+
+
+def test_check(backend: str, check: str, quick: bool) -> None:
+    """Make one check."""
+    report(run_check(backend, check, quick=quick))
+
+
+def test_known_gaps_are_checks(backend: str) -> None:
+    """What is declared as a gap is the id of a check, and has a reason."""
+    check_gaps(get_backend(backend).known_gaps)
+
+
+def test_properties(backend: str, quick: bool) -> None:
+    """Equations on inputs that Hypothesis thinks of."""
+    pytest.importorskip("hypothesis")
+    from deepnotes.testing.properties import hold_equations
+
+    hold_equations(get_backend(backend), 30 if quick else 150, derandomize="CI" in os.environ)

@@ -1,0 +1,315 @@
+"""Backends with one realistic fault each, and the check of the conformance suite that finds it."""
+
+from collections.abc import Callable
+from functools import wraps
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deepnotes.backend import Backend
+from deepnotes.equations import EQUATIONS
+from deepnotes.inference import EagerInference, Inference
+from deepnotes.plan import Plan
+from deepnotes.program import Chunk, Data, EagerProgram, Program, State
+from deepnotes.steps import Gradient, gradient_step
+
+xp_type = Any
+
+
+class Mutant(NamedTuple):
+    """A fault, the check that finds it, and how the backend is made."""
+
+    fault: str
+    check: str
+    make: Callable[[], Backend]
+
+
+def kernel(name: str, function: Callable[..., Any]) -> Callable[[], Backend]:
+    """Return what makes NumPy's backend with one equation replaced; the function gets what the equation gets."""
+
+    @wraps(EQUATIONS[name])
+    def replaced(*arguments: Any, **options: Any) -> Any:
+        return function(*arguments, **options)
+
+    return lambda: Backend("mutant", np, {name: replaced})
+
+
+def program(made: type[EagerProgram]) -> Callable[[], Backend]:
+    """Return what makes NumPy's backend with a Program of its own."""
+
+    class Programmed(Backend):
+        def compile(self, plan: Plan) -> Program:
+            return made(self, plan)
+
+    return lambda: Programmed("mutant", np)
+
+
+def predicting(made: type[EagerInference]) -> Callable[[], Backend]:
+    """Return what makes NumPy's backend with an Inference of its own."""
+
+    class Predicting(Backend):
+        def compile_inference(self, layers: Any, layout: Any, dtype: str) -> Inference:
+            return made(self, layers, layout, dtype)
+
+    return lambda: Predicting("mutant", np)
+
+
+def namespace(**functions: Callable[..., Any]) -> Callable[[], Backend]:
+    """Return what makes a backend on NumPy with some functions replaced."""
+
+    def make() -> Backend:
+        module = SimpleNamespace(**{name: getattr(np, name) for name in dir(np) if not name.startswith("__")})
+        for name, function in functions.items():
+            setattr(module, name, function)
+        return Backend("mutant", module)
+
+    return make
+
+
+# --- equations --------------------------------------------------------------------------------------------------------
+
+
+def _drop_last_term(xp: ModuleType, W: Any, A_prev: Any, b: Any) -> Any:
+    return W[:, :-1] @ A_prev[:-1] + b
+
+
+def _tf32(x: np.ndarray) -> np.ndarray:
+    if x.dtype != np.float32:
+        return x
+    bits = x.view(np.int32) if x.flags.c_contiguous else np.ascontiguousarray(x).view(np.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(np.float32)
+
+
+def _wrong_axis(xp: ModuleType, dZ: Any) -> Any:
+    square = dZ.shape[0] == dZ.shape[1]
+    return np.sum(1 / dZ.shape[1] * dZ, axis=0 if square else 1).reshape(-1, 1)
+
+
+def _unstable_tanh(xp: ModuleType, Z: Any) -> Any:
+    Z = np.clip(Z, -40, 40)
+    return (np.exp(Z) - np.exp(-Z)) / (np.exp(Z) + np.exp(-Z))
+
+
+def _softmax_without_max(xp: ModuleType, Z: Any) -> Any:
+    return np.exp(Z) / np.sum(np.exp(Z), axis=0, keepdims=True)
+
+
+def _epsilon_inside(
+    xp: ModuleType, theta: Any, g: Any, m: Any, v: Any, rate: Any, epsilon: Any, b1: Any, b2: Any
+) -> Any:
+    m, v = b1 * m + g, b2 * v + g * g
+    return theta - rate * (m / np.sqrt(v + epsilon)), m, v
+
+
+def _momentum_sign(xp: ModuleType, theta: Any, g: Any, v: Any, rate: Any, momentum: Any, nesterov: bool = False) -> Any:
+    v = momentum * v - g
+    return theta + rate * (momentum * v - g if nesterov else -v * -1), v
+
+
+def _plain_momentum(
+    xp: ModuleType, theta: Any, g: Any, v: Any, rate: Any, momentum: Any, nesterov: bool = False
+) -> Any:
+    v = momentum * v + g
+    return theta - rate * v, v
+
+
+def _in_place_relu(xp: ModuleType, Z: Any) -> Any:
+    if not Z.flags.writeable:
+        return np.maximum(Z, 0)
+    return np.maximum(Z, 0, out=Z)
+
+
+def _half_precision_sum(xp: ModuleType, dZ: Any) -> Any:
+    return np.sum((1 / dZ.shape[1] * dZ).astype(np.float16), axis=1, keepdims=True).astype(dZ.dtype)
+
+
+def _clip_each(xp: ModuleType, g: Any, max_norm: float) -> Any:
+    return np.clip(g, -max_norm, max_norm).astype(g.dtype)
+
+
+def _flush(x: Any) -> Any:
+    return np.where(abs(x) < np.finfo(x.dtype).tiny, np.zeros_like(x), x)
+
+
+# --- programs ---------------------------------------------------------------------------------------------------------
+
+
+class _StepTooFar(EagerProgram):
+    def update(self, state: State, g: Any, rate: float) -> None:
+        state.step += 1
+        super().update(state, g, rate)
+        state.step -= 1
+
+
+class _EverythingDecays(EagerProgram):
+    def __init__(self, backend: Backend, plan: Plan) -> None:
+        super().__init__(backend, plan)
+        self.decays = np.ones_like(self.decays)
+
+
+class _StaleBuffer(EagerProgram):
+    """Gathers into a buffer as large as the largest batch so far, and computes on all of it."""
+
+    def batch(self, data: Data, indices: np.ndarray) -> Data:
+        fresh = super().batch(data, indices)
+        kept = getattr(self, "_kept", None)
+        if kept is not None and kept.X.shape[1] > fresh.X.shape[1]:
+            m = fresh.X.shape[1]
+            fresh = Data(
+                *(
+                    None if a is None else np.concatenate([a, b[:, m:]], axis=1)
+                    for a, b in zip(fresh, kept, strict=True)
+                )
+            )
+        self._kept = fresh
+        return fresh
+
+
+class _RaggedByFullSize(EagerProgram):
+    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+        self._full = batch_size
+        try:
+            return super().train(state, data, order, batch_size, rates)
+        finally:
+            del self._full
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        found = super().gradients(state, data)
+        return found._replace(flat=found.flat * (data.X.shape[1] / getattr(self, "_full", data.X.shape[1])))
+
+
+class _SameMask(EagerProgram):
+    def gradients(self, state: State, data: Data) -> Gradient:
+        return gradient_step(self.ops, self.plan, state.theta, self.decays, np.asarray(0), *data)
+
+
+class _RandomMask(EagerProgram):
+    def gradients(self, state: State, data: Data) -> Gradient:
+        step = np.asarray(np.random.randint(1 << 30))  # noqa: NPY002
+        return gradient_step(self.ops, self.plan, state.theta, self.decays, step, *data)
+
+
+class _WeightsForgotten(EagerProgram):
+    def gradients(self, state: State, data: Data) -> Gradient:
+        return super().gradients(state, Data(data.X, data.Y))
+
+
+class _NanTrained(EagerProgram):
+    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+        loss_sum = weight_sum = cost = 0.0
+        for made, rate in enumerate(rates.tolist()):
+            gradient = self.gradients(state, self.batch(data, order[made * batch_size : (made + 1) * batch_size]))
+            self.update(state, gradient.flat, rate)
+            cost = float(gradient.cost)
+            loss_sum, weight_sum = loss_sum + cost * float(gradient.weight), weight_sum + float(gradient.weight)
+        return Chunk(loss_sum, weight_sum, len(rates), cost)
+
+
+class _SharedBuffer(EagerProgram):
+    def gradients(self, state: State, data: Data) -> Gradient:
+        found = super().gradients(state, data)
+        if not hasattr(self, "_buffer"):
+            self._buffer = np.empty_like(found.flat)
+        self._buffer[...] = found.flat
+        return found._replace(flat=self._buffer)
+
+
+class _OldParameters(EagerInference):
+    def predict(self, theta: Any, X: Any) -> Any:
+        if not hasattr(self, "_theta"):
+            self._theta = theta
+        return super().predict(self._theta, X)
+
+
+class _DropsWhilePredicting(EagerInference):
+    def predict(self, theta: Any, X: Any) -> Any:
+        from deepnotes.steps import forward
+
+        parameters = self.layout.split(np, theta)
+        return forward(self.backend.ops, self.layers, parameters, X, 0, np.asarray(0))[0]
+
+
+class _OneWorkspace(EagerInference):
+    def predict(self, theta: Any, X: Any) -> Any:
+        import time
+
+        self._X = X
+        time.sleep(1e-3)  # long enough for another thread to come in between
+        return super().predict(theta, self._X)
+
+
+class _Misreads(Backend):
+    """Takes the memory of an array for its elements in C order."""
+
+    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
+        return np.asarray(x.ravel(order="K").reshape(x.shape), dtype=dtype)
+
+
+class _Widens(Backend):
+    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
+        x = np.asarray(x, dtype=dtype)
+        return x.astype(np.float64) if x.dtype == np.float32 else x
+
+
+class _Subnormals(np.ndarray):
+    """An array whose arithmetic takes subnormal numbers for 0."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        plain = [np.asarray(x) if isinstance(x, np.ndarray) else x for x in inputs]
+        result = getattr(ufunc, method)(*plain, **options)
+        if isinstance(result, np.ndarray | np.floating) and result.dtype.kind == "f":
+            return np.asarray(_flush(np.asarray(result))).view(_Subnormals)
+        return result
+
+
+class _Flushes(Backend):
+    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
+        return np.asarray(x, dtype=dtype).view(_Subnormals)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        return np.asarray(x)
+
+    def is_array(self, x: object) -> bool:
+        return isinstance(x, np.ndarray)
+
+
+MUTANTS = [
+    Mutant("the last term of a product is dropped", "equations.linear", kernel("linear", _drop_last_term)),
+    Mutant("1/m is forgotten", "equations.weight_gradient", kernel("weight_gradient", lambda xp, dZ, A: dZ @ A.T)),
+    Mutant("1/m is applied twice", "equations.input_gradient", kernel("input_gradient", lambda xp, W, dZ: W.T @ dZ * (1 / dZ.shape[1]))),
+    Mutant("the bias gradient is summed over the wrong axis", "equations.bias_gradient", kernel("bias_gradient", _wrong_axis)),
+    Mutant("ReLU swallows NaN", "semantics.nan.relu", kernel("relu", lambda xp, Z: np.where(Z > 0, Z, np.zeros_like(Z)))),
+    Mutant("the leaky slope is 0.01", "equations.leaky_relu", kernel("leaky_relu", lambda xp, Z, slope=0.01: np.where(Z >= 0, Z, slope * Z))),
+    Mutant("the derivative is taken from the wrong side", "semantics.ties", kernel("relu_backward", lambda xp, dA, Z, A: dA * (Z >= 0).astype(dA.dtype))),
+    Mutant("TF32 where float32 was promised", "semantics.precision", kernel("linear", lambda xp, W, A, b: _tf32(W) @ _tf32(A) + b)),
+    Mutant("a bias of one unit in the last place", "semantics.bias", kernel("linear", lambda xp, W, A, b: np.nextafter(W @ A + b, W.dtype.type(np.inf)))),
+    Mutant("tanh by the unstable formula", "equations.tanh", kernel("tanh", _unstable_tanh)),
+    Mutant("softmax without the maximum", "semantics.extremes.softmax", kernel("softmax", _softmax_without_max)),
+    Mutant("Adam's bias correction is a step off", "programs.optimizer.adam", program(_StepTooFar)),
+    Mutant("epsilon is inside the root", "equations.adam", kernel("adam", _epsilon_inside)),
+    Mutant("the sign of the momentum", "equations.momentum", kernel("momentum", _momentum_sign)),
+    Mutant("Nesterov's momentum is plain", "equations.momentum", kernel("momentum", _plain_momentum)),
+    Mutant("biases decay, too", "programs.optimizer.adamw", program(_EverythingDecays)),
+    Mutant("a buffer is left over from the last batch", "programs.ragged_batch", program(_StaleBuffer)),
+    Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_RaggedByFullSize)),
+    Mutant("square weights are transposed", "equations.input_gradient", kernel("input_gradient", lambda xp, W, dZ: (W if W.shape[0] == W.shape[1] else W.T) @ dZ)),
+    Mutant("the same mask in every step", "programs.dropout", program(_SameMask)),
+    Mutant("masks of a generator of its own", "determinism.training", program(_RandomMask)),
+    Mutant("float32 is widened", "equations.sigmoid", kernel("sigmoid", lambda xp, Z: 1 / (1 + np.exp(-Z.astype(np.float64))))),
+    Mutant("float32 is widened on the way in", "transfers.round_trip", lambda: _Widens("mutant", np)),
+    Mutant("the input is overwritten", "equations.relu", kernel("relu", _in_place_relu)),
+    Mutant("memory that is not contiguous is misread", "transfers.round_trip", lambda: _Misreads("mutant", np)),
+    Mutant("a sum in half precision", "equations.bias_gradient", kernel("bias_gradient", _half_precision_sum)),
+    Mutant("maximum ignores NaN", "semantics.nan.namespace", namespace(maximum=np.fmax)),
+    Mutant("elements are clipped, not the norm", "equations.clip_by_global_norm", kernel("clip_by_global_norm", _clip_each)),
+    Mutant("sample weights are not scaled", "equations.sample_scale", kernel("sample_scale", lambda xp, w: w * 1)),
+    Mutant("sample weights are forgotten", "programs.sample_weights", program(_WeightsForgotten)),
+    Mutant("training goes on with NaN", "programs.not_finite", program(_NanTrained)),
+    Mutant("a result is overwritten by the next one", "semantics.stale", program(_SharedBuffer)),
+    Mutant("predictions of old parameters", "inference.new_parameters", predicting(_OldParameters)),
+    Mutant("dropout while predicting", "inference.samples", predicting(_DropsWhilePredicting)),
+    Mutant("one workspace for all threads", "selection.concurrent_predictions", predicting(_OneWorkspace)),
+    Mutant("subnormals are taken for 0, and nobody says so", "semantics.subnormals", lambda: _Flushes("mutant", np)),
+]  # fmt: skip
+"""One fault each."""

@@ -1,0 +1,34 @@
+"""deepnotes on PyTorch, by way of array-api-compat: a backend of the first rung, in a package of its own."""
+
+from typing import Any
+
+import numpy as np
+
+from deepnotes import Backend, BackendUnavailable
+
+
+class TorchBackend(Backend):
+    """PyTorch's tensors on the host."""
+
+    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
+        """Return a copy: a tensor can neither be read-only nor have negative strides."""
+        return self.xp.asarray(np.array(x, order="C"), dtype=dtype)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        """Return the tensor's memory."""
+        return np.asarray(x.numpy())
+
+    def describe(self) -> str:
+        """Return the version and the number of threads."""
+        import torch
+
+        return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def create() -> Backend:
+    """Return the backend; the entry point."""
+    try:
+        from array_api_compat import torch
+    except ImportError as error:
+        raise BackendUnavailable("torch", str(error), "pip install deepnotes-torch") from error
+    return TorchBackend("torch", torch)
