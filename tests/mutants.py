@@ -14,8 +14,6 @@ from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, Program, State
 from deepnotes.steps import Gradient, gradient_step
 
-xp_type = Any
-
 
 class Mutant(NamedTuple):
     """A fault, the check that finds it, and how the backend is made."""
@@ -79,6 +77,38 @@ def _tf32(x: np.ndarray) -> np.ndarray:
         return x
     bits = x.view(np.int32) if x.flags.c_contiguous else np.ascontiguousarray(x).view(np.int32)
     return ((bits + 0x1000) & ~0x1FFF).view(np.float32)
+
+
+def _tf32_product(xp: ModuleType, W: Any, A: Any, b: Any) -> Any:
+    return _tf32(W) @ _tf32(A) + b
+
+
+def _rounded_up(xp: ModuleType, W: Any, A: Any, b: Any) -> Any:
+    return np.nextafter(W @ A + b, W.dtype.type(np.inf))
+
+
+def _twice_averaged(xp: ModuleType, W: Any, dZ: Any) -> Any:
+    return W.T @ dZ * (1 / dZ.shape[1])
+
+
+def _square_transposed(xp: ModuleType, W: Any, dZ: Any) -> Any:
+    return (W if W.shape[0] == W.shape[1] else W.T) @ dZ
+
+
+def _relu_without_nan(xp: ModuleType, Z: Any) -> Any:
+    return np.where(Z > 0, Z, np.zeros_like(Z))
+
+
+def _another_slope(xp: ModuleType, Z: Any, slope: float = 0.01) -> Any:
+    return np.where(Z >= 0, Z, slope * Z)
+
+
+def _other_side(xp: ModuleType, dA: Any, Z: Any, A: Any) -> Any:
+    return dA * (Z >= 0).astype(dA.dtype)
+
+
+def _widened_sigmoid(xp: ModuleType, Z: Any) -> Any:
+    return 1 / (1 + np.exp(-Z.astype(np.float64)))
 
 
 def _wrong_axis(xp: ModuleType, dZ: Any) -> Any:
@@ -277,13 +307,13 @@ class _Flushes(Backend):
 MUTANTS = [
     Mutant("the last term of a product is dropped", "equations.linear", kernel("linear", _drop_last_term)),
     Mutant("1/m is forgotten", "equations.weight_gradient", kernel("weight_gradient", lambda xp, dZ, A: dZ @ A.T)),
-    Mutant("1/m is applied twice", "equations.input_gradient", kernel("input_gradient", lambda xp, W, dZ: W.T @ dZ * (1 / dZ.shape[1]))),
-    Mutant("the bias gradient is summed over the wrong axis", "equations.bias_gradient", kernel("bias_gradient", _wrong_axis)),
-    Mutant("ReLU swallows NaN", "semantics.nan.relu", kernel("relu", lambda xp, Z: np.where(Z > 0, Z, np.zeros_like(Z)))),
-    Mutant("the leaky slope is 0.01", "equations.leaky_relu", kernel("leaky_relu", lambda xp, Z, slope=0.01: np.where(Z >= 0, Z, slope * Z))),
-    Mutant("the derivative is taken from the wrong side", "semantics.ties", kernel("relu_backward", lambda xp, dA, Z, A: dA * (Z >= 0).astype(dA.dtype))),
-    Mutant("TF32 where float32 was promised", "semantics.precision", kernel("linear", lambda xp, W, A, b: _tf32(W) @ _tf32(A) + b)),
-    Mutant("a bias of one unit in the last place", "semantics.bias", kernel("linear", lambda xp, W, A, b: np.nextafter(W @ A + b, W.dtype.type(np.inf)))),
+    Mutant("1/m is applied twice", "equations.input_gradient", kernel("input_gradient", _twice_averaged)),
+    Mutant("the bias gradient sums the wrong axis", "equations.bias_gradient", kernel("bias_gradient", _wrong_axis)),
+    Mutant("ReLU swallows NaN", "semantics.nan.relu", kernel("relu", _relu_without_nan)),
+    Mutant("the leaky slope is 0.01", "equations.leaky_relu", kernel("leaky_relu", _another_slope)),
+    Mutant("the derivative is taken from the wrong side", "semantics.ties", kernel("relu_backward", _other_side)),
+    Mutant("TF32 where float32 was promised", "semantics.precision", kernel("linear", _tf32_product)),
+    Mutant("a bias of one unit in the last place", "semantics.bias", kernel("linear", _rounded_up)),
     Mutant("tanh by the unstable formula", "equations.tanh", kernel("tanh", _unstable_tanh)),
     Mutant("softmax without the maximum", "semantics.extremes.softmax", kernel("softmax", _softmax_without_max)),
     Mutant("Adam's bias correction is a step off", "programs.optimizer.adam", program(_StepTooFar)),
@@ -293,16 +323,16 @@ MUTANTS = [
     Mutant("biases decay, too", "programs.optimizer.adamw", program(_EverythingDecays)),
     Mutant("a buffer is left over from the last batch", "programs.ragged_batch", program(_StaleBuffer)),
     Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_RaggedByFullSize)),
-    Mutant("square weights are transposed", "equations.input_gradient", kernel("input_gradient", lambda xp, W, dZ: (W if W.shape[0] == W.shape[1] else W.T) @ dZ)),
+    Mutant("square weights are transposed", "equations.input_gradient", kernel("input_gradient", _square_transposed)),
     Mutant("the same mask in every step", "programs.dropout", program(_SameMask)),
     Mutant("masks of a generator of its own", "determinism.training", program(_RandomMask)),
-    Mutant("float32 is widened", "equations.sigmoid", kernel("sigmoid", lambda xp, Z: 1 / (1 + np.exp(-Z.astype(np.float64))))),
+    Mutant("float32 is widened", "equations.sigmoid", kernel("sigmoid", _widened_sigmoid)),
     Mutant("float32 is widened on the way in", "transfers.round_trip", lambda: _Widens("mutant", np)),
     Mutant("the input is overwritten", "equations.relu", kernel("relu", _in_place_relu)),
     Mutant("memory that is not contiguous is misread", "transfers.round_trip", lambda: _Misreads("mutant", np)),
     Mutant("a sum in half precision", "equations.bias_gradient", kernel("bias_gradient", _half_precision_sum)),
     Mutant("maximum ignores NaN", "semantics.nan.namespace", namespace(maximum=np.fmax)),
-    Mutant("elements are clipped, not the norm", "equations.clip_by_global_norm", kernel("clip_by_global_norm", _clip_each)),
+    Mutant("elements are clipped", "equations.clip_by_global_norm", kernel("clip_by_global_norm", _clip_each)),
     Mutant("sample weights are not scaled", "equations.sample_scale", kernel("sample_scale", lambda xp, w: w * 1)),
     Mutant("sample weights are forgotten", "programs.sample_weights", program(_WeightsForgotten)),
     Mutant("training goes on with NaN", "programs.not_finite", program(_NanTrained)),

@@ -1,4 +1,4 @@
-"""The conformance suite itself: what is right passes, each fault is found by the check named for it, gaps are strict."""
+"""The suite itself: what is right passes, each fault is found by the check named for it, gaps are strict."""
 
 import json
 from functools import wraps

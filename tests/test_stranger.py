@@ -24,19 +24,8 @@ def deepnotes(tmp_path_factory: pytest.TempPathFactory):
     for path in PACKAGE.glob("*.*"):
         (source / path.name).write_text(path.read_text())
     here = ["--no-build-isolation"] if find_spec("setuptools") else []
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        *here,
-        "--target",
-        str(folder / "site"),
-        str(source),
-    ]
-    subprocess.run(pip, check=True, timeout=300)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *here]
+    subprocess.run([*pip, "--target", str(folder / "site"), str(source)], check=True, timeout=300)
     paths = [str(folder / "site"), *([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
@@ -65,18 +54,18 @@ def test_it_is_found(deepnotes) -> None:
 
 
 def test_it_trains_the_digits(deepnotes) -> None:
-    outcomes = [
+    theirs, ours = (
         json.loads(deepnotes("train", "digits", "--backend", name, "--epochs", "5", "--seed", "1", "--json"))
         for name in ("torch", "numpy")
-    ]
-    theirs, ours = (
-        [epoch["val_accuracy"] for epoch in outcome["history"]][-1] if "history" in outcome else outcome
-        for outcome in outcomes
     )
-    assert theirs == ours
+    assert theirs["backend"] == "torch"
+    assert theirs["history"]["loss"] == pytest.approx(ours["history"]["loss"], rel=1e-2)
+    assert theirs["metrics"]["accuracy"] > 0.9
 
 
 def test_it_conforms(deepnotes) -> None:
     report = json.loads(deepnotes("conformance", "--backend", "torch", "--quick", "--json"))
     assert report["passed"]
-    assert sum(result["verdict"] == "passed" for result in report["results"]) > 150
+    verdicts = {result["check"]: result["verdict"] for result in report["results"]}
+    assert verdicts.pop("namespace.divide") == "known gap"
+    assert set(verdicts.values()) == {"passed"}

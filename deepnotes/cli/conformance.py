@@ -13,6 +13,7 @@ from deepnotes.wording import one_line
 
 if TYPE_CHECKING:
     from deepnotes.testing import Report, Result
+    from deepnotes.testing.running import Verdict
 
 HELP = "Hold a backend to the equations, and report how closely it keeps to them."
 MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "bold red"), "known gap": ("gap", "yellow")}
@@ -88,13 +89,16 @@ def _show(report: "Report", output: Output) -> None:
     counts = [f"{report.count(verdict)} {word}" for verdict, word in WORDS if report.count(verdict)]
     compared = sum(result.compared for result in report.results)
     output.report("")
-    output.facts([*report.environment.items()])
-    output.facts(
-        [("checks", f"{', '.join(counts)}; {compared:,} numbers in {seconds:.1f} s{', quick' if report.quick else ''}")]
-    )
+    made = f"{', '.join(counts)}; {compared:,} numbers in {seconds:.1f} s{', quick' if report.quick else ''}"
+    output.facts([*report.environment.items(), ("checks", made)])
 
 
-WORDS = (("passed", "passed"), ("failed", "failed"), ("known gap", "known gaps"), ("not applicable", "not applicable"))
+WORDS: tuple[tuple["Verdict", str], ...] = (
+    ("passed", "passed"),
+    ("failed", "failed"),
+    ("known gap", "known gaps"),
+    ("not applicable", "not applicable"),
+)
 
 
 def _times(result: "Result") -> str:

@@ -37,7 +37,9 @@ class Output:
 
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
         """Write lines of a name and what there is to say about it, aligned."""
-        self.report("\n".join(f"{name:<8}  {text}" for name, text in facts))
+        facts = list(facts)
+        width = max(8, *(len(name) for name, _ in facts))
+        self.report("\n".join(f"{name:<{width}}  {text}" for name, text in facts))
 
     def log(self, text: str) -> None:
         """Write `text` to stderr."""

@@ -23,6 +23,7 @@ roundoff:
 - **Overflow.** Beyond the largest number either the value or infinity is right.
 """
 
+import builtins
 from typing import Any
 
 import numpy as np
@@ -83,9 +84,10 @@ class Rules:
     bool, int64 = np.dtype("bool"), np.dtype("int64")
     float32, float64 = np.dtype("float32"), np.dtype("float64")
 
-    def __init__(self, dtype: str, products: str | None = None, random: bool = True) -> None:
-        self.dtype, self.random = np.dtype(dtype), random
-        self.wide = np.dtype(np.longdouble if dtype == "float64" else np.float64)
+    def __init__(self, dtype: str, products: str | None = None, random: builtins.bool = True) -> None:
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.random = random
+        self.wide: np.dtype[Any] = np.dtype(np.longdouble if dtype == "float64" else np.float64)
         self.u, self.products_u = UNIT[dtype], UNIT[products or dtype]
         info = np.finfo(self.dtype)
         self.tiny, self.largest = float(info.tiny), float(info.max)
@@ -337,7 +339,7 @@ class Bounds(Backend):
     (11.5, True)
     """
 
-    def __init__(self, dtype: str, products: str | None = None, random: bool = True) -> None:
+    def __init__(self, dtype: str, products: str | None = None, random: builtins.bool = True) -> None:
         self.rules = Rules(dtype, products, random)
         super().__init__("bounds", self.rules)
 

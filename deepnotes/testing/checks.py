@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from deepnotes.backend import Backend
-from deepnotes.testing.bounds import BoundedArray, Bounds, excess
+from deepnotes.testing.bounded import BoundedArray
+from deepnotes.testing.bounds import Bounds, excess
 
 DTYPES = ("float32", "float64")
 
@@ -150,7 +151,9 @@ class Trial:
         Failure
         """
         reference = self.bounds(dtype, random)
-        ours, theirs, hosts = [], [], []
+        ours: list[Any] = []
+        theirs: list[Any] = []
+        hosts: list[tuple[Any, np.ndarray]] = []
         for x in arguments:
             if isinstance(x, Derived):
                 ours.append(getattr(reference.ops, x.equation)(ours[x.source], **x.options))

@@ -1,4 +1,4 @@
-"""Equations on inputs that Hypothesis thinks of. Nothing is random about constants, so the bounds are the worst case's."""
+"""Equations on inputs that Hypothesis thinks of: nothing is random about those, so the bounds are the worst case's."""
 
 from typing import Any
 

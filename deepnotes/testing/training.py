@@ -11,7 +11,8 @@ from deepnotes.losses import Loss
 from deepnotes.optimizers import SGD, Optimizer
 from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, Program, State
-from deepnotes.testing.bounds import BoundedArray, Bounds
+from deepnotes.testing.bounded import BoundedArray
+from deepnotes.testing.bounds import Bounds
 from deepnotes.testing.checks import Failure, Trial
 
 
@@ -74,7 +75,7 @@ class Training:
         rng = np.random.default_rng([self.seed, 1])
         k, m = self.plan.layout.sizes[-1], self.samples
         X = self.layout(rng.normal(size=(self.inputs, m)).astype(self.dtype))
-        Y = rng.normal(size=(k, m)) if self.targets == "real" else rng.uniform(size=(k, m))
+        Y: np.ndarray = rng.normal(size=(k, m)) if self.targets == "real" else rng.uniform(size=(k, m))
         if self.targets == "bits":
             Y = Y.round()
         if self.targets == "columns":
@@ -129,7 +130,7 @@ def bounded(bounds: Bounds, training: Training) -> tuple[State, list[tuple[Bound
             batch = eager.batch(data, order[made * training.batch : (made + 1) * training.batch])
             gradient = eager.gradients(state, batch)
             cost, weight = gradient.cost, gradient.weight
-            loss_sum, weight_sum = loss_sum + cost * weight, weight_sum + weight  # type: ignore[operator]
+            loss_sum, weight_sum = loss_sum + cost * weight, weight_sum + weight
             eager.update(state, gradient.flat, rate)
         sums.append((loss_sum, weight_sum))
     return state, sums

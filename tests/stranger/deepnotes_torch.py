@@ -1,5 +1,6 @@
 """deepnotes on PyTorch, by way of array-api-compat: a backend of the first rung, in a package of its own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from deepnotes import Backend, BackendUnavailable
 
 class TorchBackend(Backend):
     """PyTorch's tensors on the host."""
+
+    known_gaps: Mapping[str, str] = {"namespace.divide": "to divide by a number, PyTorch multiplies by its reciprocal"}
 
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
         """Return a copy: a tensor can neither be read-only nor have negative strides."""

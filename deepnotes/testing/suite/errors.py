@@ -31,15 +31,16 @@ def _with(x: np.ndarray, value: float) -> np.ndarray:
 
 
 def _fit(**changes: Any) -> Callable[[Network], Any]:
-    return lambda net: net.fit(**({"X": X, "Y": Y, "epochs": 1} | changes))
+    arguments: dict[str, Any] = {"X": X, "Y": Y, "epochs": 1} | changes
+    return lambda net: net.fit(**arguments)
 
 
 def _classes(**changes: Any) -> Callable[[Network], Any]:
     """Return a training of a network with class labels, on the backend of the one given."""
+    arguments: dict[str, Any] = {"X": X, "Y": LABELS, "epochs": 1} | changes
 
     def train(net: Network) -> Any:
-        other = Network([Dense(3, "softmax")], 4, backend=net.backend, seed=0)
-        return other.fit(**({"X": X, "Y": LABELS, "epochs": 1} | changes))
+        return Network([Dense(3, "softmax")], 4, backend=net.backend, seed=0).fit(**arguments)
 
     return train
 

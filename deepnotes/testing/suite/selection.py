@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def threads_apart(trial: Trial) -> None:
 @check("selection.copies")
 def copies(trial: Trial) -> None:
     """A deep copy of a network, and a pickle where the backend has a name, predict alike and train apart."""
-    ways = {"deepcopy": copy.deepcopy}
+    ways: dict[str, Callable[[Network], Network]] = {"deepcopy": copy.deepcopy}
     try:
         _registered(trial)
         ways["pickle"] = lambda net: pickle.loads(pickle.dumps(net))

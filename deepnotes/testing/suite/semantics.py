@@ -1,5 +1,6 @@
 """What no tolerance can say: NaN, infinity, nothing at all, ties, subnormals, exact arithmetic, precision, bias."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,24 +109,24 @@ def empty(trial: Trial) -> None:
         trial.same(found, np.zeros((3, 0), dtype), f"{dtype} predict")
 
 
+DERIVATIVES_AT_KINKS = {"relu": [0, 0, 2], "leaky_relu": [0.002, 0.002, 2], "elu": [2, 2, 2]}
+"""For a dA of 2, at 0, -0 and 1."""
+
+
 @check("semantics.ties")
 def ties(trial: Trial) -> None:
-    """At a kink the derivative is the notes': 0 for relu, the slope for leaky_relu, alpha for elu, 0 for an error of 0."""
+    """At a kink the derivative is the notes': 0 of relu, its slope of leaky_relu, alpha of elu, 0 at an error of 0."""
     for dtype in DTYPES:
         Z, dA = np.array([[0.0, -0.0, 1.0, -1.0]]), np.full((1, 4), 2.0)
         A = np.array([[0.0, 0, 1, -1]])
-        for name, wanted in [
-            ("relu", [0, 0, 2, 0]),
-            ("leaky_relu", [0.002, 0.002, 2, 0.002]),
-            ("elu", [2, 2, 2, 2 / np.e]),
-        ]:
+        for name, wanted in DERIVATIVES_AT_KINKS.items():
             arguments = [dA, Z, Derived(name, 1)]
             trial.hold(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} {name}_backward")
             found = getattr(trial.backend.ops, f"{name}_backward")(
                 *(trial.backend.from_numpy(x.astype(dtype)) for x in (dA, Z, A))
             )
-            near = np.abs(trial.host(found)[0, :3] - np.array(wanted[:3])) <= 4 * UNIT[dtype] * 2
-            trial.that(near.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {wanted[:3]} for a dA of 2")
+            near = np.abs(trial.host(found)[0, :3] - np.array(wanted)) <= 4 * UNIT[dtype] * 2
+            trial.that(near.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {wanted} for a dA of 2")
         E = np.zeros((2, 3))
         for name in ("mean_absolute_error", "huber", "mean_squared_error"):
             trial.hold(call(f"{name}_derivative", {}), [E, E], dtype, f"{dtype} {name}_derivative of no error")
@@ -150,13 +151,17 @@ def _lattice(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-8, 9, shape).astype(np.float64)
 
 
+def _putter(trial: Trial, dtype: str) -> Callable[[np.ndarray], Any]:
+    return lambda x: trial.backend.from_numpy(x.astype(dtype))
+
+
 @check("semantics.lattice")
 def lattice(trial: Trial) -> None:
-    """Small whole numbers, whose every partial sum is exact, come out exact: products, sums and the gradients' means."""
+    """Products, sums and means of small whole numbers are exact, as is every partial sum of theirs."""
     for dtype in DTYPES:
         for n, k, m in [(1, 1, 1), (3, 5, 8), (17, 33, 64), (64, 129, 16), (130, 64, 256)]:
             W, A, b, dZ = (_lattice(trial.rng, *shape) for shape in [(n, k), (k, m), (n, 1), (n, m)])
-            ops, put = trial.backend.ops, lambda x, dtype=dtype: trial.backend.from_numpy(x.astype(dtype))
+            ops, put = trial.backend.ops, _putter(trial, dtype)
             where = f"{dtype} ({n}, {k}, {m})"
             trial.same(ops.linear(put(W), put(A), put(b)), (W @ A + b).astype(dtype), f"{where} linear")
             trial.same(ops.input_gradient(put(W), put(dZ)), (W.T @ dZ).astype(dtype), f"{where} input_gradient")
@@ -173,7 +178,7 @@ def precision(trial: Trial) -> None:
         raise NotApplicable(f"the backend says that its products are of {trial.backend.matmul_precision!r} precision")
     W = 4097.0 + 2 * trial.rng.integers(0, 1000, (64, 64))
     A = trial.rng.integers(-1, 2, (64, 256)).astype(np.float64)
-    put = lambda x: trial.backend.from_numpy(x.astype("float32"))  # noqa: E731
+    put = _putter(trial, "float32")
     ops = trial.backend.ops
     trial.same(put(W) @ put(A), (W @ A).astype("float32"), "matmul")
     zero = np.zeros((64, 1))
@@ -190,8 +195,8 @@ def precision(trial: Trial) -> None:
 def bias(trial: Trial) -> None:
     """Roundings of positive numbers go up as often as down: their mean is far below one of them.
 
-    Each of N results is off by k roundings, each within u and as often up as down; by Hoeffding's inequality the mean of
-    N of them exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``: with 10,000 results, never.
+    Each of N results is off by k roundings, each within u and as often up as down; by Hoeffding's inequality the mean
+    of them exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``: with ten thousand results, never.
     """
     rng = trial.rng
 
@@ -208,9 +213,13 @@ def bias(trial: Trial) -> None:
         "weight_gradient": (call("weight_gradient", {}), [positive(100, 64), positive(100, 64)], 65),
         "bias_gradient": (call("bias_gradient", {}), [positive(10_000, 64)], 65),
         "relu": (call("relu", {}), [positive(100, 100)], 1),
-        "gradient_descent": (lambda ops, x, g: ops.gradient_descent(x, g, 0.25), [positive(10_000), -positive(10_000)], 2),
-        "momentum": (lambda ops, x, g, v: ops.momentum(x, g, v, 0.25, 0.5)[0], [positive(10_000), -positive(10_000), -positive(10_000)], 4),
-    }  # fmt: skip
+        "gradient_descent": (lambda ops, x, g: ops.gradient_descent(x, g, 0.25), [positive(9999), -positive(9999)], 2),
+        "momentum": (
+            lambda ops, x, g, v: ops.momentum(x, g, v, 0.25, 0.5)[0],
+            [positive(9999), -positive(9999), -positive(9999)],
+            4,
+        ),
+    }
     for dtype in DTYPES:
         u = UNIT[dtype]
         for name, (function, arguments, roundings) in tries.items():
