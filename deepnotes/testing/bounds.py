@@ -335,7 +335,7 @@ class Bounds(Backend):
     >>> bounds = Bounds("float32")
     >>> W, A, b = (bounds.from_numpy(np.array(x)) for x in ([[1.0, 2.0]], [[3.0], [4.0]], [[0.5]]))
     >>> Z = bounds.ops.linear(W, A, b)
-    >>> float(Z), float(Z.error[0, 0]) < 4 * 2.0**-24 * 11.5
+    >>> Z.value.item(), Z.error.item() < 4 * 2.0**-24 * 11.5
     (11.5, True)
     """
 
