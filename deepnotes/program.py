@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
     Attributes
     ----------
     loss_sum, weight_sum : float
-        Their ratio is the mean loss over the samples of the chunk.
+        Their ratio is the mean loss over the samples of the chunk, and of those that `sums` stood for.
     steps : int
         Updates made: all of them, or those before the first whose cost or gradient is not finite.
     cost : float
@@ -58,10 +58,22 @@ class Chunk(NamedTuple):
     cost: float
 
 
+Sums: TypeAlias = tuple[float, float]
+"""Of losses and weights, so far: the next batch's are added to them, so that no sum depends on where a chunk ends."""
+
+
 class Program(Protocol):
     """A training step made ready to run, many times."""
 
-    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
         """Make one update per mini-batch, and change `state`.
 
         Parameters
@@ -73,6 +85,8 @@ class Program(Protocol):
         batch_size : int
         rates : ndarray of float64
             The learning rate of each update.
+        sums : (float, float)
+            What the losses and the weights of the batches are added to.
 
         Returns
         -------
@@ -101,9 +115,17 @@ class EagerProgram:
         self.safe = 1e-4 * float(np.finfo(plan.dtype).max)  # no optimizer makes of less what overflows
         self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
 
-    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
         """Make one update per mini-batch; see :meth:`Program.train`."""
-        loss_sum = weight_sum = cost = 0.0
+        (loss_sum, weight_sum), cost = sums, 0.0
         for made, rate in enumerate(rates.tolist()):
             batch = self.batch(data, order[made * batch_size : (made + 1) * batch_size])
             gradient = self.gradients(state, batch)

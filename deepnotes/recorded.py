@@ -13,7 +13,7 @@ from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.ops import Ops
 from deepnotes.plan import Plan
-from deepnotes.program import Chunk, Data, EagerProgram, State
+from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
 from deepnotes.recording import Recording, record
 from deepnotes.steps import Gradient, gradient_step, update_step
 
@@ -84,10 +84,18 @@ class RecordedProgram(EagerProgram):
         self._update.run()
         state.step += 1
 
-    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
         """Make one update per mini-batch; see :meth:`Program.train`."""
         self._bind(state)
-        return super().train(state, data, order, batch_size, rates)
+        return super().train(state, data, order, batch_size, rates, sums)
 
     def _bind(self, state: State) -> None:
         """Forget the recordings if they were made for other arrays than the state's."""

@@ -11,7 +11,7 @@ from deepnotes.backend import Backend
 from deepnotes.equations import EQUATIONS
 from deepnotes.inference import EagerInference, Inference
 from deepnotes.plan import Plan
-from deepnotes.program import Chunk, Data, EagerProgram, Program, State
+from deepnotes.program import Chunk, Data, EagerProgram, Program, State, Sums
 from deepnotes.steps import Gradient, gradient_step
 
 
@@ -197,10 +197,12 @@ class _StaleBuffer(EagerProgram):
 
 
 class _RaggedByFullSize(EagerProgram):
-    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+    def train(
+        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums = (0.0, 0.0)
+    ) -> Chunk:
         self._full = batch_size
         try:
-            return super().train(state, data, order, batch_size, rates)
+            return super().train(state, data, order, batch_size, rates, sums)
         finally:
             del self._full
 
@@ -226,8 +228,10 @@ class _WeightsForgotten(EagerProgram):
 
 
 class _NanTrained(EagerProgram):
-    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
-        loss_sum = weight_sum = cost = 0.0
+    def train(
+        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums = (0.0, 0.0)
+    ) -> Chunk:
+        (loss_sum, weight_sum), cost = sums, 0.0
         for made, rate in enumerate(rates.tolist()):
             gradient = self.gradients(state, self.batch(data, order[made * batch_size : (made + 1) * batch_size]))
             self.update(state, gradient.flat, rate)

@@ -9,7 +9,7 @@ import numpy as np
 from deepnotes.host import aligned
 from deepnotes.losses import Loss
 from deepnotes.plan import Plan
-from deepnotes.program import Chunk, Data, EagerProgram, State
+from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
 from deepnotes_numba import NumbaBackend, interpreter, threads, training
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.compiling import announced
@@ -44,27 +44,37 @@ class NumbaProgram(EagerProgram):
         self._work = np.empty(0, self._dtype)
         self._pace = threads.Pace()
 
-    def train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
         order = np.ascontiguousarray(order, dtype=np.int64)
         samples = data.X.shape[1]
         if len(order) and not 0 <= order.min() <= order.max() < samples:  # the compiled code does not look again
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
-        loss_sum = weight_sum = 0.0
         made, compiled = 0, True
         with announced("training", self._dtype):
             while True:
                 # The compiled training stops where an update may overflow: the eager one makes it, or says it cannot.
                 train = self._train if compiled else super().train
                 part = order[made * batch_size :][: None if compiled else batch_size]
-                chunk = train(state, data, part, batch_size, rates[made:] if compiled else rates[made : made + 1])
-                loss_sum, weight_sum = loss_sum + chunk.loss_sum, weight_sum + chunk.weight_sum
+                now = rates[made:] if compiled else rates[made : made + 1]
+                chunk = train(state, data, part, batch_size, now, sums)
+                sums = chunk.loss_sum, chunk.weight_sum
                 made += chunk.steps
                 if made == len(rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
-                    return Chunk(loss_sum, weight_sum, made, chunk.cost)
+                    return chunk._replace(steps=made)
                 compiled = not compiled
 
-    def _train(self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray) -> Chunk:
+    def _train(
+        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums
+    ) -> Chunk:
         """Train as far as the compiled code goes by itself."""
         X, by_sample = readable(data.X)
         Y = plain(data.Y, self._dtype)  # class indices too, so that there is one type to compile for
@@ -79,7 +89,7 @@ class NumbaProgram(EagerProgram):
         scalars = np.zeros((3, len(rates)))
         for row, name in zip(scalars, ("rate", "epsilon", "share"), strict=True):
             row[:] = changing.get(name, getattr(self.plan.optimizer, name, 0.0))
-        sums, done = (0.0, 0.0), 0
+        done = 0
         while True:
             size, split, count = self._pace.choose(self._threads, room, work, len(rates) - done, rows)
             now = slice(done, done + count)
