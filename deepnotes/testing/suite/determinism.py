@@ -1,5 +1,7 @@
 """The same seed, the same bits."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from deepnotes.layers import Dense, Dropout, Layer
@@ -31,6 +33,28 @@ def determinism_of_predictions(trial: Trial) -> None:
         state, data = placed(trial.backend, training)
         first = trial.host(made.predict(state.theta, data.X)).copy()
         trial.same(made.predict(state.theta, data.X), first, f"{dtype}: outputs the second time")
+
+
+@check("determinism.chunks")
+def determinism_of_chunks(trial: Trial) -> None:
+    """Wherever a training is cut into calls, parameters, slots and sums of losses have the same bits."""
+    for dtype in DTYPES:
+        training = Training(small(), dtype, optimizer=Adam(), samples=61, updates=(61,), weighted=True)
+        (order,) = training.orders()
+        rates, batch = training.rates(order), training.batch
+        whole, (chunk,) = trained(trial, training)
+        for cuts in [(0, 1, 3, 8), (0, 7, 8)]:
+            made = program(trial.backend, training.plan)
+            state, data = placed(trial.backend, training)
+            sums = (0.0, 0.0)
+            for a, b in pairwise(cuts):
+                part = made.train(state, data, order[a * batch : b * batch], batch, rates[a:b], sums)
+                sums = part.loss_sum, part.weight_sum
+            where = f"{dtype} cut before update {', '.join(map(str, cuts[1:-1]))}"
+            trial.same(state.theta, trial.host(whole.theta), f"{where}: θ")
+            for i, (slot, wanted) in enumerate(zip(state.slots, whole.slots, strict=True)):
+                trial.same(slot, trial.host(wanted), f"{where}: slot {i}")
+            trial.that(sums == (chunk.loss_sum, chunk.weight_sum), f"{where}: the sums of a training that was not cut")
 
 
 @check("determinism.programs")
