@@ -3,11 +3,15 @@
 Samples are columns: X has shape (features, samples). See :class:`Network` for how to begin.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.backend import Backend
+from deepnotes.callbacks import Callback, EarlyStopping
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
+    CheckpointError,
     DataError,
     DeepnotesError,
     DTypeError,
@@ -35,7 +39,10 @@ from deepnotes.schedules import (
     Schedule,
     StepDecay,
 )
-from deepnotes.training import Callback, EarlyStopping, History
+from deepnotes.training import History
+
+if TYPE_CHECKING:
+    from deepnotes.checkpoints import Checkpoints
 
 __version__ = "0.1.0"
 
@@ -49,6 +56,8 @@ __all__ = [
     "Backend",
     "BackendUnavailable",
     "Callback",
+    "CheckpointError",
+    "Checkpoints",
     "Constant",
     "CosineDecay",
     "DTypeError",
@@ -84,3 +93,15 @@ __all__ = [
     "set_backend",
     "use_backend",
 ]
+
+_LATER = {"Checkpoints": "deepnotes.checkpoints"}
+"""What is imported when it is first asked for, and where from: it needs more than most programs do."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    globals()[name] = getattr(import_module(_LATER[name]), name)
+    return globals()[name]

@@ -72,11 +72,17 @@ class NonFiniteLossError(DeepnotesError, ArithmeticError):
         The update, counted from 1 since training began, that was not made.
     history : object
         The :class:`~deepnotes.training.History` up to there, or None.
+    layer : int or None
+        The layer, counted from 1, whose output or gradient was the first that is not finite; None where none was.
     """
 
-    def __init__(self, message: str, step: int, history: object = None) -> None:
+    def __init__(self, message: str, step: int, history: object = None, layer: int | None = None) -> None:
         super().__init__(message)
-        self.step, self.history = step, history
+        self.step, self.history, self.layer = step, history, layer
+
+
+class CheckpointError(DeepnotesError, ValueError):
+    """There is no checkpoint to go on from, or it is of another training; or one cannot be written."""
 
 
 class TableError(DeepnotesError, ValueError):

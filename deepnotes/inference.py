@@ -1,6 +1,6 @@
 """Forward without training: outputs and figures, a bounded number of samples at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -88,6 +88,20 @@ def figures(network: "Network", data: Data, loss: LossFunction, metrics: dict[st
         A_host, Y_host = _host(network, A), _host(network, Y)
         values |= {name: float(metric(A_host, Y_host)) for name, metric in metrics.items()}
     return values
+
+
+def watching(
+    network: "Network", data: Data, held_out: Data | None, loss: LossFunction, metrics: dict[str, Metric]
+) -> Callable[[], dict[str, float]]:
+    """Return what gives the :func:`figures` to watch after each epoch: of `held_out`, or the metrics of `data`."""
+
+    def evaluate() -> dict[str, float]:
+        if held_out is not None:
+            return {f"val_{name}": value for name, value in figures(network, held_out, loss, metrics).items()}
+        values = figures(network, data, loss, metrics) if metrics else {}
+        return {name: value for name, value in values.items() if name != "loss"}
+
+    return evaluate
 
 
 def _host(network: "Network", x: Array) -> np.ndarray:

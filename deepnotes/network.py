@@ -10,9 +10,10 @@ import numpy as np
 from deepnotes.arguments import float_dtype, number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
+from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
 from deepnotes.errors import ArgumentError, ShapeError
 from deepnotes.host import aligned
-from deepnotes.inference import EagerInference, Inference, figures
+from deepnotes.inference import EagerInference, Inference, figures, watching
 from deepnotes.inputs import as_data, as_samples, is_native
 from deepnotes.layers import Dense, Layer
 from deepnotes.losses import LossFunction, as_loss, check_pair
@@ -23,7 +24,7 @@ from deepnotes.plan import Layout, Plan
 from deepnotes.preprocessing import Standardizer
 from deepnotes.program import EagerProgram, Program, State
 from deepnotes.registry import get_backend
-from deepnotes.training import Callback, EarlyStopping, History, Training, as_callbacks
+from deepnotes.training import History, Training
 from deepnotes.training import fit as run_fit
 
 
@@ -149,6 +150,9 @@ class Network:
         metrics: Metrics = (),
         early_stopping: EarlyStopping | int | None = None,
         callbacks: Sequence[Callback] = (),
+        checkpoint: str | PathLike[str] | None = None,
+        every: int | str = "60s",
+        resume: bool = False,
         progress: bool = False,
     ) -> History:
         """Train from the parameters as they are, with a fresh optimizer.
@@ -183,6 +187,9 @@ class Network:
         early_stopping : EarlyStopping or int, optional
             An int is the patience.
         callbacks : sequence of Callback, optional
+        checkpoint, every, resume : optional
+            A directory to write the training to while it runs, how often, and whether to go on from what is there: see
+            :class:`~deepnotes.Checkpoints`.
         progress : bool, default False
             Show a progress bar with the time left on stderr.
 
@@ -196,38 +203,30 @@ class Network:
             For what cannot be trained on, before anything changes.
         NonFiniteLossError
             If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
+        CheckpointError
+            If a checkpoint cannot be written, or is of another training.
         """
         chosen = self._loss(loss)
         wanted = as_metrics(metrics)
         epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
-        held_out = data
+        held_out, prefix = None, ""
         if validation is not None:
             if not isinstance(validation, tuple | list) or len(validation) != 2:
                 raise ArgumentError("validation: wanted a pair (X_val, Y_val)")
             held_out, _ = as_data(self, *validation, chosen, names=("X_val", "Y_val"))
+            prefix = "val_"
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
-        watchers = as_callbacks(callbacks, early_stopping, progress)
-        samples = data.X.shape[1]
-        steps = epochs * -(-samples // batch_size)
-        prefix = "" if validation is None else "val_"
+        watchers = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
         watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
-        training = Training(self, plan, History(), epochs, steps, watched)
-
-        def evaluate() -> dict[str, float]:
-            if validation is None and not wanted:
-                return {}
-            values = figures(self, held_out, chosen, wanted)
-            if validation is None:
-                return {name: value for name, value in values.items() if name != "loss"}
-            return {f"val_{name}": value for name, value in values.items()}
+        rng = self._rng if shuffle else None
+        training = Training(self, plan, data, held_out, batch_size, epochs, rng, watchers, watched)
 
         for watcher in watchers:
             watcher.on_start(training)
-        program, state = self._start(plan)
+        program, training.state = self._start(plan)
         with np.errstate(all="ignore"):
-            rng = self._rng if shuffle else None
-            return run_fit(training, program, state, data, samples, batch_size, rng, evaluate, watchers)
+            return run_fit(training, program, watching(self, data, held_out, chosen, wanted))
 
     def partial_fit(
         self,
@@ -254,16 +253,16 @@ class Network:
         """
         chosen = self._loss(loss)
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
-        samples = data.X.shape[1]
-        batch_size = samples if batch_size is None else whole("batch_size", batch_size)
+        batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
         if self._training is None or self._training[0] != plan:
             self._start(plan)
         assert self._training is not None
         _, program, state = self._training
-        training = Training(self, plan, History(), epochs=1, steps=-(-samples // batch_size))
+        training = Training(self, plan, data, None, batch_size, 1, None)
+        training.state = state
         with np.errstate(all="ignore"):
-            history = run_fit(training, program, state, data, samples, batch_size, None, dict, ())
+            history = run_fit(training, program, dict)
         return history.loss[-1]
 
     def predict(self, X: Any) -> Any:

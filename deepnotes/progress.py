@@ -7,7 +7,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from deepnotes.training import Callback, Training
+from deepnotes.callbacks import Callback
+from deepnotes.training import Training
 
 
 class Progress(Callback):

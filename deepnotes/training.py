@@ -1,20 +1,19 @@
 """The one fit loop: order of samples, chunks of batches, what is watched after each epoch, history."""
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.arguments import number, whole
+from deepnotes.callbacks import Callback
+from deepnotes.diagnosis import first_fault
 from deepnotes.errors import ArgumentError, NonFiniteLossError
+from deepnotes.interrupts import deferred
 from deepnotes.plan import Plan
-from deepnotes.program import Data, Program, State
+from deepnotes.program import Data, Program, State, Sums
 from deepnotes.schedules import Plateau, Rate, ReduceOnPlateau, as_schedule
 
 if TYPE_CHECKING:
@@ -65,103 +64,32 @@ class History:
         return asdict(self)
 
 
-class Callback:
-    """The base class of what is called while training; derive from it and give what is needed."""
-
-    def on_start(self, training: "Training") -> None:
-        """Be called once, before anything changes; raise an error to refuse the training."""
-
-    def on_chunk(self, training: "Training") -> None:
-        """Be called after each chunk of batches, some ten times a second."""
-
-    def on_epoch(self, training: "Training") -> None:
-        """Be called after each epoch; ``training.stop = True`` ends the training."""
-
-    def on_end(self, training: "Training") -> None:
-        """Be called once, at the end or before an error or interrupt is passed on."""
-
-
 @dataclass
-class EarlyStopping(Callback):
-    """Stop when a watched figure no longer falls (or rises), and restore the parameters of its best epoch.
+class Position:
+    """Where in its epochs a training is, beside the state that updates change.
 
-    Parameters
+    Attributes
     ----------
-    patience : int, default 10
-        Epochs without improvement that are waited for.
-    monitor : str, optional
-        ``val_loss``, ``loss`` or the name of a metric; by default val_loss, or loss where there is no validation.
-    min_delta : float, default 0.0
-        What an improvement must exceed.
-    mode : {"min", "max"}, optional
-        By default ``"max"`` for accuracy and r2, else ``"min"``.
-    restore_best : bool, default True
+    order : ndarray of int64 or None
+        The samples in the order of the epoch under way; None between epochs.
+    done : int
+        How many of them were trained on.
+    sums : (float, float)
+        Of the epoch's losses and weights so far.
+    seconds : float
+        That the epoch has taken so far.
+    rate : float
+        That of the last update.
+    plateau : Plateau
+        What a :class:`ReduceOnPlateau` remembers.
     """
 
-    patience: int = 10
-    monitor: str | None = None
-    min_delta: float = 0.0
-    mode: str | None = None
-    restore_best: bool = True
-
-    def __post_init__(self) -> None:
-        whole("patience", self.patience, 0)
-        number("min_delta", self.min_delta)
-        if self.mode not in {None, "min", "max"}:
-            raise ArgumentError(f"mode={self.mode!r}, wanted 'min', 'max' or None")
-
-    def on_start(self, training: "Training") -> None:
-        """Forget the last training, and see that what is to be watched will be there."""
-        self._best, self._waited, self._epoch = inf, 0, 0
-        self._theta: np.ndarray | None = None
-        if self.monitor is not None and self.monitor not in training.watched:
-            raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
-
-    def on_epoch(self, training: "Training") -> None:
-        """Remember the best parameters, and stop once `patience` epochs were no better."""
-        history = training.history
-        monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
-        rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in {"accuracy", "r2"})
-        value = -history.last(monitor) if rises else history.last(monitor)
-        if value < self._best - self.min_delta:
-            self._best, self._waited, self._epoch = value, 0, training.epoch
-            self._theta = training.network.flat()
-        else:
-            self._waited += 1
-            training.stop = training.stop or self._waited > self.patience
-
-    def on_end(self, training: "Training") -> None:
-        """Put the best parameters back."""
-        if self.restore_best and self._theta is not None:
-            training.network.set_flat(self._theta)
-            training.history.best_epoch = self._epoch
-
-
-def as_callbacks(
-    callbacks: Sequence[Callback], early_stopping: EarlyStopping | int | None, progress: bool
-) -> list[Callback]:
-    """Return all that watches a training: early stopping first, the progress bar last.
-
-    Raises
-    ------
-    ArgumentError
-        If one of them is no callback.
-    """
-    if not isinstance(callbacks, Sequence):
-        raise ArgumentError(f"callbacks={callbacks!r}, wanted a list of callbacks")
-    watchers = list(callbacks)
-    if early_stopping is not None:
-        if not isinstance(early_stopping, EarlyStopping):
-            early_stopping = EarlyStopping(whole("early_stopping", early_stopping, 0))
-        watchers.insert(0, early_stopping)
-    for i, watcher in enumerate(watchers):
-        if not isinstance(watcher, Callback):
-            raise ArgumentError(f"callbacks[{i}] is {watcher!r}, wanted an object of a class derived from Callback")
-    if progress:
-        from deepnotes.progress import Progress
-
-        watchers.append(Progress())
-    return watchers
+    order: np.ndarray | None = None
+    done: int = 0
+    sums: Sums = (0.0, 0.0)
+    seconds: float = 0.0
+    rate: float = 0.0
+    plateau: Plateau = field(default_factory=Plateau)
 
 
 @dataclass
@@ -172,110 +100,136 @@ class Training:
     ----------
     network : Network
     plan : Plan
-    history : History
-    epochs : int
-        How many were asked for.
+    data, held_out : Data
+        What is trained on, and what is evaluated after each epoch, if anything is.
+    batch_size, epochs : int
+        As they were asked for.
+    rng : Generator or None
+        Draws the order of the samples, anew each epoch; None keeps their order.
+    callbacks : list of Callback
     watched : tuple of str
         The names of the figures that there will be after each epoch.
+    history : History
+    state : State
+        The parameters, slots and number of updates; there from the first chunk on.
     epoch : int
         The one under way, counted from 1; in ``on_epoch`` the one just finished.
+    at : Position
+        Where in the epoch.
     step, steps : int
         Updates made so far in this training, and in all.
     loss : float
         The mean loss of the epoch so far.
+    at_rest : bool
+        Whether all that is told here is of the same moment: not while updates are made.
     stop : bool
         Set it to end the training after the epoch.
+    per_chunk : int
+        Updates of the next chunk.
     """
 
     network: "Network"
     plan: Plan
-    history: History
+    data: Data
+    held_out: Data | None
+    batch_size: int
     epochs: int
-    steps: int
+    rng: "np.random.Generator | None"
+    callbacks: Sequence[Callback] = ()
     watched: tuple[str, ...] = ("loss",)
+    history: History = field(default_factory=History)
+    state: State = field(init=False)
     epoch: int = 0
+    at: Position = field(default_factory=Position)
     step: int = 0
     loss: float = inf
+    at_rest: bool = True
     stop: bool = False
+    per_chunk: int = 1
+
+    @property
+    def samples(self) -> int:
+        """How many there are to train on."""
+        return self.data.X.shape[1]
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return self.epochs * -(-self.samples // self.batch_size)
 
 
-def fit(
-    training: Training,
-    program: Program,
-    state: State,
-    data: Data,
-    samples: int,
-    batch_size: int,
-    rng: "np.random.Generator | None",
-    evaluate: Callable[[], dict[str, float]],
-    callbacks: Sequence[Callback],
-) -> History:
+def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
     """Train, and return the history, which is that of `training`.
 
     Parameters
     ----------
     training : Training
+        New, or as a checkpoint left it. Its state is changed as training goes.
     program : Program
-    state : State
-        Changed as training goes; always as it was after a whole update.
-    data : Data
-    samples, batch_size : int
-    rng : Generator or None
-        Draws the order of the samples, anew each epoch; None keeps their order.
     evaluate : callable
         Returns what is watched after an epoch, by name.
-    callbacks : sequence of Callback
 
     Raises
     ------
     NonFiniteLossError
         Before the update whose loss or gradient is not finite; the state is the one before it.
-    KeyboardInterrupt
-        After the chunk during which the user asked for it.
+    KeyboardInterrupt, SystemExit
+        After the chunk during which the user or the system asked for it.
     """
     history, schedule = training.history, training.plan.optimizer.learning_rate
-    plateau = Plateau()
-    per_chunk = 1
+    for callback in reversed(training.callbacks):
+        callback.on_ready(training)
     try:
-        with deferred_interrupt() as check_interrupt:
-            while training.epoch < training.epochs and not training.stop:
-                training.epoch += 1
-                began = time.perf_counter()
-                loss_sum = weight_sum = 0.0
-                start = 0
-                while start < samples:
-                    updates = min(per_chunk, -(-(samples - start) // batch_size))
-                    rates = _rates(schedule, state.step, updates, plateau)
-                    if start == 0:  # after the rates: what is wrong with them is told before anything changes
-                        order = np.arange(samples) if rng is None else rng.permutation(samples)
-                    part = order[start : start + updates * batch_size]
-                    began_chunk = time.perf_counter()
-                    chunk = program.train(state, data, part, batch_size, rates)
-                    seconds = (time.perf_counter() - began_chunk) / updates
-                    loss_sum, weight_sum = loss_sum + chunk.loss_sum, weight_sum + chunk.weight_sum
-                    training.step += chunk.steps
-                    if chunk.steps < updates:
-                        raise _non_finite(training, state, chunk.cost)
-                    training.loss = loss_sum / weight_sum if weight_sum else 0.0
-                    for callback in callbacks:
+        with deferred(terminate=any(callback.saves for callback in training.callbacks)) as check_interrupt:
+            while training.at.order is not None or (training.epoch < training.epochs and not training.stop):
+                began = time.perf_counter() - training.at.seconds
+                for _ in _chunks(training, program):
+                    training.at.seconds = time.perf_counter() - began
+                    for callback in training.callbacks:
                         callback.on_chunk(training)
                     check_interrupt()
-                    start += len(part)
-                    per_chunk = max(1, min(2 * per_chunk, int(CHUNK_SECONDS / max(seconds, 1e-7))))
                 history.loss.append(training.loss)
-                history.learning_rate.append(float(rates[-1]))
+                history.learning_rate.append(training.at.rate)
                 for name, value in evaluate().items():
                     (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
                 history.seconds.append(time.perf_counter() - began)
+                plateau = training.at.plateau
                 if isinstance(schedule, ReduceOnPlateau):
                     plateau = schedule.observe(plateau, (history.val_loss or history.loss)[-1])
-                for callback in callbacks:
+                training.at = Position(plateau=plateau)
+                for callback in training.callbacks:
                     callback.on_epoch(training)
                 check_interrupt()
     finally:
-        for callback in callbacks:
+        for callback in reversed(training.callbacks):
             callback.on_end(training)
     return history
+
+
+def _chunks(training: Training, program: Program) -> Iterator[None]:
+    """Train to the end of an epoch, a chunk of batches at a time."""
+    at, state, samples, batch_size = training.at, training.state, training.samples, training.batch_size
+    schedule = training.plan.optimizer.learning_rate
+    while at.order is None or at.done < samples:
+        updates = min(training.per_chunk, -(-(samples - at.done) // batch_size))
+        rates = _rates(schedule, state.step, updates, at.plateau)
+        if at.order is None:  # after the rates: what is wrong with them is told before anything changes
+            at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
+            training.epoch += 1
+        part = at.order[at.done : at.done + updates * batch_size]
+        began = time.perf_counter()
+        training.at_rest = False
+        chunk = program.train(state, training.data, part, batch_size, rates, at.sums)
+        at.sums, at.rate = (chunk.loss_sum, chunk.weight_sum), float(rates[-1])
+        at.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
+        training.step += chunk.steps
+        training.at_rest = True
+        if chunk.steps < updates:
+            raise _non_finite(training, chunk.cost)
+        seconds = (time.perf_counter() - began) / updates
+        training.loss = chunk.loss_sum / chunk.weight_sum if chunk.weight_sum else 0.0
+        training.per_chunk = max(1, min(2 * training.per_chunk, int(CHUNK_SECONDS / max(seconds, 1e-7))))
+        yield
 
 
 def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarray:
@@ -295,44 +249,20 @@ def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarr
     return rates
 
 
-def _non_finite(training: Training, state: State, cost: float) -> NonFiniteLossError:
+def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
+    at, update = training.at, training.state.step + 1
+    assert at.order is not None
+    batch = at.order[at.done : at.done + training.batch_size]
+    fault = first_fault(training.network.backend, training.plan, training.state, training.data, batch)
     found = (
         f"the loss is {cost}"
         if not isfinite(cost)
         else "the gradient, or what it would make of the parameters, is not finite"
     )
     return NonFiniteLossError(
-        f"training stopped before update {state.step + 1} (epoch {training.epoch}): {found}. The parameters are the "
-        "last finite ones; a smaller learning rate, clip_norm=1.0 or standardized inputs often help",
-        state.step + 1,
+        f"training stopped before update {update} (epoch {training.epoch}): {found}; {fault.words}. The parameters are "
+        "the last finite ones; a smaller learning rate, clip_norm=1.0 or standardized inputs often help",
+        update,
         training.history,
+        fault.layer,
     )
-
-
-@contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Hold a first Ctrl-C back until the caller asks, so that no update is left half done; a second one acts at once.
-
-    Only in the main thread, and only where Python's own handler is installed: others know what they want.
-    """
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: None
-        return
-    asked = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import deepnotes as dn
-from deepnotes import files
+from deepnotes import containers
 
 STRICT = dn.Backend("strict", array_api_strict)
 
@@ -45,11 +45,13 @@ def build(header: dict[str, Any], data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def rewrite(path: Path, change: Any) -> None:
-    """Apply `change` to the header of deepnotes in a file, and leave the rest as it is."""
+def rewrite(path: Path, change: Any, sign: bool = True) -> None:
+    """Apply `change` to the header of deepnotes in a file, sign it anew, and leave the rest as it is."""
     header, data = parts(path.read_bytes())
     inner = json.loads(header["__metadata__"]["deepnotes"])
     changed = change(inner)
+    if sign:
+        inner["digest"] = containers.digest_of_header(inner)
     header["__metadata__"]["deepnotes"] = changed if isinstance(changed, str) else json.dumps(inner)
     path.write_bytes(build(header, data))
 
@@ -191,11 +193,24 @@ def test_a_newer_format_says_so(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h.update(digest="0"),
+        lambda h: h["metadata"].update(classes=["yes", "no"]),
+        lambda h: h["network"].update(seed=8),
+    ],
+)
+def test_a_header_that_was_altered_is_refused(path: Path, change: Any) -> None:
+    rewrite(path, change, sign=False)
+    with pytest.raises(dn.ModelFileError, match="was altered after it was written"):
+        dn.load(path)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h.update(digest="0"), "was altered after it was written"),
-        (lambda h: h["metadata"].update(classes=["yes", "no"]), "was altered after it was written"),
-        (lambda h: h["network"].update(seed=8), "was altered after it was written"),
+        (lambda h: h["digests"].update(W1="0"), "was altered after it was written: the digest of W1"),
+        (lambda h: h.update(digests=7), "was altered after it was written"),
         (lambda h: h["network"]["layers"][0].update(activation="os.system"), "makes no sense .*unknown activation"),
         (lambda h: h["network"]["layers"][0].update(initializer="__import__"), "unknown initializer '__import__'"),
         (lambda h: h["network"]["layers"][0].update(type="pickle"), "unknown type of layer 'pickle'"),
@@ -265,8 +280,8 @@ def test_a_header_that_claims_too_much_is_not_read(path: Path) -> None:
     with pytest.raises(dn.ModelFileError, match="truncated or no model file"):
         dn.load(path)
     with path.open("wb") as file:  # a sparse file: long, but on no disk
-        file.write(struct.pack("<Q", files.HEADER_LIMIT + 1))
-        file.truncate(files.HEADER_LIMIT * 2)
+        file.write(struct.pack("<Q", containers.HEADER_LIMIT + 1))
+        file.truncate(containers.HEADER_LIMIT * 2)
     with pytest.raises(dn.ModelFileError, match="its header claims 16,777,217 bytes"):
         dn.load(path)
 

@@ -36,9 +36,13 @@ class Model:
 
     def save(self, path: Path, **more: Any) -> None:
         """Write the model file, with `more` in the metadata."""
+        self.label(**more)
+        self.network.save(path)
+
+    def label(self, **more: Any) -> None:
+        """Put what inputs and outputs mean into the network's metadata, and `more`."""
         named = {"features": self.features, "target": self.target}
         self.network.metadata = named | as_metadata(self.task) | finite(more)
-        self.network.save(path)
 
     @classmethod
     def load(cls, path: str, backend: Backend) -> "Model":

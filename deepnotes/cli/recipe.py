@@ -55,6 +55,8 @@ def check(args: argparse.Namespace) -> None:
     """Raise ArgumentError for options that do not go together."""
     if args.momentum is not None and args.optimizer != "sgd":
         raise ArgumentError(f"--momentum belongs to --optimizer sgd, and the optimizer is {args.optimizer}")
+    if args.resume and args.checkpoint is None:
+        raise ArgumentError("--resume needs --checkpoint DIR, where the training was written to")
 
 
 def optimizer(args: argparse.Namespace, rows: int) -> Optimizer:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepnotes.callbacks import Callback
 from deepnotes.cli import data, recipe
 from deepnotes.cli.arguments import chosen_backend
 from deepnotes.cli.models import Model
@@ -17,7 +18,7 @@ from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
 from deepnotes.splits import train_validation_split
 from deepnotes.tables import Column, Table
-from deepnotes.training import History
+from deepnotes.training import History, Training
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -52,11 +53,13 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
     output.report(f"\n{network.summary()}\n")
 
-    history, seconds = _fit(args, network, task, X, y, train, held_out, progress=not output.quiet)
+    model = Model(network, features, target, task)
+    model.label()  # so that a checkpoint says it, too
+    history, seconds = _fit(args, network, task, X, y, train, held_out, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):
         figures = task.figures(network, X[rows].T, y[rows])
-    Model(network, features, target, task).save(path, **{part: {"rows": len(rows), **figures}})
+    model.save(path, **{part: {"rows": len(rows), **figures}})
     best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
@@ -88,6 +91,18 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "model": str(path),
         }
     )
+
+
+class Resumed(Callback):
+    """Tells where a training goes on."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def on_ready(self, training: Training) -> None:
+        """Say it, if it is not the start."""
+        if training.state.step:
+            self.output.facts([("resumed", f"after {counted(training.step, 'update')}, in epoch {training.epoch}")])
 
 
 def _kind(asked: str, target: str, y: Column, output: Output) -> type[Task]:
@@ -122,7 +137,7 @@ def _fit(
     y: Column,
     train: np.ndarray,
     held_out: np.ndarray,
-    progress: bool,
+    output: Output,
 ) -> tuple[History, float]:
     """Train on the rows `train`, with an eye on those held out; return the history and the seconds it took."""
     validation = (X[held_out].T, task.encode(y[held_out])) if len(held_out) else None
@@ -140,12 +155,20 @@ def _fit(
             clip_norm=args.clip_norm,
             metrics=task.watched if validation else (),
             early_stopping=args.early_stopping,
-            progress=progress,
+            checkpoint=args.checkpoint,
+            every=args.every,
+            resume=args.resume,
+            callbacks=[Resumed(output)],
+            progress=not output.quiet,
         )
     except NonFiniteLossError as error:
         raise DeepnotesError(
             f"{error}\nno model was written; try a smaller --learning-rate, or --clip-norm 1"
         ) from error
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("no model was written") from None
+    except (KeyboardInterrupt, SystemExit) as end:
+        left = f"; the same command with --resume goes on from {args.checkpoint}" if args.checkpoint else ""
+        if isinstance(end, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"no model was written{left}") from None
+        output.log(f"terminated; no model was written{left}")
+        raise
     return history, time.perf_counter() - began

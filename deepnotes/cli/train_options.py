@@ -7,6 +7,8 @@ from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.cli import recipe
 from deepnotes.cli.arguments import add_backend, add_data, add_threads, named, number, sizes, whole
 from deepnotes.cli.tasks import MOST_CLASSES
+from deepnotes.errors import ArgumentError
+from deepnotes.intervals import interval
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.optimizers import LIBRARY as OPTIMIZERS
 
@@ -21,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _data(parser.add_argument_group("data"))
     _network(parser.add_argument_group("network"))
     _training(parser.add_argument_group("training"))
+    _checkpoints(parser.add_argument_group("checkpoints"))
     parser.add_argument("-o", "--output", metavar="FILE", help="the model file (default: DATA's name, .safetensors)")
     parser.add_argument("--quiet", action="store_true", help="write nothing but errors, and the JSON object")
 
@@ -115,6 +118,32 @@ def _training(group: argparse._ArgumentGroup) -> None:
         help="stop after so many epochs without improvement, and take the best one (default: do not)",
     )
     option("--seed", type=whole(0), default=0, metavar="NUMBER", help="of everything random (default 0)")
+
+
+def _checkpoints(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    option("--checkpoint", metavar="DIR", help="write the training to files in DIR while it runs (default: do not)")
+    option(
+        "--every",
+        type=_interval,
+        default="60s",
+        metavar="TIME",
+        help="from one file to the next: 30s, 5m, 1h, or a number of epochs (default 60s)",
+    )
+    option(
+        "--resume",
+        action="store_true",
+        help="go on from the latest file in DIR, with the same data and options as before",
+    )
+
+
+def _interval(text: str) -> int | str:
+    every = int(text) if text.isdecimal() else text
+    try:
+        interval(every)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return every
 
 
 def _names(text: str) -> tuple[str, ...]:

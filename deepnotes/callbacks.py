@@ -1,0 +1,154 @@
+"""Callbacks: what watches a training, and early stopping."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.arguments import number, whole
+from deepnotes.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from deepnotes.training import Training
+
+
+class Callback:
+    """The base class of what is called while training; derive from it and give what is needed.
+
+    Attributes
+    ----------
+    saves : bool
+        Whether it writes the training to files, so that an end by SIGTERM is worth waiting for.
+    """
+
+    saves = False
+
+    def on_start(self, training: "Training") -> None:
+        """Be called once, before anything changes; raise an error to refuse the training."""
+
+    def on_ready(self, training: "Training") -> None:
+        """Be called once, before the first update; the last callback comes first, since it may restore a checkpoint."""
+
+    def on_chunk(self, training: "Training") -> None:
+        """Be called after each chunk of batches, some ten times a second."""
+
+    def on_epoch(self, training: "Training") -> None:
+        """Be called after each epoch; ``training.stop = True`` ends the training."""
+
+    def on_end(self, training: "Training") -> None:
+        """Be called once, at the end or before an error or interrupt is passed on; the last callback comes first."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep of this callback: JSON values and NumPy arrays, by name."""
+        return {}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on, after ``on_start``, from what :meth:`memory` once returned."""
+
+
+@dataclass
+class EarlyStopping(Callback):
+    """Stop when a watched figure no longer falls (or rises), and restore the parameters of its best epoch.
+
+    Parameters
+    ----------
+    patience : int, default 10
+        Epochs without improvement that are waited for.
+    monitor : str, optional
+        ``val_loss``, ``loss`` or the name of a metric; by default val_loss, or loss where there is no validation.
+    min_delta : float, default 0.0
+        What an improvement must exceed.
+    mode : {"min", "max"}, optional
+        By default ``"max"`` for accuracy and r2, else ``"min"``.
+    restore_best : bool, default True
+    """
+
+    patience: int = 10
+    monitor: str | None = None
+    min_delta: float = 0.0
+    mode: str | None = None
+    restore_best: bool = True
+
+    def __post_init__(self) -> None:
+        whole("patience", self.patience, 0)
+        number("min_delta", self.min_delta)
+        if self.mode not in {None, "min", "max"}:
+            raise ArgumentError(f"mode={self.mode!r}, wanted 'min', 'max' or None")
+
+    def on_start(self, training: "Training") -> None:
+        """Forget the last training, and see that what is to be watched will be there."""
+        self._best, self._waited, self._epoch = inf, 0, 0
+        self._theta: np.ndarray | None = None
+        if self.monitor is not None and self.monitor not in training.watched:
+            raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
+
+    def on_epoch(self, training: "Training") -> None:
+        """Remember the best parameters, and stop once `patience` epochs were no better."""
+        history = training.history
+        monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
+        rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in {"accuracy", "r2"})
+        value = -history.last(monitor) if rises else history.last(monitor)
+        if value < self._best - self.min_delta:
+            self._best, self._waited, self._epoch = value, 0, training.epoch
+            self._theta = training.network.flat()
+        else:
+            self._waited += 1
+            training.stop = training.stop or self._waited > self.patience
+
+    def memory(self) -> dict[str, Any]:
+        """Return the best value, its epoch and parameters, and how long it has been waited."""
+        theta = {} if self._theta is None else {"theta": self._theta}
+        return {"best": self._best, "waited": self._waited, "epoch": self._epoch} | theta
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._best, self._waited, self._epoch = memory["best"], memory["waited"], memory["epoch"]
+        self._theta = memory.get("theta")
+
+    def on_end(self, training: "Training") -> None:
+        """Put the best parameters back."""
+        if self.restore_best and self._theta is not None:
+            training.network.set_flat(self._theta)
+            training.history.best_epoch = self._epoch
+
+
+def as_callbacks(
+    callbacks: Sequence[Callback],
+    early_stopping: EarlyStopping | int | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    every: int | str = "60s",
+    resume: bool = False,
+    progress: bool = False,
+) -> list[Callback]:
+    """Return all that watches a training: early stopping first, then as given, then what writes files, and the bar.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is no callback, or if an argument makes none.
+    """
+    if not isinstance(callbacks, Sequence):
+        raise ArgumentError(f"callbacks={callbacks!r}, wanted a list of callbacks")
+    watchers = list(callbacks)
+    if early_stopping is not None:
+        if not isinstance(early_stopping, EarlyStopping):
+            early_stopping = EarlyStopping(whole("early_stopping", early_stopping, 0))
+        watchers.insert(0, early_stopping)
+    for i, watcher in enumerate(watchers):
+        if not isinstance(watcher, Callback):
+            raise ArgumentError(f"callbacks[{i}] is {watcher!r}, wanted an object of a class derived from Callback")
+    if checkpoint is not None:
+        from deepnotes.checkpoints import Checkpoints
+
+        watchers.append(Checkpoints(checkpoint, every, resume=resume))
+    elif resume:
+        raise ArgumentError("resume=True, wanted with it a directory as checkpoint=")
+    watchers.sort(key=lambda watcher: watcher.saves)  # they shall find what the others have done
+    if progress:
+        from deepnotes.progress import Progress
+
+        watchers.append(Progress())
+    return watchers

@@ -1,0 +1,178 @@
+"""Safetensors files with a JSON header and a digest of every part: what model files and checkpoints are kept in.
+
+The header is the entry ``deepnotes`` of the file's metadata. Its own entries ``digests`` (of each tensor) and
+``digest`` (of the header without that) tell an altered file from a whole one. No size in a file is believed before the
+file proves to hold that much, and only what is asked for is read.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepnotes.atomic import replacing
+from deepnotes.errors import ArgumentError, ModelFileError
+from deepnotes.wording import reason
+
+FORMAT = 1
+HEADER_LIMIT = 16 << 20
+"""Bytes of header that are read at most: more than a hundred thousand feature names."""
+
+
+class Container:
+    """An open file: its header, and its tensors when they are asked for.
+
+    Attributes
+    ----------
+    path : Path
+    header : dict
+    shapes : dict of str to tuple of int
+        Of the tensors, by name.
+    """
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path, self._file = path, file
+        self.header = _header(path, (file.metadata() or {}).get("deepnotes"))
+        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None) -> np.ndarray:
+        """Return a tensor.
+
+        Raises
+        ------
+        ModelFileError
+            If there is none, if it has another shape or dtype, or if it is not the one that was written.
+        """
+        found = self.shapes.get(name)
+        if found is None or (shape is not None and found != shape):
+            raise ModelFileError(f"{self.path}: tensor {name} has shape {found}, wanted {shape or 'one'}")
+        tensor: np.ndarray = self._file.get_tensor(name)
+        if dtype is not None and tensor.dtype != dtype:
+            raise ModelFileError(f"{self.path}: tensor {name} is of {tensor.dtype}, wanted {dtype}")
+        if self.header["digests"].get(name) != _digest(tensor):
+            raise ModelFileError(f"{self.path} was altered after it was written: the digest of {name} does not match")
+        return tensor
+
+
+def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a file, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    header : mapping
+        JSON values.
+    tensors : mapping of str to ndarray
+
+    Raises
+    ------
+    ModelFileError
+        If the header is not JSON, or the file cannot be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+    try:
+        content = {"format": FORMAT, **header, "digests": digests}
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys strings, tuples lists
+        text = json.dumps(content | {"digest": digest_of_header(content)})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
+    if len(text) > HEADER_LIMIT // 2:  # quotes and backslashes are escaped once more in the file
+        raise ModelFileError(f"metadata: {len(text):,} characters of JSON, wanted at most {HEADER_LIMIT // 2:,}")
+    try:
+        with replacing(path) as file:
+            file.write(to_bytes(tensors, metadata={"deepnotes": text}))
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise ModelFileError(f"cannot write {path}: {reason(error)}") from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Container]:
+    """Open a file to read from.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, is truncated or altered, is of a newer format, or is none of deepnotes'; also for
+        what the block meets of that kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _check_header_length(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield Container(path, file)
+    except SafetensorError as error:
+        raise ModelFileError(f"{path} is truncated, altered or no model file ({error})") from None
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
+
+
+def as_path(path: str | PathLike[str]) -> Path:
+    """Return a path as one.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise ArgumentError(f"path={path!r}, wanted the path of a file") from None
+
+
+def _check_header_length(path: Path) -> None:
+    """Raise ModelFileError for a header that is longer than the file or than any model's."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
+    if size < 8 or length > size - 8:
+        raise ModelFileError(f"{path} is truncated or no model file: {size:,} bytes")
+    if length > HEADER_LIMIT:
+        raise ModelFileError(f"{path}: its header claims {length:,} bytes; a model's has at most {HEADER_LIMIT:,}")
+
+
+def _header(path: Path, text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise ModelFileError(f"{path} is a safetensors file, but not one of deepnotes")
+    try:
+        header = json.loads(text)
+        version = header["format"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ModelFileError(f"{path}: its header is damaged") from None
+    if type(version) is not int or version < 1:
+        raise ModelFileError(f"{path}: format {version!r} is none of deepnotes'")
+    if version > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {version}, and this deepnotes reads up to {FORMAT}; pip install --upgrade deepnotes"
+        )
+    if header.get("digest") != digest_of_header(header) or not isinstance(header.get("digests"), dict):
+        raise ModelFileError(f"{path} was altered after it was written: the digest of its header does not match")
+    return header  # type: ignore[no-any-return]
+
+
+def digest_of_header(header: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a header without its own entry ``digest``."""
+    import hashlib
+
+    rest = {key: value for key, value in header.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(tensor: np.ndarray) -> str:
+    """Return the SHA-256 of a tensor's dtype, shape and numbers."""
+    import hashlib
+
+    digest = hashlib.sha256(f"{tensor.dtype.str} {tensor.shape};".encode())
+    digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
