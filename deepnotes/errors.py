@@ -6,6 +6,8 @@ Each message names the argument, says what came and what was wanted, and is rais
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from deepnotes.wording import brief
+
 Entry = TypeVar("Entry")
 
 
@@ -126,6 +128,6 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     known = sorted(known)
     asked = str(name).lower()
     initials = [k for k in known if "".join(word[0] for word in k.split("_")) == asked]  # mse, mae, bce
-    near = initials or get_close_matches(asked, known, n=1, cutoff=0.5)
+    near = initials or (get_close_matches(asked, known, n=1, cutoff=0.5) if len(asked) < 100 else [])
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+    return UnknownNameError(f"unknown {kind} {brief(repr(name))}; {hint}known: {', '.join(known)}")

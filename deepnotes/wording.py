@@ -24,3 +24,9 @@ def shown(cell: object) -> str:
 def reason(error: Exception) -> str:
     """Return what an error says, for a system error the system's words."""
     return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+
+
+def brief(told: object) -> str:
+    """Return a text on one line, cut in the middle to a length that can be read, whatever a file had put into it."""
+    text = one_line(told)
+    return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"
