@@ -7,6 +7,7 @@ file proves to hold that much, and only what is asked for is read.
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -17,11 +18,14 @@ import numpy as np
 
 from deepnotes.atomic import replacing
 from deepnotes.errors import ArgumentError, ModelFileError
-from deepnotes.wording import reason
+from deepnotes.wording import brief, reason
 
 FORMAT = 1
 HEADER_LIMIT = 16 << 20
 """Bytes of header that are read at most: more than a hundred thousand feature names."""
+
+DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}
+"""What safetensors calls the dtypes that are used here; it knows others, some of which NumPy has no word for."""
 
 
 class Container:
@@ -32,13 +36,16 @@ class Container:
     path : Path
     header : dict
     shapes : dict of str to tuple of int
+    dtypes : dict of str to str
         Of the tensors, by name.
     """
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path, self._file = path, file
         self.header = _header(path, (file.metadata() or {}).get("deepnotes"))
-        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        self.shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+        self.dtypes = {name: DTYPES.get(part.get_dtype(), part.get_dtype()) for name, part in parts.items()}
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None) -> np.ndarray:
         """Return a tensor.
@@ -48,12 +55,16 @@ class Container:
         ModelFileError
             If there is none, if it has another shape or dtype, or if it is not the one that was written.
         """
-        found = self.shapes.get(name)
-        if found is None or (shape is not None and found != shape):
-            raise ModelFileError(f"{self.path}: tensor {name} has shape {found}, wanted {shape or 'one'}")
+        if name not in self.shapes:
+            raise ModelFileError(f"{self.path}: tensor {brief(name)} is missing")
+        found, wanted = self.dtypes[name], dtype.name if dtype is not None else " or ".join(DTYPES.values())
+        if found not in DTYPES.values() or (dtype is not None and found != dtype):
+            raise ModelFileError(f"{self.path}: tensor {brief(name)} is of {found}, wanted {wanted}")
+        if shape is not None and self.shapes[name] != shape:
+            raise ModelFileError(
+                f"{self.path}: tensor {brief(name)} has shape {brief(self.shapes[name])}, wanted {brief(shape)}"
+            )
         tensor: np.ndarray = self._file.get_tensor(name)
-        if dtype is not None and tensor.dtype != dtype:
-            raise ModelFileError(f"{self.path}: tensor {name} is of {tensor.dtype}, wanted {dtype}")
         if self.header["digests"].get(name) != _digest(tensor):
             raise ModelFileError(f"{self.path} was altered after it was written: the digest of {name} does not match")
         return tensor
@@ -110,9 +121,11 @@ def opened(path: Path) -> Iterator[Container]:
         with safe_open(path, framework="numpy") as file:
             yield Container(path, file)
     except SafetensorError as error:
-        raise ModelFileError(f"{path} is truncated, altered or no model file ({error})") from None
+        raise ModelFileError(f"{path} is truncated, altered or no model file ({brief(error)})") from None
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
+    except MemoryError:
+        raise ModelFileError(f"{path} holds {os.path.getsize(path):,} bytes: too many for the memory") from None
 
 
 def as_path(path: str | PathLike[str]) -> Path:
@@ -129,11 +142,15 @@ def as_path(path: str | PathLike[str]) -> Path:
 
 
 def _check_header_length(path: Path) -> None:
-    """Raise ModelFileError for a header that is longer than the file or than any model's."""
+    """Raise ModelFileError for what is no file, and for a header that is longer than the file or than any model's."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # to open a pipe is to wait for its writer
+            raise ModelFileError(f"cannot read {path}: it is no regular file")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             size = os.fstat(file.fileno()).st_size
+    except ModelFileError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
     if size < 8 or length > size - 8:
@@ -146,19 +163,41 @@ def _header(path: Path, text: str | None) -> dict[str, Any]:
     if text is None:
         raise ModelFileError(f"{path} is a safetensors file, but not one of deepnotes")
     try:
-        header = json.loads(text)
+        header = strict_json(text)
         version = header["format"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ModelFileError(f"{path}: its header is damaged") from None
     if type(version) is not int or version < 1:
-        raise ModelFileError(f"{path}: format {version!r} is none of deepnotes'")
+        raise ModelFileError(f"{path}: format {brief(repr(version))} is none of deepnotes'")
     if version > FORMAT:
         raise ModelFileError(
-            f"{path} has format {version}, and this deepnotes reads up to {FORMAT}; pip install --upgrade deepnotes"
+            f"{path} has format {brief(version)}, and this deepnotes reads up to {FORMAT}; "
+            "pip install --upgrade deepnotes"
         )
     if header.get("digest") != digest_of_header(header) or not isinstance(header.get("digests"), dict):
         raise ModelFileError(f"{path} was altered after it was written: the digest of its header does not match")
     return header  # type: ignore[no-any-return]
+
+
+def strict_json(text: str) -> Any:
+    """Return what JSON says, but refuse NaN and infinities, and objects that have a key twice.
+
+    Raises
+    ------
+    ValueError
+    RecursionError
+    """
+
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # no two programs read it alike
+            raise ValueError("a key is there twice")
+        return found
+
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, object_pairs_hook=each_once, parse_constant=no_number)
 
 
 def digest_of_header(header: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from deepnotes.initializers import LIBRARY as INITIALIZERS
 from deepnotes.layers import Dense, Dropout, Layer
 from deepnotes.plan import Layout
 from deepnotes.preprocessing import Standardizer
+from deepnotes.wording import brief
 
 if TYPE_CHECKING:
     from deepnotes.network import Network
@@ -106,16 +107,17 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     with containers.opened(path) as file:
         layers, description, standardized = _architecture(path, file.header, set(file.shapes))
         layout = Layout(description["inputs"], layers)
-        shapes = {e.name: e.parameter.shape for e in layout.entries.values()}
-        shapes |= dict.fromkeys(STANDARDIZER, (description["inputs"], 1)) if standardized else {}
-        found = {
-            n: shape for n, shape in file.shapes.items() if "training" not in file.header or not n.startswith(TRAINING)
-        }
-        if shapes != found:
-            raise ModelFileError(f"{path}: its tensors {found} are not those of its architecture, {shapes}")
+        wanted = {*layout.entries, *(STANDARDIZER if standardized else ())}
+        found = {name for name in file.shapes if "training" not in file.header or not name.startswith(TRAINING)}
+        if wanted != found:
+            more, less = (brief(", ".join(sorted(names))) or "nothing" for names in (found - wanted, wanted - found))
+            raise ModelFileError(
+                f"{path}: its tensors are not those of its architecture: {more} is unknown, {less} is missing"
+            )
         dtype = np.dtype(description["dtype"])
         theta = flat(file, layout, dtype)
-        numbers = [file.tensor(name, dtype=np.dtype(np.float64)) for name in STANDARDIZER] if standardized else []
+        shape = (description["inputs"], 1)
+        numbers = [file.tensor(name, shape, np.dtype(np.float64)) for name in STANDARDIZER] if standardized else []
         metadata = file.header["metadata"]
     try:
         standardizer = Standardizer(*numbers) if numbers else None
@@ -142,6 +144,9 @@ def flat(file: Container, layout: Layout, dtype: np.dtype[Any]) -> np.ndarray:
     ModelFileError
         If one is missing, or has another shape or dtype.
     """
+    for entry in layout.entries.values():  # before memory is taken for as much as it says
+        if file.shapes.get(entry.name) != entry.parameter.shape:
+            file.tensor(entry.name, entry.parameter.shape, dtype)
     theta = np.empty(layout.size, dtype)
     for entry in layout.entries.values():
         theta[entry.start : entry.stop] = file.tensor(entry.name, entry.parameter.shape, dtype).ravel()
@@ -155,9 +160,9 @@ def _layer(path: Path, description: Any) -> Layer:
     if kind == "dense":
         start = description["initializer"]
         if start is not None and (not isinstance(start, str) or start not in INITIALIZERS):
-            raise ModelFileError(f"{path}: unknown initializer {start!r}")
+            raise ModelFileError(f"{path}: unknown initializer {brief(repr(start))}")
         return Dense(description["units"], Activation(description["activation"], **description["options"]), start)
-    raise ModelFileError(f"{path}: unknown type of layer {kind!r}; it may need a newer deepnotes")
+    raise ModelFileError(f"{path}: unknown type of layer {brief(repr(kind))}; it may need a newer deepnotes")
 
 
 def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tuple[list[Layer], dict[str, Any], bool]:
@@ -176,6 +181,6 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
             raise ModelFileError(f"{path}: its architecture makes no sense")
     except ModelFileError:
         raise
-    except (DeepnotesError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"{path}: its architecture makes no sense ({error})") from None
+    except (DeepnotesError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelFileError(f"{path}: its architecture makes no sense ({brief(error)})") from None
     return layers, description, set(STANDARDIZER) <= tensors

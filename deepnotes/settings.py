@@ -62,7 +62,7 @@ def digest(backend: "Backend", data: "Data") -> str:
         found.update(f"{n} {m};".encode())
         step = max(1, (1 << 20) // max(1, n))
         for start in range(0, m, step):
-            part = backend.to_numpy(array[:, start : start + step])
+            part = backend.to_numpy(array[:, start : min(m, start + step)])
             found.update(np.ascontiguousarray(part.T).data)
     return found.hexdigest()
 

@@ -370,3 +370,29 @@ def test_predictions_for_a_device(run, flowers):
     run("train", *flowers, *QUICK)
     run("predict", "flowers.safetensors", "flowers.csv", "-o", os.devnull)
     assert not os.path.isfile(os.devnull)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_in_checkpoints_is_resumed(run, flowers):
+    train = ("train", *flowers, *SMALL, "--epochs", "6")
+    straight = outcome(run(*train, "-o", "straight")[0])
+    run(*train, "-o", "first", "--checkpoint", "run", "--every", "2")
+    names = sorted(os.listdir("run"))
+    assert len(names) == 3
+    os.remove(f"run/{names[2]}")
+    resumed = outcome(run(*train, "-o", "second", "--checkpoint", "run", "--every", "2", "--resume")[0])
+    assert resumed["history"] == straight["history"]
+    for wanted, found in zip(parameters("straight"), parameters("second"), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    accuracy = outcome(run("evaluate", f"run/{names[1]}", flowers[0], "--json")[0])["metrics"]["accuracy"]
+    assert accuracy > 0.5  # a checkpoint is a model that knows its columns
+
+
+def test_where_a_training_goes_on_is_told(run, flowers):
+    train = ("train", *flowers, "--epochs", "4", "--checkpoint", "run", "--every", "3")
+    run(*train)
+    os.remove(sorted(os.path.join("run", name) for name in os.listdir("run"))[-1])
+    out, _ = run(*train, "--resume")
+    assert "resumed   after 12 updates, in epoch 3" in out

@@ -323,3 +323,30 @@ def test_a_disk_that_is_full():
         words = [*COMMAND, "evaluate", "good.safetensors", "good.csv"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "deepnotes: error: No space left on device\n")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints(fails):
+    train = ("train", "good.csv", "--target", "kind", "--exclude", "price", "--epochs", "2", "--quiet")
+    assert "--resume needs --checkpoint DIR" in fails(2, *train, "--resume")
+    assert "every='soon', wanted a number of epochs" in fails(2, *train, "--checkpoint", "run", "--every", "soon")
+    assert main([*train, "--checkpoint", "run"]) == 0
+    before = sorted(os.listdir("run"))
+    assert "resume (resume=True or --resume)" in fails(1, *train, "--checkpoint", "run")
+    told = fails(1, *train, "--checkpoint", "run", "--resume", "--batch-size", "7")
+    assert "batch_size was 32 and is 7" in told
+    assert sorted(os.listdir("run")) == before
+
+
+def test_sigterm_leaves_a_checkpoint_and_says_so(folder):
+    words = ["train", "digits", "--epochs", "100000", "--quiet", "--checkpoint", "run", "--every", "1"]
+    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
+        while not os.path.isdir("run") or not os.listdir("run"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert any(name.endswith(".safetensors") for name in os.listdir("run"))
+    assert not os.path.exists("digits.safetensors")

@@ -1,0 +1,304 @@
+"""Trainings that are killed, interrupted or cannot write: what is on disk is whole, and resumes to the same bits."""
+
+import errno
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpointed import fit, network, outcome, train_and_tell
+
+import deepnotes as dn
+from deepnotes import atomic
+from deepnotes.checkpoints import latest_first
+
+BACKENDS = ["numpy", *(["numba"] if find_spec("numba") else [])]
+KILLS = 25
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def straight() -> dict[str, list[Any]]:
+    """Return, by backend, what a training that nothing stops ends with."""
+    networks = {backend: network(backend) for backend in BACKENDS}
+    return {backend: outcome(net, fit(net)) for backend, net in networks.items()}
+
+
+def resumed(backend: str, run: Path) -> list[Any]:
+    net = network(backend)
+    return outcome(net, fit(net, run, resume=True))
+
+
+# --- SIGKILL ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Return where processes come from: copies of a server that has imported everything, and started no thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["deepnotes.checkpoints", "deepnotes_numpy", "safetensors.numpy", "checkpointed"])
+    return context
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_killed_at_random_moments_it_resumes_to_equal_digests(
+    tmp_path: Path, processes: Any, straight: dict[str, list[Any]], backend: str
+) -> None:
+    rng = np.random.default_rng(11)
+    killed, writing = 0, 0
+    for number in range(KILLS):
+        run = tmp_path / str(number)
+        reader, writer = os.pipe()
+        process = processes.Process(target=_with_pipe, args=(backend, run, processes.reducer.DupFd(writer)))
+        process.start()
+        os.close(writer)
+        for _ in range(int(rng.integers(1, 60))):  # at least a chunk has been trained on
+            if not os.read(reader, 1):
+                break
+        time.sleep(rng.uniform(0, 0.004))
+        process.kill()
+        process.join(30)
+        os.close(reader)
+        killed += process.exitcode == -signal.SIGKILL
+        writing += any(path.suffix == ".tmp" for path in run.iterdir())
+        assert resumed(backend, run) == straight[backend], f"killed the {number + 1}th time"
+    assert killed >= KILLS // 2  # else this shows nothing
+
+
+def _with_pipe(backend: str, run: Path, pipe: Any) -> None:
+    train_and_tell(backend, run, pipe.detach())
+
+
+# --- each call of a write in turn -------------------------------------------------------------------------------------
+
+CALLS = ["open", "write", "flush", "fsync", "replace", "open directory", "fsync directory"]
+"""What happens while a checkpoint is written, in order."""
+
+
+@contextmanager
+def failing(call: str, fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
+    """Have `fault` happen at a call while a file is written, for the file after the first few."""
+    seen = dict.fromkeys(CALLS, 0)
+
+    def happens(name: str) -> None:
+        seen[name] += 1
+        if name == call and seen[name] > after:
+            fault()
+
+    class File:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, content: bytes) -> None:
+            self.file.write(content[: len(content) // 2])
+            self.file.flush()
+            happens("write")
+            self.file.write(content[len(content) // 2 :])
+
+        def flush(self) -> None:
+            happens("flush")
+            self.file.flush()
+
+        def fileno(self) -> int:
+            return int(self.file.fileno())
+
+        def __enter__(self) -> "File":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.close()
+
+    path_open = Path.open
+
+    def opened(path: Path, mode: str = "r", **options: Any) -> Any:
+        if mode != "xb":
+            return path_open(path, mode, **options)
+        happens("open")
+        return File(path_open(path, mode, **options))
+
+    class System:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fsync(self, descriptor: int) -> None:
+            happens("fsync directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "fsync")
+            os.fsync(descriptor)
+
+        def replace(self, source: Any, target: Any) -> None:
+            happens("replace")
+            os.replace(source, target)
+
+        def open(self, *arguments: Any) -> int:
+            happens("open directory")
+            return os.open(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        patch.setattr(atomic, "os", System())
+        yield
+    assert seen[call] > after, "the fault never happened"
+
+
+def _error(number: int) -> Callable[[], None]:
+    def fault() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fault
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_call_that_fails(
+    run: Path, monkeypatch: pytest.MonkeyPatch, straight: dict[str, list[Any]], backend: str, call: str, fault: int
+) -> None:
+    net = network(backend)
+    with (
+        failing(call, _error(fault), monkeypatch, after=2),
+        pytest.raises(
+            dn.CheckpointError, match=f"cannot write .*{os.strerror(fault)}; the training stopped after"
+        ) as told,
+    ):
+        fit(net, run, every=1)
+    latest = latest_first(run)[0]
+    assert str(told.value).endswith(f"the latest checkpoint is {latest}")
+    assert not list(run.glob(".*.tmp"))
+    assert int(latest.stem[5:]) in {20, 30}  # the old one or the new one
+    np.testing.assert_array_equal(dn.load(latest, backend=backend).layout.size, net.layout.size)
+    assert resumed(backend, run) == straight[backend]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_killed_at_a_call(run: Path, processes: Any, straight: dict[str, list[Any]], backend: str, call: str) -> None:
+    process = processes.Process(target=_killed_at, args=(backend, run, call))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert resumed(backend, run) == straight[backend]
+    assert not list(run.glob(".*.tmp"))
+
+
+def _killed_at(backend: str, run: Path, call: str) -> None:
+    with pytest.MonkeyPatch.context() as patch, failing(call, lambda: os.kill(os.getpid(), signal.SIGKILL), patch, 2):
+        fit(network(backend), run, every=1)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_file(run: Path, straight: dict[str, list[Any]]) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails, as on a full disk
+    fit(network(), run, epochs=2)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+        with pytest.raises(dn.CheckpointError, match=r"cannot write .*File too large; .* latest checkpoint is .*0020"):
+            fit(network(), run, resume=True, every=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, usual)
+    assert [path.name for path in run.iterdir()] == ["step-000000020.safetensors"]
+    assert resumed("numpy", run) == straight["numpy"]
+
+
+def test_nothing_could_be_written_at_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network()
+    with (
+        failing("write", _error(errno.ENOSPC), monkeypatch, after=0),
+        pytest.raises(
+            dn.CheckpointError, match=r"No space left on device; .* after update 10, .* there is no checkpoint"
+        ),
+    ):
+        fit(net, run, every=1)
+    assert np.isfinite(net.flat()).all()
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+ENDLESS = """
+import sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from checkpointed import fit, network
+print("ready", flush=True)
+fit(network({backend!r}), Path({run!r}), epochs=10**7, early_stopping=None)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, number: int, code: int) -> None:
+    script = ENDLESS.format(path=[str(Path(__file__).parent)], backend=backend, run=str(run))
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    (latest,) = latest_first(run)
+    net = network(backend)
+    history = fit(net, run, epochs=10**7, early_stopping=None, resume=True, callbacks=[_StopsAtOnce()])
+    assert history.epochs >= int(latest.stem[5:]) // 10
+
+
+class _StopsAtOnce(dn.Callback):
+    def on_chunk(self, training: Any) -> None:
+        training.stop = True
+
+
+def test_without_checkpoints_sigterm_is_left_alone() -> None:
+    seen = []
+
+    class Looks(dn.Callback):
+        def on_chunk(self, training: Any) -> None:
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    fit(network(), epochs=1, callbacks=[Looks()])
+    assert set(seen) == {signal.SIG_DFL}
+
+
+def test_handlers_are_put_back(run: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    fit(network(), run, epochs=1)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+# --- numbers that are not finite --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_last_good_state_is_kept_and_the_first_layer_named(run: Path, backend: str) -> None:
+    X, y = np.ones((4, 32), np.float32), np.ones((1, 32), np.float32)
+    net = dn.Network([dn.Dense(4, "relu"), dn.Dense(4, "relu"), dn.Dense(1)], 4, backend=backend, seed=0)
+    with pytest.raises(dn.NonFiniteLossError, match=r"before update \d+ .*the (outputs?|gradient) of") as told:
+        net.fit(X, y, optimizer=dn.SGD(1e12), epochs=50, checkpoint=run)
+    assert told.value.step > 1
+    latest = latest_first(run)[0]
+    assert int(latest.stem[5:]) == told.value.step - 1
+    np.testing.assert_array_equal(dn.load(latest, backend=backend).flat(), net.flat())
+    assert np.isfinite(net.flat()).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_which_layer_went_first(backend: str) -> None:
+    X, y = np.ones((4, 32), np.float32), np.ones((1, 32), np.float32)
+    net = dn.Network([dn.Dense(4), dn.Dropout(0.0), dn.Dense(4), dn.Dense(1)], 4, backend=backend, seed=0)
+    net.parameters["W2"] = np.full((4, 4), 3e38, np.float32)
+    with pytest.raises(dn.NonFiniteLossError, match=r"the output of layer 3, Dense\(units=4") as told:
+        net.fit(X, y, epochs=1)
+    assert told.value.layer == 3
+    assert told.value.step == 1
