@@ -205,8 +205,8 @@ def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
         raise ValueError(f"task {kind!r} with the loss {loss!r}")
     if kind == Classification.kind:
         classes = tuple(map(str, metadata["classes"]))
-        if len(set(classes)) != outputs:
-            raise ValueError(f"{len(classes)} classes for {outputs} outputs")
+        if not len(classes) == len(set(classes)) == outputs:
+            raise ValueError(f"{len(classes)} classes, {len(set(classes))} of them distinct, for {outputs} outputs")
         return Classification(classes, loss)
     mean, scale = float(metadata["target_mean"]), float(metadata["target_scale"])
     if outputs != 1 or not np.isfinite([mean, scale]).all():
