@@ -1,0 +1,76 @@
+"""Model files that lie, with every digest right: what somebody can write who knows the format."""
+
+import hashlib
+import json
+import struct
+from typing import Any
+
+import numpy as np
+
+import deepnotes as dn
+from deepnotes.files import _digest
+
+
+def network(**settings: Any) -> dn.Network:
+    """Return a small network that a model file can hold."""
+    layers = [
+        dn.Dense(5, dn.Activation("leaky_relu", slope=0.2), "he_uniform"),
+        dn.Dropout(0.25),
+        dn.Dense(2, "softmax"),
+    ]
+    standardizer = dn.Standardizer.fit(np.arange(12.0).reshape(3, 4))
+    made = dn.Network(layers, inputs=3, **{"seed": 7, "backend": "numpy", "standardizer": standardizer} | settings)
+    made.metadata = {
+        "features": ["a", "b", "ç"], "target": "kind", "task": "classification", "classes": ["no", "yes"],
+        "loss": "categorical_cross_entropy",
+    }  # fmt: skip
+    return made
+
+
+def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON header of a safetensors file, and the rest."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def build(header: dict[str, Any] | str, data: bytes) -> bytes:
+    """Return the safetensors file of a header, as JSON or a tree, and the rest."""
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def inner(content: bytes) -> dict[str, Any]:
+    """Return the header of deepnotes in a model file."""
+    found: dict[str, Any] = json.loads(parts(content)[0]["__metadata__"]["deepnotes"])
+    return found
+
+
+def tensors(content: bytes) -> dict[str, np.ndarray]:
+    """Return the tensors of a good file."""
+    from safetensors.numpy import load
+
+    return load(content)
+
+
+def sealed(header: Any, arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the model file with this header and these tensors, and the digests of both."""
+    from safetensors.numpy import save
+
+    if isinstance(header, dict):
+        try:
+            header = {key: value for key, value in header.items() if key != "digest"}
+            header["digest"] = _digest(header, arrays)
+        except (TypeError, ValueError):  # NaN for a number, keys that cannot be put in order: no digest can be right
+            pass
+    return save(arrays, metadata={"deepnotes": header if isinstance(header, str) else json.dumps(header)})
+
+
+def sealed_text(text: str, arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the model file whose header is the JSON `text`, an object in sorted order, and the digest of it."""
+    from safetensors.numpy import save
+
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape};".encode())
+        digest.update(arrays[name].data)
+    return save(arrays, metadata={"deepnotes": f'{text[:-1]}, "digest": "{digest.hexdigest()}"}}'})
