@@ -29,7 +29,7 @@ from deepnotes.layers import Layer
 from deepnotes.schedules import Plateau
 from deepnotes.settings import differences, remembering, settings
 from deepnotes.training import History, Position, Training
-from deepnotes.wording import reason
+from deepnotes.wording import brief, reason
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,9 @@ class Checkpoint:
             for callback, memory in zip(remembering(training), self.memories, strict=True):
                 callback.remember(memory)
         except (LookupError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{self.path}: what callbacks remember makes no sense ({error!r})") from error
+            raise ModelFileError(
+                f"{self.path}: what callbacks remember makes no sense ({brief(repr(error))})"
+            ) from error
         network.set_flat(self.theta)
         write = network.backend.write
         state.slots = tuple(write(a, 0, network.from_host(b)) for a, b in zip(state.slots, self.slots, strict=True))
@@ -250,7 +252,9 @@ def _read(file: Container, training: Training, wanted: dict[str, str]) -> Checkp
     except (ModelFileError, CheckpointError):
         raise
     except (DeepnotesError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise ModelFileError(f"{file.path}: what it has of the training makes no sense ({error!r})") from error
+        raise ModelFileError(
+            f"{file.path}: what it has of the training makes no sense ({brief(repr(error))})"
+        ) from error
 
 
 def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Checkpoint:

@@ -65,7 +65,7 @@ class Container:
                 f"{self.path}: tensor {brief(name)} has shape {brief(self.shapes[name])}, wanted {brief(shape)}"
             )
         tensor: np.ndarray = self._file.get_tensor(name)
-        if self.header["digests"].get(name) != _digest(tensor):
+        if self.header["digests"].get(name) != digest(tensor):
             raise ModelFileError(f"{self.path} was altered after it was written: the digest of {name} does not match")
         return tensor
 
@@ -88,7 +88,7 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     from safetensors.numpy import save as to_bytes
 
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+    digests = {name: digest(tensor) for name, tensor in tensors.items()}
     try:
         content = {"format": FORMAT, **header, "digests": digests}
         content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys strings, tuples lists
@@ -208,10 +208,10 @@ def digest_of_header(header: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(tensor: np.ndarray) -> str:
+def digest(tensor: np.ndarray) -> str:
     """Return the SHA-256 of a tensor's dtype, shape and numbers."""
     import hashlib
 
-    digest = hashlib.sha256(f"{tensor.dtype.str} {tensor.shape};".encode())
-    digest.update(np.ascontiguousarray(tensor).data)
-    return digest.hexdigest()
+    found = hashlib.sha256(f"{tensor.dtype.str} {tensor.shape};".encode())
+    found.update(np.ascontiguousarray(tensor).data)
+    return found.hexdigest()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.callbacks import Callback
+from deepnotes.wording import brief
 
 if TYPE_CHECKING:
     from deepnotes.backend import Backend
@@ -43,7 +44,9 @@ def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     for name, value in wanted.items():
         if found.get(name) != value:
             is_digest = name in {"data", "validation"}
-            told.append(f"{name} is other" if is_digest else f"{name} was {found.get(name)} and is {value}")
+            told.append(
+                f"{name} is other" if is_digest else f"{name} was {brief(found.get(name))} and is {brief(value)}"
+            )
     return "; ".join(told)
 
 

@@ -5,14 +5,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hostile
 import numpy as np
+from fuzzing import altered, damaged, target
 from hypothesis import strategies as st
 
 import deepnotes as dn
-import hostile
 from deepnotes.cli.models import Model
 from deepnotes.tables import write_table
-from fuzzing import altered, damaged, target
 
 
 @cache
@@ -32,7 +32,7 @@ def content() -> bytes:
 
 GOOD = content()
 HEADER, DATA = hostile.parts(GOOD)
-INNER, TENSORS = hostile.inner(GOOD), hostile.tensors(GOOD)
+INNER, TENSORS = hostile.header_of(GOOD), hostile.tensors(GOOD)
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-320, 1e-40, 3e38, 1e308, float("inf"), float("-inf"), float("nan")]
 
 

@@ -1,6 +1,5 @@
 """Model files that lie, with every digest right: what somebody can write who knows the format."""
 
-import hashlib
 import json
 import struct
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
-from deepnotes.files import _digest
+from deepnotes import containers
 
 
 def network(**settings: Any) -> dn.Network:
@@ -39,10 +38,10 @@ def build(header: dict[str, Any] | str, data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def inner(content: bytes) -> dict[str, Any]:
-    """Return the header of deepnotes in a model file."""
+def header_of(content: bytes) -> dict[str, Any]:
+    """Return the header of deepnotes in a model file, without its digests."""
     found: dict[str, Any] = json.loads(parts(content)[0]["__metadata__"]["deepnotes"])
-    return found
+    return {key: value for key, value in found.items() if key not in {"digest", "digests"}}
 
 
 def tensors(content: bytes) -> dict[str, np.ndarray]:
@@ -57,20 +56,6 @@ def sealed(header: Any, arrays: dict[str, np.ndarray]) -> bytes:
     from safetensors.numpy import save
 
     if isinstance(header, dict):
-        try:
-            header = {key: value for key, value in header.items() if key != "digest"}
-            header["digest"] = _digest(header, arrays)
-        except (TypeError, ValueError):  # NaN for a number, keys that cannot be put in order: no digest can be right
-            pass
+        header = header | {"digests": {name: containers.digest(array) for name, array in arrays.items()}}
+        header["digest"] = containers.digest_of_header(header)
     return save(arrays, metadata={"deepnotes": header if isinstance(header, str) else json.dumps(header)})
-
-
-def sealed_text(text: str, arrays: dict[str, np.ndarray]) -> bytes:
-    """Return the model file whose header is the JSON `text`, an object in sorted order, and the digest of it."""
-    from safetensors.numpy import save
-
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape};".encode())
-        digest.update(arrays[name].data)
-    return save(arrays, metadata={"deepnotes": f'{text[:-1]}, "digest": "{digest.hexdigest()}"}}'})

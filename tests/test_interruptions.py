@@ -228,28 +228,34 @@ def test_nothing_could_be_written_at_all(run: Path, monkeypatch: pytest.MonkeyPa
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 ENDLESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
 sys.path[:0] = {path!r}
 from pathlib import Path
 from checkpointed import fit, network
 print("ready", flush=True)
-fit(network({backend!r}), Path({run!r}), epochs=10**7, early_stopping=None)
+fit(network({backend!r}), Path({run!r}), epochs=10**7, early_stopping=None, every="0.2s")
 """
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, number: int, code: int) -> None:
+    run.mkdir()
     script = ENDLESS.format(path=[str(Path(__file__).parent)], backend=backend, run=str(run))
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(1)
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            while not latest_first(run):
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code, err
-    (latest,) = latest_first(run)
+    latest = latest_first(run)[0]
     net = network(backend)
     history = fit(net, run, epochs=10**7, early_stopping=None, resume=True, callbacks=[_StopsAtOnce()])
     assert history.epochs >= int(latest.stem[5:]) // 10

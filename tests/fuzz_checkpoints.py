@@ -1,0 +1,51 @@
+"""Target: checkpoints, as a training that is resumed reads them."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hostile
+import numpy as np
+from checkpointed import fit, network
+from fuzzing import altered, damaged, target
+from hypothesis import strategies as st
+
+from deepnotes.checkpoints import latest_first
+
+EPOCHS = 2
+
+
+def content() -> bytes:
+    """Return a checkpoint of a training that is over."""
+    with tempfile.TemporaryDirectory() as folder:
+        fit(network(), Path(folder), epochs=EPOCHS)
+        return latest_first(Path(folder))[0].read_bytes()
+
+
+GOOD = content()
+HEADER, TENSORS = hostile.header_of(GOOD), hostile.tensors(GOOD)
+ENTRIES = json.loads(HEADER["training"])
+
+
+@st.composite
+def sealed(draw: st.DrawFn) -> bytes:
+    """Return a checkpoint that lies about the training, and whose digests are right all the same."""
+    entries = draw(altered(ENTRIES))
+    arrays = dict(TENSORS)
+    for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
+        ways: list[Any] = [arrays[name][:-1], arrays[name].astype(np.float16), arrays[name].reshape(1, -1)]
+        arrays[name] = np.ascontiguousarray(draw(st.sampled_from(ways)))
+    return hostile.sealed(HEADER | {"training": json.dumps(entries)}, arrays)
+
+
+@target("checkpoint", st.one_of(st.just(GOOD), damaged(GOOD), sealed()), ".safetensors")
+def resume(path: Path) -> None:
+    """Resume: from the parameters that were written, and nothing is lost of what was there."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        (run / "step-000000020.safetensors").write_bytes(path.read_bytes())
+        net = network()
+        history = fit(net, run, epochs=EPOCHS, resume=True)
+        assert np.isfinite(net.flat()).all()
+        assert history.epochs >= 0
