@@ -40,7 +40,7 @@ class NumbaProgram(EagerProgram):
         self._optimizer, self._numbers = lower_optimizer(plan)
         self._multiplications = 3 * plan.layout.decaying
         # A tile may read, though not write, a little beyond its columns, hence the room after the gradient.
-        self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(tiles)
+        self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
         self._work = np.empty(0, self._dtype)
         self._pace = threads.Pace()
 

@@ -10,17 +10,18 @@ SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 
 
 @jit
-def square_of(g, theta, at, n, l2):
-    """Add the gradient of the L2 penalty to a range of g, and return the sum of its squares."""
+def squares_of(g, theta, at, n, l2):
+    """Add the gradient of the L2 penalty to a range of g; return the sums of its squares and, with L2, of theta's."""
     G, W = view(g, at, n), view(theta, at, n)
+    total, weights = ZERO(as_of(0, g)), ZERO(as_of(0, g))
     if l2 != 0:
         part = as_of(l2, g)
         for i in range(n):
             G[i] += part * W[i]
-    total = ZERO(as_of(0, g))
+            weights += W[i] * W[i]
     for i in range(n):
         total += G[i] * G[i]
-    return total
+    return total, weights
 
 
 @precise  # else the compiler would make another formula of b v + (1 - b) x², with other roundings
