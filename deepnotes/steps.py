@@ -128,7 +128,7 @@ def gradient_step(
     if objective.told != 1:
         cost = objective.told * cost
     if plan.l2:
-        l2 = plan.l2
+        l2: Any = plan.l2
         if objective.share_l2:
             l2 = plan.l2 / xp.where(weight > 0, weight, xp.ones_like(weight))
             cost = cost + ops.l2_penalty(theta, decays, l2)

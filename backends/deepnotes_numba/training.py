@@ -65,7 +65,9 @@ def train(
             mine = (blocks * rank // size, blocks * (rank + 1) // size) if size > 1 else (0, blocks)
             taken = (0, blocks) if split else mine
             gather(X, by_sample, chosen, work, places[X_AT] * unit, places[X_TURNED] * unit, taken, room, True)
-            gather_targets(Y, w, weighted, weight / scale, chosen, work, places[TARGETS] * unit, places[EACH] * unit, mine)
+            gather_targets(
+                Y, w, weighted, weight / scale, chosen, work, places[TARGETS] * unit, places[EACH] * unit, mine
+            )
             part = (0, 1)
             if split:
                 part, mine = (rank, size), (0, blocks)

@@ -142,8 +142,8 @@ def initial(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return weights, shape (n_prev, n), and biases, shape (n,), drawn as scikit-learn draws them.
 
-    Uniform within the bound of Glorot and Bengio (AISTATS 2010), which sigmoid makes smaller; the last layer follows the
-    last hidden one.
+    Uniform within the bound of Glorot and Bengio (AISTATS 2010), which sigmoid makes smaller; the last layer follows
+    the last hidden one.
     """
     kinds = hidden_activations(activation, len(units) - 2)
     kinds = [*kinds, kinds[-1] if kinds else ""]

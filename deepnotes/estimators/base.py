@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from deepnotes.estimators.sparse import SparseProgram, SparseSamples
 from deepnotes.host import HostBackend
 from deepnotes.network import Network
 from deepnotes.optimizers import SGD, Adam, Optimizer
-from deepnotes.plan import Plan
+from deepnotes.plan import Objective, Plan
 from deepnotes.program import Data, Program
 from deepnotes.registry import get_backend
 from deepnotes.training import Training
@@ -33,7 +34,7 @@ from deepnotes.training import fit as run_fit
 FIT_DTYPES = (np.float64, np.float32)
 
 
-class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
+class DenseEstimator(BaseEstimator, ABC):
     """The base of :class:`DenseClassifier` and :class:`DenseRegressor`, which name the parameters."""
 
     coefs_: list[np.ndarray]
@@ -49,7 +50,11 @@ class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _checked(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
-        """Return samples, and targets of shape (m, k): numbers, or whether a sample is of a class."""
+        """Return samples, and targets of shape (m, k), or class indices of shape (m,)."""
+
+    def _outputs_for(self, y: np.ndarray) -> int:
+        """Return the number of outputs for targets as they were checked."""
+        return int(y.shape[1])
 
     @abstractmethod
     def _out_activation(self) -> str:
@@ -57,7 +62,7 @@ class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        """Return the score of outputs and targets of shape (m, k)."""
+        """Return the score of outputs of shape (m, k) and targets as they were checked."""
 
     def _weights(self, y: Any, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
         """Return the weight of each sample, if they have any."""
@@ -65,7 +70,7 @@ class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             return None
         return cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train, from new parameters unless ``warm_start``.
 
@@ -100,7 +105,7 @@ class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         given = y
         X, y = self._checked(X, y, incremental, reset=first)
         weights = self._weights(given, sample_weight, X, incremental)
-        units = [X.shape[1], *sizes, y.shape[1]]
+        units = [X.shape[1], *sizes, self._outputs_for(y)]
         backend = get_backend(self.backend)
         self.n_outputs_ = units[-1]
         self._random_state = check_random_state(self.random_state)
@@ -155,14 +160,12 @@ class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         if not hasattr(self, "_running"):
             self._running = Running(self.learning_rate_init)
         seed = getattr(self, "_seed", 0)
-        return self._running.network(
-            layers, backend or get_backend(self.backend), seed, self.coefs_, self.intercepts_
-        )
+        return self._running.network(layers, backend or get_backend(self.backend), seed, self.coefs_, self.intercepts_)
 
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
         loss, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         if exact and how.told != how.scale:
-            how = architecture.Objective(how.scale, how.scale, how.share_l2)
+            how = Objective(how.scale, how.scale, how.share_l2)
         architecture.check(loss, network.layers[-1])
         labels = loss.targets == "simplex" and self.out_activation_ == "softmax"
         return Plan(
@@ -185,7 +188,11 @@ class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             rows = X.toarray() if issparse(X) else X
             samples = backend.from_numpy(np.asarray(rows, dtype=dtype).T)
         with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and training refuses it
-            Y = y.argmax(axis=1)[None] if plan.class_indices else np.ascontiguousarray(y.T, dtype=dtype)
+            if plan.class_indices:
+                Y = y[None]
+            else:
+                columns = y.T if y.ndim == 2 else y == np.arange(self.n_outputs_)[:, None]
+                Y = np.ascontiguousarray(columns, dtype=dtype)
             w = None if weights is None else backend.from_numpy(weights[None].astype(dtype))
         return Data(samples, backend.from_numpy(Y), w)
 
@@ -220,7 +227,8 @@ class DenseEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         if not incremental:
             self._running.rate.rate = float(self.learning_rate_init)
         plan = self._plan(network, self._optimizer())
-        held_out, evaluate = None, dict
+        held_out: Data | None = None
+        evaluate: Callable[[], dict[str, float]] = dict
         if self.early_stopping:
             X, y, weights, (X_val, y_val, w_val) = self._split(X, y, weights)
             held_out = self._data(network, plan, X_val, y_val, w_val)

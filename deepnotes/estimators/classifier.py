@@ -3,13 +3,13 @@
 from typing import Any, ClassVar, cast
 
 import numpy as np
+from scipy.sparse import csr_array, issparse
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
 from sklearn.utils.validation import validate_data
 
 from deepnotes.errors import ArgumentError
@@ -19,8 +19,91 @@ from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.losses import LossFunction
 
 
-class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
-    """DOC"""
+class DenseClassifier(ClassifierMixin, DenseEstimator):
+    """A classifier that minimizes the log-loss, trained and asked on any backend.
+
+    All parameters of scikit-learn's ``MLPClassifier`` are here by the same names, with the same meanings, defaults and
+    errors. With the same ``random_state`` the initial weights, the split for early stopping and the order of samples
+    are the same, too, and the trained parameters equal but for rounding. See there for what is not told here.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array_like of int, default (100,)
+        Neurons of each hidden layer.
+    activation : str, ActivationFunction or list of them, default "relu"
+        Of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of deepnotes, or
+        one that a user wrote.
+    solver : {"adam", "sgd", "lbfgs"}, default "adam"
+        ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
+    alpha : float, default 0.0001
+        L2: a part of the loss of a batch is ``alpha / 2 * Σ w²``, divided by its samples (or the sum of their weights).
+    batch_size : int or "auto", default "auto"
+        By default 200, or all samples if they are fewer.
+    learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
+        Of ``sgd``, from epoch to epoch: ``invscaling`` divides by ``(samples seen + 1) ** power_t``; ``adaptive``
+        divides by 5 instead of ending the training, until the rate is at most 1e-6.
+    learning_rate_init : float, default 0.001
+    power_t : float, default 0.5
+    max_iter : int, default 200
+        Epochs, or iterations of ``lbfgs``.
+    shuffle : bool, default True
+    random_state : int, RandomState or None, default None
+    tol : float, default 1e-4
+        What the loss (or the score, with `early_stopping`) has to improve by; the gradient that ends ``lbfgs``.
+    verbose : bool, default False
+    warm_start : bool, default False
+        Whether ``fit`` goes on from the last parameters.
+    momentum : float, default 0.9
+    nesterovs_momentum : bool, default True
+    early_stopping : bool, default False
+        Whether a part of the samples is held out, and the parameters with the best score on it are the ones that stay.
+    validation_fraction : float, default 0.1
+        How large a part.
+    beta_1, beta_2 : float, default 0.9 and 0.999
+    epsilon : float, default 1e-8
+        Of ``adam``; added before the bias is corrected, as in scikit-learn.
+    n_iter_no_change : int or inf, default 10
+        Epochs without improvement that are waited for.
+    max_fun : int, default 15000
+        Most calls of the loss by ``lbfgs``.
+    loss : str or LossFunction, default "log_loss"
+        Another loss of deepnotes, by name or with options, or one that a user wrote.
+    class_weight : dict, list of dict, "balanced" or None, default None
+        The weight of each class, which multiplies the sample weights, as of scikit-learn's other classifiers.
+    dropout : float or list of float, default 0.0
+        The share of the outputs of each hidden layer that is dropped while training.
+    backend : str or Backend, optional
+        By default the selected one, see :func:`deepnotes.get_backend`.
+    dtype : {"float32", "float64"}, optional
+        By default that of X; float64 for ``lbfgs``.
+    callbacks : list of Callback, optional
+        They see the :class:`~deepnotes.training.Training` after each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (classes,)
+    coefs_, intercepts_ : list of ndarray
+        W of shape (n_prev, n) and b of shape (n,) of each layer; assignable.
+    loss_, best_loss_ : float
+        The last loss, L2 included, and the least one (None with `early_stopping`).
+    loss_curve_, validation_loss_curve_, validation_scores_ : list of float
+        After each epoch; the last two with `early_stopping`.
+    best_validation_score_ : float or None
+    history_ : History
+        Of the last training.
+    n_iter_, t_ : int
+        Epochs of the last training; samples that were trained on in all.
+    n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = DenseClassifier(16, solver="lbfgs", random_state=0, max_iter=1000).fit(X, y)
+    >>> bool(model.score(X, y) > 0.95)
+    True
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **CONSTRAINTS,
@@ -75,12 +158,27 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
+        check_classification_targets(y)
+        if y.ndim == 2:
+            found, encoded = np.arange(y.shape[1]), (y.toarray() if issparse(y) else y) != 0
         else:
-            self._check_classes(unique_labels(y))
-        return X, self._label_binarizer.transform(y).astype(bool)
+            found, encoded = np.unique(y, return_inverse=True)
+        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
+            self._set_classes(found, multilabel=y.ndim == 2)
+            self._labels_are_sparse = issparse(y)
+        else:
+            self._check_classes(found)
+        if self._multilabel != (y.ndim == 2):
+            raise ArgumentError(
+                f"y has shape {y.shape}, and that of the last fit was of {2 - (y.ndim == 2)} dimensions"
+            )
+        if y.ndim == 1:
+            encoded = np.searchsorted(self.classes_, found)[encoded]
+            encoded = encoded if len(self.classes_) > 2 else encoded[:, None] > 0
+        return X, encoded
+
+    def _set_classes(self, classes: np.ndarray, multilabel: bool) -> None:
+        self.classes_, self._multilabel, self._labels_are_sparse = classes, multilabel, False
 
     def _check_classes(self, found: np.ndarray) -> None:
         """Raise ArgumentError unless the classes are those of the last fit, or some of them."""
@@ -107,20 +205,20 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         return cast(np.ndarray, of_classes if weights is None else weights * of_classes)
 
     def _out_activation(self) -> str:
-        return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
+        return "logistic" if self._multilabel or len(self.classes_) <= 2 else "softmax"
+
+    def _outputs_for(self, y: np.ndarray) -> int:
+        return len(self.classes_) if y.ndim == 1 else y.shape[1]
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         return y if self.n_outputs_ == 1 else None  # scikit-learn does not with more classes than two
 
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        if self.out_activation_ == "softmax":
-            right = A.argmax(axis=1) == y.argmax(axis=1)
-        else:
-            right = ((A > 0.5) == y).all(axis=1)
+        right = A.argmax(axis=1) == y if y.ndim == 1 else ((A > 0.5) == y).all(axis=1)
         return float(np.average(right, weights=sample_weight))
 
-    @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @available_if(lambda estimator: estimator._check_solver())
+    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
         """Train on some more samples, once.
 
@@ -142,21 +240,24 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
             As :meth:`fit` does.
         """
         if _check_partial_fit_first_call(self, classes):
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+            self._set_classes(self.classes_, multilabel=type_of_target(y).startswith("multilabel"))
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any) -> Any:
         """Return the class of each sample, shape (samples,), or a column for each label, shape (samples, labels).
+
+        The columns are sparse where those of the training were.
 
         Parameters
         ----------
         X : array_like or sparse matrix, shape (samples, features)
         """
         A = self._outputs(X)
-        if self.n_outputs_ == 1:
-            A = A.ravel()
-        return cast(np.ndarray, self._label_binarizer.inverse_transform(A))
+        if self._multilabel:
+            labels = (A > 0.5).astype(np.int64)
+            return csr_array(labels) if self._labels_are_sparse else labels
+        which = A.argmax(axis=1) if A.shape[1] > 1 else A[:, 0] > 0.5
+        return self.classes_[np.minimum(which, len(self.classes_) - 1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, shape (samples, classes), in the order of ``classes_``.

@@ -18,7 +18,15 @@ class Minimum(NamedTuple):
 
 
 def minimize(
-    network: Network, program: Program, state: State, data: Data, *, max_iter: int, max_fun: int, tol: float, verbose: Any
+    network: Network,
+    program: Program,
+    state: State,
+    data: Data,
+    *,
+    max_iter: int,
+    max_fun: int,
+    tol: float,
+    verbose: Any,
 ) -> Minimum:
     """Search the parameters of the least cost of `data` as one batch, from those that the network has.
 

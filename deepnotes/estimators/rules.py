@@ -62,7 +62,8 @@ class Rules(Callback):
         e.t_ += training.samples
         e.loss_ = training.loss
         e.loss_curve_.append(e.loss_)
-        self._say(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
+        if e.verbose:
+            self._say(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
         if self.validated:
             e.validation_loss_curve_.append(training.history.val_loss[-1])
             self._compare_score(training, training.history.last("val_score"))
@@ -103,8 +104,8 @@ class Rules(Callback):
     def _set_rate(self, training: "Training", rate: float) -> None:
         """Set the rate of the next epoch, and the velocity to the steps that were made.
 
-        Ours is the sum of the gradients, which the rate of the day multiplies; scikit-learn's is that of the steps, each
-        with the rate of its day.
+        Ours is the sum of the gradients, which the rate of the day multiplies; scikit-learn's is that of the steps,
+        each with the rate of its day.
         """
         ratio = self.rate.rate / rate if rate else 1.0
         self.rate.rate = rate

@@ -1,7 +1,7 @@
 """What runs an estimator: a network that follows ``coefs_`` and ``intercepts_``, and the state of its optimizer."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class EpochRate(Schedule):
 class Running:
     """A network whose parameters are those of an estimator, which are the ones that count.
 
-    ``coefs_`` and ``intercepts_`` are what users see, change and pickle. On backends with NumPy's arrays they are views of
-    the network's parameters; elsewhere copies that cannot be written to, so that nobody changes them in vain. Other
+    ``coefs_`` and ``intercepts_`` are what users see, change and pickle. On backends with NumPy's arrays they are views
+    of the network's parameters; elsewhere copies that cannot be written to, so that nobody changes them in vain. Other
     arrays in their place are noticed when the network is next asked for.
 
     Attributes
@@ -82,7 +82,7 @@ class Running:
         net = self._network
         assert net is not None
         flat = net.backend.to_numpy(net.theta)
-        if flat is not net.theta:
+        if flat is not cast(Any, net.theta):
             flat = np.array(flat)
             flat.flags.writeable = False
         coefs, intercepts = [], []
@@ -103,7 +103,12 @@ class Running:
                 return net._training[1:]
             kept = self._moments(net)
         program, state = net._start(plan)
-        if go_on and kept is not None and len(kept[0]) == len(state.slots) and all(s.shape == net.theta.shape for s in kept[0]):
+        if (
+            go_on
+            and kept is not None
+            and len(kept[0]) == len(state.slots)
+            and all(s.shape == net.theta.shape for s in kept[0])
+        ):
             write = net.backend.write
             state.slots = tuple(write(a, 0, net.from_host(b)) for a, b in zip(state.slots, kept[0], strict=True))
             state.step = kept[1]
