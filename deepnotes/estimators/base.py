@@ -68,7 +68,10 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return the weight of each sample, if they have any."""
         if sample_weight is None:
             return None
-        return cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
+        weights = cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
+        if not weights.any():
+            raise DataError("sample_weight gives every sample the weight 0")
+        return weights
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
@@ -112,6 +115,11 @@ class DenseEstimator(BaseEstimator, ABC):
         if first:
             self._initialize(units, X.dtype)
         network = self._network(units, backend)
+        if self.solver != "lbfgs" and not first:  # what another solver, or a user who set the parameters, left undone
+            self.loss_curve_ = getattr(self, "loss_curve_", [])
+            self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
+            if self.early_stopping != (getattr(self, "best_loss_", None) is None):
+                self._begin_curves()
         if self.solver == "lbfgs":
             self._fit_lbfgs(network, X, y, weights)
         else:
@@ -132,18 +140,24 @@ class DenseEstimator(BaseEstimator, ABC):
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._out_activation()
-        architecture.layers(units, self.activation, self.dropout, self.out_activation_)  # or an error, before anything
+        made = architecture.layers(units, self.activation, self.dropout, self.out_activation_)
+        loss, _ = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
+        architecture.check(loss, made[-1])  # before there is anything
         self.coefs_, self.intercepts_ = architecture.initial(units, self.activation, self._random_state, dtype)
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
         self._running = Running(self.learning_rate_init)
         if self.solver != "lbfgs":
             self.loss_curve_: list[float] = []
             self._no_improvement_count = 0
-            scored = self.early_stopping
-            self.validation_scores_: list[float] | None = [] if scored else None
-            self.validation_loss_curve_: list[float] | None = [] if scored else None
-            self.best_validation_score_: float | None = -np.inf if scored else None
-            self.best_loss_: float | None = None if scored else np.inf
+            self._begin_curves()
+
+    def _begin_curves(self) -> None:
+        """Set what the best and the curves of an epoch's figures start from."""
+        scored = self.early_stopping
+        self.validation_scores_: list[float] | None = [] if scored else None
+        self.validation_loss_curve_: list[float] | None = [] if scored else None
+        self.best_validation_score_: float | None = -np.inf if scored else None
+        self.best_loss_: float | None = None if scored else np.inf
 
     def _network(self, units: list[int] | None = None, backend: Backend | None = None) -> Network:
         """Return the network with the parameters that the estimator shows.
@@ -159,14 +173,16 @@ class DenseEstimator(BaseEstimator, ABC):
         layers = architecture.layers(shown, self.activation, self.dropout, self.out_activation_)
         if not hasattr(self, "_running"):
             self._running = Running(self.learning_rate_init)
-        seed = getattr(self, "_seed", 0)
-        return self._running.network(layers, backend or get_backend(self.backend), seed, self.coefs_, self.intercepts_)
+        network = self._running.network(
+            layers, backend or get_backend(self.backend), getattr(self, "_seed", 0), self.coefs_, self.intercepts_
+        )
+        self.coefs_, self.intercepts_ = self._running.show()
+        return network
 
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
         loss, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         if exact and how.told != how.scale:
             how = Objective(how.scale, how.scale, how.share_l2)
-        architecture.check(loss, network.layers[-1])
         labels = loss.targets == "simplex" and self.out_activation_ == "softmax"
         return Plan(
             network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha), None,
@@ -241,7 +257,7 @@ class DenseEstimator(BaseEstimator, ABC):
                 stacklevel=4,
             )
         batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), samples)
-        rules = Rules(self, self._running.rate, self.early_stopping)
+        rules = Rules(self, self._running.rate, network.flat() if self.early_stopping else None)
         order: Any = Order(self._random_state) if self.shuffle else None
         watched = ("loss", "val_loss", "val_score") if self.early_stopping else ("loss",)
         training = Training(
