@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """The estimators as scikit-learn's own tools know them: its checks, its search and pipelines, copies, frames."""
 
 import inspect
@@ -75,7 +76,7 @@ def test_all_of_their_parameters_are_there_with_their_defaults_and_their_limits(
 def test_what_they_refuse_is_refused_by_the_same_kind_of_error(ours, theirs, wrong) -> None:
     with pytest.raises(Exception) as wanted:  # noqa: PT011
         theirs(**wrong).fit(X, y)
-    with pytest.raises(wanted.type if wanted.type is InvalidParameterError else ValueError) as found:  # noqa: PT011
+    with pytest.raises(wanted.type if wanted.type is InvalidParameterError else ValueError) as found:
         ours(**wrong).fit(X, y)
     (name,) = wrong
     assert name in str(found.value)

@@ -1,6 +1,6 @@
+# ruff: noqa: E402
 """The estimators beside scikit-learn's own: the same parameters after the same training, but for rounding."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from deepnotes.program import Data, EagerProgram, State
 REASON = 'needs scikit-learn: pip install "deepnotes[sklearn]"'
 sklearn = pytest.importorskip("sklearn", reason=REASON)
 
-from sklearn.datasets import load_iris, make_multilabel_classification, make_regression
+from sklearn.datasets import load_iris, make_multilabel_classification
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from deepnotes.testing.bounds import Bounds, excess
@@ -100,7 +100,7 @@ def test_their_activations_and_initial_parameters(activation, sizes) -> None:
 def test_the_loss_of_poisson(solver) -> None:
     rng = np.random.default_rng(0)
     X = rng.uniform(size=(100, 2))
-    Y = rng.poisson(np.exp(X + [1, 0]))
+    Y = rng.poisson(np.exp(X + np.array([1, 0])))
     for y in (Y, Y[:, 0]):
         options = {"loss": "poisson", "hidden_layer_sizes": 5, "random_state": 1, "max_iter": 30, "solver": solver}
         hold(dn.DenseRegressor(**options).fit(X, y), MLPRegressor(**options).fit(X, y))
@@ -123,7 +123,14 @@ def test_partial_fits_go_the_same_way(backend, options) -> None:
         hold(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1}, {"solver": "sgd", "learning_rate": "invscaling"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1},
+        {"solver": "sgd", "learning_rate": "invscaling"},
+    ],
+)
 def test_warm_starts_go_the_same_way(options) -> None:
     X, y = IRIS
     given = {"hidden_layer_sizes": 5, "warm_start": True, "max_iter": 7, "random_state": 0, **options}

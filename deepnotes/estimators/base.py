@@ -118,7 +118,7 @@ class DenseEstimator(BaseEstimator, ABC):
         if self.solver != "lbfgs" and not first:  # what another solver, or a user who set the parameters, left undone
             self.loss_curve_ = getattr(self, "loss_curve_", [])
             self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
-            if self.early_stopping != (getattr(self, "best_loss_", None) is None):
+            if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:
                 self._begin_curves()
         if self.solver == "lbfgs":
             self._fit_lbfgs(network, X, y, weights)
