@@ -1,6 +1,7 @@
-"""Tables of the results, in the terminal and in the README: ``python -m benchmarks.report`` writes the latter anew.
+"""Tables of the results, in the terminal, the README and the pages under docs: ``python -m benchmarks.report`` writes
+those of the documents anew.
 
-A table of the README stands between ``<!-- name -->`` and ``<!-- /name -->`` and is made of
+A table of a document stands between ``<!-- name -->`` and ``<!-- /name -->`` and is made of
 ``benchmarks/results/name.json``; where either is missing, nothing is done.
 """
 
@@ -45,6 +46,24 @@ def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return timed_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
 
 
+def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``estimators.json``: milliseconds, and how many times as long the other takes."""
+    first = next(iter(results.values()))
+    pairs = list(first["ratios"])
+    rows = [
+        [
+            f"{name}, {r['network']}",
+            *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
+            " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
+            *(_figure(us / 1000) for us in r["microseconds"].values()),
+            *(_spread(r["ratios"][pair]) for pair in pairs),
+        ]
+        for name, r in results.items()
+    ]
+    head = ["network", "samples", "batch", "epochs", "accuracies, %", *(f"{who} ms" for who in first["microseconds"])]
+    return [[*head, *pairs], *rows]
+
+
 def cold_start_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``cold-start.json``."""
     rows = [[who, *(_spread(r[kind]) for kind in ("first", "warm"))] for who, r in results.items()]
@@ -81,6 +100,7 @@ TABLES = {
     "steps": (steps_rows, {"scikit-learn", "torch", "jax"}),
     "steps-avx2": (steps_rows, set()),
     "predictions": (predictions_rows, {"onnxruntime"}),
+    "estimators": (estimators_rows, {"scikit-learn"}),
     "cold-start": (cold_start_rows, set()),
     "memory": (memory_rows, set()),
     "threads": (threads_rows, set()),
@@ -103,7 +123,7 @@ def markdown(name: str, content: dict[str, Any]) -> str:
 
 
 def fill(readme: str) -> str:
-    """Return the README with its tables made anew."""
+    """Return a document with its tables made anew."""
     for name in TABLES:
         path = RESULTS / f"{name}.json"
         if path.exists():
@@ -137,5 +157,5 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        page.write_text(fill(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,6 +1,8 @@
 # ruff: noqa: E402
 """What the estimators have that scikit-learn's do not: backends, activations by layer, dropout, losses, callbacks."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,3 +227,34 @@ def test_the_history_has_loss_score_and_rate_of_each_epoch() -> None:
     assert history.metrics["val_score"] == model.validation_scores_
     assert history.learning_rate == pytest.approx([0.1, *(0.1 / (135 * k + 1) ** 0.5 for k in range(1, 6))])
     assert model._running.rate.rate == 0.1 / (135 * 6 + 1) ** 0.5
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_examples_of_the_page_run() -> None:
+    page = Path(__file__).parent.parent / "docs" / "estimators.md"
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(code, names)
+    assert names["search"].best_score_ > 0.9
+    assert names["model"].loss_ < 0.6
+
+
+def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
+    from benchmarks import estimators, report, timing
+
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
+    case = estimators.Case((3,), 16, 2, lambda: estimators.generated(4, 3, 40, 20))
+    monkeypatch.setitem(estimators.CASES, "small", case)
+    result = estimators.measure("small", ["numpy"], rounds=2)
+    assert result["network"] == "4-3-3"
+    least, median, most = result["ratios"]["scikit-learn to numpy"]
+    assert 0 < least <= median <= most
+    head, row = report.estimators_rows({"small": result}, True)
+    assert len(head) == len(row)
+    (X_small, y_small), held_out = case.data()
+    fitted = {who: model.fit(X_small, y_small) for who, model in estimators.estimators(case, ["numpy"]).items()}
+    assert set(estimators.same(fitted, held_out)) == {"numpy", "scikit-learn"}
+    fitted["numpy"].loss_curve_[0] += 0.1
+    with pytest.raises(AssertionError, match="numpy trains otherwise than scikit-learn"):
+        estimators.same(fitted, held_out)

@@ -254,7 +254,7 @@ class DenseEstimator(BaseEstimator, ABC):
         if self.batch_size != "auto" and self.batch_size > samples:
             warnings.warn(
                 f"Got `batch_size`={self.batch_size} larger than the sample size {samples}. It is going to be clipped",
-                stacklevel=4,
+                stacklevel=5,
             )
         batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), samples)
         rules = Rules(self, self._running.rate, network.flat() if self.early_stopping else None)
@@ -272,7 +272,7 @@ class DenseEstimator(BaseEstimator, ABC):
             with np.errstate(all="ignore"):
                 run_fit(training, self._program(program, data, network), evaluate)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
         except NonFiniteLossError as error:
             if not self.early_stopping:
                 raise _not_finite(str(error)) from error
@@ -283,7 +283,7 @@ class DenseEstimator(BaseEstimator, ABC):
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                     "converged yet.",
                     ConvergenceWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
         if rules.best is not None:
             network.set_flat(rules.best)
@@ -326,7 +326,7 @@ class DenseEstimator(BaseEstimator, ABC):
         self.n_iter_ += 1
         for curve in (self.loss_curve_, self.validation_scores_, self.validation_loss_curve_):
             cast(list[float], curve).append(np.nan)
-        warnings.warn(f"the training ended before it converged: {error}", ConvergenceWarning, stacklevel=5)
+        warnings.warn(f"the training ended before it converged: {error}", ConvergenceWarning, stacklevel=6)
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Return the network's outputs, shape (samples, outputs)."""
