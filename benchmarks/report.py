@@ -1,8 +1,7 @@
-"""Tables of the results, in the terminal, the README and the pages under docs: ``python -m benchmarks.report`` writes
-those of the documents anew.
+"""Tables of the results, in the terminal and in documents: ``python -m benchmarks.report`` writes the latter anew.
 
-A table of a document stands between ``<!-- name -->`` and ``<!-- /name -->`` and is made of
-``benchmarks/results/name.json``; where either is missing, nothing is done.
+They are the README and the pages under docs. A table stands there between ``<!-- name -->`` and ``<!-- /name -->`` and
+is made of ``benchmarks/results/name.json``; where either is missing, nothing is done.
 """
 
 import json
