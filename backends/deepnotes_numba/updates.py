@@ -2,9 +2,8 @@
 
 from math import sqrt
 
-from deepnotes_numba.compiling import jit, precise
-from deepnotes_numba.functions import ZERO
-from deepnotes_numba.vectors import as_of, view
+from deepnotes_numba.compiling import inlined, jit
+from deepnotes_numba.vectors import as_of, block, squares, view
 
 SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 
@@ -17,13 +16,14 @@ def square_of(g, theta, at, n, l2):
         part = as_of(l2, g)
         for i in range(n):
             G[i] += part * W[i]
-    total = ZERO(as_of(0, g))
-    for i in range(n):
+    lanes = block(g) // 2
+    total = squares(g, at, n // lanes)
+    for i in range(n // lanes * lanes, n):
         total += G[i] * G[i]
     return total
 
 
-@precise  # else the compiler would make another formula of b v + (1 - b) x², with other roundings
+@inlined
 def update(code, theta, g, first, second, at, n, scale, rate, epsilon, beta1, beta2, decay):
     """Update a range of θ with ``scale g``; it loses its share `decay` before."""
     W, G = view(theta, at, n), view(g, at, n)
