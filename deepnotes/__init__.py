@@ -16,6 +16,7 @@ from deepnotes.errors import (
     DeepnotesError,
     DTypeError,
     ForeignArrayError,
+    MissingExtraError,
     ModelFileError,
     NonFiniteLossError,
     ShapeError,
@@ -43,6 +44,7 @@ from deepnotes.training import History
 
 if TYPE_CHECKING:
     from deepnotes.checkpoints import Checkpoints
+    from deepnotes.estimators import DenseClassifier, DenseRegressor
 
 __version__ = "0.1.0"
 
@@ -64,6 +66,8 @@ __all__ = [
     "DataError",
     "DeepnotesError",
     "Dense",
+    "DenseClassifier",
+    "DenseRegressor",
     "Dropout",
     "EarlyStopping",
     "ExponentialDecay",
@@ -73,6 +77,7 @@ __all__ = [
     "Layer",
     "Loss",
     "LossFunction",
+    "MissingExtraError",
     "ModelFileError",
     "Network",
     "NonFiniteLossError",
@@ -94,7 +99,11 @@ __all__ = [
     "use_backend",
 ]
 
-_LATER = {"Checkpoints": "deepnotes.checkpoints"}
+_LATER = {
+    "Checkpoints": "deepnotes.checkpoints",
+    "DenseClassifier": "deepnotes.estimators",
+    "DenseRegressor": "deepnotes.estimators",
+}
 """What is imported when it is first asked for, and where from: it needs more than most programs do."""
 
 

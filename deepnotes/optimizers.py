@@ -1,7 +1,7 @@
 """Optimizers: their hyperparameters, the slots they keep, and which equation makes the update."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepnotes.arguments import number
@@ -62,7 +62,7 @@ class SGD(Optimizer):
     ----------
     learning_rate : float or Schedule, default 0.01
     momentum : float, default 0.0
-        Between 0 and 1, 1 excluded.
+        Between 0 and 1.
     nesterov : bool, default False
 
     Raises
@@ -77,7 +77,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        self._check("momentum", below=1)
+        self._check("momentum", most=1)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
 
@@ -147,6 +147,9 @@ class Adam(Optimizer):
     beta2 : float, default 0.999
     epsilon : float, default 1e-8
         Added outside the root, to the bias-corrected value.
+    epsilon_hat : bool, default False
+        Whether epsilon is added before the bias is corrected, instead: the paper's other form, with an epsilon that it
+        writes with a hat, and that of scikit-learn and TensorFlow.
 
     Raises
     ------
@@ -158,6 +161,7 @@ class Adam(Optimizer):
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    epsilon_hat: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -175,11 +179,13 @@ class Adam(Optimizer):
 
         With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
         ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` is ``rate' m / (sqrt v + epsilon')`` with these two: the paper's
-        own order of computation (end of its section 2), which spares passes over the parameters.
+        own order of computation (end of its section 2), which spares passes over the parameters. Where epsilon is added
+        before the correction, to the root of ``(1 - beta2) v``, ``epsilon'`` is the same at every step.
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
-        return {"rate": rate * s2**0.5 / s1, "epsilon": self.epsilon * s2**0.5}
+        correction = s2**0 / (1 - self.beta2) if self.epsilon_hat else s2
+        return {"rate": rate * s2**0.5 / s1, "epsilon": self.epsilon * correction**0.5}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
@@ -195,7 +201,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    learning_rate, beta1, beta2, epsilon
+    learning_rate, beta1, beta2, epsilon, epsilon_hat
         As :class:`Adam`.
     weight_decay : float, default 0.01
         Each step takes ``rate * weight_decay`` of every weight away.

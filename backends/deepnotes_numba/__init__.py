@@ -34,7 +34,7 @@ class NumbaBackend(HostBackend):
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the compiled Program, or None for layers, activations or losses that are not the library's."""
-        if not plan.is_library:
+        if not plan.has_library_parts:
             _log_eager(plan)
             return None
         from deepnotes_numba.program import NumbaProgram  # not before it is needed: it takes Numba a second
