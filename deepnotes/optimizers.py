@@ -132,7 +132,7 @@ class RMSProp(Optimizer):
     learning_rate: Rate = field(default_factory=by_dialect("RMSProp.learning_rate"))
     rho: float = field(default_factory=by_dialect("RMSProp.rho"))
     epsilon: float = field(default_factory=by_dialect("RMSProp.epsilon"))
-    epsilon_inside: bool = field(default_factory=by_dialect("RMSProp.epsilon_inside"))
+    epsilon_inside: bool = field(default_factory=by_dialect("RMSProp.epsilon_inside"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -183,7 +183,7 @@ class Adam(Optimizer):
     beta1: float = field(default_factory=by_dialect("Adam.beta1"))
     beta2: float = field(default_factory=by_dialect("Adam.beta2"))
     epsilon: float = field(default_factory=by_dialect("Adam.epsilon"))
-    epsilon_hat: bool = field(default_factory=by_dialect("Adam.epsilon_hat"))
+    epsilon_hat: bool = field(default_factory=by_dialect("Adam.epsilon_hat"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -237,7 +237,7 @@ class AdamW(Adam):
     """
 
     weight_decay: float = field(default_factory=by_dialect("AdamW.weight_decay"))
-    decay_biases: bool = field(default_factory=by_dialect("AdamW.decay_biases"))
+    decay_biases: bool = field(default_factory=by_dialect("AdamW.decay_biases"), kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -141,16 +141,16 @@ class Plan:
         return Layout(self.inputs, self.layers)
 
     @property
-    def is_ours(self) -> bool:
-        """Whether all parts are the library's own, so that a backend may trust them to be pure."""
+    def is_library(self) -> bool:
+        """Whether all parts are the library's own, in their usual form, so that a backend may know them by name."""
+        return self.has_library_parts and self.optimizer.is_textbook
+
+    @property
+    def has_library_parts(self) -> bool:
+        """Whether all parts are the library's own; for backends that take every form of them."""
         from deepnotes.optimizers import LIBRARY
 
         return are_library(self.layers) and type(self.loss) is Loss and type(self.optimizer) in LIBRARY.values()
-
-    @property
-    def is_library(self) -> bool:
-        """Whether all parts are the library's own in their usual form, so that a backend may know them by name."""
-        return self.is_ours and self.optimizer.is_textbook
 
 
 def are_library(layers: Sequence[Layer]) -> bool:
