@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping
+from deepnotes.dialects import defaults
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
@@ -92,6 +93,7 @@ __all__ = [
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
+    "defaults",
     "get_backend",
     "load",
     "registered_backends",

@@ -11,6 +11,7 @@ import numpy as np
 
 from deepnotes.array import Array, DType, Namespace
 from deepnotes.equations import EQUATIONS
+from deepnotes.exchange import device_of
 from deepnotes.ops import Ops
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Backend:
     ----------
     options : dict of str to object
         What it was made with, as by ``get_backend("numba", threads=2)``; a pickle remembers it.
+    device : (int, int) or None
+        Where its arrays lie, as DLPack tells it; other libraries' arrays that lie there, too, are used without a copy.
     matmul_precision : {"highest", "high"}
         How float32 products are computed: in float32, or by rounding their factors to TF32 on purpose. Conformance
         takes its bounds from it.
@@ -64,7 +67,8 @@ class Backend:
         self.kernels = dict(kernels or {})
         _check_signatures(name, self.kernels)
         self.ops = Ops(self.xp, self.kernels)
-        self._array_type = type(self.xp.zeros((1,)))
+        sample = self.xp.zeros((1,))
+        self._array_type, self.device = type(sample), device_of(sample)
 
     def compile(self, plan: "Plan") -> "Program | None":
         """Return a Program for `plan` (rung 3), or None: the eager Program is used then."""

@@ -7,6 +7,7 @@ import numpy as np
 from deepnotes import checks
 from deepnotes.array import Array
 from deepnotes.errors import DataError
+from deepnotes.exchange import adopted, as_host, is_neighbour
 from deepnotes.losses import LossFunction
 from deepnotes.program import Data
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def is_native(network: "Network", X: Any) -> bool:
-    """Return whether X is an array of the network's backend and not NumPy's, so that results shall be as well."""
-    return not isinstance(X, np.ndarray) and network.backend.is_array(X)
+    """Return whether X is the backend's, or lies where its arrays do, and is not NumPy's: so shall results be."""
+    return not isinstance(X, np.ndarray) and (network.backend.is_array(X) or is_neighbour(network.backend, X))
 
 
 def as_samples(network: "Network", X: Any, name: str = "X") -> Array:
@@ -36,6 +37,7 @@ def as_samples(network: "Network", X: Any, name: str = "X") -> Array:
     ):
         return backend.from_numpy(X)
     if is_native(network, X):
+        X = adopted(backend, X)
         checks.check_samples(X, name, network.inputs)
         checks.check_real(backend, X, name)
         samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))
@@ -43,7 +45,7 @@ def as_samples(network: "Network", X: Any, name: str = "X") -> Array:
             constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
             samples = backend.ops.standardize(samples, *constants)
         return samples
-    host = checks.as_host(backend, X, name)
+    host = as_host(backend, X, name)
     checks.check_samples(host, name, network.inputs)
     with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and training refuses it
         if standardizer is not None:

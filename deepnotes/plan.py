@@ -171,12 +171,12 @@ class Plan:
 
     @property
     def is_library(self) -> bool:
-        """Whether all parts are the library's own, so that a backend may know them by name, and the cost the notes'."""
-        return self.has_library_parts and self.objective == NOTES
+        """Whether all is the library's own, in its usual form, so that a backend may know it by name."""
+        return self.has_library_parts and self.optimizer.is_textbook and self.objective == NOTES
 
     @property
     def has_library_parts(self) -> bool:
-        """Whether all parts are the library's own; for backends that know every objective."""
+        """Whether all parts are the library's own; for backends that take every form of them, and every objective."""
         from deepnotes.optimizers import LIBRARY
 
         return are_library(self.layers) and type(self.loss) is Loss and type(self.optimizer) in LIBRARY.values()
