@@ -16,8 +16,8 @@ NEEDS = 'pip install "deepnotes[data]"'
 LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 20, "schema_depth_limit": 16}
 """What the metadata of a file may hold."""
 
-ROWS = 1 << 16
-"""Rows that are held at a time while a file is gone through."""
+ROWS, ROOM = 1 << 16, 1 << 25
+"""Rows, and bytes of them, that are held at a time while a file is gone through."""
 
 
 @contextmanager
@@ -79,6 +79,17 @@ def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple
                 f"{source}: column {brief(repr(field.name))} has type {brief(field.type)}; text was wanted"
             )
     return found, [name for name in schema.names if name not in found]
+
+
+def fits_float32(file: Any, names: list[str]) -> bool:
+    """Return whether float32 holds each value of these columns exactly."""
+    types = {str(file.schema_arrow.field(name).type) for name in names}
+    return types <= {"float", "halffloat", "int8", "int16", "uint8", "uint16", "bool"}
+
+
+def rows_at_a_time(columns: int) -> int:
+    """Return how many rows are held at a time of so many columns."""
+    return max(1, min(ROWS, ROOM // (16 * max(1, columns))))
 
 
 def batches(file: Any, names: list[str], source: str, rows: int = ROWS) -> Iterator[dict[str, Column]]:

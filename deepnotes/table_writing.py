@@ -18,11 +18,13 @@ def write_table(
     path_or_stream: str | os.PathLike[str] | TextStream,
     names: Sequence[str],
     columns: Mapping[str, ArrayLike] | Sequence[ArrayLike],
+    *,
+    spreadsheet: bool = False,
 ) -> None:
     """Write columns as CSV with a header row.
 
     Floats get the fewest digits that read back as the same number of their dtype, integers are written as integers,
-    booleans as 0 and 1, and text as it is.
+    booleans as 0 and 1, and text as it is, so that it is read back as it was.
 
     Parameters
     ----------
@@ -32,6 +34,9 @@ def write_table(
         The header: one name per column, none empty, none twice.
     columns : sequence of arrays, or mapping of names to arrays
         Numbers or text, each of shape (m,).
+    spreadsheet : bool, default False
+        Whether to put an apostrophe before text that a spreadsheet would take for a formula: the file is safe to open
+        there, and other programs see the apostrophe.
 
     Raises
     ------
@@ -53,6 +58,8 @@ def write_table(
     if fault := csv_files.fault_of(names):
         raise ArgumentError(f"names are {listed(names)}: {fault}")
     cells = _cells(names, columns)
+    if spreadsheet:
+        names, *cells = [[_inert(cell) for cell in column] for column in (names, *cells)]  # type: ignore[assignment]
     if isinstance(path_or_stream, str | os.PathLike):
         path = Path(path_or_stream)
         try:
@@ -68,6 +75,18 @@ def write_table(
             raise TableError(f"the stream cannot be written to: {reason(error)}") from error
     else:
         raise ArgumentError(f"path_or_stream is {path_or_stream!r}; a path or a text stream was wanted")
+
+
+def formulas(texts: NDArray[Any]) -> list[str]:
+    """Return the distinct texts that a spreadsheet takes for formulas."""
+    return [text for text in np.unique(texts).tolist() if text != _inert(text)]
+
+
+def _inert(cell: object) -> object:
+    """Return a cell with an apostrophe before it if a spreadsheet would take it for a formula."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("=", "+", "-", "@")):
+        return cell
+    return cell if csv_files.number_of(cell.strip()) is not None else f"'{cell}"
 
 
 def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[ArrayLike]) -> list[list[object]]:
