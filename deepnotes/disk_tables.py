@@ -195,9 +195,7 @@ def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
     with path.open("rb") as file:
         header = idx_files.read_header(file, source)
     if len(header.shape) < 2 or 0 in header.shape:
-        raise TableError(
-            f"{source}: its array has shape {header.shape}; images, of at least two dimensions, were wanted"
-        )
+        raise TableError(f"{source}: its array has shape {header.shape}; two dimensions or more were wanted")
     if header.length + header.nbytes != path.stat().st_size:
         raise TableError(f"{source}: its header says {header.shape}, and it is not as long")
     shape = header.shape[0], header.nbytes // header.dtype.itemsize // header.shape[0]

@@ -15,6 +15,8 @@ from deepnotes.wording import listed, one_line, shown
 MOST_CATEGORIES = 64
 """A column of text with more distinct values is taken for names or notes, and refused unless it is named."""
 
+IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
+
 IMPUTE = ("mean", "median", "zero", "most_frequent")
 
 
@@ -110,7 +112,7 @@ class Encoder:
         if not names:
             raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
         if impute is None:
-            table.require_complete(names, "impute them (impute='mean' or --impute mean), or exclude the column")
+            table.require_complete(names, IMPUTE_THEM)
         return cls(tuple(_feature(table, name, rows, name in categorical, impute) for name in names))
 
     @property

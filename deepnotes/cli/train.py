@@ -15,7 +15,7 @@ from deepnotes.cli.tasks import TASKS, Classification, Task, choose
 from deepnotes.cli.train_options import configure
 from deepnotes.disk import OnDisk
 from deepnotes.disk_tables import DiskTable
-from deepnotes.encoding import Encoder
+from deepnotes.encoding import IMPUTE_THEM, Encoder
 from deepnotes.errors import ArgumentError, DataError, DeepnotesError, NonFiniteLossError
 from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     table = (data.read_from_disk if args.from_disk else data.read)(args.data, exclude=args.exclude)
     target = data.target_of(table, args.target)
     names = data.feature_names(table, target, args.exclude)
+    if isinstance(table, Table) and args.impute is None:
+        table.require_complete(names, IMPUTE_THEM)
     y = data.target_column(table, target)
     kind = _kind(args.task, target, y, output)
     train, held_out = _split(table, y if kind is Classification else None, args.validation, args.seed)
@@ -127,13 +129,12 @@ def _encoder(
         return data.plain(names)
     encoder = Encoder.fit(table, names, rows=train, categorical=args.categorical, impute=args.impute)
     for feature in encoder.features:
+        told = f"column {feature.name!r}:"
         if feature.categories is not None:
-            output.log(
-                f"column {feature.name!r}: one-hot, {counted(len(feature.categories), 'category', 'categories')}"
-            )
+            output.log(f"{told} one-hot, {counted(len(feature.categories), 'category', 'categories')}")
         if feature.name in table.gaps:
-            count = counted(table.gaps[feature.name].count, "missing value")
-            output.log(f"column {feature.name!r}: {count} filled with {feature.fill!r}")
+            missing = counted(table.gaps[feature.name].count, "missing value")
+            output.log(f"{told} {missing} filled with {feature.fill!r}")
     for name, count in encoder.strangers(table).items():
         output.log(f"column {name!r}: {counted(count, 'held-out row')} of a category that no training row has: as none")
     return encoder

@@ -34,7 +34,7 @@ def _data(group: argparse._ArgumentGroup) -> None:
     option(
         "--target",
         metavar="COLUMN",
-        help="what to predict (default: y of .npz and .npy, label of IDX, digit of digits)",
+        help="what to predict (default: y of .npz and .npy, label of IDX)",
     )
     option("--exclude", type=_names, default=(), metavar="COLUMNS", help="what is no feature, such as id,name")
     option(

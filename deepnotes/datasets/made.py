@@ -73,7 +73,7 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
 
 
 def make_spirals(
-    samples: int = 1000, *, classes: int = 2, turns: float = 1.5, noise: float = 0.1, seed: int = 0
+    samples: int = 1000, *, classes: int = 2, turns: float = 1.0, noise: float = 0.1, seed: int = 0
 ) -> Points:
     """Return arms that wind about the origin: no small network parts them soon.
 
@@ -82,7 +82,7 @@ def make_spirals(
     samples : int, default 1000
     classes : int, default 2
         Arms, each with its share of the samples.
-    turns : float, default 1.5
+    turns : float, default 1.0
         Of each arm, from the origin out to a radius of 2π times as many.
     noise : float, default 0.1
         The standard deviation of what is added to both coordinates.
