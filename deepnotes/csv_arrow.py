@@ -66,7 +66,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content | N
     gaps = _gaps(columns, names, data, first_line, quoted)
     if gaps is None:
         return None
-    return Content(columns, dict.fromkeys(taken, first_line), gaps, [name for name in names if name not in columns])
+    return Content(columns, dict.fromkeys(taken, first_line), gaps, names)
 
 
 def _begin(data: bytes, request: Request) -> tuple[list[str], int, dict[str, bool], int] | None:

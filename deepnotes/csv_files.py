@@ -56,8 +56,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
         raise TableError(f"{source}:{header_line}: no row follows the header")
     columns = {builder.name: builder.joined() for builder in builders.values()}
     gaps = {builder.name: gap for builder in builders.values() if (gap := builder.gap()).count}
-    others = [name for name in names if name not in columns]
-    return Content(columns, lines if columns else {}, gaps, others)
+    return Content(columns, lines if columns else {}, gaps, names)
 
 
 Record = tuple[int, list[str]]

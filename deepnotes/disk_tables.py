@@ -207,8 +207,8 @@ def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
 
 def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
     with parquet_files.opened(path, source) as file:
-        kinds, others = parquet_files.column_types(file, source, request)
-        require_names(source, [*(request.columns or ()), *request.exclude], [*kinds, *others])
+        kinds, known = parquet_files.column_types(file, source, request)
+        require_names(source, [*(request.columns or ()), *request.exclude], known)
         m = file.metadata.num_rows
         numbers = [name for name, kind in kinds.items() if kind == "number"]
         if m <= 0 or not numbers:

@@ -242,14 +242,16 @@ def _statistic(values: NDArray[np.float64], impute: str) -> float:
     if impute == "most_frequent":
         distinct, counts = np.unique(values, return_counts=True)
         return float(distinct[counts.argmax()])
-    scale = 2.0 ** np.frexp(np.abs(values).max())[1] or 1.0  # so that no sum overflows
-    return float(getattr(np, impute)(values / scale) * scale)
+    power = np.frexp(np.abs(values).max())[1]  # values times a power of 2, so that no sum overflows
+    return float(np.ldexp(getattr(np, impute)(np.ldexp(values, -power)), power))
 
 
 def _filled(table: Table, feature: Feature) -> Column:
     """Return the column of a feature, of the kind that it was, without missing values."""
     column = table.column(feature.name)
     missing = missing_in(column)
+    if column.dtype.kind == "U" and not feature.is_text and missing.all():
+        column = np.full(column.shape, np.nan)
     if column.dtype.kind == "U" and not feature.is_text:
         raise TableError(
             f"{table.place(feature.name)}: column {feature.name!r} is text, its first value is {shown(column[0])}, "

@@ -113,7 +113,8 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     ------
     TableError
     """
-    return chosen(columns_of(array(path, source), path, source), request, [])
+    columns = columns_of(array(path, source), path, source)
+    return chosen(columns, request, list(columns))
 
 
 def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, Column]:

@@ -86,7 +86,8 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     """
     X, y = matrix_and_targets(path, source)
     columns = matrix(X, "X", source)
-    return chosen(columns | y, request, [])
+    columns |= y
+    return chosen(columns, request, list(columns))
 
 
 def matrix_and_targets(path: Path, source: str) -> tuple[np.ndarray, dict[str, Column]]:

@@ -142,7 +142,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
         raise TableError(f"{source}: the archive has no arrays; an array X, or columns, were wanted")
     x, ys = matrix_of(archive, source)
     columns = _named_columns(archive, request) if x is None else _matrix_columns(archive, x, ys)
-    return chosen(columns, request, [] if x else [name for name in archive if name not in columns])
+    return chosen(columns, request, list(columns if x else archive))
 
 
 def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
@@ -160,10 +160,10 @@ def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
     return (found["x"][0] if found["x"] else None), found["y"]
 
 
-def chosen(columns: dict[str, Column], request: Request, others: list[str]) -> Content:
+def chosen(columns: dict[str, Column], request: Request, names: list[str]) -> Content:
     """Return those of the columns that were asked for, and their gaps."""
     taken = {name: column for name, column in columns.items() if request.takes(name)}
-    return Content(taken, {}, gaps_of(taken), [*others, *(name for name in columns if name not in taken)])
+    return Content(taken, {}, gaps_of(taken), names)
 
 
 def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, Column]:

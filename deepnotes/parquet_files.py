@@ -47,7 +47,7 @@ def opened(path: Path, source: str) -> Iterator[Any]:
 
 
 def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple[dict[str, str], list[str]]:
-    """Return for each column that was asked for whether it is of "number" or "text", and the names of the others.
+    """Return for each column that was asked for whether it is of "number" or "text", and the names of all.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple
             raise TableError(
                 f"{source}: column {brief(repr(field.name))} has type {brief(field.type)}; text was wanted"
             )
-    return found, [name for name in schema.names if name not in found]
+    return found, schema.names
 
 
 def fits_float32(file: Any, names: list[str]) -> bool:
@@ -109,7 +109,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     """
     size = path.stat().st_size
     with opened(path, source) as file:
-        kinds, others = column_types(file, source, request)
+        kinds, names = column_types(file, source, request)
         rows = file.metadata.num_rows
         if rows <= 0:
             raise TableError(f"{source}: the file has no rows")
@@ -124,7 +124,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     if any(sum(map(len, found)) != rows for found in parts.values()):
         raise TableError(f"{source}: the Parquet file is damaged: it says that it has {rows:,} rows, and has not")
     columns: dict[str, Column] = {name: np.concatenate(found) for name, found in parts.items()}  # type: ignore[misc]
-    return Content(columns, {}, gaps_of(columns), others)
+    return Content(columns, {}, gaps_of(columns), names)
 
 
 def _column(array: Any, name: str, source: str, done: int) -> Column:

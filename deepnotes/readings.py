@@ -108,14 +108,14 @@ class Content:
         The line where each column's first value stands, as far as there are lines.
     gaps : dict of str to Gap
         The missing values of the columns that have any.
-    others : list of str
-        The names of the columns that were not asked for.
+    names : list of str
+        Of all columns in the file, in its order, those that were not asked for, too.
     """
 
     columns: dict[str, Column]
     lines: dict[str, int] = field(default_factory=dict)
     gaps: dict[str, Gap] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
 
 def missing_in(column: Column) -> NDArray[np.bool_]:

@@ -241,10 +241,11 @@ def read_table(
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
-    require_names(source, [*(columns or ()), *exclude, *text], [*content.columns, *content.others])
+    require_names(source, [*(columns or ()), *exclude, *text], content.names)
     if not content.columns:
-        raise TableError(f"{source}: no column is left to be read; columns: {listed(content.others)}")
-    table = Table(list(content.columns), content.columns, source, content.lines, content.gaps, [*content.others])
+        raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
+    others = [name for name in content.names if name not in content.columns]
+    table = Table(list(content.columns), content.columns, source, content.lines, content.gaps, others)
     if missing == "error":
         table.require_complete(table.names)
     return table
