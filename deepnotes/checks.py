@@ -29,7 +29,7 @@ def check_samples(x: Any, name: str, features: int) -> None:
     raise ShapeError(f"{name} has shape {shape}, wanted ({features}, m): {features} features, m samples{hint}")
 
 
-def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None:
+def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: int = 0) -> None:
     """Raise DataError if `x` holds NaN or infinity, with the first position and the count.
 
     Parameters
@@ -39,6 +39,8 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None
     name : str
     given : array_like, optional
         What it was made from, of the same shape: a finite number there was too large for the dtype of `x`.
+    first : int, default 0
+        Which sample the first of `x` is, where `x` is only some of them.
     """
     if not isinstance(x, np.ndarray):
         if float(backend.xp.sum(x - x)) == 0:
@@ -51,17 +53,17 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None
     if all(np.isfinite(rows[i : i + step]).all() for i in range(0, len(rows), step)):
         return
     bad = np.argwhere(~np.isfinite(x))
-    first = tuple(bad[0])
-    at = ", ".join(str(i) for i in first)
+    found = tuple(bad[0])
+    at = ", ".join(str(i) for i in (*found[:-1], found[-1] + first))
     if given is not None:
         source = as_host(backend, to_host(backend, given), name)
-        if np.isfinite(source[first]):
+        if np.isfinite(source[found]):
             raise DataError(
-                f"{name}[{at}] is {source[first]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
+                f"{name}[{at}] is {source[found]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
                 "other units"
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
-    raise DataError(f"{name}[{at}] is {x[first]}{count}; wanted finite numbers")
+    raise DataError(f"{name}[{at}] is {x[found]}{count}; wanted finite numbers")
 
 
 def check_real(backend: Backend, x: Any, name: str) -> None:

@@ -1,11 +1,12 @@
 """From what users pass to what a Program reads: samples, targets and weights on the network's backend, checked."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from deepnotes import checks
 from deepnotes.array import Array
+from deepnotes.disk import Streamed, streamed
 from deepnotes.errors import DataError
 from deepnotes.exchange import adopted, as_host, is_neighbour
 from deepnotes.losses import LossFunction
@@ -45,6 +46,9 @@ def as_samples(network: "Network", X: Any, name: str = "X") -> Array:
             constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
             samples = backend.ops.standardize(samples, *constants)
         return samples
+    if (on_disk := streamed(network, X)) is not None:
+        checks.check_samples(on_disk, name, network.inputs)
+        return cast(Array, on_disk)
     host = as_host(backend, X, name)
     checks.check_samples(host, name, network.inputs)
     with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and training refuses it
@@ -73,7 +77,11 @@ def as_data(
     m = samples.shape[1]
     if m == 0:
         raise DataError(f"{names[0]} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
-    checks.check_finite(backend, samples, names[0], X)
+    if isinstance(samples, Streamed):
+        for span in samples.spans():
+            checks.check_finite(backend, samples[:, span], names[0], first=span.start)
+    else:
+        checks.check_finite(backend, samples, names[0], X)
     targets, class_indices = checks.as_targets(backend, Y, loss, network.outputs, m, network.dtype, names)
     labels = None if class_weight is None else checks.as_labels(backend.to_numpy(targets), loss)
     weights = checks.as_weights(backend, sample_weight, class_weight, labels, m, network.dtype)

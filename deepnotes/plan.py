@@ -117,8 +117,8 @@ class Objective:
     told : float, default 1.0
         The cost that is told is so many times the mean loss.
     share_l2 : bool, default False
-        Whether L2 is a part of the cost that a batch as a whole has: it is divided by the batch's samples (or the sum
-        of their weights) and told with the cost, and in the mean over an epoch a batch counts for its number of samples.
+        Whether L2 is a part of the cost that a batch as a whole has: it is divided by its samples (or the sum of
+        their weights) and told with the cost, and in the mean over an epoch a batch counts for its number of samples.
     """
 
     scale: float = 1.0
