@@ -303,7 +303,7 @@ class Network:
         :meth:`fit`.
         """
         chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
         plan = self._plan(chosen, "sgd", l2, None, class_indices)
         with np.errstate(all="ignore"):
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
