@@ -71,12 +71,14 @@ __device__ inline int power_of_two(int count, int most) {
     return size;
 }
 
-// A block as rows of `width` threads: a thread keeps its columns (neurons), so that it reads a bias once, and goes
-// through the rows (samples). No division, and neighbours in a row are neighbours in memory.
+// A block as rows of `width` threads, 128 bytes of memory, each thread with V neighbours: it keeps its columns (neurons),
+// so that it reads a bias once, and goes through the rows (samples). No division, and every access is of whole lines.
+template <int V>
 struct Tile {
-    int width, height, x, y;
-    __device__ explicit Tile(int columns)
-        : width(power_of_two(columns, blockDim.x)),
+    int columns, width, height, x, y;
+    __device__ explicit Tile(int n)
+        : columns(n / V),
+          width(power_of_two(columns, 128 / (V * sizeof(real)))),
           height(blockDim.x / width),
           x(threadIdx.x & (width - 1)),
           y(threadIdx.x / width) {}

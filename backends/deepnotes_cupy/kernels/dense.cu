@@ -52,10 +52,9 @@ template <int V>
 __device__ inline void bias_activation_rows(
     real* Z, const real* __restrict__ b, real* A, int n, long long m, int code, real option
 ) {
-    const int columns = n / V;
-    const Tile tile(columns);
+    const Tile<V> tile(n);
     const long long step = gridDim.y * static_cast<long long>(tile.height);
-    for (long long c = blockIdx.x * static_cast<long long>(tile.width) + tile.x; c < columns;
+    for (long long c = blockIdx.x * static_cast<long long>(tile.width) + tile.x; c < tile.columns;
          c += gridDim.x * static_cast<long long>(tile.width)) {
         real bias[V];
 #pragma unroll
@@ -88,6 +87,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
         bias_activation_rows<1>(Z, b, A, n, m, code, option);
 }
 
+constexpr int AHEAD = 4;  // rows whose loads `backward_rows` has under way at a time
+
 // D = D * g' in place, X being Z or A (N12), and the sums of D over the samples of chunk c to partial[c * n + i]: each
 // thread over its rows in order, then the rows of threads by halves. `room` is shared memory for V numbers a thread.
 template <int V>
@@ -95,30 +96,38 @@ __device__ inline void backward_rows(
     real* D, const real* X, real* partial, int n, long long m, long long rows, int code, real option, real scale,
     real* room
 ) {
-    const int columns = n / V;
-    const Tile tile(columns);
+    const Tile<V> tile(n);
     const long long chunks = (m + rows - 1) / rows;
-    for (long long left = blockIdx.x * static_cast<long long>(tile.width); left < columns;
+    for (long long left = blockIdx.x * static_cast<long long>(tile.width); left < tile.columns;
          left += gridDim.x * static_cast<long long>(tile.width)) {  // the same for all threads: barriers inside
         const long long c = left + tile.x;
         for (long long chunk = blockIdx.y; chunk < chunks; chunk += gridDim.y) {
-            const long long end = (chunk + 1) * rows < m ? (chunk + 1) * rows : m;
+            const long long end = c >= tile.columns ? 0 : (chunk + 1) * rows < m ? (chunk + 1) * rows : m;
             real sums[V] = {};
-            if (c < columns)
-                for (long long j = chunk * rows + tile.y; j < end; j += tile.height) {
-                    const long long at = j * n + c * V;
-                    real d[V], x[V];
-                    load(D + at, d);
-                    if (code != IDENTITY) {
-                        load(X + at, x);
-                        slope(code, option, x);
+            for (long long j = chunk * rows + tile.y; j < end; j += AHEAD * tile.height) {
+                real d[AHEAD][V] = {}, x[AHEAD][V] = {};
 #pragma unroll
-                        for (int v = 0; v < V; v++) d[v] *= x[v];
-                        store(D + at, d);
+                for (int r = 0; r < AHEAD; r++)
+                    if (j + r * tile.height < end) {
+                        const long long at = (j + r * tile.height) * n + c * V;
+                        load(D + at, d[r]);
+                        if (code != IDENTITY) load(X + at, x[r]);
                     }
+                if (code != IDENTITY) {
+                    slope(code, option, reinterpret_cast<real(&)[AHEAD * V]>(x));
 #pragma unroll
-                    for (int v = 0; v < V; v++) sums[v] += d[v];
+                    for (int r = 0; r < AHEAD; r++) {
+#pragma unroll
+                        for (int v = 0; v < V; v++) d[r][v] *= x[r][v];
+                        if (j + r * tile.height < end) store(D + (j + r * tile.height) * n + c * V, d[r]);
+                    }
                 }
+#pragma unroll
+                for (int r = 0; r < AHEAD; r++)
+                    if (j + r * tile.height < end)
+#pragma unroll
+                        for (int v = 0; v < V; v++) sums[v] += d[r][v];
+            }
             if (!partial) continue;
 #pragma unroll
             for (int v = 0; v < V; v++) room[v * blockDim.x + threadIdx.x] = sums[v];
@@ -132,7 +141,7 @@ __device__ inline void backward_rows(
                     }
                 __syncthreads();
             }
-            if (tile.y == 0 && c < columns)
+            if (tile.y == 0 && c < tile.columns)
 #pragma unroll
                 for (int v = 0; v < V; v++)
                     partial[chunk * n + c * V + v] = scale * room[v * blockDim.x + threadIdx.x];
