@@ -5,6 +5,7 @@ signature. Rung 3 is :meth:`Backend.compile`. Each rung falls back to the one be
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -103,6 +104,10 @@ class Backend:
         []
         """
         yield from ()
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return what arithmetic on this backend's arrays happens within, such as a library's current device."""
+        return nullcontext()
 
     def from_numpy(self, x: np.ndarray, dtype: DType | None = None) -> Array:
         """Return the host array `x` as an array of this backend, without a copy where the library can."""

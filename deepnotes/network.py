@@ -305,7 +305,7 @@ class Network:
         chosen = self._loss(loss)
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
         plan = self._plan(chosen, "sgd", l2, None, class_indices)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), self.backend.running():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         parts = self.layout.split(self.backend.xp, g)
         entries = self.layout.entries

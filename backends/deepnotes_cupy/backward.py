@@ -36,25 +36,29 @@ class Loss(NamedTuple):
     fused: bool
 
 
-def loss(tape: Tape, loss: Loss, last: Cache, theta: Any, targets: Targets, m: int, D: Any, L: Any, A: Any = None) -> None:
+def loss(
+    tape: Tape, of: Loss, row: DenseRow | DropoutRow, Z: Any, A: Any, theta: Any, targets: Targets, m: int, D: Any, L: Any
+) -> None:
     """Add the losses of the samples and what they send back: dZ where the loss is fused (N11), else dA.
 
     Parameters
     ----------
+    row : Row
+        The last layer.
+    Z, A : array
+        Its product without b, where the loss is fused: then A is written to, unless it is None. Else its outputs are A.
     D, L : array
         Written to: shapes (m * k,) and (m,).
-    A : array or None
-        Where a fused loss shall write the outputs, if anywhere.
     """
     Y, by_class, w, total = targets
-    k = last.row.n
-    if loss.fused:
-        assert isinstance(last.row, DenseRow)
-        kernel = f"{last.row.activation}_cross_entropy"
-        tape.launch(kernel, (k, m), last.Z, theta[last.row.b], Y, int(by_class), w, total, A, D, L, k, m)
+    k = row.n
+    if of.fused:
+        assert isinstance(row, DenseRow)
+        kernel = f"{row.activation}_cross_entropy"
+        tape.launch(kernel, (k, m), Z, theta[row.b], Y, int(by_class), w, total, A, D, L, k, m)
     else:
-        code = codes("Loss")[loss.name]
-        tape.launch("loss", (k, m), last.A, Y, int(by_class), w, total, D, L, k, m, code, loss.option)
+        code = codes("Loss")[of.name]
+        tape.launch("loss", (k, m), A, Y, int(by_class), w, total, D, L, k, m, code, of.option)
 
 
 def backward(
@@ -105,11 +109,11 @@ def of_linear(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> 
         tape.launch("softmax_backward", (row.n, m), D, cache.A, row.n, m)
     if is_dZ or activation == "softmax":
         activation = "identity"
-    rows, chunks = geometry.chunks(row.n, m)
+    rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
     partial = g[row.b] if chunks == 1 else tape.device.empty(chunks * row.n, tape.dtype)
     tape.launch(
         "activation_backward", (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows, codes("Activation")[activation],
-        row.option, 1 / m,
+        row.option, 1 / m, chunks=chunks,
     )  # fmt: skip
     if chunks > 1:
         tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)

@@ -45,6 +45,7 @@ class CudaDevice:
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._beside = cupy.cuda.Stream(non_blocking=True)
+            self.processors = int(runtime.getDeviceProperties(index)["multiProcessorCount"])
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
@@ -193,6 +194,10 @@ class CudaDevice:
         except (RuntimeError, CublasError) as error:  # CUDARuntimeError and CUDADriverError among them
             raise CaptureRefused(f"{type(error).__name__}: {error}") from error
         return CudaGraph(graph, self._stream)
+
+    def prepare(self, kernel: str, dtype: str) -> None:
+        """Compile a kernel and load it."""
+        self._kernel(kernel, dtype)
 
     @cache  # noqa: B019 (a device lives as long as the process)
     def _kernel(self, name: str, dtype: str) -> Any:

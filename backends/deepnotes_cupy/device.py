@@ -72,6 +72,9 @@ class Device(Protocol):
     xp: Any
     """The array module of its arrays."""
 
+    processors: int
+    """How many multiprocessors it has."""
+
     def section(self) -> AbstractContextManager[None]:
         """Return what holds the device for this thread: its stream is the current one, after all work so far."""
 
@@ -87,6 +90,9 @@ class Device(Protocol):
         self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]
     ) -> Call:
         """Return the launch of a kernel built for `dtype`: arrays, None for no array, and numbers are its arguments."""
+
+    def prepare(self, kernel: str, dtype: str) -> None:
+        """Compile a kernel and load it, if it is not."""
 
     def multiplier(self, product: Product) -> Call:
         """Return the product, by cuBLAS or its like."""

@@ -47,6 +47,7 @@ class CupyProgram(EagerProgram):
         self._replays: dict[tuple[int, bool], Replay] = {}
         self._stage: Stage | None = None
         self._hosts: dict[int, tuple[Any, np.ndarray]] = {}
+        self._sourced: tuple[Any, Any, Any] = (None, None, None)
 
     # --- the three methods of a Program ---------------------------------------------------------------------------
 
@@ -190,11 +191,25 @@ class CupyProgram(EagerProgram):
         self._device.upload(np.ascontiguousarray(order, np.int64), self._shared.order)
 
     def _source(self, data: Data) -> Source:
-        xp = self.ops.xp
-        Y = data.Y
-        if self.plan.class_indices:
-            Y = xp.astype(Y, getattr(xp, self.plan.dtype))
-        return Source(*(None if a is None else by_sample(xp, a) for a in (data.X, Y, data.w)))
+        """Return where batches are gathered from: the data's own memory, or copies in places that stay the same."""
+        before, copies, source = self._sourced
+        if not (before and all(a is b for a, b in zip(data, before, strict=True))):
+            arrays = [None if a is None else self._flat(a) for a in data]
+            source = Source(*(None if pair is None else pair[0] for pair in arrays))
+            copies = [pair is not None and pair[1] for pair in arrays]
+            self._sourced = data, copies, source
+            return source
+        for x, copied, target in zip(data, copies, source, strict=True):
+            if copied:  # what it is a copy of may have changed
+                target.reshape(x.T.shape)[...] = x.T
+        return source
+
+    def _flat(self, x: Any) -> tuple[Any, bool]:
+        """Return an array by sample in the plan's dtype, and whether it is a copy."""
+        xp, dtype = self.ops.xp, np.dtype(self.plan.dtype)
+        converted = x if x.dtype == dtype else xp.astype(x, getattr(xp, self.plan.dtype))  # class indices
+        flat = by_sample(xp, converted)
+        return flat, converted is not x or not x.T.flags.c_contiguous
 
     def _on_host(self, x: Any) -> np.ndarray:
         """Return `x` on the host, where most of it may be already; what is smaller than that is fetched once."""

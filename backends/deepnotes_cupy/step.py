@@ -58,7 +58,7 @@ class Shared:
 
     def __init__(self, device: Device, plan: Plan) -> None:
         p = plan.layout.size
-        (blocks, *_), _ = geometry.of("gradient_norm", p)
+        (blocks, *_), _ = geometry.grid("gradient_norm", p, dtype=plan.dtype, processors=device.processors)
         self.blocks = blocks
         self.control = device.empty(control.SIZE, "uint8")
         self.scalars = device.empty(len(control.SCALARS) * SCALAR_STEPS, "float64")
@@ -118,13 +118,14 @@ class Step:
         caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, how.fused)
         widest = max(row.n for row in rows)
         D, L = [device.empty(m * widest, dtype) for _ in range(2)], device.empty(m, dtype)
-        loss(gradient, how, caches[-1], theta, targets, m, D[0], L)
+        row, _, Z, A = caches[-1]
+        loss(gradient, how, row, Z, None if how.fused else A, theta, targets, m, D[0], L)
         backward(gradient, caches, shared.g, rounded, m, D, masks, how.fused, scale)
         p, decaying = layout.size, layout.decaying
         gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
         self.safe, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
         gradient.launch(
-            "judge", (), shared.control, shared.partial, shared.blocks, L, m, targets.total, shared.scalars, self.clip,
+            "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, targets.total, shared.scalars, self.clip,
             self.safe,
         )  # fmt: skip
         kernel, options = _optimizer(plan)
@@ -143,7 +144,9 @@ class Step:
         if same and batch_size == self._batch_size:
             return False
         n, k = self._widths
-        grid, block = geometry.of("gather", n, self.m)
+        grid, block = geometry.grid(
+            "gather", n, self.m, dtype=self._plan.dtype, processors=self._device.processors
+        )
         X, Y, w = source
         self._gather = self._device.launcher(
             "gather", self._plan.dtype, grid, block,

@@ -35,9 +35,11 @@ class Tape:
         for call in self.calls:
             call()
 
-    def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any) -> None:
-        """Add a launch; `sizes` are those that its geometry depends on."""
-        grid, block = geometry.of(kernel, *sizes)
+    def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
+        """Add a launch; `sizes` and `chunks` are those that its geometry depends on, see :func:`geometry.grid`."""
+        grid, block = geometry.grid(
+            kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks
+        )
         self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, arguments))
         self.names.append(kernel)
 
