@@ -70,6 +70,7 @@ class HostDevice:
 
     xp = np
     processors = 3
+    keeps_subnormals = True
 
     def __init__(self, memory: int | None = None) -> None:
         self.log: list[tuple[Any, ...]] = []

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,12 @@ def opened(index: int) -> "CudaDevice":
     BackendUnavailable, ArgumentError
     """
     driver = driver_version()
+    if driver is None:  # the usual case where there is no GPU: told at once, without importing CuPy
+        also = "" if find_spec("cupy") else ", and CuPy is not installed"
+        raise _unavailable(
+            f"there is no NVIDIA driver (libcuda.so.1 is not found){also}",
+            NO_DRIVER if not also else f"{NO_DRIVER}; then {_install(12)}",
+        )
     wheels = installed_wheels()
     if len(wheels) > 1:
         keep = wheels[-1]
@@ -39,7 +46,8 @@ def opened(index: int) -> "CudaDevice":
         cause = "CuPy is not installed" if isinstance(error, ModuleNotFoundError) else f"CuPy cannot be imported: {_first(error)}"
         raise _unavailable(cause, _install(_cuda_for(driver))) from error
     major = _cuda_of(wheels[0]) if wheels else _built_for(cupy)
-    _check_driver(driver, major)
+    if 0 < driver < 1000 * major:
+        raise _unavailable(*_old_driver(driver, major))
     count = _try(lambda: cupy.cuda.runtime.getDeviceCount(), driver, major)
     if not count:
         raise _unavailable(*_no_device())
@@ -88,7 +96,7 @@ def _proved(index: int) -> "CudaDevice":
     return device
 
 
-def _try(function: Callable[[], Any], driver: int | None, major: int) -> Any:
+def _try(function: Callable[[], Any], driver: int, major: int) -> Any:
     """Return what a function gives; what it raises is told with its cure."""
     try:
         return function()
@@ -98,7 +106,7 @@ def _try(function: Callable[[], Any], driver: int | None, major: int) -> Any:
         raise _unavailable(*_cause(error, driver, major)) from error
 
 
-def _cause(error: Exception, driver: int | None, major: int) -> tuple[str, str]:
+def _cause(error: Exception, driver: int, major: int) -> tuple[str, str]:
     """Return cause and cure of what was raised while the device was opened and tried."""
     text, kind = str(error), type(error).__name__
     if "InsufficientDriver" in text:
@@ -119,14 +127,7 @@ def _cause(error: Exception, driver: int | None, major: int) -> tuple[str, str]:
     return f"{kind}: {_first(error)}", f"{_install(major)}; then look at nvidia-smi"
 
 
-def _check_driver(driver: int | None, major: int) -> None:
-    if driver is None:
-        raise _unavailable("there is no NVIDIA driver (libcuda.so.1 is not found)", NO_DRIVER)
-    if 0 < driver < 1000 * major:
-        raise _unavailable(*_old_driver(driver, major))
-
-
-def _old_driver(driver: int | None, major: int) -> tuple[str, str]:
+def _old_driver(driver: int, major: int) -> tuple[str, str]:
     if not driver:
         return "there is no NVIDIA driver that works", NO_DRIVER
     cause = f"the driver knows CUDA {driver // 1000}.{driver % 1000 // 10}, and this CuPy is for CUDA {major}"
@@ -152,9 +153,9 @@ def _install(major: int) -> str:
     return f'pip install "deepnotes[cuda{major}]"'
 
 
-def _cuda_for(driver: int | None) -> int:
+def _cuda_for(driver: int) -> int:
     """Return the CUDA that a driver can run."""
-    return 13 if driver is not None and driver >= 13000 else 12
+    return 13 if driver >= 13000 else 12
 
 
 def _cuda_of(wheel: str) -> int:

@@ -38,6 +38,7 @@ class CudaDevice:
     """
 
     xp = cupy
+    keeps_subnormals = False  # CuPy compiles everything with -ftz=true
 
     def __init__(self, index: int) -> None:
         self.index, self._process = index, os.getpid()

@@ -75,6 +75,9 @@ class Device(Protocol):
     processors: int
     """How many multiprocessors it has."""
 
+    keeps_subnormals: bool
+    """Whether float32 numbers below the smallest normal one are kept, and not taken for 0."""
+
     def section(self) -> AbstractContextManager[None]:
         """Return what holds the device for this thread: its stream is the current one, after all work so far."""
 
