@@ -115,12 +115,29 @@ def kernels() -> dict[str, Kernel]:
     >>> [p.name for p in kernels()["softmax"].parameters]
     ['Z', 'b', 'A', 'n', 'm']
     """
-    text = re.sub(r"//[^\n]*", "", program())
+    return parse(program())
+
+
+def parse(source: str) -> dict[str, Kernel]:
+    """Return the kernels of a source by name, in its order.
+
+    Parameters
+    ----------
+    source : str
+        With the constants that its ``__launch_bounds__`` name, as ``constexpr int``.
+
+    Examples
+    --------
+    >>> parse('extern "C" __global__ void __launch_bounds__(64) fill(real* x, long long n) {}')["fill"].threads
+    64
+    """
+    text = re.sub(r"//[^\n]*", "", source)
     constants = {name: int(value) for name, value in re.findall(r"constexpr int (\w+) = (\d+);", text)}
     found = {}
     for bound, name, inside in _KERNEL.findall(text):
         parameters = tuple(_parameter(declared) for declared in inside.split(","))
-        found[name] = Kernel(name, parameters, constants[bound])
+        threads = 1024 if not bound else int(bound) if bound.isdigit() else constants[bound]
+        found[name] = Kernel(name, parameters, threads)
     return found
 
 

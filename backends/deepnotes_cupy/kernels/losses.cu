@@ -108,32 +108,32 @@ __device__ inline real inside(real a) { return a < EPS ? EPS : a > 1 - EPS ? 1 -
 
 __device__ inline real positive(real a) { return a < TINY ? TINY : a; }
 
-// The loss of one output, and its derivative by a, without the mean over the outputs.
-__device__ inline real loss_of(int code, real option, real a, real y, real& derivative) {
+// The loss of one of k outputs, without the mean over them, and its derivative by a, with it.
+__device__ inline real loss_of(int code, real option, real a, real y, int k, real& derivative) {
     const real e = a - y;
     switch (code) {
         case BINARY_CROSS_ENTROPY:  // N10
             a = inside(a);
-            derivative = (a - y) / (a * (1 - a));
+            derivative = (a - y) / (a * (1 - a)) / k;
             return -(y * log(a) + (1 - y) * log1p(-a));
         case CATEGORICAL_CROSS_ENTROPY:
             a = positive(a);
             derivative = -y / a;
             return -(y * log(a));
         case MEAN_SQUARED_ERROR:
-            derivative = 2 * e;
+            derivative = real(2.0 / k) * e;
             return e * e;
         case MEAN_ABSOLUTE_ERROR:
-            derivative = e > 0 ? real(1) : e < 0 ? real(-1) : e;
+            derivative = (e > 0 ? real(1) : e < 0 ? real(-1) : e) / k;
             return fabs(e);
         case HUBER: {
             const real size = fabs(e), near = size > option ? option : size;
-            derivative = e > option ? option : e < -option ? -option : e;
+            derivative = (e > option ? option : e < -option ? -option : e) / k;
             return near * (size - real(0.5) * near);
         }
         case POISSON:
             a = positive(a);
-            derivative = 1 - y / a;
+            derivative = (1 - y / a) / k;
             return a - y * log(a);
     }
     return derivative = a - a;
@@ -153,8 +153,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) loss(
         real sum = 0;
         for (int i = group.lane; i < count; i += group.lanes) {
             real derivative;
-            sum += loss_of(code, option, A[j * k + i], target(Y, by_class, j, k, i), derivative);
-            D[j * k + i] = derivative / outputs * scale;
+            sum += loss_of(code, option, A[j * k + i], target(Y, by_class, j, k, i), k, derivative);
+            D[j * k + i] = derivative * scale;
         }
         sum = group.sum(sum);
         if (j < m && group.lane == 0) L[j] = sum / outputs * scale;
