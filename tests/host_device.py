@@ -1,8 +1,8 @@
 """HostDevice: what stands in for a GPU in the tests of the CuPy backend.
 
-Its arrays are NumPy's, its kernels are the package's own .cu files compiled by g++ (tests/cuda_shim.py), its products are
-NumPy's with their factors rounded as asked, its graphs are recordings, and every call is written down. Memory is poisoned:
-what a kernel did not write is NaN.
+Its arrays are NumPy's, its kernels are the package's own .cu files compiled by g++ (tests/cuda_shim.py), its products
+are NumPy's with their factors rounded as asked, its graphs are recordings, and every call is written down. Memory is
+poisoned: what a kernel did not write is NaN.
 """
 
 import gc
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from cuda_shim import Host
-from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import Call, CaptureRefused, Product
 
 from deepnotes.errors import DeviceMemoryError, ForkedProcessError
+from deepnotes_cupy.backend import CupyBackend
+from deepnotes_cupy.device import Call, CaptureRefused, Product
 
 
 @cache
@@ -131,9 +131,7 @@ class HostDevice:
 
         return call
 
-    def launcher(
-        self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]
-    ) -> Call:
+    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a launch of the kernel compiled for the CPU."""
         compiled, kept = host(dtype), tuple(arguments)
         return self._call(("launch", kernel), lambda: compiled.launch(kernel, grid, block, *kept))

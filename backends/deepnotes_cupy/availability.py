@@ -43,7 +43,11 @@ def opened(index: int) -> "CudaDevice":
     try:
         cupy = import_module("cupy")
     except ImportError as error:
-        cause = "CuPy is not installed" if isinstance(error, ModuleNotFoundError) else f"CuPy cannot be imported: {_first(error)}"
+        cause = (
+            "CuPy is not installed"
+            if isinstance(error, ModuleNotFoundError)
+            else f"CuPy cannot be imported: {_first(error)}"
+        )
         raise _unavailable(cause, _install(_cuda_for(driver))) from error
     major = _cuda_of(wheels[0]) if wheels else _built_for(cupy)
     if 0 < driver < 1000 * major:
@@ -52,7 +56,9 @@ def opened(index: int) -> "CudaDevice":
     if not count:
         raise _unavailable(*_no_device())
     if index >= count:
-        raise ArgumentError(f"device={index}, and there {'is one device, 0' if count == 1 else f'are 0 to {count - 1}'}")
+        raise ArgumentError(
+            f"device={index}, and there {'is one device, 0' if count == 1 else f'are 0 to {count - 1}'}"
+        )
     return _try(lambda: _proved(index), driver, major)  # type: ignore[no-any-return]
 
 
@@ -113,6 +119,8 @@ def _cause(error: Exception, driver: int, major: int) -> tuple[str, str]:
         return _old_driver(driver, major)
     if "NoDevice" in text or "no CUDA-capable device" in text:
         return _no_device()
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        return f"the device has no memory left ({_first(error)})", "end other programs that use it, see nvidia-smi"
     if kind == "CublasMissing" or "cublas" in text.lower():
         return _first(error), _install(major)
     missing = kind in ("DynamicLibNotFoundError", "ImportError", "OSError") or "not find" in text
@@ -120,8 +128,6 @@ def _cause(error: Exception, driver: int, major: int) -> tuple[str, str]:
         return f"NVRTC, CUDA's compiler, cannot be loaded ({_first(error)})", _install(major)
     if kind == "CompileException" or "NVRTC" in text:
         return f"a kernel does not compile ({_first(error)})", _install(major)
-    if isinstance(error, MemoryError):
-        return f"the device has no memory left ({_first(error)})", "end other programs that use it, see nvidia-smi"
     if "NoKernelImage" in text or "NO_BINARY_FOR_GPU" in text:
         return f"this CuPy is for other GPUs ({_first(error)})", _install(_cuda_for(driver))
     return f"{kind}: {_first(error)}", f"{_install(major)}; then look at nvidia-smi"

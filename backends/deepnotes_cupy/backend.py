@@ -21,6 +21,8 @@ from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
 
 SHARE = 0.5
 """Of the memory that is free: samples that would take more stay on the host."""
+SMALL = 1 << 25
+"""Bytes that are never more than that."""
 
 
 class CupyBackend(Backend):
@@ -94,10 +96,11 @@ class CupyBackend(Backend):
 
     def from_samples(self, x: np.ndarray) -> Any:
         """Return samples by sample on the device, or, if they would take too much of it, as they are on the host."""
-        limit = SHARE * self.device.free() if self.resident_bytes is None else self.resident_bytes
-        if x.nbytes > limit:
-            return np.asarray(x).view(HostSamples)
-        return self.from_numpy(x)
+        if self.resident_bytes is None:  # to ask what is free takes longer than to send a few samples
+            stays = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
+        else:
+            stays = x.nbytes > self.resident_bytes
+        return np.asarray(x).view(HostSamples) if stays else self.from_numpy(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         """Return a copy on the host; what is there already is returned as it is."""

@@ -37,7 +37,16 @@ class Loss(NamedTuple):
 
 
 def loss(
-    tape: Tape, of: Loss, row: DenseRow | DropoutRow, Z: Any, A: Any, theta: Any, targets: Targets, m: int, D: Any, L: Any
+    tape: Tape,
+    of: Loss,
+    row: DenseRow | DropoutRow,
+    Z: Any,
+    A: Any,
+    theta: Any,
+    targets: Targets,
+    m: int,
+    D: Any,
+    L: Any,
 ) -> None:
     """Add the losses of the samples and what they send back: dZ where the loss is fused (N11), else dA.
 
@@ -112,8 +121,8 @@ def of_linear(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> 
     rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
     partial = g[row.b] if chunks == 1 else tape.device.empty(chunks * row.n, tape.dtype)
     tape.launch(
-        "activation_backward", (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows, codes("Activation")[activation],
-        row.option, 1 / m, chunks=chunks,
+        "activation_backward", (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows,
+        codes("Activation")[activation], row.option, 1 / m, chunks=chunks,
     )  # fmt: skip
     if chunks > 1:
         tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)

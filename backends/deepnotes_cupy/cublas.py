@@ -5,6 +5,7 @@ precision.
 """
 
 import ctypes
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -96,7 +97,9 @@ class Cublas:
         self._call("cublasSetPointerMode_v2", self.handle, ctypes.c_int(POINTERS_ON_HOST))
         self.follow(stream)
         if workspace is not None:  # after the stream: setting that takes the workspace away
-            self._call("cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(workspace[0]), ctypes.c_size_t(workspace[1]))
+            self._call(
+                "cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(workspace[0]), ctypes.c_size_t(workspace[1])
+            )
 
     def version(self) -> int:
         """Return the version, such as 120905."""
@@ -139,7 +142,7 @@ class Cublas:
             raise CublasError(f"{name}: {STATUS.get(status, 'error')} ({status})")
 
     def __del__(self) -> None:
-        if self.handle:  # what a process that ends leaves behind is not ours to say anything about
+        if self.handle and not sys.is_finalizing():  # at the end of a process CUDA may be gone before us
             self._library.cublasDestroy_v2(self.handle)
 
 

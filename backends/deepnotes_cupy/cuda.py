@@ -43,6 +43,8 @@ class CudaDevice:
     def __init__(self, index: int) -> None:
         self.index, self._process = index, os.getpid()
         self._lock = threading.RLock()
+        if index:
+            cupy.cuda.Device(index).use()  # for arithmetic between our calls, in this thread
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._beside = cupy.cuda.Stream(non_blocking=True)
@@ -84,6 +86,7 @@ class CudaDevice:
 
     def empty(self, size: int, dtype: str) -> Any:
         """Return a new flat array; see :meth:`Device.empty`."""
+        self.check_process()
         try:
             return cupy.empty(size, dtype)
         except MemoryError:  # CuPy has given back what its pool held, and tried again
@@ -108,12 +111,10 @@ class CudaDevice:
     def copier(self, source: Any, target: Any) -> Call:
         """Return a copy within the device."""
         to, of, size, stream = address(target), address(source), source.nbytes, self._stream.ptr
-        keep = (source, target)
 
-        def copy() -> None:
+        def copy(kept: Any = (source, target)) -> None:
             runtime.memcpyAsync(to, of, size, runtime.memcpyDeviceToDevice, stream)
 
-        copy.keep = keep  # type: ignore[attr-defined]
         return copy
 
     def pinned(self, size: int, dtype: str) -> np.ndarray:
@@ -145,9 +146,7 @@ class CudaDevice:
 
     # --- work ---------------------------------------------------------------------------------------------------
 
-    def launcher(
-        self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]
-    ) -> Call:
+    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a launch in the current stream, its arguments packed as the kernel's own declaration wants them."""
         function = self._kernel(kernel, dtype)
         parameters = kernels()[kernel].parameters
@@ -168,7 +167,7 @@ class CudaDevice:
         prepared = self._cublas.prepared(product)
         ours = self._stream.ptr
 
-        def multiply() -> None:
+        def multiply(kept: Product = product) -> None:
             stream = cupy.cuda.get_current_stream().ptr
             if stream == ours:
                 self._cublas.multiply(prepared)
@@ -177,7 +176,6 @@ class CudaDevice:
                 self._elsewhere.follow(stream)
                 self._elsewhere.multiply((self._elsewhere.handle, *prepared[1:]))
 
-        multiply.keep = product  # type: ignore[attr-defined]
         return multiply
 
     def capture(self, run: Call) -> Graph:
@@ -214,7 +212,9 @@ class CudaDevice:
         """Return versions, and all devices with their memory."""
         cuda, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
         count = runtime.getDeviceCount()
-        devices = "; ".join(_described(i) + (" (selected)" if count > 1 and i == self.index else "") for i in range(count))
+        devices = "; ".join(
+            _described(i) + (" (selected)" if count > 1 and i == self.index else "") for i in range(count)
+        )
         return (
             f"cupy {cupy.__version__}, CUDA {_version(cuda)}, driver for CUDA {_version(driver)}, "
             f"cuBLAS {self._cublas.version() // 10000}; {devices}"

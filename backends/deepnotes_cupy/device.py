@@ -1,8 +1,8 @@
 """The seam inside this backend: what everything above asks of a device.
 
-:class:`~deepnotes_cupy.cuda.CudaDevice` is the real one. In the tests a stand-in has NumPy's arrays, runs the same kernels
-compiled for the CPU and writes down every call, so that Programs, fallbacks, streaming and errors are held to the
-equations without a GPU.
+:class:`~deepnotes_cupy.cuda.CudaDevice` is the real one. In the tests a stand-in has NumPy's arrays, runs the same
+kernels compiled for the CPU and writes down every call, so that Programs, fallbacks, streaming and errors are held to
+the equations without a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -89,9 +89,7 @@ class Device(Protocol):
         DeviceMemoryError
         """
 
-    def launcher(
-        self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]
-    ) -> Call:
+    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return the launch of a kernel built for `dtype`: arrays, None for no array, and numbers are its arguments."""
 
     def prepare(self, kernel: str, dtype: str) -> None:

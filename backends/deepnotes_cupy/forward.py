@@ -49,7 +49,8 @@ def forward(
     fused : bool
         Whether the last layer ends with its product: the loss does the rest.
     """
-    A, caches = X, []
+    A = X
+    caches: list[Cache] = []
     for place, row in enumerate(rows):
         if isinstance(row, DropoutRow):
             assert masks is not None
@@ -89,9 +90,7 @@ def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = Non
 def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks) -> None:
     """Add dropout of A, or of dA with the same mask, to `out`, which may be A."""
     threshold, scale = round(row.rate * 2**32), 1 / (1 - row.rate)
-    tape.launch(
-        "dropout", (row.n, m), A, out, row.n, m, threshold, masks.seed, row.number, masks.control, scale
-    )
+    tape.launch("dropout", (row.n, m), A, out, row.n, m, threshold, masks.seed, row.number, masks.control, scale)
 
 
 def _wanted(caches: Sequence[Cache]) -> bool:

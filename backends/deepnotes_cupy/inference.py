@@ -104,10 +104,9 @@ class CupyInference(PartsInference):
         while start < m:
             stop = min(m, start + self._step)
             try:
-                self._part(
-                    theta, x[start * inputs : stop * inputs], None if y is None else y[start * targets : stop * targets],
-                    of, out[start * k : stop * k], L[start:stop], stop - start, targets != k,
-                )  # fmt: skip
+                y_part = None if y is None else y[start * targets : stop * targets]
+                parts = x[start * inputs : stop * inputs], y_part, of, out[start * k : stop * k], L[start:stop]
+                self._part(theta, *parts, stop - start, targets != k)
             except DeviceMemoryError:
                 if stop - start == 1:
                     raise

@@ -1,7 +1,6 @@
 """From layers to what the kernels are called with: sizes, places in the flat buffer, codes."""
 
 from collections.abc import Sequence
-from math import prod
 from typing import NamedTuple, TypeAlias
 
 from deepnotes.activations import Activation
@@ -49,13 +48,10 @@ def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
     return rows
 
 
-def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, training: bool) -> int:
-    """Return how many numbers of memory one sample of a batch takes, about: what a batch size is suggested from."""
-    dense = [row.n for row in rows if isinstance(row, DenseRow)]
-    widest = max(inputs, *(row.n for row in rows)) if rows else inputs
-    return inputs + targets + 2 + 2 * sum(dense) + 2 * widest * training
-
-
-def size_of(part: slice) -> int:
-    """Return how many elements a slice has."""
-    return prod((part.stop - part.start,))
+def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, factors: str) -> int:
+    """Return how many numbers of memory one sample of a batch takes at most: what a batch size is suggested from."""
+    widest = max(row.n for row in rows)
+    kept = 2 * sum(row.n for row in rows)  # Z, A and what dropout makes of it
+    if factors in ("bfloat16", "float16"):
+        kept += (inputs + 2 * sum(row.n for row in rows)) // 2
+    return inputs + targets + 3 + kept + 2 * widest

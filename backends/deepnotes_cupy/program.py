@@ -1,4 +1,4 @@
-"""The Program of this backend: chunks of mini-batches enqueued as CUDA graphs, the host asking once what came of them."""
+"""The Program of this backend: chunks of mini-batches enqueued as CUDA graphs; the host asks once what came of them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,9 @@ class CupyProgram(EagerProgram):
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.program.Program.gradients`."""
         with self._device.section():
-            xp, (X, Y, w) = self.ops.xp, (None if a is None else placed(self.backend, a) for a in data)
+            xp: Any = self.ops.xp
+            X, Y = placed(self.backend, data.X), placed(self.backend, data.Y)
+            w = None if data.w is None else placed(self.backend, data.w)
             m = X.shape[1]
             dtype = getattr(xp, self.plan.dtype)
             step = self._replay(state, m, w is not None).step
@@ -172,16 +174,21 @@ class CupyProgram(EagerProgram):
     def _made(self, m: int, weighted: bool) -> Replay:
         assert self._arrays is not None
         device, plan, shared, arrays = self._device, self.plan, self._shared, self._arrays
-        free = device.free()
+        requested = 0
         try:
             step = Step(device, plan, self._factors, self._scale.value, shared, arrays, m, weighted)
+            return Replay(device, plan, step, shared, arrays, self._factors)
         except DeviceMemoryError as error:
-            self._replays.clear()
-            each = numbers_of_a_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, True)
-            fits = int(0.8 * free / (each * np.dtype(plan.dtype).itemsize))
-            fits = min(1 << max(0, fits.bit_length() - 1), max(1, m // 2))
-            raise DeviceMemoryError(error.requested, error.free, f"batch_size={fits} would fit", fits) from None
-        return Replay(device, plan, step, shared, arrays, self._factors)
+            requested = error.requested
+        # Not before that exception is gone, and with it what was had already: so a smaller batch works right away.
+        self._replays.clear()
+        free = device.free()
+        each = numbers_of_a_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
+        fits = int(0.8 * free / (each * np.dtype(plan.dtype).itemsize))
+        if fits < 1:
+            raise DeviceMemoryError(requested, free, "no batch of this network would fit")
+        fits = min(1 << (fits.bit_length() - 1), max(1, m // 2))
+        raise DeviceMemoryError(requested, free, f"batch_size={fits} would fit", fits)
 
     def _send_order(self, order: np.ndarray, expected: int) -> None:
         """Put an order on the device, in a place that stays the same for what was captured, as long as it is enough."""
@@ -201,13 +208,14 @@ class CupyProgram(EagerProgram):
             return source
         for x, copied, target in zip(data, copies, source, strict=True):
             if copied:  # what it is a copy of may have changed
-                target.reshape(x.T.shape)[...] = x.T
-        return source
+                turned: Any = x.T  # type: ignore[union-attr]
+                target.reshape(turned.shape)[...] = turned
+        return source  # type: ignore[no-any-return]
 
     def _flat(self, x: Any) -> tuple[Any, bool]:
         """Return an array by sample in the plan's dtype, and whether it is a copy."""
         xp, dtype = self.ops.xp, np.dtype(self.plan.dtype)
-        converted = x if x.dtype == dtype else xp.astype(x, getattr(xp, self.plan.dtype))  # class indices
+        converted: Any = x if x.dtype == dtype else xp.astype(x, getattr(xp, self.plan.dtype))  # class indices
         flat = by_sample(xp, converted)
         return flat, converted is not x or not x.T.flags.c_contiguous
 

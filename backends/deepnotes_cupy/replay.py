@@ -57,15 +57,20 @@ class Replay:
             self._run += count
             steps -= count
 
+    def _steps(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step.run()
+
     def _graph(self, steps: int) -> Graph | None:
         """Return the graph of as many steps, once it was found to do what they do; None where there is none."""
         if steps not in self._graphs:
             try:
-                graph = self._device.capture(lambda: [self.step.run() for _ in range(steps)] and None)
+                graph = self._device.capture(lambda: self._steps(steps))
                 difference = self._difference(graph, steps)
             except (CaptureRefused, DeviceMemoryError) as error:
                 difference = f"it cannot be captured: {error}"
-            if difference is None:  # nothing was trained on that could show it: another time
+            if difference is None:  # nothing was trained on that could show it: some time later
+                self._run = -MANY
                 return None
             if difference:
                 self.refused = difference
@@ -87,8 +92,7 @@ class Replay:
         results = [*changing, self._shared.g]
         before, wanted = self._copies(changing), self._room(results)
         try:
-            for _ in range(steps):
-                self.step.run()
+            self._steps(steps)
             self._copy(results, wanted)
             self._copy(before, changing)
             graph.launch()
@@ -115,7 +119,7 @@ class Replay:
     def _off(self, found: Any, other: Any) -> float:
         """Return the largest difference, as a share of the largest number."""
         xp = self._device.xp
-        largest, off = (float(xp.max(abs(x))) for x in (other, found - other))
+        largest, off = float(xp.max(abs(other))), float(xp.max(abs(found - other)))
         return off / largest if largest else off
 
     def _room(self, arrays: Sequence[Any]) -> list[Any]:

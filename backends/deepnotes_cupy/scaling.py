@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-GROW_AFTER = 500
+GROW_AFTER = 1000
 """Good updates after which a dynamic scale doubles."""
 LARGEST, SMALLEST = 2.0**24, 2.0**-24
 

@@ -125,8 +125,8 @@ class Step:
         gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
         self.safe, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
         gradient.launch(
-            "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, targets.total, shared.scalars, self.clip,
-            self.safe,
+            "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, targets.total, shared.scalars,
+            self.clip, self.safe,
         )  # fmt: skip
         kernel, options = _optimizer(plan)
         update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
@@ -144,9 +144,7 @@ class Step:
         if same and batch_size == self._batch_size:
             return False
         n, k = self._widths
-        grid, block = geometry.grid(
-            "gather", n, self.m, dtype=self._plan.dtype, processors=self._device.processors
-        )
+        grid, block = geometry.grid("gather", n, self.m, dtype=self._plan.dtype, processors=self._device.processors)
         X, Y, w = source
         self._gather = self._device.launcher(
             "gather", self._plan.dtype, grid, block,

@@ -37,9 +37,7 @@ class Tape:
 
     def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
         """Add a launch; `sizes` and `chunks` are those that its geometry depends on, see :func:`geometry.grid`."""
-        grid, block = geometry.grid(
-            kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks
-        )
+        grid, block = geometry.grid(kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks)
         self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, arguments))
         self.names.append(kernel)
 
