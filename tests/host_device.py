@@ -49,8 +49,8 @@ class HostGraph:
     def launch(self) -> None:
         """Make them."""
         self.device.log.append(("graph", len(self.calls)))
-        for call in self.calls:
-            self.device.replay(call)
+        for place, call in enumerate(self.calls):
+            self.device.replay(place, call)
 
 
 class HostDevice:
@@ -76,7 +76,7 @@ class HostDevice:
         self.log: list[tuple[Any, ...]] = []
         self.memory, self.used = memory, 0
         self.refuses = ""
-        self.replay: Any = lambda call: call()
+        self.replay: Any = lambda place, call: call()
         self._recording: list[Call] | None = None
         self._lock = threading.RLock()
         self._process = os.getpid()

@@ -119,7 +119,7 @@ def of_linear(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> 
     if is_dZ or activation == "softmax":
         activation = "identity"
     rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
-    partial = g[row.b] if chunks == 1 else tape.device.empty(chunks * row.n, tape.dtype)
+    partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)
     tape.launch(
         "activation_backward", (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows,
         codes("Activation")[activation], row.option, 1 / m, chunks=chunks,

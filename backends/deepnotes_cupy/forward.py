@@ -55,7 +55,7 @@ def forward(
         if isinstance(row, DropoutRow):
             assert masks is not None
             # In place where nobody asks for what was there, which is the slope of an activation at most.
-            kept, A = A, (tape.device.empty(m * row.n, tape.dtype) if _wanted(caches) else A)
+            kept, A = A, (tape.empty(m * row.n) if _wanted(caches) else A)
             dropout(tape, row, kept, A, m, masks)
             caches.append(Cache(row, None, None, A))
             continue
@@ -68,7 +68,7 @@ def forward(
 
 def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
     """Add ``Z = W A_prev`` (N2 without b), and return Z."""
-    Z = tape.device.empty(m * row.n, tape.dtype)
+    Z = tape.empty(m * row.n)
     tape.product((True, False), (row.n, m, row.n_prev), 1.0, factors[row.W], tape.factor(A_prev), Z)
     return Z
 
@@ -78,7 +78,7 @@ def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = Non
     b = theta[row.b]
     if A is None:
         shared = row.activation == "identity" or row.activation in FROM_A
-        A = Z if shared else tape.device.empty(m * row.n, tape.dtype)
+        A = Z if shared else tape.empty(m * row.n)
     if row.activation == "softmax":
         tape.launch("softmax", (row.n, m), Z, b, A, row.n, m)
     else:

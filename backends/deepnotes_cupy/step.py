@@ -97,18 +97,16 @@ class Step:
         dtype, layout, theta = plan.dtype, plan.layout, arrays.theta
         inputs, k = layout.sizes[0], layout.sizes[-1]
         self._widths = inputs, 1 if plan.class_indices else k
-        self._batch = Source(
-            device.empty(m * inputs, dtype),
-            device.empty(m * self._widths[1], dtype),
-            device.empty(m, dtype) if weighted else None,
-        )
         self._gather: Call | None = None
         self._bound: tuple[Any, ...] = ()
         self._batch_size = 0
-        gradient, update = Tape(device, dtype, factors), Tape(device, dtype, factors)
+        self.gradient, self.update = gradient, update = [Tape(device, dtype, factors) for _ in range(2)]
+        self._batch = Source(
+            gradient.empty(m * inputs), gradient.empty(m * self._widths[1]), gradient.empty(m) if weighted else None
+        )
         targets = Targets(self._batch.Y, plan.class_indices)
         if weighted:
-            targets = targets._replace(w=self._batch.w, total=device.empty(1, "float64"))
+            targets = targets._replace(w=self._batch.w, total=gradient.empty(1, "float64"))
             gradient.launch("weight_sum", (m,), targets.w, m, targets.total)
         rows = lower(plan.layers, layout, training=True)
         last, of = plan.layers[-1], cast(LibraryLoss, plan.loss)
@@ -117,7 +115,7 @@ class Step:
         rounded = weights(gradient, theta, layout.decaying)
         caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, how.fused)
         widest = max(row.n for row in rows)
-        D, L = [device.empty(m * widest, dtype) for _ in range(2)], device.empty(m, dtype)
+        D, L = [gradient.empty(m * widest) for _ in range(2)], gradient.empty(m)
         row, _, Z, A = caches[-1]
         loss(gradient, how, row, Z, None if how.fused else A, theta, targets, m, D[0], L)
         backward(gradient, caches, shared.g, rounded, m, D, masks, how.fused, scale)
@@ -130,12 +128,15 @@ class Step:
         )  # fmt: skip
         kernel, options = _optimizer(plan)
         update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
-        self.gradient, self.update = gradient, update
-
     @property
     def names(self) -> list[str]:
         """What a step enqueues, in order: the nodes of its graph."""
         return ["gather", *self.gradient.names, *self.update.names]
+
+    def spoil(self) -> None:
+        """Overwrite all that a step computes on its way to the next parameters, so that nothing of it can be used."""
+        for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial):
+            buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN, too
 
     def bind(self, source: Source, batch_size: int) -> bool:
         """Gather from these arrays from now on; return whether that is another place than before."""

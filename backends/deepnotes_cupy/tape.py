@@ -22,18 +22,26 @@ class Tape:
     calls : list of callable
     names : list of str
         What each of them is.
+    buffers : list of array
+        What was had for it: all of it is written anew each time that the tape runs, before it is read.
     """
 
     def __init__(self, device: Device, dtype: str, factors: Factors) -> None:
         self.device, self.dtype, self.factors = device, dtype, factors
         self.calls: list[Call] = []
         self.names: list[str] = []
+        self.buffers: list[Any] = []
         self._rounded: dict[int, tuple[Any, Any]] = {}
 
     def run(self) -> None:
         """Enqueue all of it."""
         for call in self.calls:
             call()
+
+    def empty(self, size: int, dtype: str | None = None) -> Any:
+        """Return a new flat array, one of the buffers."""
+        self.buffers.append(self.device.empty(size, dtype or self.dtype))
+        return self.buffers[-1]
 
     def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
         """Add a launch; `sizes` and `chunks` are those that its geometry depends on, see :func:`geometry.grid`."""
@@ -75,7 +83,7 @@ class Tape:
         kept = self._rounded.get(id(x))
         if kept is not None and lasting:
             return kept[1]
-        out = self.device.empty(x.size, "uint16")
+        out = self.empty(x.size, "uint16")
         self.launch("round16", (x.size,), x, out, x.size, codes("Half")[self.factors], scale)
         if lasting:
             self._rounded[id(x)] = (x, out)  # with x, so that no other array can get its id
