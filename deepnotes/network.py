@@ -14,7 +14,7 @@ from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
 from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
 from deepnotes.host import aligned
-from deepnotes.inference import EagerInference, Inference, figures, in_memory, outputs, watching
+from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
 from deepnotes.inputs import as_data, as_samples, is_native
 from deepnotes.layers import Dense, Layer
 from deepnotes.losses import LossFunction, loss_after
@@ -307,10 +307,10 @@ class Network:
         :meth:`fit`.
         """
         chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
         plan = self._plan(chosen, "sgd", l2, None, class_indices)
-        with np.errstate(all="ignore"):
-            g = EagerProgram(self.backend, plan).gradients(State(self.theta), in_memory(data)).flat
+        with np.errstate(all="ignore"), self.backend.running():
+            g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         parts = self.layout.split(self.backend.xp, g)
         entries = self.layout.entries
         return {name: parts[entries[name].layer][entries[name].key] for name in self.layout.in_order}
