@@ -117,8 +117,8 @@ class Objective:
     told : float, default 1.0
         The cost that is told is so many times the mean loss.
     share_l2 : bool, default False
-        Whether L2 is a part of the cost that a batch has as a whole: it is divided by the batch's samples (or the sum
-        of their weights) and told with the cost; and in the mean over an epoch a batch counts for its samples.
+        Whether L2 is a part of the cost that a batch as a whole has: it is divided by its samples (or the sum of
+        their weights) and told with the cost, and in the mean over an epoch a batch counts for its number of samples.
     """
 
     scale: float = 1.0
@@ -171,12 +171,12 @@ class Plan:
 
     @property
     def is_library(self) -> bool:
-        """Whether all parts are the library's own, so that a backend may know them by name, and the cost the notes'."""
-        return self.has_library_parts and self.objective == NOTES
+        """Whether all is the library's own, in its usual form, so that a backend may know it by name."""
+        return self.has_library_parts and self.optimizer.is_textbook and self.objective == NOTES
 
     @property
     def has_library_parts(self) -> bool:
-        """Whether all parts are the library's own; for backends that know every objective."""
+        """Whether all parts are the library's own; for backends that take every form of them, and every objective."""
         from deepnotes.optimizers import LIBRARY
 
         return are_library(self.layers) and type(self.loss) is Loss and type(self.optimizer) in LIBRARY.values()

@@ -2,9 +2,8 @@
 
 from math import sqrt
 
-from deepnotes_numba.compiling import jit, precise
-from deepnotes_numba.functions import ZERO
-from deepnotes_numba.vectors import as_of, view
+from deepnotes_numba.compiling import inlined, jit
+from deepnotes_numba.vectors import as_of, block, squares, view
 
 SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 
@@ -12,19 +11,27 @@ SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 @jit
 def squares_of(g, theta, at, n, l2):
     """Add the gradient of the L2 penalty to a range of g; return the sums of its squares and, with L2, of theta's."""
-    G, W = view(g, at, n), view(theta, at, n)
-    total, weights = ZERO(as_of(0, g)), ZERO(as_of(0, g))
+    weights = as_of(0, g)
     if l2 != 0:
-        part = as_of(l2, g)
+        G, W, part = view(g, at, n), view(theta, at, n), as_of(l2, g)
         for i in range(n):
             G[i] += part * W[i]
-            weights += W[i] * W[i]
-    for i in range(n):
-        total += G[i] * G[i]
-    return total, weights
+        weights = _sum_of_squares(theta, at, n)
+    return _sum_of_squares(g, at, n), weights
 
 
-@precise  # else the compiler would make another formula of b v + (1 - b) x², with other roundings
+@jit
+def _sum_of_squares(x, at, n):
+    lanes = block(x) // 2
+    whole = n // lanes * lanes
+    total = squares(x, at, n // lanes)
+    rest = view(x, at + whole, n - whole)
+    for i in range(n - whole):
+        total += rest[i] * rest[i]
+    return total
+
+
+@inlined
 def update(code, theta, g, first, second, at, n, scale, rate, epsilon, beta1, beta2, decay):
     """Update a range of θ with ``scale g``; it loses its share `decay` before."""
     W, G = view(theta, at, n), view(g, at, n)
