@@ -115,7 +115,7 @@ def test_data_is_refused_as_scikit_learn_refuses_it(estimator) -> None:
     for wrong in (X[:, :3], X[0], [["a"] * 4], np.full((2, 4), np.nan)):
         with pytest.raises(ValueError):  # noqa: PT011
             model.predict(wrong)
-    for weights in (np.zeros(len(y)), -np.ones(len(y)), np.ones(3), ["a"] * len(y)):
+    for weights in (np.zeros(len(y)), np.full(len(y), 1e40), -np.ones(len(y)), np.ones(3), ["a"] * len(y)):
         with pytest.raises(ValueError):  # noqa: PT011
             estimator().fit(X, y, sample_weight=weights)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
@@ -130,7 +130,8 @@ def test_data_is_refused_as_scikit_learn_refuses_it(estimator) -> None:
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_search_over_a_pipeline_in_two_processes(estimator, backend) -> None:
-    pipeline = make_pipeline(StandardScaler(), estimator(backend=backend, max_iter=30, learning_rate_init=0.05))
+    model = estimator(backend=backend, max_iter=40, learning_rate_init=0.05, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), model)
     name = estimator.__name__.lower()
     search = GridSearchCV(
         pipeline, {f"{name}__hidden_layer_sizes": [(4,), (8,)], f"{name}__alpha": [0.01]}, cv=2, n_jobs=2

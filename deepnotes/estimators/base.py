@@ -32,6 +32,7 @@ from deepnotes.training import Training
 from deepnotes.training import fit as run_fit
 
 FIT_DTYPES = (np.float64, np.float32)
+LEAST_WEIGHT, MOST_WEIGHT = 1e-25, 1e25
 
 
 class DenseEstimator(BaseEstimator, ABC):
@@ -41,6 +42,7 @@ class DenseEstimator(BaseEstimator, ABC):
     intercepts_: list[np.ndarray]
     out_activation_: str
     n_outputs_: int
+    loss_curve_: list[float]
 
     def _set(self, given: dict[str, Any]) -> None:
         """Keep the arguments of the constructor, as they are."""
@@ -69,8 +71,11 @@ class DenseEstimator(BaseEstimator, ABC):
         if sample_weight is None:
             return None
         weights = cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
-        if not weights.any():
-            raise DataError("sample_weight gives every sample the weight 0")
+        most = float(weights.max())
+        if not LEAST_WEIGHT <= most <= MOST_WEIGHT:  # of which float32 can hold the sum
+            raise DataError(
+                f"sample_weight: the largest is {most}, wanted between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}"
+            )
         return weights
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -147,7 +152,7 @@ class DenseEstimator(BaseEstimator, ABC):
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
         self._running = Running(self.learning_rate_init)
         if self.solver != "lbfgs":
-            self.loss_curve_: list[float] = []
+            self.loss_curve_ = []
             self._no_improvement_count = 0
             self._begin_curves()
 
