@@ -141,6 +141,20 @@ def test_class_weights_multiply_sample_weights() -> None:
     counts = np.bincount(y[few])[y[few]]
     wanted = of(dn.DenseClassifier, **options).fit(X[few], y[few], len(few) / (3 * counts))
     np.testing.assert_allclose(balanced.coefs_[0], wanted.coefs_[0])
+    model = of(dn.DenseClassifier, class_weight={"b": 2.0, "c": 3.0}, batch_size=50)
+    plain = of(dn.DenseClassifier, batch_size=50)
+    named = np.array(["a", "b", "c"])[y]
+    for start, weight in ((0, 1.0), (50, 2.0), (100, 3.0)):  # each with one class alone
+        part = slice(start, start + 50)
+        model.partial_fit(X[part], named[part], classes=["a", "b", "c"])
+        plain.partial_fit(X[part], named[part], np.full(50, weight), classes=["a", "b", "c"])
+    np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
+    X_labels, labels = X[:, :2], X[:, 2:] > 0
+    by_label = of(dn.DenseClassifier, class_weight=[{0: 1.0, 1: 3.0}, {0: 1.0, 1: 1.0}]).fit(X_labels, labels)
+    wanted = of(dn.DenseClassifier).fit(X_labels, labels, np.where(labels[:, 0], 3.0, 1.0))
+    np.testing.assert_array_equal(by_label.coefs_[0], wanted.coefs_[0])
+    with pytest.raises(ValueError, match="are not in class_weight"):
+        of(dn.DenseClassifier, class_weight={0: 1.0, 7: 2.0}).fit(X, y)
     with pytest.raises(ValueError, match="class_weight='balanced' needs all samples"):
         of(dn.DenseClassifier, class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
 
