@@ -82,6 +82,21 @@ def test_parameters_that_are_changed_are_those_that_predict(backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_network_of_its_own(backend, tmp_path) -> None:
+    frames = pytest.importorskip("pandas", reason="needs pandas")
+    frame = frames.DataFrame(X, columns=list("abcd"))
+    model = of(dn.DenseClassifier, dropout=0.3, backend=backend).fit(frame, np.array(["x", "y", "z"])[y])
+    network = model.to_network()
+    np.testing.assert_array_equal(network.predict(X.T).T, model.predict_proba(frame))
+    assert network.metadata == {"features": list("abcd"), "classes": list("xyz")}
+    network.save(tmp_path / "model.safetensors")
+    loaded = dn.load(tmp_path / "model.safetensors", backend=backend)
+    np.testing.assert_array_equal(loaded.predict(X.T), network.predict(X.T))
+    network.fit(X.T, y, epochs=1)
+    assert not np.array_equal(network.parameters["W1"], model.coefs_[0].T)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS)))
 def test_every_activation_of_ours(name, backend) -> None:
     found = of(dn.DenseClassifier, activation=name, backend=backend).fit(X, y)
