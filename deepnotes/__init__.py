@@ -15,6 +15,7 @@ from deepnotes.errors import (
     DataError,
     DeepnotesError,
     DTypeError,
+    ExtraMissing,
     ForeignArrayError,
     ModelFileError,
     NonFiniteLossError,
@@ -43,6 +44,8 @@ from deepnotes.training import History
 
 if TYPE_CHECKING:
     from deepnotes.checkpoints import Checkpoints
+    from deepnotes.formats.estimators import from_sklearn
+    from deepnotes.formats.onnx_reading import from_onnx
 
 __version__ = "0.1.0"
 
@@ -67,6 +70,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "ExponentialDecay",
+    "ExtraMissing",
     "ForeignArrayError",
     "History",
     "InverseScaling",
@@ -87,6 +91,8 @@ __all__ = [
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
+    "from_onnx",
+    "from_sklearn",
     "get_backend",
     "load",
     "registered_backends",
@@ -94,7 +100,11 @@ __all__ = [
     "use_backend",
 ]
 
-_LATER = {"Checkpoints": "deepnotes.checkpoints"}
+_LATER = {
+    "Checkpoints": "deepnotes.checkpoints",
+    "from_onnx": "deepnotes.formats.onnx_reading",
+    "from_sklearn": "deepnotes.formats.estimators",
+}
 """What is imported when it is first asked for, and where from: it needs more than most programs do."""
 
 

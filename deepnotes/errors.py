@@ -65,6 +65,23 @@ class BackendUnavailable(DeepnotesError, RuntimeError):
         self.name, self.cause, self.fix = name, cause, fix
 
 
+class ExtraMissing(DeepnotesError, ImportError):
+    """A library that only some things need is not installed.
+
+    Parameters
+    ----------
+    library : str
+    extra : str
+        The extra of deepnotes that brings it.
+    purpose : str
+        What needs it, as the subject of a sentence.
+    """
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(f'{purpose} needs {library}; to get it: pip install "deepnotes[{extra}]"')
+        self.library, self.extra = library, extra
+
+
 class NonFiniteLossError(DeepnotesError, ArithmeticError):
     """Training met a loss or gradient that is NaN or infinite; the parameters are the last finite ones.
 
