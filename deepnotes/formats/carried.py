@@ -5,6 +5,7 @@ this module.
 """
 
 import csv
+import os
 import sys
 from base64 import b64decode
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def check() -> tuple[bool, str]:
         share = np.where(np.isfinite(off) & (off > 0), off / allowed, 0).max(initial=0)
     tried = f"{right.size} outputs for {len(X)} test vectors"
     if right.all():
-        return True, f"{tried} are right, the worst off by {share:.2f} of what rounding may do"
+        return True, f"{tried} are right, the worst off by {share:.2g} of what rounding may do"
     return False, f"{right.size - right.sum()} of {tried} are wrong"
 
 
@@ -103,6 +104,11 @@ def main(words: list[str]) -> int:
         sys.stderr.write(f"error: {words[0]}: {error}\n")
         return 1
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(names)
-    table.writerows([str(x) for x in row] for row in rows)
+    try:
+        table.writerow(names)
+        table.writerows([str(x) for x in row] for row in rows)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0

@@ -145,8 +145,13 @@ class Chain:
         if g.name != "identity":
             raise ModelFileError(f"the outputs of {g.name} are scaled by {self.target.scale:g}, and no layer does that")
         last = Link(*scaled(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
-        metadata = self.metadata | {key: value for key, value in NO_TARGET.items() if key in self.metadata}
-        return replace(self, links=(*before, last), target=None, metadata=metadata)
+        return replace(self, links=(*before, last), target=None, metadata=self.described())
+
+    def described(self) -> dict[str, Any]:
+        """Return the metadata, as they are for what comes out in the end."""
+        if self.target is None:
+            return self.metadata
+        return self.metadata | {key: value for key, value in NO_TARGET.items() if key in self.metadata}
 
     def forward(self, ops: Ops, A: Array, parameter: Any) -> Array:
         """Return ``A[L]``, shape (n[L], m), for inputs as they are after preprocessing, on any namespace.

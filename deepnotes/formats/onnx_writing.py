@@ -118,7 +118,7 @@ def _model(onnx: Any, chain: Chain, trace: Trace, result: np.dtype[Any]) -> Any:
         doc_string=f"{chain}; X holds one sample in each row",
     )
     try:
-        texts = {str(key): json.dumps(value, allow_nan=False) for key, value in chain.metadata.items()}
+        texts = {str(key): json.dumps(value, allow_nan=False) for key, value in chain.described().items()}
         helper.set_model_props(model, texts)
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({brief(error)})") from None

@@ -42,7 +42,7 @@ def to_python(chain: Chain) -> str:
     return "\n".join(
         [
             _docstring(chain),
-            "import csv\nimport sys\nfrom base64 import b64decode\nfrom hashlib import sha256",
+            "import csv\nimport os\nimport sys\nfrom base64 import b64decode\nfrom hashlib import sha256",
             *imports,
             "from types import ModuleType as Namespace\n\nimport numpy as np\nfrom numpy import ndarray as Array\n",
             *(f"{name} = {value!r}" for name, value in _constants(chain).items()),
