@@ -164,7 +164,7 @@ def _erf_gelu(xp: Any, x: Any) -> Any:
 
 
 def _tanh_gelu(xp: Any, x: Any) -> Any:
-    return 0.5 * x * (1 + xp.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x)))
+    return 0.5 * x * (1 + xp.node("Tanh", sqrt(2 / pi) * (x + 0.044715 * x * x * x)))
 
 
 def _larger(xp: Any, x: Any, slope: float) -> Any:
@@ -174,6 +174,7 @@ def _larger(xp: Any, x: Any, slope: float) -> Any:
 OTHERS: dict[str, list[Callable[..., Any]]] = {
     "relu": [lambda xp, x: xp.maximum(x, 0)],
     "sigmoid": [lambda xp, x: xp.node("Sigmoid", x)],
+    "tanh": [lambda xp, x: xp.node("Tanh", x)],
     "silu": [lambda xp, x: x * xp.node("Sigmoid", x)],
     "softplus": [lambda xp, x: xp.node("Softplus", x), lambda xp, x: xp.log(1 + xp.exp(x))],
     "gelu": [_erf_gelu, lambda xp, x: xp.node("Gelu", x)],

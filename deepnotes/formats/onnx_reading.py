@@ -260,14 +260,12 @@ class _Walk:
             raise self._stranger(node)
         if c.size == 1:
             return np.asarray(c.astype(np.float64).reshape(1, 1))
-        shape = self.features if self.linear is not None or self.links or 0 not in self.features else c.shape[-1:]
-        if self.rows is None and c.shape == (*shape, 1):  # it lies along the first axis
-            self.rows = False
-        wanted = (*shape, 1) if self.rows is False else shape
-        if c.shape not in {wanted, (1, *wanted)}:
-            raise ModelFileError(
-                f"{node} has a constant of shape {brief(c.shape)}, wanted one for each of {brief(shape)}"
-            )
+        if self.rows is None and c.ndim == 2 and c.shape[1] == 1:  # it lies along the first axis
+            self.rows, self.features = False, (0,)
+        wanted = (*self.features, 1) if self.rows is False else self.features
+        shape = c.shape[1:] if len(c.shape) > len(wanted) and c.shape[0] == 1 else c.shape
+        if len(shape) != len(wanted) or any(n not in (0, k) for n, k in zip(wanted, shape, strict=True)):
+            raise ModelFileError(f"{node} has a constant of shape {brief(c.shape)}, wanted {brief(wanted)}")
         return np.asarray(c.astype(np.float64).reshape(-1, 1))
 
     # --- what changes nothing ---------------------------------------------------------------------------------------
