@@ -131,7 +131,9 @@ def test_the_file_says_what_it_is(backend: str, tmp_path: Any) -> None:
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
 
 
-@pytest.mark.parametrize(("name", "op"), [("relu", "Relu"), ("tanh", "Tanh"), ("softmax", "Softmax"), ("leaky_relu", "LeakyRelu")])
+@pytest.mark.parametrize(
+    ("name", "op"), [("relu", "Relu"), ("tanh", "Tanh"), ("softmax", "Softmax"), ("leaky_relu", "LeakyRelu")]
+)
 def test_what_onnx_has_is_one_node(name: str, op: str) -> None:
     net = dn.Network([dn.Dense(3, name), dn.Dense(2)], inputs=2, seed=0)
     assert [node.op_type for node in onnx.load_from_string(to_onnx(Chain.of(net))).graph.node] == ["Gemm", op, "Gemm"]

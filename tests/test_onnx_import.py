@@ -19,17 +19,15 @@ from deepnotes.testing.bounds import UNIT, Bounds, gamma
 
 onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
 pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
-
-from onnx import helper
-from onnx_graphs import chain, model, run, saved
-
+graphs = pytest.importorskip("onnx_graphs")
+helper, chain, model, run, saved = onnx.helper, graphs.chain, graphs.model, graphs.run, graphs.saved
 rng = np.random.default_rng(5)
 W1, W2 = rng.normal(size=(4, 3)), rng.normal(size=(2, 4))
 b1, b2 = rng.normal(size=4), rng.normal(size=2)
 X = rng.normal(size=(6, 3)).astype("float32")
 
 
-def hold(content: Any, folder: Path, rows: np.ndarray = X, given: np.ndarray | None = None, **options: Any) -> dn.Network:
+def hold(content: Any, folder: Path, rows: np.ndarray = X, given: np.ndarray | None = None) -> dn.Network:
     """Hold the network that is read to the bounds of its own equations, and what ONNX Runtime computes as well.
 
     (None of these graphs has a Sigmoid: that of ONNX Runtime is too inaccurate for it.)
@@ -43,7 +41,7 @@ def hold(content: Any, folder: Path, rows: np.ndarray = X, given: np.ndarray | N
     given : ndarray, optional
         The same, as the file wants it.
     """
-    net = dn.from_onnx(saved(content, folder), backend="numpy", **options)
+    net = dn.from_onnx(saved(content, folder), backend="numpy")
     tests = bounded(Chain.of(net), rows)
     assert worst(net.predict(rows.T).T, tests) <= 1
     found = run(content, rows if given is None else given)
@@ -167,7 +165,11 @@ def test_an_input_that_says_nothing_of_its_shape(tmp_path: Path) -> None:
 def test_what_was_written_here_comes_back_the_same(name: str, dtype: str, tmp_path: Path) -> None:
     for option in (None, 0.0, 1.0, -0.5, 0.3):
         options = {} if option is None else dict.fromkeys(LIBRARY[name].options, option)
-        layers = [dn.Dense(4, dn.Activation(name, **options)), dn.Dropout(0.3), dn.Dense(2, dn.Activation(name, **options))]
+        layers = [
+            dn.Dense(4, dn.Activation(name, **options)),
+            dn.Dropout(0.3),
+            dn.Dense(2, dn.Activation(name, **options)),
+        ]
         standardizer = dn.Standardizer.fit(rng.normal(3, 7, size=(3, 9)))
         net = dn.Network(layers, inputs=3, dtype=dtype, seed=2, standardizer=standardizer)
         net.metadata = {"features": ["a", "b", "c"], "classes": ["1", "two"], "version": "1.10", "x": [1, None]}
@@ -242,7 +244,9 @@ def test_models_of_skl2onnx(kind: str, zipmap: bool, tmp_path: Path) -> None:
         "binary": np.array(["no", "yes"])[np.arange(60) % 2], "multiclass": np.arange(60) % 3 + 5,
         "multilabel": rng.integers(0, 2, (60, 4)), "regression": many[:, 0],
     }[kind]  # fmt: skip
-    made = (MLPRegressor if kind == "regression" else MLPClassifier)(hidden_layer_sizes=(5,), max_iter=3, random_state=0)
+    made = (MLPRegressor if kind == "regression" else MLPClassifier)(
+        hidden_layer_sizes=(5,), max_iter=3, random_state=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted = make_pipeline(StandardScaler(), made).fit(many, y)

@@ -34,9 +34,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     wanted = {"onnx": args.onnx, "python": args.python}
     paths = {name: Path(path) for name, path in wanted.items() if path is not None}
     if not paths:
-        raise ArgumentError(
-            "export to what? --onnx FILE, --python FILE or both are wanted\ntry: deepnotes export --help"
-        )
+        raise ArgumentError("--onnx FILE, --python FILE or both are wanted\ntry: deepnotes export --help")
     for name, path in paths.items():
         require_writable(path, args.model, option=f"--{name}")
     if len({path.resolve() for path in paths.values()}) < len(paths):

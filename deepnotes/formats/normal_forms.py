@@ -32,6 +32,9 @@ PLAIN = COMMUTATIVE | {
 ALGEBRA = {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal"}
 OPERATIONS = PLAIN | ALGEBRA | TRANSPARENT
 """What a form may be made of."""
+OPERANDS = dict.fromkeys(["Add", "Sub", "Mul", "Div", "Pow", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"], 2)
+OPERANDS |= {"Max": 2, "Min": 2, "Equal": 2, "Where": 3}
+"""How many of them there are, where it is not one."""
 
 Form = Any
 """A number, which stands for an expression in a table, or None for what has no normal form."""
@@ -85,8 +88,10 @@ class Table:
         """Return what an operation makes of expressions; None where it has no normal form."""
         if not parts or any(part is None for part in parts) or op not in OPERATIONS:
             return None
-        if op in TRANSPARENT:
+        if op in TRANSPARENT:  # Dropout also takes its rate
             return parts[0]
+        if len(parts) != OPERANDS.get(op, 1):
+            return None
         if op in PLAIN:
             (given,) = [attributes.get(name, value) for name, value in DEFAULTS.get(op, {"": None}).items()]
             return self._put(op, given, *(sorted(parts) if op in COMMUTATIVE else parts))

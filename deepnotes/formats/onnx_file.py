@@ -28,6 +28,13 @@ FOLDING = 1 << 20, 8
 """Bytes that computing with constants may take, and how many more for each byte of the file."""
 OLDEST = 7
 """The opset since which operands are broadcast as NumPy does it."""
+KINDS = {
+    "alpha": "FLOAT", "allowzero": "INT", "approximate": "STRING", "axes": "INTS", "axis": "INT", "beta": "FLOAT",
+    "classlabels_int64s": "INTS", "classlabels_strings": "STRINGS", "offset": "FLOATS", "perm": "INTS", "to": "INT",
+    "transA": "INT", "transB": "INT", "value": "TENSOR", "value_float": "FLOAT", "value_floats": "FLOATS",
+    "value_int": "INT", "value_ints": "INTS",
+}  # fmt: skip
+"""Attributes that are looked at, and what each of them is in all operations that have it."""
 DEFAULT = {"", "ai.onnx"}
 ML = "ai.onnx.ml"
 
@@ -157,6 +164,12 @@ class _Reader:
         op = raw.op_type if raw.domain in DEFAULT else f"{raw.domain}.{raw.op_type}"
         if not raw.output:
             raise ModelFileError(f"its node {brief(repr(raw.name))} ({brief(op)}) has no output")
+        for attribute in raw.attribute:
+            kind = KINDS.get(attribute.name)
+            if kind is not None and attribute.type != self.onnx.AttributeProto.AttributeType.Value(kind):
+                raise ModelFileError(
+                    f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} of a wrong kind"
+                )
         return Node(op, tuple(raw.input), tuple(raw.output), attributes_of(self.onnx, raw), raw.name)
 
     def _output(self, asked: str | None, made: dict[str, Node]) -> str:

@@ -129,6 +129,8 @@ class _Walk:
             self._dense(node)
         elif node.op in {"Add", "Sub", "Mul", "Div", f"{ML}.Scaler"}:
             self._affine(node)
+        elif node.inputs[0] != self.at:
+            raise self._stranger(node)
         elif node.op in {"Identity", "Dropout"} or (node.op == "Cast" and node.attributes.get("to") in FLOATS):
             pass
         elif node.op in {"Flatten", "Reshape", "Transpose", "Squeeze"}:
