@@ -31,7 +31,7 @@ class Exports:
         ------
         ModelFileError
             As :meth:`save`.
-        ExtraMissing
+        MissingExtraError
             Without the extra ``onnx``.
         """
         from deepnotes.formats import chain, onnx_writing

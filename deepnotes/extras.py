@@ -3,10 +3,10 @@
 from importlib import import_module
 from typing import Any
 
-from deepnotes.errors import ExtraMissing
+from deepnotes.errors import MissingExtraError
 
 
-def needed(module: str, extra: str, purpose: str) -> Any:
+def needed(module: str, extra: str, what: str) -> Any:
     """Return a module of an optional library.
 
     Parameters
@@ -14,22 +14,22 @@ def needed(module: str, extra: str, purpose: str) -> Any:
     module : str
     extra : str
         The extra of deepnotes that has it.
-    purpose : str
-        What needs it, as the subject of a sentence.
+    what : str
+        What needs it.
 
     Raises
     ------
-    ExtraMissing
+    MissingExtraError
 
     Examples
     --------
-    >>> needed("no_such_library", "onnx", "dn.from_onnx")
+    >>> needed("no_such", "onnx", "a test")
     Traceback (most recent call last):
-    deepnotes.errors.ExtraMissing: dn.from_onnx needs no_such_library; to get it: pip install "deepnotes[onnx]"
+    deepnotes.errors.MissingExtraError: a test: No module named 'no_such'; to fix it: pip install "deepnotes[onnx]"
     """
     try:
         return import_module(module)
     except ImportError as error:
         if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
             raise  # it is there, and something else is not
-        raise ExtraMissing(module.partition(".")[0], extra, purpose) from None
+        raise MissingExtraError(what, extra, error) from None

@@ -206,7 +206,7 @@ def test_without_the_library_the_error_says_how_to_get_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(dn.ExtraMissing, match=r'needs onnx; to get it: pip install "deepnotes\[onnx\]"'):
+    with pytest.raises(dn.MissingExtraError, match=r'an ONNX file: .*; to fix it: pip install "deepnotes\[onnx\]"'):
         eval(call, {"dn": dn, "net": dn.Network([dn.Dense(1)], inputs=1, seed=0)})
 
 

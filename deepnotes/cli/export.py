@@ -8,7 +8,7 @@ import deepnotes
 from deepnotes.cli.arguments import add_model
 from deepnotes.cli.output import Output, counted, require_writable
 from deepnotes.cli.tasks import Regression, from_metadata
-from deepnotes.errors import ArgumentError, DeepnotesError, ExtraMissing, ModelFileError
+from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
 from deepnotes.network import Network
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
     tests = vectors.vectors_of(chain)
     try:
         found, runtime = onnx_writing.run(content, tests)
-    except ExtraMissing as error:
+    except MissingExtraError as error:
         output.log(f"not run: {error}")
         return content, about, told
     worst = vectors.worst(found, tests)

@@ -57,7 +57,7 @@ def from_onnx(
     ModelFileError
         If the file cannot be read, is damaged, keeps data elsewhere, or holds something else than a dense chain; then
         the message names the node, and says what is supported.
-    ExtraMissing
+    MissingExtraError
         Without the extra ``onnx``.
     UnknownNameError, BackendUnavailable
         As :func:`deepnotes.get_backend`.

@@ -35,7 +35,7 @@ def to_onnx(chain: Chain) -> bytes:
     ------
     ModelFileError
         If its metadata are not JSON, or it is larger than such files can be.
-    ExtraMissing
+    MissingExtraError
     """
     onnx = needed("onnx", "onnx", "an ONNX file")
     trace = Trace(chain.dtype)
@@ -88,7 +88,7 @@ def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
 
     Raises
     ------
-    ExtraMissing
+    MissingExtraError
     """
     runtime = needed("onnxruntime", "onnx", "running an ONNX file")
     options = runtime.SessionOptions()
