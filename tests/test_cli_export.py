@@ -149,3 +149,42 @@ def test_a_model_that_contradicts_itself(capsys):
     assert "odd.safetensors does not say what its outputs mean (ValueError" in capsys.readouterr().err
     assert main(["export", "none.safetensors", "--python", "a.py"]) == 1
     assert "cannot read none.safetensors" in capsys.readouterr().err
+
+
+@pytest.fixture
+def encoded():
+    """Train on a table with categories and missing values, and return the names of the model and the data."""
+    rng = np.random.default_rng(3)
+    kinds = np.array(["red", "ürün, two", "green"])[np.arange(60) % 3]
+    sizes = rng.normal(5, 2, 60)
+    level = np.arange(60) % 4 + 0.5
+    price = sizes * 3 + (kinds == "red") * 10 + level
+    cells = ["" if i % 7 == 0 else str(size) for i, size in enumerate(sizes)]
+    rows = [[cells[i], kinds[i] if i % 11 else "", level[i], price[i]] for i in range(60)]
+    with open("things.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["size", "kind", "level", "price"], *rows])
+    options = ["--categorical", "level", "--impute", "mean", "--epochs", "2", "--layers", "8", "--quiet"]
+    assert main(["train", "things.csv", "--target", "price", *options]) == 0
+    return "things.safetensors", "things.csv"
+
+
+def test_categories_and_missing_values_go_along(encoded, run):
+    model, data = encoded
+    run("export", model, "--python", "things.py")
+    done = subprocess.run([sys.executable, "things.py", data], capture_output=True, text=True, check=True)
+    out, _ = run("predict", model, data)
+    found, wanted = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (done.stdout, out))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    module = runpy.run_path("things.py")
+    assert module["inputs"]("2.5", *module["COLUMNS"][2]) == [0, 0, 1, 0]
+    assert module["inputs"]("ürün, two", *module["COLUMNS"][1]) == [0, 0, 1]
+    with pytest.raises(ValueError, match="column 'kind' has the category 'blue', which is unknown"):
+        module["inputs"]("blue", *module["COLUMNS"][1])
+
+
+def test_onnx_that_would_lack_the_encoding_is_refused(encoded, capsys):
+    assert main(["export", encoded[0], "--onnx", "a.onnx", "--python", "a.py"]) == 2
+    told = capsys.readouterr().err
+    assert "--onnx: things.safetensors encodes or imputes columns (size, kind, level)" in told
+    assert len(told.splitlines()) == 2
+    assert not list(Path().glob("a.*"))

@@ -10,6 +10,7 @@ from deepnotes.cli.output import Output, counted, require_writable
 from deepnotes.cli.tasks import Regression, from_metadata
 from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
 from deepnotes.network import Network
+from deepnotes.wording import listed
 
 if TYPE_CHECKING:
     from deepnotes.formats.chain import Chain, Target
@@ -42,6 +43,12 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     network = deepnotes.load(args.model, "numpy")
     chain = Chain.of(network, _target(args.model, network))
+    if "onnx" in paths and (encoder := chain.encoder) is not None:
+        encoded = [f.name for f in encoder.features if f.categories is not None or f.fill is not None]
+        raise ArgumentError(
+            f"--onnx: {args.model} encodes or imputes columns ({listed(encoded)}), and an ONNX file of deepnotes takes "
+            "the numbers that come of it\nuse --python, which does it all, or net.to_onnx for the network behind it"
+        )
     makers: dict[str, Any] = {"onnx": _onnx, "python": _python}
     # All of them are made before one is written.
     made: dict[str, Any] = {name: makers[name](chain, output) for name in paths}

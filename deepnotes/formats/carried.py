@@ -17,6 +17,7 @@ from numpy import ndarray as Array
 from deepnotes.equations import EQUATIONS
 
 FEATURES: list[str] | None = None
+COLUMNS: list[tuple[str, tuple[object, ...] | None, object]] | None = None
 CLASSES: list[str] | None = None
 INPUTS = OUTPUTS = 0
 DTYPE = "float32"
@@ -68,15 +69,31 @@ def check() -> tuple[bool, str]:
 
 
 def read(path: str) -> Array:
-    """Return the features in a CSV file whose first line has names, shape (rows, features)."""
+    """Return the inputs that a CSV file whose first line has names makes, shape (rows, inputs)."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         names, *rows = [row for row in csv.reader(file) if row]
-    wanted = names if FEATURES is None else FEATURES
+    wanted = [name for name, _, _ in COLUMNS] if COLUMNS is not None else names if FEATURES is None else FEATURES
     for name in wanted:
         if name not in names:
             raise ValueError(f"no column {name!r}; columns: {', '.join(names)}")
     places = [names.index(name) for name in wanted]
-    return np.array([[float(row[at]) for at in places] for row in rows]).reshape(len(rows), len(places))
+    how = COLUMNS if COLUMNS is not None else [(name, None, None) for name in wanted]
+    made = [[x for at, column in zip(places, how) for x in inputs(row[at], *column)] for row in rows]  # noqa: B905
+    return np.array(made, np.float64).reshape(len(rows), INPUTS)
+
+
+def inputs(cell: str, name: str, categories: tuple[object, ...] | None, fill: object) -> list[float]:
+    """Return the inputs that a cell makes: a number, or 1 in the place of its category; `fill` stands for none."""
+    text = categories is not None and isinstance(categories[0], str)
+    missing = cell == "" if text else cell.strip().lower() in ("", "na", "n/a", "nan", "null")
+    if missing and fill is None:
+        raise ValueError(f"column {name!r} has a missing value")
+    value = fill if missing else cell if text else float(cell)
+    if categories is None:
+        return [float(str(value))]
+    if value not in categories:
+        raise ValueError(f"column {name!r} has the category {value!r}, which is unknown")
+    return [float(value == category) for category in categories]
 
 
 def columns(A: Array) -> tuple[list[str], list[list[object]]]:

@@ -9,6 +9,7 @@ import numpy as np
 from deepnotes.activations import Activation
 from deepnotes.array import Array, Namespace
 from deepnotes.backend import Backend
+from deepnotes.encoding import Encoder
 from deepnotes.errors import ModelFileError
 from deepnotes.layers import Context, Dense, Dropout
 from deepnotes.ops import Ops
@@ -53,7 +54,7 @@ class Chain:
         Applied to every X that comes in.
     target : Target, optional
     metadata : dict
-        JSON values, such as ``features``, ``classes`` and ``target``.
+        JSON values, such as ``features``, ``classes`` and ``target``; ``columns``, if features are encoded.
     """
 
     links: Sequence[Link]
@@ -61,6 +62,15 @@ class Chain:
     standardizer: Standardizer | None = None
     target: Target | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What makes inputs of the columns of a table, if that is more than to take them as they are."""
+        try:
+            encoder = Encoder.from_metadata(self.metadata["columns"])
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            return None
+        return encoder if encoder.inputs == self.metadata.get("features") and not encoder.is_plain else None
 
     @property
     def inputs(self) -> int:

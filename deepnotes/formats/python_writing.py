@@ -173,10 +173,12 @@ def _constants(chain: Chain) -> dict[str, Any]:
         good = isinstance(found, list) and len(found) == number and all(isinstance(name, str) for name in found)
         return found if good else None
 
-    g = chain.links[-1].g.name
+    encoder, g = chain.encoder, chain.links[-1].g.name
+    columns = encoder and [(feature.name, feature.categories, feature.fill) for feature in encoder.features]
     one = g == "sigmoid" and chain.outputs == 1
     return {
         "FEATURES": names("features", chain.inputs),
+        "COLUMNS": columns,
         "CLASSES": names("classes", 2 if one else chain.outputs) if one or g == "softmax" else None,
         "INPUTS": chain.inputs,
         "OUTPUTS": chain.outputs,
