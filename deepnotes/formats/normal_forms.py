@@ -173,11 +173,11 @@ def _tanh_gelu(xp: Any, x: Any) -> Any:
 
 
 def _larger(xp: Any, x: Any, slope: float) -> Any:
-    return xp.maximum(x, slope * x) if 0 <= slope <= 1 else xp.node("LeakyRelu", x, alpha=slope)
+    return xp.node("Max", x, slope * x) if 0 <= slope <= 1 else xp.node("LeakyRelu", x, alpha=slope)
 
 
 OTHERS: dict[str, list[Callable[..., Any]]] = {
-    "relu": [lambda xp, x: xp.maximum(x, 0)],
+    "relu": [lambda xp, x: xp.node("Relu", x), lambda xp, x: xp.node("Max", x, 0)],
     "sigmoid": [lambda xp, x: xp.node("Sigmoid", x)],
     "tanh": [lambda xp, x: xp.node("Tanh", x)],
     "silu": [lambda xp, x: x * xp.node("Sigmoid", x)],

@@ -127,6 +127,14 @@ class Trace:
         """Return a number as an array."""
         return self.number(obj, np.dtype(dtype))
 
+    def maximum(self, x1: Any, x2: Any, /) -> Any:
+        """Return the larger, and NaN where x1 is: the ``Max`` of ONNX Runtime 1.15 would lose it."""
+        return self.where(x1 < x2, x2, x1)
+
+    def minimum(self, x1: Any, x2: Any, /) -> Any:
+        """Return the smaller, and NaN where x1 is."""
+        return self.where(x1 > x2, x2, x1)
+
     def tanh(self, x: Any, /) -> Any:
         """Return the hyperbolic tangent: ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, and the sign of x (N7)."""
         if x.dtype == "float32":
@@ -156,7 +164,7 @@ class Trace:
 
 
 FUNCTIONS = {
-    "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sign": "Sign", "maximum": "Max", "minimum": "Min",
+    "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sign": "Sign",
     "where": "Where", "equal": "Equal",
 }  # fmt: skip
 """Functions of the protocol that are one node of opset 13, in both dtypes."""
@@ -168,8 +176,8 @@ def linear(xp: Any, W: Any, A_prev: Any, b: Any) -> Any:
 
 
 def relu(xp: Any, Z: Any) -> Any:
-    """Return N8 as one Relu."""
-    return xp.node("Relu", Z)
+    """Return N8 as one Relu in single precision; in double, ONNX Runtime 1.15 makes of it a Gemm that it lacks."""
+    return xp.node("Relu", Z) if Z.dtype == "float32" else equations.relu(xp, Z)
 
 
 def leaky_relu(xp: Any, Z: Any, slope: float = 0.001) -> Any:
