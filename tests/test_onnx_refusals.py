@@ -37,6 +37,10 @@ STRANGERS = {
     "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"node 'n1' \(LogSoftmax\) is no part"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
     "half precision": ([DENSE, ("Cast", {"to": 10})], r"node 'n1' \(Cast\) is no part"),
+    "dropping as in training": ([DENSE, ("Dropout", 0.5, np.array(True))], r"node 'n1' \(Dropout\) is no part"),
+    "dropping within an activation": (
+        [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"node 'n2' \(Dropout\) is no part"),
+    "a product and a sum in one": ([("MatMul", W, b)], r"node 'n0' \(MatMul\) is no part"),
     "samples joined": ([("Flatten", {"axis": 0}), DENSE], r"node 'n0' \(Flatten\) joins samples"),
     "samples cut": ([DENSE, ("Reshape", [-1, 2])], r"node 'n1' \(Reshape\) changes the shape of samples"),
     "samples in a row": ([DENSE, ("Reshape", [-1])], r"node 'n1' \(Reshape\) changes the shape of samples"),
@@ -62,6 +66,13 @@ def test_what_is_no_dense_chain_is_named(name: str, tmp_path: Path) -> None:
     assert re.search(wanted, told)
     if "is no part" in told:
         assert "supported are Gemm and MatMul with constant weights" in told
+
+
+def test_an_old_softmax_over_all_numbers(tmp_path: Path) -> None:
+    """Before opset 13, axis 0 meant: of all samples together."""
+    steps = [("Transpose",), ("MatMul", W.T, ...), ("Softmax", {"axis": 0})]
+    assert dn.from_onnx(saved(chain(*steps, opset=13), tmp_path)).outputs == 4
+    assert "node 'n2' (Softmax) is no part" in refused(chain(*steps, opset=12), tmp_path)
 
 
 def test_a_chain_that_branches(tmp_path: Path) -> None:
