@@ -85,6 +85,25 @@ def test_a_chain_that_branches(tmp_path: Path) -> None:
     assert "node 'second' (MatMul) is no part of a dense chain" in refused(model(nodes, f32, "out"), tmp_path)
 
 
+def test_an_activation_with_another_constant_is_another_one(tmp_path: Path) -> None:
+    """GELU as seven nodes, with the root of 2 to seven digits, and with one digit less."""
+    for root, good in ((1.4142135, True), (1.41421, False)):
+        f32 = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
+        nodes = [
+            helper.make_node("MatMul", ["in", "W"], ["z"]),
+            helper.make_node("Div", ["z", "root"], ["a"], name="gelu"),
+            helper.make_node("Erf", ["a"], ["b"]),
+            helper.make_node("Add", ["one", "b"], ["c"]),
+            helper.make_node("Mul", ["c", "z"], ["d"]),
+            helper.make_node("Mul", ["half", "d"], ["out"]),
+        ]
+        content = model(nodes, f32, "out")
+        if good:
+            assert dn.from_onnx(saved(content, tmp_path)).layers == (dn.Dense(4, "gelu"),)
+        else:
+            assert "node 'gelu' (Div) is no part of a dense chain" in refused(content, tmp_path)
+
+
 def test_weights_that_are_no_constants(tmp_path: Path) -> None:
     content = chain(DENSE)
     del content.graph.initializer[0]

@@ -13,7 +13,7 @@ from deepnotes.containers import as_path
 from deepnotes.errors import ModelFileError
 from deepnotes.extras import needed
 from deepnotes.formats.chain import Chain
-from deepnotes.formats.tracing import KERNELS, Trace
+from deepnotes.formats.tracing import KERNELS, Trace, Value
 from deepnotes.formats.vectors import Vectors
 from deepnotes.ops import Ops
 from deepnotes.wording import brief, reason
@@ -40,8 +40,7 @@ def to_onnx(chain: Chain) -> bytes:
     onnx = needed("onnx", "onnx", "an ONNX file")
     trace = Trace(chain.dtype)
     ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
-    A: Any = trace.constant(INPUT, np.zeros(0, chain.dtype))
-    del trace.constants[INPUT]
+    A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
     if chain.standardizer is not None:
         trace.scope = "standardize/"
         constants = (
