@@ -45,6 +45,7 @@ from deepnotes.training import History
 
 if TYPE_CHECKING:
     from deepnotes.checkpoints import Checkpoints
+    from deepnotes.tensorboard import TensorBoard
 
 __version__ = "0.1.0"
 
@@ -87,6 +88,7 @@ __all__ = [
     "Standardizer",
     "StepDecay",
     "TableError",
+    "TensorBoard",
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
@@ -98,7 +100,7 @@ __all__ = [
     "use_backend",
 ]
 
-_LATER = {"Checkpoints": "deepnotes.checkpoints"}
+_LATER = {"Checkpoints": "deepnotes.checkpoints", "TensorBoard": "deepnotes.tensorboard"}
 """What is imported when it is first asked for, and where from: it needs more than most programs do."""
 
 
