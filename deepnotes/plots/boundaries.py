@@ -69,7 +69,7 @@ def boundary(
     if network.inputs != 2:
         raise ShapeError(f"the network has {network.inputs} inputs, wanted 2: one for each side of the picture")
     resolution = whole("resolution", resolution, 2)
-    points = as_host(network.backend, to_host(network.backend, X), "X").astype(np.float64)
+    points = as_host(network.backend, to_host(network.backend, X, "X"), "X").astype(np.float64)
     if points.ndim != 2 or points.shape[0] != 2 or points.shape[1] == 0:
         hint = "; samples are columns here: X.T would fit" if points.ndim == 2 and points.shape[1] == 2 else ""
         raise ShapeError(f"X has shape {points.shape}, wanted (2, m), m at least 1{hint}")
@@ -86,7 +86,7 @@ def boundary(
         raise ArgumentError(
             f"the network has {k} sigmoid outputs, of which more than one can be on; wanted one, or softmax"
         )
-    targets = None if Y is None else np.asarray(to_host(network.backend, Y))
+    targets = None if Y is None else np.asarray(to_host(network.backend, Y, "Y"))
     if targets is not None and targets.shape[-1:] != points.shape[1:]:
         raise ShapeError(f"Y has shape {targets.shape} and X has {points.shape[1]} samples")
     features = network.metadata.get("features") if isinstance(network.metadata, dict) else None

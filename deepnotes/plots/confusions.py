@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.errors import DataError, DTypeError, ShapeError
+from deepnotes.exchange import to_host
 from deepnotes.plots.canvas import INK, class_names, figure_of, literal, one_axes, shortened
 
 if TYPE_CHECKING:
@@ -107,10 +108,8 @@ def confusion_of(
     ------
     ShapeError, DTypeError, DataError, ForeignArrayError, ArgumentError, MissingExtraError
     """
-    A = network.predict(X)
-    return confusion(
-        network.backend.to_numpy(A), Y, classes=classes, ax=ax, _metadata=network.metadata if classes is None else None
-    )
+    A, Y = (to_host(network.backend, x, "Y") for x in (network.predict(X), Y))
+    return confusion(A, Y, classes=classes, ax=ax, _metadata=network.metadata if classes is None else None)
 
 
 def indices(given: Any, name: str) -> tuple[np.ndarray, int]:
