@@ -9,6 +9,7 @@ from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping
 from deepnotes.dialects import defaults
+from deepnotes.disk import OnDisk
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
@@ -45,6 +46,10 @@ from deepnotes.training import History
 
 if TYPE_CHECKING:
     from deepnotes.checkpoints import Checkpoints
+    from deepnotes.disk_tables import open_table
+    from deepnotes.encoding import Encoder
+    from deepnotes.estimators import DenseClassifier, DenseRegressor
+    from deepnotes.tables import Table, read_table, write_table
     from deepnotes.tensorboard import TensorBoard
 
 __version__ = "0.1.0"
@@ -67,8 +72,11 @@ __all__ = [
     "DataError",
     "DeepnotesError",
     "Dense",
+    "DenseClassifier",
+    "DenseRegressor",
     "Dropout",
     "EarlyStopping",
+    "Encoder",
     "ExponentialDecay",
     "ForeignArrayError",
     "History",
@@ -80,6 +88,7 @@ __all__ = [
     "ModelFileError",
     "Network",
     "NonFiniteLossError",
+    "OnDisk",
     "Optimizer",
     "RMSProp",
     "ReduceOnPlateau",
@@ -87,6 +96,7 @@ __all__ = [
     "ShapeError",
     "Standardizer",
     "StepDecay",
+    "Table",
     "TableError",
     "TensorBoard",
     "UnknownNameError",
@@ -95,12 +105,25 @@ __all__ = [
     "defaults",
     "get_backend",
     "load",
+    "open_table",
+    "read_table",
     "registered_backends",
     "set_backend",
     "use_backend",
+    "write_table",
 ]
 
-_LATER = {"Checkpoints": "deepnotes.checkpoints", "TensorBoard": "deepnotes.tensorboard"}
+_LATER = {
+    "Checkpoints": "deepnotes.checkpoints",
+    "DenseClassifier": "deepnotes.estimators",
+    "DenseRegressor": "deepnotes.estimators",
+    "Encoder": "deepnotes.encoding",
+    "Table": "deepnotes.tables",
+    "TensorBoard": "deepnotes.tensorboard",
+    "open_table": "deepnotes.disk_tables",
+    "read_table": "deepnotes.tables",
+    "write_table": "deepnotes.tables",
+}
 """What is imported when it is first asked for, and where from: it needs more than most programs do."""
 
 

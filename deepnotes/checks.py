@@ -29,7 +29,7 @@ def check_samples(x: Any, name: str, features: int) -> None:
     raise ShapeError(f"{name} has shape {shape}, wanted ({features}, m): {features} features, m samples{hint}")
 
 
-def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None:
+def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: int = 0) -> None:
     """Raise DataError if `x` holds NaN or infinity, with the first position and the count.
 
     Parameters
@@ -39,6 +39,8 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None
     name : str
     given : array_like, optional
         What it was made from, of the same shape: a finite number there was too large for the dtype of `x`.
+    first : int, default 0
+        Which sample the first of `x` is, where `x` is only some of them.
     """
     if not isinstance(x, np.ndarray):
         if float(backend.xp.sum(x - x)) == 0:
@@ -51,17 +53,17 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None
     if all(np.isfinite(rows[i : i + step]).all() for i in range(0, len(rows), step)):
         return
     bad = np.argwhere(~np.isfinite(x))
-    first = tuple(bad[0])
-    at = ", ".join(str(i) for i in first)
+    found = tuple(bad[0])
+    at = ", ".join(str(i) for i in (*found[:-1], found[-1] + first))
     if given is not None:
         source = as_host(backend, to_host(backend, given, name), name)
-        if np.isfinite(source[first]):
+        if np.isfinite(source[found]):
             raise DataError(
-                f"{name}[{at}] is {source[first]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
+                f"{name}[{at}] is {source[found]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
                 "other units"
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
-    raise DataError(f"{name}[{at}] is {x[first]}{count}; wanted finite numbers")
+    raise DataError(f"{name}[{at}] is {x[found]}{count}; wanted finite numbers")
 
 
 def check_real(backend: Backend, x: Any, name: str) -> None:
@@ -72,7 +74,14 @@ def check_real(backend: Backend, x: Any, name: str) -> None:
 
 
 def as_targets(
-    backend: Backend, Y: Any, loss: LossFunction, k: int, m: int, dtype: str, names: tuple[str, str] = ("X", "Y")
+    backend: Backend,
+    Y: Any,
+    loss: LossFunction,
+    k: int,
+    m: int,
+    dtype: str,
+    names: tuple[str, str] = ("X", "Y"),
+    together: bool = False,
 ) -> tuple[Array, bool]:
     """Return targets on the backend, and whether they are class indices.
 
@@ -86,6 +95,8 @@ def as_targets(
     dtype : str
     names : (str, str)
         What the samples and the targets are called in messages.
+    together : bool
+        Whether it has to be an ordinary array of the backend, see :meth:`Backend.from_samples`.
 
     Returns
     -------
@@ -107,17 +118,24 @@ def as_targets(
     if not indices and shape != (k, m) and not (shape == (m,) and k == 1):
         raise ShapeError(_target_shape_message(shape, k, m, loss, names))
     check_finite(backend, host, names[1])
+    place = backend.from_numpy if together else backend.from_samples
     if indices:
-        return backend.from_numpy(_class_indices(host, k, names[1]).reshape(1, m)), True
+        return place(_class_indices(host, k, names[1]).reshape(1, m)), True
     _check_range(host, loss, names[1])
     with np.errstate(over="ignore"):
         targets = np.asarray(host.reshape(k, m), dtype=dtype)
     check_finite(backend, targets, names[1], host.reshape(k, m))
-    return backend.from_numpy(targets), False
+    return place(targets), False
 
 
 def as_weights(
-    backend: Backend, sample_weight: Any, class_weight: Any, labels: np.ndarray | None, m: int, dtype: str
+    backend: Backend,
+    sample_weight: Any,
+    class_weight: Any,
+    labels: np.ndarray | None,
+    m: int,
+    dtype: str,
+    together: bool = False,
 ) -> Array | None:
     """Return the product of sample and class weights, shape (1, m), on the backend; None where neither is given.
 
@@ -128,6 +146,8 @@ def as_weights(
         The weight of each class, 1 for those that a mapping leaves out; ``"balanced"`` gives every class the same sum.
     labels : ndarray of int64, shape (m,), or None
         The class of each sample, where there are classes.
+    together : bool
+        As of :func:`as_targets`.
 
     Raises
     ------
@@ -153,7 +173,8 @@ def as_weights(
         raise DataError("sample_weight and class_weight give every sample the weight 0")
     # Only their ratios matter, and those fit every dtype; a power of two changes no digit of them.
     weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
-    return backend.from_numpy(weights.reshape(1, m).astype(dtype))
+    place = backend.from_numpy if together else backend.from_samples
+    return place(weights.reshape(1, m).astype(dtype))
 
 
 def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:

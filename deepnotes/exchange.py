@@ -41,9 +41,14 @@ def device_of(x: Any) -> Device | None:
 
 def is_neighbour(backend: "Backend", x: Any) -> bool:
     """Return whether `x` is another library's array in the memory, other than the host's, of the backend's arrays."""
-    if backend.device is None or backend.device[0] in HOST or isinstance(x, np.ndarray) or backend.is_array(x):
+    if (
+        backend.dlpack_device is None
+        or backend.dlpack_device[0] in HOST
+        or isinstance(x, np.ndarray)
+        or backend.is_array(x)
+    ):
         return False
-    return device_of(x) == backend.device
+    return device_of(x) == backend.dlpack_device
 
 
 def adopted(backend: "Backend", x: Any, name: str) -> Any:

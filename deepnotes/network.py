@@ -14,7 +14,7 @@ from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
 from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
 from deepnotes.host import aligned
-from deepnotes.inference import EagerInference, Inference, figures, watching
+from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
 from deepnotes.inputs import as_data, as_samples, is_native
 from deepnotes.layers import Dense, Layer
 from deepnotes.losses import LossFunction, loss_after
@@ -278,7 +278,7 @@ class Network:
         ------
         ShapeError, DTypeError, ForeignArrayError
         """
-        A = self.inference.predict(self.theta, as_samples(self, X))
+        A = outputs(self, as_samples(self, X))
         return A if is_native(self, X) else self.backend.to_numpy(A)
 
     def evaluate(
@@ -307,9 +307,9 @@ class Network:
         :meth:`fit`.
         """
         chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
         plan = self._plan(chosen, "sgd", l2, None, class_indices)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), self.backend.running():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         parts = self.layout.split(self.backend.xp, g)
         entries = self.layout.entries

@@ -226,7 +226,7 @@ class OnGPU(dn.Backend):
     def __init__(self) -> None:
         strict = pytest.importorskip("array_api_strict", reason="a namespace beside NumPy needs deepnotes[test]")
         super().__init__("gpu", strict)
-        self.device = GPU
+        self.dlpack_device = GPU
 
 
 def test_a_neighbour_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,5 +260,5 @@ def test_a_neighbour_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.
 
 
 def test_where_arrays_lie() -> None:
-    assert dn.get_backend("numpy").device == device_of(X) == (1, 0)
+    assert dn.get_backend("numpy").dlpack_device == device_of(X) == (1, 0)
     assert device_of("text") is None
