@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from deepnotes.encoding import Encoder
     from deepnotes.estimators import DenseClassifier, DenseRegressor
     from deepnotes.tables import Table, read_table, write_table
+    from deepnotes.tensorboard import TensorBoard
 
 __version__ = "0.1.0"
 
@@ -97,6 +98,7 @@ __all__ = [
     "StepDecay",
     "Table",
     "TableError",
+    "TensorBoard",
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
@@ -117,6 +119,7 @@ _LATER = {
     "DenseRegressor": "deepnotes.estimators",
     "Encoder": "deepnotes.encoding",
     "Table": "deepnotes.tables",
+    "TensorBoard": "deepnotes.tensorboard",
     "open_table": "deepnotes.disk_tables",
     "read_table": "deepnotes.tables",
     "write_table": "deepnotes.tables",

@@ -164,7 +164,7 @@ class Network:
         Parameters
         ----------
         X : array_like, shape (n[0], m)
-            NumPy's, or the backend's.
+            The backend's, NumPy's, or any other library's that is on the host: it is read where it lies.
         Y : array_like, shape (n[L], m)
             Also (m,) for one output, and class indices of shape (m,) for categorical cross-entropy.
         loss : str or LossFunction, optional
@@ -272,7 +272,7 @@ class Network:
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
 
-        NumPy in gives NumPy out; an array of the backend gives one of the backend.
+        NumPy in gives NumPy out; an array of the backend, or of its GPU's memory, gives one of the backend.
 
         Raises
         ------

@@ -18,6 +18,8 @@ from deepnotes.program import Data, Program, State, Sums
 from deepnotes.schedules import Plateau, Rate, ReduceOnPlateau, as_schedule
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from deepnotes.network import Network
 
 CHUNK_SECONDS = 0.075
@@ -63,6 +65,12 @@ class History:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain lists and numbers."""
         return asdict(self)
+
+    def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
+        """Draw loss and metrics, in `ax` or in a new figure, and return it; see :func:`deepnotes.plots.curves`."""
+        from deepnotes.plots import curves
+
+        return curves(self, show, ax=ax)
 
 
 @dataclass

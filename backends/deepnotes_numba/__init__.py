@@ -62,9 +62,7 @@ class NumbaBackend(HostBackend):
 
 
 def _log_eager(what: object) -> None:
-    logging.getLogger("deepnotes").debug(
-        "numba: %s holds parts of the user's own, or rare forms, so it runs eagerly", what
-    )
+    logging.getLogger("deepnotes").debug("numba: %s holds parts that it does not know, so it runs eagerly", what)
 
 
 def create(threads: int | None = None) -> Backend:
