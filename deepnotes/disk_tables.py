@@ -13,8 +13,8 @@ import numpy as np
 from deepnotes import idx_files, npy_files, npz_files, parquet_files
 from deepnotes.disk import OnDisk
 from deepnotes.errors import ArgumentError, TableError
-from deepnotes.readings import Column, Request, missing_in, require_room
-from deepnotes.tables import as_path, require_names
+from deepnotes.readings import Column, Request, missing_in, require_names, require_room
+from deepnotes.tables import as_path
 from deepnotes.wording import brief, listed, one_line, reason
 
 __all__ = ["DiskTable", "open_table"]
@@ -213,7 +213,7 @@ def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
 def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
     with parquet_files.opened(path, source) as file:
         kinds, known = parquet_files.column_types(file, source, request)
-        require_names(source, [*(request.columns or ()), *request.exclude], known)
+        request.require_known(source, known)
         m = file.metadata.num_rows
         numbers = [name for name, kind in kinds.items() if kind == "number"]
         if m <= 0 or not numbers:

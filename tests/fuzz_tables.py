@@ -13,6 +13,7 @@ from typing import Any
 
 import hostile
 import numpy as np
+import pytest
 from fuzzing import NUMBERS, altered, damaged, target
 from hypothesis import strategies as st
 
@@ -50,19 +51,22 @@ def hold(table: Table) -> None:
         if gap:
             assert "\n" not in gap.words("a path", name)
     for names in (table.names[:2], [name for name in table.names if table.columns[name].dtype.kind == "f"][:50]):
+        told = ""
         try:
             table.require_complete(names)
             table.features(names=names)
         except tables.TableError as error:
-            assert "\n" not in str(error)
+            told = str(error)
+        assert "\n" not in told
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
 
-CSV = 'a,"b, c",kind\n1,2.5,rose\n-3e5,NA,"red ""tulip"""\n.5,7,\n,1,"a\nb"\n'.encode()
+CSV = b'a,"b, c",kind\n1,2.5,rose\n-3e5,NA,"red ""tulip"""\n.5,7,\n,1,"a\nb"\n'
 CELLS = [
     "", " ", "1", "-1.5", "nan", "NA", "inf", "1e999", "1_0", "=1+2", "@SUM(A1)", "+x", "-", "\0", "\x1b[2J", '"', '""',
-    '"x', 'x"', "'", "\\", ",", "\r", "\n", "\r\n", "\ufeff", "\u2028", "\x85", "é", "１", "\ud800", "x" * 300, "9" * 400,
+    '"x', 'x"', "'", "\\", ",", "\r", "\n", "\r\n", "\ufeff", "\u2028", "\x85", "é", "１", "\ud800", "x" * 300,
+    "9" * 400,
 ]  # fmt: skip
 
 
@@ -102,11 +106,12 @@ if find_spec("pyarrow"):
                 hold(table)
                 told = ""
         with little():
-            try:
-                again = read_table(path, missing="keep")
-            except tables.TableError as error:
-                assert str(error) == told
-                raise
+            if told:
+                with pytest.raises(tables.TableError) as caught:
+                    read_table(path, missing="keep")
+                assert str(caught.value) == told
+                raise caught.value
+            again = read_table(path, missing="keep")
         assert (again.names, again.lines, again.gaps) == (table.names, table.lines, table.gaps)
         for name in again.names:
             np.testing.assert_array_equal(again.column(name), table.column(name))
@@ -155,7 +160,7 @@ def npz(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
 
 
 SHAPES = ["()", "(0,)", "(4,)", "(2, 2)", "(4611686018427387904,)", "(-1, 4)", "(True, 2)", "(1.0,)", "((4,), 1)",
-          "(1099511627776, 1099511627776)", "(2,) * 99", "(4,", "(" * 400, "[2, 2]", "None", "1" + "0" * 400]  # fmt: skip
+          "(1099511627776, 1099511627776)", "(2,) * 99", "(4,", "(" * 400, "[2, 2]", "1" + "0" * 400]  # fmt: skip
 DESCRS = ["'<f8'", "'<f4'", "'>i8'", "'|b1'", "'|O'", "'<U3'", "'<U0'", "'|V8'", "'|S4'", "'<c16'", "'<M8[s]'",
           "[('a', '<f8')]", "[('a', '|O')]", "('<f8', (1000000, 1000000))", "'<U2000000000'", "'os.system'", "None",
           "'f8,' * 9", "{'names': ['a'], 'formats': ['O']}", "'<f16'"]  # fmt: skip
@@ -197,7 +202,9 @@ GOOD_ARCHIVES = [npz(ARRAYS), npz(ARRAYS, True), npz({"a": np.arange(3), "b": np
 def archives(draw: st.DrawFn) -> bytes:
     """Return an archive of members with names and contents that NumPy would not write."""
     stream = io.BytesIO()
-    names = st.sampled_from(["X.npy", "y.npy", "x.npy", "a.npy", "../../x.npy", "/etc/passwd", "", "a\0b.npy", "X", "é.npy"])
+    names = st.sampled_from(
+        ["X.npy", "y.npy", "x.npy", "a.npy", "../../x.npy", "/etc/passwd", "", "a\0b.npy", "X", "é.npy"]
+    )
     method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
     with zipfile.ZipFile(stream, "w", method) as archive:
         for name in draw(st.lists(names, max_size=3, unique=True)):

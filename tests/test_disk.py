@@ -8,13 +8,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from test_data_files import idx
 
 import deepnotes as dn
 from deepnotes import disk, parquet_files
 from deepnotes.disk import OnDisk
 from deepnotes.errors import ArgumentError, DataError, DTypeError, NonFiniteLossError, ShapeError, TableError
 from deepnotes.tables import read_table
-from test_data_files import idx
 
 BACKENDS = ["numpy", "numba"]
 
@@ -248,6 +248,7 @@ def test_a_local_header_that_lies(tmp_path):
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
 @pytest.mark.parametrize("form", ["npy", "npz", "parquet"])
