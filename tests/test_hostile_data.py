@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from fuzzing import bounded
 from table_errors import error_of
+from test_data_files import IMAGES, idx
 
 from deepnotes import readings
 from deepnotes.disk_tables import open_table
 from deepnotes.errors import TableError
 from deepnotes.tables import read_table
-from test_data_files import IMAGES, idx
 
 
 @pytest.fixture
@@ -56,7 +56,12 @@ def archive(members, method=zipfile.ZIP_DEFLATED):
 
 @pytest.mark.parametrize(
     "shape",
-    ["(4611686018427387904, 1)", "(1099511627776, 1099511627776)", "(1" + "0" * 400 + ", 1)", "(2305843009213693952, 8)"],
+    [
+        "(4611686018427387904, 1)",
+        "(1099511627776, 1099511627776)",
+        "(1" + "0" * 400 + ", 1)",
+        "(2305843009213693952, 8)",
+    ],
 )
 def test_sizes_of_2_to_the_62(file, shape):
     whole = npy(claims(shape), bytes(64))
