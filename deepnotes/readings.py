@@ -15,6 +15,9 @@ Column = NDArray[np.float64] | NDArray[np.str_]
 RATIO, FREE = 64, 1 << 30
 """A file may unpack to as many times its size, and so many bytes beside: more is a bomb, or needs another format."""
 
+MOST_COMPARED = 5000
+"""Names among which the nearest is looked for, which takes a while."""
+
 MOST_PLACES = 5
 """Missing values whose places are told."""
 
@@ -182,5 +185,7 @@ def require_names(source: str, names: Iterable[str], known: Sequence[str]) -> No
 def _nearest(name: object, lower: dict[str, str]) -> str:
     import difflib
 
+    if len(lower) > MOST_COMPARED:
+        return ""
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
     return f" (did you mean {lower[near[0]]!r}?)" if near else ""
