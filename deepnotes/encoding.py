@@ -114,8 +114,8 @@ class Encoder:
         if impute is None:
             table.require_complete(names, IMPUTE_THEM)
         made = cls(tuple(_feature(table, name, rows, name in categorical, impute) for name in names))
-        if name := repeated(made.inputs):
-            raise TableError(f"{table.source}: two inputs would have the name {name!r}; exclude or rename a column")
+        if twice := repeated(made.inputs):
+            raise TableError(f"{table.source}: two inputs would have the name {twice!r}; exclude or rename a column")
         return made
 
     @property
