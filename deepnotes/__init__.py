@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping
+from deepnotes.dialects import defaults
 from deepnotes.disk import OnDisk
 from deepnotes.errors import (
     ArgumentError,
@@ -17,6 +18,7 @@ from deepnotes.errors import (
     DeepnotesError,
     DTypeError,
     ForeignArrayError,
+    MissingExtraError,
     ModelFileError,
     NonFiniteLossError,
     ShapeError,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from deepnotes.checkpoints import Checkpoints
     from deepnotes.disk_tables import open_table
     from deepnotes.encoding import Encoder
+    from deepnotes.estimators import DenseClassifier, DenseRegressor
     from deepnotes.tables import Table, read_table, write_table
 
 __version__ = "0.1.0"
@@ -68,6 +71,8 @@ __all__ = [
     "DataError",
     "DeepnotesError",
     "Dense",
+    "DenseClassifier",
+    "DenseRegressor",
     "Dropout",
     "EarlyStopping",
     "Encoder",
@@ -78,6 +83,7 @@ __all__ = [
     "Layer",
     "Loss",
     "LossFunction",
+    "MissingExtraError",
     "ModelFileError",
     "Network",
     "NonFiniteLossError",
@@ -94,6 +100,7 @@ __all__ = [
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
+    "defaults",
     "get_backend",
     "load",
     "open_table",
@@ -106,6 +113,8 @@ __all__ = [
 
 _LATER = {
     "Checkpoints": "deepnotes.checkpoints",
+    "DenseClassifier": "deepnotes.estimators",
+    "DenseRegressor": "deepnotes.estimators",
     "Encoder": "deepnotes.encoding",
     "Table": "deepnotes.tables",
     "open_table": "deepnotes.disk_tables",

@@ -100,11 +100,6 @@ def _outputs_and_losses(network: "Network", data: Data, loss: LossFunction) -> t
     return A, losses
 
 
-def in_memory(data: Data) -> Data:
-    """Return the same data with all samples in memory."""
-    return data._replace(X=data.X[:, :]) if isinstance(data.X, Streamed) else data
-
-
 def outputs(network: "Network", X: Array) -> Array:
     """Return the outputs for samples as :func:`deepnotes.inputs.as_samples` made them, on the backend."""
     infer, theta = network.inference, network.theta

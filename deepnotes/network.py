@@ -11,12 +11,13 @@ from deepnotes.arguments import float_dtype, number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
+from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
 from deepnotes.host import aligned
-from deepnotes.inference import EagerInference, Inference, figures, in_memory, outputs, watching
+from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
 from deepnotes.inputs import as_data, as_samples, is_native
 from deepnotes.layers import Dense, Layer
-from deepnotes.losses import LossFunction, as_loss, check_pair
+from deepnotes.losses import LossFunction, loss_after
 from deepnotes.metrics import Metrics, as_metrics
 from deepnotes.optimizers import Optimizer, as_optimizer
 from deepnotes.parameters import NetworkState, Parameters
@@ -55,6 +56,8 @@ class Network:
         A mapping of ``W1``, ``b1``, ``W2``, ...; assignable.
     metadata : dict
         Whatever is worth saving with the network: names of features and classes, ... ; JSON values only.
+    dialect : str
+        Whose defaults it was made with, see :class:`~deepnotes.defaults`; those of an optimizer named to ``fit``, too.
     theta : Array, shape (p,)
         The flat buffer that all parameters are slices of; ``layout`` says which.
 
@@ -96,6 +99,7 @@ class Network:
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
+        self.dialect, self.layers = spoken(), started(self.layers)
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
         self.layout = Layout(self.inputs, self.layers)
@@ -303,10 +307,10 @@ class Network:
         :meth:`fit`.
         """
         chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
         plan = self._plan(chosen, "sgd", l2, None, class_indices)
-        with np.errstate(all="ignore"):
-            g = EagerProgram(self.backend, plan).gradients(State(self.theta), in_memory(data)).flat
+        with np.errstate(all="ignore"), self.backend.running():
+            g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         parts = self.layout.split(self.backend.xp, g)
         entries = self.layout.entries
         return {name: parts[entries[name].layer][entries[name].key] for name in self.layout.in_order}
@@ -348,10 +352,9 @@ class Network:
             state.slots, state.step = tuple(map(self.from_host, slots)), step
 
     def __repr__(self) -> str:
-        return (
-            f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}, "
-            f"seed={self.seed})"
-        )
+        made = f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}"
+        spoken = "" if self.dialect == "notes" else f", dialect={self.dialect!r}"
+        return f"{made}, seed={self.seed}{spoken})"
 
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""
@@ -361,13 +364,7 @@ class Network:
 
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
         last = self.layers[-1]
-        g = last.g if isinstance(last, Dense) else None
-        if loss is None:
-            natural = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
-            loss = natural.get(getattr(g, "name", ""), "mean_squared_error")
-        chosen = as_loss(loss)
-        check_pair(chosen, g)
-        return chosen
+        return loss_after(last.g if isinstance(last, Dense) else None, loss)
 
     def _plan(
         self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
@@ -379,7 +376,7 @@ class Network:
             self.dtype,
             self.seed,
             loss,
-            as_optimizer(optimizer),
+            as_optimizer(optimizer, self.dialect),
             number("l2", l2, below=largest),
             None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
             class_indices,
