@@ -13,6 +13,7 @@ from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
 from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.exports import Exports
 from deepnotes.host import aligned
 from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
 from deepnotes.inputs import as_data, as_samples, is_native
@@ -29,7 +30,7 @@ from deepnotes.training import History, Training
 from deepnotes.training import fit as run_fit
 
 
-class Network:
+class Network(Exports):
     """A chain of layers. Samples are columns: X has shape (n[0], m), the output has shape (n[L], m).
 
     Parameters
@@ -320,18 +321,6 @@ class Network:
         from deepnotes.summary import summary
 
         return summary(self)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write the network to a safetensors file: architecture, parameters, standardizer, metadata.
-
-        Raises
-        ------
-        ModelFileError
-            If the network has parts of the user's own, which no file can name, or the file cannot be written.
-        """
-        from deepnotes.files import save
-
-        save(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: host arrays, and no Program, which is made anew."""
