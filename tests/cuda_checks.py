@@ -302,9 +302,3 @@ CHECKS: dict[str, Callable[[Host], None]] = {
         bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, gathers, grids
     )
 }  # fmt: skip
-
-
-def hold(check: str, host: Host) -> None:
-    """Make one of the checks."""
-    with np.errstate(all="ignore"):  # the references pass NaN and infinities, too
-        CHECKS[check](host)
