@@ -247,17 +247,27 @@ def nan_and_infinity(host: Host) -> None:
                 assert (found[np.isinf(right)] == right[np.isinf(right)]).all(), (name, value)
                 assert np.isfinite(found[np.isfinite(right)]).all(), (name, value)
             assert not np.isnan(value) or np.isnan(np.diagonal(A)).all(), name
-    for value in (np.nan, np.inf, -np.inf):  # a logit or an output that is not finite makes a loss that is not
-        for kernel in ("softmax_cross_entropy", "sigmoid_cross_entropy", "loss"):
+
+
+def losses_of_nan(host: Host) -> None:
+    """A logit or an output that is not finite makes a loss that is not; finite logits make a finite one."""
+    dtype = host.dtype
+    for value in (np.nan, np.inf, -np.inf):
+        for kernel in ("softmax_cross_entropy", "sigmoid_cross_entropy", *codes("Loss")):
             Z, Y, L = place(np.ones((3, 5)), dtype), place(np.eye(5)[:3], dtype), place(np.zeros(3), dtype)
             Z[1, 4], A, D = value, place(np.zeros((3, 5)), dtype), place(np.zeros((3, 5)), dtype)
-            if kernel == "loss":
-                launch(host, kernel, 5, 3, Z, Y, 0, None, None, D, L, 5, 3, codes("Loss")["mean_squared_error"], 0.0)
+            if kernel in codes("Loss"):
+                launch(host, "loss", 5, 3, Z, Y, 0, None, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
+                wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             else:
                 launch(host, kernel, 5, 3, Z, None, Y, 0, None, None, A, D, L, 5, 3)
-            below = value == -np.inf and kernel == "sigmoid_cross_entropy"  # log(1 + e^z) is 0 there, and y z is NaN
-            assert np.isfinite(L).tolist() == [True, False, True] or below, (kernel, value)
-            assert np.isfinite(L[[0, 2]]).all()
+                wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
+            assert (np.isfinite(L) == np.isfinite(wanted)).all(), (kernel, value)
+            assert (np.isnan(L) == np.isnan(wanted)).all(), (kernel, value)
+    far = float(np.finfo(dtype).max) / 1.5  # logits further from each other than any number is large
+    Z, Y, L = place([[far, -far, 0.0]], dtype), place([[1.0, 0.0, 0.0]], dtype), place(np.zeros(1), dtype)
+    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, None, np.zeros_like(Y), L, 3, 1)
+    assert L.tolist() == [0.0]
 
 
 def gathers(host: Host) -> None:
@@ -291,7 +301,6 @@ def grids(host: Host) -> None:
         out = place(np.zeros((m, n)), dtype)
         host.launch("gather", blocks, 256, z, None, None, np.arange(m)[::-1].copy(), np.zeros(1, CONTROL), out, None,
                     None, n, 0, m, m)  # fmt: skip
-        host.launch("softmax", blocks[0], 256, z, b, z, n, m)
         outcomes.append([a.tobytes() for a in (z, A, D, partial, out)])
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
@@ -299,6 +308,7 @@ def grids(host: Host) -> None:
 CHECKS: dict[str, Callable[[Host], None]] = {
     f.__name__: f
     for f in (
-        bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, gathers, grids
+        bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan, gathers,
+        grids,
     )
 }  # fmt: skip

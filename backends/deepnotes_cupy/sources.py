@@ -52,7 +52,8 @@ class Parameter:
         KeyError
             If it is a structure's: ``Control``.
         """
-        return np.dtype(_SCALARS[REAL[dtype] if self.kind == "real" else self.kind])
+        kind: np.dtype[Any] = np.dtype(_SCALARS[REAL[dtype] if self.kind == "real" else self.kind])
+        return kind
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,13 @@ def read(name: str) -> str:
 
 
 @cache
-def program() -> str:
-    """Return all kernels as one source: it needs ``REAL`` defined, ``float`` or ``double``, and no header.
+def program(*names: str) -> str:
+    """Return kernels as one source: it needs ``REAL`` defined, ``float`` or ``double``, and no header.
+
+    Parameters
+    ----------
+    *names : str
+        Of :data:`FILES`; all of them by default.
 
     Examples
     --------
@@ -101,7 +107,7 @@ def program() -> str:
             else:
                 parts.append(line)
 
-    for name in FILES:
+    for name in names or FILES:
         add(name)
     return "\n".join(parts) + "\n"
 

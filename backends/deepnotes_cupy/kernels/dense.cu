@@ -145,7 +145,7 @@ __device__ inline void backward_rows(
 #pragma unroll
                 for (int v = 0; v < V; v++)
                     partial[chunk * n + c * V + v] = scale * room[v * blockDim.x + threadIdx.x];
-            __syncthreads();  // before the room is used again
+            // No barrier before the next chunk: what a thread read last in the room, and writes first, is its own.
         }
     }
 }
