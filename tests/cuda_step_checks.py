@@ -1,4 +1,4 @@
-"""As cuda_checks.py, for what changes state: norms, the verdict on a batch, updates, dropout's masks, 16-bit rounding."""
+"""As cuda_checks.py, for what changes state: norms, the verdict on a batch, updates, masks; and 16-bit rounding."""
 
 from collections.abc import Callable
 from math import fsum, isfinite, sqrt
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from cuda_checks import CONTROL, PROCESSORS, exact, launch, place, within
 from cuda_shim import Host
-from deepnotes_cupy.geometry import grid
-from deepnotes_cupy.sources import codes
 
 from deepnotes.equations import EQUATIONS
 from deepnotes.testing.bounds import Bounds, gamma
+from deepnotes_cupy.geometry import grid
+from deepnotes_cupy.sources import codes
 
 COUNTS = [(1, 0, 1), (3, 2, 0), (8, 8, 0), (130, 77, 0), (130, 77, 1), (4099, 4000, 0), (2600, 1301, 3)]
 """Parameters, those of them that decay, and by how many numbers arrays are off a 16-byte boundary."""
@@ -51,8 +51,9 @@ def verdicts(host: Host) -> None:
     cases: list[tuple[float, list[float], float, float, bool, int]] = [
         (1.0, [0.5, -2.0, 1.0], 0.1, 0.0, False, 0), (1.0, [0.5, -2.0, 1.0], 0.1, 1.0, True, 0),
         (1.0, [0.5, -2.0, 1.0], 0.1, 100.0, False, 0), (1.0, [0.0, 0.0], 0.1, 1.0, False, 0),
-        (np.nan, [1.0], 0.1, 0.0, False, 1), (np.inf, [1.0], 0.1, 0.0, True, 1), (1.0, [np.nan, 1.0], 0.1, 0.0, False, 1),
-        (1.0, [1.0, -np.inf], 0.1, 1.0, False, 1), (1.0, [1.0], safe, 0.0, False, 2), (1.0, [1.0], np.nan, 0.0, False, 2),
+        (np.nan, [1.0], 0.1, 0.0, False, 1), (np.inf, [1.0], 0.1, 0.0, True, 1),
+        (1.0, [np.nan, 1.0], 0.1, 0.0, False, 1), (1.0, [1.0, -np.inf], 0.1, 1.0, False, 1),
+        (1.0, [1.0], safe, 0.0, False, 2), (1.0, [1.0], np.nan, 0.0, False, 2),
         (1.0, [1.0], safe / 2, 0.0, False, 0), (1.0, [safe, 1.0], 1.0, 0.0, False, 2),
         (1.0, [huge], 0.1, 1.0, False, 0 if dtype == "float32" else 2),
         (1.0, [1e-30], 0.1, 1e-31, False, 0), (1.0, [1.0] * 4099, 0.1, 1.0, True, 0),
@@ -160,7 +161,7 @@ def rounding(host: Host) -> None:
     low = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
     x = (np.arange(0, 1 << 16, 3, dtype=np.uint32)[:, None] << 16 | low).reshape(-1).view(np.float32)
     if dtype == "float64":  # beside each of these, numbers that single precision would round away first
-        x = x[:: 5].astype(np.float64)
+        x = x[::5].astype(np.float64)
         x = np.concatenate([x, *(np.nextafter(x, end) for end in (-np.inf, np.inf))])
     for count, shift in ((len(x), 0), (29, 0), (7, 1), (1, 0)):
         given = place(x[:count], dtype, shift)

@@ -18,7 +18,9 @@ FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
 REAL = {"float32": "float", "float64": "double"}
 """What ``real`` is, by dtype."""
 
-_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{')
+_KERNEL = re.compile(
+    r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'
+)
 _SCALARS: dict[str, Any] = {
     "int": np.int32, "unsigned": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
     "float": np.float32, "double": np.float64, "unsigned short": np.uint16,
