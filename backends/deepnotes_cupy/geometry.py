@@ -6,8 +6,8 @@ from deepnotes_cupy.sources import kernels
 
 LINE = 128
 """Bytes of memory that a row of a tile takes, see ``Tile`` in kernels/common.cuh."""
-AHEAD = 4
-"""Rows that a thread of ``activation_backward`` has under way, see kernels/dense.cu."""
+ROWS = 4
+"""Rows that a thread of ``activation_backward`` gets before there is more than one chunk."""
 STRIP = 4
 """Packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
@@ -75,7 +75,7 @@ def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> t
     """
     across, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
     wanted = -(-4 * processors // across)
-    count = max(1, min(wanted, -(-m // (AHEAD * height))))
+    count = max(1, min(wanted, -(-m // (ROWS * height))))
     rows = max(1, -(-m // count))
     return rows, max(1, -(-m // rows))
 

@@ -213,7 +213,7 @@ struct Adam {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(BLOCK) adam(
+extern "C" __global__ void __launch_bounds__(BLOCK, 3) adam(
     real* theta, const real* g, real* first, real* second, long long p, long long decaying, const Control* control,
     real beta1, real beta2
 ) {
