@@ -13,8 +13,8 @@ from deepnotes.testing.conformance import report
 
 OF_PRODUCTS = [
     id for id in all_checks()
-    if id.startswith(("programs.", "inference.", "equations.linear", "equations.weight_", "equations.input_"))
-    and id not in ("programs.layouts", "programs.large", "programs.widths", "inference.layouts")  # slow, and no other
+    if (id.startswith(("programs.", "inference.", "equations.linear", "equations.weight_", "equations.input_"))
+    and id not in ("programs.layouts", "programs.large", "programs.widths", "inference.layouts"))  # slow, and no other
     or id in ("semantics.bias", "semantics.lattice", "transfers.identity", "determinism.chunks")
 ]  # fmt: skip
 """Checks that the precision of products makes a difference to."""

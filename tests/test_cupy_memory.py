@@ -139,7 +139,7 @@ def test_what_is_small_stays_on_the_device_and_what_is_large_does_not() -> None:
     assert isinstance(large, HostSamples)
 
 
-# --- no memory left -----------------------------------------------------------------------------------------------------
+# --- no memory left ---------------------------------------------------------------------------------------------------
 
 
 def test_too_large_a_batch_says_what_fits_and_that_does() -> None:
@@ -147,7 +147,7 @@ def test_too_large_a_batch_says_what_fits_and_that_does() -> None:
     X, Y = np.random.default_rng(0).normal(size=(4, 800)), np.ones((1, 800))
     net = dn.Network([dn.Dense(40, "tanh"), dn.Dense(40, "relu"), dn.Dense(1)], 4, backend=on, seed=0)
     before = net.flat()
-    with pytest.raises(DeviceMemoryError, match="batch_size=[0-9]+ would fit") as caught:
+    with pytest.raises(DeviceMemoryError, match=r"batch_size=\d+ would fit") as caught:
         net.fit(X, Y, epochs=1, batch_size=800)
     assert isinstance(caught.value, MemoryError)
     assert caught.value.requested > 0
@@ -192,7 +192,7 @@ def test_the_error_is_pickled_whole() -> None:
     assert (str(again), again.requested, again.free, again.batch_size) == (str(error), 9, 3, 1)
 
 
-# --- other processes ----------------------------------------------------------------------------------------------------
+# --- other processes --------------------------------------------------------------------------------------------------
 
 
 def predict_in_child(net: dn.Network, answers: Any) -> None:

@@ -128,6 +128,7 @@ class Step:
         )  # fmt: skip
         kernel, options = _optimizer(plan)
         update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
+
     @property
     def names(self) -> list[str]:
         """What a step enqueues, in order: the nodes of its graph."""
