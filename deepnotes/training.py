@@ -188,9 +188,10 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
                     for callback in training.callbacks:
                         callback.on_chunk(training)
                     check_interrupt()
+                figures = evaluate()  # first: if a metric of the user's own fails, the history is as it was
                 history.loss.append(training.loss)
                 history.learning_rate.append(training.at.rate)
-                for name, value in evaluate().items():
+                for name, value in figures.items():
                     (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
                 history.seconds.append(time.perf_counter() - began)
                 plateau = training.at.plateau
