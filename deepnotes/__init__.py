@@ -11,6 +11,7 @@ from deepnotes.callbacks import Callback, EarlyStopping
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
+    BusyError,
     CheckpointError,
     DataError,
     DeepnotesError,
@@ -55,6 +56,7 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
+    "BusyError",
     "Callback",
     "CheckpointError",
     "Checkpoints",

@@ -83,6 +83,10 @@ class NonFiniteLossError(DeepnotesError, ArithmeticError):
         self.step, self.history, self.layer = step, history, layer
 
 
+class BusyError(DeepnotesError, RuntimeError):
+    """A network is being trained already; two trainings at once would be none."""
+
+
 class CheckpointError(DeepnotesError, ValueError):
     """There is no checkpoint to go on from, or it is of another training; or one cannot be written."""
 
