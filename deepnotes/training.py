@@ -176,7 +176,7 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
     """
 
     @wraps(method)
-    def alone(network: N, *args: P.args, **kwargs: P.kwargs) -> R:
+    def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
         call = object()
         if _busy.setdefault(id(network), call) is not call:  # one step, that no other thread can come between
             raise BusyError(
