@@ -131,6 +131,10 @@ class ForkedProcessError(DeepnotesError, RuntimeError):
     """A process that was forked uses a device that its parent had opened, which no driver allows."""
 
 
+class BusyError(DeepnotesError, RuntimeError):
+    """A network is being trained already; two trainings at once would be none."""
+
+
 class CheckpointError(DeepnotesError, ValueError):
     """There is no checkpoint to go on from, or it is of another training; or one cannot be written."""
 
