@@ -83,6 +83,23 @@ class NonFiniteLossError(DeepnotesError, ArithmeticError):
         self.step, self.history, self.layer = step, history, layer
 
 
+class MissingExtraError(DeepnotesError, ImportError):
+    """What was asked for needs a library that comes with an extra, and it cannot be imported.
+
+    Parameters
+    ----------
+    what : str
+        What was asked for.
+    extra : str
+        The extra that brings it.
+    cause : object
+        What is wrong, in a few words.
+    """
+
+    def __init__(self, what: str, extra: str, cause: object) -> None:
+        super().__init__(f'{what}: {cause}; to fix it: pip install "deepnotes[{extra}]"')
+
+
 class CheckpointError(DeepnotesError, ValueError):
     """There is no checkpoint to go on from, or it is of another training; or one cannot be written."""
 
