@@ -23,7 +23,7 @@ Found = dict[str, Any]
 
 
 def batches_for(case: Case, per_step: float, round_seconds: float) -> int:
-    """Return how many batches an epoch shall have: at best a small part of a round, and what the memory has room for."""
+    """Return how many batches an epoch shall have: a small part of a round, and what the memory has room for."""
     wanted = int(min(MOST_BATCHES, max(4, round_seconds / 16 / per_step)))
     while wanted > 1 and case.too_large(wanted * case.batch):
         wanted //= 2
