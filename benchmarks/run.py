@@ -38,8 +38,8 @@ PARTS = [
 ]
 """In this order."""
 QUICK = {
-    "steps": ("--rounds", "1"),
-    "steps-float64": ("--rounds", "1"),
+    "steps": ("--rounds", "1", "--networks", "tiny,mnist"),
+    "steps-float64": ("--rounds", "1", "--networks", "tiny,mnist"),
     "predictions": ("--rounds", "1", "--networks", "tiny,digits"),
     "sweep": ("--rounds", "1", "--seconds", "20"),
     "cold-start": ("--rounds", "1", "--repeats", "1"),
@@ -70,7 +70,7 @@ def main() -> None:
     line.add_argument("--backends", default="all", help="with commas between; default: all that work here")
     line.add_argument("--parts", default=",".join(part.name for part in PARTS), help="default: all")
     line.add_argument("--results", type=Path, default=RESULTS, help="where to write; tables are drawn of the default")
-    line.add_argument("--quick", action="store_true", help="as few rounds as there can be")
+    line.add_argument("--quick", action="store_true", help="one round, and some of the networks")
     options = line.parse_args()
     names = options.parts.split(",")
     unknown = set(names) - {part.name for part in PARTS}
