@@ -136,9 +136,9 @@ def markdown(name: str, content: dict[str, Any]) -> str:
     rows = make(content["results"], False)
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     doubtful = any(cell.startswith(DOUBT) for row in rows[1:] for cell in row)
-    note = [f"{FOOTNOTE}. "] if doubtful else []
+    note = f"{FOOTNOTE}.\n\n" if doubtful else ""
     table = "\n".join([head, "|---|" + "--:|" * (len(rows[0]) - 1), *body])
-    return f"{table}\n\n{''.join(note)}{measured_on(content['machine'], packages)}"
+    return f"{table}\n\n{note}{measured_on(content['machine'], packages)}"
 
 
 def measured_on(m: dict[str, Any], packages: set[str]) -> str:

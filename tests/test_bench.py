@@ -209,17 +209,27 @@ def test_a_sweep_leaves_out_what_cannot_be_run_and_says_why(monkeypatch: pytest.
     monkeypatch.setattr(cases, "available_memory", lambda: 10**9)
     shapes = [((8, 8, 8), 4), ((8, 8, 8), 3), ((64, 10**6, 8), 1), ((512, 512, 512), 10**5), ((8, 8), 2)]
     points = [Point("line", i, Case(sizes, batch)) for i, (sizes, batch) in enumerate(shapes)]
+    here = [Contender("numpy", dn.get_backend("numpy"))]
     told: list[int] = []
-    found = sweep.sweep(points, [], LIMITS, 60, on_point=lambda point, number, left: told.append(number))
+    found = sweep.sweep(points, here, LIMITS, 60, on_point=lambda point, number, left: told.append(number))
     assert [f["x"] for f in found] == [0, 1, 2, 3, 4], "in the order of the points"
     assert [case.batch for case in ran] == [2, 4], "the least work first"
     assert "out of memory: the device is full" in found[1]["skipped"]
     assert "GB of memory" in found[2]["skipped"]
     assert "one step takes" in found[3]["skipped"] or "GB of memory" in found[3]["skipped"]
     assert told == [0, 1, 2, 3, 4]
-    late = sweep.sweep(points[:1], [], LIMITS, 0.0)
+    late = sweep.sweep(points[:1], here, LIMITS, 0.0)
     assert late[0]["skipped"] == "the time is up"
     assert sweep.skipped(late + late) == [(("8-8-8", 4), "the time is up")]
+
+
+def test_who_alone_takes_too_long_is_left_out_of_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "steps", lambda case, able, *rest: {"microseconds": {c.name: 1.0 for c in able}})
+    pair = [Contender("numpy", dn.get_backend("numpy")), Contender("device", dn.Backend("device", np))]
+    fast = Ceilings({"float32": 1e15}, [[1e9, 1e13]], 1e-7)
+    point = Point("line", 8, Case((2048,) * 3, 65_536))
+    (found,) = sweep.sweep([point], pair, LIMITS | {"device": fast}, 60)
+    assert list(found["microseconds"]) == ["device"]
 
 
 def test_the_lines_are_over_all_widths_and_batches() -> None:

@@ -164,8 +164,8 @@ class Ceilings:
         return {
             "flops": work.flops,
             "bytes": work.bytes,
-            "microseconds": round(least, 4),
-            "share": {who: round(least / us, 4) for who, us in microseconds.items()},
+            "microseconds": float(f"{least:.4g}"),
+            "share": {who: float(f"{least / us:.3g}") for who, us in microseconds.items()},
         }
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LEAST_SWEEP = 5.0
 """Seconds that the lines get even where a compiler has used up the time."""
 
+PATIENCE = 2
+"""A case that takes more than so many times the seconds that all may take is left out."""
+
 OnProgress = Callable[[str, float, str], None]
 """Of what is going on, how much of all is done, and a line worth keeping, or none."""
 
@@ -173,9 +176,12 @@ def measure(
         on_progress("", 0.0, f"without {name}: {why}")
     if not found:
         raise ArgumentError(f"none of the backends works here: {'; '.join(f'{n}: {w}' for n, w in absent.items())}")
+    parts.next("the limits of this machine")
+    limits = {place(backend): ceilings(backend, [cases[0].dtype]) for backend in _one_of_each_place(found)}
+    report = Report(contenders(found, threads), limits, rounds, absent=absent)
     fitting = []
     for case in cases:
-        why_not = case.too_large(4 * case.batch)
+        why_not = case.too_large(case.batch) or _too_long(case, report, seconds)
         if why_not is None:
             fitting.append(case)
         else:
@@ -183,9 +189,6 @@ def measure(
             on_progress("", 0.0, f"without {case.network}, batch {case.batch:,}: {why_not}")
     if not fitting:
         raise ArgumentError(f"too large for this machine: {next(iter(reversed(absent.values())))}")
-    parts.next("the limits of this machine")
-    limits = {place(backend): ceilings(backend, [cases[0].dtype]) for backend in _one_of_each_place(found)}
-    report = Report(contenders(found, threads), limits, rounds, absent=absent)
     for case in fitting:
         parts.next(f"{case.network}, batch {case.batch:,}: the first steps")
         report.ready |= {c.name: _first_step(c, case) for c in report.contenders if c.name not in report.ready}
@@ -220,6 +223,16 @@ class _Shares:
 
 def _one_of_each_place(backends: Sequence[Any]) -> list[Any]:
     return list({place(backend): backend for backend in backends}.values())
+
+
+def _too_long(case: Case, report: Report, seconds: float) -> str | None:
+    """Return that a case takes far longer than it may, or None if it does not."""
+    needed = sum(runs.reckoned(case, c, report.limits, report.rounds) for c in report.contenders)
+    if needed <= PATIENCE * seconds:
+        return None
+    return (
+        f"takes {needed:,.0f} s or more; --seconds {needed / PATIENCE:,.0f}, or fewer --backends or --rounds, allow it"
+    )
 
 
 def _first_step(contender: Contender, case: Case) -> float:

@@ -24,7 +24,8 @@ Found = dict[str, Any]
 
 def batches_for(case: Case, per_step: float, round_seconds: float) -> int:
     """Return how many batches an epoch shall have: a small part of a round, and what the memory has room for."""
-    wanted = int(min(MOST_BATCHES, max(4, round_seconds / 16 / per_step)))
+    least = 4 if per_step < round_seconds else 1
+    wanted = int(min(MOST_BATCHES, max(least, round_seconds / 16 / per_step)))
     while wanted > 1 and case.too_large(wanted * case.batch):
         wanted //= 2
     return wanted
@@ -60,6 +61,13 @@ def least_seconds(case: Case, limits: Mapping[str, Ceilings]) -> float:
     """Return the least time that one step can take anywhere."""
     work = step_work(case.plan, case.batch)
     return min(ceilings.seconds(work, case.dtype) for ceilings in limits.values())
+
+
+def reckoned(case: Case, contender: Contender, limits: Mapping[str, Ceilings], rounds: int) -> float:
+    """Return about how many seconds a contender takes for the steps of a case, as if it were at its limit."""
+    step = least_seconds(case, {"": limits[place(contender.backend)]})
+    batches = batches_for(case, least_seconds(case, limits), ROUND_SECONDS)
+    return (rounds + 4) * max(ROUND_SECONDS, batches * step)
 
 
 def steps(

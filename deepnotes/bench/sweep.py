@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from deepnotes.bench.cases import Case
 from deepnotes.bench.contenders import Contender
-from deepnotes.bench.limits import Ceilings
-from deepnotes.bench.runs import Found, least_seconds, steps
+from deepnotes.bench.limits import Ceilings, place
+from deepnotes.bench.runs import Found, least_seconds, reckoned, steps
 from deepnotes.wording import reason
 
 WIDTHS = (8, 32, 128, 512, 2048, 8192)
@@ -75,7 +75,7 @@ def sweep(
     """Return what came of each point, the least work first, within about so many seconds.
 
     A point that is too large for the memory, would take too long or comes when the time is up has ``skipped``, the
-    reason, in place of numbers.
+    reason, in place of numbers. Who alone would take too long is not among its numbers.
 
     Parameters
     ----------
@@ -90,10 +90,11 @@ def sweep(
         left = end - time.perf_counter()
         if on_point is not None:
             on_point(where[case], number, max(0.0, left))
-        why = _refusal(case, len(contenders), limits, left)
+        able = [c for c in contenders if _seconds(case, c, limits) <= LONGEST_STEP]
+        why = _refusal(case, able, contenders, limits, left, rounds)
         if why is None:
             try:
-                by_case[case] = steps(case, contenders, limits, rounds)
+                by_case[case] = steps(case, able, limits, rounds)
                 continue
             except MemoryError as error:
                 why = f"out of memory: {reason(error)}"
@@ -101,17 +102,28 @@ def sweep(
     return [{"line": point.line, "x": point.x, **by_case[point.case]} for point in points]
 
 
-def _refusal(case: Case, contenders: int, limits: Mapping[str, Ceilings], left: float) -> str | None:
+def _seconds(case: Case, contender: Contender, limits: Mapping[str, Ceilings]) -> float:
+    """Return the least time of a step where a contender computes."""
+    where = place(contender.backend)
+    return least_seconds(case, {where: limits[where]})
+
+
+def _refusal(
+    case: Case,
+    able: Sequence[Contender],
+    contenders: Sequence[Contender],
+    limits: Mapping[str, Ceilings],
+    left: float,
+    rounds: int,
+) -> str | None:
     """Return why a case is not run, or None."""
     too_large = case.too_large(case.batch)
     if too_large:
         return too_large
-    least = least_seconds(case, limits)
-    if least > LONGEST_STEP:
+    if not able:
+        least = min(_seconds(case, c, limits) for c in contenders)
         return f"one step takes {least:.1f} s or more, and the limit is {LONGEST_STEP:g} s"
-    if left <= 0 or least * TURNS * contenders > left:
-        return "the time is up"
-    return None
+    return "the time is up" if sum(reckoned(case, c, limits, rounds) for c in able) > left else None
 
 
 def lines(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[int, float]]]]:
