@@ -13,6 +13,7 @@ from deepnotes.disk import OnDisk
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
+    BusyError,
     CheckpointError,
     DataError,
     DeepnotesError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from deepnotes.formats.estimators import from_sklearn
     from deepnotes.formats.onnx_reading import from_onnx
     from deepnotes.tables import Table, read_table, write_table
+    from deepnotes.tensorboard import TensorBoard
 
 __version__ = "0.1.0"
 
@@ -64,6 +66,7 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
+    "BusyError",
     "Callback",
     "CheckpointError",
     "Checkpoints",
@@ -99,6 +102,7 @@ __all__ = [
     "StepDecay",
     "Table",
     "TableError",
+    "TensorBoard",
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
@@ -121,6 +125,7 @@ _LATER = {
     "DenseRegressor": "deepnotes.estimators",
     "Encoder": "deepnotes.encoding",
     "Table": "deepnotes.tables",
+    "TensorBoard": "deepnotes.tensorboard",
     "from_onnx": "deepnotes.formats.onnx_reading",
     "from_sklearn": "deepnotes.formats.estimators",
     "open_table": "deepnotes.disk_tables",
