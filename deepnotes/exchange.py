@@ -51,15 +51,32 @@ def is_neighbour(backend: "Backend", x: Any) -> bool:
     return device_of(x) == backend.dlpack_device
 
 
-def adopted(backend: "Backend", x: Any) -> Any:
-    """Return a neighbour as an array of the backend, without a copy, and anything else as it is."""
+def adopted(backend: "Backend", x: Any, name: str) -> Any:
+    """Return a neighbour as an array of the backend, without a copy, and anything else as it is.
+
+    Raises
+    ------
+    DTypeError
+        If it will not be read.
+    """
+    if not is_neighbour(backend, x):
+        return x
     namespace: Any = backend.xp
-    return namespace.from_dlpack(x) if is_neighbour(backend, x) else x
+    try:
+        return namespace.from_dlpack(x)
+    except Exception as error:  # whatever a foreign array raises
+        raise DTypeError(_unreadable(x, name, error)) from None
 
 
-def to_host(backend: "Backend", x: Any) -> Any:
-    """Return an array of the backend, or of its neighbours, as a NumPy array, and anything else as it is."""
-    x = adopted(backend, x)
+def to_host(backend: "Backend", x: Any, name: str) -> Any:
+    """Return an array of the backend, or of its neighbours, as a NumPy array, and anything else as it is.
+
+    Raises
+    ------
+    DTypeError
+        As :func:`adopted`.
+    """
+    x = adopted(backend, x, name)
     return backend.to_numpy(x) if backend.is_array(x) else x
 
 

@@ -249,6 +249,15 @@ def test_a_neighbour_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.
     with pytest.raises(dn.ForeignArrayError, match=r"X is a .*OnlyDLPack on another device"):
         net.predict(OnlyDLPack(X, (2, 1)))  # the next GPU
 
+    def refuse(x: OnlyDLPack) -> Any:
+        raise BufferError("no gradients")
+
+    monkeypatch.setattr(backend.xp, "from_dlpack", refuse)
+    with pytest.raises(dn.DTypeError, match=r"X: got OnlyDLPack, .* \(no gradients\)"):
+        net.predict(given)
+    with pytest.raises(dn.DTypeError, match=r"Y: got OnlyDLPack, .* \(no gradients\)"):
+        net.fit(backend.xp.asarray(X), given)
+
 
 def test_where_arrays_lie() -> None:
     assert dn.get_backend("numpy").dlpack_device == device_of(X) == (1, 0)
