@@ -9,12 +9,10 @@ all that a user waits for: checks of the arguments and of the data, and the trai
 Needs the extra ``sklearn``.
 """
 
-import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 import deepnotes as dn
+from benchmarks.options import Options, parser
 from benchmarks.report import publish
-from benchmarks.timing import compared, seconds, turns
+from deepnotes.bench.timing import compared, seconds, turns
 from deepnotes.datasets import load_digits
 
 Samples = tuple[np.ndarray, np.ndarray]
@@ -117,16 +116,10 @@ def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print a table, and write the results where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backends", default="numba,numpy")
-    parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    cases = options.cases.split(",")
-    if options.rounds < 1 or not set(cases) <= set(CASES):
-        parser.error(f"wanted --rounds of at least 1, --cases among {', '.join(CASES)}")
-    results = {name: measure(name, options.backends.split(","), options.rounds) for name in cases}
+    line = parser(__doc__)
+    line.add_argument("--cases", default=",".join(CASES), help="with commas between; default: all")
+    options = Options(line)
+    results = {name: measure(name, options.backends, options.rounds) for name in options.known("--cases", CASES)}
     publish("estimators", "a whole fit, float32; how many times as long scikit-learn takes", results, options.json)
 
 

@@ -74,7 +74,7 @@ def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
             f"{name}, {r['network']}",
             *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
             " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
-            *(figure(us / 1000) for us in r["microseconds"].values()),
+            *(figure(us / 1000, who in r.get("unreliable", [])) for who, us in r["microseconds"].items()),
             *(_spread(r["ratios"][pair]) for pair in pairs),
         ]
         for name, r in results.items()

@@ -270,7 +270,8 @@ def test_the_examples_of_the_page_run() -> None:
 
 def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent))
-    from benchmarks import estimators, report, timing
+    from benchmarks import estimators, report
+    from deepnotes.bench import timing
 
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
     case = estimators.Case((3,), 16, 2, lambda: estimators.generated(4, 3, 40, 20))
