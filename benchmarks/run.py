@@ -31,6 +31,7 @@ PARTS = [
     Part("steps", "steps", (), 330),
     Part("steps-float64", "steps", ("--dtype", "float64"), 75),
     Part("predictions", "predictions", (), 110),
+    Part("estimators", "estimators", (), 70),
     Part("sweep", "sweep", ("--seconds", "200"), 220),
     Part("cold-start", "cold_start", (), 90),
     Part("memory", "memory", (), 30),
@@ -41,6 +42,7 @@ QUICK = {
     "steps": ("--rounds", "1", "--networks", "tiny,mnist"),
     "steps-float64": ("--rounds", "1", "--networks", "tiny,mnist"),
     "predictions": ("--rounds", "1", "--networks", "tiny,digits"),
+    "estimators": ("--rounds", "1", "--cases", "tiny-32"),
     "sweep": ("--rounds", "1", "--seconds", "20"),
     "cold-start": ("--rounds", "1", "--repeats", "1"),
 }
