@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = {  # of the kernels; and of what runs them, which is not looked at itself
     "fast": (["-O2"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
-    "sanitized": (["-O1", "-fsanitize=address"], ["-O1", "-fsanitize=address"]),
+    "sanitized": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS]),
 }
 ORDERS = ("forward", "backward", "random")
 
@@ -42,6 +42,8 @@ def compiler() -> str:
     """Return g++, or skip the test that asks for it."""
     found = shutil.which("g++")
     if found is None:
+        import pytest  # not where the address sanitizer slows everything down
+
         pytest.skip("needs g++, to compile the CUDA kernels for the CPU")
     return found
 
@@ -151,7 +153,7 @@ def built(dtype: str, build: str, source: str) -> Path:
     own, others = FLAGS[build]
     checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
     parts = [(text, own), *((_read("runtime.hpp") + _read(name), others) for name in ("fibers.cpp", checks))]
-    link = [flag for flag in others if "address" in flag]
+    link = [flag for flag in others if "sanitize" in flag and build == "sanitized"]
 
     def library(out: str) -> None:
         with ThreadPoolExecutor() as pool:
