@@ -8,6 +8,8 @@ from cuda_checks import CHECKS
 from cuda_shim import Host, prepare
 from cuda_step_checks import STEP_CHECKS
 
+from deepnotes_cupy.sources import control
+
 ALL = CHECKS | STEP_CHECKS
 DTYPES = ["float32", "float64"]
 
@@ -33,3 +35,18 @@ def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: st
     host.flush = True
     with np.errstate(all="ignore"):
         ALL[check](host)
+
+
+def test_samples_beyond_two_to_the_31_numbers_are_found() -> None:
+    """Of 2^31 numbers and more, nearly all of which are never touched, so no memory is taken for them."""
+    n, samples = 1 << 12, (1 << 19) + 5
+    try:
+        X = np.zeros((samples, n), np.float32)
+    except MemoryError:
+        pytest.skip("needs 8 GiB of address space")
+    order = np.array([samples - 1, 0, samples - 2])
+    X[order] = np.arange(3 * n).reshape(3, n)
+    out = np.empty((3, n), np.float32)
+    nothing = (None, None, n, 0, 3, 3)
+    Host("float32").launch("gather", (1, 4), 256, X, None, None, order, np.zeros(1, control()), out, *nothing)
+    np.testing.assert_array_equal(out.ravel(), np.arange(3 * n))
