@@ -28,6 +28,7 @@ COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = {  # of the kernels; and of what runs them, which is not looked at itself
     "fast": (["-O2"], ["-O2"]),
+    "fused": (["-O2", "-mfma", "-ffp-contract=fast"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
     "sanitized": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS]),
 }
@@ -56,8 +57,9 @@ class Host:
     dtype : {"float32", "float64"}
     checked : bool, default False
         Whether every access to memory is looked at.
-    build : {"fast", "checked", "sanitized"}, optional
-        In place of `checked`; "sanitized" works only in a process that has the address sanitizer's library loaded.
+    build : {"fast", "fused", "checked", "sanitized"}, optional
+        In place of `checked`. "fused" makes one rounding of a product and a sum, as NVRTC does, on an x86 that can;
+        "sanitized" works only in a process that has the address sanitizer's library loaded.
     source : str, optional
         Another source than the package's: a mutant, or a test of this shim.
 
