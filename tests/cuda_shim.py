@@ -4,7 +4,8 @@
 the kernel to memory is looked at: bounds, alignment, races, shared memory read before it is written. In both, a barrier
 or a shuffle that not all threads reach is a :class:`KernelFault` that names kernel, block and thread.
 
-``python tests/cuda_shim.py`` runs under the address sanitizer what tests/test_cuda_shim.py starts it for.
+A library runs one launch at a time, whatever the threads that ask for it. What was compiled is kept, by the digest of
+all that it depends on, in a folder of temporary files.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ FLAGS = {  # of the kernels; and of what runs them, which is not looked at itsel
     "sanitized": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS]),
 }
 ORDERS = ("forward", "backward", "random")
+_LOCK = Lock()
 
 
 class KernelFault(Exception):
@@ -70,7 +73,7 @@ class Host:
     orders : tuple of str
         Those that tests shall go through.
     flush : bool
-        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``.
+        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``; on x86 alone.
     """
 
     def __init__(self, dtype: str, checked: bool = False, *, build: str = "", source: str = "") -> None:
@@ -113,16 +116,17 @@ class Host:
                 packed.append(ctypes.c_void_p(copies.get((address, 0 if value is None else value.nbytes), address)))
             else:
                 packed.append(kind(value if kind in (ctypes.c_float, ctypes.c_double) else int(value)))
-        if self._build == "checked":
-            starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
-            sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
-            self._library.host_regions(len(arrays), starts, sizes)
         pointers = (ctypes.c_void_p * len(packed))(*[ctypes.addressof(p) for p in packed])
         words = ctypes.create_string_buffer(512)
-        failed = self._library.host_launch(
-            self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
-            ctypes.c_ulonglong(self.seed), int(self.flush), words,
-        )  # fmt: skip
+        with _LOCK:
+            if self._build == "checked":
+                starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
+                sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
+                self._library.host_regions(len(arrays), starts, sizes)
+            failed = self._library.host_launch(
+                self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
+                ctypes.c_ulonglong(self.seed), int(self.flush), words,
+            )  # fmt: skip
         self._give_back(arrays, copies)
         if failed:
             raise KernelFault(words.value.decode())
