@@ -157,14 +157,14 @@ def test_launches_from_several_threads_do_not_meet() -> None:
     """What runs a launch is one set of fibers, and Python's threads go on while it runs."""
     host = host_of("reverse", build="fast")
 
-    def reversed_often(start: int) -> bool:
-        x = np.arange(start, start + 192, dtype=np.int32)
-        for _ in range(100):
-            host.launch("reverse", 3, 64, x)
-        return np.array_equal(x, np.arange(start, start + 192))
+    def reversed_twice(start: int) -> bool:
+        x = np.arange(start, start + 64 * 3000, dtype=np.int32)
+        for _ in range(2):
+            host.launch("reverse", 3000, 64, x)
+        return np.array_equal(x, np.arange(start, start + 64 * 3000))
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(reversed_often, range(0, 4000, 1000)))
+        assert all(pool.map(reversed_twice, range(0, 8000, 1000)))
 
 
 def test_arguments_are_looked_at() -> None:
