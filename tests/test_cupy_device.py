@@ -77,6 +77,21 @@ def test_the_workspace_is_set_after_the_stream_and_stays(library: fake_cupy.Cubl
     assert {call[1] for call in library.calls if call[0] == "gemm"} == {own}
 
 
+@pytest.mark.parametrize(("precision", "compute"), [("highest", 68), ("high", 77)])
+def test_no_setting_of_the_process_changes_the_precision(
+    library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch, precision: str, compute: int
+) -> None:
+    """Every product names its compute type: 68 is float32 arithmetic, 77 rounds factors to TF32."""
+    for tf32 in ("0", "1"):
+        monkeypatch.setenv("CUPY_TF32", tf32)
+        on = CupyBackend(device(), precision)
+        net = dn.Network(LAYERS, 4, backend=on, seed=0)
+        net.fit(*blobs(16), epochs=1, batch_size=8)
+        net.gradients(*blobs(16))
+        net.predict(blobs(16)[0])
+    assert {call[2] for call in library.calls if call[0] == "gemm"} == {compute}
+
+
 def test_an_equation_by_itself_runs_in_the_stream_that_is_current_on_a_handle_of_its_own(
     library: fake_cupy.Cublas,
 ) -> None:

@@ -107,8 +107,9 @@ def test_no_graph_is_launched_before_it_was_checked() -> None:
     kinds_in_turn = [entry[0] for entry in on.device.log]
     first = kinds_in_turn.index("graph")
     copies = 1 + 1 + 2  # θ, control, the slots of Adam
-    assert kinds_in_turn[first + 1 : first + 3] == ["download", "download"]
-    assert kinds_in_turn[first + 3 : first + 3 + copies] == ["copy"] * copies
+    looked = 2 * (copies + 1)  # those and the gradient, of both
+    assert kinds_in_turn[first + 1 : first + 1 + looked] == ["download"] * looked
+    assert kinds_in_turn[first + 1 + looked :][:copies] == ["copy"] * copies
 
 
 def test_data_elsewhere_are_captured_anew() -> None:

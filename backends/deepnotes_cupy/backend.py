@@ -19,8 +19,8 @@ from deepnotes_cupy.inference import CupyInference, PartsInference
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
 
-SHARE = 0.5
-"""Of the memory that is free: samples that would take more stay on the host."""
+SHARE = 0.3
+"""Of the memory that is free: samples that would take more stay on the host. To look at them takes as much again."""
 SMALL = 1 << 25
 """Bytes that are never more than that."""
 
@@ -36,7 +36,7 @@ class CupyBackend(Backend):
     loss_scale : float, "dynamic" or None
         For float16 only.
     resident_bytes : int or None
-        Samples, targets or weights of more bytes stay on the host; by default of more than half of what is free.
+        Samples, targets or weights of more bytes stay on the host; by default of more than a good part of what is free.
     """
 
     def __init__(

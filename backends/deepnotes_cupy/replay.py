@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from deepnotes.errors import DeviceMemoryError
 from deepnotes.plan import Plan
 from deepnotes_cupy import control
@@ -12,6 +14,8 @@ from deepnotes_cupy.step import Arrays, Shared, Source, Step
 
 MANY = 16
 """Steps of a graph; what is left of a chunk takes a graph of one step."""
+COMPARED_ON_HOST = 1 << 22
+"""Numbers that are sooner fetched than CuPy has compiled what compares them on the device."""
 WARM = 2
 """Steps that are run one by one first, so that whatever is loaded at its first use is there."""
 
@@ -119,8 +123,10 @@ class Replay:
 
     def _off(self, found: Any, other: Any) -> float:
         """Return the largest difference, as a share of the largest number."""
-        xp = self._device.xp
-        largest, off = [float(xp.max(abs(x))) for x in (other, found - other)]
+        xp: Any = self._device.xp
+        if found.size <= COMPARED_ON_HOST:
+            xp, found, other = np, self._device.download(found), self._device.download(other)
+        largest, off = float(xp.max(abs(other))), float(xp.max(abs(found - other)))
         return off / largest if largest else off
 
     def _room(self, arrays: Sequence[Any]) -> list[Any]:
