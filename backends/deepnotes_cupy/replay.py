@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ class Replay:
     def _bound(self) -> float:
         """How far results may be off, as a share of their norm: ``2 sqrt(k) u`` for each product of the step."""
         sizes = self._plan.layout.sizes
-        return 6 * len(sizes) * max(*sizes, self.step.m) ** 0.5 * self._u
+        return 6 * len(sizes) * sqrt(max(*sizes, self.step.m)) * self._u
 
     def _off(self, found: Any, other: Any) -> float:
         """Return the largest difference, as a share of the largest number."""
