@@ -48,26 +48,26 @@ MUTANTS = [
     Mutant(
         "no barrier between the warps' sums and their sum",
         "updates.cu",
-        "= most;\n    __syncthreads();",
+        "= most;\n        __syncthreads();",
         "= most;",
         "norms",
         "shared memory that nothing was written to",
     ),
     Mutant(
-        "no barrier before the room may be used again",
+        "a barrier for half of the warps",
         "updates.cu",
-        "__syncthreads();  // before the room may be used again",
-        "",
-        "verdicts",
-        RACE,
+        "= most;\n        __syncthreads();",
+        "= most;\n        if (warp % 2 == 0) __syncthreads();",
+        "norms",
+        "never reaches",
     ),
     Mutant(
-        "a barrier for half of the threads",
+        "a barrier that only one warp reaches",
         "updates.cu",
-        "= most;\n    __syncthreads();",
-        "= most;\n    if (warp % 2 == 0) __syncthreads();",
+        "if (warp != 0) return;\n",
+        "if (warp != 0) return;\n        __syncthreads();\n",
         "norms",
-        "barrier",
+        "never reaches",
     ),
     Mutant(
         "a shuffle that some lanes skip",
@@ -80,8 +80,8 @@ MUTANTS = [
     Mutant(
         "all blocks write to one place",
         "updates.cu",
-        "partial[2 * blockIdx.x] = squares.sum, partial[2 * blockIdx.x + 1]",
-        "partial[0] = squares.sum, partial[1]",
+        "partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1]",
+        "partial[0] = squares.totals.first, partial[1]",
         "norms",
         RACE,
     ),
@@ -146,7 +146,9 @@ MUTANTS = [
         "for (int i = lane + HELD * lanes + lanes; i < n; i += lanes) f",
         "softmax",
     ),
-    Mutant("the last warp's sum dropped", "updates.cu", "w < warps; w++", "w < warps - 1; w++", "norms"),
+    Mutant(
+        "the last warp's sum dropped", "updates.cu", "first = lane < warps ?", "first = lane < warps - 1 ?", "norms"
+    ),
     # --- NaN
     Mutant(
         "ReLU swallows NaN",
@@ -222,7 +224,7 @@ MUTANTS = [
         "updates",
     ),
     Mutant("an update after the stop", "updates.cu", "if (control->stopped) return;\n    Update", "Update", "updates"),
-    Mutant("a verdict after the stop", "updates.cu", "if (control->stopped) return;\n    double", "double", "verdicts"),
+    Mutant("a verdict after the stop", "updates.cu", "if (control->stopped) return;\n    Totals", "Totals", "verdicts"),
     Mutant(
         "squares that overflow in silence",
         "updates.cu",
