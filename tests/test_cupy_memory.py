@@ -12,6 +12,7 @@ from plans import blobs
 
 import deepnotes as dn
 from deepnotes.errors import DeviceMemoryError, ForkedProcessError
+from deepnotes_cupy import backend as backend_module
 from deepnotes_cupy.streaming import HostSamples, Stage
 
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
@@ -137,6 +138,23 @@ def test_what_is_small_stays_on_the_device_and_what_is_large_does_not() -> None:
     assert on.is_array(small)
     assert not on.is_array(large)
     assert isinstance(large, HostSamples)
+
+
+def test_a_training_lets_go_of_its_data_when_the_next_one_wants_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And both come out as if they had been alone."""
+    monkeypatch.setattr(backend_module, "SMALL", 1000)
+    X, y = blobs(400)
+    on, other = backend(), backend()
+    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (on, other)]
+    nets[0].fit(X, y, epochs=2, batch_size=8)
+    held = on.device.used
+    on.from_samples(np.zeros((1, 251), "float32"))
+    assert held - on.device.used >= X.size * 4
+    nets[0].fit(X, y, epochs=2, batch_size=8)
+    assert on.device.used <= held + 4 * 251
+    for _ in range(2):
+        nets[1].fit(X, y, epochs=2, batch_size=8)
+    assert np.array_equal(nets[0].flat(), nets[1].flat())
 
 
 # --- no memory left ---------------------------------------------------------------------------------------------------

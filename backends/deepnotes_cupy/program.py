@@ -107,6 +107,14 @@ class CupyProgram(EagerProgram):
         with self._device.section():
             super().update(state, g, rate)
 
+    def let_go(self) -> None:
+        """Hold no data of the last training any longer: another one wants the memory."""
+        with self._device.section():
+            self._sourced, self._stage = (None, None, None), None
+            self._hosts.clear()
+            for replay in self._replays.values():
+                replay.unbind()
+
     # --- a chunk ----------------------------------------------------------------------------------------------------
 
     def _train(

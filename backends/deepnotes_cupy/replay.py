@@ -49,6 +49,11 @@ class Replay:
             self._graphs.clear()
             self._run = 0
 
+    def unbind(self) -> None:
+        """Hold nobody's data any longer, nor graphs that read them."""
+        self.step.unbind()
+        self._graphs.clear()
+
     def run(self, steps: int) -> None:
         """Enqueue as many steps."""
         while steps:
