@@ -24,9 +24,9 @@ from deepnotes_cupy.device import Call, CaptureRefused, Product
 
 
 @cache
-def host(dtype: str) -> Host:
+def host(dtype: str, checked: bool) -> Host:
     """Return the kernels of one dtype."""
-    return Host(dtype)
+    return Host(dtype, checked)
 
 
 def rounded(x: np.ndarray, factors: str) -> np.ndarray:
@@ -62,6 +62,8 @@ class HostDevice:
         Every call: ("launch", kernel), ("product", factors), ("download", bytes), ...
     memory : int or None
         Bytes that there are.
+    checked : bool
+        Whether every access of a kernel to memory is looked at.
     refuses : str
         Why nothing can be captured, if nothing can.
     replay : callable
@@ -74,7 +76,7 @@ class HostDevice:
 
     def __init__(self, memory: int | None = None) -> None:
         self.log: list[tuple[Any, ...]] = []
-        self.memory, self.used = memory, 0
+        self.memory, self.used, self.checked = memory, 0, False
         self.refuses = ""
         self.replay: Any = lambda place, call: call()
         self._recording: list[Call] | None = None
@@ -116,7 +118,7 @@ class HostDevice:
 
     def prepare(self, kernel: str, dtype: str) -> None:
         """Compile."""
-        host(dtype)
+        host(dtype, self.checked)
 
     def _call(self, entry: tuple[Any, ...], do: Call) -> Call:
         def made() -> None:
@@ -133,7 +135,7 @@ class HostDevice:
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a launch of the kernel compiled for the CPU."""
-        compiled, kept = host(dtype), tuple(arguments)
+        compiled, kept = host(dtype, self.checked), tuple(arguments)
         return self._call(("launch", kernel), lambda: compiled.launch(kernel, grid, block, *kept))
 
     def multiplier(self, product: Product) -> Call:

@@ -124,6 +124,13 @@ def test_streamed_data_train_parts_of_ones_own() -> None:
         assert np.array_equal(ours, theirs)
 
 
+def test_a_batch_larger_than_all_samples_takes_no_more_than_they_do() -> None:
+    X, y = blobs(30)
+    for on in (streaming(), backend()):
+        fitted(on, X, y, batch_size=10**9)
+        assert on.device.used < 1_000_000
+
+
 def test_a_loss_that_is_not_finite_is_told_of_streamed_data_as_well() -> None:
     X, Y = np.ones((1, 16)), np.full((1, 16), 3e30)
     net = dn.Network([dn.Dense(1)], 1, backend=streaming(), seed=0)

@@ -186,6 +186,25 @@ def test_a_file_goes_from_backend_to_backend(tmp_path: Any) -> None:
     assert abs(on_numpy.predict(X) - net.predict(X)).max() < 1e-6
 
 
+@pytest.mark.parametrize("precision", ["highest", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_kernel_reaches_beyond_what_it_is_given(dtype: str, precision: str) -> None:
+    """Every access of a training, an evaluation and an update of odd sizes, looked at by the shim."""
+    on = backend(precision)
+    on.device.checked = True
+    X, y = blobs(23)
+    layers = [dn.Dropout(0.2), dn.Dense(7, "tanh"), dn.Dropout(0.5), dn.Dense(5, "elu"), dn.Dense(3, "softmax")]
+    for optimizer in ("adamw", "rmsprop"):
+        net = dn.Network(layers, 4, backend=on, dtype=dtype, seed=0)
+        net.fit(X, y, optimizer=optimizer, epochs=1, batch_size=5, l2=0.1, clip_norm=0.1, class_weight="balanced")
+        net.evaluate(X, y)
+        net.gradients(X, y)
+    net = dn.Network([dn.Dense(3, "softplus"), dn.Dense(1, "sigmoid")], 4, backend=on, dtype=dtype, seed=0)
+    net.fit(X, y > 0, optimizer=dn.SGD(0.1, 0.9), epochs=1, batch_size=8)
+    net.fit(X, y > 0, loss="mean_squared_error", optimizer="sgd", epochs=1, batch_size=8)
+    assert {entry[1] for entry in on.device.log if entry[0] == "launch"} >= {"weight_sum", "loss", "dropout", "judge"}
+
+
 # --- what stops a training --------------------------------------------------------------------------------------------
 
 
