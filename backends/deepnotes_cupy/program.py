@@ -65,7 +65,7 @@ class CupyProgram(EagerProgram):
         samples = data.X.shape[1]
         if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel looks again
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
-        batch_size = min(batch_size, samples)
+        batch_size = min(batch_size, max(samples, len(order)))  # samples may come more than once
         made, chunk = 0, Chunk(*sums, 0, 0.0)
         with self._device.section():
             while made < len(rates):
