@@ -24,9 +24,11 @@ from deepnotes_cupy.device import Call, CaptureRefused, Product
 
 
 @cache
-def host(dtype: str, checked: bool) -> Host:
-    """Return the kernels of one dtype."""
-    return Host(dtype, checked)
+def host(dtype: str, checked: bool, flush: bool) -> Host:
+    """Return the kernels of one dtype; a device takes subnormals for 0 in single precision alone."""
+    made = Host(dtype, checked)
+    made.flush = flush and dtype == "float32"
+    return made
 
 
 def rounded(x: np.ndarray, factors: str) -> np.ndarray:
@@ -72,9 +74,9 @@ class HostDevice:
 
     xp = np
     processors = 3
-    keeps_subnormals = True
 
-    def __init__(self, memory: int | None = None) -> None:
+    def __init__(self, memory: int | None = None, flush: bool = False) -> None:
+        self.keeps_subnormals = not flush
         self.log: list[tuple[Any, ...]] = []
         self.memory, self.used, self.checked = memory, 0, False
         self.refuses = ""
@@ -118,7 +120,7 @@ class HostDevice:
 
     def prepare(self, kernel: str, dtype: str) -> None:
         """Compile."""
-        host(dtype, self.checked)
+        host(dtype, self.checked, not self.keeps_subnormals)
 
     def _call(self, entry: tuple[Any, ...], do: Call) -> Call:
         def made() -> None:
@@ -135,7 +137,7 @@ class HostDevice:
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a launch of the kernel compiled for the CPU."""
-        compiled, kept = host(dtype, self.checked), tuple(arguments)
+        compiled, kept = host(dtype, self.checked, not self.keeps_subnormals), tuple(arguments)
         return self._call(("launch", kernel), lambda: compiled.launch(kernel, grid, block, *kept))
 
     def multiplier(self, product: Product) -> Call:
@@ -206,8 +208,8 @@ class HostDevice:
         return "the CPU in place of a GPU"
 
 
-def backend(precision: str = "highest", memory: int | None = None, **options: Any) -> CupyBackend:
+def backend(precision: str = "highest", memory: int | None = None, flush: bool = False, **options: Any) -> CupyBackend:
     """Return the backend on a new HostDevice."""
-    made = CupyBackend(HostDevice(memory), precision, **options)
+    made = CupyBackend(HostDevice(memory, flush), precision, **options)
     made.options = {}
     return made
