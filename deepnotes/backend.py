@@ -12,6 +12,7 @@ import numpy as np
 
 from deepnotes.array import Array, DType, Namespace
 from deepnotes.equations import EQUATIONS
+from deepnotes.exchange import device_of
 from deepnotes.ops import Ops
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from deepnotes.layers import Layer
     from deepnotes.plan import Layout, Plan
     from deepnotes.program import Program
+
+
+PROMISES = {
+    "any threads": "the same bits again, with any number of threads",
+    "same threads": "the same bits again, with the same number of threads",
+    "none": "nothing is promised of the last bits",
+}
+"""What :attr:`Backend.determinism` says, in words."""
 
 
 class Backend:
@@ -37,9 +46,15 @@ class Backend:
     ----------
     options : dict of str to object
         What it was made with, as by ``get_backend("numba", threads=2)``; a pickle remembers it.
+    dlpack_device : (int, int) or None
+        Where its arrays lie, as DLPack tells it; other libraries' arrays that lie there, too, are used without a copy.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32, or by rounding their factors on purpose, to TF32 ("high") or to
         the 16 bits of that name. Conformance takes its bounds from it.
+    determinism : {"any threads", "same threads", "none"}
+        What is promised of a training or prediction that is made again, in another process too, on the same processor,
+        with the same versions and the same seed: the same bits whatever the number of threads, or with the same number
+        of threads, or nothing.
     known_gaps : mapping of str to str
         Checks of :mod:`deepnotes.testing` that this backend is known to fail, by their ids, and why.
 
@@ -56,6 +71,7 @@ class Backend:
     """
 
     matmul_precision = "highest"
+    determinism = "none"
     known_gaps: Mapping[str, str] = {}
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -65,7 +81,8 @@ class Backend:
         self.kernels = dict(kernels or {})
         _check_signatures(name, self.kernels)
         self.ops = Ops(self.xp, self.kernels)
-        self._array_type = type(self.xp.zeros((1,)))
+        sample = self.xp.zeros((1,))
+        self._array_type, self.dlpack_device = type(sample), device_of(sample)
 
     def compile(self, plan: "Plan") -> "Program | None":
         """Return a Program for `plan` (rung 3), or None: the eager Program is used then."""

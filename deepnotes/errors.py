@@ -83,6 +83,23 @@ class NonFiniteLossError(DeepnotesError, ArithmeticError):
         self.step, self.history, self.layer = step, history, layer
 
 
+class MissingExtraError(DeepnotesError, ImportError):
+    """What was asked for needs a library that comes with an extra, and it cannot be imported.
+
+    Parameters
+    ----------
+    what : str
+        What was asked for.
+    extra : str
+        The extra that brings it.
+    cause : object
+        What is wrong, in a few words.
+    """
+
+    def __init__(self, what: str, extra: str, cause: object) -> None:
+        super().__init__(f'{what}: {cause}; to fix it: pip install "deepnotes[{extra}]"')
+
+
 class DeviceMemoryError(DeepnotesError, MemoryError):
     """A device has too little memory left for what was asked of it; something smaller works in the same process.
 
@@ -112,6 +129,10 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
 
 class ForkedProcessError(DeepnotesError, RuntimeError):
     """A process that was forked uses a device that its parent had opened, which no driver allows."""
+
+
+class BusyError(DeepnotesError, RuntimeError):
+    """A network is being trained already; two trainings at once would be none."""
 
 
 class CheckpointError(DeepnotesError, ValueError):
