@@ -1,5 +1,6 @@
 """The real device class, on a CuPy of NumPy's arrays that holds callers to CUDA's rules; tests/fake_cupy.py."""
 
+import inspect
 import logging
 import sys
 import threading
@@ -10,6 +11,7 @@ import fake_cupy
 import numpy as np
 import pytest
 from fake_cupy import CUDA
+from host_device import HostDevice
 from host_device import backend as host_backend
 from plans import blobs
 
@@ -17,7 +19,7 @@ import deepnotes as dn
 from deepnotes.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy import cublas
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import CaptureRefused
+from deepnotes_cupy.device import CaptureRefused, Device
 
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
 
@@ -38,6 +40,18 @@ def device(index: int = 0) -> Any:
     from deepnotes_cupy.cuda import CudaDevice
 
     return CudaDevice(index)
+
+
+def test_both_devices_are_what_the_seam_says(library: fake_cupy.Cublas) -> None:
+    made = device()
+    methods = {name: of for name, of in vars(Device).items() if inspect.isfunction(of) and name[0] != "_"}
+    assert len(methods) > 15
+    for found in (type(made), HostDevice):
+        for name, method in methods.items():
+            assert list(inspect.signature(getattr(found, name)).parameters) == list(
+                inspect.signature(method).parameters
+            ), (found, name)
+        assert {"xp", "processors", "keeps_subnormals"} <= set(dir(made if found is type(made) else HostDevice()))
 
 
 def test_it_trains_predicts_and_streams_to_the_bits_of_the_other_stand_in(library: fake_cupy.Cublas) -> None:
