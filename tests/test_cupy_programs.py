@@ -100,6 +100,25 @@ def test_a_graph_that_does_something_else_is_never_trained_with(place: int, capl
     assert np.array_equal(net.flat(), train(backend(), layers=layers, epochs=1, clip_norm=0.1).flat())
 
 
+def test_a_graph_that_makes_nan_of_a_parameter_differs(caplog: pytest.LogCaptureFixture) -> None:
+    """NaN is neither above a bound nor below it."""
+    on = backend()
+    net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
+
+    def late(at: int, call: Any) -> None:
+        call()
+        graph = net._training[1]._replays[8, False].step.names  # type: ignore[index, attr-defined]
+        if at == len(graph) - 1:
+            net.theta[-1] = np.nan
+
+    on.device.replay = late
+    X, y = blobs()
+    with caplog.at_level(logging.WARNING):
+        net.fit(X, y, epochs=1, batch_size=8)
+    assert "θ of a replay is off by nan" in caplog.text
+    assert np.isfinite(net.flat()).all()
+
+
 def test_no_graph_is_launched_before_it_was_checked() -> None:
     """Each new graph's first launch is followed by the parameters being put back, before anything else is trained."""
     on = backend()

@@ -115,7 +115,7 @@ class Replay:
                 return f"a replay made {told['made']} updates of {told_eager['made']}"
             names = ["θ", *self._plan.optimizer.slots, "", "the gradient"]
             for name, found, other in zip(names, results, wanted, strict=True):
-                if name and (off := self._off(found, other)) > self._bound:
+                if name and not (off := self._off(found, other)) <= self._bound:  # NaN is no agreement
                     return f"{name} of a replay is off by {off:.2g} of its norm, beyond {self._bound:.2g}"
             return ""
         finally:
