@@ -44,6 +44,17 @@ def test_streamed_data_train_to_the_same_bits_as_resident_ones(stage: int, weigh
     assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
 
 
+def test_large_samples_stay_on_the_host_while_their_small_targets_do_not() -> None:
+    X, y = blobs(203)
+    on = streaming()
+    on.resident_bytes = 8 * 203
+    assert not on.is_array(on.from_samples(X))
+    assert on.is_array(on.from_samples(y.reshape(1, -1)))
+    nets = [fitted(b, X, y, metrics="accuracy") for b in (on, backend())]
+    assert np.array_equal(nets[0].flat(), nets[1].flat())
+    assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
+
+
 @pytest.mark.parametrize("layout", ["C", "F"])
 def test_the_host_copies_no_more_than_a_part(layout: Any, tmp_path: Any) -> None:
     """Targets of several outputs, and samples in a file that is mapped into memory."""
