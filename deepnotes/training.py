@@ -34,7 +34,7 @@ class History:
     Attributes
     ----------
     loss : list of float
-        The mean loss over the samples as they were trained on, without the L2 penalty.
+        The mean loss over the samples as they were trained on, without the L2 penalty unless the objective tells it.
     val_loss : list of float
         The loss on the validation data after the epoch; empty without them.
     metrics : dict of str to list of float

@@ -89,6 +89,7 @@ def test_what_they_refuse_is_refused_by_the_same_kind_of_error(ours, theirs, wro
         ({"backend": "nupmy"}, "did you mean 'numpy'"),
         ({"dtype": "float16"}, "'dtype' parameter"),
         ({"dropout": 1.0}, "'dropout' parameter"),
+        ({"dropout": [1.0]}, r"dropout\[0\]=1.0, wanted at least 0 and less than 1"),
         ({"dropout": [0.1, 0.2]}, "has 2 rates, wanted 1: one per hidden layer"),
         ({"activation": ["relu", "tanh"]}, "has 2 activations, wanted 1: one per hidden layer"),
         ({"activation": ["rleu"]}, "did you mean 'relu'"),

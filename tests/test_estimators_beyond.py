@@ -82,6 +82,21 @@ def test_parameters_that_are_changed_are_those_that_predict(backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_network_of_its_own(backend, tmp_path) -> None:
+    frames = pytest.importorskip("pandas", reason="needs pandas")
+    frame = frames.DataFrame(X, columns=list("abcd"))
+    model = of(dn.DenseClassifier, dropout=0.3, backend=backend).fit(frame, np.array(["x", "y", "z"])[y])
+    network = model.to_network()
+    np.testing.assert_array_equal(network.predict(X.T).T, model.predict_proba(frame))
+    assert network.metadata == {"features": list("abcd"), "classes": list("xyz")}
+    network.save(tmp_path / "model.safetensors")
+    loaded = dn.load(tmp_path / "model.safetensors", backend=backend)
+    np.testing.assert_array_equal(loaded.predict(X.T), network.predict(X.T))
+    network.fit(X.T, y, epochs=1)
+    assert not np.array_equal(network.parameters["W1"], model.coefs_[0].T)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS)))
 def test_every_activation_of_ours(name, backend) -> None:
     found = of(dn.DenseClassifier, activation=name, backend=backend).fit(X, y)
@@ -141,6 +156,20 @@ def test_class_weights_multiply_sample_weights() -> None:
     counts = np.bincount(y[few])[y[few]]
     wanted = of(dn.DenseClassifier, **options).fit(X[few], y[few], len(few) / (3 * counts))
     np.testing.assert_allclose(balanced.coefs_[0], wanted.coefs_[0])
+    model = of(dn.DenseClassifier, class_weight={"b": 2.0, "c": 3.0}, batch_size=50)
+    plain = of(dn.DenseClassifier, batch_size=50)
+    named = np.array(["a", "b", "c"])[y]
+    for start, weight in ((0, 1.0), (50, 2.0), (100, 3.0)):  # each with one class alone
+        part = slice(start, start + 50)
+        model.partial_fit(X[part], named[part], classes=["a", "b", "c"])
+        plain.partial_fit(X[part], named[part], np.full(50, weight), classes=["a", "b", "c"])
+    np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
+    X_labels, labels = X[:, :2], X[:, 2:] > 0
+    by_label = of(dn.DenseClassifier, class_weight=[{0: 1.0, 1: 3.0}, {0: 1.0, 1: 1.0}]).fit(X_labels, labels)
+    wanted = of(dn.DenseClassifier).fit(X_labels, labels, np.where(labels[:, 0], 3.0, 1.0))
+    np.testing.assert_array_equal(by_label.coefs_[0], wanted.coefs_[0])
+    with pytest.raises(ValueError, match="are not in class_weight"):
+        of(dn.DenseClassifier, class_weight={0: 1.0, 7: 2.0}).fit(X, y)
     with pytest.raises(ValueError, match="class_weight='balanced' needs all samples"):
         of(dn.DenseClassifier, class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
 

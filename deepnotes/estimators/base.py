@@ -99,6 +99,23 @@ class DenseEstimator(BaseEstimator, ABC):
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
+    def to_network(self) -> Network:
+        """Return a :class:`~deepnotes.Network` with these layers and parameters, which are its own: to save, to export.
+
+        Its samples are columns. The names of features and classes, if there are any, are in its ``metadata``.
+
+        Raises
+        ------
+        NotFittedError
+        """
+        check_is_fitted(self, "coefs_")
+        net = self._network()
+        made = Network(net.layers, net.inputs, backend=net.backend, dtype=net.dtype, seed=net.seed, theta=net.flat())
+        for name, key in (("features", "feature_names_in_"), ("classes", "classes_")):
+            if hasattr(self, key):
+                made.metadata[name] = getattr(self, key).tolist()
+        return made
+
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
             raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")

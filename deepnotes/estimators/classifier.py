@@ -7,7 +7,7 @@ from scipy.sparse import csr_array, issparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
@@ -208,7 +208,15 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
                 "class_weight='balanced' needs all samples, and partial_fit has some of them: compute it with "
                 "sklearn.utils.class_weight.compute_class_weight and pass a dict"
             )
-        of_classes = compute_sample_weight(self.class_weight, y)
+        if self._multilabel:
+            of_classes = compute_sample_weight(self.class_weight, y)
+        else:
+            labels = np.ravel(y)  # of which a part of the samples may not have all
+            balanced = isinstance(self.class_weight, str)
+            each = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=labels if balanced else self.classes_
+            )
+            of_classes = each[np.searchsorted(self.classes_, labels)]
         return cast(np.ndarray, of_classes if weights is None else weights * of_classes)
 
     def _out_activation(self) -> str:
