@@ -13,6 +13,7 @@ from deepnotes.disk import OnDisk
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
+    BusyError,
     CheckpointError,
     DataError,
     DeepnotesError,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from deepnotes.disk_tables import open_table
     from deepnotes.encoding import Encoder
     from deepnotes.estimators import DenseClassifier, DenseRegressor
+    from deepnotes.formats.estimators import from_sklearn
+    from deepnotes.formats.onnx_reading import from_onnx
     from deepnotes.tables import Table, read_table, write_table
     from deepnotes.tensorboard import TensorBoard
 
@@ -63,6 +66,7 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
+    "BusyError",
     "Callback",
     "CheckpointError",
     "Checkpoints",
@@ -103,6 +107,8 @@ __all__ = [
     "UnknownParameterError",
     "available_backends",
     "defaults",
+    "from_onnx",
+    "from_sklearn",
     "get_backend",
     "load",
     "open_table",
@@ -120,6 +126,8 @@ _LATER = {
     "Encoder": "deepnotes.encoding",
     "Table": "deepnotes.tables",
     "TensorBoard": "deepnotes.tensorboard",
+    "from_onnx": "deepnotes.formats.onnx_reading",
+    "from_sklearn": "deepnotes.formats.estimators",
     "open_table": "deepnotes.disk_tables",
     "read_table": "deepnotes.tables",
     "write_table": "deepnotes.tables",

@@ -81,6 +81,7 @@ def _begin(data: bytes, request: Request) -> tuple[list[str], int, dict[str, boo
         header = next(row for row in rows if row and not csv_files.is_blank(row))
         lines = rows.line_num
         names = csv_files.header_names(header, "")
+        request.require_known("", names)
         cells = list(islice((row for row in rows if row), csv_files.CHUNK_ROWS))
     except (csv.Error, StopIteration, TableError):
         return None

@@ -43,6 +43,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     records = _records(data, source)
     header_line, header = next(records, (1, []))
     names = header_names(header, f"{source}:{header_line}")
+    request.require_known(source, names)
     builders = {j: Builder(name, source, len(data), request) for j, name in enumerate(names) if request.takes(name)}
     lines: dict[str, int] = {}
     while chunk := list(islice(records, CHUNK_ROWS)):

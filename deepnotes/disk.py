@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from deepnotes.network import Network
 
 ROOM = 1 << 25
-"""Bytes of samples that are held at a time."""
+"""Bytes that samples take at a time, with all that is made of them before they are trained on."""
+
+COPIES = 4
+"""How often they are there then: as read, in order, converted, standardized."""
 
 AT_ONCE = 1 << 26
 """Bytes up to which a mapped array that has to be converted is converted as a whole."""
@@ -90,10 +93,13 @@ class OnDisk:
             Which, and in which order.
         """
         wanted = samples if self.index is None else self.index[samples]
-        by_place = np.argsort(wanted, kind="stable")
-        found = self.rows[wanted[by_place]]
+        ascending = bool((wanted[1:] >= wanted[:-1]).all())
+        by_place = wanted if ascending else np.argsort(wanted, kind="stable")
+        found = np.asarray(self.rows[wanted if ascending else wanted[by_place]])
         if self.columns is not None:
             found = found[:, self.columns]
+        if ascending:
+            return np.ascontiguousarray(found).T
         in_order = np.empty_like(found, order="C")
         in_order[by_place] = found
         turned: np.ndarray = in_order.T
@@ -102,9 +108,9 @@ class OnDisk:
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield all samples in order, shape (n, k) each, as float64."""
         n, m = self.shape
-        step = max(1, ROOM // (8 * max(1, n)))
+        step = max(1, ROOM // (COPIES * 8 * max(1, n)))
         for start in range(0, m, step):
-            yield self.read(np.arange(start, min(m, start + step))).astype(np.float64)
+            yield self.read(np.arange(start, min(m, start + step))).astype(np.float64, copy=False)
 
 
 class Streamed:
@@ -123,7 +129,7 @@ class Streamed:
         self.samples, self.shape = samples, samples.shape
         self._dtype, self._backend, self._standardizer = network.host_dtype, network.backend, network.standardizer
         widest = max(8, samples.dtype.itemsize)  # the standardizer works in double precision
-        self.most = max(1, ROOM // (2 * widest * max(1, samples.shape[0])))
+        self.most = max(1, ROOM // (COPIES * widest * max(1, samples.shape[0])))
 
     def take(self, order: np.ndarray) -> Array:
         """Return the samples at `order`, shape (n, k)."""

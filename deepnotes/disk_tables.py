@@ -13,9 +13,9 @@ import numpy as np
 from deepnotes import idx_files, npy_files, npz_files, parquet_files
 from deepnotes.disk import OnDisk
 from deepnotes.errors import ArgumentError, TableError
-from deepnotes.readings import Column, Request, missing_in, require_room
-from deepnotes.tables import as_path, require_names
-from deepnotes.wording import listed, one_line, reason
+from deepnotes.readings import Column, Request, missing_in, require_names, require_room
+from deepnotes.tables import as_path
+from deepnotes.wording import brief, listed, one_line, reason
 
 __all__ = ["DiskTable", "open_table"]
 
@@ -170,9 +170,14 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
     info = archive.members[x]
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise TableError(f"{source}: array {x!r} is compressed; {npz_files.UNPACK}")
-    with archive.opened(x) as file:
-        header = archive.header(x, file)
-        within = file.tell()
+    try:
+        with archive.opened(x) as file:
+            header = archive.header(x, file)
+            within = file.tell()
+    except TableError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of zipfile
+        raise TableError(f"{source}: array {x!r} cannot be read: {brief(reason(error))}") from error
     with path.open("rb") as whole:  # the local header, whose length no central directory tells
         whole.seek(info.header_offset)
         local = whole.read(30)
@@ -208,7 +213,7 @@ def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
 def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
     with parquet_files.opened(path, source) as file:
         kinds, known = parquet_files.column_types(file, source, request)
-        require_names(source, [*(request.columns or ()), *request.exclude], known)
+        request.require_known(source, known)
         m = file.metadata.num_rows
         numbers = [name for name, kind in kinds.items() if kind == "number"]
         if m <= 0 or not numbers:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.errors import ArgumentError, TableError
-from deepnotes.readings import Column, missing_in
+from deepnotes.readings import Column, missing_in, repeated
 from deepnotes.tables import Table
-from deepnotes.wording import listed, one_line, shown
+from deepnotes.wording import listed, shown
 
 MOST_CATEGORIES = 64
 """A column of text with more distinct values is taken for names or notes, and refused unless it is named."""
@@ -47,7 +47,7 @@ class Feature:
         """The names of its inputs."""
         if self.categories is None:
             return [self.name]
-        return [f"{self.name}={value if isinstance(value, str) else format(value, 'g')}" for value in self.categories]
+        return [f"{self.name}={_told(value)}" for value in self.categories]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,10 @@ class Encoder:
             raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
         if impute is None:
             table.require_complete(names, IMPUTE_THEM)
-        return cls(tuple(_feature(table, name, rows, name in categorical, impute) for name in names))
+        made = cls(tuple(_feature(table, name, rows, name in categorical, impute) for name in names))
+        if twice := repeated(made.inputs):
+            raise TableError(f"{table.source}: two inputs would have the name {twice!r}; exclude or rename a column")
+        return made
 
     @property
     def inputs(self) -> list[str]:
@@ -190,6 +193,11 @@ class Encoder:
             If that makes no sense.
         """
         return cls(tuple(_of_words(entry["name"], entry.get("categories"), entry.get("fill")) for entry in metadata))
+
+
+def _told(value: str | float) -> str:
+    """Return a category as it is told: a whole number without a point."""
+    return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
 def _of_words(name: Any, categories: Any, fill: Any) -> Feature:
@@ -277,10 +285,10 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
     codes = np.array([known.get(value, -1) for value in values.tolist()])[inverse]
     if unknown == "error" and (codes < 0).any():
         row = int(np.argmax(codes < 0))
-        value = shown(column[row]) if feature.is_text else format(float(column[row]), "g")
+        value = shown(column[row]) if feature.is_text else _told(float(column[row]))
         raise TableError(
             f"{table.source}: row {row + 1}: column {feature.name!r} has the category {value}, which is unknown; known "
-            f"are {listed(map(one_line, feature.categories))}; asked to, unknown ones count as none (--unknown zeros)"
+            f"are {listed(map(_told, feature.categories))}; asked to, unknown ones count as none (--unknown zeros)"
         )
     hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return hot

@@ -205,8 +205,9 @@ class Adam(Optimizer):
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
-        correction = s2**0 / (1 - self.beta2) if self.epsilon_hat else s2
-        return {"rate": rate * s2**0.5 / s1, "epsilon": self.epsilon * correction**0.5}
+        root = s2**0.5
+        place = root**0 / (1 - self.beta2) ** 0.5 if self.epsilon_hat else root
+        return {"rate": rate * root / s1, "epsilon": self.epsilon * place}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]

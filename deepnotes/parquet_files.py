@@ -36,10 +36,14 @@ def opened(path: Path, source: str) -> Iterator[Any]:
         raise TableError(f"{source}: to read .parquet files takes pyarrow: {NEEDS}") from error
     import inspect
 
+    streaming = {"pre_buffer": False, "buffer_size": 1 << 16}  # else whole row groups are read ahead
     known = inspect.signature(pq.ParquetFile.__init__).parameters
     try:
-        with pq.ParquetFile(path, **{name: limit for name, limit in LIMITS.items() if name in known}) as file:
+        limits = {name: limit for name, limit in LIMITS.items() if name in known}
+        with pq.ParquetFile(path, **streaming, **limits) as file:
             yield file
+    except MemoryError:  # of which Arrow has one of its own
+        raise
     except (pa.ArrowException, OSError, ValueError, OverflowError, IndexError) as error:
         if isinstance(error, TableError):
             raise
@@ -89,7 +93,7 @@ def fits_float32(file: Any, names: list[str]) -> bool:
 
 def rows_at_a_time(columns: int) -> int:
     """Return how many rows are held at a time of so many columns."""
-    return max(1, min(ROWS, ROOM // (16 * max(1, columns))))
+    return max(1, min(ROWS, ROOM // (64 * max(1, columns))))
 
 
 def batches(file: Any, names: list[str], source: str, rows: int = ROWS) -> Iterator[dict[str, Column]]:

@@ -1,18 +1,22 @@
 """What the readers of data files have in common: what is asked of a file, what came of it, how much it may take."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.errors import TableError
+from deepnotes.wording import listed
 
 Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table: numbers or text, shape (m,). NaN or an empty text stands where a value is missing."""
 
 RATIO, FREE = 64, 1 << 30
 """A file may unpack to as many times its size, and so many bytes beside: more is a bomb, or needs another format."""
+
+MOST_COMPARED = 5000
+"""Names among which the nearest is looked for, which takes a while."""
 
 MOST_PLACES = 5
 """Missing values whose places are told."""
@@ -39,6 +43,10 @@ class Request:
     def takes(self, name: str) -> bool:
         """Return whether the column is read."""
         return name not in self.exclude and (self.columns is None or name in self.columns)
+
+    def require_known(self, source: str, names: Sequence[str]) -> None:
+        """Raise TableError if it has a name that is none of the `names` in a file."""
+        require_names(source, [*(self.columns or ()), *self.exclude, *self.text], names)
 
 
 EVERYTHING = Request()
@@ -163,3 +171,21 @@ def repeated(names: Iterable[str]) -> str | None:
             return name
         seen.add(name)
     return None
+
+
+def require_names(source: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise TableError if some of the names are none of the known ones, with the nearest of each."""
+    lower = {name.lower(): name for name in known}
+    if missing := list(dict.fromkeys(name for name in names if name not in known)):
+        told = ", ".join(f"no column {name!r}{_nearest(name, lower)}" for name in missing[:10])
+        more = ", ..." if len(missing) > 10 else ""
+        raise TableError(f"{source}: {told}{more}; columns: {listed(known)}")
+
+
+def _nearest(name: object, lower: dict[str, str]) -> str:
+    import difflib
+
+    if len(lower) > MOST_COMPARED:
+        return ""
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    return f" (did you mean {lower[near[0]]!r}?)" if near else ""

@@ -4,7 +4,6 @@ A table holds rows = samples, as files do. Nothing is guessed and nothing is dro
 error that says where it stands.
 """
 
-import difflib
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
-from deepnotes.readings import Column, Content, Gap, Request, missing_in
+from deepnotes.readings import Column, Content, Gap, Request, missing_in, require_names
 from deepnotes.table_writing import write_table
 from deepnotes.wording import listed, one_line, reason, shown
 
@@ -152,20 +151,6 @@ class Table:
         require_names(self.source, (name for name in names if name not in self.columns), [*self.names, *self.others])
 
 
-def require_names(source: str, names: Iterable[str], known: Sequence[str]) -> None:
-    """Raise TableError if some of the names are none of the known ones, with the nearest of each."""
-    lower = {name.lower(): name for name in known}
-    if missing := list(dict.fromkeys(name for name in names if name not in known)):
-        told = ", ".join(f"no column {name!r}{_nearest(name, lower)}" for name in missing[:10])
-        more = ", ..." if len(missing) > 10 else ""
-        raise TableError(f"{source}: {told}{more}; columns: {listed(known)}")
-
-
-def _nearest(name: object, lower: dict[str, str]) -> str:
-    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
-    return f" (did you mean {lower[near[0]]!r}?)" if near else ""
-
-
 def read_table(
     path: str | os.PathLike[str],
     *,
@@ -241,7 +226,7 @@ def read_table(
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
-    require_names(source, [*(columns or ()), *exclude, *text], content.names)
+    request.require_known(source, content.names)
     if not content.columns:
         raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
     others = [name for name in content.names if name not in content.columns]

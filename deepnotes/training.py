@@ -3,15 +3,16 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from deepnotes.callbacks import Callback
 from deepnotes.diagnosis import first_fault
 from deepnotes.disk import at_hand, updates_at_hand
-from deepnotes.errors import ArgumentError, NonFiniteLossError
+from deepnotes.errors import ArgumentError, BusyError, NonFiniteLossError
 from deepnotes.interrupts import deferred
 from deepnotes.plan import Plan
 from deepnotes.program import Data, Program, State, Sums
@@ -167,6 +168,38 @@ class Training:
         return self.epochs * -(-self.samples // self.batch_size)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+N = TypeVar("N", bound="Network")
+_busy: dict[int, object] = {}
+
+
+def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
+    """Return a method that trains a network, but not while another call of such a method does.
+
+    Two trainings would write to the same parameters and slots: what came out would be neither's.
+
+    Raises
+    ------
+    BusyError
+    """
+
+    @wraps(method)
+    def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        call = object()
+        if _busy.setdefault(id(network), call) is not call:  # one step, that no other thread can come between
+            raise BusyError(
+                "the network is being trained already, in another thread or by the training whose callback this is; "
+                "wait for its end, or train a copy (copy.deepcopy)"
+            )
+        try:
+            return method(network, *args, **kwargs)
+        finally:
+            del _busy[id(network)]
+
+    return alone
+
+
 def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
     """Train, and return the history, which is that of `training`.
 
@@ -197,9 +230,10 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
                     for callback in training.callbacks:
                         callback.on_chunk(training)
                     check_interrupt()
+                figures = evaluate()  # first: if a metric of the user's own fails, the history is as it was
                 history.loss.append(training.loss)
                 history.learning_rate.append(training.at.rate)
-                for name, value in evaluate().items():
+                for name, value in figures.items():
                     (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
                 history.seconds.append(time.perf_counter() - began)
                 plateau = training.at.plateau

@@ -10,11 +10,10 @@ or a shuffle that not all threads reach is a :class:`KernelFault` that names ker
 import ctypes
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -22,14 +21,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deepnotes_cupy.sources import REAL, Kernel, Parameter, kernels, parse, program
+
+from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
 FLAGS = {  # of the kernels; and of what runs them, which is not looked at itself
     "fast": (["-O2"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
-    "sanitized": (["-O1", "-fsanitize=address"], ["-O1", "-fsanitize=address", "-DHOST_UCONTEXT"]),
+    "sanitized": (["-O1", "-fsanitize=address"], ["-O1", "-fsanitize=address"]),
 }
 ORDERS = ("forward", "backward", "random")
 
@@ -63,6 +63,8 @@ class Host:
     ----------
     order : {"forward", "backward", "random"}
         In which the threads and blocks take turns; no result may depend on it.
+    orders : tuple of str
+        Those that tests shall go through.
     flush : bool
         Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``.
     """
@@ -70,6 +72,7 @@ class Host:
     def __init__(self, dtype: str, checked: bool = False, *, build: str = "", source: str = "") -> None:
         self.dtype = dtype
         self.order, self.seed, self.flush = "forward", 0, False
+        self.orders = ORDERS[:1] if build == "sanitized" else ORDERS
         self._build = build or ("checked" if checked else "fast")
         self.kernels = parse(source) if source else kernels()
         self._library = ctypes.CDLL(str(built(dtype, self._build, source or program())))
@@ -139,46 +142,57 @@ class Host:
 
 def built(dtype: str, build: str, source: str) -> Path:
     """Return the library made of a source, from the cache or compiled now."""
-    gxx = compiler()
-    files = {path.name: path.read_text(encoding="utf-8") for path in sorted(HERE.iterdir())}
     names = list(parse(source))
     table = ", ".join(f'{{"{name}", host_run<{name}>}}' for name in names)
     text = (
-        f'#include "{HERE / "host.hpp"}"\n#define REAL {REAL[dtype]}\n{source}\n#line 1 "table"\n'
+        f'{_read("host.hpp")}\n#define REAL {REAL[dtype]}\n{source}\n#line 1 "table"\n'
         f'extern "C" {{ extern const HostKernel host_kernels[]; const HostKernel host_kernels[] = {{{table}}}; }}\n'
     )
-    key = repr((_version(gxx), text, files, FLAGS[build], COMMON))
-    target = _cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
-    if target.exists():
-        return target
     own, others = FLAGS[build]
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        (Path(scratch) / "kernels.cpp").write_text(text, encoding="utf-8")
-        checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
-        parts = [(f"{scratch}/kernels.cpp", own), (HERE / "fibers.cpp", others), (HERE / checks, others)]
+    checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
+    parts = [(text, own), *((_read("runtime.hpp") + _read(name), others) for name in ("fibers.cpp", checks))]
+    link = [flag for flag in others if "address" in flag]
+
+    def library(out: str) -> None:
         with ThreadPoolExecutor() as pool:
-            objects = list(pool.map(lambda part: _compile(gxx, scratch, *part), parts))
-        link = [flag for flag in others if "address" in flag]
-        _run([gxx, "-shared", *link, "-o", f"{scratch}/out.so", *objects, "-lm"])
-        os.replace(f"{scratch}/out.so", target)
-    return target
+            objects = list(pool.map(lambda part: str(_object(*part)), parts))
+        _run([compiler(), "-shared", *link, "-o", out, *objects, "-lm"])
+
+    return _cached(repr((parts, link)), ".so", library)
 
 
 def prepare(*wanted: tuple[str, str, str]) -> None:
     """Compile several libraries at a time; each is given by dtype, build and source, "" for the package's."""
+    compiler()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda w: built(w[0], w[1], w[2] or program()), wanted))
 
 
-def _compile(gxx: str, scratch: str, file: str | Path, flags: list[str]) -> str:
-    out = f"{scratch}/{Path(file).stem}.o"
-    _run([gxx, *COMMON, *flags, "-c", str(file), "-o", out])
-    return out
+def _object(text: str, flags: list[str]) -> Path:
+    command = [compiler(), *COMMON, *flags, "-x", "c++", "-c", "-"]
+    return _cached(repr((text, command)), ".o", lambda out: _run([*command, "-o", out], text))
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: list[str], text: str = "") -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def _cached(key: str, suffix: str, make: Callable[[str], None]) -> Path:
+    """Return a file of the cache, by what it depends on, made now if it is not there."""
+    digest = hashlib.sha256((_version(compiler()) + key).encode()).hexdigest()
+    target = _cache_folder() / (digest[:32] + suffix)
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            make(f"{scratch}/out")
+            os.replace(f"{scratch}/out", target)
+    return target
+
+
+@cache
+def _read(name: str) -> str:
+    text = (HERE / name).read_text(encoding="utf-8").replace('#include "runtime.hpp"', "")
+    return f'#line 1 "{name}"\n{text}\n'
 
 
 @cache

@@ -1,6 +1,7 @@
 """The CuPy backend's Program on a stand-in for the device: graphs and their checks, what stops, what is kept."""
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,12 @@ def test_a_file_goes_from_backend_to_backend(tmp_path: Any) -> None:
 def test_divergence_names_the_update_and_leaves_the_state_before_it() -> None:
     """The update that is refused is the same as NumPy's, and so are the last finite parameters."""
     rng = np.random.default_rng(0)
-    X, Y = rng.normal(size=(4, 64)), 1e30 * rng.normal(size=(1, 64))
+    X, Y = rng.normal(size=(4, 64)), rng.normal(size=(1, 64))
     steps, parameters = [], []
     for on in (backend(), "numpy"):
         net = dn.Network([dn.Dense(5, "relu"), dn.Dense(1)], 4, backend=on, seed=0)
         with pytest.raises(NonFiniteLossError, match=r"training stopped before update \d+") as caught:
-            net.fit(X, Y, optimizer=dn.SGD(1.0), epochs=50, batch_size=8, loss="mean_absolute_error")
-            net.fit(X, Y, optimizer=dn.SGD(1.0), epochs=50, batch_size=8)
+            net.fit(X, Y, optimizer=dn.SGD(1e4), epochs=50, batch_size=8)
         steps.append(caught.value.step)
         parameters.append(net.flat())
         assert np.isfinite(net.flat()).all()
@@ -250,7 +250,7 @@ def test_indices_outside_the_data_are_refused_before_a_kernel_sees_them() -> Non
             program.train(dn.program.State(net.theta), data, np.array([0, wrong]), 2, np.array([0.1]))
 
 
-# --- precision ----------------------------------------------------------------------------------------------------------
+# --- precision --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["high", "bfloat16", "float16"])
@@ -320,11 +320,11 @@ def test_without_a_dynamic_scale_what_is_not_finite_ends_the_training() -> None:
 )
 def test_options_are_checked_before_anything_is_loaded(given: dict[str, Any], wanted: str) -> None:
     everything = {"device": 0, "matmul_precision": "highest", "loss_scale": None, "resident_bytes": None} | given
-    with pytest.raises(ArgumentError, match="^" * 0 + wanted.replace("(", r"\(")):
+    with pytest.raises(ArgumentError, match=re.escape(wanted)):
         options.checked(**everything)
 
 
-# --- parts of a user's own, warmup, several at once ---------------------------------------------------------------------
+# --- parts of a user's own, warmup, several at once -------------------------------------------------------------------
 
 
 class Doubled(dn.Layer):

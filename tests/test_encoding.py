@@ -80,6 +80,14 @@ def test_a_column_that_is_missing_altogether(csv_file):
         Encoder.fit(empty, impute="mean")
 
 
+def test_names_of_inputs_that_would_be_the_same():
+    columns = {"a": np.array(["x", "y"]), "a=x": np.ones(2)}
+    with pytest.raises(TableError, match="two inputs would have the name 'a=x'"):
+        Encoder.fit(Table(list(columns), columns))
+    near = Table(["a"], {"a": np.array([0.1, 0.1 + 1e-15, 3, 1e300])})
+    assert Encoder.fit(near, categorical=["a"]).inputs == ["a=0.1", "a=0.100000000000001", "a=3", "a=1e+300"]
+
+
 def test_text_of_many_values_is_no_category_unless_named():
     table = Table(["id"], {"id": np.array([f"n{i}" for i in range(65)])})
     with pytest.raises(TableError, match="column 'id' is text of 65 distinct values"):

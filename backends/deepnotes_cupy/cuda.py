@@ -211,13 +211,14 @@ class CudaDevice:
     def describe(self) -> str:
         """Return versions, and all devices with their memory."""
         cuda, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
+        major, minor = divmod(self._cublas.version(), 10000)
         count = runtime.getDeviceCount()
         devices = "; ".join(
             _described(i) + (" (selected)" if count > 1 and i == self.index else "") for i in range(count)
         )
         return (
             f"cupy {cupy.__version__}, CUDA {_version(cuda)}, driver for CUDA {_version(driver)}, "
-            f"cuBLAS {self._cublas.version() // 10000}; {devices}"
+            f"cuBLAS {major}.{minor // 100}; {devices}"
         )
 
 

@@ -124,12 +124,14 @@ class CupyProgram(EagerProgram):
             self._send_order(order, data.X.shape[1])
             self._enqueue(state, self._source(data), batch_size, len(order))
         found = control.read(self._device.download(self._shared.control))
-        made = int(found["made"])
+        made, stopped = int(found["made"]), int(found["stopped"])
+        if made != steps and not stopped:
+            raise RuntimeError(f"the device counted {made} of {steps} updates, and does not say why")
         state.step += made
         if self._scale.note(made):
             self._replays.clear()
         chunk = Chunk(float(found["loss_sum"]), float(found["weight_sum"]), made, float(found["cost"]))
-        return chunk, int(found["stopped"])
+        return chunk, stopped
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
         """Enqueue steps on as many samples."""

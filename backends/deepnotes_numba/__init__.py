@@ -28,6 +28,8 @@ class NumbaBackend(HostBackend):
         is worth. See :mod:`deepnotes_numba.threads`.
     """
 
+    determinism = "any threads"
+
     def __init__(self, threads: int | None = None) -> None:
         super().__init__("numba", kernels())
         self.threads = None if threads is None else whole("threads", threads, 1)

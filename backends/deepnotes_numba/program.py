@@ -58,7 +58,8 @@ class NumbaProgram(EagerProgram):
         """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
         order = plain(order, INDICES)
         samples = data.X.shape[1]
-        if len(order) and not 0 <= order.min() <= order.max() < samples:  # the compiled code does not look again
+        # The compiled code does not look again; an index below 0 is a large one here.
+        if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         made, compiled = 0, True
         with announced("training", self._dtype):

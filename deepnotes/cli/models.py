@@ -1,6 +1,6 @@
 """A trained network together with what its inputs and outputs mean."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,19 @@ class Model:
     target : str
         The column that it predicts.
     task : Task
-    encoder : Encoder
-        Makes the inputs of the columns of a table.
+    encoder : Encoder, optional
+        Makes the inputs of the columns of a table; by default each feature is a column.
     """
 
     network: Network
     features: list[str]
     target: str
     task: Task
-    encoder: Encoder
+    encoder: Encoder = field(default=None)  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.encoder is None:
+            object.__setattr__(self, "encoder", data.plain(self.features))
 
     def save(self, path: Path, **more: Any) -> None:
         """Write the model file, with `more` in the metadata."""
@@ -66,7 +70,7 @@ class Model:
             features, target = network.metadata["features"], network.metadata["target"]
             if len(features) != network.inputs or not all(isinstance(name, str) for name in (*features, target)):
                 raise ValueError(f"features {features!r} and target {target!r}")
-            columns = network.metadata.get("columns") or [{"name": name} for name in features]
+            columns = network.metadata.get("columns", [{"name": name} for name in features])
             encoder = Encoder.from_metadata(columns)
             if encoder.inputs != features or len(set(encoder.names)) < len(encoder.names):
                 raise ValueError(f"columns that make the features {encoder.inputs!r} of {features!r}")

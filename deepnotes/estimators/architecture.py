@@ -146,7 +146,7 @@ def initial(
     the last hidden one.
     """
     kinds = hidden_activations(activation, len(units) - 2)
-    kinds = [*kinds, kinds[-1] if kinds else ""]
+    kinds = [*kinds, kinds[-1] if kinds else activation]
     coefs, intercepts = [], []
     for n_prev, n, g in zip(units, units[1:], kinds, strict=False):
         factor = 2.0 if getattr(g, "name", g) in SIGMOID else 6.0

@@ -9,10 +9,15 @@ from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+    is_multilabel,
+    type_of_target,
+)
 from sklearn.utils.validation import validate_data
 
-from deepnotes.errors import ArgumentError
+from deepnotes.errors import ArgumentError, DataError
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
 from deepnotes.estimators.parameters import CONSTRAINTS
 from deepnotes.losses import LIBRARY as LOSSES
@@ -159,6 +164,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
+        if y.ndim == 2 and not is_multilabel(y):
+            raise DataError(f"y has shape {y.shape} and more than 0 and 1 in it: multioutput targets are not supported")
         if y.ndim == 2:
             found, encoded = np.arange(y.shape[1]), (y.toarray() if issparse(y) else y) != 0
         else:

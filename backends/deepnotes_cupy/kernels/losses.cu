@@ -22,11 +22,11 @@ __device__ inline real scale_of(const real* __restrict__ w, const double* total,
 
 // The sum of the weights of a batch. One block of WIDE threads.
 extern "C" __global__ void __launch_bounds__(WIDE) weight_sum(const real* w, long long m, double* total) {
-    __shared__ double room[2 * WIDE / 32];
-    double sum = 0, most = 0;
-    for (long long j = threadIdx.x; j < m; j += blockDim.x) sum += w[j];
-    over_block(sum, most, room);
-    if (threadIdx.x == 0) *total = sum;
+    __shared__ double room[3 * WIDE / 32];
+    Totals totals;
+    for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.first += w[j];
+    totals.over_block(room);
+    if (threadIdx.x == 0) *total = totals.first;
 }
 
 // Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
