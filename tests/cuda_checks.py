@@ -81,7 +81,7 @@ def bias_and_activation(host: Host) -> None:
     dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
     for number, name in enumerate(ELEMENTWISE):
         n, m, shift = SHAPES[number % len(SHAPES)]
-        for n, m, shift in (SHAPES if name == "relu" else [(n, m, shift), (12, 9, 0)]):
+        for n, m, shift in SHAPES if name == "relu" else [(n, m, shift), (12, 9, 0)]:
             Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
             A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
             code, option = codes("Activation")[name], option_of(name)
@@ -110,7 +110,7 @@ def activation_backward(host: Host) -> None:
     dtype, rng = host.dtype, np.random.default_rng(1)
     for number, name in enumerate(ELEMENTWISE):
         chosen = [SHAPES[number % len(SHAPES)], (12, 75, 0)]
-        for n, m, shift in (SHAPES if name == "identity" else chosen):
+        for n, m, shift in SHAPES if name == "identity" else chosen:
             bounds = Bounds(dtype)
             Z, D = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=(m, n)), dtype, shift)
             before = D.copy()
@@ -285,9 +285,16 @@ def grids(host: Host) -> None:
     Z, b = place(spread(rng, m, n), dtype), place(rng.normal(size=n), dtype)
     outcomes = []
     for blocks in ((1, 1), (2, 1), (1, 3), (7, 5)):
-        z, A, D, partial = Z.copy(), place(np.zeros((m, n)), dtype), place(np.ones((m, n)), dtype), np.zeros((5, n), dtype)
+        z, A, D, partial = (
+            Z.copy(),
+            place(np.zeros((m, n)), dtype),
+            place(np.ones((m, n)), dtype),
+            np.zeros((5, n), dtype),
+        )
         host.launch("bias_activation", blocks, 256, z, b, A, n, m, codes("Activation")["silu"], 0.0)
-        host.launch("activation_backward", blocks, 256, D, z, A, partial, n, m, 8, codes("Activation")["silu"], 0.0, 1.0)
+        host.launch(
+            "activation_backward", blocks, 256, D, z, A, partial, n, m, 8, codes("Activation")["silu"], 0.0, 1.0
+        )
         out = place(np.zeros((m, n)), dtype)
         host.launch("gather", blocks, 256, z, None, None, np.arange(m)[::-1].copy(), np.zeros(1, CONTROL), out, None,
                     None, n, 0, m, m)  # fmt: skip
