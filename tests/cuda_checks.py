@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from cuda_shim import ORDERS, Host
-from deepnotes_cupy.geometry import chunks, grid
-from deepnotes_cupy.sources import codes
-from deepnotes_cupy.sources import control as control_dtype
 
 from deepnotes.equations import EQUATIONS
 from deepnotes.testing.bounded import BoundedArray
 from deepnotes.testing.bounds import Bounds, excess
+from deepnotes_cupy.geometry import chunks, grid
+from deepnotes_cupy.sources import codes
+from deepnotes_cupy.sources import control as control_dtype
 
 SHAPES = [(1, 1, 0), (1, 70, 0), (4, 3, 0), (10, 37, 0), (12, 5, 0), (12, 5, 1), (33, 19, 0), (132, 9, 0), (300, 70, 0)]
 """Neurons, samples, and by how many numbers arrays are off a 16-byte boundary."""
@@ -86,7 +86,7 @@ def bias_and_activation(host: Host) -> None:
             A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
             code, option = codes("Activation")[name], option_of(name)
             launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, n, m, code, option)
-            assert (Z == before + b).all()
+            assert (before + b == Z).all()
             if name != "identity":
                 within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
             Z[...], again = before + b, Z.copy()
@@ -143,7 +143,7 @@ def softmax(host: Host) -> None:
         Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
         A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
         launch(host, "softmax", n, m, Z, b, A, n, m)
-        assert (Z == before + b).all()
+        assert (before + b == Z).all()
         expected = ops.softmax(exact(dtype, Z))
         within(A.T, expected, f"softmax of {n} neurons, {m} samples")
         again = place(Z, dtype, shift)
@@ -181,7 +181,7 @@ def cross_entropies(host: Host) -> None:
                 launch(host, "weight_sum", m, 1, w, m, total)
             rest = (b, Y, by_class, w, total, None if number == 4 else A, D, L, n, m)
             launch(host, f"{name}_cross_entropy", n, m, Z, *rest)
-            assert (Z == before + b).all()
+            assert (before + b == Z).all()
             logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
             wide = getattr(ops, name)(logits)
             losses = getattr(ops, f"{name}_cross_entropy")(logits, targets)

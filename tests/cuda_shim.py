@@ -10,7 +10,6 @@ or a shuffle that not all threads reach is a :class:`KernelFault` that names ker
 import ctypes
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +21,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deepnotes_cupy.sources import REAL, Kernel, Parameter, kernels, parse, program
+
+from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
