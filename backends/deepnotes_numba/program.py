@@ -100,7 +100,7 @@ class NumbaProgram(EagerProgram):
                 data.w is not None, self.plan.class_indices, order[done * batch_size : (done + count) * batch_size],
                 batch_size, rates[now], self._loss, self._delta, self._optimizer, self._numbers,
                 np.ascontiguousarray(scalars[:, now]), self.plan.layout.decaying, np.uint64(self.plan.seed), state.step,
-                self.safe, sums,
+                (self.safe, self.safe_norm), sums,
             )  # fmt: skip
             self._pace.note(size, made * work, perf_counter() - began)
             state.step += made
