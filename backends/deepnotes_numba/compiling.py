@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ import numpy as np
 
 numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
 
-_ready: set[str] = set()
+_ready: set[tuple[str, Any]] = set()
+_NOTHING = nullcontext()
 OPTIONS = {"error_model": "numpy", "nogil": True}
 """No check for division by zero, which would keep loops from being vectorised, and no GIL."""
 
@@ -51,13 +52,15 @@ def cached() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-@contextmanager
-def announced(what: str, dtype: np.dtype | None = None) -> Iterator[None]:
+def announced(what: str, dtype: np.dtype | None = None) -> AbstractContextManager[None]:
     """Say once, before the wait, that there is one: `what` has not been compiled for this dtype on this machine yet."""
+    return _NOTHING if (what, dtype) in _ready else _announced(what, dtype)
+
+
+@contextmanager
+def _announced(what: str, dtype: np.dtype | None) -> Iterator[None]:
+    key = what, dtype
     what = what if dtype is None else f"{what} for {dtype}"
-    if what in _ready:
-        yield
-        return
     folder = cache_folder()
     mark = folder / what.replace(" ", "-")
     if not mark.exists():
@@ -68,7 +71,7 @@ def announced(what: str, dtype: np.dtype | None = None) -> Iterator[None]:
             kept = f"in each process anew, since nothing can be kept in {folder} ({error.strerror})"
         logging.getLogger("deepnotes").warning("numba: compiling %s takes some seconds, %s", what, kept)
     yield
-    _ready.add(what)
+    _ready.add(key)
     with suppress(OSError):  # then the next process says it again
         mark.touch()
 

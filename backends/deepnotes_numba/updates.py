@@ -9,17 +9,25 @@ SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 
 
 @jit
-def square_of(g, theta, at, n, l2):
-    """Add the gradient of the L2 penalty to a range of g, and return the sum of its squares."""
-    G, W = view(g, at, n), view(theta, at, n)
+def squares_of(g, theta, at, n, l2):
+    """Add the gradient of the L2 penalty to a range of g; return the sums of its squares and, with L2, of theta's."""
+    weights = as_of(0, g)
     if l2 != 0:
-        part = as_of(l2, g)
+        G, W, part = view(g, at, n), view(theta, at, n), as_of(l2, g)
         for i in range(n):
             G[i] += part * W[i]
-    lanes = block(g) // 2
-    total = squares(g, at, n // lanes)
-    for i in range(n // lanes * lanes, n):
-        total += G[i] * G[i]
+        weights = _sum_of_squares(theta, at, n)
+    return _sum_of_squares(g, at, n), weights
+
+
+@jit
+def _sum_of_squares(x, at, n):
+    lanes = block(x) // 2
+    whole = n // lanes * lanes
+    total = squares(x, at, n // lanes)
+    rest = view(x, at + whole, n - whole)
+    for i in range(n - whole):
+        total += rest[i] * rest[i]
     return total
 
 

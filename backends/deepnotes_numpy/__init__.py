@@ -41,7 +41,7 @@ class NumpyBackend(HostBackend):
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the recorded Program, or None for layers, activations or losses that are not the library's."""
-        if not plan.is_library:
+        if not plan.has_library_parts:
             logging.getLogger("deepnotes").debug("numpy: %s holds parts of the user's own, so it runs eagerly", plan)
             return None
         return RecordedProgram(self, plan, gather_into)
