@@ -135,7 +135,8 @@ class EagerProgram:
             norm = self._norm(gradient)
             if not isfinite(cost) or not isfinite(norm):
                 return Chunk(loss_sum, weight_sum, made, cost)
-            if rate * max(norm, 1.0) < self.safe and norm < self.safe_norm:
+            clipped = min(norm, self.plan.clip_norm or norm)
+            if rate * max(norm, 1.0) < self.safe and clipped < self.safe_norm:
                 self.update(state, gradient.flat, rate)
             elif not self._careful_update(state, gradient.flat, rate):
                 return Chunk(loss_sum, weight_sum, made, cost)

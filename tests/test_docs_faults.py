@@ -20,7 +20,7 @@ TABLE = [row for row in ROWS if len(row) == 4]
 
 
 @cache
-def tests_of(module: str) -> frozenset[str]:
+def functions_of(module: str) -> frozenset[str]:
     """Return the names of the test functions of a file."""
     tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"))
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
@@ -38,7 +38,7 @@ def test_every_fault_has_a_test_that_is_there(row: list[str]) -> None:
     named = TEST.findall(row[-1])
     assert named, f"no test is named for {row[0]!r}"
     for module, name in named:
-        assert name in tests_of(module), f"tests/{module}.py has no {name}"
+        assert name in functions_of(module), f"tests/{module}.py has no {name}"
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row[0].replace(" ", "_")[:40])

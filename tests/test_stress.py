@@ -88,6 +88,9 @@ def test_inputs_from_subnormals_to_nearly_the_largest_float(
             net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer)
         np.testing.assert_array_equal(net.flat(), training.theta())
         assert all(np.isfinite(net.backend.to_numpy(slot)).all() for slot in net._training[2].slots)
+        net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer, clip_norm=1.0, epochs=2)
+        moved = abs(net.flat() - training.theta())
+        assert 0 < moved.max() <= 2.1 * optimizer.learning_rate  # no step of Adam's first is larger than its rate
         return
     trial = Trial(dn.get_backend(backend), size)
     hold_training(trial, training, size, random=False)

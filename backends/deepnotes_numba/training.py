@@ -94,9 +94,9 @@ def train(
             cost += 0.5 * penalty * squared_weights
             weight = float(m)
         norm = sqrt(square)
-        if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe[0] or not norm < safe[1]:
-            return loss_sum, weight_sum, made, cost
         shrunk = clip / norm if 0 < clip < norm else 1.0
+        if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe[0] or not norm * shrunk < safe[1]:
+            return loss_sum, weight_sum, made, cost
         rate, epsilon, decay = scalars[0, made], scalars[1, made], scalars[2, made]
         for layer in range(layers.shape[0]):
             row = layers[layer]
