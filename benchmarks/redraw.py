@@ -1,9 +1,9 @@
 """Every table and figure of the documents and the report, drawn anew from the results: ``python -m benchmarks.redraw``.
 
 The documents are the README and the pages under docs. A table stands there between ``<!-- name -->`` and
-``<!-- /name -->`` and is made of ``benchmarks/results/name.json``; where either is missing, nothing is done. The picture
-``crossover`` becomes ``docs/images/crossover.svg``, which names the results that it was drawn from by their digest. The
-report, with all of it, goes to ``benchmarks/results/report.html``.
+``<!-- /name -->`` and is made of ``benchmarks/results/name.json``; where either is missing, nothing is done. The
+picture ``crossover`` becomes ``docs/images/crossover.svg``, which says by a digest which results it was drawn from.
+The report, with all of it, goes to ``benchmarks/results/report.html``.
 """
 
 import hashlib

@@ -210,6 +210,15 @@ def test_without_the_library_the_error_says_how_to_get_it(
         eval(call, {"dn": dn, "net": dn.Network([dn.Dense(1)], inputs=1, seed=0)})
 
 
+def test_what_is_larger_than_such_files_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain.of(network("relu"))
+    monkeypatch.setattr("deepnotes.formats.onnx_writing.LIMIT", 100)
+    with pytest.raises(
+        dn.ModelFileError, match=r"the parameters take \d+ bytes, and an ONNX file holds less than 2 GiB"
+    ):
+        to_onnx(chain)
+
+
 def test_a_fault_in_the_file_is_found() -> None:
     """The bounds are no formality: a weight off by some units in the last place is out of them."""
     net = dn.Network([dn.Dense(2, "tanh"), dn.Dense(1)], inputs=2, seed=4, dtype="float64")

@@ -100,6 +100,10 @@ def test_a_graph_whose_samples_are_columns_from_the_start(tmp_path: Path) -> Non
     steps = [("MatMul", W1, ...), ("Add", b1.reshape(4, 1)), ("Tanh",)]
     hold(chain(*steps, shape=(3, "m")), tmp_path, given=X.T)
     hold(chain(("Gemm", W1.T, b1, {"transA": 1}), shape=(3, "m")), tmp_path, given=X.T)
+    turned = [("Transpose",), ("Gemm", W1.T, b1), ("Tanh",)]
+    hold(chain(*turned, shape=(3, "m")), tmp_path, given=X.T)
+    hold(chain(("Transpose",), ("Sub", np.array([1.0, 2.0, 3.0])), *turned[1:], shape=(3, "m")), tmp_path, given=X.T)
+    hold(chain(("Transpose",), ("Sub", np.array([[1.0], [2.0], [3.0]])), *steps), tmp_path)
     scaled = [("Sub", np.array([[1.0], [2.0], [3.0]])), *steps]
     assert hold(chain(*scaled, shape=(3, "m")), tmp_path, given=X.T).standardizer is not None
 

@@ -37,6 +37,10 @@ STRANGERS = {
     "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"node 'n1' \(LogSoftmax\) is no part"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
     "half precision": ([DENSE, ("Cast", {"to": 10})], r"node 'n1' \(Cast\) is no part"),
+    "dropping as in training": ([DENSE, ("Dropout", 0.5, np.array(True))], r"node 'n1' \(Dropout\) is no part"),
+    "dropping within an activation": (
+        [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"node 'n2' \(Dropout\) is no part"),
+    "a product and a sum in one": ([("MatMul", W, b)], r"node 'n0' \(MatMul\) is no part"),
     "samples joined": ([("Flatten", {"axis": 0}), DENSE], r"node 'n0' \(Flatten\) joins samples"),
     "samples cut": ([DENSE, ("Reshape", [-1, 2])], r"node 'n1' \(Reshape\) changes the shape of samples"),
     "samples in a row": ([DENSE, ("Reshape", [-1])], r"node 'n1' \(Reshape\) changes the shape of samples"),
@@ -64,6 +68,13 @@ def test_what_is_no_dense_chain_is_named(name: str, tmp_path: Path) -> None:
         assert "supported are Gemm and MatMul with constant weights" in told
 
 
+def test_an_old_softmax_over_all_numbers(tmp_path: Path) -> None:
+    """Before opset 13, axis 0 meant: of all samples together."""
+    steps = [("Transpose",), ("MatMul", W.T, ...), ("Softmax", {"axis": 0})]
+    assert dn.from_onnx(saved(chain(*steps, opset=13), tmp_path)).outputs == 4
+    assert "node 'n2' (Softmax) is no part" in refused(chain(*steps, opset=12), tmp_path)
+
+
 def test_a_chain_that_branches(tmp_path: Path) -> None:
     f32 = {"W": W.astype("float32"), "V": np.eye(4, dtype="float32")}
     nodes = [
@@ -72,6 +83,25 @@ def test_a_chain_that_branches(tmp_path: Path) -> None:
         helper.make_node("Add", ["h", "z"], ["out"], name="skip"),
     ]
     assert "node 'second' (MatMul) is no part of a dense chain" in refused(model(nodes, f32, "out"), tmp_path)
+
+
+def test_an_activation_with_another_constant_is_another_one(tmp_path: Path) -> None:
+    """GELU as seven nodes, with the root of 2 to seven digits, and with one digit less."""
+    for root, good in ((1.4142135, True), (1.41421, False)):
+        f32 = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
+        nodes = [
+            helper.make_node("MatMul", ["in", "W"], ["z"]),
+            helper.make_node("Div", ["z", "root"], ["a"], name="gelu"),
+            helper.make_node("Erf", ["a"], ["b"]),
+            helper.make_node("Add", ["one", "b"], ["c"]),
+            helper.make_node("Mul", ["c", "z"], ["d"]),
+            helper.make_node("Mul", ["half", "d"], ["out"]),
+        ]
+        content = model(nodes, f32, "out")
+        if good:
+            assert dn.from_onnx(saved(content, tmp_path)).layers == (dn.Dense(4, "gelu"),)
+        else:
+            assert "node 'gelu' (Div) is no part of a dense chain" in refused(content, tmp_path)
 
 
 def test_weights_that_are_no_constants(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class Replay:
     def _off(self, found: Any, other: Any) -> float:
         """Return the largest difference, as a share of the largest number."""
         xp = self._device.xp
-        largest, off = [float(xp.max(abs(x))) for x in (other, found - other)]
+        largest, off = float(xp.max(abs(other))), float(xp.max(abs(found - other)))
         return off / largest if largest else off
 
     def _room(self, arrays: Sequence[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import entry_points
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -14,10 +14,8 @@ def make_importable() -> None:
 
     A GPU image has CuPy, NumPy and pytest; that should be enough.
     """
-    try:
-        distribution("deepnotes")
-    except PackageNotFoundError:
-        sys.path[:0] = [str(ROOT), str(ROOT / "backends"), _described()]
+    if "cupy" not in entry_points(group="deepnotes.backends").names:
+        sys.path[:0] = [_described(), str(ROOT), str(ROOT / "backends")]
 
 
 def _described() -> str:

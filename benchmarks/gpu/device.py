@@ -38,7 +38,7 @@ def node(device: Device) -> dict[str, float]:
     """Return the microseconds of a node of a graph that does next to nothing: a copy of four bytes, and a launch."""
     source, target = (_filled(device, 1, "float32") for _ in range(2))
     short, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
-    grid, block = geometry.of("round16", 1)
+    grid, block = geometry.grid("round16", 1)
     launch = device.launcher("round16", "float32", grid, block, (short, bits, 1, 0, 1.0))
     found = {}
     for name, call in (("copy, µs", device.copier(source, target)), ("launch, µs", launch)):
@@ -55,7 +55,7 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
     theta, g, first, second = (_filled(device, parameters, "float32") for _ in range(4))
     state = device.empty(control.SIZE, "uint8")
     device.upload(control.fresh(0), state)
-    grid, block = geometry.of("adam", parameters)
+    grid, block = geometry.grid("adam", parameters, processors=device.processors)
     update = device.launcher(
         "adam", "float32", grid, block, (theta, g, first, second, parameters, parameters, state, 0.9, 0.999)
     )

@@ -196,5 +196,5 @@ NO_TARGET = {"target_mean": 0.0, "target_scale": 1.0}
 def scaled(W: np.ndarray, b: np.ndarray, factor: Any, summand: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Return W and b of a layer whose ``Z`` is ``factor Z + summand``; both are numbers, or have shape (n, 1)."""
     with np.errstate(all="ignore"):
-        W, b = (x.astype(np.float64) for x in (W, b))
-        return (factor * W).astype(dtype), (factor * b + summand).astype(dtype)
+        changed = W if np.all(factor == 1) else (factor * W.astype(np.float64)).astype(dtype)
+        return changed, (factor * b.astype(np.float64) + summand).astype(dtype)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes.activations import LIBRARY, Activation
-from deepnotes.formats.tracing import KERNELS, Trace
+from deepnotes.formats.tracing import KERNELS, Trace, Value
 from deepnotes.ops import Ops
 
 TERMS = 64
@@ -46,11 +46,11 @@ class Table:
     Parameters
     ----------
     dtype : {"float32", "float64"}
-        Constants are the same if they agree to 6 or 12 digits.
+        Constants are the same if they agree to 7 or 14 digits.
     """
 
     def __init__(self, dtype: str) -> None:
-        self.digits = 6 if dtype == "float32" else 12
+        self.digits = 7 if dtype == "float32" else 14
         self._numbers: dict[Any, int] = {}
         self._entries: list[Any] = []
 
@@ -140,9 +140,8 @@ class Table:
     def of_trace(self, make: Callable[[Trace, Any], Any], dtype: str) -> Form:
         """Return the form of what a function writes down, given a trace and its argument."""
         trace = Trace(dtype)
-        x = trace.constant("x", np.zeros(1, dtype))
-        result = make(trace, x)
-        forms = {name: self.constant(float(value)) for name, value in trace.constants.items() if name != "x"}
+        result = make(trace, Value(trace, "x", np.dtype(dtype)))
+        forms = {name: self.constant(float(value)) for name, value in trace.constants.items()}
         forms["x"] = self.variable()
         for node in trace.nodes:
             forms[node.output[0]] = self.node(

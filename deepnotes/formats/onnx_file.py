@@ -66,6 +66,7 @@ class Graph(NamedTuple):
     classes : list or None
         What the file calls the classes, if it does.
     metadata : dict of str to JSON values
+    opset : int
     """
 
     nodes: list[Node]
@@ -75,6 +76,7 @@ class Graph(NamedTuple):
     features: tuple[int, ...]
     classes: list[Any] | None
     metadata: dict[str, Any]
+    opset: int
 
 
 def read(path: Path, output: str | None = None) -> Graph:
@@ -128,9 +130,9 @@ class _Reader:
             raise ModelFileError(f"it has {len(self.raw.node):,} nodes; at most {NODES:,} are read")
         if self.raw.sparse_initializer:
             raise ModelFileError("it has sparse tensors, and those of a dense chain are dense")
-        opset = max((entry.version for entry in model.opset_import if entry.domain in DEFAULT), default=0)
-        if opset < OLDEST:
-            raise ModelFileError(f"it is of opset {opset}; {OLDEST} and later ones are read")
+        self.opset = max((entry.version for entry in model.opset_import if entry.domain in DEFAULT), default=0)
+        if self.opset < OLDEST:
+            raise ModelFileError(f"it is of opset {self.opset}; {OLDEST} and later ones are read")
         self.tensors = {tensor.name: tensor for tensor in self.raw.initializer}
         if len(self.tensors) < len(self.raw.initializer):
             raise ModelFileError("it has two tensors of one name")
@@ -158,7 +160,7 @@ class _Reader:
         metadata = {
             entry.key: _value(entry.value) if as_written else entry.value for entry in self.model.metadata_props
         }
-        return Graph(nodes, self.constants, source, chosen, self._features(source), classes, metadata)
+        return Graph(nodes, self.constants, source, chosen, self._features(source), classes, metadata, self.opset)
 
     def _node(self, raw: Any) -> Node:
         op = raw.op_type if raw.domain in DEFAULT else f"{raw.domain}.{raw.op_type}"
@@ -271,7 +273,7 @@ class _Reader:
         return np.asarray(stored, dtype if dtype.kind != "b" else np.int32).astype(dtype).reshape(shape)
 
     def _features(self, source: str) -> tuple[int, ...]:
-        (kind,) = [value.type.tensor_type for value in self.raw.input if value.name == source]
+        kind = next(value.type.tensor_type for value in self.raw.input if value.name == source)
         if not kind.HasField("shape"):
             return (0,)
         sizes = [max(0, dim.dim_value) for dim in kind.shape.dim]

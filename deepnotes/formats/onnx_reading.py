@@ -2,7 +2,7 @@
 
 from math import prod
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from deepnotes.activations import LIBRARY, Activation
 from deepnotes.backend import Backend
 from deepnotes.containers import as_path
 from deepnotes.errors import DeepnotesError, ModelFileError
-from deepnotes.formats.chain import Chain, Link
+from deepnotes.formats.chain import Chain, Link, scaled
 from deepnotes.formats.normal_forms import DEFAULTS, Form, Forms
 from deepnotes.formats.onnx_file import ML, Graph, Node, read
 from deepnotes.formats.standardization import Standardization
@@ -78,6 +78,7 @@ class _Walk:
         self.graph, self.nodes, self.constants = graph, graph.nodes, graph.constants
         self.at = graph.input
         self.rows: bool | None = None  # whether samples are rows; not known before something says so
+        self.turned = False  # whether the input was transposed before that
         self.features = graph.features
         self.before = Standardization()
         self.links: list[Link] = []
@@ -123,7 +124,7 @@ class _Walk:
             return found[1] + 1
         if self._two_classes(i):
             return i + 2
-        if not self.alone[i]:
+        if not self.alone[i] or self._drops(node):
             raise self._stranger(node)
         if node.op in {"Gemm", "MatMul"}:
             self._dense(node)
@@ -168,7 +169,7 @@ class _Walk:
                     parts.append(forms.get(name))
             attributes = DEFAULTS.get(node.op, {}) | node.attributes
             numbers |= {x for x in attributes.values() if isinstance(x, float)}
-            if node.op == "Softmax" and not self._over_features(node):
+            if self._drops(node) or (node.op == "Softmax" and not self._over_features(node)):
                 return found
             forms[node.outputs[0]] = form = table.node(node.op, parts, attributes)
             if form is None:
@@ -179,7 +180,14 @@ class _Walk:
 
     def _over_features(self, node: Node) -> bool:
         axis = node.attributes.get("axis", -1 if self.rows else 1)  # 1 was the default before opset 13
+        if not self.rows and self.graph.opset < 13 and node.op == "Softmax":  # it went over all from that axis on
+            return False
         return axis in ((1, -1) if self.rows else (0, -2))
+
+    def _drops(self, node: Node) -> bool:
+        """Return whether a node is a Dropout that drops something, since it is told to behave as in training."""
+        training = self.constants.get(node.inputs[2]) if node.op == "Dropout" and len(node.inputs) > 2 else None
+        return training is not None and bool(training.any())
 
     def _two_classes(self, i: int) -> bool:
         """Take ``[1 - p, p]`` of one sigmoid, as scikit-learn's classifiers of two classes have it: a softmax."""
@@ -195,6 +203,7 @@ class _Walk:
         )  # fmt: skip
         if good:  # 1 - σ(z) and σ(z) are the softmax of 0 and z
             self.links[-1] = Link(np.vstack([0 * W, W]), np.vstack([0 * b, b]), Activation("softmax"))
+            self.features = (2,)
         return bool(good)
 
     # --- layers ---------------------------------------------------------------------------------------------------
@@ -206,6 +215,8 @@ class _Walk:
         W = self.constants.get(second if first == self.at else first)
         if W is None or W.ndim != 2 or W.dtype.kind != "f" or self.at not in (first, second):
             raise self._stranger(node, "has no constant matrix of weights")
+        if rest[0] and node.op == "MatMul":
+            raise self._stranger(node)
         if first == self.at:  # X W, samples are rows
             self._lie_in_rows(node, not flipped[0])
             W, self.rows = (W if flipped[1] else W.T), True
@@ -221,16 +232,10 @@ class _Walk:
             raise ModelFileError(f"{node} has weights of {W.dtype}, and those before it are of {self.forms.dtype}")
         self.features = (len(W),)
         alpha = float(node.attributes.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
-        self.linear = self._scaled(W, np.zeros((len(W), 1), W.dtype), alpha, 0.0)
+        self.linear = scaled(W, np.zeros((len(W), 1), W.dtype), alpha, 0.0, W.dtype.name)
         if rest[0]:
             beta = float(node.attributes.get("beta", 1.0))
-            self.linear = self._scaled(*self.linear, 1.0, beta * self._vector(node, rest[0]))
-
-    def _scaled(self, W: np.ndarray, b: np.ndarray, factor: Any, summand: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return W and b of a layer whose ``Z`` is ``factor Z + summand``."""
-        with np.errstate(all="ignore"):
-            W_new = W if np.all(factor == 1) else (factor * W.astype(np.float64)).astype(W.dtype)
-            return W_new, (factor * b.astype(np.float64) + summand).astype(b.dtype)
+            self.linear = scaled(*self.linear, 1.0, beta * self._vector(node, rest[0]), W.dtype.name)
 
     def _affine(self, node: Node) -> None:
         """Take a sum with or a product by constants: standardization, a bias, a target in its own units."""
@@ -253,7 +258,8 @@ class _Walk:
                 continue
             with np.errstate(all="ignore"):
                 factor = {"Mul": c, "Div": 1 / c}.get(op, 1.0)
-            self.linear = self._scaled(*self.linear, factor, {"Add": c, "Sub": -c}.get(op, 0.0))
+            W, b = self.linear
+            self.linear = scaled(W, b, factor, {"Add": c, "Sub": -c}.get(op, 0.0), W.dtype.name)
 
     def _vector(self, node: Node, name: str) -> np.ndarray:
         """Return a constant as one number, or as one for each feature, shape (n, 1), in double precision."""
@@ -262,8 +268,8 @@ class _Walk:
             raise self._stranger(node)
         if c.size == 1:
             return np.asarray(c.astype(np.float64).reshape(1, 1))
-        if self.rows is None and c.ndim == 2 and c.shape[1] == 1:  # it lies along the first axis
-            self.rows, self.features = False, (0,)
+        if self.rows is None:  # features lie along the first axis if the constants do
+            self._settle(not (c.ndim == 2 and c.shape[1] == 1))
         wanted = (*self.features, 1) if self.rows is False else self.features
         shape = c.shape[1:] if len(c.shape) > len(wanted) and c.shape[0] == 1 else c.shape
         if len(shape) != len(wanted) or any(n not in (0, k) for n, k in zip(wanted, shape, strict=True)):
@@ -272,12 +278,16 @@ class _Walk:
 
     # --- what changes nothing ---------------------------------------------------------------------------------------
 
+    def _settle(self, rows: bool) -> None:
+        """Take samples to be rows from here on, or columns."""
+        self.rows = rows
+        if rows == self.turned:  # the first axis of the input, not the last, is that of the features
+            self.features = (0,)
+
     def _lie_in_rows(self, node: Node, rows: bool) -> None:
         """Hold samples to be rows, or columns, from the first node on that takes them to be."""
-        if self.rows is None:
-            self.rows = rows
-            if not rows and len(self.features) == 1:  # the first axis of the input, not the last, is that of features
-                self.features = (0,)
+        if self.rows is None and len(self.features) == 1:
+            self._settle(rows)
         if self.rows != rows or len(self.features) != 1:
             raise self._stranger(node, f"takes samples to be {'rows' if rows else 'columns'}, and they are not")
 
@@ -286,8 +296,13 @@ class _Walk:
         if node.op == "Transpose":
             if node.attributes.get("perm", [1, 0]) != [1, 0] or len(self.features) != 1:
                 raise self._stranger(node, "changes the order of numbers within a sample")
-            self.rows = None if self.rows is None else not self.rows
+            if self.rows is None:
+                self.turned = not self.turned
+            else:
+                self.rows = not self.rows
             return
+        if self.rows is None:
+            self._settle(True)
         if self.rows is False:
             raise self._stranger(node, "takes samples to be rows, and they are columns")
         if node.op == "Squeeze":
@@ -300,7 +315,7 @@ class _Walk:
             raise self._stranger(node, "joins samples")
         if node.op == "Reshape":
             size = self._size_after(node)
-        self.features, self.rows = (size,), True
+        self.features = (size,)
 
     def _size_after(self, node: Node) -> int:
         """Return how many numbers a sample has after a Reshape that leaves it one row."""

@@ -13,7 +13,7 @@ from deepnotes.containers import as_path
 from deepnotes.errors import ModelFileError
 from deepnotes.extras import needed
 from deepnotes.formats.chain import Chain
-from deepnotes.formats.tracing import KERNELS, Trace, encoded
+from deepnotes.formats.tracing import KERNELS, Trace, Value
 from deepnotes.formats.vectors import Vectors
 from deepnotes.ops import Ops
 from deepnotes.wording import brief, reason
@@ -21,8 +21,8 @@ from deepnotes.wording import brief, reason
 OPSET, IR_VERSION = 13, 7
 """Of 2020: the first in which all that is written here is there. Later runtimes read them as well."""
 INPUT, OUTPUT, SAMPLES = "X", "A", "m"
-LIMIT = (1 << 31) - 1
-"""Bytes of a message of Protocol Buffers."""
+LIMIT = (1 << 31) - (1 << 20)
+"""Bytes of parameters: a message of Protocol Buffers is shorter than 2 GiB, and there are names and nodes as well."""
 
 
 def to_onnx(chain: Chain) -> bytes:
@@ -40,8 +40,7 @@ def to_onnx(chain: Chain) -> bytes:
     onnx = needed("onnx", "onnx", "an ONNX file")
     trace = Trace(chain.dtype)
     ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
-    A: Any = trace.constant(INPUT, np.zeros(0, chain.dtype))
-    del trace.constants[INPUT]
+    A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
     if chain.standardizer is not None:
         trace.scope = "standardize/"
         constants = (
@@ -56,12 +55,11 @@ def to_onnx(chain: Chain) -> bytes:
     if chain.target is not None:
         trace.scope = "target/"
         A = trace.cast(A, "float64") * chain.target.scale + chain.target.mean
-    if not trace.nodes[-1].output[0] == A.name:  # pragma: no cover
-        raise AssertionError(f"{A.name} is not the last")
     trace.nodes[-1].output[0] = OUTPUT
+    size = sum(x.nbytes for x in trace.constants.values())
+    if size > LIMIT:
+        raise ModelFileError(f"the parameters take {size:,} bytes, and an ONNX file holds less than 2 GiB")
     model = _model(onnx, chain, trace, A.dtype)
-    if model.ByteSize() > LIMIT:
-        raise ModelFileError(f"the model takes {model.ByteSize():,} bytes, and a file of ONNX holds at most 2 GiB")
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
@@ -107,7 +105,11 @@ def _model(onnx: Any, chain: Chain, trace: Trace, result: np.dtype[Any]) -> Any:
         "deepnotes",
         [helper.make_tensor_value_info(INPUT, kinds[chain.dtype], [SAMPLES, chain.inputs])],
         [helper.make_tensor_value_info(OUTPUT, kinds[result.name], [SAMPLES, chain.outputs])],
-        encoded(trace, [name for name in trace.constants if name in used]),
+        [
+            onnx.numpy_helper.from_array(np.ascontiguousarray(x), name)
+            for name, x in trace.constants.items()
+            if name in used
+        ],
     )
     model = helper.make_model(
         graph,

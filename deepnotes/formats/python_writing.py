@@ -157,7 +157,7 @@ def _docstring(chain: Chain) -> str:
             f'"""{wrap(told, WIDTH - 3)[0]}',
             *wrap(told, WIDTH - 3)[1:],
             "",
-            "It needs NumPy, and nothing else.",
+            "It needs Python 3.10 or newer and NumPy, and nothing else.",
             "",
             "    python FILE --check       holds it to the test vectors that it carries",
             "    python FILE DATA.csv      predicts each row, as CSV",

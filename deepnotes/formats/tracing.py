@@ -9,13 +9,13 @@ library, and its ``Softplus`` and ``Erf``, which it does not know in double prec
 Arrays have shape (n, m) in the equations and lie as (m, n) in the file, where samples are rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from deepnotes import equations
-from deepnotes.errors import ModelFileError
 from deepnotes.extras import needed
 
 
@@ -73,14 +73,7 @@ class Trace:
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self.scope = ""
-        self._numbers = self._count()
-
-    @staticmethod
-    def _count() -> Iterator[int]:
-        number = 0
-        while True:
-            number += 1
-            yield number
+        self._numbers = count(1)
 
     # --- what a graph is made of ----------------------------------------------------------------------------------
 
@@ -197,14 +190,3 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
 }
 """Equations that ONNX has a node for; as the kernels of a backend are."""
-
-
-def encoded(trace: Trace, names: Sequence[str]) -> list[Any]:
-    """Return the initializers of those names as messages of ONNX."""
-    found = []
-    for name in names:
-        x = trace.constants[name]
-        if x.nbytes >= 1 << 31:
-            raise ModelFileError(f"{name} takes {x.nbytes:,} bytes, and a file of ONNX holds at most 2 GiB")
-        found.append(trace.onnx.numpy_helper.from_array(np.ascontiguousarray(x), name))
-    return found
