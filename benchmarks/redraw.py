@@ -1,9 +1,9 @@
-"""Every table and figure of the README and the report, drawn anew from the results: ``python -m benchmarks.redraw``.
+"""Every table and figure of the documents and the report, drawn anew from the results: ``python -m benchmarks.redraw``.
 
-A table of the README stands between ``<!-- name -->`` and ``<!-- /name -->`` and is made of
-``benchmarks/results/name.json``; where either is missing, nothing is done. The picture ``crossover`` becomes
-``docs/images/crossover.svg``, which names the results that it was drawn from by their digest. The report, with all of
-it, goes to ``benchmarks/results/report.html``.
+The documents are the README and the pages under docs. A table stands there between ``<!-- name -->`` and
+``<!-- /name -->`` and is made of ``benchmarks/results/name.json``; where either is missing, nothing is done. The
+picture ``crossover`` becomes ``docs/images/crossover.svg``, which says by a digest which results it was drawn from.
+The report, with all of it, goes to ``benchmarks/results/report.html``.
 """
 
 import hashlib
@@ -31,15 +31,20 @@ def digest(name: str) -> str:
     return hashlib.sha256((RESULTS / f"{SOURCES.get(name, name)}.json").read_bytes()).hexdigest()
 
 
-def fill(readme: str) -> str:
-    """Return the README with its tables, and the lines under its figure, made anew."""
+def documents() -> list[Path]:
+    """Return the README and the pages under docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fill(document: str) -> str:
+    """Return a document with its tables, and the lines under its figure, made anew."""
     for name in [*TABLES, "crossover"]:
         content = results(name)
         if content is not None:
             shown = _figure(content) if name == "crossover" else markdown(name, content)
             markers = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            readme = re.sub(markers, lambda m, shown=shown: f"{m[1]}{shown}\n{m[2]}", readme, flags=re.DOTALL)
-    return readme
+            document = re.sub(markers, lambda m, shown=shown: f"{m[1]}{shown}\n{m[2]}", document, flags=re.DOTALL)
+    return document
 
 
 def _figure(content: dict[str, Any]) -> str:
@@ -74,13 +79,13 @@ def report() -> str:
 
 
 def main() -> None:
-    """Write the figure, the README and the report."""
+    """Write the figure, the documents and the report."""
     sweep = results("crossover")
     if sweep is not None:
         (ROOT / IMAGE).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / IMAGE).write_bytes(crossover(sweep))
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in documents():
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
     (RESULTS / "report.html").write_text(report(), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Results as tables, in the terminal and for the README, and as files of data."""
+"""Results as tables, in the terminal and for documents, and as files of data."""
 
 import json
 from pathlib import Path
@@ -65,6 +65,24 @@ def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return timed_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
 
 
+def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``estimators.json``: milliseconds, and how many times as long the other takes."""
+    first = next(iter(results.values()))
+    pairs = list(first["ratios"])
+    rows = [
+        [
+            f"{name}, {r['network']}",
+            *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
+            " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
+            *(figure(us / 1000) for us in r["microseconds"].values()),
+            *(_spread(r["ratios"][pair]) for pair in pairs),
+        ]
+        for name, r in results.items()
+    ]
+    head = ["network", "samples", "batch", "epochs", "accuracies, %", *(f"{who} ms" for who in first["microseconds"])]
+    return [[*head, *pairs], *rows]
+
+
 def cold_start_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``cold-start.json``."""
     rows = [[who, *(_spread(r[kind]) for kind in ("first", "warm"))] for who, r in results.items()]
@@ -119,6 +137,7 @@ TABLES = {
     "steps-float64": (steps_rows, {"scikit-learn", "torch", "jax"}),
     "limits": (limits_rows, {"scikit-learn", "torch", "jax"}),
     "predictions": (predictions_rows, {"onnxruntime"}),
+    "estimators": (estimators_rows, {"scikit-learn"}),
     "sweep": (sweep_rows, set()),
     "cold-start": (cold_start_rows, set()),
     "memory": (memory_rows, set()),

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping
+from deepnotes.dialects import defaults
+from deepnotes.disk import OnDisk
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
+    BusyError,
     CheckpointError,
     DataError,
     DeepnotesError,
     DTypeError,
     ForeignArrayError,
+    MissingExtraError,
     ModelFileError,
     NonFiniteLossError,
     ShapeError,
@@ -43,6 +47,13 @@ from deepnotes.training import History
 
 if TYPE_CHECKING:
     from deepnotes.checkpoints import Checkpoints
+    from deepnotes.disk_tables import open_table
+    from deepnotes.encoding import Encoder
+    from deepnotes.estimators import DenseClassifier, DenseRegressor
+    from deepnotes.formats.estimators import from_sklearn
+    from deepnotes.formats.onnx_reading import from_onnx
+    from deepnotes.tables import Table, read_table, write_table
+    from deepnotes.tensorboard import TensorBoard
 
 __version__ = "0.1.0"
 
@@ -55,6 +66,7 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
+    "BusyError",
     "Callback",
     "CheckpointError",
     "Checkpoints",
@@ -64,8 +76,11 @@ __all__ = [
     "DataError",
     "DeepnotesError",
     "Dense",
+    "DenseClassifier",
+    "DenseRegressor",
     "Dropout",
     "EarlyStopping",
+    "Encoder",
     "ExponentialDecay",
     "ForeignArrayError",
     "History",
@@ -73,9 +88,11 @@ __all__ = [
     "Layer",
     "Loss",
     "LossFunction",
+    "MissingExtraError",
     "ModelFileError",
     "Network",
     "NonFiniteLossError",
+    "OnDisk",
     "Optimizer",
     "RMSProp",
     "ReduceOnPlateau",
@@ -83,18 +100,38 @@ __all__ = [
     "ShapeError",
     "Standardizer",
     "StepDecay",
+    "Table",
     "TableError",
+    "TensorBoard",
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
+    "defaults",
+    "from_onnx",
+    "from_sklearn",
     "get_backend",
     "load",
+    "open_table",
+    "read_table",
     "registered_backends",
     "set_backend",
     "use_backend",
+    "write_table",
 ]
 
-_LATER = {"Checkpoints": "deepnotes.checkpoints"}
+_LATER = {
+    "Checkpoints": "deepnotes.checkpoints",
+    "DenseClassifier": "deepnotes.estimators",
+    "DenseRegressor": "deepnotes.estimators",
+    "Encoder": "deepnotes.encoding",
+    "Table": "deepnotes.tables",
+    "TensorBoard": "deepnotes.tensorboard",
+    "from_onnx": "deepnotes.formats.onnx_reading",
+    "from_sklearn": "deepnotes.formats.estimators",
+    "open_table": "deepnotes.disk_tables",
+    "read_table": "deepnotes.tables",
+    "write_table": "deepnotes.tables",
+}
 """What is imported when it is first asked for, and where from: it needs more than most programs do."""
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 from deepnotes.arguments import number
 from deepnotes.array import Array
+from deepnotes.dialects import said
 from deepnotes.errors import ArgumentError, look_up
 from deepnotes.ops import Ops
 
@@ -70,7 +71,8 @@ class Activation(ActivationFunction):
     name : str
         identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu or softplus.
     **options : float
-        ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0).
+        ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0); these defaults are the notes', see
+        :class:`~deepnotes.defaults`.
 
     Raises
     ------
@@ -90,7 +92,8 @@ class Activation(ActivationFunction):
 
     def __init__(self, name: str, **options: float) -> None:
         traits = look_up("activation", name, LIBRARY)
-        checked = checked_options(name, traits.options, options, signed=True)
+        usual = {option: said(f"{name}.{option}") for option in traits.options}
+        checked = checked_options(name, usual, options, signed=True)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "options", tuple(checked.items()))
         object.__setattr__(self, "range", traits.range)

@@ -21,7 +21,15 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, *, positive: bool = False, signed: bool = False, below: float | None = None) -> float:
+def number(
+    name: str,
+    value: Any,
+    *,
+    positive: bool = False,
+    signed: bool = False,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
     """Return `value` as a float.
 
     Parameters
@@ -34,11 +42,13 @@ def number(name: str, value: Any, *, positive: bool = False, signed: bool = Fals
         Whether numbers below 0 are welcome.
     below : float, optional
         What the value must be less than.
+    most : float, optional
+        What it may be at most.
 
     Raises
     ------
     ArgumentError
-        If it is not a finite number of at least (or above) 0, unless `signed`, and less than `below`.
+        If it is not a finite number of at least (or above) 0, unless `signed`, less than `below` and at most `most`.
 
     Examples
     --------
@@ -52,10 +62,11 @@ def number(name: str, value: Any, *, positive: bool = False, signed: bool = Fals
     except OverflowError:  # a whole number beyond all floats
         found = nan
     above = signed or found > 0 or (found == 0 and not positive)
-    if isfinite(found) and above and (below is None or found < below):
+    if isfinite(found) and above and (below is None or found < below) and (most is None or found <= most):
         return found
-    if below is not None:
-        wanted = f"{'above' if positive else 'at least'} 0 and less than {below:g}"
+    if below is not None or most is not None:
+        limit = f"less than {below:g}" if below is not None else f"at most {most:g}"
+        wanted = f"{'above' if positive else 'at least'} 0 and {limit}"
     elif signed:
         wanted = "a finite number"
     else:

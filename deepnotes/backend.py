@@ -5,12 +5,14 @@ signature. Rung 3 is :meth:`Backend.compile`. Each rung falls back to the one be
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from deepnotes.array import Array, DType, Namespace
 from deepnotes.equations import EQUATIONS
+from deepnotes.exchange import device_of
 from deepnotes.ops import Ops
 
 if TYPE_CHECKING:
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     from deepnotes.layers import Layer
     from deepnotes.plan import Layout, Plan
     from deepnotes.program import Program
+
+
+PROMISES = {
+    "any threads": "the same bits again, with any number of threads",
+    "same threads": "the same bits again, with the same number of threads",
+    "none": "nothing is promised of the last bits",
+}
+"""What :attr:`Backend.determinism` says, in words."""
 
 
 class Backend:
@@ -36,9 +46,15 @@ class Backend:
     ----------
     options : dict of str to object
         What it was made with, as by ``get_backend("numba", threads=2)``; a pickle remembers it.
-    matmul_precision : {"highest", "high"}
-        How float32 products are computed: in float32, or by rounding their factors to TF32 on purpose. Conformance
-        takes its bounds from it.
+    dlpack_device : (int, int) or None
+        Where its arrays lie, as DLPack tells it; other libraries' arrays that lie there, too, are used without a copy.
+    matmul_precision : {"highest", "high", "bfloat16", "float16"}
+        How float32 products are computed: in float32, or by rounding their factors on purpose, to TF32 ("high") or to
+        the 16 bits of that name. Conformance takes its bounds from it.
+    determinism : {"any threads", "same threads", "none"}
+        What is promised of a training or prediction that is made again, in another process too, on the same processor,
+        with the same versions and the same seed: the same bits whatever the number of threads, or with the same number
+        of threads, or nothing.
     known_gaps : mapping of str to str
         Checks of :mod:`deepnotes.testing` that this backend is known to fail, by their ids, and why.
 
@@ -55,6 +71,7 @@ class Backend:
     """
 
     matmul_precision = "highest"
+    determinism = "none"
     known_gaps: Mapping[str, str] = {}
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -64,7 +81,8 @@ class Backend:
         self.kernels = dict(kernels or {})
         _check_signatures(name, self.kernels)
         self.ops = Ops(self.xp, self.kernels)
-        self._array_type = type(self.xp.zeros((1,)))
+        sample = self.xp.zeros((1,))
+        self._array_type, self.dlpack_device = type(sample), device_of(sample)
 
     def compile(self, plan: "Plan") -> "Program | None":
         """Return a Program for `plan` (rung 3), or None: the eager Program is used then."""
@@ -104,9 +122,21 @@ class Backend:
         """
         yield from ()
 
+    def running(self) -> AbstractContextManager[None]:
+        """Return what arithmetic on this backend's arrays happens within, such as a library's current device."""
+        return nullcontext()
+
     def from_numpy(self, x: np.ndarray, dtype: DType | None = None) -> Array:
         """Return the host array `x` as an array of this backend, without a copy where the library can."""
         return self.xp.asarray(x, dtype=dtype)
+
+    def from_samples(self, x: np.ndarray) -> Array:
+        """Return samples, targets or weights, one in each column of `x`, as what Programs and Inferences read.
+
+        By default :meth:`from_numpy`. A backend may lay them out as its Programs like them, and leave on the host, in
+        an array of a class of its own, what its memory could not hold.
+        """
+        return self.from_numpy(x)
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Return an array of this backend as a NumPy array, without a copy where the library can."""

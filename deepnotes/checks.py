@@ -8,38 +8,12 @@ import numpy as np
 from deepnotes.arguments import number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
-from deepnotes.errors import ArgumentError, DataError, DTypeError, ForeignArrayError, ShapeError
+from deepnotes.errors import ArgumentError, DataError, DTypeError, ShapeError
+from deepnotes.exchange import as_host, to_host
 from deepnotes.losses import LossFunction
 
 BLOCK = 1 << 20
 """Elements that are looked at together, so that a check needs little memory of its own."""
-
-
-def as_host(backend: Backend, x: Any, name: str) -> np.ndarray:
-    """Return what is not an array of `backend` as a NumPy array of real numbers.
-
-    Raises
-    ------
-    ForeignArrayError
-        If it lives on another device.
-    DTypeError
-        If it holds something else than real numbers.
-    """
-    device = getattr(x, "__dlpack_device__", None)
-    if not isinstance(x, np.ndarray) and device is not None and int(device()[0]) != 1:  # 1 is the host in DLPack
-        kind = f"{type(x).__module__.partition('.')[0]}.{type(x).__name__}"
-        raise ForeignArrayError(
-            f"{name} is a {kind} on another device, and this network runs on {backend.name!r}; nothing moves between "
-            f"devices unless asked: copy it with deepnotes.get_backend(...).to_numpy({name}), or make the network "
-            f"with the backend that {name} belongs to"
-        )
-    try:
-        array = np.asarray(x)
-    except Exception as error:  # whatever a foreign __array__ raises
-        raise DTypeError(f"{name}: got {type(x).__name__}, wanted an array of real numbers ({error})") from None
-    if array.dtype.kind not in "biuf":
-        raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers")
-    return array
 
 
 def check_samples(x: Any, name: str, features: int) -> None:
@@ -55,7 +29,7 @@ def check_samples(x: Any, name: str, features: int) -> None:
     raise ShapeError(f"{name} has shape {shape}, wanted ({features}, m): {features} features, m samples{hint}")
 
 
-def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None:
+def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: int = 0) -> None:
     """Raise DataError if `x` holds NaN or infinity, with the first position and the count.
 
     Parameters
@@ -65,6 +39,8 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None
     name : str
     given : array_like, optional
         What it was made from, of the same shape: a finite number there was too large for the dtype of `x`.
+    first : int, default 0
+        Which sample the first of `x` is, where `x` is only some of them.
     """
     if not isinstance(x, np.ndarray):
         if float(backend.xp.sum(x - x)) == 0:
@@ -77,17 +53,17 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None) -> None
     if all(np.isfinite(rows[i : i + step]).all() for i in range(0, len(rows), step)):
         return
     bad = np.argwhere(~np.isfinite(x))
-    first = tuple(bad[0])
-    at = ", ".join(str(i) for i in first)
+    found = tuple(bad[0])
+    at = ", ".join(str(i) for i in (*found[:-1], found[-1] + first))
     if given is not None:
-        source = backend.to_numpy(given) if backend.is_array(given) else np.asarray(given)
-        if np.isfinite(source[first]):
+        source = as_host(backend, to_host(backend, given, name), name)
+        if np.isfinite(source[found]):
             raise DataError(
-                f"{name}[{at}] is {source[first]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
+                f"{name}[{at}] is {source[found]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
                 "other units"
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
-    raise DataError(f"{name}[{at}] is {x[first]}{count}; wanted finite numbers")
+    raise DataError(f"{name}[{at}] is {x[found]}{count}; wanted finite numbers")
 
 
 def check_real(backend: Backend, x: Any, name: str) -> None:
@@ -98,7 +74,14 @@ def check_real(backend: Backend, x: Any, name: str) -> None:
 
 
 def as_targets(
-    backend: Backend, Y: Any, loss: LossFunction, k: int, m: int, dtype: str, names: tuple[str, str] = ("X", "Y")
+    backend: Backend,
+    Y: Any,
+    loss: LossFunction,
+    k: int,
+    m: int,
+    dtype: str,
+    names: tuple[str, str] = ("X", "Y"),
+    together: bool = False,
 ) -> tuple[Array, bool]:
     """Return targets on the backend, and whether they are class indices.
 
@@ -112,6 +95,8 @@ def as_targets(
     dtype : str
     names : (str, str)
         What the samples and the targets are called in messages.
+    together : bool
+        Whether it has to be an ordinary array of the backend, see :meth:`Backend.from_samples`.
 
     Returns
     -------
@@ -127,23 +112,30 @@ def as_targets(
             "categorical_cross_entropy of a single output is always 0: for two classes use Dense(2, 'softmax'), or "
             "Dense(1, 'sigmoid') with binary_cross_entropy"
         )
-    host = as_host(backend, backend.to_numpy(Y) if backend.is_array(Y) else Y, names[1])
+    host = as_host(backend, to_host(backend, Y, names[1]), names[1])
     shape = host.shape
     indices = loss.targets == "simplex" and shape in {(m,), (1, m)}
     if not indices and shape != (k, m) and not (shape == (m,) and k == 1):
         raise ShapeError(_target_shape_message(shape, k, m, loss, names))
     check_finite(backend, host, names[1])
+    place = backend.from_numpy if together else backend.from_samples
     if indices:
-        return backend.from_numpy(_class_indices(host, k, names[1]).reshape(1, m)), True
+        return place(_class_indices(host, k, names[1]).reshape(1, m)), True
     _check_range(host, loss, names[1])
     with np.errstate(over="ignore"):
         targets = np.asarray(host.reshape(k, m), dtype=dtype)
     check_finite(backend, targets, names[1], host.reshape(k, m))
-    return backend.from_numpy(targets), False
+    return place(targets), False
 
 
 def as_weights(
-    backend: Backend, sample_weight: Any, class_weight: Any, labels: np.ndarray | None, m: int, dtype: str
+    backend: Backend,
+    sample_weight: Any,
+    class_weight: Any,
+    labels: np.ndarray | None,
+    m: int,
+    dtype: str,
+    together: bool = False,
 ) -> Array | None:
     """Return the product of sample and class weights, shape (1, m), on the backend; None where neither is given.
 
@@ -154,6 +146,8 @@ def as_weights(
         The weight of each class, 1 for those that a mapping leaves out; ``"balanced"`` gives every class the same sum.
     labels : ndarray of int64, shape (m,), or None
         The class of each sample, where there are classes.
+    together : bool
+        As of :func:`as_targets`.
 
     Raises
     ------
@@ -163,9 +157,7 @@ def as_weights(
         return None
     weights = np.ones(m)
     if sample_weight is not None:
-        if backend.is_array(sample_weight):
-            sample_weight = backend.to_numpy(sample_weight)
-        given = as_host(backend, sample_weight, "sample_weight")
+        given = as_host(backend, to_host(backend, sample_weight, "sample_weight"), "sample_weight")
         if given.shape not in {(m,), (1, m)}:
             raise ShapeError(f"sample_weight has shape {given.shape}, wanted ({m},): one weight for each sample")
         check_finite(backend, given, "sample_weight")
@@ -181,7 +173,8 @@ def as_weights(
         raise DataError("sample_weight and class_weight give every sample the weight 0")
     # Only their ratios matter, and those fit every dtype; a power of two changes no digit of them.
     weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
-    return backend.from_numpy(weights.reshape(1, m).astype(dtype))
+    place = backend.from_numpy if together else backend.from_samples
+    return place(weights.reshape(1, m).astype(dtype))
 
 
 def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:

@@ -100,6 +100,41 @@ class MissingExtraError(DeepnotesError, ImportError):
         super().__init__(f'{what}: {cause}; to fix it: pip install "deepnotes[{extra}]"')
 
 
+class DeviceMemoryError(DeepnotesError, MemoryError):
+    """A device has too little memory left for what was asked of it; something smaller works in the same process.
+
+    Parameters
+    ----------
+    requested, free : int
+        Bytes.
+    advice : str, optional
+        What would fit.
+    batch_size : int, optional
+        A batch size that would.
+
+    Examples
+    --------
+    >>> print(DeviceMemoryError(3 << 30, 1 << 30, "batch_size=4096 would fit", 4096))
+    3,221,225,472 bytes were asked for on the device and 1,073,741,824 are free; batch_size=4096 would fit
+    """
+
+    def __init__(self, requested: int, free: int, advice: str = "", batch_size: int | None = None) -> None:
+        told = f"{requested:,} bytes were asked for on the device and {free:,} are free"
+        super().__init__(f"{told}; {advice}" if advice else told)
+        self.requested, self.free, self.advice, self.batch_size = requested, free, advice, batch_size
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.requested, self.free, self.advice, self.batch_size)
+
+
+class ForkedProcessError(DeepnotesError, RuntimeError):
+    """A process that was forked uses a device that its parent had opened, which no driver allows."""
+
+
+class BusyError(DeepnotesError, RuntimeError):
+    """A network is being trained already; two trainings at once would be none."""
+
+
 class CheckpointError(DeepnotesError, ValueError):
     """There is no checkpoint to go on from, or it is of another training; or one cannot be written."""
 

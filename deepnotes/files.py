@@ -17,6 +17,7 @@ from deepnotes import containers
 from deepnotes.activations import Activation
 from deepnotes.backend import Backend
 from deepnotes.containers import Container
+from deepnotes.dialects import DIALECTS, speaking
 from deepnotes.errors import DeepnotesError, ModelFileError
 from deepnotes.initializers import LIBRARY as INITIALIZERS
 from deepnotes.layers import Dense, Dropout, Layer
@@ -47,13 +48,15 @@ def describe(layer: Layer) -> dict[str, Any]:
     """
     if type(layer) is Dropout:
         return {"type": "dropout", "rate": layer.rate}
-    if type(layer) is Dense and isinstance(layer.g, Activation) and not callable(layer.initializer):
+    starts = (layer.initializer, layer.bias_initializer) if type(layer) is Dense else ()
+    if type(layer) is Dense and isinstance(layer.g, Activation) and not any(map(callable, starts)):
         return {
             "type": "dense",
             "units": layer.units,
             "activation": layer.g.name,
             "options": dict(layer.g.options),
             "initializer": layer.initializer,
+            "bias_initializer": layer.bias_initializer,
         }
     raise ModelFileError(f"{layer!r} has parts of your own, and a model file can only name the library's")
 
@@ -79,6 +82,7 @@ def content(
             "layers": [describe(layer) for layer in network.layers],
             "dtype": network.dtype,
             "seed": network.seed,
+            "dialect": network.dialect,
         },
         "metadata": network.metadata,
     }
@@ -123,15 +127,16 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
         standardizer = Standardizer(*numbers) if numbers else None
     except DeepnotesError as error:
         raise ModelFileError(f"{path}: {error}") from None
-    network = Network(
-        layers,
-        description["inputs"],
-        backend=backend,
-        dtype=dtype.name,
-        seed=description["seed"],
-        standardizer=standardizer,
-        theta=theta,
-    )
+    with speaking(description.get("dialect", "notes")):
+        network = Network(
+            layers,
+            description["inputs"],
+            backend=backend,
+            dtype=dtype.name,
+            seed=description["seed"],
+            standardizer=standardizer,
+            theta=theta,
+        )
     network.metadata = metadata
     return network
 
@@ -158,10 +163,11 @@ def _layer(path: Path, description: Any) -> Layer:
     if kind == "dropout":
         return Dropout(description["rate"])
     if kind == "dense":
-        start = description["initializer"]
-        if start is not None and (not isinstance(start, str) or start not in INITIALIZERS):
-            raise ModelFileError(f"{path}: unknown initializer {brief(repr(start))}")
-        return Dense(description["units"], Activation(description["activation"], **description["options"]), start)
+        starts = description["initializer"], description.get("bias_initializer")
+        for start in starts:
+            if start is not None and (not isinstance(start, str) or start not in INITIALIZERS):
+                raise ModelFileError(f"{path}: unknown initializer {brief(repr(start))}")
+        return Dense(description["units"], Activation(description["activation"], **description["options"]), *starts)
     raise ModelFileError(f"{path}: unknown type of layer {brief(repr(kind))}; it may need a newer deepnotes")
 
 
@@ -177,6 +183,9 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
             and type(seed) is int
             and 0 <= seed < 1 << 64
         )
+        dialect = description.get("dialect", "notes")
+        if not isinstance(dialect, str) or dialect not in DIALECTS:
+            raise ModelFileError(f"{path}: unknown defaults {brief(repr(dialect))}; they may need a newer deepnotes")
         if not good or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
             raise ModelFileError(f"{path}: its architecture makes no sense")
     except ModelFileError:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from deepnotes.array import Array
+from deepnotes.disk import Streamed
 from deepnotes.layers import Layer
 from deepnotes.losses import LossFunction
 from deepnotes.metrics import Metric
@@ -77,7 +78,7 @@ class EagerInference:
 
 def figures(network: "Network", data: Data, loss: LossFunction, metrics: dict[str, Metric]) -> dict[str, float]:
     """Return the weighted mean loss and the metrics of `data`, by name."""
-    A, losses = network.inference.losses(network.theta, data.X, data.Y, loss)
+    A, losses = _outputs_and_losses(network, data, loss)
     L = _host(network, losses)
     w = np.ones(L.shape) if data.w is None else _host(network, data.w)
     values = {"loss": float((L * w).sum()) / float(w.sum())}
@@ -88,6 +89,23 @@ def figures(network: "Network", data: Data, loss: LossFunction, metrics: dict[st
         A_host, Y_host = _host(network, A), _host(network, Y)
         values |= {name: float(metric(A_host, Y_host)) for name, metric in metrics.items()}
     return values
+
+
+def _outputs_and_losses(network: "Network", data: Data, loss: LossFunction) -> tuple[Array, Array]:
+    infer, theta, X = network.inference, network.theta, data.X
+    if not isinstance(X, Streamed):
+        return infer.losses(theta, X, data.Y, loss)
+    parts = [infer.losses(theta, X[:, span], data.Y[:, span], loss) for span in X.spans()]
+    A, losses = (network.backend.xp.concat(list(found), axis=1) for found in zip(*parts, strict=True))
+    return A, losses
+
+
+def outputs(network: "Network", X: Array) -> Array:
+    """Return the outputs for samples as :func:`deepnotes.inputs.as_samples` made them, on the backend."""
+    infer, theta = network.inference, network.theta
+    if not isinstance(X, Streamed):
+        return infer.predict(theta, X)
+    return network.backend.xp.concat([infer.predict(theta, X[:, span]) for span in X.spans()], axis=1)
 
 
 def watching(

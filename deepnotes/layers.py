@@ -80,8 +80,11 @@ class Dense(Layer):
         :class:`~deepnotes.activations.Activation` with options, or one that a user wrote.
     initializer : str or callable, optional
         How ``W`` starts: zeros, or he, glorot or lecun with ``_normal`` or ``_uniform``, or a function of a NumPy
-        generator and a shape. By default he_normal for the relu family, glorot_uniform for the others. ``b`` starts
-        at 0.
+        generator and a shape. By default he_normal for the relu family, glorot_uniform for the others, or as
+        :class:`~deepnotes.defaults` has it.
+    bias_initializer : str or callable, optional
+        How ``b`` starts; the named ones have the variance that they would have in ``W``. By default zeros, or as
+        :class:`~deepnotes.defaults` has it.
 
     Raises
     ------
@@ -99,12 +102,14 @@ class Dense(Layer):
     units: int
     activation: str | ActivationFunction = "identity"
     initializer: str | Initializer | None = None
+    bias_initializer: str | Initializer | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", whole("units", self.units))
         object.__setattr__(self, "activation", as_activation(self.activation))
-        if self.initializer is not None:
-            as_initializer(self.initializer)
+        for initializer in (self.initializer, self.bias_initializer):
+            if initializer is not None:
+                as_initializer(initializer)
 
     @property
     def g(self) -> ActivationFunction:
@@ -117,10 +122,10 @@ class Dense(Layer):
 
     def parameters(self, inputs: int) -> dict[str, Parameter]:
         """Return ``W``, shape (units, inputs), and ``b``, shape (units, 1)."""
-        start = self.initializer or self.g.initializer
+        start, bias_start = self.initializer or self.g.initializer, self.bias_initializer or "zeros"
         return {
             "W": Parameter((self.units, inputs), as_initializer(start), decays=True),
-            "b": Parameter((self.units, 1), as_initializer("zeros"), decays=False),
+            "b": Parameter((self.units, 1), as_initializer(bias_start, (self.units, inputs)), decays=False),
         }
 
     def linear(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array) -> Array:

@@ -154,3 +154,18 @@ def check_pair(loss: LossFunction, activation: Any) -> None:
             f"loss {loss.name!r} needs outputs that are {' or '.join(loss.outputs)}; the last layer's activation "
             f"{name!r} gives {found} ones: {wanted}"
         )
+
+
+def loss_after(g: ActivationFunction | None, loss: str | LossFunction | None) -> LossFunction:
+    """Return a loss given by name, by itself, or by the last activation `g` where it is left open.
+
+    Raises
+    ------
+    UnknownNameError
+    ArgumentError
+        If it does not go with `g`.
+    """
+    natural = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
+    chosen = as_loss(natural.get(getattr(g, "name", ""), "mean_squared_error") if loss is None else loss)
+    check_pair(chosen, g)
+    return chosen

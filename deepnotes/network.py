@@ -11,12 +11,14 @@ from deepnotes.arguments import float_dtype, number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
+from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.exports import Exports
 from deepnotes.host import aligned
-from deepnotes.inference import EagerInference, Inference, figures, watching
+from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
 from deepnotes.inputs import as_data, as_samples, is_native
 from deepnotes.layers import Dense, Layer
-from deepnotes.losses import LossFunction, as_loss, check_pair
+from deepnotes.losses import LossFunction, loss_after
 from deepnotes.metrics import Metrics, as_metrics
 from deepnotes.optimizers import Optimizer, as_optimizer
 from deepnotes.parameters import NetworkState, Parameters
@@ -24,11 +26,11 @@ from deepnotes.plan import Layout, Plan
 from deepnotes.preprocessing import Standardizer
 from deepnotes.program import EagerProgram, Program, State
 from deepnotes.registry import get_backend
-from deepnotes.training import History, Training
+from deepnotes.training import History, Training, exclusive
 from deepnotes.training import fit as run_fit
 
 
-class Network:
+class Network(Exports):
     """A chain of layers. Samples are columns: X has shape (n[0], m), the output has shape (n[L], m).
 
     Parameters
@@ -55,6 +57,8 @@ class Network:
         A mapping of ``W1``, ``b1``, ``W2``, ...; assignable.
     metadata : dict
         Whatever is worth saving with the network: names of features and classes, ... ; JSON values only.
+    dialect : str
+        Whose defaults it was made with, see :class:`~deepnotes.defaults`; those of an optimizer named to ``fit``, too.
     theta : Array, shape (p,)
         The flat buffer that all parameters are slices of; ``layout`` says which.
 
@@ -96,6 +100,7 @@ class Network:
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
+        self.dialect, self.layers = spoken(), started(self.layers)
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
         self.layout = Layout(self.inputs, self.layers)
@@ -132,6 +137,7 @@ class Network:
             raise ShapeError(f"theta has shape {np.shape(theta)}, wanted ({self.layout.size},)")
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
 
+    @exclusive
     def fit(
         self,
         X: Any,
@@ -160,7 +166,7 @@ class Network:
         Parameters
         ----------
         X : array_like, shape (n[0], m)
-            NumPy's, or the backend's.
+            The backend's, NumPy's, or any other library's that is on the host: it is read where it lies.
         Y : array_like, shape (n[L], m)
             Also (m,) for one output, and class indices of shape (m,) for categorical cross-entropy.
         loss : str or LossFunction, optional
@@ -205,6 +211,8 @@ class Network:
             If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
         CheckpointError
             If a checkpoint cannot be written, or is of another training.
+        BusyError
+            If the network is being trained already, in another thread or around the callback that asks.
         """
         chosen = self._loss(loss)
         wanted = as_metrics(metrics)
@@ -221,13 +229,13 @@ class Network:
         watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
         rng = self._rng if shuffle else None
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, watchers, watched)
-
         for watcher in watchers:
             watcher.on_start(training)
         program, training.state = self._start(plan)
         with np.errstate(all="ignore"):
             return run_fit(training, program, watching(self, data, held_out, chosen, wanted))
 
+    @exclusive
     def partial_fit(
         self,
         X: Any,
@@ -255,26 +263,23 @@ class Network:
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
-        if self._training is None or self._training[0] != plan:
-            self._start(plan)
-        assert self._training is not None
-        _, program, state = self._training
+        kept = self._training
+        program, state = kept[1:] if kept is not None and kept[0] == plan else self._start(plan)
         training = Training(self, plan, data, None, batch_size, 1, None)
         training.state = state
         with np.errstate(all="ignore"):
-            history = run_fit(training, program, dict)
-        return history.loss[-1]
+            return run_fit(training, program, dict).loss[-1]
 
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
 
-        NumPy in gives NumPy out; an array of the backend gives one of the backend.
+        NumPy in gives NumPy out; an array of the backend, or of its GPU's memory, gives one of the backend.
 
         Raises
         ------
         ShapeError, DTypeError, ForeignArrayError
         """
-        A = self.inference.predict(self.theta, as_samples(self, X))
+        A = outputs(self, as_samples(self, X))
         return A if is_native(self, X) else self.backend.to_numpy(A)
 
     def evaluate(
@@ -303,9 +308,9 @@ class Network:
         :meth:`fit`.
         """
         chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
         plan = self._plan(chosen, "sgd", l2, None, class_indices)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), self.backend.running():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         parts = self.layout.split(self.backend.xp, g)
         entries = self.layout.entries
@@ -316,18 +321,6 @@ class Network:
         from deepnotes.summary import summary
 
         return summary(self)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write the network to a safetensors file: architecture, parameters, standardizer, metadata.
-
-        Raises
-        ------
-        ModelFileError
-            If the network has parts of the user's own, which no file can name, or the file cannot be written.
-        """
-        from deepnotes.files import save
-
-        save(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: host arrays, and no Program, which is made anew."""
@@ -348,10 +341,9 @@ class Network:
             state.slots, state.step = tuple(map(self.from_host, slots)), step
 
     def __repr__(self) -> str:
-        return (
-            f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}, "
-            f"seed={self.seed})"
-        )
+        made = f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}"
+        spoken = "" if self.dialect == "notes" else f", dialect={self.dialect!r}"
+        return f"{made}, seed={self.seed}{spoken})"
 
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""
@@ -361,13 +353,7 @@ class Network:
 
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
         last = self.layers[-1]
-        g = last.g if isinstance(last, Dense) else None
-        if loss is None:
-            natural = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
-            loss = natural.get(getattr(g, "name", ""), "mean_squared_error")
-        chosen = as_loss(loss)
-        check_pair(chosen, g)
-        return chosen
+        return loss_after(last.g if isinstance(last, Dense) else None, loss)
 
     def _plan(
         self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
@@ -379,7 +365,7 @@ class Network:
             self.dtype,
             self.seed,
             loss,
-            as_optimizer(optimizer),
+            as_optimizer(optimizer, self.dialect),
             number("l2", l2, below=largest),
             None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
             class_indices,

@@ -1,100 +1,239 @@
-"""NumPy archives: columns out of the bytes of one."""
+"""NumPy's files: columns out of an archive or a single array; no header is believed before its size was looked at."""
 
-import io
+import zipfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from deepnotes.csv_files import Column
 from deepnotes.errors import TableError
-from deepnotes.wording import reason
+from deepnotes.readings import EVERYTHING, Column, Content, Request, gaps_of, repeated, require_room
+from deepnotes.wording import brief, reason
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What NumPy writes; Python unpacks others in pieces of any size."""
+
+PER_COLUMN = 512
+"""Bytes that a column takes beside its values."""
+
+UNPACK = "save it with numpy.savez, without compression"
 
 
-def read(data: bytes, source: str) -> tuple[dict[str, Column], dict[str, int]]:
-    """Return the columns in the `data` of a file by name, and no lines, since an archive has none.
+class Header(NamedTuple):
+    """What an array file says of itself."""
+
+    shape: tuple[int, ...]
+    by_column: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the array takes."""
+        size = self.dtype.itemsize
+        for n in self.shape:  # Python's numbers, which do not overflow
+            size *= n
+        return size
+
+
+class Archive(Mapping[str, np.ndarray]):
+    """The arrays of an ``.npz`` file, read when they are asked for.
+
+    Raises
+    ------
+    TableError
+        If it is none; and, when an array is asked for, if that is damaged, or takes more memory than it may.
+    """
+
+    def __init__(self, path: Path, source: str) -> None:
+        self.path, self.source, self.size, self._taken = path, source, path.stat().st_size, 0
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                raise TableError(f"{source}: not a NumPy archive, as numpy.savez writes")
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except Exception as error:  # whatever a damaged file makes of zipfile
+            raise TableError(f"{source}: the archive is damaged: {brief(reason(error))}") from error
+        self.members = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
+        if len(self.members) < len(self._zip.infolist()):
+            name = repeated(info.filename.removesuffix(".npy") for info in self._zip.infolist())
+            raise TableError(f"{source}: the archive has two arrays of the name {brief(repr(name))}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        try:
+            with self.opened(name) as file:
+                header = self.header(name, file)
+                wanted = header.nbytes
+                self._taken += wanted if header.dtype.kind == "U" else wanted // header.dtype.itemsize * 8
+                self._taken += PER_COLUMN * (header.shape[1] if len(header.shape) == 2 else 1)
+                require_room(self._taken, self.size, f"{self.source}: array {brief(repr(name))}", UNPACK)
+                data = file.read(wanted)
+                if len(data) < wanted or file.read(1):
+                    told = f"{'less' if len(data) < wanted else 'more'} than it says"
+                    raise TableError(f"{self.source}: array {brief(repr(name))} cannot be read: it has {told}")
+        except (TableError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged array makes of zipfile and NumPy
+            raise TableError(
+                f"{self.source}: array {brief(repr(name))} cannot be read: {brief(reason(error))}"
+            ) from error
+        array = np.frombuffer(data, header.dtype)
+        return array.reshape(header.shape, order="F" if header.by_column else "C")
+
+    def opened(self, name: str) -> BinaryIO:
+        """Return a member as a file of its own."""
+        info = self.members[name]
+        if info.compress_type not in METHODS:
+            raise TableError(f"{self.source}: array {brief(repr(name))} is packed by a method that NumPy does not use")
+        return self._zip.open(info)  # type: ignore[return-value]
+
+    def header(self, name: str, file: BinaryIO) -> Header:
+        """Return what a member says of itself; `file` stands after it then."""
+        return read_header(file, f"{self.source}: array {brief(repr(name))}")
+
+    def __iter__(self) -> Any:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def read_header(file: BinaryIO, what: str) -> Header:
+    """Return the header of an array file.
+
+    Raises
+    ------
+    TableError
+        If there is none, or the array is not of real numbers or text.
+    """
+    magic = file.read(6)
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise TableError(f"{what} has no array format; real numbers or text were wanted")
+    try:
+        version = file.read(2)
+        read = {
+            b"\x01\x00": np.lib.format.read_array_header_1_0,
+            b"\x02\x00": np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read is None:
+            raise ValueError(f"its format is {version!r}")
+        shape, by_column, dtype = read(file)
+    except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of them on deep nesting
+        raise TableError(f"{what} cannot be read: {brief(reason(error))}") from None
+    if dtype.hasobject:
+        raise TableError(f"{what} cannot be read: it holds Python objects, which only pickle could load")
+    if dtype.kind not in "biufU" or dtype.subdtype is not None:
+        raise TableError(f"{what} has dtype {brief(dtype)}; real numbers or text were wanted")
+    if not dtype.itemsize or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
+        raise TableError(f"{what} cannot be read: its shape is {brief(shape)} and its dtype {brief(dtype)}")
+    return Header(shape, by_column, dtype)
+
+
+def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
+    """Return what was asked for of an archive.
 
     Raises
     ------
     TableError
         At the first fault; the message begins with `source`.
     """
-    if not data.startswith(b"PK\x03\x04"):
-        raise TableError(f"{source}: not a NumPy archive, as numpy.savez writes")
-    try:
-        archive = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # whatever a damaged file makes of zipfile
-        raise TableError(f"{source}: the archive is damaged: {reason(error)}") from error
-    names: list[str] = archive.files
-    if not names:
+    archive = Archive(path, source)
+    if not archive:
         raise TableError(f"{source}: the archive has no arrays; an array X, or columns, were wanted")
-    found = {letter: [name for name in names if name.lower() == letter] for letter in "xy"}
+    x, ys = matrix_of(archive, source)
+    columns = _named_columns(archive, request) if x is None else _matrix_columns(archive, x, ys)
+    return chosen(columns, request, list(columns if x else archive))
+
+
+def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
+    """Return the names of the arrays X and y of an archive, as far as it has them.
+
+    Raises
+    ------
+    TableError
+        If there are two of one of them.
+    """
+    found = {letter: [name for name in archive if name.lower() == letter] for letter in "xy"}
     for both in found.values():
         if len(both) > 1:
             raise TableError(f"{source}: the archive has {' and '.join(map(repr, both))}; one of them was wanted")
-    if found["x"]:
-        return _matrix_columns(archive, found["x"][0], found["y"], source), {}
-    return _named_columns(archive, source), {}
+    return (found["x"][0] if found["x"] else None), found["y"]
 
 
-def _matrix_columns(archive: Mapping[str, Any], x: str, ys: list[str], source: str) -> dict[str, Column]:
-    X = _array(archive, x, source)
-    if X.dtype.kind == "U":
-        raise TableError(f"{source}: array {x!r} is text, and features must be numbers")
-    if X.ndim != 2 or not X.size:
-        raise TableError(f"{source}: array {x!r} has shape {X.shape}; (samples, features), both over 0, was wanted")
-    columns: dict[str, Column] = {f"x{j}": X[:, j] for j in range(X.shape[1])}
+def chosen(columns: dict[str, Column], request: Request, names: list[str]) -> Content:
+    """Return those of the columns that were asked for, and their gaps."""
+    taken = {name: column for name, column in columns.items() if request.takes(name)}
+    return Content(taken, {}, gaps_of(taken), names)
+
+
+def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, Column]:
+    columns = matrix(archive[x], x, archive.source)
     for name in ys:
-        y = _array(archive, name, source)
-        if y.ndim not in (1, 2) or not y.size or len(y) != len(X):
-            m = len(X)
-            raise TableError(
-                f"{source}: array {name!r} has shape {y.shape}; ({m},) or ({m}, k) was wanted, as {x!r} has"
-            )
-        if y.size == len(X):
-            columns["y"] = y.reshape(-1)
-        else:
-            columns.update({f"y{j}": y[:, j] for j in range(y.shape[1])})
+        columns |= targets(archive[name], name, x, len(columns["x0"]), archive.source)
     return columns
 
 
-def _named_columns(archive: Mapping[str, Any], source: str) -> dict[str, Column]:
+def matrix(X: np.ndarray, name: str, source: str) -> dict[str, Column]:
+    """Return the columns of a matrix as x0, x1, ..."""
+    if X.dtype.kind == "U":
+        raise TableError(f"{source}: array {name!r} is text, and features must be numbers")
+    require_matrix(X.shape, name, source)
+    X = as_column(X, name, source)
+    return {f"x{j}": X[:, j] for j in range(X.shape[1])}
+
+
+def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
+    """Raise TableError unless it is a matrix that has something in it."""
+    if len(shape) != 2 or 0 in shape:
+        raise TableError(
+            f"{source}: array {name!r} has shape {brief(shape)}; (samples, features), both over 0, was wanted"
+        )
+
+
+def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, Column]:
+    """Return the columns of an array of m targets: y, or y0, y1, ..."""
+    if y.ndim not in (1, 2) or not y.size or len(y) != m:
+        raise TableError(
+            f"{source}: array {name!r} has shape {brief(y.shape)}; ({m},) or ({m}, k) was wanted, as {x!r} has"
+        )
+    y = as_column(y, name, source)
+    if y.size == m:
+        return {"y": y.reshape(-1)}
+    return {f"y{j}": y[:, j] for j in range(y.shape[1])}
+
+
+def _named_columns(archive: Archive, request: Request) -> dict[str, Column]:
     columns: dict[str, Column] = {}
     for name in archive:
-        column = _array(archive, name, source)
+        if not request.takes(name):
+            continue
+        column = archive[name]
         if column.ndim != 1:
             raise TableError(
-                f"{source}: array {name!r} has shape {column.shape}; an array X of shape (samples, features) was "
-                "wanted, or else columns of shape (samples,) only"
+                f"{archive.source}: array {brief(repr(name))} has shape {brief(column.shape)}; an array X of shape "
+                "(samples, features) was wanted, or else columns of shape (samples,) only"
             )
-        columns[name] = column
+        columns[name] = as_column(column, name, archive.source)
         first = next(iter(columns))
         if not column.size or column.size != columns[first].size:
             wanted = "at least one" if name == first else f"{columns[first].size}, as {first!r} has,"
-            raise TableError(f"{source}: array {name!r} has {column.size} values; {wanted} was wanted")
+            raise TableError(
+                f"{archive.source}: array {brief(repr(name))} has {column.size} values; {wanted} was wanted"
+            )
     return columns
 
 
-def _array(archive: Mapping[str, Any], name: str, source: str) -> Column:
-    """Return an array of finite float64 numbers or of text without empty cells."""
-    try:
-        array = archive[name]
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a damaged or pickled array makes of zipfile and NumPy
-        raise TableError(f"{source}: array {name!r} cannot be read: {reason(error)}") from error
-    kind = array.dtype.kind if isinstance(array, np.ndarray) else "none"
-    if kind not in "biufU":
-        came = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else "no array format"
-        raise TableError(f"{source}: array {name!r} has {came}; real numbers or text were wanted")
-    if kind == "U":
-        wrong = array == ""
-    else:
-        with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, which is told below
-            array = array.astype(np.float64)
-        wrong = ~np.isfinite(array)
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        told, wanted = ("an empty text", "a value") if kind == "U" else (array[at], "a finite number")
-        raise TableError(f"{source}: array {name!r} has {told} at {list(at)} where {wanted} was expected")
-    return array  # type: ignore[no-any-return]
+def as_column(array: np.ndarray, name: str, source: str) -> Column:
+    """Return an array of float64 numbers, none of them infinite, or of text."""
+    if array.dtype.kind == "U":
+        text = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        points = text.view(np.uint32)
+        if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+            raise TableError(f"{source}: array {name!r} is no text: it has numbers that stand for no character")
+        return text
+    with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, which is told below
+        values = array.astype(np.float64)
+    if np.isinf(values).any():
+        at = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])
+        raise TableError(f"{source}: array {name!r} has {values[at]} at {list(at)} where a finite number was expected")
+    return values

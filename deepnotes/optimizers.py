@@ -1,11 +1,12 @@
 """Optimizers: their hyperparameters, the slots they keep, and which equation makes the update."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepnotes.arguments import number
 from deepnotes.array import Array
+from deepnotes.dialects import by_dialect, speaking
 from deepnotes.errors import ArgumentError, look_up
 from deepnotes.ops import Ops
 from deepnotes.schedules import Rate, as_schedule
@@ -15,6 +16,11 @@ class Optimizer:
     """The base class; derive from it to write one, and give ``learning_rate``, ``slots`` and ``update``."""
 
     learning_rate: Rate
+
+    @property
+    def is_textbook(self) -> bool:
+        """Whether its class and its numbers say all, so that a backend may compute it by name."""
+        return True
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -62,22 +68,28 @@ class SGD(Optimizer):
     ----------
     learning_rate : float or Schedule, default 0.01
     momentum : float, default 0.0
-        Between 0 and 1, 1 excluded.
+        Between 0 and 1.
     nesterov : bool, default False
 
     Raises
     ------
     ArgumentError
         If a value is out of its range.
+
+    Notes
+    -----
+    The defaults of all optimizers are the notes'; :class:`~deepnotes.defaults` has others.
     """
 
-    learning_rate: Rate = 0.01
-    momentum: float = 0.0
-    nesterov: bool = False
+    learning_rate: Rate = field(default_factory=by_dialect("SGD.learning_rate"))
+    momentum: float = field(default_factory=by_dialect("SGD.momentum"))
+    nesterov: bool = field(default_factory=by_dialect("SGD.nesterov"))
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
-        self._check("momentum", below=1)
+        self._check("momentum", most=1)
+        if self.nesterov is None:  # as a dialect says it: wherever there is momentum
+            object.__setattr__(self, "nesterov", self.momentum > 0)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
 
@@ -107,6 +119,8 @@ class RMSProp(Optimizer):
         How much of the mean square is kept at each step.
     epsilon : float, default 1e-7
         Added outside the root.
+    epsilon_inside : bool, default False
+        Add it inside the root instead, as Keras does.
 
     Raises
     ------
@@ -114,14 +128,20 @@ class RMSProp(Optimizer):
         If a value is out of its range.
     """
 
-    learning_rate: Rate = 0.001
-    rho: float = 0.9
-    epsilon: float = 1e-7
+    learning_rate: Rate = field(default_factory=by_dialect("RMSProp.learning_rate"))
+    rho: float = field(default_factory=by_dialect("RMSProp.rho"))
+    epsilon: float = field(default_factory=by_dialect("RMSProp.epsilon"))
+    epsilon_inside: bool = field(default_factory=by_dialect("RMSProp.epsilon_inside"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
         self._check("rho", below=1)
         self._check("epsilon", positive=True)
+
+    @property
+    def is_textbook(self) -> bool:
+        """Whether epsilon is where it always is."""
+        return not self.epsilon_inside
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -132,7 +152,8 @@ class RMSProp(Optimizer):
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
-        theta, s = ops.rmsprop(theta, g, *slots, scalars["rate"], self.rho, self.epsilon)
+        update = ops.rmsprop_inside if self.epsilon_inside else ops.rmsprop
+        theta, s = update(theta, g, *slots, scalars["rate"], self.rho, self.epsilon)
         return theta, (s,)
 
 
@@ -147,6 +168,9 @@ class Adam(Optimizer):
     beta2 : float, default 0.999
     epsilon : float, default 1e-8
         Added outside the root, to the bias-corrected value.
+    epsilon_hat : bool, default False
+        Add it before the root is bias-corrected instead: the paper's ε̂ (end of its section 2), as Keras and
+        scikit-learn have it.
 
     Raises
     ------
@@ -154,10 +178,11 @@ class Adam(Optimizer):
         If a value is out of its range.
     """
 
-    learning_rate: Rate = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    learning_rate: Rate = field(default_factory=by_dialect("Adam.learning_rate"))
+    beta1: float = field(default_factory=by_dialect("Adam.beta1"))
+    beta2: float = field(default_factory=by_dialect("Adam.beta2"))
+    epsilon: float = field(default_factory=by_dialect("Adam.epsilon"))
+    epsilon_hat: bool = field(default_factory=by_dialect("Adam.epsilon_hat"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -175,11 +200,14 @@ class Adam(Optimizer):
 
         With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
         ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` is ``rate' m / (sqrt v + epsilon')`` with these two: the paper's
-        own order of computation (end of its section 2), which spares passes over the parameters.
+        own order of computation (end of its section 2), which spares passes over the parameters. ε̂ is added to
+        ``sqrt((1 - beta2) v)``, so its place is taken by ``epsilon / sqrt(1 - beta2)``.
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
-        return {"rate": rate * s2**0.5 / s1, "epsilon": self.epsilon * s2**0.5}
+        root = s2**0.5
+        place = root**0 / (1 - self.beta2) ** 0.5 if self.epsilon_hat else root
+        return {"rate": rate * root / s1, "epsilon": self.epsilon * place}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
@@ -195,10 +223,12 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    learning_rate, beta1, beta2, epsilon
+    learning_rate, beta1, beta2, epsilon, epsilon_hat
         As :class:`Adam`.
     weight_decay : float, default 0.01
         Each step takes ``rate * weight_decay`` of every weight away.
+    decay_biases : bool, default False
+        Let biases decay as well, as PyTorch and Keras do.
 
     Raises
     ------
@@ -206,11 +236,17 @@ class AdamW(Adam):
         If a value is out of its range.
     """
 
-    weight_decay: float = 0.01
+    weight_decay: float = field(default_factory=by_dialect("AdamW.weight_decay"))
+    decay_biases: bool = field(default_factory=by_dialect("AdamW.decay_biases"), kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("weight_decay")
+
+    @property
+    def is_textbook(self) -> bool:
+        """Whether only weights decay."""
+        return not self.decay_biases
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
         """Return those of :class:`Adam`, and the share of each weight that decays."""
@@ -220,6 +256,8 @@ class AdamW(Adam):
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        if self.decay_biases:
+            decays = ops.xp.ones_like(decays)
         theta = ops.weight_decay(theta, decays, scalars["share"])
         return super().update(ops, theta, g, slots, decays, scalars)
 
@@ -227,12 +265,22 @@ class AdamW(Adam):
 LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
 
 
-def as_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
+def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
     """Return an optimizer given by name, with its defaults but for `options`, or by itself.
+
+    Parameters
+    ----------
+    optimizer : str or Optimizer
+    dialect : str, optional
+        Whose defaults, by default those in force; see :class:`~deepnotes.defaults`.
+    **options : object
 
     Raises
     ------
     UnknownNameError
         If there is none of that name.
     """
-    return optimizer if isinstance(optimizer, Optimizer) else look_up("optimizer", optimizer, LIBRARY)(**options)
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    with speaking(dialect):
+        return look_up("optimizer", optimizer, LIBRARY)(**options)

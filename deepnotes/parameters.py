@@ -8,6 +8,7 @@ import numpy as np
 from deepnotes import checks
 from deepnotes.array import Array
 from deepnotes.errors import ShapeError, UnknownNameError, UnknownParameterError, look_up
+from deepnotes.exchange import as_host, to_host
 from deepnotes.program import State
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ class Parameters(MutableMapping[str, Array]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         network, entry = self._network, self._entry(name)
-        if network.backend.is_array(value):
-            value = network.backend.to_numpy(value)
-        host = checks.as_host(network.backend, value, name)
+        host = as_host(network.backend, to_host(network.backend, value, name), name)
         if host.shape != entry.parameter.shape:
             raise ShapeError(f"{name}: got shape {host.shape}, wanted {entry.parameter.shape}")
         with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and is refused

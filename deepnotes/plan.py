@@ -105,6 +105,32 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """How the cost of a batch is made of the losses of its samples and of L2, where another library's way is kept.
+
+    By default it is the mean of the losses (N10), and L2 is a term of the gradient that the cost does not tell.
+
+    Parameters
+    ----------
+    scale : float, default 1.0
+        The gradient is that of so many times the mean loss.
+    told : float, default 1.0
+        The cost that is told is so many times the mean loss.
+    share_l2 : bool, default False
+        Whether L2 is a part of the cost that a batch as a whole has: it is divided by its samples (or the sum of
+        their weights) and told with the cost, and in the mean over an epoch a batch counts for its number of samples.
+    """
+
+    scale: float = 1.0
+    told: float = 1.0
+    share_l2: bool = False
+
+
+NOTES = Objective()
+"""The cost of the notes: the mean loss."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that decides what a training step computes, but for the data and the parameters.
 
@@ -123,6 +149,8 @@ class Plan:
         The largest global norm of a gradient.
     class_indices : bool
         Whether Y holds class indices, shape (1, m), instead of columns, shape (k, m).
+    objective : Objective
+        How cost and gradient are made of all that.
     """
 
     inputs: int
@@ -134,6 +162,7 @@ class Plan:
     l2: float = 0.0
     clip_norm: float | None = None
     class_indices: bool = False
+    objective: Objective = NOTES
 
     @cached_property
     def layout(self) -> Layout:
@@ -142,7 +171,12 @@ class Plan:
 
     @property
     def is_library(self) -> bool:
-        """Whether all parts are the library's own, so that a backend may know them by name."""
+        """Whether all is the library's own, in its usual form, so that a backend may know it by name."""
+        return self.has_library_parts and self.optimizer.is_textbook and self.objective == NOTES
+
+    @property
+    def has_library_parts(self) -> bool:
+        """Whether all parts are the library's own; for backends that take every form of them, and every objective."""
         from deepnotes.optimizers import LIBRARY
 
         return are_library(self.layers) and type(self.loss) is Loss and type(self.optimizer) in LIBRARY.values()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepnotes.disk import OnDisk, statistics
 from deepnotes.errors import DataError, ShapeError
 
 
@@ -31,8 +32,10 @@ class Standardizer:
             raise DataError("mean and scale must be finite, and scale above 0")
 
     @classmethod
-    def fit(cls, X: np.ndarray) -> "Standardizer":
+    def fit(cls, X: np.ndarray | OnDisk) -> "Standardizer":
         """Return the standardizer of the samples X, shape (n, m); a feature that never varies keeps its scale.
+
+        Samples that stay on disk are gone through three times, some at a time.
 
         Examples
         --------
@@ -40,16 +43,11 @@ class Standardizer:
         array([[-1.],
                [ 1.]])
         """
-        X = np.asarray(X, dtype=np.float64)
-        if X.ndim != 2 or X.size == 0:
+        X = X if isinstance(X, OnDisk) else np.asarray(X, dtype=np.float64)
+        if X.ndim != 2 or 0 in X.shape:
             raise ShapeError(f"X has shape {X.shape}, wanted (n, m): n features, m samples, at least one of each")
         with np.errstate(all="ignore"):  # what is not finite shows in mean and scale
-            # Each feature times a power of 2, which is exact: no sum and no square overflows.
-            _, power = np.frexp(np.abs(X).max(axis=1, keepdims=True))
-            X = np.ldexp(X, -power)
-            low, high = X.min(axis=1, keepdims=True), X.max(axis=1, keepdims=True)
-            mean = np.ldexp(np.clip(X.mean(axis=1, keepdims=True), low, high), power)
-            scale = np.ldexp(X.std(axis=1, keepdims=True), power)
+            low, high, mean, scale = statistics(X) if isinstance(X, OnDisk) else _statistics(X)
         # The deviation of equal values is a rounding error of the mean, not always exactly 0.
         constant = (low == high) | (scale <= 4 * np.finfo(np.float64).eps * np.abs(mean))
         return cls(mean, np.where(constant, 1.0, scale))
@@ -57,3 +55,13 @@ class Standardizer:
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Return X, shape (n, m), standardized in double precision."""
         return np.asarray((X - self.mean) / self.scale)
+
+
+def _statistics(X: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return of each feature the least and the greatest value, the mean and the standard deviation, shape (n, 1)."""
+    # Each feature times a power of 2, which is exact: no sum and no square overflows.
+    _, power = np.frexp(np.abs(X).max(axis=1, keepdims=True))
+    X = np.ldexp(X, -power)
+    low, high = X.min(axis=1, keepdims=True), X.max(axis=1, keepdims=True)
+    mean = np.ldexp(np.clip(X.mean(axis=1, keepdims=True), low, high), power)
+    return low, high, mean, np.ldexp(X.std(axis=1, keepdims=True), power)

@@ -20,7 +20,8 @@ class Gradient(NamedTuple):
     Attributes
     ----------
     cost : Array, 0-d
-        The mean loss of the batch, weighted by the sample weights, without the L2 penalty.
+        The mean loss of the batch, weighted by the sample weights, without the L2 penalty; or what the plan's objective
+        makes of both.
     weight : Array, 0-d
         What this mean counts for: the number of samples, or the sum of their weights.
     flat : Array, shape (p,)
@@ -96,7 +97,7 @@ def gradient_step(
     w : Array, shape (1, m), or None
         Sample weights.
     """
-    xp, loss = ops.xp, plan.loss
+    xp, loss, objective = ops.xp, plan.loss, plan.objective
     parameters = plan.layout.split(xp, theta)
     A, caches = forward(ops, plan.layers, parameters, X, plan.seed, step)
     if plan.class_indices:
@@ -105,8 +106,11 @@ def gradient_step(
     gradients: list[dict[str, Array]] = [{} for _ in plan.layers]
     behind = len(plan.layers)  # the layers before this one still wait for their gradients
     last = plan.layers[-1]
-    scale = None if w is None else ops.sample_scale(w)
     L = sample_losses(ops, plan.layers, loss, A, caches, Y)
+    scale = None if w is None else ops.sample_scale(w)
+    cost = ops.mean_loss(L if scale is None else L * scale)
+    if objective.scale != 1:
+        scale = xp.asarray(objective.scale, dtype=L.dtype) if scale is None else objective.scale * scale
     if fuses(last, loss):
         A_prev, *_ = caches[-1]
         dZ = loss.delta(ops, A, Y)
@@ -119,11 +123,17 @@ def gradient_step(
         dA, gradients[i] = plan.layers[i].backward(ops, parameters[i], caches[i], dA)
 
     g = plan.layout.join(xp, gradients)
+    samples = xp.asarray(L.shape[1], dtype=L.dtype)
+    weight = samples if w is None else xp.sum(w)
+    if objective.told != 1:
+        cost = objective.told * cost
     if plan.l2:
-        g = ops.l2_gradient(g, theta, decays, plan.l2)
-    cost = ops.mean_loss(L if scale is None else L * scale)
-    weight = xp.asarray(L.shape[1], dtype=L.dtype) if w is None else xp.sum(w)
-    return Gradient(cost, weight, g, xp.sum(g * g))
+        l2: Any = plan.l2
+        if objective.share_l2:
+            l2 = plan.l2 / xp.where(weight > 0, weight, xp.ones_like(weight))
+            cost = cost + ops.l2_penalty(theta, decays, l2)
+        g = ops.l2_gradient(g, theta, decays, l2)
+    return Gradient(cost, samples if objective.share_l2 else weight, g, xp.sum(g * g))
 
 
 def update_step(

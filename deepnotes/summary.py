@@ -21,6 +21,8 @@ def summary(network: "Network") -> str:
     kilobytes = layout.size * (4 if network.dtype == "float32" else 8) / 1e3
     size = f"{kilobytes / 1e3:,.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:,.1f} kB"
     total = f"{layout.size:,} parameters, {network.dtype}, {size}, backend {network.backend.name}"
+    if network.dialect != "notes":
+        total += f", defaults of {network.dialect}"
     return "\n".join([lines[0], rule, *lines[1:], rule, total])
 
 

@@ -1,25 +1,28 @@
-"""Data files as tables of named columns: CSV and NumPy archives in, CSV out.
+"""Data files as tables of named columns.
 
 A table holds rows = samples, as files do. Nothing is guessed and nothing is dropped: a cell that cannot be used is an
 error that says where it stands.
 """
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from deepnotes import csv_files, npz_files
-from deepnotes.csv_files import Column, TextStream
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
+from deepnotes.readings import Column, Content, Gap, Request, missing_in, require_names
+from deepnotes.table_writing import write_table
 from deepnotes.wording import listed, one_line, reason, shown
 
 __all__ = ["Column", "Table", "read_table", "write_table"]
+
+WANTED = ".csv, .parquet, .npz, .npy or the name of an IDX file"
+
+FAST_FROM = 1 << 16
+"""Bytes of a .csv from which on it is worth to import pyarrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +34,16 @@ class Table:
     names : list of str
         The names of the columns, in order.
     columns : dict of str to array
-        For each name a float64 array (numbers) or a unicode string array (text), each of shape (m,).
+        For each name a float64 array (numbers) or a unicode string array (text), each of shape (m,). NaN or an empty
+        text stands where a value is missing.
     source : str
         Where the table comes from; error messages begin with it.
     lines : dict of str to int
         The line of `source` where each column's first value stands, as far as lines are known.
+    gaps : dict of str to Gap
+        Where values are missing, as far as that is known.
+    others : list of str
+        The names of further columns of `source`, that were not read.
 
     Examples
     --------
@@ -51,6 +59,8 @@ class Table:
     columns: dict[str, Column]
     source: str = "table"
     lines: dict[str, int] = field(default_factory=dict)
+    gaps: dict[str, Gap] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.names or self.names != list(self.columns):
@@ -79,7 +89,7 @@ class Table:
         TableError
             If there is none; the message has the nearest name, and the first ten.
         """
-        self._require([name])
+        self.require([name])
         return self.columns[name]
 
     def features(
@@ -111,52 +121,79 @@ class Table:
             if isinstance(value, str):
                 raise ArgumentError(f"{argument} is the string {value!r}; a sequence of column names was wanted")
         if names is None:
-            self._require(exclude)
+            self.require(exclude)
             names = [name for name in self.names if name not in exclude]
-        self._require(names)
+        self.require(names)
         if not names:
             raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
         for name in names:
             if self.columns[name].dtype.kind == "U":
                 raise TableError(
-                    f"{self._place(name)}: column {name!r} is text, its first value is "
+                    f"{self.place(name)}: column {name!r} is text, its first value is "
                     f"{shown(self.columns[name][0])}, and features must be numbers"
                 )
         return np.column_stack([self.columns[name] for name in names]).astype(np.float64, copy=False), list(names)
 
-    def _require(self, names: Iterable[str]) -> None:
-        if missing := [name for name in names if name not in self.columns]:
-            told = ", ".join(f"no column {name!r}{self._nearest(name)}" for name in missing[:10])
-            more = ", ..." if len(missing) > 10 else ""
-            raise TableError(f"{self.source}: {told}{more}; columns: {listed(self.names)}")
+    def require_complete(self, names: Iterable[str], hint: str = "") -> None:
+        """Raise TableError if one of these columns misses a value; the message says where, and ends with `hint`."""
+        for name in names:
+            missing = missing_in(self.column(name))
+            if missing.any():
+                gap = self.gaps.get(name) or Gap.of_rows(missing, "no value where one was expected")
+                raise TableError(f"{gap.words(self.source, name)}{f'; {hint}' if hint else ''}")
 
-    def _place(self, name: str) -> str:
+    def place(self, name: str) -> str:
+        """Return where a column begins, as error messages say it."""
         return f"{self.source}:{self.lines[name]}" if name in self.lines else self.source
 
-    def _nearest(self, name: object) -> str:
-        lower = {known.lower(): known for known in self.names}
-        near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
-        return f" (did you mean {lower[near[0]]!r}?)" if near else ""
+    def require(self, names: Iterable[str]) -> None:
+        """Raise TableError unless there are columns of these names, with the nearest to each that there is not."""
+        require_names(self.source, (name for name in names if name not in self.columns), [*self.names, *self.others])
 
 
-def read_table(path: str | os.PathLike[str]) -> Table:
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    columns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    text: Collection[str] = (),
+    missing: str = "error",
+) -> Table:
     """Read a data file as a table.
 
     Parameters
     ----------
     path : path
-        ``.csv``: comma-separated UTF-8 text, the first row holds the column names. A column whose first cell is a
-        number must hold finite numbers only; any other column is text. White space around a cell is dropped, blank
-        lines are skipped, no cell may be empty.
+        ``.csv``: comma-separated UTF-8 text, the first row holds the column names. A column whose first cell that is
+        not missing is a number must hold finite numbers only; any other column is text. White space around a cell is
+        dropped, blank lines are skipped. An empty cell is missing; among numbers, NA, N/A, NaN and null are, too. With
+        the extra ``data``, pyarrow reads what it reads to the same result.
+
+        ``.parquet``: columns of numbers and of text, with the extra ``data``.
 
         ``.npz``: a NumPy archive with ``X`` of shape (m, n) and perhaps ``y`` of shape (m,) or (m, k), of either
         case: the columns are x0, x1, ... and y, or y0, y1, ... where k > 1; other arrays are not looked at. Without
         an ``X`` each array of shape (m,) is a column of its own name.
 
+        ``.npy``: an array X, and y in a file beside it: ``X_train.npy`` and ``y_train.npy``, ``images.npy`` and
+        ``labels.npy``, ``features.npy`` and ``targets.npy``.
+
+        IDX, the format of MNIST, plain or gzip: ``train-images-idx3-ubyte.gz`` with ``train-labels-idx1-ubyte.gz``
+        beside it; the columns are pixel_ROW_COLUMN and label.
+    columns : collection of str, optional
+        Read only these columns; by default all.
+    exclude : collection of str
+        Columns that are not even looked at, whatever they hold.
+    text : collection of str
+        Columns of a .csv that are text even if they look like numbers.
+    missing : {"error", "keep"}
+        Whether a missing value is an error, or becomes NaN, or an empty text.
+
     Raises
     ------
     TableError
         If the file cannot be read, or does not hold such a table; one line that says where and what.
+    ArgumentError
 
     Examples
     --------
@@ -168,116 +205,70 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     >>> table.column("length"), table.column("kind")
     (array([1.5, 2. ]), array(['rose', 'tulip'], dtype='<U5'))
     """
-    path = _as_path(path)
+    if missing not in ("error", "keep"):
+        raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
+    for argument, value in (("columns", columns), ("exclude", exclude), ("text", text)):
+        if isinstance(value, str):
+            raise ArgumentError(f"{argument} is the string {value!r}; a collection of column names was wanted")
+    path = as_path(path)
     source = one_line(path)
-    readers = {".csv": csv_files.read, ".npz": npz_files.read}
-    reader = readers.get(path.suffix.lower())
+    reader = reader_of(path)
+    request = Request(columns, exclude, text)
     try:
-        with path.open("rb") as file:
-            data = file.read() if reader else b""
+        if reader is None:
+            with path.open("rb"):  # what cannot be opened is told in the words of the system
+                pass
+            raise TableError(f"{source}: the suffix is {path.suffix!r}; {WANTED} was wanted")
+        content = reader(path, source, request)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        if isinstance(error, TableError):
+            raise
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
-    if reader is None:
-        raise TableError(f"{source}: the suffix is {path.suffix!r}; {' or '.join(readers)} was wanted")
-    try:
-        columns, lines = reader(data, source)
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
-    return Table(list(columns), columns, source, lines)
+    request.require_known(source, content.names)
+    if not content.columns:
+        raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
+    others = [name for name in content.names if name not in content.columns]
+    table = Table(list(content.columns), content.columns, source, content.lines, content.gaps, others)
+    if missing == "error":
+        table.require_complete(table.names)
+    return table
 
 
-def _as_path(path: str | os.PathLike[str]) -> Path:
+def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
+    """Return the function that reads files of such a name, or None."""
+    from deepnotes import idx_files, npy_files, npz_files, parquet_files
+
+    suffix = path.suffix.lower()
+    readers = {".csv": _read_csv, ".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
+    return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
+
+
+def _read_csv(path: Path, source: str, request: Request) -> Content:
+    from deepnotes import csv_arrow, csv_files
+
+    with path.open("rb") as file:
+        data = file.read()
+    if len(data) >= FAST_FROM:
+        csv_files.require_text(data, source)
+        try:
+            content = csv_arrow.read(data, source, request)
+        except ImportError:
+            content = None
+        if content is not None:
+            return content
+    return csv_files.read(data, source, request)
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as one.
+
+    Raises
+    ------
+    ArgumentError
+    """
     try:
         return Path(path)
     except TypeError as error:
         raise ArgumentError(f"path is {path!r}; a path, as a string or os.PathLike, was wanted") from error
-
-
-def write_table(
-    path_or_stream: str | os.PathLike[str] | TextStream,
-    names: Sequence[str],
-    columns: Mapping[str, ArrayLike] | Sequence[ArrayLike],
-) -> None:
-    """Write columns as CSV with a header row.
-
-    Floats get the fewest digits that read back as the same number of their dtype, integers are written as integers,
-    booleans as 0 and 1, and text as it is.
-
-    Parameters
-    ----------
-    path_or_stream : path or text stream
-        A path is written to all at once: it has the whole table, or what it had before.
-    names : sequence of str
-        The header: one name per column, none empty, none twice.
-    columns : sequence of arrays, or mapping of names to arrays
-        Numbers or text, each of shape (m,).
-
-    Raises
-    ------
-    TableError
-        If the file cannot be written. A stream's BrokenPipeError passes, for its owner to see.
-    ArgumentError, ShapeError, DTypeError
-        If `names` or `columns` do not make a table.
-
-    Examples
-    --------
-    >>> import sys
-    >>> write_table(sys.stdout, ["share", "kind"], [np.array([0.1, 2], np.float32), ["rose", "tulip, red"]])
-    share,kind
-    0.1,rose
-    2.0,"tulip, red"
-    """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
-        raise ArgumentError(f"names are {names!r}; a sequence of at least one column name was wanted")
-    if fault := csv_files.fault_of(names):
-        raise ArgumentError(f"names are {listed(names)}: {fault}")
-    cells = _cells(names, columns)
-    if isinstance(path_or_stream, str | os.PathLike):
-        path = _as_path(path_or_stream)
-        try:
-            csv_files.write_file(path, names, cells)
-        except (OSError, ValueError) as error:  # ValueError: a path that no file can have, text that UTF-8 has not
-            raise TableError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
-    elif hasattr(path_or_stream, "write"):
-        try:
-            csv_files.write_rows(path_or_stream, names, cells)
-        except BrokenPipeError:
-            raise
-        except (OSError, ValueError) as error:
-            raise TableError(f"the stream cannot be written to: {reason(error)}") from error
-    else:
-        raise ArgumentError(f"path_or_stream is {path_or_stream!r}; a path or a text stream was wanted")
-
-
-def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[ArrayLike]) -> list[list[object]]:
-    """Return each column as a list of what the csv module writes as wanted."""
-    if isinstance(columns, Mapping):
-        if missing := [name for name in names if name not in columns]:
-            raise ArgumentError(f"columns have no {listed(missing)}; a column for each of the names was wanted")
-        columns = [columns[name] for name in names]
-    if len(columns) != len(names):
-        raise ArgumentError(f"columns are {len(columns)}; {len(names)} were wanted, one for each of the names")
-    arrays = [_as_array(name, column) for name, column in zip(names, columns, strict=True)]
-    for name, array in zip(names, arrays, strict=True):
-        if array.ndim != 1 or array.size != arrays[0].size:
-            raise ShapeError(f"column {name!r} has shape {array.shape}; shape (m,), the same m for all, was wanted")
-    return [_exact(array) for array in arrays]
-
-
-def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
-    try:
-        array = np.asarray(column)
-    except (TypeError, ValueError) as error:
-        raise ShapeError(f"column {name!r} is no array: {reason(error)}") from error
-    if array.dtype.kind not in "biufU":
-        raise DTypeError(f"column {name!r} has dtype {array.dtype}; real numbers or text were wanted")
-    return array
-
-
-def _exact(array: NDArray[Any]) -> list[object]:
-    if array.dtype.kind == "b":
-        array = array.astype(np.int8)
-    if array.dtype.kind == "f" and array.dtype != np.float64:
-        return [float(str(value)) for value in array]  # 0.1 for a float32, whose float64 value is 0.10000000149011612
-    cells: list[object] = array.tolist()
-    return cells

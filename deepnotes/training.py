@@ -3,20 +3,24 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from deepnotes.callbacks import Callback
 from deepnotes.diagnosis import first_fault
-from deepnotes.errors import ArgumentError, NonFiniteLossError
+from deepnotes.disk import at_hand, updates_at_hand
+from deepnotes.errors import ArgumentError, BusyError, NonFiniteLossError
 from deepnotes.interrupts import deferred
 from deepnotes.plan import Plan
 from deepnotes.program import Data, Program, State, Sums
 from deepnotes.schedules import Plateau, Rate, ReduceOnPlateau, as_schedule
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from deepnotes.network import Network
 
 CHUNK_SECONDS = 0.075
@@ -62,6 +66,12 @@ class History:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain lists and numbers."""
         return asdict(self)
+
+    def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
+        """Draw loss and metrics, in `ax` or in a new figure, and return it; see :func:`deepnotes.plots.curves`."""
+        from deepnotes.plots import curves
+
+        return curves(self, show, ax=ax)
 
 
 @dataclass
@@ -158,6 +168,38 @@ class Training:
         return self.epochs * -(-self.samples // self.batch_size)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+N = TypeVar("N", bound="Network")
+_busy: dict[int, object] = {}
+
+
+def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
+    """Return a method that trains a network, but not while another call of such a method does.
+
+    Two trainings would write to the same parameters and slots: what came out would be neither's.
+
+    Raises
+    ------
+    BusyError
+    """
+
+    @wraps(method)
+    def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        call = object()
+        if _busy.setdefault(id(network), call) is not call:  # one step, that no other thread can come between
+            raise BusyError(
+                "the network is being trained already, in another thread or by the training whose callback this is; "
+                "wait for its end, or train a copy (copy.deepcopy)"
+            )
+        try:
+            return method(network, *args, **kwargs)
+        finally:
+            del _busy[id(network)]
+
+    return alone
+
+
 def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
     """Train, and return the history, which is that of `training`.
 
@@ -188,9 +230,10 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
                     for callback in training.callbacks:
                         callback.on_chunk(training)
                     check_interrupt()
+                figures = evaluate()  # first: if a metric of the user's own fails, the history is as it was
                 history.loss.append(training.loss)
                 history.learning_rate.append(training.at.rate)
-                for name, value in evaluate().items():
+                for name, value in figures.items():
                     (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
                 history.seconds.append(time.perf_counter() - began)
                 plateau = training.at.plateau
@@ -209,9 +252,9 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
 def _chunks(training: Training, program: Program) -> Iterator[None]:
     """Train to the end of an epoch, a chunk of batches at a time."""
     at, state, samples, batch_size = training.at, training.state, training.samples, training.batch_size
-    schedule = training.plan.optimizer.learning_rate
+    schedule, held = training.plan.optimizer.learning_rate, updates_at_hand(training.data, batch_size)
     while at.order is None or at.done < samples:
-        updates = min(training.per_chunk, -(-(samples - at.done) // batch_size))
+        updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), held)
         rates = _rates(schedule, state.step, updates, at.plateau)
         if at.order is None:  # after the rates: what is wrong with them is told before anything changes
             at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
@@ -219,7 +262,8 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
         part = at.order[at.done : at.done + updates * batch_size]
         began = time.perf_counter()
         training.at_rest = False
-        chunk = program.train(state, training.data, part, batch_size, rates, at.sums)
+        data, samples_of_it = at_hand(training.network, training.data, part)
+        chunk = program.train(state, data, samples_of_it, batch_size, rates, at.sums)
         at.sums, at.rate = (chunk.loss_sum, chunk.weight_sum), float(rates[-1])
         at.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
         training.step += chunk.steps
@@ -236,7 +280,7 @@ def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarr
     """Return the rates of some updates, checked: a schedule may be a user's own."""
     try:
         rates = np.array(as_schedule(schedule).rates(first, count), dtype=np.float64)
-        good = rates.shape == (count,) and np.isfinite(rates).all() and (rates >= 0).all()
+        good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # no NaN is either
     except (TypeError, ValueError):
         good = False
     if not good:
@@ -253,7 +297,9 @@ def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
     at, update = training.at, training.state.step + 1
     assert at.order is not None
     batch = at.order[at.done : at.done + training.batch_size]
-    fault = first_fault(training.network.backend, training.plan, training.state, training.data, batch)
+    fault = first_fault(
+        training.network.backend, training.plan, training.state, *at_hand(training.network, training.data, batch)
+    )
     found = (
         f"the loss is {cost}"
         if not isfinite(cost)

@@ -1,6 +1,7 @@
 """A training that tests write to checkpoints, stop in all sorts of ways, and resume."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import deepnotes as dn
 from deepnotes import training
 
 SAMPLES, BATCH, EPOCHS = 150, 16, 12
+BACKENDS = ["numpy", *(["numba"] if find_spec("numba") else [])]
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,19 @@
 """What several tests need: files, and the command line."""
 
+import signal
+
 import numpy as np
 import pytest
 
 from deepnotes.cli import main
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c():
+    """Have Ctrl-C do what it does in a terminal: a job in the background was started to ignore it."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
 
 
 @pytest.fixture

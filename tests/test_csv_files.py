@@ -85,7 +85,18 @@ def test_suffix_in_capitals(tmp_path):
         ("a,b\n1,2\n3,abc\n", "data.csv:3: column 'b' has 'abc' where a number was expected"),
         ("a,b\n1,2\n\n\n3,abc\n", "data.csv:5: column 'b' has 'abc' where a number was expected"),
         ("a,b\n1,2\n3, \n", "data.csv:3: column 'b' has an empty cell where a number was expected"),
-        ("a,b\n1,\n3,4\n", "data.csv:2: column 'b' has an empty cell where a value was expected"),
+        ("a,b\n1,\n3,4\n", "data.csv:2: column 'b' has an empty cell where a number was expected"),
+        ("a,b\n1,\n3,x\n", "data.csv:2: column 'b' has an empty cell where a value was expected"),
+        ("a,b\n1,NA\n3,4\n", "data.csv:2: column 'b' has 'NA' where a number was expected"),
+        (
+            "a,b\n1,2\n3,\n\n4,null\n5,",
+            "data.csv:3: column 'b' has an empty cell where a number was expected; 2 more are missing, in lines 5, 6",
+        ),
+        (
+            "a,b\n" + "1,\n" * 7 + "2,3",
+            "data.csv:2: column 'b' has an empty cell where a number was expected; 6 more are missing, in lines 3, 4, "
+            "5, 6, ...",
+        ),
         ("a,b\n1,x\n3,\n", "data.csv:3: column 'b' has an empty cell where a value was expected"),
         ("a,b\n1,2\n,\n", "data.csv:3: column 'a' has an empty cell where a number was expected"),
         ('a\n1\n""\n', "data.csv:3: column 'a' has an empty cell where a number was expected"),

@@ -66,6 +66,7 @@ CALLS = {
     "gradient_descent": (FLAT, G, 0.1),
     "momentum": (FLAT, G, SLOT, 0.1, 0.9, True),
     "rmsprop": (FLAT, G, SLOT, 0.1, 0.9, 1e-7),
+    "rmsprop_inside": (FLAT, G, SLOT, 0.1, 0.9, 1e-7),
     "adam": (FLAT, G, SLOT, SLOT2, 0.1, 1e-8, 0.9, 0.999),
     "weight_decay": (FLAT, DECAYS, 0.01),
     "l2_penalty": (FLAT, DECAYS, 0.1),

@@ -1,6 +1,8 @@
 """The Numba backend beyond its numbers, which tests/test_programs.py holds: cache, memory, threads, forks, absence."""
 
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -31,14 +33,77 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_second_process_finds_what_the_first_compiled(tmp_path: Path) -> None:
+NARROW = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+f16c"}
+"""What makes Numba compile for registers of half the width, with other tiles, where the processor has wider ones."""
+EVERYTHING = """
+import json, sys
+sys.path.insert(0, {tests!r})
+from test_numba import figures
+print(json.dumps(figures({predict_first})))
+"""
+
+
+def figures(predict_first: bool) -> list[list[str]]:
+    """Return what trainings with many losses and activations come to, to the last bit: losses, θ and predictions."""
+    rng = np.random.default_rng(0)
+    X, w, found = rng.normal(size=(19, 100)), np.linspace(0.5, 2, 100), []
+    for name, last, loss, optimizer in [
+        ("tanh", dn.Dense(5, "softmax"), None, "adam"),
+        ("gelu", dn.Dense(5, "softmax"), "mean_absolute_error", "rmsprop"),
+        ("sigmoid", dn.Dense(1, "sigmoid"), None, dn.SGD(0.1, 0.9)),
+        ("silu", dn.Dense(2, "sigmoid"), "mean_squared_error", "adamw"),
+        ("elu", dn.Dense(1, "softplus"), "poisson", dn.SGD(0.1, 0.9, nesterov=True)),
+        ("gelu_tanh", dn.Dense(2), "huber", "adam"),
+    ]:
+        net = dn.Network([dn.Dense(33, name), dn.Dropout(0.1), last], 19, backend="numba", dtype="float64", seed=0)
+        Y = rng.integers(0, 5, 100) if net.outputs == 5 and loss is None else rng.random((net.outputs, 100)).round()
+        if predict_first:
+            net.predict(X)
+        history = net.fit(
+            X, Y, loss=loss, optimizer=optimizer, epochs=3, validation=(X, Y), clip_norm=1.0, sample_weight=w
+        )
+        numbers = [*history.loss, *history.val_loss, *net.flat(), *net.predict(X).ravel()]
+        found.append([float(number).hex() for number in numbers])
+    return found
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+    """Return three processes that train: one that compiles, and two that load, one of which predicts before it trains.
+
+    On x86 they compile for narrow registers.
+    """
+    environment = NARROW if platform.machine() in {"x86_64", "AMD64"} else {}
+    environment = environment | {"DEEPNOTES_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    codes = [EVERYTHING.format(tests=str(Path(__file__).parent), predict_first=first) for first in (False, False, True)]
+    return [run(code, **environment) for code in codes]
+
+
+def test_later_processes_find_what_the_first_compiled(processes: list[subprocess.CompletedProcess[str]]) -> None:
     """And the first says what it is waiting for."""
-    first, second = (run(TRAIN, DEEPNOTES_CACHE_DIR=str(tmp_path)) for _ in range(2))
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert "numba: compiling training for float32" in first.stderr
-    assert str(tmp_path) in first.stderr
-    assert second.stderr == ""
-    assert second.stdout == first.stdout
+    first, *others = processes
+    assert first.returncode == 0, first.stderr
+    assert "numba: compiling training for float64" in first.stderr
+    assert "numba-" in first.stderr
+    assert [(done.returncode, done.stderr) for done in others] == [(0, "")] * 2
+
+
+def test_compiled_or_loaded_in_any_order_the_code_gives_the_same_bits(
+    processes: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """A function is compiled by itself and into each of its callers, and who calls which copy depends on the order."""
+    first, *others = processes
+    assert len(json.loads(first.stdout)) == 6
+    assert [done.stdout for done in others] == [first.stdout] * 2
+
+
+def test_a_processor_with_narrower_registers_trains_to_the_same_numbers(
+    processes: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """Only rounding may differ."""
+    for pair in zip(json.loads(processes[0].stdout), figures(False), strict=True):
+        narrow, wide = (np.array([float.fromhex(number) for number in numbers]) for numbers in pair)
+        assert abs(narrow - wide).max() <= 1e-12 * abs(wide).max()
 
 
 def test_any_change_of_any_file_opens_a_new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,5 @@
 """Rung 2 of the Numba backend: each kernel does what the equation of its name does."""
 
-import os
-import platform
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -130,28 +126,3 @@ def test_a_network_with_a_part_of_the_users_own_trains_as_on_numpy(caplog: pytes
             flat.append(net.flat())
     np.testing.assert_allclose(flat[1], flat[0], rtol=0, atol=1e-12)
     assert "so it runs eagerly" in caplog.text
-
-
-def test_a_processor_with_narrower_registers_trains_to_the_same_numbers() -> None:
-    """AVX2 has half the width and other tiles; only rounding may differ."""
-    code = """
-import numpy as np, deepnotes as dn
-from deepnotes_numba.vectors import REGISTER
-net = dn.Network([dn.Dense(33, "tanh"), dn.Dense(5, "softmax")], inputs=19, backend="numba", dtype="float64", seed=0)
-rng = np.random.default_rng(0)
-net.fit(rng.normal(size=(19, 100)), rng.integers(0, 5, 100), epochs=3)
-print(REGISTER, repr(float(np.abs(net.flat()).sum())))
-"""
-    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+f16c"}
-    if platform.machine() not in {"x86_64", "AMD64"}:
-        pytest.skip("these are x86 processors")
-    found = []
-    for environment in ({}, narrow):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        register, total = done.stdout.split()
-        found.append(float(total))
-    assert register == "32"
-    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)

@@ -271,6 +271,7 @@ def test_every_initializer_was_tested():
     assert set(INITIALIZERS) == {
         "zeros",
         *(f"{a}_{b}" for a in ("he", "glorot", "lecun") for b in ("normal", "uniform")),
+        *("torch_uniform", "sklearn_uniform", "sklearn_sigmoid_uniform"),  # by test_dialects
     }
 
 
@@ -302,8 +303,8 @@ def test_wrong_learning_rates(make, rate):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: dn.SGD(momentum=1.0), "momentum=1.0, wanted at least 0 and less than 1"),
-        (lambda: dn.SGD(momentum=math.nan), "momentum=nan, wanted at least 0 and less than 1"),
+        (lambda: dn.SGD(momentum=1.5), "momentum=1.5, wanted at least 0 and at most 1"),
+        (lambda: dn.SGD(momentum=math.nan), "momentum=nan, wanted at least 0 and at most 1"),
         (lambda: dn.SGD(nesterov=True), "nesterov=True needs momentum above 0"),
         (lambda: dn.RMSProp(rho=-0.1), "rho=-0.1, wanted at least 0 and less than 1"),
         (lambda: dn.RMSProp(epsilon=0), "epsilon=0, wanted a finite number above 0"),

@@ -71,7 +71,7 @@ def test_floats_round_trip_bit_for_bit(tmp_path_factory, values, dtype):
 TEXT = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]), min_size=1).map(str.strip)
 
 
-@given(st.lists(TEXT.filter(bool), min_size=1), TEXT.filter(lambda name: name and csv_files._number(name) is None))
+@given(st.lists(TEXT.filter(bool), min_size=1), TEXT.filter(lambda name: name and csv_files.number_of(name) is None))
 def test_text_round_trips(tmp_path_factory, values, name):
     path = tmp_path_factory.getbasetemp() / "text.csv"
     write_table(path, [name], [np.array(["text", *values])])

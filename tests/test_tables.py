@@ -45,7 +45,9 @@ def test_a_file_that_fails_while_it_is_read(csv_file, monkeypatch):
 def test_unknown_suffix(tmp_path, name):
     path = tmp_path / name
     path.write_text("a\n1\n")
-    assert error_of(path) == f"{name}: the suffix is {path.suffix!r}; .csv or .npz was wanted"
+    assert error_of(path) == (
+        f"{name}: the suffix is {path.suffix!r}; .csv, .parquet, .npz, .npy or the name of an IDX file was wanted"
+    )
 
 
 def test_paths_that_no_file_can_have(tmp_path):

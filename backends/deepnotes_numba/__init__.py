@@ -28,13 +28,15 @@ class NumbaBackend(HostBackend):
         is worth. See :mod:`deepnotes_numba.threads`.
     """
 
+    determinism = "any threads"
+
     def __init__(self, threads: int | None = None) -> None:
         super().__init__("numba", kernels())
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the compiled Program, or None for layers, activations or losses that are not the library's."""
-        if not plan.is_library:
+        """Return the compiled Program, or None for parts, or forms of an optimizer, that it does not know."""
+        if not plan.has_library_parts or not plan.optimizer.is_textbook:
             _log_eager(plan)
             return None
         from deepnotes_numba.program import NumbaProgram  # not before it is needed: it takes Numba a second
@@ -62,7 +64,7 @@ class NumbaBackend(HostBackend):
 
 
 def _log_eager(what: object) -> None:
-    logging.getLogger("deepnotes").debug("numba: %s holds parts of the user's own, so it runs eagerly", what)
+    logging.getLogger("deepnotes").debug("numba: %s holds parts that it does not know, so it runs eagerly", what)
 
 
 def create(threads: int | None = None) -> Backend:

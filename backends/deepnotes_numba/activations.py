@@ -7,7 +7,7 @@ from math import pi, sqrt
 
 import numpy as np
 
-from deepnotes_numba.compiling import jit, precise
+from deepnotes_numba.compiling import inlined, jit
 from deepnotes_numba.functions import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.vectors import block, matrix, view
 
@@ -24,95 +24,95 @@ CUBIC = constant(0.044715, 0.044715)
 DENSITY = constant(1 / sqrt(2 * pi), 1 / sqrt(2 * pi))
 
 
-@precise
+@inlined
 def _sigmoid(option, z):
     return sigmoid(z)
 
 
-@precise
+@inlined
 def _sigmoid_slope(option, a):
     return a * (ONE(a) - a)
 
 
-@precise
+@inlined
 def _tanh(option, z):
     return tanh(z)
 
 
-@precise
+@inlined
 def _tanh_slope(option, a):
     return ONE(a) - a * a
 
 
-@precise
+@inlined
 def _relu(option, z):
     return ZERO(z) if z < ZERO(z) else z  # NaN is not below zero, and stays
 
 
-@precise
+@inlined
 def _relu_slope(option, a):
     return ONE(a) if a > ZERO(a) else ZERO(a)
 
 
-@precise
+@inlined
 def _leaky_relu(option, z):
     return z if z >= ZERO(z) else option * z
 
 
-@precise
+@inlined
 def _leaky_relu_slope(option, z):
     return ONE(z) if z > ZERO(z) else option
 
 
-@precise
+@inlined
 def _elu(option, z):
     return z if z > ZERO(z) else option * expm1(ZERO(z) if z > ZERO(z) else z)
 
 
-@precise
+@inlined
 def _elu_slope(option, z):
     return ONE(z) if z > ZERO(z) else option * exp(z)
 
 
-@precise
+@inlined
 def _gelu(option, z):
     return z * normal_cdf(z)
 
 
-@precise
+@inlined
 def _gelu_slope(option, z):
     return normal_cdf(z) + z * (DENSITY(z) * exp(-HALF(z) * z * z))
 
 
-@precise
+@inlined
 def _gelu_tanh(option, z):
     return z / (ONE(z) + exp(-C(z) * (z + CUBIC(z) * z * z * z)))
 
 
-@precise
+@inlined
 def _gelu_tanh_slope(option, z):
     s = sigmoid(C(z) * (z + CUBIC(z) * z * z * z))
     t = z * (s * (ONE(z) - s))  # 0 long before z * z overflows
     return s + C(z) * t + THREE(z) * CUBIC(z) * C(z) * (t * z * z)
 
 
-@precise
+@inlined
 def _silu(option, z):
     return z / (ONE(z) + exp(-z))
 
 
-@precise
+@inlined
 def _silu_slope(option, z):
     s = sigmoid(z)
     return s * (ONE(z) + z * (ONE(z) - s))
 
 
-@precise
+@inlined
 def _softplus(option, z):
     return softplus(z)
 
 
-@precise
+@inlined
 def _softplus_slope(option, z):
     return sigmoid(z)
 
@@ -260,9 +260,10 @@ def softmax_of(Z):
     largest = Z[0]
     for i in range(1, Z.shape[0]):
         largest = Z[i] if Z[i] > largest or Z[i] != Z[i] else largest
-    total = ZERO(largest)
     for i in range(Z.shape[0]):
         Z[i] = exp(Z[i] - largest)
+    total = ZERO(largest)
+    for i in range(Z.shape[0]):
         total += Z[i]
     for i in range(Z.shape[0]):
         Z[i] /= total

@@ -15,4 +15,6 @@ def readable(X: Array) -> tuple[np.ndarray, bool]:
 
 def plain(x: Array | np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return x as a writable C-ordered array of `dtype`."""
+    if type(x) is np.ndarray and x.dtype == dtype and x.flags.c_contiguous and x.flags.writeable:
+        return x  # as usual: np.require would take some microseconds to see it
     return np.require(np.asarray(x), dtype, ["C", "W"])

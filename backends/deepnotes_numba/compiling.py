@@ -1,4 +1,9 @@
-"""How the backend compiles: flags that keep NaN and infinity, and a disk cache that never serves stale code.
+"""How the backend compiles: as written, to the last bit, and with a disk cache that never serves stale code.
+
+The compiler may not reorder or fuse what it is given (``fastmath`` is off): a function is optimised in several places,
+alone and within each of its callers, and which of these copies is called depends on what the process compiled or
+loaded before. With liberties they would round differently. What is worth a fused multiply-add or a sum in parts says
+so itself, see :mod:`deepnotes_numba.vectors`.
 
 Numba's own cache notices a change in a function's file, not in the files of what it calls. So the cache lies in a
 folder named by a digest of all files of this backend and of the versions that matter: any change opens a new folder.
@@ -9,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,9 +23,10 @@ import numpy as np
 
 numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
 
-_ready: set[str] = set()
-FLAGS = {"contract", "reassoc", "nsz", "arcp"}
-"""Reorder sums and fuse multiply-adds, but assume neither that there is no NaN nor that there is no infinity."""
+_ready: set[tuple[str, Any]] = set()
+_NOTHING = nullcontext()
+OPTIONS = {"error_model": "numpy", "nogil": True}
+"""No check for division by zero, which would keep loops from being vectorised, and no GIL."""
 
 
 def cache_folder() -> Path:
@@ -46,13 +52,15 @@ def cached() -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-@contextmanager
-def announced(what: str, dtype: np.dtype | None = None) -> Iterator[None]:
+def announced(what: str, dtype: np.dtype | None = None) -> AbstractContextManager[None]:
     """Say once, before the wait, that there is one: `what` has not been compiled for this dtype on this machine yet."""
+    return _NOTHING if (what, dtype) in _ready else _announced(what, dtype)
+
+
+@contextmanager
+def _announced(what: str, dtype: np.dtype | None) -> Iterator[None]:
+    key = what, dtype
     what = what if dtype is None else f"{what} for {dtype}"
-    if what in _ready:
-        yield
-        return
     folder = cache_folder()
     mark = folder / what.replace(" ", "-")
     if not mark.exists():
@@ -63,26 +71,25 @@ def announced(what: str, dtype: np.dtype | None = None) -> Iterator[None]:
             kept = f"in each process anew, since nothing can be kept in {folder} ({error.strerror})"
         logging.getLogger("deepnotes").warning("numba: compiling %s takes some seconds, %s", what, kept)
     yield
-    _ready.add(what)
+    _ready.add(key)
     with suppress(OSError):  # then the next process says it again
         mark.touch()
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Return `function`, to be compiled with what calls it: no GIL, no check for division by zero."""
-    return numba.njit(error_model="numpy", fastmath=FLAGS, nogil=True)(function)
+    """Return `function`, to be compiled with what calls it."""
+    return numba.njit(**OPTIONS)(function)
 
 
-def precise(function: Callable[..., Any]) -> Any:
-    """Return `function` as :func:`jit` does, but its operations keep their order, and it is inlined wherever called."""
-    return numba.njit(error_model="numpy", fastmath={"contract"}, nogil=True, forceinline=True)(function)
+def inlined(function: Callable[..., Any]) -> Any:
+    """Return `function` as :func:`jit` does, but so that it becomes a part of whatever calls it."""
+    return numba.njit(forceinline=True, **OPTIONS)(function)
 
 
 def entry(function: Callable[..., Any]) -> Any:
     """Return `function`, which Python calls, compiled at its first call and kept on disk with all that it calls."""
-    options = {"error_model": "numpy", "fastmath": FLAGS, "nogil": True}
     with cached():
         try:
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(cache=True, **OPTIONS)(function)
         except RuntimeError:  # there is nowhere to write: compile anew in each process
-            return numba.njit(**options)(function)
+            return numba.njit(**OPTIONS)(function)

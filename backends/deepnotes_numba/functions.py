@@ -2,7 +2,7 @@
 
 `exp` and its kin reduce their argument to ``n ln 2 + r`` with ``|r| <= ln(2) / 2`` and take the series of ``e^r - 1``;
 `log` takes that of ``log((1 + s) / (1 - s))`` (W. J. Cody and W. Waite, Software Manual for the Elementary Functions,
-1980). NaN in gives NaN out. Nothing here may be reassociated: its order of operations is what makes it accurate.
+1980). NaN in gives NaN out. The order of operations is what makes them accurate.
 """
 
 from math import factorial, inf, log2, nan, sqrt
@@ -13,7 +13,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from deepnotes.equations.activations import ERFC
-from deepnotes_numba.compiling import precise
+from deepnotes_numba.compiling import inlined
+from deepnotes_numba.vectors import multiply_add
 
 
 def constant(single, double):
@@ -39,8 +40,7 @@ def _polynomial(single, double):
             first, *rest = single if signature.args[0] == types.float32 else double
             value = context.get_constant(signature.args[0], first)
             for term in rest:
-                product = builder.fmul(value, arguments[0], flags=("contract",))
-                value = builder.fadd(product, context.get_constant(signature.args[0], term), flags=("contract",))
+                value = multiply_add(builder, value, arguments[0], context.get_constant(signature.args[0], term))
             return value
 
         return r(r), generate
@@ -119,7 +119,7 @@ LOGARITHM = _polynomial(*([2 / (2 * k + 1) for k in range(top, 0, -1)] for top i
 ERFC_SERIES = _polynomial(ERFC[::-1], ERFC[::-1])
 
 
-@precise
+@inlined
 def _reduce(x):
     """Return n and ``e^r - 1`` with ``x = n ln 2 + r``, for an x that is no NaN and not too large."""
     n = _nearest(x * PER_LN2(x))
@@ -127,7 +127,7 @@ def _reduce(x):
     return n, r + r * r * EXPONENTIAL(r)
 
 
-@precise
+@inlined
 def exp(x):
     """Return ``e^x``."""
     t = x if x > LOWEST(x) else LOWEST(x)  # NaN goes there, too: it must not become an integer
@@ -137,7 +137,7 @@ def exp(x):
     return y if x == x else x
 
 
-@precise
+@inlined
 def expm1(x):
     """Return ``e^x - 1`` for x up to 80."""
     t = x if x > -SATURATED(x) else -SATURATED(x)  # there it is -1, but for a rounding
@@ -147,7 +147,7 @@ def expm1(x):
     return y if x == x else x
 
 
-@precise
+@inlined
 def tanh(x):
     """Return the hyperbolic tangent, by ``(e^2x - 1) / (e^2x + 1)`` of ``|x|``."""
     t = TWO(x) * abs(x)
@@ -159,14 +159,14 @@ def tanh(x):
     return y if x == x else x
 
 
-@precise
+@inlined
 def sigmoid(x):
     """Return ``1 / (1 + e^-x)``, for negative x in the form that keeps its digits."""
     e = exp(-abs(x))
     return (ONE(x) if x >= ZERO(x) else e) / (ONE(x) + e)
 
 
-@precise
+@inlined
 def log(x):
     """Return the logarithm; that of a subnormal x is not accurate."""
     n = _exponent(x)
@@ -178,20 +178,20 @@ def log(x):
     return y if x > ZERO(x) else (-INFINITY(x) if x == ZERO(x) else NAN(x))
 
 
-@precise
+@inlined
 def log1p(x):
     """Return ``log(1 + x)`` for x in -1 .. 1: what ``1 + x`` has lost is put right to first order."""
     w = ONE(x) + x
     return log(w) + (x - (w - ONE(x))) / w
 
 
-@precise
+@inlined
 def softplus(x):
     """Return ``log(1 + e^x)``."""
     return (ZERO(x) if x < ZERO(x) else x) + log1p(exp(-abs(x)))
 
 
-@precise
+@inlined
 def normal_cdf(x):
     """Return ``Φ(x)``; see :func:`deepnotes.equations.normal_cdf`."""
     a = abs(x) * ROOT_HALF(x)

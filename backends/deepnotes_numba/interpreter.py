@@ -14,7 +14,7 @@ from deepnotes_numba.compiling import jit
 from deepnotes_numba.losses import SIGMOID_FUSED, loss_and_delta
 from deepnotes_numba.masks import dropout
 from deepnotes_numba.products import GROUP, bias_gradient, input_gradient, linear, padded, share, weight_gradient
-from deepnotes_numba.updates import square_of
+from deepnotes_numba.updates import squares_of
 from deepnotes_numba.vectors import ROWS, block, view
 
 DENSE, DROPOUT = 0, 1
@@ -133,9 +133,11 @@ def deltas(net, theta, work, blocks, room, part, meeting, loss):
 def gradient(net, theta, g, work, squares, blocks, room, part, l2, add, last):
     """Write this thread's rows of the gradient (N13, N14), or add to them; and, with the `last`, the sums of squares.
 
-    There is a square for each tile of rows, whoever computes it: their sum does not depend on the threads.
+    There is a square for each tile of rows, whoever computes it: their sum does not depend on the threads. Those of the
+    weights, where L2 asks for them, follow in the second half.
     """
     layers = net[0]
+    tiles = squares.shape[0] // 2
     unit = room * block(work)
     for layer in range(layers.shape[0]):
         row = layers[layer]
@@ -151,7 +153,8 @@ def gradient(net, theta, g, work, squares, blocks, room, part, l2, add, last):
                 continue
             for i in range(low, high, ROWS):
                 count = min(ROWS, high - i)
-                square = square_of(g, theta, row[W] + i * n_prev, count * n_prev, l2)
+                square, weights = squares_of(g, theta, row[W] + i * n_prev, count * n_prev, l2)
+                squares[tiles + row[TILES] + i // ROWS] = weights
                 b = view(g, row[B] + i, count)
                 for r in range(count):
                     square += b[r] * b[r]

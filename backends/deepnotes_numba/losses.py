@@ -6,7 +6,7 @@ row of class indices where `labelled`) and of rows: c, each sample's share of th
 
 import numpy as np
 
-from deepnotes_numba.compiling import jit, precise
+from deepnotes_numba.compiling import inlined, jit
 from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, log, log1p, softplus
 from deepnotes_numba.vectors import as_of, block, matrix, view
 
@@ -19,94 +19,94 @@ EPS = constant(*(float(np.finfo(dtype).eps) for dtype in ("float32", "float64"))
 TINY = constant(*(float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")))
 
 
-@precise
+@inlined
 def _binary(option, x, y):
     a = _inside(x)
     return -(y * log(a) + (ONE(a) - y) * log1p(-a))
 
 
-@precise
+@inlined
 def _binary_derivative(option, x, y):
     a = _inside(x)
     return (a - y) / (a * (ONE(a) - a))
 
 
-@precise
+@inlined
 def _categorical(option, a, y):
     return -y * log(_positive(a))
 
 
-@precise
+@inlined
 def _categorical_derivative(option, a, y):
     return -y / _positive(a)
 
 
-@precise
+@inlined
 def _squared(option, a, y):
     return (a - y) * (a - y)
 
 
-@precise
+@inlined
 def _squared_derivative(option, a, y):
     return TWO(a) * (a - y)
 
 
-@precise
+@inlined
 def _absolute(option, a, y):
     return abs(a - y)
 
 
-@precise
+@inlined
 def _absolute_derivative(option, a, y):
     e = a - y
     return ONE(e) if e > ZERO(e) else (-ONE(e) if e < ZERO(e) else e)
 
 
-@precise
+@inlined
 def _huber(option, a, y):
     e = abs(a - y)
     near = option if e > option else e
     return near * (e - HALF(e) * near)
 
 
-@precise
+@inlined
 def _huber_derivative(option, a, y):
     e = a - y
     return option if e > option else (-option if e < -option else e)
 
 
-@precise
+@inlined
 def _poisson(option, x, y):
     a = _positive(x)
     return a - y * log(a)
 
 
-@precise
+@inlined
 def _poisson_derivative(option, a, y):
     return ONE(a) - y / _positive(a)
 
 
-@precise
+@inlined
 def _logistic(option, z, y):
     return softplus(z) - y * z
 
 
-@precise
+@inlined
 def _logistic_derivative(option, a, y):
     return a - y
 
 
-@precise
+@inlined
 def _inside(a):
     return EPS(a) if a < EPS(a) else (ONE(a) - EPS(a) if a > ONE(a) - EPS(a) else a)
 
 
-@precise
+@inlined
 def _positive(a):
     return TINY(a) if a < TINY(a) else a
 
 
-@precise
+@inlined
 def target(i, y, labelled):
     """Return the target of output i, given the targets' element: it, or whether it is the class."""
     return (ONE(y) if y == i else ZERO(y)) if labelled else y

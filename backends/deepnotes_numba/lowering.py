@@ -70,7 +70,7 @@ def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floati
 
 
 def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
-    """Return the optimizer's code, and l2, clip (0 for none) and both betas."""
+    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's three numbers."""
     o = plan.optimizer
     code, beta1, beta2 = updates.SGD, 0.0, 0.0
     if isinstance(o, SGD):
@@ -81,4 +81,5 @@ def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
     elif isinstance(o, Adam):
         code, beta1, beta2 = updates.ADAM, o.beta1, o.beta2
     clip = 0.0 if plan.clip_norm is None else plan.clip_norm
-    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2))
+    how = plan.objective
+    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, how.scale, how.told, how.share_l2))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepnotes_numba.compiling import jit, precise
+from deepnotes_numba.compiling import inlined, jit
 from deepnotes_numba.functions import ZERO
 from deepnotes_numba.vectors import as_of, block, matrix
 
@@ -11,7 +11,7 @@ FIRST, SECOND = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 FIRST_KEY, SECOND_KEY = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@precise
+@inlined
 def philox(c0, c1, c2, c3, seed):
     """Return the four words for one counter, all held in 64 bits."""
     x0, x1, x2, x3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from deepnotes_numba import activations, updates
-from deepnotes_numba.compiling import entry, precise
+from deepnotes_numba.compiling import entry, inlined
 from deepnotes_numba.functions import ZERO, exp
 from deepnotes_numba.masks import philox
 
@@ -18,7 +18,7 @@ def backward(code, option, D, Z, A):
     activations.backward(code, option, D, Z, A)
 
 
-@precise
+@inlined
 def _exponentials(Z, A, largest, total):
     """Write ``e^(z - largest)`` of each column to A, and their sums."""
     n, m = Z.shape

@@ -16,6 +16,7 @@ from deepnotes_numba.compiling import announced
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
 from deepnotes_numba.team import run
 
+INDICES = np.dtype(np.int64)
 ELEMENTS = 1 << 23
 """Elements of workspace that a batch may take at a time; of a larger batch, so many samples are taken in turns."""
 
@@ -40,8 +41,9 @@ class NumbaProgram(EagerProgram):
         self._optimizer, self._numbers = lower_optimizer(plan)
         self._multiplications = 3 * plan.layout.decaying
         # A tile may read, though not write, a little beyond its columns, hence the room after the gradient.
-        self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(tiles)
-        self._work = np.empty(0, self._dtype)
+        self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
+        self._work = self._none = np.empty(0, self._dtype)
+        self._no_weights = np.empty((1, 0), self._dtype)
         self._pace = threads.Pace()
 
     def train(
@@ -54,9 +56,10 @@ class NumbaProgram(EagerProgram):
         sums: Sums = (0.0, 0.0),
     ) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
-        order = np.ascontiguousarray(order, dtype=np.int64)
+        order = plain(order, INDICES)
         samples = data.X.shape[1]
-        if len(order) and not 0 <= order.min() <= order.max() < samples:  # the compiled code does not look again
+        # The compiled code does not look again; an index below 0 is a large one here.
+        if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         made, compiled = 0, True
         with announced("training", self._dtype):
@@ -69,7 +72,7 @@ class NumbaProgram(EagerProgram):
                 sums = chunk.loss_sum, chunk.weight_sum
                 made += chunk.steps
                 if made == len(rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
-                    return chunk._replace(steps=made)
+                    return chunk if made == chunk.steps else chunk._replace(steps=made)
                 compiled = not compiled
 
     def _train(
@@ -78,29 +81,29 @@ class NumbaProgram(EagerProgram):
         """Train as far as the compiled code goes by itself."""
         X, by_sample = readable(data.X)
         Y = plain(data.Y, self._dtype)  # class indices too, so that there is one type to compile for
-        w = np.empty((1, 0), self._dtype) if data.w is None else plain(data.w, self._dtype)
-        first, second = [*state.slots, *[np.empty(0, self._dtype)] * 2][:2]
+        w = self._no_weights if data.w is None else plain(data.w, self._dtype)
+        first, second = (*state.slots, self._none, self._none)[:2]
         batch_size = min(batch_size, len(order))
         blocks = -(-batch_size // self._block)
         room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # whatever the threads: the sums follow it
         work = self._multiplications * blocks * self._block
         rows = threads.moves_less(min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size)
         changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
-        scalars = np.zeros((3, len(rates)))
-        for row, name in zip(scalars, ("rate", "epsilon", "share"), strict=True):
-            row[:] = changing.get(name, getattr(self.plan.optimizer, name, 0.0))
+        scalars = np.empty((3, len(rates)))
+        for row, name in enumerate(("rate", "epsilon", "share")):
+            scalars[row] = changing[name] if name in changing else getattr(self.plan.optimizer, name, 0.0)
         done = 0
         while True:
             size, split, count = self._pace.choose(self._threads, room, work, len(rates) - done, rows)
             now = slice(done, done + count)
+            now_changing = scalars if count == len(rates) else np.ascontiguousarray(scalars[:, now])
             began = perf_counter()
             *both, made, cost = run(
                 size, training.train, split, self._net, state.theta, self._g, first, second,
                 self._take(room, size if split else 1), self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w,
                 data.w is not None, self.plan.class_indices, order[done * batch_size : (done + count) * batch_size],
                 batch_size, rates[now], self._loss, self._delta, self._optimizer, self._numbers,
-                np.ascontiguousarray(scalars[:, now]), self.plan.layout.decaying, np.uint64(self.plan.seed), state.step,
-                self.safe, sums,
+                now_changing, self.plan.layout.decaying, np.uint64(self.plan.seed), state.step, self.safe, sums,
             )  # fmt: skip
             self._pace.note(size, made * work, perf_counter() - began)
             state.step += made

@@ -44,7 +44,7 @@ def train(
     if split and rank > 0:
         net = _with_own_samples(net, rank)
     layers, _, places = net
-    l2, clip, beta1, beta2 = numbers
+    l2, clip, beta1, beta2, scale, told, share_l2 = numbers
     X = matrix_at(x_address, x_shape, theta)
     S = block(work)
     unit = room * S
@@ -57,6 +57,7 @@ def train(
         indices = view(order, made * batch, min(batch, order.shape[0] - made * batch))
         m = indices.shape[0]
         weight = weight_of(w, weighted, indices)
+        penalty = l2 / weight if share_l2 and weight > 0 else l2
         cost = 0.0
         for start in range(0, m, unit):  # what the workspace has room for
             chosen = view(indices, start, min(unit, m - start))
@@ -64,7 +65,9 @@ def train(
             mine = (blocks * rank // size, blocks * (rank + 1) // size) if size > 1 else (0, blocks)
             taken = (0, blocks) if split else mine
             gather(X, by_sample, chosen, work, places[X_AT] * unit, places[X_TURNED] * unit, taken, room, True)
-            gather_targets(Y, w, weighted, weight, chosen, work, places[TARGETS] * unit, places[EACH] * unit, mine)
+            gather_targets(
+                Y, w, weighted, weight / scale, chosen, work, places[TARGETS] * unit, places[EACH] * unit, mine
+            )
             part = (0, 1)
             if split:
                 part, mine = (rank, size), (0, blocks)
@@ -76,20 +79,23 @@ def train(
             if not wait(meeting, size):
                 return loss_sum, weight_sum, made, cost
             for at in range(blocks):
-                losses = view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S)
-                for s in range(S):
-                    cost += losses[s]
-            gradient(net, theta, g, work, squares, blocks, room, (rank, size), l2, start > 0, start + unit >= m)
+                cost += total_of(view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S))
+            gradient(net, theta, g, work, squares, blocks, room, (rank, size), penalty, start > 0, start + unit >= m)
             if not wait(meeting, size):
                 return loss_sum, weight_sum, made, cost
 
-        square = 0.0
-        for i in range(squares.shape[0]):
+        square = squared_weights = 0.0
+        for i in range(squares.shape[0] // 2):
             square += squares[i]
+            squared_weights += squares[squares.shape[0] // 2 + i]
+        cost *= told / scale
+        if share_l2:
+            cost += 0.5 * penalty * squared_weights
+            weight = float(m)
         norm = sqrt(square)
         if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe:
             return loss_sum, weight_sum, made, cost
-        scale = clip / norm if 0 < clip < norm else 1.0
+        shrunk = clip / norm if 0 < clip < norm else 1.0
         rate, epsilon, decay = scalars[0, made], scalars[1, made], scalars[2, made]
         for layer in range(layers.shape[0]):
             row = layers[layer]
@@ -99,8 +105,8 @@ def train(
                 at, count, b_at, b_count = 0, decaying, decaying, biases
             elif row[KIND] != DENSE:
                 continue
-            update(optimizer, theta, g, first, second, at, count, scale, rate, epsilon, beta1, beta2, decay)
-            update(optimizer, theta, g, first, second, b_at, b_count, scale, rate, epsilon, beta1, beta2, 0.0)
+            update(optimizer, theta, g, first, second, at, count, shrunk, rate, epsilon, beta1, beta2, decay)
+            update(optimizer, theta, g, first, second, b_at, b_count, shrunk, rate, epsilon, beta1, beta2, 0.0)
             if size == 1:
                 break
         if not wait(meeting, size):
@@ -108,6 +114,18 @@ def train(
         loss_sum += cost * weight
         weight_sum += weight
     return loss_sum, weight_sum, rates.shape[0], cost
+
+
+@jit
+def total_of(x):
+    """Return the sum of a row of a block, in four parts, so that no addition has to wait for the one before it."""
+    a = b = c = d = 0.0
+    for s in range(0, x.shape[0], 4):
+        a += x[s]
+        b += x[s + 1]
+        c += x[s + 2]
+        d += x[s + 3]
+    return (a + b) + (c + d)
 
 
 @jit

@@ -2,28 +2,36 @@
 
 from math import sqrt
 
-from deepnotes_numba.compiling import jit, precise
-from deepnotes_numba.functions import ZERO
-from deepnotes_numba.vectors import as_of, view
+from deepnotes_numba.compiling import inlined, jit
+from deepnotes_numba.vectors import as_of, block, squares, view
 
 SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 
 
 @jit
-def square_of(g, theta, at, n, l2):
-    """Add the gradient of the L2 penalty to a range of g, and return the sum of its squares."""
-    G, W = view(g, at, n), view(theta, at, n)
+def squares_of(g, theta, at, n, l2):
+    """Add the gradient of the L2 penalty to a range of g; return the sums of its squares and, with L2, of theta's."""
+    weights = as_of(0, g)
     if l2 != 0:
-        part = as_of(l2, g)
+        G, W, part = view(g, at, n), view(theta, at, n), as_of(l2, g)
         for i in range(n):
             G[i] += part * W[i]
-    total = ZERO(as_of(0, g))
-    for i in range(n):
-        total += G[i] * G[i]
+        weights = _sum_of_squares(theta, at, n)
+    return _sum_of_squares(g, at, n), weights
+
+
+@jit
+def _sum_of_squares(x, at, n):
+    lanes = block(x) // 2
+    whole = n // lanes * lanes
+    total = squares(x, at, n // lanes)
+    rest = view(x, at + whole, n - whole)
+    for i in range(n - whole):
+        total += rest[i] * rest[i]
     return total
 
 
-@precise  # else the compiler would make another formula of b v + (1 - b) x², with other roundings
+@inlined
 def update(code, theta, g, first, second, at, n, scale, rate, epsilon, beta1, beta2, decay):
     """Update a range of θ with ``scale g``; it loses its share `decay` before."""
     W, G = view(theta, at, n), view(g, at, n)

@@ -4,6 +4,8 @@ Numba compiles these functions from the LLVM instructions that they build. A *bl
 order, S being two registers' worth of elements: `block(x)` for the dtype of the array x.
 """
 
+from platform import machine
+
 from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -13,20 +15,21 @@ from deepnotes_numba.compiling import jit, numba
 carray = numba.carray
 
 
-def _wide():
-    """Return whether registers have 64 bytes: what Numba's own setting says, else the processor."""
+def _has(feature):
+    """Return whether an x86 processor has a feature: what Numba's own setting says, else the processor."""
     if numba.config.CPU_FEATURES is not None:
-        return "+avx512f" in numba.config.CPU_FEATURES
-    return binding.get_host_cpu_features().get("avx512f", False)
+        return f"+{feature}" in numba.config.CPU_FEATURES
+    return binding.get_host_cpu_features().get(feature, False)
 
 
-WIDE = _wide()
+FUSED = _has("fma") or machine() not in {"x86_64", "AMD64"}
+"""Whether the processor rounds ``a b + c`` once: others of our time all do."""
+WIDE = _has("avx512f")
 REGISTER = 64 if WIDE else 32
 """Bytes of a vector register, as far as this file is concerned."""
 ROWS = 8 if WIDE else 6
 """Rows of a tile of a product: as many as the registers hold, two to a row."""
 WORD = ir.IntType(64)
-FUSE = ("contract",)
 
 
 def _lanes(kind):
@@ -39,6 +42,16 @@ def _pointer(context, builder, kind, x, at):
     if not isinstance(kind, types.CPointer):
         x = context.make_array(kind)(context, builder, x).data
     return builder.gep(x, [at])
+
+
+def multiply_add(builder, a, b, c):
+    """Build ``a b + c``, rounded once where the processor does that, of numbers or registers."""
+    if not FUSED:
+        return builder.fadd(builder.fmul(a, b), c)
+    number = a.type.element if isinstance(a.type, ir.VectorType) else a.type
+    kind = f"v{a.type.count}{number.intrinsic_name}" if number is not a.type else number.intrinsic_name
+    fused = builder.module.declare_intrinsic(f"llvm.fma.{kind}", fnty=ir.FunctionType(a.type, [a.type] * 3))
+    return builder.call(fused, [a, b, c])
 
 
 @intrinsic
@@ -151,8 +164,7 @@ def _tile(rows, registers):
                     for r in range(rows):
                         weight = _broadcast(builder, builder.load(builder.gep(lines[r], [across])), lanes)
                         for half in range(registers):
-                            product = builder.fmul(weight, halves[half], flags=FUSE)
-                            total = builder.fadd(builder.load(sums[r][half]), product, flags=FUSE)
+                            total = multiply_add(builder, weight, halves[half], builder.load(sums[r][half]))
                             builder.store(total, sums[r][half])
 
             with builder.if_else(builder.icmp_signed("<", columns, WORD(registers * lanes))) as (narrow, full):
@@ -270,8 +282,8 @@ def _dots(rows):
                 offset = builder.mul(part.index, WORD(lanes))
                 factor = load(vector, offset)
                 for r in range(rows):
-                    product = builder.fmul(load(lines[r], offset), factor, flags=FUSE)
-                    builder.store(builder.fadd(builder.load(totals[r]), product, flags=FUSE), totals[r])
+                    total = multiply_add(builder, load(lines[r], offset), factor, builder.load(totals[r]))
+                    builder.store(total, totals[r])
             for r in range(rows):
                 total = _fold(builder, builder.load(totals[r]), lanes)
                 bias = builder.load(builder.gep(biases, [WORD(r)]))
@@ -294,6 +306,37 @@ def _fold(builder, x, lanes):
 
 
 dots8, dots1 = _dots(8), _dots(1)
+
+
+@intrinsic
+def squares(typingctx, x, at, registers):
+    """Return the sum of the squares of as many registers as are said, from x[at] on: each lane has a sum of its own."""
+
+    def generate(context, builder, signature, arguments):
+        x, at, registers = arguments
+        lanes, align = _lanes(signature.args[0]), signature.args[0].dtype.bitwidth // 8
+        register = ir.VectorType(context.get_data_type(signature.args[0].dtype), lanes)
+        begin = _pointer(context, builder, signature.args[0], x, at)
+        totals = [cgutils.alloca_once(builder, register) for _ in range(4)]
+        for total in totals:
+            builder.store(ir.Constant(register, [0.0] * lanes), total)
+
+        def add(number, total):
+            place = builder.gep(begin, [builder.mul(number, WORD(lanes))])
+            values = builder.load(builder.bitcast(place, register.as_pointer()), align=align)
+            builder.store(multiply_add(builder, values, values, builder.load(total)), total)
+
+        fours = builder.sdiv(registers, WORD(4))
+        done = builder.mul(fours, WORD(4))
+        with cgutils.for_range(builder, fours) as four:
+            for part, total in enumerate(totals):
+                add(builder.add(builder.mul(four.index, WORD(4)), WORD(part)), total)
+        with cgutils.for_range(builder, builder.sub(registers, done)) as rest:
+            add(builder.add(done, rest.index), totals[0])
+        low, high = (builder.fadd(*map(builder.load, pair)) for pair in (totals[:2], totals[2:]))
+        return _fold(builder, builder.fadd(low, high), lanes)
+
+    return x.dtype(x, *[types.intp] * 2), generate
 
 
 @intrinsic

@@ -34,12 +34,14 @@ def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
 class NumpyBackend(HostBackend):
     """NumPy as a backend."""
 
+    determinism = "same threads"  # a BLAS shares a sum among threads as it likes
+
     def __init__(self) -> None:
         super().__init__("numpy")
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the recorded Program, or None for layers, activations or losses that are not the library's."""
-        if not plan.is_library:
+        if not plan.has_library_parts:
             logging.getLogger("deepnotes").debug("numpy: %s holds parts of the user's own, so it runs eagerly", plan)
             return None
         return RecordedProgram(self, plan, gather_into)

@@ -10,7 +10,7 @@ from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, DeepnotesError, unknown_name
 from deepnotes.registry import get_backend
 
-COMMANDS = ("train", "predict", "evaluate", "backends", "bench", "conformance", "warmup")
+COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
 """Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")
@@ -48,7 +48,31 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the argument DATA."""
-    parser.add_argument("data", metavar="DATA", help="a .csv or .npz file, or 'digits', which comes with deepnotes")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="a .csv, .parquet, .npz, .npy or IDX file, or what comes with deepnotes: digits, moons, spirals, blobs, "
+        "teacher",
+    )
+
+
+def add_from_disk(parser: argparse._ActionsContainer) -> None:
+    """Add the option --from-disk."""
+    parser.add_argument(
+        "--from-disk",
+        action="store_true",
+        help="leave the samples on disk, for data larger than memory: .npy, .npz, .parquet and IDX files of numbers",
+    )
+
+
+def add_unknown(parser: argparse._ActionsContainer) -> None:
+    """Add the option --unknown."""
+    parser.add_argument(
+        "--unknown",
+        choices=("error", "zeros"),
+        default="error",
+        help="what a category is that the model does not know: an error (default), or none",
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,15 @@ import argparse
 import numpy as np
 
 from deepnotes.cli import data
-from deepnotes.cli.arguments import add_backend, add_data, add_model, add_threads, chosen_backend
+from deepnotes.cli.arguments import (
+    add_backend,
+    add_data,
+    add_from_disk,
+    add_model,
+    add_threads,
+    add_unknown,
+    chosen_backend,
+)
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
 
@@ -17,6 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
     parser.add_argument("--target", metavar="COLUMN", help="what is predicted (default: as the model has it)")
+    add_unknown(parser)
+    add_from_disk(parser)
     add_backend(parser)
     add_threads(parser)
 
@@ -24,11 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict, compare and tell."""
     model = Model.load(args.model, chosen_backend(args))
-    table = data.read(args.data)
     target = args.target or model.target
-    y = table.column(target)
+    table = model.read(args.data, args.from_disk, target)
+    y = data.target_column(table, target)
     with np.errstate(all="ignore"):
-        figures = model.task.figures(model.network, model.inputs(table), y)
+        figures = model.task.figures(model.network, model.inputs(table, args.unknown), y)
     output.facts(
         [
             *model.facts(args.model),

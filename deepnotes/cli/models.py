@@ -1,6 +1,6 @@
 """A trained network together with what its inputs and outputs mean."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,12 @@ import numpy as np
 
 import deepnotes
 from deepnotes.backend import Backend
+from deepnotes.cli import data
 from deepnotes.cli.output import counted, finite
 from deepnotes.cli.tasks import Task, as_metadata, from_metadata
+from deepnotes.disk import OnDisk
+from deepnotes.disk_tables import DiskTable
+from deepnotes.encoding import Encoder
 from deepnotes.errors import ModelFileError
 from deepnotes.network import Network
 from deepnotes.tables import Table
@@ -23,16 +27,23 @@ class Model:
     ----------
     network : Network
     features : list of str
-        The columns that are its inputs, in order.
+        The names of its inputs, in order: columns, or ``COLUMN=CATEGORY``.
     target : str
         The column that it predicts.
     task : Task
+    encoder : Encoder, optional
+        Makes the inputs of the columns of a table; by default each feature is a column.
     """
 
     network: Network
     features: list[str]
     target: str
     task: Task
+    encoder: Encoder = field(default=None)  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self) -> None:
+        if self.encoder is None:
+            object.__setattr__(self, "encoder", data.plain(self.features))
 
     def save(self, path: Path, **more: Any) -> None:
         """Write the model file, with `more` in the metadata."""
@@ -42,7 +53,8 @@ class Model:
     def label(self, **more: Any) -> None:
         """Put what inputs and outputs mean into the network's metadata, and `more`."""
         named = {"features": self.features, "target": self.target}
-        self.network.metadata = named | as_metadata(self.task) | finite(more)
+        columns = {} if self.encoder.is_plain else {"columns": self.encoder.as_metadata()}
+        self.network.metadata = named | columns | as_metadata(self.task) | finite(more)
 
     @classmethod
     def load(cls, path: str, backend: Backend) -> "Model":
@@ -58,22 +70,39 @@ class Model:
             features, target = network.metadata["features"], network.metadata["target"]
             if len(features) != network.inputs or not all(isinstance(name, str) for name in (*features, target)):
                 raise ValueError(f"features {features!r} and target {target!r}")
-            return cls(network, features, target, from_metadata(network.metadata, network.outputs))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            columns = network.metadata.get("columns", [{"name": name} for name in features])
+            encoder = Encoder.from_metadata(columns)
+            if encoder.inputs != features or len(set(encoder.names)) < len(encoder.names):
+                raise ValueError(f"columns that make the features {encoder.inputs!r} of {features!r}")
+            return cls(network, features, target, from_metadata(network.metadata, network.outputs), encoder)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(
                 f"{path} does not say what its inputs and outputs mean ({type(error).__name__}: {error}); "
                 "use a model that 'deepnotes train' wrote"
             ) from error
 
-    def inputs(self, table: Table) -> np.ndarray:
+    def read(self, source: str, from_disk: bool = False, target: str | None = None) -> Table | DiskTable:
+        """Return the table that `source` names: the columns that are features, and the target if it is given.
+
+        Raises
+        ------
+        UnknownNameError, TableError
+            If one is missing, with its name.
+        """
+        wanted = [*self.encoder.names, *([] if target is None else [target])]
+        if from_disk:
+            return data.read_from_disk(source, wanted)
+        return data.read(source, wanted, text=self.encoder.text)
+
+    def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
         """Return X, shape (n, m): the columns of `table` that are features, whatever else it has.
 
         Raises
         ------
         TableError
-            If one is missing, with its name, or is text.
+            If one is missing, with its name, or of another kind, or has a category that is unknown.
         """
-        return table.features(names=self.features)[0].T
+        return data.samples(table, self.encoder, unknown)
 
     def facts(self, path: str) -> list[tuple[str, str]]:
         """Return what the model in the file `path` is, in words."""

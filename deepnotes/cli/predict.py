@@ -4,11 +4,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from deepnotes.cli import data
-from deepnotes.cli.arguments import add_backend, add_data, add_model, add_threads, chosen_backend
+from deepnotes.cli.arguments import (
+    add_backend,
+    add_data,
+    add_from_disk,
+    add_model,
+    add_threads,
+    add_unknown,
+    chosen_backend,
+)
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted, require_writable
-from deepnotes.tables import write_table
+from deepnotes.table_writing import formulas, write_table
 
 HELP = "Predict the target of each row of a table, as CSV."
 
@@ -18,6 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the CSV file (default: stdout)")
+    parser.add_argument(
+        "--spreadsheet", action="store_true", help="put ' before text that a spreadsheet would take for a formula"
+    )
+    add_unknown(parser)
+    add_from_disk(parser)
     add_backend(parser)
     add_threads(parser)
 
@@ -27,13 +39,15 @@ def run(args: argparse.Namespace, output: Output) -> None:
     if args.output:
         require_writable(Path(args.output), args.data, args.model, special=True)
     model = Model.load(args.model, chosen_backend(args))
-    table = data.read(args.data)
-    columns = model.task.columns(model.network.predict(model.inputs(table)))
+    table = model.read(args.data, args.from_disk)
+    columns = model.task.columns(model.network.predict(model.inputs(table, args.unknown)))
+    if not args.spreadsheet and not output.as_json and (found := formulas(columns["prediction"])):
+        output.log(f"note: {found[0]!r} is a formula to spreadsheets; --spreadsheet writes it so that it is text there")
     if args.output:
-        write_table(args.output, list(columns), columns)
+        write_table(args.output, list(columns), columns, spreadsheet=args.spreadsheet)
         output.log(f"{counted(table.n_rows, 'prediction')} written to {args.output}")
     elif not output.as_json:
-        write_table(sys.stdout, list(columns), columns)
+        write_table(sys.stdout, list(columns), columns, spreadsheet=args.spreadsheet)
     output.outcome(
         {
             "command": "predict",

@@ -55,6 +55,11 @@ def check(args: argparse.Namespace) -> None:
     """Raise ArgumentError for options that do not go together."""
     if args.momentum is not None and args.optimizer != "sgd":
         raise ArgumentError(f"--momentum belongs to --optimizer sgd, and the optimizer is {args.optimizer}")
+    if args.from_disk and (args.impute or args.categorical):
+        given = "--impute" if args.impute else "--categorical"
+        raise ArgumentError(f"{given}: samples that stay on disk (--from-disk) are taken as they are")
+    if both := set(args.categorical) & {*args.exclude, args.target}:
+        raise ArgumentError(f"--categorical {', '.join(sorted(both))}: excluded, or the target, and so no feature")
     if args.resume and args.checkpoint is None:
         raise ArgumentError("--resume needs --checkpoint DIR, where the training was written to")
 

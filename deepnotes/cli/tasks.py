@@ -8,6 +8,7 @@ import numpy as np
 
 from deepnotes import metrics
 from deepnotes.cli.output import counted, figure
+from deepnotes.disk import OnDisk
 from deepnotes.errors import ArgumentError, DataError
 from deepnotes.layers import Dense
 from deepnotes.losses import LIBRARY as LOSSES
@@ -75,7 +76,7 @@ class Classification:
         likeliest = np.array(self.classes)[A.argmax(axis=0)]
         return {"prediction": likeliest, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
 
-    def figures(self, network: Network, X: np.ndarray, column: Column) -> dict[str, float]:
+    def figures(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
         """Return the figures of merit for X, shape (n, m), by name."""
         values = network.evaluate(X, self.encode(column), loss=self.loss, metrics="accuracy")
         return {"accuracy": values["accuracy"], "loss": values["loss"]}
@@ -137,7 +138,7 @@ class Regression:
         """Return what a prediction file holds for the outputs A, shape (1, m)."""
         return {"prediction": A[0].astype(np.float64) * self.scale + self.mean}
 
-    def figures(self, network: Network, X: np.ndarray, column: Column) -> dict[str, float]:
+    def figures(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
         """Return the figures of merit for X, shape (n, m), by name: in the target's units, but for the loss."""
         y = self._numbers(column).reshape(1, -1)
         predicted = self.columns(network.predict(X))["prediction"].reshape(1, -1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepnotes import plots
 from deepnotes.callbacks import Callback
 from deepnotes.cli import data, recipe
 from deepnotes.cli.arguments import chosen_backend
@@ -13,6 +14,9 @@ from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted, require_writable
 from deepnotes.cli.tasks import TASKS, Classification, Task, choose
 from deepnotes.cli.train_options import configure
+from deepnotes.disk import OnDisk
+from deepnotes.disk_tables import DiskTable
+from deepnotes.encoding import IMPUTE_THEM, Encoder
 from deepnotes.errors import ArgumentError, DataError, DeepnotesError, NonFiniteLossError
 from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
@@ -31,15 +35,20 @@ def run(args: argparse.Namespace, output: Output) -> None:
     backend = chosen_backend(args)
     path = Path(args.output or f"{Path(args.data).stem}.safetensors")
     require_writable(path, args.data)
+    picture = _picture(args.plot, path, args.data)
 
-    table = data.read(args.data)
+    table = (data.read_from_disk if args.from_disk else data.read)(args.data, exclude=args.exclude)
     target = data.target_of(table, args.target)
-    X, features = table.features(exclude=[target, *args.exclude])
-    y = table.column(target)
+    names = data.feature_names(table, target, args.exclude)
+    if isinstance(table, Table) and args.impute is None:
+        table.require_complete(names, IMPUTE_THEM)
+    y = data.target_column(table, target)
     kind = _kind(args.task, target, y, output)
     train, held_out = _split(table, y if kind is Classification else None, args.validation, args.seed)
+    encoder = _encoder(args, table, names, train, output)
+    X, features = data.samples(table, encoder, unknown="zeros"), encoder.inputs
     with np.errstate(all="ignore"):  # what overflows is refused with a message
-        task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(X[train].T)
+        task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(data.some(X, train))
     layers = [*recipe.hidden_layers(args, task.kind), task.output_layer()]
     network = Network(
         layers, len(features), backend=backend, dtype=args.dtype, seed=args.seed, standardizer=standardizer
@@ -53,19 +62,22 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
     output.report(f"\n{network.summary()}\n")
 
-    model = Model(network, features, target, task)
+    model = Model(network, features, target, task, encoder)
     model.label()  # so that a checkpoint says it, too
     history, seconds = _fit(args, network, task, X, y, train, held_out, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):
-        figures = task.figures(network, X[rows].T, y[rows])
+        figures = task.figures(network, data.some(X, rows), y[rows])
     model.save(path, **{part: {"rows": len(rows), **figures}})
+    if picture is not None:
+        plots.save(history.plot(), picture)
     best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
             *task.facts(figures, counted(len(rows), "held-out row" if len(held_out) else "training row")),
             ("time", f"{seconds:.2f} s for {counted(history.epochs, 'epoch')}{best}"),
             ("model", str(path)),
+            *([("plot", str(picture))] if picture else []),
         ]
     )
     output.outcome(
@@ -89,8 +101,24 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "metrics_of": part,
             "history": {"loss": history.loss, "val_loss": history.val_loss, **history.metrics},
             "model": str(path),
+            "plot": None if picture is None else str(picture),
         }
     )
+
+
+def _picture(asked: str | None, model: Path, data: str) -> Path | None:
+    """Return where to draw the curves, once it is certain that they can be drawn there."""
+    if asked is None:
+        return None
+    try:
+        path = plots.check_path(asked)
+    except ArgumentError as error:
+        raise ArgumentError(f"argument --plot: {error}") from None
+    plots.require_matplotlib()
+    require_writable(path, data)
+    if path.resolve() == model.resolve():
+        raise ArgumentError(f"argument --plot: {path} is where the model goes")
+    return path
 
 
 class Resumed(Callback):
@@ -114,7 +142,26 @@ def _kind(asked: str, target: str, y: Column, output: Output) -> type[Task]:
     return kind
 
 
-def _split(table: Table, classes: Column | None, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _encoder(
+    args: argparse.Namespace, table: Table | DiskTable, names: list[str], train: np.ndarray, output: Output
+) -> Encoder:
+    """Return what makes inputs of the features, learned from the rows `train`, and say what it does to them."""
+    if isinstance(table, DiskTable):
+        return data.plain(names)
+    encoder = Encoder.fit(table, names, rows=train, categorical=args.categorical, impute=args.impute)
+    for feature in encoder.features:
+        told = f"column {feature.name!r}:"
+        if feature.categories is not None:
+            output.log(f"{told} one-hot, {counted(len(feature.categories), 'category', 'categories')}")
+        if feature.name in table.gaps:
+            missing = counted(table.gaps[feature.name].count, "missing value")
+            output.log(f"{told} {missing} filled with {feature.fill!r}")
+    for name, count in encoder.strangers(table).items():
+        output.log(f"column {name!r}: {counted(count, 'held-out row')} of a category that no training row has: as none")
+    return encoder
+
+
+def _split(table: Table | DiskTable, classes: Column | None, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and the rows to hold out, of each class its share."""
     if table.n_rows < 2:
         raise DataError(f"{table.source} has one row only, and training needs at least 2")
@@ -133,18 +180,18 @@ def _fit(
     args: argparse.Namespace,
     network: Network,
     task: Task,
-    X: np.ndarray,
+    X: np.ndarray | OnDisk,
     y: Column,
     train: np.ndarray,
     held_out: np.ndarray,
     output: Output,
 ) -> tuple[History, float]:
     """Train on the rows `train`, with an eye on those held out; return the history and the seconds it took."""
-    validation = (X[held_out].T, task.encode(y[held_out])) if len(held_out) else None
+    validation = (data.some(X, held_out), task.encode(y[held_out])) if len(held_out) else None
     began = time.perf_counter()
     try:
         history = network.fit(
-            X[train].T,
+            data.some(X, train),
             task.encode(y[train]),
             loss=task.loss,
             optimizer=recipe.optimizer(args, len(train)),

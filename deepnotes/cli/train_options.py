@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 
 from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.cli import recipe
-from deepnotes.cli.arguments import add_backend, add_data, add_threads, named, number, sizes, whole
+from deepnotes.cli.arguments import add_backend, add_data, add_from_disk, add_threads, named, number, sizes, whole
 from deepnotes.cli.tasks import MOST_CLASSES
+from deepnotes.encoding import IMPUTE, MOST_CATEGORIES
 from deepnotes.errors import ArgumentError
 from deepnotes.intervals import interval
 from deepnotes.losses import LIBRARY as LOSSES
@@ -25,13 +26,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _training(parser.add_argument_group("training"))
     _checkpoints(parser.add_argument_group("checkpoints"))
     parser.add_argument("-o", "--output", metavar="FILE", help="the model file (default: DATA's name, .safetensors)")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw loss and metrics to a .png, .svg or .pdf (default: do not)"
+    )
     parser.add_argument("--quiet", action="store_true", help="write nothing but errors, and the JSON object")
 
 
 def _data(group: argparse._ArgumentGroup) -> None:
     option = group.add_argument
-    option("--target", metavar="COLUMN", help="what to predict (default: y of an .npz file, digit of digits)")
+    option(
+        "--target",
+        metavar="COLUMN",
+        help="what to predict (default: y of .npz and .npy, label of IDX)",
+    )
     option("--exclude", type=_names, default=(), metavar="COLUMNS", help="what is no feature, such as id,name")
+    option(
+        "--categorical",
+        type=_names,
+        default=(),
+        metavar="COLUMNS",
+        help=f"encode one-hot, as text of at most {MOST_CATEGORIES} distinct values is anyway",
+    )
+    option(
+        "--impute",
+        type=named("way to impute", IMPUTE),
+        metavar="NAME",
+        help=f"fill missing values: {', '.join(IMPUTE)} (default: refuse them); of text, with the most frequent",
+    )
+    add_from_disk(group)
     option(
         "--task",
         type=named("task", ("auto", "classification", "regression")),

@@ -1,4 +1,4 @@
-"""The data set that comes with the package: small enough to ship, real enough to learn from."""
+"""Data sets that come with the package: digits, small enough to ship and real enough to learn from, and made ones."""
 
 from importlib.resources import files
 from typing import NamedTuple
@@ -6,7 +6,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Digits", "load_digits"]
+from deepnotes.datasets.made import Points, Samples, make_blobs, make_moons, make_spirals, make_teacher
+
+__all__ = [
+    "Digits",
+    "Points",
+    "Samples",
+    "load_digits",
+    "make_blobs",
+    "make_moons",
+    "make_spirals",
+    "make_teacher",
+]
 
 
 class Digits(NamedTuple):

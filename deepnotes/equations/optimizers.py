@@ -33,6 +33,14 @@ def rmsprop(
     return theta - rate * (g / (xp.sqrt(s) + epsilon)), s
 
 
+def rmsprop_inside(
+    xp: Namespace, theta: Array, g: Array, s: Array, rate: float, rho: float, epsilon: float
+) -> tuple[Array, Array]:
+    """Return θ and ``s`` as :func:`rmsprop`, but ``θ ← θ - rate g / sqrt(s + epsilon)``: the form that Keras has."""
+    s = rho * s + (1 - rho) * (g * g)
+    return theta - rate * (g / xp.sqrt(s + epsilon)), s
+
+
 def adam(
     xp: Namespace,
     theta: Array,

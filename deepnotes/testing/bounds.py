@@ -33,6 +33,8 @@ from deepnotes.testing.bounded import BoundedArray
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Unit roundoffs by dtype, and by the precision of products where that is another."""
+LOST = {"float16": 2.0**-25}
+"""How far the rounding of a factor may be off where it is too small for `UNIT` to say it."""
 ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 3, "sqrt": 1}
 """Units in the last place that an elementary function may be off."""
 
@@ -89,6 +91,7 @@ class Rules:
         self.random = random
         self.wide: np.dtype[Any] = np.dtype(np.longdouble if dtype == "float64" else np.float64)
         self.u, self.products_u = UNIT[dtype], UNIT[products or dtype]
+        self.lost = LOST.get(products or dtype, 0.0)
         info = np.finfo(self.dtype)
         self.tiny, self.largest = float(info.tiny), float(info.max)
         self.slack = 2.0 if np.finfo(self.wide).eps > info.eps / 64 else 1.0
@@ -161,6 +164,8 @@ class Rules:
         error = sum_factor(k, self.products_u, self.random) * size + k * self.tiny
         if self.products_u > self.u:  # the factors are rounded, too
             error = error + 2 * self.products_u * size
+            if self.lost:
+                error = error + 2 * self.lost * (size_a.sum(-1, keepdims=True) + size_b.sum(-2, keepdims=True))
         if a.error.any():
             error = error + a.error @ size_b
         if b.error.any():

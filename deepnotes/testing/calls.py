@@ -110,6 +110,7 @@ CALLS: dict[str, Arguments] = {
     "gradient_descent": _flat(0.1),
     "momentum": _flat(0.1, 0.9, slots=1),
     "rmsprop": _flat(0.1, 0.9, 1e-2, slots=1),
+    "rmsprop_inside": _flat(0.1, 0.9, 1e-2, slots=1),
     "adam": _flat(0.1, 1e-2, 0.9, 0.99, slots=2),
     "weight_decay": _flat(0.01, decays=True),
     "l2_penalty": _flat(0.1, decays=True),

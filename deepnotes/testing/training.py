@@ -9,7 +9,7 @@ from deepnotes.inference import EagerInference, Inference
 from deepnotes.layers import Layer
 from deepnotes.losses import Loss
 from deepnotes.optimizers import SGD, Optimizer
-from deepnotes.plan import Plan
+from deepnotes.plan import NOTES, Objective, Plan
 from deepnotes.program import Chunk, Data, EagerProgram, Program, State
 from deepnotes.testing.bounded import BoundedArray
 from deepnotes.testing.bounds import Bounds
@@ -34,6 +34,7 @@ class Training:
     clip : float, optional
     targets : {"real", "bits", "columns", "labels"}
     weighted : bool
+    objective : Objective
     layout : callable
         How X lies in memory.
     seed : int
@@ -53,6 +54,7 @@ class Training:
     clip: float | None = None
     targets: str = "real"
     weighted: bool = False
+    objective: Objective = NOTES
     layout: Any = np.copy
     seed: int = 0
 
@@ -61,7 +63,7 @@ class Training:
         """The plan that Programs are made of."""
         return Plan(
             self.inputs, tuple(self.layers), self.dtype, self.seed, Loss(self.loss), self.optimizer, self.l2,
-            self.clip, self.targets == "labels",
+            self.clip, self.targets == "labels", self.objective,
         )  # fmt: skip
 
     def theta(self) -> np.ndarray:

@@ -7,6 +7,7 @@ from deepnotes.activations import Activation
 from deepnotes.layers import Dense, Dropout, Layer
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.plan import Objective
 from deepnotes.program import Data
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
@@ -24,6 +25,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "nesterov": SGD(0.1, 0.9, nesterov=True),
     "rmsprop": RMSProp(epsilon=1e-3),
     "adam": Adam(epsilon=1e-3),
+    "adam_epsilon_hat": Adam(epsilon=1e-3, epsilon_hat=True),
     "adamw": AdamW(epsilon=1e-3, weight_decay=0.1),
 }
 LAST = {
@@ -158,6 +160,20 @@ def sample_weights(trial: Trial) -> None:
             wanted = program(bounds, training.plan).gradients(start, Data(samples.X, samples.Y, ones))
             trial.compare(found.flat, wanted.flat, f"{dtype} weights of {value}")  # type: ignore[arg-type]
             trial.compare(found.cost, wanted.cost, f"{dtype} weights of {value}: cost")  # type: ignore[arg-type]
+
+
+@check("programs.objective")
+def objective(trial: Trial) -> None:
+    """Gradient and cost that are other multiples of the mean loss; L2 shared by the samples, and told with the cost."""
+    for dtype in DTYPES:
+        for name, how in [("scaled", Objective(3.0, 0.25)), ("shared L2", Objective(1.5, 1.5, share_l2=True))]:
+            for weighted in (False, True):
+                training = Training(
+                    small(), dtype, optimizer=Adam(epsilon=1e-3), l2=0.7, weighted=weighted, objective=how
+                )
+                where = f"{dtype} {name}{', weighted' if weighted else ''}"
+                hold_gradients(trial, training, where)
+                hold_training(trial, training, where)
 
 
 @check("programs.class_indices")

@@ -102,6 +102,8 @@ def identity(trial: Trial) -> None:
         net = Network([Dense(4)], 4, backend=trial.backend, dtype=dtype, seed=0)
         net.parameters["W1"] = np.eye(4, dtype=dtype)
         X = trial.rng.normal(size=(4, 9)).astype(dtype)
+        if trial.products(dtype):  # factors that are rounded: numbers of a few bits
+            X = np.round(16 * X) / 16
         before = X.copy()
         A = net.predict(X)
         trial.that(isinstance(A, np.ndarray) and A.dtype == dtype, f"{dtype}: NumPy in, NumPy of the same dtype out")

@@ -1,0 +1,26 @@
+"""Arrays of samples as the kernels read them: flat, one sample after the other."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes_cupy.streaming import on_host
+
+if TYPE_CHECKING:
+    from deepnotes_cupy.backend import CupyBackend
+
+
+def by_sample(xp: Any, x: Any) -> Any:
+    """Return `x`, shape (n, m), as a flat array by sample: itself if it lies like that, else a copy."""
+    rows = x.T
+    return (rows if rows.flags.c_contiguous else xp.ascontiguousarray(rows)).reshape(-1)
+
+
+def placed(backend: "CupyBackend | Any", x: Any) -> Any:
+    """Return `x` on the device, wherever it was."""
+    return backend.from_numpy(x.view(np.ndarray)) if on_host(x) else x
+
+
+def in_columns(flat: Any, n: int, m: int) -> Any:
+    """Return a flat array by sample as one of shape (n, m)."""
+    return flat.reshape(m, n).T

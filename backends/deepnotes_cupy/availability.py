@@ -1,0 +1,179 @@
+"""Whether there is a GPU that works: found out by running a kernel and a product on it, and told with what mends it."""
+
+import ctypes
+import re
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.errors import ArgumentError, BackendUnavailable
+from deepnotes_cupy.device import Product
+
+if TYPE_CHECKING:
+    from deepnotes_cupy.cuda import CudaDevice
+
+NO_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), or run where there is a GPU"
+
+
+def opened(index: int) -> "CudaDevice":
+    """Return the device, after a kernel and a product came out right on it.
+
+    Raises
+    ------
+    BackendUnavailable, ArgumentError
+    """
+    driver = driver_version()
+    if driver is None:  # the usual case where there is no GPU: told at once, without importing CuPy
+        also = "" if find_spec("cupy") else ", and CuPy is not installed"
+        raise _unavailable(
+            f"there is no NVIDIA driver (libcuda.so.1 is not found){also}",
+            NO_DRIVER if not also else f"{NO_DRIVER}; then {_install(12)}",
+        )
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        keep = wheels[-1]
+        raise _unavailable(
+            f"{' and '.join(wheels)} are installed together, and overwrite each other's files",
+            f"pip uninstall -y {' '.join(wheels)} && {_install(_cuda_of(keep))}",
+        )
+    try:
+        cupy = import_module("cupy")
+    except ImportError as error:
+        cause = (
+            "CuPy is not installed"
+            if isinstance(error, ModuleNotFoundError)
+            else f"CuPy cannot be imported: {_first(error)}"
+        )
+        raise _unavailable(cause, _install(_cuda_for(driver))) from error
+    major = _cuda_of(wheels[0]) if wheels else _built_for(cupy)
+    if 0 < driver < 1000 * major:
+        raise _unavailable(*_old_driver(driver, major))
+    count = _try(lambda: cupy.cuda.runtime.getDeviceCount(), driver, major)
+    if not count:
+        raise _unavailable(*_no_device())
+    if index >= count:
+        raise ArgumentError(
+            f"device={index}, and there {'is one device, 0' if count == 1 else f'are 0 to {count - 1}'}"
+        )
+    return _try(lambda: _proved(index), driver, major)  # type: ignore[no-any-return]
+
+
+def driver_version() -> int | None:
+    """Return the newest CUDA that the driver knows, such as 12040, or None where there is no driver."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        version = ctypes.c_int()
+        return version.value if library.cuDriverGetVersion(ctypes.byref(version)) == 0 else 0
+    return None
+
+
+def installed_wheels() -> list[str]:
+    """Return the names of the installed wheels of CuPy."""
+    names = {(d.metadata["Name"] or "").lower() for d in distributions() if d.metadata is not None}
+    return sorted(name for name in names if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", name))
+
+
+def _proved(index: int) -> "CudaDevice":
+    """Return the device, after it has rounded some numbers and multiplied some matrices."""
+    from deepnotes_cupy.cuda import CudaDevice
+
+    device = CudaDevice(index)
+    x = np.arange(12, dtype=np.float32)
+    with device.section():
+        there, half, product = (device.empty(12, kind) for kind in ("float32", "uint16", "float32"))
+        device.upload(x, there)
+        device.launcher("round16", "float32", (1, 1, 1), 256, (there, half, 12, 0, 1.0))()
+        device.multiplier(Product((False, True), 3, 3, 4, 1.0, there, there, product, "float32"))()
+        rounded, multiplied = device.download(half), device.download(product)
+    A = x.reshape(4, 3).T
+    if not np.array_equal(rounded, x.view(np.uint32) >> 16) or not np.array_equal(
+        multiplied[:9].reshape(3, 3), A @ A.T
+    ):
+        raise _unavailable(
+            f"device {index} computes wrong results", "pip install --force-reinstall deepnotes, then look at nvidia-smi"
+        )
+    return device
+
+
+def _try(function: Callable[[], Any], driver: int, major: int) -> Any:
+    """Return what a function gives; what it raises is told with its cure."""
+    try:
+        return function()
+    except (BackendUnavailable, ArgumentError):
+        raise
+    except Exception as error:
+        raise _unavailable(*_cause(error, driver, major)) from error
+
+
+def _cause(error: Exception, driver: int, major: int) -> tuple[str, str]:
+    """Return cause and cure of what was raised while the device was opened and tried."""
+    text, kind = str(error), type(error).__name__
+    if "InsufficientDriver" in text:
+        return _old_driver(driver, major)
+    if "NoDevice" in text or "no CUDA-capable device" in text:
+        return _no_device()
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        return f"the device has no memory left ({_first(error)})", "end other programs that use it, see nvidia-smi"
+    if kind == "CublasMissing" or "cublas" in text.lower():
+        return _first(error), _install(major)
+    missing = kind in ("DynamicLibNotFoundError", "ImportError", "OSError") or "not find" in text
+    if "nvrtc" in text.lower() and missing:
+        return f"NVRTC, CUDA's compiler, cannot be loaded ({_first(error)})", _install(major)
+    if kind == "CompileException" or "NVRTC" in text:
+        return f"a kernel does not compile ({_first(error)})", _install(major)
+    if "NoKernelImage" in text or "NO_BINARY_FOR_GPU" in text:
+        return f"this CuPy is for other GPUs ({_first(error)})", _install(_cuda_for(driver))
+    return f"{kind}: {_first(error)}", f"{_install(major)}; then look at nvidia-smi"
+
+
+def _old_driver(driver: int, major: int) -> tuple[str, str]:
+    if not driver:
+        return "there is no NVIDIA driver that works", NO_DRIVER
+    cause = f"the driver knows CUDA {driver // 1000}.{driver % 1000 // 10}, and this CuPy is for CUDA {major}"
+    if 12000 <= driver < 1000 * major:
+        return cause, f"pip uninstall -y cupy-cuda{major}x && {_install(_cuda_for(driver))}, or update the driver"
+    return cause, f"update the driver to one for CUDA {major} (https://www.nvidia.com/drivers)"
+
+
+def _no_device() -> tuple[str, str]:
+    import os
+
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return f"CUDA sees no device, with CUDA_VISIBLE_DEVICES={hidden!r}", "unset CUDA_VISIBLE_DEVICES"
+    return "CUDA sees no device", "look at nvidia-smi; in a container, start it with --gpus all"
+
+
+def _unavailable(cause: str, fix: str) -> BackendUnavailable:
+    return BackendUnavailable("cupy", cause, fix)
+
+
+def _install(major: int) -> str:
+    return f'pip install "deepnotes[cuda{major}]"'
+
+
+def _cuda_for(driver: int) -> int:
+    """Return the CUDA that a driver can run."""
+    return 13 if driver >= 13000 else 12
+
+
+def _cuda_of(wheel: str) -> int:
+    found = re.search(r"cuda(\d+)x", wheel)
+    return int(found[1]) if found else 12
+
+
+def _built_for(cupy: Any) -> int:
+    """Return the CUDA that CuPy was built for, where it did not come as a wheel."""
+    return int(cupy.cuda.runtime.runtimeGetVersion()) // 1000
+
+
+def _first(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

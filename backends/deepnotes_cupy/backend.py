@@ -1,0 +1,131 @@
+"""The CuPy backend: arrays on one GPU, equations as fused kernels, Programs and Inferences as launches of our own."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from deepnotes.backend import Backend
+from deepnotes.inference import Inference
+from deepnotes.layers import Layer
+from deepnotes.plan import Layout, Plan, are_library
+from deepnotes.program import Program
+from deepnotes_cupy.device import PRECISIONS, Device, Factors
+from deepnotes_cupy.eager import SectionedProgram
+from deepnotes_cupy.fused import kernels
+from deepnotes_cupy.inference import CupyInference, PartsInference
+from deepnotes_cupy.program import CupyProgram
+from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
+
+SHARE = 0.5
+"""Of the memory that is free: samples that would take more stay on the host."""
+SMALL = 1 << 25
+"""Bytes that are never more than that."""
+
+
+class CupyBackend(Backend):
+    """Arrays on one device.
+
+    Parameters
+    ----------
+    device : Device
+    matmul_precision : {"highest", "high", "bfloat16", "float16"}
+        How float32 products are computed; float64 is always float64.
+    loss_scale : float, "dynamic" or None
+        For float16 only.
+    resident_bytes : int or None
+        Samples, targets or weights of more bytes stay on the host; by default of more than half of what is free.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        matmul_precision: str = "highest",
+        loss_scale: Any = None,
+        resident_bytes: int | None = None,
+    ) -> None:
+        self.device = device
+        self.matmul_precision, self.loss_scale, self.resident_bytes = matmul_precision, loss_scale, resident_bytes
+        self.stage_bytes = STAGE
+        if not device.keeps_subnormals:
+            self.known_gaps = {"semantics.subnormals": "CuPy compiles with -ftz=true: float32 takes subnormals for 0"}
+        super().__init__("cupy", device.xp, kernels(self))
+
+    def factors(self, dtype: str) -> Factors:
+        """Return how products of this dtype see their factors."""
+        return "float64" if dtype == "float64" else PRECISIONS[self.matmul_precision]
+
+    def compile(self, plan: Plan) -> Program | None:
+        """Return the Program of captured steps, or for parts of a user's own the eager one, on this device."""
+        if plan.is_library:
+            return CupyProgram(self, plan)
+        _log_eager(plan)
+        return SectionedProgram(self, plan)
+
+    def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
+        """Return the fused forward pass, or for parts of a user's own the eager one, on this device."""
+        if are_library(layers):
+            return CupyInference(self, layers, layout, dtype)
+        _log_eager(layers)
+        return PartsInference(self, layers, layout, dtype)
+
+    def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
+        """Compile all kernels for each dtype, and run what trains and predicts; see :meth:`Backend.warmup`."""
+        from deepnotes_cupy.warmup import warmup
+
+        yield from warmup(self, dtypes)
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return what computing on this backend's arrays happens within; see :meth:`Backend.running`."""
+        return self.device.section()
+
+    # --- to the device and back -------------------------------------------------------------------------------------
+
+    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
+        """Return a copy of the host array `x` on the device, in its own order of elements."""
+        host = np.asarray(x, None if dtype is None else np.dtype(dtype))
+        turned = host.ndim == 2 and host.T.flags.c_contiguous and not host.flags.c_contiguous
+        flat = np.ascontiguousarray(host.T if turned else host).reshape(-1)
+        with self.device.section():
+            held = self.device.empty(flat.size, str(flat.dtype))
+            if flat.size:
+                self.device.upload(flat, held)
+            return held.reshape(host.T.shape).T if turned else held.reshape(host.shape)
+
+    def from_samples(self, x: np.ndarray) -> Any:
+        """Return samples by sample on the device, or, if they would take too much of it, as they are on the host."""
+        if self.resident_bytes is None:  # to ask what is free takes longer than to send a few samples
+            stays = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
+        else:
+            stays = x.nbytes > self.resident_bytes
+        return np.asarray(x).view(HostSamples) if stays else self.from_numpy(x)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        """Return a copy on the host; what is there already is returned as it is."""
+        if on_host(x):
+            return np.asarray(x.view(np.ndarray))
+        if not self.is_array(x):
+            return np.asarray(x)
+        with self.device.section():
+            return self.device.download(x)
+
+    def is_array(self, x: object) -> bool:
+        """Return whether `x` is an array of this backend."""
+        return isinstance(x, self._array_type) and not on_host(x)
+
+    def write(self, flat: Any, start: int, values: Any) -> Any:
+        """Write `values`, shape (k,), into `flat`, shape (p,), from `start` on, and return `flat`."""
+        if values is not flat:
+            with self.device.section():
+                flat[start : start + values.shape[0]] = values
+        return flat
+
+    def describe(self) -> str:
+        """Return versions and devices."""
+        return self.device.describe()
+
+
+def _log_eager(what: object) -> None:
+    logging.getLogger("deepnotes").debug("cupy: %s holds parts of the user's own, so it runs eagerly", what)

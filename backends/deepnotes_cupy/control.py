@@ -1,0 +1,47 @@
+"""Control: the few numbers that change from step to step, in device memory so that a captured graph can be replayed."""
+
+import numpy as np
+
+from deepnotes.optimizers import Optimizer
+from deepnotes.program import Sums
+from deepnotes_cupy import sources
+
+SIZE = sources.control().itemsize
+
+SCALARS = ("learning_rate", "rate", "epsilon", "share")
+"""The columns of the table of what each update needs."""
+
+NOT_FINITE, CAREFUL = 1, 2
+"""Values of `stopped`: cost or gradient are not finite; the update may overflow."""
+
+
+def fresh(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
+    """Return the control of a chunk about to begin, as bytes.
+
+    Parameters
+    ----------
+    step : int
+        Updates made so far.
+    sums : (float, float)
+        Of losses and weights so far.
+    """
+    control = np.zeros(1, sources.control())
+    control["loss_sum"], control["weight_sum"] = sums
+    control["clip"], control["step"] = 1.0, step
+    return control.view(np.uint8)
+
+
+def read(content: np.ndarray) -> np.void:
+    """Return what a download of the control's bytes holds, by name."""
+    found: np.void = content.view(sources.control())[0]
+    return found
+
+
+def table(optimizer: Optimizer, step: int, rates: np.ndarray) -> np.ndarray:
+    """Return the scalars of the updates after `step`, shape (updates, 4), float64."""
+    scalars = np.zeros((len(rates), len(SCALARS)))
+    scalars[:, 0] = rates
+    changing = optimizer.scalars(np.arange(step + 1, step + 1 + len(rates)), rates)
+    for column, name in enumerate(SCALARS[1:], 1):
+        scalars[:, column] = changing.get(name, getattr(optimizer, name, 0.0))
+    return scalars

@@ -1,0 +1,151 @@
+"""cuBLAS by ctypes, on a handle of our own: CuPy refuses its own products while a stream is being captured.
+
+Every product names its compute type, so that no setting of the process (``CUPY_TF32``, a math mode) can change the
+precision.
+"""
+
+import ctypes
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from deepnotes_cupy.device import Factors, Product
+
+CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF = 0, 1, 2, 14
+COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
+TYPES: dict[Factors, tuple[int, int, int]] = {  # of the factors, of the product, of the computation
+    "float64": (CUDA_R_64F, CUDA_R_64F, COMPUTE_64F),
+    "float32": (CUDA_R_32F, CUDA_R_32F, COMPUTE_32F),
+    "tf32": (CUDA_R_32F, CUDA_R_32F, COMPUTE_32F_FAST_TF32),
+    "bfloat16": (CUDA_R_16BF, CUDA_R_32F, COMPUTE_32F),
+    "float16": (CUDA_R_16F, CUDA_R_32F, COMPUTE_32F),
+}
+DEFAULT_MATH, POINTERS_ON_HOST, DEFAULT_ALGORITHM = 0, 0, -1
+WORKSPACE = 32 << 20
+"""Bytes: what NVIDIA advises for Hopper, and more than enough for what came before it."""
+
+STATUS = {
+    1: "not initialized",
+    3: "out of memory",
+    7: "invalid value",
+    8: "architecture mismatch",
+    11: "mapping error",
+    13: "execution failed",
+    14: "internal error",
+    15: "not supported",
+    16: "license error",
+}
+
+
+class CublasError(RuntimeError):
+    """cuBLAS says that something failed."""
+
+
+class CublasMissing(RuntimeError):
+    """There is no cuBLAS to load."""
+
+
+def load(major: int) -> Any:
+    """Return the library for this major version of CUDA: from the wheels, Conda, ``CUDA_PATH``, or the system.
+
+    Raises
+    ------
+    CublasMissing
+    """
+    tried: list[str] = []
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy 14
+    except ImportError:
+        pass
+    else:
+        try:
+            found = load_nvidia_dynamic_lib("cublas")
+            if found.abs_path is not None:
+                return ctypes.CDLL(found.abs_path)
+        except (RuntimeError, OSError) as error:
+            tried.append(str(error).strip().splitlines()[0])
+    for name in (f"libcublas.so.{major}", f"cublas64_{major}.dll"):
+        try:
+            return ctypes.CDLL(name)
+        except OSError as error:
+            tried.append(str(error))
+    raise CublasMissing(f"cuBLAS for CUDA {major} cannot be loaded ({'; '.join(tried)})")
+
+
+class Cublas:
+    """A handle on the current device.
+
+    Parameters
+    ----------
+    library : ctypes.CDLL
+    stream : int
+        The address of the stream that products are enqueued to.
+    workspace : (int, int), optional
+        Address and size of device memory of its own. Without, cuBLAS has its own, which may not be captured.
+
+    Raises
+    ------
+    CublasError
+    """
+
+    def __init__(self, library: Any, stream: int, workspace: tuple[int, int] | None) -> None:
+        self._library = library
+        self.handle = ctypes.c_void_p()
+        self._functions: dict[str, Any] = {}
+        self._call("cublasCreate_v2", ctypes.byref(self.handle))
+        self._call("cublasSetMathMode", self.handle, ctypes.c_int(DEFAULT_MATH))
+        self._call("cublasSetPointerMode_v2", self.handle, ctypes.c_int(POINTERS_ON_HOST))
+        self.follow(stream)
+        if workspace is not None:  # after the stream: setting that takes the workspace away
+            self._call(
+                "cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(workspace[0]), ctypes.c_size_t(workspace[1])
+            )
+
+    def version(self) -> int:
+        """Return the version, such as 120905."""
+        version = ctypes.c_int()
+        self._call("cublasGetVersion_v2", self.handle, ctypes.byref(version))
+        return version.value
+
+    def follow(self, stream: int) -> None:
+        """Enqueue to another stream from now on, without the workspace."""
+        self._call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
+
+    def prepared(self, product: Product) -> tuple[Any, ...]:
+        """Return the arguments of a product, for :meth:`multiply`."""
+        (turned_a, turned_b), m, n, k, alpha, A, B, C, factors = product
+        of_factors, of_product, compute = TYPES[factors]
+        scalar = ctypes.c_double if factors == "float64" else ctypes.c_float
+        one, nothing = scalar(alpha), scalar(0.0)
+        return (
+            self.handle,
+            ctypes.c_int(int(turned_a)), ctypes.c_int(int(turned_b)), ctypes.c_int(m), ctypes.c_int(n), ctypes.c_int(k),
+            ctypes.byref(one),
+            ctypes.c_void_p(address(A)), ctypes.c_int(of_factors), ctypes.c_int(k if turned_a else m),
+            ctypes.c_void_p(address(B)), ctypes.c_int(of_factors), ctypes.c_int(n if turned_b else k),
+            ctypes.byref(nothing),
+            ctypes.c_void_p(address(C)), ctypes.c_int(of_product), ctypes.c_int(m),
+            ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
+        )  # fmt: skip
+
+    def multiply(self, arguments: Iterable[Any]) -> None:
+        """Enqueue a product."""
+        self._call("cublasGemmEx", *arguments)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = getattr(self._library, name)
+            function.restype = ctypes.c_int
+        status = function(*arguments)
+        if status:
+            raise CublasError(f"{name}: {STATUS.get(status, 'error')} ({status})")
+
+    def __del__(self) -> None:
+        if self.handle and not sys.is_finalizing():  # at the end of a process CUDA may be gone before us
+            self._library.cublasDestroy_v2(self.handle)
+
+
+def address(array: Any) -> int:
+    """Return where an array of CuPy's begins."""
+    return int(array.data.ptr)

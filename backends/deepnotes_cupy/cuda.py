@@ -1,0 +1,233 @@
+"""The real device: CuPy's memory, streams, kernels and graphs, and cuBLAS on handles of our own."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+import cupy
+import numpy as np
+from cupy.cuda import runtime
+
+from deepnotes.errors import DeviceMemoryError, ForkedProcessError
+from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
+from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product
+from deepnotes_cupy.sources import REAL, kernels, program
+
+
+class CudaGraph:
+    """A captured graph."""
+
+    def __init__(self, graph: Any, stream: Any) -> None:
+        self._graph, self._stream = graph, stream
+
+    def launch(self) -> None:
+        """Enqueue it."""
+        self._graph.launch(self._stream)
+
+
+class CudaDevice:
+    """See :class:`deepnotes_cupy.device.Device`.
+
+    Parameters
+    ----------
+    index : int
+        Which of CUDA's devices.
+    """
+
+    xp = cupy
+    keeps_subnormals = False  # CuPy compiles everything with -ftz=true
+
+    def __init__(self, index: int) -> None:
+        self.index, self._process = index, os.getpid()
+        self._lock = threading.RLock()
+        if index:
+            cupy.cuda.Device(index).use()  # for arithmetic between our calls, in this thread
+        with cupy.cuda.Device(index):
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._beside = cupy.cuda.Stream(non_blocking=True)
+            self.processors = int(runtime.getDeviceProperties(index)["multiProcessorCount"])
+            library = load(runtime.runtimeGetVersion() // 1000)
+            with self._stream:
+                self._workspace = cupy.empty(WORKSPACE, np.uint8)
+            self._cublas = Cublas(library, self._stream.ptr, (self._workspace.data.ptr, WORKSPACE))
+            self._elsewhere = Cublas(library, 0, None)  # for what runs eagerly in other streams than ours
+            self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
+
+    # --- where work goes ----------------------------------------------------------------------------------------
+
+    def check_process(self) -> None:
+        """Raise ForkedProcessError in a process that was forked from the one that opened the device."""
+        if os.getpid() != self._process:
+            raise ForkedProcessError(
+                "this process was forked from one that uses the GPU already, and CUDA cannot be used in both: start "
+                'processes with multiprocessing.get_context("spawn")'
+            )
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """Hold the device; see :meth:`Device.section`."""
+        self.check_process()
+        with self._lock, cupy.cuda.Device(self.index):
+            outer = cupy.cuda.get_current_stream()
+            if outer.ptr == self._stream.ptr:
+                yield
+                return
+            self._before.record(outer)
+            self._stream.wait_event(self._before)
+            with self._stream:
+                yield
+            self._after.record(self._stream)
+            outer.wait_event(self._after)
+
+    # --- memory -------------------------------------------------------------------------------------------------
+
+    def empty(self, size: int, dtype: str) -> Any:
+        """Return a new flat array; see :meth:`Device.empty`."""
+        self.check_process()
+        try:
+            return cupy.empty(size, dtype)
+        except MemoryError:  # CuPy has given back what its pool held, and tried again
+            raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free()) from None
+
+    def free(self) -> int:
+        """Return the bytes that could be had: the driver's, and those that CuPy's pool keeps for later."""
+        with cupy.cuda.Device(self.index):
+            return int(runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
+
+    def upload(self, host: np.ndarray, target: Any) -> None:
+        """Copy from the host: from ordinary memory, so the driver has its own copy when this returns."""
+        host = np.ascontiguousarray(host)
+        runtime.memcpyAsync(
+            address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._stream.ptr
+        )
+
+    def download(self, source: Any) -> np.ndarray:
+        """Copy to the host, and wait for it."""
+        return np.asarray(cupy.asnumpy(source, stream=self._stream))
+
+    def copier(self, source: Any, target: Any) -> Call:
+        """Return a copy within the device."""
+        to, of, size, stream = address(target), address(source), source.nbytes, self._stream.ptr
+
+        def copy(kept: Any = (source, target)) -> None:
+            runtime.memcpyAsync(to, of, size, runtime.memcpyDeviceToDevice, stream)
+
+        return copy
+
+    def pinned(self, size: int, dtype: str) -> np.ndarray:
+        """Return page-locked memory of CuPy's pool as an array, which keeps it."""
+        memory = cupy.cuda.alloc_pinned_memory(max(1, size) * np.dtype(dtype).itemsize)
+        return np.frombuffer(memory, dtype, size)
+
+    def send(self, pairs: Sequence[tuple[np.ndarray, Any]], after: Any) -> Any:
+        """Copy pinned arrays in the stream beside; see :meth:`Device.send`."""
+        if after is not None:
+            self._beside.wait_event(after)
+        for host, target in pairs:
+            runtime.memcpyAsync(
+                address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._beside.ptr
+            )
+        return self._beside.record(cupy.cuda.Event(disable_timing=True))
+
+    def mark(self) -> Any:
+        """Return an event of our stream."""
+        return self._stream.record(cupy.cuda.Event(disable_timing=True))
+
+    def await_event(self, event: Any) -> None:
+        """Have our stream wait."""
+        self._stream.wait_event(event)
+
+    def settle(self, event: Any) -> None:
+        """Wait on the host."""
+        event.synchronize()
+
+    # --- work ---------------------------------------------------------------------------------------------------
+
+    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+        """Return a launch in the current stream, its arguments packed as the kernel's own declaration wants them."""
+        function = self._kernel(kernel, dtype)
+        parameters = kernels()[kernel].parameters
+        if len(arguments) != len(parameters):
+            raise TypeError(f"kernel {kernel} takes {len(parameters)} arguments, got {len(arguments)}")
+        packed = tuple(
+            (np.uint64(0) if x is None else x) if p.pointer else p.scalar(dtype).type(x)
+            for p, x in zip(parameters, arguments, strict=True)
+        )
+
+        def launch() -> None:
+            function(grid, (block,), packed)
+
+        return launch
+
+    def multiplier(self, product: Product) -> Call:
+        """Return a product in the current stream."""
+        prepared = self._cublas.prepared(product)
+        ours = self._stream.ptr
+
+        def multiply(kept: Product = product) -> None:
+            stream = cupy.cuda.get_current_stream().ptr
+            if stream == ours:
+                self._cublas.multiply(prepared)
+                return
+            with self._lock:
+                self._elsewhere.follow(stream)
+                self._elsewhere.multiply((self._elsewhere.handle, *prepared[1:]))
+
+        return multiply
+
+    def capture(self, run: Call) -> Graph:
+        """Capture our stream; see :meth:`Device.capture`. Other threads may go on allocating meanwhile."""
+        try:
+            self._stream.begin_capture(runtime.streamCaptureModeThreadLocal)
+            try:
+                run()
+            except BaseException:
+                with suppress(Exception):  # it says once more what went wrong, and leaves the stream usable
+                    self._stream.end_capture()
+                raise
+            graph = self._stream.end_capture()
+            graph.upload(self._stream)
+        except (RuntimeError, CublasError) as error:  # CUDARuntimeError and CUDADriverError among them
+            raise CaptureRefused(f"{type(error).__name__}: {error}") from error
+        return CudaGraph(graph, self._stream)
+
+    def prepare(self, kernel: str, dtype: str) -> None:
+        """Compile a kernel and load it."""
+        self._kernel(kernel, dtype)
+
+    @cache  # noqa: B019 (a device lives as long as the process)
+    def _kernel(self, name: str, dtype: str) -> Any:
+        return self._module(dtype).get_function(name)
+
+    @cache  # noqa: B019
+    def _module(self, dtype: str) -> Any:
+        return cupy.RawModule(code=program(), options=(f"-DREAL={REAL[dtype]}", "--std=c++17"))
+
+    # --- words --------------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Return versions, and all devices with their memory."""
+        cuda, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
+        major, minor = divmod(self._cublas.version(), 10000)
+        count = runtime.getDeviceCount()
+        devices = "; ".join(
+            _described(i) + (" (selected)" if count > 1 and i == self.index else "") for i in range(count)
+        )
+        return (
+            f"cupy {cupy.__version__}, CUDA {_version(cuda)}, driver for CUDA {_version(driver)}, "
+            f"cuBLAS {major}.{minor // 100}; {devices}"
+        )
+
+
+def _described(index: int) -> str:
+    properties = runtime.getDeviceProperties(index)
+    name = properties["name"]
+    name = name.decode() if isinstance(name, bytes) else name
+    return f"device {index}: {name}, {properties['totalGlobalMem'] / 2**30:.1f} GiB"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

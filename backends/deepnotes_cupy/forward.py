@@ -1,0 +1,99 @@
+"""The forward pass (N2, N3, layer by layer) on a tape."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from deepnotes_cupy.lowering import FROM_A, DenseRow, DropoutRow, Row
+from deepnotes_cupy.sources import codes
+from deepnotes_cupy.tape import Tape
+
+
+class Cache(NamedTuple):
+    """What backward needs of a layer: its row, its input, Z and A, each flat, by sample."""
+
+    row: Row
+    A_prev: Any
+    Z: Any
+    A: Any
+
+
+class Masks(NamedTuple):
+    """What dropout draws its masks by: the network's seed, and the control that counts the steps."""
+
+    seed: int
+    control: Any
+
+
+def weights(tape: Tape, theta: Any, decaying: int) -> Any:
+    """Return the flat buffer as products want it: the weights lie first in it, so one launch rounds them all."""
+    return tape.factor(theta[:decaying])
+
+
+def forward(
+    tape: Tape, rows: Sequence[Row], theta: Any, factors: Any, X: Any, m: int, masks: Masks | None, fused: bool
+) -> list[Cache]:
+    """Add the forward pass to a tape, and return the layers' caches.
+
+    Parameters
+    ----------
+    tape : Tape
+    rows : sequence of Row
+    theta : array, shape (p,)
+    factors : array
+        As of :func:`weights`.
+    X : array, shape (m * n[0],)
+        By sample; dropped elements of it are overwritten.
+    m : int
+    masks : Masks or None
+        None when predicting.
+    fused : bool
+        Whether the last layer ends with its product: the loss does the rest.
+    """
+    A = X
+    caches: list[Cache] = []
+    for place, row in enumerate(rows):
+        if isinstance(row, DropoutRow):
+            assert masks is not None
+            # In place where nobody asks for what was there, which is the slope of an activation at most.
+            kept, A = A, (tape.empty(m * row.n) if _wanted(caches) else A)
+            dropout(tape, row, kept, A, m, masks)
+            caches.append(Cache(row, None, None, A))
+            continue
+        Z = linear(tape, row, factors, A, m)
+        last = place == len(rows) - 1
+        caches.append(Cache(row, A, Z, Z if last and fused else activate(tape, row, theta, Z, m)))
+        A = caches[-1].A
+    return caches
+
+
+def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
+    """Add ``Z = W A_prev`` (N2 without b), and return Z."""
+    Z = tape.empty(m * row.n)
+    tape.product((True, False), (row.n, m, row.n_prev), 1.0, factors[row.W], tape.factor(A_prev), Z)
+    return Z
+
+
+def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None) -> Any:
+    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3), and return A: in Z's place where the slope does not need Z."""
+    b = theta[row.b]
+    if A is None:
+        shared = row.activation == "identity" or row.activation in FROM_A
+        A = Z if shared else tape.empty(m * row.n)
+    if row.activation == "softmax":
+        tape.launch("softmax", (row.n, m), Z, b, A, row.n, m)
+    else:
+        code = codes("Activation")[row.activation]
+        tape.launch("bias_activation", (row.n, m), Z, b, A, row.n, m, code, row.option)
+    return A
+
+
+def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks) -> None:
+    """Add dropout of A, or of dA with the same mask, to `out`, which may be A."""
+    threshold, scale = round(row.rate * 2**32), 1 / (1 - row.rate)
+    tape.launch("dropout", (row.n, m), A, out, row.n, m, threshold, masks.seed, row.number, masks.control, scale)
+
+
+def _wanted(caches: Sequence[Cache]) -> bool:
+    """Return whether backward will read the A of the layer before, or the Z that lies in the same place."""
+    row = caches[-1].row if caches else None
+    return isinstance(row, DenseRow) and row.activation in FROM_A

@@ -1,0 +1,226 @@
+"""Rung 2: equations as fused kernels and cuBLAS products of our own precision, for what runs eagerly on this backend.
+
+Arrays that are not the backend's own float32 or float64 matrices, and empty ones, go the way of the equation.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.activations import LIBRARY
+from deepnotes.equations import EQUATIONS
+from deepnotes_cupy import control
+from deepnotes_cupy.arrays import by_sample, in_columns
+from deepnotes_cupy.lowering import FROM_A
+from deepnotes_cupy.sources import codes
+from deepnotes_cupy.streaming import HostSamples, on_host
+from deepnotes_cupy.tape import Tape
+
+if TYPE_CHECKING:
+    from deepnotes_cupy.backend import CupyBackend
+
+
+def kernels(backend: "CupyBackend") -> dict[str, Callable[..., Any]]:
+    """Return the table, by the names of the equations."""
+    fused = Fused(backend)
+    table: dict[str, Callable[..., Any]] = {}
+    for name in LIBRARY:
+        if name != "identity":
+            table[name] = _kernel(name, 1, fused.activate, name)
+            table[f"{name}_backward"] = _kernel(f"{name}_backward", 3, fused.backward, name)
+    for name in ("linear", "weight_gradient", "input_gradient"):
+        table[name] = _kernel(name, 2, getattr(fused, name))
+    for name in ("momentum", "rmsprop", "adam"):
+        table[name] = _kernel(name, 2, getattr(fused, name), matrices=False)
+    for name in ("dropout_mask", "gather", "one_hot"):
+        table[name] = _kernel(name, 0, getattr(fused, name))
+    return table
+
+
+def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str, matrices: bool = True) -> Any:
+    """Return a function in the place of an equation, where its first arguments, that many arrays, suit it."""
+    equation = EQUATIONS[name]
+
+    @wraps(equation)
+    def kernel(xp: Any, *arguments: Any, **options: Any) -> Any:
+        if arrays and not _suit(arguments[:arrays], 2 if matrices else 1):
+            return equation(xp, *arguments, **options)
+        return function(xp, *leading, *arguments, **options)
+
+    return kernel
+
+
+def _suit(arrays: tuple[Any, ...], dimensions: int) -> bool:
+    dtype = arrays[0].dtype
+    return dtype in (np.float32, np.float64) and all(
+        x.ndim == dimensions and x.dtype == dtype and x.size and not on_host(x) for x in arrays
+    )
+
+
+class Fused:
+    """The kernels in the place of equations: new arrays from arrays, in the current stream.
+
+    Parameters
+    ----------
+    backend : CupyBackend
+    """
+
+    def __init__(self, backend: "CupyBackend") -> None:
+        self._backend, self._device = backend, backend.device
+
+    # --- products ---------------------------------------------------------------------------------------------------
+
+    def linear(self, xp: Any, W: Any, A_prev: Any, b: Any) -> Any:
+        """Return ``Z = W A_prev + b`` (N2)."""
+        (n, n_prev), m = W.shape, A_prev.shape[1]
+        tape = self._tape(W)
+        Z = self._device.empty(n * m, tape.dtype)
+        tape.product((True, False), (n, m, n_prev), 1.0, tape.factor(_flat(xp, W)), _factor(tape, xp, A_prev), Z)
+        b = _flat(xp, xp.broadcast_to(b, (n, 1)))
+        tape.launch("bias_activation", (n, m), Z, b, None, n, m, codes("Activation")["identity"], 0.0)
+        return self._run(tape, Z, n, m)
+
+    def weight_gradient(self, xp: Any, dZ: Any, A_prev: Any) -> Any:
+        """Return ``dW = (1/m) dZ A_prevᵀ`` (N13)."""
+        (n, m), n_prev = dZ.shape, A_prev.shape[0]
+        tape, scale = self._tape(dZ), self._scale(dZ)
+        dW = self._device.empty(n * n_prev, tape.dtype)
+        rounded = _factor(tape, xp, dZ, scale)
+        tape.product((False, True), (n_prev, n, m), 1 / (m * scale), _factor(tape, xp, A_prev), rounded, dW)
+        tape.run()
+        return dW.reshape(n, n_prev)
+
+    def input_gradient(self, xp: Any, W: Any, dZ: Any) -> Any:
+        """Return ``dA_prev = Wᵀ dZ`` (N15)."""
+        (n, n_prev), m = W.shape, dZ.shape[1]
+        tape, scale = self._tape(W), self._scale(dZ)
+        dA = self._device.empty(n_prev * m, tape.dtype)
+        rounded = _factor(tape, xp, dZ, scale)
+        tape.product((False, False), (n_prev, m, n), 1 / scale, tape.factor(_flat(xp, W)), rounded, dA)
+        return self._run(tape, dA, n_prev, m)
+
+    # --- activations ------------------------------------------------------------------------------------------------
+
+    def activate(self, xp: Any, name: str, Z: Any, *option: float, **options: float) -> Any:
+        """Return ``A = g(Z)`` (N3)."""
+        n, m = Z.shape
+        tape = self._tape(Z)
+        A = self._device.empty(n * m, tape.dtype)
+        z = by_sample(xp, Z)
+        if name == "softmax":
+            tape.launch("softmax", (n, m), z, None, A, n, m)
+        else:
+            code = codes("Activation")[name]
+            tape.launch("bias_activation", (n, m), z, None, A, n, m, code, _option(name, option, options))
+        return self._run(tape, A, n, m)
+
+    def backward(self, xp: Any, name: str, dA: Any, Z: Any, A: Any, *option: float, **options: float) -> Any:
+        """Return ``dZ = dA * g'(Z)`` (N12)."""
+        n, m = dA.shape
+        tape = self._tape(dA)
+        D = self._device.empty(n * m, tape.dtype)
+        D.reshape(m, n)[...] = dA.T
+        z, a = (None, by_sample(xp, A)) if name in FROM_A else (by_sample(xp, Z), None)
+        if name == "softmax":
+            tape.launch("softmax_backward", (n, m), D, a, n, m)
+        else:
+            code = codes("Activation")[name]
+            arguments = D, z, a, None, n, m, m, code, _option(name, option, options), 1.0
+            tape.launch("activation_backward", (n, m), *arguments)
+        return self._run(tape, D, n, m)
+
+    # --- updates ----------------------------------------------------------------------------------------------------
+
+    def momentum(
+        self, xp: Any, theta: Any, g: Any, v: Any, rate: Any, momentum: float, nesterov: bool = False
+    ) -> tuple[Any, ...]:
+        """Return θ and ``v``."""
+        return self._update(xp, "momentum", theta, g, (v,), (momentum, int(nesterov)), rate)
+
+    def rmsprop(self, xp: Any, theta: Any, g: Any, s: Any, rate: Any, rho: float, epsilon: Any) -> tuple[Any, ...]:
+        """Return θ and ``s``."""
+        return self._update(xp, "rmsprop", theta, g, (s,), (rho, 1 - rho), rate, epsilon)
+
+    def adam(
+        self, xp: Any, theta: Any, g: Any, m: Any, v: Any, rate: Any, epsilon: Any, beta1: float, beta2: float
+    ) -> tuple[Any, ...]:
+        """Return θ, ``m`` and ``v``."""
+        return self._update(xp, "adam", theta, g, (m, v), (beta1, beta2), rate, epsilon)
+
+    def _update(
+        self, xp: Any, kernel: str, theta: Any, g: Any, slots: tuple[Any, ...], options: tuple[Any, ...], rate: Any,
+        epsilon: Any = 0.0,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        tape, p = self._tape(theta), theta.size
+        theta, *slots_ = (xp.array(x) for x in (theta, *slots))
+        held = self._control(rate=float(rate), epsilon=float(epsilon))
+        tape.launch(kernel, (p,), theta, _flat(xp, g), *slots_, p, 0, held, *options)
+        tape.run()
+        return (theta, *slots_)
+
+    # --- the rest ---------------------------------------------------------------------------------------------------
+
+    def dropout_mask(
+        self, xp: Any, shape: tuple[int, int], rate: float, seed: int, step: Any, layer: int, dtype: Any
+    ) -> Any:
+        """Return 1 where an element is kept, else 0."""
+        n, m = shape
+        if not n * m:
+            return xp.zeros(shape, dtype=dtype)
+        tape = Tape(self._device, str(np.dtype(dtype)), "float32")
+        mask = self._device.empty(n * m, tape.dtype)
+        mask[...] = 1
+        held = self._control(step=int(step))
+        tape.launch("dropout", (n, m), mask, mask, n, m, round(rate * 2**32), seed, layer, held, 1.0)
+        return self._run(tape, mask, n, m)
+
+    def gather(self, xp: Any, X: Any, indices: Any) -> Any:
+        """Return the columns of `X` at `indices`, from wherever it is."""
+        if not on_host(X):
+            return EQUATIONS["gather"](xp, X, indices)
+        chosen = X.view(np.ndarray).T[self._backend.to_numpy(indices)].T
+        return self._backend.from_numpy(chosen)
+
+    def one_hot(self, xp: Any, y: Any, k: int, dtype: Any) -> Any:
+        """Return class indices as columns, where they are."""
+        if not on_host(y):
+            return EQUATIONS["one_hot"](xp, y, k, dtype)
+        return EQUATIONS["one_hot"](np, y.view(np.ndarray), k, np.dtype(dtype)).view(HostSamples)
+
+    def _tape(self, like: Any) -> Tape:
+        dtype = str(like.dtype)
+        return Tape(self._device, dtype, self._backend.factors(dtype))
+
+    def _scale(self, like: Any) -> float:
+        """Return what dZ is multiplied by where it is rounded; a scale that adapts belongs to a Program."""
+        of = self._backend.loss_scale
+        return float(of) if isinstance(of, int | float) and str(like.dtype) == "float32" else 1.0
+
+    def _control(self, **values: float) -> Any:
+        host = control.fresh(0)
+        for name, value in values.items():
+            control.read(host)[name] = value
+        with self._device.section():
+            held = self._device.empty(control.SIZE, "uint8")
+            self._device.upload(host, held)
+        return held
+
+    def _run(self, tape: Tape, flat: Any, n: int, m: int) -> Any:
+        tape.run()
+        return in_columns(flat, n, m)
+
+
+def _flat(xp: Any, x: Any) -> Any:
+    """Return an array in C order, flat."""
+    return xp.ascontiguousarray(x).reshape(-1)
+
+
+def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
+    return tape.factor(by_sample(xp, x), scale=scale)
+
+
+def _option(name: str, option: tuple[float, ...], options: dict[str, float]) -> float:
+    """Return the one option that an activation may have."""
+    return float(next(iter((*option, *options.values(), *LIBRARY[name].options.values())), 0.0))

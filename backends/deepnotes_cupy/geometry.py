@@ -1,0 +1,101 @@
+"""How many blocks of how many threads a kernel gets. Any grid gives the right result; these give it fast."""
+
+from math import isqrt
+
+import numpy as np
+
+from deepnotes_cupy.sources import kernels
+
+LINE = 128
+"""Bytes of memory that a row of a tile takes, see ``Tile`` in kernels/common.cuh."""
+ROWS = 4
+"""Rows that a thread of ``activation_backward`` gets before there is more than one chunk."""
+STRIP = 4
+"""Packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
+WAVES = 16
+"""Blocks for each multiprocessor, beyond which threads go through their loops again."""
+ONE_BLOCK = ("judge", "weight_sum")
+PER_SAMPLE = ("softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "loss")
+TILES = ("bias_activation", "activation_backward", "sum_partials")
+
+
+def grid(
+    kernel: str, n: int, m: int = 1, *, dtype: str = "float32", processors: int = 64, chunks: int = 1
+) -> tuple[tuple[int, int, int], int]:
+    """Return the grid for a kernel, and the threads of a block.
+
+    Parameters
+    ----------
+    kernel : str
+    n, m : int
+        Neurons and samples; for kernels over flat buffers, any two numbers whose product is the number of elements.
+        For ``sum_partials`` and others whose arrays have no samples m is 1.
+    dtype : {"float32", "float64"}
+    processors : int
+        The device's multiprocessors.
+    chunks : int
+        Those of ``activation_backward``, see :func:`chunks`.
+
+    Examples
+    --------
+    >>> grid("adam", 1_000_000, processors=132)
+    ((977, 1, 1), 256)
+    >>> grid("softmax", 10, 128)
+    ((8, 1, 1), 256)
+    """
+    threads, most = kernels()[kernel].threads, WAVES * processors
+    pack = 16 // np.dtype(dtype).itemsize
+    if kernel in ONE_BLOCK:
+        return (1, 1, 1), threads
+    if kernel in PER_SAMPLE:
+        return (_within(-(-m * _power(n, 32) // threads), most), 1, 1), threads
+    if kernel == "gather":
+        packs = n // pack if n % pack == 0 else n
+        lanes = _power(packs, 32)
+        across = _within(-(-m * lanes // threads), most)
+        return (across, _within(-(-packs // (STRIP * lanes)), -(-most // across)), 1), threads
+    if kernel in TILES:
+        across, height = _tiles(n, dtype, threads, packed=kernel != "sum_partials")
+        down = {"bias_activation": -(-m // height), "activation_backward": chunks}.get(kernel, 1)
+        limit = 65535 if kernel == "activation_backward" else -(-most // across)
+        return (_within(across, most), _within(down, limit), 1), threads
+    if kernel == "gradient_norm":
+        most //= 2  # fewer sums for ``judge`` to read
+    each = {"dropout": 4, "round16": 8}.get(kernel, pack)
+    return (_within(-(-n * m // (each * threads)), most), 1, 1), threads
+
+
+def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> tuple[int, int]:
+    """Return the samples of a chunk and the number of chunks for ``activation_backward`` of n neurons, m samples.
+
+    One chunk, and so no ``sum_partials``, where no thread has more than a few rows to itself.
+
+    Examples
+    --------
+    >>> chunks(512, 128, processors=132)
+    (128, 1)
+    >>> chunks(512, 65536, processors=132)
+    (1986, 33)
+    """
+    across, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
+    wanted = -(-4 * processors // across)
+    count = max(1, min(wanted, -(-m // (ROWS * height)), isqrt(m)))  # as the chunks' sums have to be summed up, too
+    rows = max(1, -(-m // count))
+    return rows, max(1, -(-m // rows))
+
+
+def _tiles(n: int, dtype: str, threads: int, packed: bool = True) -> tuple[int, int]:
+    """Return how many tiles lie side by side, and the rows of one."""
+    size = np.dtype(dtype).itemsize
+    numbers = 16 // size if packed and n % (16 // size) == 0 else 1
+    width = _power(n // numbers, LINE // (numbers * size))
+    return -(-(n // numbers) // width), threads // width
+
+
+def _power(count: int, most: int) -> int:
+    """Return the smallest power of two that is at least `count`, but not above `most`, which is one."""
+    return min(1 << max(count - 1, 0).bit_length(), most)
+
+
+def _within(blocks: int, most: int) -> int:
+    return max(1, min(blocks, most))

@@ -1,0 +1,136 @@
+"""Inference on this backend: the forward pass and the losses as launches, a bounded number of samples at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.errors import DeviceMemoryError
+from deepnotes.inference import ELEMENTS, EagerInference
+from deepnotes.layers import Layer
+from deepnotes.losses import Loss as LibraryLoss
+from deepnotes.losses import LossFunction
+from deepnotes.plan import Layout
+from deepnotes.steps import fuses
+from deepnotes_cupy.arrays import by_sample, in_columns, placed
+from deepnotes_cupy.backward import Loss, Targets, loss
+from deepnotes_cupy.forward import activate, forward, linear, weights
+from deepnotes_cupy.lowering import DenseRow, lower
+from deepnotes_cupy.streaming import HostSamples, on_host
+from deepnotes_cupy.tape import Tape
+
+if TYPE_CHECKING:
+    from deepnotes_cupy.backend import CupyBackend
+
+BATCH = 1 << 27
+"""Bytes of samples that go to the device at a time, where they stay on the host otherwise."""
+
+
+class PartsInference(EagerInference):
+    """The eager Inference in this backend's stream; samples that stay on the host pass through the device in parts.
+
+    Parameters
+    ----------
+    backend : CupyBackend
+    layers : sequence of Layer
+    layout : Layout
+    dtype : {"float32", "float64"}
+    """
+
+    backend: "CupyBackend"
+
+    def predict(self, theta: Any, X: Any) -> Any:
+        """Return the outputs, on the host if X is; see :meth:`deepnotes.inference.Inference.predict`."""
+        with self.backend.device.section():
+            if not on_host(X):
+                return self._outputs(theta, X)
+            return self._by_parts(lambda x: (self._outputs(theta, x),), X)[0]
+
+    def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
+        """Return outputs and losses, on the host if X or Y is; see :meth:`deepnotes.inference.Inference.losses`."""
+        with self.backend.device.section():
+            if not on_host(X) and not on_host(Y):
+                return self._losses(theta, X, Y, loss)
+            outputs, losses = self._by_parts(lambda x, y: self._losses(theta, x, y, loss), X, Y)
+            return outputs, losses
+
+    def _outputs(self, theta: Any, X: Any) -> Any:
+        """Return the outputs for samples on the device."""
+        return super().predict(theta, X)
+
+    def _losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
+        """Return outputs and losses for samples on the device."""
+        return super().losses(theta, X, Y, loss)
+
+    def _by_parts(self, function: Callable[..., tuple[Any, ...]], *arrays: Any) -> list[Any]:
+        m = arrays[0].shape[1]
+        room = max(1, BATCH // max(1, sum(x.dtype.itemsize * x.shape[0] for x in arrays)))
+        whole: list[Any] = []
+        for start in range(0, m, room):
+            parts = function(*(placed(self.backend, x[:, start : start + room]) for x in arrays))
+            if not whole:
+                whole = [np.empty((m, part.shape[0]), str(part.dtype)).T.view(HostSamples) for part in parts]
+            for target, part in zip(whole, parts, strict=True):
+                target[:, start : start + room] = self.backend.to_numpy(part)
+        return whole
+
+
+class CupyInference(PartsInference):
+    """Outputs and losses by the fused kernels, for layers of the library's own."""
+
+    def __init__(self, backend: "CupyBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
+        super().__init__(backend, layers, layout, dtype)
+        self._rows = lower(layers, layout, training=False)
+        self._factors = backend.factors(dtype)
+        self._step = max(1, ELEMENTS // max(layout.sizes))
+
+    def _outputs(self, theta: Any, X: Any) -> Any:
+        return self._run(theta, X)[0]
+
+    def _losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
+        if type(loss) is not LibraryLoss:
+            return super()._losses(theta, X, Y, loss)
+        return self._run(theta, X, Y, loss)
+
+    def _run(self, theta: Any, X: Any, Y: Any = None, of: LibraryLoss | None = None) -> tuple[Any, Any]:
+        device, xp = self.backend.device, self.backend.xp
+        m, (inputs, *_, k) = X.shape[1], self.layout.sizes
+        out = device.empty(m * k, self.dtype)
+        L = device.empty(m if of else 0, self.dtype)
+        x = by_sample(xp, X)
+        y = None if Y is None else by_sample(xp, xp.astype(Y, getattr(xp, self.dtype)))
+        targets = 0 if Y is None else Y.shape[0]
+        start = 0
+        while start < m:
+            stop = min(m, start + self._step)
+            try:
+                y_part = None if y is None else y[start * targets : stop * targets]
+                parts = x[start * inputs : stop * inputs], y_part, of, out[start * k : stop * k], L[start:stop]
+                self._part(theta, *parts, stop - start, targets != k)
+            except DeviceMemoryError:
+                if stop - start == 1:
+                    raise
+                self._step = (stop - start) // 2  # fewer at a time, from now on
+                continue
+            start = stop
+        return in_columns(out, k, m), L.reshape(1, -1)
+
+    def _part(
+        self, theta: Any, x: Any, y: Any, of: LibraryLoss | None, out: Any, L: Any, m: int, by_class: bool
+    ) -> None:
+        """Enqueue the outputs of some samples, and their losses if there is one."""
+        device = self.backend.device
+        tape = Tape(device, self.dtype, self._factors)
+        rounded = weights(tape, theta, self.layout.decaying)
+        *before, row = self._rows
+        assert isinstance(row, DenseRow)
+        caches = forward(tape, before, theta, rounded, x, m, None, fused=False)
+        Z = linear(tape, row, rounded, caches[-1].A if caches else x, m)
+        fused = of is not None and fuses(self.layers[-1], of)
+        if not fused:
+            activate(tape, row, theta, Z, m, out)
+        if of is not None:
+            how = Loss(of.name, next((value for _, value in of.options), 0.0), fused)
+            spare = device.empty(m * row.n, self.dtype)
+            loss(tape, how, row, Z, out, theta, Targets(y, by_class), m, spare, L)
+        tape.run()

@@ -1,0 +1,73 @@
+// Activations and their slopes (N3, N6 to N9, N12), element by element; deepnotes/equations/activations.py has the
+// equations. NaN in gives NaN out of every one: comparisons are written so that NaN takes the branch that keeps it.
+
+#include "common.cuh"
+
+enum Activation { IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS };
+
+constexpr real GELU_C = real(1.5957691216057307117597842397375);        // 2 sqrt(2 / pi)
+constexpr real GELU_CUBIC = real(0.044715);
+constexpr real DENSITY = real(0.39894228040143267793994605993438);      // 1 / sqrt(2 pi)
+constexpr real ROOT_HALF = real(0.70710678118654752440084436210485);
+
+__device__ inline real sigmoid(real z) { return 1 / (1 + exp(-z)); }  // N6
+
+__device__ inline real positive_part(real z) { return z < 0 ? real(0) : z; }  // N8
+
+__device__ inline real softplus(real z) { return positive_part(z) + log1p(exp(-fabs(z))); }
+
+__device__ inline real normal_cdf(real z) { return real(0.5) * erfc(-z * ROOT_HALF); }
+
+__device__ inline real gelu_tanh_argument(real z) { return GELU_C * (z + GELU_CUBIC * z * z * z); }
+
+__device__ inline real gelu_tanh_slope(real z) {
+    const real s = sigmoid(gelu_tanh_argument(z));
+    const real t = z * (s * (1 - s));  // 0 long before z * z overflows
+    return s + GELU_C * t + 3 * GELU_CUBIC * GELU_C * (t * z * z);
+}
+
+__device__ inline real silu_slope(real z) {
+    const real s = sigmoid(z);
+    return s * (1 + z * (1 - s));
+}
+
+template <int V, class F>
+__device__ inline void each(real (&v)[V], F f) {
+#pragma unroll
+    for (int i = 0; i < V; i++) v[i] = f(v[i]);
+}
+
+// a = g(z) (N3), in place, for every activation but softmax.
+template <int V>
+__device__ inline void activate(int code, real option, real (&z)[V]) {
+    switch (code) {
+        case SIGMOID: each(z, [](real x) { return sigmoid(x); }); break;                                   // N6
+        case TANH: each(z, [](real x) { return tanh(x); }); break;                                         // N7
+        case RELU: each(z, [](real x) { return positive_part(x); }); break;                                // N8
+        case LEAKY_RELU: each(z, [=](real x) { return x >= 0 ? x : option * x; }); break;                  // N9
+        case ELU: each(z, [=](real x) { return x > 0 ? x : option * expm1(x); }); break;
+        case GELU: each(z, [](real x) { return x * normal_cdf(x); }); break;
+        case GELU_TANH: each(z, [](real x) { return x / (1 + exp(-gelu_tanh_argument(x))); }); break;
+        case SILU: each(z, [](real x) { return x / (1 + exp(-x)); }); break;
+        case SOFTPLUS: each(z, [](real x) { return softplus(x); }); break;
+    }
+}
+
+// Whether the slope is a function of a = g(z), so that z is not read.
+__device__ inline bool slope_of_a(int code) { return code == SIGMOID || code == TANH || code == RELU; }
+
+// g'(z), in place of z, or of a where slope_of_a(code).
+template <int V>
+__device__ inline void slope(int code, real option, real (&x)[V]) {
+    switch (code) {
+        case SIGMOID: each(x, [](real a) { return a * (1 - a); }); break;                                  // N6
+        case TANH: each(x, [](real a) { return 1 - a * a; }); break;                                       // N7
+        case RELU: each(x, [](real a) { return real(a > 0); }); break;                                     // N8
+        case LEAKY_RELU: each(x, [=](real z) { return z > 0 ? real(1) : option; }); break;                 // N9
+        case ELU: each(x, [=](real z) { return z > 0 ? real(1) : option * exp(z); }); break;
+        case GELU: each(x, [](real z) { return normal_cdf(z) + z * (exp(real(-0.5) * z * z) * DENSITY); }); break;
+        case GELU_TANH: each(x, [](real z) { return gelu_tanh_slope(z); }); break;
+        case SILU: each(x, [](real z) { return silu_slope(z); }); break;
+        case SOFTPLUS: each(x, [](real z) { return sigmoid(z); }); break;
+    }
+}

@@ -1,0 +1,172 @@
+// The dense layer around its products: the samples of a batch, bias and activation (N2, N3), and N12 with N14.
+
+#include "activations.cuh"
+
+constexpr int STRIP = 4;  // packs of a row that a lane of `gather` copies for each sample it has found
+
+// Rows `order[j]` of `from` to rows j of `to`; a group of up to 32 lanes a row, strips of a row to blocks along y.
+template <int V>
+__device__ inline void copy_rows(
+    const real* __restrict__ from, const long long* __restrict__ order, real* __restrict__ to, int n, long long m
+) {
+    const int packs = n / V, lanes = power_of_two(packs, 32), lane = threadIdx.x & (lanes - 1), strip = STRIP * lanes;
+    const int rows = blockDim.x / lanes;
+    const long long first = blockIdx.x * static_cast<long long>(rows) + threadIdx.x / lanes;
+    for (long long start = blockIdx.y * static_cast<long long>(strip); start < packs;
+         start += gridDim.y * static_cast<long long>(strip))
+        for (long long j = first; j < m; j += gridDim.x * static_cast<long long>(rows)) {
+            const real* source = from + order[j] * n;
+            real* target = to + j * n;
+#pragma unroll
+            for (int s = 0; s < STRIP; s++) {
+                const long long k = start + s * lanes + lane;
+                if (k < packs) {
+                    real v[V];
+                    load(source + k * V, v);
+                    store(target + k * V, v);
+                }
+            }
+        }
+}
+
+__device__ inline void copy_samples(const real* from, const long long* order, real* to, int n, long long m) {
+    if (n % VEC == 0 && aligned(from) && aligned(to))
+        copy_rows<VEC>(from, order, to, n, m);
+    else
+        copy_rows<1>(from, order, to, n, m);
+}
+
+// Batch number `made` of a chunk: samples order[made * batch_size + j] of X (n numbers each), Y (k) and w (1). Y and w
+// may be null.
+extern "C" __global__ void __launch_bounds__(BLOCK) gather(
+    const real* X, const real* Y, const real* w, const long long* order, const Control* control,
+    real* out_X, real* out_Y, real* out_w, int n, int k, long long m, long long batch_size
+) {
+    const long long* chosen = order + control->made * batch_size;
+    copy_samples(X, chosen, out_X, n, m);
+    if (Y) copy_samples(Y, chosen, out_Y, k, m);
+    if (w) copy_samples(w, chosen, out_w, 1, m);
+}
+
+template <int V>
+__device__ inline void bias_activation_rows(
+    real* Z, const real* __restrict__ b, real* A, int n, long long m, int code, real option
+) {
+    const Tile<V> tile(n);
+    const long long step = gridDim.y * static_cast<long long>(tile.height);
+    for (long long c = blockIdx.x * static_cast<long long>(tile.width) + tile.x; c < tile.columns;
+         c += gridDim.x * static_cast<long long>(tile.width)) {
+        real bias[V];
+#pragma unroll
+        for (int v = 0; v < V; v++) bias[v] = b ? b[c * V + v] : real(0);
+        for (long long j = blockIdx.y * static_cast<long long>(tile.height) + tile.y; j < m; j += step) {
+            const long long at = j * n + c * V;
+            real z[V];
+            load(Z + at, z);
+            if (b) {
+#pragma unroll
+                for (int v = 0; v < V; v++) z[v] += bias[v];  // N2
+                if (A != Z) store(Z + at, z);
+            }
+            if (A) {
+                activate(code, option, z);  // N3
+                store(A + at, z);
+            }
+        }
+    }
+}
+
+// Z += b in place (N2) and A = g(Z) (N3), for every activation but softmax. A may be null, or Z where nothing asks for
+// Z again; b may be null: then Z is only read.
+extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
+    real* Z, const real* b, real* A, int n, long long m, int code, real option
+) {
+    if (n % VEC == 0 && aligned(Z) && aligned(A))
+        bias_activation_rows<VEC>(Z, b, A, n, m, code, option);
+    else
+        bias_activation_rows<1>(Z, b, A, n, m, code, option);
+}
+
+constexpr int AHEAD = 2;  // rows whose loads `backward_rows` has under way at a time
+
+// D = D * g' in place, X being Z or A (N12), and the sums of D over the samples of chunk c to partial[c * n + i]: each
+// thread over its rows in order, then the rows of threads by halves. `room` is shared memory for V numbers a thread.
+template <int V>
+__device__ inline void backward_rows(
+    real* D, const real* X, real* partial, int n, long long m, long long rows, int code, real option, real scale,
+    real* room
+) {
+    const Tile<V> tile(n);
+    const long long chunks = (m + rows - 1) / rows;
+    for (long long left = blockIdx.x * static_cast<long long>(tile.width); left < tile.columns;
+         left += gridDim.x * static_cast<long long>(tile.width)) {  // the same for all threads: barriers inside
+        const long long c = left + tile.x;
+        for (long long chunk = blockIdx.y; chunk < chunks; chunk += gridDim.y) {
+            const long long end = c >= tile.columns ? 0 : (chunk + 1) * rows < m ? (chunk + 1) * rows : m;
+            real sums[V] = {};
+            for (long long j = chunk * rows + tile.y; j < end; j += AHEAD * tile.height) {
+                real d[AHEAD][V] = {}, x[AHEAD][V] = {};
+#pragma unroll
+                for (int r = 0; r < AHEAD; r++)
+                    if (j + r * tile.height < end) {
+                        const long long at = (j + r * tile.height) * n + c * V;
+                        load(D + at, d[r]);
+                        if (code != IDENTITY) load(X + at, x[r]);
+                    }
+                if (code != IDENTITY) {
+                    slope(code, option, reinterpret_cast<real(&)[AHEAD * V]>(x));
+#pragma unroll
+                    for (int r = 0; r < AHEAD; r++) {
+#pragma unroll
+                        for (int v = 0; v < V; v++) d[r][v] *= x[r][v];
+                        if (j + r * tile.height < end) store(D + (j + r * tile.height) * n + c * V, d[r]);
+                    }
+                }
+#pragma unroll
+                for (int r = 0; r < AHEAD; r++)
+                    if (j + r * tile.height < end)
+#pragma unroll
+                        for (int v = 0; v < V; v++) sums[v] += d[r][v];
+            }
+            if (!partial) continue;
+#pragma unroll
+            for (int v = 0; v < V; v++) room[v * blockDim.x + threadIdx.x] = sums[v];
+            __syncthreads();
+            for (int half = tile.height / 2; half > 0; half /= 2) {
+                if (tile.y < half)
+#pragma unroll
+                    for (int v = 0; v < V; v++) {
+                        const int at = v * blockDim.x + threadIdx.x;
+                        room[at] += room[at + half * tile.width];
+                    }
+                __syncthreads();
+            }
+            if (tile.y == 0 && c < tile.columns)
+#pragma unroll
+                for (int v = 0; v < V; v++)
+                    partial[chunk * n + c * V + v] = scale * room[v * blockDim.x + threadIdx.x];
+            // No barrier before the next chunk: what a thread read last in the room, and writes first, is its own.
+        }
+    }
+}
+
+// D = D * g'(Z) in place (N12), and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c: with
+// one chunk and scale 1/m that is db (N14). Only that of Z and A is read which g' is a function of; the other may be
+// null, and partial may be null.
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
+    real* D, const real* Z, const real* A, real* partial, int n, long long m, long long rows, int code, real option,
+    real scale
+) {
+    __shared__ real room[BLOCK * VEC];
+    const real* X = slope_of_a(code) ? A : Z;
+    if (n % VEC == 0 && aligned(D) && (code == IDENTITY || aligned(X)))
+        backward_rows<VEC>(D, X, partial, n, m, rows, code, option, scale, room);
+    else
+        backward_rows<1>(D, X, partial, n, m, rows, code, option, scale, room);
+}
+
+// out[i] = the sum of partial[c * n + i] over the chunks c (N14, where there is more than one).
+extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(real* partial, real* out, int n, long long chunks) {
+    __shared__ real room[BLOCK];
+    backward_rows<1>(partial, nullptr, out, n, chunks, chunks, IDENTITY, 0, 1, room);
+}

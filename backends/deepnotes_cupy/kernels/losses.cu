@@ -1,0 +1,162 @@
+// Softmax, and the losses with their derivatives (N10, N11 and their kin); deepnotes/equations/losses.py has the
+// equations. A group of lanes, a warp at most, takes a sample.
+
+#include "softmax.cuh"
+
+enum Loss {
+    BINARY_CROSS_ENTROPY, CATEGORICAL_CROSS_ENTROPY, MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR, HUBER, POISSON
+};
+
+constexpr real EPS = sizeof(real) == 4 ? real(1.1920928955078125e-7) : real(2.220446049250313e-16);
+constexpr real TINY = sizeof(real) == 4 ? real(1.1754943508222875e-38) : real(2.2250738585072014e-308);
+
+// Y of output i of sample j: its element, or whether it is the class.
+__device__ inline real target(const real* __restrict__ Y, int by_class, long long j, int k, int i) {
+    return by_class ? real(Y[j] == i) : Y[j * k + i];
+}
+
+// What a sample counts for (sample_scale): its weight, scaled to a mean of 1; weights that are all 0 stay so.
+__device__ inline real scale_of(const real* __restrict__ w, const double* total, long long j, long long m) {
+    return w ? w[j] * real(m / (*total > 0 ? *total : 1.0)) : real(1);
+}
+
+// The sum of the weights of a batch. One block of WIDE threads.
+extern "C" __global__ void __launch_bounds__(WIDE) weight_sum(const real* w, long long m, double* total) {
+    __shared__ double room[3 * WIDE / 32];
+    Totals totals;
+    for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.first += w[j];
+    totals.over_block(room);
+    if (threadIdx.x == 0) *total = totals.first;
+}
+
+// Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
+extern "C" __global__ void __launch_bounds__(BLOCK) softmax(real* Z, const real* b, real* A, int n, long long m) {
+    const Group group(n);
+    for (long long first = group.first; first < m; first += group.step) {
+        const long long j = first + group.index;
+        const Row row(Z + j * n, b, j < m ? n : 0, group);
+        real* a = A + j * n;
+        row.each([&](int i, real z) { a[i] = row.softmax(z); });
+    }
+}
+
+// D = A * (D - the sum of D A) in place: N12 for softmax.
+extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(real* D, const real* A, int n, long long m) {
+    const Group group(n);
+    for (long long first = group.first; first < m; first += group.step) {
+        const long long j = first + group.index;
+        const int count = j < m ? n : 0;
+        real* d = D + j * n;
+        const real* a = A + j * n;
+        real sum = 0;
+        for (int i = group.lane; i < count; i += group.lanes) sum += d[i] * a[i];
+        sum = group.sum(sum);
+        for (int i = group.lane; i < count; i += group.lanes) d[i] = a[i] * (d[i] - sum);
+    }
+}
+
+// Categorical cross-entropy from the logits, finite for every finite z: Z += b in place, A = softmax(Z) if A is not
+// null, D = A - Y (N11) and L, both times what the sample counts for. w may be null.
+extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
+    real* Z, const real* b, const real* Y, int by_class, const real* w, const double* total, real* A, real* D, real* L,
+    int n, long long m
+) {
+    const Group group(n);
+    for (long long first = group.first; first < m; first += group.step) {
+        const long long j = first + group.index;
+        const Row row(Z + j * n, b, j < m ? n : 0, group);
+        const real scale = j < m ? scale_of(w, total, j, m) : real(0), log_total = log(row.total);
+        real loss = 0;
+        row.each([&](int i, real z) {
+            const real a = row.softmax(z), y = target(Y, by_class, j, n, i);
+            // A finite z far below the largest may overflow to minus infinity here, and 0 times that is NaN.
+            if (y != 0 || !(z > lowest())) loss -= y * ((z - row.largest) - log_total);
+            if (A) A[j * n + i] = a;
+            D[j * n + i] = (a - y) * scale;
+        });
+        loss = group.sum(loss) + (row.largest - row.largest);  // NaN where a logit is infinite, even if no y names it
+        if (j < m && group.lane == 0) L[j] = loss * scale;
+    }
+}
+
+// Binary cross-entropy from the logits, the mean over the n outputs (N10): Z += b in place, A = sigmoid(Z) (N6) if A is
+// not null, D = (A - Y) / n (N11) and L, both times what the sample counts for. w may be null.
+extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
+    real* Z, const real* b, const real* Y, int by_class, const real* w, const double* total, real* A, real* D, real* L,
+    int n, long long m
+) {
+    const Group group(n);
+    for (long long first = group.first; first < m; first += group.step) {
+        const long long j = first + group.index;
+        const int count = j < m ? n : 0;
+        const real scale = j < m ? scale_of(w, total, j, m) : real(0);
+        real loss = 0;
+        for (int i = group.lane; i < count; i += group.lanes) {
+            const long long at = j * n + i;
+            const real z = Z[at] + (b ? b[i] : real(0)), a = sigmoid(z), y = target(Y, by_class, j, n, i);
+            if (b) Z[at] = z;
+            if (A) A[at] = a;
+            D[at] = (a - y) / n * scale;
+            loss += softplus(z) - y * z;
+        }
+        loss = group.sum(loss);
+        if (j < m && group.lane == 0) L[j] = loss / n * scale;
+    }
+}
+
+__device__ inline real inside(real a) { return a < EPS ? EPS : a > 1 - EPS ? 1 - EPS : a; }
+
+__device__ inline real positive(real a) { return a < TINY ? TINY : a; }
+
+// The loss of one of k outputs, without the mean over them, and its derivative by a, with it.
+__device__ inline real loss_of(int code, real option, real a, real y, int k, real& derivative) {
+    const real e = a - y;
+    switch (code) {
+        case BINARY_CROSS_ENTROPY:  // N10
+            a = inside(a);
+            derivative = (a - y) / (a * (1 - a)) / k;
+            return -(y * log(a) + (1 - y) * log1p(-a));
+        case CATEGORICAL_CROSS_ENTROPY:
+            a = positive(a);
+            derivative = -y / a;
+            return -(y * log(a));
+        case MEAN_SQUARED_ERROR:
+            derivative = real(2.0 / k) * e;
+            return e * e;
+        case MEAN_ABSOLUTE_ERROR:
+            derivative = (e > 0 ? real(1) : e < 0 ? real(-1) : e) / k;
+            return fabs(e);
+        case HUBER: {
+            const real size = fabs(e), near = size > option ? option : size;
+            derivative = (e > option ? option : e < -option ? -option : e) / k;
+            return near * (size - real(0.5) * near);
+        }
+        case POISSON:
+            a = positive(a);
+            derivative = (1 - y / a) / k;
+            return a - y * log(a);
+    }
+    return derivative = a - a;
+}
+
+// Every other loss, from the outputs: D = dA and L, both times what the sample counts for. w may be null.
+extern "C" __global__ void __launch_bounds__(BLOCK) loss(
+    const real* A, const real* Y, int by_class, const real* w, const double* total, real* D, real* L, int k,
+    long long m, int code, real option
+) {
+    const Group group(k);
+    const real outputs = code == CATEGORICAL_CROSS_ENTROPY ? 1 : k;
+    for (long long first = group.first; first < m; first += group.step) {
+        const long long j = first + group.index;
+        const int count = j < m ? k : 0;
+        const real scale = j < m ? scale_of(w, total, j, m) : real(0);
+        real sum = 0;
+        for (int i = group.lane; i < count; i += group.lanes) {
+            real derivative;
+            sum += loss_of(code, option, A[j * k + i], target(Y, by_class, j, k, i), k, derivative);
+            D[j * k + i] = derivative * scale;
+        }
+        sum = group.sum(sum);
+        if (j < m && group.lane == 0) L[j] = sum / outputs * scale;
+    }
+}

@@ -1,0 +1,223 @@
+// From the gradient to the next parameters: L2, the norm, the verdict on the batch, and each optimizer's update in one
+// pass; deepnotes/equations/optimizers.py and regularization.py have the equations, EagerProgram.train the rules.
+
+#include "common.cuh"
+
+struct SumOfSquares {
+    real* g;
+    const real* theta;
+    long long decaying;
+    real l2;
+    Totals totals;
+
+    template <int V>
+    __device__ void operator()(Count<V>, long long i) {
+        real x[V];
+        load(g + i, x);
+        if (l2 != 0 && i < decaying) {
+            real w[V];
+            load(theta + i, w);
+#pragma unroll
+            for (int v = 0; v < V; v++)
+                if (i + v < decaying) x[v] += l2 * w[v];
+            store(g + i, x);
+        }
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            totals.first += static_cast<double>(x[v]) * x[v];
+            totals.most = larger(static_cast<double>(fabs(x[v])), totals.most);
+        }
+    }
+};
+
+// g += l2 θ over the first `decaying` (l2_gradient), and of each block the sum of the squares of g, in double
+// precision, and its largest magnitude: partial[2 * block] and [2 * block + 1].
+extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
+    real* g, const real* theta, long long p, long long decaying, real l2, double* partial
+) {
+    __shared__ double room[3 * BLOCK / 32];
+    SumOfSquares squares{g, theta, decaying, l2};
+    flat(p, aligned(g) && aligned(theta), squares);
+    squares.totals.over_block(room);
+    if (threadIdx.x == 0)
+        partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1] = squares.totals.most;
+}
+
+// The verdict on a batch: its cost, the norm of its gradient, what it is clipped with, and whether the update may be
+// made: then the batch counts, and the scalars of the update are laid out. `scalars` is (steps, 4): learning rate,
+// rate, epsilon, share. clip_norm is 0 where nothing is clipped; w_total is null where there are no weights; `safe` is
+// below what no optimizer makes an overflow of. One block of WIDE threads.
+extern "C" __global__ void __launch_bounds__(WIDE) judge(
+    Control* control, const double* partial, int blocks, const real* L, long long m, const double* w_total,
+    const double* scalars, double clip_norm, double safe
+) {
+    __shared__ double room[3 * WIDE / 32];
+    if (control->stopped) return;
+    Totals totals;
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
+        totals.first += partial[2 * i];
+        totals.most = larger(partial[2 * i + 1], totals.most);
+    }
+    for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.second += L[j];
+    totals.over_block(room);
+    if (threadIdx.x != 0) return;
+
+    const double cost = real(totals.second / m), weight = w_total ? *w_total : double(m);
+    const double square = totals.first, most = totals.most;
+    const double* now = scalars + 4 * control->made;
+    const double norm = isfinite(square) ? sqrt(square) : most;
+    control->cost = cost;
+    control->norm = norm;
+    if (!isfinite(cost) || !isfinite(norm)) {
+        control->stopped = 1;
+        return;
+    }
+    // Squares of doubles can overflow, or vanish though the norm is above what it is clipped to.
+    const bool known = isfinite(square) && (square > 1e-280 || !(clip_norm > 0 && most > clip_norm));
+    if (!known || !(now[0] * (norm > 1 ? norm : 1.0) < safe)) {
+        control->stopped = 2;
+        return;
+    }
+    control->clip = clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0;
+    control->rate = now[1];
+    control->epsilon = now[2];
+    control->share = now[3];
+    control->loss_sum += cost * weight;
+    control->weight_sum += weight;
+    control->step += 1;
+    control->made += 1;
+}
+
+// θ ← θ - share θ for weights (weight_decay), then one step of an optimizer: step(i, w, x) with the elements w of θ
+// from i on, and x those of the gradient, clipped.
+template <class Step>
+struct Update {
+    real* theta;
+    const real* g;
+    long long decaying;
+    real clip, share;
+    Step step;
+
+    template <int V>
+    __device__ void operator()(Count<V>, long long i) const {
+        real w[V], x[V];
+        load(theta + i, w);
+        load(g + i, x);
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            x[v] *= clip;
+            if (share != 0 && i + v < decaying) w[v] -= share * w[v];
+        }
+        step(i, w, x);
+        store(theta + i, w);
+    }
+};
+
+template <class Step>
+__device__ inline void update(
+    real* theta, const real* g, long long p, long long decaying, const Control* control, bool packs, const Step& step
+) {
+    if (control->stopped) return;
+    Update<Step> update{theta, g, decaying, real(control->clip), real(control->share), step};
+    flat(p, packs && aligned(theta) && aligned(g), update);
+}
+
+// θ ← θ - rate g (gradient_descent).
+struct Descent {
+    real rate;
+
+    template <int V>
+    __device__ void operator()(long long, real (&w)[V], real (&x)[V]) const {
+#pragma unroll
+        for (int i = 0; i < V; i++) w[i] -= rate * x[i];
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(BLOCK) sgd(
+    real* theta, const real* g, long long p, long long decaying, const Control* control
+) {
+    update(theta, g, p, decaying, control, true, Descent{real(control->rate)});
+}
+
+// v ← momentum v + g, θ ← θ - rate v, or θ - rate (g + momentum v) with Nesterov's (momentum).
+struct Momentum {
+    real* velocity;
+    real rate, momentum;
+    int nesterov;
+
+    template <int V>
+    __device__ void operator()(long long at, real (&w)[V], real (&x)[V]) const {
+        real v[V];
+        load(velocity + at, v);
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            v[i] = momentum * v[i] + x[i];
+            w[i] -= rate * (nesterov ? x[i] + momentum * v[i] : v[i]);
+        }
+        store(velocity + at, v);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(BLOCK) momentum(
+    real* theta, const real* g, real* velocity, long long p, long long decaying, const Control* control, real momentum,
+    int nesterov
+) {
+    const Momentum step{velocity, real(control->rate), momentum, nesterov};
+    update(theta, g, p, decaying, control, aligned(velocity), step);
+}
+
+// s ← rho s + (1 - rho) g², θ ← θ - rate g / (sqrt s + epsilon) (rmsprop); `rest` is 1 - rho.
+struct RmsProp {
+    real* square;
+    real rate, epsilon, rho, rest;
+
+    template <int V>
+    __device__ void operator()(long long at, real (&w)[V], real (&x)[V]) const {
+        real s[V];
+        load(square + at, s);
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            s[i] = rho * s[i] + rest * (x[i] * x[i]);
+            w[i] -= rate * (x[i] / (sqrt(s[i]) + epsilon));
+        }
+        store(square + at, s);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(BLOCK) rmsprop(
+    real* theta, const real* g, real* square, long long p, long long decaying, const Control* control, real rho,
+    real rest
+) {
+    const RmsProp step{square, real(control->rate), real(control->epsilon), rho, rest};
+    update(theta, g, p, decaying, control, aligned(square), step);
+}
+
+// m ← beta1 m + g, v ← beta2 v + g², θ ← θ - rate m / (sqrt v + epsilon), the bias corrections in rate and epsilon
+// (adam; AdamW where share is not 0).
+struct Adam {
+    real *first, *second;
+    real rate, epsilon, beta1, beta2;
+
+    template <int V>
+    __device__ void operator()(long long at, real (&w)[V], real (&x)[V]) const {
+        real m[V], v[V];
+        load(first + at, m);
+        load(second + at, v);
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            m[i] = beta1 * m[i] + x[i];
+            v[i] = beta2 * v[i] + x[i] * x[i];
+            w[i] -= rate * (m[i] / (sqrt(v[i]) + epsilon));
+        }
+        store(first + at, m);
+        store(second + at, v);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(BLOCK, 3) adam(
+    real* theta, const real* g, real* first, real* second, long long p, long long decaying, const Control* control,
+    real beta1, real beta2
+) {
+    const Adam step{first, second, real(control->rate), real(control->epsilon), beta1, beta2};
+    update(theta, g, p, decaying, control, aligned(first) && aligned(second), step);
+}

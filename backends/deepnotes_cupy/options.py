@@ -1,0 +1,39 @@
+"""The options of this backend, checked before anything is loaded."""
+
+from typing import Any, NamedTuple
+
+from deepnotes.arguments import whole
+from deepnotes.errors import ArgumentError
+from deepnotes_cupy.device import PRECISIONS
+from deepnotes_cupy.scaling import LARGEST
+
+
+class Options(NamedTuple):
+    """As of :func:`deepnotes_cupy.create`."""
+
+    device: int = 0
+    matmul_precision: str = "highest"
+    loss_scale: Any = None
+    resident_bytes: int | None = None
+
+
+def checked(device: Any, matmul_precision: Any, loss_scale: Any, resident_bytes: Any) -> Options:
+    """Return the options.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    if not isinstance(matmul_precision, str) or matmul_precision not in PRECISIONS:
+        raise ArgumentError(f"matmul_precision={matmul_precision!r}, wanted one of {', '.join(PRECISIONS)}")
+    if loss_scale is not None:
+        if matmul_precision != "float16":
+            raise ArgumentError(
+                f"loss_scale={loss_scale!r} with matmul_precision={matmul_precision!r}: it is for 'float16', whose "
+                "smallest numbers are too large for small derivatives"
+            )
+        a_number = isinstance(loss_scale, int | float) and not isinstance(loss_scale, bool)
+        if loss_scale != "dynamic" and not (a_number and 0 < loss_scale <= LARGEST):
+            raise ArgumentError(f"loss_scale={loss_scale!r}, wanted 'dynamic' or a number above 0 and at most 2^24")
+    room = None if resident_bytes is None else whole("resident_bytes", resident_bytes, 0)
+    return Options(whole("device", device, 0), matmul_precision, loss_scale, room)

@@ -1,0 +1,233 @@
+"""The Program of this backend: chunks of mini-batches enqueued as CUDA graphs; the host asks once what came of them."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.errors import DeviceMemoryError
+from deepnotes.plan import Plan
+from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
+from deepnotes.steps import Gradient
+from deepnotes_cupy import control
+from deepnotes_cupy.arrays import by_sample, placed
+from deepnotes_cupy.lowering import lower, numbers_of_a_sample
+from deepnotes_cupy.replay import Replay
+from deepnotes_cupy.scaling import LossScale
+from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
+from deepnotes_cupy.streaming import Stage, on_host
+
+if TYPE_CHECKING:
+    from deepnotes_cupy.backend import CupyBackend
+
+KEPT = 3
+"""Batch sizes whose buffers are kept: usually there are two, the full one and the last one of an epoch."""
+ORDER = 1 << 22
+"""Samples whose order is on the device at a time."""
+
+
+class CupyProgram(EagerProgram):
+    """A Program that trains a chunk of mini-batches by replaying captured steps.
+
+    Parameters
+    ----------
+    backend : CupyBackend
+    plan : Plan
+        Of the library's own parts only.
+    """
+
+    def __init__(self, backend: "CupyBackend", plan: Plan) -> None:
+        self._device, self._stage_bytes = backend.device, backend.stage_bytes
+        with self._device.section():
+            super().__init__(backend, plan)
+            self._shared = Shared(self._device, plan)
+        self._factors = backend.factors(plan.dtype)
+        self._scale = LossScale(backend.loss_scale if self._factors == "float16" else None)
+        self._targets = 1 if plan.class_indices else plan.layout.sizes[-1]
+        self._arrays: Arrays | None = None
+        self._replays: dict[tuple[int, bool], Replay] = {}
+        self._stage: Stage | None = None
+        self._hosts: dict[int, tuple[Any, np.ndarray]] = {}
+        self._sourced: tuple[Any, Any, Any] = (None, None, None)
+
+    # --- the three methods of a Program ---------------------------------------------------------------------------
+
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
+        """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
+        order = np.ascontiguousarray(order, dtype=np.int64)
+        samples = data.X.shape[1]
+        if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel looks again
+            raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
+        batch_size = min(batch_size, max(1, len(order)))
+        made, chunk = 0, Chunk(*sums, 0, 0.0)
+        with self._device.section():
+            while made < len(rates):
+                chunk, stopped = self._train(state, data, order[made * batch_size :], batch_size, rates[made:], sums)
+                sums, made = (chunk.loss_sum, chunk.weight_sum), made + chunk.steps
+                if stopped == control.CAREFUL:  # the next update may overflow: the eager Program makes it, or does not
+                    part = order[made * batch_size :][:batch_size]
+                    chunk = super().train(state, data, part, batch_size, rates[made : made + 1], sums)
+                    sums, made = (chunk.loss_sum, chunk.weight_sum), made + chunk.steps
+                    stopped = 0 if chunk.steps else control.NOT_FINITE
+                elif stopped and np.isfinite(chunk.cost) and self._scale.reduce():
+                    self._replays.clear()
+                    stopped = 0
+                if stopped:
+                    break
+        return chunk._replace(steps=made)
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.program.Program.gradients`."""
+        with self._device.section():
+            xp: Any = self.ops.xp
+            X, Y = placed(self.backend, data.X), placed(self.backend, data.Y)
+            w = None if data.w is None else placed(self.backend, data.w)
+            m = X.shape[1]
+            dtype = getattr(xp, self.plan.dtype)
+            step = self._replay(state, m, w is not None).step
+            self._send_order(np.arange(m), m)
+            step.bind(self._source(Data(X, Y, w)), m)
+            self._device.upload(control.fresh(state.step), self._shared.control)
+            self._device.upload(np.zeros((1, len(control.SCALARS))), self._shared.scalars)
+            step.compute()
+            found = control.read(self._device.download(self._shared.control))
+            g = self._shared.g.copy()
+            weight = xp.asarray(m, dtype=dtype) if w is None else xp.sum(w)
+            return Gradient(xp.asarray(float(found["cost"]), dtype=dtype), weight, g, xp.sum(g * g))
+
+    def update(self, state: State, g: Any, rate: float) -> None:
+        """Make one update with the gradient `g`; see :meth:`deepnotes.program.Program.update`."""
+        with self._device.section():
+            super().update(state, g, rate)
+
+    # --- a chunk ----------------------------------------------------------------------------------------------------
+
+    def _train(
+        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums
+    ) -> tuple[Chunk, int]:
+        """Enqueue as many updates as there is room for, and return what came of them and why they stopped."""
+        steps = min(len(rates), SCALAR_STEPS, max(1, ORDER // batch_size), self._scale.until_growth)
+        order, rates = order[: steps * batch_size], rates[:steps]
+        self._replay(state, batch_size, data.w is not None)  # before the stage: it tells which batch size would fit
+        self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
+        self._device.upload(control.fresh(state.step, sums), self._shared.control)
+        if any(map(on_host, data)):
+            self._streamed(state, data, order, batch_size)
+        else:
+            self._send_order(order, data.X.shape[1])
+            self._enqueue(state, self._source(data), batch_size, len(order))
+        found = control.read(self._device.download(self._shared.control))
+        made, stopped = int(found["made"]), int(found["stopped"])
+        if made != steps and not stopped:
+            raise RuntimeError(f"the device counted {made} of {steps} updates, and does not say why")
+        state.step += made
+        if self._scale.note(made):
+            self._replays.clear()
+        chunk = Chunk(float(found["loss_sum"]), float(found["weight_sum"]), made, float(found["cost"]))
+        return chunk, stopped
+
+    def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
+        """Enqueue steps on as many samples."""
+        for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
+            if m and steps:
+                replay = self._replay(state, m, source.w is not None)
+                replay.bind(source, batch_size)
+                replay.run(steps)
+
+    def _streamed(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
+        """Enqueue steps on data that stay on the host, part by part."""
+        hosts = Data(*(None if a is None else self._on_host(a) for a in data))  # type: ignore[arg-type]
+        widths = self.plan.inputs, self._targets, int(data.w is not None)
+        if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
+            self._stage = None  # before the next one: there may be no room for both
+            self._stage = Stage(self._device, widths, self.plan.dtype, batch_size, self._stage_bytes)
+        stage = self._stage
+        self._send_order(stage.places(len(order)), 2 * stage.room)
+        for number, start in enumerate(range(0, len(order), stage.room)):
+            part = order[start : start + stage.room]
+            stage.send(number, hosts, part)
+            self._enqueue(state, stage.source, batch_size, len(part))
+            stage.done(number)
+
+    # --- what is kept -----------------------------------------------------------------------------------------------
+
+    def _replay(self, state: State, m: int, weighted: bool) -> Replay:
+        """Return the steps for batches of `m` samples of this state's arrays."""
+        arrays = (state.theta, *state.slots)
+        if self._arrays is None or any(
+            a is not b for a, b in zip(arrays, (self._arrays.theta, *self._arrays.slots), strict=True)
+        ):
+            self._arrays = Arrays(state.theta, tuple(state.slots))
+            self._replays.clear()
+        key = m, weighted
+        if key not in self._replays:
+            if len(self._replays) >= KEPT:
+                del self._replays[next(iter(self._replays))]
+            self._replays[key] = self._made(m, weighted)
+        return self._replays[key]
+
+    def _made(self, m: int, weighted: bool) -> Replay:
+        assert self._arrays is not None
+        device, plan, shared, arrays = self._device, self.plan, self._shared, self._arrays
+        requested = 0
+        try:
+            step = Step(device, plan, self._factors, self._scale.value, shared, arrays, m, weighted)
+            return Replay(device, plan, step, shared, arrays, self._factors)
+        except DeviceMemoryError as error:
+            requested = error.requested
+        # Not before that exception is gone, and with it what was had already: so a smaller batch works right away.
+        self._replays.clear()
+        free = device.free()
+        each = numbers_of_a_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
+        fits = int(0.8 * free / (each * np.dtype(plan.dtype).itemsize))
+        if fits < 1:
+            raise DeviceMemoryError(requested, free, "no batch of this network would fit")
+        fits = min(1 << (fits.bit_length() - 1), max(1, m // 2))
+        raise DeviceMemoryError(requested, free, f"batch_size={fits} would fit", fits)
+
+    def _send_order(self, order: np.ndarray, expected: int) -> None:
+        """Put an order on the device, in a place that stays the same for what was captured, as long as it is enough."""
+        wanted = max(len(order), min(expected, ORDER))
+        if self._shared.order.size < wanted:
+            self._shared.order = self._device.empty(wanted, "int64")
+        self._device.upload(np.ascontiguousarray(order, np.int64), self._shared.order)
+
+    def _source(self, data: Data) -> Source:
+        """Return where batches are gathered from: the data's own memory, or copies in places that stay the same."""
+        before, copies, source = self._sourced
+        if not (before and all(a is b for a, b in zip(data, before, strict=True))):
+            arrays = [None if a is None else self._flat(a) for a in data]
+            source = Source(*(None if pair is None else pair[0] for pair in arrays))
+            copies = [pair is not None and pair[1] for pair in arrays]
+            self._sourced = data, copies, source
+            return source
+        for x, copied, target in zip(data, copies, source, strict=True):
+            if copied:  # what it is a copy of may have changed
+                turned: Any = x.T  # type: ignore[union-attr]
+                target.reshape(turned.shape)[...] = turned
+        return source  # type: ignore[no-any-return]
+
+    def _flat(self, x: Any) -> tuple[Any, bool]:
+        """Return an array by sample in the plan's dtype, and whether it is a copy."""
+        xp, dtype = self.ops.xp, np.dtype(self.plan.dtype)
+        converted: Any = x if x.dtype == dtype else xp.astype(x, getattr(xp, self.plan.dtype))  # class indices
+        flat = by_sample(xp, converted)
+        return flat, converted is not x or not x.T.flags.c_contiguous
+
+    def _on_host(self, x: Any) -> np.ndarray:
+        """Return `x` on the host, where most of it may be already; what is smaller than that is fetched once."""
+        if on_host(x):
+            return x  # type: ignore[no-any-return]
+        kept = self._hosts.get(id(x))
+        if kept is None:
+            if len(self._hosts) > 2:
+                self._hosts.clear()
+            kept = self._hosts[id(x)] = (x, self._device.download(x))
+        return kept[1]

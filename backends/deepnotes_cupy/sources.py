@@ -1,0 +1,189 @@
+"""The CUDA sources, shipped as package data, and what their text says of every kernel: nothing here is written twice.
+
+The kernels are one program: :func:`program` joins the files, each included once, so that one compilation per dtype
+serves all of them. :func:`kernels` has each kernel's parameters as the source declares them, and :func:`codes` the
+enumerators, so that Python's side cannot drift from the source.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
+"""In the order of the program; the headers come where they are included."""
+REAL = {"float32": "float", "float64": "double"}
+"""What ``real`` is, by dtype."""
+
+_KERNEL = re.compile(
+    r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'
+)
+_SCALARS: dict[str, Any] = {
+    "int": np.int32, "unsigned": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
+    "float": np.float32, "double": np.float64, "unsigned short": np.uint16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        The C type without ``const``, ``*`` and ``__restrict__``: of the number, or of what is pointed to.
+    pointer : bool
+    const : bool
+        Whether it points to what the kernel does not change.
+    """
+
+    name: str
+    kind: str
+    pointer: bool
+    const: bool
+
+    def scalar(self, dtype: str) -> np.dtype[Any]:
+        """Return the NumPy dtype of the number, or of the elements pointed to, with ``real`` being `dtype`.
+
+        Raises
+        ------
+        KeyError
+            If it is a structure's: ``Control``.
+        """
+        kind: np.dtype[Any] = np.dtype(_SCALARS[REAL[dtype] if self.kind == "real" else self.kind])
+        return kind
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as its source declares it.
+
+    Attributes
+    ----------
+    name : str
+    parameters : tuple of Parameter
+    threads : int
+        How many threads a block may have at most, and should have.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    threads: int
+
+
+def read(name: str) -> str:
+    """Return the text of one file."""
+    return files(__package__).joinpath("kernels", name).read_text(encoding="utf-8")
+
+
+@cache
+def program(*names: str) -> str:
+    """Return kernels as one source: it needs ``REAL`` defined, ``float`` or ``double``, and no header.
+
+    Parameters
+    ----------
+    *names : str
+        Of :data:`FILES`; all of them by default.
+
+    Examples
+    --------
+    >>> program().count('extern "C" __global__') == len(kernels())
+    True
+    """
+    parts: list[str] = []
+    seen: set[str] = set()
+
+    def add(name: str) -> None:
+        if name in seen:
+            return
+        seen.add(name)
+        parts.append(f'#line 1 "{name}"')
+        for number, line in enumerate(read(name).splitlines(), 1):
+            if line.startswith('#include "'):
+                add(line.split('"')[1])
+                parts.append(f'#line {number + 1} "{name}"')
+            else:
+                parts.append(line)
+
+    for name in names or FILES:
+        add(name)
+    return "\n".join(parts) + "\n"
+
+
+@cache
+def kernels() -> dict[str, Kernel]:
+    """Return every kernel by name.
+
+    Examples
+    --------
+    >>> [p.name for p in kernels()["softmax"].parameters]
+    ['Z', 'b', 'A', 'n', 'm']
+    """
+    return parse(program())
+
+
+def parse(source: str) -> dict[str, Kernel]:
+    """Return the kernels of a source by name, in its order.
+
+    Parameters
+    ----------
+    source : str
+        With the constants that its ``__launch_bounds__`` name, as ``constexpr int``.
+
+    Examples
+    --------
+    >>> parse('extern "C" __global__ void __launch_bounds__(64) fill(real* x, long long n) {}')["fill"].threads
+    64
+    """
+    text = re.sub(r"//[^\n]*", "", source)
+    constants = {name: int(value) for name, value in re.findall(r"constexpr int (\w+) = (\d+);", text)}
+    found = {}
+    for bound, name, inside in _KERNEL.findall(text):
+        parameters = tuple(_parameter(declared) for declared in inside.split(","))
+        threads = 1024 if not bound else int(bound) if bound.isdigit() else constants[bound]
+        found[name] = Kernel(name, parameters, threads)
+    return found
+
+
+@cache
+def codes(enumeration: str) -> dict[str, int]:
+    """Return the enumerators of an enumeration of the source, in lower case.
+
+    Examples
+    --------
+    >>> codes("Activation")["relu"], codes("Loss")["huber"]
+    (3, 4)
+    """
+    found = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program())
+    if found is None:
+        raise KeyError(enumeration)
+    return {name.strip().lower(): code for code, name in enumerate(found[1].split(","))}
+
+
+@cache
+def control() -> np.dtype[Any]:
+    """Return the structure ``Control`` as a NumPy dtype.
+
+    Examples
+    --------
+    >>> control().names[:2], control().itemsize
+    (('loss_sum', 'weight_sum'), 88)
+    """
+    found = re.search(r"struct Control \{(.*?)\n\};", re.sub(r"//[^\n]*", "", program()), re.DOTALL)
+    assert found is not None
+    fields: list[tuple[str, Any]] = []
+    for declared in found[1].split(";"):
+        if declared.strip():
+            kind, names = re.fullmatch(r"\s*(long long|\w+)\s+(.*?)\s*", declared, re.DOTALL).groups()  # type: ignore[union-attr]
+            fields += [(name.strip(), _SCALARS[kind]) for name in names.split(",")]
+    return np.dtype(fields, align=True)
+
+
+def _parameter(declared: str) -> Parameter:
+    words = declared.replace("__restrict__", " ").replace("*", " * ").split()
+    kind = " ".join(word for word in words[:-1] if word not in ("const", "*"))
+    return Parameter(words[-1], kind, "*" in words, "const" in words)

@@ -1,0 +1,178 @@
+"""Step: one training step for batches of one size, on buffers that it owns, as two tapes: gradient, update."""
+
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from deepnotes.losses import Loss as LibraryLoss
+from deepnotes.optimizers import SGD, Adam, RMSProp
+from deepnotes.plan import Plan
+from deepnotes.steps import fuses
+from deepnotes_cupy import control, geometry
+from deepnotes_cupy.backward import Loss, Targets, backward, loss
+from deepnotes_cupy.device import Call, Device, Factors
+from deepnotes_cupy.forward import Masks, forward, weights
+from deepnotes_cupy.lowering import lower
+from deepnotes_cupy.tape import Tape
+
+SCALAR_STEPS = 1 << 13
+"""Updates whose scalars are on the device at a time."""
+
+
+class Arrays(NamedTuple):
+    """What a training changes: θ and the optimizer's slots, shape (p,) each, the network's own arrays."""
+
+    theta: Any
+    slots: tuple[Any, ...]
+
+
+class Source(NamedTuple):
+    """Where batches are gathered from: flat arrays by sample, Y also (samples,) class numbers; w may be None."""
+
+    X: Any
+    Y: Any
+    w: Any
+
+
+class Shared:
+    """What all batch sizes of a Program share on the device.
+
+    Parameters
+    ----------
+    device : Device
+    plan : Plan
+
+    Attributes
+    ----------
+    control : array of uint8
+        ``struct Control``.
+    scalars : array of float64
+        Shape (4 SCALAR_STEPS,).
+    g : array, shape (p,)
+        The gradient.
+    partial : array of float64
+        Sums of squares and largest magnitudes, by block.
+    order : array of int64
+        The samples of a chunk.
+    """
+
+    def __init__(self, device: Device, plan: Plan) -> None:
+        p = plan.layout.size
+        (blocks, *_), _ = geometry.grid("gradient_norm", p, dtype=plan.dtype, processors=device.processors)
+        self.blocks = blocks
+        self.control = device.empty(control.SIZE, "uint8")
+        self.scalars = device.empty(len(control.SCALARS) * SCALAR_STEPS, "float64")
+        self.g = device.empty(p, plan.dtype)
+        self.partial = device.empty(2 * blocks, "float64")
+        self.order = device.empty(0, "int64")
+
+
+class Step:
+    """A training step on `m` samples.
+
+    Parameters
+    ----------
+    device : Device
+    plan : Plan
+        Of the library's own parts only.
+    factors : str
+        How products see their factors.
+    scale : float
+        What dZ is multiplied by where it is rounded to 16 bits.
+    shared : Shared
+    arrays : Arrays
+    m : int
+    weighted : bool
+
+    Raises
+    ------
+    DeviceMemoryError
+    """
+
+    def __init__(
+        self, device: Device, plan: Plan, factors: Factors, scale: float, shared: Shared, arrays: Arrays, m: int,
+        weighted: bool,
+    ) -> None:  # fmt: skip
+        self.m, self._device, self._plan, self._shared, self._arrays = m, device, plan, shared, arrays
+        dtype, layout, theta = plan.dtype, plan.layout, arrays.theta
+        inputs, k = layout.sizes[0], layout.sizes[-1]
+        self._widths = inputs, 1 if plan.class_indices else k
+        self._gather: Call | None = None
+        self._bound: tuple[Any, ...] = ()
+        self._batch_size = 0
+        self.gradient, self.update = gradient, update = [Tape(device, dtype, factors) for _ in range(2)]
+        self._batch = Source(
+            gradient.empty(m * inputs), gradient.empty(m * self._widths[1]), gradient.empty(m) if weighted else None
+        )
+        targets = Targets(self._batch.Y, plan.class_indices)
+        if weighted:
+            targets = targets._replace(w=self._batch.w, total=gradient.empty(1, "float64"))
+            gradient.launch("weight_sum", (m,), targets.w, m, targets.total)
+        rows = lower(plan.layers, layout, training=True)
+        last, of = plan.layers[-1], cast(LibraryLoss, plan.loss)
+        how = Loss(of.name, next((value for _, value in of.options), 0.0), fuses(last, of))
+        masks = Masks(plan.seed, shared.control)
+        rounded = weights(gradient, theta, layout.decaying)
+        caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, how.fused)
+        widest = max(row.n for row in rows)
+        D, L = [gradient.empty(m * widest) for _ in range(2)], gradient.empty(m)
+        row, _, Z, A = caches[-1]
+        loss(gradient, how, row, Z, None if how.fused else A, theta, targets, m, D[0], L)
+        backward(gradient, caches, shared.g, rounded, m, D, masks, how.fused, scale)
+        p, decaying = layout.size, layout.decaying
+        gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
+        self.safe, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
+        gradient.launch(
+            "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, targets.total, shared.scalars,
+            self.clip, self.safe,
+        )  # fmt: skip
+        kernel, options = _optimizer(plan)
+        update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
+
+    @property
+    def names(self) -> list[str]:
+        """What a step enqueues, in order: the nodes of its graph."""
+        return ["gather", *self.gradient.names, *self.update.names]
+
+    def spoil(self) -> None:
+        """Overwrite all that a step computes on its way to the next parameters, so that nothing of it can be used."""
+        for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial):
+            buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN, too
+
+    def bind(self, source: Source, batch_size: int) -> bool:
+        """Gather from these arrays from now on; return whether that is another place than before."""
+        wanted = (*source, self._shared.order)
+        same = len(self._bound) == len(wanted) and all(a is b for a, b in zip(wanted, self._bound, strict=True))
+        if same and batch_size == self._batch_size:
+            return False
+        n, k = self._widths
+        grid, block = geometry.grid("gather", n, self.m, dtype=self._plan.dtype, processors=self._device.processors)
+        X, Y, w = source
+        self._gather = self._device.launcher(
+            "gather", self._plan.dtype, grid, block,
+            (X, Y, w, self._shared.order, self._shared.control, *self._batch, n, k, self.m, batch_size),
+        )  # fmt: skip
+        self._bound, self._batch_size = wanted, batch_size
+        return True
+
+    def compute(self) -> None:
+        """Enqueue the gradient of the next batch, and the verdict on it."""
+        assert self._gather is not None
+        self._gather()
+        self.gradient.run()
+
+    def run(self) -> None:
+        """Enqueue a step."""
+        self.compute()
+        self.update.run()
+
+
+def _optimizer(plan: Plan) -> tuple[str, tuple[Any, ...]]:
+    """Return the kernel of the plan's optimizer, and its last arguments."""
+    o = plan.optimizer
+    if isinstance(o, SGD):
+        return ("momentum", (o.momentum, int(o.nesterov))) if o.momentum else ("sgd", ())
+    if isinstance(o, RMSProp):
+        return "rmsprop", (o.rho, 1 - o.rho)
+    assert isinstance(o, Adam)
+    return "adam", (o.beta1, o.beta2)

@@ -1,0 +1,89 @@
+"""Data that stay on the host: samples of a chunk are gathered there, and sent while the device computes on others."""
+
+from typing import Any
+
+import numpy as np
+
+from deepnotes.program import Data
+from deepnotes_cupy.device import Device
+from deepnotes_cupy.step import Source
+
+STAGE = 64 << 20
+"""Bytes of samples in each of the two buffers, and at least one batch."""
+
+
+class HostSamples(np.ndarray):
+    """Samples, targets or weights that stay on the host, as an array of NumPy's: one in each column."""
+
+
+def on_host(x: Any) -> bool:
+    """Return whether `x` stayed on the host."""
+    return isinstance(x, HostSamples)
+
+
+def take(x: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
+    """Write the columns of `x`, shape (n, samples), at `indices` to the rows of `out`, shape (m, n), converted."""
+    rows = x.view(np.ndarray).T
+    if rows.flags.c_contiguous and rows.dtype == out.dtype:
+        rows.take(indices, 0, out, "clip")
+    else:
+        out[...] = rows[indices]
+
+
+class Stage:
+    """Two buffers on the device, as one array of samples, and two in pinned memory.
+
+    Parameters
+    ----------
+    device : Device
+    widths : (int, int, int)
+        Numbers of a sample in X and Y, and 1 or 0 for w.
+    dtype : {"float32", "float64"}
+    batch_size : int
+
+    Attributes
+    ----------
+    source : Source
+        What batches are gathered from.
+    room : int
+        Samples of a buffer: whole batches.
+
+    Raises
+    ------
+    DeviceMemoryError
+    """
+
+    def __init__(self, device: Device, widths: tuple[int, int, int], dtype: str, batch_size: int, stage: int) -> None:
+        self.widths, self.batch_size = widths, batch_size
+        self._device = device
+        sample = sum(widths) * np.dtype(dtype).itemsize
+        self.room = max(1, stage // (sample * batch_size)) * batch_size
+        X, Y, w = [device.empty(2 * self.room * width, dtype) if width else None for width in widths]
+        self.source = Source(X, Y, w)
+        self._pinned = [[device.pinned(self.room * width, dtype) for width in widths if width] for _ in range(2)]
+        self._sent: list[Any] = [None, None]
+        self._trained = [device.mark()] * 2  # the buffers' memory may have been something else's until now
+
+    def places(self, count: int) -> np.ndarray:
+        """Return where the first `count` samples of a chunk will lie, whatever else is in the buffers then."""
+        at = np.arange(count)
+        return at // self.room % 2 * self.room + at % self.room
+
+    def send(self, number: int, data: Data, indices: np.ndarray) -> None:
+        """Gather the `number`-th part of a chunk and send it; what is enqueued from now on has it."""
+        slot, m = number % 2, len(indices)
+        if self._sent[slot] is not None:
+            self._device.settle(self._sent[slot])  # its pinned memory is free again
+        pairs = []
+        arrays = [a for a in data if a is not None]
+        targets = [a for a in self.source if a is not None]
+        for host, width, pinned, target in zip(arrays, self.widths, self._pinned[slot], targets, strict=False):
+            here = pinned[: m * width]
+            take(host, indices, here.reshape(m, width))  # type: ignore[arg-type]
+            pairs.append((here, target[slot * self.room * width :][: m * width]))
+        self._sent[slot] = self._device.send(pairs, self._trained[slot])
+        self._device.await_event(self._sent[slot])
+
+    def done(self, number: int) -> None:
+        """Note that all that reads the `number`-th part is enqueued: its buffer may be written to after that."""
+        self._trained[number % 2] = self._device.mark()

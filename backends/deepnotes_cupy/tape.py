@@ -1,0 +1,90 @@
+"""Tape: calls made ready once, to be enqueued in turn as often as one likes."""
+
+from typing import Any
+
+from deepnotes_cupy import geometry
+from deepnotes_cupy.device import Call, Device, Factors, Product
+from deepnotes_cupy.sources import codes
+
+
+class Tape:
+    """Launches, products and copies in order.
+
+    Parameters
+    ----------
+    device : Device
+    dtype : {"float32", "float64"}
+    factors : str
+        How products see their factors.
+
+    Attributes
+    ----------
+    calls : list of callable
+    names : list of str
+        What each of them is.
+    buffers : list of array
+        What was had for it: all of it is written anew each time that the tape runs, before it is read.
+    """
+
+    def __init__(self, device: Device, dtype: str, factors: Factors) -> None:
+        self.device, self.dtype, self.factors = device, dtype, factors
+        self.calls: list[Call] = []
+        self.names: list[str] = []
+        self.buffers: list[Any] = []
+        self._rounded: dict[int, tuple[Any, Any]] = {}
+
+    def run(self) -> None:
+        """Enqueue all of it."""
+        for call in self.calls:
+            call()
+
+    def empty(self, size: int, dtype: str | None = None) -> Any:
+        """Return a new flat array, one of the buffers."""
+        self.buffers.append(self.device.empty(size, dtype or self.dtype))
+        return self.buffers[-1]
+
+    def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
+        """Add a launch; `sizes` and `chunks` are those that its geometry depends on, see :func:`geometry.grid`."""
+        grid, block = geometry.grid(kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks)
+        self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, arguments))
+        self.names.append(kernel)
+
+    def copy(self, source: Any, target: Any) -> None:
+        """Add a copy."""
+        self.calls.append(self.device.copier(source, target))
+        self.names.append("copy")
+
+    def product(
+        self,
+        turned: tuple[bool, bool],
+        sizes: tuple[int, int, int],
+        alpha: float,
+        A: Any,
+        B: Any,
+        C: Any,
+    ) -> None:
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n, k, see :class:`Product`. Factors are rounded already."""
+        self.calls.append(self.device.multiplier(Product(turned, *sizes, alpha, A, B, C, self.factors)))
+        self.names.append("product")
+
+    def factor(self, x: Any, lasting: bool = True, scale: float = 1.0) -> Any:
+        """Return `x` as products want it: itself, or rounded to 16 bits by one more launch.
+
+        Parameters
+        ----------
+        x : array
+        lasting : bool, default True
+            Whether it stays as it is until the tape is done, so that a second use need not round again.
+        scale : float, default 1.0
+            It is multiplied by this before it is rounded.
+        """
+        if self.factors not in codes("Half"):
+            return x
+        kept = self._rounded.get(id(x))
+        if kept is not None and lasting:
+            return kept[1]
+        out = self.empty(x.size, "uint16")
+        self.launch("round16", (x.size,), x, out, x.size, codes("Half")[self.factors], scale)
+        if lasting:
+            self._rounded[id(x)] = (x, out)  # with x, so that no other array can get its id
+        return out

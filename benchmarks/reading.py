@@ -1,0 +1,95 @@
+"""How long it takes to read a table, by each reader and by others, and an epoch from disk beside one from memory.
+
+    python -m benchmarks.reading --rows 200000
+
+All read the same numbers (and one column of words); medians of a few rounds in turn, in seconds, as JSON on stdout.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import deepnotes as dn
+from deepnotes import csv_arrow, csv_files
+
+FEATURES = 20
+
+
+def write(folder: Path, rows: int) -> None:
+    """Write the same table as CSV, Parquet, .npz and .npy."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, FEATURES))
+    columns: dict[str, Any] = {f"x{j}": X[:, j] for j in range(FEATURES)}
+    columns["kind"] = np.array(["rose", "tulip", "daisy"])[rng.integers(0, 3, rows)]
+    dn.write_table(folder / "a.csv", list(columns), columns)
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    np.savez(folder / "a.npz", **columns)
+    np.save(folder / "X.npy", X)
+    np.save(folder / "y.npy", rng.integers(0, 3, rows))
+
+
+def pandas_read(path: Path) -> object:
+    """Read with pandas, as most people do."""
+    import pandas
+
+    return pandas.read_csv(path)
+
+
+def epoch(X: Any, y: np.ndarray, standardizer: dn.Standardizer) -> None:
+    """Train for one epoch."""
+    net = dn.Network([dn.Dense(32, "relu"), dn.Dense(3, "softmax")], FEATURES, standardizer=standardizer, seed=0)
+    net.fit(X, y, epochs=1, batch_size=128)
+
+
+def contenders(folder: Path) -> dict[str, Callable[[], object]]:
+    """Return what is measured, by name."""
+    csv, rows, y = folder / "a.csv", np.load(folder / "X.npy"), np.load(folder / "y.npy")
+    on_disk, _ = dn.open_table(folder / "X.npy").features(exclude=["y"])
+    standardizer = dn.Standardizer.fit(rows.T)
+    return {
+        "csv, Python's reader": lambda: csv_files.read(csv.read_bytes(), "a.csv"),
+        "csv, pyarrow": lambda: csv_arrow.read(csv.read_bytes(), "a.csv"),
+        "csv, pandas": lambda: pandas_read(csv),
+        "parquet": lambda: dn.read_table(folder / "a.parquet"),
+        "npz": lambda: dn.read_table(folder / "a.npz"),
+        "an epoch from memory": lambda: epoch(rows.T, y, standardizer),
+        "an epoch from disk": lambda: epoch(on_disk, y, standardizer),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, options.rows)
+        runs = contenders(folder)
+        times: dict[str, list[float]] = {who: [] for who in runs}
+        for turn in range(options.rounds + 1):  # the first is not counted: imports, caches
+            for who, run in runs.items():
+                began = time.perf_counter()
+                run()
+                if turn:
+                    times[who].append(time.perf_counter() - began)
+        size = (folder / "a.csv").stat().st_size
+    seconds = {who: round(median(found), 4) for who, found in times.items()}
+    outcome = {"rows": options.rows, "features": FEATURES, "csv_bytes": size, "seconds": seconds}
+    sys.stdout.write(json.dumps(outcome, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Drop-in replacements for scikit-learn's multilayer perceptrons, on any backend; needs the extra ``sklearn``.
+
+Rows are samples here, as scikit-learn's users expect; the core is given a transposed view.
+"""
+
+from deepnotes.errors import MissingExtraError
+
+try:
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError("DenseClassifier and DenseRegressor", "sklearn", error) from error
+
+from deepnotes.estimators.classifier import DenseClassifier
+from deepnotes.estimators.regressor import DenseRegressor
+
+__all__ = ["DenseClassifier", "DenseRegressor"]

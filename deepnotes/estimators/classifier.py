@@ -1,0 +1,292 @@
+"""DenseClassifier: scikit-learn's MLPClassifier, on any backend."""
+
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+    is_multilabel,
+    type_of_target,
+)
+from sklearn.utils.validation import validate_data
+
+from deepnotes.errors import ArgumentError, DataError
+from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
+from deepnotes.estimators.parameters import CONSTRAINTS
+from deepnotes.losses import LIBRARY as LOSSES
+from deepnotes.losses import LossFunction
+
+
+class DenseClassifier(ClassifierMixin, DenseEstimator):
+    """A classifier that minimizes the log-loss, trained and asked on any backend.
+
+    All parameters of scikit-learn's ``MLPClassifier`` are here by the same names, with the same meanings, defaults and
+    errors. With the same ``random_state`` the initial weights, the split for early stopping and the order of samples
+    are the same, too, and the trained parameters equal but for rounding. See there for what is not told here.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array_like of int, default (100,)
+        Neurons of each hidden layer.
+    activation : str, ActivationFunction or list of them, default "relu"
+        Of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of deepnotes, or
+        one that a user wrote.
+    solver : {"adam", "sgd", "lbfgs"}, default "adam"
+        ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
+    alpha : float, default 0.0001
+        L2: a part of the loss of a batch is ``alpha / 2 * Σ w²``, divided by its samples (or the sum of their weights).
+    batch_size : int or "auto", default "auto"
+        By default 200, or all samples if they are fewer.
+    learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
+        Of ``sgd``, from epoch to epoch: ``invscaling`` divides by ``(samples seen + 1) ** power_t``; ``adaptive``
+        divides by 5 instead of ending the training, until the rate is at most 1e-6.
+    learning_rate_init : float, default 0.001
+    power_t : float, default 0.5
+    max_iter : int, default 200
+        Epochs, or iterations of ``lbfgs``.
+    shuffle : bool, default True
+    random_state : int, RandomState or None, default None
+    tol : float, default 1e-4
+        What the loss (or the score, with `early_stopping`) has to improve by; the gradient that ends ``lbfgs``.
+    verbose : bool, default False
+    warm_start : bool, default False
+        Whether ``fit`` goes on from the last parameters.
+    momentum : float, default 0.9
+    nesterovs_momentum : bool, default True
+    early_stopping : bool, default False
+        Whether a part of the samples is held out, and the parameters with the best score on it are the ones that stay.
+    validation_fraction : float, default 0.1
+        How large a part.
+    beta_1, beta_2 : float, default 0.9 and 0.999
+    epsilon : float, default 1e-8
+        Of ``adam``; added before the bias is corrected, as in scikit-learn.
+    n_iter_no_change : int or inf, default 10
+        Epochs without improvement that are waited for.
+    max_fun : int, default 15000
+        Most calls of the loss by ``lbfgs``.
+    loss : str or LossFunction, default "log_loss"
+        Another loss of deepnotes, by name or with options, or one that a user wrote.
+    class_weight : dict, list of dict, "balanced" or None, default None
+        The weight of each class, which multiplies the sample weights, as of scikit-learn's other classifiers.
+    dropout : float or list of float, default 0.0
+        The share of the outputs of each hidden layer that is dropped while training.
+    backend : str or Backend, optional
+        By default the selected one, see :func:`deepnotes.get_backend`.
+    dtype : {"float32", "float64"}, optional
+        By default that of X; float64 for ``lbfgs``.
+    callbacks : list of Callback, optional
+        They see the :class:`~deepnotes.training.Training` after each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (classes,)
+    coefs_, intercepts_ : list of ndarray
+        W of shape (n_prev, n) and b of shape (n,) of each layer; assignable.
+    loss_, best_loss_ : float
+        The last loss, L2 included, and the least one (None with `early_stopping`).
+    loss_curve_, validation_loss_curve_, validation_scores_ : list of float
+        After each epoch; the last two with `early_stopping`.
+    best_validation_score_ : float or None
+    history_ : History
+        Of the last training.
+    n_iter_, t_ : int
+        Epochs of the last training; samples that were trained on in all.
+    n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = DenseClassifier(16, solver="lbfgs", random_state=0, max_iter=1000).fit(X, y)
+    >>> bool(model.score(X, y) > 0.95)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **CONSTRAINTS,
+        "loss": [StrOptions({"log_loss", *LOSSES}), LossFunction],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        loss: Any = "log_loss",
+        class_weight: Any = None,
+        dropout: Any = 0.0,
+        backend: Any = None,
+        dtype: str | None = None,
+        callbacks: Any = None,
+    ) -> None:
+        self._set(locals())
+
+    def _checked(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            dtype=self.dtype or FIT_DTYPES,
+            reset=reset,
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if y.ndim == 2 and not is_multilabel(y):
+            raise DataError(f"y has shape {y.shape} and more than 0 and 1 in it: multioutput targets are not supported")
+        if y.ndim == 2:
+            found, encoded = np.arange(y.shape[1]), (y.toarray() if issparse(y) else y) != 0
+        else:
+            found, encoded = np.unique(y, return_inverse=True)
+        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
+            self._set_classes(found, multilabel=y.ndim == 2)
+            self._labels_are_sparse = issparse(y)
+        else:
+            self._check_classes(found)
+        if self._multilabel != (y.ndim == 2):
+            raise ArgumentError(
+                f"y has shape {y.shape}, and that of the last fit was of {2 - (y.ndim == 2)} dimensions"
+            )
+        if y.ndim == 1:
+            encoded = np.searchsorted(self.classes_, found)[encoded]
+            encoded = encoded if len(self.classes_) > 2 else encoded[:, None] > 0
+        return X, encoded
+
+    def _set_classes(self, classes: np.ndarray, multilabel: bool) -> None:
+        self.classes_, self._multilabel, self._labels_are_sparse = classes, multilabel, False
+
+    def _check_classes(self, found: np.ndarray) -> None:
+        """Raise ArgumentError unless the classes are those of the last fit, or some of them."""
+        if self.warm_start and set(found) != set(self.classes_):
+            raise ArgumentError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
+                f"got {self.classes_}, `y` has {found}"
+            )
+        if len(np.setdiff1d(found, self.classes_, assume_unique=True)):
+            raise ArgumentError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {found}."
+            )
+
+    def _weights(self, y: Any, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
+        weights = super()._weights(y, sample_weight, X, incremental)
+        if self.class_weight is None:
+            return weights
+        if incremental and self.class_weight == "balanced":
+            raise ArgumentError(
+                "class_weight='balanced' needs all samples, and partial_fit has some of them: compute it with "
+                "sklearn.utils.class_weight.compute_class_weight and pass a dict"
+            )
+        of_classes = compute_sample_weight(self.class_weight, y)
+        return cast(np.ndarray, of_classes if weights is None else weights * of_classes)
+
+    def _out_activation(self) -> str:
+        return "logistic" if self._multilabel or len(self.classes_) <= 2 else "softmax"
+
+    def _outputs_for(self, y: np.ndarray) -> int:
+        return len(self.classes_) if y.ndim == 1 else y.shape[1]
+
+    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
+        return y if self.n_outputs_ == 1 else None  # scikit-learn does not with more classes than two
+
+    def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
+        right = A.argmax(axis=1) == y if y.ndim == 1 else ((A > 0.5) == y).all(axis=1)
+        return float(np.average(right, weights=sample_weight))
+
+    @available_if(lambda estimator: estimator._check_solver())
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
+        """Train on some more samples, once.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (samples, features)
+        y : array_like, shape (samples,) or (samples, outputs)
+        sample_weight : array_like, shape (samples,), optional
+        classes : array_like, shape (classes,), optional
+            All that there will be; needed in the first call, and not later.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`fit` does.
+        """
+        if _check_partial_fit_first_call(self, classes):
+            self._set_classes(self.classes_, multilabel=type_of_target(y).startswith("multilabel"))
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> Any:
+        """Return the class of each sample, shape (samples,), or a column for each label, shape (samples, labels).
+
+        The columns are sparse where those of the training were.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (samples, features)
+        """
+        A = self._outputs(X)
+        if self._multilabel:
+            labels = (A > 0.5).astype(np.int64)
+            return csr_array(labels) if self._labels_are_sparse else labels
+        which = A.argmax(axis=1) if A.shape[1] > 1 else A[:, 0] > 0.5
+        return self.classes_[np.minimum(which, len(self.classes_) - 1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class, shape (samples, classes), in the order of ``classes_``.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (samples, features)
+        """
+        A = self._outputs(X)
+        return np.hstack([1 - A, A]) if self.n_outputs_ == 1 else A
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return the logarithm of :meth:`predict_proba`, shape (samples, classes).
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (samples, features)
+        """
+        with np.errstate(divide="ignore"):
+            return cast(np.ndarray, np.log(self.predict_proba(X)))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

@@ -1,0 +1,67 @@
+"""The solver ``lbfgs``: SciPy's L-BFGS-B, given the cost and the gradient of the backend."""
+
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deepnotes.network import Network
+from deepnotes.program import Data, Program, State
+
+
+class Minimum(NamedTuple):
+    """Where the search ended: the cost there, and after how many iterations."""
+
+    cost: float
+    iterations: int
+
+
+def minimize(
+    network: Network,
+    program: Program,
+    state: State,
+    data: Data,
+    *,
+    max_iter: int,
+    max_fun: int,
+    tol: float,
+    verbose: Any,
+) -> Minimum:
+    """Search the parameters of the least cost of `data` as one batch, from those that the network has.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the search ended for another reason than that it was over.
+    """
+    from scipy.optimize import minimize as search
+    from sklearn.exceptions import ConvergenceWarning
+
+    def cost_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        network.set_flat(theta)
+        gradient = program.gradients(state, data)
+        return float(gradient.cost), network.backend.to_numpy(gradient.flat).astype(np.float64)
+
+    def say(intermediate_result: Any) -> None:
+        sys.stdout.write(f"loss = {intermediate_result.fun:.8f}\n")
+
+    with np.errstate(all="ignore"):
+        found = search(
+            cost_and_gradient,
+            network.flat().astype(np.float64),
+            method="L-BFGS-B",
+            jac=True,
+            options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
+            callback=say if verbose else None,
+        )
+    network.set_flat(found.x)
+    iterations = min(int(found.nit), max_iter)
+    if found.status != 0:
+        warnings.warn(
+            f"lbfgs failed to converge after {iterations} iteration(s) (status={found.status}): {found.message}. "
+            f"More iterations (max_iter={max_iter}, max_fun={max_fun}) or scaled data may help",
+            ConvergenceWarning,
+            stacklevel=6,
+        )
+    return Minimum(float(found.fun), iterations)

@@ -1,0 +1,21 @@
+"""What the constructors of both estimators take, beyond what scikit-learn's own constraints say."""
+
+from numbers import Real
+from typing import Any
+
+from sklearn.neural_network import MLPClassifier
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from deepnotes.activations import LIBRARY as ACTIVATIONS
+from deepnotes.activations import ActivationFunction
+from deepnotes.backend import Backend
+
+CONSTRAINTS: dict[str, Any] = {
+    **MLPClassifier._parameter_constraints,
+    "activation": [StrOptions({"logistic", *ACTIVATIONS}), ActivationFunction, list, tuple],
+    "backend": [str, Backend, None],
+    "dtype": [StrOptions({"float32", "float64"}), None],
+    "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+    "callbacks": [list, tuple, None],
+}
+"""scikit-learn's own, and those of what it does not have."""

@@ -1,0 +1,87 @@
+"""Sparse samples: rows of a CSR matrix that become dense a chunk of batches at a time."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+
+from deepnotes.array import Array
+from deepnotes.backend import Backend
+from deepnotes.program import Chunk, Data, Program, State, Sums
+from deepnotes.steps import Gradient
+
+BYTES = 1 << 26
+"""Of dense samples that are held at a time, or those of one batch if they are more."""
+
+
+class SparseSamples:
+    """A CSR matrix, shape (m, n), in the place of X, shape (n, m), of a Data; its columns are dense.
+
+    Parameters
+    ----------
+    rows : sparse matrix, shape (m, n)
+    dtype : dtype
+    """
+
+    def __init__(self, rows: Any, dtype: Any) -> None:
+        self.rows, self.dtype = rows, np.dtype(dtype)
+        self.shape = rows.shape[::-1]
+
+    def __getitem__(self, at: tuple[slice, Any]) -> np.ndarray:
+        """Return ``X[:, indices]``, dense."""
+        return np.asarray(self.rows[at[1]].toarray(), dtype=self.dtype).T
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all samples in turn, dense, shape (n, some)."""
+        step = max(1, BYTES // (self.shape[0] * self.dtype.itemsize))
+        for start in range(0, self.shape[1], step):
+            yield self[:, slice(start, start + step)]
+
+
+class SparseProgram:
+    """A Program that makes its samples dense before another trains on them.
+
+    Parameters
+    ----------
+    program : Program
+    backend : Backend
+    """
+
+    def __init__(self, program: Program, backend: Backend) -> None:
+        self.program, self.backend = program, backend
+
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
+        """Make one update per mini-batch; see :meth:`Program.train`."""
+        X = cast(SparseSamples, data.X)
+        per_batch = batch_size * X.shape[0] * X.dtype.itemsize
+        updates = max(1, BYTES // per_batch)
+        for first in range(0, len(rates), updates):
+            part = order[first * batch_size : (first + updates) * batch_size]
+            now = rates[first : first + updates]
+            chunk = self.program.train(state, self._dense(data, part), np.arange(len(part)), batch_size, now, sums)
+            sums = chunk.loss_sum, chunk.weight_sum
+            if chunk.steps < len(now):
+                break
+        return chunk._replace(steps=first + chunk.steps)
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        """Return the cost of all of `data` as one batch, and its gradient; all samples are dense for that."""
+        return self.program.gradients(state, self._dense(data, np.arange(data.X.shape[1])))
+
+    def update(self, state: State, g: Array, rate: float) -> None:
+        """Make one update with the gradient `g`, shape (p,)."""
+        self.program.update(state, g, rate)
+
+    def _dense(self, data: Data, indices: np.ndarray) -> Data:
+        chosen = self.backend.from_numpy(indices)
+        Y, w = (None if a is None else self.backend.ops.gather(a, chosen) for a in data[1:])
+        X = self.backend.from_numpy(cast(Any, data.X)[:, indices])
+        return Data(X, cast(Array, Y), w)

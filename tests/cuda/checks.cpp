@@ -1,0 +1,153 @@
+// A build with checks: every access of a kernel to memory is looked at. g++ -fsanitize=thread puts a call before each;
+// the functions called are these, not those of its own library.
+//
+// An access has to lie within an array that the kernel was given (to the byte), in shared memory or on the thread's own
+// stack. Two accesses to the same bytes, by two threads, one of them a write, need a barrier between them: __syncthreads
+// within a block, __syncwarp within a warp; between blocks there is none. Shared memory has to be written before it is
+// read. A unit is 2 bytes, the smallest that kernels write.
+
+#include <stdint.h>
+
+#include <vector>
+
+#include "runtime.hpp"
+
+namespace {
+
+constexpr int UNIT = 2;
+
+struct Access {
+    unsigned stamp = 0;  // of the launch, or of the block where memory is shared; 0: none
+    int block = 0, thread = 0;
+    unsigned barriers = 0, warp_barriers = 0;
+    bool threads = false, warps = false, blocks = false;  // whether there was more than one
+};
+
+struct Cell {
+    Access write, read;
+};
+
+struct Region {
+    const char* start;
+    size_t size;
+    bool shared;
+    std::vector<Cell> cells;
+};
+
+std::vector<Region> regions;
+const char* stack_start;
+const char* stack_end;
+unsigned stamp, launch_stamp, block_number, barriers;
+std::vector<unsigned> warp_barriers;
+
+bool ordered(const Access& before, const Region& region) {
+    if (before.stamp != (region.shared ? stamp : launch_stamp)) return true;
+    const int block = static_cast<int>(block_number), thread = host_registers.number;
+    if (before.blocks || before.block != block) return false;
+    if (before.barriers != barriers || (!before.threads && before.thread == thread)) return true;
+    return !before.warps && before.thread / 32 == thread / 32 && before.warp_barriers < warp_barriers[thread / 32];
+}
+
+void record(Access& access, const Region& region, bool read) {
+    const unsigned now = region.shared ? stamp : launch_stamp;
+    const int block = static_cast<int>(block_number), thread = host_registers.number;
+    const unsigned warp_now = warp_barriers[thread / 32];
+    Access next;
+    next.stamp = now, next.block = block, next.thread = thread;
+    next.barriers = barriers, next.warp_barriers = warp_now;
+    if (read && access.stamp == now) {
+        next.blocks = access.blocks || access.block != block;
+        if (access.block == block && access.barriers == barriers) {
+            const bool same_warp = access.thread / 32 == thread / 32;
+            const bool later = same_warp && !access.warps && access.warp_barriers < warp_now;
+            next.threads = !later && (access.threads || access.thread != thread);
+            next.warps = access.warps || !same_warp;
+        }
+    }
+    access = next;
+}
+
+void look(const void* address, size_t size, bool writes) {
+    const char* p = static_cast<const char*>(address);
+    const char* own = reinterpret_cast<const char*>(&host_registers);
+    if ((p >= stack_start && p < stack_end) || (p >= own && p < own + sizeof(host_registers))) return;
+    for (Region& region : regions) {
+        if (p < region.start || p >= region.start + region.size) continue;
+        const size_t offset = p - region.start;
+        if (offset + size > region.size) continue;
+        if (size <= 16 && reinterpret_cast<uintptr_t>(p) % size)
+            host_fault_at("an access that is not aligned to its size", p, offset, region.size);
+        for (size_t unit = offset / UNIT; unit <= (offset + size - 1) / UNIT; unit++) {
+            Cell& cell = region.cells[unit];
+            if (!writes && region.shared && cell.write.stamp != stamp)
+                host_fault_at("reads shared memory that nothing was written to", p, offset, region.size);
+            if (!ordered(cell.write, region) || (writes && !ordered(cell.read, region)))
+                host_fault_at(
+                    writes ? "writes, without a barrier between, where another thread reads or writes"
+                           : "reads, without a barrier between, what another thread writes",
+                    p, offset, region.size
+                );
+            record(writes ? cell.write : cell.read, region, !writes);
+        }
+        return;
+    }
+    for (const Region& region : regions)  // say which array it is that ends nearby
+        if (p >= region.start - 4096 && p < region.start + region.size + 4096)
+            host_fault_at(
+                writes ? "writes out of bounds" : "reads out of bounds", p, p - region.start, region.size
+            );
+    host_fault_at(writes ? "writes to memory it was not given" : "reads memory it was not given", p, 0, 0);
+}
+
+}  // namespace
+
+extern "C" {
+
+void host_check_launch() {
+    launch_stamp = ++stamp;
+    block_number = 0;
+    const size_t size = __stop_shared_memory - __start_shared_memory;
+    regions.push_back(Region{__start_shared_memory, size, true, std::vector<Cell>(size / UNIT + 1)});
+}
+
+void host_check_block() {
+    ++stamp;
+    ++block_number;
+    barriers = 0;
+    const unsigned threads = host_registers.block_dim.x * host_registers.block_dim.y * host_registers.block_dim.z;
+    warp_barriers.assign(threads / 32 + 1, 0);
+}
+
+void host_check_barrier() { ++barriers; }
+
+void host_check_warp_barrier() { ++warp_barriers[host_registers.number / 32]; }
+
+void host_check_stack(char* stack, size_t size) { stack_start = stack, stack_end = stack + size; }
+
+// The arrays of the next launch.
+__attribute__((visibility("default"))) void host_regions(int count, const void** starts, const size_t* sizes) {
+    regions.clear();
+    for (int i = 0; i < count; i++)
+        regions.push_back(
+            Region{static_cast<const char*>(starts[i]), sizes[i], false, std::vector<Cell>(sizes[i] / UNIT + 1)}
+        );
+}
+
+#define HOST_ACCESS(n)                                                     \
+    void __tsan_read##n(void* p) { look(p, n, false); }                    \
+    void __tsan_write##n(void* p) { look(p, n, true); }                    \
+    void __tsan_unaligned_read##n(void* p) { look(p, n, false); }          \
+    void __tsan_unaligned_write##n(void* p) { look(p, n, true); }          \
+    void __tsan_volatile_read##n(void* p) { look(p, n, false); }           \
+    void __tsan_volatile_write##n(void* p) { look(p, n, true); }
+HOST_ACCESS(1)
+HOST_ACCESS(2)
+HOST_ACCESS(4)
+HOST_ACCESS(8)
+HOST_ACCESS(16)
+void __tsan_read_range(void* p, size_t n) { look(p, n, false); }
+void __tsan_write_range(void* p, size_t n) { look(p, n, true); }
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_init() {}
+}

@@ -1,0 +1,181 @@
+// CUDA's words for g++: what the kernels' sources need to be compiled for the CPU. tests/cuda_shim.py puts this file
+// before them. Threads are fibers (fibers.cpp); what they must not do is watched by checks.cpp.
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <utility>
+
+#define __global__ __attribute__((noinline))  // so that only the kernel, not the call, is looked at
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+// One block runs at a time, so what it shares may be static; in a section of its own it can be found, and poisoned.
+#define __shared__ static __attribute__((section("shared_memory"), aligned(16)))
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+struct Registers {  // of the thread that runs
+    dim3 thread, block, block_dim, grid_dim;
+    int number, lane;
+};
+
+extern "C" {
+extern Registers host_registers;
+void host_barrier(int line);
+unsigned long long host_exchange(unsigned mask, unsigned long long value, int from, int line);
+unsigned host_ballot(unsigned mask, int predicate, int line);
+void host_warp_barrier(unsigned mask, int line);
+void host_fault(const char* what) __attribute__((noreturn));
+}
+
+#define threadIdx (host_registers.thread)
+#define blockIdx (host_registers.block)
+#define blockDim (host_registers.block_dim)
+#define gridDim (host_registers.grid_dim)
+#define warpSize 32
+
+// --- barriers and shuffles: every lane that the mask names has to be at the same line ------------------------------
+
+inline void __syncthreads(int line = __builtin_LINE()) { host_barrier(line); }
+
+inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE()) { host_warp_barrier(mask, line); }
+
+template <class T>
+inline T host_shuffle(unsigned mask, T x, int from, int line) {
+    static_assert(sizeof(T) <= 8, "a shuffle moves 8 bytes at most");
+    unsigned long long bits = 0;
+    memcpy(&bits, &x, sizeof(T));
+    bits = host_exchange(mask, bits, from, line);
+    memcpy(&x, &bits, sizeof(T));
+    return x;
+}
+
+template <class T>
+inline T __shfl_sync(unsigned mask, T x, int from, int width = 32, int line = __builtin_LINE()) {
+    return host_shuffle(mask, x, (host_registers.lane & -width) | (from & (width - 1)), line);
+}
+
+template <class T>
+inline T __shfl_xor_sync(unsigned mask, T x, int with, int width = 32, int line = __builtin_LINE()) {
+    const int lane = host_registers.lane, from = lane ^ with;
+    return host_shuffle(mask, x, (from & -width) > (lane & -width) ? lane : from, line);
+}
+
+template <class T>
+inline T __shfl_down_sync(unsigned mask, T x, int by, int width = 32, int line = __builtin_LINE()) {
+    const int lane = host_registers.lane, from = lane + by;
+    return host_shuffle(mask, x, (from & -width) == (lane & -width) ? from : lane, line);
+}
+
+template <class T>
+inline T __shfl_up_sync(unsigned mask, T x, int by, int width = 32, int line = __builtin_LINE()) {
+    const int lane = host_registers.lane, from = lane - by;
+    return host_shuffle(mask, x, from >= (lane & -width) ? from : lane, line);
+}
+
+inline unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+    return host_ballot(mask, predicate, line);
+}
+
+inline int __any_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+    return __ballot_sync(mask, predicate, line) != 0;
+}
+
+inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
+    return __ballot_sync(mask, predicate, line) == mask;
+}
+
+// --- vectors: a device faults where an access is not aligned to its size, an x86 does not ---------------------------
+
+inline void host_check_alignment(const void* p, unsigned size) {
+    if (reinterpret_cast<uintptr_t>(p) & (size - 1)) host_fault("an access that is not aligned to its size");
+}
+
+#define HOST_VECTOR(name, type, size, fields, copy, parameters, values)                     \
+    struct alignas(size) name {                                                              \
+        type fields;                                                                         \
+        name() = default;                                                                    \
+        name(const name& o) { *this = o; }                                                   \
+        name& operator=(const name& o) {                                                     \
+            host_check_alignment(&o, size);                                                  \
+            host_check_alignment(this, size);                                                \
+            copy;                                                                            \
+            return *this;                                                                    \
+        }                                                                                    \
+    };                                                                                       \
+    inline name make_##name parameters {                                                     \
+        name v;                                                                              \
+        values;                                                                              \
+        return v;                                                                            \
+    }
+#define HOST_COMMA ,
+#define HOST_VECTOR2(name, type, size)                                                                     \
+    HOST_VECTOR(name, type, size, x HOST_COMMA y, (x = o.x, y = o.y), (type a, type b), (v.x = a, v.y = b))
+#define HOST_VECTOR4(name, type, size)                                                                     \
+    HOST_VECTOR(                                                                                           \
+        name, type, size, x HOST_COMMA y HOST_COMMA z HOST_COMMA w, (x = o.x, y = o.y, z = o.z, w = o.w),  \
+        (type a, type b, type c, type d), (v.x = a, v.y = b, v.z = c, v.w = d)                             \
+    )
+
+HOST_VECTOR2(float2, float, 8)
+HOST_VECTOR2(double2, double, 16)
+HOST_VECTOR2(int2, int, 8)
+HOST_VECTOR2(uint2, unsigned, 8)
+HOST_VECTOR4(float4, float, 16)
+HOST_VECTOR4(int4, int, 16)
+HOST_VECTOR4(uint4, unsigned, 16)
+HOST_VECTOR4(ushort4, unsigned short, 8)
+
+// --- functions --------------------------------------------------------------------------------------------------------
+
+template <class T>
+inline T __ldg(const T* p) {
+    return *p;
+}
+
+template <class To, class From>
+inline To host_bits(From x) {
+    static_assert(sizeof(To) == sizeof(From), "of one size");
+    To y;
+    memcpy(&y, &x, sizeof(x));
+    return y;
+}
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32); }
+inline unsigned __float_as_uint(float x) { return host_bits<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return host_bits<float>(x); }
+inline int __float_as_int(float x) { return host_bits<int>(x); }
+inline float __int_as_float(int x) { return host_bits<float>(x); }
+inline long long __double_as_longlong(double x) { return host_bits<long long>(x); }
+inline double __longlong_as_double(long long x) { return host_bits<double>(x); }
+inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
+// --- how a kernel is called -------------------------------------------------------------------------------------------
+
+struct HostKernel {
+    const char* name;
+    void (*run)(void**);
+};
+
+template <class... A, size_t... I>
+__attribute__((no_sanitize("thread"))) inline void host_call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<A*>(arguments[I])...);
+}
+
+template <class... A>
+inline void host_call(void (*kernel)(A...), void** arguments) {
+    host_call(kernel, arguments, std::index_sequence_for<A...>());
+}
+
+template <auto kernel>
+inline void host_run(void** arguments) {
+    host_call(kernel, arguments);
+}

@@ -1,0 +1,34 @@
+// What fibers.cpp and checks.cpp share with each other.
+
+#pragma once
+#include <stddef.h>
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+struct Registers {  // as in host.hpp
+    dim3 thread, block, block_dim, grid_dim;
+    int number, lane;
+};
+
+struct HostKernel {
+    const char* name;
+    void (*run)(void**);
+};
+
+extern "C" {
+extern Registers host_registers;
+extern const HostKernel host_kernels[];
+extern char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[] __attribute__((weak));
+
+void host_fault(const char* what) __attribute__((noreturn));
+void host_fault_at(const char* what, const void* address, long long offset, long long size) __attribute__((noreturn));
+
+// What the checks are told: a launch, a block, a barrier of all or of the running thread's warp, the running stack.
+void host_check_launch();
+void host_check_block();
+void host_check_barrier();
+void host_check_warp_barrier();
+void host_check_stack(char* stack, size_t size);
+}

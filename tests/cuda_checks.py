@@ -1,0 +1,323 @@
+"""What every CUDA kernel is held to, on the CPU: a function each, which takes a host to launch on and asserts.
+
+tests/test_cuda_kernels.py runs them on the package's sources, tests/test_cuda_mutants.py on faulty ones. References are
+the equations, with their bounds (:mod:`deepnotes.testing.bounds`); what is exact is compared bit for bit. Arrays are by
+sample, (m, n) in C order, so the equations get their transposes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from cuda_shim import Host
+
+from deepnotes.equations import EQUATIONS
+from deepnotes.testing.bounded import BoundedArray
+from deepnotes.testing.bounds import Bounds, excess
+from deepnotes_cupy.geometry import chunks, grid
+from deepnotes_cupy.sources import codes
+from deepnotes_cupy.sources import control as control_dtype
+
+SHAPES = [(1, 1, 0), (1, 70, 0), (4, 3, 0), (10, 37, 0), (12, 5, 0), (12, 5, 1), (33, 19, 0), (132, 9, 0), (300, 70, 0)]
+SHAPES += [tuple(map(int, np.random.default_rng(seed).integers((1, 1, 0), (200, 80, 4)))) for seed in range(3)]
+SHAPES += [(4 * (n // 4 + 1), m + 1, 0) for n, m, _ in SHAPES[-2:]]
+"""Neurons, samples, and by how many numbers arrays are off a 16-byte boundary."""
+PROCESSORS = 2
+"""Of the device that grids are made for: few, so that threads go through their loops several times."""
+OPTIONS = {"leaky_relu": {"slope": 0.3}, "elu": {"alpha": 1.7}, "huber": {"delta": 0.7}}
+ELEMENTWISE = [name for name in codes("Activation") if name != "softmax"]
+CONTROL = control_dtype()
+
+
+def place(values: Any, dtype: str, shift: int = 0) -> np.ndarray:
+    """Return a copy, `shift` numbers beyond a 16-byte boundary."""
+    values = np.asarray(values)
+    kind = np.dtype(dtype)
+    raw = np.empty(values.nbytes * kind.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 16 + shift * kind.itemsize
+    out = raw[start : start + values.size * kind.itemsize].view(kind).reshape(values.shape)
+    out[...] = values
+    return out
+
+
+def launch(host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1) -> None:
+    """Run a kernel with the grid that it is fast with, in every order of threads, and compare all bits."""
+    blocks, threads = grid(kernel, n, m, dtype=host.dtype, processors=PROCESSORS, chunks=count)
+    everywhere(host, kernel, blocks, threads, *arguments)
+
+
+def everywhere(host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
+    """Run a kernel in every order of threads and blocks, from the same start, and compare all bits."""
+    arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+    before = [a.copy() for a in arrays]
+    outcomes = []
+    for order in host.orders:
+        for a, old in zip(arrays, before, strict=True):
+            if a.flags.writeable:
+                a[...] = old
+        host.order = order
+        host.launch(kernel, blocks, threads, *arguments)
+        outcomes.append([a.tobytes() for a in arrays])
+    assert outcomes[1:] == outcomes[:-1], f"{kernel}: the outcome depends on the order of threads"
+
+
+def within(found: np.ndarray, expected: BoundedArray, where: str) -> None:
+    """Assert that each number is within its bound."""
+    assert found.shape == expected.shape, where
+    times = excess(found, expected)
+    assert not times.size or times.max() <= 1, f"{where}: {times.max():.3g} times the bound, at {np.argmax(times)}"
+
+
+def option_of(name: str) -> float:
+    return next(iter(OPTIONS.get(name, {}).values()), 0.0)
+
+
+def spread(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
+    """Return numbers of which most are ordinary, some large, a few 0."""
+    x = np.where(rng.random((m, n)) < 0.9, rng.normal(0, 3, (m, n)), rng.uniform(-120, 120, (m, n)))
+    return np.where(rng.random((m, n)) < 0.02, rng.choice([0.0, -0.0], (m, n)), x)
+
+
+def bias_and_activation(host: Host) -> None:
+    """``Z + b`` (N2) and ``g`` of it (N3), with and without a bias, in place and not, or without an activation."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
+    for number, name in enumerate(ELEMENTWISE):
+        chosen = [SHAPES[number % len(SHAPES)], (12, 9, 0)]
+        for n, m, shift in SHAPES if name == "relu" else chosen:
+            Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
+            A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
+            code, option = codes("Activation")[name], option_of(name)
+            launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, n, m, code, option)
+            assert (before + b == Z).all()
+            if name != "identity":
+                within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
+            Z[...], again = before + b, Z.copy()
+            launch(host, "bias_activation", n, m, Z, None, A, n, m, code, option)
+            assert (again == Z).all()
+            launch(host, "bias_activation", n, m, Z, None, Z, n, m, code, option)
+            np.testing.assert_array_equal(A, Z)
+
+
+def exact(dtype: str, x: np.ndarray) -> BoundedArray:
+    """Return the transpose of a by-sample array, exact."""
+    return Bounds(dtype).from_numpy(x.T)  # type: ignore[return-value]
+
+
+def apply(ops: Any, name: str, *arguments: Any) -> BoundedArray:
+    return getattr(ops, name)(*arguments, **OPTIONS.get(name.removesuffix("_backward"), {}))  # type: ignore[no-any-return]
+
+
+def activation_backward(host: Host) -> None:
+    """``dZ = dA * g'`` (N12) and its mean over the samples (N14), in one chunk and in several."""
+    dtype, rng = host.dtype, np.random.default_rng(1)
+    for number, name in enumerate(ELEMENTWISE):
+        chosen = [SHAPES[number % len(SHAPES)], (12, 75, 0)]
+        for n, m, shift in SHAPES if name == "identity" else chosen:
+            bounds = Bounds(dtype)
+            Z, D = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=(m, n)), dtype, shift)
+            before = D.copy()
+            wide = apply(bounds.ops, name, exact(dtype, Z))
+            A = place(np.asarray(wide.value, dtype).T, dtype, shift)
+            expected = apply(bounds.ops, f"{name}_backward", exact(dtype, D), exact(dtype, Z), wide)
+            code, option, scale = codes("Activation")[name], option_of(name), 1 / m
+            uses_A = name in ("sigmoid", "tanh", "relu")
+            given = [D, None if uses_A else Z, A if uses_A else None]
+            for rows, count in ((m, 1), (33, -(-m // 33)), chunks(n, m, dtype=dtype, processors=PROCESSORS)):
+                D[...] = before
+                db = place(np.full(n, 7.0), dtype)
+                partial = db if count == 1 else place(np.full((count, n), 7.0), dtype)
+                arguments = (*given, partial, n, m, rows, code, option, scale)
+                launch(host, "activation_backward", n, m, *arguments, count=count)
+                where = f"{name} of {n} neurons, {m} samples, {count} chunks"
+                within(D.T, expected, where)
+                if count > 1:
+                    launch(host, "sum_partials", n, 1, partial, db, n, count)
+                within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {where}")
+            D[...] = before
+            launch(host, "activation_backward", n, m, *given, None, n, m, m, code, option, scale)
+            within(D.T, expected, f"{name} without a bias")
+
+
+def softmax(host: Host) -> None:
+    """Softmax, of rows that a group of lanes holds and of longer ones, and its backward form."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
+    for n, m, shift in SHAPES:
+        Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
+        A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
+        launch(host, "softmax", n, m, Z, b, A, n, m)
+        assert (before + b == Z).all()
+        expected = ops.softmax(exact(dtype, Z))
+        within(A.T, expected, f"softmax of {n} neurons, {m} samples")
+        again = place(Z, dtype, shift)
+        launch(host, "softmax", n, m, again, None, again, n, m)
+        assert (again == A).all()
+        D = place(rng.normal(size=(m, n)), dtype, shift)
+        before = D.copy()
+        launch(host, "softmax_backward", n, m, D, A, n, m)
+        wanted = ops.softmax_backward(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
+        within(D.T, wanted, f"softmax's slope, {n} neurons, {m} samples")
+
+
+def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[Any, Any, Any]:
+    """Return sample weights, room for their sum, and the scale they make, with bounds; None without weights."""
+    if kind == "none":
+        return None, None, None
+    w = place(np.zeros(m) if kind == "zeros" else rng.random(m) * 3, dtype)
+    return w, np.full(1, 7.0), Bounds(dtype).ops.sample_scale(exact(dtype, w[:, None]))
+
+
+def cross_entropies(host: Host) -> None:
+    """Both fused losses (N10, N11), from columns or class indices, with weights or without."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(3), Bounds(host.dtype).ops
+    kinds = ["none", "some", "zeros"]
+    for name in ("softmax", "sigmoid"):
+        for number, (n, m, shift) in enumerate(SHAPES):
+            by_class, (w, total, scale) = number % 2, weights(rng, m, dtype, kinds[number % 3])
+            classes = rng.integers(0, n, m)
+            columns = np.eye(n)[classes] if by_class or name == "softmax" else rng.random((m, n))
+            Y = place(classes if by_class else columns, dtype, shift)
+            Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
+            before, L = Z.copy(), place(np.full(m, 7.0), dtype)
+            A, D = (place(np.full((m, n), 7.0), dtype, shift) for _ in range(2))
+            if w is not None:
+                launch(host, "weight_sum", m, 1, w, m, total)
+            rest = (b, Y, by_class, w, total, None if number == 4 else A, D, L, n, m)
+            launch(host, f"{name}_cross_entropy", n, m, Z, *rest)
+            assert (before + b == Z).all()
+            logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
+            wide = getattr(ops, name)(logits)
+            losses = getattr(ops, f"{name}_cross_entropy")(logits, targets)
+            delta = getattr(ops, f"{name}_cross_entropy_delta")(wide, targets)
+            where = f"{name}, {n} outputs, {m} samples, {kinds[number % 3]} weights"
+            if number != 4:
+                within(A.T, wide, f"A of {where}")
+            within(L[None], losses if scale is None else losses * scale, f"L of {where}")
+            within(D.T, delta if scale is None else delta * scale, f"D of {where}")
+
+
+def losses(host: Host) -> None:
+    """Every other loss and its derivative, at the ends of where it is defined as well."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(4), Bounds(host.dtype).ops
+    for name, code in codes("Loss").items():
+        for number, (n, m, shift) in enumerate(SHAPES):
+            w, total, scale = weights(rng, m, dtype, ["none", "some"][number % 2])
+            A, columns = rng.random((m, n)), np.round(rng.random((m, n)), 1)
+            by_class = int(name == "categorical_cross_entropy" and number % 2)
+            classes = rng.integers(0, n, m)
+            if name == "categorical_cross_entropy":
+                columns = np.eye(n)[classes]
+            elif name not in ("binary_cross_entropy", "poisson"):
+                A, columns = spread(rng, m, n), rng.normal(size=(m, n))
+                columns[0] = A[0]
+            else:
+                A = np.where(rng.random((m, n)) < 0.1, rng.integers(0, 2, (m, n)), A)
+            A, Y = place(A, dtype, shift), place(classes if by_class else columns, dtype, shift)
+            D, L = place(np.full((m, n), 7.0), dtype, shift), place(np.full(m, 7.0), dtype)
+            if w is not None:
+                launch(host, "weight_sum", m, 1, w, m, total)
+            option = float(np.dtype(dtype).type(option_of(name)))
+            launch(host, "loss", n, m, A, Y, by_class, w, total, D, L, n, m, code, option)
+            outputs, targets = exact(dtype, A), exact(dtype, columns.astype(dtype))
+            values = apply(ops, name, outputs, targets)
+            derivative = getattr(ops, f"{name}_derivative")(outputs, targets, **OPTIONS.get(name, {}))
+            where = f"{name}, {n} outputs, {m} samples"
+            within(L[None], values if scale is None else values * scale, f"L of {where}")
+            within(D.T, derivative if scale is None else derivative * scale, f"dA of {where}")
+
+
+def nan_and_infinity(host: Host) -> None:
+    """In each place of a row: out comes what the equations make of it, and the numbers beside it are not touched."""
+    dtype = host.dtype
+    for name in [*ELEMENTWISE, "softmax"]:
+        n = 13 if name == "tanh" else 12
+        for value in (np.nan, np.inf, -np.inf):
+            Z = place(np.tile(np.linspace(-2, 2, n), (n, 1)), dtype)
+            np.fill_diagonal(Z, value)
+            A, D, ones = place(np.zeros((n, n)), dtype), place(np.ones((n, n)), dtype), place(np.ones((n, n)), dtype)
+            code = codes("Activation")[name]
+            if name == "softmax":
+                launch(host, "softmax", n, n, Z, None, A, n, n)
+                launch(host, "softmax_backward", n, n, D, A, n, n)
+            else:
+                launch(host, "bias_activation", n, n, Z, None, A, n, n, code, option_of(name))
+                launch(host, "activation_backward", n, n, D, Z, A, None, n, n, n, code, option_of(name), 1.0)
+            wide = Z.T.astype(np.float64)
+            wanted = EQUATIONS[name](np, wide, **OPTIONS.get(name, {}))
+            slopes = EQUATIONS[f"{name}_backward"](np, ones.T, wide, wanted, **OPTIONS.get(name, {}))
+            for found, right in ((A, wanted.T), (D, slopes.T)):
+                assert (np.isnan(found) == np.isnan(right)).all(), (name, value)
+                assert (found[np.isinf(right)] == right[np.isinf(right)]).all(), (name, value)
+                assert np.isfinite(found[np.isfinite(right)]).all(), (name, value)
+            assert not np.isnan(value) or np.isnan(np.diagonal(A)).all(), name
+
+
+def losses_of_nan(host: Host) -> None:
+    """A logit or an output that is not finite makes a loss that is not; finite logits make a finite one."""
+    dtype = host.dtype
+    for value in (np.nan, np.inf, -np.inf):
+        for kernel in ("softmax_cross_entropy", "sigmoid_cross_entropy", *codes("Loss")):
+            Z, Y, L = place(np.ones((3, 5)), dtype), place(np.eye(5)[:3], dtype), place(np.zeros(3), dtype)
+            Z[1, 4], A, D = value, place(np.zeros((3, 5)), dtype), place(np.zeros((3, 5)), dtype)
+            if kernel in codes("Loss"):
+                launch(host, "loss", 5, 3, Z, Y, 0, None, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
+                wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
+            else:
+                launch(host, kernel, 5, 3, Z, None, Y, 0, None, None, A, D, L, 5, 3)
+                wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
+            assert (np.isfinite(L) == np.isfinite(wanted)).all(), (kernel, value)
+            assert (np.isnan(L) == np.isnan(wanted)).all(), (kernel, value)
+    far = float(np.finfo(dtype).max) / 1.5  # logits further from each other than any number is large
+    Z, Y, L = place([[far, -far, 0.0]], dtype), place([[1.0, 0.0, 0.0]], dtype), place(np.zeros(1), dtype)
+    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, None, np.zeros_like(Y), L, 3, 1)
+    assert L.tolist() == [0.0]
+
+
+def gathers(host: Host) -> None:
+    """The samples of a batch, bit for bit, with targets and weights or without; from any batch of the chunk."""
+    dtype, rng = host.dtype, np.random.default_rng(5)
+    for number, (n, m, shift) in enumerate(SHAPES):
+        samples, k, size = 2 * m + 3, 1 + number, m + 2
+        X, Y, w = rng.normal(size=(samples, n)), rng.normal(size=(samples, k)), rng.random(samples)
+        X, Y, w = place(X, dtype, shift), place(Y, dtype), place(w, dtype)
+        order = rng.integers(0, samples, 2 * size + m)
+        control = np.zeros(1, CONTROL)
+        control["made"] = 2
+        outs = [place(np.full(s, 7.0), dtype) for s in ((m, n), (m, k), (m,))]
+        given = [X, Y if number != 1 else None, w if number != 2 else None]
+        launch(host, "gather", n, m, *given, order, control, *outs, n, k, m, size)
+        for out, source in zip(outs, given, strict=True):
+            wanted = np.full_like(out, 7.0) if source is None else source[order[2 * size :]]
+            assert out.tobytes() == wanted.tobytes(), (n, m)
+
+
+def grids(host: Host) -> None:
+    """Any grid gives the same bits; the sums of ``activation_backward`` are of chunks, not of blocks."""
+    dtype, rng = host.dtype, np.random.default_rng(6)
+    n, m = 140, 37
+    Z, b = place(spread(rng, m, n), dtype), place(rng.normal(size=n), dtype)
+    outcomes = []
+    for blocks in ((1, 1), (2, 1), (1, 3), (7, 5)):
+        z, A, D, partial = (
+            Z.copy(),
+            place(np.zeros((m, n)), dtype),
+            place(np.ones((m, n)), dtype),
+            np.zeros((5, n), dtype),
+        )
+        host.launch("bias_activation", blocks, 256, z, b, A, n, m, codes("Activation")["silu"], 0.0)
+        host.launch(
+            "activation_backward", blocks, 256, D, z, A, partial, n, m, 8, codes("Activation")["silu"], 0.0, 1.0
+        )
+        out = place(np.zeros((m, n)), dtype)
+        host.launch("gather", blocks, 256, z, None, None, np.arange(m)[::-1].copy(), np.zeros(1, CONTROL), out, None,
+                    None, n, 0, m, m)  # fmt: skip
+        outcomes.append([a.tobytes() for a in (z, A, D, partial, out)])
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+CHECKS: dict[str, Callable[[Host], None]] = {
+    f.__name__: f
+    for f in (
+        bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan,
+        gathers, grids,
+    )
+}  # fmt: skip

@@ -1,0 +1,231 @@
+"""The CUDA kernels on the CPU: the very same sources, compiled by g++ with tests/cuda/host.hpp before them.
+
+:class:`Host` launches a kernel on NumPy arrays, quick enough for whole trainings. With ``checked=True`` every access of
+the kernel to memory is looked at: bounds, alignment, races, shared memory read before it is written. In both, a barrier
+or a shuffle that not all threads reach is a :class:`KernelFault` that names kernel, block and thread.
+
+``python tests/cuda_shim.py`` runs under the address sanitizer what tests/test_cuda_shim.py starts it for.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
+
+HERE = Path(__file__).parent / "cuda"
+COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
+FLAGS = {  # of the kernels; and of what runs them, which is not looked at itself
+    "fast": (["-O2"], ["-O2"]),
+    "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
+    "sanitized": (["-O1", "-fsanitize=address"], ["-O1", "-fsanitize=address"]),
+}
+ORDERS = ("forward", "backward", "random")
+
+
+class KernelFault(Exception):
+    """A kernel did what a device does not allow; the message names kernel, block and thread."""
+
+
+def compiler() -> str:
+    """Return g++, or skip the test that asks for it."""
+    found = shutil.which("g++")
+    if found is None:
+        pytest.skip("needs g++, to compile the CUDA kernels for the CPU")
+    return found
+
+
+class Host:
+    """The kernels of one dtype, compiled for the CPU.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}
+    checked : bool, default False
+        Whether every access to memory is looked at.
+    build : {"fast", "checked", "sanitized"}, optional
+        In place of `checked`; "sanitized" works only in a process that has the address sanitizer's library loaded.
+    source : str, optional
+        Another source than the package's: a mutant, or a test of this shim.
+
+    Attributes
+    ----------
+    order : {"forward", "backward", "random"}
+        In which the threads and blocks take turns; no result may depend on it.
+    orders : tuple of str
+        Those that tests shall go through.
+    flush : bool
+        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``.
+    """
+
+    def __init__(self, dtype: str, checked: bool = False, *, build: str = "", source: str = "") -> None:
+        self.dtype = dtype
+        self.order, self.seed, self.flush = "forward", 0, False
+        self.orders = ORDERS[:1] if build == "sanitized" else ORDERS
+        self._build = build or ("checked" if checked else "fast")
+        self.kernels = parse(source) if source else kernels()
+        self._library = ctypes.CDLL(str(built(dtype, self._build, source or program())))
+        self._library.host_allocate.restype = ctypes.c_void_p
+        self._index = {name: i for i, name in enumerate(self.kernels)}
+        self._types = {name: [_ctype(p, dtype) for p in k.parameters] for name, k in self.kernels.items()}
+
+    def launch(self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any) -> None:
+        """Run a kernel.
+
+        Parameters
+        ----------
+        kernel : str
+        grid, block : int or tuple of up to three int
+        *arguments
+            ndarray (its memory, whatever its shape), number or None (a null pointer), one for each parameter.
+
+        Raises
+        ------
+        KernelFault
+            If it did what a device does not allow.
+        TypeError
+            If an argument is not what the parameter asks for.
+        """
+        described = self.kernels[kernel]
+        if len(arguments) != len(described.parameters):
+            raise TypeError(f"{kernel} takes {len(described.parameters)} arguments, got {len(arguments)}")
+        arrays = [a for a in arguments if isinstance(a, np.ndarray)]
+        copies = self._red_zones(arrays) if self._build == "sanitized" else {}
+        packed = []
+        for parameter, kind, value in zip(described.parameters, self._types[kernel], arguments, strict=True):
+            if parameter.pointer:
+                address = _address(kernel, parameter, value, self.dtype)
+                packed.append(ctypes.c_void_p(copies.get((address, 0 if value is None else value.nbytes), address)))
+            else:
+                packed.append(kind(value if kind in (ctypes.c_float, ctypes.c_double) else int(value)))
+        if self._build == "checked":
+            starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
+            sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
+            self._library.host_regions(len(arrays), starts, sizes)
+        pointers = (ctypes.c_void_p * len(packed))(*[ctypes.addressof(p) for p in packed])
+        words = ctypes.create_string_buffer(512)
+        failed = self._library.host_launch(
+            self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
+            ctypes.c_ulonglong(self.seed), int(self.flush), words,
+        )  # fmt: skip
+        self._give_back(arrays, copies)
+        if failed:
+            raise KernelFault(words.value.decode())
+
+    def _red_zones(self, arrays: list[np.ndarray]) -> dict[tuple[int, int], int]:
+        """Return where copies of arrays are that end where their memory does, so that the sanitizer sees the end."""
+        copies = {}
+        for a in arrays:
+            at = a.ctypes.data, a.nbytes
+            if at not in copies:
+                room = a.ctypes.data % 16  # so that the copy is aligned as the array is
+                copies[at] = self._library.host_allocate(ctypes.c_size_t(a.nbytes + room)) + room
+                ctypes.memmove(copies[at], a.ctypes.data, a.nbytes)
+        return copies
+
+    def _give_back(self, arrays: list[np.ndarray], copies: Mapping[tuple[int, int], int]) -> None:
+        for (address, size), copy in copies.items():
+            ctypes.memmove(address, copy, size)
+            self._library.host_release(ctypes.c_void_p(copy - address % 16))
+
+
+def built(dtype: str, build: str, source: str) -> Path:
+    """Return the library made of a source, from the cache or compiled now."""
+    names = list(parse(source))
+    table = ", ".join(f'{{"{name}", host_run<{name}>}}' for name in names)
+    text = (
+        f'{_read("host.hpp")}\n#define REAL {REAL[dtype]}\n{source}\n#line 1 "table"\n'
+        f'extern "C" {{ extern const HostKernel host_kernels[]; const HostKernel host_kernels[] = {{{table}}}; }}\n'
+    )
+    own, others = FLAGS[build]
+    checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
+    parts = [(text, own), *((_read("runtime.hpp") + _read(name), others) for name in ("fibers.cpp", checks))]
+    link = [flag for flag in others if "address" in flag]
+
+    def library(out: str) -> None:
+        with ThreadPoolExecutor() as pool:
+            objects = list(pool.map(lambda part: str(_object(*part)), parts))
+        _run([compiler(), "-shared", *link, "-o", out, *objects, "-lm"])
+
+    return _cached(repr((parts, link)), ".so", library)
+
+
+def prepare(*wanted: tuple[str, str, str]) -> None:
+    """Compile several libraries at a time; each is given by dtype, build and source, "" for the package's."""
+    compiler()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda w: built(w[0], w[1], w[2] or program()), wanted))
+
+
+def _object(text: str, flags: list[str]) -> Path:
+    command = [compiler(), *COMMON, *flags, "-x", "c++", "-c", "-"]
+    return _cached(repr((text, command)), ".o", lambda out: _run([*command, "-o", out], text))
+
+
+def _run(command: list[str], text: str = "") -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def _cached(key: str, suffix: str, make: Callable[[str], None]) -> Path:
+    """Return a file of the cache, by what it depends on, made now if it is not there."""
+    digest = hashlib.sha256((_version(compiler()) + key).encode()).hexdigest()
+    target = _cache_folder() / (digest[:32] + suffix)
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            make(f"{scratch}/out")
+            os.replace(f"{scratch}/out", target)
+    return target
+
+
+@cache
+def _read(name: str) -> str:
+    text = (HERE / name).read_text(encoding="utf-8").replace('#include "runtime.hpp"', "")
+    return f'#line 1 "{name}"\n{text}\n'
+
+
+@cache
+def _version(gxx: str) -> str:
+    return subprocess.run([gxx, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def _cache_folder() -> Path:
+    """Return a folder of this user's own, for what was compiled."""
+    folder = Path(tempfile.gettempdir()) / f"deepnotes-cuda-host-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():  # somebody else's: not to be trusted
+        return Path(tempfile.mkdtemp(prefix="deepnotes-cuda-host-"))
+    return folder
+
+
+def _ctype(parameter: Parameter, dtype: str) -> Any:
+    return None if parameter.pointer else np.ctypeslib.as_ctypes_type(parameter.scalar(dtype))
+
+
+def _address(kernel: str, parameter: Parameter, value: Any, dtype: str) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, np.ndarray) or not (value.flags.c_contiguous or value.flags.f_contiguous):
+        raise TypeError(f"{kernel}: {parameter.name} is {type(value).__name__}, wanted an array in one piece")
+    if parameter.kind != "Control" and value.dtype != parameter.scalar(dtype):
+        raise TypeError(f"{kernel}: {parameter.name} is of {value.dtype}, wanted {parameter.scalar(dtype)}")
+    if not parameter.const and not value.flags.writeable:
+        raise TypeError(f"{kernel}: {parameter.name} must not be written to")
+    return int(value.ctypes.data)
+
+
+def _three(sizes: int | Sequence[int]) -> Any:
+    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    return (ctypes.c_uint * 3)(*given, *[1] * (3 - len(given)))

@@ -1,0 +1,321 @@
+"""Targets: data files, as tables in memory and on disk, and what a model file says of the columns of such."""
+
+import gzip
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import hostile
+import numpy as np
+import pytest
+from fuzzing import NUMBERS, altered, damaged, target
+from hypothesis import strategies as st
+
+from deepnotes import readings, tables
+from deepnotes.cli.models import Model
+from deepnotes.disk_tables import open_table
+from deepnotes.registry import get_backend
+from deepnotes.tables import Table, read_table
+
+FREE = 1 << 20
+"""Instead of a gigabyte, so that what small files unpack to stays within what the fuzzer allows."""
+
+
+@contextmanager
+def little(fast_from: int = 1 << 16) -> Iterator[None]:
+    """Let files unpack to little, and pyarrow read CSV files from some size on."""
+    before = readings.FREE, tables.FAST_FROM
+    readings.FREE, tables.FAST_FROM = FREE, fast_from
+    try:
+        yield
+    finally:
+        readings.FREE, tables.FAST_FROM = before
+
+
+def hold(table: Table) -> None:
+    """Hold a table to what it promises: columns of one length, numbers finite or missing, text that can be written."""
+    for name, column in table.columns.items():
+        assert column.shape == (table.n_rows,)
+        if column.dtype.kind == "f":
+            assert not np.isinf(column).any()
+        else:
+            column[:5].tolist()
+        gap = table.gaps.get(name)
+        assert (gap.count if gap else 0) == int(readings.missing_in(column).sum())
+        if gap:
+            assert "\n" not in gap.words("a path", name)
+    for names in (table.names[:2], [name for name in table.names if table.columns[name].dtype.kind == "f"][:50]):
+        told = ""
+        try:
+            table.require_complete(names)
+            table.features(names=names)
+        except tables.TableError as error:
+            told = str(error)
+        assert "\n" not in told
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+CSV = b'a,"b, c",kind\n1,2.5,rose\n-3e5,NA,"red ""tulip"""\n.5,7,\n,1,"a\nb"\n'
+CELLS = [
+    "", " ", "1", "-1.5", "nan", "NA", "inf", "1e999", "1_0", "=1+2", "@SUM(A1)", "+x", "-", "\0", "\x1b[2J", '"', '""',
+    '"x', 'x"', "'", "\\", ",", "\r", "\n", "\r\n", "\ufeff", "\u2028", "\x85", "é", "１", "\ud800", "x" * 300,
+    "9" * 400,
+]  # fmt: skip
+
+
+@st.composite
+def tables_of_cells(draw: st.DrawFn) -> bytes:
+    """Return what may be a CSV file, made of cells that nobody should write."""
+    rows = draw(st.lists(st.lists(st.sampled_from(CELLS) | st.text(max_size=5), max_size=4), max_size=5))
+    text = draw(st.sampled_from(["", "a,b\n", "\ufeffa,b\n", "a\n"])) + "\n".join(",".join(row) for row in rows)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def csv_files() -> st.SearchStrategy[bytes]:
+    """Return a strategy of everything that may be handed in for a CSV file."""
+    return st.one_of(st.just(CSV), damaged(CSV), tables_of_cells(), st.binary(max_size=100))
+
+
+@target("csv", csv_files(), ".csv")
+def read_csv(path: Path) -> None:
+    """Read a table."""
+    with little():
+        hold(read_table(path, missing="keep"))
+
+
+if find_spec("pyarrow"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    @target("csv by pyarrow", csv_files(), ".csv")
+    def read_csv_fast(path: Path) -> None:
+        """Read a table by both readers, which agree."""
+        with little(0):
+            try:
+                table = read_table(path, missing="keep")
+            except tables.TableError as error:
+                told = str(error)
+            else:
+                hold(table)
+                told = ""
+        with little():
+            if told:
+                with pytest.raises(tables.TableError) as caught:
+                    read_table(path, missing="keep")
+                assert str(caught.value) == told
+                raise caught.value
+            again = read_table(path, missing="keep")
+        assert (again.names, again.lines, again.gaps) == (table.names, table.lines, table.gaps)
+        for name in again.names:
+            np.testing.assert_array_equal(again.column(name), table.column(name))
+
+    def parquet() -> bytes:
+        """Return a Parquet file of two row groups."""
+        columns = {"a": [1.5, 2.5, None, 4.0] * 9, "s": ["x", "y", None, "x"] * 9, "i": list(range(36))}
+        stream = io.BytesIO()
+        pq.write_table(pa.table(columns), stream, row_group_size=20)
+        return stream.getvalue()
+
+    PARQUET = parquet()
+    FOOTER = int.from_bytes(PARQUET[-8:-4], "little")
+
+    @st.composite
+    def parquet_files(draw: st.DrawFn) -> bytes:
+        """Return a Parquet file with a damaged footer of the right length, which is where its structure is."""
+        body, footer = PARQUET[: -8 - FOOTER], draw(damaged(PARQUET[-8 - FOOTER : -8]))
+        return body + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+    @target("parquet", st.one_of(st.just(PARQUET), damaged(PARQUET), parquet_files()), ".parquet")
+    def read_parquet(path: Path) -> None:
+        """Read a table, into memory and as one that stays on disk."""
+        with little():
+            table = read_table(path, missing="keep")
+            hold(table)
+            there = open_table(path)
+            assert there.n_rows == table.n_rows
+
+
+# --- NumPy's files ----------------------------------------------------------------------------------------------------
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return the file of an array."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def npz(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
+    """Return the archive of some arrays."""
+    stream = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(stream, **arrays)
+    return stream.getvalue()
+
+
+SHAPES = ["()", "(0,)", "(4,)", "(2, 2)", "(4611686018427387904,)", "(-1, 4)", "(True, 2)", "(1.0,)", "((4,), 1)",
+          "(1099511627776, 1099511627776)", "(2,) * 99", "(4,", "(" * 400, "[2, 2]", "1" + "0" * 400]  # fmt: skip
+DESCRS = ["'<f8'", "'<f4'", "'>i8'", "'|b1'", "'|O'", "'<U3'", "'<U0'", "'|V8'", "'|S4'", "'<c16'", "'<M8[s]'",
+          "[('a', '<f8')]", "[('a', '|O')]", "('<f8', (1000000, 1000000))", "'<U2000000000'", "'os.system'", "None",
+          "'f8,' * 9", "{'names': ['a'], 'formats': ['O']}", "'<f16'"]  # fmt: skip
+
+
+@st.composite
+def npy_headers(draw: st.DrawFn) -> bytes:
+    """Return an array file whose header lies."""
+    descr, shape = draw(st.sampled_from(DESCRS)), draw(st.sampled_from(SHAPES))
+    order = draw(st.sampled_from(["False", "True", "2", "'x'"]))
+    more = draw(st.sampled_from(["", "", "'x': 1, ", "__import__('os'), "]))
+    text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, {more}}}\n".encode()
+    version = draw(st.sampled_from([b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\0\0", b"\xff\xff"]))
+    length = draw(st.just(len(text)) | st.sampled_from([n for n in NUMBERS if 0 <= n < 1 << 16]))
+    size = struct.pack("<H" if version == b"\1\0" else "<I", length)
+    return b"\x93NUMPY" + version + size + text + draw(st.binary(max_size=64))
+
+
+MATRIX = npy(np.arange(8.0).reshape(4, 2))
+
+
+@target("npy", st.one_of(st.just(MATRIX), damaged(MATRIX), npy_headers()), ".npy")
+def read_npy(path: Path) -> None:
+    """Read a matrix, into memory and left on disk."""
+    with little():
+        table = open_table(path)
+        assert table.features()[0].shape == (len(table.names), table.n_rows)
+        hold(read_table(path, missing="keep"))
+
+
+BIG = npy(np.zeros((50_000, 4), np.uint8))
+"""What becomes 1.6 MB of float64, from 200 bytes once it is compressed."""
+
+ARRAYS = {"X": np.arange(8.0).reshape(4, 2), "y": np.array([0, 1, 0, 1])}
+GOOD_ARCHIVES = [npz(ARRAYS), npz(ARRAYS, True), npz({"a": np.arange(3), "b": np.array(["x", "y", "zz"])})]
+
+
+@st.composite
+def archives(draw: st.DrawFn) -> bytes:
+    """Return an archive of members with names and contents that NumPy would not write."""
+    stream = io.BytesIO()
+    names = st.sampled_from(
+        ["X.npy", "y.npy", "x.npy", "a.npy", "../../x.npy", "/etc/passwd", "", "a\0b.npy", "X", "é.npy"]
+    )
+    method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name in draw(st.lists(names, max_size=3, unique=True)):
+            content = draw(st.one_of(st.just(MATRIX), npy_headers(), damaged(MATRIX), st.just(b"big")))
+            content = BIG if content == b"big" else content
+            archive.writestr(zipfile.ZipInfo(name or "_"), content, method)
+    return stream.getvalue()
+
+
+def archive_files() -> st.SearchStrategy[bytes]:
+    """Return a strategy of everything that may be handed in for an archive."""
+    good = st.sampled_from(GOOD_ARCHIVES)
+    return st.one_of(good, good.flatmap(damaged), archives(), archives().flatmap(damaged))
+
+
+@target("npz", archive_files(), ".npz")
+def read_npz(path: Path) -> None:
+    """Read a table."""
+    with little():
+        hold(read_table(path, missing="keep"))
+
+
+@target("npz on disk", archive_files(), ".npz")
+def open_npz(path: Path) -> None:
+    """Open a table whose samples stay on disk."""
+    with little():
+        table = open_table(path)
+        X, _ = table.features(exclude=[name for name in table.names if name.startswith("y")])
+        assert X.rows.nbytes <= path.stat().st_size
+        for block in X.blocks():
+            assert block.shape[0] == X.shape[0]
+
+
+# --- IDX --------------------------------------------------------------------------------------------------------------
+
+IMAGES = bytes([0, 0, 8, 3]) + struct.pack(">3I", 3, 2, 2) + bytes(range(12))
+
+
+@st.composite
+def idx_files(draw: st.DrawFn) -> bytes:
+    """Return an IDX file whose header lies."""
+    magic = bytes([draw(st.sampled_from([0, 0, 0, 1])), 0, draw(st.sampled_from([8, 9, 11, 13, 14, 7, 255]))])
+    dimensions = draw(st.integers(0, 5))
+    sizes = [draw(st.sampled_from([0, 1, 2, 3, 255, 65536, 2**31, 2**32 - 1])) for _ in range(dimensions)]
+    return magic + bytes([dimensions]) + struct.pack(f">{dimensions}I", *sizes) + draw(st.binary(max_size=64))
+
+
+def bomb(zeros: int) -> bytes:
+    """Return a packed file of many pixels that are 0."""
+    return gzip.compress(bytes([0, 0, 8, 2]) + struct.pack(">2I", zeros // 4, 4) + bytes(zeros), 9)
+
+
+BOMBS = [bomb(400_000), gzip.compress(bytes([0, 0, 8, 2]) + struct.pack(">2I", 2**31, 2**31) + bytes(10**5))]
+
+
+def all_idx_files() -> st.SearchStrategy[bytes]:
+    """Return a strategy of everything that may be handed in for an IDX file."""
+    plain = st.one_of(st.just(IMAGES), damaged(IMAGES), idx_files())
+    packed = plain.map(gzip.compress)
+    return st.one_of(plain, packed, packed.flatmap(damaged), st.integers(0, 1).map(BOMBS.__getitem__))
+
+
+@target("idx", all_idx_files(), ".idx")
+def read_idx(path: Path) -> None:
+    """Read a table, and open it, if it is not packed."""
+    with little():
+        table = read_table(path, missing="keep")
+        hold(table)
+        if path.read_bytes()[:2] == b"\0\0" and table.names != ["label"]:
+            assert open_table(path).names == table.names
+
+
+# --- models that know columns -----------------------------------------------------------------------------------------
+
+
+def with_columns() -> dict[str, Any]:
+    """Return the header of a model file of three inputs, of two columns."""
+    header = hostile.header_of(hostile_model())
+    columns = [{"name": "size", "fill": 1.5}, {"name": "kind", "categories": ["a", "b"], "fill": "a"}]
+    header["metadata"] |= {"features": ["size", "kind=a", "kind=b"], "columns": columns}
+    return header
+
+
+def hostile_model() -> bytes:
+    """Return a model file."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        hostile.network().save(path)
+        return path.read_bytes()
+
+
+HEADER, TENSORS = with_columns(), hostile.tensors(hostile_model())
+
+
+@st.composite
+def models(draw: st.DrawFn) -> bytes:
+    """Return a model file that lies about its columns, with every digest right."""
+    metadata = draw(st.just(HEADER["metadata"]) | altered(HEADER["metadata"]) | altered(HEADER["metadata"]["columns"]))
+    if isinstance(metadata, list):
+        metadata = HEADER["metadata"] | {"columns": metadata}
+    return hostile.sealed(HEADER | {"metadata": metadata}, TENSORS)
+
+
+@target("model with columns", models(), ".safetensors")
+def load_model(path: Path) -> None:
+    """Load a model, and predict for a table of the columns that it wants, or say what is wrong with that."""
+    model = Model.load(str(path), get_backend("numpy"))
+    json.dumps(model.encoder.as_metadata())
+    text = model.encoder.text
+    columns = {name: np.array(["a", ""]) if name in text else np.array([1.0, np.nan]) for name in model.encoder.names}
+    X = model.inputs(Table(list(columns), columns), "zeros")
+    assert model.network.predict(X).shape == (2, 2)
