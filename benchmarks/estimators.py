@@ -23,7 +23,7 @@ from sklearn.neural_network import MLPClassifier
 
 import deepnotes as dn
 from benchmarks.report import publish
-from benchmarks.timing import compared, seconds, turns
+from deepnotes.bench.timing import compared, seconds, turns
 from deepnotes.datasets import load_digits
 
 Samples = tuple[np.ndarray, np.ndarray]
