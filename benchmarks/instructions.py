@@ -21,8 +21,8 @@ from benchmarks.options import Options, parser
 from benchmarks.report import ROOT, publish
 
 CASE = NETWORKS["tiny"]
-BATCHES = 100
-EPOCHS = (2, 12)
+BATCHES = 1000
+EPOCHS = (1, 3)
 TRAIN = """
 import deepnotes as dn
 import deepnotes.training

@@ -48,7 +48,7 @@ def fill(document: str) -> str:
 
 
 def _figure(content: dict[str, Any]) -> str:
-    return f"![{CAPTION}]({IMAGE.as_posix()})\n\n{measured_on(content['machine'], set())}"
+    return f"![{CAPTION}]({IMAGE.as_posix()})\n\n{measured_on(content, set())}"
 
 
 def crossover(content: dict[str, Any]) -> bytes:
@@ -71,7 +71,7 @@ def report() -> str:
         rows = [] if content is None else make(content["results"], True)
         if content is not None and len(rows) > 1:
             parts += [page.heading(f"{name}: {content['what']}"), page.table(rows)]
-            parts.append(page.paragraph(measured_on(content["machine"], packages), small=True))
+            parts.append(page.paragraph(measured_on(content, packages), small=True))
             machines[content["machine"]["date"], content["machine"]["commit"]] = content["machine"]
     for (date, commit), machine in machines.items():
         parts += [page.heading(f"Measured on {date}, commit {commit}"), page.facts(machine)]

@@ -157,12 +157,14 @@ def markdown(name: str, content: dict[str, Any]) -> str:
     doubtful = any(cell.startswith(DOUBT) for row in rows[1:] for cell in row)
     note = f"{FOOTNOTE}.\n\n" if doubtful else ""
     table = "\n".join([head, "|---|" + "--:|" * (len(rows[0]) - 1), *body])
-    return f"{table}\n\n{note}{measured_on(content['machine'], packages)}"
+    return f"{table}\n\n{note}{measured_on(content, packages)}"
 
 
-def measured_on(m: dict[str, Any], packages: set[str]) -> str:
+def measured_on(content: dict[str, Any], packages: set[str]) -> str:
     """Return the line that says where something was measured."""
-    shown = packages | {"deepnotes", "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x"}
+    m, shown = content["machine"], packages | {"deepnotes", "numpy", "numba"}
+    if "cupy" in content.get("ceilings", {}):  # it took part
+        shown |= {"cupy-cuda12x", "cupy-cuda13x"}
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version and name in shown)
     return (
         f"{m['processor']}, {m['cores']} cores, Python {m['python']}, {versions}, BLAS {m['blas']}; {m['date']}, "

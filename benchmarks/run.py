@@ -8,6 +8,7 @@ proves that all of it works, in a few minutes, on results that say nothing.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +48,8 @@ QUICK = {
     "cold-start": ("--rounds", "1", "--repeats", "1"),
 }
 PATIENCE = 4
-"""How many times as long as it should a part may take before it is ended."""
+LEAST_PATIENCE = 300
+"""How many times as long as it should a part may take before it is ended, and the seconds that each is given anyhow."""
 
 
 def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str | None:
@@ -57,12 +59,17 @@ def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str
     path = folder / f"{part.name}.json"
     words = [sys.executable, "-m", f"benchmarks.{part.module}", *part.arguments, *more, "--json", str(path)]
     began = time.time()
-    try:
-        done = subprocess.run(words, cwd=ROOT, check=False, timeout=patience, env=os.environ | {"COLUMNS": "160"})
-    except subprocess.TimeoutExpired:
-        return f"ended after {patience:.0f} s"
-    if done.returncode:
-        return f"exit code {done.returncode}"
+    with subprocess.Popen(words, cwd=ROOT, start_new_session=True) as process:
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+            return f"ended after {patience:.0f} s"
+        except BaseException:  # Ctrl-C, which a session of its own does not hear of
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        return f"exit code {process.returncode}"
     return None if path.exists() and path.stat().st_mtime >= began - 1 else "wrote no results"
 
 
@@ -87,7 +94,7 @@ def main() -> None:
         gone = time.perf_counter() - began
         _say(f"== {number + 1} of {len(parts)}: {part.name}; {gone / 60:.1f} min gone, about {left / 60:.0f} to go")
         more = ("--backends", options.backends, *(QUICK.get(part.name, ()) if options.quick else ()))
-        why = run(part, folder, more, PATIENCE * part.seconds)
+        why = run(part, folder, more, max(PATIENCE * part.seconds, LEAST_PATIENCE))
         if why is not None:
             failed[part.name] = why
     if folder == RESULTS.resolve():

@@ -15,6 +15,9 @@ from deepnotes import csv_files
 from deepnotes.errors import TableError
 from deepnotes.readings import EVERYTHING, MOST_PLACES, Column, Content, Gap, Request, has_room, missing_in
 
+HEAD = 1 << 20
+"""Bytes that are looked at to see which columns are of numbers."""
+
 LONGEST_CELL = 131_072
 """Characters of a cell that Python's csv module takes."""
 
@@ -75,7 +78,7 @@ def _begin(data: bytes, request: Request) -> tuple[list[str], int, dict[str, boo
         return None
     if b'"' in data and not QUOTED_WELL.fullmatch(data.removeprefix(b"\xef\xbb\xbf")):
         return None
-    head = io.TextIOWrapper(io.BytesIO(data[: 1 << 20]), encoding="utf-8-sig", errors="replace", newline="")
+    head = io.TextIOWrapper(io.BytesIO(data[:HEAD]), encoding="utf-8-sig", errors="replace", newline="")
     rows = csv.reader(head, strict=True, skipinitialspace=True)
     try:
         header = next(row for row in rows if row and not csv_files.is_blank(row))
@@ -88,9 +91,9 @@ def _begin(data: bytes, request: Request) -> tuple[list[str], int, dict[str, boo
     if len(names) < 2 or not cells or any(len(row) != len(names) for row in cells[:-1]):
         return None  # a blank line of a file with one column may be a missing value, or nothing
     if len(cells[0]) != len(names) or any("\n" in cell for cell in cells[0]):
-        return None
-    if len(cells[-1]) != len(names):
-        del cells[-1]
+        return None  # or the first values stand on several lines
+    if len(data) > HEAD or len(cells[-1]) != len(names):
+        del cells[-1]  # it may be cut short
     body_at = 0
     for _ in range(lines):
         body_at = data.index(b"\n", body_at) + 1

@@ -1,7 +1,7 @@
 """Samples that stay on disk: read, converted and handed on a chunk of batches at a time."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -173,9 +173,14 @@ def at_hand(network: "Network", data: Data, order: np.ndarray) -> tuple[Data, np
     """Return data in which the samples at `order` are in memory, and where they are in it."""
     if not isinstance(data.X, Streamed):
         return data, order
-    chosen = network.backend.from_numpy(order)
-    Y, w = (None if a is None else network.backend.ops.gather(a, chosen) for a in data[1:])
-    return Data(data.X.take(order), cast(Array, Y), w), np.arange(len(order))
+    backend = network.backend
+    chosen = backend.from_numpy(order)
+    some: list[Any] = [  # what a backend has left on the host stays there until it is needed
+        backend.from_numpy(a.view(np.ndarray)[:, order]) if isinstance(a, np.ndarray) else backend.ops.gather(a, chosen)
+        for a in data[1:]
+        if a is not None
+    ]
+    return Data(data.X.take(order), *some), np.arange(len(order))
 
 
 def updates_at_hand(data: Data, batch_size: int) -> int:

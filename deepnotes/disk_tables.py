@@ -12,7 +12,7 @@ import numpy as np
 
 from deepnotes import idx_files, npy_files, npz_files, parquet_files
 from deepnotes.disk import OnDisk
-from deepnotes.errors import ArgumentError, TableError
+from deepnotes.errors import TableError
 from deepnotes.readings import Column, Request, missing_in, require_names, require_room
 from deepnotes.tables import as_path
 from deepnotes.wording import brief, listed, one_line, reason
@@ -128,9 +128,7 @@ def open_table(
     >>> table.names, X.shape
     (['x0', 'x1', 'x2', 'y'], (3, 3))
     """
-    for argument, value in (("columns", columns), ("exclude", exclude)):
-        if isinstance(value, str):
-            raise ArgumentError(f"{argument} is the string {value!r}; a collection of column names was wanted")
+    request = Request(columns, exclude)
     path = as_path(path)
     source = one_line(path)
     suffix = path.suffix.lower()
@@ -140,7 +138,6 @@ def open_table(
         raise TableError(
             f"{source}: samples can stay on disk in .npy, .npz, .parquet and IDX files; convert it to one of them"
         )
-    request = Request(columns, exclude)
     try:
         table = opener(path, source, request)
     except (OSError, ValueError) as error:
@@ -149,7 +146,8 @@ def open_table(
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: what has to be read of it does not fit into memory") from error
-    require_names(source, [*(columns or ()), *(() if opener is _open_parquet else exclude)], table.names)
+    if opener is not _open_parquet:  # which has read nothing of what is excluded
+        request.require_known(source, table.names)
     return table
 
 

@@ -1,5 +1,6 @@
 """NumPy's files: columns out of an archive or a single array; no header is believed before its size was looked at."""
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,15 @@ from deepnotes.wording import brief, reason
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """What NumPy writes; Python unpacks others in pieces of any size."""
+
+MOST_HEADER = 10_000
+"""Bytes of the header of an array; NumPy takes no more either."""
+
+READ = {
+    b"\x01\x00": (2, np.lib.format.read_array_header_1_0),
+    b"\x02\x00": (4, np.lib.format.read_array_header_2_0),
+}
+"""By version, how many bytes tell the length of the header, and what reads it."""
 
 PER_COLUMN = 512
 """Bytes that a column takes beside its values."""
@@ -111,13 +121,13 @@ def read_header(file: BinaryIO, what: str) -> Header:
         raise TableError(f"{what} has no array format; real numbers or text were wanted")
     try:
         version = file.read(2)
-        read = {
-            b"\x01\x00": np.lib.format.read_array_header_1_0,
-            b"\x02\x00": np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
+        if version not in READ:
             raise ValueError(f"its format is {version!r}")
-        shape, by_column, dtype = read(file)
+        width, read = READ[version]
+        length = file.read(width)
+        if int.from_bytes(length, "little") > MOST_HEADER:  # NumPy would take memory for it before it looks
+            raise ValueError(f"its header claims {int.from_bytes(length, 'little'):,} bytes")
+        shape, by_column, dtype = read(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
     except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of them on deep nesting
         raise TableError(f"{what} cannot be read: {brief(reason(error))}") from None
     if dtype.hasobject:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.errors import TableError
+from deepnotes.errors import ArgumentError, TableError
 from deepnotes.wording import listed
 
 Column = NDArray[np.float64] | NDArray[np.str_]
@@ -39,6 +39,14 @@ class Request:
     columns: Collection[str] | None = None
     exclude: Collection[str] = ()
     text: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        for argument in ("columns", "exclude", "text"):
+            value = getattr(self, argument)
+            if isinstance(value, str) or not isinstance(value, Iterable | None):
+                raise ArgumentError(f"{argument} is {value!r}; a collection of column names was wanted")
+            if value is not None:  # in their order, and quick to look up: a file may have very many
+                object.__setattr__(self, argument, dict.fromkeys(value))
 
     def takes(self, name: str) -> bool:
         """Return whether the column is read."""
@@ -99,9 +107,10 @@ class Gap:
         if not more:
             return told
         unit = "line" if self.by_line else "row"
-        unit, so, is_are = (unit, "one", "is") if more == 1 else (f"{unit}s", f"{more:,}", "are")
+        if more == 1:
+            return f"{told}; one more is missing, in {unit} {rest[0]}"
         dots = ", ..." if more > len(rest) else ""
-        return f"{told}; {so} more {is_are} missing, in {unit} {', '.join(f'{place}' for place in rest)}{dots}"
+        return f"{told}; {more:,} more are missing, in {unit}s {', '.join(map(str, rest))}{dots}"
 
 
 @dataclass
@@ -175,8 +184,9 @@ def repeated(names: Iterable[str]) -> str | None:
 
 def require_names(source: str, names: Iterable[str], known: Sequence[str]) -> None:
     """Raise TableError if some of the names are none of the known ones, with the nearest of each."""
-    lower = {name.lower(): name for name in known}
-    if missing := list(dict.fromkeys(name for name in names if name not in known)):
+    there = set(known)
+    if missing := list(dict.fromkeys(name for name in names if name not in there)):
+        lower = {name.lower(): name for name in known}
         told = ", ".join(f"no column {name!r}{_nearest(name, lower)}" for name in missing[:10])
         more = ", ..." if len(missing) > 10 else ""
         raise TableError(f"{source}: {told}{more}; columns: {listed(known)}")

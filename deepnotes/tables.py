@@ -207,13 +207,10 @@ def read_table(
     """
     if missing not in ("error", "keep"):
         raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
-    for argument, value in (("columns", columns), ("exclude", exclude), ("text", text)):
-        if isinstance(value, str):
-            raise ArgumentError(f"{argument} is the string {value!r}; a collection of column names was wanted")
+    request = Request(columns, exclude, text)
     path = as_path(path)
     source = one_line(path)
     reader = reader_of(path)
-    request = Request(columns, exclude, text)
     try:
         if reader is None:
             with path.open("rb"):  # what cannot be opened is told in the words of the system

@@ -303,7 +303,7 @@ def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
     found = (
         f"the loss is {cost}"
         if not isfinite(cost)
-        else "the gradient, or what it would make of the parameters, is not finite"
+        else "the gradient, or what it would make of the parameters or of the optimizer's sums, is not finite"
     )
     return NonFiniteLossError(
         f"training stopped before update {update} (epoch {training.epoch}): {found}; {fault.words}. The parameters are "

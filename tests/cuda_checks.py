@@ -314,10 +314,29 @@ def grids(host: Host) -> None:
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
+def nothing(host: Host) -> None:
+    """No samples, no parameters: nothing is read, nothing is written."""
+    dtype, n = host.dtype, 12
+    none, one, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
+    launch(host, "bias_activation", n, 0, none, one, none, n, 0, codes("Activation")["relu"], 0.0)
+    launch(host, "softmax", n, 0, none, one, none, n, 0)
+    launch(host, "softmax_backward", n, 0, none, none, n, 0)
+    launch(host, "loss", n, 0, none, none, 0, None, None, none, none, n, 0, 0, 0.0)
+    for kernel in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
+        launch(host, kernel, n, 0, none, one, none, 0, None, None, none, none, none, n, 0)
+    order = np.empty(0, np.int64)
+    launch(host, "gather", n, 0, one, one, one, order, control, none, none, none, n, n, 0, 3)
+    launch(host, "activation_backward", n, 0, none, none, none, one, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0)
+    launch(host, "dropout", n, 0, none, none, n, 0, 5, 5, 1, control, 2.0)
+    launch(host, "sgd", 0, 0, none, none, 0, 0, control)
+    launch(host, "round16", 0, 0, none, np.empty(0, np.uint16), 0, 0, 1.0)
+    assert (one == 7).all()
+
+
 CHECKS: dict[str, Callable[[Host], None]] = {
     f.__name__: f
     for f in (
         bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan,
-        gathers, grids,
+        gathers, grids, nothing,
     )
 }  # fmt: skip

@@ -4,7 +4,8 @@
 the kernel to memory is looked at: bounds, alignment, races, shared memory read before it is written. In both, a barrier
 or a shuffle that not all threads reach is a :class:`KernelFault` that names kernel, block and thread.
 
-``python tests/cuda_shim.py`` runs under the address sanitizer what tests/test_cuda_shim.py starts it for.
+A library runs one launch at a time, whatever the threads that ask for it. What was compiled is kept, by the digest of
+all that it depends on, in a folder of temporary files.
 """
 
 import ctypes
@@ -17,21 +18,24 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
-import pytest
 
 from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = {  # of the kernels; and of what runs them, which is not looked at itself
     "fast": (["-O2"], ["-O2"]),
+    "fused": (["-O2", "-mfma", "-ffp-contract=fast"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
-    "sanitized": (["-O1", "-fsanitize=address"], ["-O1", "-fsanitize=address"]),
+    "sanitized": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS]),
 }
 ORDERS = ("forward", "backward", "random")
+_LOCK = Lock()
 
 
 class KernelFault(Exception):
@@ -42,6 +46,8 @@ def compiler() -> str:
     """Return g++, or skip the test that asks for it."""
     found = shutil.which("g++")
     if found is None:
+        import pytest  # not where the address sanitizer slows everything down
+
         pytest.skip("needs g++, to compile the CUDA kernels for the CPU")
     return found
 
@@ -54,8 +60,9 @@ class Host:
     dtype : {"float32", "float64"}
     checked : bool, default False
         Whether every access to memory is looked at.
-    build : {"fast", "checked", "sanitized"}, optional
-        In place of `checked`; "sanitized" works only in a process that has the address sanitizer's library loaded.
+    build : {"fast", "fused", "checked", "sanitized"}, optional
+        In place of `checked`. "fused" makes one rounding of a product and a sum, as NVRTC does, on an x86 that can;
+        "sanitized" works only in a process that has the address sanitizer's library loaded.
     source : str, optional
         Another source than the package's: a mutant, or a test of this shim.
 
@@ -66,7 +73,7 @@ class Host:
     orders : tuple of str
         Those that tests shall go through.
     flush : bool
-        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``.
+        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``; on x86 alone.
     """
 
     def __init__(self, dtype: str, checked: bool = False, *, build: str = "", source: str = "") -> None:
@@ -109,16 +116,17 @@ class Host:
                 packed.append(ctypes.c_void_p(copies.get((address, 0 if value is None else value.nbytes), address)))
             else:
                 packed.append(kind(value if kind in (ctypes.c_float, ctypes.c_double) else int(value)))
-        if self._build == "checked":
-            starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
-            sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
-            self._library.host_regions(len(arrays), starts, sizes)
         pointers = (ctypes.c_void_p * len(packed))(*[ctypes.addressof(p) for p in packed])
         words = ctypes.create_string_buffer(512)
-        failed = self._library.host_launch(
-            self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
-            ctypes.c_ulonglong(self.seed), int(self.flush), words,
-        )  # fmt: skip
+        with _LOCK:
+            if self._build == "checked":
+                starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
+                sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
+                self._library.host_regions(len(arrays), starts, sizes)
+            failed = self._library.host_launch(
+                self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
+                ctypes.c_ulonglong(self.seed), int(self.flush), words,
+            )  # fmt: skip
         self._give_back(arrays, copies)
         if failed:
             raise KernelFault(words.value.decode())
@@ -151,7 +159,7 @@ def built(dtype: str, build: str, source: str) -> Path:
     own, others = FLAGS[build]
     checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
     parts = [(text, own), *((_read("runtime.hpp") + _read(name), others) for name in ("fibers.cpp", checks))]
-    link = [flag for flag in others if "address" in flag]
+    link = [flag for flag in others if "sanitize" in flag and build == "sanitized"]
 
     def library(out: str) -> None:
         with ThreadPoolExecutor() as pool:

@@ -55,7 +55,7 @@ def verdicts(host: Host) -> None:
         (1.0, [np.nan, 1.0], 0.1, 0.0, False, 1), (1.0, [1.0, -np.inf], 0.1, 1.0, False, 1),
         (1.0, [1.0], safe, 0.0, False, 2), (1.0, [1.0], np.nan, 0.0, False, 2),
         (1.0, [1.0], safe / 2, 0.0, False, 0), (1.0, [safe, 1.0], 1.0, 0.0, False, 2),
-        (1.0, [huge], 0.1, 1.0, False, 0 if dtype == "float32" else 2),
+        (1.0, [huge], 0.1, 1.0, False, 0 if dtype == "float32" else 2), (1.0, [huge], 0.1, 0.0, False, 2),
         (1.0, [1e-30], 0.1, 1e-31, False, 0), (1.0, [1.0] * 4099, 0.1, 1.0, True, 0),
     ]  # fmt: skip
     for loss, elements, rate, clip_norm, weighted, stopped in cases:

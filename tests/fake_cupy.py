@@ -207,11 +207,11 @@ def _empty(size: int, dtype: Any = float) -> Array:
     return np.full(size, np.nan if np.dtype(dtype).kind == "f" else 77, dtype).view(Array)
 
 
-def _asnumpy(x: Any, stream: Any = None) -> np.ndarray:
+def _asnumpy(x: Any, stream: Any = None, order: str = "C") -> np.ndarray:
     CUDA.outside("a copy to the host")
     assert stream is not None
     CUDA.log.append(("asnumpy", x.nbytes, stream.ptr))
-    return np.array(x)
+    return np.array(x, order=order)  # type: ignore[call-overload]
 
 
 def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure for no longer than it takes to see that it is done."""
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(limits, "PRODUCT_SIZES", (32,))
+    monkeypatch.setattr(limits, "DEVICE_PRODUCT_SIZES", (32,))
     monkeypatch.setattr(limits, "COPY_BYTES", (1 << 12, 1 << 14))
 
 

@@ -101,7 +101,7 @@ def test_instructions_are_the_difference_of_two_trainings() -> None:
         return 10**9 + 1000 * int(re.search(r"epochs=(\d+)", code)[1]) * instructions.BATCHES  # type: ignore[index]
 
     assert instructions.per_step("numpy", count)["per_step"] == 1000
-    assert [code.replace("epochs=12", "epochs=2") for code in asked] == [asked[0]] * 2
+    assert [code.replace("epochs=3", "epochs=1") for code in asked] == [asked[0]] * 2
     assert all('backend="numpy"' in code for code in asked)
 
 
@@ -126,6 +126,7 @@ def test_a_part_that_fails_or_takes_too_long_is_told_and_the_rest_goes_on(
         (package / f"{name}.py").write_text(code.replace("input()", "import time; time.sleep(60)"))
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "PATIENCE", 2)
+    monkeypatch.setattr(run, "LEAST_PATIENCE", 1)
     names = {"bad": 5, "silent": 5, "slow": 1, "good": 5}
     parts = [run.Part(name, name, (), seconds) for name, seconds in names.items()]
     monkeypatch.setattr(run, "PARTS", [*parts, run.Part("tool", "good", (), 1, "no-such-tool")])

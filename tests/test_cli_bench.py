@@ -28,6 +28,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "PAUSE_SECONDS", 0)
         patch.setattr(limits, "PRODUCT_SIZES", (32,))
+        patch.setattr(limits, "DEVICE_PRODUCT_SIZES", (32,))
         patch.setattr(limits, "COPY_BYTES", (1 << 12, 1 << 14))
         for function in (runs.steps, runs.predictions):
             patch.setattr(function, "__defaults__", (0.001,))

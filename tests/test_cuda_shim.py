@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,20 @@ def test_misaligned_packs_are_a_fault() -> None:
         host.launch("copy", 1, 1, x[:4], x[4:8])
         with pytest.raises(KernelFault, match="not aligned"):
             host.launch("copy", 1, 1, x[1:5], x[4:8])
+
+
+def test_launches_from_several_threads_do_not_meet() -> None:
+    """What runs a launch is one set of fibers, and Python's threads go on while it runs."""
+    host = host_of("reverse", build="fast")
+
+    def reversed_twice(start: int) -> bool:
+        x = np.arange(start, start + 64 * 3000, dtype=np.int32)
+        for _ in range(2):
+            host.launch("reverse", 3000, 64, x)
+        return np.array_equal(x, np.arange(start, start + 64 * 3000))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(reversed_twice, range(0, 8000, 1000)))
 
 
 def test_arguments_are_looked_at() -> None:

@@ -56,7 +56,7 @@ def test_streams_events_and_graphs_have_what_is_called() -> None:
 
 
 def test_transfers_and_modules_take_what_they_are_given() -> None:
-    assert accepts(cupy.asnumpy, "stream")
+    assert accepts(cupy.asnumpy, "stream", "order")
     module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("-DREAL=float", "--std=c++17"))
     assert callable(module.get_function)
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)

@@ -60,6 +60,10 @@ def broken_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(availability, "import_module", raising(ImportError("libcudart.so.12: cannot open shared object")))
 
 
+def old_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(cupy, "__version__", "13.6.0")
+
+
 def no_driver(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(availability, "driver_version", lambda: None)
     patch.setattr(availability, "find_spec", lambda name: name)
@@ -145,6 +149,7 @@ CAUSES: list[tuple[Callable[..., None], str, str]] = [
     (missing_cupy, "CuPy is not installed", 'pip install "deepnotes[cuda13]"'),  # this driver can run that
     (broken_cupy, "CuPy cannot be imported: libcudart.so.12", 'pip install "deepnotes[cuda13]"'),
     (no_driver, "there is no NVIDIA driver (libcuda.so.1 is not found)", DRIVERS),
+    (old_cupy, "CuPy 13.6.0 is older than 14", 'pip install "deepnotes[cuda12]"'),
     (nothing_at_all, "is not found), and CuPy is not installed", f"{DRIVERS}), or run where there is a GPU; then pip"),
     (old_driver, "the driver knows CUDA 11.8, and this CuPy is for CUDA 12", "update the driver to one for CUDA 12"),
     (

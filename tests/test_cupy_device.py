@@ -1,5 +1,6 @@
 """The real device class, on a CuPy of NumPy's arrays that holds callers to CUDA's rules; tests/fake_cupy.py."""
 
+import inspect
 import logging
 import sys
 import threading
@@ -10,6 +11,7 @@ import fake_cupy
 import numpy as np
 import pytest
 from fake_cupy import CUDA
+from host_device import HostDevice
 from host_device import backend as host_backend
 from plans import blobs
 
@@ -17,7 +19,7 @@ import deepnotes as dn
 from deepnotes.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy import cublas
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import CaptureRefused
+from deepnotes_cupy.device import CaptureRefused, Device
 
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
 
@@ -38,6 +40,18 @@ def device(index: int = 0) -> Any:
     from deepnotes_cupy.cuda import CudaDevice
 
     return CudaDevice(index)
+
+
+def test_both_devices_are_what_the_seam_says(library: fake_cupy.Cublas) -> None:
+    made = device()
+    methods = {name: of for name, of in vars(Device).items() if inspect.isfunction(of) and name[0] != "_"}
+    assert len(methods) > 15
+    for found in (type(made), HostDevice):
+        for name, method in methods.items():
+            assert list(inspect.signature(getattr(found, name)).parameters) == list(
+                inspect.signature(method).parameters
+            ), (found, name)
+        assert {"xp", "processors", "keeps_subnormals"} <= set(dir(made if found is type(made) else HostDevice()))
 
 
 def test_it_trains_predicts_and_streams_to_the_bits_of_the_other_stand_in(library: fake_cupy.Cublas) -> None:
@@ -75,6 +89,21 @@ def test_the_workspace_is_set_after_the_stream_and_stays(library: fake_cupy.Cubl
     assert setting == [("stream", own, made._stream.ptr), ("workspace", own, cublas.WORKSPACE)]
     assert ("math", own, cublas.DEFAULT_MATH) in library.calls
     assert {call[1] for call in library.calls if call[0] == "gemm"} == {own}
+
+
+@pytest.mark.parametrize(("precision", "compute"), [("highest", 68), ("high", 77)])
+def test_no_setting_of_the_process_changes_the_precision(
+    library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch, precision: str, compute: int
+) -> None:
+    """Every product names its compute type: 68 is float32 arithmetic, 77 rounds factors to TF32."""
+    for tf32 in ("0", "1"):
+        monkeypatch.setenv("CUPY_TF32", tf32)
+        on = CupyBackend(device(), precision)
+        net = dn.Network(LAYERS, 4, backend=on, seed=0)
+        net.fit(*blobs(16), epochs=1, batch_size=8)
+        net.gradients(*blobs(16))
+        net.predict(blobs(16)[0])
+    assert {call[2] for call in library.calls if call[0] == "gemm"} == {compute}
 
 
 def test_an_equation_by_itself_runs_in_the_stream_that_is_current_on_a_handle_of_its_own(
@@ -176,7 +205,7 @@ def test_threads_take_turns(library: fake_cupy.Cublas) -> None:
 
 def test_a_library_of_another_cuda_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
-    with pytest.raises(cublas.CublasMissing, match=r"cuBLAS for CUDA 99 cannot be loaded \(libcublas.so.99"):
+    with pytest.raises(cublas.CublasMissing, match=r"CUDA 99 is found neither .* nor as libcublas.so.99"):
         cublas.load(99)
 
 

@@ -12,6 +12,7 @@ from plans import blobs
 
 import deepnotes as dn
 from deepnotes.errors import DeviceMemoryError, ForkedProcessError
+from deepnotes_cupy import backend as backend_module
 from deepnotes_cupy.streaming import HostSamples, Stage
 
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
@@ -39,6 +40,17 @@ def test_streamed_data_train_to_the_same_bits_as_resident_ones(stage: int, weigh
     on = streaming(stage)
     nets = [fitted(b, X, y, **settings) for b in (on, backend())]
     assert on.device.count("send") > 3
+    assert np.array_equal(nets[0].flat(), nets[1].flat())
+    assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
+
+
+def test_large_samples_stay_on_the_host_while_their_small_targets_do_not() -> None:
+    X, y = blobs(203)
+    on = streaming()
+    on.resident_bytes = 8 * 203
+    assert not on.is_array(on.from_samples(X))
+    assert on.is_array(on.from_samples(y.reshape(1, -1)))
+    nets = [fitted(b, X, y, metrics="accuracy") for b in (on, backend())]
     assert np.array_equal(nets[0].flat(), nets[1].flat())
     assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
 
@@ -123,6 +135,13 @@ def test_streamed_data_train_parts_of_ones_own() -> None:
         assert np.array_equal(ours, theirs)
 
 
+def test_a_batch_larger_than_all_samples_takes_no_more_than_they_do() -> None:
+    X, y = blobs(30)
+    for on in (streaming(), backend()):
+        fitted(on, X, y, batch_size=10**9)
+        assert on.device.used < 1_000_000
+
+
 def test_a_loss_that_is_not_finite_is_told_of_streamed_data_as_well() -> None:
     X, Y = np.ones((1, 16)), np.full((1, 16), 3e30)
     net = dn.Network([dn.Dense(1)], 1, backend=streaming(), seed=0)
@@ -137,6 +156,23 @@ def test_what_is_small_stays_on_the_device_and_what_is_large_does_not() -> None:
     assert on.is_array(small)
     assert not on.is_array(large)
     assert isinstance(large, HostSamples)
+
+
+def test_a_training_lets_go_of_its_data_when_the_next_one_wants_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And both come out as if they had been alone."""
+    monkeypatch.setattr(backend_module, "SMALL", 1000)
+    X, y = blobs(400)
+    on, other = backend(), backend()
+    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (on, other)]
+    nets[0].fit(X, y, epochs=2, batch_size=8)
+    held = on.device.used
+    on.from_samples(np.zeros((1, 251), "float32"))
+    assert held - on.device.used >= X.size * 4
+    nets[0].fit(X, y, epochs=2, batch_size=8)
+    assert on.device.used <= held + 4 * 251
+    for _ in range(2):
+        nets[1].fit(X, y, epochs=2, batch_size=8)
+    assert np.array_equal(nets[0].flat(), nets[1].flat())
 
 
 # --- no memory left ---------------------------------------------------------------------------------------------------

@@ -100,6 +100,25 @@ def test_a_graph_that_does_something_else_is_never_trained_with(place: int, capl
     assert np.array_equal(net.flat(), train(backend(), layers=layers, epochs=1, clip_norm=0.1).flat())
 
 
+def test_a_graph_that_makes_nan_of_a_parameter_differs(caplog: pytest.LogCaptureFixture) -> None:
+    """NaN is neither above a bound nor below it."""
+    on = backend()
+    net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
+
+    def late(at: int, call: Any) -> None:
+        call()
+        graph = net._training[1]._replays[8, False].step.names  # type: ignore[index, attr-defined]
+        if at == len(graph) - 1:
+            net.theta[-1] = np.nan
+
+    on.device.replay = late
+    X, y = blobs()
+    with caplog.at_level(logging.WARNING):
+        net.fit(X, y, epochs=1, batch_size=8)
+    assert "θ of a replay is off by nan" in caplog.text
+    assert np.isfinite(net.flat()).all()
+
+
 def test_no_graph_is_launched_before_it_was_checked() -> None:
     """Each new graph's first launch is followed by the parameters being put back, before anything else is trained."""
     on = backend()
@@ -107,8 +126,9 @@ def test_no_graph_is_launched_before_it_was_checked() -> None:
     kinds_in_turn = [entry[0] for entry in on.device.log]
     first = kinds_in_turn.index("graph")
     copies = 1 + 1 + 2  # θ, control, the slots of Adam
-    assert kinds_in_turn[first + 1 : first + 3] == ["download", "download"]
-    assert kinds_in_turn[first + 3 : first + 3 + copies] == ["copy"] * copies
+    looked = 2 * (copies + 1)  # those and the gradient, of both
+    assert kinds_in_turn[first + 1 : first + 1 + looked] == ["download"] * looked
+    assert kinds_in_turn[first + 1 + looked :][:copies] == ["copy"] * copies
 
 
 def test_data_elsewhere_are_captured_anew() -> None:
@@ -183,6 +203,25 @@ def test_a_file_goes_from_backend_to_backend(tmp_path: Any) -> None:
     on_numpy = dn.load(tmp_path / "net.safetensors", backend="numpy")
     assert np.array_equal(on_numpy.flat(), net.flat())
     assert abs(on_numpy.predict(X) - net.predict(X)).max() < 1e-6
+
+
+@pytest.mark.parametrize("precision", ["highest", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_kernel_reaches_beyond_what_it_is_given(dtype: str, precision: str) -> None:
+    """Every access of a training, an evaluation and an update of odd sizes, looked at by the shim."""
+    on = backend(precision)
+    on.device.checked = True
+    X, y = blobs(23)
+    layers = [dn.Dropout(0.2), dn.Dense(7, "tanh"), dn.Dropout(0.5), dn.Dense(5, "elu"), dn.Dense(3, "softmax")]
+    for optimizer in ("adamw", "rmsprop"):
+        net = dn.Network(layers, 4, backend=on, dtype=dtype, seed=0)
+        net.fit(X, y, optimizer=optimizer, epochs=1, batch_size=5, l2=0.1, clip_norm=0.1, class_weight="balanced")
+        net.evaluate(X, y)
+        net.gradients(X, y)
+    net = dn.Network([dn.Dense(3, "softplus"), dn.Dense(1, "sigmoid")], 4, backend=on, dtype=dtype, seed=0)
+    net.fit(X, y > 0, optimizer=dn.SGD(0.1, 0.9), epochs=1, batch_size=8)
+    net.fit(X, y > 0, loss="mean_squared_error", optimizer="sgd", epochs=1, batch_size=8)
+    assert {entry[1] for entry in on.device.log if entry[0] == "launch"} >= {"weight_sum", "loss", "dropout", "judge"}
 
 
 # --- what stops a training --------------------------------------------------------------------------------------------

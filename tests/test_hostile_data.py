@@ -100,6 +100,14 @@ def test_idx_of_more_than_there_is(file):
     assert "and it has 50" in error_of(file("a.idx", head + bytes(50)))
 
 
+def test_a_header_of_hundreds_of_megabytes(file):
+    """Found by fuzzing: NumPy takes memory for the whole header before it looks at how long it may be."""
+    whole = b"\x93NUMPY\2\0v\0{'" + claims("(4, 2)").encode()[2:] + bytes(64)
+    for path in (file("a.npy", whole), file("a.npz", archive({"X.npy": whole}))):
+        with bounded(len(whole)):
+            assert "its header claims 662,372,470 bytes" in error_of(path)
+
+
 # --- bombs ------------------------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ class CudaDevice:
 
     def download(self, source: Any) -> np.ndarray:
         """Copy to the host, and wait for it."""
-        return np.asarray(cupy.asnumpy(source, stream=self._stream))
+        return np.asarray(cupy.asnumpy(source, stream=self._stream, order="A"))  # as it lies, turned by nobody
 
     def copier(self, source: Any, target: Any) -> Call:
         """Return a copy within the device."""

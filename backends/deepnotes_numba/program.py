@@ -103,7 +103,8 @@ class NumbaProgram(EagerProgram):
                 self._take(room, size if split else 1), self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w,
                 data.w is not None, self.plan.class_indices, order[done * batch_size : (done + count) * batch_size],
                 batch_size, rates[now], self._loss, self._delta, self._optimizer, self._numbers,
-                now_changing, self.plan.layout.decaying, np.uint64(self.plan.seed), state.step, self.safe, sums,
+                now_changing, self.plan.layout.decaying, np.uint64(self.plan.seed), state.step,
+                (self.safe, self.safe_norm), sums,
             )  # fmt: skip
             self._pace.note(size, made * work, perf_counter() - began)
             state.step += made

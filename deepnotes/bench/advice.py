@@ -85,7 +85,7 @@ def advice(what: str, found: Found, contenders: Sequence[Contender]) -> str:
     words = f"for {what} take {b.contender.name}: {b.contender.options}"
     if b.contender.environment:
         words += f", with {b.contender.environment} in the environment"
-    if len(found["microseconds"]) > 1 and b.slowest != b.contender.name:
+    if b.slowest not in {b.contender.name, *b.equals}:
         words += f"; {figure(b.times)} times as fast as {b.slowest}"
     if b.equals:
         words += f"; as fast as far as can be told: {', '.join(b.equals)}"

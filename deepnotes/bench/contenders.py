@@ -15,7 +15,7 @@ from deepnotes.bench.cases import Case
 from deepnotes.bench.limits import place
 from deepnotes.bench.machine import cores
 from deepnotes.bench.timing import blas_threads
-from deepnotes.errors import ArgumentError, BackendUnavailable, DeepnotesError
+from deepnotes.errors import ArgumentError, BackendUnavailable, DeepnotesError, UnknownNameError
 from deepnotes.network import Network
 from deepnotes.registry import get_backend, registered_backends
 
@@ -103,7 +103,7 @@ def _told(backend: Backend, threads: int) -> Contender | None:
     name = f"{backend.name}, {threads} thread{'' if threads == 1 else 's'}"
     try:
         return Contender(name, get_backend(backend.name, threads=threads), threads)
-    except ArgumentError:  # it has no such option, or refuses the value
+    except (ArgumentError, UnknownNameError):  # no such option, or not this value; or it was never registered
         pass
     try:
         import threadpoolctl  # noqa: F401

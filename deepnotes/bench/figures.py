@@ -1,6 +1,6 @@
 """Pictures of results, by matplotlib (extra ``plot``), which is imported when the first is drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,12 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
     down = -(-len(panels) // across)
     with mpl.rc_context(STYLE):
         drawn = Figure(figsize=(4.2 * across, 3.1 * down + 0.9), layout="constrained")
-        grid = drawn.subplots(down, across, squeeze=False, sharey=True).ravel()
+        alike = len({axes[name] for name in panels}) == 1
+        grid = drawn.subplots(down, across, squeeze=False, sharex=alike, sharey=True).ravel()
         names = list(dict.fromkeys(who for line in panels.values() for who in line))
         for ax, (name, line) in zip(grid, panels.items(), strict=False):
-            _lines(ax, name, axes[name], line, names)
+            ticks = _xs(panels.values() if alike else [line])
+            _lines(ax, name, axes[name], line, names, ticks)
         for ax in grid[len(panels) :]:
             ax.set_axis_off()
         for ax in grid[::across]:
@@ -76,16 +78,21 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
         return drawn
 
 
-def _lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str]) -> None:
+def _xs(several: Iterable[Line]) -> list[int]:
+    """Return all x of some lines."""
+    return sorted({point[0] for line in several for points in line.values() for point in points})
+
+
+def _lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], ticks: list[int]) -> None:
     for who, points in line.items():
         i = names.index(who)
         style = {"color": COLOURS[i % 8], "marker": MARKS[i % 8], "linestyle": STROKES[i % 4], "markersize": 4}
         ax.plot(*zip(*points, strict=True), label=who, linewidth=1.3, **style)
     ax.set(xscale="log", yscale="log", xlabel=x, title=title)
     ax.grid(True, which="major", color="#dddddd", linewidth=0.5)
-    ticks = sorted({point[0] for points in line.values() for point in points})
     ax.set_xticks(ticks, [_short(tick) for tick in ticks])
     ax.minorticks_off()
+    ax.tick_params(labelbottom=True)
     for change in overtakings(line):
         ax.axvline(change.x, color="#888888", linewidth=0.8, linestyle=":")
         ax.annotate(

@@ -28,6 +28,8 @@ COUNTED = (BINARY - {"equal", "less", "less_equal", "greater", "greater_equal"} 
 """Elementwise instructions that count as one operation for each element; comparisons and conversions are none."""
 
 PRODUCT_SIZES = (512, 1024)
+DEVICE_PRODUCT_SIZES = (1024, 4096)
+"""Of square matrices, whose products run at the best rate."""
 COPY_BYTES = (1 << 18, 1 << 21, 1 << 24, 1 << 27)
 """Read and written together: those that fit a core's cache, all cores' cache, and none."""
 
@@ -185,7 +187,7 @@ def ceilings(backend: Backend, dtypes: Sequence[str] = ("float32", "float64"), r
 
 def _products(backend: Backend, dtype: str, rounds: int) -> float:
     rates = []
-    for n in PRODUCT_SIZES:
+    for n in PRODUCT_SIZES if place(backend) == "host" else DEVICE_PRODUCT_SIZES:
         a, b = (backend.from_numpy(np.full((n, n), 1 / n, dtype)) for _ in range(2))
         for threads in _thread_counts(backend):
             with blas_threads(threads):

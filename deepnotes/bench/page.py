@@ -8,11 +8,11 @@ from typing import Any
 from deepnotes.bench.advice import FOOTNOTE, Rows
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
        background: #fff; }
 h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; margin: .7rem 0; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px solid #ddd }
+th, td { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 .wide { overflow-x: auto } img { max-width: 100%; height: auto } .advice li { margin: .3rem 0 }
 code { background: #f2f2f2; padding: .1rem .3rem; border-radius: 3px } .small { color: #555; font-size: .85rem }
@@ -73,7 +73,7 @@ def facts(machine: Mapping[str, Any]) -> str:
         "date": machine["date"],
     }
     cells = "".join(
-        f'<tr><td>{escape(name)}</td><td style="text-align:left">{escape(str(value))}</td></tr>'
+        f'<tr><td>{escape(name)}</td><td style="text-align:left;white-space:normal">{escape(str(value))}</td></tr>'
         for name, value in about.items()
     )
     return f"<table>{cells}</table>"

@@ -80,8 +80,11 @@ class Report:
         slow = [f"{who} after {seconds:.1f} s" for who, seconds in self.ready.items() if seconds > 0.5]
         if slow:
             told.append(("ready", ", ".join(slow)))
-        left_out = self.absent | {f"{n}, batch {b:,}": why for (n, b), why in sweep.skipped(self.swept)}
-        told += [(f"without {what}", why) for what, why in left_out.items()]
+        told += [(f"without {what}", why) for what, why in self.absent.items()]
+        undrawn: dict[str, list[str]] = {}
+        for (name, batch), why in sweep.skipped(self.swept):
+            undrawn.setdefault(why, []).append(f"{name}, batch {batch:,}")
+        told += [("not drawn", f"{'; '.join(those)}: {why}") for why, those in undrawn.items()]
         about = f"{self.machine['processor']}, {self.machine['cores']} cores; {self.rounds} rounds"
         return [*told, ("measured", f"{about}, {self.seconds:.0f} s")]
 

@@ -64,10 +64,10 @@ def least_seconds(case: Case, limits: Mapping[str, Ceilings]) -> float:
 
 
 def reckoned(case: Case, contender: Contender, limits: Mapping[str, Ceilings], rounds: int) -> float:
-    """Return about how many seconds a contender takes for the steps of a case, as if it were at its limit."""
+    """Return about how many seconds a contender takes for the steps of a case, as if at half of its limit."""
     step = least_seconds(case, {"": limits[place(contender.backend)]})
     batches = batches_for(case, least_seconds(case, limits), ROUND_SECONDS)
-    return (rounds + 4) * max(ROUND_SECONDS, batches * step)
+    return (rounds + 4) * max(ROUND_SECONDS, batches * 2 * step)
 
 
 def steps(

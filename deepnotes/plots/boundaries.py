@@ -93,7 +93,7 @@ def boundary(
     x, y = _sides(points, resolution)
     grid = np.stack([axis.ravel() for axis in np.meshgrid(x, y)])
     with np.errstate(all="ignore"):
-        A = network.backend.to_numpy(network.predict(grid)).astype(np.float64).reshape(k, len(y), len(x))
+        A = np.asarray(network.predict(grid), dtype=np.float64).reshape(k, len(y), len(x))
 
     ax = one_axes(ax, 5.2, 4.2)
     if output in {"unit", "simplex"}:

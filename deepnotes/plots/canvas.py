@@ -5,7 +5,7 @@ from io import BytesIO
 from math import ceil
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from deepnotes.atomic import replacing
 from deepnotes.errors import ArgumentError, MissingExtraError
@@ -67,13 +67,12 @@ def as_axes(ax: Any, name: str = "ax") -> "Axes":
     """Return `ax`, checked to be matplotlib's."""
     if not hasattr(ax, "add_artist") or not hasattr(ax, "figure"):
         raise ArgumentError(f"{name}={ax!r}, wanted axes of matplotlib, such as those of figure.add_subplot()")
-    return ax  # type: ignore[no-any-return]
+    return cast("Axes", ax)
 
 
 def figure_of(ax: "Axes") -> "Figure":
     """Return the figure that axes are in."""
-    figure: Figure = ax.get_figure(root=True)  # type: ignore[assignment]
-    return figure
+    return cast("Figure", ax.get_figure(root=True))
 
 
 def panels(n: int, width: float, height: float) -> "list[Axes]":

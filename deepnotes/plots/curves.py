@@ -135,7 +135,7 @@ def _panel(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
     ax.set_xlabel("epoch")
     ax.set_ylabel(literal(name.replace("_", " ")))
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(fontsize=9, facecolor="white", edgecolor="none", framealpha=0.85)  # the line of the best epoch is behind
     tidy(ax)
 
 

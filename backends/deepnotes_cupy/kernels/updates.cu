@@ -74,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(WIDE) judge(
     }
     // Squares of doubles can overflow, or vanish though the norm is above what it is clipped to.
     const bool known = isfinite(square) && (square > 1e-280 || !(clip_norm > 0 && most > clip_norm));
-    if (!known || !(now[0] * (norm > 1 ? norm : 1.0) < safe)) {
+    const double clipped = clip_norm > 0 && norm > clip_norm ? clip_norm : norm;  // an optimizer may sum up its squares
+    if (!known || !(now[0] * (norm > 1 ? norm : 1.0) < safe) || !(clipped < 1e-4 * sqrt(safe))) {
         control->stopped = 2;
         return;
     }
