@@ -4,7 +4,8 @@
 the kernel to memory is looked at: bounds, alignment, races, shared memory read before it is written. In both, a barrier
 or a shuffle that not all threads reach is a :class:`KernelFault` that names kernel, block and thread.
 
-``python tests/cuda_shim.py`` runs under the address sanitizer what tests/test_cuda_shim.py starts it for.
+A library runs one launch at a time, whatever the threads that ask for it. What was compiled is kept, by the digest of
+all that it depends on, in a folder of temporary files.
 """
 
 import ctypes
@@ -13,25 +14,28 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
-import pytest
 
 from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 FLAGS = {  # of the kernels; and of what runs them, which is not looked at itself
     "fast": (["-O2"], ["-O2"]),
+    "fused": (["-O2", "-mfma", "-ffp-contract=fast"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
-    "sanitized": (["-O1", "-fsanitize=address"], ["-O1", "-fsanitize=address", "-DHOST_UCONTEXT"]),
+    "sanitized": (["-O1", *SANITIZERS], ["-O1", *SANITIZERS]),
 }
 ORDERS = ("forward", "backward", "random")
+_LOCK = Lock()
 
 
 class KernelFault(Exception):
@@ -42,6 +46,8 @@ def compiler() -> str:
     """Return g++, or skip the test that asks for it."""
     found = shutil.which("g++")
     if found is None:
+        import pytest  # not where the address sanitizer slows everything down
+
         pytest.skip("needs g++, to compile the CUDA kernels for the CPU")
     return found
 
@@ -54,8 +60,9 @@ class Host:
     dtype : {"float32", "float64"}
     checked : bool, default False
         Whether every access to memory is looked at.
-    build : {"fast", "checked", "sanitized"}, optional
-        In place of `checked`; "sanitized" works only in a process that has the address sanitizer's library loaded.
+    build : {"fast", "fused", "checked", "sanitized"}, optional
+        In place of `checked`. "fused" makes one rounding of a product and a sum, as NVRTC does, on an x86 that can;
+        "sanitized" works only in a process that has the address sanitizer's library loaded.
     source : str, optional
         Another source than the package's: a mutant, or a test of this shim.
 
@@ -63,13 +70,16 @@ class Host:
     ----------
     order : {"forward", "backward", "random"}
         In which the threads and blocks take turns; no result may depend on it.
+    orders : tuple of str
+        Those that tests shall go through.
     flush : bool
-        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``.
+        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``; on x86 alone.
     """
 
     def __init__(self, dtype: str, checked: bool = False, *, build: str = "", source: str = "") -> None:
         self.dtype = dtype
         self.order, self.seed, self.flush = "forward", 0, False
+        self.orders = ORDERS[:1] if build == "sanitized" else ORDERS
         self._build = build or ("checked" if checked else "fast")
         self.kernels = parse(source) if source else kernels()
         self._library = ctypes.CDLL(str(built(dtype, self._build, source or program())))
@@ -106,16 +116,17 @@ class Host:
                 packed.append(ctypes.c_void_p(copies.get((address, 0 if value is None else value.nbytes), address)))
             else:
                 packed.append(kind(value if kind in (ctypes.c_float, ctypes.c_double) else int(value)))
-        if self._build == "checked":
-            starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
-            sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
-            self._library.host_regions(len(arrays), starts, sizes)
         pointers = (ctypes.c_void_p * len(packed))(*[ctypes.addressof(p) for p in packed])
         words = ctypes.create_string_buffer(512)
-        failed = self._library.host_launch(
-            self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
-            ctypes.c_ulonglong(self.seed), int(self.flush), words,
-        )  # fmt: skip
+        with _LOCK:
+            if self._build == "checked":
+                starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
+                sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
+                self._library.host_regions(len(arrays), starts, sizes)
+            failed = self._library.host_launch(
+                self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
+                ctypes.c_ulonglong(self.seed), int(self.flush), words,
+            )  # fmt: skip
         self._give_back(arrays, copies)
         if failed:
             raise KernelFault(words.value.decode())
@@ -139,46 +150,57 @@ class Host:
 
 def built(dtype: str, build: str, source: str) -> Path:
     """Return the library made of a source, from the cache or compiled now."""
-    gxx = compiler()
-    files = {path.name: path.read_text(encoding="utf-8") for path in sorted(HERE.iterdir())}
     names = list(parse(source))
     table = ", ".join(f'{{"{name}", host_run<{name}>}}' for name in names)
     text = (
-        f'#include "{HERE / "host.hpp"}"\n#define REAL {REAL[dtype]}\n{source}\n#line 1 "table"\n'
+        f'{_read("host.hpp")}\n#define REAL {REAL[dtype]}\n{source}\n#line 1 "table"\n'
         f'extern "C" {{ extern const HostKernel host_kernels[]; const HostKernel host_kernels[] = {{{table}}}; }}\n'
     )
-    key = repr((_version(gxx), text, files, FLAGS[build], COMMON))
-    target = _cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
-    if target.exists():
-        return target
     own, others = FLAGS[build]
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        (Path(scratch) / "kernels.cpp").write_text(text, encoding="utf-8")
-        checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
-        parts = [(f"{scratch}/kernels.cpp", own), (HERE / "fibers.cpp", others), (HERE / checks, others)]
+    checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
+    parts = [(text, own), *((_read("runtime.hpp") + _read(name), others) for name in ("fibers.cpp", checks))]
+    link = [flag for flag in others if "sanitize" in flag and build == "sanitized"]
+
+    def library(out: str) -> None:
         with ThreadPoolExecutor() as pool:
-            objects = list(pool.map(lambda part: _compile(gxx, scratch, *part), parts))
-        link = [flag for flag in others if "address" in flag]
-        _run([gxx, "-shared", *link, "-o", f"{scratch}/out.so", *objects, "-lm"])
-        os.replace(f"{scratch}/out.so", target)
-    return target
+            objects = list(pool.map(lambda part: str(_object(*part)), parts))
+        _run([compiler(), "-shared", *link, "-o", out, *objects, "-lm"])
+
+    return _cached(repr((parts, link)), ".so", library)
 
 
 def prepare(*wanted: tuple[str, str, str]) -> None:
     """Compile several libraries at a time; each is given by dtype, build and source, "" for the package's."""
+    compiler()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda w: built(w[0], w[1], w[2] or program()), wanted))
 
 
-def _compile(gxx: str, scratch: str, file: str | Path, flags: list[str]) -> str:
-    out = f"{scratch}/{Path(file).stem}.o"
-    _run([gxx, *COMMON, *flags, "-c", str(file), "-o", out])
-    return out
+def _object(text: str, flags: list[str]) -> Path:
+    command = [compiler(), *COMMON, *flags, "-x", "c++", "-c", "-"]
+    return _cached(repr((text, command)), ".o", lambda out: _run([*command, "-o", out], text))
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: list[str], text: str = "") -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def _cached(key: str, suffix: str, make: Callable[[str], None]) -> Path:
+    """Return a file of the cache, by what it depends on, made now if it is not there."""
+    digest = hashlib.sha256((_version(compiler()) + key).encode()).hexdigest()
+    target = _cache_folder() / (digest[:32] + suffix)
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            make(f"{scratch}/out")
+            os.replace(f"{scratch}/out", target)
+    return target
+
+
+@cache
+def _read(name: str) -> str:
+    text = (HERE / name).read_text(encoding="utf-8").replace('#include "runtime.hpp"', "")
+    return f'#line 1 "{name}"\n{text}\n'
 
 
 @cache
