@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("sklearn") else ["deepnotes/estimators"]
+collect_ignore_glob = [] if find_spec("sklearn") else ["deepnotes/estimators/*"]

@@ -6,16 +6,15 @@ Each run is a new process. In each round, each contender has a cache folder of i
 filled by it for the runs after, which are the warm ones.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.options import Options, parser
 from benchmarks.report import ROOT, publish
-from benchmarks.timing import spread
+from deepnotes.bench.timing import spread
 
 TRAIN = """
 import numpy as np
@@ -26,6 +25,7 @@ X, y = rng.normal(size=(4, 320)), rng.integers(0, 2, 320)
 layers = [dn.Dense(16, "relu"), dn.Dense(16, "relu"), dn.Dense(1, "sigmoid")]
 dn.Network(layers, inputs=4, backend="{backend}", seed=0).fit(X, y, epochs=2)
 """
+IMPORTS = {"import deepnotes alone": "import deepnotes", "import numpy alone": "import numpy"}
 END = "\nimport time\nprint(time.perf_counter())"
 
 
@@ -55,16 +55,13 @@ def measure(codes: dict[str, str], rounds: int, repeats: int) -> dict[str, dict[
 
 def main() -> None:
     """Measure, print a table, and write the results where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backends", default="numpy")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=5, help="warm runs in a round")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if options.rounds < 1 or options.repeats < 1:
-        parser.error("--rounds and --repeats must be at least 1")
-    codes = {backend: TRAIN.format(backend=backend) for backend in options.backends.split(",")}
-    results = measure(codes | {"import numpy alone": "import numpy"}, options.rounds, options.repeats)
+    line = parser(__doc__, rounds=3)
+    line.add_argument("--repeats", type=int, default=5, help="warm runs in a round; default: 5")
+    options = Options(line)
+    if options.given.repeats < 1:
+        line.error(f"--repeats {options.given.repeats}: wanted at least 1")
+    codes = {backend: TRAIN.format(backend=backend) for backend in options.backends} | IMPORTS
+    results = measure(codes, options.rounds, options.given.repeats)
     publish("cold-start", "from the start of Python to a trained 4-16-16-1, seconds", results, options.json)
 
 

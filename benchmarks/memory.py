@@ -7,7 +7,6 @@ the same array, so that neither imports nor compiled code count. Linux only: the
 when asked. What is allowed is parameters, gradient and the optimizer's slots for each thread, and 64 MB.
 """
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
-from benchmarks.machine import cores
 from benchmarks.networks import NETWORKS
+from benchmarks.options import Options, parser
 from benchmarks.report import ROOT, publish
+from deepnotes.bench.machine import cores
 
 CASE = NETWORKS["mnist"]
 SAMPLES = 60_000
@@ -76,38 +76,40 @@ def _peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
+GROWTH = "from benchmarks.memory import growth; print(growth({backend!r}, {form!r}, {path!r}))"
+"""What a new process is given to run."""
+
+
+def allowed() -> float:
+    """Return by how many MB the peak may grow: parameters, gradient and slots for each thread, and 64 MB."""
+    net = dn.Network(CASE.layers, CASE.sizes[0], backend="numpy", seed=0)
+    return net.layout.size * 4 * (2 + len(dn.Adam().slots)) * cores() / MB + 64
+
+
 def measure(backends: list[str]) -> dict[str, Any]:
     """Return the growth in MB for each backend and form, the allowance, and the size of the samples."""
-    net = dn.Network(CASE.layers, CASE.sizes[0], backend="numpy", seed=0)
-    threads, slots = cores(), len(dn.Adam().slots)
-    allowed = net.layout.size * 4 * (2 + slots) * threads / MB + 64
     results = {}
     with TemporaryDirectory() as folder:
         path = str(Path(folder) / "rows.npy")
         rows, _ = CASE.data(SAMPLES)
         np.save(path, rows)
         for backend in backends:
-            codes = {
-                form: f"from benchmarks.memory import growth; print(growth({backend!r}, {form!r}, {path!r}))"
-                for form in FORMS
-            }
-            grown = {form: round(_said_by(code) / MB, 1) for form, code in codes.items()}
-            results[backend] = {"growth": grown, "allowed": round(allowed, 1), "samples": round(rows.nbytes / MB, 1)}
+            codes = {form: GROWTH.format(backend=backend, form=form, path=path) for form in FORMS}
+            grown = {form: round(said_by(code) / MB, 1) for form, code in codes.items()}
+            results[backend] = {"growth": grown, "allowed": round(allowed(), 1), "samples": round(rows.nbytes / MB, 1)}
     return results
 
 
-def _said_by(code: str) -> float:
+def said_by(code: str) -> float:
+    """Return the number that some code prints, in a new process."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
     """Measure, print a table, and write the results where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backends", default="numpy")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    results = measure(options.backends.split(","))
+    options = Options(parser(__doc__, rounds=1))
+    results = measure(options.backends)
     what = f"growth of the peak while {'-'.join(map(str, CASE.sizes))} is trained on {SAMPLES} samples, float32, MB"
     publish("memory", what, results, options.json)
 

@@ -1,31 +1,6 @@
-"""The networks that every benchmark speaks of, and data for them."""
+"""The networks that every benchmark speaks of."""
 
-from typing import NamedTuple
-
-import numpy as np
-
-import deepnotes as dn
-
-
-class Case(NamedTuple):
-    """A network by its layer sizes, and the batch it is trained with."""
-
-    sizes: tuple[int, ...]
-    batch: int
-
-    @property
-    def layers(self) -> list[dn.Layer]:
-        """ReLU layers, then sigmoid for one output, softmax for more."""
-        *hidden, outputs = self.sizes[1:]
-        last = dn.Dense(1, "sigmoid") if outputs == 1 else dn.Dense(outputs, "softmax")
-        return [*(dn.Dense(units, "relu") for units in hidden), last]
-
-    def data(self, samples: int, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
-        """Return random X, shape (samples, n[0]): rows, as peers want them; and classes y, shape (samples,)."""
-        rng = np.random.default_rng(0)
-        X = rng.normal(size=(samples, self.sizes[0])).astype(dtype)
-        return X, rng.integers(0, max(2, self.sizes[-1]), samples)
-
+from deepnotes.bench.cases import Case
 
 NETWORKS = {
     "tiny": Case((4, 16, 16, 1), 32),

@@ -1,29 +1,31 @@
-"""The libraries that training is compared with, each used as its own users would who want it fast.
+"""The libraries that training is compared with, each set up as its own documentation advises for speed.
 
 A peer is a function of a network, rows X, classes y and a deepnotes network to start from. It returns a function that
 trains for some epochs, anew from that start at every call, and gives the mean loss of each epoch. What was tried and
 found fastest for the network at hand are keywords of the partial function that it returns.
+
+- PyTorch: its fused Adam, ``zero_grad(set_to_none=True)``, losses left on the device; once eager, once with model and
+  loss in one ``torch.compile``, which needs a C++ compiler.
+- JAX: state donated to one ``jit``, which is a step, or a whole epoch as ``lax.scan``.
+- scikit-learn: has one way only.
+
 Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
 import numpy as np
 
 import deepnotes as dn
-from benchmarks.machine import cores
-from benchmarks.networks import Case
-from benchmarks.timing import fastest, seconds
+from deepnotes.bench.cases import LEARNING_RATE, Case
+from deepnotes.bench.contenders import Train
+from deepnotes.bench.machine import cores
+from deepnotes.bench.timing import fastest, seconds
 
-Train = Callable[[int, bool], list[float]]
-"""Of the number of epochs, and whether to draw a new order of the samples for each."""
-
-LEARNING_RATE = 1e-5
-"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, deepnotes needs no bound."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -51,8 +53,8 @@ def scikit_learn(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) ->
     return train
 
 
-def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the training of ``nn.Sequential``, eager, with the fused Adam, on one thread or on all cores."""
+def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, compiled: bool = False) -> Train:
+    """Return the training of ``nn.Sequential``, with the fused Adam, on one thread or on all cores."""
     import torch
     from torch import nn
 
@@ -61,6 +63,11 @@ def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Trai
     pairs = zip(case.sizes, case.sizes[1:], strict=False)
     model = nn.Sequential(*[part for n_prev, n in pairs for part in (nn.Linear(n_prev, n), nn.ReLU())][:-1])
     loss = nn.BCEWithLogitsLoss() if binary else nn.CrossEntropyLoss()
+
+    def eager(batch: Any) -> Any:
+        return loss(model(samples[batch]), targets[batch])
+
+    cost_of = torch.compile(eager, dynamic=False) if compiled else eager
 
     def train(epochs: int, shuffle: bool, threads: int) -> list[float]:
         torch.set_num_threads(threads)
@@ -75,7 +82,7 @@ def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Trai
             loss_sum = torch.zeros(())
             for batch in order.split(case.batch):
                 optimizer.zero_grad(set_to_none=True)
-                cost = loss(model(samples[batch]), targets[batch])
+                cost = cost_of(batch)
                 cost.backward()
                 optimizer.step()
                 loss_sum += cost.detach()
@@ -86,10 +93,16 @@ def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Trai
     return partial(train, threads=threads)
 
 
-def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
+def pytorch_compiled(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
+    """Return the same, with the samples' gathering, model and loss compiled, forward and backward."""
+    return pytorch(case, X, y, start, compiled=True)
+
+
+def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_step: bool = False) -> Train:
     """Return the training with XLA: all steps of an epoch are one scan inside one compiled, donating function.
 
     The samples of a batch are gathered in its step, or those of all batches before the first, whichever is faster.
+    Where it is called step by step, each step is such a function.
     """
     import jax
     import jax.numpy as jnp
@@ -132,6 +145,19 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Tra
             state, losses = jax.lax.scan(lambda state, i: step(state, samples[i], targets[i]), state, order)
         return state, jnp.mean(losses)
 
+    @partial(jax.jit, donate_argnums=0)
+    def one(state: Any, samples: Any, targets: Any, batch: Any) -> Any:
+        return step(state, samples[batch], targets[batch])
+
+    def epoch_by_step(state: Any, samples: Any, targets: Any, order: Any, gather: str) -> Any:
+        total = jnp.float32(0)
+        for batch in order.reshape(-1, case.batch):
+            state, loss = one(state, samples, targets, batch)
+            total = total + loss
+        return state, total * case.batch / len(X)
+
+    run = epoch_by_step if by_step else epoch
+
     def train(epochs: int, shuffle: bool, gather: str) -> list[float]:
         layers = [(jnp.array(W.T), jnp.array(b)) for W, b in parameters(start)]
         state = layers, jax.tree.map(jnp.zeros_like, layers), jax.tree.map(jnp.zeros_like, layers), jnp.float32(0)
@@ -139,12 +165,18 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Tra
         for _ in range(epochs):
             # NumPy draws an order faster than jax.random does on a CPU
             order = rng.permutation(len(X)) if shuffle else np.arange(len(X))
-            state, loss = epoch(state, samples, targets, order.astype(np.int32), gather)
+            state, loss = run(state, samples, targets, order.astype(np.int32), gather)
             losses.append(loss)
         jax.block_until_ready((state, losses))
         return [float(loss) for loss in losses]
 
-    return partial(train, gather=fastest(["epoch", "step"], lambda gather: seconds(lambda: train(1, True, gather))))
+    choices = ["step"] if by_step else ["epoch", "step"]
+    return partial(train, gather=fastest(choices, lambda gather: seconds(lambda: train(1, True, gather))))
+
+
+def jax_steps(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
+    """Return the training with XLA, a call of a compiled, donating function for each step."""
+    return jax_scan(case, X, y, start, by_step=True)
 
 
 def parameters(net: dn.Network) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -153,10 +185,27 @@ def parameters(net: dn.Network) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.array(net.parameters[f"W{i}"]), np.array(net.parameters[f"b{i}"]).ravel()) for i in layers]
 
 
-PEERS = {"scikit-learn": scikit_learn, "pytorch": pytorch, "jax": jax_scan}
+PEERS = {
+    "scikit-learn": scikit_learn,
+    "pytorch": pytorch,
+    "pytorch compiled": pytorch_compiled,
+    "jax": jax_scan,
+    "jax steps": jax_steps,
+}
+MODULES = {"scikit-learn": "sklearn", "pytorch": "torch"}
+
+
+def absent(peer: str) -> str | None:
+    """Return why a peer cannot take part here, or None if it can."""
+    first = peer.partition(" ")[0]
+    module = MODULES.get(first, first)
+    if find_spec(module) is None:
+        return f'{module} is not installed; to get it: pip install "deepnotes[peers]"'
+    if peer == "pytorch compiled" and not any(map(which, ("c++", "g++", "clang++"))):
+        return "torch.compile needs a C++ compiler, and there is none"
+    return None
 
 
 def installed() -> list[str]:
-    """Return the names of the peers that can be imported here."""
-    modules = {"scikit-learn": "sklearn", "pytorch": "torch"}
-    return [name for name in PEERS if find_spec(modules.get(name, name))]
+    """Return the names of the peers that can take part here."""
+    return [name for name in PEERS if absent(name) is None]

@@ -1,31 +1,34 @@
-"""The time of a prediction through the public API: deepnotes' backends beside ONNX Runtime and the products alone.
+"""The time of a prediction through the public API: deepnotes' backends beside other libraries and the products alone.
 
     python -m benchmarks.predictions --backends numpy,numba --json benchmarks/results/predictions.json
 
-One sample, where ONNX Runtime has one thread; and ten thousand, where it has all cores. All are given the same array,
+One sample, where ONNX Runtime has one thread; and a thousand, where it has all cores. All are given the same array,
 ONNX Runtime as rows, deepnotes as the columns of its transpose; their outputs are compared before anything is timed.
 The products are NumPy's, in place, with the BLAS on one thread or on all cores, whichever is faster.
 Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 import deepnotes as dn
-from benchmarks.machine import cores
 from benchmarks.networks import NETWORKS
+from benchmarks.options import Options, parser
 from benchmarks.peers import parameters
 from benchmarks.report import publish
-from benchmarks.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.bench.cases import Case
+from deepnotes.bench.contenders import Contender
+from deepnotes.bench.limits import Ceilings, prediction_work
+from deepnotes.bench.machine import cores
+from deepnotes.bench.runs import described, timed_call
+from deepnotes.bench.timing import compared, fastest, on_blas_threads, seconds, turns
 
-CASE = NETWORKS["digits"]
-SAMPLES = {"one sample": 1, "many samples": 10_000}
-ROUND_SECONDS = 0.2
+SAMPLES = {"1 sample": 1, "1,000 samples": 1000}
+ROUND_SECONDS = 0.15
 
 
 def onnx_model(net: dn.Network) -> bytes:
@@ -36,9 +39,9 @@ def onnx_model(net: dn.Network) -> bytes:
     last = len(net.layers)
     for i, (W, b) in enumerate(parameters(net), start=1):
         weights += [numpy_helper.from_array(W.T.copy(), f"W{i}"), numpy_helper.from_array(b, f"b{i}")]
-        g = {"axis": 1} if i == last else {}
+        g = "Relu" if i < last else "Sigmoid" if net.outputs == 1 else "Softmax"
         nodes.append(helper.make_node("Gemm", [name, f"W{i}", f"b{i}"], [f"Z{i}"]))
-        nodes.append(helper.make_node("Softmax" if i == last else "Relu", [f"Z{i}"], [f"A{i}"], **g))
+        nodes.append(helper.make_node(g, [f"Z{i}"], [f"A{i}"], **({"axis": 1} if g == "Softmax" else {})))
         name = f"A{i}"
     ends = [(["x"], net.inputs), ([name], net.outputs)]
     x, A = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", n]) for name in names] for names, n in ends)
@@ -70,51 +73,53 @@ def products(net: dn.Network, X: np.ndarray) -> Callable[[], None]:
     return run
 
 
-def measure(samples: int, backends: list[str], rounds: int) -> dict[str, Any]:
-    """Return the median times in microseconds, and the ratios as least, median and greatest, for some samples."""
-    rows, _ = CASE.data(samples)
+def measure(
+    case: Case, backends: list[str], rounds: int, limits: Mapping[str, Ceilings], with_onnx: bool = True
+) -> dict[str, Any]:
+    """Return the median times in microseconds, and the ratios as least, median and greatest, for the case's batch."""
+    rows, _ = case.data(case.batch)
     X = rows.T
-    start = dn.Network(CASE.layers, CASE.sizes[0], backend="numpy", seed=0)
+    start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
 
     def ours(backend: str) -> Callable[[], np.ndarray]:
-        net = dn.Network(CASE.layers, CASE.sizes[0], backend=backend, theta=start.flat(), seed=0)
+        net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
         return lambda: net.predict(X)
 
-    threads = 1 if samples == 1 else cores()
+    threads = 1 if case.batch == 1 else cores()
     functions = {backend: ours(backend) for backend in backends}
-    theirs = functions["onnxruntime"] = onnx_runtime(start, rows, threads)
-    for backend in backends:
-        np.testing.assert_allclose(functions[backend](), theirs().T, rtol=1e-4, atol=1e-6, err_msg=backend)
-
-    def timed(function: Callable[[], object], clock: Callable[..., float]) -> Callable[[], float]:
-        times = max(1, round(ROUND_SECONDS / min(clock(function) for _ in range(3))))
-        return partial(clock, function, times)
-
-    in_turn = {who: timed(function, seconds) for who, function in functions.items()}
+    if with_onnx:
+        theirs = onnx_runtime(start, rows, threads)
+        functions["onnxruntime"] = lambda: theirs().T
+    first = functions[backends[0]]()
+    for who, function in functions.items():
+        np.testing.assert_allclose(function(), first, rtol=1e-3, atol=1e-5, err_msg=f"{who} predicts otherwise")
+    in_turn = {who: timed_call(function, ROUND_SECONDS) for who, function in functions.items()}
     alone = products(start, X)
-    on = {n: timed(alone, partial(on_blas_threads, n)) for n in (1, cores())}
-    best = fastest(list(on), lambda n: on[n]())
-    in_turn["products"] = on[best]
-    return {
-        "network": "-".join(map(str, CASE.sizes)),
-        "batch": samples,
-        **compared(turns(in_turn, rounds), backends),
-        "chosen": {"onnxruntime": {"threads": threads}, "products": {"threads": best}},
+    calls = max(1, round(ROUND_SECONDS / min(seconds(alone) for _ in range(3))))
+    best = fastest([1, cores()], lambda n: on_blas_threads(n, alone, calls))
+    in_turn["products"] = partial(on_blas_threads, best, alone, calls)
+    times = turns(in_turn, rounds)
+    everybody = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
+    work = prediction_work(case.plan, case.batch)
+    return described(case, compared(times, backends), everybody, limits, work, 1) | {
+        "chosen": {"onnxruntime": {"threads": threads}, "products": {"threads": best}}
     }
 
 
 def main() -> None:
     """Measure, print a table, and write the results where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backends", default="numpy")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    backends = options.backends.split(",")
-    results = {name: measure(samples, backends, options.rounds) for name, samples in SAMPLES.items()}
-    publish("predictions", "net.predict, float32", results, options.json)
+    line = parser(__doc__)
+    line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
+    options = Options(line)
+    why = None if find_spec("onnxruntime") and find_spec("onnx") else 'pip install "deepnotes[peers]"'
+    options.leaves_out("onnxruntime", why)
+    results = {}
+    for name in options.in_turn(options.known("--networks", NETWORKS)):
+        for told, samples in SAMPLES.items():
+            case = NETWORKS[name]._replace(batch=samples)
+            found = measure(case, options.backends, options.rounds, options.limits, why is None)
+            results[f"{name}, {told}"] = found
+    publish("predictions", "net.predict, float32", results, options.json, ceilings=options.ceilings)
 
 
 if __name__ == "__main__":

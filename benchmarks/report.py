@@ -1,48 +1,86 @@
-"""Tables of the results, in the terminal and in the README: ``python -m benchmarks.report`` writes the latter anew.
-
-A table of the README stands between ``<!-- name -->`` and ``<!-- /name -->`` and is made of
-``benchmarks/results/name.json``; where either is missing, nothing is done.
-"""
+"""Results as tables, in the terminal and for documents, and as files of data."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from deepnotes.bench.advice import DOUBT, FOOTNOTE, Rows, figure
+from deepnotes.bench.machine import machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scikit-learn")
 """The ratios of training steps that the README shows; the files have all."""
+NOTHING = "–"
+"""In a cell of who was left out."""
 
-Rows = list[list[str]]
-"""The first is the head; the first column is text, the others are numbers."""
+
+def everybody(results: dict[str, Any]) -> list[str]:
+    """Return who was timed in any of the results, in their order."""
+    return list(dict.fromkeys(who for r in results.values() for who in r["microseconds"]))
 
 
 def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
     """Return the rows of steps or predictions: network, how many samples, microseconds, ratios."""
-    first = next(iter(results.values()))
-    rows = [["network", counted, *(f"{who} µs" for who in first["microseconds"]), *pairs]]
+    names = everybody(results)
+    rows = [["network", counted, *(f"{who} µs" for who in names), *pairs]]
     for name, r in results.items():
-        times = [_figure(us) for us in r["microseconds"].values()]
-        ratios = [_spread(r["ratios"][pair]) for pair in pairs]
-        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *times, *ratios])
+        ratios = [_spread(r["ratios"][pair]) if pair in r["ratios"] else NOTHING for pair in pairs]
+        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *(_timed(r, who) for who in names), *ratios])
+    return rows
+
+
+def _timed(result: dict[str, Any], who: str) -> str:
+    """Return a time, marked where it is in doubt, or that there is none."""
+    us = result["microseconds"].get(who)
+    return NOTHING if us is None else figure(us, who in result.get("unreliable", []))
+
+
+def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of what the limits of the machine allow, and the share of it that each reaches."""
+    results = {name: r for name, r in results.items() if "limits" in r}
+    names = everybody(results)
+    rows = [["network", "Mflop", "MB", "at least, µs", *names]]
+    for name, r in results.items():
+        limits = list(r["limits"].values())
+        shares = {who: share for limit in limits for who, share in limit["share"].items()}
+        cells = [f"{shares[who]:.0%}" if who in shares else NOTHING for who in names]
+        work = [f"{limits[0]['flops'] / 1e6:,.2f}", f"{limits[0]['bytes'] / 1e6:,.2f}"]
+        least = min(limit["microseconds"] for limit in limits)
+        rows.append([f"{name}, {r['network']}, {r['batch']:,}", *work, f"{least:,.2f}", *cells])
     return rows
 
 
 def steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``steps.json``, with all ratios or those of the README."""
-    measured = list(next(iter(results.values()))["ratios"])
+    measured = list(dict.fromkeys(pair for r in results.values() for pair in r["ratios"]))
     return timed_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
 
 
 def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``predictions.json``."""
     return timed_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
+
+
+def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``estimators.json``: milliseconds, and how many times as long the other takes."""
+    first = next(iter(results.values()))
+    pairs = list(first["ratios"])
+    rows = [
+        [
+            f"{name}, {r['network']}",
+            *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
+            " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
+            *(figure(us / 1000) for us in r["microseconds"].values()),
+            *(_spread(r["ratios"][pair]) for pair in pairs),
+        ]
+        for name, r in results.items()
+    ]
+    head = ["network", "samples", "batch", "epochs", "accuracies, %", *(f"{who} ms" for who in first["microseconds"])]
+    return [[*head, *pairs], *rows]
 
 
 def cold_start_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -55,7 +93,7 @@ def memory_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``memory.json``."""
     first = next(iter(results.values()))
     rows = [
-        [who, *(_figure(grown) for grown in r["growth"].values()), _figure(r["allowed"]), _figure(r["samples"])]
+        [who, *(figure(grown) for grown in r["growth"].values()), figure(r["allowed"]), figure(r["samples"])]
         for who, r in results.items()
     ]
     return [["backend", *(f"{form}, MB" for form in first["growth"]), "allowed, MB", "the samples, MB"], *rows]
@@ -68,7 +106,7 @@ def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
         [
             name,
             f"{r['multiplications']:,}",
-            *(_figure(us) for us in r["microseconds"].values()),
+            *(figure(us) for us in r["microseconds"].values()),
             _spread(r["ratio"]),
         ]
         for name, r in results.items()
@@ -77,43 +115,64 @@ def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return [["network, batch", "multiplications", *counts, "ratio"], *rows]
 
 
+def instructions_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``instructions.json``."""
+    return [["backend", "instructions of a step"], *([who, f"{r['per_step']:,.0f}"] for who, r in results.items())]
+
+
+def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``sweep.json``."""
+    points = results["points"]
+    names = list(dict.fromkeys(who for p in points for who in p.get("microseconds", {})))
+    rows = [["network", "batch", *(f"{who} µs" for who in names), "left out, since"]]
+    for p in points:
+        cells = [_timed(p, who) if "microseconds" in p else NOTHING for who in names]
+        rows.append([p["network"], f"{p['batch']:,}", *cells, p.get("skipped", "")])
+    return rows
+
+
 TABLES = {
     "steps": (steps_rows, {"scikit-learn", "torch", "jax"}),
     "steps-avx2": (steps_rows, set()),
+    "steps-float64": (steps_rows, {"scikit-learn", "torch", "jax"}),
+    "limits": (limits_rows, {"scikit-learn", "torch", "jax"}),
     "predictions": (predictions_rows, {"onnxruntime"}),
+    "estimators": (estimators_rows, {"scikit-learn"}),
+    "sweep": (sweep_rows, set()),
     "cold-start": (cold_start_rows, set()),
     "memory": (memory_rows, set()),
     "threads": (threads_rows, set()),
+    "instructions": (instructions_rows, set()),
 }
 """By name, what makes the rows, and the packages that matter beside those that always do."""
+SOURCES = {"limits": "steps", "crossover": "sweep"}
+"""The file of results that something is made of, where it is not of its own name."""
 
 
 def markdown(name: str, content: dict[str, Any]) -> str:
     """Return a table of the README and the line that says where it was measured."""
     make, packages = TABLES[name]
-    head, *rows = [f"| {' | '.join(row)} |" for row in make(content["results"], False)]
-    m = content["machine"]
-    shown = packages | {"deepnotes", "numpy", "numba"}
+    rows = make(content["results"], False)
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    doubtful = any(cell.startswith(DOUBT) for row in rows[1:] for cell in row)
+    note = f"{FOOTNOTE}.\n\n" if doubtful else ""
+    table = "\n".join([head, "|---|" + "--:|" * (len(rows[0]) - 1), *body])
+    return f"{table}\n\n{note}{measured_on(content, packages)}"
+
+
+def measured_on(content: dict[str, Any], packages: set[str]) -> str:
+    """Return the line that says where something was measured."""
+    m, shown = content["machine"], packages | {"deepnotes", "numpy", "numba"}
+    if "cupy" in content.get("ceilings", {}):  # it took part
+        shown |= {"cupy-cuda12x", "cupy-cuda13x"}
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version and name in shown)
-    where = (
+    return (
         f"{m['processor']}, {m['cores']} cores, Python {m['python']}, {versions}, BLAS {m['blas']}; {m['date']}, "
         f"commit {m['commit']}."
     )
-    return "\n".join([head, "|---|" + "--:|" * (head.count("|") - 2), *rows, "", where])
 
 
-def fill(readme: str) -> str:
-    """Return the README with its tables made anew."""
-    for name in TABLES:
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            table = markdown(name, json.loads(path.read_text(encoding="utf-8")))
-            markers = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            readme = re.sub(markers, lambda m, table=table: f"{m[1]}{table}\n{m[2]}", readme, flags=re.DOTALL)
-    return readme
-
-
-def publish(name: str, what: str, results: dict[str, Any], path: Path | None) -> None:
+def publish(name: str, what: str, results: dict[str, Any], path: Path | None, **more: Any) -> None:
     """Print the results as a table, and write them, with what they are and where they were measured, if asked."""
     head, *rows = TABLES[name][0](results, True)
     table = Table(*head, title=what, box=None)
@@ -123,19 +182,10 @@ def publish(name: str, what: str, results: dict[str, Any], path: Path | None) ->
         table.add_row(*row)
     Console(width=max(80, 18 * len(head))).print(table)
     if path:
-        content = {"what": what, "machine": machine(), "results": results}
+        content = {"what": what, "machine": machine(), **more, "results": results}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
 
 
 def _spread(values: list[float]) -> str:
     least, median, most = values
     return f"{median:.2f} ({least:.2f} to {most:.2f})"
-
-
-if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")

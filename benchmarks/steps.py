@@ -1,29 +1,33 @@
-"""The time of one Adam step: deepnotes' backends beside other libraries and the products alone.
+"""The time of one Adam step: deepnotes' backends beside other libraries, the products alone, and the machine's limit.
 
     python -m benchmarks.steps --backends numpy,numba --json benchmarks/results/steps.json
 
 The rivals take turns in one process: same network, start, data, dtype and hyperparameters, each drawing a new order of
 the samples every epoch. Their losses in a given order are compared before anything is timed. The products are NumPy's,
-in place, with the BLAS on one thread or on all cores, whichever is faster.
+in place, with the BLAS on one thread or on all cores, whichever is faster. A backend or peer that is absent, or fails,
+is left out by name.
 Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import deepnotes as dn
-from benchmarks.machine import cores
-from benchmarks.networks import NETWORKS, Case
-from benchmarks.peers import LEARNING_RATE, PEERS, Train, installed
+from benchmarks.networks import NETWORKS
+from benchmarks.options import Options, parser
+from benchmarks.peers import PEERS, absent, installed
 from benchmarks.report import publish
-from benchmarks.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.bench.cases import Case
+from deepnotes.bench.contenders import Contender, Train, agreeing, training
+from deepnotes.bench.limits import Ceilings, step_work
+from deepnotes.bench.machine import cores
+from deepnotes.bench.runs import batches_for, described, least_seconds, timed_training
+from deepnotes.bench.timing import compared, fastest, on_blas_threads, seconds, turns
 
-ROUND_SECONDS = 0.4
+ROUND_SECONDS = 0.3
 
 
 def products(case: Case) -> Callable[[], None]:
@@ -32,7 +36,7 @@ def products(case: Case) -> Callable[[], None]:
     m = case.batch
 
     def new(*shape: int) -> np.ndarray:
-        return rng.normal(size=shape).astype(np.float32)
+        return rng.normal(size=shape).astype(case.dtype)
 
     triples = []
     for first, (n_prev, n) in enumerate(zip(case.sizes, case.sizes[1:], strict=False)):
@@ -47,76 +51,80 @@ def products(case: Case) -> Callable[[], None]:
     return run
 
 
-def ours(backend: str, case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the training of a backend, as :mod:`benchmarks.peers` has those of other libraries."""
-    net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
-    optimizer = dn.Adam(LEARNING_RATE)
+def rivals(
+    case: Case, backends: list[str], peers: list[str], X: np.ndarray, y: np.ndarray
+) -> tuple[dict[str, Train], dict[str, str]]:
+    """Return the trainings by name, and the peers that are left out, and why: they fail, or have other losses.
 
-    def train(epochs: int, shuffle: bool) -> list[float]:
-        net.set_flat(start.flat())
-        return net.fit(X.T, y, optimizer=optimizer, epochs=epochs, batch_size=case.batch, shuffle=shuffle).loss
+    Raises
+    ------
+    DeepnotesError
+        If the backends themselves do not train alike.
+    """
+    start = dn.Network(case.layers, case.sizes[0], backend="numpy", dtype=case.dtype, seed=0)
+    found: dict[str, Train] = {backend: training(backend, case, X, y, start.flat()) for backend in backends}
+    agreeing(found)
+    first = backends[0]
+    failed = {}
+    for peer in peers:
+        try:
+            train = PEERS[peer](case, X, y, start)
+            agreeing({first: found[first], peer: train})
+            found[peer] = train
+        except Exception as error:  # somebody else's program: whatever it says
+            failed[peer] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return found, failed
 
-    return train
 
-
-def rivals(case: Case, backends: list[str], peers: list[str], X: np.ndarray, y: np.ndarray) -> dict[str, Train]:
-    """Return the trainings by name, after a look at whether their losses are the same."""
-    start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
-    found = {backend: ours(backend, case, X, y, start) for backend in backends}
-    found |= {peer: PEERS[peer](case, X, y, start) for peer in peers}
-    losses = {who: train(2, False) for who, train in found.items()}
-    wanted = losses[backends[0]]
-    for who, values in losses.items():
-        np.testing.assert_allclose(values, wanted, rtol=1e-3, err_msg=f"{who} trains otherwise than {backends[0]}")
-    return found
-
-
-def measure(name: str, backends: list[str], peers: list[str], rounds: int) -> dict[str, Any]:
-    """Return the median times in microseconds, and the ratios as least, median and greatest, of one network."""
-    case = NETWORKS[name]
+def measure(
+    case: Case, backends: list[str], peers: list[str], rounds: int, limits: Mapping[str, Ceilings]
+) -> dict[str, Any]:
+    """Return the median times in microseconds, and the ratios as least, median and greatest, of one case."""
     alone = products(case)
     per_step = min(seconds(alone, 3) for _ in range(5))
-    batches = int(min(200, max(4, ROUND_SECONDS / 4 / per_step)))
-    epochs = max(1, round(ROUND_SECONDS / (2 * per_step * batches)))
-    steps = epochs * batches
-    trainings = rivals(case, backends, peers, *case.data(batches * case.batch))
+    batches = batches_for(case, max(least_seconds(case, limits), per_step / 16), ROUND_SECONDS)
+    trainings, failed = rivals(case, backends, peers, *case.data(batches * case.batch))
     chosen = {who: train.keywords for who, train in trainings.items() if isinstance(train, partial)}
-
-    def timed(train: Train) -> Callable[[], float]:
-        return lambda: seconds(partial(train, epochs, True)) / steps
-
-    in_turn = {who: timed(train) for who, train in trainings.items()}
-    calls = max(3, steps // 4)
+    in_turn = {who: timed_training(train, batches, ROUND_SECONDS) for who, train in trainings.items()}
+    calls = max(3, round(ROUND_SECONDS / per_step / 2))
     threads = fastest([1, cores()], lambda threads: on_blas_threads(threads, alone, calls))
     in_turn["products"] = lambda: on_blas_threads(threads, alone, calls)
-    return {
-        "network": "-".join(map(str, case.sizes)),
-        "batch": case.batch,
-        "steps": steps,
-        **compared(turns(in_turn, rounds), backends),
+    times = turns(in_turn, rounds)
+    everybody = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
+    work = step_work(case.plan, case.batch)
+    return described(case, compared(times, backends), everybody, limits, work, 0) | {
         "chosen": chosen | {"products": {"threads": threads}},
+        "failed": failed,
     }
 
 
 def main() -> None:
     """Measure, print a table, and write the results where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backends", default="numpy")
-    parser.add_argument(
-        "--peers", default=",".join(installed()), help=f"of {', '.join(PEERS)}; default: those installed"
-    )
-    parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    networks, backends = options.networks.split(","), options.backends.split(",")
-    peers = [peer for peer in options.peers.split(",") if peer]
-    if options.rounds < 1 or not set(networks) <= set(NETWORKS) or not set(peers) <= set(PEERS):
-        parser.error(
-            f"wanted --rounds of at least 1, --networks among {', '.join(NETWORKS)}, --peers among {', '.join(PEERS)}"
-        )
-    results = {name: measure(name, backends, peers, options.rounds) for name in networks}
-    publish("steps", "one Adam step, float32", results, options.json)
+    line = parser(__doc__)
+    line.add_argument("--peers", help=f"of {', '.join(PEERS)}; default: those installed; none for float64")
+    line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
+    line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
+    options = Options(line)
+    dtype = options.given.dtype
+    if options.given.peers is None:
+        options.given.peers = ",".join(installed() if dtype == "float32" else [])
+    networks = options.known("--networks", NETWORKS)
+    peers = [peer for peer in options.known("--peers", PEERS) if not options.leaves_out(peer, absent(peer))]
+    if peers and dtype != "float32":
+        line.error("--peers: they are set up for float32 only")
+    results = {}
+    for name in options.in_turn(networks):
+        case = NETWORKS[name]._replace(dtype=dtype)
+        try:
+            results[name] = measure(case, options.backends, peers, options.rounds, options.limits)
+        except (dn.DeepnotesError, MemoryError) as error:
+            options.leaves_out(name, f"{type(error).__name__}: {error}")
+            continue
+        for peer, why in results[name]["failed"].items():
+            options.leaves_out(f"{peer} on {name}", why)
+    if not results:
+        raise SystemExit("nothing could be measured")
+    publish("steps", f"one Adam step, {dtype}", results, options.json, ceilings=options.ceilings)
 
 
 if __name__ == "__main__":

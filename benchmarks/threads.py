@@ -7,17 +7,16 @@ step takes all threads, the table shows from how many multiplications on a secon
 than threads split rows instead of samples.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import deepnotes as dn
-from benchmarks.machine import cores
-from benchmarks.networks import Case
+from benchmarks.options import Options, parser
 from benchmarks.report import publish
-from benchmarks.timing import seconds, spread, turns
+from deepnotes.bench.cases import Case
+from deepnotes.bench.machine import cores
+from deepnotes.bench.timing import seconds, spread, turns
 
 SIZES = [(16, 32, 4), (30, 64, 32, 1), (64, 128, 64, 10), (256, 256, 256, 10), (784, 512, 512, 10)]
 BATCHES = [1, 32, 64, 128, 512]
@@ -53,14 +52,13 @@ def main() -> None:
     """Measure, print a table, and write the results where asked."""
     from deepnotes_numba import threads
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = Options(parser(__doc__))
+    if "numba" not in options.backends:
+        options.line.error("--backends: this one is about numba, and that is not among them")
     threads.WORK_PER_THREAD = threads.WORK_PER_START = 1
     threads.candidates = lambda most: [most]
     cases = [Case(sizes, batch) for sizes in SIZES for batch in BATCHES]
-    results = {f"{'-'.join(map(str, case.sizes))}, {case.batch}": measure(case, options.rounds) for case in cases}
+    results = {f"{case.network}, {case.batch}": measure(case, options.rounds) for case in cases}
     publish("threads", "one Adam step, float32, numba", results, options.json)
 
 

@@ -13,11 +13,14 @@ from deepnotes.disk import OnDisk
 from deepnotes.errors import (
     ArgumentError,
     BackendUnavailable,
+    BusyError,
     CheckpointError,
     DataError,
     DeepnotesError,
+    DeviceMemoryError,
     DTypeError,
     ForeignArrayError,
+    ForkedProcessError,
     MissingExtraError,
     ModelFileError,
     NonFiniteLossError,
@@ -49,7 +52,10 @@ if TYPE_CHECKING:
     from deepnotes.disk_tables import open_table
     from deepnotes.encoding import Encoder
     from deepnotes.estimators import DenseClassifier, DenseRegressor
+    from deepnotes.formats.estimators import from_sklearn
+    from deepnotes.formats.onnx_reading import from_onnx
     from deepnotes.tables import Table, read_table, write_table
+    from deepnotes.tensorboard import TensorBoard
 
 __version__ = "0.1.0"
 
@@ -62,6 +68,7 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
+    "BusyError",
     "Callback",
     "CheckpointError",
     "Checkpoints",
@@ -73,11 +80,13 @@ __all__ = [
     "Dense",
     "DenseClassifier",
     "DenseRegressor",
+    "DeviceMemoryError",
     "Dropout",
     "EarlyStopping",
     "Encoder",
     "ExponentialDecay",
     "ForeignArrayError",
+    "ForkedProcessError",
     "History",
     "InverseScaling",
     "Layer",
@@ -97,10 +106,13 @@ __all__ = [
     "StepDecay",
     "Table",
     "TableError",
+    "TensorBoard",
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
     "defaults",
+    "from_onnx",
+    "from_sklearn",
     "get_backend",
     "load",
     "open_table",
@@ -117,6 +129,9 @@ _LATER = {
     "DenseRegressor": "deepnotes.estimators",
     "Encoder": "deepnotes.encoding",
     "Table": "deepnotes.tables",
+    "TensorBoard": "deepnotes.tensorboard",
+    "from_onnx": "deepnotes.formats.onnx_reading",
+    "from_sklearn": "deepnotes.formats.estimators",
     "open_table": "deepnotes.disk_tables",
     "read_table": "deepnotes.tables",
     "write_table": "deepnotes.tables",

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from deepnotes.program import Program
 
 
+PROMISES = {
+    "any threads": "the same bits again, with any number of threads",
+    "same threads": "the same bits again, with the same number of threads",
+    "none": "nothing is promised of the last bits",
+}
+"""What :attr:`Backend.determinism` says, in words."""
+
+
 class Backend:
     """An array library for deepnotes to run on.
 
@@ -43,6 +51,10 @@ class Backend:
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32, or by rounding their factors on purpose, to TF32 ("high") or to
         the 16 bits of that name. Conformance takes its bounds from it.
+    determinism : {"any threads", "same threads", "none"}
+        What is promised of a training or prediction that is made again, in another process too, on the same processor,
+        with the same versions and the same seed: the same bits whatever the number of threads, or with the same number
+        of threads, or nothing.
     known_gaps : mapping of str to str
         Checks of :mod:`deepnotes.testing` that this backend is known to fail, by their ids, and why.
 
@@ -59,6 +71,7 @@ class Backend:
     """
 
     matmul_precision = "highest"
+    determinism = "none"
     known_gaps: Mapping[str, str] = {}
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:

@@ -82,6 +82,7 @@ class EarlyStopping(Callback):
         """Forget the last training, and see that what is to be watched will be there."""
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
+        self._size = training.plan.layout.size
         if self.monitor is not None and self.monitor not in training.watched:
             raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
 
@@ -105,8 +106,13 @@ class EarlyStopping(Callback):
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._best, self._waited, self._epoch = memory["best"], memory["waited"], memory["epoch"]
-        self._theta = memory.get("theta")
+        best, theta = memory["best"], memory.get("theta")
+        if type(best) not in (int, float):  # it may be infinite
+            raise ValueError(f"best={best!r} is no number")
+        if theta is not None and (theta.shape != (self._size,) or not np.isfinite(theta).all()):
+            raise ValueError("the best parameters are not the network's")
+        self._waited, self._epoch = whole("waited", memory["waited"], 0), whole("epoch", memory["epoch"], 0)
+        self._best, self._theta = best, theta
 
     def on_end(self, training: "Training") -> None:
         """Put the best parameters back."""

@@ -20,7 +20,7 @@ import numpy as np
 
 import deepnotes
 from deepnotes import containers, files
-from deepnotes.arguments import whole
+from deepnotes.arguments import number, whole
 from deepnotes.callbacks import Callback
 from deepnotes.containers import Container
 from deepnotes.errors import CheckpointError, DeepnotesError, ModelFileError
@@ -230,15 +230,19 @@ def content(training: Training, words: dict[str, str]) -> tuple[dict[str, Any], 
         "history": training.history.as_dict(),
         "generator": None if training.rng is None else training.rng.bit_generator.state,
         "memories": memories,
-        "versions": {
-            "deepnotes": deepnotes.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "backend": network.backend.describe(),
-        },
+        "versions": _versions(training),
     }
     text = json.dumps(entries)  # text within the header, since infinities are welcome here
     return header | {"training": text}, tensors | {files.TRAINING + name: array for name, array in arrays.items()}
+
+
+def _versions(training: Training) -> dict[str, str]:
+    return {
+        "deepnotes": deepnotes.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "backend": training.network.backend.describe(),
+    }
 
 
 def _read(file: Container, training: Training, wanted: dict[str, str]) -> Checkpoint:
@@ -248,7 +252,10 @@ def _read(file: Container, training: Training, wanted: dict[str, str]) -> Checkp
         entries = json.loads(file.header["training"])
         if told := differences(entries["settings"], wanted):
             raise CheckpointError(f"checkpoint: {file.path} is of another training: {told}")
-        return _checked(file, training, entries)
+        checkpoint = _checked(file, training, entries)
+        if told := differences(entries["versions"], _versions(training)):
+            log.warning("%s was written with other versions, so the last bits may differ: %s", file.path, told)
+        return checkpoint
     except (ModelFileError, CheckpointError):
         raise
     except (DeepnotesError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -273,14 +280,17 @@ def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Ch
     if training.rng is not None:
         np.random.default_rng(0).bit_generator.state = generator  # or an error says what is wrong with it
     epoch = whole("epoch", entries["epoch"], 0)
-    history = History(**entries["history"])
-    finished = epoch - (order is not None)
-    if any(len(values) != finished for values in (history.loss, history.seconds, history.learning_rate)):
-        raise ValueError("its history has not as many epochs as were trained")
-    loss_sum, weight_sum = map(float, entries["sums"])
+    history = _history(entries["history"], epoch - (order is not None))
+    loss_sum, weight_sum = (number("sums", value, signed=True) for value in entries["sums"])
     done = whole("done", entries["done"], 0)
+    if done > training.samples:
+        raise ValueError("it is further than the data go")
     plateau = Plateau(**entries["plateau"])
-    at = Position(order, done, (loss_sum, weight_sum), float(entries["seconds"]), float(entries["rate"]), plateau)
+    if not _are_numbers([plateau.best, plateau.scale]):
+        raise ValueError("its plateau has other than numbers")
+    whole("waited", plateau.waited, 0)
+    seconds, rate = number("seconds", entries["seconds"]), number("rate", entries["rate"])
+    at = Position(order, done, (loss_sum, weight_sum), seconds, rate, plateau)
     return Checkpoint(
         file.path,
         files.flat(file, layout, dtype),
@@ -293,6 +303,24 @@ def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Ch
         generator,
         memories,
     )
+
+
+def _history(content: dict[str, Any], epochs: int) -> History:
+    """Return the history of that many epochs, or raise ValueError for what is none."""
+    history = History(**content)
+    lists = [history.loss, history.seconds, history.learning_rate, *history.metrics.values()]
+    if not all(map(_are_numbers, [*lists, history.val_loss])):
+        raise ValueError("its history has other than numbers")
+    if any(len(values) != epochs for values in lists) or len(history.val_loss) not in {0, epochs}:
+        raise ValueError("its history has not as many epochs as were trained")
+    if history.best_epoch is not None:
+        whole("best_epoch", history.best_epoch)
+    return history
+
+
+def _are_numbers(values: Any) -> bool:
+    """Return whether it is a list of numbers; they may be infinite, as a loss on other data may be."""
+    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
 
 
 def _described(layer: Layer) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: 
     found = tuple(bad[0])
     at = ", ".join(str(i) for i in (*found[:-1], found[-1] + first))
     if given is not None:
-        source = as_host(backend, to_host(backend, given), name)
+        source = as_host(backend, to_host(backend, given, name), name)
         if np.isfinite(source[found]):
             raise DataError(
                 f"{name}[{at}] is {source[found]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
@@ -112,7 +112,7 @@ def as_targets(
             "categorical_cross_entropy of a single output is always 0: for two classes use Dense(2, 'softmax'), or "
             "Dense(1, 'sigmoid') with binary_cross_entropy"
         )
-    host = as_host(backend, to_host(backend, Y), names[1])
+    host = as_host(backend, to_host(backend, Y, names[1]), names[1])
     shape = host.shape
     indices = loss.targets == "simplex" and shape in {(m,), (1, m)}
     if not indices and shape != (k, m) and not (shape == (m,) and k == 1):
@@ -157,7 +157,7 @@ def as_weights(
         return None
     weights = np.ones(m)
     if sample_weight is not None:
-        given = as_host(backend, to_host(backend, sample_weight), "sample_weight")
+        given = as_host(backend, to_host(backend, sample_weight, "sample_weight"), "sample_weight")
         if given.shape not in {(m,), (1, m)}:
             raise ShapeError(f"sample_weight has shape {given.shape}, wanted ({m},): one weight for each sample")
         check_finite(backend, given, "sample_weight")

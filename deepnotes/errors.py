@@ -121,11 +121,18 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
     def __init__(self, requested: int, free: int, advice: str = "", batch_size: int | None = None) -> None:
         told = f"{requested:,} bytes were asked for on the device and {free:,} are free"
         super().__init__(f"{told}; {advice}" if advice else told)
-        self.requested, self.free, self.batch_size = requested, free, batch_size
+        self.requested, self.free, self.advice, self.batch_size = requested, free, advice, batch_size
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.requested, self.free, self.advice, self.batch_size)
 
 
 class ForkedProcessError(DeepnotesError, RuntimeError):
     """A process that was forked uses a device that its parent had opened, which no driver allows."""
+
+
+class BusyError(DeepnotesError, RuntimeError):
+    """A network is being trained already; two trainings at once would be none."""
 
 
 class CheckpointError(DeepnotesError, ValueError):

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 HOST = {1, 3, 11}
 """What DLPack calls memory that the host can read: its own, and its own as CUDA and ROCm have pinned it."""
 
-COPIES = {"cupy": "{0}.get()", "jax": "jax.device_get({0})", "jaxlib": "jax.device_get({0})", "torch": "{0}.cpu()"}
+ANY_COPY = "numpy.from_dlpack({0}, device='cpu', copy=True) or deepnotes.get_backend(...).to_numpy({0})"
+COPIES = {
+    "cupy": "{0}.get() or deepnotes.get_backend('cupy').to_numpy({0})",
+    "jax": "jax.device_get({0})",
+    "jaxlib": "jax.device_get({0})",
+    "torch": "{0}.cpu()",
+}
 """How arrays of some libraries are copied to the host."""
 
 Device = tuple[int, int]
@@ -51,15 +57,32 @@ def is_neighbour(backend: "Backend", x: Any) -> bool:
     return device_of(x) == backend.dlpack_device
 
 
-def adopted(backend: "Backend", x: Any) -> Any:
-    """Return a neighbour as an array of the backend, without a copy, and anything else as it is."""
+def adopted(backend: "Backend", x: Any, name: str) -> Any:
+    """Return a neighbour as an array of the backend, without a copy, and anything else as it is.
+
+    Raises
+    ------
+    DTypeError
+        If it will not be read.
+    """
+    if not is_neighbour(backend, x):
+        return x
     namespace: Any = backend.xp
-    return namespace.from_dlpack(x) if is_neighbour(backend, x) else x
+    try:
+        return namespace.from_dlpack(x)
+    except Exception as error:  # whatever a foreign array raises
+        raise DTypeError(_unreadable(x, name, error)) from None
 
 
-def to_host(backend: "Backend", x: Any) -> Any:
-    """Return an array of the backend, or of its neighbours, as a NumPy array, and anything else as it is."""
-    x = adopted(backend, x)
+def to_host(backend: "Backend", x: Any, name: str) -> Any:
+    """Return an array of the backend, or of its neighbours, as a NumPy array, and anything else as it is.
+
+    Raises
+    ------
+    DTypeError
+        As :func:`adopted`.
+    """
+    x = adopted(backend, x, name)
     return backend.to_numpy(x) if backend.is_array(x) else x
 
 
@@ -95,11 +118,11 @@ def _library(x: Any) -> str:
 
 
 def _elsewhere(backend: "Backend", x: Any, name: str) -> str:
-    copy = COPIES.get(_library(x), "numpy.from_dlpack({0}, device='cpu', copy=True)").format(name)
+    copy = COPIES.get(_library(x), ANY_COPY).format(name)
     return (
         f"{name} is a {_library(x)}.{type(x).__name__} on another device, and this network runs on {backend.name!r}; "
-        f"nothing moves between devices unless asked: copy it with {copy} or deepnotes.get_backend(...)"
-        f".to_numpy({name}), or make the network with the backend that {name} belongs to"
+        f"nothing moves between devices unless asked: copy it with {copy}, or make the network with the backend that "
+        f"{name} belongs to"
     )
 
 

@@ -42,7 +42,7 @@ def as_samples(network: "Network", X: Any, name: str = "X", together: bool = Fal
     ):
         return place(X)
     if is_native(network, X):
-        X = adopted(backend, X)
+        X = adopted(backend, X, name)
         checks.check_samples(X, name, network.inputs)
         checks.check_real(backend, X, name)
         samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))

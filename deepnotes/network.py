@@ -13,6 +13,7 @@ from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
 from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.exports import Exports
 from deepnotes.host import aligned
 from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
 from deepnotes.inputs import as_data, as_samples, is_native
@@ -25,11 +26,11 @@ from deepnotes.plan import Layout, Plan
 from deepnotes.preprocessing import Standardizer
 from deepnotes.program import EagerProgram, Program, State
 from deepnotes.registry import get_backend
-from deepnotes.training import History, Training
+from deepnotes.training import History, Training, exclusive
 from deepnotes.training import fit as run_fit
 
 
-class Network:
+class Network(Exports):
     """A chain of layers. Samples are columns: X has shape (n[0], m), the output has shape (n[L], m).
 
     Parameters
@@ -136,6 +137,7 @@ class Network:
             raise ShapeError(f"theta has shape {np.shape(theta)}, wanted ({self.layout.size},)")
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
 
+    @exclusive
     def fit(
         self,
         X: Any,
@@ -164,7 +166,7 @@ class Network:
         Parameters
         ----------
         X : array_like, shape (n[0], m)
-            NumPy's, or the backend's.
+            The backend's, NumPy's, or any other library's that is on the host: it is read where it lies.
         Y : array_like, shape (n[L], m)
             Also (m,) for one output, and class indices of shape (m,) for categorical cross-entropy.
         loss : str or LossFunction, optional
@@ -209,6 +211,8 @@ class Network:
             If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
         CheckpointError
             If a checkpoint cannot be written, or is of another training.
+        BusyError
+            If the network is being trained already, in another thread or around the callback that asks.
         """
         chosen = self._loss(loss)
         wanted = as_metrics(metrics)
@@ -225,13 +229,13 @@ class Network:
         watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
         rng = self._rng if shuffle else None
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, watchers, watched)
-
         for watcher in watchers:
             watcher.on_start(training)
         program, training.state = self._start(plan)
         with np.errstate(all="ignore"):
             return run_fit(training, program, watching(self, data, held_out, chosen, wanted))
 
+    @exclusive
     def partial_fit(
         self,
         X: Any,
@@ -259,20 +263,17 @@ class Network:
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
-        if self._training is None or self._training[0] != plan:
-            self._start(plan)
-        assert self._training is not None
-        _, program, state = self._training
+        kept = self._training
+        program, state = kept[1:] if kept is not None and kept[0] == plan else self._start(plan)
         training = Training(self, plan, data, None, batch_size, 1, None)
         training.state = state
         with np.errstate(all="ignore"):
-            history = run_fit(training, program, dict)
-        return history.loss[-1]
+            return run_fit(training, program, dict).loss[-1]
 
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
 
-        NumPy in gives NumPy out; an array of the backend gives one of the backend.
+        NumPy in gives NumPy out; an array of the backend, or of its GPU's memory, gives one of the backend.
 
         Raises
         ------
@@ -320,18 +321,6 @@ class Network:
         from deepnotes.summary import summary
 
         return summary(self)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write the network to a safetensors file: architecture, parameters, standardizer, metadata.
-
-        Raises
-        ------
-        ModelFileError
-            If the network has parts of the user's own, which no file can name, or the file cannot be written.
-        """
-        from deepnotes.files import save
-
-        save(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds: host arrays, and no Program, which is made anew."""

@@ -69,8 +69,7 @@ class SGD(Optimizer):
     learning_rate : float or Schedule, default 0.01
     momentum : float, default 0.0
         Between 0 and 1.
-    nesterov : bool or None, default False
-        None is True wherever there is momentum.
+    nesterov : bool, default False
 
     Raises
     ------
@@ -84,12 +83,12 @@ class SGD(Optimizer):
 
     learning_rate: Rate = field(default_factory=by_dialect("SGD.learning_rate"))
     momentum: float = field(default_factory=by_dialect("SGD.momentum"))
-    nesterov: bool | None = field(default_factory=by_dialect("SGD.nesterov"))
+    nesterov: bool = field(default_factory=by_dialect("SGD.nesterov"))
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
         self._check("momentum", most=1)
-        if self.nesterov is None:
+        if self.nesterov is None:  # as a dialect says it: wherever there is momentum
             object.__setattr__(self, "nesterov", self.momentum > 0)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
@@ -206,8 +205,9 @@ class Adam(Optimizer):
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
-        correction = s2**0 / (1 - self.beta2) if self.epsilon_hat else s2
-        return {"rate": rate * s2**0.5 / s1, "epsilon": self.epsilon * correction**0.5}
+        root = s2**0.5
+        place = root**0 / (1 - self.beta2) ** 0.5 if self.epsilon_hat else root
+        return {"rate": rate * root / s1, "epsilon": self.epsilon * place}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]

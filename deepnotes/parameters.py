@@ -31,7 +31,7 @@ class Parameters(MutableMapping[str, Array]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         network, entry = self._network, self._entry(name)
-        host = as_host(network.backend, to_host(network.backend, value), name)
+        host = as_host(network.backend, to_host(network.backend, value, name), name)
         if host.shape != entry.parameter.shape:
             raise ShapeError(f"{name}: got shape {host.shape}, wanted {entry.parameter.shape}")
         with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and is refused

@@ -112,7 +112,9 @@ class EagerProgram:
 
     def __init__(self, backend: Backend, plan: Plan) -> None:
         self.backend, self.plan, self.ops = backend, plan, backend.ops
-        self.safe = 1e-4 * float(np.finfo(plan.dtype).max)  # no optimizer makes of less what overflows
+        largest = float(np.finfo(plan.dtype).max)
+        self.safe = 1e-4 * largest  # no optimizer makes of less what overflows
+        self.safe_norm = 1e-6 * sqrt(largest)  # nor, where it sums up squares, of gradients of less
         self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
 
     def train(
@@ -133,7 +135,8 @@ class EagerProgram:
             norm = self._norm(gradient)
             if not isfinite(cost) or not isfinite(norm):
                 return Chunk(loss_sum, weight_sum, made, cost)
-            if rate * max(norm, 1.0) < self.safe:
+            clipped = min(norm, self.plan.clip_norm or norm)
+            if rate * max(norm, 1.0) < self.safe and clipped < self.safe_norm:
                 self.update(state, gradient.flat, rate)
             elif not self._careful_update(state, gradient.flat, rate):
                 return Chunk(loss_sum, weight_sum, made, cost)
@@ -147,12 +150,12 @@ class EagerProgram:
         return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
 
     def _careful_update(self, state: State, g: Array, rate: float) -> bool:
-        """Make an update so large that the parameters may overflow; return whether they did not, or take it back."""
+        """Make an update so large that parameters or slots may overflow; return whether none did, or take it back."""
         before = [np.array(self.backend.to_numpy(a)) for a in (state.theta, *state.slots)]
         self.update(state, g, rate)
-        if isfinite(float(self.ops.xp.max(abs(state.theta)))):
-            return True
         after = (state.theta, *state.slots)
+        if all(isfinite(float(self.ops.xp.max(abs(a)))) for a in after):
+            return True
         theta, *slots = [
             self.backend.write(a, 0, self.backend.from_numpy(b)) for a, b in zip(after, before, strict=True)
         ]

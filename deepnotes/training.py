@@ -3,21 +3,24 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import wraps
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from deepnotes.callbacks import Callback
 from deepnotes.diagnosis import first_fault
 from deepnotes.disk import at_hand, updates_at_hand
-from deepnotes.errors import ArgumentError, NonFiniteLossError
+from deepnotes.errors import ArgumentError, BusyError, NonFiniteLossError
 from deepnotes.interrupts import deferred
 from deepnotes.plan import Plan
 from deepnotes.program import Data, Program, State, Sums
 from deepnotes.schedules import Plateau, Rate, ReduceOnPlateau, as_schedule
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from deepnotes.network import Network
 
 CHUNK_SECONDS = 0.075
@@ -31,7 +34,7 @@ class History:
     Attributes
     ----------
     loss : list of float
-        The mean loss over the samples as they were trained on, without the L2 penalty.
+        The mean loss over the samples as they were trained on, without the L2 penalty unless the objective tells it.
     val_loss : list of float
         The loss on the validation data after the epoch; empty without them.
     metrics : dict of str to list of float
@@ -63,6 +66,12 @@ class History:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain lists and numbers."""
         return asdict(self)
+
+    def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
+        """Draw loss and metrics, in `ax` or in a new figure, and return it; see :func:`deepnotes.plots.curves`."""
+        from deepnotes.plots import curves
+
+        return curves(self, show, ax=ax)
 
 
 @dataclass
@@ -159,6 +168,38 @@ class Training:
         return self.epochs * -(-self.samples // self.batch_size)
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+N = TypeVar("N", bound="Network")
+_busy: dict[int, object] = {}
+
+
+def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
+    """Return a method that trains a network, but not while another call of such a method does.
+
+    Two trainings would write to the same parameters and slots: what came out would be neither's.
+
+    Raises
+    ------
+    BusyError
+    """
+
+    @wraps(method)
+    def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        call = object()
+        if _busy.setdefault(id(network), call) is not call:  # one step, that no other thread can come between
+            raise BusyError(
+                "the network is being trained already, in another thread or by the training whose callback this is; "
+                "wait for its end, or train a copy (copy.deepcopy)"
+            )
+        try:
+            return method(network, *args, **kwargs)
+        finally:
+            del _busy[id(network)]
+
+    return alone
+
+
 def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
     """Train, and return the history, which is that of `training`.
 
@@ -189,9 +230,10 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
                     for callback in training.callbacks:
                         callback.on_chunk(training)
                     check_interrupt()
+                figures = evaluate()  # first: if a metric of the user's own fails, the history is as it was
                 history.loss.append(training.loss)
                 history.learning_rate.append(training.at.rate)
-                for name, value in evaluate().items():
+                for name, value in figures.items():
                     (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
                 history.seconds.append(time.perf_counter() - began)
                 plateau = training.at.plateau
@@ -261,7 +303,7 @@ def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
     found = (
         f"the loss is {cost}"
         if not isfinite(cost)
-        else "the gradient, or what it would make of the parameters, is not finite"
+        else "the gradient, or what it would make of the parameters or of the optimizer's sums, is not finite"
     )
     return NonFiniteLossError(
         f"training stopped before update {update} (epoch {training.epoch}): {found}; {fault.words}. The parameters are "

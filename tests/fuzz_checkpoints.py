@@ -34,7 +34,9 @@ def sealed(draw: st.DrawFn) -> bytes:
     entries = draw(altered(ENTRIES))
     arrays = dict(TENSORS)
     for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
-        ways: list[Any] = [arrays[name][:-1], arrays[name].astype(np.float16), arrays[name].reshape(1, -1)]
+        spoilt = np.array(arrays[name])
+        spoilt.flat[0] = np.nan
+        ways: list[Any] = [arrays[name][:-1], arrays[name].astype(np.float16), arrays[name].reshape(1, -1), spoilt]
         arrays[name] = np.ascontiguousarray(draw(st.sampled_from(ways)))
     return hostile.sealed(HEADER | {"training": json.dumps(entries)}, arrays)
 

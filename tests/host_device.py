@@ -24,9 +24,11 @@ from deepnotes_cupy.device import Call, CaptureRefused, Product
 
 
 @cache
-def host(dtype: str) -> Host:
-    """Return the kernels of one dtype."""
-    return Host(dtype)
+def host(dtype: str, checked: bool, flush: bool) -> Host:
+    """Return the kernels of one dtype; a device takes subnormals for 0 in single precision alone."""
+    made = Host(dtype, checked)
+    made.flush = flush and dtype == "float32"
+    return made
 
 
 def rounded(x: np.ndarray, factors: str) -> np.ndarray:
@@ -62,6 +64,8 @@ class HostDevice:
         Every call: ("launch", kernel), ("product", factors), ("download", bytes), ...
     memory : int or None
         Bytes that there are.
+    checked : bool
+        Whether every access of a kernel to memory is looked at.
     refuses : str
         Why nothing can be captured, if nothing can.
     replay : callable
@@ -70,11 +74,11 @@ class HostDevice:
 
     xp = np
     processors = 3
-    keeps_subnormals = True
 
-    def __init__(self, memory: int | None = None) -> None:
+    def __init__(self, memory: int | None = None, flush: bool = False) -> None:
+        self.keeps_subnormals = not flush
         self.log: list[tuple[Any, ...]] = []
-        self.memory, self.used = memory, 0
+        self.memory, self.used, self.checked = memory, 0, False
         self.refuses = ""
         self.replay: Any = lambda place, call: call()
         self._recording: list[Call] | None = None
@@ -116,7 +120,7 @@ class HostDevice:
 
     def prepare(self, kernel: str, dtype: str) -> None:
         """Compile."""
-        host(dtype)
+        host(dtype, self.checked, not self.keeps_subnormals)
 
     def _call(self, entry: tuple[Any, ...], do: Call) -> Call:
         def made() -> None:
@@ -133,7 +137,7 @@ class HostDevice:
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a launch of the kernel compiled for the CPU."""
-        compiled, kept = host(dtype), tuple(arguments)
+        compiled, kept = host(dtype, self.checked, not self.keeps_subnormals), tuple(arguments)
         return self._call(("launch", kernel), lambda: compiled.launch(kernel, grid, block, *kept))
 
     def multiplier(self, product: Product) -> Call:
@@ -204,8 +208,8 @@ class HostDevice:
         return "the CPU in place of a GPU"
 
 
-def backend(precision: str = "highest", memory: int | None = None, **options: Any) -> CupyBackend:
+def backend(precision: str = "highest", memory: int | None = None, flush: bool = False, **options: Any) -> CupyBackend:
     """Return the backend on a new HostDevice."""
-    made = CupyBackend(HostDevice(memory), precision, **options)
+    made = CupyBackend(HostDevice(memory, flush), precision, **options)
     made.options = {}
     return made

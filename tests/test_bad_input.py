@@ -170,7 +170,7 @@ def test_bad_input_is_refused_before_anything_changes(
         (lambda: network(standardizer=dn.Standardizer.fit(X[:2])), dn.ShapeError, "has 2 features, and the network 4"),
         (lambda: dn.Adam(0), dn.ArgumentError, "learning_rate=0, wanted a finite number above 0"),
         (lambda: dn.SGD(-0.1), dn.ArgumentError, "learning_rate=-0.1"),
-        (lambda: dn.SGD(momentum="x"), dn.ArgumentError, "momentum='x', wanted at least 0 and less than 1"),
+        (lambda: dn.SGD(momentum="x"), dn.ArgumentError, "momentum='x', wanted at least 0 and at most 1"),
         (lambda: dn.Adam(epsilon=float("inf")), dn.ArgumentError, "epsilon=inf, wanted a finite number above 0"),
         (lambda: dn.ReduceOnPlateau(0.1, min_rate=float("nan")), dn.ArgumentError, "min_rate=nan, wanted a finite"),
         (lambda: dn.EarlyStopping(mode="up"), dn.ArgumentError, "mode='up', wanted 'min', 'max' or None"),

@@ -12,11 +12,14 @@ import deepnotes as dn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks are no part of the package
 
-from benchmarks import cold_start, memory, report, timing
-from benchmarks.networks import Case
+from benchmarks import cold_start, memory, redraw, report
+from deepnotes.bench import timing
+from deepnotes.bench.cases import LEARNING_RATE, Case
+from deepnotes.bench.limits import Ceilings
 
 CASES = {"binary": Case((4, 6, 1), 8), "classes": Case((4, 6, 5, 3), 8)}
-MODULES = {"scikit-learn": "sklearn", "pytorch": "torch", "jax": "jax"}
+MODULES = {"scikit-learn": "sklearn", "pytorch": "torch", "jax": "jax", "jax steps": "jax"}
+LIMITS = {"host": Ceilings({"float32": 1e11, "float64": 5e10}, [[1e9, 1e10]], 1e-7)}
 MACHINE = {
     "processor": "P", "cores": 2, "python": "3.11", "versions": {"numpy": "2", "jax": "1", "onnxruntime": None},
     "blas": "B", "date": "2020-01-01", "commit": "abc",
@@ -28,7 +31,7 @@ MACHINE = {
 @pytest.mark.filterwarnings("ignore")  # what other libraries warn of at their import
 def test_peers_train_as_deepnotes_does_and_start_anew_at_each_call(peer: str, name: str) -> None:
     pytest.importorskip(MODULES[peer])
-    from benchmarks.peers import LEARNING_RATE, PEERS
+    from benchmarks.peers import PEERS
 
     case = CASES[name]
     X, y = case.data(5 * case.batch)
@@ -42,35 +45,71 @@ def test_peers_train_as_deepnotes_does_and_start_anew_at_each_call(peer: str, na
     np.testing.assert_allclose(train(3, True)[0], wanted.loss[0], rtol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_peer_trains_as_deepnotes_does_or_says_why_not() -> None:
+    from benchmarks.peers import PEERS, absent
+
+    peer = "pytorch compiled"
+    why = absent(peer)
+    if why:
+        pytest.skip(why)
+    from benchmarks.steps import rivals
+
+    case = CASES["classes"]
+    found, failed = rivals(case, ["numpy"], [peer], *case.data(3 * case.batch))
+    assert set(found) | set(failed) == {"numpy", peer}
+    assert peer in PEERS
+    assert peer in found or len(failed[peer]) > 10
+
+
 def test_a_step_and_a_prediction_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("threadpoolctl")
+    pytest.importorskip("threadpoolctl", reason="comes with the extra numba")
     from benchmarks import steps
 
     monkeypatch.setattr(steps, "ROUND_SECONDS", 0.001)
-    r = steps.measure("tiny", ["numpy"], [], rounds=2)
-    assert set(r["microseconds"]) == {"numpy", "products"}
+    r = steps.measure(Case((4, 16, 16, 1), 32), ["numpy"], [], 3, LIMITS)
+    assert set(r["microseconds"]) == set(r["scatter"]) == {"numpy", "products"}
     assert r["network"] == "4-16-16-1"
     least, median, most = r["ratios"]["numpy to products"]
     assert 0 < least <= median <= most
+    limit = r["limits"]["host"]
+    assert limit["share"]["numpy"] == pytest.approx(limit["microseconds"] / r["microseconds"]["numpy"], rel=0.1)
 
-    pytest.importorskip("onnxruntime")
     from benchmarks import predictions
 
     monkeypatch.setattr(predictions, "ROUND_SECONDS", 0.001)
-    r = predictions.measure(3, ["numpy"], rounds=1)
-    assert set(r["ratios"]) == {"numpy to onnxruntime", "numpy to products"}
+    r = predictions.measure(CASES["classes"], ["numpy"], 1, LIMITS, with_onnx=False)
+    assert set(r["ratios"]) == {"numpy to products"}
+    assert r["unreliable"] == ["numpy", "products"], "one round says nothing of the noise"
 
 
-def test_a_network_that_trains_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_onnx_runtime_predicts_the_same(name: str) -> None:
+    for module in ("onnx", "onnxruntime"):
+        pytest.importorskip(module, reason="comes with the extra peers")
+    from benchmarks.predictions import onnx_runtime
+
+    case = CASES[name]
+    net = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
+    rows, _ = case.data(5)
+    np.testing.assert_allclose(onnx_runtime(net, rows, 1)().T, net.predict(rows.T), rtol=1e-5)
+
+
+def test_a_peer_that_fails_or_trains_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import steps
 
     def wrong(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Any:
         return lambda epochs, shuffle: [1.0] * epochs
 
-    monkeypatch.setitem(steps.PEERS, "wrong", wrong)
+    def broken(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(steps, "PEERS", {"wrong": wrong, "broken": broken})
     case = CASES["binary"]
-    with pytest.raises(AssertionError, match="wrong trains otherwise"):
-        steps.rivals(case, ["numpy"], ["wrong"], *case.data(2 * case.batch))
+    found, failed = steps.rivals(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
+    assert list(found) == ["numpy"]
+    assert failed["broken"] == "RuntimeError: no compiler"
+    assert failed["wrong"].startswith("DeepnotesError: wrong trains otherwise than numpy: losses [1.0, 1.0]")
 
 
 def test_ratios_are_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +118,8 @@ def test_ratios_are_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
     times = timing.turns({"a": lambda: next(a), "b": lambda: next(b)}, 3)
     assert timing.compared(times, ["a"]) == {
         "microseconds": {"a": 6.0, "b": 2.0},
+        "scatter": {"a": 0.583, "b": 2.0},
+        "unreliable": ["a", "b"],
         "ratios": {"a to b": [1.0, 2.0, 3.0]},
     }
 
@@ -115,8 +156,8 @@ def test_memory_sees_a_copy_of_the_samples(form: str, tmp_path: Path, monkeypatc
 
 
 def test_tables_are_filled_where_there_are_markers_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    timed = {"network": "1-2", "batch": 1000, "microseconds": {"numba": 1.234, "jax": 56.7}}
+    monkeypatch.setattr(redraw, "RESULTS", tmp_path)
+    timed = {"network": "1-2", "batch": 1000, "microseconds": {"numba": 1.234, "jax": 56.7}, "unreliable": ["jax"]}
     results = {
         "steps": {"small": {**timed, "ratios": {"numba to jax": [0.5, 0.6, 0.7], "numba to other": [1, 2, 3]}}},
         "predictions": {"one": {**timed, "ratios": {"numba to jax": [0.5, 0.6, 0.7]}}},
@@ -127,12 +168,14 @@ def test_tables_are_filled_where_there_are_markers_and_results(tmp_path: Path, m
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     names = ("steps", "cold-start", "memory", "another")
     readme = "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names)
-    assert report.fill(readme) == (
+    assert redraw.fill(readme) == (
         """\
 <!-- steps -->
 | network | batch | numba µs | jax µs | numba to jax |
 |---|--:|--:|--:|--:|
-| small, 1-2 | 1,000 | 1.2 | 57 | 0.60 (0.50 to 0.70) |
+| small, 1-2 | 1,000 | 1.2 | ~57 | 0.60 (0.50 to 0.70) |
+
+~ unreliable: the middle half of its rounds spans more than 20% of their median.
 
 P, 2 cores, Python 3.11, numpy 2, jax 1, BLAS B; 2020-01-01, commit abc.
 <!-- /steps -->

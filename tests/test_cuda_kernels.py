@@ -1,11 +1,79 @@
 """The CUDA kernels' arithmetic, from the very sources, on the CPU; see cuda_checks.py for what each is held to."""
 
+import re
+from pathlib import Path
+from platform import machine
+
+import numpy as np
 import pytest
-from cuda_checks import CHECKS, hold
-from cuda_shim import Host
+from cuda_checks import CHECKS
+from cuda_shim import Host, prepare
+from cuda_step_checks import STEP_CHECKS
+
+from deepnotes_cupy.geometry import chunks, grid
+from deepnotes_cupy.sources import control, kernels
+
+ALL = CHECKS | STEP_CHECKS
+DTYPES = ["float32", "float64"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compile both dtypes at a time."""
+    prepare(*((dtype, "checked", "") for dtype in DTYPES), ("float32", "fast", ""))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("check", ALL)
 def test_kernels_are_the_equations_and_no_access_is_wrong(check: str, dtype: str) -> None:
-    hold(check, Host(dtype, checked=True))
+    with np.errstate(all="ignore"):  # the references pass NaN and infinities, too
+        ALL[check](Host(dtype, checked=True))
+
+
+@pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="takes subnormal numbers for 0 on x86 alone")
+@pytest.mark.parametrize("check", ALL)
+def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: str) -> None:
+    """As CuPy's option ``-ftz=true`` has it for single precision."""
+    host = Host("float32", checked=True)
+    host.flush = True
+    with np.errstate(all="ignore"):
+        ALL[check](host)
+
+
+@pytest.mark.parametrize("check", ALL)
+def test_kernels_are_the_equations_where_products_and_sums_are_fused(check: str) -> None:
+    """As NVRTC's default ``-fmad=true`` has it."""
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists() or not re.search(r"^flags\b.*\bfma\b", cpu.read_text(), re.MULTILINE):
+        pytest.skip("needs an x86 that has fused multiply-add")
+    with np.errstate(all="ignore"):
+        ALL[check](Host("float32", build="fused"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_grids_are_what_a_device_takes_and_chunks_cover_the_samples(dtype: str) -> None:
+    """For sizes up to 2^20 neurons and 2^24 samples, of devices small and large."""
+    rng = np.random.default_rng(0)
+    for n, m, processors in (2 ** rng.uniform((0, 0, 0), (20, 24, 8), (300, 3))).astype(int).tolist():
+        rows, count = chunks(n, m, dtype=dtype, processors=processors)
+        assert (count - 1) * rows < m <= count * rows
+        for kernel in kernels():
+            (x, y, z), threads = grid(kernel, n, m, dtype=dtype, processors=processors, chunks=count)
+            assert 1 <= x < 2**31
+            assert 1 <= y <= 65535
+            assert (z, threads) == (1, kernels()[kernel].threads)
+
+
+def test_samples_beyond_two_to_the_31_numbers_are_found() -> None:
+    """Of 2^31 numbers and more, nearly all of which are never touched, so no memory is taken for them."""
+    n, samples = 1 << 12, (1 << 19) + 5
+    try:
+        X = np.zeros((samples, n), np.float32)
+    except MemoryError:
+        pytest.skip("needs 8 GiB of address space")
+    order = np.array([samples - 1, 0, samples - 2])
+    X[order] = np.arange(3 * n).reshape(3, n)
+    out = np.empty((3, n), np.float32)
+    nothing = (None, None, n, 0, 3, 3)
+    Host("float32").launch("gather", (1, 4), 256, X, None, None, order, np.zeros(1, control()), out, *nothing)
+    np.testing.assert_array_equal(out.ravel(), np.arange(3 * n))

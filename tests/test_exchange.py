@@ -143,7 +143,11 @@ REFUSED = [
     ("torch.complex(X, X)", dn.DTypeError, "X: got an array of complex64, wanted real numbers"),
     ("torch.complex(X, X).conj().imag", dn.DTypeError, r"X: got Tensor, .* negative bit .*resolve_neg"),
     ("X.to_sparse()", dn.DTypeError, r"X: got Tensor, wanted an array of real numbers \("),
-    ("X.to('meta')", dn.ForeignArrayError, r"X is a torch\.Tensor on another device, .*: copy it with X\.cpu\(\) or"),
+    (
+        "X.to('meta')",
+        dn.ForeignArrayError,
+        r"X is a torch\.Tensor on another device, .*: copy it with X\.cpu\(\), or make",
+    ),
     ("X.T", dn.ShapeError, r"samples are columns here: X\.T"),
 ]
 
@@ -201,16 +205,16 @@ GPU = (2, 0)
 @pytest.mark.parametrize(
     ("library", "copy"),
     [
-        ("torch", r"X\.cpu\(\)"),
-        ("jaxlib.xla", r"jax\.device_get\(X\)"),
-        ("cupy", r"X\.get\(\)"),
+        ("torch", r"X\.cpu\(\), or make"),
+        ("jaxlib.xla", r"jax\.device_get\(X\), or make"),
+        ("cupy", r"X\.get\(\) or deepnotes\.get_backend\('cupy'\)\.to_numpy\(X\), or make"),
         ("other", r"numpy\.from_dlpack\(X, device='cpu', copy=True\)"),
     ],
 )
 def test_what_lies_on_a_gpu_is_not_moved(library: str, copy: str) -> None:
     net = network()
     given = type("Array", (OnlyDLPack,), {"__module__": library})(X, GPU)
-    with pytest.raises(dn.ForeignArrayError, match=f"X is a .*Array on another device, .*: copy it with {copy} or"):
+    with pytest.raises(dn.ForeignArrayError, match=f"X is a .*Array on another device, .*: copy it with {copy}"):
         net.predict(given)
     given = type("Array", (OnlyDLPack,), {"__module__": library})(Y, GPU)
     for arguments in ({"Y": given}, {"Y": Y, "sample_weight": given}, {"Y": Y, "validation": (X, given)}):
@@ -248,6 +252,15 @@ def test_a_neighbour_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.
     assert history.loss == like.fit(X, Y, epochs=2, shuffle=False, sample_weight=Y).loss
     with pytest.raises(dn.ForeignArrayError, match=r"X is a .*OnlyDLPack on another device"):
         net.predict(OnlyDLPack(X, (2, 1)))  # the next GPU
+
+    def refuse(x: OnlyDLPack) -> Any:
+        raise BufferError("no gradients")
+
+    monkeypatch.setattr(backend.xp, "from_dlpack", refuse)
+    with pytest.raises(dn.DTypeError, match=r"X: got OnlyDLPack, .* \(no gradients\)"):
+        net.predict(given)
+    with pytest.raises(dn.DTypeError, match=r"Y: got OnlyDLPack, .* \(no gradients\)"):
+        net.fit(backend.xp.asarray(X), given)
 
 
 def test_where_arrays_lie() -> None:

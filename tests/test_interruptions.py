@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,12 @@ def resumed(backend: str, run: Path) -> list[Any]:
 def processes() -> Any:
     """Return where processes come from: copies of a server that has imported everything, and started no thread."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["prepared"])
+    context.set_forkserver_preload(["prepared", __name__])
+    with pytest.MonkeyPatch.context() as patch:  # not every Python tells the server where to look for modules
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+        )
+        forkserver.ensure_running()
     return context
 
 
@@ -77,6 +83,7 @@ def in_process(processes: Any, backend: str, run: Path) -> list[Any]:
 
 def _outcome(backend: str, run: Path, sender: Any) -> None:
     sender.send(resumed(backend, run))
+    os._exit(0)  # to take down what was imported would take longer
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

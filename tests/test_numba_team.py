@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from watchdog import within
 
 pytest.importorskip("numba")
 from deepnotes_numba import team
@@ -33,26 +34,6 @@ def meet_often(rank, size, meeting, rounds, places):
         if not wait(pointer(meeting, 0), size):
             return -1
     return faults
-
-
-def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that may hang, if there is a bug, and fail then."""
-    outcome: list[Any] = []
-
-    def work() -> None:
-        try:
-            outcome.append((function(*arguments), None))
-        except BaseException as error:
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert outcome, f"it still runs after {seconds} seconds"
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
 
 
 def wait_for(condition: Callable[[], Any]) -> None:

@@ -304,7 +304,7 @@ def test_wrong_learning_rates(make, rate):
     ("make", "message"),
     [
         (lambda: dn.SGD(momentum=1.5), "momentum=1.5, wanted at least 0 and at most 1"),
-        (lambda: dn.SGD(momentum=math.nan), "momentum=nan, wanted at least 0 and less than 1"),
+        (lambda: dn.SGD(momentum=math.nan), "momentum=nan, wanted at least 0 and at most 1"),
         (lambda: dn.SGD(nesterov=True), "nesterov=True needs momentum above 0"),
         (lambda: dn.RMSProp(rho=-0.1), "rho=-0.1, wanted at least 0 and less than 1"),
         (lambda: dn.RMSProp(epsilon=0), "epsilon=0, wanted a finite number above 0"),

@@ -19,9 +19,22 @@ def test_two_commands_do_everything() -> None:
 
 
 def test_the_tables_are_what_the_results_say() -> None:
-    from benchmarks.report import fill
+    from benchmarks.redraw import documents, fill
 
-    assert fill(README) == README
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        assert fill(text) == text, path.name
+
+
+def test_the_picture_was_drawn_from_the_results() -> None:
+    from benchmarks.redraw import IMAGE, digest, results
+
+    drawn = ROOT / IMAGE
+    if results("crossover") is None:
+        assert not drawn.exists(), f"{IMAGE} is of results that are not there"
+    else:
+        assert f"<!-- sweep.json {digest('crossover')} -->" in drawn.read_text(encoding="utf-8")
+        assert f"]({IMAGE.as_posix()})" in README
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

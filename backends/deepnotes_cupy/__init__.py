@@ -23,7 +23,7 @@ def create(
         For "float16": what small derivatives are multiplied by before they are rounded.
     resident_bytes : int, optional
         Samples, targets or weights of more bytes stay on the host and are streamed; by default those that would take
-        more than half of the device memory that is free.
+        more than 0.3 of the device memory that is free.
 
     Raises
     ------

@@ -16,6 +16,8 @@ from deepnotes_cupy.device import Product
 if TYPE_CHECKING:
     from deepnotes_cupy.cuda import CudaDevice
 
+OLDEST = 14
+"""The version of CuPy that there has to be."""
 NO_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), or run where there is a GPU"
 
 
@@ -50,6 +52,8 @@ def opened(index: int) -> "CudaDevice":
         )
         raise _unavailable(cause, _install(_cuda_for(driver))) from error
     major = _cuda_of(wheels[0]) if wheels else _built_for(cupy)
+    if int(cupy.__version__.partition(".")[0]) < OLDEST:  # before that its namespace was not the standard's
+        raise _unavailable(f"CuPy {cupy.__version__} is older than {OLDEST}", _install(major))
     if 0 < driver < 1000 * major:
         raise _unavailable(*_old_driver(driver, major))
     count = _try(lambda: cupy.cuda.runtime.getDeviceCount(), driver, major)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from deepnotes_cupy.inference import CupyInference, PartsInference
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
 
-SHARE = 0.5
-"""Of the memory that is free: samples that would take more stay on the host."""
+SHARE = 0.3
+"""Of the memory that is free: samples that would take more stay on the host. To look at them takes as much again."""
 SMALL = 1 << 25
-"""Bytes that are never more than that."""
+"""Bytes that are never more than that, and for which no Program has to let go of what it trained on."""
 
 
 class CupyBackend(Backend):
@@ -36,7 +37,7 @@ class CupyBackend(Backend):
     loss_scale : float, "dynamic" or None
         For float16 only.
     resident_bytes : int or None
-        Samples, targets or weights of more bytes stay on the host; by default of more than half of what is free.
+        Samples, targets or weights of more bytes stay on the host; by default of more than a good part of what is free.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class CupyBackend(Backend):
         self.device = device
         self.matmul_precision, self.loss_scale, self.resident_bytes = matmul_precision, loss_scale, resident_bytes
         self.stage_bytes = STAGE
+        self._programs: WeakSet[CupyProgram] = WeakSet()
         if not device.keeps_subnormals:
             self.known_gaps = {"semantics.subnormals": "CuPy compiles with -ftz=true: float32 takes subnormals for 0"}
         super().__init__("cupy", device.xp, kernels(self))
@@ -60,7 +62,9 @@ class CupyBackend(Backend):
     def compile(self, plan: Plan) -> Program | None:
         """Return the Program of captured steps, or for parts of a user's own the eager one, on this device."""
         if plan.is_library:
-            return CupyProgram(self, plan)
+            program = CupyProgram(self, plan)
+            self._programs.add(program)
+            return program
         _log_eager(plan)
         return SectionedProgram(self, plan)
 
@@ -96,6 +100,9 @@ class CupyBackend(Backend):
 
     def from_samples(self, x: np.ndarray) -> Any:
         """Return samples by sample on the device, or, if they would take too much of it, as they are on the host."""
+        if x.nbytes > SMALL:
+            for program in list(self._programs):
+                program.let_go()
         if self.resident_bytes is None:  # to ask what is free takes longer than to send a few samples
             stays = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
         else:

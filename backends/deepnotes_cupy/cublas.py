@@ -52,24 +52,24 @@ def load(major: int) -> Any:
     ------
     CublasMissing
     """
-    tried: list[str] = []
+    names = (f"libcublas.so.{major}", f"cublas64_{major}.dll")
+    elsewhere = None
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy 14
-    except ImportError:
+
+        elsewhere = load_nvidia_dynamic_lib("cublas").abs_path
+    except (ImportError, RuntimeError, OSError):  # not with this Python; not found; found and broken
         pass
-    else:
-        try:
-            found = load_nvidia_dynamic_lib("cublas")
-            if found.abs_path is not None:
-                return ctypes.CDLL(found.abs_path)
-        except (RuntimeError, OSError) as error:
-            tried.append(str(error).strip().splitlines()[0])
-    for name in (f"libcublas.so.{major}", f"cublas64_{major}.dll"):
+    if elsewhere is not None and any(name in elsewhere for name in names):
+        return ctypes.CDLL(elsewhere)
+    for name in names:
         try:
             return ctypes.CDLL(name)
-        except OSError as error:
-            tried.append(str(error))
-    raise CublasMissing(f"cuBLAS for CUDA {major} cannot be loaded ({'; '.join(tried)})")
+        except OSError:
+            continue
+    if elsewhere is not None:  # of another CUDA: better than none, and it is tried before it is used
+        return ctypes.CDLL(elsewhere)
+    raise CublasMissing(f"cuBLAS for CUDA {major} is found neither among Python's packages nor as {names[0]}")
 
 
 class Cublas:

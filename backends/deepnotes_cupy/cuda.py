@@ -106,7 +106,7 @@ class CudaDevice:
 
     def download(self, source: Any) -> np.ndarray:
         """Copy to the host, and wait for it."""
-        return np.asarray(cupy.asnumpy(source, stream=self._stream))
+        return np.asarray(cupy.asnumpy(source, stream=self._stream, order="A"))  # as it lies, turned by nobody
 
     def copier(self, source: Any, target: Any) -> Call:
         """Return a copy within the device."""
@@ -211,13 +211,14 @@ class CudaDevice:
     def describe(self) -> str:
         """Return versions, and all devices with their memory."""
         cuda, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
+        major, minor = divmod(self._cublas.version(), 10000)
         count = runtime.getDeviceCount()
         devices = "; ".join(
             _described(i) + (" (selected)" if count > 1 and i == self.index else "") for i in range(count)
         )
         return (
             f"cupy {cupy.__version__}, CUDA {_version(cuda)}, driver for CUDA {_version(driver)}, "
-            f"cuBLAS {self._cublas.version() // 10000}; {devices}"
+            f"cuBLAS {major}.{minor // 100}; {devices}"
         )
 
 

@@ -65,7 +65,7 @@ class CupyProgram(EagerProgram):
         samples = data.X.shape[1]
         if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel looks again
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
-        batch_size = min(batch_size, max(1, len(order)))
+        batch_size = min(batch_size, max(samples, len(order)))  # samples may come more than once
         made, chunk = 0, Chunk(*sums, 0, 0.0)
         with self._device.section():
             while made < len(rates):
@@ -107,6 +107,14 @@ class CupyProgram(EagerProgram):
         with self._device.section():
             super().update(state, g, rate)
 
+    def let_go(self) -> None:
+        """Hold no data of the last training any longer: another one wants the memory."""
+        with self._device.section():
+            self._sourced, self._stage = (None, None, None), None
+            self._hosts.clear()
+            for replay in self._replays.values():
+                replay.unbind()
+
     # --- a chunk ----------------------------------------------------------------------------------------------------
 
     def _train(
@@ -115,7 +123,7 @@ class CupyProgram(EagerProgram):
         """Enqueue as many updates as there is room for, and return what came of them and why they stopped."""
         steps = min(len(rates), SCALAR_STEPS, max(1, ORDER // batch_size), self._scale.until_growth)
         order, rates = order[: steps * batch_size], rates[:steps]
-        self._replay(state, batch_size, data.w is not None)  # before the stage: it tells which batch size would fit
+        self._replay(state, min(batch_size, len(order)), data.w is not None)  # first: it tells which size would fit
         self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
         self._device.upload(control.fresh(state.step, sums), self._shared.control)
         if any(map(on_host, data)):
@@ -124,12 +132,14 @@ class CupyProgram(EagerProgram):
             self._send_order(order, data.X.shape[1])
             self._enqueue(state, self._source(data), batch_size, len(order))
         found = control.read(self._device.download(self._shared.control))
-        made = int(found["made"])
+        made, stopped = int(found["made"]), int(found["stopped"])
+        if made != steps and not stopped:
+            raise RuntimeError(f"the device counted {made} of {steps} updates, and does not say why")
         state.step += made
         if self._scale.note(made):
             self._replays.clear()
         chunk = Chunk(float(found["loss_sum"]), float(found["weight_sum"]), made, float(found["cost"]))
-        return chunk, int(found["stopped"])
+        return chunk, stopped
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
         """Enqueue steps on as many samples."""

@@ -18,7 +18,9 @@ FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
 REAL = {"float32": "float", "float64": "double"}
 """What ``real`` is, by dtype."""
 
-_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{')
+_KERNEL = re.compile(
+    r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'
+)
 _SCALARS: dict[str, Any] = {
     "int": np.int32, "unsigned": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
     "float": np.float32, "double": np.float64, "unsigned short": np.uint16,
@@ -52,7 +54,8 @@ class Parameter:
         KeyError
             If it is a structure's: ``Control``.
         """
-        return np.dtype(_SCALARS[REAL[dtype] if self.kind == "real" else self.kind])
+        kind: np.dtype[Any] = np.dtype(_SCALARS[REAL[dtype] if self.kind == "real" else self.kind])
+        return kind
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,13 @@ def read(name: str) -> str:
 
 
 @cache
-def program() -> str:
-    """Return all kernels as one source: it needs ``REAL`` defined, ``float`` or ``double``, and no header.
+def program(*names: str) -> str:
+    """Return kernels as one source: it needs ``REAL`` defined, ``float`` or ``double``, and no header.
+
+    Parameters
+    ----------
+    *names : str
+        Of :data:`FILES`; all of them by default.
 
     Examples
     --------
@@ -101,7 +109,7 @@ def program() -> str:
             else:
                 parts.append(line)
 
-    for name in FILES:
+    for name in names or FILES:
         add(name)
     return "\n".join(parts) + "\n"
 

@@ -155,6 +155,10 @@ class Step:
         self._bound, self._batch_size = wanted, batch_size
         return True
 
+    def unbind(self) -> None:
+        """Hold nobody's data any longer."""
+        self._gather, self._bound = None, ()
+
     def compute(self) -> None:
         """Enqueue the gradient of the next batch, and the verdict on it."""
         assert self._gather is not None

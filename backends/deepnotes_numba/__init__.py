@@ -28,6 +28,8 @@ class NumbaBackend(HostBackend):
         is worth. See :mod:`deepnotes_numba.threads`.
     """
 
+    determinism = "any threads"
+
     def __init__(self, threads: int | None = None) -> None:
         super().__init__("numba", kernels())
         self.threads = None if threads is None else whole("threads", threads, 1)
@@ -62,9 +64,7 @@ class NumbaBackend(HostBackend):
 
 
 def _log_eager(what: object) -> None:
-    logging.getLogger("deepnotes").debug(
-        "numba: %s holds parts of the user's own, or rare forms, so it runs eagerly", what
-    )
+    logging.getLogger("deepnotes").debug("numba: %s holds parts that it does not know, so it runs eagerly", what)
 
 
 def create(threads: int | None = None) -> Backend:

@@ -58,7 +58,8 @@ class NumbaProgram(EagerProgram):
         """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
         order = plain(order, INDICES)
         samples = data.X.shape[1]
-        if len(order) and not 0 <= order.min() <= order.max() < samples:  # the compiled code does not look again
+        # The compiled code does not look again; an index below 0 is a large one here.
+        if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         made, compiled = 0, True
         with announced("training", self._dtype):
@@ -102,7 +103,8 @@ class NumbaProgram(EagerProgram):
                 self._take(room, size if split else 1), self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w,
                 data.w is not None, self.plan.class_indices, order[done * batch_size : (done + count) * batch_size],
                 batch_size, rates[now], self._loss, self._delta, self._optimizer, self._numbers,
-                now_changing, self.plan.layout.decaying, np.uint64(self.plan.seed), state.step, self.safe, sums,
+                now_changing, self.plan.layout.decaying, np.uint64(self.plan.seed), state.step,
+                (self.safe, self.safe_norm), sums,
             )  # fmt: skip
             self._pace.note(size, made * work, perf_counter() - began)
             state.step += made

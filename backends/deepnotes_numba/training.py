@@ -37,9 +37,10 @@ def train(
 ):  # fmt: skip
     """Train on consecutive batches; return `sums` (of losses, of weights) grown, the updates made, and the last cost.
 
-    It stops before the first update whose cost or gradient is not finite, or so large that the next θ may not be. This
-    is thread number `rank` of `size`; all of them come to the same numbers. The rows of `scalars` are those that change
-    from update to update: the optimizer's rate and epsilon, and the share of θ that decays.
+    It stops before the first update whose cost or gradient is not finite, or so large (as `safe` says of the step and
+    of the norm) that what comes next may not be. This is thread number `rank` of `size`; all of them come to the same
+    numbers. The rows of `scalars` are those that change from update to update: the optimizer's rate and epsilon, and
+    the share of θ that decays.
     """
     if split and rank > 0:
         net = _with_own_samples(net, rank)
@@ -93,9 +94,9 @@ def train(
             cost += 0.5 * penalty * squared_weights
             weight = float(m)
         norm = sqrt(square)
-        if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe:
-            return loss_sum, weight_sum, made, cost
         shrunk = clip / norm if 0 < clip < norm else 1.0
+        if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe[0] or not norm * shrunk < safe[1]:
+            return loss_sum, weight_sum, made, cost
         rate, epsilon, decay = scalars[0, made], scalars[1, made], scalars[2, made]
         for layer in range(layers.shape[0]):
             row = layers[layer]

@@ -1,4 +1,4 @@
-"""The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``backends``, ``conformance`` and ``warmup``.
+"""The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``export``, ``backends`` and others.
 
 The exit status is 0; 1 where a run fails; 2 for wrong usage; 130 after Ctrl-C; 141 where the reader of stdout went
 away. What goes wrong is told in a line or two on stderr, with a traceback only where ``--debug`` asks for it.

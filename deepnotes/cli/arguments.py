@@ -10,7 +10,7 @@ from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, DeepnotesError, unknown_name
 from deepnotes.registry import get_backend
 
-COMMANDS = ("train", "predict", "evaluate", "backends", "conformance", "warmup")
+COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
 """Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from deepnotes.backend import PROMISES
 from deepnotes.cli.output import Output
 from deepnotes.errors import BackendUnavailable, UnknownNameError
 from deepnotes.registry import get_backend, load, registered_backends
@@ -26,7 +27,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
         shown.add_column(heading, header_style="bold", overflow="fold")
     for backend in found:
         works = Text("yes", "green") if backend["works"] else Text("no", "red")
-        about = backend["description"] or f"{backend['cause']}\nto fix it: {backend['fix']}"
+        about = f"{backend['cause']}\nto fix it: {backend['fix']}"
+        if backend["works"]:
+            about = f"{backend['description']}\n{PROMISES[backend['determinism']]}"
         shown.add_row("*" if backend["name"] == selected else "", Text(backend["name"]), works, Text(about))
     output.show(shown)
     output.report("\n* is selected; --backend NAME or DEEPNOTES_BACKEND=NAME selects another")
@@ -44,8 +47,11 @@ def _selected(output: Output) -> str | None:
 
 
 def _found(name: str) -> dict[str, Any]:
-    about: dict[str, Any] = {"name": name, "works": True, "description": None, "cause": None, "fix": None}
+    about: dict[str, Any] = {
+        "name": name, "works": True, "description": None, "determinism": None, "cause": None, "fix": None,
+    }  # fmt: skip
     try:
-        return about | {"description": load(name).describe()}
+        backend = load(name)
+        return about | {"description": backend.describe(), "determinism": backend.determinism}
     except BackendUnavailable as error:
         return about | {"works": False, "cause": error.cause, "fix": error.fix}

@@ -116,7 +116,7 @@ def figure(value: float) -> str:
     return f"{value:,.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
 
 
-def require_writable(path: Path, *inputs: str, special: bool = False) -> None:
+def require_writable(path: Path, *inputs: str, special: bool = False, option: str = "--output") -> None:
     """Raise an error if `path` cannot be written, before any work is done for it.
 
     Parameters
@@ -126,6 +126,8 @@ def require_writable(path: Path, *inputs: str, special: bool = False) -> None:
         Files that the command reads, which it must not overwrite.
     special : bool, default False
         Whether `path` may be a pipe or a device.
+    option : str, default "--output"
+        What it was given by.
 
     Raises
     ------
@@ -136,7 +138,7 @@ def require_writable(path: Path, *inputs: str, special: bool = False) -> None:
     if path.exists():
         for name in inputs:
             if Path(name).exists() and path.samefile(name):
-                raise ArgumentError(f"--output {path} is what the command reads, and would be lost")
+                raise ArgumentError(f"{option} {path} is what the command reads, and would be lost")
     if path.exists() and not path.is_file():
         if special:
             return

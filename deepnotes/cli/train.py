@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepnotes import plots
 from deepnotes.callbacks import Callback
 from deepnotes.cli import data, recipe
 from deepnotes.cli.arguments import chosen_backend
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     backend = chosen_backend(args)
     path = Path(args.output or f"{Path(args.data).stem}.safetensors")
     require_writable(path, args.data)
+    picture = _picture(args.plot, path, args.data)
 
     table = (data.read_from_disk if args.from_disk else data.read)(args.data, exclude=args.exclude)
     target = data.target_of(table, args.target)
@@ -67,12 +69,15 @@ def run(args: argparse.Namespace, output: Output) -> None:
     with np.errstate(all="ignore"):
         figures = task.figures(network, data.some(X, rows), y[rows])
     model.save(path, **{part: {"rows": len(rows), **figures}})
+    if picture is not None:
+        plots.save(history.plot(), picture)
     best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
             *task.facts(figures, counted(len(rows), "held-out row" if len(held_out) else "training row")),
             ("time", f"{seconds:.2f} s for {counted(history.epochs, 'epoch')}{best}"),
             ("model", str(path)),
+            *([("plot", str(picture))] if picture else []),
         ]
     )
     output.outcome(
@@ -96,8 +101,24 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "metrics_of": part,
             "history": {"loss": history.loss, "val_loss": history.val_loss, **history.metrics},
             "model": str(path),
+            "plot": None if picture is None else str(picture),
         }
     )
+
+
+def _picture(asked: str | None, model: Path, data: str) -> Path | None:
+    """Return where to draw the curves, once it is certain that they can be drawn there."""
+    if asked is None:
+        return None
+    try:
+        path = plots.check_path(asked)
+    except ArgumentError as error:
+        raise ArgumentError(f"argument --plot: {error}") from None
+    plots.require_matplotlib()
+    require_writable(path, data)
+    if path.resolve() == model.resolve():
+        raise ArgumentError(f"argument --plot: {path} is where the model goes")
+    return path
 
 
 class Resumed(Callback):

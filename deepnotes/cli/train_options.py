@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _training(parser.add_argument_group("training"))
     _checkpoints(parser.add_argument_group("checkpoints"))
     parser.add_argument("-o", "--output", metavar="FILE", help="the model file (default: DATA's name, .safetensors)")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw loss and metrics to a .png, .svg or .pdf (default: do not)"
+    )
     parser.add_argument("--quiet", action="store_true", help="write nothing but errors, and the JSON object")
 
 

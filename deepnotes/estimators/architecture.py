@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes.activations import Activation, ActivationFunction
+from deepnotes.arguments import number
 from deepnotes.array import Array
 from deepnotes.errors import ArgumentError
 from deepnotes.layers import Dense, Dropout, Layer
@@ -131,6 +132,7 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     rates = list(dropout) if isinstance(dropout, list | tuple) else [dropout] * hidden
     if len(rates) != hidden:
         raise ArgumentError(f"dropout={dropout!r} has {len(rates)} rates, wanted {hidden}: one per hidden layer")
+    rates = [number(f"dropout[{i}]", rate, below=1) for i, rate in enumerate(rates)]
     made: list[Layer] = []
     for n, g, rate in zip(units[1:], hidden_activations(activation, hidden), rates, strict=False):
         made += [Dense(n, g), *([Dropout(rate)] if rate else [])]
@@ -146,7 +148,7 @@ def initial(
     the last hidden one.
     """
     kinds = hidden_activations(activation, len(units) - 2)
-    kinds = [*kinds, kinds[-1] if kinds else ""]
+    kinds = [*kinds, kinds[-1] if kinds else activation]
     coefs, intercepts = [], []
     for n_prev, n, g in zip(units, units[1:], kinds, strict=False):
         factor = 2.0 if getattr(g, "name", g) in SIGMOID else 6.0

@@ -32,6 +32,7 @@ from deepnotes.training import Training
 from deepnotes.training import fit as run_fit
 
 FIT_DTYPES = (np.float64, np.float32)
+LEAST_WEIGHT, MOST_WEIGHT = 1e-25, 1e25
 
 
 class DenseEstimator(BaseEstimator, ABC):
@@ -41,6 +42,7 @@ class DenseEstimator(BaseEstimator, ABC):
     intercepts_: list[np.ndarray]
     out_activation_: str
     n_outputs_: int
+    loss_curve_: list[float]
 
     def _set(self, given: dict[str, Any]) -> None:
         """Keep the arguments of the constructor, as they are."""
@@ -68,7 +70,13 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return the weight of each sample, if they have any."""
         if sample_weight is None:
             return None
-        return cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
+        weights = cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
+        most = float(weights.max())
+        if not LEAST_WEIGHT <= most <= MOST_WEIGHT:  # of which float32 can hold the sum
+            raise DataError(
+                f"sample_weight: the largest is {most}, wanted between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}"
+            )
+        return weights
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
@@ -91,6 +99,23 @@ class DenseEstimator(BaseEstimator, ABC):
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
+    def to_network(self) -> Network:
+        """Return a :class:`~deepnotes.Network` with these layers and parameters, which are its own: to save, to export.
+
+        Its samples are columns. The names of features and classes, if there are any, are in its ``metadata``.
+
+        Raises
+        ------
+        NotFittedError
+        """
+        check_is_fitted(self, "coefs_")
+        net = self._network()
+        made = Network(net.layers, net.inputs, backend=net.backend, dtype=net.dtype, seed=net.seed, theta=net.flat())
+        for name, key in (("features", "feature_names_in_"), ("classes", "classes_")):
+            if hasattr(self, key):
+                made.metadata[name] = getattr(self, key).tolist()
+        return made
+
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
             raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
@@ -112,6 +137,11 @@ class DenseEstimator(BaseEstimator, ABC):
         if first:
             self._initialize(units, X.dtype)
         network = self._network(units, backend)
+        if self.solver != "lbfgs" and not first:  # what another solver, or a user who set the parameters, left undone
+            self.loss_curve_ = getattr(self, "loss_curve_", [])
+            self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
+            if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:
+                self._begin_curves()
         if self.solver == "lbfgs":
             self._fit_lbfgs(network, X, y, weights)
         else:
@@ -132,18 +162,24 @@ class DenseEstimator(BaseEstimator, ABC):
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._out_activation()
-        architecture.layers(units, self.activation, self.dropout, self.out_activation_)  # or an error, before anything
+        made = architecture.layers(units, self.activation, self.dropout, self.out_activation_)
+        loss, _ = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
+        architecture.check(loss, made[-1])  # before there is anything
         self.coefs_, self.intercepts_ = architecture.initial(units, self.activation, self._random_state, dtype)
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
         self._running = Running(self.learning_rate_init)
         if self.solver != "lbfgs":
-            self.loss_curve_: list[float] = []
+            self.loss_curve_ = []
             self._no_improvement_count = 0
-            scored = self.early_stopping
-            self.validation_scores_: list[float] | None = [] if scored else None
-            self.validation_loss_curve_: list[float] | None = [] if scored else None
-            self.best_validation_score_: float | None = -np.inf if scored else None
-            self.best_loss_: float | None = None if scored else np.inf
+            self._begin_curves()
+
+    def _begin_curves(self) -> None:
+        """Set what the best and the curves of an epoch's figures start from."""
+        scored = self.early_stopping
+        self.validation_scores_: list[float] | None = [] if scored else None
+        self.validation_loss_curve_: list[float] | None = [] if scored else None
+        self.best_validation_score_: float | None = -np.inf if scored else None
+        self.best_loss_: float | None = None if scored else np.inf
 
     def _network(self, units: list[int] | None = None, backend: Backend | None = None) -> Network:
         """Return the network with the parameters that the estimator shows.
@@ -159,14 +195,16 @@ class DenseEstimator(BaseEstimator, ABC):
         layers = architecture.layers(shown, self.activation, self.dropout, self.out_activation_)
         if not hasattr(self, "_running"):
             self._running = Running(self.learning_rate_init)
-        seed = getattr(self, "_seed", 0)
-        return self._running.network(layers, backend or get_backend(self.backend), seed, self.coefs_, self.intercepts_)
+        network = self._running.network(
+            layers, backend or get_backend(self.backend), getattr(self, "_seed", 0), self.coefs_, self.intercepts_
+        )
+        self.coefs_, self.intercepts_ = self._running.show()
+        return network
 
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
         loss, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         if exact and how.told != how.scale:
             how = Objective(how.scale, how.scale, how.share_l2)
-        architecture.check(loss, network.layers[-1])
         labels = loss.targets == "simplex" and self.out_activation_ == "softmax"
         return Plan(
             network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha), None,
@@ -238,10 +276,10 @@ class DenseEstimator(BaseEstimator, ABC):
         if self.batch_size != "auto" and self.batch_size > samples:
             warnings.warn(
                 f"Got `batch_size`={self.batch_size} larger than the sample size {samples}. It is going to be clipped",
-                stacklevel=4,
+                stacklevel=5,
             )
         batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), samples)
-        rules = Rules(self, self._running.rate, self.early_stopping)
+        rules = Rules(self, self._running.rate, network.flat() if self.early_stopping else None)
         order: Any = Order(self._random_state) if self.shuffle else None
         watched = ("loss", "val_loss", "val_score") if self.early_stopping else ("loss",)
         training = Training(
@@ -256,7 +294,7 @@ class DenseEstimator(BaseEstimator, ABC):
             with np.errstate(all="ignore"):
                 run_fit(training, self._program(program, data, network), evaluate)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
         except NonFiniteLossError as error:
             if not self.early_stopping:
                 raise _not_finite(str(error)) from error
@@ -267,7 +305,7 @@ class DenseEstimator(BaseEstimator, ABC):
                     f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                     "converged yet.",
                     ConvergenceWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
         if rules.best is not None:
             network.set_flat(rules.best)
@@ -310,7 +348,7 @@ class DenseEstimator(BaseEstimator, ABC):
         self.n_iter_ += 1
         for curve in (self.loss_curve_, self.validation_scores_, self.validation_loss_curve_):
             cast(list[float], curve).append(np.nan)
-        warnings.warn(f"the training ended before it converged: {error}", ConvergenceWarning, stacklevel=5)
+        warnings.warn(f"the training ended before it converged: {error}", ConvergenceWarning, stacklevel=6)
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Return the network's outputs, shape (samples, outputs)."""

@@ -7,12 +7,17 @@ from scipy.sparse import csr_array, issparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+    is_multilabel,
+    type_of_target,
+)
 from sklearn.utils.validation import validate_data
 
-from deepnotes.errors import ArgumentError
+from deepnotes.errors import ArgumentError, DataError
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
 from deepnotes.estimators.parameters import CONSTRAINTS
 from deepnotes.losses import LIBRARY as LOSSES
@@ -159,6 +164,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
+        if y.ndim == 2 and not is_multilabel(y):
+            raise DataError(f"y has shape {y.shape} and more than 0 and 1 in it: multioutput targets are not supported")
         if y.ndim == 2:
             found, encoded = np.arange(y.shape[1]), (y.toarray() if issparse(y) else y) != 0
         else:
@@ -201,7 +208,15 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
                 "class_weight='balanced' needs all samples, and partial_fit has some of them: compute it with "
                 "sklearn.utils.class_weight.compute_class_weight and pass a dict"
             )
-        of_classes = compute_sample_weight(self.class_weight, y)
+        if self._multilabel:
+            of_classes = compute_sample_weight(self.class_weight, y)
+        else:
+            labels = np.ravel(y)  # of which a part of the samples may not have all
+            balanced = isinstance(self.class_weight, str)
+            each = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=labels if balanced else self.classes_
+            )
+            of_classes = each[np.searchsorted(self.classes_, labels)]
         return cast(np.ndarray, of_classes if weights is None else weights * of_classes)
 
     def _out_activation(self) -> str:

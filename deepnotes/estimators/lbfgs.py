@@ -62,6 +62,6 @@ def minimize(
             f"lbfgs failed to converge after {iterations} iteration(s) (status={found.status}): {found.message}. "
             f"More iterations (max_iter={max_iter}, max_fun={max_fun}) or scaled data may help",
             ConvergenceWarning,
-            stacklevel=2,
+            stacklevel=6,
         )
     return Minimum(float(found.fun), iterations)

@@ -39,21 +39,18 @@ class Rules(Callback):
     estimator : DenseEstimator
     rate : EpochRate
         To be set for the next epoch.
-    validated : bool
-        Whether it is the score on the held-out samples that has to improve, not the loss.
+    best : ndarray or None
+        The parameters to start from, if it is the score on held-out samples that has to improve, and not the loss.
 
     Attributes
     ----------
-    met : bool
-        Whether the training ended by these rules.
     best : ndarray or None
-        The parameters of the epoch with the best score.
+        The parameters of the epoch with the best score so far.
     """
 
-    def __init__(self, estimator: Any, rate: EpochRate, validated: bool) -> None:
-        self.estimator, self.rate, self.validated = estimator, rate, validated
-        self.met = False
-        self.best: np.ndarray | None = None
+    def __init__(self, estimator: Any, rate: EpochRate, best: np.ndarray | None) -> None:
+        self.estimator, self.rate, self.best = estimator, rate, best
+        self.validated = best is not None
 
     def on_epoch(self, training: "Training") -> None:
         """Count, compare with the best, set the rate, and end the training if it is no longer getting better."""
@@ -93,13 +90,14 @@ class Rules(Callback):
         e = self.estimator
         what = "Validation score" if self.validated else "Training loss"
         said = f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs."
-        if e.solver == "sgd" and e.learning_rate == "adaptive" and self.rate.rate > LEAST_RATE:
+        adaptive = e.solver == "sgd" and e.learning_rate == "adaptive"
+        if adaptive and self.rate.rate > LEAST_RATE:
             self._set_rate(training, self.rate.rate / 5)
             e._no_improvement_count = 0
             self._say(f"{said} Setting learning rate to {self.rate.rate:f}")
             return
-        self.met = training.stop = True
-        self._say(f"{said} Stopping.")
+        training.stop = True
+        self._say(f"{said} {'Learning rate too small. ' if adaptive else ''}Stopping.")
 
     def _set_rate(self, training: "Training", rate: float) -> None:
         """Set the rate of the next epoch, and the velocity to the steps that were made.

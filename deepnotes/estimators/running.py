@@ -68,7 +68,7 @@ class Running:
             )
             if self._network is not None and self._network._training is not None:
                 self._kept = self._moments(self._network)
-            self._network, self._shown = net, []
+            self._network = net
         elif not self._shows(coefs, intercepts):
             net.set_flat(packed(coefs, intercepts))
         return net

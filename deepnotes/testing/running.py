@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from deepnotes.backend import Backend
+from deepnotes.backend import PROMISES, Backend
 from deepnotes.errors import ArgumentError, unknown_name
 from deepnotes.registry import get_backend
 from deepnotes.testing.checks import REGISTERED, Check, Failure, NotApplicable, Trial
@@ -225,6 +225,7 @@ def environment(backend: Backend, results: Iterable[Result] = ()) -> dict[str, s
         "backend": f"{backend.name}: {backend.describe()}",
         "options": options or "none",
         "products": f"{backend.matmul_precision} precision",
+        "determinism": PROMISES[backend.determinism],
         "subnormals": said.get(subnormals or "", "not tried"),
         "threads": ", ".join(f"{k}={v}" for k, v in threads.items()) or f"as the backend likes, {_cores()} cores",
         "versions": ", ".join(f"{name} {found}" for name in ("deepnotes", "numpy") if (found := _version(name))),

@@ -187,7 +187,8 @@ void run_block(int order) {
         turn[t] = order == 1 ? threads - 1 - t : t;
         fibers[t].place = dim3{t % size.x, t / size.x % size.y, t / (size.x * size.y)};
     }
-    memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);  // NaN: nothing is there yet
+    const size_t shared = __stop_shared_memory - __start_shared_memory;
+    if (shared) memset(__start_shared_memory, 0xff, shared);  // NaN: nothing is there yet
     host_check_block();
     for (;;) {
         if (order == 2)

@@ -1,12 +1,9 @@
 // CUDA's words for g++: what the kernels' sources need to be compiled for the CPU. tests/cuda_shim.py puts this file
 // before them. Threads are fibers (fibers.cpp); what they must not do is watched by checks.cpp.
 
-#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
-#include <utility>
 
 #define __global__ __attribute__((noinline))  // so that only the kernel, not the call, is looked at
 #define __device__
@@ -135,6 +132,37 @@ HOST_VECTOR4(ushort4, unsigned short, 8)
 
 // --- functions --------------------------------------------------------------------------------------------------------
 
+// C++'s own <math.h> takes longer to compile than the kernels.
+#define HOST_MATH(name)                                \
+    extern "C" double name(double) noexcept;           \
+    extern "C" float name##f(float) noexcept;          \
+    inline float name(float x) { return name##f(x); }
+#define HOST_MATH2(name)                                             \
+    extern "C" double name(double, double) noexcept;                 \
+    extern "C" float name##f(float, float) noexcept;                 \
+    inline float name(float x, float y) { return name##f(x, y); }
+HOST_MATH(exp)
+HOST_MATH(expm1)
+HOST_MATH(log)
+HOST_MATH(log1p)
+HOST_MATH(tanh)
+HOST_MATH(sqrt)
+HOST_MATH(fabs)
+HOST_MATH(erf)
+HOST_MATH(erfc)
+HOST_MATH(floor)
+HOST_MATH(ceil)
+HOST_MATH(rint)
+HOST_MATH2(fmax)
+HOST_MATH2(fmin)
+HOST_MATH2(pow)
+template <class T>
+inline bool isfinite(T x) { return __builtin_isfinite(x); }
+template <class T>
+inline bool isnan(T x) { return __builtin_isnan(x); }
+template <class T>
+inline bool isinf(T x) { return __builtin_isinf(x); }
+
 template <class T>
 inline T __ldg(const T* p) {
     return *p;
@@ -165,14 +193,23 @@ struct HostKernel {
     void (*run)(void**);
 };
 
-template <class... A, size_t... I>
-__attribute__((no_sanitize("thread"))) inline void host_call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+template <int... I>
+struct HostIndices {};
+template <int n, int... I>
+struct HostIndicesBelow : HostIndicesBelow<n - 1, n - 1, I...> {};
+template <int... I>
+struct HostIndicesBelow<0, I...> {
+    typedef HostIndices<I...> type;
+};
+
+template <class... A, int... I>
+__attribute__((no_sanitize("thread"))) inline void host_call(void (*kernel)(A...), void** arguments, HostIndices<I...>) {
     kernel(*static_cast<A*>(arguments[I])...);
 }
 
 template <class... A>
 inline void host_call(void (*kernel)(A...), void** arguments) {
-    host_call(kernel, arguments, std::index_sequence_for<A...>());
+    host_call(kernel, arguments, typename HostIndicesBelow<sizeof...(A)>::type());
 }
 
 template <auto kernel>

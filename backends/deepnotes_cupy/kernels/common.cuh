@@ -111,17 +111,29 @@ __device__ inline T larger(T x, T y) {
     return x > y || x != x ? x : y;
 }
 
-// Sums and maxima over a block: by shuffles within warps, then over the warps in order. `room` is shared memory for 2
-// numbers a warp. Every thread of the block has to come here; thread 0 gets the results.
-__device__ inline void over_block(double& sum, double& most, double* room) {
-    for (int offset = 16; offset > 0; offset /= 2) {
-        sum += __shfl_xor_sync(EVERY_LANE, sum, offset);
-        most = larger(most, __shfl_xor_sync(EVERY_LANE, most, offset));
+// Two sums and a maximum, at least 0, as a block has them.
+struct Totals {
+    double first = 0, second = 0, most = 0;
+
+    __device__ void over_warp() {
+        for (int offset = 16; offset > 0; offset /= 2) {
+            first += __shfl_xor_sync(EVERY_LANE, first, offset);
+            second += __shfl_xor_sync(EVERY_LANE, second, offset);
+            most = larger(most, __shfl_xor_sync(EVERY_LANE, most, offset));
+        }
     }
-    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    if ((threadIdx.x & 31) == 0) room[2 * warp] = sum, room[2 * warp + 1] = most;
-    __syncthreads();
-    if (threadIdx.x == 0)
-        for (int w = 1; w < warps; w++) sum += room[2 * w], most = larger(most, room[2 * w + 1]);
-    __syncthreads();  // before the room may be used again
-}
+
+    // Over the warps, then over what they have. `room` is shared memory for 3 numbers a warp, used once. Every thread of
+    // the block has to come here; thread 0 gets the results.
+    __device__ void over_block(double* room) {
+        const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, warps = blockDim.x / 32;
+        over_warp();
+        if (lane == 0) room[3 * warp] = first, room[3 * warp + 1] = second, room[3 * warp + 2] = most;
+        __syncthreads();
+        if (warp != 0) return;
+        first = lane < warps ? room[3 * lane] : 0;
+        second = lane < warps ? room[3 * lane + 1] : 0;
+        most = lane < warps ? room[3 * lane + 2] : 0;
+        over_warp();
+    }
+};

@@ -87,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
         bias_activation_rows<1>(Z, b, A, n, m, code, option);
 }
 
-constexpr int AHEAD = 4;  // rows whose loads `backward_rows` has under way at a time
+constexpr int AHEAD = 2;  // rows whose loads `backward_rows` has under way at a time
 
 // D = D * g' in place, X being Z or A (N12), and the sums of D over the samples of chunk c to partial[c * n + i]: each
 // thread over its rows in order, then the rows of threads by halves. `room` is shared memory for V numbers a thread.
@@ -145,7 +145,7 @@ __device__ inline void backward_rows(
 #pragma unroll
                 for (int v = 0; v < V; v++)
                     partial[chunk * n + c * V + v] = scale * room[v * blockDim.x + threadIdx.x];
-            __syncthreads();  // before the room is used again
+            // No barrier before the next chunk: what a thread read last in the room, and writes first, is its own.
         }
     }
 }
@@ -153,7 +153,7 @@ __device__ inline void backward_rows(
 // D = D * g'(Z) in place (N12), and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c: with
 // one chunk and scale 1/m that is db (N14). Only that of Z and A is read which g' is a function of; the other may be
 // null, and partial may be null.
-extern "C" __global__ void __launch_bounds__(BLOCK) activation_backward(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
     real* D, const real* Z, const real* A, real* partial, int n, long long m, long long rows, int code, real option,
     real scale
 ) {

@@ -22,11 +22,11 @@ __device__ inline real scale_of(const real* __restrict__ w, const double* total,
 
 // The sum of the weights of a batch. One block of WIDE threads.
 extern "C" __global__ void __launch_bounds__(WIDE) weight_sum(const real* w, long long m, double* total) {
-    __shared__ double room[2 * WIDE / 32];
-    double sum = 0, most = 0;
-    for (long long j = threadIdx.x; j < m; j += blockDim.x) sum += w[j];
-    over_block(sum, most, room);
-    if (threadIdx.x == 0) *total = sum;
+    __shared__ double room[3 * WIDE / 32];
+    Totals totals;
+    for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.first += w[j];
+    totals.over_block(room);
+    if (threadIdx.x == 0) *total = totals.first;
 }
 
 // Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
@@ -108,8 +108,8 @@ __device__ inline real inside(real a) { return a < EPS ? EPS : a > 1 - EPS ? 1 -
 
 __device__ inline real positive(real a) { return a < TINY ? TINY : a; }
 
-// The loss of one of k outputs, without the mean over them, and its derivative by a, with it.
-__device__ inline real loss_of(int code, real option, real a, real y, int k, real& derivative) {
+// The loss of one of k outputs, without the mean over them, and its derivative by a, with it; `twice` is 2 / k.
+__device__ inline real loss_of(int code, real option, real a, real y, int k, real twice, real& derivative) {
     const real e = a - y;
     switch (code) {
         case BINARY_CROSS_ENTROPY:  // N10
@@ -121,7 +121,7 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
             derivative = -y / a;
             return -(y * log(a));
         case MEAN_SQUARED_ERROR:
-            derivative = real(2.0 / k) * e;
+            derivative = twice * e;
             return e * e;
         case MEAN_ABSOLUTE_ERROR:
             derivative = (e > 0 ? real(1) : e < 0 ? real(-1) : e) / k;
@@ -145,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) loss(
     long long m, int code, real option
 ) {
     const Group group(k);
-    const real outputs = code == CATEGORICAL_CROSS_ENTROPY ? 1 : k;
+    const real outputs = code == CATEGORICAL_CROSS_ENTROPY ? 1 : k, twice = real(2.0 / k);
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const int count = j < m ? k : 0;
@@ -153,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) loss(
         real sum = 0;
         for (int i = group.lane; i < count; i += group.lanes) {
             real derivative;
-            sum += loss_of(code, option, A[j * k + i], target(Y, by_class, j, k, i), k, derivative);
+            sum += loss_of(code, option, A[j * k + i], target(Y, by_class, j, k, i), k, twice, derivative);
             D[j * k + i] = derivative * scale;
         }
         sum = group.sum(sum);

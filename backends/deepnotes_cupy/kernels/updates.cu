@@ -8,7 +8,7 @@ struct SumOfSquares {
     const real* theta;
     long long decaying;
     real l2;
-    double sum, most;
+    Totals totals;
 
     template <int V>
     __device__ void operator()(Count<V>, long long i) {
@@ -24,8 +24,8 @@ struct SumOfSquares {
         }
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            sum += static_cast<double>(x[v]) * x[v];
-            most = larger(static_cast<double>(fabs(x[v])), most);
+            totals.first += static_cast<double>(x[v]) * x[v];
+            totals.most = larger(static_cast<double>(fabs(x[v])), totals.most);
         }
     }
 };
@@ -35,11 +35,12 @@ struct SumOfSquares {
 extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
     real* g, const real* theta, long long p, long long decaying, real l2, double* partial
 ) {
-    __shared__ double room[2 * BLOCK / 32];
-    SumOfSquares squares{g, theta, decaying, l2, 0, 0};
+    __shared__ double room[3 * BLOCK / 32];
+    SumOfSquares squares{g, theta, decaying, l2};
     flat(p, aligned(g) && aligned(theta), squares);
-    over_block(squares.sum, squares.most, room);
-    if (threadIdx.x == 0) partial[2 * blockIdx.x] = squares.sum, partial[2 * blockIdx.x + 1] = squares.most;
+    squares.totals.over_block(room);
+    if (threadIdx.x == 0)
+        partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1] = squares.totals.most;
 }
 
 // The verdict on a batch: its cost, the norm of its gradient, what it is clipped with, and whether the update may be
@@ -50,19 +51,19 @@ extern "C" __global__ void __launch_bounds__(WIDE) judge(
     Control* control, const double* partial, int blocks, const real* L, long long m, const double* w_total,
     const double* scalars, double clip_norm, double safe
 ) {
-    __shared__ double room[2 * WIDE / 32];
+    __shared__ double room[3 * WIDE / 32];
     if (control->stopped) return;
-    double square = 0, most = 0, losses = 0, unused = 0;
+    Totals totals;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
-        square += partial[2 * i];
-        most = larger(partial[2 * i + 1], most);
+        totals.first += partial[2 * i];
+        totals.most = larger(partial[2 * i + 1], totals.most);
     }
-    for (long long j = threadIdx.x; j < m; j += blockDim.x) losses += L[j];
-    over_block(square, most, room);
-    over_block(losses, unused, room);
+    for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.second += L[j];
+    totals.over_block(room);
     if (threadIdx.x != 0) return;
 
-    const double cost = real(losses / m), weight = w_total ? *w_total : double(m);
+    const double cost = real(totals.second / m), weight = w_total ? *w_total : double(m);
+    const double square = totals.first, most = totals.most;
     const double* now = scalars + 4 * control->made;
     const double norm = isfinite(square) ? sqrt(square) : most;
     control->cost = cost;
@@ -73,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(WIDE) judge(
     }
     // Squares of doubles can overflow, or vanish though the norm is above what it is clipped to.
     const bool known = isfinite(square) && (square > 1e-280 || !(clip_norm > 0 && most > clip_norm));
-    if (!known || !(now[0] * (norm > 1 ? norm : 1.0) < safe)) {
+    const double clipped = clip_norm > 0 && norm > clip_norm ? clip_norm : norm;  // an optimizer may sum up its squares
+    if (!known || !(now[0] * (norm > 1 ? norm : 1.0) < safe) || !(clipped < 1e-4 * sqrt(safe))) {
         control->stopped = 2;
         return;
     }
@@ -213,7 +215,7 @@ struct Adam {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(BLOCK) adam(
+extern "C" __global__ void __launch_bounds__(BLOCK, 3) adam(
     real* theta, const real* g, real* first, real* second, long long p, long long decaying, const Control* control,
     real beta1, real beta2
 ) {

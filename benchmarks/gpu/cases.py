@@ -1,0 +1,72 @@
+"""The networks and batches that are measured on a GPU, and how each system is told a precision."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+import deepnotes as dn
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+"""Of the factors of products; everything else is float32."""
+
+MATMUL = {"float32": "highest", "tf32": "high", "bfloat16": "bfloat16"}
+"""As deepnotes says it: ``get_backend("cupy", matmul_precision=...)``."""
+
+AGREEMENT = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
+"""How far the losses of two systems may be apart, relatively, before they are taken to do different things."""
+
+LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-5, 0.9, 0.999, 1e-8
+"""A small rate, so that rounding does not make trainings drift apart while they are compared."""
+
+ELEMENTS = 1 << 28
+"""Numbers that the samples of a case may be at most: 1 GiB in float32."""
+
+
+class Case(NamedTuple):
+    """A network of ReLU layers with softmax at its end, and a batch to train it with."""
+
+    sizes: tuple[int, ...]
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """Sizes and batch."""
+        return f"{'-'.join(map(str, self.sizes))}, batch {self.batch:,}"
+
+    @property
+    def parameters(self) -> int:
+        """How many."""
+        return sum(n * (n_prev + 1) for n_prev, n in zip(self.sizes, self.sizes[1:], strict=False))
+
+    @property
+    def flops(self) -> int:
+        """Of the products of one step: N2, N13, and N15 for all layers but the first."""
+        pairs = list(zip(self.sizes, self.sizes[1:], strict=False))
+        return 2 * self.batch * sum(n_prev * n * (3 if first else 2) for first, (n_prev, n) in enumerate(pairs))
+
+    @property
+    def batches(self) -> int:
+        """How many there are to choose from in an epoch."""
+        return max(1, min(64, ELEMENTS // (self.sizes[0] * self.batch)))
+
+    @property
+    def layers(self) -> list[dn.Layer]:
+        """As deepnotes has them."""
+        return [*(dn.Dense(n, "relu") for n in self.sizes[1:-1]), dn.Dense(self.sizes[-1], "softmax")]
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return random X of float32, shape (samples, n[0]), and classes y of int64, shape (samples,)."""
+        rng = np.random.default_rng(0)
+        samples = self.batches * self.batch
+        X = rng.random((samples, self.sizes[0]), np.float32)
+        return X - np.float32(0.5), rng.integers(0, self.sizes[-1], samples)
+
+    def start(self) -> dn.Network:
+        """Return the network that every system starts from."""
+        return dn.Network(self.layers, self.sizes[0], backend="numpy", seed=0)
+
+
+CASES = [
+    *(Case(sizes, batch) for sizes in ((784, 512, 512, 10), (64, 128, 64, 10)) for batch in (128, 4096, 65_536)),
+    Case((8192, 8192, 8192), 8192),
+]

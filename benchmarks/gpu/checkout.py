@@ -1,0 +1,33 @@
+"""deepnotes from a checkout that nobody installed: its folders on the path, its backends registered."""
+
+import sys
+import tempfile
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def make_importable() -> None:
+    """Make deepnotes and its backends importable, and known to :mod:`importlib.metadata`, unless they are already.
+
+    A GPU image has CuPy, NumPy and pytest; that should be enough.
+    """
+    if "cupy" not in entry_points(group="deepnotes.backends").names:
+        sys.path[:0] = [_described(), str(ROOT), str(ROOT / "backends")]
+
+
+def _described() -> str:
+    """Return a new folder that describes the project as an installed one is described."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name, version = project["name"], project["version"]
+    folder = Path(tempfile.mkdtemp(prefix="deepnotes-"))
+    about = folder / f"{name}-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in entries.items()), ""]
+    (about / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    return str(folder)

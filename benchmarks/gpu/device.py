@@ -1,0 +1,102 @@
+"""What a GPU can do at most: the products of a step alone, a node of a graph, the bandwidth of an update."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.cases import MATMUL, Case
+from benchmarks.gpu.measure import SECONDS
+from deepnotes_cupy import control, geometry
+from deepnotes_cupy.device import PRECISIONS, Device, Product
+
+NODES = 256
+"""Of the graph whose nodes are timed."""
+
+
+def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
+    """Return a function that times the products of a step and nothing else, captured as the Program's are."""
+    factors = PRECISIONS[MATMUL[precision]]
+    kind = "uint16" if factors == "bfloat16" else "float32"
+    calls = []
+    for first, (n_prev, n) in enumerate(zip(case.sizes, case.sizes[1:], strict=False)):
+        m = case.batch
+        W, A_prev, dZ = (_filled(device, size, kind) for size in (n * n_prev, n_prev * m, n * m))
+        Z, dW, dA_prev = (device.empty(size, "float32") for size in (n * m, n * n_prev, n_prev * m))
+        wanted = [
+            Product((True, False), n, m, n_prev, 1.0, W, A_prev, Z, factors),
+            Product((False, True), n_prev, n, m, 1 / m, A_prev, dZ, dW, factors),
+        ]
+        if first:
+            wanted.append(Product((False, False), n_prev, m, n, 1.0, W, dZ, dA_prev, factors))
+        calls += [device.multiplier(product) for product in wanted]
+    return repeated(device, calls)
+
+
+def node(device: Device) -> dict[str, float]:
+    """Return the microseconds of a node of a graph that does next to nothing: a copy of four bytes, and a launch."""
+    source, target = (_filled(device, 1, "float32") for _ in range(2))
+    short, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
+    grid, block = geometry.grid("round16", 1)
+    launch = device.launcher("round16", "float32", grid, block, (short, bits, 1, 0, 1.0))
+    found = {}
+    for name, call in (("copy, µs", device.copier(source, target)), ("launch, µs", launch)):
+        found[name] = round(repeated(device, [call] * NODES)() / NODES * 1e6, 3)
+    return found
+
+
+def bandwidths(device: Device, parameters: int) -> dict[str, float]:
+    """Return GB/s of a copy within the device and of the update by Adam, for a buffer of so many float32.
+
+    A copy reads and writes: two passes. The update reads θ, its gradient and two slots, and writes all but the
+    gradient: seven.
+    """
+    theta, g, first, second = (_filled(device, parameters, "float32") for _ in range(4))
+    state = device.empty(control.SIZE, "uint8")
+    device.upload(control.fresh(0), state)
+    grid, block = geometry.grid("adam", parameters, processors=device.processors)
+    update = device.launcher(
+        "adam", "float32", grid, block, (theta, g, first, second, parameters, parameters, state, 0.9, 0.999)
+    )
+    found = {}
+    for name, call, passes in (("copy, GB/s", device.copier(theta, g), 2), ("update, GB/s", update, 7)):
+        found[name] = round(4 * parameters * passes / repeated(device, [call])() / 1e9, 1)
+    found["share"] = round(found["update, GB/s"] / found["copy, GB/s"], 3)
+    return found
+
+
+def repeated(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:
+    """Return what times all the calls, captured as one graph and launched until that takes a while."""
+    with device.section():
+        for call in calls:  # what is made at its first use, is made before the capture
+            call()
+        flag = _filled(device, 1, "float32")
+        device.download(flag)
+
+        def run() -> None:
+            for call in calls:
+                call()
+
+        graph = device.capture(run)
+
+    def seconds(times: int) -> float:
+        with device.section():
+            device.download(flag)
+            began = time.perf_counter()
+            for _ in range(times):
+                graph.launch()
+            device.download(flag)
+            return (time.perf_counter() - began) / times
+
+    times = max(3, round(SECONDS / max(seconds(3), 1e-6)))
+    return lambda: seconds(times)
+
+
+def _filled(device: Device, size: int, dtype: str) -> Any:
+    """Return a flat array of ones: no subnormals, whose products might be slower."""
+    with device.section():
+        array = device.empty(size, dtype)
+        ones = np.ones(size, np.float32) if dtype == "float32" else np.full(size, 0x3F80, np.uint16)
+        device.upload(ones, array)
+    return array

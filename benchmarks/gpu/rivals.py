@@ -1,0 +1,203 @@
+"""What trains the same network on the same GPU: deepnotes, PyTorch in three ways, JAX.
+
+A rival is made from a case, a precision, the data and a network to start from. It has the mean loss of a first epoch in
+the order of the samples, from that start, and a function that trains for some epochs in random order and waits.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import deepnotes as dn
+from benchmarks.gpu.cases import BETA1, BETA2, EPSILON, LEARNING_RATE, MATMUL, Case
+
+
+class Rival(NamedTuple):
+    """A training ready to be timed: the loss of its first epoch, and what trains for some epochs and waits."""
+
+    first_loss: float
+    train: Callable[[int], None]
+
+
+def deepnotes(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network, device: int = 0) -> Rival:
+    """Return the training of the CuPy backend, the data on the device."""
+    backend = dn.get_backend("cupy", device=device, matmul_precision=MATMUL[precision])
+    return ours(backend, case, X, y, start)
+
+
+def ours(backend: dn.Backend, case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Rival:
+    """Return the training of any backend of deepnotes, the data where it wants them."""
+    net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
+    samples, classes = backend.from_numpy(X.T), backend.from_numpy(y)
+    fit = partial(net.fit, samples, classes, optimizer=dn.Adam(LEARNING_RATE, BETA1, BETA2, EPSILON))
+
+    def train(epochs: int) -> None:
+        fit(batch_size=case.batch, epochs=epochs)
+
+    return Rival(fit(batch_size=case.batch, epochs=1, shuffle=False).loss[0], train)
+
+
+def pytorch(
+    case: Case,
+    precision: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    start: dn.Network,
+    how: str = "eager",
+    device: str = "cuda",
+) -> Rival:
+    """Return the training of ``nn.Sequential`` with the fused Adam: eager, compiled, or as a captured graph."""
+    import torch
+    from torch import nn
+
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+    samples, targets = torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)
+    pairs = list(zip(case.sizes, case.sizes[1:], strict=False))
+    model = nn.Sequential(*[part for n_prev, n in pairs for part in (nn.Linear(n_prev, n), nn.ReLU())][:-1]).to(device)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), _parameters(start), strict=True):
+            parameter.copy_(torch.from_numpy(value))
+    graph = how == "graph"
+    optimizer = torch.optim.Adam(
+        model.parameters(), LEARNING_RATE, (BETA1, BETA2), EPSILON, fused=True, capturable=graph
+    )
+    entropy, half = nn.CrossEntropyLoss(), precision == "bfloat16"
+
+    def cost(batch: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            return entropy(model(samples[batch]), targets[batch])
+
+    if how == "compiled":
+        cost = torch.compile(cost, mode="reduce-overhead")
+    total, chosen = torch.zeros((), device=device), torch.arange(case.batch, device=device)
+
+    def step(batch: Any) -> None:
+        if not graph:  # whose gradients have their own places, and are overwritten
+            optimizer.zero_grad(set_to_none=True)
+        loss = cost(batch)
+        loss.backward()
+        optimizer.step()
+        total.add_(loss.detach())
+
+    if graph:
+        replay = _captured(lambda: step(chosen), model, optimizer, total)
+
+        def step(batch: Any) -> None:
+            chosen.copy_(batch)
+            replay()
+
+    def epoch(order: Any) -> None:
+        for batch in order.split(case.batch):
+            if how == "compiled":
+                torch.compiler.cudagraph_mark_step_begin()
+            step(batch)
+
+    epoch(torch.arange(len(X), device=device))
+    first_loss = total.item() / case.batches
+
+    def train(epochs: int) -> None:
+        for _ in range(epochs):
+            epoch(torch.randperm(len(X), device=device))
+        total.item()  # waits
+
+    return Rival(first_loss, train)
+
+
+def _captured(step: Callable[[], None], model: Any, optimizer: Any, total: Any) -> Callable[[], None]:
+    """Return the replay of a step captured by PyTorch, everything as it was before its warm-up."""
+    import torch
+
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=True)
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), kept, strict=True):
+            parameter.copy_(value)
+        for slots in optimizer.state.values():
+            for slot in slots.values():
+                slot.zero_()
+        total.zero_()
+    return graph.replay
+
+
+def jax(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Rival:
+    """Return the training with XLA: an epoch is one scan in one compiled function whose state is donated."""
+    import jax
+    import jax.numpy as jnp
+
+    on_gpu = jax.default_backend() == "gpu"
+    algorithm = {"float32": "F32_F32_F32", "tf32": "TF32_TF32_F32", "bfloat16": "BF16_BF16_F32"}[precision]
+    samples, targets = jnp.asarray(X), jnp.asarray(y[:, None], jnp.int32)
+
+    def cost(layers: Any, A: Any, Y: Any) -> Any:
+        for W, b in layers[:-1]:
+            A = jax.nn.relu(A @ W.T + b)
+        W, b = layers[-1]
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(A @ W.T + b), Y, axis=1))
+
+    def step(state: Any, batch: Any) -> Any:
+        layers, m, v, t = state
+        loss, gradient = jax.value_and_grad(cost)(layers, samples[batch], targets[batch])
+        t = t + 1
+        m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradient)
+        v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradient)
+
+        def updated(theta: Any, m: Any, v: Any) -> Any:
+            m_hat, v_hat = m / (1 - BETA1**t), v / (1 - BETA2**t)
+            return theta - LEARNING_RATE * m_hat / (jnp.sqrt(v_hat) + EPSILON)
+
+        return (jax.tree.map(updated, layers, m, v), m, v, t), loss
+
+    @partial(jax.jit, donate_argnums=0)
+    def epoch(state: Any, order: Any) -> Any:
+        with jax.default_matmul_precision(algorithm if on_gpu else "highest"):
+            return jax.lax.scan(step, state, order.reshape(-1, case.batch))
+
+    flat = [jnp.asarray(value) for value in _parameters(start)]
+    layers = list(zip(flat[::2], flat[1::2], strict=True))
+    state: Any = layers, jax.tree.map(jnp.zeros_like, layers), jax.tree.map(jnp.zeros_like, layers), jnp.float32(0)
+    state, losses = epoch(state, jnp.arange(len(X)))
+    first_loss, key = float(losses.mean()), jax.random.key(0)
+
+    def train(epochs: int) -> None:
+        nonlocal state, key
+        losses = None
+        for _ in range(epochs):
+            key, now = jax.random.split(key)
+            state, losses = epoch(state, jax.random.permutation(now, len(X)))
+        jax.block_until_ready((state, losses))
+
+    return Rival(first_loss, train)
+
+
+def _parameters(net: dn.Network) -> list[np.ndarray]:
+    """Return copies of W1, b1, W2, b2, ..., those of b of shape (n,)."""
+    layers = range(1, len(net.layers) + 1)
+    return [np.array(net.parameters[f"{key}{i}"]).reshape((-1,) if key == "b" else net.parameters[f"W{i}"].shape)
+            for i in layers for key in "Wb"]  # fmt: skip
+
+
+PEERS: dict[str, Callable[..., Rival]] = {
+    "pytorch eager": pytorch,
+    "pytorch graph": partial(pytorch, how="graph"),
+    "pytorch compiled": partial(pytorch, how="compiled"),
+    "jax": jax,
+}
+
+
+def installed() -> dict[str, Callable[..., Rival]]:
+    """Return the peers that can be imported here."""
+    modules = {"jax": "jax"}
+    return {name: peer for name, peer in PEERS.items() if find_spec(modules.get(name, "torch"))}

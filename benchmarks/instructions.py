@@ -1,0 +1,92 @@
+"""How many instructions a training step of the tiny network takes: a figure that does not depend on the machine's mood.
+
+    python -m benchmarks.instructions --backends numpy,numba --json benchmarks/results/instructions.json
+
+Valgrind counts those of two trainings of one thread that differ only in their number of steps; the difference is the
+steps' own, without imports and compilers. Valgrind knows no AVX-512, so all is compiled for an AVX2 processor, once,
+before it is counted; and the length of chunks is not left to the clock. It is no time: instructions differ in what they
+take, and caches do not appear in it.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.networks import NETWORKS
+from benchmarks.options import Options, parser
+from benchmarks.report import ROOT, publish
+
+CASE = NETWORKS["tiny"]
+BATCHES = 1000
+EPOCHS = (1, 3)
+TRAIN = """
+import deepnotes as dn
+import deepnotes.training
+from benchmarks.instructions import BATCHES, CASE
+
+deepnotes.training.CHUNK_SECONDS = 1e9  # chunks as long as an epoch allows, whatever the clock says
+X, y = CASE.data(BATCHES * CASE.batch)
+net = dn.Network(CASE.layers, CASE.sizes[0], backend="{backend}", seed=0)
+net.fit(X.T, y, epochs={epochs}, batch_size=CASE.batch)
+"""
+FEATURES = "+avx,+avx2,+fma,+bmi,+bmi2,+lzcnt,+movbe,+f16c,+popcnt,+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+cx16,+aes"
+"""Of the processor that Numba compiles for, the same with and without valgrind, so that its cache is good for both."""
+SETTINGS = {
+    "OPENBLAS_CORETYPE": "Haswell",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": FEATURES,
+    "PYTHONHASHSEED": "0",
+}
+
+
+def counted(code: str) -> int:
+    """Return the instructions that Python executes to run some code, as valgrind counts them.
+
+    Raises
+    ------
+    RuntimeError
+        If valgrind cannot run it.
+    """
+    words = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, env=os.environ | SETTINGS, capture_output=True, text=True, check=False)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode or not found:
+        raise RuntimeError(f"valgrind: {' '.join(done.stderr.split())[-300:]}")
+    return int(found[1])
+
+
+def per_step(backend: str, count: Callable[[str], int] = counted) -> dict[str, Any]:
+    """Return the instructions of one step, and of the whole training that has fewer of them."""
+    codes = [TRAIN.format(backend=backend, epochs=epochs) for epochs in EPOCHS]
+    few, many = map(count, codes)
+    return {"per_step": round((many - few) / (EPOCHS[1] - EPOCHS[0]) / BATCHES, 1), "few": few, "many": many}
+
+
+def main() -> None:
+    """Count, print a table, and write the results where asked."""
+    options = Options(parser(__doc__, rounds=1))
+    if shutil.which("valgrind") is None:
+        options.line.error("valgrind is not installed")
+    results = {}
+    for backend in options.in_turn(options.backends):
+        code = TRAIN.format(backend=backend, epochs=1)  # compiles, for the processor that is counted on
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | SETTINGS, check=True)
+        try:
+            results[backend] = per_step(backend)
+        except RuntimeError as error:
+            options.leaves_out(backend, str(error))
+    if not results:
+        raise SystemExit("nothing could be counted")
+    what = f"instructions of one Adam step of {CASE.network}, batch {CASE.batch}, float32, one thread, AVX2"
+    publish("instructions", what, results, options.json, settings=SETTINGS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The command line that the benchmarks share: what is wrong ends with code 2, what is absent is left out by name."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from deepnotes.bench.contenders import chosen
+from deepnotes.bench.limits import Ceilings, ceilings, place
+from deepnotes.errors import UnknownNameError
+from deepnotes.registry import get_backend
+
+
+def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
+    """Return a parser with what all benchmarks have."""
+    made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    made.add_argument("--backends", default="all", help="with commas between; default: all that work here")
+    made.add_argument("--rounds", type=int, default=rounds, help=f"turns that each takes; default: {rounds}")
+    made.add_argument("--json", type=Path, help="where to write the results")
+    return made
+
+
+class Options:
+    """What was asked for, checked.
+
+    Attributes
+    ----------
+    backends : list of str
+        Those that work here.
+    rounds : int
+    json : Path or None
+    given : argparse.Namespace
+        All that was given.
+    """
+
+    def __init__(self, line: argparse.ArgumentParser) -> None:
+        self.line, self.given = line, line.parse_args()
+        self.rounds: int = self.given.rounds
+        self.json: Path | None = self.given.json
+        if self.rounds < 1:
+            line.error(f"--rounds {self.rounds}: wanted at least 1")
+        try:
+            found, missing = chosen(self.given.backends.split(","))
+        except UnknownNameError as error:
+            line.error(f"--backends: {error}")
+        for name, why in missing.items():
+            self.leaves_out(name, why)
+        self.backends = [backend.name for backend in found]
+        if not found:
+            line.error("--backends: none of them works here")
+
+    def known(self, option: str, names: Iterable[str]) -> list[str]:
+        """Return the names that an option gives, if all of them are known."""
+        names = list(names)
+        given = [name for name in getattr(self.given, option.lstrip("-")).split(",") if name]
+        unknown = [name for name in given if name not in names]
+        if unknown:
+            self.line.error(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(names)}")
+        return given
+
+    def says(self, text: str) -> None:
+        """Say how far things are."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def leaves_out(self, what: str, why: str | None) -> bool:
+        """Say what is left out, if there is a reason; return whether there is."""
+        if why is not None:
+            self.says(f"without {what}: {why}")
+        return why is not None
+
+    def in_turn(self, cases: Iterable[str]) -> Iterator[str]:
+        """Yield the cases, and say of each that it begins, and how long the rest may take."""
+        cases = list(cases)
+        began = time.perf_counter()
+        for number, case in enumerate(cases):
+            spent = time.perf_counter() - began
+            left = f", about {spent / number * (len(cases) - number):.0f} s left" if number else ""
+            self.says(f"{number + 1} of {len(cases)}: {case}{left}")
+            yield case
+
+    @cached_property
+    def limits(self) -> dict[str, Ceilings]:
+        """What the machine, and each device, does at best: measured now."""
+        places = {place(get_backend(name)): get_backend(name) for name in ["numpy", *self.backends]}
+        return {where: ceilings(backend) for where, backend in places.items()}
+
+    @property
+    def ceilings(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {where: limits.as_dict() for where, limits in self.limits.items()}

@@ -1,0 +1,113 @@
+"""Everything in one command, in under 20 minutes on two cores: ``python -m benchmarks.run``.
+
+Each part is a process of its own and writes its own file of results; one that fails, or takes too long, is told at the
+end, its old results stay, and the rest goes on. Then every table, figure and the report are drawn anew. ``--quick``
+proves that all of it works, in a few minutes, on results that say nothing.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.report import RESULTS, ROOT
+
+
+class Part(NamedTuple):
+    """A benchmark: its module, what it is given, about how many seconds it takes, and what it has to have."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    seconds: int
+    needs: str = ""
+
+
+PARTS = [
+    Part("steps", "steps", (), 330),
+    Part("steps-float64", "steps", ("--dtype", "float64"), 75),
+    Part("predictions", "predictions", (), 110),
+    Part("sweep", "sweep", ("--seconds", "200"), 220),
+    Part("cold-start", "cold_start", (), 90),
+    Part("memory", "memory", (), 30),
+    Part("instructions", "instructions", (), 120, "valgrind"),
+]
+"""In this order."""
+QUICK = {
+    "steps": ("--rounds", "1", "--networks", "tiny,mnist"),
+    "steps-float64": ("--rounds", "1", "--networks", "tiny,mnist"),
+    "predictions": ("--rounds", "1", "--networks", "tiny,digits"),
+    "sweep": ("--rounds", "1", "--seconds", "20"),
+    "cold-start": ("--rounds", "1", "--repeats", "1"),
+}
+PATIENCE = 4
+LEAST_PATIENCE = 300
+"""How many times as long as it should a part may take before it is ended, and the seconds that each is given anyhow."""
+
+
+def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str | None:
+    """Run a part, and return why it has no results, or None if it has."""
+    if part.needs and shutil.which(part.needs) is None:
+        return f"{part.needs} is not installed"
+    path = folder / f"{part.name}.json"
+    words = [sys.executable, "-m", f"benchmarks.{part.module}", *part.arguments, *more, "--json", str(path)]
+    began = time.time()
+    with subprocess.Popen(words, cwd=ROOT, start_new_session=True) as process:
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+            return f"ended after {patience:.0f} s"
+        except BaseException:  # Ctrl-C, which a session of its own does not hear of
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        return f"exit code {process.returncode}"
+    return None if path.exists() and path.stat().st_mtime >= began - 1 else "wrote no results"
+
+
+def main() -> None:
+    """Run all parts, draw everything, and say what failed."""
+    line = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    line.add_argument("--backends", default="all", help="with commas between; default: all that work here")
+    line.add_argument("--parts", default=",".join(part.name for part in PARTS), help="default: all")
+    line.add_argument("--results", type=Path, default=RESULTS, help="where to write; tables are drawn of the default")
+    line.add_argument("--quick", action="store_true", help="one round, and some of the networks")
+    options = line.parse_args()
+    names = options.parts.split(",")
+    unknown = set(names) - {part.name for part in PARTS}
+    if unknown:
+        line.error(f"--parts: there is no {', '.join(sorted(unknown))}")
+    options.results.mkdir(parents=True, exist_ok=True)
+    folder = options.results.resolve()
+    parts = [part for part in PARTS if part.name in names]
+    began, failed = time.perf_counter(), {}
+    for number, part in enumerate(parts):
+        left = sum(later.seconds for later in parts[number:])
+        gone = time.perf_counter() - began
+        _say(f"== {number + 1} of {len(parts)}: {part.name}; {gone / 60:.1f} min gone, about {left / 60:.0f} to go")
+        more = ("--backends", options.backends, *(QUICK.get(part.name, ()) if options.quick else ()))
+        why = run(part, folder, more, max(PATIENCE * part.seconds, LEAST_PATIENCE))
+        if why is not None:
+            failed[part.name] = why
+    if folder == RESULTS.resolve():
+        _say("== drawing")
+        if subprocess.run([sys.executable, "-m", "benchmarks.redraw"], cwd=ROOT, check=False).returncode:
+            failed["redraw"] = "see above"
+    _say(f"== {time.perf_counter() - began:.0f} s in all; results in {options.results}")
+    for name, why in failed.items():
+        _say(f"failed: {name}: {why}")
+    raise SystemExit(1 if failed else 0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

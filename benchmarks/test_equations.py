@@ -1,0 +1,66 @@
+"""Every equation by itself, forward and backward, losses and updates, on each backend in both dtypes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepnotes.backend import Backend
+from deepnotes.bench.limits import Work, operations, place
+from deepnotes.equations import EQUATIONS
+from deepnotes.ops import Ops
+from deepnotes.testing.calls import CALLS, Draw, call
+from deepnotes.testing.checks import DTYPE, Derived
+
+N, K, M = 128, 256, 64
+"""Neurons, inputs of a product, samples."""
+
+
+def arguments(name: str, dtype: str) -> list[Any]:
+    """Return what the equation is called with: host arrays in the dtype, and what is passed on as it is."""
+    made: list[Any] = []
+    for x in CALLS[name](Draw(np.random.default_rng(0), special=False), N, K, M):
+        if isinstance(x, Derived):
+            x = getattr(Ops(np, {}), x.equation)(made[x.source], **x.options)  # type: ignore[arg-type]
+        if isinstance(x, np.ndarray | np.generic):
+            x = np.asarray(x)
+            x = x.astype(dtype) if x.dtype.kind == "f" else x
+        made.append(x)
+    return made
+
+
+def work_of(name: str, given: list[Any], dtype: str) -> Work:
+    """Return the operations of an equation, and the bytes of what goes in and comes out."""
+    arrays = [x for x in given if isinstance(x, np.ndarray)]
+    moved = sum(x.nbytes for x in arrays)
+
+    def run(xp: Any, *symbols: Any) -> list[Any]:
+        nonlocal moved
+        left = iter(symbols)
+        filled = [next(left) if isinstance(x, np.ndarray) else np.dtype(dtype) if x is DTYPE else x for x in given]
+        results = call(name, {})(Ops(xp, {}), *filled)
+        results = list(results) if isinstance(results, tuple) else [results]
+        moved += sum(result.model.nbytes for result in results)
+        return results
+
+    flops = operations(run, [x.shape for x in arrays], [x.dtype for x in arrays])
+    return Work(flops, moved, moved)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_equation(timed: Any, backend: Backend, name: str, dtype: str) -> None:
+    given = arguments(name, dtype)
+    ours = [
+        backend.from_numpy(x) if isinstance(x, np.ndarray) else getattr(backend.xp, dtype) if x is DTYPE else x
+        for x in given
+    ]
+    function, waiting = call(name, {}), place(backend) != "host"
+
+    def run() -> None:
+        result = function(backend.ops, *ours)
+        if waiting:
+            last = result[-1] if isinstance(result, tuple) else result
+            backend.to_numpy(last[:1] if last.ndim else last)  # there when all of it is
+
+    timed(run, backend, work_of(name, given, dtype), dtype)

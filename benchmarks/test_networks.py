@@ -1,0 +1,71 @@
+"""Whole training steps, predictions and files of every network, and a sweep of width and batch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deepnotes as dn
+from benchmarks.networks import NETWORKS
+from deepnotes.backend import Backend
+from deepnotes.bench.cases import Case
+from deepnotes.bench.contenders import network
+from deepnotes.bench.limits import prediction_work, step_work
+from deepnotes.bench.sweep import BATCHES, LONGEST_STEP, WIDTHS
+
+STEPS = 4
+DTYPES = ["float32", "float64"]
+
+
+def steps(timed: Any, backend: Backend, case: Case) -> None:
+    """Time an epoch of a few steps."""
+    X, y = case.data(STEPS * case.batch)
+    net, optimizer = network(backend, case), case.plan.optimizer
+
+    def train() -> None:
+        net.fit(X.T, y, optimizer=optimizer, epochs=1, batch_size=case.batch, shuffle=False)
+
+    timed(train, backend, step_work(case.plan, case.batch), case.dtype, units=STEPS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_adam_steps(timed: Any, backend: Backend, name: str, dtype: str) -> None:
+    steps(timed, backend, NETWORKS[name]._replace(dtype=dtype))
+
+
+@pytest.mark.parametrize("samples", [1, 1000])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_predict(timed: Any, backend: Backend, name: str, dtype: str, samples: int) -> None:
+    case = NETWORKS[name]._replace(dtype=dtype, batch=samples)
+    X, _ = case.data(samples)
+    net = network(backend, case)
+    timed(lambda: net.predict(X.T), backend, prediction_work(case.plan, samples), dtype)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_sweep(timed: Any, limits: Any, backend: Backend, width: int, batch: int, request: Any) -> None:
+    case = Case((width,) * 3, batch)
+    too_large = case.too_large(STEPS * batch)
+    if too_large:
+        pytest.skip(too_large)
+    longest = min(LONGEST_STEP, request.config.getoption("--largest-seconds") / STEPS)
+    least = limits(backend).seconds(step_work(case.plan, batch), case.dtype)
+    if least > longest:
+        pytest.skip(f"one step takes {least:.2g} s or more, and the limit is {longest:g} s")
+    steps(timed, backend, case)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_save(timed: Any, backend: Backend, name: str, tmp_path: Path) -> None:
+    net = network(backend, NETWORKS[name])
+    timed(lambda: net.save(tmp_path / "net.safetensors"), backend, None, "float32")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_load(timed: Any, backend: Backend, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    network(backend, NETWORKS[name]).save(path)
+    timed(lambda: dn.load(path, backend=backend), backend, None, "float32")

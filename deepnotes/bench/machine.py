@@ -1,0 +1,109 @@
+"""What a result was measured on."""
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "deepnotes",
+    "numpy",
+    "numba",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "scikit-learn",
+    "torch",
+    "jax",
+    "onnxruntime",
+)
+SOURCES = ("*.py", "*.cu", "*.h", "*.cuh")
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor, cores, versions, commit and date, as JSON values."""
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "threads": {
+            name: os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name in os.environ
+        },
+        "blas": _blas(),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
+    """Return how many bytes can still be taken without swapping, or None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    granted = _container_memory()
+    return free if granted is None or free is None else min(free, granted)
+
+
+def _container_memory() -> int | None:
+    """Return what a container of this process has left of its own limit."""
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # there is none, or it says "max"
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _blas() -> str:
+    """Return NumPy's BLAS, and for which processors its kernels are, which may be older than this one."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return "unknown"
+    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return ", ".join(sorted({f"{b['internal_api']} {b['version']} ({b.get('architecture')} kernels)" for b in found}))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that this file is of, with a plus where sources differ from it."""
+    here = Path(__file__)
+    if _git("ls-files", "--error-unmatch", here.name) is None:
+        return None  # installed: if there is a repository around it, it is another's
+    changed = _git("diff", "--quiet", "HEAD", "--", *(f":(top){pattern}" for pattern in SOURCES)) is None
+    commit = _git("rev-parse", "--short", "HEAD")
+    return f"{commit}+" if commit and changed else commit
+
+
+def _git(*words: str) -> str | None:
+    """Return what git says, or None if it says no."""
+    try:
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,114 @@
+"""How things are timed: all of them take turns, and are compared turn by turn; what scatters too much is marked."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+Name = TypeVar("Name")
+
+PAUSE_SECONDS = 0.05
+"""Before each turn: the threads of the one before wait awake for a while, and would take a core from the next."""
+
+UNRELIABLE = 0.2
+"""The :func:`scatter` from which on a result is marked as unreliable."""
+
+
+def seconds(function: Callable[[], object], times: int = 1) -> float:
+    """Return how long one call takes, the mean of some calls in a row."""
+    began = time.perf_counter()
+    for _ in range(times):
+        function()
+    return (time.perf_counter() - began) / times
+
+
+@contextmanager
+def blas_threads(threads: int | None) -> Iterator[None]:
+    """Have the BLAS of this process use so many threads, in a ``with`` block; None leaves it as it is.
+
+    Raises
+    ------
+    ImportError
+        If a number is given and threadpoolctl is not installed.
+    """
+    if threads is None:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(threads, user_api="blas"):
+        yield
+
+
+def on_blas_threads(threads: int | None, function: Callable[[], object], times: int = 1) -> float:
+    """Return what :func:`seconds` does, with that many threads in the BLAS."""
+    with blas_threads(threads):
+        return seconds(function, times)
+
+
+def turns(rivals: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
+    """Return what each rival, a function that times itself, said in each round."""
+    times: dict[Name, list[float]] = {who: [] for who in rivals}
+    for _ in range(rounds):
+        for who, rival in rivals.items():
+            time.sleep(PAUSE_SECONDS)
+            times[who].append(rival())
+    return times
+
+
+def fastest(choices: Sequence[Name], trial: Callable[[Name], float]) -> Name:
+    """Return the choice with the shortest trial in three rounds, after one that warms up."""
+    choices = list(dict.fromkeys(choices))
+    if len(choices) == 1:
+        return choices[0]
+    times = turns({choice: lambda choice=choice: trial(choice) for choice in choices}, 4)  # type: ignore[misc]
+    return min(choices, key=lambda choice: min(times[choice][1:]))
+
+
+def spread(values: Sequence[float], digits: int = 4) -> list[float]:
+    """Return the least, the median and the greatest, rounded."""
+    return [round(f(values), digits) for f in (min, statistics.median, max)]
+
+
+def scatter(values: Sequence[float]) -> float | None:
+    """Return how wide the middle half of the values is, as a share of their median; None where there are not three.
+
+    Examples
+    --------
+    >>> scatter([10.0, 10.0, 11.0, 10.0, 30.0]), scatter([1.0, 2.0, 3.0]), scatter([5.0, 5.0])
+    (0.1, 0.5, None)
+    """
+    if len(values) < 3:
+        return None
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle
+
+
+def is_unreliable(share: float | None) -> bool:
+    """Return whether a :func:`scatter` is so large, or unknown, that its result is to be marked."""
+    return share is None or share > UNRELIABLE
+
+
+def summary(times: Mapping[str, Sequence[float]]) -> dict[str, object]:
+    """Return for each rival the median in microseconds and the scatter of its rounds, and who is unreliable."""
+    shares = {who: scatter(values) for who, values in times.items()}
+    return {
+        "microseconds": {who: round(statistics.median(values) * 1e6, 2) for who, values in times.items()},
+        "scatter": {who: None if share is None else round(share, 3) for who, share in shares.items()},
+        "unreliable": [who for who, share in shares.items() if is_unreliable(share)],
+    }
+
+
+def compared(times: Mapping[str, Sequence[float]], ours: Sequence[str]) -> dict[str, object]:
+    """Return the :func:`summary`, and the :func:`spread` of the ratios of each of `ours` to each other.
+
+    A ratio is taken round by round: what slows the machine for a while slows both.
+    """
+    ratios = {
+        f"{who} to {other}": spread([a / b for a, b in zip(times[who], times[other], strict=True)])
+        for who in ours
+        for other in times
+        if other not in ours
+    }
+    return summary(times) | {"ratios": ratios}

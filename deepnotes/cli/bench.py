@@ -1,0 +1,168 @@
+"""``deepnotes bench``: which backend and how many threads are the fastest for a network on this machine."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepnotes.arguments import float_dtype
+from deepnotes.atomic import replacing
+from deepnotes.cli.arguments import whole
+from deepnotes.cli.conformance import add_json
+from deepnotes.cli.output import Output, finite, require_writable
+from deepnotes.errors import ArgumentError
+from deepnotes.wording import one_line
+
+if TYPE_CHECKING:
+    from deepnotes.bench.report import Report
+
+__all__ = ["HELP", "add_json", "configure", "run"]
+
+HELP = "Time the backends on a network of yours, and say which to use and with how many threads."
+SECONDS = 50
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``bench``."""
+    parser.add_argument(
+        "--layers",
+        type=_sizes,
+        default=(64, 128, 10),
+        metavar="SIZES",
+        help="inputs, hidden layers and outputs, such as 64,128,10 (the default); ReLU, then sigmoid or softmax",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_list_of(whole(1)),
+        default=[64],
+        metavar="SIZES",
+        help="samples of a mini-batch; several with commas between (default: 64)",
+    )
+    parser.add_argument(
+        "--backends",
+        type=_list_of(str),
+        default=["all"],
+        metavar="NAMES",
+        help="with commas between, or 'all' (the default); one that does not work here is left out, by name",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_list_of(whole(1)),
+        metavar="NUMBERS",
+        help="how many threads to try, with commas between (default: 1, 2, 4, ... and all cores)",
+    )
+    parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (the default) or float64")
+    parser.add_argument(
+        "--rounds", type=whole(1), default=7, metavar="NUMBER", help="turns that each takes (default: 7)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw lines over width and batch to a .png, .svg or .pdf file")
+    parser.add_argument("--html", metavar="FILE", help="write everything, figures included, to one HTML page")
+    parser.add_argument(
+        "--seconds",
+        type=whole(1),
+        default=SECONDS,
+        metavar="NUMBER",
+        help=f"about how long all may take, the lines of --plot and --html included (default: {SECONDS})",
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors, and the JSON object")
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    """Time, tell, and write what was asked for."""
+    from deepnotes.bench import figures
+    from deepnotes.bench.cases import Case
+    from deepnotes.bench.report import measure
+
+    cases = [Case(args.layers, batch, float_dtype(args.dtype)) for batch in dict.fromkeys(args.batch)]
+    paths = [args.plot, args.html, args.json if isinstance(args.json, str) else None]
+    for path in paths:
+        if path:
+            require_writable(Path(path))
+    if args.plot or args.html:
+        figures.require()
+    if args.plot and Path(args.plot).suffix.lower() not in {".png", ".svg", ".pdf"}:
+        raise ArgumentError(f"--plot {args.plot}: wanted a name that ends in .png, .svg or .pdf")
+    with output.progress() as show:
+        report = measure(
+            cases,
+            args.backends,
+            args.threads,
+            args.rounds,
+            bool(args.plot or args.html),
+            float(args.seconds),
+            on_progress=_told(show, output),
+        )
+    _show(report, output)
+    _write(report, args, output)
+    output.outcome({"command": "bench", **report.as_dict()})
+
+
+def _told(show: Callable[[str, float], None], output: Output) -> Callable[[str, float, str], None]:
+    """Return what takes progress: words and a share for the bar, and what deserves a line of its own."""
+
+    def tell(what: str, share: float, line: str = "") -> None:
+        show(what, share)
+        if line:
+            output.log(one_line(line))
+
+    return tell
+
+
+def _show(report: "Report", output: Output) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from deepnotes.bench.advice import DOUBT, FOOTNOTE
+
+    for title, rows in report.tables():
+        head, *body = rows
+        shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+        for number, heading in enumerate(head):
+            shown.add_column(heading, header_style="bold", justify="right" if number else "left")
+        for row in body:
+            shown.add_row(*map(Text, row))
+        output.show(shown)
+        if any(cell.startswith(DOUBT) for row in body for cell in row):
+            output.report(FOOTNOTE)
+        output.report("")
+    output.report("\n".join(report.advice()))
+    output.report("")
+    output.facts(report.facts())
+
+
+def _write(report: "Report", args: argparse.Namespace, output: Output) -> None:
+    """Write the files that were asked for."""
+    written: list[tuple[str, str]] = []
+    if args.plot:
+        from deepnotes.bench import figures
+
+        with replacing(Path(args.plot)) as file:
+            figures.save(report.crossover(), file, Path(args.plot).suffix[1:].lower())
+        written.append(("figure", args.plot))
+    if args.html:
+        with replacing(Path(args.html), text=True) as file:
+            file.write(report.html())
+        written.append(("page", args.html))
+    if isinstance(args.json, str):
+        with replacing(Path(args.json), text=True) as file:
+            file.write(json.dumps(finite({"command": "bench", **report.as_dict()}), indent=1, allow_nan=False) + "\n")
+        written.append(("results", args.json))
+    if written:
+        output.facts(written)
+
+
+def _sizes(text: str) -> "tuple[int, ...]":
+    sizes = tuple(_list_of(whole(1))(text))
+    if len(sizes) < 2:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted inputs and outputs at least, such as 64,10")
+    return sizes
+
+
+def _list_of(convert: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Return the type of an option that takes values with commas between."""
+
+    def split(text: str) -> list[Any]:
+        return [convert(part.strip()) for part in text.split(",")]
+
+    return split

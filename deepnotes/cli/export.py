@@ -1,0 +1,111 @@
+"""``deepnotes export``: a model as an ONNX file, and as a file of Python that needs only NumPy."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import deepnotes
+from deepnotes.cli.arguments import add_model
+from deepnotes.cli.output import Output, counted, require_writable
+from deepnotes.cli.tasks import Regression, from_metadata
+from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
+from deepnotes.network import Network
+from deepnotes.wording import listed
+
+if TYPE_CHECKING:
+    from deepnotes.formats.chain import Chain, Target
+
+HELP = "Write a model, with all that is done to its inputs, as a file that runs without deepnotes."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``export``."""
+    add_model(parser)
+    parser.add_argument("--onnx", metavar="FILE", help="write an ONNX file")
+    parser.add_argument(
+        "--python", metavar="FILE", help="write a file of Python that needs only NumPy; 'python FILE --check' tests it"
+    )
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    """Read, translate, hold what came of it to the test vectors, write and tell."""
+    from deepnotes.formats.chain import Chain
+    from deepnotes.formats.onnx_writing import write
+
+    wanted = {"onnx": args.onnx, "python": args.python}
+    paths = {name: Path(path) for name, path in wanted.items() if path is not None}
+    if not paths:
+        raise ArgumentError("--onnx FILE, --python FILE or both are wanted\ntry: deepnotes export --help")
+    for name, path in paths.items():
+        require_writable(path, args.model, option=f"--{name}")
+    if len({path.resolve() for path in paths.values()}) < len(paths):
+        raise ArgumentError(f"--onnx and --python are the same file, {args.onnx}")
+
+    network = deepnotes.load(args.model, "numpy")
+    chain = Chain.of(network, _target(args.model, network))
+    if "onnx" in paths and (encoder := chain.encoder) is not None:
+        encoded = [f.name for f in encoder.features if f.categories is not None or f.fill is not None]
+        raise ArgumentError(
+            f"--onnx: {args.model} encodes or imputes columns ({listed(encoded)}), and an ONNX file of deepnotes takes "
+            "the numbers that come of it\nuse --python, which does it all, or net.to_onnx for the network behind it"
+        )
+    makers: dict[str, Any] = {"onnx": _onnx, "python": _python}
+    # All of them are made before one is written.
+    made: dict[str, Any] = {name: makers[name](chain, output) for name in paths}
+    found: dict[str, Any] = {"onnx": None, "python": None}
+    told = [("model", f"{args.model}: {chain}, {chain.dtype}")]
+    for name, (content, about, facts) in made.items():
+        size = write(paths[name], content).stat().st_size
+        found[name] = {"path": str(paths[name]), "bytes": size, **about}
+        told += [(name, f"{paths[name]}: {counted(size, 'byte')}"), ("checked", facts)]
+    output.facts(told)
+    output.outcome(
+        {
+            "command": "export",
+            "model": args.model,
+            "features": chain.inputs,
+            "outputs": chain.outputs,
+            "dtype": chain.dtype,
+            **found,
+        }
+    )
+
+
+def _target(path: str, network: Network) -> "Target | None":
+    """Return the units of the target of a regression, as ``deepnotes predict`` gives it; None where there are none."""
+    from deepnotes.formats.chain import Target
+
+    if "task" not in network.metadata:
+        return None
+    try:
+        task = from_metadata(network.metadata, network.outputs)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelFileError(f"{path} does not say what its outputs mean ({type(error).__name__}: {error})") from error
+    return Target(task.mean, task.scale) if isinstance(task, Regression) else None
+
+
+def _onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
+    from deepnotes.formats import onnx_writing, vectors
+
+    content = onnx_writing.to_onnx(chain)
+    told = f"by onnx.checker, opset {onnx_writing.OPSET}"
+    about: dict[str, Any] = {"opset": onnx_writing.OPSET, "checked_with": None, "worst": None}
+    tests = vectors.vectors_of(chain)
+    try:
+        found, runtime = onnx_writing.run(content, tests)
+    except MissingExtraError as error:
+        output.log(f"not run: {error}")
+        return content, about, told
+    worst = vectors.worst(found, tests)
+    if not worst <= 1:
+        raise DeepnotesError(f"{runtime} is off by {worst:.3g} times what rounding may do; nothing was written")
+    about |= {"checked_with": runtime, "worst": worst}
+    return content, about, f"{told}, and run by {runtime}: off by at most {worst:.2g} of what rounding may do"
+
+
+def _python(chain: "Chain", output: Output) -> tuple[str, dict[str, Any], str]:
+    from deepnotes.formats import python_writing
+
+    content = python_writing.to_python(chain)
+    told = python_writing.check(content)
+    return content, {"checked": told}, told

@@ -1,0 +1,171 @@
+"""What all pictures share: figures without pyplot, colours, names that fit, files."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from math import ceil
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from deepnotes.atomic import replacing
+from deepnotes.errors import ArgumentError, MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg", "pdf")
+INK, PALE = "#333333", "#8c8c8c"
+TRAINING, VALIDATION = "#0072b2", "#d55e00"
+"""Blue and vermilion of Okabe and Ito (2008): apart in hue, in lightness, and for every kind of colour vision."""
+CLASSES = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+"""Ten colours that were chosen to stay apart with deficient colour vision (Petroff, arXiv:2107.02270)."""
+MARKERS = "os^DvPX<>*"
+"""A shape for each of them, so that colour never tells a class alone."""
+
+
+def require_matplotlib() -> None:
+    """Raise MissingExtraError if matplotlib cannot be imported."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("a picture needs matplotlib", "plot", error) from None
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of that size in inches.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib cannot be imported.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def one_axes(ax: Any, width: float, height: float) -> "Axes":
+    """Return `ax`, or new axes in a figure of that size in inches.
+
+    Raises
+    ------
+    ArgumentError
+        If `ax` is none of matplotlib's axes.
+    MissingExtraError
+    """
+    if ax is None:
+        return new_figure(width, height).add_subplot()
+    return as_axes(ax)
+
+
+def as_axes(ax: Any, name: str = "ax") -> "Axes":
+    """Return `ax`, checked to be matplotlib's."""
+    if not hasattr(ax, "add_artist") or not hasattr(ax, "figure"):
+        raise ArgumentError(f"{name}={ax!r}, wanted axes of matplotlib, such as those of figure.add_subplot()")
+    return cast("Axes", ax)
+
+
+def figure_of(ax: "Axes") -> "Figure":
+    """Return the figure that axes are in."""
+    return cast("Figure", ax.get_figure(root=True))
+
+
+def panels(n: int, width: float, height: float) -> "list[Axes]":
+    """Return the axes of n panels of that size in inches in a new figure, at most three in a row."""
+    columns = min(n, 3)
+    figure = new_figure(width * columns, height * ceil(n / columns))
+    return [figure.add_subplot(ceil(n / columns), columns, i + 1) for i in range(n)]
+
+
+def tidy(ax: "Axes") -> None:
+    """Take away the lines that say nothing."""
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(labelsize=9)
+
+
+def colour(i: int) -> str:
+    """Return the colour of class i."""
+    return CLASSES[i % len(CLASSES)]
+
+
+def shortened(name: object, most: int = 20) -> str:
+    """Return a name in at most so many letters, on one line; its end stays, which often tells it from others.
+
+    Examples
+    --------
+    >>> shortened("a very long name of class 12"), shortened("short")
+    ('a very long…class 12', 'short')
+    """
+    words = " ".join(str(name).split())
+    end = most * 2 // 5
+    return literal(words if len(words) <= most else f"{words[: most - end - 1].rstrip()}…{words[-end:].lstrip()}")
+
+
+def literal(text: str) -> str:
+    """Return text that matplotlib shows as it is, and does not take for a formula."""
+    return text.replace("$", r"\$")
+
+
+def class_names(classes: Sequence[object] | None, metadata: Any, k: int) -> list[str]:
+    """Return the names of k classes: as given, as a model file of the command line has them, or their numbers.
+
+    Raises
+    ------
+    ArgumentError
+        If other than k are given.
+    """
+    if classes is None:
+        found = metadata.get("classes") if isinstance(metadata, dict) else None
+        classes = found if isinstance(found, list) and len(found) == k else range(k)
+    if isinstance(classes, str) or len(classes) != k:
+        raise ArgumentError(f"classes={classes!r}, wanted {k} names")
+    return [str(name) for name in classes]
+
+
+def check_path(path: str | PathLike[str]) -> Path:
+    """Return the path of a picture to be written.
+
+    Raises
+    ------
+    ArgumentError
+        If its ending is none of .png, .svg and .pdf.
+
+    Examples
+    --------
+    >>> check_path("curves.gif")
+    Traceback (most recent call last):
+    deepnotes.errors.ArgumentError: 'curves.gif' ends in '.gif', wanted .png, .svg or .pdf
+    """
+    try:
+        found = Path(path)
+    except TypeError:
+        raise ArgumentError(f"path={path!r}, wanted the path of a file") from None
+    if found.suffix.lower().removeprefix(".") not in FORMATS:
+        ends = f"ends in {found.suffix!r}" if found.suffix else "has no ending"
+        raise ArgumentError(f"{str(found)!r} {ends}, wanted .png, .svg or .pdf")
+    return found
+
+
+def save(figure: "Figure", path: str | PathLike[str], dpi: float = 150) -> None:
+    """Write a figure to a .png, .svg or .pdf file, whole or not at all; the same figure gives the same bytes.
+
+    Raises
+    ------
+    ArgumentError
+        If its ending is another.
+    OSError
+        If it cannot be written.
+    """
+    target = check_path(path)
+    kind = target.suffix.lower().removeprefix(".")
+    dated = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    content = BytesIO()
+    figure.savefig(content, format=kind, dpi=dpi, metadata=dated)
+    with replacing(target) as file:
+        file.write(content.getvalue())

@@ -1,0 +1,85 @@
+"""What the neurons of the first layer look for, as images."""
+
+from math import ceil, isqrt, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.arguments import whole
+from deepnotes.errors import ArgumentError
+from deepnotes.layers import Dense
+from deepnotes.plots.canvas import figure_of, one_axes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from deepnotes.network import Network
+
+
+def weights(network: "Network", *, shape: tuple[int, int] | None = None, most: int = 64, ax: Any = None) -> "Figure":
+    """Draw the weights of each neuron of the first layer as an image, all on one scale.
+
+    Parameters
+    ----------
+    network : Network
+        Whose inputs are the pixels of an image, row by row.
+    shape : (int, int), optional
+        Height and width of the image; by default those of a square.
+    most : int, default 64
+        How many neurons to draw, the first ones.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ArgumentError
+        If the first layer has no weights, or the inputs do not fill an image of that shape.
+    MissingExtraError
+        If matplotlib cannot be imported.
+    """
+    if not isinstance(network.layers[0], Dense):
+        raise ArgumentError(
+            f"the first layer is {network.layers[0]!r}, wanted Dense: one image for each of its neurons"
+        )
+    height, width = _shape(shape, network.inputs)
+    W = network.backend.to_numpy(network.parameters["W1"]).astype(np.float64)
+    n = min(len(W), whole("most", most))
+    columns = ceil(sqrt(n * height / width)) if n > 3 else n
+    rows = ceil(n / columns)
+    gap = 1 if min(height, width) < 24 else 2
+    mosaic = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
+    for i in range(n):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        mosaic[top : top + height, left : left + width] = W[i].reshape(height, width)
+
+    ratio = mosaic.shape[0] / mosaic.shape[1]
+    wide = 5.4 if ratio <= 1.3 else 7.0 / ratio
+    ax = one_axes(ax, wide + 0.9, min(max(1.4, wide * ratio), 9.0) + 0.4)
+    limit = float(abs(W[:n]).max()) or 1.0
+    image = ax.imshow(mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    of = f"{len(W):,}" if n == len(W) else f"the first {n:,} of {len(W):,}"
+    ax.set_title(f"weights of {of} neurons of layer 1", fontsize=11)
+    bar = figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
+    bar.ax.tick_params(labelsize=8)
+    return figure_of(ax)
+
+
+def _shape(shape: Any, inputs: int) -> tuple[int, int]:
+    if shape is None:
+        side = isqrt(inputs)
+        if side * side != inputs:
+            raise ArgumentError(f"the network has {inputs} inputs, which fill no square; wanted shape=(height, width)")
+        return side, side
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
+        raise ArgumentError(f"shape={shape!r}, wanted (height, width)")
+    height, width = (whole("shape", side) for side in shape)
+    if height * width != inputs:
+        raise ArgumentError(f"shape={shape!r} has {height * width} pixels, and the network {inputs} inputs")
+    return height, width

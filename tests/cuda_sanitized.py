@@ -1,0 +1,34 @@
+"""What tests/test_cuda_shim.py runs in a process that has the address sanitizer loaded: all checks, or a fault."""
+
+import sys
+
+import numpy as np
+from cuda_checks import CHECKS
+from cuda_shim import Host
+from cuda_step_checks import STEP_CHECKS
+
+from deepnotes_cupy.sources import program
+
+FAULTS = {
+    "reads": ("dense.cu", "c >= tile.columns ? 0 : ", "", "activation_backward"),
+    "writes": ("rounding.cu", "if (k + i < count) out", "out", "rounding"),
+}
+
+
+def main(what: str) -> None:
+    """Make all checks in a dtype, or the one that meets a fault."""
+    with np.errstate(all="ignore"):
+        if what in FAULTS:
+            file, old, new, check = FAULTS[what]
+            source = program(file)
+            assert old in source
+            (CHECKS | STEP_CHECKS)[check](Host("float32", build="sanitized", source=source.replace(old, new)))
+        else:
+            host = Host(what, build="sanitized")
+            for check in (CHECKS | STEP_CHECKS).values():
+                check(host)
+    sys.stdout.write("made all checks\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,189 @@
+"""As cuda_checks.py, for what changes state: norms, the verdict on a batch, updates, masks; and 16-bit rounding."""
+
+from collections.abc import Callable
+from math import fsum, isfinite, sqrt
+from typing import Any
+
+import numpy as np
+from cuda_checks import CONTROL, PROCESSORS, exact, launch, place, within
+from cuda_shim import Host
+
+from deepnotes.equations import EQUATIONS
+from deepnotes.testing.bounds import Bounds, gamma
+from deepnotes_cupy.geometry import grid
+from deepnotes_cupy.sources import codes
+
+COUNTS = [(1, 0, 1), (3, 2, 0), (8, 8, 0), (130, 77, 0), (130, 77, 1), (4099, 4000, 0), (2600, 1301, 3)]
+"""Parameters, those of them that decay, and by how many numbers arrays are off a 16-byte boundary."""
+
+
+def norms(host: Host) -> None:
+    """The L2 gradient, and the sum of squares and the largest magnitude in double precision, NaN and infinity too."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
+    for p, decaying, shift in COUNTS:
+        for l2 in (0.0, 0.1):
+            g, theta = (place(rng.normal(size=p), dtype, shift) for _ in range(2))
+            before, (blocks, threads) = g.copy(), grid("gradient_norm", p, dtype=dtype, processors=PROCESSORS)
+            partial = np.full((blocks[0], 2), 7.0)
+            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l2, partial)
+            decays = exact(dtype, np.asarray(np.arange(p) < decaying, dtype))
+            if l2:
+                within(g, ops.l2_gradient(exact(dtype, before), exact(dtype, theta), decays, l2), f"L2 of {p}")
+            else:
+                assert (g == before).all()
+            squares = [float(x) ** 2 for x in g]
+            assert abs(partial[:, 0].sum() - fsum(squares)) <= gamma(p + 1, 2.0**-53) * fsum(squares)
+            assert partial[:, 1].max() == abs(g).max()
+            for value in (np.nan, np.inf, -np.inf):
+                g[...] = before
+                g[p // 2] = value
+                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l2, partial)
+                assert not np.isfinite(partial[:, 0]).all()
+                assert np.array_equal(partial[:, 1].max(), abs(value), equal_nan=True)
+
+
+def verdicts(host: Host) -> None:
+    """Cost, norm, clip, sums, counters and when to stop, by the rules of EagerProgram.train."""
+    dtype, rng = host.dtype, np.random.default_rng(1)
+    safe = 1e-4 * float(np.finfo(dtype).max)
+    huge = 1e200 if dtype == "float64" else 1e25
+    #        losses, the gradient's elements, learning rate, clip_norm, weighted -> stopped
+    cases: list[tuple[float, list[float], float, float, bool, int]] = [
+        (1.0, [0.5, -2.0, 1.0], 0.1, 0.0, False, 0), (1.0, [0.5, -2.0, 1.0], 0.1, 1.0, True, 0),
+        (1.0, [0.5, -2.0, 1.0], 0.1, 100.0, False, 0), (1.0, [0.0, 0.0], 0.1, 1.0, False, 0),
+        (np.nan, [1.0], 0.1, 0.0, False, 1), (np.inf, [1.0], 0.1, 0.0, True, 1),
+        (1.0, [np.nan, 1.0], 0.1, 0.0, False, 1), (1.0, [1.0, -np.inf], 0.1, 1.0, False, 1),
+        (1.0, [1.0], safe, 0.0, False, 2), (1.0, [1.0], np.nan, 0.0, False, 2),
+        (1.0, [1.0], safe / 2, 0.0, False, 0), (1.0, [safe, 1.0], 1.0, 0.0, False, 2),
+        (1.0, [huge], 0.1, 1.0, False, 0 if dtype == "float32" else 2), (1.0, [huge], 0.1, 0.0, False, 2),
+        (1.0, [1e-30], 0.1, 1e-31, False, 0), (1.0, [1.0] * 4099, 0.1, 1.0, True, 0),
+    ]  # fmt: skip
+    for loss, elements, rate, clip_norm, weighted, stopped in cases:
+        for m in (1, 70, 3000):
+            g, L = place(elements, dtype), place(rng.random(m), dtype)
+            L[m // 2] = loss
+            blocks, threads = grid("gradient_norm", len(g), dtype=dtype, processors=PROCESSORS)
+            partial, total = np.zeros((blocks[0], 2)), np.array([12.5]) if weighted else None
+            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, partial)
+            control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
+            scalars[2, 0] = rate
+            control[["loss_sum", "weight_sum", "step", "made", "rate"]] = (3.0, 2.0, 2**33, 2, 9.0)
+            before = control.copy()
+            arguments = (partial, blocks[0], L, m, total, scalars, clip_norm, safe)
+            launch(host, "judge", 1, 1, control, *arguments)
+            after = control[0]
+            assert after["stopped"] == stopped, (loss, elements[:3], rate, clip_norm)
+            largest = max(abs(x) for x in elements) if np.isfinite(elements).all() else np.nan
+            norm = sqrt(fsum(float(x) ** 2 for x in g)) if isfinite(largest * largest) else largest
+            if isfinite(norm):
+                assert abs(after["norm"] - norm) <= gamma(len(g) + 3, 2.0**-53) * norm
+            else:
+                assert not isfinite(after["norm"])
+            cost = fsum(map(float, L)) / m if isfinite(loss) else loss
+            if isfinite(cost):
+                assert abs(after["cost"] - cost) <= gamma(m + 1, 2.0**-53) * cost + np.finfo(dtype).eps / 2 * cost
+            else:
+                assert np.array_equal(after["cost"], cost, equal_nan=True)
+            if stopped:
+                for name in ("loss_sum", "weight_sum", "step", "made", "rate"):
+                    assert after[name] == before[0][name]
+                again = control.copy()  # nothing more happens, also if the next batch is a good one
+                good = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, total, np.ones_like(scalars))
+                launch(host, "judge", 1, 1, control, *good, clip_norm, safe)
+                assert control.tobytes() == again.tobytes()
+                continue
+            assert [after[x] for x in ("rate", "epsilon", "share")] == scalars[2, 1:].tolist()
+            clip = clip_norm / after["norm"] if clip_norm and after["norm"] > clip_norm else 1.0
+            assert (after["clip"], after["step"], after["made"]) == (clip, 2**33 + 1, 3)
+            weight = 12.5 if weighted else m
+            assert after["loss_sum"] == 3.0 + after["cost"] * weight
+            assert after["weight_sum"] == 2.0 + weight
+
+
+def updates(host: Host) -> None:
+    """Each optimizer's update of the flat buffers, with and without weight decay and clipping; none once stopped."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
+    number = np.dtype(dtype).type
+    kinds: dict[str, tuple[int, tuple[Any, ...], Callable[..., Any]]] = {
+        "sgd": (0, (), lambda t, g, s, r, e: (ops.gradient_descent(t, g, r),)),
+        "momentum": (1, (0.9, 0), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9)),
+        "nesterov": (1, (0.9, 1), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9, True)),
+        "rmsprop": (1, (0.9, 1 - 0.9), lambda t, g, s, r, e: ops.rmsprop(t, g, *s, r, 0.9, e)),
+        "adam": (2, (0.9, 0.999), lambda t, g, s, r, e: ops.adam(t, g, *s, r, e, 0.9, 0.999)),
+    }
+    for p, decaying, shift in COUNTS:
+        for name, (count, numbers, equation) in kinds.items():
+            for share, clip in ((0.0, 1.0), (0.01, 0.3)):
+                theta, g, *slots = (place(rng.normal(size=p), dtype, shift) for _ in range(2 + count))
+                if name in ("rmsprop", "adam"):
+                    slots[-1][...] = abs(slots[-1])
+                before = [a.copy() for a in (theta, g, *slots)]
+                control = np.zeros(1, CONTROL)
+                control[["rate", "epsilon", "share", "clip"]] = (0.01, 1e-3, share, clip)
+                kernel = "momentum" if name == "nesterov" else name
+                arguments = (theta, g, *slots, p, decaying, control, *numbers)
+                launch(host, kernel, p, 1, *arguments)
+                t, gradient, *s = (exact(dtype, a) for a in before)
+                if share:
+                    t = ops.weight_decay(t, exact(dtype, np.asarray(np.arange(p) < decaying, dtype)), share)
+                expected = equation(t, gradient if clip == 1 else gradient * clip, s, 0.01, 1e-3)
+                for found, wanted in zip((theta, *slots), expected, strict=True):
+                    within(found, wanted, f"{name} of {p}")
+                assert (g == before[1]).all()
+                after = [a.tobytes() for a in (theta, *slots)]
+                control["stopped"] = number(1)
+                launch(host, kernel, p, 1, *arguments)
+                assert after == [a.tobytes() for a in (theta, *slots)]
+
+
+def masks(host: Host) -> None:
+    """Dropout's masks, bit for bit, and what it makes of NaN and infinity."""
+    dtype, rng = host.dtype, np.random.default_rng(3)
+    for n, m, shift in [(1, 1, 0), (1, 7, 0), (3, 5, 0), (4, 6, 0), (10, 37, 1), (64, 33, 0), (130, 21, 0)]:
+        for rate, seed, step in ((0.5, 0, 0), (0.3, 2**64 - 1, 2**32 + 5), (0.0, 7, 1), (1 - 2.0**-40, 7, 1)):
+            A = place(rng.normal(size=(m, n)), dtype, shift)
+            A[m // 2, n // 2] = rng.choice([np.nan, np.inf, 1.0])
+            control, layer = np.zeros(1, CONTROL), int(rng.integers(1, 9))
+            control["step"] = step
+            factor = np.dtype(dtype).type(1 / (1 - rate))
+            mask = EQUATIONS["dropout_mask"](np, (n, m), rate, seed, np.int64(step), layer, np.dtype(dtype))
+            out = place(np.full((m, n), 7.0), dtype, shift)
+            rest = (n, m, round(rate * 2**32), seed, layer, control, float(factor))
+            launch(host, "dropout", n, m, A, out, *rest)
+            np.testing.assert_array_equal(out, A * (mask.T * factor))
+            launch(host, "dropout", n, m, A, A, *rest)
+            np.testing.assert_array_equal(out, A)
+
+
+def rounding(host: Host) -> None:
+    """To float16 as NumPy rounds, to bfloat16 as rounding to 8 bits does: ties, subnormals, overflow, NaN."""
+    dtype = host.dtype
+    low = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    x = (np.arange(0, 1 << 16, 3, dtype=np.uint32)[:, None] << 16 | low).reshape(-1).view(np.float32)
+    if dtype == "float64":  # beside each of these, numbers that single precision would round away first
+        x = x[::5].astype(np.float64)
+        x = np.concatenate([x, *(np.nextafter(x, end) for end in (-np.inf, np.inf))])
+    for count, shift in ((len(x), 0), (29, 0), (7, 1), (1, 0)):
+        given = place(x[:count], dtype, shift)
+        for scale in (1.0, 0.25) if count == len(x) else (1.0,):
+            out = np.full(count + 1, 7, np.uint16)
+            out = out[1:] if out.ctypes.data % 16 or shift else out[:-1]
+            scaled = given * np.dtype(dtype).type(scale)
+            if host.flush:
+                scaled = np.where(abs(scaled) < np.finfo(dtype).smallest_normal, scaled * 0, scaled)
+            launch(host, "round16", count, 1, given, out, count, codes("Half")["float16"], scale)
+            np.testing.assert_array_equal(out.view(np.float16), scaled.astype(np.float16))
+            launch(host, "round16", count, 1, given, out, count, codes("Half")["bfloat16"], scale)
+            found = (out.astype(np.uint32) << 16).view(np.float32)
+            np.testing.assert_array_equal(found, to_bfloat16(scaled))
+            assert (np.signbit(found) == np.signbit(scaled)).all()
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Return x rounded to 8 bits, to nearest, ties to even, subnormals too, by arithmetic that is exact."""
+    wide = x.astype(np.float64)
+    exponent = np.maximum(np.frexp(wide)[1] - 8, -133)
+    return np.ldexp(np.rint(np.ldexp(wide, -exponent)), exponent).astype(np.float32)
+
+
+STEP_CHECKS: dict[str, Callable[[Host], None]] = {f.__name__: f for f in (norms, verdicts, updates, masks, rounding)}

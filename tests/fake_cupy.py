@@ -1,0 +1,349 @@
+"""A CuPy of NumPy's arrays, for what :mod:`deepnotes_cupy.cuda` does with the real one.
+
+It holds callers to CUDA's rules: a capture belongs to one stream, nothing is allocated, copied by the legacy stream or
+waited for while it lasts, the arguments of kernels have the types of their declarations, cuBLAS gets a workspace after
+its stream. Kernels run as tests/cuda_shim.py has them; cuBLAS's functions are called with the types of its header.
+"""
+
+import ctypes
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from cuda_shim import Host
+
+from deepnotes_cupy.cublas import TYPES
+from deepnotes_cupy.sources import kernels
+
+
+class OutOfMemoryError(MemoryError):
+    """Like CuPy's."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """Like CuPy's."""
+
+
+class Array(np.ndarray):
+    """A CuPy array: one whose `data` has an address, and that NumPy's functions do not take by mistake."""
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        """Return the memory."""
+        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
+
+
+class State:
+    """What a process has of CUDA."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[Any, ...]] = []
+        self.streams: list[Stream] = []
+        self.capturing: Stream | None = None
+        self.recorded: list[Callable[[], None]] = []
+        self.failing: str = ""
+        self.memory = 1 << 40
+        self.devices = 1
+
+    @property
+    def current(self) -> int:
+        """The address of the current stream; 0 is the legacy one."""
+        return self.streams[-1].ptr if self.streams else 0
+
+    def enqueue(self, what: tuple[Any, ...], stream: int, do: Callable[[], None]) -> None:
+        """Do it now, or when the graph that is being captured is launched."""
+        self.log.append((*what, stream))
+        if self.capturing is None:
+            do()
+            return
+        if stream != self.capturing.ptr:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: work in another stream than the captured one")
+        if self.failing in what:
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
+        self.recorded.append(do)
+
+    def outside(self, what: str) -> None:
+        """Raise where something is done that no capture allows."""
+        if self.capturing is not None:
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream is captured")
+
+
+CUDA = State()
+
+
+class Event:
+    """A CUDA event."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
+        assert disable_timing  # the others cost more
+
+    def record(self, stream: Any) -> None:
+        """Record."""
+        CUDA.log.append(("record", stream.ptr))
+
+    def synchronize(self) -> None:
+        """Wait."""
+        CUDA.outside("cudaEventSynchronize")
+        CUDA.log.append(("synchronize",))
+
+
+class Graph:
+    """A captured graph."""
+
+    def __init__(self, calls: list[Callable[[], None]]) -> None:
+        self.calls, self.uploaded = calls, False
+
+    def upload(self, stream: Any) -> None:
+        """Upload."""
+        self.uploaded = True
+
+    def launch(self, stream: Any) -> None:
+        """Launch."""
+        CUDA.log.append(("graph", len(self.calls), stream.ptr))
+        for call in self.calls:
+            call()
+
+
+class Stream:
+    """A CUDA stream."""
+
+    made = 0
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        assert null or non_blocking
+        Stream.made += 1
+        self.ptr = 0 if null else 1000 * Stream.made
+
+    def __enter__(self) -> "Stream":
+        CUDA.streams.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert CUDA.streams.pop() is self
+
+    def wait_event(self, event: Event) -> None:
+        """Have what follows wait."""
+        CUDA.log.append(("wait", self.ptr))
+
+    def record(self, event: Event) -> Event:
+        """Record an event."""
+        event.record(self)
+        return event
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        """Begin."""
+        assert self.ptr
+        assert mode == 1  # of this thread
+        CUDA.outside("cudaStreamBeginCapture")
+        CUDA.capturing, CUDA.recorded = self, []
+
+    def end_capture(self) -> Graph:
+        """End."""
+        assert CUDA.capturing is self
+        CUDA.capturing = None
+        return Graph(CUDA.recorded)
+
+
+class Device:
+    """A CUDA device, as a context."""
+
+    def __init__(self, index: int) -> None:
+        self.id = index
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def use(self) -> None:
+        """Make it current."""
+        CUDA.log.append(("use", self.id))
+
+
+class RawModule:
+    """Kernels; each is called as declared or not at all."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
+        (real,) = [o.removeprefix("-DREAL=") for o in options if o.startswith("-DREAL=")]
+        assert "--std=c++17" in options
+        self.dtype = {"float": "float32", "double": "float64"}[real]
+        self.host = Host(self.dtype)
+
+    def get_function(self, name: str) -> Callable[..., None]:
+        """Return a kernel."""
+        CUDA.outside("cuModuleGetFunction")
+        parameters = kernels()[name].parameters
+
+        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+            plain = []
+            for parameter, value in zip(parameters, arguments, strict=True):
+                if parameter.pointer:
+                    assert isinstance(value, Array | np.uint64), (name, parameter.name)
+                    plain.append(value.view(np.ndarray) if isinstance(value, Array) else None)
+                else:
+                    assert type(value) is parameter.scalar(self.dtype).type, (name, parameter.name)
+                    plain.append(value)
+            CUDA.enqueue(("launch", name), CUDA.current, lambda: self.host.launch(name, grid, block, *plain))
+
+        return kernel
+
+
+def _memcpy(target: int, source: int, size: int, kind: int, stream: int) -> None:
+    assert stream
+    if kind == 1:  # what is sent from ordinary memory is copied at once
+        CUDA.outside("a copy from the host")
+    CUDA.enqueue(("memcpy", kind, size), stream, lambda: ctypes.memmove(target, source, size) and None)
+
+
+def _empty(size: int, dtype: Any = float) -> Array:
+    CUDA.outside("cudaMalloc")
+    if int(size) * np.dtype(dtype).itemsize > CUDA.memory:
+        raise OutOfMemoryError(f"Out of memory allocating {size} elements")
+    return np.full(size, np.nan if np.dtype(dtype).kind == "f" else 77, dtype).view(Array)
+
+
+def _asnumpy(x: Any, stream: Any = None, order: str = "C") -> np.ndarray:
+    CUDA.outside("a copy to the host")
+    assert stream is not None
+    CUDA.log.append(("asnumpy", x.nbytes, stream.ptr))
+    return np.array(x, order=order)  # type: ignore[call-overload]
+
+
+def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of NumPy's whose results are arrays of ours."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        return np.asarray(result).view(Array) if isinstance(result, np.ndarray | np.generic) else result
+
+    return call
+
+
+def modules() -> dict[str, types.ModuleType]:
+    """Return what to put into ``sys.modules``."""
+    runtime = types.SimpleNamespace(
+        getDeviceCount=lambda: CUDA.devices,
+        getDeviceProperties=lambda i: {
+            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132
+        },
+        runtimeGetVersion=lambda: 12090,
+        driverGetVersion=lambda: 13000,
+        memGetInfo=lambda: (CUDA.memory, 80 << 30),
+        memcpyAsync=_memcpy,
+        memcpyHostToDevice=1,
+        memcpyDeviceToDevice=3,
+        streamCaptureModeThreadLocal=1,
+    )  # fmt: skip
+    cuda = types.ModuleType("cupy.cuda")
+    cuda.__dict__.update(
+        Device=Device, Stream=Stream, Event=Event, runtime=runtime,
+        get_current_stream=lambda: CUDA.streams[-1] if CUDA.streams else Stream(null=True),
+        alloc_pinned_memory=bytearray,
+    )  # fmt: skip
+    cupy = types.ModuleType("cupy")
+    cupy.__dict__.update(
+        __version__="14.2.0", cuda=cuda, ndarray=Array, empty=_empty, asnumpy=_asnumpy, RawModule=RawModule,
+        get_default_memory_pool=lambda: types.SimpleNamespace(free_bytes=lambda: 0),
+        bool=np.bool, int64=np.int64, float32=np.float32, float64=np.float64, finfo=np.finfo,
+    )  # fmt: skip
+    cupy.__getattr__ = lambda name: _wrapped(getattr(np, name))  # type: ignore[method-assign]
+    return {"cupy": cupy, "cupy.cuda": cuda}
+
+
+class Cublas:
+    """The library: functions of C's types, so that what is passed is what the header of cuBLAS says."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.stream, self.workspace, self.refuses = 0, 0, 0
+        integer, pointer = ctypes.c_int, ctypes.c_void_p
+        gemm = [
+            pointer,
+            *[integer] * 5,
+            pointer,
+            pointer,
+            integer,
+            integer,
+            pointer,
+            integer,
+            integer,
+            pointer,
+            pointer,
+        ]
+        for name, of, kinds in [
+            ("cublasCreate_v2", self._create, [ctypes.POINTER(pointer)]),
+            ("cublasDestroy_v2", lambda handle: 0, [pointer]),
+            ("cublasSetMathMode", self._noted("math"), [pointer, integer]),
+            ("cublasSetPointerMode_v2", self._noted("pointers"), [pointer, integer]),
+            ("cublasSetStream_v2", self._set_stream, [pointer, pointer]),
+            ("cublasSetWorkspace_v2", self._set_workspace, [pointer, pointer, ctypes.c_size_t]),
+            ("cublasGetVersion_v2", self._version, [pointer, ctypes.POINTER(integer)]),
+            ("cublasGemmEx", self._gemm, [*gemm, integer, integer, integer, integer]),
+        ]:
+            setattr(self, name, ctypes.CFUNCTYPE(integer, *kinds)(of))
+
+    def _noted(self, name: str) -> Callable[..., int]:
+        def noted(handle: int, *values: int) -> int:
+            self.calls.append((name, handle, *values))
+            return 0
+
+        return noted
+
+    def _create(self, handle: Any) -> int:
+        handle[0] = 0x1000 + len(self.calls)
+        self.calls.append(("create", handle[0]))
+        return 0
+
+    def _set_stream(self, handle: int, stream: int | None) -> int:
+        self.stream, self.workspace = stream or 0, 0
+        self.calls.append(("stream", handle, stream))
+        return 0
+
+    def _set_workspace(self, handle: int, address: int, size: int) -> int:
+        self.workspace = size
+        self.calls.append(("workspace", handle, size))
+        return 0
+
+    def _version(self, handle: int, version: Any) -> int:
+        version[0] = 120905
+        return 0
+
+    def _gemm(
+        self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, A: int, kind_a: int, lda: int, B: int,
+        kind_b: int, ldb: int, beta: int, C: int, kind_c: int, ldc: int, compute: int, algorithm: int,
+    ) -> int:  # fmt: skip
+        if self.refuses:
+            return self.refuses
+        self.calls.append(("gemm", handle, compute))
+        assert (kind_a, kind_c, compute) in TYPES.values()
+        assert kind_a == kind_b
+        assert (lda, ldb, ldc) == (k if ta else m, n if tb else k, m)
+        real = ctypes.c_double if compute == 70 else ctypes.c_float
+        factor = real.from_address(alpha).value  # now: a host pointer need not live until the graph is launched
+        assert real.from_address(beta).value == 0
+        element = {0: ctypes.c_float, 1: ctypes.c_double}[kind_a]
+
+        def multiply() -> None:
+            a, b = (np.ctypeslib.as_array((element * size).from_address(at)) for at, size in ((A, m * k), (B, k * n)))
+            c = np.ctypeslib.as_array((element * (m * n)).from_address(C)).reshape(n, m)
+            a = a.reshape(m, k) if ta else a.reshape(k, m).T
+            b = b.reshape(k, n) if tb else b.reshape(n, k).T
+            c[...] = (c.dtype.type(factor) * (a @ b)).T
+
+        try:
+            CUDA.enqueue(("gemm",), CUDA.current, multiply)
+        except CUDARuntimeError:
+            return 15
+        return 0
+
+
+def forget() -> None:
+    """Take back what was imported with this CuPy in place."""
+    CUDA.__init__()  # type: ignore[misc]
+    for name in ("deepnotes_cupy.cuda",):
+        sys.modules.pop(name, None)

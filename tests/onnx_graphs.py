@@ -1,0 +1,82 @@
+"""ONNX files put together by hand, as other programs write them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+KINDS = {"float32": onnx.TensorProto.FLOAT, "float64": onnx.TensorProto.DOUBLE, "int64": onnx.TensorProto.INT64}
+
+Step = tuple[Any, ...]
+
+
+def chain(
+    *steps: Step, shape: Any = ("m", 3), dtype: str = "float32", opset: int = 17, inputs: str = "float32"
+) -> onnx.ModelProto:
+    """Return a model whose nodes each take what the one before gave.
+
+    Parameters
+    ----------
+    *steps : (str, ...) or (str, ..., dict)
+        The operation and its operands: arrays become initializers, ``...`` stands for what came before (by default it
+        is the first); then its attributes.
+    shape : tuple
+        Of the input.
+    dtype, inputs : str
+        Of floats in initializers, and of the input.
+    opset : int
+    """
+    nodes, constants, at = [], {}, "in"
+    for i, (op, *operands) in enumerate(steps):
+        attributes = operands.pop() if operands and isinstance(operands[-1], dict) else {}
+        if not any(x is ... for x in operands):
+            operands.insert(0, ...)
+        names = []
+        for j, x in enumerate(operands):
+            if x is ...:
+                names.append(at)
+                continue
+            x = np.asarray(x)
+            constants[f"c{i}_{j}"] = x.astype(dtype) if x.dtype.kind == "f" else x
+            names.append(f"c{i}_{j}")
+        domain, _, op = op.rpartition(".")
+        nodes.append(helper.make_node(op, names, [f"v{i}"], name=f"n{i}", domain=domain, **attributes))
+        at = f"v{i}"
+    return model(nodes, constants, at, shape, inputs, opset)
+
+
+def model(
+    nodes: list[Any], constants: dict[str, Any], output: str, shape: Any = ("m", 3), inputs: str = "float32",
+    opset: int = 17,
+) -> onnx.ModelProto:  # fmt: skip
+    """Return a model of nodes, with an input ``in`` of that shape."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("in", KINDS[inputs], shape)],
+        [helper.make_tensor_value_info(output, KINDS["float32"], None)],
+        [numpy_helper.from_array(np.asarray(x), name) for name, x in constants.items()],
+    )
+    domains = sorted({node.domain for node in nodes} - {""})
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def run(content: onnx.ModelProto, X: np.ndarray, output: str | None = None) -> np.ndarray:
+    """Return what ONNX Runtime makes of an input."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None if output is None else [output], {session.get_inputs()[0].name: X})[0]
+    return found
+
+
+def saved(content: onnx.ModelProto, folder: Path) -> Path:
+    """Write a model and return its path."""
+    path = folder / "model.onnx"
+    path.write_bytes(content.SerializeToString())
+    return path

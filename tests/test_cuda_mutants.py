@@ -1,0 +1,273 @@
+"""Proof that the tests of the CUDA kernels can fail: sources with one fault each, and the check that has to find it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from cuda_checks import CHECKS
+from cuda_shim import Host, KernelFault, built, compiler
+from cuda_step_checks import STEP_CHECKS
+
+from deepnotes_cupy.sources import program
+
+ALL = CHECKS | STEP_CHECKS
+
+
+class Mutant(NamedTuple):
+    """A fault: in which file's program what becomes what, which check finds it, and words of how."""
+
+    fault: str
+    file: str
+    old: str
+    new: str
+    check: str
+    words: str = ""
+
+
+RACE, BOUNDS = "without a barrier", "out of bounds"
+LOOP = "for (long long i = whole * VEC + first; i < p; i += step)"
+MUTANTS = [
+    # --- barriers, shuffles, who writes where
+    Mutant(
+        "no barrier after the sums are laid out",
+        "dense.cu",
+        "= sums[v];\n            __syncthreads();",
+        "= sums[v];",
+        "activation_backward",
+        "shared memory that nothing was written to",
+    ),
+    Mutant(
+        "no barrier within the tree",
+        "dense.cu",
+        "    }\n                __syncthreads();",
+        "    }\n",
+        "activation_backward",
+        RACE,
+    ),
+    Mutant(
+        "no barrier between the warps' sums and their sum",
+        "updates.cu",
+        "= most;\n        __syncthreads();",
+        "= most;",
+        "norms",
+        "shared memory that nothing was written to",
+    ),
+    Mutant(
+        "a barrier for half of the warps",
+        "updates.cu",
+        "= most;\n        __syncthreads();",
+        "= most;\n        if (warp % 2 == 0) __syncthreads();",
+        "norms",
+        "never reaches",
+    ),
+    Mutant(
+        "a barrier that only one warp reaches",
+        "updates.cu",
+        "if (warp != 0) return;\n",
+        "if (warp != 0) return;\n        __syncthreads();\n",
+        "norms",
+        "never reaches",
+    ),
+    Mutant(
+        "a shuffle that some lanes skip",
+        "losses.cu",
+        "sum = group.sum(sum);\n        if",
+        "if (j < m) sum = group.sum(sum);\n        if",
+        "losses",
+        "lane",
+    ),
+    Mutant(
+        "all blocks write to one place",
+        "updates.cu",
+        "partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1]",
+        "partial[0] = squares.totals.first, partial[1]",
+        "norms",
+        RACE,
+    ),
+    Mutant("a shuffle less", "updates.cu", "int offset = 16;", "int offset = 8;", "norms"),
+    Mutant(
+        "a shuffle less in a group",
+        "losses.cu",
+        "T sum(T x) const {\n        for (int offset = lanes / 2;",
+        "T sum(T x) const {\n        for (int offset = lanes / 4;",
+        "softmax",
+    ),
+    Mutant(
+        "half of the tree",
+        "dense.cu",
+        "int half = tile.height / 2;",
+        "int half = tile.height / 4;",
+        "activation_backward",
+    ),
+    # --- bounds, tails, alignment
+    Mutant(
+        "no guard of the columns", "dense.cu", "c < tile.columns;", "c <= tile.columns;", "bias_and_activation", BOUNDS
+    ),
+    Mutant(
+        "no guard of the columns in the sums", "dense.cu", "c >= tile.columns ? 0 : ", "", "activation_backward", BOUNDS
+    ),
+    Mutant(
+        "no guard of the rows ahead",
+        "dense.cu",
+        "                    if (j + r * tile.height < end) {",
+        "{",
+        "activation_backward",
+        BOUNDS,
+    ),
+    Mutant("no guard of the strips", "dense.cu", "if (k < packs) {", "{", "gathers", BOUNDS),
+    Mutant("rows that are none", "losses.cu", "j < m ? n : 0, group", "n, group", "softmax", BOUNDS),
+    Mutant("the tail forgotten", "updates.cu", LOOP, "for (long long i = p; i < p; i += step)", "updates"),
+    Mutant("the tail a number too long", "updates.cu", LOOP, LOOP.replace("i < p", "i <= p"), "updates", BOUNDS),
+    Mutant("the last pack dropped", "updates.cu", "k < whole; k += step", "k < whole - 1; k += step", "updates"),
+    Mutant(
+        "16 bytes at any address",
+        "dense.cu",
+        "(reinterpret_cast<unsigned long long>(p) & 15) == 0",
+        "true",
+        "bias_and_activation",
+        "not aligned",
+    ),
+    Mutant("the tail of a mask forgotten", "dropout.cu", "if (4 * k + v < count) out", "if (false) out", "masks"),
+    Mutant("no guard in a mask's tail", "dropout.cu", "if (4 * k + v < count) out", "out", "masks", BOUNDS),
+    Mutant("no guard of what is rounded", "rounding.cu", "if (k + i < count) out", "out", "rounding", BOUNDS),
+    # --- the last term dropped
+    Mutant(
+        "the last sample of a chunk dropped",
+        "dense.cu",
+        "? (chunk + 1) * rows : m;",
+        "? (chunk + 1) * rows - 1 : m;",
+        "activation_backward",
+    ),
+    Mutant(
+        "numbers that no lane holds dropped",
+        "losses.cu",
+        "for (int i = lane + HELD * lanes; i < n; i += lanes) f",
+        "for (int i = lane + HELD * lanes + lanes; i < n; i += lanes) f",
+        "softmax",
+    ),
+    Mutant(
+        "the last warp's sum dropped", "updates.cu", "first = lane < warps ?", "first = lane < warps - 1 ?", "norms"
+    ),
+    # --- NaN
+    Mutant(
+        "ReLU swallows NaN",
+        "dense.cu",
+        "return z < 0 ? real(0) : z;",
+        "return z > 0 ? z : real(0);",
+        "nan_and_infinity",
+    ),
+    Mutant("ReLU by fmax", "dense.cu", "return z < 0 ? real(0) : z;", "return fmax(z, real(0));", "nan_and_infinity"),
+    Mutant("maxima swallow NaN", "updates.cu", "x > y || x != x ? x : y", "fmax(x, y)", "norms"),
+    Mutant(
+        "a minimum swallows NaN",
+        "losses.cu",
+        "return a < EPS ? EPS : a > 1 - EPS ? 1 - EPS : a;",
+        "return fmin(fmax(a, EPS), 1 - EPS);",
+        "losses_of_nan",
+    ),
+    Mutant(
+        "a dropped NaN is 0",
+        "dropout.cu",
+        "a[v] *= factors[part + v];",
+        "a[v] = factors[part + v] ? a[v] * factors[part + v] : real(0);",
+        "masks",
+    ),
+    Mutant(
+        "a NaN becomes infinity in 16 bits",
+        "rounding.cu",
+        "return sign | 0x7e00u;",
+        "return sign | 0x7c00u;",
+        "rounding",
+    ),
+    # --- formulas
+    Mutant(
+        "tanh by the unstable formula",
+        "dense.cu",
+        "return tanh(x);",
+        "return 2 / (1 + exp(-2 * x)) - 1;",
+        "bias_and_activation",
+    ),
+    Mutant(
+        "softplus without care",
+        "dense.cu",
+        "return positive_part(z) + log1p(exp(-fabs(z)));",
+        "return log(1 + exp(z));",
+        "bias_and_activation",
+    ),
+    Mutant(
+        "a derivative from the wrong side",
+        "dense.cu",
+        "return z > 0 ? real(1) : option; }",
+        "return z >= 0 ? real(1) : option; }",
+        "activation_backward",
+    ),
+    Mutant("the mean forgotten", "dense.cu", "= scale * room", "= room", "activation_backward"),
+    Mutant("softmax without the maximum", "losses.cu", "total += exp(x - largest)", "total += exp(x)", "softmax"),
+    Mutant("0 times minus infinity", "losses.cu", "if (y != 0 || !(z > lowest())) loss", "loss", "losses_of_nan"),
+    Mutant(
+        "weights forgotten in the delta",
+        "losses.cu",
+        "D[j * n + i] = (a - y) * scale;",
+        "D[j * n + i] = a - y;",
+        "cross_entropies",
+    ),
+    Mutant("weights that are all 0", "losses.cu", "(*total > 0 ? *total : 1.0)", "*total", "cross_entropies"),
+    Mutant("the fused delta without 1/k", "losses.cu", "(a - y) / n * scale", "(a - y) * scale", "cross_entropies"),
+    Mutant("epsilon inside the root", "updates.cu", "(sqrt(v[i]) + epsilon)", "sqrt(v[i] + epsilon)", "updates"),
+    Mutant("biases decay, too", "updates.cu", "if (share != 0 && i + v < decaying)", "if (share != 0)", "updates"),
+    Mutant(
+        "a whole pack decays",
+        "updates.cu",
+        "if (share != 0 && i + v < decaying)",
+        "if (share != 0 && i < decaying)",
+        "updates",
+    ),
+    Mutant("an update after the stop", "updates.cu", "if (control->stopped) return;\n    Update", "Update", "updates"),
+    Mutant("a verdict after the stop", "updates.cu", "if (control->stopped) return;\n    Totals", "Totals", "verdicts"),
+    Mutant(
+        "squares that overflow in silence",
+        "updates.cu",
+        "const double norm = isfinite(square) ? sqrt(square) : most;",
+        "const double norm = sqrt(real(square));",
+        "verdicts",
+    ),
+    Mutant(
+        "clipping what is short enough",
+        "updates.cu",
+        "clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0",
+        "clip_norm > 0 ? clip_norm / norm : 1.0",
+        "verdicts",
+    ),
+    Mutant("nine rounds", "dropout.cu", "round < 10", "round < 9", "masks"),
+    Mutant("the high word of the step forgotten", "dropout.cu", "static_cast<unsigned>(step >> 32)", "0u", "masks"),
+    Mutant(
+        "ties away from zero",
+        "rounding.cu",
+        "(bits + 0x7fffu + (bits >> 16 & 1)) >> 16",
+        "(bits + 0x8000u) >> 16",
+        "rounding",
+    ),
+]
+"""One fault each."""
+
+
+def source_of(mutant: Mutant) -> str:
+    source = program(mutant.file)
+    assert mutant.old in source, f"{mutant.fault}: the source has changed"
+    return source.replace(mutant.old, mutant.new)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compile them a few at a time."""
+    compiler()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda mutant: built("float32", "checked", source_of(mutant)), MUTANTS))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
+def test_a_fault_is_found(mutant: Mutant) -> None:
+    host = Host("float32", checked=True, source=source_of(mutant))
+    with np.errstate(all="ignore"), pytest.raises((AssertionError, KernelFault), match=mutant.words or None):
+        ALL[mutant.check](host)

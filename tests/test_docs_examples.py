@@ -1,0 +1,31 @@
+"""The examples of pages under docs/ run, and give what they say."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+NEEDS = {"arrays.md": ("torch",), "defaults.md": (), "plots.md": ("matplotlib", "tensorboardX")}
+
+
+@pytest.mark.parametrize("page", NEEDS)
+def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in NEEDS[page]:
+        pytest.importorskip(module, reason=f"the examples of docs/{page} need {module}")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+        for line in block.splitlines():
+            if claim := re.fullmatch(r"([\w.\[\], ]+?) +# (\(.*\)|'.*')", line):
+                assert eval(claim[1], names) == ast.literal_eval(claim[2]), line
+
+
+@pytest.mark.parametrize("page", NEEDS)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (DOCS / page).read_text(encoding="utf-8")):
+        assert (DOCS / target).exists(), target

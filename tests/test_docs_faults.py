@@ -1,0 +1,53 @@
+"""The table of faults: it is as long as it should be, and every test that it names is there."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+TEST = re.compile(r"`(test_\w+)::(test_\w+)`")
+BACKENDS = {"N", "J", "C", "host"}
+ROWS = [
+    [cell.strip() for cell in line.strip().strip("|").split("|")]
+    for line in TEXT.splitlines()
+    if line.startswith("| ") and TEST.search(line)
+]
+TABLE = [row for row in ROWS if len(row) == 4]
+
+
+@cache
+def functions_of(module: str) -> frozenset[str]:
+    """Return the names of the test functions of a file."""
+    tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"))
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def test_there_are_at_least_forty_faults() -> None:
+    """Each is told once, with what one sees."""
+    assert len(TABLE) >= 40
+    assert len({row[0] for row in TABLE}) == len(TABLE)
+    assert all(all(row) for row in TABLE)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].replace(" ", "_")[:40])
+def test_every_fault_has_a_test_that_is_there(row: list[str]) -> None:
+    named = TEST.findall(row[-1])
+    assert named, f"no test is named for {row[0]!r}"
+    for module, name in named:
+        assert name in functions_of(module), f"tests/{module}.py has no {name}"
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row[0].replace(" ", "_")[:40])
+def test_every_fault_says_on_which_backends(row: list[str]) -> None:
+    assert {name.strip() for name in row[2].split(",")} <= BACKENDS
+
+
+def test_no_row_of_the_tables_is_without_a_test() -> None:
+    """A row with another number of cells, or without a test, would not be among those above."""
+    tables = re.split(r"^## ", TEXT, flags=re.M)[2:6]
+    lines = [line for part in tables for line in part.splitlines() if line.startswith("| ")]
+    assert len(lines) == len(TABLE) + len(tables)  # each has a heading

@@ -1,0 +1,246 @@
+"""Pictures of trainings, and what all pictures keep to. That they look right was seen to by eye."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from drawing import REASON, drawn, line, words
+
+import deepnotes as dn
+from deepnotes import plots
+from deepnotes.cli import main
+
+
+@pytest.fixture(autouse=True)
+def figure() -> ModuleType:
+    return pytest.importorskip("matplotlib.figure", reason=REASON)
+
+
+def history(epochs: int, **more: Any) -> dn.History:
+    loss = list(2.0 * 0.9 ** np.arange(epochs))
+    return dn.History(loss=loss, val_loss=[1.1 * value for value in loss], **more)
+
+
+# Curves
+
+
+def test_curves_have_a_panel_for_each_figure_and_its_values(tmp_path: Path) -> None:
+    trained = history(12, metrics={"val_accuracy": list(np.linspace(0.5, 0.9, 12)), "r2": [0.5] * 12}, best_epoch=7)
+    made = drawn(trained.plot(), tmp_path)
+    loss, accuracy, r2 = made.axes
+    assert [ax.get_ylabel() for ax in made.axes] == ["loss", "accuracy", "r2"]
+    assert [ax.get_xlabel() for ax in made.axes] == ["epoch"] * 3
+    for ax, label, values in (
+        (loss, "training", trained.loss),
+        (loss, "validation", trained.val_loss),
+        (accuracy, "validation", trained.metrics["val_accuracy"]),
+        (r2, "training", trained.metrics["r2"]),
+    ):
+        x, y = line(ax, label).get_data()
+        assert list(x) == list(range(1, 13))
+        assert list(y) == values
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == [
+        "training",
+        "validation",
+        "best epoch 7, restored",
+    ]
+    assert list(line(loss, "best epoch 7, restored").get_xdata()) == [7, 7]
+    assert list(line(accuracy, "_best").get_xdata()) == [7, 7]
+
+
+def test_training_and_validation_differ_in_more_than_colour() -> None:
+    (ax,) = history(5).plot().axes
+    training, validation = line(ax, "training"), line(ax, "validation")
+    assert training.get_linestyle() != validation.get_linestyle()
+    assert training.get_marker() != validation.get_marker()
+    # and their colours in lightness, by the luminance of Rec. 709
+    from matplotlib.colors import to_rgb
+
+    light, dark = (np.dot(to_rgb(each.get_color()), (0.2126, 0.7152, 0.0722)) for each in (validation, training))
+    assert abs(light - dark) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale"),
+    [
+        ([2.0, 1.0, 0.5], "linear"),
+        ([2.0, 0.2, 0.02], "log"),
+        ([2.0, 0.2, 0.0], "linear"),
+        ([2.0, -0.2, 0.02], "linear"),
+        ([2.0, np.inf, 1.0], "linear"),
+        ([2.0, np.nan, 1e-9], "log"),
+    ],
+)
+def test_a_loss_that_falls_far_has_a_logarithmic_scale(loss: list[float], scale: str, tmp_path: Path) -> None:
+    made = drawn(dn.History(loss=loss).plot(), tmp_path)
+    assert made.axes[0].get_yscale() == scale
+    assert "10^" not in words(made)
+
+
+def test_the_best_epoch_is_that_of_the_lowest_validation_loss() -> None:
+    (ax,) = dn.History(loss=[3.0, 2.0, 1.0], val_loss=[np.nan, 2.0, 2.5]).plot().axes
+    assert list(line(ax, "best epoch 2").get_xdata()) == [2, 2]
+    (ax,) = dn.History(loss=[3.0, 2.0, 1.0]).plot().axes
+    assert "best" not in words(ax.figure)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 30, 1000])
+def test_ticks_are_epochs_that_there_are(epochs: int, tmp_path: Path) -> None:
+    (ax,) = drawn(history(epochs).plot(), tmp_path).axes
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == int(tick) and 1 <= tick <= epochs for tick in ticks)
+    assert low < 1 <= epochs < high
+    assert (line(ax, "training").get_marker() != "") is (epochs <= 30)
+
+
+def test_what_is_not_finite_leaves_a_gap_and_is_marked(tmp_path: Path) -> None:
+    loss = [3.0, np.nan, 2.0, np.inf, 1.0] + [0.5] * 60
+    (ax,) = drawn(dn.History(loss=loss).plot(), tmp_path).axes
+    assert list(line(ax, "not finite").get_xdata()) == [2, 4]
+    assert np.isnan(line(ax, "training").get_ydata()[[1, 3]]).all()
+    assert line(ax, "training").get_marker() == "o"  # else epoch 3, which has no neighbour, would be invisible
+    made = drawn(dn.History(loss=[1.0], metrics={"r2": [np.nan]}).plot(), tmp_path)
+    assert "no finite value" in words(made)
+
+
+def test_curves_go_where_they_are_told(figure: ModuleType, tmp_path: Path) -> None:
+    trained = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
+    own = figure.Figure()
+    ax = own.add_subplot()
+    assert trained.plot(ax=ax) is own
+    assert ax.get_ylabel() == "loss"
+    two = figure.Figure().subplots(1, 2)
+    trained.plot(ax=two)
+    assert [ax.get_ylabel() for ax in two] == ["loss", "accuracy"]
+    (ax,) = trained.plot("accuracy").axes
+    assert list(line(ax, "validation").get_ydata()) == [0.1, 0.2, 0.3]
+    made = trained.plot(["accuracy", "loss"])
+    assert [ax.get_ylabel() for ax in made.axes] == ["accuracy", "loss"]
+
+
+def test_curves_that_cannot_be_drawn(figure: ModuleType) -> None:
+    trained = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
+    with pytest.raises(dn.ArgumentError, match="no epoch was finished"):
+        dn.History().plot()
+    with pytest.raises(dn.UnknownNameError, match="unknown figure 'acuracy'; did you mean 'accuracy'"):
+        trained.plot("acuracy")
+    with pytest.raises(dn.ArgumentError, match="ax: got 1 axes, wanted one for each of loss, accuracy"):
+        trained.plot(["loss", "accuracy"], ax=figure.Figure().add_subplot())
+    with pytest.raises(dn.ArgumentError, match=r"ax\[0\]=3, wanted axes of matplotlib"):
+        trained.plot(ax=3)
+    with pytest.raises(dn.ArgumentError, match="wanted one for each of no figure"):
+        trained.plot([])
+
+
+# All of them
+
+
+def test_nothing_of_pyplot_is_touched() -> None:
+    """In a process of its own: pyplot is not even imported, and neither it nor its defaults are changed where it is."""
+    import subprocess
+
+    code = (
+        "import sys, numpy as np, deepnotes as dn; from deepnotes import plots\n"
+        "net = dn.Network([dn.Dense(4, 'tanh'), dn.Dense(2, 'softmax')], inputs=4)\n"
+        "X, y = np.ones((4, 3)), np.array([0, 1, 1])\n"
+        "def draw():\n"
+        " net.fit(X, y, epochs=2).plot(), plots.confusion_of(net, X, y), plots.weights(net), plots.diagram(net)\n"
+        "assert 'matplotlib' not in sys.modules; draw()\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "import matplotlib; matplotlib.use('agg'); before = dict(matplotlib.rcParams)\n"
+        "import matplotlib.pyplot as plt; mine = plt.figure(); draw()\n"
+        "assert plt.get_fignums() == [1] and plt.gcf() is mine and dict(matplotlib.rcParams) == before\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_the_same_figure_gives_the_same_file(tmp_path: Path) -> None:
+    for kind in ("png", "pdf"):
+        for name in ("a", "b"):
+            plots.save(history(3).plot(), tmp_path / f"{name}.{kind}")
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "found"), [("a.gif", "ends in '.gif'"), ("a", "has no ending"), (3, "path=3")])
+def test_endings_that_are_none(name: Any, found: str) -> None:
+    with pytest.raises(dn.ArgumentError, match=found):
+        plots.save(history(3).plot(), name)
+
+
+def test_a_picture_replaces_another_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "a.PNG"
+    target.write_text("old")
+
+    class Broken:
+        def savefig(self, *args: Any, **kwargs: Any) -> None:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        plots.save(Broken(), target)  # type: ignore[arg-type]
+    assert target.read_text() == "old"
+    plots.save(history(3).plot(), target)
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_command_is_told(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    net = dn.Network([dn.Dense(2)], inputs=4)
+    for draw in (
+        history(3).plot,
+        lambda: plots.weights(net),
+        lambda: plots.diagram(net),
+        lambda: plots.confusion([0], [0]),
+    ):
+        with pytest.raises(dn.MissingExtraError, match=r'to fix it: pip install "deepnotes\[plot\]"'):
+            draw()
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", "--plot", "a.png"]) == 1
+    assert 'pip install "deepnotes[plot]"' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# The command line
+
+SMALL = ["--layers", "4", "--epochs", "3", "--batch-size", "512", "--quiet", "--json"]
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_train_draws_its_curves(kind: str, tmp_path: Path, run: Any) -> None:
+    picture = tmp_path / f"curves.{kind}"
+    out, _ = run("train", "digits", *SMALL, "-o", tmp_path / "m.safetensors", "--plot", picture)
+    assert json.loads(out)["plot"] == str(picture)
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
+    content = picture.read_bytes()
+    assert content.startswith(start)
+    if kind == "svg":
+        for words in (
+            b"<!-- loss -->",
+            b"<!-- accuracy -->",
+            b"<!-- training -->",
+            b"<!-- validation -->",
+            b"best epoch",
+        ):
+            assert words in content
+
+
+@pytest.mark.parametrize(
+    ("plot", "status", "message"),
+    [
+        ("curves.gif", 2, "argument --plot: 'curves.gif' ends in '.gif', wanted .png, .svg or .pdf"),
+        ("nowhere/curves.png", 1, "cannot write nowhere/curves.png"),
+        ("m.svg", 2, "argument --plot: m.svg is where the model goes"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_before_the_training(
+    plot: str, status: int, message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits", *SMALL, "-o", "m.svg", "--plot", plot]) == status
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

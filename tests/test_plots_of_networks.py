@@ -1,0 +1,240 @@
+"""Pictures of networks: what is in them. That they look right was seen to by eye."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from drawing import REASON, drawn, words
+
+import deepnotes as dn
+from deepnotes import plots
+
+RNG = np.random.default_rng(0)
+LONG = ["a class with a very long name, number one", "a class with a very long name, number two", "$c_3$ & co"]
+X2 = RNG.normal(size=(2, 60))
+Y2 = (X2[0] > 0).astype(np.int64) + (X2[1] > 0)
+
+
+@pytest.fixture(autouse=True)
+def matplotlib() -> None:
+    pytest.importorskip("matplotlib.figure", reason=REASON)
+
+
+# Confusion
+
+
+@pytest.mark.parametrize(
+    "of",
+    [lambda c: c, lambda c: np.eye(3)[:, c], lambda c: 0.2 + 0.5 * np.eye(3)[:, c], lambda c: c.astype(np.float32)],
+)
+def test_a_confusion_matrix_counts_and_shades_by_true_class(of: Any, tmp_path: Path) -> None:
+    true, found = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 0, 2, 2, 2])
+    made = drawn(plots.confusion(of(found), of(true), classes=LONG), tmp_path)
+    ax = made.axes[0]
+    assert np.allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3, 0], [0, 1, 0], [1 / 5, 0, 4 / 5]], rtol=1e-15)
+    cells = {text.get_position(): text.get_text() for text in ax.texts}
+    assert cells[0, 0] == "2\n67%"
+    assert cells[1, 0] == "1\n33%"
+    assert cells[0, 2] == "1\n20%"
+    assert ax.get_title() == "80.0% of 10 right"
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    assert names == [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["a class wit…mber one", "a class wit…mber two", r"\$c_3\$ & co"]
+
+
+def test_a_confusion_matrix_of_a_network(tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(3, "softmax")], inputs=2, seed=0)
+    net.metadata = {"classes": ["x", "y", "z"]}
+    made = drawn(plots.confusion_of(net, X2, Y2), tmp_path)
+    accuracy = net.evaluate(X2, Y2, metrics="accuracy")["accuracy"]
+    assert made.axes[0].get_title() == f"{accuracy:.1%} of 60 right"
+    assert [label.get_text() for label in made.axes[0].get_xticklabels()] == ["x", "y", "z"]
+    one = dn.Network([dn.Dense(1, "sigmoid")], inputs=2, seed=0)
+    made = plots.confusion_of(one, X2, Y2 > 0)
+    assert made.axes[0].images[0].get_array().shape == (2, 2)
+
+
+def test_many_classes_have_less_in_their_cells(tmp_path: Path) -> None:
+    ten = drawn(plots.confusion(np.arange(10), np.arange(10)), tmp_path).axes[0]
+    assert sorted(text.get_text() for text in ten.texts) == [""] * 90 + ["1"] * 10
+    many = drawn(plots.confusion(np.arange(25), np.arange(25)), tmp_path).axes[0]
+    assert len(many.texts) == 0
+    assert many.images[0].get_array().shape == (25, 25)
+
+
+def test_a_class_that_never_occurs(tmp_path: Path) -> None:
+    ax = drawn(plots.confusion([0, 0], [0, 0], classes=["here", "never"]), tmp_path).axes[0]
+    assert np.array_equal(ax.images[0].get_array(), [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("predictions", "Y", "options", "error", "message"),
+    [
+        ([0, 1], [0], {}, dn.ShapeError, "Y has 1 samples and predictions have 2"),
+        ([], [], {}, dn.DataError, "predictions hold no samples"),
+        ([0, -1], [0, 1], {}, dn.DataError, "predictions holds -1, wanted class indices"),
+        ([0, 1], [0, 0.5], {}, dn.DataError, "Y holds 0.5, wanted class indices"),
+        ([0, np.nan], [0, 1], {}, dn.DataError, "not finite"),
+        ([0, 1e9], [0, 1], {}, dn.DataError, "wanted class indices below 1000"),
+        (["a", "b"], [0, 1], {}, dn.DTypeError, "predictions: got an array of <U1"),
+        ([0, 2], [0, 1], {"classes": ["a", "b"]}, dn.ArgumentError, r"classes=\['a', 'b'\], wanted 3 names"),
+        ([0, 1], [0, 1], {"classes": "ab"}, dn.ArgumentError, "classes='ab', wanted 2 names"),
+        (np.zeros((2, 2, 2)), [0, 1], {}, dn.ShapeError, r"predictions has shape \(2, 2, 2\)"),
+        ([0, 1], [0, 1], {"ax": "here"}, dn.ArgumentError, "ax='here', wanted axes of matplotlib"),
+    ],
+)
+def test_confusions_that_cannot_be_drawn(
+    predictions: Any, Y: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        plots.confusion(predictions, Y, **options)
+
+
+# Boundary
+
+
+def separating() -> dn.Network:
+    """Return a network that knows the class by the sign of the first input alone."""
+    net = dn.Network([dn.Dense(1, "sigmoid")], inputs=2, dtype="float64")
+    net.parameters["W1"] = [[4.0, 0.0]]
+    return net
+
+
+def test_a_boundary_lies_where_the_network_changes_its_mind(tmp_path: Path) -> None:
+    made = drawn(plots.boundary(separating(), X2, X2[0] > 0, classes=LONG[:2]), tmp_path)
+    ax = made.axes[0]
+    image = ax.images[0].get_array()
+    assert image.shape == (256, 256, 3)
+    left, right = image[:, 5], image[:, -5]
+    assert np.ptp(left, axis=0).max() < 1e-12  # the second input does not matter
+    assert abs(left[0] - right[0]).max() > 0.2
+    (segment,) = [
+        path.vertices for contours in ax.collections if hasattr(contours, "levels") for path in contours.get_paths()
+    ]
+    assert abs(segment[:, 0]).max() < 1e-3
+    points = np.concatenate([scatter.get_offsets() for scatter in ax.collections if not hasattr(scatter, "levels")])
+    assert sorted(map(tuple, points)) == sorted(map(tuple, X2.T))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a class wit…mber one", "a class wit…mber two"]
+
+
+@pytest.mark.parametrize("k", [2, 3, 10, 12])
+def test_each_class_has_a_region_and_points_of_its_own(k: int, tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(k, "softmax")], inputs=2, seed=0)
+    labels = np.arange(60) % k
+    (ax,) = drawn(plots.boundary(net, X2, np.eye(k)[:, labels], resolution=40), tmp_path).axes
+    scatters = [each for each in ax.collections if not hasattr(each, "levels")]
+    assert [len(each.get_offsets()) for each in scatters] == [int((labels == i).sum()) for i in range(k)]
+    shapes = {(each.get_paths()[0].vertices.tobytes(), tuple(each.get_facecolor()[0])) for each in scatters}
+    assert len(shapes) == min(k, 10)
+
+
+def test_a_quantity_is_drawn_as_levels(tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(1)], inputs=2, dtype="float64")
+    net.parameters["W1"] = [[1.0, 0.0]]
+    net.metadata = {"features": ["length (cm)", "cost in $"]}
+    made = drawn(plots.boundary(net, X2, X2[0], resolution=16), tmp_path)
+    ax = made.axes[0]
+    values = np.asarray(ax.images[0].get_array())
+    assert values.shape == (16, 16)
+    low, high = ax.get_xlim()
+    assert np.allclose(values, np.linspace(low, high, 16), rtol=0, atol=1e-12)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("length (cm)", r"cost in \$")
+    assert made.axes[1].get_ylabel() == "output"
+
+
+def test_one_point_and_no_targets(tmp_path: Path) -> None:
+    for net in (separating(), dn.Network([dn.Dense(1)], inputs=2, seed=0)):
+        (ax, *_) = drawn(plots.boundary(net, np.zeros((2, 1)), resolution=8), tmp_path).axes
+        assert ax.get_xlim() == (-1, 1)
+        assert ax.get_legend() is None
+
+
+def test_boundaries_that_cannot_be_drawn() -> None:
+    net = separating()
+    cases: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
+        (dn.Network([dn.Dense(1)], inputs=3), (X2,), {}, dn.ShapeError, "the network has 3 inputs, wanted 2"),
+        (dn.Network([dn.Dense(3)], inputs=2), (X2,), {}, dn.ArgumentError, "3 outputs that are no classes"),
+        (dn.Network([dn.Dense(3, "sigmoid")], inputs=2), (X2,), {}, dn.ArgumentError, "3 sigmoid outputs"),
+        (net, (X2.T,), {}, dn.ShapeError, r"X has shape \(60, 2\), .*X\.T would fit"),
+        (net, (X2[:, :0],), {}, dn.ShapeError, r"X has shape \(2, 0\)"),
+        (net, (np.full((2, 2), np.nan),), {}, dn.DataError, "X holds numbers that are not finite"),
+        (net, (X2, [0, 1]), {}, dn.ShapeError, r"Y has shape \(2,\) and X has 60 samples"),
+        (net, (X2,), {"resolution": 1}, dn.ArgumentError, "resolution=1, wanted a whole number of at least 2"),
+        (net, (X2,), {"classes": ["one"]}, dn.ArgumentError, "wanted 2 names"),
+    ]
+    for network, arguments, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            plots.boundary(network, *arguments, **options)
+
+
+# Weights
+
+
+@pytest.mark.parametrize(
+    ("units", "inputs", "shape"), [(3, 16, None), (64, 64, None), (100, 64, None), (5, 30, (3, 10))]
+)
+def test_the_weights_of_each_neuron_are_an_image(units: int, inputs: int, shape: Any, tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(units, "relu"), dn.Dense(2)], inputs=inputs, seed=0)
+    made = drawn(plots.weights(net, shape=shape), tmp_path)
+    ax = made.axes[0]
+    (image,) = ax.images
+    mosaic = np.ma.filled(image.get_array(), np.nan)
+    n = min(units, 64)
+    W = np.asarray(net.parameters["W1"], dtype=np.float64)[:n]
+    assert np.isfinite(mosaic).sum() == W.size
+    assert sorted(mosaic[np.isfinite(mosaic)]) == sorted(W.ravel())
+    height, width = shape or (round(inputs**0.5),) * 2
+    assert np.array_equal(mosaic[:height, :width], W[0].reshape(height, width))
+    assert np.array_equal(mosaic[:height, width + 1 : 2 * width + 1], W[1].reshape(height, width))
+    assert image.norm.vmin == -image.norm.vmax == -abs(W).max()
+    assert (
+        ax.get_title()
+        == ("weights of the first 64 of 100" if units == 100 else f"weights of {units}") + " neurons of layer 1"
+    )
+
+
+def test_weights_that_are_no_images() -> None:
+    net = dn.Network([dn.Dense(2)], inputs=30)
+    for options, message in (
+        ({}, r"30 inputs, which fill no square; wanted shape=\(height, width\)"),
+        ({"shape": (5, 5)}, r"shape=\(5, 5\) has 25 pixels, and the network 30 inputs"),
+        ({"shape": 5}, r"shape=5, wanted \(height, width\)"),
+        ({"shape": (5, 6), "most": 0}, "most=0"),
+    ):
+        with pytest.raises(dn.ArgumentError, match=message):
+            plots.weights(net, **options)
+    with pytest.raises(dn.ArgumentError, match="the first layer is Dropout"):
+        plots.weights(dn.Network([dn.Dropout(0.5), dn.Dense(2)], inputs=4))
+
+
+# Diagram
+
+
+def test_a_diagram_has_every_layer_and_shape(tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(2048, "leaky_relu"), dn.Dropout(0.25), dn.Dense(10, "softmax")], inputs=784)
+    made = drawn(plots.diagram(net), tmp_path)
+    written = words(made).split("\n")
+    for wanted in ("input", "(784, m)", "dense", "leaky relu", "(2,048, m)", "W1 2,048×784", "b1 2,048×1", "dropout"):
+        assert wanted in written
+    for wanted in ("0.25", "W2 10×2,048", "b2 10×1", "softmax", "(10, m)", "1,628,170 parameters, float32"):
+        assert wanted in written
+    assert written.count("(2,048, m)") == 2
+    ax = made.axes[0]
+    lines = [each for each in ax.collections if hasattr(each, "get_segments")]
+    neurons = [each for each in ax.collections if not hasattr(each, "get_segments")]
+    assert [len(each.get_offsets()) for each in neurons] == [8, 8, 8, 10]
+    assert [len(each.get_segments()) for each in lines] == [8 * 8, 8, 8 * 10]
+    assert written.count("⋮") == 3
+
+
+def test_a_diagram_of_layers_of_ones_own(tmp_path: Path) -> None:
+    class Square(dn.Layer):
+        pass
+
+    class Cube(dn.ActivationFunction):
+        pass
+
+    net = dn.Network([dn.Dense(1, Cube()), Square()], inputs=1)
+    written = words(drawn(plots.diagram(net), tmp_path)).split("\n")
+    assert {"square", "Cube", "2 parameters, float32"} <= set(written)

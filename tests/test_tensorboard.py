@@ -1,0 +1,178 @@
+"""What TensorBoard would show: the event files, read back."""
+
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+
+REASON = "reading event files needs deepnotes[tensorboard]"
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(4, 60))
+Y = (X[0] > 0).astype(np.int64)
+
+
+def network() -> dn.Network:
+    return dn.Network([dn.Dense(5, "tanh"), dn.Dense(2, "softmax")], inputs=4, seed=0)
+
+
+def events(directory: Path) -> Iterator[Any]:
+    """Yield the events of a run, from all its files, in the order of their names, as TensorBoard does.
+
+    A file is a sequence of records: the length in 8 bytes, its check sum in 4, the event, its check sum in 4.
+    """
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason=REASON)
+    for path in sorted(directory.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            yield event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+
+
+def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return step and value of each scalar by its tag."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in events(directory):
+        for value in event.summary.value:
+            if not value.HasField("histo"):
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def histograms(directory: Path) -> dict[str, list[tuple[int, Any]]]:
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for event in events(directory):
+        for value in event.summary.value:
+            if value.HasField("histo"):
+                found.setdefault(value.tag, []).append((event.step, value.histo))
+    return found
+
+
+def as_written(values: list[float], first: int = 1) -> list[tuple[int, float]]:
+    """Return values with their epochs, as float32, which event files hold."""
+    return [(epoch, float(np.float32(value))) for epoch, value in enumerate(values, start=first)]
+
+
+@pytest.fixture(autouse=True)
+def writer() -> None:
+    pytest.importorskip("tensorboardX", reason="writing for TensorBoard needs deepnotes[tensorboard]")
+
+
+def test_all_figures_of_a_history_are_written(tmp_path: Path) -> None:
+    board = dn.TensorBoard(tmp_path / "new" / "run")
+    rate = dn.StepDecay(0.1, every=4)
+    history = network().fit(
+        X, Y, optimizer=dn.SGD(rate), epochs=5, validation=(X, Y), metrics=["accuracy"], callbacks=[board]
+    )
+    training, validation = (scalars(tmp_path / "new" / "run" / name) for name in ("training", "validation"))
+    assert training == {
+        "loss": as_written(history.loss),
+        "learning_rate": as_written(history.learning_rate),
+        "seconds": as_written(history.seconds),
+    }
+    assert validation == {"loss": as_written(history.val_loss), "accuracy": as_written(history.metrics["val_accuracy"])}
+    assert len(set(history.learning_rate)) > 1
+    assert not histograms(tmp_path / "new" / "run" / "training")
+
+
+def test_without_validation_the_metrics_are_of_the_training(tmp_path: Path) -> None:
+    history = network().fit(X, Y, epochs=2, metrics=["accuracy"], callbacks=[dn.TensorBoard(str(tmp_path))])
+    assert scalars(tmp_path / "training")["accuracy"] == as_written(history.metrics["accuracy"])
+    assert not (tmp_path / "validation").exists()
+
+
+def test_histograms_are_of_the_parameters_of_that_epoch(tmp_path: Path) -> None:
+    net, kept = network(), {}
+
+    class Keep(dn.Callback):
+        def on_epoch(self, training: Any) -> None:
+            kept[training.epoch] = {name: np.array(value) for name, value in net.parameters.items()}
+
+    net.fit(X, Y, epochs=5, callbacks=[dn.TensorBoard(tmp_path, histograms=2), Keep()])
+    found = histograms(tmp_path / "training")
+    assert found.keys() == {"W1", "b1", "W2", "b2"}
+    for name, of_name in found.items():
+        assert [step for step, _ in of_name] == [2, 4]
+        for step, histogram in of_name:
+            values = kept[step][name].astype(np.float64)
+            assert histogram.num == sum(histogram.bucket) == values.size
+            assert (histogram.min, histogram.max) == (values.min(), values.max())
+            assert histogram.sum == pytest.approx(values.sum(), rel=1e-12)
+
+
+def test_parameters_that_are_all_equal_have_a_histogram(tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(2, "softmax", "zeros")], inputs=4, seed=0)
+    net.fit(np.zeros((4, 4)), [0, 1, 0, 1], epochs=1, batch_size=4, callbacks=[dn.TensorBoard(tmp_path, histograms=1)])
+    ((step, histogram),) = histograms(tmp_path / "training")["W1"]
+    assert (step, histogram.num, histogram.min, histogram.max) == (1, 8, 0, 0)
+
+
+def test_a_training_that_goes_on_takes_over_from_where_it_does(tmp_path: Path) -> None:
+    settings = {"checkpoint": tmp_path / "run", "every": 2, "shuffle": False}
+    network().fit(X, Y, epochs=4, callbacks=[dn.TensorBoard(tmp_path / "board")], **settings)
+    net = dn.load(next((tmp_path / "run").glob("*.safetensors")))
+    history = net.fit(X, Y, epochs=6, resume=True, callbacks=[dn.TensorBoard(tmp_path / "board")], **settings)
+    assert scalars(tmp_path / "board" / "training")["loss"] == as_written(history.loss)
+    starts = [event.step for event in events(tmp_path / "board" / "training") if event.HasField("session_log")]
+    assert starts == [1, 5]  # TensorBoard forgets what a run had from there on
+
+
+def test_one_callback_serves_several_trainings(tmp_path: Path) -> None:
+    board = dn.TensorBoard(tmp_path)
+    for _ in range(2):
+        network().fit(X, Y, epochs=2, callbacks=[board])
+    assert [step for step, _ in scalars(tmp_path / "training")["loss"]] == [1, 2, 1, 2]
+
+
+def test_the_files_are_whole_when_a_training_is_interrupted(tmp_path: Path) -> None:
+    class Stop(dn.Callback):
+        def on_epoch(self, training: Any) -> None:
+            if training.epoch == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        network().fit(X, Y, epochs=5, callbacks=[dn.TensorBoard(tmp_path), Stop()])
+    assert [step for step, _ in scalars(tmp_path / "training")["loss"]] == [1, 2, 3]
+
+
+def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard itself is not installed"
+    )
+    history = network().fit(X, Y, epochs=3, callbacks=[dn.TensorBoard(tmp_path, histograms=1)])
+    run = reading.EventAccumulator(str(tmp_path / "training"), size_guidance={"histograms": 0})
+    run.Reload()
+    assert [(event.step, event.value) for event in run.Scalars("loss")] == as_written(history.loss)
+    assert len(run.Histograms("W1")) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(-1, "histograms=-1, wanted a whole"), (1.5, "histograms=1.5"), (True, "True")]
+)
+def test_wrong_arguments(value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(dn.ArgumentError, match=message):
+        dn.TensorBoard(tmp_path, histograms=value)
+    with pytest.raises(dn.ArgumentError, match="path=3, wanted the path"):
+        dn.TensorBoard(3)  # type: ignore[arg-type]
+
+
+def test_a_directory_that_cannot_be_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    net = network()
+    before = net.flat()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(dn.DeepnotesError, match=r"cannot write to .*file"):
+            net.fit(X, Y, callbacks=[dn.TensorBoard(path)])
+    assert np.array_equal(net.flat(), before)
+
+
+def test_without_tensorboardx_the_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(dn.MissingExtraError, match=r'pip install "deepnotes\[tensorboard\]"'):
+        network().fit(X, Y, callbacks=[dn.TensorBoard(tmp_path)])
