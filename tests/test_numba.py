@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 import deepnotes as dn
 
 pytest.importorskip("numba")
+from numba.core.dispatcher import Dispatcher
+
 import deepnotes_numba
 from deepnotes_numba import compiling
 
@@ -104,6 +107,19 @@ def test_a_processor_with_narrower_registers_trains_to_the_same_numbers(
     for pair in zip(json.loads(processes[0].stdout), figures(False), strict=True):
         narrow, wide = (np.array([float.fromhex(number) for number in numbers]) for numbers in pair)
         assert abs(narrow - wide).max() <= 1e-12 * abs(wide).max()
+
+
+def test_no_two_compiled_functions_have_one_name() -> None:
+    """In the cache they are told apart by that alone; else a process that loads what two others compiled errs."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for path in FOLDER.glob("*.py"):
+        module = import_module(f"deepnotes_numba.{path.stem}" if path.stem != "__init__" else "deepnotes_numba")
+        for function in vars(module).values():
+            if isinstance(function, Dispatcher):
+                python = function.py_func
+                found.setdefault((python.__module__, python.__qualname__), set()).add(id(python))
+    assert len(found) > 60
+    assert [name for name, functions in found.items() if len(functions) > 1] == []
 
 
 def test_any_change_of_any_file_opens_a_new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

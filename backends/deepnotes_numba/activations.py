@@ -7,7 +7,7 @@ from math import pi, sqrt
 
 import numpy as np
 
-from deepnotes_numba.compiling import inlined, jit
+from deepnotes_numba.compiling import inlined, jit, jit_for
 from deepnotes_numba.functions import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.vectors import block, matrix, view
 
@@ -118,7 +118,7 @@ def _softplus_slope(option, z):
 
 
 def _in_place(g):
-    @jit
+    @jit_for(g)
     def run(option, A):
         for i in range(A.shape[0]):
             A[i] = g(option, A[i])
@@ -129,7 +129,7 @@ def _in_place(g):
 def mapped(g):
     """Return a function that writes ``g(option, z)`` for each element of Z to A."""
 
-    @jit
+    @jit_for(g)
     def run(option, Z, A):
         for i in range(Z.shape[0]):
             A[i] = g(option, Z[i])
@@ -138,7 +138,7 @@ def mapped(g):
 
 
 def _times(slope):
-    @jit
+    @jit_for(slope)
     def run(option, D, X):
         for i in range(D.shape[0]):
             D[i] *= slope(option, X[i])

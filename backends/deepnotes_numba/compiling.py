@@ -81,6 +81,20 @@ def jit(function: Callable[..., Any]) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
+def jit_for(*made_for: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return :func:`jit` for a function that is made anew for each of some others, by whose names it is told apart.
+
+    In the code that is kept on disk, functions of one name differ by a number that each process counts anew. A process
+    that has the code of two others, or some of its own, would take one for the other, and compute something else.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        function.__qualname__ = ".".join([function.__qualname__, *(of.__name__ for of in made_for)])
+        return jit(function)
+
+    return decorate
+
+
 def inlined(function: Callable[..., Any]) -> Any:
     """Return `function` as :func:`jit` does, but so that it becomes a part of whatever calls it."""
     return numba.njit(forceinline=True, **OPTIONS)(function)

@@ -6,7 +6,7 @@ row of class indices where `labelled`) and of rows: c, each sample's share of th
 
 import numpy as np
 
-from deepnotes_numba.compiling import inlined, jit
+from deepnotes_numba.compiling import inlined, jit, jit_for
 from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, log, log1p, softplus
 from deepnotes_numba.vectors import as_of, block, matrix, view
 
@@ -115,7 +115,7 @@ def target(i, y, labelled):
 def _over_outputs(loss, derivative):
     """Return a function that sums `loss` over the outputs, and writes the derivatives."""
 
-    @jit
+    @jit_for(loss, derivative)
     def run(option, work, x, a, d, y, c, L, k, labelled, share):
         S = block(work)
         X, A, D = matrix(work, x, k, S), matrix(work, a, k, S), matrix(work, d, k, S)
