@@ -15,6 +15,9 @@ from deepnotes.bench.timing import is_unreliable, scatter, seconds
 from deepnotes.errors import BackendUnavailable, UnknownNameError
 from deepnotes.registry import available_backends, get_backend
 
+collect_ignore = ["gpu"]
+"""That one is a command of its own, ``python -m benchmarks.gpu``, and has no tests for pytest."""
+
 ROUNDS = 7
 Timed = Callable[..., Any]
 

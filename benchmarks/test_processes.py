@@ -28,7 +28,7 @@ def test_memory(benchmark: Any, backend: Backend, form: str, tmp_path: Path) -> 
     """By how many bytes the peak of the resident size grows while a network is trained."""
     path = tmp_path / "rows.npy"
     np.save(path, memory.CASE.data(memory.SAMPLES)[0])
-    code = memory.GROWTH.format(backend=backend.name, form=form, path=path)
+    code = memory.GROWTH.format(backend=backend.name, form=form, path=str(path))
     grown = benchmark.pedantic(memory.said_by, (code,), rounds=1)
     benchmark.extra_info["growth"] = grown
     assert grown / memory.MB <= memory.allowed()

@@ -16,12 +16,12 @@ Rows = list[list[str]]
 
 
 class Best(NamedTuple):
-    """The contender to take, those that are as fast as far as can be told, and how many times the slowest takes."""
+    """The contender to take, those as fast as far as can be told, and the best of another backend: it takes `times`."""
 
     contender: Contender
     equals: list[str]
     times: float
-    slowest: str
+    next: str | None
     sure: bool
 
 
@@ -35,12 +35,13 @@ def best(found: Found, contenders: Sequence[Contender]) -> Best:
 
     level = [c for c in contenders if times[c.name] <= times[fastest] * (1 + noise(c.name))]
     chosen = min(level, key=lambda c: (c.threads or 1, times[c.name]))
-    slowest = max(times, key=times.__getitem__)
+    others = [c.name for c in contenders if c.backend.name != chosen.backend.name]
+    behind = min(others, key=times.__getitem__, default=None)
     return Best(
         chosen,
         [c.name for c in level if c is not chosen],
-        times[slowest] / times[chosen.name],
-        slowest,
+        1.0 if behind is None else times[behind] / times[chosen.name],
+        behind,
         chosen.name not in found["unreliable"],
     )
 
@@ -80,13 +81,13 @@ def rows(steps: Found, predictions: Sequence[Found], contenders: Sequence[Conten
 
 
 def advice(what: str, found: Found, contenders: Sequence[Contender]) -> str:
-    """Return whom to take, in a sentence: what for, how much faster than the slowest, and what to write."""
+    """Return whom to take, in a sentence: what for, what to write, how much faster than others."""
     b = best(found, contenders)
     words = f"for {what} take {b.contender.name}: {b.contender.options}"
     if b.contender.environment:
         words += f", with {b.contender.environment} in the environment"
-    if b.slowest not in {b.contender.name, *b.equals}:
-        words += f"; {figure(b.times)} times as fast as {b.slowest}"
+    if b.next is not None and b.next not in b.equals:
+        words += f"; {figure(b.times)} times as fast as {b.next}"
     if b.equals:
         words += f"; as fast as far as can be told: {', '.join(b.equals)}"
     return words if b.sure else f"{words} (unreliable: the machine was busy with something else, or its clock changed)"
