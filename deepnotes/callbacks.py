@@ -82,7 +82,7 @@ class EarlyStopping(Callback):
         """Forget the last training, and see that what is to be watched will be there."""
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
-        self._size = training.plan.layout.size
+        self._size = training.network.layout.size
         if self.monitor is not None and self.monitor not in training.watched:
             raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
 

@@ -35,7 +35,8 @@ def best(found: Found, contenders: Sequence[Contender]) -> Best:
 
     level = [c for c in contenders if times[c.name] <= times[fastest] * (1 + noise(c.name))]
     chosen = min(level, key=lambda c: (c.threads or 1, times[c.name]))
-    others = [c.name for c in contenders if c.backend.name != chosen.backend.name]
+    backends = {c.name: c.backend.name for c in contenders}
+    others = [name for name, backend in backends.items() if backend != backends[chosen.name]]
     behind = min(others, key=times.__getitem__, default=None)
     return Best(
         chosen,
