@@ -1,5 +1,6 @@
 """The Numba backend's team of threads: each has its part, nobody passes a barrier early, an error in one ends all."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -108,3 +109,17 @@ def test_a_thread_that_cannot_be_started_leaves_none_waiting() -> None:
     with pytest.raises(RuntimeError, match="can't start"):
         within(60, team.run, 3, lambda *arguments: came.append(meet(*arguments)))
     assert came == [False]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let threads be moved")
+def test_threads_begin_on_other_cores_than_the_one_that_waits_for_them() -> None:
+    granted = os.sched_getaffinity(0)
+    cores: dict[int, set[int]] = {}
+
+    def function(rank: int, size: int, meeting: np.ndarray) -> None:
+        cores[rank] = set(os.sched_getaffinity(0))
+
+    team.run(3, function)
+    assert cores[0] == os.sched_getaffinity(0) == granted  # the caller's own thread stays as it was
+    left = 1 if len(granted) > 1 else 0
+    assert [len(granted - cores[rank]) for rank in (1, 2)] == [left, left]

@@ -17,7 +17,7 @@ from deepnotes_numba.vectors import WORD
 LINE = 16
 """Words that two neighbouring cache lines hold: what is written often lies apart from what is read often."""
 ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
-SPINS = 4096
+SPINS = 256
 """Looks at a barrier before a thread offers its core to others."""
 
 _pass_on = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
