@@ -8,8 +8,8 @@ from typing import TypeVar
 
 Name = TypeVar("Name")
 
-PAUSE_SECONDS = 0.05
-"""Before each turn: the threads of the one before wait awake for a while, and would take a core from the next."""
+PAUSE_SECONDS = 0.15
+"""Before each turn: the threads of the one before (a BLAS keeps its own awake for 0.1 s) would take a core from the next."""
 
 UNRELIABLE = 0.2
 """The :func:`scatter` from which on a result is marked as unreliable."""
