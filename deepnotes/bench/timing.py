@@ -9,7 +9,7 @@ from typing import TypeVar
 Name = TypeVar("Name")
 
 PAUSE_SECONDS = 0.15
-"""Before each turn: the threads of the one before (a BLAS keeps its own awake for 0.1 s) would take a core from the next."""
+"""Before each turn: threads of the one before would take a core from the next; a BLAS keeps its own awake for 0.1 s."""
 
 UNRELIABLE = 0.2
 """The :func:`scatter` from which on a result is marked as unreliable."""
