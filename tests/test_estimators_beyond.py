@@ -233,7 +233,7 @@ def test_callbacks_see_and_end_the_training(estimator, backend, tmp_path) -> Non
     assert watching.losses == model.loss_curve_ == model.history_.loss
     model = of(estimator, callbacks=[dn.EarlyStopping(2, min_delta=1e3)], max_iter=50, backend=backend).fit(X, y)
     assert model.n_iter_ == 4
-    with pytest.warns(UserWarning, match="interrupted by user"):
+    with pytest.warns(UserWarning, match="training was interrupted"):
         model = of(estimator, callbacks=[Interrupting()], max_iter=50, backend=backend).fit(X, y)
     assert model.n_iter_ == 2
     assert np.isfinite(model.predict(X)).all()

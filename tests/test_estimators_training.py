@@ -231,7 +231,7 @@ def test_partial_fit_of_classes() -> None:
         dn.DenseClassifier().partial_fit([[1], [2]], [1, 0])
     for estimator in BOTH:
         assert not hasattr(estimator(solver="lbfgs"), "partial_fit")
-        with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
+        with pytest.raises(ValueError, match="partial_fit: early_stopping=True"):
             estimator(early_stopping=True).partial_fit(
                 [[1], [2]], [1, 0], **({"classes": [0, 1]} if estimator is dn.DenseClassifier else {})
             )
@@ -240,7 +240,7 @@ def test_partial_fit_of_classes() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_diverges(backend) -> None:
     X = np.finfo(float).max * np.random.default_rng(0).uniform(size=(10, 2))
-    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+    with pytest.raises(ValueError, match="no longer finite"):
         dn.DenseRegressor(backend=backend).fit(X, np.arange(10.0))
     model = dn.DenseRegressor(
         activation="identity", solver="sgd", learning_rate_init=1.0, max_iter=20, early_stopping=True, random_state=0,
@@ -323,7 +323,7 @@ def test_early_stopping_keeps_the_best_and_tells_the_curves(estimator, backend) 
     model = estimator(tol=0.2, max_iter=3000, solver="sgd", backend=backend).fit(X, y)
     assert model.validation_scores_ is model.best_validation_score_ is None
     assert model.best_loss_ == min(model.loss_curve_)
-    with pytest.raises(ValueError, match="The validation set is too small"):
+    with pytest.raises(ValueError, match="to validate with, wanted at least 2"):
         dn.DenseRegressor(early_stopping=True).fit(X[:2], y[:2])
     with pytest.raises(ValueError, match="least populated class"):
         dn.DenseClassifier(early_stopping=True).fit([[1, 2], [2, 3], [3, 4], [4, 5]], [0, 0, 0, 1])

@@ -118,13 +118,15 @@ class DenseEstimator(BaseEstimator, ABC):
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
-            raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
+            raise AttributeError("partial_fit: solver='lbfgs' wants all samples at once; take 'adam' or 'sgd'")
         return True
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
         sizes = architecture.hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
-            raise ArgumentError("partial_fit does not support early_stopping=True")
+            raise ArgumentError(
+                "partial_fit: early_stopping=True holds samples out of a whole fit; wanted early_stopping=False"
+            )
         watchers = self._watchers()
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         given = y
@@ -275,7 +277,7 @@ class DenseEstimator(BaseEstimator, ABC):
         samples = len(y)
         if self.batch_size != "auto" and self.batch_size > samples:
             warnings.warn(
-                f"Got `batch_size`={self.batch_size} larger than the sample size {samples}. It is going to be clipped",
+                f"batch_size={self.batch_size} is more than there are samples, and taken for {samples}",
                 stacklevel=5,
             )
         batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), samples)
@@ -294,7 +296,7 @@ class DenseEstimator(BaseEstimator, ABC):
             with np.errstate(all="ignore"):
                 run_fit(training, self._program(program, data, network), evaluate)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warnings.warn("the training was interrupted; the parameters are those that it had reached", stacklevel=5)
         except NonFiniteLossError as error:
             if not self.early_stopping:
                 raise _not_finite(str(error)) from error
@@ -302,8 +304,7 @@ class DenseEstimator(BaseEstimator, ABC):
         else:
             if not incremental and not training.stop and self.n_iter_ == self.max_iter:
                 warnings.warn(
-                    f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                    "converged yet.",
+                    f"all epochs, max_iter={self.max_iter}, were made before the training converged",
                     ConvergenceWarning,
                     stacklevel=5,
                 )
@@ -320,7 +321,8 @@ class DenseEstimator(BaseEstimator, ABC):
         )
         if len(held_out) < 2:
             raise ArgumentError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+                f"validation_fraction={self.validation_fraction} leaves {len(held_out)} of {len(y)} samples to "
+                "validate with, wanted at least 2"
             )
         X = X.tocsr() if issparse(X) else X
         w_train, w_val = (None, None) if weights is None else (weights[train], weights[held_out])
@@ -369,6 +371,5 @@ class DenseEstimator(BaseEstimator, ABC):
 
 def _not_finite(cause: str) -> DataError:
     return DataError(
-        "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-        f"preprocessed: {cause}"
+        f"the parameters or the loss are no longer finite; large values in X may want to be standardized: {cause}"
     )
