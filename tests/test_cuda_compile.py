@@ -1,6 +1,7 @@
 """The CUDA kernels compiled by NVRTC, without a GPU, for each architecture: it takes them, and nothing spills."""
 
 import re
+from pathlib import Path
 
 import pytest
 from cuda_nvrtc import ARCHITECTURES, all_of_them, compiled, nvrtc, table
@@ -55,11 +56,14 @@ def test_memory_is_accessed_16_bytes_at_a_time(dtype: str) -> None:
             assert ".f64" not in bodies[name], name
 
 
-def test_a_table_of_registers_can_be_printed() -> None:
-    """``python tests/cuda_nvrtc.py`` prints it; docs/cuda.md has it."""
-    head, _, *rows = table()
+def test_the_table_of_registers_is_what_nvrtc_says() -> None:
+    """``python tests/cuda_nvrtc.py`` prints it; docs/cuda.md has it, of the version that it names."""
+    head, _, *rows = lines = list(table())
     assert head.count("|") == 3 + 2 * len(MACHINES)
     assert len(rows) == len(kernels())
+    page = (Path(__file__).parent.parent / "docs" / "cuda.md").read_text(encoding="utf-8")
+    if f"as NVRTC {'.'.join(map(str, nvrtc().getVersion()))} says" in page:
+        assert "\n".join(lines) in page
 
 
 def test_what_plain_nvcc_would_take_is_refused() -> None:

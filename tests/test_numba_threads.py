@@ -273,6 +273,19 @@ def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: l
     assert pace.choose(1, 2, 10**6, 100, True) == (1, False, 100)
 
 
+def test_short_calls_are_judged_together() -> None:
+    """Epochs of a few steps, none of which is enough by itself: the number of threads is found all the same."""
+    pace, done = threads.Pace(), {2: 0, 1: 0}
+    for call in range(3000):
+        size, _, steps = pace.choose(2, 9, 2 * 10**6, 24, False)
+        assert steps == 24
+        pace.note(size, steps * 2 * 10**6, steps * {2: 3.0, 1: 2.0}[size])
+        done[size] += 1
+        if call == 7:
+            assert done == {2: 4, 1: 4}  # one trial each: four calls have half the work that one is meant to have
+    assert 0 < done[2] < 0.1 * done[1]
+
+
 # --- many at once, and too few --------------------------------------------------------------------------------------
 
 

@@ -81,15 +81,18 @@ class Pace:
 
     def __init__(self) -> None:
         self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
+        self._noted: dict[int, tuple[int, float]] = {}
         self._used: defaultdict[int, int] = defaultdict(int)
         self._turn = self._since = 0
+        self._on_trial: int | None = None
 
     def choose(
         self, asked: int | None, blocks: int, multiplications: int, steps: int, rows: bool
     ) -> tuple[int, bool, int]:
         """Return the number of threads, whether they split rows, and for how many of the steps.
 
-        Where the clock is asked, all numbers are tried at first, and later again what was not used for the longest.
+        Where the clock is asked, all numbers are tried at first, and later again what was not used for the longest; a
+        trial lasts until there is enough to judge by.
         """
         most, split = choose(asked, blocks, multiplications, steps, rows)
         if most == 1 or multiplications >= most * WORK_BEYOND_DOUBT:
@@ -97,18 +100,26 @@ class Pace:
         sizes, work = candidates(most), WORK_BETWEEN_TRIALS
         untried = [n for n in sizes if not self._recent[n]]
         size = min(sizes, key=lambda n: min(self._recent[n], default=0.0))
-        if untried or self._since >= WORK_BETWEEN_TRIALS:
-            size, work = untried[0] if untried else min(sizes, key=self._used.__getitem__), WORK_OF_TRIAL
-            self._since = 0
+        if self._on_trial in sizes or untried or self._since >= WORK_BETWEEN_TRIALS:
+            if self._on_trial not in sizes:
+                self._on_trial = untried[0] if untried else min(sizes, key=self._used.__getitem__)
+            assert self._on_trial is not None
+            size, work, self._since = self._on_trial, WORK_OF_TRIAL, 0
         return size, size > 1 and (rows or size > blocks), min(steps, max(1, work // multiplications))
 
     def note(self, size: int, multiplications: int, seconds: float) -> None:
-        """Remember how long some steps took, unless they were too few to judge by."""
+        """Remember how long some steps took; those of short calls together, until they are enough to judge by."""
         self._turn += 1
         self._used[size] = self._turn
         self._since += multiplications
-        if multiplications >= WORK_OF_TRIAL / 2:
-            self._recent[size].append(seconds / multiplications)
+        work, spent = self._noted.pop(size, (0, 0.0))
+        work, spent = work + multiplications, spent + seconds
+        if work < WORK_OF_TRIAL / 2:
+            self._noted[size] = work, spent
+            return
+        self._recent[size].append(spent / work)
+        if size == self._on_trial:
+            self._on_trial = None
 
 
 def _blas_limit() -> int:
