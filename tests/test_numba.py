@@ -20,7 +20,7 @@ pytest.importorskip("numba")
 from numba.core.dispatcher import Dispatcher
 
 import deepnotes_numba
-from deepnotes_numba import compiling
+from deepnotes_numba import batches, compiling
 
 FOLDER = Path(deepnotes_numba.__file__).parent
 TRAIN = """
@@ -173,6 +173,16 @@ def test_the_data_are_never_copied(layout: str, tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < rows.nbytes / 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_are_asked_for_in_advance_are_those_that_are_trained_on(dtype: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(9001, 37)).astype(dtype)  # a batch of one sample at the end, too
+    assert rows.nbytes > batches.CACHE
+    nets = [dn.Network([dn.Dense(3)], inputs=37, backend="numba", dtype=dtype, seed=0) for _ in range(2)]
+    for net, X in zip(nets, (rows.T, np.ascontiguousarray(rows.T)), strict=True):  # by feature, none are asked for
+        net.fit(X, X[:3], epochs=2, batch_size=90)
+    np.testing.assert_array_equal(nets[0].flat(), nets[1].flat())
 
 
 def test_many_threads_train_and_predict_at_once() -> None:

@@ -5,23 +5,38 @@ The last block of a batch may have room for more samples than there are: it repe
 
 from deepnotes_numba.compiling import jit
 from deepnotes_numba.products import padded
-from deepnotes_numba.vectors import block, matrix, transpose, view
+from deepnotes_numba.vectors import block, matrix, prefetch, transpose, view
+
+AHEAD = 12
+"""Samples by which memory is asked in advance for rows of X: in a shuffled order the processor cannot foresee them."""
+BEGINNING = 64
+"""Elements of a row that are asked for: after so many, the processor has seen where it goes."""
+CACHE = 1 << 20
+"""Bytes of X up to which nothing is asked for: they are at hand."""
+LINE = 64
+"""Bytes that memory gives at a time."""
 
 
 @jit
-def gather(X, by_sample, indices, work, A, turned, blocks, room, training):
-    """Write the columns of X at `indices`, for a range of blocks, to the region A, and to `turned`, turned over.
+def gather(X, by_sample, indices, m, work, A, turned, blocks, room, training):
+    """Write the columns of X at the first m of `indices`, for a range of blocks, to the region A, and to `turned`.
 
-    X is (n, samples), or (samples, n) where `by_sample`. Where not `training`, `turned` is not all filled.
+    X is (n, samples), or (samples, n) where `by_sample`; the samples at the other indices may be wanted soon. In
+    `turned` they are turned over; where not `training`, it is not all filled.
     """
     S = block(work)
     n = X.shape[1] if by_sample else X.shape[0]
     step = padded(n, work) * S
-    last = indices.shape[0] - 1
+    last, end = m - 1, indices.shape[0] - 1
+    asked, line = min(n, BEGINNING) if X.size * X.itemsize > CACHE else 0, LINE // X.itemsize
     for at in range(blocks[0], blocks[1]):
         if by_sample:
             for s in range(S):
                 x = X[indices[min(at * S + s, last)]]
+                if asked > 0:
+                    soon = indices[min(at * S + s + AHEAD, end)] * n
+                    for p in range(0, asked, line):
+                        prefetch(X, soon + p)
                 for p in range(0, n, S):
                     columns = min(S, n - p)
                     row, out = x[p : p + columns], view(work, turned + (p * room + at * S + s) * S, columns)
@@ -54,14 +69,14 @@ def turn(work, A, n, turned, blocks, room, part):
 
 
 @jit
-def gather_targets(Y, w, weighted, weight, indices, work, targets, rows, blocks):
-    """Write the targets, and what each sample counts for in a mean over the weight, of a range of blocks.
+def gather_targets(Y, w, weighted, weight, indices, m, work, targets, rows, blocks):
+    """Write the targets at the first m of `indices`, and what each counts for in a mean over the weight.
 
-    A block of `rows` begins with the row of what the samples count for.
+    For a range of blocks; a block of `rows` begins with the row of what the samples count for.
     """
     S = block(work)
     k = Y.shape[0]
-    last = indices.shape[0] - 1
+    last = m - 1
     share = 1 / weight if weight > 0 else 0.0
     for at in range(blocks[0], blocks[1]):
         y, c = matrix(work, targets + at * k * S, k, S), view(work, rows + at * 4 * S, S)

@@ -45,13 +45,14 @@ def predict(
     work = pointer(work, 0 if split else rank * places[END] * unit)
     theta, meeting = pointer(theta, 0), pointer(meeting, 0)
     for start in range(low, high, unit):
-        chosen = view(order, start, min(unit, high - start))
-        every = (0, (chosen.shape[0] + S - 1) // S)
+        onwards, count = view(order, start, samples - start), min(unit, high - start)
+        every = (0, (count + S - 1) // S)
         if part[0] == 0:
-            gather(X, by_sample, chosen, work, places[X_AT] * unit, places[X_TURNED] * unit, every, room, False)
+            inputs, turned = places[X_AT] * unit, places[X_TURNED] * unit
+            gather(X, by_sample, onwards, count, work, inputs, turned, every, room, False)
             if losses.shape[0] > 0:
-                each = places[EACH] * unit
-                gather_targets(Y, losses, False, 1.0, chosen, work, places[TARGETS] * unit, each, every)
+                targets, each = places[TARGETS] * unit, places[EACH] * unit
+                gather_targets(Y, losses, False, 1.0, onwards, count, work, targets, each, every)
         if not wait(meeting, part[1]):
             return
         if not forward(net, theta, work, every, room, part, meeting, False, 0, 0, start):

@@ -61,14 +61,15 @@ def train(
         penalty = l2 / weight if share_l2 and weight > 0 else l2
         cost = 0.0
         for start in range(0, m, unit):  # what the workspace has room for
-            chosen = view(indices, start, min(unit, m - start))
-            blocks = (chosen.shape[0] + S - 1) // S
+            begin, count = made * batch + start, min(unit, m - start)
+            onwards = view(order, begin, order.shape[0] - begin)
+            blocks = (count + S - 1) // S
             mine = (blocks * rank // size, blocks * (rank + 1) // size) if size > 1 else (0, blocks)
             taken = (0, blocks) if split else mine
-            gather(X, by_sample, chosen, work, places[X_AT] * unit, places[X_TURNED] * unit, taken, room, True)
-            gather_targets(
-                Y, w, weighted, weight / scale, chosen, work, places[TARGETS] * unit, places[EACH] * unit, mine
-            )
+            inputs, turned = places[X_AT] * unit, places[X_TURNED] * unit
+            gather(X, by_sample, onwards, count, work, inputs, turned, taken, room, True)
+            targets, each = places[TARGETS] * unit, places[EACH] * unit
+            gather_targets(Y, w, weighted, weight / scale, onwards, count, work, targets, each, mine)
             part = (0, 1)
             if split:
                 part, mine = (rank, size), (0, blocks)

@@ -85,6 +85,21 @@ def pointer_to(typingctx, address, like):
 
 
 @intrinsic
+def prefetch(typingctx, x, at):
+    """Ask for the cache line of x[at], which shall be read soon; no address is a wrong one."""
+
+    def generate(context, builder, signature, arguments):
+        place = _pointer(context, builder, signature.args[0], *arguments)
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
+        ask = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+        builder.call(ask, [place, word(0), word(3), word(1)])  # to read, to keep in every cache, data
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp), generate
+
+
+@intrinsic
 def as_of(typingctx, value, x):
     """Return a number as one of the dtype of x."""
 
