@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the benchmarks are no p
 
 from benchmarks import compare, instructions, options, redraw, report, run
 from deepnotes.bench.limits import Ceilings
+from deepnotes.equations import EQUATIONS
 
 ROOT = Path(__file__).parent.parent
 MACHINE = {
@@ -220,3 +221,12 @@ def test_the_suite_skips_absent_backends_by_name_and_keeps_limits_with_its_resul
         assert info["bytes"] > 0
         assert 0 < info["share"] < 10
         assert isinstance(info["unreliable"], bool)
+
+
+def test_every_equation_can_be_timed() -> None:
+    """Each once, untimed, with warnings as errors: what overflows on the way to a right result fails no case."""
+    words = [sys.executable, "-m", "pytest", "benchmarks/test_equations.py", "-q", "-p", "no:cacheprovider"]
+    words += ["--backend", "numpy", "--benchmark-disable"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{2 * len(EQUATIONS)} passed" in done.stdout
