@@ -100,10 +100,9 @@ class Pace:
         sizes, work = candidates(most), WORK_BETWEEN_TRIALS
         untried = [n for n in sizes if not self._recent[n]]
         size = min(sizes, key=lambda n: min(self._recent[n], default=0.0))
-        if self._on_trial in sizes or untried or self._since >= WORK_BETWEEN_TRIALS:
-            if self._on_trial not in sizes:
-                self._on_trial = untried[0] if untried else min(sizes, key=self._used.__getitem__)
-            assert self._on_trial is not None
+        if self._on_trial not in sizes and (untried or self._since >= WORK_BETWEEN_TRIALS):
+            self._on_trial = untried[0] if untried else min(sizes, key=self._used.__getitem__)
+        if self._on_trial in sizes:
             size, work, self._since = self._on_trial, WORK_OF_TRIAL, 0
         return size, size > 1 and (rows or size > blocks), min(steps, max(1, work // multiplications))
 
