@@ -83,15 +83,3 @@ def test_using_a_backend_loads_that_one_only() -> None:
     code = "import sys, deepnotes; deepnotes.get_backend('numpy'); print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {name for name in loaded if name.startswith("deepnotes_") and "." not in name} == {"deepnotes_numpy"}
-
-
-def test_no_file_outgrows_its_one_thing() -> None:
-    root = CORE.parent
-    places = [CORE, root / "backends", root / "benchmarks", root / "tests"]
-    long = {
-        str(p.relative_to(root)): n
-        for place in places
-        for p in place.rglob("*.py")
-        if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400
-    }
-    assert not long
