@@ -20,11 +20,13 @@ roundoff:
   formula keeps these digits and an unstable one loses them by cancellation, which no such bound forgives.
 - **Decisions.** Where a comparison is closer than its errors, either outcome is right; what is chosen by it is off by
   the difference of the choices. So the kinks of ReLU need no exception: they are wide where the arithmetic is not sure.
-- **Overflow.** Beyond the largest number either the value or infinity is right.
+- **Overflow.** Beyond the largest number either the value or infinity is right. The arithmetic of the bounds may
+  overflow as well, and does so without a warning: a value that is infinite even in the wider dtype has to be met, and
+  an error that is infinite, or not a number, says nothing, so that any result is within it.
 """
 
 import builtins
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -65,6 +67,18 @@ def sum_factor(k: int, u: float, random: bool) -> float:
     return min(worst, 2 * k**0.5 * u) if random else worst
 
 
+T = TypeVar("T")
+
+
+def silenced(cls: type[T]) -> type[T]:
+    """Make the methods of a class compute without floating-point warnings, whatever the caller asked NumPy for."""
+    for name, method in list(vars(cls).items()):
+        if callable(method):
+            setattr(cls, name, np.errstate(all="ignore")(method))
+    return cls
+
+
+@silenced
 class Rules:
     """The namespace of :class:`BoundedArray`: each function gives the value and, by its rule, the error.
 
