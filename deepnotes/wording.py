@@ -23,6 +23,8 @@ def shown(cell: object) -> str:
 
 def reason(error: Exception) -> str:
     """Return what an error says, for a system error the system's words."""
+    if isinstance(error, ValueError) and "embedded null" in str(error):  # each Python words it in its own way
+        return "the path contains a null byte"
     return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 

@@ -71,7 +71,8 @@ def test_importing_deepnotes_loads_no_backend_and_no_array_library_but_numpy() -
 def test_importing_deepnotes_costs_little_more_than_numpy() -> None:
     """Beyond these few small modules of Python and their own imports, nothing is loaded that is not deepnotes'."""
     code = (
-        "import sys, numpy, contextvars, copy, dataclasses, json, signal, threading; before = set(sys.modules); "
+        "import sys, numpy, contextvars, copy, dataclasses, json, pathlib, signal, threading; "
+        "before = set(sys.modules); "
         "import deepnotes; print(*sorted(set(sys.modules) - before))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
