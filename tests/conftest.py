@@ -1,11 +1,58 @@
-"""What several tests need: files, and the command line."""
+"""Shared by all tests: which of them run, what Hypothesis draws, and fixtures for files and the command line."""
 
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from deepnotes.cli import main
+
+# --- which tests run --------------------------------------------------------------------------------------------------
+
+LEFT_OUT = pytest.StashKey[int]()
+"""The number of slow tests that were left out."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option ``--slow``."""
+    parser.getgroup("deepnotes").addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow tests out unless they are asked for, by ``--slow`` or by an expression that names them."""
+    if config.getoption("--slow") or "slow" in config.getoption("-m"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+    config.stash[LEFT_OUT] = len(slow)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Report how many tests were left out and how to run them."""
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"{count} slow tests were left out: pytest --slow runs all, pytest -m slow only them"
+        )
+
+
+# --- what Hypothesis draws --------------------------------------------------------------------------------------------
+
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
+settings.register_profile("long", settings.get_profile("random"), max_examples=2000)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the same examples in every run, unless a seed or a profile is asked for."""
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("same" if config.getoption("--hypothesis-seed") is None else "random")
+
+
+# --- fixtures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)

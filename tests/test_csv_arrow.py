@@ -68,7 +68,7 @@ def files(draw):
     return (draw(st.sampled_from(["", "", "\ufeff"])) + text).encode()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=4 * settings().max_examples)
 @given(files(), st.sampled_from([EVERYTHING, Request(exclude=["c0"]), Request(columns=["c1"]), Request(text=["c1"])]))
 def test_the_same_result_or_none(data, request_):
     assert_same(data, request_)

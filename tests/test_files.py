@@ -293,7 +293,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         dn.load(tmp_path / "x")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=3 * settings().max_examples)
 @given(st.data())
 def test_noise_in_a_model_file_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "noise.safetensors"

@@ -1,6 +1,5 @@
 """Every reader of files, handed what Hypothesis makes of good ones: a DeepnotesError or what it should be, no more."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,7 @@ def test_no_file_brings_a_reader_down(name: str, tmp_path: Path) -> None:
     target, outcomes = TARGETS[name], set()
 
     @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize=bool(os.environ.get("CI")),
+        max_examples=max(EXAMPLES, settings().max_examples),
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -1,6 +1,5 @@
 """The suite as test classes of pytest: one test for each check, and properties where Hypothesis is installed."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,11 +54,11 @@ class BackendConformance:
         backend = get_backend(self.backend)
         check_gaps(backend.known_gaps if self.known_gaps is None else self.known_gaps)
 
-    def test_properties(self) -> None:
-        """Equations on inputs that Hypothesis thinks of: any sizes, constants, ties, every layout."""
+    def test_properties(self, pytestconfig: Any) -> None:
+        """Equations on inputs that Hypothesis draws: any sizes, constants, ties, every layout."""
         import pytest
 
         pytest.importorskip("hypothesis")
-        from deepnotes.testing.properties import hold_equations
+        from deepnotes.testing.properties import hold_equations, random_is_asked_for
 
-        hold_equations(get_backend(self.backend), 30 if self.quick else 150, derandomize="CI" in os.environ)
+        hold_equations(get_backend(self.backend), 30 if self.quick else 150, random_is_asked_for(pytestconfig))

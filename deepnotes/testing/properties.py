@@ -45,8 +45,16 @@ class Styled(Draw):
         return self.real(*shape) if self.style != "random" else super().weights(*shape)
 
 
-def hold_equations(backend: Backend, examples: int, derandomize: bool) -> None:
-    """Hold equations to the reference on as many inputs; Hypothesis shows the smallest that fails.
+def hold_equations(backend: Backend, examples: int, random: bool = False) -> None:
+    """Check equations against the reference on inputs that Hypothesis draws; it shows the smallest that fails.
+
+    Parameters
+    ----------
+    backend : Backend
+    examples : int
+        The number of inputs. A profile of Hypothesis that asks for more than its default of 100 multiplies it.
+    random : bool, default False
+        Draw other inputs in each run, or those of ``--hypothesis-seed``, instead of always the same.
 
     Raises
     ------
@@ -55,8 +63,8 @@ def hold_equations(backend: Backend, examples: int, derandomize: bool) -> None:
     sizes = st.integers(1, 40)
 
     @settings(
-        max_examples=examples, deadline=None, derandomize=derandomize, database=None,
-        suppress_health_check=list(HealthCheck),
+        max_examples=max(examples, examples * settings().max_examples // 100), deadline=None, derandomize=not random,
+        database=None, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(
         name=st.sampled_from(sorted(CALLS)),
@@ -83,3 +91,8 @@ def hold_equations(backend: Backend, examples: int, derandomize: bool) -> None:
             trial.hold(call(name, chosen), arguments, dtype, where, LAYOUTS[layout], random=False)
 
     hold()
+
+
+def random_is_asked_for(config: Any) -> bool:
+    """Return whether pytest was given ``--hypothesis-seed`` or ``--hypothesis-profile``."""
+    return any(config.getoption(name, None) is not None for name in ("--hypothesis-seed", "--hypothesis-profile"))

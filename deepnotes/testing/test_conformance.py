@@ -1,6 +1,5 @@
 """What ``pytest --pyargs deepnotes.testing`` collects: every check on every backend that was asked for."""
 
-import os
 from typing import Any
 
 import pytest
@@ -37,9 +36,9 @@ def test_known_gaps_are_checks(backend: str) -> None:
     check_gaps(get_backend(backend).known_gaps)
 
 
-def test_properties(backend: str, quick: bool) -> None:
-    """Equations on inputs that Hypothesis thinks of."""
+def test_properties(backend: str, quick: bool, pytestconfig: pytest.Config) -> None:
+    """Equations on inputs that Hypothesis draws."""
     pytest.importorskip("hypothesis")
-    from deepnotes.testing.properties import hold_equations
+    from deepnotes.testing.properties import hold_equations, random_is_asked_for
 
-    hold_equations(get_backend(backend), 30 if quick else 150, derandomize="CI" in os.environ)
+    hold_equations(get_backend(backend), 30 if quick else 150, random_is_asked_for(pytestconfig))
