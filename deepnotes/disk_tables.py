@@ -252,6 +252,6 @@ def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.nd
             return np.memmap(file, dtype, "r+", 0, shape)
     except OSError as error:
         raise TableError(
-            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be made: {reason(error)}; set "
-            "TMPDIR to a directory that has room"
+            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be made: {reason(error)}; "
+            "set TMPDIR to a directory that has room"
         ) from error

@@ -13,6 +13,7 @@ from deepnotes.cli.conformance import add_json
 from deepnotes.cli.output import Output, cell, finite
 from deepnotes.cli.places import require_places, writing
 from deepnotes.errors import ArgumentError
+from deepnotes.plots import require_matplotlib
 from deepnotes.wording import one_line
 
 if TYPE_CHECKING:
@@ -71,14 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Time, tell, and write what was asked for."""
-    from deepnotes.bench import figures
     from deepnotes.bench.cases import Case
     from deepnotes.bench.report import measure
 
     cases = [Case(args.layers, batch, float_dtype(args.dtype)) for batch in dict.fromkeys(args.batch)]
     require_places({f"--{name}": path for name, path in _paths(args).items()})
     if args.plot or args.html:
-        figures.require()
+        require_matplotlib()
     if args.plot and Path(args.plot).suffix.lower() not in {".png", ".svg", ".pdf"}:
         raise ArgumentError(f"--plot {args.plot}: wanted a name that ends in .png, .svg or .pdf")
     with output.progress() as show:

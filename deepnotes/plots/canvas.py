@@ -30,7 +30,15 @@ MARKERS = "os^DvPX<>*"
 
 
 def require_matplotlib() -> None:
-    """Raise MissingExtraError if matplotlib cannot be imported, and DeepnotesError if it finds no place for its cache."""
+    """Import matplotlib, before any work is done for a picture.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    DeepnotesError
+        If it finds no directory for its cache.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
