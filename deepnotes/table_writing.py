@@ -83,7 +83,7 @@ def write_table(
 
 def formulas(texts: NDArray[Any]) -> list[str]:
     """Return the distinct texts that a spreadsheet may take for formulas, or find some in."""
-    return [text for text in np.unique(texts).tolist() if text != inert(text)]
+    return [text for text in np.unique(texts).tolist() if text != inert(text)] if texts.dtype.kind == "U" else []
 
 
 def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[ArrayLike]) -> list[list[object]]:

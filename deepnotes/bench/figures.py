@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepnotes.bench.advice import figure
 from deepnotes.bench.sweep import Overtaking, overtakings
+from deepnotes.plots import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -71,7 +71,7 @@ def _lines(error: BaseException) -> list[str]:
     elif not isinstance(error, DeepnotesError):
         text = f"this is a bug of deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
     if isinstance(error, BackendUnavailable | MissingExtraError) or not isinstance(error, DeepnotesError):
-        text = " ".join(line.strip() for line in text.splitlines())  # whose causes others have put into words
+        text = " ".join(text.split())  # whose causes others have put into words
     notes = getattr(error, "__notes__", []) if isinstance(error, DeepnotesError) else []
     return [f"deepnotes: error: {escaped(text)}", *map(escaped, notes)]
 
