@@ -219,7 +219,7 @@ def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
         require_room(8 * m * len(kinds), path.stat().st_size, f"{source}: {m:,} rows of {len(kinds):,} columns")
         texts: dict[str, list[Column]] = {name: [] for name, kind in kinds.items() if kind == "text"}
         dtype = np.float32 if parquet_files.fits_float32(file, numbers) else np.float64
-        rows = _scratch((m, len(numbers)), np.dtype(dtype))
+        rows = _scratch((m, len(numbers)), np.dtype(dtype), source)
         done = 0
         for batch in parquet_files.batches(file, list(kinds), source, parquet_files.rows_at_a_time(len(kinds))):
             many = len(batch[numbers[0]])
@@ -236,10 +236,22 @@ def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
     return _of_matrix(rows, numbers, columns, source)
 
 
-def _scratch(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
-    """Return a matrix in a temporary file, which nobody else sees, and which is gone with the process."""
-    with tempfile.TemporaryFile(prefix="deepnotes-") as file:
-        size = shape[0] * shape[1] * dtype.itemsize
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a signal later
-            os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(file, dtype, "r+", 0, shape)
+def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.ndarray:
+    """Return a matrix in a temporary file, which nobody else sees, and which is gone with the process.
+
+    Raises
+    ------
+    TableError
+        If there is no room for it.
+    """
+    size = shape[0] * shape[1] * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile(prefix="deepnotes-") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a signal later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "r+", 0, shape)
+    except OSError as error:
+        raise TableError(
+            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be made: {reason(error)}; "
+            "set TMPDIR to a directory that has room"
+        ) from error

@@ -1,21 +1,25 @@
 """A progress bar for training, on stderr: epoch, loss, what is watched, time left."""
 
-import sys
-
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
+from rich.text import Text
 
 from deepnotes.callbacks import Callback
+from deepnotes.cells import escaped
+from deepnotes.streams import stderr
 from deepnotes.training import Training
 
 
 class Progress(Callback):
-    """Shows how a training goes: a moving bar on a terminal, some ten plain lines where there is none."""
+    """Shows how a training goes: a moving bar on a terminal, some ten plain lines where there is none.
+
+    A stderr that is closed or full is no reason for the training to fail: what cannot be written is dropped.
+    """
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
+        self._console = Console(file=stderr())
         self._bar: Bar | None = None
 
     def on_chunk(self, training: Training) -> None:
@@ -28,7 +32,9 @@ class Progress(Callback):
                 BarColumn(bar_width=16),
                 TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
                 TextColumn("left", table_column=Column(no_wrap=True)),
-                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+                TextColumn(
+                    "{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+                ),
                 console=self._console,
             )
             self._task = self._bar.add_task("", total=training.steps, epoch="", figures="")
@@ -44,7 +50,8 @@ class Progress(Callback):
         """Write a line now and then where there is no terminal."""
         every = max(1, training.epochs // 10)
         if not self._console.is_terminal and (training.epoch % every == 0 or training.epoch in {1, training.epochs}):
-            self._console.print(f"epoch {training.epoch}/{training.epochs}  {figures(training)}", highlight=False)
+            line = f"epoch {training.epoch}/{training.epochs}  {figures(training)}"
+            self._console.print(Text(line), highlight=False)
 
     def on_end(self, training: Training) -> None:
         """Leave the bar as it is and end its line."""
@@ -59,5 +66,5 @@ def figures(training: Training) -> str:
     history = training.history
     if history.val_loss:
         shown.append(f"val_loss {history.val_loss[-1]:.4g}")
-    shown += [f"{name} {values[-1]:.4g}" for name, values in history.metrics.items()]
+    shown += [f"{escaped(name)} {values[-1]:.4g}" for name, values in history.metrics.items()]
     return "  ".join(shown)

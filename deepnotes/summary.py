@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from deepnotes.layers import Dense, Dropout, Layer
+from deepnotes.wording import one_line
 
 if TYPE_CHECKING:
     from deepnotes.network import Network
@@ -20,7 +21,7 @@ def summary(network: "Network") -> str:
     rule = "-" * (sum(widths) + 6)
     kilobytes = layout.size * (4 if network.dtype == "float32" else 8) / 1e3
     size = f"{kilobytes / 1e3:,.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:,.1f} kB"
-    total = f"{layout.size:,} parameters, {network.dtype}, {size}, backend {network.backend.name}"
+    total = f"{layout.size:,} parameters, {network.dtype}, {size}, backend {one_line(network.backend.name)}"
     if network.dialect != "notes":
         total += f", defaults of {network.dialect}"
     return "\n".join([lines[0], rule, *lines[1:], rule, total])
@@ -35,5 +36,5 @@ def _detail(layer: Layer) -> str:
         return f"rate {layer.rate:g}"
     if isinstance(layer, Dense):
         options = ", ".join(f"{k}={v:g}" for k, v in getattr(layer.g, "options", ()))
-        return getattr(layer.g, "name", type(layer.g).__name__) + (f" ({options})" if options else "")
+        return one_line(getattr(layer.g, "name", type(layer.g).__name__)) + (f" ({options})" if options else "")
     return ""

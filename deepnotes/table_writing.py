@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepnotes import csv_files
+from deepnotes.cells import inert
 from deepnotes.csv_files import TextStream
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
+from deepnotes.streams import Whole
 from deepnotes.wording import listed, one_line, reason
 
 
@@ -35,8 +37,8 @@ def write_table(
     columns : sequence of arrays, or mapping of names to arrays
         Numbers or text, each of shape (m,).
     spreadsheet : bool, default False
-        Whether to put an apostrophe before text that a spreadsheet would take for a formula: the file is safe to open
-        there, and other programs see the apostrophe.
+        Whether to put an apostrophe before whatever a spreadsheet could take for a formula, also within text, after a
+        character that separates cells for it: the file is safe to open there, and other programs see the apostrophe.
 
     Raises
     ------
@@ -59,7 +61,9 @@ def write_table(
         raise ArgumentError(f"names are {listed(names)}: {fault}")
     cells = _cells(names, columns)
     if spreadsheet:
-        names, *cells = [[_inert(cell) for cell in column] for column in (names, *cells)]  # type: ignore[assignment]
+        names, *cells = [  # type: ignore[assignment]
+            [inert(cell) if isinstance(cell, str) else cell for cell in column] for column in (names, *cells)
+        ]
     if isinstance(path_or_stream, str | os.PathLike):
         path = Path(path_or_stream)
         try:
@@ -68,7 +72,7 @@ def write_table(
             raise TableError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
     elif hasattr(path_or_stream, "write"):
         try:
-            csv_files.write_rows(path_or_stream, names, cells)
+            csv_files.write_rows(Whole(path_or_stream), names, cells)
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
@@ -78,15 +82,8 @@ def write_table(
 
 
 def formulas(texts: NDArray[Any]) -> list[str]:
-    """Return the distinct texts that a spreadsheet takes for formulas."""
-    return [text for text in np.unique(texts).tolist() if text != _inert(text)]
-
-
-def _inert(cell: object) -> object:
-    """Return a cell with an apostrophe before it if a spreadsheet would take it for a formula."""
-    if not isinstance(cell, str) or not cell.lstrip().startswith(("=", "+", "-", "@")):
-        return cell
-    return cell if csv_files.number_of(cell.strip()) is not None else f"'{cell}"
+    """Return the distinct texts that a spreadsheet may take for formulas, or find some in."""
+    return [text for text in np.unique(texts).tolist() if text != inert(text)] if texts.dtype.kind == "U" else []
 
 
 def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[ArrayLike]) -> list[list[object]]:

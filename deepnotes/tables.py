@@ -242,6 +242,18 @@ def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
     return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the files that are read where a data file is named: itself, and the targets or labels beside it."""
+    from deepnotes import idx_files, npy_files
+
+    beside = None
+    if idx_files.is_idx(path):
+        beside = idx_files.labels_of(path)
+    elif path.suffix.lower() == ".npy":
+        beside = npy_files.companion(path)
+    return [path] if beside is None else [path, beside]
+
+
 def _read_csv(path: Path, source: str, request: Request) -> Content:
     from deepnotes import csv_arrow, csv_files
 

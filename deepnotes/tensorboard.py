@@ -1,5 +1,7 @@
 """What a training shows, written for TensorBoard while it runs, by tensorboardX."""
 
+import contextlib
+import logging
 import time
 from os import PathLike
 from pathlib import Path
@@ -16,6 +18,7 @@ from deepnotes.wording import reason
 if TYPE_CHECKING:
     from deepnotes.training import Training
 
+log = logging.getLogger(__name__)
 
 BINS = 64
 
@@ -25,7 +28,7 @@ class TensorBoard(Callback):
 
     There are two runs in the directory, ``training`` and ``validation``, whose curves of the same name, ``loss`` or
     ``accuracy``, TensorBoard draws into one chart; ``learning_rate`` and ``seconds``, which an epoch took, are with the
-    training.
+    training. A disk that fills up ends the curves, with a warning, and not the training.
 
     Parameters
     ----------
@@ -48,7 +51,8 @@ class TensorBoard(Callback):
     def __init__(self, directory: str | PathLike[str], *, histograms: int = 0) -> None:
         self.directory: Path = as_path(directory)
         self.histograms = whole("histograms", histograms, 0)
-        self._writers: dict[str, Any] = {}
+        self._runs: dict[str, _Run] = {}
+        self._failed = False
 
     def on_start(self, training: "Training") -> None:
         """See that it can be written."""
@@ -62,10 +66,27 @@ class TensorBoard(Callback):
             raise DeepnotesError(f"cannot write to {self.directory}: {reason(error)}") from None
         if not self.directory.is_dir():
             raise ArgumentError(f"directory: {self.directory} is no directory")
-        self._writers = {}
+        self._runs, self._failed = {}, False
 
     def on_epoch(self, training: "Training") -> None:
         """Write the figures of the epoch."""
+        if self._failed:
+            return
+        try:
+            self._write(training)
+            for run in self._runs.values():
+                run.flush()
+        except OSError as error:
+            self._failed = True
+            log.warning("cannot write to %s: %s; the training goes on without it", self.directory, reason(error))
+
+    def on_end(self, training: "Training") -> None:
+        """Close the files."""
+        while self._runs:
+            with contextlib.suppress(OSError):
+                self._runs.popitem()[1].close()
+
+    def _write(self, training: "Training") -> None:
         history, epoch = training.history, training.epoch
         figures = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
         for name, values in figures.items():
@@ -79,22 +100,50 @@ class TensorBoard(Callback):
             network = training.network
             for name, value in network.parameters.items():
                 host = np.asarray(network.backend.to_numpy(value), dtype=np.float64)
-                self._run("training", epoch).add_histogram(name, host.ravel(), epoch, bins=BINS)
-        for writer in self._writers.values():
-            writer.flush()
+                self._run("training", epoch).add_histogram(name, host.ravel(), epoch)
 
-    def on_end(self, training: "Training") -> None:
-        """Close the files."""
-        while self._writers:
-            self._writers.popitem()[1].close()
+    def _run(self, name: str, epoch: int) -> "_Run":
+        """Return a run, opened at its first use; from `epoch` on it replaces what was there."""
+        if name not in self._runs:
+            self._runs[name] = _Run(self.directory / name, epoch)
+        return self._runs[name]
 
-    def _run(self, name: str, epoch: int) -> Any:
-        """Return the writer of a run, opened at its first use; from `epoch` on it replaces what was there."""
-        if name not in self._writers:
-            from tensorboardX import SummaryWriter
 
-            suffix = (
-                f".{time.time_ns()}"  # else a writer opened within the same second would replace the file of another
-            )
-            self._writers[name] = SummaryWriter(str(self.directory / name), purge_step=epoch, filename_suffix=suffix)
-        return self._writers[name]
+class _Run:
+    """The file of events of one run.
+
+    tensorboardX's ``SummaryWriter`` leaves the writing to a thread, whose failure would end in a queue that nobody
+    empties; here each call writes, and an OSError comes to whoever called.
+    """
+
+    def __init__(self, directory: Path, epoch: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        suffix = f".{time.time_ns()}"  # else a file opened within the same second would replace another
+        self._writer, self._proto = EventsWriter(str(directory / "events"), suffix), event_pb2
+        self._write(epoch, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def add_scalar(self, name: str, value: float, epoch: int) -> None:
+        """Write one number."""
+        from tensorboardX.summary import scalar
+
+        self._write(epoch, summary=scalar(name, value))
+
+    def add_histogram(self, name: str, values: np.ndarray, epoch: int) -> None:
+        """Write how numbers are distributed."""
+        from tensorboardX.summary import histogram
+
+        self._write(epoch, summary=histogram(name, values, BINS))
+
+    def flush(self) -> None:
+        """Have all of it on the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        self._writer.close()
+
+    def _write(self, epoch: int, **what: Any) -> None:
+        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=epoch, **what))

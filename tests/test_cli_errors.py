@@ -323,7 +323,7 @@ def test_a_disk_that_is_full():
     with open("/dev/full", "w") as full:
         words = [*COMMAND, "evaluate", "good.safetensors", "good.csv"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "deepnotes: error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "deepnotes: error: cannot write to stdout: No space left on device\n")
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def test_without_the_extra(missing, monkeypatch, capsys):
     [
         ([], 2, "--onnx FILE, --python FILE or both are wanted\ntry: deepnotes export --help"),
         (["--python", "kind.safetensors"], 2, "--python kind.safetensors is what the command reads, and would be lost"),
-        (["--python", "a", "--onnx", "./a"], 2, "--onnx and --python are the same file"),
+        (["--python", "a", "--onnx", "./a"], 2, "--python a and --onnx a are the same file"),
         (["--python", "no/a"], 1, "cannot write no/a: No such file or directory"),
         (["--python", "."], 1, "cannot write .: it is a directory"),
         (["--pyhton", "a"], 2, "unrecognized arguments: --pyhton"),

@@ -194,7 +194,7 @@ def test_an_altered_file_fails_with_a_status(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ("a,b,c\n1,2,3\n", "no column 'd'; columns: a, b, c"),
-        ("a,b,c,d\n1,2,3,x\n", "could not convert string to float: 'x'"),
+        ("a,b,c,d\n1,2,3,x\n", "column 'd' has 'x' where a finite number was expected"),
         ("a,b,c,d\n1,2,3\n", "list index out of range"),
         ("", "not enough values to unpack"),
     ],

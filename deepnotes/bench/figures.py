@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepnotes.bench.advice import figure
 from deepnotes.bench.sweep import Overtaking, overtakings
-from deepnotes.errors import MissingExtraError
+from deepnotes.plots import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,20 +27,6 @@ Line = Mapping[str, Sequence[tuple[int, float]]]
 """Points of x and microseconds, by contender."""
 
 
-def require() -> None:
-    """Import matplotlib, before any work is done for a picture.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("a picture needs matplotlib", "plot", error) from None
-
-
 def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, across: int = 2) -> "Figure":
     """Return lines of the time of a step, a panel for each line of a sweep; where the fastest changes is marked.
 
@@ -54,7 +40,7 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
     across : int, default 2
         Panels in a row.
     """
-    require()
+    require_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -103,7 +89,7 @@ def _lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], ticks:
 
 def bars(microseconds: Mapping[str, float], least: float | None, title: str, doubtful: Sequence[str] = ()) -> "Figure":
     """Return horizontal bars of the time of a step, beside the least time that the machine allows, if that is given."""
-    require()
+    require_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,18 +1,22 @@
 """The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``export``, ``backends`` and others.
 
 The exit status is 0; 1 where a run fails; 2 for wrong usage; 130 after Ctrl-C; 141 where the reader of stdout went
-away. What goes wrong is told in a line or two on stderr, with a traceback only where ``--debug`` asks for it.
+away. What goes wrong is reported in a line or two on stderr, with a traceback only where ``--debug`` asks for it.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from deepnotes.cells import escaped
 from deepnotes.cli.arguments import parser
-from deepnotes.cli.output import Output, complain
-from deepnotes.errors import ArgumentError, DeepnotesError, UnknownNameError
+from deepnotes.cli.output import Output, say
+from deepnotes.errors import ArgumentError, BackendUnavailable, DeepnotesError, MissingExtraError, UnknownNameError
 
 __all__ = ["main"]
 
@@ -26,22 +30,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         The words after ``deepnotes``; by default those that the process was started with.
     """
     debug = False
-    try:
-        args = parser().parse_args(argv)
-        debug = args.debug
-        args.run(args, Output(args.json is True, getattr(args, "quiet", False)))
-        sys.stdout.flush()
-    except SystemExit as end:  # argparse's, after --help and --version
-        return int(end.code or 0)
-    except BrokenPipeError:
-        _close_stdout()
-        return 141
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            traceback.print_exc()
-        complain(_told(error))
-        _close_stdout()
-        return _status(error)
+    _occupy_closed_descriptors()
+    with _shown_messages():
+        try:
+            args = parser().parse_args(argv)
+            debug = args.debug
+            output = Output(args.json is True, getattr(args, "quiet", False))
+            args.run(args, output)
+            output.finish()
+        except SystemExit as end:  # argparse's, after --help and --version
+            return int(end.code or 0)
+        except BrokenPipeError:
+            return 141
+        except (Exception, KeyboardInterrupt) as error:
+            if debug:
+                say(escaped(traceback.format_exc().rstrip(), keep="\n"))
+            say("\n".join(_lines(error)))
+            return _status(error)
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                _settle(stream)
     return 0
 
 
@@ -51,10 +59,10 @@ def _status(error: BaseException) -> int:
     return 2 if isinstance(error, ArgumentError | UnknownNameError) else 1
 
 
-def _told(error: BaseException) -> str:
-    """Return what to say of `error`, in two lines at most."""
+def _lines(error: BaseException) -> list[str]:
+    """Return what to say of `error`: one line, and one for each note that it has."""
     if isinstance(error, KeyboardInterrupt):
-        return "; ".join(["interrupted", *map(str, error.args)])
+        return ["deepnotes: " + escaped("; ".join(["interrupted", *map(str, error.args)]))]
     text = str(error)
     if isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or text
@@ -62,13 +70,47 @@ def _told(error: BaseException) -> str:
         text = "out of memory"
     elif not isinstance(error, DeepnotesError):
         text = f"this is a bug of deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
-    return f"error: {text if len(text.splitlines()) <= 2 else ' '.join(text.split())}"
+    if isinstance(error, BackendUnavailable | MissingExtraError) or not isinstance(error, DeepnotesError):
+        text = " ".join(text.split())  # whose causes others have put into words
+    notes = getattr(error, "__notes__", []) if isinstance(error, DeepnotesError) else []
+    return [f"deepnotes: error: {escaped(text)}", *map(escaped, notes)]
 
 
-def _close_stdout() -> None:
-    """Write what stdout still holds, or drop it where nobody can take it, so that Python's end does not complain."""
+def _occupy_closed_descriptors() -> None:
+    """Open the null device where a standard stream is closed, so that no file of ours gets its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def _settle(stream: Any) -> None:
+    """Write what a stream still holds, or drop it where nobody can take it, so that Python's end does not fail."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (AttributeError, ValueError):  # it was closed, before the program began or since
+        pass
+
+
+class _Log(logging.Handler):
+    """Shows warnings of the library, where nobody has arranged for something else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record to stderr."""
+        say(escaped(self.format(record), keep="\n" if record.exc_info else ""))
+
+
+@contextlib.contextmanager
+def _shown_messages() -> Iterator[None]:
+    """Write logs and warnings to stderr as the other messages are, while a command runs."""
+    before = logging.lastResort, warnings.formatwarning
+    logging.lastResort = _Log(logging.WARNING)
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {escaped(str(message))}\n"
+    try:
+        yield
+    finally:
+        logging.lastResort, warnings.formatwarning = before

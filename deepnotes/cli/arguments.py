@@ -2,18 +2,26 @@
 
 import argparse
 import importlib
+import re
 from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 import deepnotes
 from deepnotes.backend import Backend
-from deepnotes.errors import ArgumentError, DeepnotesError, unknown_name
+from deepnotes.cells import NUMBER
+from deepnotes.cli.output import unwritten, write_stdout
+from deepnotes.errors import ArgumentError, unknown_name
 from deepnotes.registry import get_backend
+from deepnotes.wording import brief, reason
 
 COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
 """Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
+
+WHOLE = re.compile(r"[+-]?[0-9]+")
+"""A whole number in ASCII digits; ``int`` would take underscores and digits of other scripts as well."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +29,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `message` with the way to the help."""
-        raise ArgumentError(f"{message}\ntry: {self.prog} --help")
+        raise hinted(ArgumentError(message), f"try: {self.prog} --help")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Write help or version to stdout: all of it, or raise an error, which argparse would not."""
+        try:
+            write_stdout(message)
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            raise unwritten(reason(error)) from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,6 +129,12 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
         raise ArgumentError(f"argument --threads: {error}") from None
 
 
+def hinted(error: E, hint: str) -> E:
+    """Return `error` with a line below it that says what to do."""
+    error.add_note(hint)
+    return error
+
+
 def named(kind: str, known: Iterable[str]) -> Callable[[str], str]:
     """Return the type of an option that takes one of the `known` names."""
 
@@ -125,27 +148,29 @@ def named(kind: str, known: Iterable[str]) -> Callable[[str], str]:
 
 def whole(least: int) -> Callable[[str], int]:
     """Return the type of an option that takes a whole number of at least `least`."""
-    return _checked(int, lambda value: value >= least, f"a whole number of at least {least}")
+    return _checked(WHOLE, int, lambda value: value >= least, f"a whole number of at least {least}")
 
 
 def number(wanted: str, good: Callable[[float], bool]) -> Callable[[str], float]:
     """Return the type of an option that takes a finite number for which `good` holds; `wanted` says so in words."""
-    return _checked(float, lambda value: abs(value) < float("inf") and good(value), wanted)
+    return _checked(NUMBER, float, lambda value: abs(value) < float("inf") and good(value), wanted)
 
 
 def sizes(text: str) -> tuple[int, ...]:
     """Return the sizes of hidden layers, such as ``128,64``; none for ``none``."""
-    return () if text == "none" else tuple(whole(1)(size.strip()) for size in text.split(","))
+    return () if text == "none" else tuple(whole(1)(size.strip(" ")) for size in text.split(","))
 
 
-def _checked(convert: Callable[[str], T], good: Callable[[T], bool], wanted: str) -> Callable[[str], T]:
+def _checked(
+    form: re.Pattern[str], convert: Callable[[str], T], good: Callable[[T], bool], wanted: str
+) -> Callable[[str], T]:
     def checked(text: str) -> T:
         try:
-            value = convert(text)
-        except (ValueError, DeepnotesError):
+            value = convert(text) if form.fullmatch(text) else None
+        except ValueError:  # more digits than Python converts
             value = None
         if value is None or not good(value):
-            raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+            raise argparse.ArgumentTypeError(f"got {brief(repr(text))}, wanted {wanted}")
         return value
 
     return checked

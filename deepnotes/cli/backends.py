@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from deepnotes.backend import PROMISES
-from deepnotes.cli.output import Output
+from deepnotes.cli.output import Output, cell
 from deepnotes.errors import BackendUnavailable, UnknownNameError
 from deepnotes.registry import get_backend, load, registered_backends
 
@@ -18,7 +18,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, output: Output) -> None:
     """Try each and tell."""
     from rich.table import Table
-    from rich.text import Text
 
     selected = _selected(output)
     found = [_found(name) for name in registered_backends()]
@@ -26,11 +25,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
     for heading in ("", "backend", "works", "what it is, or what to do"):
         shown.add_column(heading, header_style="bold", overflow="fold")
     for backend in found:
-        works = Text("yes", "green") if backend["works"] else Text("no", "red")
+        works = cell("yes", "green") if backend["works"] else cell("no", "red")
         about = f"{backend['cause']}\nto fix it: {backend['fix']}"
         if backend["works"]:
             about = f"{backend['description']}\n{PROMISES[backend['determinism']]}"
-        shown.add_row("*" if backend["name"] == selected else "", Text(backend["name"]), works, Text(about))
+        shown.add_row("*" if backend["name"] == selected else "", cell(backend["name"]), works, cell(about))
     output.show(shown)
     output.report("\n* is selected; --backend NAME or DEEPNOTES_BACKEND=NAME selects another")
     output.outcome({"command": "backends", "selected": selected, "backends": found})

@@ -4,14 +4,16 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from deepnotes.arguments import float_dtype
 from deepnotes.atomic import replacing
 from deepnotes.cli.arguments import whole
 from deepnotes.cli.conformance import add_json
-from deepnotes.cli.output import Output, finite, require_writable
+from deepnotes.cli.output import Output, cell, finite
+from deepnotes.cli.places import require_places, writing
 from deepnotes.errors import ArgumentError
+from deepnotes.plots import require_matplotlib
 from deepnotes.wording import one_line
 
 if TYPE_CHECKING:
@@ -70,17 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Time, tell, and write what was asked for."""
-    from deepnotes.bench import figures
     from deepnotes.bench.cases import Case
     from deepnotes.bench.report import measure
 
     cases = [Case(args.layers, batch, float_dtype(args.dtype)) for batch in dict.fromkeys(args.batch)]
-    paths = [args.plot, args.html, args.json if isinstance(args.json, str) else None]
-    for path in paths:
-        if path:
-            require_writable(Path(path))
+    require_places({f"--{name}": path for name, path in _paths(args).items()})
     if args.plot or args.html:
-        figures.require()
+        require_matplotlib()
     if args.plot and Path(args.plot).suffix.lower() not in {".png", ".svg", ".pdf"}:
         raise ArgumentError(f"--plot {args.plot}: wanted a name that ends in .png, .svg or .pdf")
     with output.progress() as show:
@@ -111,7 +109,6 @@ def _told(show: Callable[[str, float], None], output: Output) -> Callable[[str, 
 
 def _show(report: "Report", output: Output) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from deepnotes.bench.advice import DOUBT, FOOTNOTE
 
@@ -121,7 +118,7 @@ def _show(report: "Report", output: Output) -> None:
         for number, heading in enumerate(head):
             shown.add_column(heading, header_style="bold", justify="right" if number else "left")
         for row in body:
-            shown.add_row(*map(Text, row))
+            shown.add_row(*map(cell, row))
         output.show(shown)
         if any(cell.startswith(DOUBT) for row in body for cell in row):
             output.report(FOOTNOTE)
@@ -133,23 +130,35 @@ def _show(report: "Report", output: Output) -> None:
 
 def _write(report: "Report", args: argparse.Namespace, output: Output) -> None:
     """Write the files that were asked for."""
-    written: list[tuple[str, str]] = []
-    if args.plot:
-        from deepnotes.bench import figures
-
-        with replacing(Path(args.plot)) as file:
-            figures.save(report.crossover(), file, Path(args.plot).suffix[1:].lower())
-        written.append(("figure", args.plot))
-    if args.html:
-        with replacing(Path(args.html), text=True) as file:
-            file.write(report.html())
-        written.append(("page", args.html))
-    if isinstance(args.json, str):
-        with replacing(Path(args.json), text=True) as file:
-            file.write(json.dumps(finite({"command": "bench", **report.as_dict()}), indent=1, allow_nan=False) + "\n")
-        written.append(("results", args.json))
+    written = []
+    makers: dict[str, tuple[str, Callable[[IO[Any]], object]]] = {
+        "plot": ("figure", lambda file: _draw(report, args.plot, file)),
+        "html": ("page", lambda file: file.write(report.html().encode())),
+        "json": ("results", lambda file: file.write(_as_json(report).encode())),
+    }
+    for name, path in _paths(args).items():
+        what, make = makers[name]
+        with writing(path), replacing(path) as file:
+            make(file)
+        written.append((what, str(path)))
     if written:
         output.facts(written)
+
+
+def _paths(args: argparse.Namespace) -> dict[str, Path]:
+    """Return the files that were asked for, by option."""
+    asked = {"plot": args.plot, "html": args.html, "json": args.json if isinstance(args.json, str) else None}
+    return {name: Path(path) for name, path in asked.items() if path is not None}
+
+
+def _draw(report: "Report", path: str, file: IO[Any]) -> None:
+    from deepnotes.bench import figures
+
+    figures.save(report.crossover(), file, Path(path).suffix[1:].lower())
+
+
+def _as_json(report: "Report") -> str:
+    return json.dumps(finite({"command": "bench", **report.as_dict()}), indent=1, allow_nan=False) + "\n"
 
 
 def _sizes(text: str) -> "tuple[int, ...]":
@@ -163,6 +172,6 @@ def _list_of(convert: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     """Return the type of an option that takes values with commas between."""
 
     def split(text: str) -> list[Any]:
-        return [convert(part.strip()) for part in text.split(",")]
+        return [convert(part.strip(" ")) for part in text.split(",")]
 
     return split

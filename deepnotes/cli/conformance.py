@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from deepnotes.atomic import replacing
 from deepnotes.cli.arguments import add_backend, add_threads, chosen_backend
-from deepnotes.cli.output import Output, finite, require_writable
+from deepnotes.cli.output import Output, cell, finite
+from deepnotes.cli.places import require_places, writing
 from deepnotes.errors import DeepnotesError
 from deepnotes.wording import one_line
 
@@ -50,8 +51,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     backend = chosen_backend(args)
     path = Path(args.json) if isinstance(args.json, str) else None
-    if path is not None:
-        require_writable(path)
+    require_places({"--json": path})
     with output.progress() as show:
 
         def on_result(result: "Result", number: int, of: int) -> None:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     _show(report, output)
     content = {"command": "conformance", **report.as_dict()}
     if path is not None:
-        with replacing(path, text=True) as file:
+        with writing(path), replacing(path, text=True) as file:
             file.write(json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
         output.report(f"report    {path}")
     output.outcome(content)
@@ -73,7 +73,6 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
 def _show(report: "Report", output: Output) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "check", "worst / bound", "where, or what is wrong"):
@@ -82,7 +81,7 @@ def _show(report: "Report", output: Output) -> None:
     for result in report.results:
         mark, style = MARKS.get(result.verdict, ("n/a", "dim"))
         shown.add_row(
-            Text(mark, style), Text(result.check), _times(result), Text(one_line(result.message or result.where))
+            cell(mark, style), cell(result.check), _times(result), cell(one_line(result.message or result.where))
         )
     output.show(shown)
     seconds = sum(result.seconds for result in report.results)

@@ -11,7 +11,7 @@ from deepnotes.disk_tables import DiskTable, open_table
 from deepnotes.encoding import Encoder, Feature
 from deepnotes.errors import ArgumentError, TableError, unknown_name
 from deepnotes.idx_files import LABEL
-from deepnotes.tables import Column, Table, read_table
+from deepnotes.tables import Column, Table, files_of, read_table
 from deepnotes.wording import listed
 
 DIGITS = "digits"
@@ -19,6 +19,16 @@ SETS = {DIGITS: "digit", "moons": "moon", "spirals": "spiral", "blobs": "blob", 
 """The sets that come with the package, and their targets."""
 
 FILES = ("FILE.csv", "FILE.parquet", "FILE.npz", "FILE.npy")
+
+
+def files(data: str) -> list[Path]:
+    """Return the files that are read for `data`, as far as they can be."""
+    if data in SETS:
+        return [Path(str(datasets.DIGITS))] if data == DIGITS else []
+    try:
+        return files_of(Path(data))
+    except OSError:  # such as a name that is too long, which reading will report
+        return []
 
 
 def read(

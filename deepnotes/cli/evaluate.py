@@ -1,6 +1,7 @@
 """``deepnotes evaluate``: how good a model is on the rows of a table."""
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from deepnotes.cli.arguments import (
 )
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
+from deepnotes.cli.places import require_places
 
 HELP = "Measure how good a model is on the rows of a table."
 
@@ -33,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict, compare and tell."""
+    require_places({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target
     table = model.read(args.data, args.from_disk, target)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deepnotes
-from deepnotes.cli.arguments import add_model
-from deepnotes.cli.output import Output, counted, require_writable
+from deepnotes.cli.arguments import add_model, hinted
+from deepnotes.cli.output import Output, counted
+from deepnotes.cli.places import require_places
 from deepnotes.cli.tasks import Regression, from_metadata
 from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
 from deepnotes.network import Network
@@ -35,19 +36,19 @@ def run(args: argparse.Namespace, output: Output) -> None:
     wanted = {"onnx": args.onnx, "python": args.python}
     paths = {name: Path(path) for name, path in wanted.items() if path is not None}
     if not paths:
-        raise ArgumentError("--onnx FILE, --python FILE or both are wanted\ntry: deepnotes export --help")
-    for name, path in paths.items():
-        require_writable(path, args.model, option=f"--{name}")
-    if len({path.resolve() for path in paths.values()}) < len(paths):
-        raise ArgumentError(f"--onnx and --python are the same file, {args.onnx}")
+        raise hinted(ArgumentError("--onnx FILE, --python FILE or both are wanted"), "try: deepnotes export --help")
+    require_places({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
     network = deepnotes.load(args.model, "numpy")
     chain = Chain.of(network, _target(args.model, network))
     if "onnx" in paths and (encoder := chain.encoder) is not None:
         encoded = [f.name for f in encoder.features if f.categories is not None or f.fill is not None]
-        raise ArgumentError(
-            f"--onnx: {args.model} encodes or imputes columns ({listed(encoded)}), and an ONNX file of deepnotes takes "
-            "the numbers that come of it\nuse --python, which does it all, or net.to_onnx for the network behind it"
+        raise hinted(
+            ArgumentError(
+                f"--onnx: {args.model} encodes or imputes columns ({listed(encoded)}), and an ONNX file of deepnotes "
+                "takes the numbers that come of it"
+            ),
+            "use --python, which does it all, or net.to_onnx for the network behind it",
         )
     makers: dict[str, Any] = {"onnx": _onnx, "python": _python}
     # All of them are made before one is written.

@@ -1,19 +1,28 @@
-"""What a command says, and where: the report, the log, and the one JSON object."""
+"""What a command says, and where: the report, the log, the table, and the one JSON object.
+
+What goes to stdout is the outcome: all of it arrives, or the command fails, after it has finished its work. What goes
+to stderr is for whoever watches: a stderr that is closed or full changes nothing. In all that is written for people,
+whatever a terminal would act on is escaped; CSV and JSON are exact, except that CSV on a terminal is for people.
+"""
 
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, cast
 
-from deepnotes.errors import ArgumentError, DeepnotesError
+import numpy as np
+
+from deepnotes.cells import escaped
+from deepnotes.errors import DeepnotesError, TableError
+from deepnotes.streams import Escaping, stderr, write_all
+from deepnotes.table_writing import write_table
 from deepnotes.wording import reason
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 
 class Output:
@@ -29,67 +38,143 @@ class Output:
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
+        self._fault: OSError | ValueError | None = None
 
     def report(self, text: str) -> None:
         """Write `text` for people."""
-        if not self.quiet:
-            _write(sys.stderr if self.as_json else sys.stdout, text)
+        self._report(escaped(text, keep="\n"))
 
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
         """Write lines of a name and what there is to say about it, aligned."""
-        facts = list(facts)
+        facts = [(escaped(name), escaped(text)) for name, text in facts]
         width = max(8, *(len(name) for name, _ in facts))
-        self.report("\n".join(f"{name:<{width}}  {text}" for name, text in facts))
+        self._report("\n".join(f"{name:<{width}}  {text}" for name, text in facts))
 
     def log(self, text: str) -> None:
-        """Write `text` to stderr."""
+        """Write `text` to stderr, as one line."""
         if not self.quiet:
-            _write(sys.stderr, text)
+            say(escaped(text))
 
     def show(self, renderable: "RenderableType") -> None:
-        """Write something of rich's: coloured and folded on a terminal, plain and unfolded elsewhere."""
+        """Write something of rich's: coloured and folded on a terminal, plain and unfolded elsewhere.
+
+        Its texts are those of :func:`cell`, since the colours are escape sequences themselves.
+        """
         from rich.console import Console
 
-        stream = sys.stderr if self.as_json else sys.stdout
-        console = Console(file=stream) if stream.isatty() else Console(file=stream, width=1000)
+        stream = stderr() if self.as_json else sys.stdout
+        on_terminal = stream is not None and stream.isatty()
+        console = Console(file=stream) if on_terminal else Console(file=stderr(), width=1000, no_color=True)
         with console.capture() as captured:
             console.print(renderable)
-        self.report("\n".join(line.rstrip() for line in captured.get().splitlines()))
+        self._report("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    def table(self, names: list[str], columns: Mapping[str, np.ndarray], spreadsheet: bool) -> None:
+        """Write columns as CSV to stdout: exact, or escaped where it is a terminal.
+
+        Raises
+        ------
+        DeepnotesError, BrokenPipeError
+            If not all of it can be written.
+        """
+        if sys.stdout is None:
+            raise unwritten("it is closed")
+        try:
+            stream = Escaping(sys.stdout) if sys.stdout.isatty() else sys.stdout
+            write_table(stream, names, columns, spreadsheet=spreadsheet)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except TableError as error:
+            raise unwritten(reason(cast(Exception, error.__cause__))) from error
+        except (OSError, ValueError) as error:
+            raise unwritten(reason(error)) from error
 
     def waiting(self, text: str) -> AbstractContextManager[object]:
         """Return a context in which a terminal shows that work is under way; it must write nothing to stdout."""
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or not stderr().isatty():
             return nullcontext()
         from rich.console import Console
-        from rich.text import Text
 
-        return Console(file=sys.stderr).status(Text(text))
+        return Console(file=stderr()).status(cell(text))
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, float], None]]:
         """Yield a function that shows what is done and how much of all, from 0 to 1: on a terminal, else nowhere."""
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or not stderr().isatty():
             yield lambda what, share: None
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        console = Console(file=sys.stderr)
-        with Progress(
-            BarColumn(bar_width=24), TextColumn("{task.description}"), console=console, transient=True
-        ) as bar:
+        words = TextColumn("{task.description}", markup=False)
+        with Progress(BarColumn(bar_width=24), words, console=Console(file=stderr()), transient=True) as bar:
             task = bar.add_task("", total=1.0)
-            yield lambda what, share: bar.update(task, completed=share, description=what)
+            yield lambda what, share: bar.update(task, completed=share, description=escaped(what))
 
     def outcome(self, outcome: Mapping[str, Any]) -> None:
         """Write the JSON object, if it was asked for; what is not finite becomes null."""
         if self.as_json:
-            _write(sys.stdout, json.dumps(finite(outcome), allow_nan=False))
+            self._write(json.dumps(finite(outcome), allow_nan=False).replace("\x7f", "\\u007f"))
+
+    def finish(self) -> None:
+        """Raise an error if stdout did not take all that was written to it.
+
+        Raises
+        ------
+        DeepnotesError, BrokenPipeError
+        """
+        if isinstance(self._fault, BrokenPipeError):
+            raise self._fault
+        if self._fault is not None:
+            raise unwritten(reason(self._fault)) from self._fault
+
+    def _report(self, text: str) -> None:
+        if self.quiet:
+            return
+        if self.as_json:
+            say(text)
+        else:
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        """Write to stdout; after the first failure, which :meth:`finish` raises, nothing more."""
+        if self._fault is None:
+            try:
+                write_stdout(f"{text}\n")
+            except (OSError, ValueError) as error:  # a ValueError where it has been closed since
+                self._fault = error
 
 
-def complain(text: str) -> None:
-    """Write what went wrong to stderr, after the name of the program."""
-    _write(sys.stderr, f"deepnotes: {text}")
+def write_stdout(text: str) -> None:
+    """Write text to stdout, every byte of it; what its encoding does not have becomes a question mark.
+
+    Raises
+    ------
+    OSError, ValueError
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    write_all(sys.stdout, text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def unwritten(why: str) -> DeepnotesError:
+    """Return the error for what did not arrive at stdout."""
+    return DeepnotesError(f"cannot write to stdout: {why}")
+
+
+def say(text: str) -> None:
+    """Write text that is escaped already to stderr, if that can be written to."""
+    stream = stderr()
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def cell(text: str, style: str = "") -> "Text":
+    """Return text for a table of rich's, with everything but line breaks escaped."""
+    from rich.text import Text
+
+    return Text(escaped(text, keep="\n"), style)
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -116,40 +201,6 @@ def figure(value: float) -> str:
     return f"{value:,.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
 
 
-def require_writable(path: Path, *inputs: str, special: bool = False, option: str = "--output") -> None:
-    """Raise an error if `path` cannot be written, before any work is done for it.
-
-    Parameters
-    ----------
-    path : Path
-    *inputs : str
-        Files that the command reads, which it must not overwrite.
-    special : bool, default False
-        Whether `path` may be a pipe or a device.
-    option : str, default "--output"
-        What it was given by.
-
-    Raises
-    ------
-    ArgumentError, DeepnotesError
-    """
-    if path.is_dir():
-        raise DeepnotesError(f"cannot write {path}: it is a directory")
-    if path.exists():
-        for name in inputs:
-            if Path(name).exists() and path.samefile(name):
-                raise ArgumentError(f"{option} {path} is what the command reads, and would be lost")
-    if path.exists() and not path.is_file():
-        if special:
-            return
-        raise DeepnotesError(f"cannot write {path}: it is no regular file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise DeepnotesError(f"cannot write {path}: {reason(error)}") from None
-
-
 def finite(value: Any) -> Any:
     """Return a value fit for JSON: None in place of each number that is not finite."""
     if isinstance(value, float):
@@ -157,9 +208,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _write(stream: TextIO, text: str) -> None:
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-    stream.flush()

@@ -1,9 +1,9 @@
 """``deepnotes predict``: what a model says about each row of a table, as CSV."""
 
 import argparse
-import sys
 from pathlib import Path
 
+from deepnotes.cli import data
 from deepnotes.cli.arguments import (
     add_backend,
     add_data,
@@ -14,7 +14,8 @@ from deepnotes.cli.arguments import (
     chosen_backend,
 )
 from deepnotes.cli.models import Model
-from deepnotes.cli.output import Output, counted, require_writable
+from deepnotes.cli.output import Output, counted
+from deepnotes.cli.places import require_places
 from deepnotes.table_writing import formulas, write_table
 
 HELP = "Predict the target of each row of a table, as CSV."
@@ -36,18 +37,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict and write, to a file, or to stdout as CSV or JSON."""
-    if args.output:
-        require_writable(Path(args.output), args.data, args.model, special=True)
+    path = None if args.output is None else Path(args.output)
+    require_places({"--output": path}, [Path(args.model), *data.files(args.data)], special=True)
     model = Model.load(args.model, chosen_backend(args))
     table = model.read(args.data, args.from_disk)
     columns = model.task.columns(model.network.predict(model.inputs(table, args.unknown)))
     if not args.spreadsheet and not output.as_json and (found := formulas(columns["prediction"])):
         output.log(f"note: {found[0]!r} is a formula to spreadsheets; --spreadsheet writes it so that it is text there")
-    if args.output:
-        write_table(args.output, list(columns), columns, spreadsheet=args.spreadsheet)
+    if path is not None:
+        write_table(path, list(columns), columns, spreadsheet=args.spreadsheet)
         output.log(f"{counted(table.n_rows, 'prediction')} written to {args.output}")
     elif not output.as_json:
-        write_table(sys.stdout, list(columns), columns, spreadsheet=args.spreadsheet)
+        output.table(list(columns), columns, args.spreadsheet)
     output.outcome(
         {
             "command": "predict",
@@ -58,6 +59,6 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "task": model.task.kind,
             "backend": model.network.backend.name,
             "output": args.output,
-            "predictions": None if args.output else {name: column.tolist() for name, column in columns.items()},
+            "predictions": None if path is not None else {name: column.tolist() for name, column in columns.items()},
         }
     )

@@ -9,15 +9,16 @@ import numpy as np
 from deepnotes import plots
 from deepnotes.callbacks import Callback
 from deepnotes.cli import data, recipe
-from deepnotes.cli.arguments import chosen_backend
+from deepnotes.cli.arguments import chosen_backend, hinted
 from deepnotes.cli.models import Model
-from deepnotes.cli.output import Output, counted, require_writable
+from deepnotes.cli.output import Output, counted
+from deepnotes.cli.places import require_places, writing
 from deepnotes.cli.tasks import TASKS, Classification, Task, choose
 from deepnotes.cli.train_options import configure
 from deepnotes.disk import OnDisk
 from deepnotes.disk_tables import DiskTable
 from deepnotes.encoding import IMPUTE_THEM, Encoder
-from deepnotes.errors import ArgumentError, DataError, DeepnotesError, NonFiniteLossError
+from deepnotes.errors import ArgumentError, DataError, DeepnotesError, ModelFileError, NonFiniteLossError
 from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
 from deepnotes.splits import train_validation_split
@@ -33,9 +34,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
     """Read, train, measure, write and tell."""
     recipe.check(args)
     backend = chosen_backend(args)
-    path = Path(args.output or f"{Path(args.data).stem}.safetensors")
-    require_writable(path, args.data)
-    picture = _picture(args.plot, path, args.data)
+    path = Path(f"{Path(args.data).stem}.safetensors" if args.output is None else args.output)
+    picture = _picture(args.plot)
+    directory = None if args.checkpoint is None else Path(args.checkpoint)
+    require_places({"--output": path, "--plot": picture}, data.files(args.data), checkpoints=directory)
 
     table = (data.read_from_disk if args.from_disk else data.read)(args.data, exclude=args.exclude)
     target = data.target_of(table, args.target)
@@ -68,9 +70,16 @@ def run(args: argparse.Namespace, output: Output) -> None:
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):
         figures = task.figures(network, data.some(X, rows), y[rows])
-    model.save(path, **{part: {"rows": len(rows), **figures}})
+    try:
+        model.save(path, **{part: {"rows": len(rows), **figures}})
+    except ModelFileError as error:
+        raise _kept(error, args.checkpoint) from error
     if picture is not None:
-        plots.save(history.plot(), picture)
+        try:
+            with writing(picture):
+                plots.save(history.plot(), picture)
+        except DeepnotesError as error:
+            raise hinted(error, f"the model was written to {path}") from error
     best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
@@ -106,8 +115,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
 
 
-def _picture(asked: str | None, model: Path, data: str) -> Path | None:
-    """Return where to draw the curves, once it is certain that they can be drawn there."""
+def _picture(asked: str | None) -> Path | None:
+    """Return where to draw the curves, once it is certain that they can be drawn."""
     if asked is None:
         return None
     try:
@@ -115,10 +124,14 @@ def _picture(asked: str | None, model: Path, data: str) -> Path | None:
     except ArgumentError as error:
         raise ArgumentError(f"argument --plot: {error}") from None
     plots.require_matplotlib()
-    require_writable(path, data)
-    if path.resolve() == model.resolve():
-        raise ArgumentError(f"argument --plot: {path} is where the model goes")
     return path
+
+
+def _kept(error: DeepnotesError, checkpoint: str | None) -> DeepnotesError:
+    """Return the error of a model that could not be written, with the way to write it yet, if there is one."""
+    if checkpoint is None:
+        return error
+    return hinted(error, f"the training is kept: the same command with --resume goes on from {checkpoint}")
 
 
 class Resumed(Callback):
@@ -209,9 +222,8 @@ def _fit(
             progress=not output.quiet,
         )
     except NonFiniteLossError as error:
-        raise DeepnotesError(
-            f"{error}\nno model was written; try a smaller --learning-rate, or --clip-norm 1"
-        ) from error
+        told = "no model was written; try a smaller --learning-rate, or --clip-norm 1"
+        raise hinted(DeepnotesError(str(error)), told) from error
     except (KeyboardInterrupt, SystemExit) as end:
         left = f"; the same command with --resume goes on from {args.checkpoint}" if args.checkpoint else ""
         if isinstance(end, KeyboardInterrupt):

@@ -5,7 +5,17 @@ from collections.abc import Iterable, Mapping
 
 from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.cli import recipe
-from deepnotes.cli.arguments import add_backend, add_data, add_from_disk, add_threads, named, number, sizes, whole
+from deepnotes.cli.arguments import (
+    WHOLE,
+    add_backend,
+    add_data,
+    add_from_disk,
+    add_threads,
+    named,
+    number,
+    sizes,
+    whole,
+)
 from deepnotes.cli.tasks import MOST_CLASSES
 from deepnotes.encoding import IMPUTE, MOST_CATEGORIES
 from deepnotes.errors import ArgumentError
@@ -160,7 +170,7 @@ def _checkpoints(group: argparse._ArgumentGroup) -> None:
 
 
 def _interval(text: str) -> int | str:
-    every = int(text) if text.isdecimal() else text
+    every = whole(1)(text) if WHOLE.fullmatch(text) else text
     try:
         interval(every)
     except ArgumentError as error:

@@ -19,6 +19,9 @@ __all__ = [
     "make_teacher",
 ]
 
+DIGITS = files(__name__).joinpath("digits.npz")
+"""Where the digits are kept."""
+
 
 class Digits(NamedTuple):
     """Handwritten digits as rows: one image per row, flattened row by row.
@@ -60,7 +63,7 @@ def load_digits() -> Digits:
     >>> digits.feature_names[:2], digits.classes[-1]
     (['pixel_0_0', 'pixel_0_1'], '9')
     """
-    with files(__name__).joinpath("digits.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with DIGITS.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         X, y = arrays["X"].astype(np.float64), arrays["y"].astype(np.int64)
     names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
     return Digits(X, y, names, [str(digit) for digit in range(10)])

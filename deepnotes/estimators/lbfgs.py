@@ -8,6 +8,7 @@ import numpy as np
 
 from deepnotes.network import Network
 from deepnotes.program import Data, Program, State
+from deepnotes.streams import BestEffort
 
 
 class Minimum(NamedTuple):
@@ -44,7 +45,7 @@ def minimize(
         return float(gradient.cost), network.backend.to_numpy(gradient.flat).astype(np.float64)
 
     def say(intermediate_result: Any) -> None:
-        sys.stdout.write(f"loss = {intermediate_result.fun:.8f}\n")
+        BestEffort(sys.stdout).write(f"loss = {intermediate_result.fun:.8f}\n")
 
     with np.errstate(all="ignore"):
         found = search(

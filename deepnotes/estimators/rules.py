@@ -8,6 +8,7 @@ import numpy as np
 
 from deepnotes.callbacks import Callback
 from deepnotes.estimators.running import EpochRate
+from deepnotes.streams import BestEffort
 
 if TYPE_CHECKING:
     from deepnotes.training import Training
@@ -113,4 +114,4 @@ class Rules(Callback):
 
     def _say(self, what: str) -> None:
         if self.estimator.verbose:
-            sys.stdout.write(f"{what}\n")
+            BestEffort(sys.stdout).write(f"{what}\n")

@@ -5,6 +5,7 @@ this module.
 """
 
 import csv
+import math
 import os
 import sys
 from base64 import b64decode
@@ -14,7 +15,9 @@ from hashlib import sha256
 import numpy as np
 from numpy import ndarray as Array
 
+from deepnotes.cells import NUMBER, escaped, inert
 from deepnotes.equations import EQUATIONS
+from deepnotes.streams import write_all
 
 FEATURES: list[str] | None = None
 COLUMNS: list[tuple[str, tuple[object, ...] | None, object]] | None = None
@@ -88,12 +91,20 @@ def inputs(cell: str, name: str, categories: tuple[object, ...] | None, fill: ob
     missing = cell == "" if text else cell.strip().lower() in ("", "na", "n/a", "nan", "null")
     if missing and fill is None:
         raise ValueError(f"column {name!r} has a missing value")
-    value = fill if missing else cell if text else float(cell)
+    value = fill if missing else cell if text else number(name, cell)
     if categories is None:
         return [float(str(value))]
     if value not in categories:
         raise ValueError(f"column {name!r} has the category {value!r}, which is unknown")
     return [float(value == category) for category in categories]
+
+
+def number(name: str, cell: str) -> float:
+    """Return the number in a cell."""
+    value = float(cell) if NUMBER.fullmatch(cell.strip()) else math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"column {name!r} has {cell!r} where a finite number was expected")
+    return value
 
 
 def columns(A: Array) -> tuple[list[str], list[list[object]]]:
@@ -105,27 +116,59 @@ def columns(A: Array) -> tuple[list[str], list[list[object]]]:
     return names, [[CLASSES[i], *row] for i, row in zip(likeliest, A)]  # noqa: B905
 
 
+class Output:
+    """Where a table goes, one row with its line break at a time: to stdout as it is, but escaped on a terminal."""
+
+    def write(self, row: str) -> None:
+        """Write all of a row."""
+        shown = escaped(row.removesuffix("\n")) + "\n" if sys.stdout and sys.stdout.isatty() else row
+        write_all(sys.stdout, shown)
+
+
 def main(words: list[str]) -> int:
     """Check, or predict the rows of a file, and return the exit status."""
-    if words == ["--check"]:
-        good, told = check()
-        sys.stdout.write(f"{'passed' if good else 'FAILED'}: {told}\n")
-        return 0 if good else 1
-    if len(words) != 1 or words[0].startswith("-"):
-        sys.stderr.write(f"usage: python {sys.argv[0]} --check | DATA.csv\n")
+    spreadsheet = "--spreadsheet" in words
+    rest = [word for word in words if word != "--spreadsheet"]
+    if len(rest) != 1 or (rest[0].startswith("-") and rest[0] != "--check"):
+        say(f"usage: python {sys.argv[0]} --check | [--spreadsheet] DATA.csv")
         return 2
     try:
-        with np.errstate(all="ignore"):
-            names, rows = columns(predict(read(words[0])))
-    except (OSError, ValueError, IndexError) as error:
-        sys.stderr.write(f"error: {words[0]}: {error}\n")
-        return 1
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    try:
-        table.writerow(names)
-        table.writerows([str(x) for x in row] for row in rows)
-        sys.stdout.flush()
+        return tell(rest[0], spreadsheet)
     except BrokenPipeError:  # the reader, such as head, had enough
+        status = 141
+    except (OSError, ValueError) as error:
+        say(f"error: cannot write to stdout: {getattr(error, 'strerror', None) or error}")
+        status = 1
+    if sys.stdout is not None:  # what it still holds goes nowhere, or the end of Python would fail for it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return status
+
+
+def tell(what: str, spreadsheet: bool) -> int:
+    """Write what the check finds, or the predictions for a file, to stdout, and return the exit status."""
+    if what == "--check":
+        good, told = check()
+        write_all(sys.stdout, f"{'passed' if good else 'FAILED'}: {told}\n")
+        sys.stdout.flush()
+        return 0 if good else 1
+    try:
+        with np.errstate(all="ignore"):
+            names, rows = columns(predict(read(what)))
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        say(f"error: {what}: {getattr(error, 'strerror', None) or error}")
+        return 1
+    table = csv.writer(Output(), lineterminator="\n")
+    safe = inert if spreadsheet else str
+    table.writerow([safe(name) for name in names])
+    table.writerows([safe(x) if isinstance(x, str) else str(x) for x in row] for row in rows)
+    sys.stdout.flush()
     return 0
+
+
+def say(text: str) -> None:
+    """Write one line to stderr, if that can be written to."""
+    try:
+        write_all(sys.stderr, escaped(text) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = None  # so that the end of Python does not try again

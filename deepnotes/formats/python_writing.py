@@ -36,21 +36,25 @@ def to_python(chain: Chain) -> str:
     ModelFileError
         If deepnotes is installed without its source.
     """
+    texts = source_of("deepnotes.cells", ["escaped", "inert"])[0] + source_of("deepnotes.streams", ["write_all"])[0]
     functions, imports = equations_of(["standardize"] * (chain.standardizer is not None) + _functions(chain))
     numbers = {name: _encoded(x) for name, x in _arrays(chain).items()}
     content = "".join(f"{name} {numbers[name]} " for name in sorted(numbers))
     return "\n".join(
         [
             _docstring(chain),
-            "import csv\nimport os\nimport sys\nfrom base64 import b64decode\nfrom hashlib import sha256",
+            *(f"import {name}" for name in ("csv", "errno", "io", "math", "os", "re", "sys", "unicodedata")),
+            "from base64 import b64decode\nfrom hashlib import sha256",
             *imports,
-            "from types import ModuleType as Namespace\n\nimport numpy as np\nfrom numpy import ndarray as Array\n",
+            "from types import ModuleType as Namespace\nfrom typing import Any\n",
+            "import numpy as np\nfrom numpy import ndarray as Array\n",
             *(f"{name} = {value!r}" for name, value in _constants(chain).items()),
             _rule("the equations of deepnotes, word for word; xp is NumPy"),
             *(f"\n{text}\n" for text in functions),
             _rule("the network"),
             *_predict(chain),
             _rule("reading, checking, writing"),
+            *(f"\n{text}\n" for text in texts),
             "\n" + _carried() + "\n",
             _rule("the numbers"),
             f'DIGEST = "{sha256(content.encode()).hexdigest()}"',
@@ -99,30 +103,43 @@ def equations_of(names: Iterable[str]) -> tuple[list[str], list[str]]:
     modules: dict[str, list[str]] = {}
     for name in names:
         modules.setdefault(EQUATIONS[name].__module__, []).append(name)
-    for module in modules:
-        source = _source(module)
-        lines, tree = source.splitlines(), ast.parse(source)
-        defined: dict[str, ast.stmt] = {}
-        for statement in tree.body:
-            if isinstance(statement, ast.FunctionDef):
-                defined[statement.name] = statement
-            elif isinstance(statement, ast.Assign):
-                defined |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
-            elif isinstance(statement, ast.ImportFrom) and statement.module == "math":
-                defined |= {alias.name: statement for alias in statement.names}
-        wanted, found = list(modules[module]), set()
-        while wanted:
-            name = wanted.pop()
-            if name in found or name not in defined:
-                continue
-            found.add(name)
-            if isinstance(defined[name], ast.ImportFrom):
-                imports.add(f"from math import {name}")
-            else:
-                wanted += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
-        kept = {id(s): s for name, s in defined.items() if name in found and not isinstance(s, ast.ImportFrom)}
-        texts += [_text(lines, statement) for statement in sorted(kept.values(), key=lambda s: s.lineno)]
+    for module, wanted in modules.items():
+        found, needed = source_of(module, wanted)
+        texts += found
+        imports |= needed
     return texts, sorted(imports)
+
+
+def source_of(module: str, names: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Return the source of functions of a module and of what they refer to in it, and what it imports from ``math``.
+
+    Raises
+    ------
+    ModelFileError
+        If there is no source.
+    """
+    source = _source(module)
+    lines, tree = source.splitlines(), ast.parse(source)
+    defined: dict[str, ast.stmt] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef):
+            defined[statement.name] = statement
+        elif isinstance(statement, ast.Assign):
+            defined |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
+        elif isinstance(statement, ast.ImportFrom) and statement.module == "math":
+            defined |= {alias.name: statement for alias in statement.names}
+    wanted, found, imports = list(names), set(), set()
+    while wanted:
+        name = wanted.pop()
+        if name in found or name not in defined:
+            continue
+        found.add(name)
+        if isinstance(defined[name], ast.ImportFrom):
+            imports.add(f"from math import {name}")
+        else:
+            wanted += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    kept = {id(s): s for name, s in defined.items() if name in found and not isinstance(s, ast.ImportFrom)}
+    return [_text(lines, statement) for statement in sorted(kept.values(), key=lambda s: s.lineno)], imports
 
 
 def _source(module: str) -> str:
@@ -160,7 +177,7 @@ def _docstring(chain: Chain) -> str:
             "It needs Python 3.10 or newer and NumPy, and nothing else.",
             "",
             "    python FILE --check       holds it to the test vectors that it carries",
-            "    python FILE DATA.csv      predicts each row, as CSV",
+            "    python FILE DATA.csv      predicts each row, as CSV; with --spreadsheet, safe to open in one",
             f"    predict(X)                is what to import: X has shape (rows, {chain.inputs})",
             '"""\n',
         ]

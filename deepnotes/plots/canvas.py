@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from deepnotes.atomic import replacing
-from deepnotes.errors import ArgumentError, MissingExtraError
+from deepnotes.cells import escaped
+from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError
+from deepnotes.wording import reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,11 +30,24 @@ MARKERS = "os^DvPX<>*"
 
 
 def require_matplotlib() -> None:
-    """Raise MissingExtraError if matplotlib cannot be imported."""
+    """Import matplotlib, before any work is done for a picture.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    DeepnotesError
+        If it finds no directory for its cache.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("a picture needs matplotlib", "plot", error) from None
+    except OSError as error:
+        raise DeepnotesError(
+            f"a picture needs matplotlib, which has nowhere to write: {reason(error)}; set MPLCONFIGDIR to a directory "
+            "that can be written"
+        ) from None
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -102,7 +117,7 @@ def shortened(name: object, most: int = 20) -> str:
     >>> shortened("a very long name of class 12"), shortened("short")
     ('a very long…class 12', 'short')
     """
-    words = " ".join(str(name).split())
+    words = escaped(" ".join(str(name).split()))
     end = most * 2 // 5
     return literal(words if len(words) <= most else f"{words[: most - end - 1].rstrip()}…{words[-end:].lstrip()}")
 
