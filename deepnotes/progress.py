@@ -7,7 +7,7 @@ from rich.table import Column
 from rich.text import Text
 
 from deepnotes.callbacks import Callback
-from deepnotes.cells import escaped
+from deepnotes.safe_text import escaped
 from deepnotes.streams import stderr
 from deepnotes.training import Training
 

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, TextIO, cast
 
-from deepnotes.cells import escaped
+from deepnotes.safe_text import escaped
 
 
 def write_all(stream: Any, text: str) -> None:

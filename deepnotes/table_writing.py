@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepnotes import csv_files
-from deepnotes.cells import inert
 from deepnotes.csv_files import TextStream
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
+from deepnotes.safe_text import inert
 from deepnotes.streams import Whole
 from deepnotes.wording import listed, one_line, reason
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.cells import escaped, inert
 from deepnotes.cli import main
 from deepnotes.progress import figures
+from deepnotes.safe_text import escaped, inert
 from deepnotes.tables import read_table, write_table
 
 HOSTILE = {

@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from deepnotes.cells import escaped
 from deepnotes.cli.arguments import parser
 from deepnotes.cli.output import Output, say
 from deepnotes.errors import ArgumentError, BackendUnavailable, DeepnotesError, MissingExtraError, UnknownNameError
+from deepnotes.safe_text import escaped
 
 __all__ = ["main"]
 

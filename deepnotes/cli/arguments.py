@@ -8,10 +8,10 @@ from typing import NoReturn, TypeVar
 
 import deepnotes
 from deepnotes.backend import Backend
-from deepnotes.cells import NUMBER
 from deepnotes.cli.output import unwritten, write_stdout
 from deepnotes.errors import ArgumentError, unknown_name
 from deepnotes.registry import get_backend
+from deepnotes.safe_text import NUMBER
 from deepnotes.wording import brief, reason
 
 COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from deepnotes.cells import escaped
 from deepnotes.errors import DeepnotesError, TableError
+from deepnotes.safe_text import escaped
 from deepnotes.streams import Escaping, stderr, write_all
 from deepnotes.table_writing import write_table
 from deepnotes.wording import reason

@@ -15,8 +15,8 @@ from hashlib import sha256
 import numpy as np
 from numpy import ndarray as Array
 
-from deepnotes.cells import NUMBER, escaped, inert
 from deepnotes.equations import EQUATIONS
+from deepnotes.safe_text import NUMBER, escaped, inert
 from deepnotes.streams import write_all
 
 FEATURES: list[str] | None = None

@@ -36,7 +36,7 @@ def to_python(chain: Chain) -> str:
     ModelFileError
         If deepnotes is installed without its source.
     """
-    texts = source_of("deepnotes.cells", ["escaped", "inert"])[0] + source_of("deepnotes.streams", ["write_all"])[0]
+    texts = source_of("deepnotes.safe_text", ["escaped", "inert"])[0] + source_of("deepnotes.streams", ["write_all"])[0]
     functions, imports = equations_of(["standardize"] * (chain.standardizer is not None) + _functions(chain))
     numbers = {name: _encoded(x) for name, x in _arrays(chain).items()}
     content = "".join(f"{name} {numbers[name]} " for name in sorted(numbers))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from deepnotes.atomic import replacing
-from deepnotes.cells import escaped
 from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError
+from deepnotes.safe_text import escaped
 from deepnotes.wording import reason
 
 if TYPE_CHECKING:
