@@ -6,7 +6,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,15 @@ if find_spec("pyarrow"):
             {"comment": "#", "encoding": "latin-1", "missing_values": ["1"]},
             {"encoding": "utf-16"},
         ]
+        refused: list[tables.TableError] = []
         for form in forms:
-            with little(), suppress(tables.TableError):
-                hold(read_table(path, missing="keep", **form))
+            with little():
+                try:
+                    hold(read_table(path, missing="keep", **form))
+                except tables.TableError as error:
+                    refused.append(error)
+        if len(refused) == len(forms):
+            raise refused[-1]
 
     def parquet() -> bytes:
         """Return a Parquet file of two row groups."""
