@@ -143,8 +143,14 @@ def _by_distinct(cells: Any, name: str, request: Request, what: str, size: int) 
     if name in request.text:
         return Typed(_text(codes, np.where(blank, "", np.array(distinct, object)), what, size), blank[codes])
     missing = blank | np.array([text in MISSING for text in lower])
-    found = [np.nan if gone else number_of(text, form) for text, gone in zip(distinct, missing, strict=True)]
-    numbers = np.array(found, object)
+    words = BOOLEANS if forced else {}
+    numbers = np.array(
+        [
+            np.nan if gone else words.get(text.lower(), number_of(text, form))
+            for text, gone in zip(distinct, missing, strict=True)
+        ],
+        object,
+    )
     is_number = np.array([value is not None for value in numbers]) & ~missing
     if forced or (is_number | missing).all():
         if not forced and not is_number.any():

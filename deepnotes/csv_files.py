@@ -225,9 +225,9 @@ def require_text(data: bytes, source: str) -> None:
 
 
 def _separator(data: bytes) -> str:
-    """Return what separates the cells: what cuts the first rows into as many as the header, or most of them."""
+    """Return what separates the cells: what cuts the header into the most, and the first rows into as many."""
     head = data[:HEAD].decode("utf-8", "ignore")
-    best = ""
+    best, most = ",", (False, 1)
     for separator in SEPARATORS:
         rows = csv.reader(io.StringIO(head, newline=""), skipinitialspace=True, delimiter=separator)
         try:
@@ -236,13 +236,10 @@ def _separator(data: bytes) -> str:
             continue
         if len(data) > HEAD and len(widths) > 1:
             del widths[-1]  # it may be cut short
-        if not widths or widths[0] == 1:
-            continue
-        if len(set(widths)) == 1:
-            return separator
-        if 2 * widths[1:].count(widths[0]) >= len(widths) - 1:
-            best = best or separator
-    return best or ","
+        alike = widths[1:].count(widths[0]) if widths else -1
+        if 2 * alike >= len(widths) - 1 and (found := (alike == len(widths) - 1, widths[0])) > most and widths[0] > 1:
+            best, most = separator, found
+    return best
 
 
 def _header(text: Text, request: Request) -> tuple[list[str], list[str], Text, int]:

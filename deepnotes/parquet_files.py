@@ -245,7 +245,9 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
     import pyarrow.types as of
 
     coded = array if of.is_dictionary(array.type) else array.dictionary_encode()
-    texts = ["", *(_label(value) for value in coded.dictionary.to_pylist())]
+    single = of.is_float32(coded.dictionary.type)  # whose 0.1 is not the 0.1 of Python
+    distinct = coded.dictionary.to_numpy(zero_copy_only=False) if single else coded.dictionary.to_pylist()
+    texts = ["", *(_label(value) for value in distinct)]
     codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     width = max(map(len, texts))
     require_room(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} texts of up to {width:,}")
@@ -256,7 +258,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
 def _label(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    return label_of(value) if isinstance(value, bool | int | float | Decimal) else str(value)
+    return label_of(value) if isinstance(value, bool | int | float | Decimal | np.floating) else str(value)
 
 
 def _is_text(kind: Any) -> bool:

@@ -294,7 +294,7 @@ def label_of(value: Any) -> str:
     """
     if isinstance(value, bool | np.bool_) or value != value:
         return str(value) if value == value else ""
-    return str(int(value)) if value == int(value) else repr(float(value))
+    return str(int(value)) if value == int(value) else repr(float(str(value)))
 
 
 def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
