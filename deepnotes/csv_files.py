@@ -1,34 +1,103 @@
-"""CSV files: columns out of the bytes of one, with the line of every fault, and rows into one."""
+"""CSV files: columns out of the bytes of one, with the line of every fault, and rows into one.
+
+pyarrow cuts the text into cells; :mod:`deepnotes.cells` makes columns of them. Python's own csv module reads what
+programs differ on, such as quotes that do not enclose whole cells, and finds the line that an error is about.
+"""
 
 import codecs
 import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, islice
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.atomic import replacing
+from deepnotes.cells import EMPTY_TEXT, CellError, Typed, expected, number_of, spelling, typed
 from deepnotes.errors import TableError
-from deepnotes.readings import EVERYTHING, Column, Content, Gap, Request, require_room
+from deepnotes.readings import EVERYTHING, MOST_PLACES, WHITESPACE, Content, Gap, Request, index_note
 from deepnotes.wording import listed, shown
 
-CHUNK_ROWS = 512  # cells are text only until their chunk is converted: many at once cost memory, and more time
+__all__ = ["NEEDS", "TextStream", "fault_of", "number_of", "read", "write_file", "write_rows"]
 
-MISSING = frozenset(["", "na", "n/a", "nan", "null"])
-"""What stands for no value among numbers, in whatever case; among texts, only the empty cell does."""
+NEEDS = 'pip install "deepnotes[data]"'
 
-EMPTY_TEXT = "an empty cell where a value was expected"
+SEPARATORS = ",;\t|"
+"""What is tried, in this order, where nobody says what stands between cells."""
+
+HEAD = 1 << 16
+"""Bytes that are looked at to see what stands between cells."""
+
+LONGEST_CELL = 131_072
+"""Characters of a cell that Python's csv module takes."""
+
+BLOCK, BLOCKS = 1 << 20, 16
+"""pyarrow reads a file in blocks of so many bytes, or in so many blocks: each makes a part of every column."""
+
+LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class TextStream(Protocol):
     """What :func:`write_rows` needs of a stream."""
 
     def write(self, text: str, /) -> object: ...
+
+
+class Record(NamedTuple):
+    """A row of cells, and the line on which it starts."""
+
+    line: int
+    cells: list[str]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text of a file.
+
+    Parameters
+    ----------
+    data : bytes
+        UTF-8, without a byte order mark.
+    source : str
+    separator : str
+    first_line : int
+        The line of `source` on which `data` begins.
+    """
+
+    data: bytes
+    source: str
+    separator: str
+    first_line: int = 1
+
+    def records(self, width: int = 0) -> Iterator[Record]:
+        """Yield each row that is not blank; an empty cell is one where `width` is 1.
+
+        Raises
+        ------
+        TableError
+            Where the text is not CSV.
+        """
+        stream = io.TextIOWrapper(io.BytesIO(self.data), encoding="utf-8", newline="")
+        reader = csv.reader(stream, strict=True, skipinitialspace=self.separator != " ", delimiter=self.separator)
+        line = self.first_line
+        try:
+            for cells in reader:
+                if cells and (len(cells) == width or not is_blank(cells)):
+                    yield Record(line, cells)
+                line = self.first_line + reader.line_num
+        except csv.Error as error:
+            raise TableError(f"{self.source}:{line}: the row that starts here is not CSV: {error}") from error
+
+    def after(self, lines: int) -> "Text":
+        """Return what follows some lines."""
+        ends = [found.end() for found in islice(LINE_END.finditer(self.data), lines)]
+        rest = self.data[ends[-1] :] if len(ends) == lines else b""
+        return Text(rest, self.source, self.separator, self.first_line + lines)
 
 
 def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
@@ -39,126 +108,99 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     TableError
         At the first fault; the message begins with `source` and the line.
     """
-    require_text(data, source)
-    records = _records(data, source)
-    header_line, header = next(records, (1, []))
-    names = header_names(header, f"{source}:{header_line}")
-    request.require_known(source, names)
-    builders = {j: Builder(name, source, len(data), request) for j, name in enumerate(names) if request.takes(name)}
-    lines: dict[str, int] = {}
-    while chunk := list(islice(records, CHUNK_ROWS)):
-        lines = lines or {names[j]: line for j, line in enumerate(_cell_lines(chunk[0])) if j in builders}
-        for j, raw in enumerate(zip(*(cells for _, cells in chunk), strict=True)):
-            if j in builders:
-                builders[j].add([cell.strip() for cell in raw], chunk, j)
-        if not builders:
-            lines = lines or {"": 0}
-    if not lines:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise TableError(f"{source}: to read .csv files takes pyarrow: {NEEDS}") from error
+    size = len(data)
+    text = _text(data, source, request)
+    del data
+    names, unnamed, text, header_line = _header(text, request)
+    request = request.resolved(source, [name for name in names if name])
+    notes = [index_note(name) for name in unnamed if request.columns is None and name not in request.exclude]
+    taken = [name for name in names if name and request.takes(name) and name not in unnamed]
+    first = next(text.records(len(names)), None)
+    if first is None:
         raise TableError(f"{source}:{header_line}: no row follows the header")
-    columns = {builder.name: builder.joined() for builder in builders.values()}
-    gaps = {builder.name: gap for builder in builders.values() if (gap := builder.gap()).count}
-    return Content(columns, lines if columns else {}, gaps, names)
+    known = [name for name in names if name]
+    if not taken:
+        return Content({}, {}, {}, known, {}, notes)
+    columns, rows = _columns(text, names, taken)
+    place = {name: j for j, name in enumerate(names)}
+    made: dict[str, Typed] = {}
+    spelled: dict[str, NDArray[np.str_]] = {}
+    places: dict[str, tuple[int, list[int]]] = {}
+    told: dict[str, str] = {}
+    for name in taken:
+        cells, what = columns.pop(name), f"{source}: column {name!r}"
+        try:
+            column = made[name] = typed(cells, name, request, what, size)
+        except CellError as error:
+            line = _lines(text, len(names), rows, {error.row: [place[name]]})[error.row, place[name]]
+            hint = f"; {error.hint}" if error.hint else ""
+            raise TableError(f"{source}:{line}: column {name!r} has {error.told}{hint}") from None
+        if name in request.spelled:
+            spelled[name] = spelling(cells, column.missing, what, size)
+        if column.missing is not None:
+            missing = np.flatnonzero(column.missing)
+            places[name] = len(missing), missing[:MOST_PLACES].tolist()
+            cell = cells[places[name][1][0]].as_py().strip()
+            numbers = column.column.dtype.kind == "f"
+            there = f"{shown(cell)} where a value was expected" if cell else EMPTY_TEXT
+            told[name] = expected(cell, request.format) if numbers else there
+    lines = _lines(text, len(names), rows, _by_row(places, place))
+    gaps = {
+        name: Gap(count, [lines[row, place[name]] for row in some], told[name], True)
+        for name, (count, some) in places.items()
+    }
+    begins = _cell_lines(first)
+    return Content(
+        {name: column.column for name, column in made.items()},
+        {name: begins[place[name]] for name in taken},
+        gaps,
+        known,
+        spelled,
+        notes,
+    )
 
 
-Record = tuple[int, list[str]]
-"""The line on which a row of cells starts, and the cells."""
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
-class Builder:
-    """A column under way: the first cell that is not missing says whether it is of numbers or text.
-
-    Parameters
-    ----------
-    name, source : str
-    size : int
-        Of the file, in bytes.
-    request : Request
-    """
-
-    def __init__(self, name: str, source: str, size: int, request: Request) -> None:
-        self.name, self._source, self._size = name, source, size
-        self.numeric: bool | None = False if name in request.text else None
-        self._parts: list[Column] = []
-        self._of_numbers, self._of_text = Gap(), Gap()
-
-    def add(self, cells: list[str], chunk: list[Record], j: int) -> None:
-        """Take the next cells, which are those at `j` of the records."""
-        if self.numeric is None:
-            self._decide(cells)
-        if not self.numeric:
-            self._note_missing(cells, chunk, j)
-            self._parts.append(self._text(cells))
-        elif (numbers := _numbers(cells)) is not None:
-            self._parts.append(numbers)
-        else:
-            self._parts.append(self._careful_numbers(cells, chunk, j))
-
-    def _decide(self, cells: list[str]) -> None:
-        first = next((cell for cell in cells if cell.lower() not in MISSING), None)
-        if first is None:
-            return
-        self.numeric = number_of(first) is not None
-        if self.numeric:
-            self._parts = [np.full(part.size, np.nan) for part in self._parts]
-
-    def _note_missing(self, cells: list[str], chunk: list[Record], j: int) -> None:
-        undecided = self.numeric is None
-        if not undecided and "" not in cells:
-            return
-        for record, cell in zip(chunk, cells, strict=True):
-            if undecided:
-                _note(self._of_numbers, record, j, wanted_in_place_of(cell))
-            if not cell:
-                _note(self._of_text, record, j, EMPTY_TEXT)
-
-    def _careful_numbers(self, cells: list[str], chunk: list[Record], j: int) -> NDArray[np.float64]:
-        values = np.empty(len(cells))
-        for i, (record, cell) in enumerate(zip(chunk, cells, strict=True)):
-            value = number_of(cell)
-            if cell.lower() in MISSING:
-                _note(self._of_numbers, record, j, wanted_in_place_of(cell))
-                value = np.nan
-            elif value is None or not np.isfinite(value):
-                line = _cell_lines(record)[j]
-                raise TableError(f"{self._source}:{line}: column {self.name!r} has {wanted_in_place_of(cell)}")
-            values[i] = value
-        return values
-
-    def _text(self, cells: list[str]) -> NDArray[np.str_]:
-        self._require_room(max(map(len, cells)), len(cells))
-        return np.array(cells, np.str_)
-
-    def _require_room(self, width: int, rows: int) -> None:
-        what = f"{self._source}: column {self.name!r}, {rows:,} texts of up to {width:,} characters,"
-        require_room(4 * width * rows, self._size, what, "leave the column out")
-
-    def joined(self) -> Column:
-        """Return the whole column."""
-        if self.numeric is None and self._all_numbers():
-            self.numeric = True
-            return np.full(sum(part.size for part in self._parts), np.nan)
-        if not self.numeric:
-            self._require_room(max(part.itemsize // 4 for part in self._parts), sum(part.size for part in self._parts))
-        return np.concatenate(self._parts)  # type: ignore[return-value]  # all numbers or all text
-
-    def _all_numbers(self) -> bool:
-        """Return whether all that there is of a column without values is nan, which is a number of a kind."""
-        return all(np.char.lower(part) == "nan" for parts in self._parts for part in np.unique(parts))
-
-    def gap(self) -> Gap:
-        """Return the missing values."""
-        return self._of_numbers if self.numeric else self._of_text
+def _text(data: bytes, source: str, request: Request) -> Text:
+    """Return the text of a file with what separates its cells."""
+    form = request.format
+    if codecs.lookup(form.encoding).name == "utf-8":
+        require_text(data, source)
+        data = data.removeprefix(codecs.BOM_UTF8)
+    else:
+        data = _decoded(data, source, form.encoding).removeprefix(codecs.BOM_UTF8)
+    line, separator = 1, form.separator
+    if found := re.match(rb"sep=([^\w\s]|\t)[ \t]*(?:\r\n|\r|\n)", data, re.IGNORECASE):  # as Excel writes it
+        data, line = data[found.end() :], 2
+        separator = separator or found[1].decode()
+    if form.comment is not None:
+        mark = re.escape(form.comment.encode())
+        data = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", rb"\1", data)
+    if separator == WHITESPACE:
+        data = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r|$)", b"", data)
+        data = re.sub(rb'("(?:[^"]|"")*")|[ \t]+', lambda found: found[1] or b"\t", data)
+        separator = "\t"
+    return Text(data, source, separator or _separator(data), line)
 
 
-def _note(gap: Gap, record: Record, j: int, told: str) -> None:
-    """Count the cell at `j` of a record, whose line is looked for only if it will be told."""
-    gap.note(_cell_lines(record)[j] if gap.wants_places else 0, told)
-
-
-def wanted_in_place_of(cell: str) -> str:
-    """Return a cell in a column of numbers that is none, and what was wanted in its place."""
-    kind = "a number" if number_of(cell) is None else "a finite number"
-    return f"{shown(cell) if cell else 'an empty cell'} where {kind} was expected"
+def _decoded(data: bytes, source: str, encoding: str) -> bytes:
+    """Return text of an encoding as UTF-8."""
+    try:
+        text = data.decode(encoding)
+    except UnicodeError as error:
+        at = getattr(error, "start", 0)
+        line = 1 + len(LINE_END.findall(data[:at]))
+        raise TableError(f"{source}:{line}: byte 0x{data[at]:02x} is not text in the encoding {encoding}") from None
+    if "\0" in text:
+        line = 1 + len(re.findall("\r\n|\r|\n", text[: text.index("\0")]))
+        raise TableError(f"{source}:{line}: NUL is not text in the encoding {encoding}")
+    return text.encode("utf-8", "replace")
 
 
 def require_text(data: bytes, source: str) -> None:
@@ -175,60 +217,75 @@ def require_text(data: bytes, source: str) -> None:
             wrong = at if wrong < 0 else min(wrong, at)
             break
     if wrong >= 0:
-        line = 1 + len(re.findall(rb"\r\n|\r|\n", data[:wrong]))
-        raise TableError(f"{source}:{line}: byte 0x{data[wrong]:02x} is not UTF-8 text, which a .csv file must be")
+        line = 1 + len(LINE_END.findall(data[:wrong]))
+        usual = "" if not data[wrong] else "; --encoding (encoding=) reads others, such as latin-1 or utf-16"
+        raise TableError(
+            f"{source}:{line}: byte 0x{data[wrong]:02x} is not UTF-8 text, which a .csv file must be{usual}"
+        )
 
 
-def _records(data: bytes, source: str) -> Iterator[Record]:
-    """Yield the header and then each row that is not blank; all have as many cells as the header."""
-    stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
-    reader = csv.reader(stream, strict=True, skipinitialspace=True)
-    line, width = 1, 0
+def _separator(data: bytes) -> str:
+    """Return what separates the cells: what cuts the header into the most, and the first rows into as many."""
+    head = data[:HEAD].decode("utf-8", "ignore")
+    best, most = ",", (False, 1)
+    for separator in SEPARATORS:
+        rows = csv.reader(io.StringIO(head, newline=""), skipinitialspace=True, delimiter=separator)
+        try:
+            widths = [len(cells) for cells in islice((cells for cells in rows if not is_blank(cells)), 20)]
+        except csv.Error:
+            continue
+        if len(data) > HEAD and len(widths) > 1:
+            del widths[-1]  # it may be cut short
+        alike = widths[1:].count(widths[0]) if widths else -1
+        if 2 * alike >= len(widths) - 1 and (found := (alike == len(widths) - 1, widths[0])) > most and widths[0] > 1:
+            best, most = separator, found
+    return best
+
+
+def _header(text: Text, request: Request) -> tuple[list[str], list[str], Text, int]:
+    """Return the names, those of them that are an index, the rows that follow, and the line of the header."""
+    source = text.source
+    stream = io.TextIOWrapper(io.BytesIO(text.data), encoding="utf-8", newline="")
+    reader = csv.reader(stream, strict=True, skipinitialspace=text.separator != " ", delimiter=text.separator)
+    line = text.first_line
+    cells: list[str] = []
     try:
         for cells in reader:
-            if cells and (len(cells) == width or not is_blank(cells)):
-                width = width or len(cells)
-                if len(cells) != width:
-                    count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-                    raise TableError(f"{source}:{line}: {count} where the header has {width}")
-                yield line, cells
-            line = reader.line_num + 1
+            if not is_blank(cells):
+                break
+            line = text.first_line + reader.line_num
+        else:
+            cells, line = [], 1
     except csv.Error as error:
         raise TableError(f"{source}:{line}: the row that starts here is not CSV: {error}") from error
+    if not request.format.header and cells:
+        return [f"x{j}" for j in range(len(cells))], [], text, line
+    names = [cell.strip() for cell in cells]
+    place = f"{source}:{line}"
+    if not names:
+        raise TableError(f"{place}: the file is empty; a header row and rows below it were wanted")
+    if all(number_of(name) is not None for name in names):
+        raise TableError(
+            f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}; without a "
+            "header (--no-header, header=False) columns are named x0, x1, ..."
+        )
+    lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes no name over an index
+    if fault := fault_of(names[lead:], lead):
+        raise TableError(f"{place}: {fault}")
+    unnamed = [""] * min(lead, 1)
+    if not lead and len(names) > 1 and names[0] == "Unnamed: 0" and not request.names(names[0]):
+        unnamed = names[:1]  # as pandas calls the index of a file that it wrote
+    return names, unnamed, text.after(reader.line_num), line
 
 
 def is_blank(cells: list[str]) -> bool:
     return not cells or (len(cells) == 1 and not cells[0].strip())
 
 
-def _cell_lines(record: Record) -> list[int]:
-    """Return the line on which each cell starts: line breaks inside quoted cells move those after them down."""
-    line, cells = record
-    return list(accumulate((len(re.findall(r"\r\n|\r|\n", cell)) for cell in cells[:-1]), initial=line))
-
-
-def header_names(header: list[str], place: str) -> list[str]:
-    """Return the names in a header.
-
-    Raises
-    ------
-    TableError
-        If they cannot name columns.
-    """
-    names = [cell.strip() for cell in header]
-    if not names:
-        raise TableError(f"{place}: the file is empty; a header row and rows below it were wanted")
-    if all(number_of(name) is not None for name in names):
-        raise TableError(f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}")
-    if fault := fault_of(names):
-        raise TableError(f"{place}: {fault}")
-    return names
-
-
-def fault_of(names: Sequence[str]) -> str | None:
-    """Return what keeps `names` from naming columns, or None."""
+def fault_of(names: Sequence[str], before: int = 0) -> str | None:
+    """Return what keeps `names` from naming the columns after the first `before`, or None."""
     seen: set[str] = set()
-    for number, name in enumerate(names, start=1):
+    for number, name in enumerate(names, start=before + 1):
         if not name:
             return f"column {number} has no name"
         if name in seen:
@@ -237,33 +294,155 @@ def fault_of(names: Sequence[str]) -> str | None:
     return None
 
 
-def number_of(cell: str) -> float | None:
-    """Return what `float` reads, but not 1_000 nor digits beyond ASCII, which other programs take for text."""
-    if "_" in cell or not cell.isascii():
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+# --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(cells: list[str]) -> NDArray[np.float64] | None:
-    """Return what :func:`number_of` gives for each cell, or None if one is not a finite number."""
-    joined = "".join(cells)  # one look at all of them: this is where reading spends its time
-    if "_" in joined or not joined.isascii():
-        return None
+def _columns(text: Text, names: list[str], taken: list[str]) -> tuple[dict[str, Any], int]:
+    """Return the cells of each column that is taken, as Arrow strings, and the number of rows.
+
+    Raises
+    ------
+    TableError
+        If rows differ in width, or the text is not CSV.
+    """
+    import pyarrow as pa
+
+    body = text.data
+    if b'"' in body and _quoted_well(text.separator).fullmatch(body) is None:  # programs differ on such quotes
+        body = _rewritten(text, len(names))
+    longest = _longest_line(body)
     try:
-        values = np.fromiter(map(float, cells), np.float64, len(cells))
-    except ValueError:
-        return None
-    return values if np.isfinite(values).all() else None
+        table = _parsed(body, text.separator, names, taken, longest)
+    except (pa.ArrowException, ValueError):
+        body = _rewritten(text, len(names))  # which raises where the text is wrong
+        try:
+            table = _parsed(body, text.separator, names, taken, len(body))
+        except (pa.ArrowException, ValueError) as error:
+            raise TableError(f"{text.source}: not CSV: {' '.join(str(error).split())[:200]}") from None
+    if longest > LONGEST_CELL and any(_is_too_long(table[name]) for name in taken):
+        _rewritten(text, len(names))
+    columns = {}
+    for name in taken:
+        column = table[name]
+        if column.nbytes >= 1 << 31:
+            column = column.cast(pa.large_string())
+        columns[name] = column.combine_chunks()
+    return columns, len(table)
+
+
+def _parsed(body: bytes, separator: str, names: list[str], taken: list[str], longest: int) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv as reader
+
+    buffer = pa.allocate_buffer(len(body))  # Arrow's own: its threads may let go of it at any time
+    np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(body, np.uint8)
+    numbered = {name: str(j) for j, name in enumerate(names)}  # of unnamed columns there may be several
+    table = reader.read_csv(
+        pa.BufferReader(buffer),
+        read_options=reader.ReadOptions(
+            column_names=[str(j) for j in range(len(names))],
+            use_threads=len(body) > BLOCK,
+            block_size=min(max(BLOCK, 2 * longest, len(body) // BLOCKS), (1 << 31) - 1),
+        ),
+        parse_options=reader.ParseOptions(delimiter=separator, newlines_in_values=b'"' in body),
+        convert_options=reader.ConvertOptions(
+            column_types={numbered[name]: pa.string() for name in taken},
+            include_columns=[numbered[name] for name in taken],
+            strings_can_be_null=False,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    return table.rename_columns(taken)
+
+
+def _quoted_well(separator: str) -> re.Pattern[bytes]:
+    """Return the pattern of text whose quotes enclose whole cells, so that no two readers differ about it."""
+    mark = re.escape(separator.encode())
+    return re.compile(rb'(?:[^"]++|(?<![^%b\r\n])"(?:[^"]++|"")*+"(?![^%b\r\n]))*+' % (mark, mark))
+
+
+def _rewritten(text: Text, width: int) -> bytes:
+    """Return rows with every cell in quotes.
+
+    Raises
+    ------
+    TableError
+        Where the text is not CSV, or a row is not of `width` cells.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL, delimiter=text.separator)
+    for line, cells in text.records(width):
+        if len(cells) != width:
+            count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+            raise TableError(f"{text.source}:{line}: {count} where the header has {width}")
+        writer.writerow(cells)
+    return stream.getvalue().encode()
+
+
+def _longest_line(data: bytes) -> int:
+    """Return the length of the longest line."""
+    last, longest, step = -1, 0, 1 << 24
+    for start in range(0, len(data), step):
+        part = np.frombuffer(data, np.uint8, min(step, len(data) - start), start)
+        ends = np.flatnonzero((part == 10) | (part == 13)) + start
+        if len(ends):
+            longest = max(longest, int(ends[0]) - last, int(np.diff(ends).max(initial=0)))
+            last = int(ends[-1])
+    return max(longest, len(data) - last)
+
+
+def _is_too_long(column: Any) -> bool:
+    import pyarrow.compute as pc
+
+    return bool((pc.max(pc.utf8_length(column)).as_py() or 0) > LONGEST_CELL)
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+def _by_row(places: dict[str, tuple[int, list[int]]], place: dict[str, int]) -> dict[int, list[int]]:
+    """Return the columns to be looked up in each row."""
+    wanted: dict[int, list[int]] = {}
+    for name, (_, rows) in places.items():
+        for row in rows:
+            wanted.setdefault(row, []).append(place[name])
+    return wanted
+
+
+def _lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]]) -> dict[tuple[int, int], int]:
+    """Return the line of each wanted cell, by its row and column; the text has `rows` rows of `width` cells."""
+    data = text.data
+    ends = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
+    if ends + (not data.endswith((b"\n", b"\r"))) == rows:  # then each row is one line
+        return {(row, j): text.first_line + row for row, columns in wanted.items() for j in columns}
+    found: dict[tuple[int, int], int] = {}
+    last = max(wanted, default=-1)
+    for row, record in enumerate(islice(text.records(width), last + 1)):
+        if row in wanted:
+            begins = _cell_lines(record)
+            found |= {(row, j): begins[j] for j in wanted[row]}
+    return found
+
+
+def _cell_lines(record: Record) -> list[int]:
+    """Return the line on which each cell starts: line breaks inside quoted cells move those after them down."""
+    lines, line = [], record.line
+    for cell in record.cells:
+        lines.append(line)
+        if "\n" in cell or "\r" in cell:
+            line += len(re.findall(r"\r\n|\r|\n", cell))
+    return lines
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]]) -> None:
     """Write a header and then the rows, given as one list of `cells` per column."""
-    # A lone carriage return ends a line for readers, and the csv module does not quote it of itself.
+    # A lone carriage return ends a line for readers, and in the header they look for what separates cells; the csv
+    # module quotes neither of itself.
     texts = [*names, *(cell for column in cells for cell in column if isinstance(cell, str))]
-    returns = any("\r" in text for text in texts)
+    returns = any("\r" in text for text in texts) or any(set(name) & set(SEPARATORS) for name in names)
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     writer.writerow(names)
     writer.writerows(zip(*cells, strict=True))

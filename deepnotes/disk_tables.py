@@ -4,16 +4,17 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepnotes import idx_files, npy_files, npz_files, parquet_files
 from deepnotes.disk import OnDisk
-from deepnotes.errors import TableError
-from deepnotes.readings import Column, Request, missing_in, require_names, require_room
+from deepnotes.errors import DeepnotesError, TableError
+from deepnotes.readings import Column, Request, index_note, labels_of, missing_in, require_names, require_room
 from deepnotes.tables import as_path
 from deepnotes.wording import brief, listed, one_line, reason
 
@@ -33,12 +34,18 @@ class DiskTable:
     columns : dict of str to array
         Further columns, in memory, each of shape (m,).
     source : str
+    spelled : dict of str to array
+        The values as `source` spells them of columns for which that was asked.
+    notes : sequence of str
+        What was left out without being asked for, in words.
     """
 
     rows: np.ndarray
     numbered: Mapping[str, int]
-    columns: Mapping[str, Column]
+    columns: Mapping[str, NDArray[Any]]
     source: str
+    spelled: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
@@ -58,15 +65,31 @@ class DiskTable:
         TableError
             If there is none, or a value is missing or infinite.
         """
-        require_names(self.source, [name], self.names)
-        if name in self.numbered:
-            column = npz_files.as_column(np.asarray(self.rows[:, self.numbered[name]]), name, self.source)
-        else:
-            column = self.columns[name]
+        values = self._values(name)
+        if values.dtype.kind in "iu":
+            npz_files.require_exact(values, f"{self.source}: column {name!r}")
+        column = npz_files.as_column(values, name, self.source)
         missing = missing_in(column)
         if missing.any():
             raise TableError(f"{self.source}: row {int(np.argmax(missing)) + 1}: column {name!r} has no value")
         return column
+
+    def labels(self, name: str) -> NDArray[np.str_]:
+        """Return one column as names of classes, shape (m,), in memory: as they are spelled, if that is known.
+
+        Raises
+        ------
+        TableError
+            If there is none.
+        """
+        return self.spelled[name] if name in self.spelled else labels_of(self._values(name))
+
+    def _values(self, name: str) -> NDArray[Any]:
+        if name in self.columns:
+            return self.columns[name]
+        if name not in self.numbered:
+            require_names(self.source, [name], self.names)
+        return np.asarray(self.rows[:, self.numbered[name]])
 
     def features(self, exclude: Collection[str] = (), names: Sequence[str] | None = None) -> tuple[OnDisk, list[str]]:
         """Return columns of numbers side by side, as samples that stay on disk, and their names.
@@ -83,10 +106,12 @@ class DiskTable:
         TableError
             If there is no such column, or it is not in the matrix.
         """
+        known = self.names
         if names is None:
-            require_names(self.source, exclude, self.names)
-            names = [name for name in self.names if name not in exclude]
-        require_names(self.source, names, self.names)
+            require_names(self.source, exclude, known)
+            left_out = set(exclude)
+            names = [name for name in known if name not in left_out]
+        require_names(self.source, names, known)
         if not names:
             raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
         if others := [name for name in names if name not in self.numbered]:
@@ -99,7 +124,11 @@ class DiskTable:
 
 
 def open_table(
-    path: str | os.PathLike[str], *, columns: Collection[str] | None = None, exclude: Collection[str] = ()
+    path: str | os.PathLike[str],
+    *,
+    columns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    spelled: Collection[str] = (),
 ) -> DiskTable:
     """Open a data file of which the samples stay on disk.
 
@@ -109,7 +138,7 @@ def open_table(
         ``.npy``, ``.npz`` with an array X, both uncompressed, or IDX that is not packed: they are mapped into memory.
         ``.parquet``: its columns of numbers are written as a matrix, some rows at a time, to a temporary file, which
         is gone when the process ends; ``TMPDIR`` says where.
-    columns, exclude : collection of str
+    columns, exclude, spelled : collection of str
         As of :func:`deepnotes.read_table`.
 
     Raises
@@ -128,7 +157,16 @@ def open_table(
     >>> table.names, X.shape
     (['x0', 'x1', 'x2', 'y'], (3, 3))
     """
-    request = Request(columns, exclude)
+    return open_requested(path, Request(columns, exclude, spelled=spelled))
+
+
+def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
+    """Open what was asked for of a data file; see :func:`open_table`.
+
+    Raises
+    ------
+    TableError, ArgumentError
+    """
     path = as_path(path)
     source = one_line(path)
     suffix = path.suffix.lower()
@@ -141,17 +179,17 @@ def open_table(
     try:
         table = opener(path, source, request)
     except (OSError, ValueError) as error:
-        if isinstance(error, TableError):
+        if isinstance(error, DeepnotesError):
             raise
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: what has to be read of it does not fit into memory") from error
     if opener is not _open_parquet:  # which has read nothing of what is excluded
-        request.require_known(source, table.names)
+        request.resolved(source, table.names)
     return table
 
 
-def _of_matrix(X: np.ndarray, names: Sequence[str], columns: dict[str, Column], source: str) -> DiskTable:
+def _of_matrix(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
     return DiskTable(X, {name: j for j, name in enumerate(names)}, columns, source)
 
 
@@ -186,7 +224,7 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
         raise TableError(f"{source}: array {x!r} is text, and features must be numbers")
     npz_files.require_matrix(header.shape, x, source)
     X = npy_files.map_part(path, header.dtype, header.shape, at + within, header.by_column, source)
-    columns: dict[str, Column] = {}
+    columns: dict[str, NDArray[Any]] = {}
     for name in ys:
         columns |= npz_files.targets(archive[name], name, x, len(X), source)
     return _of_matrix(X, [f"x{j}" for j in range(X.shape[1])], columns, source)
@@ -210,30 +248,47 @@ def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
 
 def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
     with parquet_files.opened(path, source) as file:
-        kinds, known = parquet_files.column_types(file, source, request)
-        request.require_known(source, known)
+        request = request.resolved(source, file.schema_arrow.names)
+        kinds, _, index = parquet_files.column_types(file, source, request)
         m = file.metadata.num_rows
         numbers = [name for name, kind in kinds.items() if kind == "number"]
         if m <= 0 or not numbers:
             raise TableError(f"{source}: the file has no {'rows' if m <= 0 else 'columns of numbers'}")
         require_room(8 * m * len(kinds), path.stat().st_size, f"{source}: {m:,} rows of {len(kinds):,} columns")
         texts: dict[str, list[Column]] = {name: [] for name, kind in kinds.items() if kind == "text"}
+        spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in kinds if name in request.spelled}
         dtype = np.float32 if parquet_files.fits_float32(file, numbers) else np.float64
         rows = _scratch((m, len(numbers)), np.dtype(dtype), source)
-        done = 0
-        for batch in parquet_files.batches(file, list(kinds), source, parquet_files.rows_at_a_time(len(kinds))):
-            many = len(batch[numbers[0]])
-            if done + many > m:
+        end, beyond = 0, set()
+        for done, batch in parquet_files.batches(file, list(kinds), parquet_files.rows_at_a_time(len(kinds))):
+            end = done + len(batch[numbers[0]])
+            if end > m:
                 break
+            columns = {
+                name: parquet_files.as_column(array, kinds[name], name, source, done, request)
+                for name, array in batch.items()
+            }
             for j, name in enumerate(numbers):
-                rows[done : done + many, j] = batch[name]
+                rows[done:end, j] = columns[name]
+                if name not in spelled and parquet_files.is_beyond(columns[name]):
+                    beyond.add(name)
             for name, parts in texts.items():
-                parts.append(batch[name])
-            done += many
-    if done != m:
-        raise TableError(f"{source}: the Parquet file is damaged: it says that it has {m:,} rows, and has not")
-    columns: dict[str, Column] = {name: np.concatenate(parts) for name, parts in texts.items()}  # type: ignore[misc]
-    return _of_matrix(rows, numbers, columns, source)
+                parts.append(columns[name])
+            for name, labels in spelled.items():
+                labels.append(parquet_files.labels(batch[name], name, source))
+        if end != m:
+            raise TableError(f"{source}: the Parquet file is damaged: it says that it has {m:,} rows, and has not")
+        for name in beyond:
+            parquet_files.require_exact(file, name, source)
+    notes = [index_note(name) for name in index if request.columns is None and name not in request.exclude]
+    return DiskTable(
+        rows,
+        {name: j for j, name in enumerate(numbers)},
+        {name: np.concatenate(parts) for name, parts in texts.items()},
+        source,
+        {name: np.concatenate(parts) for name, parts in spelled.items()},
+        notes,
+    )
 
 
 def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.ndarray:

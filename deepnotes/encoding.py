@@ -1,19 +1,28 @@
 """From the columns of a table to the inputs of a network: categories one-hot, missing values filled, both kept."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepnotes.cells import BOOLEANS, hint_of, number_of
 from deepnotes.errors import ArgumentError, TableError
-from deepnotes.readings import Column, missing_in, repeated
+from deepnotes.readings import Column, labels_of, missing_in, repeated
 from deepnotes.tables import Table
 from deepnotes.wording import listed, shown
 
 MOST_CATEGORIES = 64
 """A column of text with more distinct values is taken for names or notes, and refused unless it is named."""
+
+FEW_CATEGORIES, SHARE = 10, 0.5
+"""So is one with more than a few, if they are more than this share of its rows."""
+
+CODE = re.compile(r"[+-]?0[0-9]")
+"""How codes begin that look like numbers: 007 and 7 are not the same."""
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
 
@@ -113,7 +122,8 @@ class Encoder:
             raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
         if impute is None:
             table.require_complete(names, IMPUTE_THEM)
-        made = cls(tuple(_feature(table, name, rows, name in categorical, impute) for name in names))
+        chosen = set(categorical)
+        made = cls(tuple(_feature(table, name, rows, name in chosen, impute) for name in names))
         if twice := repeated(made.inputs):
             raise TableError(f"{table.source}: two inputs would have the name {twice!r}; exclude or rename a column")
         return made
@@ -137,6 +147,11 @@ class Encoder:
     def text(self) -> list[str]:
         """The names of the columns that have to be read as text."""
         return [feature.name for feature in self.features if feature.is_text]
+
+    @property
+    def numeric(self) -> list[str]:
+        """The names of the columns that have to be read as numbers."""
+        return [feature.name for feature in self.features if feature.categories is None]
 
     def __call__(self, table: Table, unknown: str = "error") -> NDArray[np.float64]:
         """Return X, shape (n, m), of a table's rows.
@@ -168,10 +183,10 @@ class Encoder:
         """Return for each column that has them how many rows are of no known category."""
         found = {}
         for feature in self.features:
-            if feature.categories is not None:
-                known = np.isin(_filled(table, feature), np.array(feature.categories))
-                if count := int((~known).sum()):
-                    found[feature.name] = count
+            if feature.categories is None:
+                continue
+            if count := int((_codes(feature, _filled(table, feature)) < 0).sum()):
+                found[feature.name] = count
         return found
 
     def as_metadata(self) -> list[dict[str, Any]]:
@@ -234,14 +249,44 @@ def _feature(table: Table, name: str, rows: Any, categorical: bool, impute: str 
     if not text and not categorical:
         return Feature(name, None, None if impute is None else _statistic(present, impute))
     values, counts = np.unique(present, return_counts=True)
-    if len(values) > MOST_CATEGORIES and not categorical:
+    if text and not categorical and (fault := unlike_categories(values, len(present))):
         raise TableError(
-            f"{table.place(name)}: column {name!r} is text of {len(values):,} distinct values, its first value is "
-            f"{shown(column[0])}, and features must be numbers or text of at most {MOST_CATEGORIES}: exclude the "
-            "column, or name it among the categorical ones"
+            f"{table.place(name)}: column {name!r} is text {fault}, its first value is {shown(present[0])}, and "
+            f"features must be numbers or text of at most {MOST_CATEGORIES} that recur: exclude the column, or name it "
+            f"among the categorical ones{_option(values)}"
+        )
+    if text and (two := same_number(values.tolist())):
+        raise TableError(
+            f"{table.place(name)}: column {name!r} has the categories {two[0]} and {two[1]}, which are one number; "
+            "write them alike, or name the column among the numeric ones"
         )
     categories = tuple(values.tolist())
     return Feature(name, categories, None if impute is None else categories[int(counts.argmax())])
+
+
+def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
+    """Return why the distinct values of so many rows of text are hardly categories, or None.
+
+    Examples
+    --------
+    >>> unlike_categories(np.array(["red", "blue"]), 9)
+    >>> unlike_categories(np.array(["5%", "7%", "12.5%"]), 9)
+    'of 3 distinct values, of which most are numbers or dates in a form of their own'
+    """
+    if len(values) > MOST_CATEGORIES:
+        return f"of {len(values):,} distinct values"
+    if len(values) > FEW_CATEGORIES and len(values) > SHARE * rows:
+        return f"of {len(values):,} distinct values in {rows:,} rows"
+    if 2 * sum(bool(hint_of(value)) for value in values.tolist()) > len(values):
+        return f"of {len(values):,} distinct values, of which most are numbers or dates in a form of their own"
+    return None
+
+
+def _option(values: NDArray[np.str_]) -> str:
+    """Return the option that would read most of the values, as the end of a message."""
+    hints = [hint for value in values[: 4 * MOST_CATEGORIES].tolist() if (hint := hint_of(value))]
+    usual = max(hints, key=hints.count, default="")
+    return f"; {usual}" if 2 * len(hints) > min(len(values), 4 * MOST_CATEGORIES) else ""
 
 
 def _statistic(values: NDArray[np.float64], impute: str) -> float:
@@ -258,17 +303,17 @@ def _filled(table: Table, feature: Feature) -> Column:
     """Return the column of a feature, of the kind that it was, without missing values."""
     column = table.column(feature.name)
     missing = missing_in(column)
-    if column.dtype.kind == "U" and not feature.is_text and missing.all():
+    if feature.is_text:
+        column = labels_of(column)
+    elif column.dtype.kind == "U" and missing.all():
         column = np.full(column.shape, np.nan)
-    if column.dtype.kind == "U" and not feature.is_text:
+    elif column.dtype.kind == "U" and feature.categories is None:
         raise TableError(
             f"{table.place(feature.name)}: column {feature.name!r} is text, its first value is {shown(column[0])}, "
             "and numbers were wanted"
         )
-    if column.dtype.kind != "U" and feature.is_text:
-        if not missing.all():
-            raise TableError(f"{table.place(feature.name)}: column {feature.name!r} is numbers, and text was wanted")
-        column = np.full(column.shape, "")
+    elif column.dtype.kind == "U":
+        column = np.array([np.nan if (value := value_of(cell)) is None else float(value) for cell in column.tolist()])
     if not missing.any():
         return column
     if feature.fill is None:
@@ -280,9 +325,7 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
     """Return the inputs that a column makes, shape (m, width)."""
     if feature.categories is None:
         return np.asarray(column, np.float64).reshape(-1, 1)
-    known = {value: i for i, value in enumerate(feature.categories)}
-    values, inverse = np.unique(column, return_inverse=True)
-    codes = np.array([known.get(value, -1) for value in values.tolist()])[inverse]
+    codes = _codes(feature, column)
     if unknown == "error" and (codes < 0).any():
         row = int(np.argmax(codes < 0))
         value = shown(column[row]) if feature.is_text else _told(float(column[row]))
@@ -292,3 +335,67 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
         )
     hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return hot
+
+
+def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
+    """Return which category each value is, shape (m,), or -1."""
+    values, inverse = np.unique(column, return_inverse=True)
+    categories = feature.categories or ()
+    if feature.is_text:
+        return codes_of(values.tolist(), categories)[inverse]  # type: ignore[arg-type]
+    known = {value: i for i, value in enumerate(categories)}
+    return np.array([known.get(value, -1) for value in values.tolist()], np.int64)[inverse]
+
+
+def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
+    """Return which of the `known` labels each is, or -1.
+
+    One that is spelled like none of them is the one that is the same number, if there is just one: other programs write
+    1.0 for 1, and true for True or 1.
+
+    Examples
+    --------
+    >>> codes_of(["1.0", "007", "true", "x"], ["1", "7"]).tolist()
+    [0, -1, 0, -1]
+    """
+    spelled = {label: i for i, label in enumerate(known)}
+    numbers: dict[Decimal, int] = {}
+    for i, label in enumerate(known):
+        if (value := value_of(label)) is not None:
+            numbers[value] = -1 if value in numbers else i
+    found = np.full(len(labels), -1, np.int64)
+    for at, label in enumerate(labels):
+        i = spelled.get(label, -1)
+        if i < 0 and numbers and (value := value_of(label)) is not None:
+            i = numbers.get(value, -1)
+        found[at] = i
+    return found
+
+
+def value_of(label: str) -> Decimal | None:
+    """Return the exact number that a label is, 1 or 0 for true or false; None for text, and for codes such as 007."""
+    if CODE.match(label):
+        return None
+    if label.lower() in BOOLEANS:
+        return Decimal(int(BOOLEANS[label.lower()]))
+    number = number_of(label)
+    return None if number is None or not np.isfinite(number) else Decimal(label.strip())
+
+
+def same_number(labels: Sequence[str]) -> tuple[str, str] | None:
+    """Return two labels that are one number where all are numbers, such as 1 and 1.0, or None.
+
+    Examples
+    --------
+    >>> same_number(["1", "1.0", "2"]), same_number(["007", "7"]), same_number(["1", "1.0", "x"])
+    (('1', '1.0'), None, None)
+    """
+    seen: dict[Decimal, str] = {}
+    found = None
+    for label in labels:
+        value = value_of(label)
+        if value is None:
+            return None
+        if (other := seen.setdefault(value, label)) is not label:
+            found = found or (other, label)
+    return found

@@ -100,6 +100,8 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
         device = device_of(x)
         if device is None or device[0] not in HOST:
             raise ForeignArrayError(_elsewhere(backend, x, name))
+    if hasattr(x, "tocsr"):
+        raise DTypeError(f"{name} is a sparse {type(x).__name__}; {name}.toarray() is what a network takes")
     try:
         # NumPy's protocol first: through DLPack, PyTorch gives tensors with their negative bit set as if it were not.
         by_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
@@ -108,9 +110,24 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
         raise DTypeError(_unreadable(x, name, error)) from None
     if array.dtype.kind == "V" and array.dtype.names is None:
         raise DTypeError(_exotic(name, array.dtype))
+    if array.dtype.kind == "O" and hasattr(x, "dtypes"):
+        array = _of_frame(x, array)
     if array.dtype.kind not in "biuf":
-        raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers")
+        hint = f"; {name}.astype('float64') converts numbers, deepnotes.Encoder text" if hasattr(x, "dtypes") else ""
+        raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers{hint}")
     return array
+
+
+def _of_frame(x: Any, array: np.ndarray) -> np.ndarray:
+    """Return a pandas frame or series of numbers and booleans, nullable ones too, with NaN for what is missing."""
+    dtypes = x.dtypes if x.ndim == 2 else [x.dtypes]
+    kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}
+    if not kinds <= set("biuf"):
+        return array
+    dtype = {"b": np.bool_, "i": np.int64, "u": np.uint64}.get("".join(kinds), np.float64)
+    if dtype is not np.float64 and not x.isna().to_numpy().any():
+        return np.asarray(x.to_numpy(dtype=dtype))
+    return np.asarray(x.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _library(x: Any) -> str:

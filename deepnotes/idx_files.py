@@ -114,10 +114,10 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     TableError
     """
     columns = columns_of(array(path, source), path, source)
-    return chosen(columns, request, list(columns))
+    return chosen(columns, request, list(columns), source)
 
 
-def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, Column]:
+def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, np.ndarray]:
     """Return the columns of images, or of labels alone, and of the labels beside them."""
     labels = None if images.ndim == 1 else read_labels(path, len(images))
     if 0 in images.shape:
@@ -125,7 +125,7 @@ def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, Column]
     if images.ndim == 1:
         return {LABEL: as_column(images, LABEL, source)}
     X = as_column(images.reshape(len(images), -1), "X", source)
-    columns = dict(zip(pixel_names(images.shape[1:]), X.T, strict=True))
+    columns: dict[str, np.ndarray] = dict(zip(pixel_names(images.shape[1:]), X.T, strict=True))
     return columns if labels is None else {**columns, LABEL: labels}
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from deepnotes.errors import TableError
-from deepnotes.npz_files import as_column, chosen, matrix, read_header, require_matrix, targets
-from deepnotes.readings import EVERYTHING, Column, Content, Request
+from deepnotes.npz_files import chosen, matrix, read_header, require_matrix, targets
+from deepnotes.readings import EVERYTHING, Content, Request
 from deepnotes.wording import reason
 
 COMPANIONS = {
@@ -87,10 +87,10 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     X, y = matrix_and_targets(path, source)
     columns = matrix(X, "X", source)
     columns |= y
-    return chosen(columns, request, list(columns))
+    return chosen(columns, request, list(columns), source)
 
 
-def matrix_and_targets(path: Path, source: str) -> tuple[np.ndarray, dict[str, Column]]:
+def matrix_and_targets(path: Path, source: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the matrix of a file, still mapped, and the columns of the targets beside it.
 
     Raises
@@ -105,8 +105,3 @@ def matrix_and_targets(path: Path, source: str) -> tuple[np.ndarray, dict[str, C
     if beside is None:
         return X, {}
     return X, targets(mapped(beside, str(beside)), "y", "X", len(X), str(beside))
-
-
-def column_of(X: np.ndarray, j: int, source: str) -> Column:
-    """Return one column of a mapped matrix, shape (m,), as float64."""
-    return as_column(np.asarray(X[:, j]), f"x{j}", source)

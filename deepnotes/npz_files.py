@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepnotes.errors import TableError
-from deepnotes.readings import EVERYTHING, Column, Content, Request, gaps_of, repeated, require_room
+from deepnotes.readings import (
+    EVERYTHING,
+    EXACT,
+    Column,
+    Content,
+    Request,
+    gaps_of,
+    labels_of,
+    repeated,
+    require_distinct,
+    require_room,
+)
 from deepnotes.wording import brief, reason
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -152,7 +164,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
         raise TableError(f"{source}: the archive has no arrays; an array X, or columns, were wanted")
     x, ys = matrix_of(archive, source)
     columns = _named_columns(archive, request) if x is None else _matrix_columns(archive, x, ys)
-    return chosen(columns, request, list(columns if x else archive))
+    return chosen(columns, request, list(columns if x else archive), source)
 
 
 def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
@@ -170,24 +182,60 @@ def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
     return (found["x"][0] if found["x"] else None), found["y"]
 
 
-def chosen(columns: dict[str, Column], request: Request, names: list[str]) -> Content:
-    """Return those of the columns that were asked for, and their gaps."""
-    taken = {name: column for name, column in columns.items() if request.takes(name)}
-    return Content(taken, {}, gaps_of(taken), names)
+def chosen(columns: dict[str, NDArray[Any]], request: Request, names: list[str], source: str) -> Content:
+    """Return those of the columns that were asked for, and their gaps.
+
+    Raises
+    ------
+    TableError
+        If there is none of a name that was asked for, or a column is not of the kind that was.
+    """
+    request = request.resolved(source, names)
+    taken: dict[str, Column] = {}
+    spelled: dict[str, NDArray[np.str_]] = {}
+    for name, column in columns.items():
+        if not request.takes(name):
+            continue
+        if name in request.dates:
+            raise TableError(f"{source}: column {name!r} has dtype {column.dtype}, and dates were wanted")
+        if name in request.numeric and column.dtype.kind == "U":
+            raise TableError(f"{source}: column {name!r} is text, and numbers were wanted")
+        if name in request.spelled or name in request.text:
+            spelled[name] = labels_of(column)
+        if name in request.text:
+            taken[name] = spelled[name]
+        elif column.dtype.kind in "biu":
+            if name not in request.spelled:
+                require_exact(column, f"{source}: column {name!r}")
+            taken[name] = column.astype(np.float64)
+        else:
+            taken[name] = column
+    return Content(taken, {}, gaps_of(taken), names, spelled)
 
 
-def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, Column]:
+def require_exact(column: NDArray[Any], what: str) -> None:
+    """Raise TableError if two whole numbers of an array become one as float64."""
+    if column.dtype.kind in "iu" and column.dtype.itemsize == 8:
+        big = (column >= EXACT) | (column <= -EXACT)
+        if big.any():
+            require_distinct(np.unique(column[big]).tolist(), what)
+
+
+def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, NDArray[Any]]:
     columns = matrix(archive[x], x, archive.source)
     for name in ys:
         columns |= targets(archive[name], name, x, len(columns["x0"]), archive.source)
     return columns
 
 
-def matrix(X: np.ndarray, name: str, source: str) -> dict[str, Column]:
+def matrix(X: np.ndarray, name: str, source: str) -> dict[str, NDArray[Any]]:
     """Return the columns of a matrix as x0, x1, ..."""
     if X.dtype.kind == "U":
         raise TableError(f"{source}: array {name!r} is text, and features must be numbers")
     require_matrix(X.shape, name, source)
+    if X.dtype.kind in "iu" and X.dtype.itemsize == 8 and (X.max() >= EXACT or X.min() <= -EXACT):
+        for j in range(X.shape[1]):
+            require_exact(X[:, j], f"{source}: column 'x{j}'")
     X = as_column(X, name, source)
     return {f"x{j}": X[:, j] for j in range(X.shape[1])}
 
@@ -200,20 +248,21 @@ def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
         )
 
 
-def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, Column]:
-    """Return the columns of an array of m targets: y, or y0, y1, ..."""
+def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, NDArray[Any]]:
+    """Return the columns of an array of m targets: y, or y0, y1, ...; whole numbers and booleans as they are."""
     if y.ndim not in (1, 2) or not y.size or len(y) != m:
         raise TableError(
             f"{source}: array {name!r} has shape {brief(y.shape)}; ({m},) or ({m}, k) was wanted, as {x!r} has"
         )
-    y = as_column(y, name, source)
+    y = exactly(y, name, source)
     if y.size == m:
         return {"y": y.reshape(-1)}
     return {f"y{j}": y[:, j] for j in range(y.shape[1])}
 
 
-def _named_columns(archive: Archive, request: Request) -> dict[str, Column]:
-    columns: dict[str, Column] = {}
+def _named_columns(archive: Archive, request: Request) -> dict[str, NDArray[Any]]:
+    request = request.resolved(archive.source, list(archive))
+    columns: dict[str, NDArray[Any]] = {}
     for name in archive:
         if not request.takes(name):
             continue
@@ -223,7 +272,7 @@ def _named_columns(archive: Archive, request: Request) -> dict[str, Column]:
                 f"{archive.source}: array {brief(repr(name))} has shape {brief(column.shape)}; an array X of shape "
                 "(samples, features) was wanted, or else columns of shape (samples,) only"
             )
-        columns[name] = as_column(column, name, archive.source)
+        columns[name] = exactly(column, name, archive.source)
         first = next(iter(columns))
         if not column.size or column.size != columns[first].size:
             wanted = "at least one" if name == first else f"{columns[first].size}, as {first!r} has,"
@@ -231,6 +280,11 @@ def _named_columns(archive: Archive, request: Request) -> dict[str, Column]:
                 f"{archive.source}: array {brief(repr(name))} has {column.size} values; {wanted} was wanted"
             )
     return columns
+
+
+def exactly(array: np.ndarray, name: str, source: str) -> NDArray[Any]:
+    """Return whole numbers and booleans as they are, and anything else as :func:`as_column` does."""
+    return array if array.dtype.kind in "biu" else as_column(array, name, source)
 
 
 def as_column(array: np.ndarray, name: str, source: str) -> Column:

@@ -1,14 +1,30 @@
 """Parquet files: columns out of one, by pyarrow, whole or a few rows at a time."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from deepnotes.cells import DAY, CellError, typed, without_given
 from deepnotes.errors import TableError
-from deepnotes.readings import EVERYTHING, Column, Content, Request, gaps_of, repeated, require_room
+from deepnotes.readings import (
+    EVERYTHING,
+    EXACT,
+    Column,
+    Content,
+    Request,
+    gaps_of,
+    index_note,
+    label_of,
+    repeated,
+    require_distinct,
+    require_room,
+)
 from deepnotes.wording import brief, reason
 
 NEEDS = 'pip install "deepnotes[data]"'
@@ -50,44 +66,67 @@ def opened(path: Path, source: str) -> Iterator[Any]:
         raise TableError(f"{source}: the Parquet file cannot be read: {brief(reason(error))}") from error
 
 
-def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple[dict[str, str], list[str]]:
-    """Return for each column that was asked for whether it is of "number" or "text", and the names of all.
+def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return what is asked for of a file: for each column whether it is of "number" or "text".
+
+    Returns
+    -------
+    kinds : dict of str to str
+    names : list of str
+        Of all columns.
+    index : list of str
+        Of those that are the index of a pandas frame, and are left out.
 
     Raises
     ------
     TableError
-        If it is of neither.
+        If a column is of neither.
     """
     import pyarrow.types as of
 
     schema = file.schema_arrow
     if name := repeated(schema.names):
         raise TableError(f"{source}: two columns have the name {brief(repr(name))}")
+    index = {name for name in index_of(schema) if not request.names(name)}
     found: dict[str, str] = {}
     for field in schema:
-        if not request.takes(field.name):
+        if not request.takes(field.name) or field.name in index:
             continue
+        what = f"{source}: column {brief(repr(field.name))} has type {brief(field.type)}"
         kind = field.type.value_type if of.is_dictionary(field.type) else field.type
-        if of.is_string(kind) or of.is_large_string(kind):
-            found[field.name] = "text"
-        elif of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind) or of.is_decimal(kind):
-            found[field.name] = "number"
-        elif of.is_null(kind):
+        number = of.is_integer(kind) or of.is_floating(kind) or of.is_boolean(kind) or of.is_decimal(kind)
+        if _is_text(kind):
+            as_number = field.name in request.numeric or field.name in request.dates
+            found[field.name] = "number" if as_number else "text"
+        elif _is_date(kind):
+            if field.name not in request.dates and field.name not in request.text:
+                raise TableError(
+                    f"{what}; numbers or text were wanted: --dates (dates=) makes days since 1970-01-01 of it"
+                )
+            found[field.name] = "text" if field.name in request.text else "number"
+        elif number or of.is_null(kind):
+            if field.name in request.dates and not of.is_null(kind):
+                raise TableError(f"{what}; dates were wanted")
             found[field.name] = "text" if field.name in request.text else "number"
         else:
-            raise TableError(
-                f"{source}: column {brief(repr(field.name))} has type {brief(field.type)}; numbers or text were wanted"
-            )
-        if found[field.name] == "number" and field.name in request.text:
-            raise TableError(
-                f"{source}: column {brief(repr(field.name))} has type {brief(field.type)}; text was wanted"
-            )
-    return found, schema.names
+            raise TableError(f"{what}; numbers or text were wanted")
+    return found, schema.names, [name for name in schema.names if name in index]
+
+
+def index_of(schema: Any) -> list[str]:
+    """Return the names of the columns that are, or once were, the index of a pandas frame."""
+    try:
+        told = schema.pandas_metadata["index_columns"]
+    except (TypeError, LookupError, ValueError):  # there is none, or it makes no sense
+        told = []
+    named = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+    return [*named, *(name for name in schema.names if re.fullmatch(r"__index_level_[0-9]+__", name))]
 
 
 def fits_float32(file: Any, names: list[str]) -> bool:
     """Return whether float32 holds each value of these columns exactly."""
-    types = {str(file.schema_arrow.field(name).type) for name in names}
+    wanted = set(names)
+    types = {str(field.type) for field in file.schema_arrow if field.name in wanted}
     return types <= {"float", "halffloat", "int8", "int16", "uint8", "uint16", "bool"}
 
 
@@ -96,11 +135,11 @@ def rows_at_a_time(columns: int) -> int:
     return max(1, min(ROWS, ROOM // (64 * max(1, columns))))
 
 
-def batches(file: Any, names: list[str], source: str, rows: int = ROWS) -> Iterator[dict[str, Column]]:
-    """Yield the columns of a few rows after the others, shape (rows,) each, NaN or empty text where values miss."""
+def batches(file: Any, names: list[str], rows: int = ROWS) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the Arrow columns of a few rows after the others, with the number of the first row."""
     done = 0
     for batch in file.iter_batches(rows, columns=names, use_threads=False):
-        yield {name: _column(batch.column(name), name, source, done) for name in names}
+        yield done, dict(zip(batch.schema.names, batch.columns, strict=True))
         done += len(batch)
 
 
@@ -113,47 +152,122 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     """
     size = path.stat().st_size
     with opened(path, source) as file:
-        kinds, names = column_types(file, source, request)
+        request = request.resolved(source, file.schema_arrow.names)
+        kinds, names, index = column_types(file, source, request)
         rows = file.metadata.num_rows
         if rows <= 0:
             raise TableError(f"{source}: the file has no rows")
         require_room(8 * rows * max(1, len(kinds)), size, f"{source}: {rows:,} rows of {len(kinds):,} columns")
         parts: dict[str, list[Column]] = {name: [] for name in kinds}
-        for batch in batches(file, list(kinds), source) if kinds else ():
-            for name, column in batch.items():
+        spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in kinds if name in request.spelled}
+        for done, batch in batches(file, list(kinds)) if kinds else ():
+            for name, array in batch.items():
+                column = as_column(array, kinds[name], name, source, done, request)
                 parts[name].append(column)
+                if name in spelled:
+                    spelled[name].append(labels(array, name, source))
                 if column.dtype.kind == "U":
                     what = f"{source}: column {name!r}, texts of up to {column.itemsize // 4:,} characters,"
                     require_room(rows * column.itemsize, size, what)
-    if any(sum(map(len, found)) != rows for found in parts.values()):
-        raise TableError(f"{source}: the Parquet file is damaged: it says that it has {rows:,} rows, and has not")
-    columns: dict[str, Column] = {name: np.concatenate(found) for name, found in parts.items()}  # type: ignore[misc]
-    return Content(columns, {}, gaps_of(columns), names)
+        if any(sum(map(len, found)) != rows for found in parts.values()):
+            raise TableError(f"{source}: the Parquet file is damaged: it says that it has {rows:,} rows, and has not")
+        columns: dict[str, Column] = {name: np.concatenate(found) for name, found in parts.items()}  # type: ignore[misc]
+        for name, column in columns.items():
+            if kinds[name] == "number" and name not in spelled and is_beyond(column):
+                require_exact(file, name, source)
+    notes = [index_note(name) for name in index if request.columns is None and name not in request.exclude]
+    together = {name: np.concatenate(found) for name, found in spelled.items()}
+    return Content(columns, {}, gaps_of(columns), names, together, notes)
 
 
-def _column(array: Any, name: str, source: str, done: int) -> Column:
+def is_beyond(column: NDArray[Any]) -> bool:
+    """Return whether a column has numbers from which on float64 does not hold every whole one."""
+    return bool((np.abs(column) >= EXACT).any())
+
+
+def require_exact(file: Any, name: str, source: str) -> None:
+    """Raise TableError if two whole numbers of a column of a file are one and the same as float64."""
+    import pyarrow.types as of
+
+    array = file.read(columns=[name]).column(0)
+    kind = array.type.value_type if of.is_dictionary(array.type) else array.type
+    if of.is_integer(kind) or of.is_decimal(kind):
+        distinct = (value for value in array.unique().to_pylist() if value is not None and value == int(value))
+        require_distinct(map(int, distinct), f"{source}: column {name!r}")
+
+
+def as_column(array: Any, kind: str, name: str, source: str, done: int, request: Request) -> Column:
+    """Return an Arrow array as a column of numbers or text, as `kind` says; its first row is the one of number `done`.
+
+    Raises
+    ------
+    TableError
+        If a value is infinite, or is not what was asked for.
+    """
     import pyarrow as pa
     import pyarrow.types as of
 
-    kind = array.type.value_type if of.is_dictionary(array.type) else array.type
-    if of.is_string(kind) or of.is_large_string(kind):
-        coded = array if of.is_dictionary(array.type) else array.dictionary_encode()
-        distinct = ["", *coded.dictionary.to_pylist()]
-        codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-        width = max(len(text or "") for text in distinct)
-        require_room(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} texts of up to {width:,}")
-        texts: Column = np.array([text or "" for text in distinct], np.str_)[codes + 1]
-        return texts
-    if of.is_dictionary(array.type):
+    if of.is_dictionary(array.type) and (kind == "number" or not _is_text(array.type.value_type)):
         array = array.dictionary_decode()
-    if of.is_null(kind):
+    if kind == "text":
+        texts = labels(array, name, source)
+        if request.format.missing_values:
+            texts = np.where(np.isin(texts, request.format.missing_values), "", texts)
+        return texts
+    if _is_text(array.type):
+        filled = array.cast(pa.large_string()).fill_null("")
+        try:
+            return typed(filled, name, request, f"{source}: column {name!r}", 0).column
+        except CellError as error:
+            hint = f"; {error.hint}" if error.hint else ""
+            raise TableError(f"{source}: row {done + error.row + 1}: column {name!r} has {error.told}{hint}") from None
+    if of.is_null(array.type):
         return np.full(len(array), np.nan)
-    if not of.is_floating(kind):
+    if _is_date(array.type):
+        since = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)), safe=False).cast(pa.int64())
+        days: NDArray[np.float64] = since.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) / DAY
+        return days
+    if not of.is_floating(array.type):
         array = array.cast(pa.float64(), safe=False)
     values: np.ndarray = array.to_numpy(zero_copy_only=False).astype(np.float64)
+    without_given(values, request.format)
     if np.isinf(values).any():
         row = done + int(np.argmax(np.isinf(values)))
         raise TableError(
             f"{source}: row {row + 1}: column {name!r} has {values[row - done]} where a finite number was expected"
         )
     return values
+
+
+def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
+    """Return an Arrow array as text, each whole number with all its digits; empty where a value is missing."""
+    import pyarrow as pa
+    import pyarrow.types as of
+
+    coded = array if of.is_dictionary(array.type) else array.dictionary_encode()
+    single = of.is_float32(coded.dictionary.type)  # whose 0.1 is not the 0.1 of Python
+    distinct = coded.dictionary.to_numpy(zero_copy_only=False) if single else coded.dictionary.to_pylist()
+    texts = ["", *(_label(value) for value in distinct)]
+    codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    width = max(map(len, texts))
+    require_room(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} texts of up to {width:,}")
+    found: NDArray[np.str_] = np.array(texts, np.str_)[codes + 1]
+    return found
+
+
+def _label(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return label_of(value) if isinstance(value, bool | int | float | Decimal | np.floating) else str(value)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as of
+
+    return bool(of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind))
+
+
+def _is_date(kind: Any) -> bool:
+    import pyarrow.types as of
+
+    return bool(of.is_date(kind) or of.is_timestamp(kind))

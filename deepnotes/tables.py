@@ -1,7 +1,7 @@
 """Data files as tables of named columns.
 
-A table holds rows = samples, as files do. Nothing is guessed and nothing is dropped: a cell that cannot be used is an
-error that says where it stands.
+A table holds rows = samples, as files do. A cell that cannot be used is an error that says where it stands, and what is
+left out without being asked for, such as the index of a pandas frame, is noted.
 """
 
 import os
@@ -12,17 +12,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
-from deepnotes.readings import Column, Content, Gap, Request, missing_in, require_names
+from deepnotes.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError
+from deepnotes.readings import (
+    Column,
+    Content,
+    Format,
+    Gap,
+    Request,
+    gaps_of,
+    labels_of,
+    missing_in,
+    require_names,
+)
 from deepnotes.table_writing import write_table
 from deepnotes.wording import listed, one_line, reason, shown
 
 __all__ = ["Column", "Table", "read_table", "write_table"]
 
-WANTED = ".csv, .parquet, .npz, .npy or the name of an IDX file"
+CSV = (".csv", ".tsv")
+"""The suffixes of text files."""
 
-FAST_FROM = 1 << 16
-"""Bytes of a .csv from which on it is worth to import pyarrow."""
+WANTED = ".csv, .parquet, .npz, .npy or the name of an IDX file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +54,10 @@ class Table:
         Where values are missing, as far as that is known.
     others : list of str
         The names of further columns of `source`, that were not read.
+    spelled : dict of str to array
+        The values as `source` spells them of columns for which that was asked; see :meth:`labels`.
+    notes : list of str
+        What was left out without being asked for, such as an index, in words.
 
     Examples
     --------
@@ -61,6 +75,8 @@ class Table:
     lines: dict[str, int] = field(default_factory=dict)
     gaps: dict[str, Gap] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+    spelled: dict[str, NDArray[np.str_]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.names or self.names != list(self.columns):
@@ -68,10 +84,11 @@ class Table:
                 f"names are {listed(self.names)} and columns are {listed(self.columns)}; "
                 "the same names in the same order, at least one, were wanted"
             )
+        rows = self.n_rows
         for name, column in self.columns.items():
             if column.dtype != np.float64 and column.dtype.kind != "U":
                 raise DTypeError(f"column {name!r} has dtype {column.dtype}; float64 or unicode strings were wanted")
-            if column.shape != (self.n_rows,) or not column.size:
+            if column.shape != (rows,) or not column.size:
                 raise ShapeError(
                     f"column {name!r} has shape {column.shape}; (m,) was wanted, the same m for all, at least 1"
                 )
@@ -91,6 +108,17 @@ class Table:
         """
         self.require([name])
         return self.columns[name]
+
+    def labels(self, name: str) -> NDArray[np.str_]:
+        """Return the column `name` as names of classes, shape (m,): as they are spelled, if that is known.
+
+        Raises
+        ------
+        TableError
+            If there is none.
+        """
+        column = self.column(name)
+        return self.spelled[name] if name in self.spelled else labels_of(column)
 
     def features(
         self, exclude: Sequence[str] = (), names: Sequence[str] | None = None
@@ -122,7 +150,8 @@ class Table:
                 raise ArgumentError(f"{argument} is the string {value!r}; a sequence of column names was wanted")
         if names is None:
             self.require(exclude)
-            names = [name for name in self.names if name not in exclude]
+            left_out = set(exclude)
+            names = [name for name in self.names if name not in left_out]
         self.require(names)
         if not names:
             raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
@@ -148,7 +177,8 @@ class Table:
 
     def require(self, names: Iterable[str]) -> None:
         """Raise TableError unless there are columns of these names, with the nearest to each that there is not."""
-        require_names(self.source, (name for name in names if name not in self.columns), [*self.names, *self.others])
+        if missing := [name for name in names if name not in self.columns]:
+            require_names(self.source, missing, [*self.names, *self.others])
 
 
 def read_table(
@@ -157,19 +187,35 @@ def read_table(
     columns: Collection[str] | None = None,
     exclude: Collection[str] = (),
     text: Collection[str] = (),
+    numeric: Collection[str] = (),
+    dates: Collection[str] = (),
+    spelled: Collection[str] = (),
     missing: str = "error",
+    drop_missing: Collection[str] = (),
+    missing_values: Sequence[str] = (),
+    separator: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    strip: str = "",
+    encoding: str = "utf-8",
+    header: bool = True,
+    comment: str | None = None,
+    date_format: str | None = None,
 ) -> Table:
     """Read a data file as a table.
 
     Parameters
     ----------
     path : path
-        ``.csv``: comma-separated UTF-8 text, the first row holds the column names. A column whose first cell that is
-        not missing is a number must hold finite numbers only; any other column is text. White space around a cell is
-        dropped, blank lines are skipped. An empty cell is missing; among numbers, NA, N/A, NaN and null are, too. With
-        the extra ``data``, pyarrow reads what it reads to the same result.
+        ``.csv`` or ``.tsv``, with the extra ``data``: text whose first row holds the column names. White space around
+        a cell is dropped, blank lines are skipped. A column in which every cell is a number or a spelling of a missing
+        value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in whatever case) is of
+        numbers; one of true and false alone is of 1 and 0; any other is text, where only an empty cell is missing. A
+        column of numbers in which something else stands is an error, unless its values are few enough for categories.
+        A first column without a name, as pandas writes an index, is left out.
 
-        ``.parquet``: columns of numbers and of text, with the extra ``data``.
+        ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas frame is
+        left out.
 
         ``.npz``: a NumPy archive with ``X`` of shape (m, n) and perhaps ``y`` of shape (m,) or (m, k), of either
         case: the columns are x0, x1, ... and y, or y0, y1, ... where k > 1; other arrays are not looked at. Without
@@ -185,9 +231,34 @@ def read_table(
     exclude : collection of str
         Columns that are not even looked at, whatever they hold.
     text : collection of str
-        Columns of a .csv that are text even if they look like numbers.
+        Columns that are text even if they look like numbers.
+    numeric : collection of str
+        Columns that are numbers: anything else in them is an error.
+    dates : collection of str
+        Columns of dates, which become days since 1970-01-01.
+    spelled : collection of str
+        Columns of which :meth:`Table.labels` keeps the spelling, such as 007.
     missing : {"error", "keep"}
         Whether a missing value is an error, or becomes NaN, or an empty text.
+    drop_missing : collection of str
+        Rows in which one of these columns has no value are dropped, such as those without a target.
+    missing_values : sequence of str
+        Further spellings of a missing value, of numbers and of text.
+    separator : str, optional
+        What stands between cells; by default found out: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
+        spaces and tabs.
+    decimal, thousands : str
+        The decimal point, and what groups the digits before it.
+    strip : str
+        Characters that are dropped around numbers, such as ``"$%"``.
+    encoding : str
+        Such as ``"latin-1"``.
+    header : bool
+        Whether the first row holds the names; else they are x0, x1, ...
+    comment : str, optional
+        The character with which comments begin, which end with the line.
+    date_format : str, optional
+        Such as ``"%d/%m/%Y"``; by default ISO 8601.
 
     Raises
     ------
@@ -199,15 +270,29 @@ def read_table(
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "flowers.csv")
-    ...     _ = path.write_text("length,kind\\n1.5,rose\\n2,tulip\\n")
+    ...     path = Path(folder, "flowers.npz")
+    ...     np.savez(path, length=[1.5, 2], kind=["rose", "tulip"])
     ...     table = read_table(path)
     >>> table.column("length"), table.column("kind")
     (array([1.5, 2. ]), array(['rose', 'tulip'], dtype='<U5'))
     """
     if missing not in ("error", "keep"):
         raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
-    request = Request(columns, exclude, text)
+    form = Format(separator, decimal, thousands, strip, encoding, header, comment, missing_values, date_format)
+    table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, form))
+    if missing == "error":
+        table.require_complete(table.names)
+    return table
+
+
+def read(path: str | os.PathLike[str], request: Request) -> Table:
+    """Read what was asked for of a data file, with missing values in it.
+
+    Raises
+    ------
+    TableError, ArgumentError
+        As :func:`read_table`.
+    """
     path = as_path(path)
     source = one_line(path)
     reader = reader_of(path)
@@ -218,19 +303,38 @@ def read_table(
             raise TableError(f"{source}: the suffix is {path.suffix!r}; {WANTED} was wanted")
         content = reader(path, source, request)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        if isinstance(error, TableError):
+        if isinstance(error, DeepnotesError):
             raise
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
-    request.require_known(source, content.names)
     if not content.columns:
         raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
+    return _without_rows(content, request.resolved(source, content.names).drop_missing, source)
+
+
+def _without_rows(content: Content, names: Collection[str], source: str) -> Table:
+    """Return the table of a file without the rows in which one of these columns has no value."""
     others = [name for name in content.names if name not in content.columns]
-    table = Table(list(content.columns), content.columns, source, content.lines, content.gaps, others)
-    if missing == "error":
-        table.require_complete(table.names)
-    return table
+    columns, gaps, spelled, notes = content.columns, content.gaps, content.spelled, content.notes
+    kept = np.ones(len(next(iter(columns.values()))), np.bool_)
+    for name in names:
+        if name in gaps:
+            kept &= ~missing_in(columns[name])
+    if not kept.all():
+        if not kept.any():
+            raise TableError(f"{source}: no row has a value of {listed(names)}")
+        columns = {name: column[kept] for name, column in columns.items()}
+        spelled = {name: column[kept] for name, column in spelled.items()}
+        numbers = np.flatnonzero(kept) + 1
+        gaps = {
+            name: Gap(gap.count, [int(numbers[place - 1]) for place in gap.places], gaps[name].told)
+            for name, gap in gaps_of({name: columns[name] for name in gaps}).items()
+        }
+        dropped = int((~kept).sum())
+        rows = "1 row was" if dropped == 1 else f"{dropped:,} rows were"
+        notes = [*notes, f"{rows} dropped, without a value of {listed(names)}"]
+    return Table(list(columns), columns, source, content.lines, gaps, others, spelled, notes)
 
 
 def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
@@ -238,7 +342,8 @@ def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
     from deepnotes import idx_files, npy_files, npz_files, parquet_files
 
     suffix = path.suffix.lower()
-    readers = {".csv": _read_csv, ".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
+    readers: dict[str, Callable[[Path, str, Request], Content]] = dict.fromkeys(CSV, _read_csv)
+    readers |= {".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
     return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
 
 
@@ -255,18 +360,10 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _read_csv(path: Path, source: str, request: Request) -> Content:
-    from deepnotes import csv_arrow, csv_files
+    from deepnotes import csv_files
 
     with path.open("rb") as file:
         data = file.read()
-    if len(data) >= FAST_FROM:
-        csv_files.require_text(data, source)
-        try:
-            content = csv_arrow.read(data, source, request)
-        except ImportError:
-            content = None
-        if content is not None:
-            return content
     return csv_files.read(data, source, request)
 
 

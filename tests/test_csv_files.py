@@ -10,6 +10,9 @@ from deepnotes.tables import read_table
 # --- CSV: what is read ------------------------------------------------------------------------------------------------
 
 
+OTHERS = "--encoding (encoding=) reads others, such as latin-1 or utf-16"
+
+
 def test_numbers_and_text(csv_file):
     table = read_table(csv_file("length,kind,n\n1.5,rose,1\n-2e3,tulip,2\n.5,red rose,3\n"))
     assert table.names == ["length", "kind", "n"]
@@ -62,8 +65,9 @@ def test_what_is_a_number(csv_file, cell):
     assert value.tobytes() == np.float64(float(cell)).tobytes()
 
 
-def test_columns_longer_than_a_chunk(csv_file, monkeypatch):
-    monkeypatch.setattr(csv_files, "CHUNK_ROWS", 3)
+def test_columns_longer_than_a_block(csv_file, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK", 20)
+    monkeypatch.setattr(csv_files, "BLOCKS", 1000)
     words = ["a", "long one", "b", "c", "the longest of them", "d", "e"]
     table = read_table(csv_file("n,w\n" + "".join(f"{i},{word}\n" for i, word in enumerate(words))))
     assert table.column("n").tolist() == list(range(7))
@@ -125,8 +129,9 @@ def test_the_line_is_the_editors_line(csv_file, newline):
     )
 
 
-def test_the_line_in_a_later_chunk(csv_file, monkeypatch):
-    monkeypatch.setattr(csv_files, "CHUNK_ROWS", 4)
+def test_the_line_in_a_later_block(csv_file, monkeypatch):
+    monkeypatch.setattr(csv_files, "BLOCK", 20)
+    monkeypatch.setattr(csv_files, "BLOCKS", 1000)
     rows = [str(i) for i in range(20)]
     rows[13] = "oops"
     assert error_of(csv_file("a\n" + "\n".join(rows))).startswith("data.csv:15: column 'a' has 'oops'")
@@ -157,8 +162,16 @@ def test_ragged_rows(csv_file, content, message):
         ("a,b, a \n1,2,3\n", "data.csv:1: two columns have the name 'a'"),
         ("a,,c\n1,2,3\n", "data.csv:1: column 2 has no name"),
         ("\n\n,\n1,2\n", "data.csv:3: column 1 has no name"),
-        ("1,2.5\n3,4\n", "data.csv:1: the first row must hold the column names, but it holds numbers: 1, 2.5"),
-        ("0,0\n3,4\n", "data.csv:1: the first row must hold the column names, but it holds numbers: 0, 0"),
+        (
+            "1,2.5\n3,4\n",
+            "data.csv:1: the first row must hold the column names, but it holds numbers: 1, 2.5; "
+            "without a header (--no-header, header=False) columns are named x0, x1, ...",
+        ),
+        (
+            "0,0\n3,4\n",
+            "data.csv:1: the first row must hold the column names, but it holds numbers: 0, 0; "
+            "without a header (--no-header, header=False) columns are named x0, x1, ...",
+        ),
     ],
 )
 def test_wrong_header(csv_file, content, message):
@@ -172,10 +185,13 @@ def test_some_names_may_be_numbers(csv_file):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a,b\n1,caf\xe9\n", "data.csv:2: byte 0xe9 is not UTF-8 text, which a .csv file must be"),
+        (b"a,b\n1,caf\xe9\n", f"data.csv:2: byte 0xe9 is not UTF-8 text, which a .csv file must be; {OTHERS}"),
         (b"a,b\r\n1,x\r\n2,\0\r\n", "data.csv:3: byte 0x00 is not UTF-8 text, which a .csv file must be"),
-        (b"a\r1\r\xff\0", "data.csv:3: byte 0xff is not UTF-8 text, which a .csv file must be"),
-        ("a,b\n1,2\n".encode("utf-16"), "data.csv:1: byte 0xff is not UTF-8 text, which a .csv file must be"),
+        (b"a\r1\r\xff\0", f"data.csv:3: byte 0xff is not UTF-8 text, which a .csv file must be; {OTHERS}"),
+        (
+            "a,b\n1,2\n".encode("utf-16"),
+            f"data.csv:1: byte 0xff is not UTF-8 text, which a .csv file must be; {OTHERS}",
+        ),
     ],
 )
 def test_not_text(csv_file, content, message):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from table_errors import error_of
 
+from deepnotes import csv_files
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
 from deepnotes.tables import Table, read_table
 
@@ -62,7 +63,7 @@ def test_a_table_beyond_the_memory(csv_file, monkeypatch):
         raise MemoryError
 
     path = csv_file("a\n1\n")
-    monkeypatch.setattr(np, "fromiter", exhausted)
+    monkeypatch.setattr(csv_files, "_parsed", exhausted)
     assert error_of(path) == "data.csv: the table does not fit into memory"
 
 

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from deepnotes import datasets
+from deepnotes import datasets, tables
 from deepnotes.disk import OnDisk
-from deepnotes.disk_tables import DiskTable, open_table
+from deepnotes.disk_tables import DiskTable, open_requested
 from deepnotes.encoding import Encoder, Feature
 from deepnotes.errors import ArgumentError, TableError, unknown_name
-from deepnotes.idx_files import LABEL
-from deepnotes.tables import Column, Table, files_of, read_table
+from deepnotes.idx_files import LABEL, is_idx
+from deepnotes.npz_files import chosen
+from deepnotes.readings import EVERYTHING, Request
+from deepnotes.tables import Column, Table, files_of
 from deepnotes.wording import listed
 
 DIGITS = "digits"
@@ -31,22 +33,20 @@ def files(data: str) -> list[Path]:
         return []
 
 
-def read(
-    data: str, columns: Collection[str] | None = None, exclude: Collection[str] = (), text: Collection[str] = ()
-) -> Table:
-    """Return the table that `data` names, with missing values in it; the other arguments are as of `read_table`.
+def read(data: str, request: Request = EVERYTHING) -> Table:
+    """Return what was asked for of the table that `data` names, with missing values in it.
 
     Raises
     ------
     UnknownNameError, TableError
     """
     if data in SETS:
-        return _built_in(data)
+        return _built_in(data, request)
     _require_file(data)
-    return read_table(data, columns=columns, exclude=exclude, text=text, missing="keep")
+    return tables.read(data, request)
 
 
-def read_from_disk(data: str, columns: Collection[str] | None = None, exclude: Collection[str] = ()) -> DiskTable:
+def read_from_disk(data: str, request: Request = EVERYTHING) -> DiskTable:
     """Return the table that `data` names, its samples left on disk.
 
     Raises
@@ -56,7 +56,16 @@ def read_from_disk(data: str, columns: Collection[str] | None = None, exclude: C
     if data in SETS:
         raise ArgumentError(f"--from-disk is for files, and {data} is none")
     _require_file(data)
-    return open_table(data, columns=columns, exclude=exclude)
+    return open_requested(data, request)
+
+
+def usual_target(data: str) -> str | None:
+    """Return the name of the target that such data always have, or None."""
+    if data in SETS:
+        return SETS[data]
+    if Path(data).suffix.lower() in (".npz", ".npy"):
+        return "y"
+    return LABEL if is_idx(Path(data)) else None
 
 
 def target_of(table: Table | DiskTable, asked: str | None) -> str:
@@ -70,8 +79,8 @@ def target_of(table: Table | DiskTable, asked: str | None) -> str:
         If there is no such column.
     """
     if asked is None:
-        usual = SETS.get(table.source) or ("y" if table.source.lower().endswith((".npz", ".npy")) else LABEL)
-        if usual not in table.names or (usual == LABEL and table.source.lower().endswith((".csv", ".parquet"))):
+        usual = usual_target(table.source)
+        if usual is None or (usual not in table.columns and usual not in table.names):
             raise ArgumentError(f"--target COLUMN is needed; the columns of {table.source}: {listed(table.names)}")
         return usual
     table.column(asked)
@@ -86,10 +95,9 @@ def target_column(table: Table | DiskTable, target: str) -> Column:
     TableError
         If a value is missing.
     """
-    column = table.column(target)
     if isinstance(table, Table):
-        table.require_complete([target], "no row can be used without a target")
-    return column
+        table.require_complete([target], "no row can be used without a target; --drop-missing-target drops such rows")
+    return table.column(target)
 
 
 def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str]) -> list[str]:
@@ -100,7 +108,8 @@ def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str
     TableError
         If none is left.
     """
-    names = [name for name in table.names if name != target and name not in exclude]
+    left_out = {target, *exclude}
+    names = [name for name in table.names if name not in left_out]
     if not names:
         raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
     return names
@@ -148,8 +157,10 @@ def _require_file(data: str) -> None:
         raise unknown_name("data", data, [*SETS, *FILES])
 
 
-def _built_in(name: str) -> Table:
+def _built_in(name: str, request: Request) -> Table:
     made = datasets.load_digits() if name == DIGITS else getattr(datasets, f"make_{name}")()
     y = made.y if made.y.dtype.kind == "f" else np.array(made.classes)[made.y]
     columns = dict(zip(made.feature_names, made.X.T, strict=True)) | {SETS[name]: y}
-    return Table(list(columns), columns, source=name)
+    content = chosen(columns, request, list(columns), name)
+    others = [column for column in columns if column not in content.columns]
+    return Table(list(content.columns), content.columns, name, {}, {}, others, content.spelled)

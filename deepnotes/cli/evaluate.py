@@ -18,6 +18,7 @@ from deepnotes.cli.arguments import (
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
 from deepnotes.cli.places import require_places
+from deepnotes.cli.reading import add_reading, format_of
 
 HELP = "Measure how good a model is on the rows of a table."
 
@@ -27,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
     parser.add_argument("--target", metavar="COLUMN", help="what is predicted (default: as the model has it)")
+    parser.add_argument(
+        "--drop-missing-target", action="store_true", help="leave out rows without a target (default: refuse them)"
+    )
     add_unknown(parser)
+    add_reading(parser.add_argument_group("how DATA is written (default: as what the model was trained on)"))
     add_from_disk(parser)
     add_backend(parser)
     add_threads(parser)
@@ -38,7 +43,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_places({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target
-    table = model.read(args.data, args.from_disk, target)
+    form = format_of(args, model.format)
+    table = model.read(args.data, args.from_disk, target, form, args.drop_missing_target)
+    for note in table.notes:
+        output.log(note)
     y = data.target_column(table, target)
     with np.errstate(all="ignore"):
         figures = model.task.figures(model.network, model.inputs(table, args.unknown), y)

@@ -1,5 +1,6 @@
 """A trained network together with what its inputs and outputs mean."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,15 @@ import numpy as np
 
 import deepnotes
 from deepnotes.backend import Backend
-from deepnotes.cli import data
+from deepnotes.cli import data, reading
 from deepnotes.cli.output import counted, finite
-from deepnotes.cli.tasks import Task, as_metadata, from_metadata
+from deepnotes.cli.tasks import Classification, Task, as_metadata, from_metadata
 from deepnotes.disk import OnDisk
 from deepnotes.disk_tables import DiskTable
 from deepnotes.encoding import Encoder
 from deepnotes.errors import ModelFileError
 from deepnotes.network import Network
+from deepnotes.readings import Format, Request
 from deepnotes.tables import Table
 
 
@@ -33,6 +35,10 @@ class Model:
     task : Task
     encoder : Encoder, optional
         Makes the inputs of the columns of a table; by default each feature is a column.
+    dates : sequence of str
+        The columns that are read as dates.
+    format : mapping
+        How the data that it was trained on were written, as far as that was said: see :mod:`deepnotes.cli.reading`.
     """
 
     network: Network
@@ -40,6 +46,8 @@ class Model:
     target: str
     task: Task
     encoder: Encoder = field(default=None)  # type: ignore[assignment]  # filled in below
+    dates: Sequence[str] = ()
+    format: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.encoder is None:
@@ -54,7 +62,9 @@ class Model:
         """Put what inputs and outputs mean into the network's metadata, and `more`."""
         named = {"features": self.features, "target": self.target}
         columns = {} if self.encoder.is_plain else {"columns": self.encoder.as_metadata()}
-        self.network.metadata = named | columns | as_metadata(self.task) | finite(more)
+        dates = {"dates": list(self.dates)} if self.dates else {}
+        written = {"format": dict(self.format)} if self.format else {}
+        self.network.metadata = named | columns | dates | written | as_metadata(self.task) | finite(more)
 
     @classmethod
     def load(cls, path: str, backend: Backend) -> "Model":
@@ -74,14 +84,26 @@ class Model:
             encoder = Encoder.from_metadata(columns)
             if encoder.inputs != features or len(set(encoder.names)) < len(encoder.names):
                 raise ValueError(f"columns that make the features {encoder.inputs!r} of {features!r}")
-            return cls(network, features, target, from_metadata(network.metadata, network.outputs), encoder)
+            dates = network.metadata.get("dates", [])
+            if not isinstance(dates, list) or not set(dates) <= {*encoder.numeric, target}:
+                raise ValueError(f"dates {dates!r}")
+            written = reading.from_metadata(network.metadata.get("format", {}))
+            task = from_metadata(network.metadata, network.outputs)
+            return cls(network, features, target, task, encoder, dates, written)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(
                 f"{path} does not say what its inputs and outputs mean ({type(error).__name__}: {error}); "
                 "use a model that 'deepnotes train' wrote"
             ) from error
 
-    def read(self, source: str, from_disk: bool = False, target: str | None = None) -> Table | DiskTable:
+    def read(
+        self,
+        source: str,
+        from_disk: bool = False,
+        target: str | None = None,
+        form: Format | None = None,
+        drop_missing: bool = False,
+    ) -> Table | DiskTable:
         """Return the table that `source` names: the columns that are features, and the target if it is given.
 
         Raises
@@ -89,10 +111,19 @@ class Model:
         UnknownNameError, TableError
             If one is missing, with its name.
         """
-        wanted = [*self.encoder.names, *([] if target is None else [target])]
-        if from_disk:
-            return data.read_from_disk(source, wanted)
-        return data.read(source, wanted, text=self.encoder.text)
+        asked = [] if target is None else [target]
+        classes = isinstance(self.task, Classification)
+        dates = [name for name in self.dates if name in self.encoder.names or name in asked]
+        numeric = [name for name in [*self.encoder.numeric, *([] if classes else asked)] if name not in self.dates]
+        request = Request(
+            columns=[*self.encoder.names, *asked],
+            text=[*self.encoder.text, *(asked if classes else [])],
+            numeric=numeric,
+            dates=dates,
+            drop_missing=asked if drop_missing else [],
+            format=Format(**self.format) if form is None else form,
+        )
+        return data.read_from_disk(source, request) if from_disk else data.read(source, request)
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
         """Return X, shape (n, m): the columns of `table` that are features, whatever else it has.

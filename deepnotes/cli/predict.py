@@ -16,6 +16,7 @@ from deepnotes.cli.arguments import (
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
 from deepnotes.cli.places import require_places
+from deepnotes.cli.reading import add_reading, format_of
 from deepnotes.table_writing import formulas, write_table
 
 HELP = "Predict the target of each row of a table, as CSV."
@@ -30,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--spreadsheet", action="store_true", help="put ' before text that a spreadsheet would take for a formula"
     )
     add_unknown(parser)
+    add_reading(parser.add_argument_group("how DATA is written (default: as what the model was trained on)"))
     add_from_disk(parser)
     add_backend(parser)
     add_threads(parser)
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     path = None if args.output is None else Path(args.output)
     require_places({"--output": path}, [Path(args.model), *data.files(args.data)], special=True)
     model = Model.load(args.model, chosen_backend(args))
-    table = model.read(args.data, args.from_disk)
+    table = model.read(args.data, args.from_disk, form=format_of(args, model.format))
     columns = model.task.columns(model.network.predict(model.inputs(table, args.unknown)))
     if not args.spreadsheet and not output.as_json and (found := formulas(columns["prediction"])):
         output.log(f"note: {found[0]!r} is a formula to spreadsheets; --spreadsheet writes it so that it is text there")

@@ -58,8 +58,10 @@ def check(args: argparse.Namespace) -> None:
     if args.from_disk and (args.impute or args.categorical):
         given = "--impute" if args.impute else "--categorical"
         raise ArgumentError(f"{given}: samples that stay on disk (--from-disk) are taken as they are")
-    if both := set(args.categorical) & {*args.exclude, args.target}:
-        raise ArgumentError(f"--categorical {', '.join(sorted(both))}: excluded, or the target, and so no feature")
+    if args.target is not None and args.target in args.categorical:
+        raise ArgumentError(f"--categorical {args.target}: the target, and so no feature")
+    if args.from_disk and args.drop_missing_target:
+        raise ArgumentError("--drop-missing-target: of samples that stay on disk (--from-disk) no row is dropped")
     if args.resume and args.checkpoint is None:
         raise ArgumentError("--resume needs --checkpoint DIR, where the training was written to")
 

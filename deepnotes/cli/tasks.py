@@ -7,13 +7,16 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from deepnotes import metrics
+from deepnotes.cells import hint_of
 from deepnotes.cli.output import counted, figure
 from deepnotes.disk import OnDisk
+from deepnotes.encoding import codes_of, same_number, value_of
 from deepnotes.errors import ArgumentError, DataError
 from deepnotes.layers import Dense
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
+from deepnotes.readings import labels_of
 from deepnotes.tables import Column
 from deepnotes.wording import listed, shown
 
@@ -33,14 +36,21 @@ class Classification:
 
     @classmethod
     def of(cls, column: Column, loss: str | None = None) -> "Classification":
-        """Return the task with the classes of `column`; `loss` is by default categorical cross-entropy.
+        """Return the task with the classes of `column`, sorted, as numbers if all are.
+
+        `loss` is by default categorical cross-entropy.
 
         Raises
         ------
         DataError
-            If there is one class only.
+            If there is one class only, or two of them are the same number.
         """
-        classes = tuple(map(_label, np.unique(column)))
+        classes = tuple(np.unique(labels_of(column)).tolist())
+        numbers = [value_of(name) for name in classes]
+        if None not in numbers:
+            classes = tuple(name for _, name in sorted(zip(numbers, classes, strict=True)))
+        if two := same_number(classes):
+            raise DataError(f"the target has the classes {two[0]} and {two[1]}, which are one number; write them alike")
         if len(classes) == 1:
             raise DataError(f"the target has one class only, {shown(classes[0])}: there is nothing to learn")
         return cls(classes, loss or "categorical_cross_entropy")
@@ -57,14 +67,15 @@ class Classification:
         DataError
             If a row's class is none of them.
         """
-        known = {name: i for i, name in enumerate(self.classes)}
-        values, inverse = np.unique(column, return_inverse=True)
-        labels = list(map(_label, values))
-        if strangers := [label for label in labels if label not in known]:
+        values, inverse = np.unique(labels_of(column), return_inverse=True)
+        codes = codes_of(values.tolist(), self.classes)
+        if (codes < 0).any():
             raise DataError(
-                f"the target has the class {shown(strangers[0])}, and the model knows only {listed(self.classes)}"
+                f"the target has the class {shown(values[codes < 0][0])}, and the model knows only "
+                f"{listed(self.classes)}"
             )
-        return np.array([known[label] for label in labels])[inverse]
+        indices: np.ndarray = codes[inverse]
+        return indices
 
     def encode(self, column: Column) -> np.ndarray:
         """Return Y for the rows of `column`: class indices, or one-hot columns for losses that take no indices."""
@@ -175,8 +186,21 @@ TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Reg
 
 
 def choose(column: Column) -> tuple[type[Task], str]:
-    """Return the task that `column` as a target suggests, and why."""
+    """Return the task that `column` as a target suggests, and why.
+
+    Raises
+    ------
+    DataError
+        If it is text that is hardly the names of classes.
+    """
     if column.dtype.kind == "U":
+        values = np.unique(column)
+        hints = [hint for value in values.tolist() if (hint := hint_of(value))]
+        if 2 * len(hints) > len(values):
+            raise DataError(
+                f"the target is text that looks like numbers or dates, such as {shown(values[0])}: {hints[0]}, and "
+                "--task classification takes it as it is"
+            )
         return Classification, "is text"
     distinct = len(np.unique(column))
     if not (column == np.rint(column)).all():
@@ -213,10 +237,3 @@ def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
     if outputs != 1 or not np.isfinite([mean, scale]).all():
         raise ValueError(f"mean {mean} and scale {scale} for {outputs} outputs")
     return Regression(mean, scale, loss)
-
-
-def _label(value: Any) -> str:
-    """Return the name of a class: text as it is, a whole number without a point."""
-    if isinstance(value, str):
-        return str(value)
-    return str(int(value)) if value == int(value) else repr(float(value))

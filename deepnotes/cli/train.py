@@ -13,6 +13,7 @@ from deepnotes.cli.arguments import chosen_backend, hinted
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
 from deepnotes.cli.places import require_places, writing
+from deepnotes.cli.reading import as_metadata, format_of
 from deepnotes.cli.tasks import TASKS, Classification, Task, choose
 from deepnotes.cli.train_options import configure
 from deepnotes.disk import OnDisk
@@ -21,6 +22,7 @@ from deepnotes.encoding import IMPUTE_THEM, Encoder
 from deepnotes.errors import ArgumentError, DataError, DeepnotesError, ModelFileError, NonFiniteLossError
 from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
+from deepnotes.readings import Format, Request, split_names
 from deepnotes.splits import train_validation_split
 from deepnotes.tables import Column, Table
 from deepnotes.training import History, Training
@@ -39,15 +41,24 @@ def run(args: argparse.Namespace, output: Output) -> None:
     directory = None if args.checkpoint is None else Path(args.checkpoint)
     require_places({"--output": path, "--plot": picture}, data.files(args.data), checkpoints=directory)
 
-    table = (data.read_from_disk if args.from_disk else data.read)(args.data, exclude=args.exclude)
+    form = format_of(args)
+    table = (data.read_from_disk if args.from_disk else data.read)(args.data, _request(args, form))
+    for note in table.notes:
+        output.log(note)
     target = data.target_of(table, args.target)
-    names = data.feature_names(table, target, args.exclude)
+    known = {*table.names, *getattr(table, "others", ())}
+    exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
+    if target in categorical:
+        raise ArgumentError(f"--categorical {target}: the target, and so no feature")
+    names = data.feature_names(table, target, exclude)
     if isinstance(table, Table) and args.impute is None:
         table.require_complete(names, IMPUTE_THEM)
     y = data.target_column(table, target)
     kind = _kind(args.task, target, y, output)
+    if kind is Classification:
+        y = table.labels(target)
     train, held_out = _split(table, y if kind is Classification else None, args.validation, args.seed)
-    encoder = _encoder(args, table, names, train, output)
+    encoder = _encoder(args, table, names, categorical, train, output)
     X, features = data.samples(table, encoder, unknown="zeros"), encoder.inputs
     with np.errstate(all="ignore"):  # what overflows is refused with a message
         task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(data.some(X, train))
@@ -64,7 +75,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
     output.report(f"\n{network.summary()}\n")
 
-    model = Model(network, features, target, task, encoder)
+    dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
+    model = Model(network, features, target, task, encoder, dates, as_metadata(form))
     model.label()  # so that a checkpoint says it, too
     history, seconds = _fit(args, network, task, X, y, train, held_out, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
@@ -115,6 +127,22 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
 
 
+def _request(args: argparse.Namespace, form: Format) -> Request:
+    """Return what is asked for of the data."""
+    target = [] if args.target is None else [args.target]
+    as_text = target if args.task == "classification" else []
+    return Request(
+        exclude=args.exclude,
+        text=[*args.categorical, *as_text],
+        numeric=args.numeric,
+        dates=args.dates,
+        spelled=target,
+        drop_missing=target if args.drop_missing_target else (),
+        format=form,
+        lists=True,
+    )
+
+
 def _picture(asked: str | None) -> Path | None:
     """Return where to draw the curves, once it is certain that they can be drawn."""
     if asked is None:
@@ -156,12 +184,17 @@ def _kind(asked: str, target: str, y: Column, output: Output) -> type[Task]:
 
 
 def _encoder(
-    args: argparse.Namespace, table: Table | DiskTable, names: list[str], train: np.ndarray, output: Output
+    args: argparse.Namespace,
+    table: Table | DiskTable,
+    names: list[str],
+    categorical: list[str],
+    train: np.ndarray,
+    output: Output,
 ) -> Encoder:
     """Return what makes inputs of the features, learned from the rows `train`, and say what it does to them."""
     if isinstance(table, DiskTable):
         return data.plain(names)
-    encoder = Encoder.fit(table, names, rows=train, categorical=args.categorical, impute=args.impute)
+    encoder = Encoder.fit(table, names, rows=train, categorical=categorical, impute=args.impute)
     for feature in encoder.features:
         told = f"column {feature.name!r}:"
         if feature.categories is not None:

@@ -16,6 +16,7 @@ from deepnotes.cli.arguments import (
     sizes,
     whole,
 )
+from deepnotes.cli.reading import add_names, add_reading
 from deepnotes.cli.tasks import MOST_CLASSES
 from deepnotes.encoding import IMPUTE, MOST_CATEGORIES
 from deepnotes.errors import ArgumentError
@@ -32,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train``."""
     add_data(parser)
     _data(parser.add_argument_group("data"))
+    add_reading(parser.add_argument_group("how DATA is written"))
     _network(parser.add_argument_group("network"))
     _training(parser.add_argument_group("training"))
     _checkpoints(parser.add_argument_group("checkpoints"))
@@ -49,14 +51,11 @@ def _data(group: argparse._ArgumentGroup) -> None:
         metavar="COLUMN",
         help="what to predict (default: y of .npz and .npy, label of IDX)",
     )
-    option("--exclude", type=_names, default=(), metavar="COLUMNS", help="what is no feature, such as id,name")
-    option(
-        "--categorical",
-        type=_names,
-        default=(),
-        metavar="COLUMNS",
-        help=f"encode one-hot, as text of at most {MOST_CATEGORIES} distinct values is anyway",
-    )
+    add_names(group, "exclude", "what is no feature, such as id,name")
+    add_names(group, "categorical", f"encode one-hot, as text of at most {MOST_CATEGORIES} values that recur is anyway")
+    add_names(group, "numeric", "what must be numbers, so that anything else is an error")
+    add_names(group, "dates", "dates, taken as days since 1970-01-01")
+    option("--drop-missing-target", action="store_true", help="leave out rows without a target (default: refuse them)")
     option(
         "--impute",
         type=named("way to impute", IMPUTE),
@@ -176,10 +175,6 @@ def _interval(text: str) -> int | str:
     except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return every
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
 
 
 def _choices(known: Iterable[str], default: str) -> str:

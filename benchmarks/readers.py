@@ -1,0 +1,219 @@
+"""How the time of each reader and writer grows with columns and with rows.
+
+    python -m benchmarks.readers                 # measure all, and write the table into docs/data.md
+    python -m benchmarks.readers --only csv --no-write
+
+Each is measured in a process that does nothing else, the best of a few rounds; `again` is the time for twice as much by
+the time for as much, from the largest size.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import deepnotes as dn
+from deepnotes.encoding import Encoder
+from deepnotes.tables import Table, read_table, write_table
+
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+
+COLUMNS, FEW_ROWS = (12_500, 25_000, 50_000, 100_000), 20
+ROWS, FEW_COLUMNS = (125_000, 250_000, 500_000, 1_000_000), 10
+
+Case = Callable[[Path, int, int], Callable[[], object]]
+"""Prepares a file of rows and columns in a folder, and returns what is measured."""
+
+
+def numbers(rows: int, columns: int) -> np.ndarray:
+    """Return a matrix of numbers with a few digits."""
+    return np.round(np.random.default_rng(0).normal(size=(rows, columns)), 4)
+
+
+def names(columns: int) -> list[str]:
+    """Return a name for each column."""
+    return [f"x{j}" for j in range(columns)]
+
+
+def csv_file(path: Path, rows: int, columns: int, gaps: bool = False, quoted: bool = False) -> Path:
+    """Write a CSV file, perhaps with a missing value in each column, or with quotes."""
+    cells = numbers(rows, columns).astype("U8")
+    if gaps:
+        cells[np.arange(columns) % rows, np.arange(columns)] = "NA"
+        cells[np.arange(rows), np.arange(rows) % columns] = ""
+    mark = '"' if quoted else ""
+    with path.open("w") as file:
+        file.write(",".join(names(columns)) + "\n")
+        for row in cells.tolist():
+            file.write(mark + f"{mark},{mark}".join(row) + mark + "\n")
+    return path
+
+
+def of_csv(**how: bool) -> Case:
+    """Return the case of a CSV file."""
+    return lambda folder, rows, columns: (
+        lambda path=csv_file(folder / "a.csv", rows, columns, **how): read_table(path, missing="keep")
+    )
+
+
+def of_text(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare a CSV file of words."""
+    cells = np.array(["red", "green", "blue"])[np.random.default_rng(0).integers(0, 3, (rows, columns))]
+    with (folder / "a.csv").open("w") as file:
+        file.write(",".join(names(columns)) + "\n")
+        file.writelines(",".join(row) + "\n" for row in cells.tolist())
+    return lambda: read_table(folder / "a.csv")
+
+
+def of_parquet(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    X = numbers(rows, columns)
+    pq.write_table(pa.table({name: X[:, j] for j, name in enumerate(names(columns))}), folder / "a.parquet")
+    return lambda: read_table(folder / "a.parquet")
+
+
+def of_parquet_on_disk(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare a Parquet file to be left on disk."""
+    of_parquet(folder, rows, columns)
+    return lambda: dn.open_table(folder / "a.parquet").features()
+
+
+def of_npz(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare an archive of one array for each column."""
+    X = numbers(rows, columns)
+    np.savez(folder / "a.npz", **{name + "_": X[:, j] for j, name in enumerate(names(columns))})
+    return lambda: read_table(folder / "a.npz")
+
+
+def of_npy(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare a matrix."""
+    np.save(folder / "X.npy", numbers(rows, columns))
+    return lambda: read_table(folder / "X.npy").features()
+
+
+def of_idx(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare images of one row of pixels."""
+    head = bytes([0, 0, 8, 3]) + np.array([rows, 1, columns], ">u4").tobytes()
+    (folder / "a.idx").write_bytes(head + np.random.default_rng(0).integers(0, 256, rows * columns, np.uint8).tobytes())
+    return lambda: read_table(folder / "a.idx")
+
+
+def of_writing(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare columns to be written."""
+    made = dict(zip(names(columns), numbers(rows, columns).T, strict=True))
+    return lambda: write_table(folder / "a.csv", list(made), made)
+
+
+def of_encoder(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare columns of numbers, and some of text, with missing values."""
+    made: dict[str, Any] = dict(zip(names(columns), numbers(rows, columns).T.copy(), strict=True))
+    for j, name in enumerate(made):
+        made[name][j % rows] = np.nan
+        if j % 10 == 0:
+            made[name] = np.array(["u", "v"])[np.arange(rows) % 2]
+    table = Table(list(made), made)
+
+    def run() -> object:
+        encoder = Encoder.fit(table, categorical=names(columns)[::10], impute="mean")
+        return encoder(table), Encoder.from_metadata(encoder.as_metadata()).inputs
+
+    return run
+
+
+def of_model(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare a network of as many inputs, with their names, to be written and read."""
+    net = dn.Network([dn.Dense(1)], inputs=columns, seed=0)
+    net.metadata = {"features": names(columns)}
+
+    def run() -> object:
+        net.save(folder / "a.safetensors")
+        return dn.load(folder / "a.safetensors")
+
+    return run
+
+
+CASES: dict[str, Case] = {
+    "csv": of_csv(),
+    "csv, a gap in each column": of_csv(gaps=True),
+    "csv, all in quotes": of_csv(quoted=True),
+    "csv of words": of_text,
+    "parquet": of_parquet,
+    "parquet on disk": of_parquet_on_disk,
+    "npz": of_npz,
+    "npy": of_npy,
+    "IDX": of_idx,
+    "write_table": of_writing,
+    "encoder": of_encoder,
+    "model file": of_model,
+}
+
+BY_COLUMNS_ALONE = {"model file"}
+
+
+def seconds(case: Case, rows: int, columns: int, rounds: int) -> float:
+    """Return the best time of some rounds."""
+    with TemporaryDirectory() as name:
+        run = case(Path(name), rows, columns)
+        times = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def table(found: dict[str, dict[str, list[float]]]) -> str:
+    """Return the lines of the page."""
+    lines = [
+        f"| seconds | {' | '.join(f'{n:,} columns' for n in COLUMNS)} | again "
+        f"| {' | '.join(f'{n:,} rows' for n in ROWS)} | again |",
+        "|---|" + "--:|" * (len(COLUMNS) + len(ROWS) + 2),
+    ]
+    for name, times in found.items():
+        cells = []
+        for axis in ("columns", "rows"):
+            some = times[axis]
+            cells += [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in some] or ["", "", "", ""]
+            cells.append(f"{some[-1] / some[-2]:.1f}" if some else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--no-write", action="store_true", help="print the table only")
+    options = parser.parse_args()
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in options.only:
+        case = CASES[name]
+        found[name] = {
+            "columns": [seconds(case, FEW_ROWS, columns, options.rounds) for columns in COLUMNS],
+            "rows": []
+            if name in BY_COLUMNS_ALONE
+            else [seconds(case, rows, FEW_COLUMNS, options.rounds) for rows in ROWS],
+        }
+        sys.stderr.write(f"{name}: {found[name]}\n")
+    text = table(found)
+    sys.stdout.write(text + "\n")
+    if not options.no_write:
+        page = PAGE.read_text("utf-8")
+        PAGE.write_text(
+            re.sub(r"(<!-- growth -->\n).*?(<!-- /growth -->)", lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.S),
+            "utf-8",
+        )
+
+
+if __name__ == "__main__":
+    main()
