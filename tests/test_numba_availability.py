@@ -67,7 +67,7 @@ def test_a_setting_that_numba_ignores_is_a_line_in_the_log() -> None:
     [
         ("import sys; sys.modules['numba'] = None", "Python cannot find 'numba'", INSTALL),
         ("import sys; sys.modules['llvmlite'] = None", "Python cannot find 'llvmlite'", INSTALL),
-        ("import llvmlite; llvmlite.__version__ = '0.1.0'", "Numba cannot be imported: Numba requires at least", INSTALL),
+        ("import llvmlite as m; m.__version__ = '0.1.0'", "Numba cannot be imported: Numba requires at least", INSTALL),
         ("import numpy; numpy.__version__ = '9.0.0'", "Numba cannot be imported: Numba needs NumPy", INSTALL),
         (
             "import sys, types; sys.modules['scipy'] = s = types.ModuleType('scipy'); s.__version__ = '0.9.0'",

@@ -34,7 +34,8 @@ def check() -> None:
 def _cause_and_fix(error: Exception) -> tuple[str, str]:
     """Return why Numba cannot be imported, and what to do."""
     if isinstance(error, ModuleNotFoundError):
-        return f"Python cannot find {error.name!r}", INSTALL
+        missing = (error.name or "numba").partition(".")[0]
+        return f"Python cannot find {missing!r}", INSTALL
     kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
     cause = f"Numba cannot be imported: {kind}{reason(error)}"
     if "scipy" in str(error).lower():  # which Numba does without if it is missing, so that pip does not mend it
