@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 ELEMENTS = 1 << 22
 """Elements of the widest layer that are held at a time; more samples are taken in turns."""
+WORK = 10**10
+"""Multiplications of a turn, a fraction of a second, since Ctrl-C is heeded only between them."""
+LEAST = 256
+"""Samples of a turn in spite of `WORK`: with fewer, a wide layer's weights are read more often than pays."""
 
 
 class Inference(Protocol):
@@ -68,8 +72,8 @@ class EagerInference:
             return forward(self.backend.ops, self.layers, parameters, X, 0, None)
 
     def _parts(self, X: Array) -> list[Array]:
-        m = X.shape[1]
-        step = max(1, ELEMENTS // max(self.layout.sizes))
+        m, layout = X.shape[1], self.layout
+        step = max(1, min(ELEMENTS // max(layout.sizes), max(LEAST, WORK // max(1, layout.decaying))))
         return [X] if m <= step else [X[:, start : start + step] for start in range(0, m, step)]
 
     def _joined(self, parts: Sequence[Array]) -> Array:

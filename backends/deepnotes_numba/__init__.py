@@ -3,16 +3,15 @@
 import logging
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from importlib.metadata import version
 
 from deepnotes.arguments import whole
 from deepnotes.backend import Backend
-from deepnotes.errors import BackendUnavailable
 from deepnotes.host import HostBackend
 from deepnotes.inference import Inference
 from deepnotes.layers import Layer
 from deepnotes.plan import Layout, Plan, are_library
 from deepnotes.program import Program
+from deepnotes_numba import availability
 from deepnotes_numba.kernels import kernels
 
 __all__ = ["NumbaBackend", "create"]
@@ -60,7 +59,7 @@ class NumbaBackend(HostBackend):
 
     def describe(self) -> str:
         """Return the versions that matter."""
-        return ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy"))
+        return ", ".join(f"{name} {import_module(name).__version__}" for name in ("numba", "numpy"))
 
 
 def _log_eager(what: object) -> None:
@@ -80,10 +79,7 @@ def create(threads: int | None = None) -> Backend:
     ArgumentError
         If `threads` is no whole number of at least 1.
     BackendUnavailable
-        If Numba cannot be imported.
+        If Numba cannot be imported, or is set not to compile.
     """
-    try:
-        import_module("numba")
-    except ImportError as error:
-        raise BackendUnavailable("numba", str(error), 'pip install "deepnotes[numba]"') from error
+    availability.check()
     return NumbaBackend(threads)

@@ -8,29 +8,26 @@ from deepnotes.activations import LIBRARY
 from deepnotes_numba import passes, updates
 from deepnotes_numba.activations import CODES, SOFTMAX
 from deepnotes_numba.arrays import plain
-from deepnotes_numba.compiling import announced
 
 
 def activate(name: str, Z: np.ndarray, *option: float, **options: float) -> np.ndarray:
     """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
     Z = plain(Z, Z.dtype)
     A = np.empty_like(Z)
-    with announced("activations one by one", Z.dtype):
-        if CODES[name] == SOFTMAX:
-            passes.softmax(Z, A, *np.empty((2, Z.shape[1]), Z.dtype))
-        else:
-            passes.activate(CODES[name], _option(name, Z, option, options), Z.reshape(-1), A.reshape(-1))
+    if CODES[name] == SOFTMAX:
+        passes.softmax(Z, A, *np.empty((2, Z.shape[1]), Z.dtype))
+    else:
+        passes.activate(CODES[name], _option(name, Z, option, options), Z.reshape(-1), A.reshape(-1))
     return A
 
 
 def backward(name: str, dA: np.ndarray, Z: np.ndarray, A: np.ndarray, *option: float, **options: float) -> np.ndarray:
     """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
     D, Z, A = np.array(dA, order="C"), plain(Z, Z.dtype), plain(A, A.dtype)
-    with announced("activations one by one", Z.dtype):
-        if CODES[name] == SOFTMAX:
-            passes.softmax_backward(D, A, np.empty(D.shape[1], D.dtype))
-        else:
-            passes.backward(CODES[name], _option(name, Z, option, options), D.reshape(-1), Z.reshape(-1), A.reshape(-1))
+    if CODES[name] == SOFTMAX:
+        passes.softmax_backward(D, A, np.empty(D.shape[1], D.dtype))
+    else:
+        passes.backward(CODES[name], _option(name, Z, option, options), D.reshape(-1), Z.reshape(-1), A.reshape(-1))
     return D
 
 
@@ -60,8 +57,7 @@ def dropout_mask(shape: tuple[int, int], rate: float, seed: int, step: int, laye
     """Return whether each element is kept, shape (n, m)."""
     n, m = shape
     mask = np.empty((-(-n * m // 4), 4), np.bool_)
-    with announced("dropout masks"):
-        passes.mask(mask, float(rate), np.uint64(seed), step, layer)
+    passes.mask(mask, float(rate), np.uint64(seed), step, layer)
     return mask.reshape(-1)[: n * m].reshape(m, n).T
 
 
@@ -71,8 +67,7 @@ def _updated(
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     new = tuple(np.array(x, order="C") for x in (theta, *slots))
     first, second = (*new[1:], new[0], new[0])[:2]
-    with announced("updates one by one", theta.dtype):
-        passes.update(code, new[0], plain(g, g.dtype), first, second, *map(float, (rate, epsilon, beta1, beta2)))
+    passes.update(code, new[0], plain(g, g.dtype), first, second, *map(float, (rate, epsilon, beta1, beta2)))
     return new
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from deepnotes.inference import EagerInference
 from deepnotes.layers import Layer
 from deepnotes.losses import Loss, LossFunction
 from deepnotes.plan import Layout
+from deepnotes.training import CHUNK_SECONDS
 from deepnotes_numba import NumbaBackend, threads
 from deepnotes_numba.arrays import plain, readable
-from deepnotes_numba.compiling import announced
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network
 from deepnotes_numba.prediction import predict, predict_one
 from deepnotes_numba.team import run
@@ -21,6 +22,8 @@ from deepnotes_numba.team import run
 ELEMENTS = 1 << 17
 """Elements of workspace for each thread: they fit its cache. Of a wide network there are at least `LEAST` blocks."""
 LEAST = 8
+WORK_AT_FIRST = 1 << 31
+"""Multiplications of the first chunk of samples; each further chunk has as many as take `CHUNK_SECONDS`."""
 
 
 class NumbaInference(EagerInference):
@@ -46,6 +49,8 @@ class NumbaInference(EagerInference):
         self._table, self._options, _ = self._lowered[False].net
         self._outputs = layout.sizes[-1]
         self._stride = -(-max(layout.sizes) // 64) * 64
+        # Of narrow layers the activations take the most time, one of them as long as some multiplications.
+        self._at_first = WORK_AT_FIRST // (layout.decaying + 16 * sum(layout.sizes))
         self._own = threading.local()
 
     def predict(self, theta: Any, X: Any) -> Any:
@@ -78,14 +83,12 @@ class NumbaInference(EagerInference):
         own.work = aligned(4 * self._stride, self._dtype)
         own.options, own.place = self._options.ctypes.data, own.work.ctypes.data
         own.theta, own.address = theta, theta.ctypes.data
-        with announced("prediction of one sample", self._dtype):
-            x, out = np.zeros(self.layout.sizes[0], self._dtype), np.empty((self._outputs, 1), self._dtype)
-            predict_one(x, out, self._table, own.options, own.address, own.place, self._stride)
 
     def _predict(
         self, theta: np.ndarray, X: Any, out: np.ndarray, Y: Any, loss: int, delta: np.floating,
         losses: np.ndarray, labelled: bool,
     ) -> None:  # fmt: skip
+        """Fill `out` and `losses`, a chunk of samples at a time, since Ctrl-C is heeded only between compiled calls."""
         S = block_of(self._dtype)
         net, units, _ = self._lowered[labelled]
         samples = out.shape[1]
@@ -95,8 +98,16 @@ class NumbaInference(EagerInference):
         work = aligned(units * room * S * (1 if split else size), self._dtype)
         x, by_sample = readable(X)
         targets = out if Y is None else plain(Y, self._dtype)
-        with announced("prediction", self._dtype):
+        unit = room * S * (1 if split else size)  # a workspace full: chunks are multiples of it
+        chunk = max(1, self._at_first // unit) * unit
+        done = 0
+        while True:
+            stop, began = min(samples, done + chunk), perf_counter()
             run(
                 size, predict, split, net, theta, work, room, x.ctypes.data, x.shape,
-                by_sample, np.arange(samples), out, targets, labelled, loss, delta, losses,
+                by_sample, np.arange(done, stop), out, targets, labelled, loss, delta, losses,
             )  # fmt: skip
+            if stop == samples:
+                return
+            in_time = int((stop - done) * CHUNK_SECONDS / max(perf_counter() - began, 1e-7))
+            chunk, done = max(1, min(2 * chunk, in_time) // unit) * unit, stop

@@ -8,12 +8,12 @@ from deepnotes_numba.functions import ZERO, exp
 from deepnotes_numba.masks import philox
 
 
-@entry
+@entry("activations one by one")
 def activate(code, option, Z, A):
     activations.activate(code, option, Z, A, False)
 
 
-@entry
+@entry("activations one by one")
 def backward(code, option, D, Z, A):
     activations.backward(code, option, D, Z, A)
 
@@ -34,7 +34,7 @@ def _exponentials(Z, A, largest, total):
             total[j] += A[i, j]
 
 
-@entry
+@entry("activations one by one")
 def softmax(Z, A, largest, total):
     _exponentials(Z, A, largest, total)
     for i in range(Z.shape[0]):
@@ -42,7 +42,7 @@ def softmax(Z, A, largest, total):
             A[i, j] /= total[j]
 
 
-@entry
+@entry("activations one by one")
 def softmax_backward(D, A, total):
     for j in range(D.shape[1]):
         total[j] = 0
@@ -54,12 +54,12 @@ def softmax_backward(D, A, total):
             D[i, j] = A[i, j] * (D[i, j] - total[j])
 
 
-@entry
+@entry("updates one by one")
 def update(code, theta, g, first, second, rate, epsilon, beta1, beta2):
     updates.update(code, theta, g, first, second, 0, theta.shape[0], 1.0, rate, epsilon, beta1, beta2, 0.0)
 
 
-@entry
+@entry("dropout masks")
 def mask(mask, rate, seed, step, layer):
     """Fill ``mask.T``, flat, with whether each element is kept: four of them have one counter."""
     threshold = np.uint64(round(rate * 4294967296.0))

@@ -24,14 +24,15 @@ from deepnotes_numba.products import padded
 from deepnotes_numba.vectors import block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
 
 
-@entry
+@entry("prediction")
 def predict(
     rank, size, meeting, split, net, theta, work, room, x_address, x_shape, by_sample, order, out, Y, labelled, loss,
     delta, losses,
 ):  # fmt: skip
-    """Write the outputs of all samples to `out`, (k, samples), and, if there is room for them, each sample's loss.
+    """Write outputs of some samples to `out`, (k, all samples), and, if there is room for them, each sample's loss.
 
-    This is thread number `rank` of `size`; `order` are the numbers of the samples, one after the other.
+    This is thread number `rank` of `size`. `order` holds the numbers of the samples, which are consecutive; they begin
+    and end at whole blocks, but for the last of all samples.
     """
     places = net[2]
     X = matrix_at(x_address, x_shape, theta)
@@ -60,14 +61,14 @@ def predict(
         if part[0] == 0:
             if losses.shape[0] > 0:
                 losses_and_deltas(net, work, every, room, (0, 1), labelled, loss, delta)
-            _write(net, work, room, every, start, out, losses)
+            _write(net, work, room, every, order[start], out, losses)
         if not wait(meeting, part[1]):
             return
 
 
 @jit
 def _write(net, work, room, blocks, start, out, losses):
-    """Copy outputs and losses from a range of blocks to where the user sees them."""
+    """Copy outputs and losses from a range of blocks to where the user sees them, from sample `start` on."""
     layers, _, places = net
     S = block(work)
     unit = room * S
@@ -87,7 +88,7 @@ def _write(net, work, room, blocks, start, out, losses):
                 losses[0, first + s] = own[s]
 
 
-@entry
+@entry("prediction of one sample")
 def predict_one(x, out, layers, options_address, theta_address, work_address, stride):
     """Write the output for one sample, shape (n[0],), to `out`, (k, 1); the workspace has four vectors, `stride` apart.
 

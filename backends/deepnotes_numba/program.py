@@ -12,7 +12,6 @@ from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
 from deepnotes_numba import NumbaBackend, interpreter, threads, training
 from deepnotes_numba.arrays import plain, readable
-from deepnotes_numba.compiling import announced
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
 from deepnotes_numba.team import run
 
@@ -62,18 +61,17 @@ class NumbaProgram(EagerProgram):
         if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         made, compiled = 0, True
-        with announced("training", self._dtype):
-            while True:
-                # The compiled training stops where an update may overflow: the eager one makes it, or says it cannot.
-                train = self._train if compiled else super().train
-                part = order[made * batch_size :][: None if compiled else batch_size]
-                now = rates[made:] if compiled else rates[made : made + 1]
-                chunk = train(state, data, part, batch_size, now, sums)
-                sums = chunk.loss_sum, chunk.weight_sum
-                made += chunk.steps
-                if made == len(rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
-                    return chunk if made == chunk.steps else chunk._replace(steps=made)
-                compiled = not compiled
+        while True:
+            # The compiled training stops where an update may overflow: the eager one makes it, or says it cannot.
+            train = self._train if compiled else super().train
+            part = order[made * batch_size :][: None if compiled else batch_size]
+            now = rates[made:] if compiled else rates[made : made + 1]
+            chunk = train(state, data, part, batch_size, now, sums)
+            sums = chunk.loss_sum, chunk.weight_sum
+            made += chunk.steps
+            if made == len(rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
+                return chunk if made == chunk.steps else chunk._replace(steps=made)
+            compiled = not compiled
 
     def _train(
         self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums

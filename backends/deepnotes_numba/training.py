@@ -29,7 +29,7 @@ from deepnotes_numba.updates import update
 from deepnotes_numba.vectors import block, matrix_at, pointer, view
 
 
-@entry
+@entry("training")
 def train(
     rank, size, meeting, split, net, theta, g, first, second, work, squares, room, x_address, x_shape, by_sample, Y, w,
     weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,

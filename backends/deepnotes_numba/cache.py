@@ -1,0 +1,220 @@
+"""The disk cache of compiled code: a file for each function, the types of its arguments, and the processor.
+
+Numba's own cache is not used. It needs a folder that it can write to even to read, it unpickles and runs what it reads
+unchecked, so that a damaged file ends the process, and two processes that save at once can lose one another's entries.
+
+A file here is the SHA-256 digest of its key and content, then the content, a pickle; nothing is unpickled before the
+digest is found to be right. What is damaged or cannot be read is compiled anew, and replaced if possible. Files are
+replaced whole, so any number of processes may read and write at once.
+
+The digest protects against damage, not against an attacker: **whoever can write to the folder can run code as whoever
+reads it**, as with Python's own ``__pycache__``. So the folder should be writable only by its user or, in a container
+image, by whoever installs software. Its owner is not checked: an image is often built by one user and run by another.
+
+The cache lies in a folder that is named by a digest of all that the code is compiled from, file contents rather than
+dates, and of the versions that matter. Any change opens a new folder, and a copy of the same files finds the old one.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+import stat
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba.core.caching import _Cache
+
+from deepnotes.atomic import replacing
+
+numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
+
+DIGEST = 32
+"""Bytes of a digest."""
+SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML")
+"""Settings of Numba that change the code it makes."""
+
+_log = logging.getLogger("deepnotes")
+_announced: set[str] = set()
+_warned: set[str] = set()
+
+
+class CodeCache(_Cache):
+    """The cache of one compiled function, in the form that Numba's dispatchers ask for.
+
+    Parameters
+    ----------
+    function : callable
+        The Python function.
+    what : str
+        A few words for what it does, for the user who waits for the compiler.
+    """
+
+    def __init__(self, function: Callable[..., Any], what: str) -> None:
+        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self._what = what
+        self._enabled = True
+        # Found now, since the source files may be replaced while this process runs on with what it has imported.
+        self._folder = cache_folder()
+
+    @property
+    def cache_path(self) -> str | None:
+        """The folder, or None."""
+        return None if self._folder is None else str(self._folder)
+
+    def enable(self) -> None:
+        """Load and save from now on."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Neither load nor save from now on."""
+        self._enabled = False
+
+    def flush(self) -> None:
+        """Do nothing: what is saved next replaces what is there."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled code for a signature, or None, after saying that the compiler takes a while."""
+        target_context.refresh()
+        folder, what = self._folder, _worded(self._what, sig)
+        if not self._enabled:
+            return None
+        if folder is None:
+            return _announce(what, None)
+        key, path = self._place(folder, sig, target_context.codegen())
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                return _announce(what, folder, f"{path} is not a file")
+            found = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            others = any(folder.glob(f"{path.name.rpartition('-')[0]}-*.nbc"))
+            return _announce(f"{what} for this processor" if others else what, folder)
+        except OSError as error:
+            at_fault = os.access(folder, os.X_OK)  # else it is the folder, of which the announcement speaks anyway
+            return _announce(what, folder, f"{path} cannot be read ({error.strerror})" if at_fault else None)
+        if _digest(key, found[DIGEST:]) != found[:DIGEST]:
+            return _announce(what, folder, f"{path} is damaged")
+        try:
+            return numba.core.compiler.CompileResult._rebuild(target_context, *pickle.loads(found[DIGEST:]))
+        except Exception as error:  # it is as it was written, so this is not to be expected
+            return _announce(what, folder, f"{path} cannot be loaded ({type(error).__name__}: {error})")
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep compiled code, if possible."""
+        folder = self._folder
+        # Code with addresses of this process in it is of no use to others; Numba makes such without optimisation.
+        if not self._enabled or folder is None or data.library.has_dynamic_globals:
+            return
+        key, path = self._place(folder, sig, data.codegen)
+        content = numba.core.serialize.dumps(data._reduce())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():
+                path.rename(path.with_name(f"{path.name}.{os.urandom(4).hex()}.aside"))
+            with replacing(path) as file:
+                file.write(_digest(key, content) + content)
+        except OSError as error:
+            if _obstacle(folder) is None:  # else it has been announced
+                _warn_once(
+                    "save", f"numba: compiled code cannot be kept in {folder} ({error.strerror}): the next process "
+                    "compiles it anew",
+                )  # fmt: skip
+
+    def _place(self, folder: Path, sig: Any, codegen: Any) -> tuple[bytes, Path]:
+        """Return the key, and the file, of the code for some types of arguments and for the processor at hand."""
+        types, target = repr(sig).encode(), repr(codegen.magic_tuple()).encode()
+        name = "-".join([self._name, *(hashlib.sha256(part).hexdigest()[:12] for part in (types, target))])
+        return b"\0".join([self._name.encode(), types, target]), folder / f"{name}.nbc"
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Return the folder of this version of this backend, in ``DEEPNOTES_CACHE_DIR`` or the user's cache folder.
+
+    None stands for a user without a home directory.
+    """
+    root = os.environ.get("DEEPNOTES_CACHE_DIR")
+    base = root or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "deepnotes")
+    expanded = os.path.expanduser(base)
+    if not root and expanded.startswith("~"):
+        return None
+    try:
+        # Resolved now, since the working directory may be another one when something is compiled.
+        return Path(os.path.abspath(expanded)) / folder_name(files(__package__))
+    except FileNotFoundError:  # the path is relative to a working directory that was deleted
+        return None
+
+
+def folder_name(sources: Traversable) -> str:
+    """Return the name of the folder for the code of a package, `sources`: a digest of what determines that code."""
+    digest = hashlib.sha256()
+    compiled_in = files("deepnotes.equations") / "activations.py"  # its constants
+    own = [source for source in sources.iterdir() if source.name.endswith((".py", ".pyc"))]
+    for source in [*sorted(own, key=lambda source: source.name), compiled_in]:
+        if source.is_file():
+            content = source.read_bytes()
+            digest.update(f"{source.name} {len(content)}\0".encode() + content)
+    versions = numba.__version__, import_module("llvmlite").__version__, np.__version__, sys.version
+    for value in (*versions, *(getattr(numba.config, name, None) for name in SETTINGS)):
+        digest.update(f"{value!r}\0".encode())
+    return f"numba-{digest.hexdigest()[:16]}"
+
+
+def _digest(key: bytes, content: bytes) -> bytes:
+    digest = hashlib.sha256(b"%d\0" % len(key) + key)
+    digest.update(content)
+    return digest.digest()
+
+
+def _worded(what: str, sig: Any) -> str:
+    """Return `what`, and the dtype of the first array of floats among the arguments, if there is one."""
+    arrays = (kind for kind in sig if isinstance(kind, numba.types.Array) and isinstance(kind.dtype, numba.types.Float))
+    dtype = next((kind.dtype for kind in arrays), None)
+    return what if dtype is None else f"{what} for {dtype}"
+
+
+def _announce(what: str, folder: Path | None, fault: str | None = None) -> None:
+    """Say once, before the wait, that there is one, and why; of damaged files only the first is worth a warning."""
+    if fault is not None:
+        fault, level = f"{fault}; ", logging.INFO if "fault" in _warned else logging.WARNING
+        _warned.add("fault")
+    elif what in _announced:
+        return
+    else:
+        fault, level = "", logging.WARNING
+    _announced.add(what)
+    _log.log(level, "numba: %scompiling %s takes some seconds, %s", fault, what, _kept(folder))
+
+
+def _kept(folder: Path | None) -> str:
+    """Return where compiled code will be kept, in words, or why it will not be."""
+    if folder is None:
+        obstacle = "there is no home directory to keep the result in; DEEPNOTES_CACHE_DIR can name another folder"
+    else:
+        reason = _obstacle(folder)
+        if reason is None:
+            return f"once: the result is kept in {folder}"
+        obstacle = f"nothing can be kept in {folder} ({reason}); DEEPNOTES_CACHE_DIR can name another folder"
+    return f"in each process anew, since {obstacle}"
+
+
+def _obstacle(folder: Path) -> str | None:
+    """Return why nothing can be written to a folder, or None; it is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written to"
+
+
+def _warn_once(kind: str, message: str) -> None:
+    if kind not in _warned:
+        _warned.add(kind)
+        _log.warning(message)

@@ -1,0 +1,99 @@
+"""Predictions and evaluations of many samples: Ctrl-C ends them soon, and they need little memory."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+
+BACKENDS = [name for name in ("numpy", "numba") if name in dn.available_backends()]
+LONG = """
+import signal, sys, time
+import numpy as np, deepnotes as dn
+signal.signal(signal.SIGINT, signal.default_int_handler)
+net = dn.Network([dn.Dense(1024, "relu"), dn.Dense(1024, "relu"), dn.Dense(1)], inputs=1, backend={backend!r}, seed=0)
+few, X = np.ones((1, 3), np.float32), np.ones((1, 1_500_000), np.float32)
+theta, before = net.flat(), net.predict(few)
+net.evaluate(few, few)
+print("begins", flush=True)
+try:
+    {call}
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+assert np.array_equal(net.flat(), theta) and np.array_equal(net.predict(few), before)
+print("unharmed")
+"""
+"""A call that takes half a minute on two cores, and longer on one."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("call", ["net.predict(X)", "net.evaluate(X, X)"])
+def test_an_interrupt_ends_a_long_prediction_soon(backend: str, call: str) -> None:
+    words = [sys.executable, "-c", LONG.format(backend=backend, call=call)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "begins\n":
+            assert process.poll() is None
+        time.sleep(1.0)
+        asked = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        assert time.perf_counter() - asked < 5  # a fifth of a second, on a machine that does nothing else
+        assert process.communicate(timeout=60)[0] == "unharmed\n"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_memory_of_a_prediction_does_not_grow_with_samples_times_units(backend: str) -> None:
+    net = dn.Network([dn.Dense(256, "tanh"), dn.Dense(256, "tanh"), dn.Dense(1)], 2, backend=backend, seed=0)
+    peaks = []
+    for samples in (2, 50_000, 150_000):
+        X = np.ones((2, samples), np.float32)
+        tracemalloc.start()
+        try:
+            net.predict(X)
+            net.evaluate(X, X[:1])
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[2] - peaks[1] < 100_000 * 256 * 4 / 8
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="Numba does not work here")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("units", [300, 7])
+def test_chunks_give_the_bits_of_one_call(
+    threads: int, dtype: Any, units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepnotes_numba import inference
+    from deepnotes_numba import threads as rule
+    from deepnotes_numba.team import run
+
+    monkeypatch.setattr(rule, "WORK_PER_START", 1000)
+    monkeypatch.setattr(rule, "WORK_PER_THREAD", 1000)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(5, 6001)).astype(dtype), rng.integers(0, 3, 6001)
+    found = []
+    for work, seconds in ((1 << 40, 1.0), (1, 0.0), (1, 1.0)):
+        monkeypatch.setattr(inference, "WORK_AT_FIRST", work)
+        monkeypatch.setattr(inference, "CHUNK_SECONDS", seconds)
+        calls = []
+        monkeypatch.setattr(inference, "run", lambda *given, calls=calls: calls.append(given) or run(*given))
+        net = dn.Network(
+            [dn.Dense(units, "gelu"), dn.Dense(3, "softmax")], 5, dtype=dtype, seed=0,
+            backend=dn.get_backend("numba", threads=threads),
+        )  # fmt: skip
+        outputs, figures = net.predict(X), net.evaluate(X, y, metrics=["accuracy"])
+        found.append((outputs.tobytes(), figures, len(calls)))
+    assert found[0][:2] == found[1][:2] == found[2][:2]
+    assert found[0][2] == 2
+    if units == 300:  # others fit one workspace
+        assert found[1][2] > found[2][2] > 2
