@@ -26,7 +26,7 @@ def kernels(backend: "CupyBackend") -> dict[str, Callable[..., Any]]:
     """Return the table, by the names of the equations."""
     fused = Fused(backend)
     table: dict[str, Callable[..., Any]] = {}
-    for name in LIBRARY:
+    for name in codes("Activation"):
         if name != "identity":
             table[name] = _kernel(name, 1, fused.activate, name)
             table[f"{name}_backward"] = _kernel(f"{name}_backward", 3, fused.backward, name)

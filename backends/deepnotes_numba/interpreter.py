@@ -7,11 +7,12 @@ blocks; or, if its `part` is not (0, 1), its part of the rows of each array, and
 
 import numpy as np
 
-from deepnotes_numba.activations import IDENTITY, NEEDS_Z, SOFTMAX, activate, backward, softmax, softmax_backward
+from deepnotes_numba.activations import NEEDS_Z, activate, backward, softmax, softmax_backward
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import turn
+from deepnotes_numba.codes import IDENTITY, SIGMOID_FUSED, SOFTMAX
 from deepnotes_numba.compiling import jit
-from deepnotes_numba.losses import SIGMOID_FUSED, loss_and_delta
+from deepnotes_numba.losses import loss_and_delta
 from deepnotes_numba.masks import dropout
 from deepnotes_numba.products import GROUP, bias_gradient, input_gradient, linear, padded, share, weight_gradient
 from deepnotes_numba.updates import squares_of

@@ -6,15 +6,20 @@ row of class indices where `labelled`) and of rows: c, each sample's share of th
 
 import numpy as np
 
+from deepnotes_numba.codes import (
+    ABSOLUTE,
+    BINARY,
+    CATEGORICAL,
+    HUBER,
+    POISSON,
+    SIGMOID_FUSED,
+    SOFTMAX_FUSED,
+    SQUARED,
+)
 from deepnotes_numba.compiling import inlined, jit, jit_for
 from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, exp, log, log1p
 from deepnotes_numba.vectors import as_of, block, matrix, view
 
-BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, SIGMOID_FUSED, SOFTMAX_FUSED = range(8)
-CODES = {
-    "binary_cross_entropy": BINARY, "categorical_cross_entropy": CATEGORICAL, "mean_squared_error": SQUARED,
-    "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON,
-}  # fmt: skip
 EPS = constant(*(float(np.finfo(dtype).eps) for dtype in ("float32", "float64")))
 TINY = constant(*(float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")))
 

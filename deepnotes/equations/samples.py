@@ -1,8 +1,8 @@
 """Sums over the samples of a batch, in blocks: their error does not grow with the batch.
 
-A library is free to add m terms one after the other, which is off by up to ``m u``, u being the unit roundoff. In blocks
-that are added in a tree it is off by ``(SAMPLES + log2(m / SAMPLES)) u`` at most (N. J. Higham, SIAM J. Sci. Comput. 14
-(1993) 783), and less where the library itself adds within a block in parts.
+A library is free to add m terms one after the other, which is off by up to ``m u``, u being the unit roundoff. In
+blocks that are added in a tree the error is at most ``(SAMPLES + log2(m / SAMPLES)) u`` (N. J. Higham, SIAM J. Sci.
+Comput. 14 (1993) 783), and less where the library itself adds within a block in parts.
 """
 
 from collections.abc import Callable
