@@ -127,8 +127,8 @@ class Layer:
     def run(self, what: int, blocks: Any = None, rows: Any = None, part: Any = (0, 1), add: bool = False) -> None:
         rows = rows or (0, self.n_prev if what == INPUT else self.n)
         compute(
-            what, self.theta, self.w, self.b, self.n, self.n_prev, self.work, self.A, self.D, self.turned, self.g, self.lost,
-            blocks or (0, self.blocks), self.room, part, rows, add,
+            what, self.theta, self.w, self.b, self.n, self.n_prev, self.work, self.A, self.D, self.turned, self.g,
+            self.lost, blocks or (0, self.blocks), self.room, part, rows, add,
         )  # fmt: skip
 
     def product(self, what: int, **parts: Any) -> np.ndarray:

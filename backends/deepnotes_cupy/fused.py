@@ -88,7 +88,7 @@ class Fused:
         tape, scale = self._tape(dZ), self._scale(dZ)
         dW = self._device.empty(n * n_prev, tape.dtype)
         rounded = _factor(tape, xp, dZ, scale)
-        tape.product((False, True), (n_prev, n, m), 1 / (m * scale), _factor(tape, xp, A_prev), rounded, dW)
+        tape.product_over_samples((n_prev, n, m), 1 / (m * scale), _factor(tape, xp, A_prev), rounded, dW)
         tape.run()
         return dW.reshape(n, n_prev)
 

@@ -100,4 +100,5 @@ def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, factors:
     kept = 2 * sum(row.n for row in rows)  # Z, A and what dropout makes of it
     if factors in ("bfloat16", "float16"):
         kept += (inputs + 2 * sum(row.n for row in rows)) // 2
-    return inputs + targets + 3 + kept + 2 * widest
+    of_products = max(row.n_prev + row.n for row in rows if isinstance(row, DenseRow))  # of blocks of samples
+    return inputs + targets + 3 + kept + 2 * widest + of_products

@@ -31,8 +31,8 @@ from deepnotes_numba.vectors import block, matrix_at, pointer, view
 
 @entry
 def train(
-    rank, size, meeting, split, net, theta, g, lost, first, second, work, squares, room, x_address, x_shape, by_sample, Y,
-    w, weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,
+    rank, size, meeting, split, net, theta, g, lost, first, second, work, squares, room, x_address, x_shape, by_sample,
+    Y, w, weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,
     sums,
 ):  # fmt: skip
     """Train on consecutive batches; return `sums` (of losses, of weights) grown, the updates made, and the last cost.
