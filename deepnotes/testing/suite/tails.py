@@ -12,7 +12,14 @@ from deepnotes.testing.calls import call
 from deepnotes.testing.checks import DTYPES, Trial, check
 from deepnotes.testing.training import Training, hold_number, hold_training, inference, program
 
-LOGITS = np.concatenate([np.linspace(-100, 100, 81), np.geomspace(1e-6, 12, 15), -np.geomspace(1e-6, 12, 15)])
+
+def _of_few_bits(x: np.ndarray) -> np.ndarray:
+    """Return numbers close to x that every precision of products has."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(mantissa * 128) / 128, exponent)
+
+
+LOGITS = _of_few_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
 TARGETS = (0.0, 1e-3, 0.5, 0.9, 0.999, 1.0)
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus")
 MANY = 100_000

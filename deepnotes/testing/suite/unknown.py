@@ -75,7 +75,8 @@ class Doubled(Dense):
 
     def linear(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array) -> Array:
         """Return ``Z = 2 W A_prev + b``."""
-        return ops.linear(2 * parameters["W"], A_prev, parameters["b"])
+        Z: Array = ops.linear(2 * parameters["W"], A_prev, parameters["b"])
+        return Z
 
     def backward_linear(
         self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, dZ: Array
