@@ -18,11 +18,6 @@ class Optimizer:
     learning_rate: Rate
 
     @property
-    def is_textbook(self) -> bool:
-        """Whether its class and its numbers say all, so that a backend may compute it by name."""
-        return True
-
-    @property
     def slots(self) -> tuple[str, ...]:
         """The names of the buffers kept from step to step, each of the shape of θ and 0 at the start."""
         return ()
@@ -139,11 +134,6 @@ class RMSProp(Optimizer):
         self._check("epsilon", positive=True)
 
     @property
-    def is_textbook(self) -> bool:
-        """Whether epsilon is where it always is."""
-        return not self.epsilon_inside
-
-    @property
     def slots(self) -> tuple[str, ...]:
         """``s``, the running mean of the squared gradient."""
         return ("s",)
@@ -242,11 +232,6 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("weight_decay")
-
-    @property
-    def is_textbook(self) -> bool:
-        """Whether only weights decay."""
-        return not self.decay_biases
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
         """Return those of :class:`Adam`, and the share of each weight that decays."""

@@ -1,6 +1,6 @@
-"""Plan: the frozen description of a training step. Layout: where each parameter lies in the flat buffer."""
+"""Plan: the frozen description of a training step, and what of one a backend supports. Layout: the flat buffer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.array import Array, Namespace
 from deepnotes.errors import ArgumentError
 from deepnotes.layers import Dense, Dropout, Layer, Parameter
@@ -169,21 +170,41 @@ class Plan:
         """Where the parameters lie."""
         return Layout(self.inputs, self.layers)
 
-    @property
-    def is_library(self) -> bool:
-        """Whether all is the library's own, in its usual form, so that a backend may know it by name."""
-        return self.has_library_parts and self.optimizer.is_textbook and self.objective == NOTES
 
-    @property
-    def has_library_parts(self) -> bool:
-        """Whether all parts are the library's own; for backends that take every form of them, and every objective."""
-        from deepnotes.optimizers import LIBRARY
+class Supported(NamedTuple):
+    """The parts that a backend has kernels for: what it asks before it compiles.
 
-        return are_library(self.layers) and type(self.loss) is Loss and type(self.optimizer) in LIBRARY.values()
+    Parameters
+    ----------
+    activations, losses : container of str
+        By their names in the library's tables; best the very tables that the kernels are looked up in.
+    optimizer : callable
+        Returns whether there is an update for an :class:`~deepnotes.optimizers.Optimizer`, options included.
 
+    Examples
+    --------
+    >>> from deepnotes.optimizers import SGD
+    >>> supported = Supported({"relu", "identity"}, {"mean_squared_error"}, lambda optimizer: type(optimizer) is SGD)
+    >>> supported.has_layers([Dense(3, "relu"), Dense(1)]), supported.has_layers([Dense(3, "tanh")])
+    (True, False)
+    """
 
-def are_library(layers: Sequence[Layer]) -> bool:
-    """Return whether all layers are the library's own, and their activations, too."""
-    from deepnotes.activations import Activation
+    activations: Container[str]
+    losses: Container[str]
+    optimizer: Callable[[Optimizer], bool]
 
-    return all(type(x) is Dropout or (type(x) is Dense and type(x.g) is Activation) for x in layers)
+    def has_layers(self, layers: Sequence[Layer]) -> bool:
+        """Return whether there are kernels for all layers and their activations; a derived class is another layer."""
+        return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g)) for x in layers)
+
+    def has_activation(self, activation: ActivationFunction) -> bool:
+        """Return whether there is a kernel for an activation."""
+        return type(activation) is Activation and activation.name in self.activations
+
+    def has_loss(self, loss: LossFunction) -> bool:
+        """Return whether there is a kernel for a loss."""
+        return type(loss) is Loss and loss.name in self.losses
+
+    def has_plan(self, plan: Plan) -> bool:
+        """Return whether there are kernels for layers, loss and optimizer of a plan."""
+        return self.has_layers(plan.layers) and self.has_loss(plan.loss) and self.optimizer(plan.optimizer)

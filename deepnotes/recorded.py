@@ -9,16 +9,28 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.array import Array
 from deepnotes.backend import Backend
+from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.ops import Ops
-from deepnotes.plan import Plan
+from deepnotes.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.plan import Plan, Supported
 from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
 from deepnotes.recording import Recording, record
 from deepnotes.steps import Gradient, gradient_step, update_step
 
 KEPT = 4
 """Batch sizes whose recordings are kept: usually there are two, the full one and the last one of an epoch."""
+
+
+def recordable(plan: Plan) -> bool:
+    """Return whether all parts of a plan are the library's: those are equations, which can be recorded.
+
+    Parts of a user's own may do what cannot be recorded, such as to branch on values.
+    """
+    supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in OPTIMIZERS.values())
+    return supported.has_plan(plan)
 
 
 class RecordedBatch(NamedTuple):

@@ -5,8 +5,10 @@ of updates at a time, so a schedule written by a user runs on every backend.
 """
 
 import math
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from deepnotes.arguments import number, whole
 from deepnotes.errors import ArgumentError
@@ -27,6 +29,22 @@ class Schedule:
 Rate: TypeAlias = "float | Schedule"
 
 
+def _python_numbers(schedule: Any) -> None:
+    """Make the numbers of a schedule Python's, which know no overflow of whole numbers."""
+    for field in fields(schedule):
+        value = getattr(schedule, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(schedule, field.name, value.item())
+
+
+def _power(base: float, exponent: float) -> float:
+    """Return ``base ** exponent``, infinite where it overflows: then the fit loop says what the schedule gave."""
+    try:
+        return float(float(base) ** float(exponent))
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The same rate at every step."""
@@ -34,6 +52,7 @@ class Constant(Schedule):
     learning_rate: float
 
     def __post_init__(self) -> None:
+        _python_numbers(self)
         number("learning_rate", self.learning_rate, positive=True)
 
     def __call__(self, step: int) -> float:
@@ -62,13 +81,14 @@ class StepDecay(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
+        _python_numbers(self)
         number("learning_rate", self.learning_rate, positive=True)
         whole("every", self.every)
         number("factor", self.factor, positive=True)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
-        return float(self.learning_rate * self.factor ** (step // self.every))
+        return float(self.learning_rate * _power(self.factor, step // self.every))
 
 
 @dataclass(frozen=True)
@@ -88,13 +108,14 @@ class ExponentialDecay(Schedule):
     factor: float = 0.9
 
     def __post_init__(self) -> None:
+        _python_numbers(self)
         number("learning_rate", self.learning_rate, positive=True)
         whole("every", self.every)
         number("factor", self.factor, positive=True)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
-        return float(self.learning_rate * self.factor ** (step / self.every))
+        return float(self.learning_rate * _power(self.factor, step / self.every))
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,7 @@ class CosineDecay(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
+        _python_numbers(self)
         number("learning_rate", self.learning_rate, positive=True)
         whole("steps", self.steps)
         if whole("warmup", self.warmup, 0) >= self.steps:
@@ -133,7 +155,8 @@ class CosineDecay(Schedule):
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
         if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
+            rate = float(self.learning_rate) * (step + 1) / self.warmup
+            return rate if rate < math.inf else self.learning_rate * ((step + 1) / self.warmup)
         share = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
         return self.final + (self.learning_rate - self.final) * 0.5 * (1 + math.cos(math.pi * share))
 
@@ -146,12 +169,13 @@ class InverseScaling(Schedule):
     power: float = 0.5
 
     def __post_init__(self) -> None:
+        _python_numbers(self)
         number("learning_rate", self.learning_rate, positive=True)
         number("power", self.power, positive=True)
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
-        return float(self.learning_rate / (step + 1) ** self.power)
+        return float(self.learning_rate / _power(step + 1, self.power))
 
 
 @dataclass(frozen=True)
@@ -189,6 +213,7 @@ class ReduceOnPlateau(Schedule):
     min_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        _python_numbers(self)
         schedule = as_schedule(self.learning_rate)
         number("factor", self.factor, positive=True, below=1)
         whole("patience", self.patience, 0)

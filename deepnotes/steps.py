@@ -124,7 +124,7 @@ def gradient_step(
 
     g = plan.layout.join(xp, gradients)
     samples = xp.asarray(L.shape[1], dtype=L.dtype)
-    weight = samples if w is None else xp.sum(w)
+    weight = samples if w is None else ops.total_weight(w)
     if objective.told != 1:
         cost = objective.told * cost
     if plan.l2:

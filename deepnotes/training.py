@@ -281,7 +281,7 @@ def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarr
     try:
         rates = np.array(as_schedule(schedule).rates(first, count), dtype=np.float64)
         good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # no NaN is either
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, ArithmeticError):
         good = False
     if not good:
         raise ArgumentError(

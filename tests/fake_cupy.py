@@ -275,6 +275,11 @@ class Cublas:
             pointer,
             pointer,
         ]
+        far = ctypes.c_longlong
+        batched = [
+            *[pointer, *[integer] * 5, pointer, pointer, integer, integer, far, pointer, integer, integer, far],
+            *[pointer, pointer, integer, integer, far, integer, integer, integer],
+        ]
         for name, of, kinds in [
             ("cublasCreate_v2", self._create, [ctypes.POINTER(pointer)]),
             ("cublasDestroy_v2", lambda handle: 0, [pointer]),
@@ -284,6 +289,7 @@ class Cublas:
             ("cublasSetWorkspace_v2", self._set_workspace, [pointer, pointer, ctypes.c_size_t]),
             ("cublasGetVersion_v2", self._version, [pointer, ctypes.POINTER(integer)]),
             ("cublasGemmEx", self._gemm, [*gemm, integer, integer, integer, integer]),
+            ("cublasGemmStridedBatchedEx", self._gemms, batched),
         ]:
             setattr(self, name, ctypes.CFUNCTYPE(integer, *kinds)(of))
 
@@ -339,6 +345,21 @@ class Cublas:
             CUDA.enqueue(("gemm",), CUDA.current, multiply)
         except CUDARuntimeError:
             return 15
+        return 0
+
+    def _gemms(
+        self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, A: int, kind_a: int, lda: int,
+        step_a: int, B: int, kind_b: int, ldb: int, step_b: int, beta: int, C: int, kind_c: int, ldc: int, step_c: int,
+        parts: int, compute: int, algorithm: int,
+    ) -> int:  # fmt: skip
+        size = {0: 4, 1: 8}[kind_a]
+        for part in range(parts):
+            status = self._gemm(
+                handle, ta, tb, m, n, k, alpha, A + part * step_a * size, kind_a, lda, B + part * step_b * size, kind_b,
+                ldb, beta, C + part * step_c * size, kind_c, ldc, compute, algorithm,
+            )  # fmt: skip
+            if status:
+                return status
         return 0
 
 

@@ -142,16 +142,19 @@ class HostDevice:
 
     def multiplier(self, product: Product) -> Call:
         """Return a product in single precision, or double."""
-        (turned_a, turned_b), m, n, k, alpha, A, B, C, factors = product
+        (turned_a, turned_b), m, n, k, alpha, A, B, C, factors, parts = product
         kind = {"bfloat16": np.uint16, "float16": np.uint16, "float64": np.float64}.get(factors, np.float32)
         assert A.dtype == B.dtype == kind
         assert C.dtype == (np.float64 if factors == "float64" else np.float32)
 
         def multiply() -> None:
-            a, b = rounded(A[: m * k], factors), rounded(B[: k * n], factors)
-            a = a.reshape(m, k) if turned_a else a.reshape(k, m).T
-            b = b.reshape(k, n) if turned_b else b.reshape(n, k).T
-            C[: m * n].reshape(n, m)[...] = (C.dtype.type(alpha) * (a @ b)).T
+            for part in range(parts):
+                a = rounded(A[part * m * k : (part + 1) * m * k], factors)
+                b = rounded(B[part * k * n : (part + 1) * k * n], factors)
+                a = a.reshape(m, k) if turned_a else a.reshape(k, m).T
+                b = b.reshape(k, n) if turned_b else b.reshape(n, k).T
+                c = C[part * m * n : (part + 1) * m * n]
+                c.reshape(n, m)[...] = (C.dtype.type(alpha) * (a @ b)).T
 
         return self._call(("product", factors, m, n, k), multiply)
 

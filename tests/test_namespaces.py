@@ -61,6 +61,7 @@ CALLS = {
     "softmax_cross_entropy": (Z, Y),
     "softmax_cross_entropy_delta": (A, Y),
     "one_hot": (np.array([[2, 0, 1]]), 4, "float64"),
+    "total_weight": (numbers(7, 1, 6, low=0.0),),
     "sample_scale": (numbers(7, 1, 6, low=0.0),),
     "mean_loss": (numbers(8, 1, 6),),
     "gradient_descent": (FLAT, G, 0.1),

@@ -11,12 +11,13 @@ import numpy as np
 from deepnotes.backend import Backend
 from deepnotes.inference import Inference
 from deepnotes.layers import Layer
-from deepnotes.plan import Layout, Plan, are_library
+from deepnotes.plan import NOTES, Layout, Plan
 from deepnotes.program import Program
 from deepnotes_cupy.device import PRECISIONS, Device, Factors
 from deepnotes_cupy.eager import SectionedProgram
 from deepnotes_cupy.fused import kernels
 from deepnotes_cupy.inference import CupyInference, PartsInference
+from deepnotes_cupy.lowering import supported
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
 
@@ -60,8 +61,8 @@ class CupyBackend(Backend):
         return "float64" if dtype == "float64" else PRECISIONS[self.matmul_precision]
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the Program of captured steps, or for parts of a user's own the eager one, on this device."""
-        if plan.is_library:
+        """Return the Program of captured steps, or the eager one where a part has no kernel, on this device."""
+        if supported().has_plan(plan) and plan.objective == NOTES:
             program = CupyProgram(self, plan)
             self._programs.add(program)
             return program
@@ -69,8 +70,8 @@ class CupyBackend(Backend):
         return SectionedProgram(self, plan)
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
-        """Return the fused forward pass, or for parts of a user's own the eager one, on this device."""
-        if are_library(layers):
+        """Return the fused forward pass, or the eager one where a part has no kernel, on this device."""
+        if supported().has_layers(layers):
             return CupyInference(self, layers, layout, dtype)
         _log_eager(layers)
         return PartsInference(self, layers, layout, dtype)
@@ -135,4 +136,4 @@ class CupyBackend(Backend):
 
 
 def _log_eager(what: object) -> None:
-    logging.getLogger("deepnotes").debug("cupy: %s holds parts of the user's own, so it runs eagerly", what)
+    logging.getLogger("deepnotes").debug("cupy: %s has parts that there is no kernel for, so it runs eagerly", what)

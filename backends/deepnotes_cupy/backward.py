@@ -103,7 +103,7 @@ def backward(
         of_linear(tape, cache, g, here, m, fused and place == len(caches) - 1)
         dZ = tape.factor(here[: m * row.n], lasting=False, scale=scale)
         A_prev = tape.factor(cache.A_prev)
-        tape.product((False, True), (row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
+        tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
         if place > first:
             tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, D[1])
             D = D[::-1]

@@ -21,6 +21,8 @@ TYPES: dict[Factors, tuple[int, int, int]] = {  # of the factors, of the product
     "float16": (CUDA_R_16F, CUDA_R_32F, COMPUTE_32F),
 }
 DEFAULT_MATH, POINTERS_ON_HOST, DEFAULT_ALGORITHM = 0, 0, -1
+ONE_PART = 19
+"""Arguments of a product that is not in parts."""
 WORKSPACE = 32 << 20
 """Bytes: what NVIDIA advises for Hopper, and more than enough for what came before it."""
 
@@ -113,24 +115,34 @@ class Cublas:
 
     def prepared(self, product: Product) -> tuple[Any, ...]:
         """Return the arguments of a product, for :meth:`multiply`."""
-        (turned_a, turned_b), m, n, k, alpha, A, B, C, factors = product
+        (turned_a, turned_b), m, n, k, alpha, A, B, C, factors, parts = product
         of_factors, of_product, compute = TYPES[factors]
         scalar = ctypes.c_double if factors == "float64" else ctypes.c_float
         one, nothing = scalar(alpha), scalar(0.0)
+        batch = parts > 1
+
+        def steps(size: int) -> tuple[Any, ...]:
+            """Return how far it is from one part to the next, where that is asked for."""
+            return (ctypes.c_longlong(size),) if batch else ()
+
         return (
             self.handle,
             ctypes.c_int(int(turned_a)), ctypes.c_int(int(turned_b)), ctypes.c_int(m), ctypes.c_int(n), ctypes.c_int(k),
             ctypes.byref(one),
             ctypes.c_void_p(address(A)), ctypes.c_int(of_factors), ctypes.c_int(k if turned_a else m),
+            *steps(m * k),
             ctypes.c_void_p(address(B)), ctypes.c_int(of_factors), ctypes.c_int(n if turned_b else k),
+            *steps(k * n),
             ctypes.byref(nothing),
             ctypes.c_void_p(address(C)), ctypes.c_int(of_product), ctypes.c_int(m),
+            *steps(m * n), *((ctypes.c_int(parts),) if batch else ()),
             ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
         )  # fmt: skip
 
     def multiply(self, arguments: Iterable[Any]) -> None:
-        """Enqueue a product."""
-        self._call("cublasGemmEx", *arguments)
+        """Enqueue a product, or the products of several parts."""
+        arguments = tuple(arguments)
+        self._call("cublasGemmEx" if len(arguments) == ONE_PART else "cublasGemmStridedBatchedEx", *arguments)
 
     def _call(self, name: str, *arguments: Any) -> None:
         function = self._functions.get(name)

@@ -46,6 +46,8 @@ class Product(NamedTuple):
     A, B, C : array
         Flat, without gaps between columns: A is stored as (m, k), or (k, m) where it is turned.
     factors : str
+    parts : int
+        With more than one, as many products of k terms each: A, B and C hold theirs one after the other.
     """
 
     turned: tuple[bool, bool]
@@ -57,6 +59,7 @@ class Product(NamedTuple):
     B: Any
     C: Any
     factors: Factors
+    parts: int = 1
 
 
 class Graph(Protocol):

@@ -26,7 +26,7 @@ def kernels(backend: "CupyBackend") -> dict[str, Callable[..., Any]]:
     """Return the table, by the names of the equations."""
     fused = Fused(backend)
     table: dict[str, Callable[..., Any]] = {}
-    for name in LIBRARY:
+    for name in codes("Activation"):
         if name != "identity":
             table[name] = _kernel(name, 1, fused.activate, name)
             table[f"{name}_backward"] = _kernel(f"{name}_backward", 3, fused.backward, name)
@@ -88,7 +88,7 @@ class Fused:
         tape, scale = self._tape(dZ), self._scale(dZ)
         dW = self._device.empty(n * n_prev, tape.dtype)
         rounded = _factor(tape, xp, dZ, scale)
-        tape.product((False, True), (n_prev, n, m), 1 / (m * scale), _factor(tape, xp, A_prev), rounded, dW)
+        tape.product_over_samples((n_prev, n, m), 1 / (m * scale), _factor(tape, xp, A_prev), rounded, dW)
         tape.run()
         return dW.reshape(n, n_prev)
 

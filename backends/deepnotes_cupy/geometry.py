@@ -10,6 +10,8 @@ LINE = 128
 """Bytes of memory that a row of a tile takes, see ``Tile`` in kernels/common.cuh."""
 ROWS = 4
 """Rows that a thread of ``activation_backward`` gets before there is more than one chunk."""
+MOST_ROWS = 256
+"""Rows whose sum a thread of ``activation_backward`` takes at most, one after the other."""
 STRIP = 4
 """Packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
@@ -80,6 +82,7 @@ def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> t
     across, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
     wanted = -(-4 * processors // across)
     count = max(1, min(wanted, -(-m // (ROWS * height)), isqrt(m)))  # as the chunks' sums have to be summed up, too
+    count = max(count, -(-m // (MOST_ROWS * height)))  # so that the roundings of a sum do not grow with the batch
     rows = max(1, -(-m // count))
     return rows, max(1, -(-m // rows))
 

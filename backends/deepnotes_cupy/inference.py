@@ -1,7 +1,7 @@
 """Inference on this backend: the forward pass and the losses as launches, a bounded number of samples at a time."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from deepnotes.steps import fuses
 from deepnotes_cupy.arrays import by_sample, in_columns, placed
 from deepnotes_cupy.backward import Loss, Targets, loss
 from deepnotes_cupy.forward import activate, forward, linear, weights
-from deepnotes_cupy.lowering import DenseRow, lower
+from deepnotes_cupy.lowering import DenseRow, lower, supported
 from deepnotes_cupy.streaming import HostSamples, on_host
 from deepnotes_cupy.tape import Tape
 
@@ -88,9 +88,9 @@ class CupyInference(PartsInference):
         return self._run(theta, X)[0]
 
     def _losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
-        if type(loss) is not LibraryLoss:
+        if not supported().has_loss(loss):
             return super()._losses(theta, X, Y, loss)
-        return self._run(theta, X, Y, loss)
+        return self._run(theta, X, Y, cast(LibraryLoss, loss))
 
     def _run(self, theta: Any, X: Any, Y: Any = None, of: LibraryLoss | None = None) -> tuple[Any, Any]:
         device, xp = self.backend.device, self.backend.xp

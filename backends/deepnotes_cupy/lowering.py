@@ -1,14 +1,52 @@
 """From layers to what the kernels are called with: sizes, places in the flat buffer, codes."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from deepnotes.activations import Activation
 from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.plan import Layout
+from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.plan import Layout, Supported
+from deepnotes_cupy.sources import codes
 
 FROM_A = {"sigmoid", "tanh", "relu", "softmax"}
 """Activations whose slope the kernels take from A, so that Z need not be kept (``slope_of_a`` in ``kernels/``)."""
+
+
+Update: TypeAlias = tuple[str, tuple[Any, ...]]
+"""The kernel of an optimizer, and its last arguments."""
+
+
+def _sgd(o: SGD) -> Update:
+    return ("momentum", (o.momentum, int(o.nesterov))) if o.momentum else ("sgd", ())
+
+
+def _rmsprop(o: RMSProp) -> Update | None:
+    return None if o.epsilon_inside else ("rmsprop", (o.rho, 1 - o.rho))
+
+
+def _adam(o: Adam) -> Update:
+    return "adam", (o.beta1, o.beta2)
+
+
+def _adamw(o: AdamW) -> Update | None:
+    return None if o.decay_biases else _adam(o)
+
+
+OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
+    SGD: _sgd, RMSProp: _rmsprop, Adam: _adam, AdamW: _adamw,
+}  # fmt: skip
+
+
+def update_of(optimizer: Optimizer) -> Update | None:
+    """Return the update of an optimizer, or None if there is none for its class or its options."""
+    find = OPTIMIZERS.get(type(optimizer))
+    return find(optimizer) if find else None
+
+
+def supported() -> Supported:
+    """Return the parts that there are kernels for, as the sources name them."""
+    return Supported(codes("Activation"), codes("Loss"), lambda optimizer: update_of(optimizer) is not None)
 
 
 class DenseRow(NamedTuple):
@@ -35,7 +73,13 @@ Row: TypeAlias = DenseRow | DropoutRow
 
 
 def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
-    """Return the rows of the library's own layers; dropout is for `training` alone, and where it drops anything."""
+    """Return the rows of supported layers; dropout is for `training` alone, and where it drops anything.
+
+    Raises
+    ------
+    NotImplementedError
+        If there is no kernel for a layer.
+    """
     places = {(entry.layer, entry.key): slice(entry.start, entry.stop) for entry in layout.entries.values()}
     rows: list[Row] = []
     for index, layer in enumerate(layers):
@@ -43,7 +87,9 @@ def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
         if isinstance(layer, Dense) and isinstance(layer.g, Activation):
             option = next((value for _, value in layer.g.options), 0.0)
             rows.append(DenseRow(index + 1, n_prev, n, places[index, "W"], places[index, "b"], layer.g.name, option))
-        elif isinstance(layer, Dropout) and training and layer.rate > 0:
+        elif not isinstance(layer, Dropout):
+            raise NotImplementedError(f"there is no kernel for {layer!r}")
+        elif training and layer.rate > 0:
             rows.append(DropoutRow(index + 1, n, layer.rate))
     return rows
 
@@ -54,4 +100,5 @@ def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, factors:
     kept = 2 * sum(row.n for row in rows)  # Z, A and what dropout makes of it
     if factors in ("bfloat16", "float16"):
         kept += (inputs + 2 * sum(row.n for row in rows)) // 2
-    return inputs + targets + 3 + kept + 2 * widest
+    of_products = max(row.n_prev + row.n for row in rows if isinstance(row, DenseRow))  # of blocks of samples
+    return inputs + targets + 3 + kept + 2 * widest + of_products

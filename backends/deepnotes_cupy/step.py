@@ -5,14 +5,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from deepnotes.losses import Loss as LibraryLoss
-from deepnotes.optimizers import SGD, Adam, RMSProp
 from deepnotes.plan import Plan
 from deepnotes.steps import fuses
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.backward import Loss, Targets, backward, loss
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, weights
-from deepnotes_cupy.lowering import lower
+from deepnotes_cupy.lowering import lower, update_of
 from deepnotes_cupy.tape import Tape
 
 SCALAR_STEPS = 1 << 13
@@ -126,7 +125,10 @@ class Step:
             "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, targets.total, shared.scalars,
             self.clip, self.safe,
         )  # fmt: skip
-        kernel, options = _optimizer(plan)
+        found = update_of(plan.optimizer)
+        if found is None:
+            raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
+        kernel, options = found
         update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
 
     @property
@@ -169,14 +171,3 @@ class Step:
         """Enqueue a step."""
         self.compute()
         self.update.run()
-
-
-def _optimizer(plan: Plan) -> tuple[str, tuple[Any, ...]]:
-    """Return the kernel of the plan's optimizer, and its last arguments."""
-    o = plan.optimizer
-    if isinstance(o, SGD):
-        return ("momentum", (o.momentum, int(o.nesterov))) if o.momentum else ("sgd", ())
-    if isinstance(o, RMSProp):
-        return "rmsprop", (o.rho, 1 - o.rho)
-    assert isinstance(o, Adam)
-    return "adam", (o.beta1, o.beta2)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from deepnotes.equations.samples import SAMPLES
 from deepnotes_cupy import geometry
 from deepnotes_cupy.device import Call, Device, Factors, Product
 from deepnotes_cupy.sources import codes
@@ -66,6 +67,26 @@ class Tape:
         """Add ``C = alpha op(A) op(B)``; `sizes` are m, n, k, see :class:`Product`. Factors are rounded already."""
         self.calls.append(self.device.multiplier(Product(turned, *sizes, alpha, A, B, C, self.factors)))
         self.names.append("product")
+
+    def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
+        """Add ``C = alpha A Bᵀ``, the sum over k samples, in blocks: their products, and the sum of these.
+
+        A block has :data:`SAMPLES` samples, or so many that the products take no more room than the factors.
+        """
+        n, rows, m = sizes
+        block = max(SAMPLES, -(-n * rows // (n + rows)))
+        whole, rest = divmod(m, block)
+        if whole + (rest > 0) == 1:
+            self.product((False, True), sizes, alpha, A, B, C)
+            return
+        parts = self.empty((whole + (rest > 0)) * n * rows)
+        of_blocks = Product((False, True), n, rows, block, alpha, A, B, parts, self.factors, whole)
+        self.calls.append(self.device.multiplier(of_blocks))
+        self.names.append("product")
+        if rest:
+            A, B = A[whole * block * n :], B[whole * block * rows :]
+            self.product((False, True), (n, rows, rest), alpha, A, B, parts[whole * n * rows :])
+        self.launch("sum_partials", (n * rows,), parts, C, n * rows, whole + (rest > 0))
 
     def factor(self, x: Any, lasting: bool = True, scale: float = 1.0) -> Any:
         """Return `x` as products want it: itself, or rounded to 16 bits by one more launch.

@@ -9,9 +9,10 @@ from deepnotes.backend import Backend
 from deepnotes.host import HostBackend
 from deepnotes.inference import Inference
 from deepnotes.layers import Layer
-from deepnotes.plan import Layout, Plan, are_library
+from deepnotes.plan import Layout, Plan
 from deepnotes.program import Program
 from deepnotes_numba import availability
+from deepnotes_numba.codes import SUPPORTED
 from deepnotes_numba.kernels import kernels
 
 __all__ = ["NumbaBackend", "create"]
@@ -34,8 +35,8 @@ class NumbaBackend(HostBackend):
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the compiled Program, or None for parts, or forms of an optimizer, that it does not know."""
-        if not plan.has_library_parts or not plan.optimizer.is_textbook:
+        """Return the compiled Program, or None for a plan with a part that there is no kernel for."""
+        if not SUPPORTED.has_plan(plan):
             _log_eager(plan)
             return None
         from deepnotes_numba.program import NumbaProgram  # not before it is needed: it takes Numba a second
@@ -43,8 +44,8 @@ class NumbaBackend(HostBackend):
         return NumbaProgram(self, plan)
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
-        """Return the compiled forward pass, or None for layers or activations that are not the library's."""
-        if not are_library(layers):
+        """Return the compiled forward pass, or None for layers or activations that there is no kernel for."""
+        if not SUPPORTED.has_layers(layers):
             _log_eager(layers)
             return None
         from deepnotes_numba.inference import NumbaInference
@@ -63,7 +64,7 @@ class NumbaBackend(HostBackend):
 
 
 def _log_eager(what: object) -> None:
-    logging.getLogger("deepnotes").debug("numba: %s holds parts that it does not know, so it runs eagerly", what)
+    logging.getLogger("deepnotes").debug("numba: %s has parts that there is no kernel for, so it runs eagerly", what)
 
 
 def create(threads: int | None = None) -> Backend:

@@ -7,16 +7,23 @@ from math import pi, sqrt
 
 import numpy as np
 
+from deepnotes_numba.codes import (
+    ACTIVATIONS,
+    ELU,
+    GELU,
+    GELU_TANH,
+    LEAKY_RELU,
+    RELU,
+    SIGMOID,
+    SILU,
+    SOFTPLUS,
+    TANH,
+)
 from deepnotes_numba.compiling import inlined, jit, jit_for
 from deepnotes_numba.functions import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.vectors import block, matrix, view
 
-IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS = range(11)
-CODES = {
-    "identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU, "softmax": SOFTMAX,
-    "elu": ELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "softplus": SOFTPLUS,
-}  # fmt: skip
-NEEDS_Z = np.array([code in (LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS) for code in range(11)])
+NEEDS_Z = np.isin(sorted(ACTIVATIONS.values()), (LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS))
 """Activations whose slope is a function of z."""
 
 C = constant(2 * sqrt(2 / pi), 2 * sqrt(2 / pi))

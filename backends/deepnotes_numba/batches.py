@@ -94,7 +94,15 @@ def weight_of(w, weighted, indices):
     """Return what a batch counts for: its number of samples, or the sum of their weights."""
     if not weighted:
         return float(indices.shape[0])
-    total = 0.0
+    total = rest = 0.0
     for s in range(indices.shape[0]):
-        total += w[0, indices[s]]
-    return total
+        total, rest = plus(total, rest, w[0, indices[s]])
+    return total + rest
+
+
+@jit
+def plus(total, rest, x):
+    """Return a sum with x added, and what all additions to it have rounded off (Knuth's two-sum)."""
+    new = total + x
+    of_x = new - total
+    return new, rest + ((total - (new - of_x)) + (x - of_x))

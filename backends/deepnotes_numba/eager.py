@@ -5,29 +5,31 @@ from typing import Any
 import numpy as np
 
 from deepnotes.activations import LIBRARY
-from deepnotes_numba import passes, updates
-from deepnotes_numba.activations import CODES, SOFTMAX
+from deepnotes_numba import codes, passes
 from deepnotes_numba.arrays import plain
+from deepnotes_numba.codes import ACTIVATIONS, SOFTMAX
 
 
 def activate(name: str, Z: np.ndarray, *option: float, **options: float) -> np.ndarray:
     """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
     Z = plain(Z, Z.dtype)
     A = np.empty_like(Z)
-    if CODES[name] == SOFTMAX:
+    if ACTIVATIONS[name] == SOFTMAX:
         passes.softmax(Z, A, *np.empty((2, Z.shape[1]), Z.dtype))
     else:
-        passes.activate(CODES[name], _option(name, Z, option, options), Z.reshape(-1), A.reshape(-1))
+        passes.activate(ACTIVATIONS[name], _option(name, Z, option, options), Z.reshape(-1), A.reshape(-1))
     return A
 
 
 def backward(name: str, dA: np.ndarray, Z: np.ndarray, A: np.ndarray, *option: float, **options: float) -> np.ndarray:
     """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
     D, Z, A = np.array(dA, order="C"), plain(Z, Z.dtype), plain(A, A.dtype)
-    if CODES[name] == SOFTMAX:
+    if ACTIVATIONS[name] == SOFTMAX:
         passes.softmax_backward(D, A, np.empty(D.shape[1], D.dtype))
     else:
-        passes.backward(CODES[name], _option(name, Z, option, options), D.reshape(-1), Z.reshape(-1), A.reshape(-1))
+        passes.backward(
+            ACTIVATIONS[name], _option(name, Z, option, options), D.reshape(-1), Z.reshape(-1), A.reshape(-1)
+        )
     return D
 
 
@@ -35,14 +37,14 @@ def momentum(
     theta: np.ndarray, g: np.ndarray, v: np.ndarray, rate: float, momentum: float, nesterov: bool = False
 ) -> tuple[np.ndarray, ...]:
     """Return the next θ and ``v``, shape (p,) each."""
-    return _updated(updates.NESTEROV if nesterov else updates.MOMENTUM, theta, g, (v,), rate, beta1=momentum)
+    return _updated(codes.NESTEROV if nesterov else codes.MOMENTUM, theta, g, (v,), rate, beta1=momentum)
 
 
 def rmsprop(
     theta: np.ndarray, g: np.ndarray, s: np.ndarray, rate: float, rho: float, epsilon: float
 ) -> tuple[np.ndarray, ...]:
     """Return the next θ and ``s``, shape (p,) each."""
-    return _updated(updates.RMSPROP, theta, g, (s,), rate, epsilon, beta2=rho)
+    return _updated(codes.RMSPROP, theta, g, (s,), rate, epsilon, beta2=rho)
 
 
 def adam(
@@ -50,7 +52,7 @@ def adam(
     beta2: float,
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     """Return the next θ, ``m`` and ``v``, shape (p,) each."""
-    return _updated(updates.ADAM, theta, g, (m, v), rate, epsilon, beta1, beta2)
+    return _updated(codes.ADAM, theta, g, (m, v), rate, epsilon, beta1, beta2)
 
 
 def dropout_mask(shape: tuple[int, int], rate: float, seed: int, step: int, layer: int) -> np.ndarray:

@@ -180,7 +180,7 @@ def log(x):
 
 @inlined
 def log1p(x):
-    """Return ``log(1 + x)`` for x in -1 .. 1: what ``1 + x`` has lost is put right to first order."""
+    """Return ``log(1 + x)`` for finite x above -1: what ``1 + x`` has lost is put right to first order."""
     w = ONE(x) + x
     return log(w) + (x - (w - ONE(x))) / w
 

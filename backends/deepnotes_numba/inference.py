@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from deepnotes.plan import Layout
 from deepnotes.training import CHUNK_SECONDS
 from deepnotes_numba import NumbaBackend, threads
 from deepnotes_numba.arrays import plain, readable
+from deepnotes_numba.codes import SUPPORTED
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network
 from deepnotes_numba.prediction import predict, predict_one
 from deepnotes_numba.team import run
@@ -68,12 +69,12 @@ class NumbaInference(EagerInference):
 
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
         """Return outputs and losses; see :meth:`deepnotes.inference.Inference.losses`."""
-        if type(loss) is not Loss:
+        if not SUPPORTED.has_loss(loss):
             return super().losses(theta, X, Y, loss)
         out = np.empty((self._outputs, X.shape[1]), self._dtype)
         losses = np.empty((1, X.shape[1]), self._dtype)
         labelled = Y.shape[0] != out.shape[0]
-        code, delta = lower_loss(loss, self.layers[-1], self._dtype)
+        code, delta = lower_loss(cast(Loss, loss), self.layers[-1], self._dtype)
         self._predict(theta, X, out, Y, code, delta, losses, labelled)
         return out, losses
 

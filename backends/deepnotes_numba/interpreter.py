@@ -7,11 +7,12 @@ blocks; or, if its `part` is not (0, 1), its part of the rows of each array, and
 
 import numpy as np
 
-from deepnotes_numba.activations import IDENTITY, NEEDS_Z, SOFTMAX, activate, backward, softmax, softmax_backward
+from deepnotes_numba.activations import NEEDS_Z, activate, backward, softmax, softmax_backward
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import turn
+from deepnotes_numba.codes import IDENTITY, SIGMOID_FUSED, SOFTMAX
 from deepnotes_numba.compiling import jit
-from deepnotes_numba.losses import SIGMOID_FUSED, loss_and_delta
+from deepnotes_numba.losses import loss_and_delta
 from deepnotes_numba.masks import dropout
 from deepnotes_numba.products import GROUP, bias_gradient, input_gradient, linear, padded, share, weight_gradient
 from deepnotes_numba.updates import squares_of
@@ -130,9 +131,10 @@ def deltas(net, theta, work, blocks, room, part, meeting, loss):
 
 
 @jit
-def gradient(net, theta, g, work, squares, blocks, room, part, l2, add, last):
+def gradient(net, theta, g, lost, several, work, squares, blocks, room, part, l2, add, last):
     """Write this thread's rows of the gradient (N13, N14), or add to them; and, with the `last`, the sums of squares.
 
+    Where the samples take `several` runs, `lost` gathers what additions round off, and goes to g with the last of them.
     There is a square for each tile of rows, whoever computes it: their sum does not depend on the threads. Those of the
     weights, where L2 asks for them, follow in the second half.
     """
@@ -147,10 +149,17 @@ def gradient(net, theta, g, work, squares, blocks, room, part, l2, add, last):
         start, stop = share(n, part)
         for low in range(start, stop, GROUP):
             high = min(stop, low + GROUP)
-            weight_gradient(g, row[W], n, n_prev, work, d, turned, blocks, room, (low, high), add)
-            bias_gradient(g, row[B], n, work, d, blocks, (low, high), add)
+            first, b_first = row[W] + low * n_prev, row[B] + low
+            if several and not add:
+                fill(lost, first, (high - low) * n_prev)
+                fill(lost, b_first, high - low)
+            weight_gradient(g, lost, row[W], n, n_prev, work, d, turned, blocks, room, (low, high), add)
+            bias_gradient(g, lost, row[B], n, work, d, blocks, (low, high), add)
             if not last:
                 continue
+            if several:
+                increase(g, lost, first, (high - low) * n_prev)
+                increase(g, lost, b_first, high - low)
             for i in range(low, high, ROWS):
                 count = min(ROWS, high - i)
                 square, weights = squares_of(g, theta, row[W] + i * n_prev, count * n_prev, l2)
@@ -159,6 +168,22 @@ def gradient(net, theta, g, work, squares, blocks, room, part, l2, add, last):
                 for r in range(count):
                     square += b[r] * b[r]
                 squares[row[TILES] + i // ROWS] = square
+
+
+@jit
+def fill(x, at, n):
+    """Fill ``x[at : at + n]`` with zeros."""
+    part = view(x, at, n)
+    for i in range(n):
+        part[i] = 0
+
+
+@jit
+def increase(x, y, at, n):
+    """Add ``y[at : at + n]`` to ``x[at : at + n]``."""
+    part, more = view(x, at, n), view(y, at, n)
+    for i in range(n):
+        part[i] += more[i]
 
 
 def regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np.ndarray:

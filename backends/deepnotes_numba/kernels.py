@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.activations import LIBRARY
 from deepnotes.equations import EQUATIONS
+from deepnotes_numba.codes import ACTIVATIONS
 
 OPTIMIZERS = ("momentum", "rmsprop", "adam")
 AS_FAST = ("identity", "tanh")
@@ -20,7 +20,7 @@ AS_FAST = ("identity", "tanh")
 
 def kernels() -> dict[str, Callable[..., Any]]:
     """Return the table, by the names of the equations."""
-    table = {name: _kernel(name, 1, "activate", name) for name in LIBRARY if name not in AS_FAST}
+    table = {name: _kernel(name, 1, "activate", name) for name in ACTIVATIONS if name not in AS_FAST}
     table |= {f"{name}_backward": _kernel(f"{name}_backward", 3, "backward", name) for name in table}
     table |= {name: _kernel(name, 2, name) for name in OPTIMIZERS}
     return table | {"dropout_mask": _dropout_mask}

@@ -6,15 +6,20 @@ row of class indices where `labelled`) and of rows: c, each sample's share of th
 
 import numpy as np
 
+from deepnotes_numba.codes import (
+    ABSOLUTE,
+    BINARY,
+    CATEGORICAL,
+    HUBER,
+    POISSON,
+    SIGMOID_FUSED,
+    SOFTMAX_FUSED,
+    SQUARED,
+)
 from deepnotes_numba.compiling import inlined, jit, jit_for
-from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, log, log1p, softplus
+from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, exp, log, log1p
 from deepnotes_numba.vectors import as_of, block, matrix, view
 
-BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, SIGMOID_FUSED, SOFTMAX_FUSED = range(8)
-CODES = {
-    "binary_cross_entropy": BINARY, "categorical_cross_entropy": CATEGORICAL, "mean_squared_error": SQUARED,
-    "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON,
-}  # fmt: skip
 EPS = constant(*(float(np.finfo(dtype).eps) for dtype in ("float32", "float64")))
 TINY = constant(*(float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")))
 
@@ -83,12 +88,12 @@ def _poisson(option, x, y):
 
 @inlined
 def _poisson_derivative(option, a, y):
-    return ONE(a) - y / _positive(a)
+    return (_positive(a) - y) / _positive(a)
 
 
 @inlined
 def _logistic(option, z, y):
-    return softplus(z) - y * z
+    return z * ((ONE(z) if z > ZERO(z) else ZERO(z)) - y) + log1p(exp(-abs(z)))
 
 
 @inlined
@@ -169,8 +174,14 @@ def _softmax_block(work, z, a, d, y, c, L, k, labelled, largest, total):
     Z, A, D = matrix(work, z, k, S), matrix(work, a, k, S), matrix(work, d, k, S)
     weights, losses, M, T = view(work, c, S), view(work, L, S), view(work, largest, S), view(work, total, S)
     for s in range(S):
-        T[s] = log(T[s])
+        T[s] = ZERO(T[s])
         losses[s] = M[s] - M[s]  # NaN where a logit is infinite, also if no label names it
+    for i in range(k):
+        targets = view(work, y if labelled else y + i * S, S)
+        for s in range(S):
+            T[s] += exp(Z[i, s] - M[s]) - target(i, targets[s], labelled)
+    for s in range(S):
+        T[s] = log1p(T[s])
     for i in range(k):
         targets = view(work, y if labelled else y + i * S, S)
         for s in range(S):

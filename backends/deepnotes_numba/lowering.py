@@ -8,10 +8,9 @@ import numpy as np
 from deepnotes.activations import Activation
 from deepnotes.layers import Dense, Dropout, Layer
 from deepnotes.losses import Loss
-from deepnotes.optimizers import SGD, Adam, RMSProp
 from deepnotes.plan import Layout, Plan
 from deepnotes.steps import fuses
-from deepnotes_numba import activations, interpreter, losses, updates
+from deepnotes_numba import codes, interpreter
 from deepnotes_numba.vectors import REGISTER
 
 
@@ -36,17 +35,25 @@ class Lowered(NamedTuple):
 def lower_network(
     layers: Sequence[Layer], layout: Layout, dtype: np.dtype, class_indices: bool, training: bool
 ) -> Lowered:
-    """Return the tables of a network of the library's own layers; dropout is for `training` alone."""
+    """Return the tables of a network of supported layers; dropout is for `training` alone.
+
+    Raises
+    ------
+    NotImplementedError
+        If there is no kernel for a layer.
+    """
     starts = {(e.layer, e.key): e.start for e in layout.entries.values()}
     rows, options = [], []
     for index, layer in enumerate(layers):
         sizes = layout.sizes[index : index + 2]
         if isinstance(layer, Dense) and isinstance(layer.g, Activation):
-            code = activations.CODES[layer.g.name]
+            code = codes.ACTIVATIONS[layer.g.name]
             rows.append([interpreter.DENSE, *sizes, starts[index, "W"], starts[index, "b"], code, index + 1])
             options.append(next((value for _, value in layer.g.options), 0.0))
-        elif training and isinstance(layer, Dropout):
-            rows.append([interpreter.DROPOUT, *sizes, 0, 0, activations.IDENTITY, index + 1])
+        elif not isinstance(layer, Dropout):
+            raise NotImplementedError(f"there is no kernel for {layer!r}")
+        elif training:
+            rows.append([interpreter.DROPOUT, *sizes, 0, 0, codes.IDENTITY, index + 1])
             options.append(layer.rate)
     table = np.zeros((len(rows), interpreter.TILES + 1), np.int64)
     table[:, : interpreter.NUMBER + 1] = rows
@@ -63,23 +70,24 @@ def block_of(dtype: np.dtype) -> int:
 
 def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floating]:
     """Return the code of a loss after the last layer, and its option."""
-    code = losses.CODES[loss.name]
+    code = codes.LOSSES[loss.name]
     if fuses(last, loss):
-        code = {losses.BINARY: losses.SIGMOID_FUSED, losses.CATEGORICAL: losses.SOFTMAX_FUSED}[code]
+        code = {codes.BINARY: codes.SIGMOID_FUSED, codes.CATEGORICAL: codes.SOFTMAX_FUSED}[code]
     return code, dtype.type(dict(loss.options).get("delta", 1.0))
 
 
 def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
-    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's three numbers."""
-    o = plan.optimizer
-    code, beta1, beta2 = updates.SGD, 0.0, 0.0
-    if isinstance(o, SGD):
-        code = updates.SGD if not o.momentum else updates.NESTEROV if o.nesterov else updates.MOMENTUM
-        beta1 = o.momentum
-    elif isinstance(o, RMSProp):
-        code, beta2 = updates.RMSPROP, o.rho
-    elif isinstance(o, Adam):
-        code, beta1, beta2 = updates.ADAM, o.beta1, o.beta2
+    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's three numbers.
+
+    Raises
+    ------
+    NotImplementedError
+        If there is no kernel for the optimizer.
+    """
+    update = codes.update_of(plan.optimizer)
+    if update is None:
+        raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
+    code, beta1, beta2 = update
     clip = 0.0 if plan.clip_norm is None else plan.clip_norm
     how = plan.objective
     return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, how.scale, how.told, how.share_l2))

@@ -1,8 +1,9 @@
 """Forward without training, inside one compiled call: outputs and losses of many samples, or the output of one."""
 
-from deepnotes_numba.activations import IDENTITY, NEEDS_Z, SOFTMAX, activate, softmax_of
+from deepnotes_numba.activations import NEEDS_Z, activate, softmax_of
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import gather, gather_targets
+from deepnotes_numba.codes import IDENTITY, SOFTMAX
 from deepnotes_numba.compiling import entry, jit
 from deepnotes_numba.interpreter import (
     ACTIVATION,

@@ -15,18 +15,22 @@ from deepnotes_numba.vectors import (
     narrow2,
     narrow4,
     narrow_full,
+    scratch,
     sums1,
     sums8,
     tile1,
     tile2,
     tile4,
     tile_full,
+    view,
 )
 
 TERMS = 512
 """Terms of a sum that are taken at a time, so that the inputs of some blocks stay in a core's cache."""
 ONCE, NOTHING = np.int64(1), np.int64(0)
 """Numbers, where a 1 or 0 in the code would have Numba compile a function of its own for it."""
+RUN = 512
+"""Samples whose products are summed in registers, one after the other; longer sums are put together of such runs."""
 GROUP = 8 * ROWS
 """Rows of a weight gradient that are computed together, for the same reason."""
 
@@ -119,31 +123,65 @@ def input_gradient(theta, w, n, n_prev, work, D, D_prev, blocks, rows):
 
 
 @jit
-def weight_gradient(g, w, n, n_prev, work, D, turned, blocks, room, rows, add):
+def weight_gradient(g, lost, w, n, n_prev, work, D, turned, blocks, room, rows, add):
     """Write ``dW = dZ A_prevᵀ`` (N13; the 1/m is in dZ) for a range of rows, or add it to what is there.
 
-    The inputs lie turned over, in panels with room for `room` blocks.
+    The inputs lie turned over, in panels with room for `room` blocks. See :func:`add_run` for `lost`.
     """
     S = block(work)
     step = padded(n, work) * S
-    total = S, blocks, 1 if add else 0, NOTHING
+    run = RUN // S
     for p in range(0, n_prev, S):
         i = rows[0]
+        columns = min(S, n_prev - p)
         while i < rows[1]:
-            place = w + i * n_prev + p, n_prev, min(S, n_prev - p)
-            i += _tile(rows[1] - i, work, (D + i * S, S, ONCE, step), work, turned + p * room * S, g, place, total)
+            at, done = w + i * n_prev + p, 0
+            for first in range(0, blocks, run):
+                weights = D + first * step + i * S, S, ONCE, step
+                A, total = turned + (p * room + first * S) * S, (S, min(run, blocks - first), NOTHING, NOTHING)
+                if first == 0 and not add:
+                    done = _tile(rows[1] - i, work, weights, work, A, g, (at, n_prev, columns), total)
+                    continue
+                part = scratch(work)
+                done = _tile(rows[1] - i, work, weights, work, A, part, (NOTHING, S, columns), total)
+                for r in range(done):
+                    add_run(g, lost, at + r * n_prev, part, r * S, columns)
+            i += done
 
 
 @jit
-def bias_gradient(g, b, n, work, D, blocks, rows, add):
+def bias_gradient(g, lost, b, n, work, D, blocks, rows, add):
     """Write ``db = Σ dZ`` (N14; the 1/m is in dZ) for a range of rows, or add it to what is there."""
     S = block(work)
     step = padded(n, work) * S
-    start = 1 if add else 0
+    run = RUN // S
     i = rows[0]
-    while i + 8 <= rows[1]:
-        sums8(work, D + i * S, step, blocks, g, b + i, start)
-        i += 8
     while i < rows[1]:
-        sums1(work, D + i * S, step, blocks, g, b + i, start)
-        i += 1
+        count = 8 if i + 8 <= rows[1] else 1
+        for first in range(0, blocks, run):
+            direct = first == 0 and not add
+            out, o = (g, b + i) if direct else (scratch(work), NOTHING)
+            x, times = D + first * step + i * S, min(run, blocks - first)
+            if count == 8:
+                sums8(work, x, step, times, out, o)
+            else:
+                sums1(work, x, step, times, out, o)
+            if not direct:
+                add_run(g, lost, b + i, out, o, count)
+        i += count
+
+
+@jit
+def add_run(g, lost, at, part, o, count):
+    """Add what one run of samples gives to g; what the additions round off is gathered in `lost`.
+
+    So the error of a sum is that of one run, however many there are (the two-sum of D. E. Knuth, The Art of Computer
+    Programming 2, 4.2.2; T. Ogita, S. M. Rump and S. Oishi, SIAM J. Sci. Comput. 26 (2005) 1955).
+    """
+    sums, rest, more = view(g, at, count), view(lost, at, count), view(part, o, count)
+    for c in range(count):
+        a, b = sums[c], more[c]
+        total = a + b
+        of_b = total - a
+        rest[c] += (a - (total - of_b)) + (b - of_b)
+        sums[c] = total

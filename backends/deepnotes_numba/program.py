@@ -10,7 +10,7 @@ from deepnotes.host import aligned
 from deepnotes.losses import Loss
 from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
-from deepnotes_numba import NumbaBackend, interpreter, threads, training
+from deepnotes_numba import NumbaBackend, interpreter, products, threads, training
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
 from deepnotes_numba.team import run
@@ -41,7 +41,7 @@ class NumbaProgram(EagerProgram):
         self._multiplications = 3 * plan.layout.decaying
         # A tile may read, though not write, a little beyond its columns, hence the room after the gradient.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
-        self._work = self._none = np.empty(0, self._dtype)
+        self._work = self._none = self._lost = np.empty(0, self._dtype)
         self._no_weights = np.empty((1, 0), self._dtype)
         self._pace = threads.Pace()
 
@@ -85,6 +85,9 @@ class NumbaProgram(EagerProgram):
         blocks = -(-batch_size // self._block)
         room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # whatever the threads: the sums follow it
         work = self._multiplications * blocks * self._block
+        several = batch_size > products.RUN
+        if several and not len(self._lost):
+            self._lost = aligned(len(self._g), self._dtype)
         rows = threads.moves_less(min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size)
         changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
         scalars = np.empty((3, len(rates)))
@@ -97,7 +100,8 @@ class NumbaProgram(EagerProgram):
             now_changing = scalars if count == len(rates) else np.ascontiguousarray(scalars[:, now])
             began = perf_counter()
             *both, made, cost = run(
-                size, training.train, split, self._net, state.theta, self._g, first, second,
+                size, training.train, split, self._net, state.theta, self._g,
+                self._lost if several else self._none, first, second,
                 self._take(room, size if split else 1), self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w,
                 data.w is not None, self.plan.class_indices, order[done * batch_size : (done + count) * batch_size],
                 batch_size, rates[now], self._loss, self._delta, self._optimizer, self._numbers,

@@ -3,7 +3,7 @@
 from math import isfinite, sqrt
 
 from deepnotes_numba.barrier import wait
-from deepnotes_numba.batches import gather, gather_targets, weight_of
+from deepnotes_numba.batches import gather, gather_targets, plus, weight_of
 from deepnotes_numba.compiling import entry, jit
 from deepnotes_numba.interpreter import (
     DENSE,
@@ -31,8 +31,8 @@ from deepnotes_numba.vectors import block, matrix_at, pointer, view
 
 @entry("training")
 def train(
-    rank, size, meeting, split, net, theta, g, first, second, work, squares, room, x_address, x_shape, by_sample, Y, w,
-    weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,
+    rank, size, meeting, split, net, theta, g, lost, first, second, work, squares, room, x_address, x_shape, by_sample,
+    Y, w, weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,
     sums,
 ):  # fmt: skip
     """Train on consecutive batches; return `sums` (of losses, of weights) grown, the updates made, and the last cost.
@@ -50,7 +50,8 @@ def train(
     S = block(work)
     unit = room * S
     biases = theta.shape[0] - decaying
-    work, theta, g = pointer(work, 0), pointer(theta, 0), pointer(g, 0)
+    several = lost.shape[0] > 0
+    work, theta, g, lost = pointer(work, 0), pointer(theta, 0), pointer(g, 0), pointer(lost, 0)
     first, second, meeting = pointer(first, 0), pointer(second, 0), pointer(meeting, 0)
     loss_sum, weight_sum = sums
     cost = 0.0
@@ -59,7 +60,7 @@ def train(
         m = indices.shape[0]
         weight = weight_of(w, weighted, indices)
         penalty = l2 / weight if share_l2 and weight > 0 else l2
-        cost = 0.0
+        cost = rest = 0.0
         for start in range(0, m, unit):  # what the workspace has room for
             begin, count = made * batch + start, min(unit, m - start)
             onwards = view(order, begin, order.shape[0] - begin)
@@ -81,8 +82,12 @@ def train(
             if not wait(meeting, size):
                 return loss_sum, weight_sum, made, cost
             for at in range(blocks):
-                cost += total_of(view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S))
-            gradient(net, theta, g, work, squares, blocks, room, (rank, size), penalty, start > 0, start + unit >= m)
+                losses = total_of(view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S))
+                cost, rest = plus(cost, rest, losses)
+            gradient(
+                net, theta, g, lost, several, work, squares, blocks, room, (rank, size), penalty, start > 0,
+                start + unit >= m,
+            )  # fmt: skip
             if not wait(meeting, size):
                 return loss_sum, weight_sum, made, cost
 
@@ -90,7 +95,7 @@ def train(
         for i in range(squares.shape[0] // 2):
             square += squares[i]
             squared_weights += squares[squares.shape[0] // 2 + i]
-        cost *= told / scale
+        cost = (cost + rest) * (told / scale)
         if share_l2:
             cost += 0.5 * penalty * squared_weights
             weight = float(m)

@@ -2,10 +2,9 @@
 
 from math import sqrt
 
+from deepnotes_numba.codes import ADAM, MOMENTUM, NESTEROV, PLAIN, RMSPROP
 from deepnotes_numba.compiling import inlined, jit
 from deepnotes_numba.vectors import as_of, block, squares, view
-
-SGD, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 
 
 @jit
@@ -41,7 +40,7 @@ def update(code, theta, g, first, second, at, n, scale, rate, epsilon, beta1, be
         part = as_of(decay, g)
         for i in range(n):
             W[i] -= part * W[i]
-    if code == SGD:
+    if code == PLAIN:
         for i in range(n):
             W[i] -= lr * (k * G[i])
         return

@@ -75,6 +75,17 @@ def pointer(typingctx, x, at):
 
 
 @intrinsic
+def scratch(typingctx, like):
+    """Return the address of room for one tile of a product, on the stack of the function that calls."""
+
+    def generate(context, builder, signature, arguments):
+        number = context.get_data_type(signature.args[0].dtype)
+        return cgutils.alloca_once(builder, number, ROWS * 2 * _lanes(signature.args[0]))
+
+    return types.CPointer(like.dtype)(like), generate
+
+
+@intrinsic
 def pointer_to(typingctx, address, like):
     """Return an integer as a pointer to numbers of the dtype of `like`."""
 
@@ -228,14 +239,11 @@ def _sums(rows):
     """Return the function that sums some rows of blocks."""
 
     @intrinsic
-    def sums(typingctx, x, at, step, times, out, o, start):
-        """Write the sums of the rows at x[at], of `times` blocks `step` apart, to out[o] and on, or add them there.
-
-        The sum begins with 0, or with what is in out, as `start` is 0 or 1.
-        """
+    def sums(typingctx, x, at, step, times, out, o):
+        """Write the sums of the rows at x[at], of `times` blocks `step` apart, to out[o] and on."""
 
         def generate(context, builder, signature, arguments):
-            x, at, step, times, out, o, start = arguments
+            x, at, step, times, out, o = arguments
             lanes = _lanes(signature.args[0])
             number = context.get_data_type(signature.args[0].dtype)
             register = ir.VectorType(number, lanes)
@@ -252,16 +260,12 @@ def _sums(rows):
                         pointer = builder.gep(here, [WORD((2 * r + half) * lanes)])
                         part = builder.load(builder.bitcast(pointer, register.as_pointer()), align=align)
                         builder.store(builder.fadd(builder.load(totals[r]), part), totals[r])
-            first = ir.Constant(number, 0.0)
-            keep = builder.icmp_signed("==", start, WORD(1))
             for r in range(rows):
                 total = _fold(builder, builder.load(totals[r]), lanes)
-                place = builder.gep(results, [WORD(r)])
-                before = builder.select(keep, builder.load(place), first)
-                builder.store(builder.fadd(before, total), place)
+                builder.store(total, builder.gep(results, [WORD(r)]))
             return context.get_dummy_value()
 
-        return types.void(x, *[types.intp] * 3, out, *[types.intp] * 2), generate
+        return types.void(x, *[types.intp] * 3, out, types.intp), generate
 
     return sums
 

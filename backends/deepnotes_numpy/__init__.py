@@ -8,7 +8,7 @@ from deepnotes.backend import Backend
 from deepnotes.host import HostBackend
 from deepnotes.plan import Plan
 from deepnotes.program import Program
-from deepnotes.recorded import RecordedProgram
+from deepnotes.recorded import RecordedProgram, recordable
 
 __all__ = ["NumpyBackend", "create"]
 
@@ -40,8 +40,8 @@ class NumpyBackend(HostBackend):
         super().__init__("numpy")
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the recorded Program, or None for layers, activations or losses that are not the library's."""
-        if not plan.has_library_parts:
+        """Return the recorded Program, or None for parts that are not written as equations of the library."""
+        if not recordable(plan):
             logging.getLogger("deepnotes").debug("numpy: %s holds parts of the user's own, so it runs eagerly", plan)
             return None
         return RecordedProgram(self, plan, gather_into)

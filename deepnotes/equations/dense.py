@@ -5,6 +5,7 @@ Samples are columns. Shapes are given as in the notes: ``n`` = neurons of layer 
 """
 
 from deepnotes.array import Array, Namespace
+from deepnotes.equations import samples
 
 
 def linear(xp: Namespace, W: Array, A_prev: Array, b: Array) -> Array:
@@ -31,7 +32,7 @@ def linear(xp: Namespace, W: Array, A_prev: Array, b: Array) -> Array:
 
 
 def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
-    """Return ``dW = (1/m) dZ A_prevᵀ`` (N13).
+    """Return ``dW = (1/m) dZ A_prevᵀ`` (N13), summed over blocks of samples.
 
     Parameters
     ----------
@@ -44,11 +45,11 @@ def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
     Array, shape (n, n_prev)
     """
     m = dZ.shape[1]
-    return (1 / m * dZ) @ A_prev.T
+    return samples.in_blocks(lambda dZ, A_prev: dZ @ A_prev.T, 1 / m * dZ, A_prev)
 
 
 def bias_gradient(xp: Namespace, dZ: Array) -> Array:
-    """Return ``db = (1/m) Σ_samples dZ``, the sample axis kept (N14).
+    """Return ``db = (1/m) Σ_samples dZ``, the sample axis kept (N14), summed over blocks of samples.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def bias_gradient(xp: Namespace, dZ: Array) -> Array:
     Array, shape (n, 1)
     """
     m = dZ.shape[1]
-    return xp.sum(1 / m * dZ, axis=1, keepdims=True)
+    return samples.in_blocks(lambda dZ: xp.sum(dZ, axis=1, keepdims=True), 1 / m * dZ)
 
 
 def input_gradient(xp: Namespace, W: Array, dZ: Array) -> Array:

@@ -6,7 +6,7 @@ distribution. The cost is the mean over samples; :func:`mean_loss` takes it, and
 """
 
 from deepnotes.array import Array, Namespace
-from deepnotes.equations.activations import softplus
+from deepnotes.equations import samples
 
 
 def binary_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
@@ -22,8 +22,12 @@ def binary_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def sigmoid_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
-    """Return N10 of ``a = σ(z)`` from the logits: ``L = log(1 + e^z) - y z``, finite for every finite ``z``."""
-    return _mean_over_outputs(xp, softplus(xp, Z) - Y * Z)
+    """Return N10 of ``a = σ(z)`` from the logits: ``L = max(z, 0) - y z + log(1 + e^-|z|)``, finite for finite ``z``.
+
+    ``max(z, 0) - y z`` is ``z (1 - y)`` for positive z, else ``-z y``: so no term is subtracted from another, and the
+    small loss of a logit that is right keeps its digits, for y = 1 as for y = 0.
+    """
+    return _mean_over_outputs(xp, Z * (xp.astype(Z > 0, Z.dtype) - Y) + xp.log1p(xp.exp(-abs(Z))))
 
 
 def sigmoid_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
@@ -42,10 +46,16 @@ def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> A
 
 
 def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
-    """Return ``-Σ y log a`` of ``a = softmax(z)`` from the logits, finite for every finite ``z``."""
-    Z = Z - xp.max(Z, axis=0, keepdims=True)
-    log_A = Z - xp.log(xp.sum(xp.exp(Z), axis=0, keepdims=True))
-    return -xp.sum(Y * log_A, axis=0, keepdims=True)
+    """Return ``-Σ y log a`` of ``a = softmax(z)`` from the logits, finite for every finite ``z``.
+
+    With ``d = z - max z``, ``-log a = log Σ e^d - d``. Where the largest logit is the right one, the sum is hardly more
+    than 1; since the columns of Y sum to 1, ``Σ e^d - 1 = Σ (e^d - y)``, and by log1p of that the small loss keeps its
+    digits.
+    """
+    D = Z - xp.max(Z, axis=0, keepdims=True)
+    log_total = xp.log1p(xp.sum(xp.exp(D) - Y, axis=0, keepdims=True))
+    D = xp.maximum(D, xp.asarray(-float(xp.finfo(D.dtype).max), dtype=D.dtype))  # or 0 times infinity is NaN
+    return xp.sum(Y * (log_total - D), axis=0, keepdims=True)
 
 
 def softmax_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
@@ -95,8 +105,9 @@ def poisson(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = (1 - y / a) / k``."""
-    return (1 - Y / _positive(xp, A)) / A.shape[0]
+    """Return ``dA = (1 - y / a) / k``, as ``(a - y) / a / k``, which keeps its digits where a is close to y."""
+    A = _positive(xp, A)
+    return (A - Y) / A / A.shape[0]
 
 
 def one_hot(xp: Namespace, y: Array, k: int, dtype: object) -> Array:
@@ -105,18 +116,26 @@ def one_hot(xp: Namespace, y: Array, k: int, dtype: object) -> Array:
     return xp.astype(xp.equal(rows, y), dtype)
 
 
+def total_weight(xp: Namespace, w: Array) -> Array:
+    """Return the sum of the weights of a batch, shape (1, m), as a 0-d array, summed over blocks of samples."""
+    return samples.in_blocks(xp.sum, w)
+
+
 def sample_scale(xp: Namespace, w: Array) -> Array:
     """Return the weights of a batch, shape (1, m), scaled to a mean of 1, so that ``1/m`` stays the only mean.
 
     A batch whose weights are all 0 keeps them: it has no loss and no gradient.
     """
-    total = xp.sum(w)
+    total = total_weight(xp, w)
     return w * (w.shape[1] / xp.where(total > 0, total, xp.ones_like(total)))
 
 
 def mean_loss(xp: Namespace, L: Array) -> Array:
-    """Return the cost, the mean over the samples of ``L`` of shape (1, m) (N10), as a 0-d array."""
-    return xp.sum(L) / L.shape[1]
+    """Return the cost, the mean over the samples of ``L`` of shape (1, m) (N10), as a 0-d array.
+
+    It is summed over blocks of samples.
+    """
+    return samples.in_blocks(xp.sum, L) / L.shape[1]
 
 
 def _mean_over_outputs(xp: Namespace, L: Array) -> Array:

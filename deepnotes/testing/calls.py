@@ -105,6 +105,7 @@ CALLS: dict[str, Arguments] = {
     "softmax_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.columns(n, m)),
     "softmax_cross_entropy_delta": lambda d, n, k, m: (d.columns(n, m), d.columns(n, m)),
     "one_hot": lambda d, n, k, m: (d.indices(n, 1, m), n, DTYPE),
+    "total_weight": lambda d, n, k, m: (d.positive(1, m),),
     "sample_scale": lambda d, n, k, m: (d.positive(1, m),),
     "mean_loss": lambda d, n, k, m: (d.real(1, m),),
     "gradient_descent": _flat(0.1),

@@ -24,6 +24,8 @@ SUITE = (
     "programs",
     "inference",
     "semantics",
+    "tails",
+    "unknown",
     "transfers",
     "errors",
     "determinism",

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes.inference import EagerInference, Inference
 from deepnotes.layers import Layer
-from deepnotes.losses import Loss
+from deepnotes.losses import LossFunction, as_loss
 from deepnotes.optimizers import SGD, Optimizer
 from deepnotes.plan import NOTES, Objective, Plan
 from deepnotes.program import Chunk, Data, EagerProgram, Program, State
@@ -24,7 +24,7 @@ class Training:
     ----------
     layers : list of Layer
     dtype : {"float32", "float64"}
-    loss : str
+    loss : str or LossFunction
     optimizer : Optimizer
     inputs, samples, batch : int
     updates : list of ndarray of int64
@@ -43,7 +43,7 @@ class Training:
 
     layers: list[Layer]
     dtype: str
-    loss: str = "mean_squared_error"
+    loss: str | LossFunction = "mean_squared_error"
     optimizer: Optimizer = field(default_factory=lambda: SGD(0.1))
     inputs: int = 5
     samples: int = 23
@@ -62,7 +62,7 @@ class Training:
     def plan(self) -> Plan:
         """The plan that Programs are made of."""
         return Plan(
-            self.inputs, tuple(self.layers), self.dtype, self.seed, Loss(self.loss), self.optimizer, self.l2,
+            self.inputs, tuple(self.layers), self.dtype, self.seed, as_loss(self.loss), self.optimizer, self.l2,
             self.clip, self.targets == "labels", self.objective,
         )  # fmt: skip
 

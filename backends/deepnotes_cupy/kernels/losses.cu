@@ -65,12 +65,15 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const Row row(Z + j * n, b, j < m ? n : 0, group);
-        const real scale = j < m ? scale_of(w, total, j, m) : real(0), log_total = log(row.total);
+        const real scale = j < m ? scale_of(w, total, j, m) : real(0);
+        real others = 0;  // the sum of e^(z - largest), but for the 1 of the right class: y sums to 1
+        row.each([&](int i, real z) { others += exp(z - row.largest) - target(Y, by_class, j, n, i); });
+        const real log_total = log1p(group.sum(others));
         real loss = 0;
         row.each([&](int i, real z) {
             const real a = row.softmax(z), y = target(Y, by_class, j, n, i);
             // A finite z far below the largest may overflow to minus infinity here, and 0 times that is NaN.
-            if (y != 0 || !(z > lowest())) loss -= y * ((z - row.largest) - log_total);
+            if (y != 0) loss += y * (log_total - (z - row.largest));
             if (A) A[j * n + i] = a;
             D[j * n + i] = (a - y) * scale;
         });
@@ -97,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
             if (b) Z[at] = z;
             if (A) A[at] = a;
             D[at] = (a - y) / n * scale;
-            loss += softplus(z) - y * z;
+            loss += z * (real(z > 0) - y) + log1p(exp(-fabs(z)));
         }
         loss = group.sum(loss);
         if (j < m && group.lane == 0) L[j] = loss / n * scale;
@@ -133,7 +136,7 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
         }
         case POISSON:
             a = positive(a);
-            derivative = (1 - y / a) / k;
+            derivative = (a - y) / a / k;
             return a - y * log(a);
     }
     return derivative = a - a;

@@ -6,7 +6,7 @@ from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.activations import Activation
 from deepnotes.layers import Dense, Dropout, Layer
 from deepnotes.losses import LIBRARY as LOSSES
-from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSProp
 from deepnotes.plan import Objective
 from deepnotes.program import Data
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
@@ -19,7 +19,7 @@ from deepnotes.testing.training import (
     program,
 )
 
-OPTIMIZERS: dict[str, Optimizer] = {
+OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items()} | {
     "sgd": SGD(0.1),
     "momentum": SGD(0.1, 0.9),
     "nesterov": SGD(0.1, 0.9, nesterov=True),
@@ -27,7 +27,10 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adam": Adam(epsilon=1e-3),
     "adam_epsilon_hat": Adam(epsilon=1e-3, epsilon_hat=True),
     "adamw": AdamW(epsilon=1e-3, weight_decay=0.1),
+    "rmsprop_inside": RMSProp(epsilon=1e-3, epsilon_inside=True),
+    "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
 }
+"""All of the library's, with numbers that make their bounds narrow, and forms of them."""
 LAST = {
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "categorical_cross_entropy": ["softmax"],

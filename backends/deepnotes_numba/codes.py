@@ -1,0 +1,56 @@
+"""The parts that this backend has kernels for, and the numbers that the compiled functions know them by.
+
+A part that is not in these tables runs eagerly. The module does not import Numba, which takes a second.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.plan import Supported
+
+IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS = range(11)
+ACTIVATIONS = {
+    "identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU, "softmax": SOFTMAX,
+    "elu": ELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "softplus": SOFTPLUS,
+}  # fmt: skip
+
+BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, SIGMOID_FUSED, SOFTMAX_FUSED = range(8)
+LOSSES = {
+    "binary_cross_entropy": BINARY, "categorical_cross_entropy": CATEGORICAL, "mean_squared_error": SQUARED,
+    "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON,
+}  # fmt: skip
+
+PLAIN, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
+Update = tuple[int, float, float]
+"""The code of an optimizer, and its two discounts."""
+
+
+def _sgd(o: SGD) -> Update:
+    return (NESTEROV if o.nesterov else MOMENTUM) if o.momentum else PLAIN, o.momentum, 0.0
+
+
+def _rmsprop(o: RMSProp) -> Update | None:
+    return None if o.epsilon_inside else (RMSPROP, 0.0, o.rho)
+
+
+def _adam(o: Adam) -> Update:
+    return ADAM, o.beta1, o.beta2
+
+
+def _adamw(o: AdamW) -> Update | None:
+    return None if o.decay_biases else _adam(o)
+
+
+OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
+    SGD: _sgd, RMSProp: _rmsprop, Adam: _adam, AdamW: _adamw,
+}  # fmt: skip
+
+
+def update_of(optimizer: Optimizer) -> Update | None:
+    """Return the update of an optimizer, or None if there is none for its class or its options."""
+    find = OPTIMIZERS.get(type(optimizer))
+    return find(optimizer) if find else None
+
+
+SUPPORTED = Supported(ACTIVATIONS, LOSSES, lambda optimizer: update_of(optimizer) is not None)

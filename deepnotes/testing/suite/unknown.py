@@ -1,0 +1,98 @@
+"""Parts that no backend has a kernel for: they train as their equations say, and are not taken for others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepnotes.activations import ActivationFunction
+from deepnotes.array import Array
+from deepnotes.layers import Dense, Layer
+from deepnotes.losses import LossFunction
+from deepnotes.ops import Ops
+from deepnotes.optimizers import Adam, Optimizer
+from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.training import Training, hold_training
+
+
+@dataclass(frozen=True)
+class Signs(Optimizer):
+    """``θ ← θ - rate sign(g)``."""
+
+    learning_rate: float = 0.1
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ."""
+        return theta - scalars["rate"] * ops.xp.sign(g), ()
+
+
+@dataclass(frozen=True)
+class SlowAdam(Adam):
+    """Adam at half its rate: derived from an optimizer of the library, and another one."""
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots."""
+        return super().update(ops, theta, g, slots, decays, {**scalars, "rate": 0.5 * scalars["rate"]})
+
+
+class Square(ActivationFunction):
+    """``a = z²``."""
+
+    name = "relu"  # of another one: the class says what it is
+
+    def forward(self, ops: Ops, Z: Array) -> Array:
+        """Return ``z²``."""
+        return Z * Z
+
+    def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
+        """Return ``dA 2z``."""
+        return dA * (2 * Z)
+
+
+class Quartic(LossFunction):
+    """``Σ (a - y)⁴``."""
+
+    name = "mean_squared_error"
+
+    def value(self, ops: Ops, A: Array, Y: Array) -> Array:
+        """Return the loss of each sample."""
+        E = (A - Y) * (A - Y)
+        L: Array = ops.xp.sum(E * E, axis=0, keepdims=True)
+        return L
+
+    def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
+        """Return ``4 (a - y)³``."""
+        E = A - Y
+        return 4 * (E * E * E)
+
+
+@dataclass(frozen=True)
+class Doubled(Dense):
+    """A dense layer whose weights count twice."""
+
+    def linear(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array) -> Array:
+        """Return ``Z = 2 W A_prev + b``."""
+        Z: Array = ops.linear(2 * parameters["W"], A_prev, parameters["b"])
+        return Z
+
+    def backward_linear(
+        self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, dZ: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA_prev``, ``dW`` and ``db``."""
+        gradients = {"W": 2 * ops.weight_gradient(dZ, A_prev), "b": ops.bias_gradient(dZ)}
+        return ops.input_gradient(2 * parameters["W"], dZ), gradients
+
+
+@check("programs.unknown_parts")
+def unknown_parts(trial: Trial) -> None:
+    """An optimizer, activation, loss or layer that no backend has a kernel for, some derived from ones that it has."""
+    for dtype in DTYPES:
+        layers: list[Layer] = [Dense(5, "tanh"), Dense(3)]
+        for optimizer in (Signs(), SlowAdam(epsilon=1e-3)):
+            hold_training(trial, Training(layers, dtype, optimizer=optimizer), f"{dtype} {type(optimizer).__name__}")
+        for other in ([Dense(5, Square()), Dense(3)], [Doubled(5, "tanh"), Dense(3)]):
+            hold_training(trial, Training(list(other), dtype), f"{dtype} {other[0]}")
+        hold_training(trial, Training(layers, dtype, Quartic()), f"{dtype} Quartic")
