@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.errors import DTypeError, ForeignArrayError
+from deepnotes.errors import DataError, DTypeError, ForeignArrayError
 
 if TYPE_CHECKING:
     from deepnotes.backend import Backend
@@ -86,6 +86,20 @@ def to_host(backend: "Backend", x: Any, name: str) -> Any:
     return backend.to_numpy(x) if backend.is_array(x) else x
 
 
+def refuse_masked(x: Any, name: str) -> None:
+    """Raise DataError if `x` is a masked array with masked elements, or a list with such an array in it.
+
+    NumPy would go on with the numbers behind the mask.
+    """
+    parts = x if isinstance(x, list | tuple) else [x]
+    masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if masked:
+        raise DataError(
+            f"{name} has {masked} masked elements, and masks are not honoured: pass {name}.filled(value) with the value "
+            "to use in their place, or leave the samples out"
+        )
+
+
 def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
     """Return what is not an array of `backend` as a NumPy array of real numbers, without a copy if it is an array.
 
@@ -95,7 +109,10 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
         If it lives on another device.
     DTypeError
         If it holds something else than real numbers, or will not be read.
+    DataError
+        If elements of it are masked.
     """
+    refuse_masked(x, name)
     if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack_device__"):
         device = device_of(x)
         if device is None or device[0] not in HOST:

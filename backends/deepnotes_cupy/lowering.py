@@ -7,7 +7,7 @@ from deepnotes.activations import Activation
 from deepnotes.layers import Dense, Dropout, Layer
 from deepnotes.plan import Layout
 
-FROM_A = {"sigmoid", "tanh", "relu", "softmax"}
+FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}
 """Activations whose slope the kernels take from A, so that Z need not be kept (``slope_of_a`` in ``kernels/``)."""
 
 

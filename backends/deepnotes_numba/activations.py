@@ -11,12 +11,13 @@ from deepnotes_numba.compiling import inlined, jit, jit_for
 from deepnotes_numba.functions import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.vectors import block, matrix, view
 
-IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS = range(11)
+IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, EXP = range(12)
 CODES = {
     "identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU, "softmax": SOFTMAX,
     "elu": ELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "softplus": SOFTPLUS,
+    "exp": EXP,
 }  # fmt: skip
-NEEDS_Z = np.array([code in (LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS) for code in range(11)])
+NEEDS_Z = np.array([code in (LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS) for code in range(12)])
 """Activations whose slope is a function of z."""
 
 C = constant(2 * sqrt(2 / pi), 2 * sqrt(2 / pi))
@@ -117,6 +118,16 @@ def _softplus_slope(option, z):
     return sigmoid(z)
 
 
+@inlined
+def _exp(option, z):
+    return exp(z)
+
+
+@inlined
+def _exp_slope(option, a):
+    return a
+
+
 def _in_place(g):
     @jit_for(g)
     def run(option, A):
@@ -155,6 +166,7 @@ _times_sigmoid, _times_tanh, _times_relu = _times(_sigmoid_slope), _times(_tanh_
 _times_leaky_relu, _times_elu, _times_gelu = _times(_leaky_relu_slope), _times(_elu_slope), _times(_gelu_slope)
 _times_gelu_tanh, _times_silu = _times(_gelu_tanh_slope), _times(_silu_slope)
 _times_softplus = _times(_softplus_slope)
+_exp_here, _exp_to, _times_exp = _in_place(_exp), mapped(_exp), _times(_exp_slope)
 
 
 @jit
@@ -167,6 +179,8 @@ def activate(code, option, Z, A, shared):
             _sigmoid_here(option, A)
         elif code == TANH:
             _tanh_here(option, A)
+        elif code == EXP:
+            _exp_here(option, A)
     elif code == RELU:
         _relu_to(option, Z, A)
     elif code == SIGMOID:
@@ -185,6 +199,8 @@ def activate(code, option, Z, A, shared):
         _silu_to(option, Z, A)
     elif code == SOFTPLUS:
         _softplus_to(option, Z, A)
+    elif code == EXP:
+        _exp_to(option, Z, A)
     else:
         for i in range(Z.shape[0]):
             A[i] = Z[i]
@@ -211,6 +227,8 @@ def backward(code, option, D, Z, A):
         _times_silu(option, D, Z)
     elif code == SOFTPLUS:
         _times_softplus(option, D, Z)
+    elif code == EXP:
+        _times_exp(option, D, A)
 
 
 @jit

@@ -7,14 +7,16 @@ row of class indices where `labelled`) and of rows: c, each sample's share of th
 import numpy as np
 
 from deepnotes_numba.compiling import inlined, jit, jit_for
-from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, log, log1p, softplus
+from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, exp, log, log1p, softplus
 from deepnotes_numba.vectors import as_of, block, matrix, view
 
-BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, SIGMOID_FUSED, SOFTMAX_FUSED = range(8)
+BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, HALF_POISSON = range(7)
+SIGMOID_FUSED, SOFTMAX_FUSED, EXP_FUSED = range(7, 10)
 CODES = {
     "binary_cross_entropy": BINARY, "categorical_cross_entropy": CATEGORICAL, "mean_squared_error": SQUARED,
-    "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON,
+    "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON, "half_poisson_deviance": HALF_POISSON,
 }  # fmt: skip
+FUSED = {BINARY: SIGMOID_FUSED, CATEGORICAL: SOFTMAX_FUSED, HALF_POISSON: EXP_FUSED}
 EPS = constant(*(float(np.finfo(dtype).eps) for dtype in ("float32", "float64")))
 TINY = constant(*(float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")))
 
@@ -87,12 +89,23 @@ def _poisson_derivative(option, a, y):
 
 
 @inlined
+def _half_poisson(option, x, y):
+    a = _positive(x)
+    return y * (log(y if y > ZERO(y) else ONE(y)) - log(a)) - y + a
+
+
+@inlined
+def _half_poisson_of_exp(option, z, y):
+    return y * (log(y if y > ZERO(y) else ONE(y)) - z) - y + exp(z)
+
+
+@inlined
 def _logistic(option, z, y):
     return softplus(z) - y * z
 
 
 @inlined
-def _logistic_derivative(option, a, y):
+def _difference(option, a, y):
     return a - y
 
 
@@ -138,7 +151,9 @@ _squared_block = _over_outputs(_squared, _squared_derivative)
 _absolute_block = _over_outputs(_absolute, _absolute_derivative)
 _huber_block = _over_outputs(_huber, _huber_derivative)
 _poisson_block = _over_outputs(_poisson, _poisson_derivative)
-_logistic_block = _over_outputs(_logistic, _logistic_derivative)
+_half_poisson_block = _over_outputs(_half_poisson, _poisson_derivative)
+_exp_block = _over_outputs(_half_poisson_of_exp, _difference)
+_logistic_block = _over_outputs(_logistic, _difference)
 
 
 @jit
@@ -161,6 +176,10 @@ def loss_and_delta(code, option, work, z, a, d, y, c, L, k, labelled, largest, t
         _huber_block(option, work, a, a, d, y, c, L, k, labelled, share)
     elif code == POISSON:
         _poisson_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == HALF_POISSON:
+        _half_poisson_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == EXP_FUSED:
+        _exp_block(option, work, z, a, d, y, c, L, k, labelled, share)
 
 
 @jit

@@ -65,12 +65,12 @@ def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floati
     """Return the code of a loss after the last layer, and its option."""
     code = losses.CODES[loss.name]
     if fuses(last, loss):
-        code = {losses.BINARY: losses.SIGMOID_FUSED, losses.CATEGORICAL: losses.SOFTMAX_FUSED}[code]
+        code = losses.FUSED[code]
     return code, dtype.type(dict(loss.options).get("delta", 1.0))
 
 
 def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
-    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's three numbers."""
+    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's numbers."""
     o = plan.optimizer
     code, beta1, beta2 = updates.SGD, 0.0, 0.0
     if isinstance(o, SGD):
@@ -82,4 +82,5 @@ def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
         code, beta1, beta2 = updates.ADAM, o.beta1, o.beta2
     clip = 0.0 if plan.clip_norm is None else plan.clip_norm
     how = plan.objective
-    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, how.scale, how.told, how.share_l2))
+    objective = how.scale, how.told, how.share_l2, how.weighted_mean
+    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, *objective))

@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from deepnotes.estimators.sparse import SparseProgram, SparseSamples
 from deepnotes.host import HostBackend
 from deepnotes.network import Network
 from deepnotes.optimizers import SGD, Adam, Optimizer
-from deepnotes.plan import Objective, Plan
+from deepnotes.plan import Plan
 from deepnotes.program import Data, Program
 from deepnotes.registry import get_backend
 from deepnotes.training import Training
@@ -206,7 +207,7 @@ class DenseEstimator(BaseEstimator, ABC):
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
         loss, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         if exact and how.told != how.scale:
-            how = Objective(how.scale, how.scale, how.share_l2)
+            how = replace(how, told=how.scale)
         labels = loss.targets == "simplex" and self.out_activation_ == "softmax"
         return Plan(
             network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha), None,

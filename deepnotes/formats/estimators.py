@@ -15,7 +15,7 @@ from deepnotes.wording import brief
 if TYPE_CHECKING:
     from deepnotes.network import Network
 
-ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu", "softmax": "softmax"}
+ACTIVATIONS = {name: name for name in ("identity", "tanh", "relu", "softmax", "exp")} | {"logistic": "sigmoid"}
 """What scikit-learn calls them, and what they are called here."""
 
 
