@@ -81,7 +81,10 @@ def to_host(backend: "Backend", x: Any, name: str) -> Any:
     ------
     DTypeError
         As :func:`adopted`.
+    DataError
+        If elements of it are masked.
     """
+    refuse_masked(x, name)
     x = adopted(backend, x, name)
     return backend.to_numpy(x) if backend.is_array(x) else x
 
@@ -92,11 +95,20 @@ def refuse_masked(x: Any, name: str) -> None:
     NumPy would go on with the numbers behind the mask.
     """
     parts = x if isinstance(x, list | tuple) else [x]
-    masked = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
+    masked = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
     if masked:
         raise DataError(
-            f"{name} has {masked} masked elements, and masks are not honoured: pass {name}.filled(value) with the value "
-            "to use in their place, or leave the samples out"
+            f"{name} has {masked} masked elements, and masks are not honoured: leave these samples out, or pass "
+            f"{name}.filled(value)"
+        )
+
+
+def refuse_lost_nuls(x: Any, name: str) -> None:
+    """Raise DataError if a list holds text that ends in NUL: NumPy's fixed-width text drops it, and two names merge."""
+    if isinstance(x, list | tuple) and any(isinstance(part, str) and part.endswith("\0") for part in x):
+        raise DataError(
+            f"{name} has text that ends in NUL (\\x00), which NumPy's arrays of text drop; take it off, or pass an "
+            "array of dtype object"
         )
 
 

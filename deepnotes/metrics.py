@@ -49,6 +49,10 @@ LIBRARY: dict[str, Metric] = {
 }
 
 
+RISING = {"accuracy", "r2"}
+"""Those of which more is better."""
+
+
 def as_metrics(metrics: Metrics) -> dict[str, Metric]:
     """Return metrics, given by name or as functions, by name.
 

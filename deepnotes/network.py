@@ -13,6 +13,7 @@ from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
 from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.exchange import refuse_masked
 from deepnotes.exports import Exports
 from deepnotes.host import aligned
 from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
@@ -105,6 +106,7 @@ class Network(Exports):
         self.backend = get_backend(backend)
         self.layout = Layout(self.inputs, self.layers)
         self._rng = np.random.default_rng(self.seed)
+        refuse_masked(theta, "theta")
         theta = self.layout.initial(self._rng) if theta is None else np.asarray(theta)
         if theta.shape != (self.layout.size,):
             raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
@@ -133,6 +135,7 @@ class Network(Exports):
 
     def set_flat(self, theta: np.ndarray) -> None:
         """Set all parameters from a host array of shape (p,)."""
+        refuse_masked(theta, "theta")
         if np.shape(theta) != (self.layout.size,):
             raise ShapeError(f"theta has shape {np.shape(theta)}, wanted ({self.layout.size},)")
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
@@ -225,9 +228,8 @@ class Network(Exports):
         if validation is not None:
             if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
                 raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, weights)")
-            X_val, Y_val, *weights = validation
-            names = ("X_val", "Y_val", "the weights of validation")
-            held_out, _ = as_data(self, X_val, Y_val, chosen, *weights, names=names)
+            X_val, Y_val, w_val = (*validation, None)[:3]
+            held_out, _ = as_data(self, X_val, Y_val, chosen, w_val, names=("X_val", "Y_val", "the weights of X_val"))
             prefix = "val_"
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
         watchers = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)

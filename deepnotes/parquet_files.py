@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes.errors import TableError
-from deepnotes.readings import EVERYTHING, Column, Content, Request, gaps_of, repeated, require_room
+from deepnotes.readings import EVERYTHING, Column, Content, Request, as_text, gaps_of, repeated, require_room
 from deepnotes.wording import brief, reason
 
 NEEDS = 'pip install "deepnotes[data]"'
@@ -142,7 +142,7 @@ def _column(array: Any, name: str, source: str, done: int) -> Column:
         codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
         width = max(len(text or "") for text in distinct)
         require_room(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} texts of up to {width:,}")
-        texts: Column = np.array([text or "" for text in distinct], np.str_)[codes + 1]
+        texts: Column = as_text([text or "" for text in distinct], name, source)[codes + 1]
         return texts
     if of.is_dictionary(array.type):
         array = array.dictionary_decode()

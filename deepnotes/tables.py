@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
+from deepnotes.exchange import refuse_masked
 from deepnotes.readings import Column, Content, Gap, Request, missing_in, require_names
 from deepnotes.table_writing import write_table
 from deepnotes.wording import listed, one_line, reason, shown
@@ -69,6 +70,7 @@ class Table:
                 "the same names in the same order, at least one, were wanted"
             )
         for name, column in self.columns.items():
+            refuse_masked(column, f"column {name!r}")
             if column.dtype != np.float64 and column.dtype.kind != "U":
                 raise DTypeError(f"column {name!r} has dtype {column.dtype}; float64 or unicode strings were wanted")
             if column.shape != (self.n_rows,) or not column.size:

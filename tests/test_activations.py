@@ -158,8 +158,8 @@ def test_accuracy(name, dtype):
 def test_backward_is_the_slope(name, dtype):
     """N12 with N6, N7, N8, N9 and their kin: dZ = dA * g'(Z), with g' the difference quotient of the formula.
 
-    No term of a g' is larger than 2 (1 + |z|), for the exponential times itself where that is above 1, and none has more
-    than 16 roundings (8 of them an exponential's).
+    No term of a g' is larger than 2 (1 + |z|), for the exponential times itself where that is above 1, and none has
+    more than 16 roundings (8 of them an exponential's).
     """
     Z = finite(name, grid(dtype))
     Z = Z[abs(Z) > 1e-12][None]  # 0 is a convention, see below

@@ -11,6 +11,7 @@ from deepnotes.errors import BackendUnavailable
 from deepnotes.host import HostBackend
 from deepnotes.inference import Inference
 from deepnotes.layers import Layer
+from deepnotes.optimizers import SGD
 from deepnotes.plan import Layout, Plan, are_library
 from deepnotes.program import Program
 from deepnotes_numba.kernels import kernels
@@ -36,7 +37,8 @@ class NumbaBackend(HostBackend):
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the compiled Program, or None for parts, or forms of an optimizer, that it does not know."""
-        if not plan.has_library_parts or not plan.optimizer.is_textbook:
+        known = plan.optimizer.is_textbook or isinstance(plan.optimizer, SGD)  # of which it takes every form
+        if not plan.has_library_parts or not known:
             _log_eager(plan)
             return None
         from deepnotes_numba.program import NumbaProgram  # not before it is needed: it takes Numba a second

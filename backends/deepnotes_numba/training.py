@@ -39,8 +39,8 @@ def train(
 
     It stops before the first update whose cost or gradient is not finite, or so large (as `safe` says of the step and
     of the norm) that what comes next may not be. This is thread number `rank` of `size`; all of them come to the same
-    numbers. The rows of `scalars` are those that change from update to update: the optimizer's rate and epsilon, and
-    the share of θ that decays.
+    numbers. The rows of `scalars` are those that change from update to update: the optimizer's rate and epsilon, the
+    share of θ that decays, and what the gradient is multiplied by.
     """
     if split and rank > 0:
         net = _with_own_samples(net, rank)
@@ -98,6 +98,7 @@ def train(
         if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe[0] or not norm * shrunk < safe[1]:
             return loss_sum, weight_sum, made, cost
         rate, epsilon, decay = scalars[0, made], scalars[1, made], scalars[2, made]
+        shrunk *= scalars[3, made]
         for layer in range(layers.shape[0]):
             row = layers[layer]
             low, high = share(row[OUTPUTS], (rank, size))

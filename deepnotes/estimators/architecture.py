@@ -30,12 +30,15 @@ def hidden_sizes(given: Any) -> list[int]:
 
     Raises
     ------
-    ValueError
-        If one is not above 0.
+    ArgumentError
+        If one is not a whole number above 0.
     """
-    sizes = list(given) if hasattr(given, "__iter__") else [given]
-    if np.any(np.array(sizes) <= 0):
-        raise ArgumentError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    sizes = [given] if np.ndim(given) == 0 else list(given)
+    for size in sizes:
+        if not isinstance(size, int | np.integer) or isinstance(size, bool):
+            raise ArgumentError(f"hidden_layer_sizes={given!r}, wanted whole numbers: {size!r} is none")
+        if size <= 0:
+            raise ArgumentError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return [int(size) for size in sizes]
 
 
@@ -104,19 +107,16 @@ def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tupl
     """Return a loss and its objective: scikit-learn's sums over outputs, where it is one of scikit-learn's.
 
     Of several targets of a regression, scikit-learn's gradient is that of the sum of half the squared errors, and the
-    loss that it tells is their mean.
+    loss that it reports is their mean.
     """
-    k = float(outputs)
-    multiples = {"log_loss": (k, k), "squared_error": (k / 2, 0.5), "poisson": (k, k)}
-    if out_activation == "softmax":
-        multiples["log_loss"] = (1.0, 1.0)
-    scale, told = multiples.get(name, (1.0, 1.0)) if isinstance(name, str) else (1.0, 1.0)
-    ours = {
-        "log_loss": "categorical_cross_entropy" if out_activation == "softmax" else "binary_cross_entropy",
-        "squared_error": "mean_squared_error",
-        "poisson": "half_poisson_deviance",
+    k, softmax = float(outputs), out_activation == "softmax"
+    table: dict[Any, tuple[str, float, float]] = {
+        "log_loss": ("categorical_cross_entropy", 1.0, 1.0) if softmax else ("binary_cross_entropy", k, k),
+        "squared_error": ("mean_squared_error", k / 2, 0.5),
+        "poisson": ("half_poisson_deviance", k, k),
     }
-    return as_loss(ours.get(name, name)), Objective(scale, told, share_l2=True, weighted_mean=True)
+    ours, scale, told = table.get(name, (name, 1.0, 1.0))
+    return as_loss(ours), Objective(scale, told, share_l2=True, weighted_mean=True)
 
 
 def check(loss: LossFunction, last: Layer) -> None:

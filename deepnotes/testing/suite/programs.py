@@ -23,6 +23,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": SGD(0.1),
     "momentum": SGD(0.1, 0.9),
     "nesterov": SGD(0.1, 0.9, nesterov=True),
+    "momentum_of_steps": SGD(0.1, 0.9, rate_in_velocity=True),
+    "nesterov_of_steps": SGD(0.1, 0.9, nesterov=True, rate_in_velocity=True),
     "rmsprop": RMSProp(epsilon=1e-3),
     "adam": Adam(epsilon=1e-3),
     "adam_epsilon_hat": Adam(epsilon=1e-3, epsilon_hat=True),
