@@ -133,12 +133,11 @@ def _numbers(column: Any) -> Column | None:
 
 
 def _text(column: Any, size: int) -> Column | None:
-    """Return an Arrow column of strings, stripped as Python strips; None if they are too long, or end in NUL."""
+    """Return an Arrow column of strings, stripped as Python strips; None if they are too long."""
     coded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     distinct = [text.strip() for text in coded.dictionary.to_pylist()]
     width = max(map(len, distinct))
-    ends_in_nul = any(text.endswith("\0") for text in distinct)
-    if ends_in_nul or width >= LONGEST_CELL or not has_room(4 * width * len(column), size):
+    if width >= LONGEST_CELL or not has_room(4 * width * len(column), size):
         return None
     texts: Column = np.array(distinct, np.str_)[coded.indices.to_numpy()]
     return texts

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deepnotes.atomic import replacing
 from deepnotes.errors import TableError
-from deepnotes.readings import EVERYTHING, Column, Content, Gap, Request, as_text, require_room
+from deepnotes.readings import EVERYTHING, Column, Content, Gap, Request, require_room
 from deepnotes.wording import listed, shown
 
 CHUNK_ROWS = 512  # cells are text only until their chunk is converted: many at once cost memory, and more time
@@ -126,7 +126,7 @@ class Builder:
 
     def _text(self, cells: list[str]) -> NDArray[np.str_]:
         self._require_room(max(map(len, cells)), len(cells))
-        return as_text(cells, self.name, self._source)
+        return np.array(cells, np.str_)
 
     def _require_room(self, width: int, rows: int) -> None:
         what = f"{self._source}: column {self.name!r}, {rows:,} texts of up to {width:,} characters,"

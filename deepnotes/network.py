@@ -195,7 +195,8 @@ class Network(Exports):
         clip_norm : float, optional
             Gradients of a larger global norm are scaled down to it.
         metrics : str, callable or list of them, optional
-            Computed on the validation data after each epoch, or on the training data where there are none.
+            Computed on the validation data after each epoch, or on the training data where there are none, then
+            without weights.
         early_stopping : EarlyStopping or int, optional
             An int is the patience.
         callbacks : sequence of Callback, optional
@@ -305,7 +306,7 @@ class Network(Exports):
         metrics: Metrics = (),
         sample_weight: Any = None,
     ) -> dict[str, float]:
-        """Return the mean loss, and the metrics (which do not know sample weights), by name.
+        """Return the mean loss and the metrics, by name: weighted means, except for metrics of the user's own.
 
         Parameters and errors are as for :meth:`fit`.
         """

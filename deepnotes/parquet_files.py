@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from deepnotes.errors import TableError
-from deepnotes.readings import EVERYTHING, Column, Content, Request, as_text, gaps_of, repeated, require_room
-from deepnotes.wording import brief, reason
+from deepnotes.readings import EVERYTHING, Column, Content, Request, gaps_of, repeated, require_room
+from deepnotes.wording import brief, reason, shown
 
 NEEDS = 'pip install "deepnotes[data]"'
 
@@ -140,9 +140,12 @@ def _column(array: Any, name: str, source: str, done: int) -> Column:
         coded = array if of.is_dictionary(array.type) else array.dictionary_encode()
         distinct = ["", *coded.dictionary.to_pylist()]
         codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+        if lost := next((text for text in distinct if text and text.endswith("\0")), None):
+            # An array of text drops it, and two texts would become one. A CSV file with a NUL is refused as a whole.
+            raise TableError(f"{source}: column {name!r} has {shown(lost)}, wanted text that does not end in NUL")
         width = max(len(text or "") for text in distinct)
         require_room(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} texts of up to {width:,}")
-        texts: Column = as_text([text or "" for text in distinct], name, source)[codes + 1]
+        texts: Column = np.array([text or "" for text in distinct], np.str_)[codes + 1]
         return texts
     if of.is_dictionary(array.type):
         array = array.dictionary_decode()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.errors import ArgumentError, TableError
-from deepnotes.wording import listed, shown
+from deepnotes.wording import listed
 
 Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table: numbers or text, shape (m,). NaN or an empty text stands where a value is missing."""
@@ -133,19 +133,6 @@ class Content:
     lines: dict[str, int] = field(default_factory=dict)
     gaps: dict[str, Gap] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-
-
-def as_text(cells: Sequence[str], name: str, source: str) -> NDArray[np.str_]:
-    """Return the cells of a column of text, shape (m,).
-
-    Raises
-    ------
-    TableError
-        If one ends in NUL, which an array of text drops: two texts would become one.
-    """
-    if lost := next((cell for cell in cells if cell.endswith("\0")), None):
-        raise TableError(f"{source}: column {name!r} has {shown(lost)}, wanted text that does not end in NUL")
-    return np.array(cells, np.str_)
 
 
 def missing_in(column: Column) -> NDArray[np.bool_]:

@@ -309,9 +309,19 @@ def test_validation_may_have_weights():
     rng = np.random.default_rng(7)
     X, y, w = rng.normal(size=(3, 12)), rng.integers(0, 2, 12), rng.integers(0, 4, 12)
     net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
-    history = net.fit(X, y, validation=(X, y, w), epochs=1)
-    repeated = net.evaluate(np.repeat(X, w, axis=1), np.repeat(y, w))
-    assert history.val_loss[0] == pytest.approx(repeated["loss"], rel=1e-13)
+    metrics = ["accuracy", "r2", "mean_squared_error", "mean_absolute_error"]
+    history = net.fit(X, y, validation=(X, y, w), epochs=1, metrics=metrics)
+    repeated = net.evaluate(np.repeat(X, w, axis=1), np.repeat(y, w), metrics=metrics)
+    assert {name: history.last(f"val_{name}") for name in repeated} == pytest.approx(repeated, rel=1e-13)
+    assert net.evaluate(X, y, metrics=metrics, sample_weight=w) == pytest.approx(repeated, rel=1e-13)
+    assert net.evaluate(X, y, metrics=metrics) != pytest.approx(repeated, rel=1e-3)
+
+
+def test_metrics_of_the_training_data_do_not_see_class_weights():
+    X, y = np.random.default_rng(8).normal(size=(3, 12)), np.arange(12) % 3 // 2
+    net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+    history = net.fit(X, y, class_weight=[1.0, 100.0], metrics="accuracy", epochs=1)
+    assert history.metrics["accuracy"][0] == net.evaluate(X, y, metrics="accuracy")["accuracy"]
 
 
 def test_integer_weights_are_repetition():

@@ -145,7 +145,8 @@ class DenseEstimator(BaseEstimator, ABC):
         sizes = architecture.hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
             raise ArgumentError(
-                "partial_fit: early_stopping=True holds samples out of a whole fit; wanted early_stopping=False"
+                "partial_fit does not support early_stopping=True, which holds samples out of a whole fit; wanted "
+                "early_stopping=False"
             )
         watchers = self._watchers()
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
@@ -367,8 +368,8 @@ class DenseEstimator(BaseEstimator, ABC):
         )
         if len(held_out) < 2:
             raise ArgumentError(
-                f"validation_fraction={self.validation_fraction} leaves {len(held_out)} of {len(y)} samples to "
-                "validate with, wanted at least 2"
+                f"The validation set is too small: validation_fraction={self.validation_fraction} leaves "
+                f"{len(held_out)} of {len(y)} samples to validate with, wanted at least 2"
             )
         X = X.tocsr() if issparse(X) else X
         w_train, w_val = (None, None) if weights is None else (weights[train], weights[held_out])
@@ -431,5 +432,6 @@ def _check_largest(weights: np.ndarray, name: str) -> None:
 
 def _not_finite(cause: str) -> DataError:
     return DataError(
-        f"the parameters or the loss are no longer finite; large values in X may want to be standardized: {cause}"
+        "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+        f"preprocessed. {cause[:1].upper()}{cause[1:]}"
     )
