@@ -213,3 +213,18 @@ def test_a_poisson_regressor_is_compiled_and_saved(outputs: int, backend: str, t
     network.save(tmp_path / "model.safetensors")
     loaded = dn.load(tmp_path / "model.safetensors", backend=backend)
     np.testing.assert_array_equal(loaded.predict(X.T), network.predict(X.T))
+
+
+def test_the_loss_of_outputs_that_saturate() -> None:
+    """It is taken from the logits: 200 and 300 where scikit-learn's cut-off logarithm has 36 at most."""
+    from sklearn.neural_network import MLPClassifier
+
+    far, labels = np.array([[200.0], [-200.0], [300.0], [-300.0]]), np.array([0, 1, 0, 1])
+    options = {"activation": "identity", "solver": "sgd", "learning_rate_init": 1e-300, "max_iter": 1, "alpha": 0}
+    losses = []
+    for estimator in (dn.DenseClassifier, MLPClassifier):
+        model = estimator(hidden_layer_sizes=(), warm_start=True, random_state=0, **options).fit(far, labels)
+        model.coefs_[0][...], model.intercepts_[0][...] = 1, 0
+        losses.append(model.fit(far, labels).loss_)
+    assert losses[0] == 250
+    assert losses[1] < 37
