@@ -36,6 +36,7 @@ LIBRARY: dict[str, Traits] = {
     "gelu_tanh": Traits("real", "he_normal"),
     "silu": Traits("real", "he_normal"),
     "softplus": Traits("positive", "he_normal"),
+    "exp": Traits("positive"),
 }
 
 
@@ -69,7 +70,7 @@ class Activation(ActivationFunction):
     Parameters
     ----------
     name : str
-        identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu or softplus.
+        identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus or exp.
     **options : float
         ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0); these defaults are the notes', see
         :class:`~deepnotes.defaults`.

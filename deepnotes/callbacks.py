@@ -10,6 +10,7 @@ import numpy as np
 
 from deepnotes.arguments import number, whole
 from deepnotes.errors import ArgumentError
+from deepnotes.metrics import LIBRARY, RISING
 
 if TYPE_CHECKING:
     from deepnotes.training import Training
@@ -62,8 +63,14 @@ class EarlyStopping(Callback):
     min_delta : float, default 0.0
         What an improvement must exceed.
     mode : {"min", "max"}, optional
-        By default ``"max"`` for accuracy and r2, else ``"min"``.
+        Whether less or more is better. By default ``"max"`` for accuracy and r2, and ``"min"`` for the loss and the
+        errors; of any other figure it has to be given.
     restore_best : bool, default True
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range, or `mode` is missing.
     """
 
     patience: int = 10
@@ -77,12 +84,25 @@ class EarlyStopping(Callback):
         number("min_delta", self.min_delta)
         if self.mode not in {None, "min", "max"}:
             raise ArgumentError(f"mode={self.mode!r}, wanted 'min', 'max' or None")
+        self._require_mode()
+
+    def _require_mode(self) -> None:
+        """Raise ArgumentError if nothing says whether less or more of the monitored figure is better."""
+        monitor = self.monitor
+        if monitor is None or self.mode is not None:
+            return
+        if not isinstance(monitor, str) or monitor.removeprefix("val_") not in {"loss", *LIBRARY}:
+            raise ArgumentError(
+                f"monitor={monitor!r} is neither the loss nor a metric of deepnotes, so it cannot be known which is "
+                "better: wanted with it mode='min' or mode='max'"
+            )
 
     def on_start(self, training: "Training") -> None:
         """Forget the last training, and see that what is to be watched will be there."""
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
         self._size = training.network.layout.size
+        self._require_mode()
         if self.monitor is not None and self.monitor not in training.watched:
             raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
 
@@ -90,7 +110,7 @@ class EarlyStopping(Callback):
         """Remember the best parameters, and stop once `patience` epochs were no better."""
         history = training.history
         monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
-        rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in {"accuracy", "r2"})
+        rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in RISING)
         value = -history.last(monitor) if rises else history.last(monitor)
         if value < self._best - self.min_delta:
             self._best, self._waited, self._epoch = value, 0, training.epoch

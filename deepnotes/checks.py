@@ -9,7 +9,7 @@ from deepnotes.arguments import number, whole
 from deepnotes.array import Array
 from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError, DataError, DTypeError, ShapeError
-from deepnotes.exchange import as_host, to_host
+from deepnotes.exchange import as_host, refuse_masked, to_host
 from deepnotes.losses import LossFunction
 
 BLOCK = 1 << 20
@@ -133,9 +133,12 @@ def as_weights(
     sample_weight: Any,
     class_weight: Any,
     labels: np.ndarray | None,
+    classes: int,
     m: int,
     dtype: str,
     together: bool = False,
+    name: str = "sample_weight",
+    scaled: bool = True,
 ) -> Array | None:
     """Return the product of sample and class weights, shape (1, m), on the backend; None where neither is given.
 
@@ -143,11 +146,18 @@ def as_weights(
     ----------
     sample_weight : array_like of shape (m,) or (1, m), or None
     class_weight : mapping of int to float, sequence of float, "balanced" or None
-        The weight of each class, 1 for those that a mapping leaves out; ``"balanced"`` gives every class the same sum.
+        The weight of each class, 1 for those that a mapping leaves out; ``"balanced"`` gives every class the same sum
+        of weights.
     labels : ndarray of int64, shape (m,), or None
         The class of each sample, where there are classes.
+    classes : int
+        The number of classes there can be.
     together : bool
         As of :func:`as_targets`.
+    name : str
+        What the sample weights are called in messages.
+    scaled : bool
+        Whether to scale the weights to mean 1.
 
     Raises
     ------
@@ -157,24 +167,37 @@ def as_weights(
         return None
     weights = np.ones(m)
     if sample_weight is not None:
-        given = as_host(backend, to_host(backend, sample_weight, "sample_weight"), "sample_weight")
+        given = as_host(backend, to_host(backend, sample_weight, name), name)
         if given.shape not in {(m,), (1, m)}:
-            raise ShapeError(f"sample_weight has shape {given.shape}, wanted ({m},): one weight for each sample")
-        check_finite(backend, given, "sample_weight")
+            raise ShapeError(f"{name} has shape {given.shape}, wanted ({m},): one weight for each sample")
+        check_finite(backend, given, name)
         weights = given.reshape(m).astype(np.float64)
         if (weights < 0).any():
             at = int(np.argmax(weights < 0))
-            raise DataError(f"sample_weight[{at}] is {weights[at]}, wanted at least 0")
+            raise DataError(f"{name}[{at}] is {weights[at]}, wanted at least 0")
+        if not weights.any():
+            raise DataError(f"{name}: every sample has the weight 0, wanted at least one above 0")
+        exponent = int(np.frexp(weights.max())[1])
+        weights = np.ldexp(weights, -exponent)  # a power of two changes no digit, and no product or sum overflows
     if class_weight is not None:
         if labels is None:
             raise ArgumentError("class_weight: the targets are not classes; use sample_weight")
-        weights = weights * _class_weights(class_weight, labels)[labels]
-    if not weights.sum() > 0:
-        raise DataError("sample_weight and class_weight give every sample the weight 0")
-    # Only their ratios matter, and those fit every dtype; a power of two changes no digit of them.
-    weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
+        of_class = class_weights(class_weight, labels, classes, weights)
+        weights = weights * of_class[labels]
+        if not weights.any():
+            raise DataError(
+                f"class_weight gives every sample the weight 0{'' if sample_weight is None else f' with {name}'}"
+            )
+    if scaled:
+        weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
+        weights = weights / weights.mean()
+    elif sample_weight is not None:
+        weights = np.ldexp(weights, exponent)
+    with np.errstate(over="ignore"):
+        held = weights.reshape(1, m).astype(dtype)
+    check_finite(backend, held[0], name, weights)
     place = backend.from_numpy if together else backend.from_samples
-    return place(weights.reshape(1, m).astype(dtype))
+    return place(held)
 
 
 def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:
@@ -226,23 +249,39 @@ def _check_range(Y: np.ndarray, loss: LossFunction, name: str) -> None:
             raise DataError(f"{name}[:, {at}] sums to {Y[:, at].sum():.6g}, wanted 1: each column is a distribution")
 
 
-def _class_weights(class_weight: Any, labels: np.ndarray) -> np.ndarray:
-    classes = int(labels.max()) + 1
+def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
+    """Return the weight of each class, shape (classes,).
+
+    Parameters
+    ----------
+    class_weight : mapping of int to float, sequence of float or "balanced"
+        As of :func:`as_weights`.
+    labels : ndarray of int64, shape (m,)
+        The class of each sample.
+    classes : int
+    weights : ndarray, shape (m,)
+        The weight of each sample: a sample of weight 2 counts as two.
+
+    Raises
+    ------
+    ArgumentError
+    """
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ArgumentError(f"class_weight={class_weight!r}, wanted 'balanced', a mapping or a sequence")
-        counts = np.bincount(labels, minlength=classes)
-        return np.asarray(len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+        sums = np.bincount(labels, weights, classes)
+        present = sums > 0  # the weight of a class without samples is not used
+        return np.asarray(sums.sum() / (np.count_nonzero(present) * np.where(present, sums, 1)))
     if isinstance(class_weight, Mapping):
-        weights = np.ones(classes)
+        of_class = np.ones(classes)
         for c, weight in class_weight.items():
-            of_c = number(f"class_weight[{c!r}]", weight)
-            if whole("class_weight: class", c, 0) < classes:  # a class may be absent from these samples
-                weights[c] = of_c
-        return weights
-    if not isinstance(class_weight, Sequence | np.ndarray):
+            if whole("class_weight: class", c, 0) >= classes:
+                raise ArgumentError(f"class_weight names the class {c}, and there are the classes 0 .. {classes - 1}")
+            of_class[c] = number(f"class_weight[{c!r}]", weight)
+        return of_class
+    if not isinstance(class_weight, Sequence) and not (isinstance(class_weight, np.ndarray) and class_weight.ndim == 1):
         raise ArgumentError(f"class_weight={class_weight!r}, wanted 'balanced', a mapping or a sequence")
-    weights = np.asarray([number(f"class_weight[{c}]", weight) for c, weight in enumerate(class_weight)])
-    if len(weights) < classes:
-        raise ArgumentError(f"class_weight has {len(weights)} weights, and Y has the class {classes - 1}")
-    return weights
+    refuse_masked(class_weight, "class_weight")
+    if len(class_weight) != classes:
+        raise ArgumentError(f"class_weight has {len(class_weight)} weights, wanted {classes}: one for each class")
+    return np.asarray([number(f"class_weight[{c}]", weight) for c, weight in enumerate(class_weight)])

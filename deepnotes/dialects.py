@@ -28,6 +28,7 @@ NOTES: Settings = {
     "SGD.learning_rate": 0.01,
     "SGD.momentum": 0.0,
     "SGD.nesterov": False,
+    "SGD.rate_in_velocity": False,
     "RMSProp.learning_rate": 0.001,
     "RMSProp.rho": 0.9,
     "RMSProp.epsilon": 1e-7,
@@ -57,6 +58,7 @@ KERAS: Settings = {
     **NOTES,
     "Dense.initializer": "glorot_uniform",
     "leaky_relu.slope": 0.2,  # of activation="leaky_relu"; the layer LeakyReLU has 0.3
+    "SGD.rate_in_velocity": True,
     "RMSProp.epsilon_inside": True,
     "Adam.epsilon": 1e-7,
     "Adam.epsilon_hat": True,
@@ -71,6 +73,7 @@ SKLEARN: Settings = {
     "SGD.learning_rate": 0.001,
     "SGD.momentum": 0.9,
     "SGD.nesterov": None,  # wherever there is momentum
+    "SGD.rate_in_velocity": True,
     "Adam.epsilon_hat": True,
 }
 

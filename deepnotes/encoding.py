@@ -234,7 +234,7 @@ def _exactly(kind: type[str] | type[float], value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str if kind is str else int | float):
         raise TypeError(f"{value!r} among others")
     value = kind(value)
-    if value == "" or (kind is float and not np.isfinite(value)):
+    if value == "" or (kind is str and value.endswith("\0")) or (kind is float and not np.isfinite(value)):
         raise ValueError(f"{value!r} is no value")
     return value
 

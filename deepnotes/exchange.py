@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.errors import DTypeError, ForeignArrayError
+from deepnotes.errors import DataError, DTypeError, ForeignArrayError
 
 if TYPE_CHECKING:
     from deepnotes.backend import Backend
@@ -81,9 +81,35 @@ def to_host(backend: "Backend", x: Any, name: str) -> Any:
     ------
     DTypeError
         As :func:`adopted`.
+    DataError
+        If elements of it are masked.
     """
+    refuse_masked(x, name)
     x = adopted(backend, x, name)
     return backend.to_numpy(x) if backend.is_array(x) else x
+
+
+def refuse_masked(x: Any, name: str) -> None:
+    """Raise DataError if `x` is a masked array with masked elements, or a list with such an array in it.
+
+    NumPy would go on with the numbers behind the mask.
+    """
+    parts = x if isinstance(x, list | tuple) else [x]
+    masked = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if masked:
+        raise DataError(
+            f"{name} has {masked} masked elements, and masks are not honoured: leave these samples out, or pass "
+            f"{name}.filled(value)"
+        )
+
+
+def refuse_lost_nuls(x: Any, name: str) -> None:
+    """Raise DataError if a list holds text that ends in NUL: NumPy's fixed-width text drops it, and two names merge."""
+    if isinstance(x, list | tuple) and any(isinstance(part, str) and part.endswith("\0") for part in x):
+        raise DataError(
+            f"{name} has text that ends in NUL (\\x00), which NumPy's arrays of text drop; take it off, or pass an "
+            "array of dtype object"
+        )
 
 
 def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
@@ -95,7 +121,10 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
         If it lives on another device.
     DTypeError
         If it holds something else than real numbers, or will not be read.
+    DataError
+        If elements of it are masked.
     """
+    refuse_masked(x, name)
     if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack_device__"):
         device = device_of(x)
         if device is None or device[0] not in HOST:

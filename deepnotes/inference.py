@@ -9,7 +9,7 @@ from deepnotes.array import Array
 from deepnotes.disk import Streamed
 from deepnotes.layers import Layer
 from deepnotes.losses import LossFunction
-from deepnotes.metrics import Metric
+from deepnotes.metrics import LIBRARY, Metric
 from deepnotes.plan import Layout
 from deepnotes.program import Data
 from deepnotes.steps import forward, sample_losses
@@ -81,7 +81,7 @@ class EagerInference:
 
 
 def figures(network: "Network", data: Data, loss: LossFunction, metrics: dict[str, Metric]) -> dict[str, float]:
-    """Return the weighted mean loss and the metrics of `data`, by name."""
+    """Return the weighted mean loss and the metrics of `data`, by name: weighted if they are the library's."""
     A, losses = _outputs_and_losses(network, data, loss)
     L = _host(network, losses)
     w = np.ones(L.shape) if data.w is None else _host(network, data.w)
@@ -91,7 +91,9 @@ def figures(network: "Network", data: Data, loss: LossFunction, metrics: dict[st
         if Y.shape[0] != network.outputs:
             Y = network.backend.ops.one_hot(Y, network.outputs, A.dtype)
         A_host, Y_host = _host(network, A), _host(network, Y)
-        values |= {name: float(metric(A_host, Y_host)) for name, metric in metrics.items()}
+        weights = {} if data.w is None else {"w": w[0]}
+        for name, metric in metrics.items():
+            values[name] = float(metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {})))
     return values
 
 
@@ -115,12 +117,15 @@ def outputs(network: "Network", X: Array) -> Array:
 def watching(
     network: "Network", data: Data, held_out: Data | None, loss: LossFunction, metrics: dict[str, Metric]
 ) -> Callable[[], dict[str, float]]:
-    """Return what gives the :func:`figures` to watch after each epoch: of `held_out`, or the metrics of `data`."""
+    """Return what gives the :func:`figures` to watch after each epoch: of `held_out`, or the metrics of `data`.
+
+    Those of `data` are not weighted: its weights are a means of training, and may be those of classes.
+    """
 
     def evaluate() -> dict[str, float]:
         if held_out is not None:
             return {f"val_{name}": value for name, value in figures(network, held_out, loss, metrics).items()}
-        values = figures(network, data, loss, metrics) if metrics else {}
+        values = figures(network, data._replace(w=None), loss, metrics) if metrics else {}
         return {name: value for name, value in values.items() if name != "loss"}
 
     return evaluate

@@ -68,12 +68,13 @@ def as_data(
     loss: LossFunction,
     sample_weight: Any = None,
     class_weight: Any = None,
-    names: tuple[str, str] = ("X", "Y"),
+    names: tuple[str, str, str] = ("X", "Y", "sample_weight"),
     together: bool = False,
+    scaled: bool = True,
 ) -> tuple[Data, bool]:
     """Return samples with their targets and weights, and whether the targets are class indices.
 
-    `together` is as for :func:`as_samples`.
+    `together` is as for :func:`as_samples`, `scaled` as for :func:`deepnotes.checks.as_weights`.
 
     Raises
     ------
@@ -89,7 +90,10 @@ def as_data(
             checks.check_finite(backend, samples[:, span], names[0], first=span.start)
     else:
         checks.check_finite(backend, samples, names[0], X)
-    targets, class_indices = checks.as_targets(backend, Y, loss, network.outputs, m, network.dtype, names, together)
+    k = network.outputs
+    targets, class_indices = checks.as_targets(backend, Y, loss, k, m, network.dtype, names[:2], together)
     labels = None if class_weight is None else checks.as_labels(backend.to_numpy(targets), loss)
-    weights = checks.as_weights(backend, sample_weight, class_weight, labels, m, network.dtype, together)
+    weights = checks.as_weights(
+        backend, sample_weight, class_weight, labels, max(k, 2), m, network.dtype, together, names[2], scaled
+    )
     return Data(samples, targets, weights), class_indices

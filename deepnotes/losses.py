@@ -29,6 +29,7 @@ LIBRARY: dict[str, Traits] = {
     "mean_absolute_error": Traits(),
     "huber": Traits(options={"delta": 1.0}),
     "poisson": Traits(("positive", "unit", "simplex"), "count"),
+    "half_poisson_deviance": Traits(("positive", "unit", "simplex"), "count", ("exp", "exp_half_poisson_deviance")),
 }
 
 
@@ -75,7 +76,8 @@ class Loss(LossFunction):
     Parameters
     ----------
     name : str
-        binary_cross_entropy, categorical_cross_entropy, mean_squared_error, mean_absolute_error, huber or poisson.
+        binary_cross_entropy, categorical_cross_entropy, mean_squared_error, mean_absolute_error, huber, poisson or
+        half_poisson_deviance.
     **options : float
         ``delta`` of huber (1.0).
 

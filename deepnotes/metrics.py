@@ -7,36 +7,38 @@ import numpy as np
 
 from deepnotes.errors import ArgumentError, look_up
 
-Metric: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
-"""Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number."""
+Metric: TypeAlias = Callable[..., float]
+"""Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. Those of the library also take the
+weights of the samples, shape (m,), or None."""
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
 
-def accuracy(A: np.ndarray, Y: np.ndarray) -> float:
+def accuracy(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the share of samples whose class is right.
 
     With one output the class is ``a > 0.5``; with more it is the largest output, the first of equals, and a NaN is
     the largest.
     """
     if A.shape[0] == 1:
-        return float(np.mean((A > 0.5) == (Y > 0.5)))
-    return float(np.mean(A.argmax(axis=0) == Y.argmax(axis=0)))
+        return float(np.average(((A > 0.5) == (Y > 0.5))[0], weights=w))
+    return float(np.average(A.argmax(axis=0) == Y.argmax(axis=0), weights=w))
 
 
-def mean_squared_error(A: np.ndarray, Y: np.ndarray) -> float:
+def mean_squared_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the mean of ``(a - y)²`` over outputs and samples."""
-    return float(np.mean((A - Y) ** 2))
+    return float(np.average(((A - Y) ** 2).mean(axis=0), weights=w))
 
 
-def mean_absolute_error(A: np.ndarray, Y: np.ndarray) -> float:
+def mean_absolute_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the mean of ``|a - y|`` over outputs and samples."""
-    return float(np.mean(np.abs(A - Y)))
+    return float(np.average(np.abs(A - Y).mean(axis=0), weights=w))
 
 
-def r2(A: np.ndarray, Y: np.ndarray) -> float:
+def r2(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the coefficient of determination, the mean over the outputs; 0 for an output that never varies."""
-    residual = ((A - Y) ** 2).sum(axis=1)
-    total = ((Y - Y.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    weights = np.ones(Y.shape[1]) if w is None else w
+    residual = (A - Y) ** 2 @ weights
+    total = (Y - np.average(Y, axis=1, weights=w)[:, None]) ** 2 @ weights
     varies = total > 0
     return float(np.mean(np.where(varies, 1 - residual / np.where(varies, total, 1), 0.0)))
 
@@ -47,6 +49,10 @@ LIBRARY: dict[str, Metric] = {
     "mean_absolute_error": mean_absolute_error,
     "r2": r2,
 }
+
+
+RISING = {"accuracy", "r2"}
+"""Those of which more is better."""
 
 
 def as_metrics(metrics: Metrics) -> dict[str, Metric]:

@@ -13,6 +13,7 @@ from deepnotes.backend import Backend
 from deepnotes.callbacks import Callback, EarlyStopping, as_callbacks
 from deepnotes.dialects import spoken, started
 from deepnotes.errors import ArgumentError, ShapeError
+from deepnotes.exchange import refuse_masked
 from deepnotes.exports import Exports
 from deepnotes.host import aligned
 from deepnotes.inference import EagerInference, Inference, figures, outputs, watching
@@ -105,6 +106,7 @@ class Network(Exports):
         self.backend = get_backend(backend)
         self.layout = Layout(self.inputs, self.layers)
         self._rng = np.random.default_rng(self.seed)
+        refuse_masked(theta, "theta")
         theta = self.layout.initial(self._rng) if theta is None else np.asarray(theta)
         if theta.shape != (self.layout.size,):
             raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
@@ -133,6 +135,7 @@ class Network(Exports):
 
     def set_flat(self, theta: np.ndarray) -> None:
         """Set all parameters from a host array of shape (p,)."""
+        refuse_masked(theta, "theta")
         if np.shape(theta) != (self.layout.size,):
             raise ShapeError(f"theta has shape {np.shape(theta)}, wanted ({self.layout.size},)")
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
@@ -148,7 +151,7 @@ class Network(Exports):
         epochs: int = 10,
         batch_size: int = 32,
         shuffle: bool = True,
-        validation: tuple[Any, Any] | None = None,
+        validation: tuple[Any, Any] | tuple[Any, Any, Any] | None = None,
         sample_weight: Any = None,
         class_weight: Any = None,
         l2: float = 0.0,
@@ -178,18 +181,22 @@ class Network(Exports):
             The last batch of an epoch may be smaller.
         shuffle : bool, default True
             Whether to draw a new order of the samples for each epoch.
-        validation : (X_val, Y_val), optional
-            Evaluated after each epoch.
+        validation : (X_val, Y_val) or (X_val, Y_val, weights), optional
+            Evaluated after each epoch; weights as `sample_weight`.
         sample_weight : array_like, shape (m,), optional
-            The loss of a batch is the weighted mean; weights of 1 change nothing.
+            Numbers of at least 0, of which only the ratios matter: they are scaled to mean 1 over all samples, and the
+            cost of a batch is the sum of its weighted losses divided by its number of samples. So a weight of 2 is as
+            good as a sample that is there twice, whatever the batch size. The reported loss is the weighted mean.
         class_weight : mapping, sequence or "balanced", optional
-            The weight of each class; multiplies the sample weights.
+            The weight of each class, 1 for those that a mapping leaves out; multiplies the sample weights.
+            ``"balanced"`` gives all classes the same sum of weights.
         l2 : float, default 0.0
             Adds ``l2 / 2 * Σ w²`` over the weights (not the biases) to the cost.
         clip_norm : float, optional
             Gradients of a larger global norm are scaled down to it.
         metrics : str, callable or list of them, optional
-            Computed on the validation data after each epoch, or on the training data where there are none.
+            Computed on the validation data after each epoch, or on the training data where there are none, then
+            without weights.
         early_stopping : EarlyStopping or int, optional
             An int is the patience.
         callbacks : sequence of Callback, optional
@@ -220,9 +227,10 @@ class Network(Exports):
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
         held_out, prefix = None, ""
         if validation is not None:
-            if not isinstance(validation, tuple | list) or len(validation) != 2:
-                raise ArgumentError("validation: wanted a pair (X_val, Y_val)")
-            held_out, _ = as_data(self, *validation, chosen, names=("X_val", "Y_val"))
+            if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+                raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, weights)")
+            X_val, Y_val, w_val = (*validation, None)[:3]
+            held_out, _ = as_data(self, X_val, Y_val, chosen, w_val, names=("X_val", "Y_val", "the weights of X_val"))
             prefix = "val_"
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
         watchers = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
@@ -252,15 +260,21 @@ class Network(Exports):
         """Train on some more samples, once, in their order, and go on where the optimizer stopped.
 
         The optimizer's state is kept from the last ``fit`` or ``partial_fit`` if all settings are the same, else it
-        starts afresh. Parameters and errors are as for :meth:`fit`; `batch_size` is by default all samples.
+        starts afresh. Parameters and errors are as for :meth:`fit`, with two exceptions: `batch_size` is by default all
+        samples, and weights are taken as they are, since these samples are only some of those that there will be.
+        ``class_weight="balanced"`` is refused for the same reason.
 
         Returns
         -------
         float
-            The mean loss over the samples as they were trained on.
+            The weighted mean of the losses of the samples as they were trained on.
         """
         chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
+        if isinstance(class_weight, str) and class_weight == "balanced":
+            raise ArgumentError(
+                "class_weight='balanced' needs all samples, and partial_fit has some of them: pass a mapping"
+            )
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight, scaled=False)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
         plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
         kept = self._training
@@ -268,7 +282,8 @@ class Network(Exports):
         training = Training(self, plan, data, None, batch_size, 1, None)
         training.state = state
         with np.errstate(all="ignore"):
-            return run_fit(training, program, dict).loss[-1]
+            cost = run_fit(training, program, dict).loss[-1]
+        return cost if data.w is None else cost / float(self.backend.to_numpy(data.w).mean(dtype=np.float64))
 
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
@@ -291,7 +306,7 @@ class Network(Exports):
         metrics: Metrics = (),
         sample_weight: Any = None,
     ) -> dict[str, float]:
-        """Return the mean loss, and the metrics (which do not know sample weights), by name.
+        """Return the mean loss and the metrics, by name: weighted means, except for metrics of the user's own.
 
         Parameters and errors are as for :meth:`fit`.
         """

@@ -65,6 +65,10 @@ class SGD(Optimizer):
     momentum : float, default 0.0
         Between 0 and 1.
     nesterov : bool, default False
+    rate_in_velocity : bool, default False
+        Let the velocity sum up steps, each with the learning rate that it was made with, as Keras and scikit-learn do,
+        instead of gradients, whose sum the current rate multiplies, as PyTorch does. While the rate does not change,
+        the two are the same.
 
     Raises
     ------
@@ -79,6 +83,7 @@ class SGD(Optimizer):
     learning_rate: Rate = field(default_factory=by_dialect("SGD.learning_rate"))
     momentum: float = field(default_factory=by_dialect("SGD.momentum"))
     nesterov: bool = field(default_factory=by_dialect("SGD.nesterov"))
+    rate_in_velocity: bool = field(default_factory=by_dialect("SGD.rate_in_velocity"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -89,9 +94,18 @@ class SGD(Optimizer):
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
 
     @property
+    def _sums_gradients(self) -> bool:
+        """Whether the velocity is a sum of gradients."""
+        return not (self.momentum and self.rate_in_velocity)
+
+    @property
     def slots(self) -> tuple[str, ...]:
         """``v``, the velocity, if there is momentum."""
         return ("v",) if self.momentum else ()
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the rate; for a velocity of steps 1, and the rate as what the gradient is multiplied by."""
+        return {"rate": rate} if self._sums_gradients else {"rate": rate**0, "gain": rate}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
@@ -99,6 +113,7 @@ class SGD(Optimizer):
         """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
         if not self.momentum:
             return ops.gradient_descent(theta, g, scalars["rate"]), ()
+        g = g if self._sums_gradients else scalars["gain"] * g
         theta, v = ops.momentum(theta, g, *slots, scalars["rate"], self.momentum, self.nesterov)
         return theta, (v,)
 

@@ -25,7 +25,7 @@ from deepnotes.readings import (
     require_distinct,
     require_room,
 )
-from deepnotes.wording import brief, reason
+from deepnotes.wording import brief, reason, shown
 
 NEEDS = 'pip install "deepnotes[data]"'
 
@@ -249,6 +249,9 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
     distinct = coded.dictionary.to_numpy(zero_copy_only=False) if single else coded.dictionary.to_pylist()
     texts = ["", *(_label(value) for value in distinct)]
     codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    if lost := next((text for text in texts if text.endswith("\0")), None):
+        # An array of text drops it, and two texts would become one. A CSV file with a NUL is refused as a whole.
+        raise TableError(f"{source}: column {name!r} has {shown(lost)}, wanted text that does not end in NUL")
     width = max(map(len, texts))
     require_room(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} texts of up to {width:,}")
     found: NDArray[np.str_] = np.array(texts, np.str_)[codes + 1]

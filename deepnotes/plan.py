@@ -109,22 +109,25 @@ class Layout:
 class Objective:
     """How the cost of a batch is made of the losses of its samples and of L2, where another library's way is kept.
 
-    By default it is the mean of the losses (N10), and L2 is a term of the gradient that the cost does not tell.
+    By default it is the mean over the samples (N10) of the losses, each times its weight if there are weights; L2 is a
+    term of the gradient that the reported cost leaves out.
 
     Parameters
     ----------
     scale : float, default 1.0
-        The gradient is that of so many times the mean loss.
+        The gradient is that of `scale` times the mean loss.
     told : float, default 1.0
-        The cost that is told is so many times the mean loss.
+        The reported cost is `told` times the mean loss.
     share_l2 : bool, default False
-        Whether L2 is a part of the cost that a batch as a whole has: it is divided by its samples (or the sum of
-        their weights) and told with the cost, and in the mean over an epoch a batch counts for its number of samples.
+        Whether L2 is divided by what the losses of the batch are divided by, and reported with the cost.
+    weighted_mean : bool, default False
+        Whether the losses of a batch are divided by the sum of its weights instead of by its number of samples.
     """
 
     scale: float = 1.0
     told: float = 1.0
     share_l2: bool = False
+    weighted_mean: bool = False
 
 
 NOTES = Objective()

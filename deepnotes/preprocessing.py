@@ -6,6 +6,7 @@ import numpy as np
 
 from deepnotes.disk import OnDisk, statistics
 from deepnotes.errors import DataError, ShapeError
+from deepnotes.exchange import refuse_masked
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class Standardizer:
     scale: np.ndarray
 
     def __post_init__(self) -> None:
+        refuse_masked(self.mean, "mean")
+        refuse_masked(self.scale, "scale")
         if self.mean.ndim != 2 or self.mean.shape[1] != 1 or self.mean.shape != self.scale.shape:
             raise ShapeError(f"mean and scale have shapes {self.mean.shape} and {self.scale.shape}, wanted (n, 1)")
         if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
@@ -43,6 +46,7 @@ class Standardizer:
         array([[-1.],
                [ 1.]])
         """
+        refuse_masked(X, "X")
         X = X if isinstance(X, OnDisk) else np.asarray(X, dtype=np.float64)
         if X.ndim != 2 or 0 in X.shape:
             raise ShapeError(f"X has shape {X.shape}, wanted (n, m): n features, m samples, at least one of each")
@@ -54,6 +58,7 @@ class Standardizer:
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Return X, shape (n, m), standardized in double precision."""
+        refuse_masked(X, "X")
         return np.asarray((X - self.mean) / self.scale)
 
 

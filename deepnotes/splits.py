@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepnotes.errors import ArgumentError
+from deepnotes.exchange import refuse_masked
 
 __all__ = ["train_validation_split"]
 
@@ -76,6 +77,7 @@ def train_validation_split(
 
 
 def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:
+    refuse_masked(stratify, "stratify")
     try:
         labels = np.asarray(stratify)
     except ValueError as error:

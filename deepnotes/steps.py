@@ -20,10 +20,10 @@ class Gradient(NamedTuple):
     Attributes
     ----------
     cost : Array, 0-d
-        The mean loss of the batch, weighted by the sample weights, without the L2 penalty; or what the plan's objective
-        makes of both.
+        The mean over the batch of the losses, each times its weight, without the L2 penalty; or what the plan's
+        objective makes of both.
     weight : Array, 0-d
-        What this mean counts for: the number of samples, or the sum of their weights.
+        What this mean counts for in that of an epoch: the number of samples.
     flat : Array, shape (p,)
         The gradient of the cost, the L2 penalty included.
     square : Array, 0-d
@@ -95,7 +95,8 @@ def gradient_step(
     X : Array, shape (n[0], m)
     Y : Array, shape (k, m), or class indices of shape (1, m)
     w : Array, shape (1, m), or None
-        Sample weights.
+        Sample weights: of mean 1 over the data set, so that the mean over a batch of the weighted losses is, on
+        average, the weighted mean over the data set, whatever the size of the batch.
     """
     xp, loss, objective = ops.xp, plan.loss, plan.objective
     parameters = plan.layout.split(xp, theta)
@@ -107,7 +108,10 @@ def gradient_step(
     behind = len(plan.layers)  # the layers before this one still wait for their gradients
     last = plan.layers[-1]
     L = sample_losses(ops, plan.layers, loss, A, caches, Y)
-    scale = None if w is None else ops.sample_scale(w)
+    samples = xp.asarray(L.shape[1], dtype=L.dtype)
+    scale, total = w, samples
+    if w is not None and objective.weighted_mean:
+        scale, total = ops.sample_scale(w), ops.total_weight(w)
     cost = ops.mean_loss(L if scale is None else L * scale)
     if objective.scale != 1:
         scale = xp.asarray(objective.scale, dtype=L.dtype) if scale is None else objective.scale * scale
@@ -123,17 +127,15 @@ def gradient_step(
         dA, gradients[i] = plan.layers[i].backward(ops, parameters[i], caches[i], dA)
 
     g = plan.layout.join(xp, gradients)
-    samples = xp.asarray(L.shape[1], dtype=L.dtype)
-    weight = samples if w is None else ops.total_weight(w)
     if objective.told != 1:
         cost = objective.told * cost
     if plan.l2:
         l2: Any = plan.l2
         if objective.share_l2:
-            l2 = plan.l2 / xp.where(weight > 0, weight, xp.ones_like(weight))
+            l2 = plan.l2 / xp.where(total > 0, total, xp.ones_like(total))
             cost = cost + ops.l2_penalty(theta, decays, l2)
         g = ops.l2_gradient(g, theta, decays, l2)
-    return Gradient(cost, samples if objective.share_l2 else weight, g, xp.sum(g * g))
+    return Gradient(cost, samples, g, xp.sum(g * g))
 
 
 def update_step(

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from deepnotes import csv_files
 from deepnotes.csv_files import TextStream
 from deepnotes.errors import ArgumentError, DTypeError, ShapeError, TableError
+from deepnotes.exchange import refuse_lost_nuls, refuse_masked
 from deepnotes.safe_text import inert
 from deepnotes.streams import Whole
 from deepnotes.wording import listed, one_line, reason
@@ -102,6 +103,8 @@ def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[Arr
 
 
 def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
+    refuse_lost_nuls(column, f"column {name!r}")
+    refuse_masked(column, f"column {name!r}")
     try:
         array = np.asarray(column)
     except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError
+from deepnotes.exchange import refuse_masked
 from deepnotes.readings import (
     Column,
     Content,
@@ -86,6 +87,7 @@ class Table:
             )
         rows = self.n_rows
         for name, column in self.columns.items():
+            refuse_masked(column, f"column {name!r}")
             if column.dtype != np.float64 and column.dtype.kind != "U":
                 raise DTypeError(f"column {name!r} has dtype {column.dtype}; float64 or unicode strings were wanted")
             if column.shape != (rows,) or not column.size:

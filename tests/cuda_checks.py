@@ -15,6 +15,7 @@ from deepnotes.equations import EQUATIONS
 from deepnotes.testing.bounded import BoundedArray
 from deepnotes.testing.bounds import Bounds, excess
 from deepnotes_cupy.geometry import chunks, grid
+from deepnotes_cupy.lowering import FROM_A
 from deepnotes_cupy.sources import codes
 from deepnotes_cupy.sources import control as control_dtype
 
@@ -26,6 +27,8 @@ PROCESSORS = 2
 """Of the device that grids are made for: few, so that threads go through their loops several times."""
 OPTIONS = {"leaky_relu": {"slope": 0.3}, "elu": {"alpha": 1.7}, "huber": {"delta": 0.7}}
 ELEMENTWISE = [name for name in codes("Activation") if name != "softmax"]
+FUSED = {"softmax": "softmax_cross_entropy", "sigmoid": "sigmoid_cross_entropy", "exp": "exp_half_poisson_deviance"}
+"""Losses from the logits, by the activation before them."""
 CONTROL = control_dtype()
 
 
@@ -120,7 +123,7 @@ def activation_backward(host: Host) -> None:
             A = place(np.asarray(wide.value, dtype).T, dtype, shift)
             expected = apply(bounds.ops, f"{name}_backward", exact(dtype, D), exact(dtype, Z), wide)
             code, option, scale = codes("Activation")[name], option_of(name), 1 / m
-            uses_A = name in ("sigmoid", "tanh", "relu")
+            uses_A = name in FROM_A
             given = [D, None if uses_A else Z, A if uses_A else None]
             for rows, count in ((m, 1), (33, -(-m // 33)), chunks(n, m, dtype=dtype, processors=PROCESSORS)):
                 D[...] = before
@@ -158,36 +161,35 @@ def softmax(host: Host) -> None:
         within(D.T, wanted, f"softmax's slope, {n} neurons, {m} samples")
 
 
-def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[Any, Any, Any]:
-    """Return sample weights, room for their sum, and the scale they make, with bounds; None without weights."""
+def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[Any, Any]:
+    """Return sample weights, and the same as what losses are multiplied by; None without weights."""
     if kind == "none":
-        return None, None, None
+        return None, None
     w = place(np.zeros(m) if kind == "zeros" else rng.random(m) * 3, dtype)
-    return w, np.full(1, 7.0), Bounds(dtype).ops.sample_scale(exact(dtype, w[:, None]))
+    return w, exact(dtype, w[:, None])
 
 
 def cross_entropies(host: Host) -> None:
-    """Both fused losses (N10, N11), from columns or class indices, with weights or without."""
+    """The fused losses (N10, N11), from columns or class indices, with weights or without."""
     dtype, rng, ops = host.dtype, np.random.default_rng(3), Bounds(host.dtype).ops
     kinds = ["none", "some", "zeros"]
-    for name in ("softmax", "sigmoid"):
+    for name, kernel in FUSED.items():
         for number, (n, m, shift) in enumerate(SHAPES):
-            by_class, (w, total, scale) = number % 2, weights(rng, m, dtype, kinds[number % 3])
+            by_class, (w, scale) = number % 2, weights(rng, m, dtype, kinds[number % 3])
             classes = rng.integers(0, n, m)
             columns = np.eye(n)[classes] if by_class or name == "softmax" else rng.random((m, n))
             Y = place(classes if by_class else columns, dtype, shift)
             Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
+            Z[...] = np.minimum(Z, 40) if name == "exp" else Z
             before, L = Z.copy(), place(np.full(m, 7.0), dtype)
             A, D = (place(np.full((m, n), 7.0), dtype, shift) for _ in range(2))
-            if w is not None:
-                launch(host, "weight_sum", m, 1, w, m, total)
-            rest = (b, Y, by_class, w, total, None if number == 4 else A, D, L, n, m)
-            launch(host, f"{name}_cross_entropy", n, m, Z, *rest)
+            rest = (b, Y, by_class, w, None if number == 4 else A, D, L, n, m)
+            launch(host, kernel, n, m, Z, *rest)
             assert (before + b == Z).all()
             logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
             wide = getattr(ops, name)(logits)
-            losses = getattr(ops, f"{name}_cross_entropy")(logits, targets)
-            delta = getattr(ops, f"{name}_cross_entropy_delta")(wide, targets)
+            losses = getattr(ops, kernel)(logits, targets)
+            delta = getattr(ops, f"{kernel}_delta")(wide, targets)
             where = f"{name}, {n} outputs, {m} samples, {kinds[number % 3]} weights"
             if number != 4:
                 within(A.T, wide, f"A of {where}")
@@ -200,23 +202,21 @@ def losses(host: Host) -> None:
     dtype, rng, ops = host.dtype, np.random.default_rng(4), Bounds(host.dtype).ops
     for name, code in codes("Loss").items():
         for number, (n, m, shift) in enumerate(SHAPES):
-            w, total, scale = weights(rng, m, dtype, ["none", "some"][number % 2])
+            w, scale = weights(rng, m, dtype, ["none", "some"][number % 2])
             A, columns = rng.random((m, n)), np.round(rng.random((m, n)), 1)
             by_class = int(name == "categorical_cross_entropy" and number % 2)
             classes = rng.integers(0, n, m)
             if name == "categorical_cross_entropy":
                 columns = np.eye(n)[classes]
-            elif name not in ("binary_cross_entropy", "poisson"):
+            elif name not in ("binary_cross_entropy", "poisson", "half_poisson_deviance"):
                 A, columns = spread(rng, m, n), rng.normal(size=(m, n))
                 columns[0] = A[0]
             else:
                 A = np.where(rng.random((m, n)) < 0.1, rng.integers(0, 2, (m, n)), A)
             A, Y = place(A, dtype, shift), place(classes if by_class else columns, dtype, shift)
             D, L = place(np.full((m, n), 7.0), dtype, shift), place(np.full(m, 7.0), dtype)
-            if w is not None:
-                launch(host, "weight_sum", m, 1, w, m, total)
             option = float(np.dtype(dtype).type(option_of(name)))
-            launch(host, "loss", n, m, A, Y, by_class, w, total, D, L, n, m, code, option)
+            launch(host, "loss", n, m, A, Y, by_class, w, D, L, n, m, code, option)
             outputs, targets = exact(dtype, A), exact(dtype, columns.astype(dtype))
             values = apply(ops, name, outputs, targets)
             derivative = getattr(ops, f"{name}_derivative")(outputs, targets, **OPTIONS.get(name, {}))
@@ -255,20 +255,20 @@ def losses_of_nan(host: Host) -> None:
     """A logit or an output that is not finite makes a loss that is not; finite logits make a finite one."""
     dtype = host.dtype
     for value in (np.nan, np.inf, -np.inf):
-        for kernel in ("softmax_cross_entropy", "sigmoid_cross_entropy", *codes("Loss")):
+        for kernel in (*FUSED.values(), *codes("Loss")):
             Z, Y, L = place(np.ones((3, 5)), dtype), place(np.eye(5)[:3], dtype), place(np.zeros(3), dtype)
             Z[1, 4], A, D = value, place(np.zeros((3, 5)), dtype), place(np.zeros((3, 5)), dtype)
             if kernel in codes("Loss"):
-                launch(host, "loss", 5, 3, Z, Y, 0, None, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
+                launch(host, "loss", 5, 3, Z, Y, 0, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
                 wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             else:
-                launch(host, kernel, 5, 3, Z, None, Y, 0, None, None, A, D, L, 5, 3)
+                launch(host, kernel, 5, 3, Z, None, Y, 0, None, A, D, L, 5, 3)
                 wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             assert (np.isfinite(L) == np.isfinite(wanted)).all(), (kernel, value)
             assert (np.isnan(L) == np.isnan(wanted)).all(), (kernel, value)
     far = float(np.finfo(dtype).max) / 1.5  # logits further from each other than any number is large
     Z, Y, L = place([[far, -far, 0.0]], dtype), place([[1.0, 0.0, 0.0]], dtype), place(np.zeros(1), dtype)
-    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, None, np.zeros_like(Y), L, 3, 1)
+    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), L, 3, 1)
     assert L.tolist() == [0.0]
 
 
@@ -321,9 +321,9 @@ def nothing(host: Host) -> None:
     launch(host, "bias_activation", n, 0, none, one, none, n, 0, codes("Activation")["relu"], 0.0)
     launch(host, "softmax", n, 0, none, one, none, n, 0)
     launch(host, "softmax_backward", n, 0, none, none, n, 0)
-    launch(host, "loss", n, 0, none, none, 0, None, None, none, none, n, 0, 0, 0.0)
-    for kernel in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
-        launch(host, kernel, n, 0, none, one, none, 0, None, None, none, none, none, n, 0)
+    launch(host, "loss", n, 0, none, none, 0, None, none, none, n, 0, 0, 0.0)
+    for kernel in FUSED.values():
+        launch(host, kernel, n, 0, none, one, none, 0, None, none, none, none, n, 0)
     order = np.empty(0, np.int64)
     launch(host, "gather", n, 0, one, one, one, order, control, none, none, none, n, n, 0, 3)
     launch(host, "activation_backward", n, 0, none, none, none, one, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0)

@@ -47,29 +47,29 @@ def verdicts(host: Host) -> None:
     dtype, rng = host.dtype, np.random.default_rng(1)
     safe = 1e-4 * float(np.finfo(dtype).max)
     huge = 1e200 if dtype == "float64" else 1e25
-    #        losses, the gradient's elements, learning rate, clip_norm, weighted -> stopped
-    cases: list[tuple[float, list[float], float, float, bool, int]] = [
-        (1.0, [0.5, -2.0, 1.0], 0.1, 0.0, False, 0), (1.0, [0.5, -2.0, 1.0], 0.1, 1.0, True, 0),
-        (1.0, [0.5, -2.0, 1.0], 0.1, 100.0, False, 0), (1.0, [0.0, 0.0], 0.1, 1.0, False, 0),
-        (np.nan, [1.0], 0.1, 0.0, False, 1), (np.inf, [1.0], 0.1, 0.0, True, 1),
-        (1.0, [np.nan, 1.0], 0.1, 0.0, False, 1), (1.0, [1.0, -np.inf], 0.1, 1.0, False, 1),
-        (1.0, [1.0], safe, 0.0, False, 2), (1.0, [1.0], np.nan, 0.0, False, 2),
-        (1.0, [1.0], safe / 2, 0.0, False, 0), (1.0, [safe, 1.0], 1.0, 0.0, False, 2),
-        (1.0, [huge], 0.1, 1.0, False, 0 if dtype == "float32" else 2), (1.0, [huge], 0.1, 0.0, False, 2),
-        (1.0, [1e-30], 0.1, 1e-31, False, 0), (1.0, [1.0] * 4099, 0.1, 1.0, True, 0),
+    #        losses, the gradient's elements, learning rate, clip_norm -> stopped
+    cases: list[tuple[float, list[float], float, float, int]] = [
+        (1.0, [0.5, -2.0, 1.0], 0.1, 0.0, 0), (1.0, [0.5, -2.0, 1.0], 0.1, 1.0, 0),
+        (1.0, [0.5, -2.0, 1.0], 0.1, 100.0, 0), (1.0, [0.0, 0.0], 0.1, 1.0, 0),
+        (np.nan, [1.0], 0.1, 0.0, 1), (np.inf, [1.0], 0.1, 0.0, 1),
+        (1.0, [np.nan, 1.0], 0.1, 0.0, 1), (1.0, [1.0, -np.inf], 0.1, 1.0, 1),
+        (1.0, [1.0], safe, 0.0, 2), (1.0, [1.0], np.nan, 0.0, 2),
+        (1.0, [1.0], safe / 2, 0.0, 0), (1.0, [safe, 1.0], 1.0, 0.0, 2),
+        (1.0, [huge], 0.1, 1.0, 0 if dtype == "float32" else 2), (1.0, [huge], 0.1, 0.0, 2),
+        (1.0, [1e-30], 0.1, 1e-31, 0), (1.0, [1.0] * 4099, 0.1, 1.0, 0),
     ]  # fmt: skip
-    for loss, elements, rate, clip_norm, weighted, stopped in cases:
+    for loss, elements, rate, clip_norm, stopped in cases:
         for m in (1, 70, 3000):
             g, L = place(elements, dtype), place(rng.random(m), dtype)
             L[m // 2] = loss
             blocks, threads = grid("gradient_norm", len(g), dtype=dtype, processors=PROCESSORS)
-            partial, total = np.zeros((blocks[0], 2)), np.array([12.5]) if weighted else None
+            partial = np.zeros((blocks[0], 2))
             host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, partial)
             control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
             scalars[2, 0] = rate
             control[["loss_sum", "weight_sum", "step", "made", "rate"]] = (3.0, 2.0, 2**33, 2, 9.0)
             before = control.copy()
-            arguments = (partial, blocks[0], L, m, total, scalars, clip_norm, safe)
+            arguments = (partial, blocks[0], L, m, scalars, clip_norm, safe)
             launch(host, "judge", 1, 1, control, *arguments)
             after = control[0]
             assert after["stopped"] == stopped, (loss, elements[:3], rate, clip_norm)
@@ -88,16 +88,15 @@ def verdicts(host: Host) -> None:
                 for name in ("loss_sum", "weight_sum", "step", "made", "rate"):
                     assert after[name] == before[0][name]
                 again = control.copy()  # nothing more happens, also if the next batch is a good one
-                good = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, total, np.ones_like(scalars))
+                good = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, np.ones_like(scalars))
                 launch(host, "judge", 1, 1, control, *good, clip_norm, safe)
                 assert control.tobytes() == again.tobytes()
                 continue
             assert [after[x] for x in ("rate", "epsilon", "share")] == scalars[2, 1:].tolist()
             clip = clip_norm / after["norm"] if clip_norm and after["norm"] > clip_norm else 1.0
             assert (after["clip"], after["step"], after["made"]) == (clip, 2**33 + 1, 3)
-            weight = 12.5 if weighted else m
-            assert after["loss_sum"] == 3.0 + after["cost"] * weight
-            assert after["weight_sum"] == 2.0 + weight
+            assert after["loss_sum"] == 3.0 + after["cost"] * m
+            assert after["weight_sum"] == 2.0 + m
 
 
 def updates(host: Host) -> None:

@@ -116,9 +116,9 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("validation Y", lambda n: n.fit(X, Y, validation=(X, Y[:2])), dn.ShapeError, "Y_val has 2 samples", None),
     ("weights", lambda n: n.fit(X, Y, sample_weight=[1, 2]), dn.ShapeError, r"sample_weight has shape \(2,\), wanted \(6,", None),
     ("weights", lambda n: n.fit(X, Y, sample_weight=-np.ones(6)), dn.DataError, r"sample_weight\[0\] is -1.0", None),
-    ("weights", lambda n: n.fit(X, Y, sample_weight=np.zeros(6)), dn.DataError, "every sample the weight 0", None),
+    ("weights", lambda n: n.fit(X, Y, sample_weight=np.zeros(6)), dn.DataError, "every sample has the weight 0", None),
     ("class weight", lambda n: n.fit(X, Y, class_weight="balance"), dn.ArgumentError, "class_weight='balance'", None),
-    ("class weight", lambda n: n.fit(X, Y, class_weight=[1, 2]), dn.ArgumentError, "2 weights, and Y has the class 2", None),
+    ("class weight", lambda n: n.fit(X, Y, class_weight=[1, 2]), dn.ArgumentError, "has 2 weights, wanted 3: one for each class", None),
     ("class weight", lambda n: n.fit(X, X[:1], class_weight={0: 2}), dn.ArgumentError, "targets are not classes", LINEAR),
     ("parameter", lambda n: n.parameters.__setitem__("W1", X), dn.ShapeError, r"W1: got shape \(4, 6\), wanted", None),
 ]  # fmt: skip

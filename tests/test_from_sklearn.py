@@ -76,6 +76,31 @@ def test_names_dtype_and_files(tmp_path: Any) -> None:
     assert dn.load(tmp_path / "model.safetensors").metadata == net.metadata
 
 
+def test_a_poisson_regressor(tmp_path: Any) -> None:
+    """Its outputs are exponentials: the same numbers, also from a file, from ONNX and from a file of Python."""
+    estimator = fitted("regression", loss="poisson")
+    net = dn.from_sklearn(estimator)
+    np.testing.assert_allclose(net.predict(X.T)[0], estimator.predict(X), rtol=1e-13)
+    net.save(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(dn.load(tmp_path / "model.safetensors").predict(X.T), net.predict(X.T))
+    net.to_python(tmp_path / "model.py")
+    assert "exp(np, linear" in (tmp_path / "model.py").read_text()
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    net.to_onnx(tmp_path / "model.onnx")
+    again = dn.from_onnx(tmp_path / "model.onnx")
+    assert again.layers[-1].g == dn.Activation("exp")
+    np.testing.assert_array_equal(again.predict(X.T), net.predict(X.T))
+
+
+def test_our_own_estimators_with_an_activation_for_each_layer() -> None:
+    activation = ["gelu", dn.Activation("leaky_relu", slope=0.2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = dn.DenseClassifier((6, 5), activation, max_iter=3, random_state=0).fit(X, X[:, 0] > 0)
+    net = dn.from_sklearn(estimator)
+    np.testing.assert_allclose(net.predict(X.T)[0], estimator.predict_proba(X)[:, 1], rtol=1e-12)
+
+
 def test_what_cannot_be_taken_over() -> None:
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LinearRegression
@@ -83,13 +108,14 @@ def test_what_cannot_be_taken_over() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-    net = fitted("regression", loss="poisson")
+    net = fitted("regression")
+    net.out_activation_ = "cubed"
     for estimator, told in (
         (LinearRegression(), "a LinearRegression, wanted a fitted MLPClassifier or MLPRegressor"),
         (MLPClassifier(), "a MLPClassifier, which is not fitted"),
         (make_pipeline(StandardScaler(), MLPClassifier()), "a MLPClassifier, which is not fitted|a Pipeline, which is"),
         (3, "estimator is a int, wanted a fitted"),
-        (net, "estimator has the activation 'exp', and identity, logistic, tanh, relu, softmax are known"),
+        (net, "estimator has the activation 'cubed', and logistic, identity, sigmoid, tanh, .*, exp are known"),
     ):
         with pytest.raises(dn.ArgumentError, match=told):
             dn.from_sklearn(estimator)

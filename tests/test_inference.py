@@ -100,6 +100,8 @@ def test_samples_may_be_read_only_and_are_left_alone(m: int, backend: str) -> No
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: str, m: int, dtype: str, backend: str) -> None:
     layers: list[dn.Layer] = [dn.Dense(n, activation) for n in (1, 70, 3)]
+    if activation == "exp":  # of itself, it soon overflows
+        layers = [dn.Dense(1, "tanh"), dn.Dense(70, "exp"), dn.Dense(3, "tanh"), dn.Dense(2, "exp")]
     assert_outputs(network(layers, backend, dtype), samples(m, dtype))
 
 

@@ -31,6 +31,7 @@ REFERENCE = {
     "mean_absolute_error": lambda a, y: abs(a - y),
     "huber": lambda a, y: (a - y) ** 2 / 2 if abs(a - y) <= DELTA else DELTA * (abs(a - y) - DELTA / 2),
     "poisson": lambda a, y: a - y * a.ln(),
+    "half_poisson_deviance": lambda a, y: y * (y / a).ln() - y + a,
 }
 DELTA = Decimal("0.25")
 LOSSES = [Loss(name, **({"delta": 0.25} if name == "huber" else {})) for name in REFERENCE]
@@ -143,7 +144,11 @@ def test_softmax_with_categorical_cross_entropy_gives_a_minus_y():
     assert (abs(chain - delta) <= (k + 4) * U * (A + Y)).all()
 
 
-FUSED = [("sigmoid", "binary_cross_entropy"), ("softmax", "categorical_cross_entropy")]
+FUSED = [
+    ("sigmoid", "binary_cross_entropy"),
+    ("softmax", "categorical_cross_entropy"),
+    ("exp", "half_poisson_deviance"),
+]
 
 
 @pytest.mark.parametrize(("activation", "name"), FUSED)
@@ -151,7 +156,7 @@ def test_fused_forms_equal_the_plain_ones(activation, name):
     """N10, N11: the loss from the logits is the loss of g(z), where that is accurate: |z| <= 4.
 
     There a and 1 - a are at least 1e-4, and a is off by 16 + k roundings of itself (two exponentials of 8), so
-    log a is off by as much absolutely, and log(1 - a) by that times a / (1 - a) <= e^4.
+    log a is off by as much absolutely, and log(1 - a) by that times a / (1 - a) <= e^4. An exponential is at most e^4.
     """
     k, loss = 3, Loss(name)
     rng = np.random.default_rng(0)
@@ -177,7 +182,9 @@ def test_fused_forms_are_exact_at_extreme_logits(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", ["binary_cross_entropy", "categorical_cross_entropy", "poisson"])
+@pytest.mark.parametrize(
+    "name", ["binary_cross_entropy", "categorical_cross_entropy", "poisson", "half_poisson_deviance"]
+)
 def test_plain_forms_are_finite_at_saturated_outputs(name, dtype):
     A, Y = np.array([[0, 1, 0, 1]], dtype), np.array([[0, 0, 1, 1]], dtype)
     L, dA = eq.EQUATIONS[name](np, A, Y), eq.EQUATIONS[f"{name}_derivative"](np, A, Y)
@@ -237,6 +244,86 @@ def integer_network():
     return net
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 600])
+def test_weights_do_not_fade_with_the_batch_size(batch_size):
+    """The cost of a batch is ``Σ w L / m``, weights of mean 1: the costs of an epoch average to the weighted mean.
+
+    Each batch by its own sum of weights would make every weight 1 at a batch size of 1.
+    """
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(3, 8)), np.array([0, 1, 2, 0, 1, 2, 0, 0])
+    w = np.array([1.0, 9.0, 0.0, 2.0, 0.5, 4.0, 7.0, 0.5])
+    frozen = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    wanted = frozen.evaluate(X, y, sample_weight=w)["loss"]
+    history = frozen.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=2, optimizer=dn.SGD(1e-300))
+    assert history.loss == pytest.approx([wanted] * 2, rel=8 * len(w) * U)
+
+    stepped = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    stepped.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=1, optimizer=dn.SGD(1e-9))
+    change = (stepped.flat() - frozen.flat()) / -1e-9
+    parts = [X[:, i : i + batch_size] for i in range(0, 8, batch_size)]
+    gradient = frozen.gradients(X, y, sample_weight=w)
+    whole = np.concatenate([gradient["W1"].ravel(), gradient["b1"].ravel()])
+    np.testing.assert_allclose(change, len(parts) * whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_a_weighted_epoch_reports_the_weighted_mean_of_what_it_saw(batch_size):
+    """Also with class weights, and also of a last batch that is smaller."""
+    rng = np.random.default_rng(4)
+    X, y, w = rng.normal(size=(3, 10)), rng.integers(0, 3, 10), rng.uniform(0, 3, 10)
+    of_class = np.array([1.0, 5.0, 0.25])
+    net = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    losses = [net.evaluate(X[:, i : i + 1], y[i : i + 1])["loss"] for i in range(10)]
+    history = net.fit(
+        X, y, sample_weight=w, class_weight=of_class, optimizer=dn.SGD(1e-300), epochs=1, batch_size=batch_size
+    )
+    assert history.loss[0] == pytest.approx(np.average(losses, weights=w * of_class[y]), rel=1e-13)
+
+
+def test_balanced_class_weights_count_weighted_samples():
+    """An integer weight is that many copies: in the weights of the classes, and so in the training."""
+    rng = np.random.default_rng(5)
+    X, y, w = rng.normal(size=(3, 30)), rng.integers(0, 3, 30), rng.integers(0, 5, 30)
+    weighted, repeated = (dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(2))
+    options = {"class_weight": "balanced", "optimizer": dn.SGD(0.1), "epochs": 20, "batch_size": 1000}
+    weighted.fit(X, y, sample_weight=w, **options)
+    repeated.fit(np.repeat(X, w, axis=1), np.repeat(y, w), **options)
+    np.testing.assert_allclose(weighted.flat(), repeated.flat(), rtol=0, atol=1e-13)
+
+
+def test_partial_fit_takes_weights_as_they_are():
+    """Its samples are only some of those there will be: a mean over them says nothing."""
+    X, y = np.random.default_rng(6).normal(size=(3, 1)), np.array([1])
+    start = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+    steps = []
+    for w in (1.0, 10.0):
+        net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+        loss = net.partial_fit(X, y, sample_weight=[w], optimizer=dn.SGD(0.01))
+        assert loss == pytest.approx(start.evaluate(X, y)["loss"])
+        steps.append(net.flat() - start.flat())
+    np.testing.assert_allclose(steps[1], 10 * steps[0])
+
+
+def test_validation_may_have_weights():
+    rng = np.random.default_rng(7)
+    X, y, w = rng.normal(size=(3, 12)), rng.integers(0, 2, 12), rng.integers(0, 4, 12)
+    net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+    metrics = ["accuracy", "r2", "mean_squared_error", "mean_absolute_error"]
+    history = net.fit(X, y, validation=(X, y, w), epochs=1, metrics=metrics)
+    repeated = net.evaluate(np.repeat(X, w, axis=1), np.repeat(y, w), metrics=metrics)
+    assert {name: history.last(f"val_{name}") for name in repeated} == pytest.approx(repeated, rel=1e-13)
+    assert net.evaluate(X, y, metrics=metrics, sample_weight=w) == pytest.approx(repeated, rel=1e-13)
+    assert net.evaluate(X, y, metrics=metrics) != pytest.approx(repeated, rel=1e-3)
+
+
+def test_metrics_of_the_training_data_do_not_see_class_weights():
+    X, y = np.random.default_rng(8).normal(size=(3, 12)), np.arange(12) % 3 // 2
+    net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+    history = net.fit(X, y, class_weight=[1.0, 100.0], metrics="accuracy", epochs=1)
+    assert history.metrics["accuracy"][0] == net.evaluate(X, y, metrics="accuracy")["accuracy"]
+
+
 def test_integer_weights_are_repetition():
     """N13, N14 with weights: exact, since all is integers and both numbers of samples are powers of 2."""
     rng = np.random.default_rng(1)
@@ -251,12 +338,13 @@ def test_integer_weights_are_repetition():
 
 
 def test_a_batch_without_weight_changes_nothing():
+    """The other one of the two has all the weight, 2 where the mean is 1: its step is as with twice the rate."""
     rng = np.random.default_rng(1)
     X, Y = rng.integers(-4, 5, (2, 2)), rng.integers(-4, 5, (2, 2))
     net, other = integer_network(), integer_network()
-    options = {"optimizer": dn.SGD(0.125), "epochs": 1, "batch_size": 1, "shuffle": False}
-    history = net.fit(X, Y, sample_weight=[0, 5], **options)
-    assert history.loss == other.fit(X[:, 1:], Y[:, 1:], **options).loss
+    options = {"epochs": 1, "batch_size": 1, "shuffle": False}
+    history = net.fit(X, Y, sample_weight=[0, 5], optimizer=dn.SGD(0.125), **options)
+    assert history.loss == other.fit(X[:, 1:], Y[:, 1:], optimizer=dn.SGD(0.25), **options).loss
     assert net.flat().tolist() == other.flat().tolist() != integer_network().flat().tolist()
 
 
@@ -265,12 +353,15 @@ def test_a_batch_without_weight_changes_nothing():
     [
         ({0: 2.0, 2: 0.5}, [2.0, 1.0, 0.5]),
         ([0.25, 1.0, 4.0], [0.25, 1.0, 4.0]),
-        ("balanced", [12 / (3 * 6), 12 / (3 * 2), 12 / (3 * 4)]),
+        ("balanced", None),
     ],
 )
 @pytest.mark.parametrize("sample_weight", [None, np.arange(1.0, 13.0)], ids=["alone", "times-sample-weight"])
 def test_class_weight_is_the_sample_weight_it_stands_for(class_weight, weights, sample_weight):
     X, y = np.random.default_rng(0).normal(size=(3, 12)), np.array([0] * 6 + [1] * 2 + [2] * 4)
+    if weights is None:
+        sums = np.bincount(y, sample_weight)
+        weights = sums.sum() / (3 * sums)
     stands_for = np.array(weights)[y] * (1 if sample_weight is None else sample_weight)
     nets = [dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(3)]
     histories = [
@@ -298,7 +389,8 @@ def test_pairs_of_loss_and_activation():
     allowed = {
         "binary_cross_entropy": {"sigmoid", "softmax"},
         "categorical_cross_entropy": {"softmax"},
-        "poisson": {"sigmoid", "softmax", "softplus"},
+        "poisson": {"sigmoid", "softmax", "softplus", "exp"},
+        "half_poisson_deviance": {"sigmoid", "softmax", "softplus", "exp"},
     }
     for loss in LIBRARY:
         for activation in ACTIVATIONS:
@@ -309,6 +401,15 @@ def test_pairs_of_loss_and_activation():
                     check_pair(Loss(loss), dn.Activation(activation))
 
 
-def test_only_two_pairs_are_fused():
+def test_the_half_poisson_deviance_is_0_where_the_output_is_the_target():
+    Y = np.array([[0.0, 1.0, 3.0, 20.0]])
+    assert eq.half_poisson_deviance(np, Y, Y)[0, 1:].tolist() == [0.0, 0.0, 0.0]
+    Z = np.array([[-math.inf, 0.0, -1000.0]])
+    found = eq.exp_half_poisson_deviance(np, Z, np.array([[1.0, 1.0, 2.0]]))
+    assert found.tolist() == [[math.inf, 0.0, 2 * math.log(2) + 2000 - 2]]
+    assert eq.exp_half_poisson_deviance(np, np.array([[-800.0]]), np.array([[0.0]])) == 0
+
+
+def test_only_these_pairs_are_fused():
     pairs = {(a, name) for a in ACTIVATIONS for name in LIBRARY if Loss(name).fused_with(dn.Activation(a))}
     assert pairs == set(FUSED)

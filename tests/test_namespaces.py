@@ -60,6 +60,8 @@ CALLS = {
     "sigmoid_cross_entropy_delta": (A, Y),
     "softmax_cross_entropy": (Z, Y),
     "softmax_cross_entropy_delta": (A, Y),
+    "exp_half_poisson_deviance": (Z, A),
+    "exp_half_poisson_deviance_delta": (A, Y),
     "one_hot": (np.array([[2, 0, 1]]), 4, "float64"),
     "total_weight": (numbers(7, 1, 6, low=0.0),),
     "sample_scale": (numbers(7, 1, 6, low=0.0),),

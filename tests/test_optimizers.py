@@ -284,7 +284,7 @@ def test_biases_start_at_0_and_zeros_are_zeros():
 
 @pytest.mark.parametrize("activation", dn.activations.LIBRARY)
 def test_the_default_initializer_follows_the_activation(activation):
-    wanted = "glorot_uniform" if activation in {"identity", "sigmoid", "tanh", "softmax"} else "he_normal"
+    wanted = "glorot_uniform" if activation in {"identity", "sigmoid", "tanh", "softmax", "exp"} else "he_normal"
     assert dn.Dense(3, activation).parameters(2)["W"].initializer is INITIALIZERS[wanted]
 
 

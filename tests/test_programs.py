@@ -94,12 +94,8 @@ def pairs() -> list[Any]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("activation", "loss"), pairs())
 def test_every_pair_of_activation_and_loss(backend: str, activation: str, loss: str) -> None:
-    layers: list[dn.Layer] = [
-        dn.Dense(7, activation),
-        dn.Dropout(0.2),
-        dn.Dense(6, activation),
-        dn.Dense(3, activation),
-    ]
+    hidden = "tanh" if activation == "exp" else activation  # an exponential of itself soon overflows
+    layers: list[dn.Layer] = [dn.Dense(7, hidden), dn.Dropout(0.2), dn.Dense(6, hidden), dn.Dense(3, activation)]
     both, states, net = programs(backend, layers, loss=loss, optimizer=dn.SGD(0.1), l2=0.0, clip_norm=None)
     targets = {"simplex": "distributions", "unit": "bits"}.get(LOSSES[loss].targets, "numbers")
     assert_alike(both, states, train(both, states, samples(net, targets)))

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from deepnotes.losses import LIBRARY
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
 from deepnotes_cupy.lowering import DenseRow, DropoutRow
 from deepnotes_cupy.sources import codes
 from deepnotes_cupy.tape import Tape
+
+FUSED = {name: traits.fused[1] for name, traits in LIBRARY.items() if traits.fused}
+"""The kernels that take a loss from the logits, by its name."""
 
 
 class Targets(NamedTuple):
@@ -18,14 +22,13 @@ class Targets(NamedTuple):
     Y : array
         Shape (m * k,) by sample, or (m,) class indices.
     by_class : bool
-    w, total : array or None
-        Sample weights, shape (m,), and their sum, shape (1,).
+    w : array or None
+        Sample weights, shape (m,).
     """
 
     Y: Any
     by_class: bool
     w: Any = None
-    total: Any = None
 
 
 class Loss(NamedTuple):
@@ -59,15 +62,14 @@ def loss(
     D, L : array
         Written to: shapes (m * k,) and (m,).
     """
-    Y, by_class, w, total = targets
+    Y, by_class, w = targets
     k = row.n
     if of.fused:
         assert isinstance(row, DenseRow)
-        kernel = f"{row.activation}_cross_entropy"
-        tape.launch(kernel, (k, m), Z, theta[row.b], Y, int(by_class), w, total, A, D, L, k, m)
+        tape.launch(FUSED[of.name], (k, m), Z, theta[row.b], Y, int(by_class), w, A, D, L, k, m)
     else:
         code = codes("Loss")[of.name]
-        tape.launch("loss", (k, m), A, Y, int(by_class), w, total, D, L, k, m, code, of.option)
+        tape.launch("loss", (k, m), A, Y, int(by_class), w, D, L, k, m, code, of.option)
 
 
 def backward(

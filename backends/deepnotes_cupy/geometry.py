@@ -16,8 +16,11 @@ STRIP = 4
 """Packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
 """Blocks for each multiprocessor, beyond which threads go through their loops again."""
-ONE_BLOCK = ("judge", "weight_sum")
-PER_SAMPLE = ("softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "loss")
+ONE_BLOCK = ("judge",)
+PER_SAMPLE = (
+    "softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "exp_half_poisson_deviance",
+    "loss",
+)  # fmt: skip
 TILES = ("bias_activation", "activation_backward", "sum_partials")
 
 

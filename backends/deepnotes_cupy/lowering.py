@@ -9,7 +9,7 @@ from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from deepnotes.plan import Layout, Supported
 from deepnotes_cupy.sources import codes
 
-FROM_A = {"sigmoid", "tanh", "relu", "softmax"}
+FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}
 """Activations whose slope the kernels take from A, so that Z need not be kept (``slope_of_a`` in ``kernels/``)."""
 
 
@@ -17,7 +17,9 @@ Update: TypeAlias = tuple[str, tuple[Any, ...]]
 """The kernel of an optimizer, and its last arguments."""
 
 
-def _sgd(o: SGD) -> Update:
+def _sgd(o: SGD) -> Update | None:
+    if o.momentum and o.rate_in_velocity:
+        return None
     return ("momentum", (o.momentum, int(o.nesterov))) if o.momentum else ("sgd", ())
 
 

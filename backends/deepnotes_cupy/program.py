@@ -99,8 +99,8 @@ class CupyProgram(EagerProgram):
             step.compute()
             found = control.read(self._device.download(self._shared.control))
             g = self._shared.g.copy()
-            weight = xp.asarray(m, dtype=dtype) if w is None else xp.sum(w)
-            return Gradient(xp.asarray(float(found["cost"]), dtype=dtype), weight, g, xp.sum(g * g))
+            cost = xp.asarray(float(found["cost"]), dtype=dtype)
+            return Gradient(cost, xp.asarray(m, dtype=dtype), g, xp.sum(g * g))
 
     def update(self, state: State, g: Any, rate: float) -> None:
         """Make one update with the gradient `g`; see :meth:`deepnotes.program.Program.update`."""

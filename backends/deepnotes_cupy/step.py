@@ -103,10 +103,7 @@ class Step:
         self._batch = Source(
             gradient.empty(m * inputs), gradient.empty(m * self._widths[1]), gradient.empty(m) if weighted else None
         )
-        targets = Targets(self._batch.Y, plan.class_indices)
-        if weighted:
-            targets = targets._replace(w=self._batch.w, total=gradient.empty(1, "float64"))
-            gradient.launch("weight_sum", (m,), targets.w, m, targets.total)
+        targets = Targets(self._batch.Y, plan.class_indices, self._batch.w)
         rows = lower(plan.layers, layout, training=True)
         last, of = plan.layers[-1], cast(LibraryLoss, plan.loss)
         how = Loss(of.name, next((value for _, value in of.options), 0.0), fuses(last, of))
@@ -122,8 +119,8 @@ class Step:
         gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
         self.safe, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
         gradient.launch(
-            "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, targets.total, shared.scalars,
-            self.clip, self.safe,
+            "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars, self.clip,
+            self.safe,
         )  # fmt: skip
         found = update_of(plan.optimizer)
         if found is None:

@@ -10,6 +10,7 @@ import numpy as np
 from deepnotes_numba.codes import (
     ACTIVATIONS,
     ELU,
+    EXP,
     GELU,
     GELU_TANH,
     LEAKY_RELU,
@@ -124,6 +125,16 @@ def _softplus_slope(option, z):
     return sigmoid(z)
 
 
+@inlined
+def _exp(option, z):
+    return exp(z)
+
+
+@inlined
+def _exp_slope(option, a):
+    return a
+
+
 def _in_place(g):
     @jit_for(g)
     def run(option, A):
@@ -162,6 +173,7 @@ _times_sigmoid, _times_tanh, _times_relu = _times(_sigmoid_slope), _times(_tanh_
 _times_leaky_relu, _times_elu, _times_gelu = _times(_leaky_relu_slope), _times(_elu_slope), _times(_gelu_slope)
 _times_gelu_tanh, _times_silu = _times(_gelu_tanh_slope), _times(_silu_slope)
 _times_softplus = _times(_softplus_slope)
+_exp_here, _exp_to, _times_exp = _in_place(_exp), mapped(_exp), _times(_exp_slope)
 
 
 @jit
@@ -174,6 +186,8 @@ def activate(code, option, Z, A, shared):
             _sigmoid_here(option, A)
         elif code == TANH:
             _tanh_here(option, A)
+        elif code == EXP:
+            _exp_here(option, A)
     elif code == RELU:
         _relu_to(option, Z, A)
     elif code == SIGMOID:
@@ -192,6 +206,8 @@ def activate(code, option, Z, A, shared):
         _silu_to(option, Z, A)
     elif code == SOFTPLUS:
         _softplus_to(option, Z, A)
+    elif code == EXP:
+        _exp_to(option, Z, A)
     else:
         for i in range(Z.shape[0]):
             A[i] = Z[i]
@@ -218,6 +234,8 @@ def backward(code, option, D, Z, A):
         _times_silu(option, D, Z)
     elif code == SOFTPLUS:
         _times_softplus(option, D, Z)
+    elif code == EXP:
+        _times_exp(option, D, A)
 
 
 @jit

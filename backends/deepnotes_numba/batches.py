@@ -69,15 +69,15 @@ def turn(work, A, n, turned, blocks, room, part):
 
 
 @jit
-def gather_targets(Y, w, weighted, weight, indices, m, work, targets, rows, blocks):
-    """Write the targets at the first m of `indices`, and what each counts for in a mean over the weight.
+def gather_targets(Y, w, weighted, total, indices, m, work, targets, rows, blocks):
+    """Write the targets at the first m of `indices`, and the share of each in a mean: its weight divided by `total`.
 
     For a range of blocks; a block of `rows` begins with the row of what the samples count for.
     """
     S = block(work)
     k = Y.shape[0]
     last = m - 1
-    share = 1 / weight if weight > 0 else 0.0
+    share = 1 / total if total > 0 else 0.0
     for at in range(blocks[0], blocks[1]):
         y, c = matrix(work, targets + at * k * S, k, S), view(work, rows + at * 4 * S, S)
         for s in range(S):
@@ -90,9 +90,9 @@ def gather_targets(Y, w, weighted, weight, indices, m, work, targets, rows, bloc
 
 
 @jit
-def weight_of(w, weighted, indices):
-    """Return what a batch counts for: its number of samples, or the sum of their weights."""
-    if not weighted:
+def total_of(w, by_weight, indices):
+    """Return what the losses of a batch are divided by: its number of samples, or the sum of their weights."""
+    if not by_weight:
         return float(indices.shape[0])
     total = rest = 0.0
     for s in range(indices.shape[0]):

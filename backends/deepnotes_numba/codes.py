@@ -9,17 +9,20 @@ from typing import Any
 from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from deepnotes.plan import Supported
 
-IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS = range(11)
+IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, EXP = range(12)
 ACTIVATIONS = {
     "identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU, "softmax": SOFTMAX,
-    "elu": ELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "softplus": SOFTPLUS,
+    "elu": ELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "silu": SILU, "softplus": SOFTPLUS, "exp": EXP,
 }  # fmt: skip
 
-BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, SIGMOID_FUSED, SOFTMAX_FUSED = range(8)
+BINARY, CATEGORICAL, SQUARED, ABSOLUTE, HUBER, POISSON, HALF_POISSON = range(7)
+SIGMOID_FUSED, SOFTMAX_FUSED, EXP_FUSED = range(7, 10)
 LOSSES = {
     "binary_cross_entropy": BINARY, "categorical_cross_entropy": CATEGORICAL, "mean_squared_error": SQUARED,
-    "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON,
+    "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON, "half_poisson_deviance": HALF_POISSON,
 }  # fmt: skip
+FUSED = {BINARY: SIGMOID_FUSED, CATEGORICAL: SOFTMAX_FUSED, HALF_POISSON: EXP_FUSED}
+"""The codes of losses that are taken from the logits (N11)."""
 
 PLAIN, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 Update = tuple[int, float, float]

@@ -10,6 +10,8 @@ from deepnotes_numba.codes import (
     ABSOLUTE,
     BINARY,
     CATEGORICAL,
+    EXP_FUSED,
+    HALF_POISSON,
     HUBER,
     POISSON,
     SIGMOID_FUSED,
@@ -92,12 +94,23 @@ def _poisson_derivative(option, a, y):
 
 
 @inlined
+def _half_poisson(option, x, y):
+    a = _positive(x)
+    return y * (log(y if y > ZERO(y) else ONE(y)) - log(a)) - y + a
+
+
+@inlined
+def _half_poisson_of_exp(option, z, y):
+    return y * (log(y if y > ZERO(y) else ONE(y)) - z) - y + exp(z)
+
+
+@inlined
 def _logistic(option, z, y):
     return z * ((ONE(z) if z > ZERO(z) else ZERO(z)) - y) + log1p(exp(-abs(z)))
 
 
 @inlined
-def _logistic_derivative(option, a, y):
+def _difference(option, a, y):
     return a - y
 
 
@@ -143,7 +156,9 @@ _squared_block = _over_outputs(_squared, _squared_derivative)
 _absolute_block = _over_outputs(_absolute, _absolute_derivative)
 _huber_block = _over_outputs(_huber, _huber_derivative)
 _poisson_block = _over_outputs(_poisson, _poisson_derivative)
-_logistic_block = _over_outputs(_logistic, _logistic_derivative)
+_half_poisson_block = _over_outputs(_half_poisson, _poisson_derivative)
+_exp_block = _over_outputs(_half_poisson_of_exp, _difference)
+_logistic_block = _over_outputs(_logistic, _difference)
 
 
 @jit
@@ -166,6 +181,10 @@ def loss_and_delta(code, option, work, z, a, d, y, c, L, k, labelled, largest, t
         _huber_block(option, work, a, a, d, y, c, L, k, labelled, share)
     elif code == POISSON:
         _poisson_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == HALF_POISSON:
+        _half_poisson_block(option, work, a, a, d, y, c, L, k, labelled, share)
+    elif code == EXP_FUSED:
+        _exp_block(option, work, z, a, d, y, c, L, k, labelled, share)
 
 
 @jit

@@ -72,7 +72,7 @@ def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floati
     """Return the code of a loss after the last layer, and its option."""
     code = codes.LOSSES[loss.name]
     if fuses(last, loss):
-        code = {codes.BINARY: codes.SIGMOID_FUSED, codes.CATEGORICAL: codes.SOFTMAX_FUSED}[code]
+        code = codes.FUSED[code]
     return code, dtype.type(dict(loss.options).get("delta", 1.0))
 
 
@@ -90,4 +90,5 @@ def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
     code, beta1, beta2 = update
     clip = 0.0 if plan.clip_norm is None else plan.clip_norm
     how = plan.objective
-    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, how.scale, how.told, how.share_l2))
+    objective = how.scale, how.told, how.share_l2, how.weighted_mean
+    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, *objective))

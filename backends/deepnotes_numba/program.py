@@ -90,9 +90,9 @@ class NumbaProgram(EagerProgram):
             self._lost = aligned(len(self._g), self._dtype)
         rows = threads.moves_less(min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size)
         changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
-        scalars = np.empty((3, len(rates)))
-        for row, name in enumerate(("rate", "epsilon", "share")):
-            scalars[row] = changing[name] if name in changing else getattr(self.plan.optimizer, name, 0.0)
+        scalars = np.empty((4, len(rates)))
+        for row, (name, usual) in enumerate({"rate": 0.0, "epsilon": 0.0, "share": 0.0, "gain": 1.0}.items()):
+            scalars[row] = changing[name] if name in changing else getattr(self.plan.optimizer, name, usual)
         done = 0
         while True:
             size, split, count = self._pace.choose(self._threads, room, work, len(rates) - done, rows)

@@ -3,7 +3,7 @@
 from math import isfinite, sqrt
 
 from deepnotes_numba.barrier import wait
-from deepnotes_numba.batches import gather, gather_targets, plus, weight_of
+from deepnotes_numba.batches import gather, gather_targets, plus, total_of
 from deepnotes_numba.compiling import entry, jit
 from deepnotes_numba.interpreter import (
     DENSE,
@@ -39,13 +39,13 @@ def train(
 
     It stops before the first update whose cost or gradient is not finite, or so large (as `safe` says of the step and
     of the norm) that what comes next may not be. This is thread number `rank` of `size`; all of them come to the same
-    numbers. The rows of `scalars` are those that change from update to update: the optimizer's rate and epsilon, and
-    the share of θ that decays.
+    numbers. The rows of `scalars` are those that change from update to update: the optimizer's rate and epsilon, the
+    share of θ that decays, and what the gradient is multiplied by.
     """
     if split and rank > 0:
         net = _with_own_samples(net, rank)
     layers, _, places = net
-    l2, clip, beta1, beta2, scale, told, share_l2 = numbers
+    l2, clip, beta1, beta2, scale, told, share_l2, weighted_mean = numbers
     X = matrix_at(x_address, x_shape, theta)
     S = block(work)
     unit = room * S
@@ -58,8 +58,8 @@ def train(
     for made in range(rates.shape[0]):
         indices = view(order, made * batch, min(batch, order.shape[0] - made * batch))
         m = indices.shape[0]
-        weight = weight_of(w, weighted, indices)
-        penalty = l2 / weight if share_l2 and weight > 0 else l2
+        total = total_of(w, weighted and weighted_mean != 0, indices)
+        penalty = l2 / total if share_l2 and total > 0 else l2
         cost = rest = 0.0
         for start in range(0, m, unit):  # what the workspace has room for
             begin, count = made * batch + start, min(unit, m - start)
@@ -70,7 +70,7 @@ def train(
             inputs, turned = places[X_AT] * unit, places[X_TURNED] * unit
             gather(X, by_sample, onwards, count, work, inputs, turned, taken, room, True)
             targets, each = places[TARGETS] * unit, places[EACH] * unit
-            gather_targets(Y, w, weighted, weight / scale, onwards, count, work, targets, each, mine)
+            gather_targets(Y, w, weighted, total / scale, onwards, count, work, targets, each, mine)
             part = (0, 1)
             if split:
                 part, mine = (rank, size), (0, blocks)
@@ -82,7 +82,7 @@ def train(
             if not wait(meeting, size):
                 return loss_sum, weight_sum, made, cost
             for at in range(blocks):
-                losses = total_of(view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S))
+                losses = sum_of(view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S))
                 cost, rest = plus(cost, rest, losses)
             gradient(
                 net, theta, g, lost, several, work, squares, blocks, room, (rank, size), penalty, start > 0,
@@ -98,12 +98,12 @@ def train(
         cost = (cost + rest) * (told / scale)
         if share_l2:
             cost += 0.5 * penalty * squared_weights
-            weight = float(m)
         norm = sqrt(square)
         shrunk = clip / norm if 0 < clip < norm else 1.0
         if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe[0] or not norm * shrunk < safe[1]:
             return loss_sum, weight_sum, made, cost
         rate, epsilon, decay = scalars[0, made], scalars[1, made], scalars[2, made]
+        shrunk *= scalars[3, made]
         for layer in range(layers.shape[0]):
             row = layers[layer]
             low, high = share(row[OUTPUTS], (rank, size))
@@ -118,13 +118,13 @@ def train(
                 break
         if not wait(meeting, size):
             return loss_sum, weight_sum, made, cost
-        loss_sum += cost * weight
-        weight_sum += weight
+        loss_sum += cost * m
+        weight_sum += m
     return loss_sum, weight_sum, rates.shape[0], cost
 
 
 @jit
-def total_of(x):
+def sum_of(x):
     """Return the sum of a row of a block, in four parts, so that no addition has to wait for the one before it."""
     a = b = c = d = 0.0
     for s in range(0, x.shape[0], 4):

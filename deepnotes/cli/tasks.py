@@ -230,6 +230,8 @@ def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
         raise ValueError(f"task {kind!r} with the loss {loss!r}")
     if kind == Classification.kind:
         classes = tuple(map(str, metadata["classes"]))
+        if any(name.endswith("\0") for name in classes):
+            raise ValueError("a class whose name ends in NUL")
         if not len(classes) == len(set(classes)) == outputs:
             raise ValueError(f"{len(classes)} classes, {len(set(classes))} of them distinct, for {outputs} outputs")
         return Classification(classes, loss)

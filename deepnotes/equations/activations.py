@@ -147,6 +147,16 @@ def softplus_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
     return dA * sigmoid(xp, Z)
 
 
+def exp(xp: Namespace, Z: Array) -> Array:
+    """Return ``e^z``: the inverse of the link ``log a = z`` of Poisson regression."""
+    return xp.exp(Z)
+
+
+def exp_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * a`` (N12)."""
+    return dA * A
+
+
 def normal_cdf(xp: Namespace, Z: Array) -> Array:
     """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails; the standard has no ``erf``."""
     X = abs(Z) * sqrt(0.5)

@@ -110,6 +110,27 @@ def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
     return (A - Y) / A / A.shape[0]
 
 
+def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return the mean of ``y log(y / a) - y + a``: :func:`poisson` less its least value, so 0 where ``a = y``."""
+    A = _positive(xp, A)
+    return _mean_over_outputs(xp, _y_log_y(xp, Y) - Y * xp.log(A) - Y + A)
+
+
+def half_poisson_deviance_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = (1 - y / a) / k``."""
+    return poisson_derivative(xp, A, Y)
+
+
+def exp_half_poisson_deviance(xp: Namespace, Z: Array, Y: Array) -> Array:
+    """Return the half Poisson deviance of ``a = e^z`` from the logits: the mean of ``y log y - y z - y + e^z``."""
+    return _mean_over_outputs(xp, _y_log_y(xp, Y) - Y * Z - Y + xp.exp(Z))
+
+
+def exp_half_poisson_deviance_delta(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dZ = (A - Y) / k``: N11 again, for the exponential with the half Poisson deviance."""
+    return A - Y if A.shape[0] == 1 else (A - Y) / A.shape[0]
+
+
 def one_hot(xp: Namespace, y: Array, k: int, dtype: object) -> Array:
     """Return class indices ``y`` of shape (1, m) as columns of shape (k, m): 1 in row ``y``, else 0."""
     rows = xp.reshape(xp.arange(k, dtype=y.dtype), (k, 1))
@@ -122,7 +143,7 @@ def total_weight(xp: Namespace, w: Array) -> Array:
 
 
 def sample_scale(xp: Namespace, w: Array) -> Array:
-    """Return the weights of a batch, shape (1, m), scaled to a mean of 1, so that ``1/m`` stays the only mean.
+    """Return the weights of a batch, shape (1, m), scaled to mean 1: ``1/m`` then divides by the sum of the weights.
 
     A batch whose weights are all 0 keeps them: it has no loss and no gradient.
     """
@@ -140,6 +161,10 @@ def mean_loss(xp: Namespace, L: Array) -> Array:
 
 def _mean_over_outputs(xp: Namespace, L: Array) -> Array:
     return L if L.shape[0] == 1 else xp.sum(L, axis=0, keepdims=True) / L.shape[0]
+
+
+def _y_log_y(xp: Namespace, Y: Array) -> Array:
+    return Y * xp.log(xp.where(Y > 0, Y, xp.ones_like(Y)))  # 0 log 0 is 0
 
 
 def _positive(xp: Namespace, A: Array) -> Array:

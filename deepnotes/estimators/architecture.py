@@ -1,84 +1,26 @@
 """From scikit-learn's parameters to layers, initial parameters, losses and their objectives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.arguments import number
-from deepnotes.array import Array
 from deepnotes.errors import ArgumentError
 from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.losses import Loss, LossFunction, check_pair
-from deepnotes.ops import Ops
+from deepnotes.losses import LossFunction, as_loss, check_pair
 from deepnotes.plan import Objective
 
 SIGMOID = {"logistic", "sigmoid"}
 """What scikit-learn and we call it."""
 
 
-class Exponential(ActivationFunction):
-    """``e^z``, which scikit-learn has after the last layer where the loss is that of Poisson."""
-
-    name = "exp"
-    range = "positive"
-
-    def forward(self, ops: Ops, Z: Array) -> Array:
-        """Return ``A = e^Z``, of the shape of Z, (n, m)."""
-        return ops.xp.exp(Z)
-
-    def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
-        """Return ``dZ = dA * A``, of the shape of Z, (n, m)."""
-        return dA * A
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
-    def __repr__(self) -> str:
-        return "Exponential()"
-
-
-@dataclass(frozen=True)
-class HalfPoissonDeviance(LossFunction):
-    """``y log(y / a) - y + a``, summed over the outputs: scikit-learn's Poisson loss."""
-
-    name = "half_poisson_deviance"
-    outputs = ("positive",)
-    targets = "count"
-
-    def value(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m)."""
-        return self.value_of_logits(ops, ops.xp.log(A), Y)
-
-    def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dA = 1 - y / a``, shape (k, m)."""
-        return 1 - Y / A
-
-    def fused_with(self, activation: ActivationFunction) -> bool:
-        """Return whether the activation is the exponential, which this loss goes with."""
-        return isinstance(activation, Exponential)
-
-    def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), where ``a = e^z``."""
-        xp = ops.xp
-        some = xp.where(Y > 0, Y, xp.ones_like(Y))  # 0 log 0 is 0
-        return xp.sum(Y * xp.log(some) - Y * Z - Y + xp.exp(Z), axis=0, keepdims=True)
-
-    def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dZ = A - Y``, shape (k, m)."""
-        return A - Y
-
-
 OUTPUTS: dict[str, ActivationFunction] = {
     "identity": Activation("identity"),
     "logistic": Activation("sigmoid"),
     "softmax": Activation("softmax"),
-    "exp": Exponential(),
+    "exp": Activation("exp"),
 }
 """The activation of the last layer, by its name in ``out_activation_``."""
 
@@ -88,12 +30,15 @@ def hidden_sizes(given: Any) -> list[int]:
 
     Raises
     ------
-    ValueError
-        If one is not above 0.
+    ArgumentError
+        If one is not a whole number above 0.
     """
-    sizes = list(given) if hasattr(given, "__iter__") else [given]
-    if np.any(np.array(sizes) <= 0):
-        raise ArgumentError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    sizes = [given] if np.ndim(given) == 0 else list(given)
+    for size in sizes:
+        if not isinstance(size, int | np.integer) or isinstance(size, bool):
+            raise ArgumentError(f"hidden_layer_sizes={given!r}, wanted whole numbers: {size!r} is none")
+        if size <= 0:
+            raise ArgumentError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return [int(size) for size in sizes]
 
 
@@ -162,17 +107,16 @@ def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tupl
     """Return a loss and its objective: scikit-learn's sums over outputs, where it is one of scikit-learn's.
 
     Of several targets of a regression, scikit-learn's gradient is that of the sum of half the squared errors, and the
-    loss that it tells is their mean.
+    loss that it reports is their mean.
     """
-    if name == "log_loss":
-        if out_activation == "softmax":
-            return Loss("categorical_cross_entropy"), Objective(share_l2=True)
-        return Loss("binary_cross_entropy"), Objective(float(outputs), float(outputs), share_l2=True)
-    if name == "squared_error":
-        return Loss("mean_squared_error"), Objective(outputs / 2, 0.5, share_l2=True)
-    if name == "poisson":
-        return HalfPoissonDeviance(), Objective(share_l2=True)
-    return name if isinstance(name, LossFunction) else Loss(name), Objective(share_l2=True)
+    k, softmax = float(outputs), out_activation == "softmax"
+    table: dict[Any, tuple[str, float, float]] = {
+        "log_loss": ("categorical_cross_entropy", 1.0, 1.0) if softmax else ("binary_cross_entropy", k, k),
+        "squared_error": ("mean_squared_error", k / 2, 0.5),
+        "poisson": ("half_poisson_deviance", k, k),
+    }
+    ours, scale, told = table.get(name, (name, 1.0, 1.0))
+    return as_loss(ours), Objective(scale, told, share_l2=True, weighted_mean=True)
 
 
 def check(loss: LossFunction, last: Layer) -> None:

@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -12,20 +13,22 @@ from sklearn.base import BaseEstimator, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from deepnotes.backend import Backend
 from deepnotes.callbacks import as_callbacks
-from deepnotes.errors import ArgumentError, DataError, NonFiniteLossError
+from deepnotes.errors import ArgumentError, DataError, DTypeError, NonFiniteLossError, ShapeError
 from deepnotes.estimators import architecture
 from deepnotes.estimators.lbfgs import minimize
 from deepnotes.estimators.rules import Order, Rules
 from deepnotes.estimators.running import Running
 from deepnotes.estimators.sparse import SparseProgram, SparseSamples
+from deepnotes.exchange import refuse_lost_nuls, refuse_masked
 from deepnotes.host import HostBackend
 from deepnotes.network import Network
 from deepnotes.optimizers import SGD, Adam, Optimizer
-from deepnotes.plan import Objective, Plan
+from deepnotes.plan import Plan
 from deepnotes.program import Data, Program
 from deepnotes.registry import get_backend
 from deepnotes.training import Training
@@ -66,17 +69,22 @@ class DenseEstimator(BaseEstimator, ABC):
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
         """Return the score of outputs of shape (m, k) and targets as they were checked."""
 
-    def _weights(self, y: Any, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
-        """Return the weight of each sample, if they have any."""
-        if sample_weight is None:
-            return None
-        weights = cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
-        most = float(weights.max())
-        if not LEAST_WEIGHT <= most <= MOST_WEIGHT:  # of which float32 can hold the sum
-            raise DataError(
-                f"sample_weight: the largest is {most}, wanted between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}"
-            )
+    def _weights(self, y: np.ndarray, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
+        """Return the weight of each sample, if they have any; `y` as it was checked."""
+        weights = None
+        if sample_weight is not None:
+            refuse_masked(sample_weight, "sample_weight")
+            weights = cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
+            _check_largest(weights, "sample_weight")
+        of_classes = self._class_weights(y, np.ones(len(y)) if weights is None else weights, incremental)
+        if of_classes is not None:
+            weights = of_classes if weights is None else weights * of_classes
+            _check_largest(weights, "class_weight times sample_weight")
         return weights
+
+    def _class_weights(self, y: np.ndarray, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
+        """Return the weight that each sample has by its class, if classes have any."""
+        return None
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
@@ -121,17 +129,29 @@ class DenseEstimator(BaseEstimator, ABC):
             raise AttributeError("partial_fit: solver='lbfgs' wants all samples at once; take 'adam' or 'sgd'")
         return True
 
+    def _check_numbers(self) -> None:
+        """Raise ArgumentError where a number is wanted and True or False came: to scikit-learn they are 1 and 0."""
+        for name, constraints in self._parameter_constraints.items():
+            value = getattr(self, name)
+            takes_numbers = name == "random_state" or any(isinstance(c, Interval) for c in constraints)
+            if isinstance(value, bool | np.bool_) and takes_numbers:
+                raise ArgumentError(f"{name}={value!r}, wanted a number")
+
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
+        self._check_numbers()
+        for name, given in (("X", X), ("y", y)):
+            refuse_masked(given, name)
+            refuse_lost_nuls(given, name)
         sizes = architecture.hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
             raise ArgumentError(
-                "partial_fit: early_stopping=True holds samples out of a whole fit; wanted early_stopping=False"
+                "partial_fit does not support early_stopping=True, which holds samples out of a whole fit; wanted "
+                "early_stopping=False"
             )
         watchers = self._watchers()
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        given = y
         X, y = self._checked(X, y, incremental, reset=first)
-        weights = self._weights(given, sample_weight, X, incremental)
+        weights = self._weights(y, sample_weight, X, incremental)
         units = [X.shape[1], *sizes, self._outputs_for(y)]
         backend = get_backend(self.backend)
         self.n_outputs_ = units[-1]
@@ -191,7 +211,7 @@ class DenseEstimator(BaseEstimator, ABC):
         ArgumentError
             If it should have layers of other sizes.
         """
-        shown = [len(self.coefs_[0]), *(np.shape(W)[1] for W in self.coefs_)]
+        shown = self._shown_sizes()
         if units is not None and units != shown:
             raise ArgumentError(f"the layers of the last fit have the sizes {shown}, and now {units} are asked for")
         layers = architecture.layers(shown, self.activation, self.dropout, self.out_activation_)
@@ -203,10 +223,36 @@ class DenseEstimator(BaseEstimator, ABC):
         self.coefs_, self.intercepts_ = self._running.show()
         return network
 
+    def _shown_sizes(self) -> list[int]:
+        """Return ``n[0], n[1], ..., n[L]`` of ``coefs_`` and ``intercepts_``, which a user may have set.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+        """
+        if len(self.coefs_) != len(self.intercepts_) or not len(self.coefs_):
+            raise ShapeError(
+                f"coefs_ has {len(self.coefs_)} arrays and intercepts_ {len(self.intercepts_)}, wanted one per layer"
+            )
+        sizes = [getattr(self, "n_features_in_", None) or len(self.coefs_[0])]
+        for i, (given_W, given_b) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+            W, b = np.asarray(given_W), np.asarray(given_b)
+            last = i == len(self.coefs_) - 1
+            n = getattr(self, "n_outputs_", None) if last else None
+            n = n or (W.shape[1] if W.ndim == 2 else "n")
+            for name, x, wanted in (("coefs_", W, (sizes[-1], n)), ("intercepts_", b, (n,))):
+                if x.shape != wanted:
+                    words = f"({', '.join(map(str, wanted))}{',' if len(wanted) == 1 else ''})"
+                    raise ShapeError(f"{name}[{i}] was set to an array of shape {x.shape}, wanted {words}")
+                if x.dtype.kind not in "biuf":
+                    raise DTypeError(f"{name}[{i}] was set to an array of {x.dtype}, wanted real numbers")
+            sizes.append(int(n))
+        return sizes
+
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
         loss, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         if exact and how.told != how.scale:
-            how = Objective(how.scale, how.scale, how.share_l2)
+            how = replace(how, told=how.scale)
         labels = loss.targets == "simplex" and self.out_activation_ == "softmax"
         return Plan(
             network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha), None,
@@ -216,7 +262,8 @@ class DenseEstimator(BaseEstimator, ABC):
     def _optimizer(self) -> Optimizer:
         if self.solver == "adam":
             return Adam(self._running.rate, self.beta_1, self.beta_2, self.epsilon, epsilon_hat=True)
-        return SGD(self._running.rate, self.momentum, self.nesterovs_momentum and self.momentum > 0)
+        nesterov = self.nesterovs_momentum and self.momentum > 0
+        return SGD(self._running.rate, self.momentum, nesterov, rate_in_velocity=False)  # see Rules: it is fast, too
 
     def _data(self, network: Network, plan: Plan, X: Any, y: np.ndarray, weights: np.ndarray | None) -> Data:
         """Return rows as columns on the network's backend."""
@@ -321,11 +368,17 @@ class DenseEstimator(BaseEstimator, ABC):
         )
         if len(held_out) < 2:
             raise ArgumentError(
-                f"validation_fraction={self.validation_fraction} leaves {len(held_out)} of {len(y)} samples to "
-                "validate with, wanted at least 2"
+                f"The validation set is too small: validation_fraction={self.validation_fraction} leaves "
+                f"{len(held_out)} of {len(y)} samples to validate with, wanted at least 2"
             )
         X = X.tocsr() if issparse(X) else X
         w_train, w_val = (None, None) if weights is None else (weights[train], weights[held_out])
+        for w, part in ((w_train, "to train on"), (w_val, "held out for early stopping")):
+            if w is not None and not w.any():
+                raise DataError(
+                    f"all {len(w)} samples {part} have the weight 0; leave samples of weight 0 out, or choose another "
+                    "validation_fraction or random_state"
+                )
         return X[train], y[train], w_train, (X[held_out], y[held_out], w_val)
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
@@ -355,6 +408,7 @@ class DenseEstimator(BaseEstimator, ABC):
     def _outputs(self, X: Any) -> np.ndarray:
         """Return the network's outputs, shape (samples, outputs)."""
         check_is_fitted(self, "coefs_")
+        refuse_masked(X, "X")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
         running = getattr(self, "_running", None)
         network = (running and running.asked(self.coefs_, self.intercepts_)) or self._network()
@@ -369,7 +423,15 @@ class DenseEstimator(BaseEstimator, ABC):
         return tags
 
 
+def _check_largest(weights: np.ndarray, name: str) -> None:
+    """Raise DataError if the sum of the weights might be 0, or more than float32 can hold."""
+    most = float(weights.max())
+    if not LEAST_WEIGHT <= most <= MOST_WEIGHT:
+        raise DataError(f"{name}: the largest is {most}, wanted between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}")
+
+
 def _not_finite(cause: str) -> DataError:
     return DataError(
-        f"the parameters or the loss are no longer finite; large values in X may want to be standardized: {cause}"
+        "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+        f"preprocessed. {cause[:1].upper()}{cause[1:]}"
     )

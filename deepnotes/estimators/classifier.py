@@ -7,7 +7,6 @@ from scipy.sparse import csr_array, issparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
@@ -17,11 +16,15 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.validation import validate_data
 
+from deepnotes.arguments import number
+from deepnotes.checks import class_weights
 from deepnotes.errors import ArgumentError, DataError
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
 from deepnotes.estimators.parameters import CONSTRAINTS
+from deepnotes.exchange import refuse_lost_nuls
 from deepnotes.losses import LIBRARY as LOSSES
 from deepnotes.losses import LossFunction
+from deepnotes.wording import listed
 
 
 class DenseClassifier(ClassifierMixin, DenseEstimator):
@@ -199,25 +202,32 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {found}."
             )
 
-    def _weights(self, y: Any, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
-        weights = super()._weights(y, sample_weight, X, incremental)
+    def _class_weights(self, y: np.ndarray, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
         if self.class_weight is None:
-            return weights
+            return None
         if incremental and self.class_weight == "balanced":
             raise ArgumentError(
                 "class_weight='balanced' needs all samples, and partial_fit has some of them: compute it with "
                 "sklearn.utils.class_weight.compute_class_weight and pass a dict"
             )
-        if self._multilabel:
-            of_classes = compute_sample_weight(self.class_weight, y)
-        else:
-            labels = np.ravel(y)  # of which a part of the samples may not have all
-            balanced = isinstance(self.class_weight, str)
-            each = compute_class_weight(
-                self.class_weight, classes=self.classes_, y=labels if balanced else self.classes_
+        if not self._multilabel:
+            if isinstance(self.class_weight, list):
+                raise ArgumentError("class_weight is a list, which is for several labels; wanted a dict or 'balanced'")
+            labels = y if y.ndim == 1 else y[:, 0].astype(np.int64)
+            return _by_class(self.class_weight, labels, self.classes_.tolist(), weights, "class_weight")
+        each = self.class_weight
+        if isinstance(each, str):
+            each = [each] * y.shape[1]
+        if not isinstance(each, list) or len(each) != y.shape[1]:
+            found = f"a list of {len(each)}" if isinstance(each, list) else "a dict"
+            raise ArgumentError(
+                f"class_weight is {found}, wanted 'balanced' or a list of {y.shape[1]} dicts: one for each label"
             )
-            of_classes = each[np.searchsorted(self.classes_, labels)]
-        return cast(np.ndarray, of_classes if weights is None else weights * of_classes)
+        columns = zip(each, y.T.astype(np.int64), strict=True)
+        product = [
+            _by_class(of, labels, [0, 1], weights, f"class_weight[{i}]") for i, (of, labels) in enumerate(columns)
+        ]
+        return cast(np.ndarray, np.prod(product, axis=0))
 
     def _out_activation(self) -> str:
         return "logistic" if self._multilabel or len(self.classes_) <= 2 else "softmax"
@@ -254,6 +264,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         ValueError, TypeError
             As :meth:`fit` does.
         """
+        refuse_lost_nuls(classes, "classes")
         if _check_partial_fit_first_call(self, classes):
             self._set_classes(self.classes_, multilabel=type_of_target(y).startswith("multilabel"))
         return self._fit(X, y, sample_weight, incremental=True)
@@ -298,3 +309,26 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _by_class(class_weight: Any, labels: np.ndarray, classes: list[Any], weights: np.ndarray, name: str) -> np.ndarray:
+    """Return the weight of each sample by its class: ``"balanced"``, or by a dict of the classes' own names.
+
+    Raises
+    ------
+    ArgumentError
+        If a weight is no finite number of at least 0, or the dict is of other classes.
+    """
+    if isinstance(class_weight, str):
+        return cast(np.ndarray, class_weights(class_weight, labels, len(classes), weights)[labels])
+    if not isinstance(class_weight, dict):
+        raise ArgumentError(f"{name}={class_weight!r}, wanted a dict or 'balanced'")
+    for c, weight in class_weight.items():
+        number(f"{name}[{c!r}]", weight)
+    missing = [c for c in classes if c not in class_weight]
+    if class_weight and missing and len(class_weight) != len(classes) - len(missing):
+        others = listed(repr(c) for c in class_weight if c not in classes)
+        raise ArgumentError(
+            f"{name} names {others}, and the classes {listed(map(repr, missing))} are not in class_weight"
+        )
+    return cast(np.ndarray, np.array([float(class_weight.get(c, 1.0)) for c in classes])[labels])

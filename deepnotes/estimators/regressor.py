@@ -158,6 +158,12 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
             raise DataError(f"y has values below 0, the least is {y.min()}; loss={self.loss!r} needs at least 0")
         return X, y.reshape(len(y), -1)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        loss = LOSSES.get(self.loss) if isinstance(self.loss, str) else self.loss
+        tags.target_tags.positive_only = getattr(loss, "targets", "real") != "real"
+        return tags
+
     def _out_activation(self) -> str:
         return "identity" if "real" in loss_of(self.loss, "identity", 1)[0].outputs else "exp"
 

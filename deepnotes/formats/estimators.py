@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.activations import Activation
+from deepnotes.activations import LIBRARY, Activation
 from deepnotes.arguments import float_dtype
 from deepnotes.backend import Backend
 from deepnotes.errors import ArgumentError
@@ -15,8 +15,8 @@ from deepnotes.wording import brief
 if TYPE_CHECKING:
     from deepnotes.network import Network
 
-ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu", "softmax": "softmax"}
-"""What scikit-learn calls them, and what they are called here."""
+ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in LIBRARY}
+"""What scikit-learn and our estimators call them, and what they are called here."""
 
 
 def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype: str | None = None) -> "Network":
@@ -28,6 +28,7 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
     Parameters
     ----------
     estimator : MLPClassifier, MLPRegressor, or a Pipeline of a StandardScaler and one of them
+        Also :class:`~deepnotes.DenseClassifier` and :class:`~deepnotes.DenseRegressor`; a copy is made.
     backend : str or Backend, optional
         By default the selected one.
     dtype : {"float32", "float64"}, optional
@@ -55,14 +56,13 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
         why = "which is not fitted" if looks else "wanted a fitted MLPClassifier or MLPRegressor"
         raise ArgumentError(f"estimator is a {brief(kind)}, {why}")
     dtype = float_dtype(network.coefs_[0].dtype if dtype is None else dtype)
-    names = [network.activation] * (len(network.coefs_) - 1) + [network.out_activation_]
+    hidden, count = network.activation, len(network.coefs_) - 1
+    each = [*(hidden if isinstance(hidden, list | tuple) else [hidden] * count), network.out_activation_]
+    if len(each) != count + 1:
+        raise ArgumentError(f"estimator has {len(each) - 1} activations for {count} hidden layers")
     links = []
-    for W, b, name in zip(network.coefs_, network.intercepts_, names, strict=True):
-        if name not in ACTIVATIONS:
-            raise ArgumentError(
-                f"estimator has the activation {brief(repr(name))}, and {', '.join(ACTIVATIONS)} are known"
-            )
-        links.append(Link(_host(W.T, dtype), _host(b.reshape(-1, 1), dtype), Activation(ACTIVATIONS[name])))
+    for W, b, g in zip(network.coefs_, network.intercepts_, each, strict=True):
+        links.append(Link(_host(W.T, dtype), _host(b.reshape(-1, 1), dtype), _activation(g)))
     metadata = {}
     features = getattr(estimator, "feature_names_in_", None)
     if features is not None:
@@ -70,6 +70,16 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
     if hasattr(network, "classes_"):
         metadata["classes"] = [str(name) for name in np.ravel(network.classes_)]
     return Chain(tuple(links), dtype, standardizer, None, metadata).network(backend)
+
+
+def _activation(given: Any) -> Activation:
+    if isinstance(given, Activation):
+        return given
+    if not isinstance(given, str) or given not in ACTIVATIONS:
+        raise ArgumentError(
+            f"estimator has the activation {brief(repr(given))}, and {', '.join(ACTIVATIONS)} are known"
+        )
+    return Activation(ACTIVATIONS[given])
 
 
 def _host(x: Any, dtype: str) -> np.ndarray:

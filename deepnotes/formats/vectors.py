@@ -48,7 +48,9 @@ def vectors_of(chain: Chain) -> Vectors:
     with np.errstate(all="ignore"):
         X = X.astype(chain.dtype)
     A = expected(chain, X)
-    return Vectors(X.T, A.value.astype(np.float64).T, (A.rules.slack * A.error).T)
+    allowed = A.rules.slack * A.error
+    may_overflow = np.isfinite(A.value) & (abs(A.value) + allowed > (1 - A.rules.u) * A.rules.largest)
+    return Vectors(X.T, A.value.astype(np.float64).T, np.where(may_overflow, np.inf, allowed).T)
 
 
 def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
@@ -77,5 +79,5 @@ def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
 
 def worst(found: np.ndarray, vectors: Vectors) -> float:
     """Return how many times its bound the outputs `found`, shape (rows, n[L]), are off: at most 1 if all are right."""
-    rules = Bounds("float64").rules
+    rules = Bounds(str(vectors.X.dtype)).rules
     return float(excess(found, BoundedArray(rules, vectors.A, vectors.allowed / rules.slack)).max())

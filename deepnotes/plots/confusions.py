@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.errors import DataError, DTypeError, ShapeError
-from deepnotes.exchange import to_host
+from deepnotes.exchange import refuse_masked, to_host
 from deepnotes.plots.canvas import INK, class_names, figure_of, literal, one_axes, shortened
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def indices(given: Any, name: str) -> tuple[np.ndarray, int]:
     ------
     ShapeError, DTypeError, DataError
     """
+    refuse_masked(given, name)
     array = np.asarray(given)
     if array.dtype.kind not in "biuf":
         raise DTypeError(f"{name}: got an array of {array.dtype}, wanted class indices or outputs")

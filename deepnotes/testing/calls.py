@@ -99,7 +99,13 @@ CALLS: dict[str, Arguments] = {
         for name in ("binary_cross_entropy", "categorical_cross_entropy")
         for end in ("", "_derivative")
     },
-    **{f"poisson{end}": lambda d, n, k, m: (d.positive(n, m), d.bits(n, m)) for end in ("", "_derivative")},
+    **{
+        name + end: lambda d, n, k, m: (d.positive(n, m), d.bits(n, m))
+        for name in ("poisson", "half_poisson_deviance")
+        for end in ("", "_derivative")
+    },
+    "exp_half_poisson_deviance": lambda d, n, k, m: (d.real(n, m), d.positive(n, m) * d.bits(n, m)),
+    "exp_half_poisson_deviance_delta": lambda d, n, k, m: (d.positive(n, m), d.positive(n, m)),
     "sigmoid_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)),
     "sigmoid_cross_entropy_delta": lambda d, n, k, m: (d.unit(n, m), d.bits(n, m)),
     "softmax_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.columns(n, m)),

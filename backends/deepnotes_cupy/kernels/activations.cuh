@@ -3,7 +3,7 @@
 
 #include "common.cuh"
 
-enum Activation { IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS };
+enum Activation { IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, EXP };
 
 constexpr real GELU_C = real(1.5957691216057307117597842397375);        // 2 sqrt(2 / pi)
 constexpr real GELU_CUBIC = real(0.044715);
@@ -50,11 +50,12 @@ __device__ inline void activate(int code, real option, real (&z)[V]) {
         case GELU_TANH: each(z, [](real x) { return x / (1 + exp(-gelu_tanh_argument(x))); }); break;
         case SILU: each(z, [](real x) { return x / (1 + exp(-x)); }); break;
         case SOFTPLUS: each(z, [](real x) { return softplus(x); }); break;
+        case EXP: each(z, [](real x) { return exp(x); }); break;
     }
 }
 
 // Whether the slope is a function of a = g(z), so that z is not read.
-__device__ inline bool slope_of_a(int code) { return code == SIGMOID || code == TANH || code == RELU; }
+__device__ inline bool slope_of_a(int code) { return code == SIGMOID || code == TANH || code == RELU || code == EXP; }
 
 // g'(z), in place of z, or of a where slope_of_a(code).
 template <int V>
@@ -69,5 +70,6 @@ __device__ inline void slope(int code, real option, real (&x)[V]) {
         case GELU_TANH: each(x, [](real z) { return gelu_tanh_slope(z); }); break;
         case SILU: each(x, [](real z) { return silu_slope(z); }); break;
         case SOFTPLUS: each(x, [](real z) { return sigmoid(z); }); break;
+        case EXP: break;  // a is its own slope
     }
 }

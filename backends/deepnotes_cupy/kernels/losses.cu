@@ -4,7 +4,8 @@
 #include "softmax.cuh"
 
 enum Loss {
-    BINARY_CROSS_ENTROPY, CATEGORICAL_CROSS_ENTROPY, MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR, HUBER, POISSON
+    BINARY_CROSS_ENTROPY, CATEGORICAL_CROSS_ENTROPY, MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR, HUBER, POISSON,
+    HALF_POISSON_DEVIANCE
 };
 
 constexpr real EPS = sizeof(real) == 4 ? real(1.1920928955078125e-7) : real(2.220446049250313e-16);
@@ -15,19 +16,8 @@ __device__ inline real target(const real* __restrict__ Y, int by_class, long lon
     return by_class ? real(Y[j] == i) : Y[j * k + i];
 }
 
-// What a sample counts for (sample_scale): its weight, scaled to a mean of 1; weights that are all 0 stay so.
-__device__ inline real scale_of(const real* __restrict__ w, const double* total, long long j, long long m) {
-    return w ? w[j] * real(m / (*total > 0 ? *total : 1.0)) : real(1);
-}
-
-// The sum of the weights of a batch. One block of WIDE threads.
-extern "C" __global__ void __launch_bounds__(WIDE) weight_sum(const real* w, long long m, double* total) {
-    __shared__ double room[3 * WIDE / 32];
-    Totals totals;
-    for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.first += w[j];
-    totals.over_block(room);
-    if (threadIdx.x == 0) *total = totals.first;
-}
+// The weight of sample j.
+__device__ inline real weight_of(const real* __restrict__ w, long long j) { return w ? w[j] : real(1); }
 
 // Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax(real* Z, const real* b, real* A, int n, long long m) {
@@ -56,16 +46,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(real* D, co
 }
 
 // Categorical cross-entropy from the logits, finite for every finite z: Z += b in place, A = softmax(Z) if A is not
-// null, D = A - Y (N11) and L, both times what the sample counts for. w may be null.
+// null, D = A - Y (N11) and L, both times the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
-    real* Z, const real* b, const real* Y, int by_class, const real* w, const double* total, real* A, real* D, real* L,
+    real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L,
     int n, long long m
 ) {
     const Group group(n);
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const Row row(Z + j * n, b, j < m ? n : 0, group);
-        const real scale = j < m ? scale_of(w, total, j, m) : real(0);
+        const real scale = j < m ? weight_of(w, j) : real(0);
         real others = 0;  // the sum of e^(z - largest), but for the 1 of the right class: y sums to 1
         row.each([&](int i, real z) { others += exp(z - row.largest) - target(Y, by_class, j, n, i); });
         const real log_total = log1p(group.sum(others));
@@ -83,16 +73,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
 }
 
 // Binary cross-entropy from the logits, the mean over the n outputs (N10): Z += b in place, A = sigmoid(Z) (N6) if A is
-// not null, D = (A - Y) / n (N11) and L, both times what the sample counts for. w may be null.
+// not null, D = (A - Y) / n (N11) and L, both times the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
-    real* Z, const real* b, const real* Y, int by_class, const real* w, const double* total, real* A, real* D, real* L,
+    real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L,
     int n, long long m
 ) {
     const Group group(n);
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const int count = j < m ? n : 0;
-        const real scale = j < m ? scale_of(w, total, j, m) : real(0);
+        const real scale = j < m ? weight_of(w, j) : real(0);
         real loss = 0;
         for (int i = group.lane; i < count; i += group.lanes) {
             const long long at = j * n + i;
@@ -101,6 +91,32 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
             if (A) A[at] = a;
             D[at] = (a - y) / n * scale;
             loss += z * (real(z > 0) - y) + log1p(exp(-fabs(z)));
+        }
+        loss = group.sum(loss);
+        if (j < m && group.lane == 0) L[j] = loss / n * scale;
+    }
+}
+
+__device__ inline real log_of_count(real y) { return y > 0 ? log(y) : real(0); }  // as 0 log 0 is 0
+
+// The half Poisson deviance from the logits, the mean over the n outputs: Z += b in place, A = e^Z if A is not null,
+// D = (A - Y) / n (N11) and L, both times the sample's weight. w may be null.
+extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
+    real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L, int n, long long m
+) {
+    const Group group(n);
+    for (long long first = group.first; first < m; first += group.step) {
+        const long long j = first + group.index;
+        const int count = j < m ? n : 0;
+        const real scale = j < m ? weight_of(w, j) : real(0);
+        real loss = 0;
+        for (int i = group.lane; i < count; i += group.lanes) {
+            const long long at = j * n + i;
+            const real z = Z[at] + (b ? b[i] : real(0)), a = exp(z), y = target(Y, by_class, j, n, i);
+            if (b) Z[at] = z;
+            if (A) A[at] = a;
+            D[at] = (a - y) / n * scale;
+            loss += y * (log_of_count(y) - z) - y + a;
         }
         loss = group.sum(loss);
         if (j < m && group.lane == 0) L[j] = loss / n * scale;
@@ -138,13 +154,17 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
             a = positive(a);
             derivative = (a - y) / a / k;
             return a - y * log(a);
+        case HALF_POISSON_DEVIANCE:
+            a = positive(a);
+            derivative = (1 - y / a) / k;
+            return y * (log_of_count(y) - log(a)) - y + a;
     }
     return derivative = a - a;
 }
 
-// Every other loss, from the outputs: D = dA and L, both times what the sample counts for. w may be null.
+// Every other loss, from the outputs: D = dA and L, both times the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) loss(
-    const real* A, const real* Y, int by_class, const real* w, const double* total, real* D, real* L, int k,
+    const real* A, const real* Y, int by_class, const real* w, real* D, real* L, int k,
     long long m, int code, real option
 ) {
     const Group group(k);
@@ -152,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) loss(
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const int count = j < m ? k : 0;
-        const real scale = j < m ? scale_of(w, total, j, m) : real(0);
+        const real scale = j < m ? weight_of(w, j) : real(0);
         real sum = 0;
         for (int i = group.lane; i < count; i += group.lanes) {
             real derivative;

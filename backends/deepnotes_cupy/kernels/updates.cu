@@ -45,11 +45,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
 
 // The verdict on a batch: its cost, the norm of its gradient, what it is clipped with, and whether the update may be
 // made: then the batch counts, and the scalars of the update are laid out. `scalars` is (steps, 4): learning rate,
-// rate, epsilon, share. clip_norm is 0 where nothing is clipped; w_total is null where there are no weights; `safe` is
+// rate, epsilon, share. clip_norm is 0 where nothing is clipped; `safe` is
 // below what no optimizer makes an overflow of. One block of WIDE threads.
 extern "C" __global__ void __launch_bounds__(WIDE) judge(
-    Control* control, const double* partial, int blocks, const real* L, long long m, const double* w_total,
-    const double* scalars, double clip_norm, double safe
+    Control* control, const double* partial, int blocks, const real* L, long long m, const double* scalars,
+    double clip_norm, double safe
 ) {
     __shared__ double room[3 * WIDE / 32];
     if (control->stopped) return;
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(WIDE) judge(
     totals.over_block(room);
     if (threadIdx.x != 0) return;
 
-    const double cost = real(totals.second / m), weight = w_total ? *w_total : double(m);
+    const double cost = real(totals.second / m);
     const double square = totals.first, most = totals.most;
     const double* now = scalars + 4 * control->made;
     const double norm = isfinite(square) ? sqrt(square) : most;
@@ -83,8 +83,8 @@ extern "C" __global__ void __launch_bounds__(WIDE) judge(
     control->rate = now[1];
     control->epsilon = now[2];
     control->share = now[3];
-    control->loss_sum += cost * weight;
-    control->weight_sum += weight;
+    control->loss_sum += cost * m;
+    control->weight_sum += m;
     control->step += 1;
     control->made += 1;
 }

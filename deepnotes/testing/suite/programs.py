@@ -23,6 +23,8 @@ OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items
     "sgd": SGD(0.1),
     "momentum": SGD(0.1, 0.9),
     "nesterov": SGD(0.1, 0.9, nesterov=True),
+    "momentum_of_steps": SGD(0.1, 0.9, rate_in_velocity=True),
+    "nesterov_of_steps": SGD(0.1, 0.9, nesterov=True, rate_in_velocity=True),
     "rmsprop": RMSProp(epsilon=1e-3),
     "adam": Adam(epsilon=1e-3),
     "adam_epsilon_hat": Adam(epsilon=1e-3, epsilon_hat=True),
@@ -34,7 +36,8 @@ OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items
 LAST = {
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "categorical_cross_entropy": ["softmax"],
-    "poisson": ["softplus"],
+    "poisson": ["softplus", "exp"],
+    "half_poisson_deviance": ["exp", "softplus"],
 }
 """Activations of the last layer that a loss is tried after; by default both of a simple and of a joint one."""
 TARGETS = {"unit": "bits", "simplex": "columns", "count": "bits", "real": "real"}
@@ -148,7 +151,7 @@ def sizes_in_turn(trial: Trial) -> None:
 
 @check("programs.sample_weights")
 def sample_weights(trial: Trial) -> None:
-    """The loss is the weighted mean; weights of 1 change nothing; a batch of weight 0 has no gradient."""
+    """A batch divides by its number of samples; weights of 1 change nothing; a batch of weight 0 has no gradient."""
     for dtype in DTYPES:
         hold_training(trial, Training(small(), dtype, weighted=True), f"{dtype} random weights")
         training = Training(small(), dtype)
@@ -167,9 +170,14 @@ def sample_weights(trial: Trial) -> None:
 
 @check("programs.objective")
 def objective(trial: Trial) -> None:
-    """Gradient and cost that are other multiples of the mean loss; L2 shared by the samples, and told with the cost."""
+    """Other multiples of the mean loss, a mean over the sum of the weights, L2 shared by the samples and reported."""
     for dtype in DTYPES:
-        for name, how in [("scaled", Objective(3.0, 0.25)), ("shared L2", Objective(1.5, 1.5, share_l2=True))]:
+        for name, how in {
+            "scaled": Objective(3.0, 0.25),
+            "shared L2": Objective(1.5, 1.5, share_l2=True),
+            "weighted mean": Objective(weighted_mean=True),
+            "weighted mean, shared L2": Objective(2.0, 2.0, share_l2=True, weighted_mean=True),
+        }.items():
             for weighted in (False, True):
                 training = Training(
                     small(), dtype, optimizer=Adam(epsilon=1e-3), l2=0.7, weighted=weighted, objective=how
