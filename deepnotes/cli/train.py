@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepnotes import plots
+from deepnotes import files, plots
 from deepnotes.callbacks import Callback
 from deepnotes.cli import data, recipe
 from deepnotes.cli.arguments import chosen_backend
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     model = Model(network, features, target, task, encoder)
     model.label()  # so that a checkpoint says it, too
+    files.check(network)
     history, seconds = _fit(args, network, task, X, y, train, held_out, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):
