@@ -26,52 +26,15 @@ LONGEST = 4000
 """Characters, beyond which a part of a fingerprint is replaced by its digest."""
 
 SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range)
-UNSEEN = frozenset(
-    [
-        "__module__",
-        "__doc__",
-        "__dict__",
-        "__weakref__",
-        "__annotations__",
-        "__annotate_func__",
-        "__annotations_cache__",
-        "__qualname__",
-        "__firstlineno__",
-        "__static_attributes__",
-        "__slots__",
-        "__match_args__",
-        "__parameters__",
-        "__orig_bases__",
-        "__classcell__",
-        "__abstractmethods__",
-        "_abc_impl",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__init__",
-        "__post_init__",
-        "__new__",
-        "__repr__",
-        "__str__",
-        "__eq__",
-        "__hash__",
-        "__lt__",
-        "__le__",
-        "__gt__",
-        "__ge__",
-        "__setattr__",
-        "__delattr__",
-        "__getstate__",
-        "__setstate__",
-        "__reduce__",
-        "__reduce_ex__",
-        "__copy__",
-        "__deepcopy__",
-        "__replace__",
-        "__init_subclass__",
-        "__set_name__",
-        "__getnewargs__",
-    ]
-)
+UNSEEN = {
+    "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate_func__",
+    "__annotations_cache__", "__qualname__", "__firstlineno__", "__static_attributes__", "__slots__",
+    "__match_args__", "__parameters__", "__orig_bases__", "__classcell__", "__abstractmethods__", "_abc_impl",
+    "__dataclass_fields__", "__dataclass_params__", "__init__", "__post_init__", "__new__", "__repr__", "__str__",
+    "__eq__", "__hash__", "__lt__", "__le__", "__gt__", "__ge__", "__setattr__", "__delattr__", "__getstate__",
+    "__setstate__", "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__", "__replace__", "__init_subclass__",
+    "__set_name__", "__getnewargs__",
+}  # fmt: skip
 """Attributes of a class that say nothing of what it computes: bookkeeping, and how its objects are made and shown."""
 
 
@@ -183,7 +146,7 @@ class _Reader:
             return self._class(value)
         own = getattr(kind, "fingerprint", None)
         if callable(own):
-            return f"{self._name(kind)}({self.words(value.fingerprint())})"
+            return f"{kind.__qualname__}({self.words(value.fingerprint())})"
         if isinstance(value, np.ndarray):
             return self._array(value)
         if isinstance(value, np.generic):
