@@ -1,8 +1,9 @@
 """Files that are written whole or not at all."""
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +12,8 @@ from typing import IO, Any
 def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
     """Open a file whose content takes the place of `path` once the block has ended well; else nothing changes.
 
-    A device or a pipe is written to, since to replace it would be to lose it; a link stays a link.
+    A device or a pipe is written to, since to replace it would be to lose it; a link stays a link. A file that is
+    replaced keeps its mode and, where permitted, its owner and group; a new one has the mode that the umask leaves.
 
     Parameters
     ----------
@@ -34,6 +36,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
     temporary = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}.tmp")
     try:
         with temporary.open(f"x{kind}", **options) as file:
+            _keep_owner_and_mode(path, temporary)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -41,6 +44,24 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
         _keep_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep_owner_and_mode(path: Path, temporary: Path) -> None:
+    """Give the file that will replace `path` its owner, group and mode, before anything is written to it."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return
+    kept = stat.S_IMODE(found.st_mode)
+    if hasattr(os, "chown"):
+        try:
+            os.chown(temporary, found.st_uid, found.st_gid)
+        except OSError:  # only a superuser gives files away, and only a member to a group
+            kept &= 0o777  # another's set-user-ID bit is not ours to set
+            with suppress(OSError):
+                os.chown(temporary, -1, found.st_gid)
+    with suppress(OSError):  # a file system without modes
+        os.chmod(temporary, kept)
 
 
 def _keep_names(directory: Path) -> None:

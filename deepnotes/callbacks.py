@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class Callback:
     """The base class of what is called while training; derive from it and give what is needed.
 
+    An error in one callback ends the training once all of them were called for the same chunk or epoch, so that none
+    misses what a checkpoint says is done.
+
     Attributes
     ----------
     saves : bool
@@ -37,13 +40,22 @@ class Callback:
         """Be called after each chunk of batches, some ten times a second."""
 
     def on_epoch(self, training: "Training") -> None:
-        """Be called after each epoch; ``training.stop = True`` ends the training."""
+        """Be called after each epoch; ``training.stop = True`` ends this run of the training.
+
+        A resumed training goes on. A callback that wants it ended for good sets ``training.stop`` in :meth:`on_ready`,
+        from what it remembers.
+        """
 
     def on_end(self, training: "Training") -> None:
-        """Be called once, at the end or before an error or interrupt is passed on; the last callback comes first."""
+        """Be called once at the end, whatever it is, if ``on_start`` raised no error; the last callback comes first."""
 
     def memory(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep of this callback: JSON values and NumPy arrays, by name."""
+        """Return what a checkpoint has to keep of this callback: JSON values and NumPy arrays, by name.
+
+        Growing lists of numbers belong into an array. A callback with a memory is a part of the training: to resume,
+        its class and the arguments of its constructor must be the same (attributes of the same names, or what its own
+        ``fingerprint()`` returns).
+        """
         return {}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
@@ -119,6 +131,10 @@ class EarlyStopping(Callback):
             self._waited += 1
             training.stop = training.stop or self._waited > self.patience
 
+    def on_ready(self, training: "Training") -> None:
+        """Stop at once a training that is resumed after early stopping ended it."""
+        training.stop = training.stop or self._waited > self.patience
+
     def memory(self) -> dict[str, Any]:
         """Return the best value, its epoch and parameters, and how long it has been waited."""
         theta = {} if self._theta is None else {"theta": self._theta}
@@ -135,8 +151,8 @@ class EarlyStopping(Callback):
         self._best, self._theta = best, theta
 
     def on_end(self, training: "Training") -> None:
-        """Put the best parameters back."""
-        if self.restore_best and self._theta is not None:
+        """Put the best parameters back, unless the training could not be resumed and nothing was changed."""
+        if self.restore_best and self._theta is not None and training.step:
             training.network.set_flat(self._theta)
             training.history.best_epoch = self._epoch
 

@@ -3,7 +3,8 @@
 A checkpoint is a model file (:mod:`deepnotes.files`) that has in it besides: the optimizer's slots, the number of
 updates, the generator's state, the order of the samples and how many of them are done, what callbacks remember, the
 history, the settings that the training was started with, and versions. :func:`deepnotes.load` reads the network out of
-it.
+it. All that may grow with the training is in tensors, since a header may not: arrays as they are, the rest as JSON in
+the tensor ``training.json``.
 """
 
 import json
@@ -26,12 +27,16 @@ from deepnotes.containers import Container
 from deepnotes.errors import CheckpointError, DeepnotesError, ModelFileError
 from deepnotes.intervals import interval
 from deepnotes.layers import Layer
+from deepnotes.locks import HeldError, Lock
 from deepnotes.schedules import Plateau
-from deepnotes.settings import differences, remembering, settings
-from deepnotes.training import History, Position, Training
+from deepnotes.settings import differences, incomparable, settings
+from deepnotes.training import History, Position, Training, remembering
 from deepnotes.wording import brief, reason
 
 log = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Of what a checkpoint has of the training. The first one had it all in the header."""
 
 
 class Checkpoints(Callback):
@@ -42,14 +47,15 @@ class Checkpoints(Callback):
     Parameters
     ----------
     directory : path
-        Of this training alone; made if it is not there.
+        Of this training alone; made if it is not there. It is locked while the training runs.
     every : int or str, default "60s"
         Epochs from one to the next, or a time: ``"30s"``, ``"5m"``, ``"1h"``. A time does not wait for an epoch's end.
     resume : bool, default False
         Whether to go on from the latest whole checkpoint in `directory`, if there is one. Without it, a directory
         without checkpoints is wanted, so that none is lost.
     keep : int, default 3
-        How many files are kept; the oldest go.
+        The number of whole files to keep: a file is deleted once there are so many whole ones that are newer. Damaged
+        ones do not count.
 
     Raises
     ------
@@ -72,21 +78,51 @@ class Checkpoints(Callback):
         self.resume, self.keep = bool(resume), whole("keep", keep)
 
     def on_start(self, training: Training) -> None:
-        """Find what is to be gone on from, and see that it can be."""
+        """Lock the directory, find what to resume from, and check that it can be, and that files can be written."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            present = latest_first(self.directory)
+            lock = Lock(self.directory)
+        except HeldError as error:
+            raise CheckpointError(
+                f"checkpoint: {self.directory} is in use by another training, {error}; wait for its end, or name "
+                "another directory"
+            ) from None
         except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+            place = getattr(error, "filename", None) or self.directory
+            raise CheckpointError(f"checkpoint: {place} cannot be used: {reason(error)}") from None
+        try:
+            self._find(training)
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+
+    def _find(self, training: Training) -> None:
+        try:
+            present = latest_first(self.directory)
+            for path in self.directory.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink(missing_ok=True)
+        except OSError as error:
             raise CheckpointError(f"checkpoint: {self.directory} cannot be used: {reason(error)}") from None
         if present and not self.resume:
+            found = next(filter(containers.is_whole, present), None)
+            had = f"has {found.name}" if found else f"has {present[0].name}, which is damaged,"
             raise CheckpointError(
-                f"checkpoint: {self.directory} has {present[0].name} of an earlier training; to go on from it, "
-                "resume (resume=True or --resume); to start afresh, name another directory"
+                f"checkpoint: {self.directory} {had} of an earlier training; "
+                + ("to go on from it, resume (resume=True or --resume); " if found else "")
+                + "to start afresh, name another directory"
             )
+        try:
+            files.check(training.network, _described)
+        except ModelFileError as error:
+            raise CheckpointError(f"checkpoint: no file of this training could be written: {error}") from None
         self._settings = settings(training)
+        if fault := incomparable(training):
+            if present:
+                raise CheckpointError(f"checkpoint: {self.directory} cannot be resumed: {fault}")
+            log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
         self._found = latest(present, training, self._settings) if present else None
-        for path in self.directory.glob(".step-*.tmp"):  # of a process that was killed while it wrote
-            path.unlink(missing_ok=True)
         self._written: tuple[int, bool] | None = None
         self._failed, self._last = False, monotonic()
 
@@ -95,37 +131,68 @@ class Checkpoints(Callback):
         if self._found is not None:
             self._found.restore(training)
             log.info("resumed from %s: epoch %d, update %d", self._found.path, training.epoch, training.state.step)
-            self._written, self._found = _moment(training), None
+            self._found = None
+        self._written = _moment(training)
 
     def on_chunk(self, training: Training) -> None:
         """Write, if it is time."""
-        if self.seconds is not None and monotonic() - self._last >= self.seconds:
+        if self.seconds is not None and monotonic() - self._last >= self.seconds and training.at_rest:
             self._write(training)
 
     def on_epoch(self, training: Training) -> None:
         """Write, if it is time."""
-        if self.epochs is not None and training.epoch % self.epochs == 0:
+        if self.epochs is not None and training.epoch % self.epochs == 0 and training.at_rest:
             self._write(training)
 
     def on_end(self, training: Training) -> None:
-        """Write what was trained since the last checkpoint."""
-        if training.at_rest and not self._failed and self._written != _moment(training):
-            self._write(training)
+        """Write what was trained since the last checkpoint, and unlock the directory."""
+        try:
+            ready = self._written is not None and training.at_rest and not self._failed and not self._lock.is_inherited
+            if ready and self._written != _moment(training):
+                self._write(training)
+        finally:
+            self._lock.release()
 
     def _write(self, training: Training) -> None:
-        path = self.directory / f"step-{training.state.step:09d}.safetensors"
         try:
-            containers.write(path, *content(training, self._settings))
-            for old in latest_first(self.directory)[self.keep :]:
-                old.unlink()
-        except (ModelFileError, OSError) as error:
+            if not self._lock.is_held:
+                raise CheckpointError(
+                    f"{self.directory} cannot be written to: it or its lock was removed or replaced during the "
+                    "training, or this process is a fork of the one that trains"
+                )
+            containers.write(_place(self.directory, training.state.step), *content(training, self._settings))
+        except (ModelFileError, CheckpointError) as error:
             self._failed = True
-            kept = latest_first(self.directory)
+            kept = self._latest_whole(training)
             raise CheckpointError(
                 f"{error}; the training stopped after update {training.state.step}, whose parameters the network has; "
-                f"{f'the latest checkpoint is {kept[0]}' if kept else 'there is no checkpoint'}"
+                f"{f'the latest checkpoint is {kept}' if kept else 'there is no checkpoint'}"
             ) from error
+        except BaseException:  # of a callback that was asked what it remembers
+            self._failed = True
+            raise
         self._written, self._last = _moment(training), monotonic()
+        self._delete_old(training)
+
+    def _latest_whole(self, training: Training) -> Path | None:
+        try:
+            present = latest_first(self.directory)
+        except OSError:
+            return None
+        return next((path for path in present if _is_whole(path, training, self._settings)), None)
+
+    def _delete_old(self, training: Training) -> None:
+        """Delete each file that has enough whole ones before it; failing to is no reason to stop."""
+        present = latest_first(self.directory)
+        whole_ones = 0
+        for path in present if len(present) > self.keep else ():
+            if whole_ones < self.keep:
+                whole_ones += _is_whole(path, training, self._settings)
+                continue
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("cannot delete the old checkpoint %s: %s", path, reason(error))
 
 
 @dataclass
@@ -139,12 +206,13 @@ class Checkpoint:
     slots : tuple of ndarray, shape (p,)
     step, epoch : int
     at : Position
-    stop : bool
     history : History
     generator : dict or None
         The state of the one that draws the order of samples.
     memories : list of dict
         What callbacks remember.
+    versions : dict of str to str
+        Of what it was written with.
     """
 
     path: Path
@@ -153,10 +221,10 @@ class Checkpoint:
     step: int
     epoch: int
     at: Position
-    stop: bool
     history: History
     generator: dict[str, Any] | None
     memories: list[dict[str, Any]]
+    versions: dict[str, str]
 
     def restore(self, training: Training) -> None:
         """Put `training` where it was."""
@@ -164,7 +232,7 @@ class Checkpoint:
         try:
             for callback, memory in zip(remembering(training), self.memories, strict=True):
                 callback.remember(memory)
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
                 f"{self.path}: what callbacks remember makes no sense ({brief(repr(error))})"
             ) from error
@@ -172,7 +240,7 @@ class Checkpoint:
         write = network.backend.write
         state.slots = tuple(write(a, 0, network.from_host(b)) for a, b in zip(state.slots, self.slots, strict=True))
         state.step = training.step = self.step
-        training.epoch, training.at, training.stop = self.epoch, self.at, self.stop
+        training.epoch, training.at = self.epoch, self.at
         vars(training.history).update(vars(self.history))
         loss, weight = self.at.sums
         training.loss = loss / weight if weight else (self.history.loss or [training.loss])[-1]
@@ -183,11 +251,11 @@ class Checkpoint:
 def latest_first(directory: Path) -> list[Path]:
     """Return the checkpoints in a directory, whole or not."""
     names = re.compile(r"step-\d{9,}\.safetensors")
-    found = [path for path in directory.iterdir() if names.fullmatch(path.name)]
+    found = [path for path in directory.iterdir() if names.fullmatch(path.name) and not path.is_dir()]
     return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
 
 
-def latest(present: list[Path], training: Training, wanted: dict[str, str]) -> Checkpoint:
+def latest(present: list[Path], training: Training, wanted: dict[str, str | None]) -> Checkpoint:
     """Return the first checkpoint of `present` that is whole.
 
     Raises
@@ -198,42 +266,90 @@ def latest(present: list[Path], training: Training, wanted: dict[str, str]) -> C
     faults = []
     for path in present:
         try:
-            with containers.opened(path) as file:
-                return _read(file, training, wanted)
+            checkpoint = _read(path, training, wanted)
         except ModelFileError as error:
             log.warning("checkpoint passed over: %s", error)
             faults.append(str(error))
+            continue
+        if told := differences(checkpoint.versions, _versions(training)):
+            log.warning("%s was written with other versions, so the last bits may differ: %s", path, told)
+        return checkpoint
     raise CheckpointError(f"checkpoint: none is whole: {'; '.join(faults)}")
 
 
-def content(training: Training, words: dict[str, str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header and the tensors of a checkpoint."""
-    network, state, at = training.network, training.state, training.at
+def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header and the tensors of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If a callback remembers something that no file can hold.
+    """
+    network, state, at, history = training.network, training.state, training.at, training.history
     header, tensors = files.content(network, _described)
     arrays = {f"slot{i}": network.backend.to_numpy(slot) for i, slot in enumerate(state.slots)}
     if at.order is not None:
         arrays["order"] = at.order
-    memories = [dict(callback.memory()) for callback in remembering(training)]
-    for i, memory in enumerate(memories):
-        for name in [name for name, value in memory.items() if isinstance(value, np.ndarray)]:
-            arrays[f"callback{i}.{name}"] = memory.pop(name)
+    if history.epochs:
+        arrays |= {f"history.{name}": np.array(values, np.float64) for name, values in _figures(history).items()}
+    memories = []
+    for i, callback in enumerate(remembering(training)):
+        memory, found = _memory(callback)
+        memories.append(memory)
+        arrays |= {f"callback{i}.{name}": array for name, array in found.items()}
     entries = {
         "settings": words,
         "step": state.step,
         "epoch": training.epoch,
-        "stop": training.stop,
         "done": at.done,
         "sums": at.sums,
         "seconds": at.seconds,
         "rate": at.rate,
         "plateau": asdict(at.plateau),
-        "history": training.history.as_dict(),
+        "best_epoch": history.best_epoch,
         "generator": None if training.rng is None else training.rng.bit_generator.state,
         "memories": memories,
         "versions": _versions(training),
     }
-    text = json.dumps(entries)  # text within the header, since infinities are welcome here
-    return header | {"training": text}, tensors | {files.TRAINING + name: array for name, array in arrays.items()}
+    arrays["json"] = np.frombuffer(json.dumps(entries).encode(), np.uint8)
+    return header | {"training": FORMAT}, tensors | {files.TRAINING + name: array for name, array in arrays.items()}
+
+
+def _figures(history: History) -> dict[str, list[float]]:
+    """Return the figures of a history, by their names in a file."""
+    found = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
+    found |= {"val_loss": history.val_loss} if history.val_loss else {}
+    return found | {f"metrics.{name}": values for name, values in history.metrics.items()}
+
+
+def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what a callback remembers: values that JSON holds, and arrays.
+
+    Raises
+    ------
+    CheckpointError
+        For what is neither.
+    """
+    values: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in callback.memory().items():
+        wanted = f"{type(callback).__qualname__}.memory() has {brief(repr(value))} as {name!r}, wanted"
+        if isinstance(value, np.ndarray):
+            if value.dtype.name not in containers.DTYPES.values():
+                raise CheckpointError(f"{wanted} an array of numbers or booleans, not of {value.dtype}")
+            arrays[name] = np.array(value)
+            continue
+        try:
+            values[name] = json.loads(json.dumps(value, default=_python_number))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{wanted} JSON values or a NumPy array ({error})") from None
+    return values, arrays
+
+
+def _python_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__qualname__} is neither")
 
 
 def _versions(training: Training) -> dict[str, str]:
@@ -245,23 +361,49 @@ def _versions(training: Training) -> dict[str, str]:
     }
 
 
-def _read(file: Container, training: Training, wanted: dict[str, str]) -> Checkpoint:
-    if "training" not in file.header:
-        raise ModelFileError(f"{file.path} is a model file and no checkpoint")
+def _read(path: Path, training: Training, wanted: dict[str, str | None]) -> Checkpoint:
+    """Return a checkpoint of this training.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not whole.
+    CheckpointError
+        If it is of another training, or of another version of deepnotes that keeps trainings in another way.
+    """
+    with containers.opened(path) as file:
+        if "training" not in file.header:
+            raise ModelFileError(f"{path} is a model file and no checkpoint")
+        if file.header["training"] != FORMAT:
+            raise CheckpointError(
+                f"checkpoint: {path} was written by another version of deepnotes and cannot be resumed by this one; "
+                "deepnotes.load reads the network out of it"
+            )
+        try:
+            entries = json.loads(file.tensor(f"{files.TRAINING}json", dtype=np.dtype(np.uint8)).tobytes())
+            if told := differences(entries["settings"], wanted):
+                raise CheckpointError(f"checkpoint: {path} is of another training: {told}")
+            checkpoint = _checked(file, training, entries)
+        except (ModelFileError, CheckpointError):
+            raise
+        except (
+            DeepnotesError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
+        ) as error:  # fmt: skip
+            raise ModelFileError(
+                f"{path}: what it has of the training makes no sense ({brief(repr(error))})"
+            ) from error
+    if path.name != _place(path.parent, checkpoint.step).name:
+        raise ModelFileError(f"{path} is of step {checkpoint.step}: it was renamed after it was written")
+    return checkpoint
+
+
+def _is_whole(path: Path, training: Training, wanted: dict[str, str | None]) -> bool:
+    """Return whether a training could be resumed from a file."""
     try:
-        entries = json.loads(file.header["training"])
-        if told := differences(entries["settings"], wanted):
-            raise CheckpointError(f"checkpoint: {file.path} is of another training: {told}")
-        checkpoint = _checked(file, training, entries)
-        if told := differences(entries["versions"], _versions(training)):
-            log.warning("%s was written with other versions, so the last bits may differ: %s", file.path, told)
-        return checkpoint
+        _read(path, training, wanted)
     except (ModelFileError, CheckpointError):
-        raise
-    except (DeepnotesError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise ModelFileError(
-            f"{file.path}: what it has of the training makes no sense ({brief(repr(error))})"
-        ) from error
+        return False
+    return True
 
 
 def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Checkpoint:
@@ -274,53 +416,61 @@ def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Ch
             raise ValueError("its order holds indices of no sample")
     memories = [dict(memory) for memory in entries["memories"]]
     for name in file.shapes:
-        if found := re.fullmatch(rf"{re.escape(prefix)}callback(\d+)\.(.+)", name):
+        if found := re.fullmatch(rf"{re.escape(prefix)}callback(\d+)\.(.*)", name, re.DOTALL):
             memories[int(found[1])][found[2]] = file.tensor(name)
     generator = entries["generator"]
     if training.rng is not None:
         np.random.default_rng(0).bit_generator.state = generator  # or an error says what is wrong with it
-    epoch = whole("epoch", entries["epoch"], 0)
-    history = _history(entries["history"], epoch - (order is not None))
-    loss_sum, weight_sum = (number("sums", value, signed=True) for value in entries["sums"])
-    done = whole("done", entries["done"], 0)
+    epoch, done = whole("epoch", entries["epoch"], 0), whole("done", entries["done"], 0)
     if done > training.samples:
         raise ValueError("it is further than the data go")
+    epochs = epoch - (order is not None)
+    batches, part = -(-training.samples // training.batch_size), -(-done // training.batch_size)
+    if whole("step", entries["step"], 0) != epochs * batches + part or (order is None and done):
+        raise ValueError(f"step={entries['step']} is not where epoch {epoch} and {done} samples of it are")
+    history = _history(file, training, epochs, entries["best_epoch"])
+    loss_sum, weight_sum = (number("sums", value, signed=True) for value in entries["sums"])
     plateau = Plateau(**entries["plateau"])
-    if not _are_numbers([plateau.best, plateau.scale]):
+    if not all(type(value) in (int, float) for value in (plateau.best, plateau.scale)):  # they may be infinite
         raise ValueError("its plateau has other than numbers")
     whole("waited", plateau.waited, 0)
     seconds, rate = number("seconds", entries["seconds"]), number("rate", entries["rate"])
     at = Position(order, done, (loss_sum, weight_sum), seconds, rate, plateau)
+    theta = files.flat(file, layout, dtype)
+    values = tuple(file.tensor(name, (layout.size,), dtype) for name in slots)
+    if not all(np.isfinite(array).all() for array in (theta, *values)):
+        raise ValueError("its parameters or slots are not finite")
     return Checkpoint(
         file.path,
-        files.flat(file, layout, dtype),
-        tuple(file.tensor(name, (layout.size,), dtype) for name in slots),
-        whole("step", entries["step"], 0),
+        theta,
+        values,
+        entries["step"],
         epoch,
         at,
-        bool(entries["stop"]),
         history,
         generator,
         memories,
+        dict(entries["versions"]),
     )
 
 
-def _history(content: dict[str, Any], epochs: int) -> History:
-    """Return the history of that many epochs, or raise ValueError for what is none."""
-    history = History(**content)
-    lists = [history.loss, history.seconds, history.learning_rate, *history.metrics.values()]
-    if not all(map(_are_numbers, [*lists, history.val_loss])):
-        raise ValueError("its history has other than numbers")
-    if any(len(values) != epochs for values in lists) or len(history.val_loss) not in {0, epochs}:
-        raise ValueError("its history has not as many epochs as were trained")
-    if history.best_epoch is not None:
-        whole("best_epoch", history.best_epoch)
+def _history(file: Container, training: Training, epochs: int, best_epoch: int | None) -> History:
+    """Return the history of that many epochs, or raise an error for what is none."""
+    if best_epoch is not None:
+        whole("best_epoch", best_epoch)
+    history = History(best_epoch=best_epoch)
+    if not epochs:
+        return history
+
+    def figures(name: str) -> list[float]:
+        found: list[float] = file.tensor(f"{files.TRAINING}history.{name}", (epochs,), np.dtype(np.float64)).tolist()
+        return found
+
+    history.loss, history.learning_rate, history.seconds = map(figures, ("loss", "learning_rate", "seconds"))
+    _, *watched = training.watched
+    history.val_loss = figures("val_loss") if "val_loss" in watched else []
+    history.metrics = {name: figures(f"metrics.{name}") for name in watched if name != "val_loss"}
     return history
-
-
-def _are_numbers(values: Any) -> bool:
-    """Return whether it is a list of numbers; they may be infinite, as a loss on other data may be."""
-    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
 
 
 def _described(layer: Layer) -> dict[str, Any]:
@@ -333,3 +483,7 @@ def _described(layer: Layer) -> dict[str, Any]:
 
 def _moment(training: Training) -> tuple[int, bool]:
     return training.state.step, training.at.order is None
+
+
+def _place(directory: Path, step: int) -> Path:
+    return directory / f"step-{step:09d}.safetensors"

@@ -8,7 +8,7 @@ file proves to hold that much, and only what is asked for is read.
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -24,8 +24,14 @@ FORMAT = 1
 HEADER_LIMIT = 16 << 20
 """Bytes of header that are read at most: more than a hundred thousand feature names."""
 
-DTYPES = {"F32": "float32", "F64": "float64", "I64": "int64"}
-"""What safetensors calls the dtypes that are used here; it knows others, some of which NumPy has no word for."""
+RESERVE = 64 << 10
+"""Bytes of header that are left for what becomes known only later, when a file is checked before it is written."""
+
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
+    "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+"""What safetensors calls the dtypes that NumPy knows as well."""
 
 
 class Container:
@@ -57,7 +63,7 @@ class Container:
         """
         if name not in self.shapes:
             raise ModelFileError(f"{self.path}: tensor {brief(name)} is missing")
-        found, wanted = self.dtypes[name], dtype.name if dtype is not None else " or ".join(DTYPES.values())
+        found, wanted = self.dtypes[name], dtype.name if dtype is not None else f"one of {', '.join(DTYPES.values())}"
         if found not in DTYPES.values() or (dtype is not None and found != dtype):
             raise ModelFileError(f"{self.path}: tensor {brief(name)} is of {found}, wanted {wanted}")
         if shape is not None and self.shapes[name] != shape:
@@ -83,25 +89,64 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     Raises
     ------
     ModelFileError
-        If the header is not JSON, or the file cannot be written.
+        If the header is not JSON or too long, or the file cannot be written.
     """
     from safetensors.numpy import save as to_bytes
 
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    digests = {name: digest(tensor) for name, tensor in tensors.items()}
+    tensors = {name: _plain(tensor) for name, tensor in tensors.items()}
+    text = _text(header, {name: digest(tensor) for name, tensor in tensors.items()}, HEADER_LIMIT)
+    try:
+        with replacing(path) as file:
+            file.write(to_bytes(tensors, metadata={"deepnotes": text}))
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise ModelFileError(f"cannot write {path}: {reason(error)}") from None
+
+
+def check_header(header: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check that a file with this header and tensors of these names can be written, once there is something to write.
+
+    Raises
+    ------
+    ModelFileError
+        If the header is not JSON, or too long.
+    """
+    _text(header, dict.fromkeys(names, "0" * 64), HEADER_LIMIT - RESERVE)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether every byte of a file is as it was written."""
+    try:
+        with opened(path) as file:
+            for name in file.shapes:
+                file.tensor(name)
+    except ModelFileError:
+        return False
+    return True
+
+
+def _plain(tensor: np.ndarray) -> np.ndarray:
+    """Return a tensor as it will be read: in C's order, in this machine's order of bytes."""
+    return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
+
+
+def _text(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> str:
+    """Return the JSON of a header, checked to leave room for the tensors' own entries."""
     try:
         content = {"format": FORMAT, **header, "digests": digests}
         content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys strings, tuples lists
         text = json.dumps(content | {"digest": digest_of_header(content)})
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
-    if len(text) > HEADER_LIMIT // 2:  # quotes and backslashes are escaped once more in the file
-        raise ModelFileError(f"metadata: {len(text):,} characters of JSON, wanted at most {HEADER_LIMIT // 2:,}")
-    try:
-        with replacing(path) as file:
-            file.write(to_bytes(tensors, metadata={"deepnotes": text}))
-    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
-        raise ModelFileError(f"cannot write {path}: {reason(error)}") from None
+    length = len(json.dumps(text)) + sum(len(json.dumps(name)) + 200 for name in digests)
+    if length > limit:
+        parts = {key: len(json.dumps(value)) for key, value in content.items()}
+        largest = sorted((key for key in parts if parts[key] > 1000), key=lambda key: -parts[key])
+        told = ", ".join(f"{key} {parts[key]:,}" for key in largest)
+        raise ModelFileError(
+            f"layers, tensors and metadata (names of features and classes) would take {length:,} bytes of the file's "
+            f"header, wanted at most {limit:,}; as JSON: {told}"
+        )
+    return text
 
 
 @contextmanager

@@ -89,6 +89,17 @@ def content(
     return header, tensors
 
 
+def check(network: "Network", describe: Callable[[Layer], dict[str, Any]] = describe) -> None:
+    """Check before a training that the network can be written after it.
+
+    Raises
+    ------
+    ModelFileError
+    """
+    header, tensors = content(network, describe)
+    containers.check_header(header, tensors)
+
+
 def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Network":
     """Return the network in a model file or a checkpoint.
 

@@ -27,7 +27,7 @@ from deepnotes.plan import Layout, Plan
 from deepnotes.preprocessing import Standardizer
 from deepnotes.program import EagerProgram, Program, State
 from deepnotes.registry import get_backend
-from deepnotes.training import History, Training, exclusive
+from deepnotes.training import History, Training, callbacks_called, exclusive
 from deepnotes.training import fit as run_fit
 
 
@@ -237,10 +237,8 @@ class Network(Exports):
         watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
         rng = self._rng if shuffle else None
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, watchers, watched)
-        for watcher in watchers:
-            watcher.on_start(training)
-        program, training.state = self._start(plan)
-        with np.errstate(all="ignore"):
+        with callbacks_called(training), np.errstate(all="ignore"):
+            program, training.state = self._start(plan)
             return run_fit(training, program, watching(self, data, held_out, chosen, wanted))
 
     @exclusive

@@ -1,14 +1,14 @@
 """What a training was started with, in words, so that another can be told to be the same."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.callbacks import Callback
+from deepnotes.fingerprints import NoFingerprintError, fingerprint, settings_of
+from deepnotes.training import remembering
 from deepnotes.wording import brief
 
 if TYPE_CHECKING:
@@ -17,22 +17,35 @@ if TYPE_CHECKING:
     from deepnotes.training import Training
 
 
-def settings(training: "Training") -> dict[str, str]:
-    """Return by name all that two trainings must have in common to be the same, but for backend and epochs."""
-    plan, backend = training.plan, training.network.backend
-    values: dict[str, Any] = {field.name: getattr(plan, field.name) for field in fields(plan)}
-    values |= {
-        "batch_size": training.batch_size,
-        "shuffle": training.rng is not None,
-        "watched": list(training.watched),
-        "callbacks": remembering(training),
-    }
-    words = {name: _words(value) for name, value in values.items()}
-    held_out = "none" if training.held_out is None else digest(backend, training.held_out)
-    return words | {"data": digest(backend, training.data), "validation": held_out}
+def settings(training: "Training") -> dict[str, str | None]:
+    """Return by name all that two trainings must have in common to be the same, but for backend and epochs.
+
+    None stands for what cannot be compared, see :func:`incomparable`.
+    """
+    words: dict[str, str | None] = {}
+    for name, value in _values(training).items():
+        try:
+            words[name] = _words(name, value)
+        except NoFingerprintError:
+            words[name] = None
+    held_out = None if training.held_out is None else digest(training.network.backend, training.held_out)
+    return words | {"data": digest(training.network.backend, training.data), "validation": held_out or "none"}
 
 
-def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+def incomparable(training: "Training") -> str:
+    """Return in words what has no fingerprint, and why a training with it cannot be resumed; or nothing."""
+    for name, value in _values(training).items():
+        try:
+            _words(name, value)
+        except NoFingerprintError as error:
+            return (
+                f"{name} has a part of your own whose settings cannot be compared: {error}; give it a method "
+                "fingerprint() that returns them, as numbers, text, arrays, or lists or dicts of those"
+            )
+    return ""
+
+
+def differences(found: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> str:
     """Return in words what differs, or nothing.
 
     Examples
@@ -43,16 +56,33 @@ def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     told = []
     for name, value in wanted.items():
         if found.get(name) != value:
-            is_digest = name in {"data", "validation"}
-            told.append(
-                f"{name} is other" if is_digest else f"{name} was {brief(found.get(name))} and is {brief(value)}"
-            )
+            was, now = _around(found.get(name) or "unknown", value or "unknown")
+            told.append(f"{name} is other" if name in {"data", "validation"} else f"{name} was {was} and is {now}")
     return "; ".join(told)
 
 
-def remembering(training: "Training") -> list[Callback]:
-    """Return the callbacks that have something for a checkpoint to keep."""
-    return [callback for callback in training.callbacks if type(callback).memory is not Callback.memory]
+def _around(was: str, now: str) -> tuple[str, str]:
+    """Return two texts, or, where they are long, what follows shortly before they differ."""
+    same = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))
+    start = same - 60 if same > 100 else 0
+    was, now = (f"{'... ' if start else ''}{brief(text[start:])}" for text in (was, now))
+    return was, now
+
+
+def _values(training: "Training") -> dict[str, Any]:
+    values: dict[str, Any] = {field.name: getattr(training.plan, field.name) for field in fields(training.plan)}
+    return values | {
+        "batch_size": training.batch_size,
+        "shuffle": training.rng is not None,
+        "watched": list(training.watched),
+        "callbacks": remembering(training),
+    }
+
+
+def _words(name: str, value: Any) -> str:
+    if name == "callbacks":  # they have a memory of their own beside their settings
+        return f"[{', '.join(map(settings_of, value))}]"
+    return fingerprint(value)
 
 
 def digest(backend: "Backend", data: "Data") -> str:
@@ -68,8 +98,3 @@ def digest(backend: "Backend", data: "Data") -> str:
             part = backend.to_numpy(array[:, start : min(m, start + step)])
             found.update(np.ascontiguousarray(part.T).data)
     return found.hexdigest()
-
-
-def _words(value: Any) -> str:
-    """Return what Python writes for a value, without the addresses of objects and functions."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

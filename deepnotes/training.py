@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -131,9 +132,11 @@ class Training:
     loss : float
         The mean loss of the epoch so far.
     at_rest : bool
-        Whether all that is told here is of the same moment: not while updates are made.
+        Whether everything here, and what callbacks remember, is of the same moment: not while updates are made, nor
+        after an error has left a callback with half of an epoch or chunk.
     stop : bool
-        Set it to end the training after the epoch.
+        Set it to end this run after the epoch. Checkpoints do not keep it: a training that is resumed goes on, unless
+        a callback sets it again, as :class:`EarlyStopping` does.
     per_chunk : int
         Updates of the next chunk.
     """
@@ -206,7 +209,7 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     Parameters
     ----------
     training : Training
-        New, or as a checkpoint left it. Its state is changed as training goes.
+        New. Its callbacks were started, see :func:`callbacks_called`, and its state is changed as training goes.
     program : Program
     evaluate : callable
         Returns what is watched after an epoch, by name.
@@ -221,32 +224,85 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     history, schedule = training.history, training.plan.optimizer.learning_rate
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
-    try:
-        with deferred(terminate=any(callback.saves for callback in training.callbacks)) as check_interrupt:
-            while training.at.order is not None or (training.epoch < training.epochs and not training.stop):
-                began = time.perf_counter() - training.at.seconds
-                for _ in _chunks(training, program):
-                    training.at.seconds = time.perf_counter() - began
-                    for callback in training.callbacks:
-                        callback.on_chunk(training)
-                    check_interrupt()
-                figures = evaluate()  # first: if a metric of the user's own fails, the history is as it was
-                history.loss.append(training.loss)
-                history.learning_rate.append(training.at.rate)
-                for name, value in figures.items():
-                    (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
-                history.seconds.append(time.perf_counter() - began)
-                plateau = training.at.plateau
-                if isinstance(schedule, ReduceOnPlateau):
-                    plateau = schedule.observe(plateau, (history.val_loss or history.loss)[-1])
-                training.at = Position(plateau=plateau)
-                for callback in training.callbacks:
-                    callback.on_epoch(training)
+    with deferred(terminate=any(callback.saves for callback in training.callbacks)) as check_interrupt:
+        while training.at.order is not None or (training.epoch < training.epochs and not training.stop):
+            began = time.perf_counter() - training.at.seconds
+            for _ in _chunks(training, program):
+                training.at.seconds = time.perf_counter() - began
+                _notify(training, "on_chunk")
                 check_interrupt()
-    finally:
-        for callback in reversed(training.callbacks):
-            callback.on_end(training)
+            # A metric or schedule of the user's own may fail here: the history is then as it was.
+            figures, plateau = evaluate(), training.at.plateau
+            if isinstance(schedule, ReduceOnPlateau):
+                plateau = schedule.observe(plateau, figures.get("val_loss", training.loss))
+            training.at_rest = False
+            history.loss.append(training.loss)
+            history.learning_rate.append(training.at.rate)
+            for name, value in figures.items():
+                (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
+            history.seconds.append(time.perf_counter() - began)
+            training.at = Position(plateau=plateau)
+            training.at_rest = True
+            _notify(training, "on_epoch")
+            check_interrupt()
     return history
+
+
+@contextmanager
+def callbacks_called(training: Training) -> Iterator[None]:
+    """Start the callbacks of a training, and end those that were started, whatever happens in between.
+
+    Raises
+    ------
+    Exception
+        The first error of a callback, after all of them were called; those of others are notes on it.
+    """
+    started: list[Callback] = []
+    try:
+        for callback in training.callbacks:
+            callback.on_start(training)
+            started.append(callback)
+        yield
+    finally:
+        _call_all([partial(callback.on_end, training) for callback in reversed(started)], BaseException)
+
+
+def remembering(training: Training) -> list[Callback]:
+    """Return the callbacks that have something for a checkpoint to keep."""
+    return [callback for callback in training.callbacks if type(callback).memory is not Callback.memory]
+
+
+def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None:
+    """Call all callbacks, even if one fails: a checkpoint of this moment must have been seen by all or by none.
+
+    A callback that fails and has a memory may have changed half of it, and one that is interrupted keeps the others
+    from their turn. Then this moment is not fit for a checkpoint, and the training is not at rest.
+    """
+
+    def call(callback: Callback) -> None:
+        try:
+            getattr(callback, moment)(training)
+        except BaseException as error:
+            if callback in remembering(training) or not isinstance(error, Exception):
+                training.at_rest = False
+            raise
+
+    _call_all([partial(call, callback) for callback in training.callbacks])
+
+
+def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException] = Exception) -> None:
+    """Call each function, and then raise the first error of this kind; those of the others are notes on it."""
+    first: BaseException | None = None
+    for function in functions:
+        try:
+            function()
+        except kind as error:
+            if first is None:
+                first = error
+            else:
+                first.add_note(f"then another callback failed: {error!r}")
+    if first is not None:
+        raise first
 
 
 def _chunks(training: Training, program: Program) -> Iterator[None]:

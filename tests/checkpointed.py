@@ -61,6 +61,6 @@ class Counts(dn.Callback):
 
 
 def train_and_tell(backend: str, directory: Path, pipe: int) -> None:
-    """Train with a checkpoint after every chunk, which are as short as can be, and tell of each."""
+    """Start or resume, with a checkpoint after every chunk, which are as short as can be, and tell of each."""
     training.CHUNK_SECONDS = 1e-9
-    fit(network(backend), directory, every="0.000000001s", callbacks=[Counts(pipe)])
+    fit(network(backend), directory, every="0.000000001s", callbacks=[Counts(pipe)], resume=True)

@@ -25,20 +25,20 @@ def content() -> bytes:
 
 GOOD = content()
 HEADER, TENSORS = hostile.header_of(GOOD), hostile.tensors(GOOD)
-ENTRIES = json.loads(HEADER["training"])
+ENTRIES = json.loads(TENSORS["training.json"].tobytes())
 
 
 @st.composite
 def sealed(draw: st.DrawFn) -> bytes:
     """Return a checkpoint that lies about the training, and whose digests are right all the same."""
-    entries = draw(altered(ENTRIES))
-    arrays = dict(TENSORS)
+    entries = np.frombuffer(json.dumps(draw(altered(ENTRIES))).encode(), np.uint8)
+    arrays = TENSORS | {"training.json": entries}
     for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
         spoilt = np.array(arrays[name])
         spoilt.flat[0] = np.nan
         ways: list[Any] = [arrays[name][:-1], arrays[name].astype(np.float16), arrays[name].reshape(1, -1), spoilt]
         arrays[name] = np.ascontiguousarray(draw(st.sampled_from(ways)))
-    return hostile.sealed(HEADER | {"training": json.dumps(entries)}, arrays)
+    return hostile.sealed(HEADER, arrays)
 
 
 @target("checkpoint", st.one_of(st.just(GOOD), damaged(GOOD), sealed()), ".safetensors")

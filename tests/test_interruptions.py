@@ -20,10 +20,12 @@ import pytest
 from checkpointed import BACKENDS, fit, network, outcome, train_and_tell
 
 import deepnotes as dn
-from deepnotes import atomic
+from deepnotes import atomic, containers
 from deepnotes.checkpoints import latest_first
 
 KILLS = 25
+DAMAGED = int(os.environ.get("DEEPNOTES_DAMAGED_RUNS", "6"))
+"""Trainings that are killed twice, each time with one of their checkpoints damaged after."""
 
 
 @pytest.fixture
@@ -94,20 +96,54 @@ def test_killed_at_random_moments_it_resumes_to_equal_digests(
     killed = 0
     for number in range(KILLS):
         run = folder / str(number)
-        reader, writer = os.pipe()
-        process = processes.Process(target=_with_pipe, args=(backend, run, processes.reducer.DupFd(writer)))
-        process.start()
-        os.close(writer)
-        for _ in range(int(rng.integers(1, 60))):  # at least a chunk has been trained on
-            if not os.read(reader, 1):
-                break
-        time.sleep(rng.uniform(0, 0.004))
-        process.kill()
-        process.join(30)
-        os.close(reader)
-        killed += process.exitcode == -signal.SIGKILL
+        killed += _killed_at_random(processes, backend, run, rng)
         assert in_process(processes, backend, run) == straight[backend], f"killed the {number + 1}th time"
     assert killed >= KILLS // 2  # else this shows nothing
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_killed_and_damaged_at_random_it_resumes_to_equal_digests(
+    folder: Path, processes: Any, straight: dict[str, list[Any]], backend: str
+) -> None:
+    rng = np.random.default_rng(12)
+    killed = damaged = 0
+    for number in range(DAMAGED):
+        run = folder / str(number)
+        for _ in range(2):  # the second time, what goes on from a damaged directory is killed, too
+            killed += _killed_at_random(processes, backend, run, rng)
+            damaged += _damaged_at_random(run, rng)
+        assert in_process(processes, backend, run) == straight[backend], f"run {number + 1}"
+    assert killed >= DAMAGED
+    assert damaged >= DAMAGED
+
+
+def _killed_at_random(processes: Any, backend: str, run: Path, rng: np.random.Generator) -> bool:
+    """Train in a process, and kill it after some chunks; return whether it was killed before its end."""
+    reader, writer = os.pipe()
+    process = processes.Process(target=_with_pipe, args=(backend, run, processes.reducer.DupFd(writer)))
+    process.start()
+    os.close(writer)
+    for _ in range(int(rng.integers(1, 60))):  # at least a chunk has been trained on
+        if not os.read(reader, 1):
+            break
+    time.sleep(rng.uniform(0, 0.004))
+    process.kill()
+    process.join(30)
+    os.close(reader)
+    return bool(process.exitcode == -signal.SIGKILL)
+
+
+def _damaged_at_random(run: Path, rng: np.random.Generator) -> bool:
+    """Turn a bit of a checkpoint, or cut it, if there is another whole one; return whether there was."""
+    whole = [path for path in latest_first(run) if containers.is_whole(path)]
+    if len(whole) < 2:
+        return False
+    path = whole[rng.integers(len(whole))]
+    content = bytearray(path.read_bytes())
+    place = rng.integers(len(content))
+    content[place] ^= 1 << rng.integers(8)
+    path.write_bytes(content if rng.integers(2) else content[:place])
+    return True
 
 
 def _with_pipe(backend: str, run: Path, pipe: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepnotes import plots
+from deepnotes import files, plots
 from deepnotes.callbacks import Callback
 from deepnotes.cli import data, recipe
 from deepnotes.cli.arguments import chosen_backend, hinted
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
     model = Model(network, features, target, task, encoder, dates, as_metadata(form))
     model.label()  # so that a checkpoint says it, too
+    files.check(network)
     history, seconds = _fit(args, network, task, X, y, train, held_out, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):

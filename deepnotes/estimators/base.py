@@ -31,7 +31,7 @@ from deepnotes.optimizers import SGD, Adam, Optimizer
 from deepnotes.plan import Plan
 from deepnotes.program import Data, Program
 from deepnotes.registry import get_backend
-from deepnotes.training import Training
+from deepnotes.training import Training, callbacks_called
 from deepnotes.training import fit as run_fit
 
 FIT_DTYPES = (np.float64, np.float32)
@@ -335,12 +335,10 @@ class DenseEstimator(BaseEstimator, ABC):
             network, plan, data, held_out, batch_size, 1 if incremental else self.max_iter, order, [rules, *watchers],
             watched,
         )  # fmt: skip
-        for watcher in training.callbacks:
-            watcher.on_start(training)
-        program, training.state = self._running.start(plan, go_on=incremental)
-        self.n_iter_, self.history_ = 0, training.history
         try:
-            with np.errstate(all="ignore"):
+            with callbacks_called(training), np.errstate(all="ignore"):
+                program, training.state = self._running.start(plan, go_on=incremental)
+                self.n_iter_, self.history_ = 0, training.history
                 run_fit(training, self._program(program, data, network), evaluate)
         except KeyboardInterrupt:
             warnings.warn("the training was interrupted; the parameters are those that it had reached", stacklevel=5)
