@@ -263,7 +263,11 @@ class _Reader:
         if node.op not in FOLDED or not parts:
             raise ModelFileError(f"{node} computes with constants, and only {', '.join(sorted(FOLDED))} do that here")
         try:
-            result = FOLDED[node.op](parts, node.attributes)
+            if node.op in BROADCAST:  # counted before they are made
+                shape = np.broadcast_shapes(*(part.shape for part in parts))
+                self._spend(prod(shape) * parts[0].itemsize, str(node))
+            with np.errstate(all="ignore"):
+                result = FOLDED[node.op](parts, node.attributes)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise ModelFileError(f"{node} does not fit what it is given ({brief(error)})") from None
         self._spend(result.nbytes, str(node))
@@ -353,6 +357,20 @@ def _cast(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
     return parts[0].astype(CASTS[attributes["to"]])
 
 
+def _floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]:
+    """Return an operation on two arrays of one dtype, which have to be floats: integers would round otherwise."""
+
+    def apply(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
+        first, second = parts
+        if first.dtype != second.dtype or first.dtype.kind != "f":
+            raise TypeError(f"dtypes {first.dtype} and {second.dtype}")
+        return np.asarray(function(first, second))
+
+    return apply
+
+
+BROADCAST: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+"""Operations on two constants, one of which may be repeated to the shape of the other."""
 CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 """What ONNX calls these dtypes."""
 FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
@@ -363,5 +381,8 @@ FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
     "Squeeze": lambda parts, attributes: np.squeeze(parts[0], _axes(parts, attributes)),
     "Unsqueeze": lambda parts, attributes: np.expand_dims(parts[0], _axes(parts, attributes)),
     "Neg": lambda parts, attributes: -parts[0],
+    "Sqrt": lambda parts, attributes: np.asarray(np.sqrt(parts[0]), parts[0].dtype),
+    "Reciprocal": lambda parts, attributes: np.asarray(1 / parts[0], parts[0].dtype),
+    **{op: _floats(function) for op, function in BROADCAST.items()},
 }
-"""Operations on constants, none of which makes an array larger than what it was made of."""
+"""Operations on constants."""

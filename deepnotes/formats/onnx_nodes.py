@@ -385,12 +385,15 @@ class Walk:
         if alpha != 1:
             made = self.expression("Mul", made, np.asarray(alpha))
         b = self.constant(node, 2)
-        if b is not None and beta:
-            b = b.astype(np.float64) if b.dtype.kind == "f" else b
-            made = self.expression("Add", made, b * beta if beta != 1 else b)
-        if made.shape != shape:
-            raise self.refusal(f"has a constant of shape {brief(self.constants[node.inputs[2]].shape)}")
-        return made
+        if b is None:
+            return made
+        if shape.with_constant(b.shape)[0] != shape:
+            raise self.refusal(f"has a constant of shape {brief(b.shape)}")
+        if not beta:
+            return made
+        if beta != 1:
+            b = self.check_finite(b) * np.float64(beta)
+        return self.expression("Add", made, b)
 
     def linear(self, node: Node) -> Value:
         """Take scikit-learn's linear models, as skl2onnx writes them."""

@@ -68,7 +68,7 @@ class Shape(NamedTuple):
 
     def old_softmax_over(self, axis: int) -> bool:
         """Return the same for a sum over an axis and all after it, as it was before opset 13."""
-        axis = positive(axis, len(self.sizes) + 1)
+        axis = positive(axis, len(self.sizes))
         return self.axis < axis and all(n == 1 for n in self.sizes[:axis] if n is not SAMPLES)
 
     def transposed(self, perm: Sequence[int] | None) -> "Shape":
@@ -103,7 +103,7 @@ class Shape(NamedTuple):
 
     def flattened(self, axis: int) -> "Shape":
         """Return the shape with two axes: all before `axis` in one, all others in another."""
-        axis = positive(axis, len(self.sizes) + 1)
+        axis = axis if axis == len(self.sizes) else positive(axis, len(self.sizes))
         halves = self.sizes[:axis], self.sizes[axis:]
         own = next(half for half in halves if SAMPLES in half)
         if any(n not in (SAMPLES, 1) for n in own):
