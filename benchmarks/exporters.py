@@ -324,7 +324,8 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
         try:
             exported = case(Path(folder), rows)
         except Exception as error:  # of the exporter, whatever it is
-            return {"outcome": "not exported", "why": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+            told = " ".join(f"{type(error).__name__}: {error}".split()).partition(", scope")[0]
+            return {"outcome": "not exported", "why": re.sub(r"/\S+", "...", told)[:100]}
         try:
             net = dn.from_onnx(exported.path, backend="numpy")
         except dn.ModelFileError as error:

@@ -56,6 +56,7 @@ class Draw:
             except (ValueError, IndexError, ZeroDivisionError):
                 continue
         if not any(node.op_type in {"Gemm", "MatMul"} for node in self.nodes):
+            self.at, self.shape = "x", tuple(self.input)
             self.matmul()
 
     # --- what steps are made of ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ COMMUTATIVE = {"Max", "Min", "Equal"}
 TRANSPARENT = {"Identity", "Dropout"}
 PLAIN = COMMUTATIVE | {
     "Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Softplus", "Abs", "Sqrt", "Where", "Greater", "GreaterOrEqual",
-    "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax", "ReduceMax", "ReduceSum",
+    "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax", "ReduceMax", "ReduceSum", "Not",
 }  # fmt: skip
 ALGEBRA = {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal"}
 OPERATIONS = PLAIN | ALGEBRA | TRANSPARENT
@@ -185,19 +185,39 @@ def _larger(xp: Any, x: Any, slope: float) -> Any:
     return xp.node("Max", x, slope * x) if 0 <= slope <= 1 else xp.node("LeakyRelu", x, alpha=slope)
 
 
+def _leaky(xp: Any, x: Any, slope: float) -> Any:
+    return xp.where(x >= 0, x, slope * x)
+
+
+def _leaky_above(xp: Any, x: Any, slope: float) -> Any:
+    return xp.where(x > 0, x, slope * x)
+
+
+def _guarded_elu(xp: Any, x: Any, alpha: float) -> Any:
+    return xp.where(x > 0, x, alpha * (xp.exp(xp.where(x > 0, 0, x)) - 1))
+
+
+def _larger_and_rest(xp: Any, x: Any) -> Any:
+    return xp.node("Max", x, 0) + xp.log(1 + xp.exp(-abs(x)))
+
+
+def _logaddexp(xp: Any, x: Any) -> Any:
+    return xp.where(xp.node("Not", xp.node("Equal", x, x)), x, _larger_and_rest(xp, x))
+
+
 OTHERS: dict[str, list[Callable[..., Any]]] = {
     "relu": [lambda xp, x: xp.node("Relu", x), lambda xp, x: xp.node("Max", x, 0)],
     "sigmoid": [lambda xp, x: xp.node("Sigmoid", x)],
     "tanh": [lambda xp, x: xp.node("Tanh", x)],
     "silu": [lambda xp, x: x * xp.node("Sigmoid", x)],
-    "softplus": [lambda xp, x: xp.node("Softplus", x), lambda xp, x: xp.log(1 + xp.exp(x))],
+    "softplus": [lambda xp, x: xp.node("Softplus", x), lambda xp, x: xp.log(1 + xp.exp(x)), _larger_and_rest, _logaddexp],
     "gelu": [_erf_gelu, lambda xp, x: xp.node("Gelu", x)],
     "gelu_tanh": [_tanh_gelu, lambda xp, x: xp.node("Gelu", x, approximate="tanh")],
     "leaky_relu": [
         lambda xp, x, slope: xp.node("LeakyRelu", x, alpha=slope),
-        _larger,
+        _larger, _leaky, _leaky_above,
     ],
-    "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha)],
+    "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha), _guarded_elu],
     "softmax": [_softmax],
 }
 """How other exporters write activations, beside how the equations do."""

@@ -72,6 +72,8 @@ class Value:
         By the linear layer that each is an expression of.
     culprit : Node or None
         The first node since which it is not known.
+    number : float or None
+        Where it is the same number everywhere.
     """
 
     shape: Shape
@@ -79,6 +81,7 @@ class Value:
     known: Known | None
     readings: Mapping[Product, Reading]
     culprit: Node | None = None
+    number: float | None = None
 
 
 Part: TypeAlias = Value | np.ndarray
@@ -96,7 +99,7 @@ class Walk:
 
     def __init__(self, graph: Graph, shape: Shape) -> None:
         self.graph = graph
-        self.constants = dict(graph.constants)
+        self.constants, self.samples = dict(graph.constants), shape.samples
         self.values = {graph.input: Value(shape, graph.dtype, Known(), {})}
         self.sizes: dict[str, np.ndarray] = {}  # of dtype object, with SAMPLES for their number
         self.narrowest: tuple[str, Node] | None = None
@@ -205,6 +208,7 @@ class Walk:
 
     def expression(self, op: str, *parts: Part, **attributes: Any) -> Value:
         """Return the value of an operation on each number of some values and constants."""
+        parts = numbers_for_filled(parts)
         values = [part for part in parts if isinstance(part, Value)]
         if not values or any(value.dtype not in FLOATS for value in values):
             raise self.refusal("computes with integers" if values else "")
@@ -288,11 +292,11 @@ class Walk:
         for base in values[0].readings:
             if any(base not in value.readings for value in values):
                 continue
-            each = [
-                value.readings[base].form if isinstance(value, Value) else table.constant(float(value.item()))
-                for value in parts
+            forms = [
+                part.readings[base].form if isinstance(part, Value) else table.constant(float(part.item()))
+                for part in parts
             ]
-            form = table.node(op, each, attributes)
+            form = table.node(op, forms, attributes)
             if form is not None:
                 numbers = own.union(*(value.readings[base].numbers for value in values))
                 made[base] = Reading(form, frozenset(sorted(numbers)[: NUMBERS + 1]))
@@ -609,6 +613,9 @@ class Walk:
             return
         if any(name not in self.sizes and name not in self.constants for name in given):
             raise self.refusal()
+        if node.op == "Expand" and self.constants.get(given[0], np.zeros(2)).size == 1:
+            self._fill(node, self.constants[given[0]], self.sizes[given[1]])
+            return
         parts = [self.sizes.get(name, self.constants.get(name)) for name in given]
         if node.op == "Cast" and node.attributes.get("to") in (6, 7):
             self._put_sizes(node, np.asarray(parts[0]))
@@ -621,6 +628,15 @@ class Walk:
             raise self.refusal(f"computes with the shape of samples in a way that is not read ({brief(error)})") from None
         self.spend(made.nbytes)
         self._put_sizes(node, made)
+
+    def _fill(self, node: Node, x: np.ndarray, sizes: np.ndarray) -> None:
+        """Take one number that is repeated to the shape of samples."""
+        target = tuple(n if n is SAMPLES else _size(n) for n in sizes.ravel())
+        if target.count(SAMPLES) != 1 or len(target) < x.ndim or x.dtype.kind != "f":
+            raise self.refusal()
+        number = float(self.check_finite(x).item())
+        shape = Shape(target, self.samples)
+        self.values[node.outputs[0]] = Value(shape, x.dtype.name, None, {}, node, number)
 
     def _put_sizes(self, node: Node, sizes: np.ndarray) -> None:
         """Keep sizes: as a constant, where all of them are known."""
@@ -636,6 +652,17 @@ def _size(n: Any) -> int:
     if not isinstance(n, int | np.integer):
         raise Mismatch("goes by a size that the file leaves open")
     return int(n)
+
+
+def numbers_for_filled(parts: Sequence[Part]) -> Sequence[Part]:
+    """Return operands with numbers for values that are a number everywhere, where another value has their shape."""
+    shapes = [part.shape for part in parts if isinstance(part, Value) and part.number is None]
+    return [
+        np.asarray(part.number)
+        if isinstance(part, Value) and part.number is not None and part.shape in shapes
+        else part
+        for part in parts
+    ]
 
 
 def as_float32(value: Value) -> Value:
