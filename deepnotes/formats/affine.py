@@ -72,9 +72,7 @@ class Affine(NamedTuple):
         factor, shift, mean, scale = (np.broadcast_to(x, (features, 1)).astype(np.float64) for x in self)
         with np.errstate(all="ignore"):
             good = np.isfinite(mean) & np.isfinite(scale) & (scale != 0)
-        rest = IDENTITY._replace(
-            factor=np.where(good, np.sign(scale), factor), shift=np.where(good, 0.0, shift)
-        )
+        rest = IDENTITY._replace(factor=np.where(good, np.sign(scale), factor), shift=np.where(good, 0.0, shift))
         mean, scale = np.where(good, mean, 0.0), np.where(good, np.abs(scale), 1.0)
         if (mean == 0).all() and (scale == 1).all():
             return None, rest

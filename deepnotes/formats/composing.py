@@ -7,16 +7,18 @@ standardizer. All of that is done in double precision and rounded once.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from deepnotes.activations import Activation
+from deepnotes.activations import Activation, ActivationFunction
 from deepnotes.errors import ModelFileError
 from deepnotes.formats.affine import IDENTITY, Affine
 from deepnotes.formats.chain import Link
 from deepnotes.preprocessing import Standardizer
+from deepnotes.wording import brief
 
+LINEAR = Activation("identity")
 BOUNDED = {"sigmoid", "tanh", "softmax"}
 """Activations whose outputs are never infinite, so that a product with a diagonal matrix does them no harm."""
 
@@ -29,7 +31,7 @@ class Known(NamedTuple):
 
     def then(self, op: str, c: Any) -> "Known":
         """Return it with one more operation with a constant, see :meth:`Affine.then`."""
-        if self.layer is not None and self.layer.g.name == "identity":
+        if self.layer is not None and self.layer.is_linear:
             return Known(replace(self.layer, after=self.layer.after.then(op, c)))
         return Known(self.layer, self.affine.then(op, c))
 
@@ -37,7 +39,7 @@ class Known(NamedTuple):
         """Return the product ``W A`` of a matrix of shape (n, n_prev) with it."""
         return Known(Product(self, W))
 
-    def activated(self, g: Activation) -> "Known":
+    def activated(self, g: ActivationFunction) -> "Known":
         """Return the outputs of its layer, which is linear, with an activation."""
         assert self.layer is not None
         return Known(replace(self.layer, g=g))
@@ -50,7 +52,12 @@ class Product:
     given: Known
     W: np.ndarray
     after: Affine = IDENTITY
-    g: Activation = Activation("identity")
+    g: ActivationFunction = LINEAR
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it has no activation yet."""
+        return self.g == LINEAR
 
 
 def composed(known: Known, dtype: str) -> tuple[Standardizer | None, list[Link]]:
@@ -65,9 +72,9 @@ def composed(known: Known, dtype: str) -> tuple[Standardizer | None, list[Link]]
         raise ModelFileError("it has no dense layer")
     if not known.affine.is_identity:
         last = known.layer
-        if last.g.name not in BOUNDED or len(last.W) > last.W.shape[1] + 64:
+        if not _is_bounded(last.g) or len(last.W) > last.W.shape[1] + 64:
             raise ModelFileError(
-                f"the outputs of {last.g.name} are scaled or shifted, and no layer follows that could do it"
+                f"the outputs of {brief(_name(last.g))} are scaled or shifted, and no layer follows that could do it"
             )
         known = known.times(np.eye(len(last.W), dtype=dtype))
     links: list[Link] = []
@@ -76,8 +83,17 @@ def composed(known: Known, dtype: str) -> tuple[Standardizer | None, list[Link]]
         standardizer, before = None, known.affine
         if known.layer is None:
             standardizer, before = before.split(layer.W.shape[1])
-        links.append(Link(*_folded(layer, before, dtype), layer.g))
+        g = cast(Activation, layer.g)  # one of a user's own may be on the way from one estimator of ours to a network
+        links.append(Link(*_folded(layer, before, dtype), g))
     return standardizer, links[::-1]
+
+
+def _name(g: ActivationFunction) -> str:
+    return g.name if isinstance(g, Activation) else repr(g)
+
+
+def _is_bounded(g: ActivationFunction) -> bool:
+    return isinstance(g, Activation) and g.name in BOUNDED
 
 
 def _folded(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.ndarray]:

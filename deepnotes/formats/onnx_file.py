@@ -189,11 +189,11 @@ class _Reader:
                 raise ModelFileError(
                     f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} of a wrong kind"
                 )
-            if kind in {"FLOAT", "FLOATS"} and attribute.name not in UNBOUNDED:
-                if not all(map(math.isfinite, attribute.floats if kind == "FLOATS" else [attribute.f])):
-                    raise ModelFileError(
-                        f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} that is not finite"
-                    )
+            numbers = {"FLOAT": [attribute.f], "FLOATS": attribute.floats}.get(kind or "", [])
+            if attribute.name not in UNBOUNDED and not all(map(math.isfinite, numbers)):
+                raise ModelFileError(
+                    f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} that is not finite"
+                )
         return Node(op, tuple(raw.input), tuple(raw.output), attributes_of(self.onnx, raw), raw.name)
 
     def _output(self, asked: str | None, made: dict[str, Node]) -> str:

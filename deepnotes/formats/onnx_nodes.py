@@ -225,7 +225,7 @@ class Walk:
         known = self._affine(op, parts, shape, beside) if op in AFFINE and len(values) == 1 else None
         readings = self._readings(op, parts, values, attributes)
         known = self._activated(readings) or known
-        if known is not None and known.layer is not None and known.layer.g.name == "identity" and self.forms:
+        if known is not None and known.layer is not None and known.layer.is_linear and self.forms:
             fresh = Reading(self.forms.table.variable(), frozenset())
             readings = {**dict(list(readings.items())[1 - READINGS :]), known.layer: fresh}
         culprit = None if known is not None else next((v.culprit for v in values if v.culprit), self.node)
@@ -286,7 +286,7 @@ class Walk:
         if self.forms is None or any(not isinstance(part, Value) and part.size != 1 for part in parts):
             return {}
         table, made = self.forms.table, dict[Product, Reading]()
-        attributes = DEFAULTS.get(op, {}) | attributes
+        attributes = {**DEFAULTS.get(op, {}), **attributes}
         own = {x for x in attributes.values() if isinstance(x, float)}
         own |= {float(part.item()) for part in parts if not isinstance(part, Value)}
         for base in values[0].readings:
@@ -538,15 +538,13 @@ class Walk:
             raise self.refusal()
         shape = values[0].shape
         axis = positive(int(node.attributes.get("axis", 1)), len(shape.sizes))
-        layers = [v.known.layer for v in values if v.known is not None and v.known.layer is not None]
-        good = (
-            len(layers) == 2 and layers[0] is layers[1] and layers[0].g.name == "sigmoid" and len(layers[0].W) == 1
-            and shape.size == 1 and axis != shape.axis and is_complement(values[0]) and values[1].known is not None
-            and values[1].known.affine.is_identity
-        )  # fmt: skip
-        if not good:
+        first, second = (value.known or Known() for value in values)
+        layer = second.layer
+        is_sigmoid = layer is not None and first.layer is layer and layer.g == Activation("sigmoid")
+        is_pair = is_complement(first.affine) and second.affine.is_identity
+        if layer is None or not (is_sigmoid and is_pair and len(layer.W) == shape.size == 1) or axis == shape.axis:
             raise self.refusal()
-        (layer, _), zero = layers, np.zeros((1, 1))
+        zero = np.zeros((1, 1))
         both = Affine(*(np.vstack([one, x]) for one, x in zip(IDENTITY, layer.after, strict=True)))
         both = both._replace(shift=np.vstack([zero, layer.after.shift]))
         W = np.vstack([0 * layer.W, layer.W])  # 1 - σ(z) and σ(z) are the softmax of 0 and z
@@ -625,7 +623,9 @@ class Walk:
         try:
             made = (MEASURED.get(node.op) or FOLDED[node.op])(parts, node.attributes)  # type: ignore[arg-type]
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-            raise self.refusal(f"computes with the shape of samples in a way that is not read ({brief(error)})") from None
+            raise self.refusal(
+                f"computes with the shape of samples in a way that is not read ({brief(error)})"
+            ) from None
         self.spend(made.nbytes)
         self._put_sizes(node, made)
 
@@ -654,15 +654,15 @@ def _size(n: Any) -> int:
     return int(n)
 
 
-def numbers_for_filled(parts: Sequence[Part]) -> Sequence[Part]:
+def numbers_for_filled(parts: Sequence[Part]) -> tuple[Part, ...]:
     """Return operands with numbers for values that are a number everywhere, where another value has their shape."""
     shapes = [part.shape for part in parts if isinstance(part, Value) and part.number is None]
-    return [
+    return tuple(
         np.asarray(part.number)
         if isinstance(part, Value) and part.number is not None and part.shape in shapes
         else part
         for part in parts
-    ]
+    )
 
 
 def as_float32(value: Value) -> Value:
@@ -670,18 +670,17 @@ def as_float32(value: Value) -> Value:
     return replace(value, dtype="float32")
 
 
-def is_complement(value: Value) -> bool:
-    """Return whether a value is 1 less the outputs of a layer."""
-    affine = value.known.affine if value.known is not None else IDENTITY
+def is_complement(affine: Affine) -> bool:
+    """Return whether it is 1 less its argument."""
     return bool((affine.factor == -1).all() and (affine.shift == 1).all())
 
 
 def sums_to_one(layer: Product) -> bool:
     """Return whether the outputs of a layer do: those of a softmax, and of sigmoids of z and -z."""
     shift = layer.after.shift
-    return layer.g.name == "softmax" or (
-        layer.g.name == "sigmoid" and len(layer.W) == 2 and bool((layer.W[0] == -layer.W[1]).all())
-        and (len(shift) == 2 and bool(shift[0] == -shift[1]) or not shift.any())
+    return layer.g == Activation("softmax") or (
+        layer.g == Activation("sigmoid") and len(layer.W) == 2 and bool((layer.W[0] == -layer.W[1]).all())
+        and ((len(shift) == 2 and bool(shift[0] == -shift[1])) or not shift.any())
         and bool((layer.after.factor == 1).all())
     )  # fmt: skip
 

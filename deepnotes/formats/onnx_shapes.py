@@ -1,7 +1,8 @@
 """Shapes of values in an ONNX graph: one axis counts the samples, and the others hold what belongs to each sample.
 
 No array is moved: the numbers of a sample keep their order (of C, over its axes), so that a shape says all there is to
-say of a Reshape, Squeeze or Transpose. What would mix samples, repeat numbers or change their order is a :class:`Mismatch`.
+say of a Reshape, Squeeze or Transpose. What would mix samples, repeat numbers or change their order is a
+:class:`Mismatch`.
 """
 
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ class Shape(NamedTuple):
 
     def _left(self, sizes: list[int | None]) -> int:
         """Return what -1 stands for, beside an axis of samples."""
-        others = prod(n for n in sizes if n not in (-1, SAMPLES))  # type: ignore[misc]
+        others = prod(n for n in sizes if n not in (-1, SAMPLES))
         if others == 0 or self.size == 0:
             return UNKNOWN
         if self.size % others:

@@ -12,7 +12,6 @@ import numpy as np
 from deepnotes.errors import ModelFileError
 from deepnotes.extras import needed
 from deepnotes.formats.chain import Chain
-from deepnotes.formats.tracing import Trace
 from deepnotes.formats.onnx_writing import traced
 
 OPSET = 13
