@@ -131,7 +131,20 @@ def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return rows
 
 
+def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``exporters.json``: a row for each model that an exporter writes."""
+    rows = [["exporter", "model", "", "layers, or why not"]]
+    for who, r in results.items():
+        if r["version"] is None:
+            rows.append([who, NOTHING, "not run", r["why"]])
+        for what, case in r["cases"].items():
+            told = case.get("layers") or case["why"]
+            rows.append([f"{who} {r['version']}", what, case["outcome"], told.replace("|", "\\|")])
+    return rows
+
+
 TABLES = {
+    "exporters": (exporters_rows, {"torch", "skl2onnx", "keras", "jax2onnx", "onnx"}),
     "steps": (steps_rows, {"scikit-learn", "torch", "jax"}),
     "steps-avx2": (steps_rows, set()),
     "steps-float64": (steps_rows, {"scikit-learn", "torch", "jax"}),

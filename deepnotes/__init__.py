@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from deepnotes.estimators import DenseClassifier, DenseRegressor
     from deepnotes.formats.estimators import from_sklearn
     from deepnotes.formats.onnx_reading import from_onnx
+    from deepnotes.formats.skl2onnx_converter import register_skl2onnx
     from deepnotes.tables import Table, read_table, write_table
     from deepnotes.tensorboard import TensorBoard
 
@@ -117,6 +118,7 @@ __all__ = [
     "load",
     "open_table",
     "read_table",
+    "register_skl2onnx",
     "registered_backends",
     "set_backend",
     "use_backend",
@@ -134,6 +136,7 @@ _LATER = {
     "from_sklearn": "deepnotes.formats.estimators",
     "open_table": "deepnotes.disk_tables",
     "read_table": "deepnotes.tables",
+    "register_skl2onnx": "deepnotes.formats.skl2onnx_converter",
     "write_table": "deepnotes.tables",
 }
 """What is imported when it is first asked for, and where from: it needs more than most programs do."""

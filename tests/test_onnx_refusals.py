@@ -28,31 +28,30 @@ def refused(content: Any, folder: Path, **options: Any) -> str:
 
 STRANGERS = {
     "another layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) is no part of a dense chain"),
-    "another activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is no part"),
+    "another activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is an activation that is not known here"),
     "another domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) is no part"),
     "an activation first": ([("Relu",), DENSE], r"node 'n0' \(Relu\) is no part"),
     "two activations": ([DENSE, ("Relu",), ("Tanh",)], r"node 'n2' \(Tanh\) is no part"),
-    "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], r"node 'n2' \(Mul\) is no part"),
-    "a softmax over samples": ([DENSE, ("Softmax", {"axis": 0})], r"node 'n1' \(Softmax\) is no part"),
-    "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"node 'n1' \(LogSoftmax\) is no part"),
+    "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, and no"),
+    "a softmax over samples": ([DENSE, ("Softmax", {"axis": 0})], r"'n1' \(Softmax\) does not go over the features"),
+    "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"'n1' \(LogSoftmax\) gives logarithms of prob"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
-    "half precision": ([DENSE, ("Cast", {"to": 10})], r"node 'n1' \(Cast\) is no part"),
-    "dropping as in training": ([DENSE, ("Dropout", 0.5, np.array(True))], r"node 'n1' \(Dropout\) is no part"),
+    "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, and the weights are of"),
+    "dropping as in training": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
     "dropping within an activation": (
-        [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"node 'n2' \(Dropout\) is no part"),
+        [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"'n2' \(Dropout\) drops some of its inputs"),
     "a product and a sum in one": ([("MatMul", W, b)], r"node 'n0' \(MatMul\) is no part"),
     "samples joined": ([("Flatten", {"axis": 0}), DENSE], r"node 'n0' \(Flatten\) joins samples"),
     "samples cut": ([DENSE, ("Reshape", [-1, 2])], r"node 'n1' \(Reshape\) changes the shape of samples"),
     "samples in a row": ([DENSE, ("Reshape", [-1])], r"node 'n1' \(Reshape\) changes the shape of samples"),
     "samples squeezed": ([DENSE, ("Squeeze", [1])], r"node 'n1' \(Squeeze\) changes the shape of samples"),
-    "features as samples": ([DENSE, ("Transpose",), DENSE], r"node 'n2' \(Gemm\) takes samples to be rows"),
+    "features as samples": ([DENSE, ("Transpose",), DENSE], r"node 'n2' \(Gemm\) sums over the samples"),
     "too many features": ([DENSE, ("Relu",), DENSE], r"node 'n2' \(Gemm\) takes 3 numbers .* is given 4"),
     "of a tensor of three dimensions": ([("MatMul", np.ones((1, 3, 4)))], r"node 'n0' \(MatMul\) has no const"),
     "a bias for each sample": ([("MatMul", W), ("Add", np.ones((3, 4)))], r"'n1' \(Add\) has a constant of sh"),
-    "a bias of another size": ([("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\), wanted \(4,\)"),
-    "turned round": ([("Mul", np.array([1.0, -1, 1])), DENSE], r"'n0' \(Mul\) ends what is no standardization"),
-    "made infinite": ([("Mul", 0.0), DENSE], r"'n0' \(Mul\) ends what is no standardization"),
-    "subtracted from": ([("Sub", 1.0, ...), DENSE], r"'n0' \(Sub\) is no part of a dense chain"),
+    "a bias of another size": ([("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
+    "made infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) makes numbers that are not finite"),
+    "divided by before": ([("Div", 1.0, ...), DENSE], r"'n0' \(Div\) is no part of a dense chain"),
     "divided by": ([DENSE, ("Div", 1.0, ...)], r"'n1' \(Div\) is no part of a dense chain"),
     "no layer": ([("Identity",)], "it has no dense layer"),
     "scaled and no layer": ([("Mul", 2.0)], "it has no dense layer"),
@@ -72,7 +71,7 @@ def test_an_old_softmax_over_all_numbers(tmp_path: Path) -> None:
     """Before opset 13, axis 0 meant: of all samples together."""
     steps = [("Transpose",), ("MatMul", W.T, ...), ("Softmax", {"axis": 0})]
     assert dn.from_onnx(saved(chain(*steps, opset=13), tmp_path)).outputs == 4
-    assert "node 'n2' (Softmax) is no part" in refused(chain(*steps, opset=12), tmp_path)
+    assert "node 'n2' (Softmax) does not go over the features" in refused(chain(*steps, opset=12), tmp_path)
 
 
 def test_a_chain_that_branches(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_a_chain_that_branches(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["h", "V"], ["z"], name="second"),
         helper.make_node("Add", ["h", "z"], ["out"], name="skip"),
     ]
-    assert "node 'second' (MatMul) is no part of a dense chain" in refused(model(nodes, f32, "out"), tmp_path)
+    assert "node 'skip' (Add) is no part of a dense chain" in refused(model(nodes, f32, "out"), tmp_path)
 
 
 def test_an_activation_with_another_constant_is_another_one(tmp_path: Path) -> None:
@@ -91,8 +90,8 @@ def test_an_activation_with_another_constant_is_another_one(tmp_path: Path) -> N
         f32 = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
         nodes = [
             helper.make_node("MatMul", ["in", "W"], ["z"]),
-            helper.make_node("Div", ["z", "root"], ["a"], name="gelu"),
-            helper.make_node("Erf", ["a"], ["b"]),
+            helper.make_node("Div", ["z", "root"], ["a"]),
+            helper.make_node("Erf", ["a"], ["b"], name="gelu"),
             helper.make_node("Add", ["one", "b"], ["c"]),
             helper.make_node("Mul", ["c", "z"], ["d"]),
             helper.make_node("Mul", ["half", "d"], ["out"]),
@@ -101,7 +100,7 @@ def test_an_activation_with_another_constant_is_another_one(tmp_path: Path) -> N
         if good:
             assert dn.from_onnx(saved(content, tmp_path)).layers == (dn.Dense(4, "gelu"),)
         else:
-            assert "node 'gelu' (Div) is no part of a dense chain" in refused(content, tmp_path)
+            assert "node 'gelu' (Erf) is no part of a dense chain" in refused(content, tmp_path)
 
 
 def test_weights_that_are_no_constants(tmp_path: Path) -> None:
@@ -117,26 +116,12 @@ def test_weights_of_several_dtypes(tmp_path: Path) -> None:
     assert "node 'n' (MatMul) has weights of float64, and those before it are of float32" in refused(content, tmp_path)
 
 
-@pytest.mark.parametrize("location", ["other", "../../etc/passwd", "/etc/passwd"])
-def test_data_in_other_files_are_not_read(location: str, tmp_path: Path) -> None:
-    (tmp_path / "other").write_bytes(W.astype("float32").tobytes())
-    content = chain(DENSE)
-    tensor = content.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", "48")):
-        tensor.external_data.add(key=key, value=value)
-    assert "tensor 'c0_1' is in another file, which is not read" in refused(content, tmp_path)
-    tensor.data_location = onnx.TensorProto.DEFAULT
-    assert "is in another file" in refused(content, tmp_path)
-
-
 @pytest.mark.parametrize("shape", [[3, 5], [1 << 40, 1 << 40], [0, 4], [-3, 4], [1 << 62, 4], [12]])
 def test_tensors_that_are_not_what_they_claim(shape: list[int], tmp_path: Path) -> None:
     content = chain(DENSE)
     content.graph.initializer[0].dims[:] = shape
     told = refused(content, tmp_path)
-    assert ("claims the shape" in told and "holds 12 numbers" in told) or "no constant matrix" in told
+    assert ("claims the shape" in told and "holds 12 numbers" in told) or "takes matrices, and is given others" in told
 
 
 def test_an_input_of_a_claimed_size(tmp_path: Path) -> None:

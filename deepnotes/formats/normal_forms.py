@@ -17,17 +17,21 @@ from deepnotes.activations import LIBRARY, Activation
 from deepnotes.formats.tracing import KERNELS, Trace, Value
 from deepnotes.ops import Ops
 
+DIGITS = {"float16": 3, "float32": 7, "float64": 14}
+"""To how many digits constants agree that are the same number in a file of some precision."""
 TERMS = 64
 """How many a sum or product may have when it is flat: an expression can be short and its sum very long."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "LeakyRelu": {"alpha": 0.01}, "Elu": {"alpha": 1.0}, "Gelu": {"approximate": "none"},
 }  # fmt: skip
 """Attributes that decide what a node computes, with their values where they are not given."""
+OPTIONS = 256
+"""How many different numbers in a file are tried as options of an activation."""
 COMMUTATIVE = {"Max", "Min", "Equal"}
 TRANSPARENT = {"Identity", "Dropout"}
 PLAIN = COMMUTATIVE | {
     "Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Softplus", "Abs", "Sqrt", "Where", "Greater", "GreaterOrEqual",
-    "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax",
+    "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax", "ReduceMax", "ReduceSum", "Not",
 }  # fmt: skip
 ALGEBRA = {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal"}
 OPERATIONS = PLAIN | ALGEBRA | TRANSPARENT
@@ -45,12 +49,12 @@ class Table:
 
     Parameters
     ----------
-    dtype : {"float32", "float64"}
-        Constants are the same if they agree to 7 or 14 digits.
+    dtype : {"float16", "float32", "float64"}
+        Constants are the same if they agree to 3, 7 or 14 digits.
     """
 
     def __init__(self, dtype: str) -> None:
-        self.digits = 7 if dtype == "float32" else 14
+        self.digits = DIGITS[dtype]
         self._numbers: dict[Any, int] = {}
         self._entries: list[Any] = []
 
@@ -139,6 +143,7 @@ class Table:
 
     def of_trace(self, make: Callable[[Trace, Any], Any], dtype: str) -> Form:
         """Return the form of what a function writes down, given a trace and its argument."""
+        dtype = "float64" if dtype == "float64" else "float32"
         trace = Trace(dtype)
         result = make(trace, Value(trace, "x", np.dtype(dtype)))
         forms = {name: self.constant(float(value)) for name, value in trace.constants.items()}
@@ -171,8 +176,33 @@ def _tanh_gelu(xp: Any, x: Any) -> Any:
     return 0.5 * x * (1 + xp.node("Tanh", sqrt(2 / pi) * (x + 0.044715 * x * x * x)))
 
 
+def _softmax(xp: Any, x: Any) -> Any:
+    E = xp.exp(x - xp.node("ReduceMax", x))
+    return E / xp.node("ReduceSum", E)
+
+
 def _larger(xp: Any, x: Any, slope: float) -> Any:
     return xp.node("Max", x, slope * x) if 0 <= slope <= 1 else xp.node("LeakyRelu", x, alpha=slope)
+
+
+def _leaky(xp: Any, x: Any, slope: float) -> Any:
+    return xp.where(x >= 0, x, slope * x)
+
+
+def _leaky_above(xp: Any, x: Any, slope: float) -> Any:
+    return xp.where(x > 0, x, slope * x)
+
+
+def _guarded_elu(xp: Any, x: Any, alpha: float) -> Any:
+    return xp.where(x > 0, x, alpha * (xp.exp(xp.where(x > 0, 0, x)) - 1))
+
+
+def _larger_and_rest(xp: Any, x: Any) -> Any:
+    return xp.node("Max", x, 0) + xp.log(1 + xp.exp(-abs(x)))
+
+
+def _logaddexp(xp: Any, x: Any) -> Any:
+    return xp.where(xp.node("Not", xp.node("Equal", x, x)), x, _larger_and_rest(xp, x))
 
 
 OTHERS: dict[str, list[Callable[..., Any]]] = {
@@ -180,14 +210,22 @@ OTHERS: dict[str, list[Callable[..., Any]]] = {
     "sigmoid": [lambda xp, x: xp.node("Sigmoid", x)],
     "tanh": [lambda xp, x: xp.node("Tanh", x)],
     "silu": [lambda xp, x: x * xp.node("Sigmoid", x)],
-    "softplus": [lambda xp, x: xp.node("Softplus", x), lambda xp, x: xp.log(1 + xp.exp(x))],
+    "softplus": [
+        lambda xp, x: xp.node("Softplus", x),
+        lambda xp, x: xp.log(1 + xp.exp(x)),
+        _larger_and_rest,
+        _logaddexp,
+    ],
     "gelu": [_erf_gelu, lambda xp, x: xp.node("Gelu", x)],
     "gelu_tanh": [_tanh_gelu, lambda xp, x: xp.node("Gelu", x, approximate="tanh")],
     "leaky_relu": [
         lambda xp, x, slope: xp.node("LeakyRelu", x, alpha=slope),
         _larger,
+        _leaky,
+        _leaky_above,
     ],
-    "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha)],
+    "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha), _guarded_elu],
+    "softmax": [_softmax],
 }
 """How other exporters write activations, beside how the equations do."""
 
@@ -203,7 +241,7 @@ def _known(dtype: str) -> tuple[Table, dict[Form, Activation]]:
     table, found = Table(dtype), {}
     for name, traits in LIBRARY.items():
         if not traits.options and name != "identity":
-            others = OTHERS.get(name, []) + [_softplus_or_itself] * (name == "softplus" and dtype == "float32")
+            others = OTHERS.get(name, []) + [_softplus_or_itself] * (name == "softplus" and dtype != "float64")
             for form in [_equation(name), *others]:
                 found[table.of_trace(form, dtype)] = Activation(name)
     return table, found
@@ -218,7 +256,8 @@ class Forms:
 
     Parameters
     ----------
-    dtype : {"float32", "float64"}
+    dtype : {"float16", "float32", "float64"}
+        Of its weights.
     """
 
     def __init__(self, dtype: str) -> None:
@@ -233,9 +272,9 @@ class Forms:
         if len(numbers) > 8:  # no form of an activation with an option has so many
             return None
         for number in sorted(numbers):
-            if number not in self._options:
+            if number not in self._options and len(self._options) < OPTIONS:
                 self._options[number] = self._with_option(number)
-            if form in self._options[number]:
+            if form in self._options.get(number, {}):
                 return self._options[number][form]
         return None
 
@@ -250,4 +289,4 @@ class Forms:
 
     def shortest(self, number: float) -> float:
         """Return a number as a person would have written it, if the file has it in single precision."""
-        return float(str(np.float32(number))) if self.dtype == "float32" else number
+        return float(str(np.dtype(self.dtype).type(number)))

@@ -1,10 +1,11 @@
 """What is in an ONNX file, as far as one of its outputs needs it: nodes in order, constants, the input.
 
 Nothing in a file is believed before it is seen: the sizes that tensors claim have to be there in bytes, data in other
-files are refused, and the number of nodes is bounded, and with it time and memory.
+files have to lie in the same folder, and the numbers of nodes and axes are bounded, and with them time and memory.
 """
 
 import json
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -17,7 +18,9 @@ import numpy as np
 from deepnotes.containers import strict_json
 from deepnotes.errors import ModelFileError
 from deepnotes.extras import needed
+from deepnotes.formats.external_data import ExternalData
 from deepnotes.formats.normal_forms import attributes_of
+from deepnotes.formats.onnx_shapes import RANK
 from deepnotes.wording import brief, listed, reason
 
 NODES = 10_000
@@ -30,11 +33,16 @@ OLDEST = 7
 """The opset since which operands are broadcast as NumPy does it."""
 KINDS = {
     "alpha": "FLOAT", "allowzero": "INT", "approximate": "STRING", "axes": "INTS", "axis": "INT", "beta": "FLOAT",
-    "classlabels_int64s": "INTS", "classlabels_strings": "STRINGS", "offset": "FLOATS", "perm": "INTS", "to": "INT",
-    "transA": "INT", "transB": "INT", "value": "TENSOR", "value_float": "FLOAT", "value_floats": "FLOATS",
-    "value_int": "INT", "value_ints": "INTS",
+    "classlabels_int64s": "INTS", "classlabels_ints": "INTS", "classlabels_strings": "STRINGS",
+    "coefficients": "FLOATS", "end": "INT", "epsilon": "FLOAT", "gamma": "FLOAT", "intercepts": "FLOATS",
+    "keepdims": "INT", "max": "FLOAT", "min": "FLOAT", "norm": "STRING", "offset": "FLOATS", "perm": "INTS",
+    "post_transform": "STRING", "scale": "FLOATS", "spatial": "INT", "start": "INT", "targets": "INT", "to": "INT",
+    "training_mode": "INT", "transA": "INT", "transB": "INT", "value": "TENSOR", "value_float": "FLOAT",
+    "value_floats": "FLOATS", "value_int": "INT", "value_ints": "INTS",
 }  # fmt: skip
 """Attributes that are looked at, and what each of them is in all operations that have it."""
+UNBOUNDED = {"min", "max", "value_float", "value_floats"}
+"""Attributes that may be infinite: a bound that is none."""
 DEFAULT = {"", "ai.onnx"}
 ML = "ai.onnx.ml"
 
@@ -61,22 +69,28 @@ class Graph(NamedTuple):
         In the order in which they run; without those that depend on nothing but constants.
     constants : dict of str to ndarray
     input, output : str
-    features : tuple of int
-        The shape of one sample, as far as the file says it; unknown sizes are 0.
+    sizes : tuple of int or None
+        The shape of the input, with 0 for unknown sizes; None where the file does not state it.
+    dtype : str
+        Of the input.
     classes : list or None
         What the file calls the classes, if it does.
     metadata : dict of str to JSON values
     opset : int
+    bytes : int
+        The size of the file, and of those beside it that were read.
     """
 
     nodes: list[Node]
     constants: dict[str, np.ndarray]
     input: str
     output: str
-    features: tuple[int, ...]
+    sizes: tuple[int, ...] | None
+    dtype: str
     classes: list[Any] | None
     metadata: dict[str, Any]
     opset: int
+    bytes: int
 
 
 def read(path: Path, output: str | None = None) -> Graph:
@@ -85,14 +99,14 @@ def read(path: Path, output: str | None = None) -> Graph:
     Raises
     ------
     ModelFileError
-        If the file cannot be read, or is no whole and self-contained ONNX file with one input.
+        If the file cannot be read, or is no whole ONNX file with one input.
     """
     onnx = needed("onnx", "onnx", "reading an ONNX file")
     content = _content(path)
     try:
         model, size = onnx.ModelProto.FromString(content), len(content)
         del content
-        return _Reader(onnx, model, size).graph(output)
+        return _Reader(onnx, model, size, path.parent).graph(output)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
     except MemoryError:
@@ -122,8 +136,10 @@ def _content(path: Path) -> bytes:
 
 
 class _Reader:
-    def __init__(self, onnx: Any, model: Any, size: int) -> None:
+    def __init__(self, onnx: Any, model: Any, size: int, folder: Path) -> None:
         self.onnx, self.model, self.raw = onnx, model, model.graph
+        self.size, self.beside = size, ExternalData(folder)
+        self.spent = 0
         if not self.raw.node or not self.raw.output:
             raise ModelFileError("it is no ONNX file, or one of a graph without nodes or outputs")
         if len(self.raw.node) > NODES:
@@ -137,7 +153,6 @@ class _Reader:
         if len(self.tensors) < len(self.raw.initializer):
             raise ModelFileError("it has two tensors of one name")
         self.constants: dict[str, np.ndarray] = {}
-        self.budget = FOLDING[0] + FOLDING[1] * size
 
     def graph(self, output: str | None) -> Graph:
         made = {}
@@ -160,7 +175,9 @@ class _Reader:
         metadata = {
             entry.key: _value(entry.value) if as_written else entry.value for entry in self.model.metadata_props
         }
-        return Graph(nodes, self.constants, source, chosen, self._features(source), classes, metadata, self.opset)
+        sizes, dtype = self._input(source)
+        size = self.size + self.beside.bytes
+        return Graph(nodes, self.constants, source, chosen, sizes, dtype, classes, metadata, self.opset, size)
 
     def _node(self, raw: Any) -> Node:
         op = raw.op_type if raw.domain in DEFAULT else f"{raw.domain}.{raw.op_type}"
@@ -172,6 +189,11 @@ class _Reader:
                 raise ModelFileError(
                     f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} of a wrong kind"
                 )
+            numbers = {"FLOAT": [attribute.f], "FLOATS": attribute.floats}.get(kind or "", [])
+            if attribute.name not in UNBOUNDED and not all(map(math.isfinite, numbers)):
+                raise ModelFileError(
+                    f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} that is not finite"
+                )
         return Node(op, tuple(raw.input), tuple(raw.output), attributes_of(self.onnx, raw), raw.name)
 
     def _output(self, asked: str | None, made: dict[str, Node]) -> str:
@@ -179,7 +201,8 @@ class _Reader:
         outputs = [value.name for value in self.raw.output]
         if asked is not None and asked not in outputs:
             raise ModelFileError(f"it has no output {brief(repr(asked))}; outputs: {brief(listed(outputs))}")
-        floats = {self.onnx.TensorProto.FLOAT, self.onnx.TensorProto.DOUBLE}
+        kinds = self.onnx.TensorProto
+        floats = {kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16}
         good = [
             value.name
             for value in self.raw.output
@@ -240,52 +263,69 @@ class _Reader:
         if node.op not in FOLDED or not parts:
             raise ModelFileError(f"{node} computes with constants, and only {', '.join(sorted(FOLDED))} do that here")
         try:
-            result = FOLDED[node.op](parts, node.attributes)
+            if node.op in BROADCAST:  # counted before they are made
+                shape = np.broadcast_shapes(*(part.shape for part in parts))
+                self._spend(prod(shape) * parts[0].itemsize, str(node))
+            with np.errstate(all="ignore"):
+                result = FOLDED[node.op](parts, node.attributes)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise ModelFileError(f"{node} does not fit what it is given ({brief(error)})") from None
-        self.budget -= result.nbytes
-        if self.budget < 0:
-            raise ModelFileError(f"{node} and those before it compute with constants at too great a length")
+        self._spend(result.nbytes, str(node))
         return result
+
+    def _spend(self, size: int, what: str) -> None:
+        """Count bytes that are computed or read again, of which a file of some length may not want too many."""
+        self.spent += size
+        if self.spent > FOLDING[0] + FOLDING[1] * (self.size + self.beside.bytes):
+            raise ModelFileError(f"{what} and those before it compute with constants at too great a length")
 
     def _tensor(self, tensor: Any, what: str) -> np.ndarray:
         kinds = self.onnx.TensorProto
-        if tensor.data_location == kinds.EXTERNAL or tensor.external_data:
-            raise ModelFileError(
-                f"{what} is in another file, which is not read; save the model in one file "
-                "(onnx.save with save_as_external_data=False)"
-            )
         names = {
-            kinds.FLOAT: "float32", kinds.DOUBLE: "float64", kinds.INT32: "int32", kinds.INT64: "int64",
-            kinds.BOOL: "bool",
+            kinds.FLOAT: "float32", kinds.DOUBLE: "float64", kinds.FLOAT16: "float16", kinds.INT32: "int32",
+            kinds.INT64: "int64", kinds.BOOL: "bool",
         }  # fmt: skip
         if tensor.data_type not in names:
             raise ModelFileError(f"{what} is of a type that is not read; wanted {', '.join(names.values())}")
         dtype = np.dtype(names[tensor.data_type])
+        if len(tensor.dims) > RANK:
+            raise ModelFileError(f"{what} has {len(tensor.dims):,} axes, and at most {RANK} are read")
         shape = tuple(tensor.dims)
         fields = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
-        stored: Any = tensor.raw_data or getattr(tensor, fields.get(dtype.name, "int32_data"))
-        held = len(stored) // dtype.itemsize if tensor.raw_data else len(stored)
-        if min(shape, default=1) < 1 or prod(shape) != held or (tensor.raw_data and len(stored) % dtype.itemsize):
+        if tensor.data_location == kinds.EXTERNAL or tensor.external_data:
+            entries = [(entry.key, entry.value) for entry in tensor.external_data]
+            raw = self.beside.read(entries, max(0, prod(shape)) * dtype.itemsize, what)
+            self._spend(len(raw), what)
+        else:
+            raw = tensor.raw_data
+        stored: Any = raw or getattr(tensor, fields.get(dtype.name, "int32_data"))
+        held = len(stored) // dtype.itemsize if raw else len(stored)
+        if min(shape, default=1) < 1 or prod(shape) != held or (raw and len(stored) % dtype.itemsize):
             raise ModelFileError(f"{what} claims the shape {brief(shape)} and holds {held:,} numbers")
-        if tensor.raw_data:
+        if raw:
             return np.frombuffer(stored, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+        if dtype.name == "float16":  # its bits, in integers
+            bits = np.asarray(stored, np.int32)
+            return (bits & 0xFFFF).astype(np.uint16).view(dtype).reshape(shape)
         return np.asarray(stored, dtype if dtype.kind != "b" else np.int32).astype(dtype).reshape(shape)
 
-    def _features(self, source: str) -> tuple[int, ...]:
+    def _input(self, source: str) -> tuple[tuple[int, ...] | None, str]:
+        """Return the shape and the dtype of the input, as far as the file says them."""
         kind = next(value.type.tensor_type for value in self.raw.input if value.name == source)
+        dtype = CASTS.get(kind.elem_type, "int64")
         if not kind.HasField("shape"):
-            return (0,)
-        sizes = [max(0, dim.dim_value) for dim in kind.shape.dim]
-        if len(sizes) < 2:
-            raise ModelFileError(f"its input {brief(repr(source))} has the shape {brief(sizes)}, wanted (samples, ...)")
-        return tuple(sizes[1:])
+            return None, dtype
+        if not 2 <= len(kind.shape.dim) <= RANK:
+            shape = [max(0, dim.dim_value) for dim in kind.shape.dim[:RANK]]
+            raise ModelFileError(f"its input {brief(repr(source))} has the shape {brief(shape)}, wanted (samples, ...)")
+        return tuple(max(0, dim.dim_value) for dim in kind.shape.dim), dtype
 
     def _classes(self, nodes: list[Node]) -> list[Any] | None:
         """Return the names of the classes, from what turns probabilities into one of them."""
         for node in nodes:
-            if node.op == f"{ML}.ZipMap":
-                found = node.attributes.get("classlabels_strings") or node.attributes.get("classlabels_int64s")
+            if node.op in {f"{ML}.ZipMap", f"{ML}.LinearClassifier"}:
+                kinds = "classlabels_strings", "classlabels_int64s", "classlabels_ints"
+                found = next((node.attributes[kind] for kind in kinds if node.attributes.get(kind)), None)
                 return [x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in found or []] or None
         for node in nodes:
             if node.op == f"{ML}.ArrayFeatureExtractor" and node.inputs and node.inputs[0] in self.tensors:
@@ -307,22 +347,42 @@ def _value(text: str) -> Any:
 
 
 def _axes(parts: list[np.ndarray], attributes: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(int(i) for i in (parts[1].ravel() if len(parts) > 1 else attributes["axes"]))
+    axes = np.ravel(parts[1] if len(parts) > 1 else attributes["axes"])
+    if len(axes) > RANK:
+        raise ValueError(f"{len(axes):,} axes")
+    return tuple(int(i) for i in axes)
 
 
 def _cast(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
     return parts[0].astype(CASTS[attributes["to"]])
 
 
-CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 11: "float64"}
+def _floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]:
+    """Return an operation on two arrays of one dtype, which have to be floats: integers would round otherwise."""
+
+    def apply(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
+        first, second = parts
+        if first.dtype != second.dtype or first.dtype.kind != "f":
+            raise TypeError(f"dtypes {first.dtype} and {second.dtype}")
+        return np.asarray(function(first, second))
+
+    return apply
+
+
+BROADCAST: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+"""Operations on two constants, one of which may be repeated to the shape of the other."""
+CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 """What ONNX calls these dtypes."""
 FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
     "Identity": lambda parts, attributes: parts[0],
     "Cast": _cast,
-    "Reshape": lambda parts, attributes: parts[0].reshape(tuple(int(i) for i in parts[1])),
+    "Reshape": lambda parts, attributes: parts[0].reshape(_axes(parts, attributes)),
     "Transpose": lambda parts, attributes: parts[0].transpose(attributes.get("perm")),
     "Squeeze": lambda parts, attributes: np.squeeze(parts[0], _axes(parts, attributes)),
     "Unsqueeze": lambda parts, attributes: np.expand_dims(parts[0], _axes(parts, attributes)),
     "Neg": lambda parts, attributes: -parts[0],
+    "Sqrt": lambda parts, attributes: np.asarray(np.sqrt(parts[0]), parts[0].dtype),
+    "Reciprocal": lambda parts, attributes: np.asarray(1 / parts[0], parts[0].dtype),
+    **{op: _floats(function) for op, function in BROADCAST.items()},
 }
-"""Operations on constants, none of which makes an array larger than what it was made of."""
+"""Operations on constants."""

@@ -38,6 +38,18 @@ def to_onnx(chain: Chain) -> bytes:
     MissingExtraError
     """
     onnx = needed("onnx", "onnx", "an ONNX file")
+    trace, A = traced(chain)
+    trace.nodes[-1].output[0] = OUTPUT
+    size = sum(x.nbytes for x in trace.constants.values())
+    if size > LIMIT:
+        raise ModelFileError(f"the parameters take {size:,} bytes, and an ONNX file holds less than 2 GiB")
+    model = _model(onnx, chain, trace, A.dtype)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def traced(chain: Chain) -> tuple[Trace, Any]:
+    """Return the nodes and constants that compute the outputs of a chain, and the outputs, for an input ``X``."""
     trace = Trace(chain.dtype)
     ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
     A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
@@ -55,13 +67,7 @@ def to_onnx(chain: Chain) -> bytes:
     if chain.target is not None:
         trace.scope = "target/"
         A = trace.cast(A, "float64") * chain.target.scale + chain.target.mean
-    trace.nodes[-1].output[0] = OUTPUT
-    size = sum(x.nbytes for x in trace.constants.values())
-    if size > LIMIT:
-        raise ModelFileError(f"the parameters take {size:,} bytes, and an ONNX file holds less than 2 GiB")
-    model = _model(onnx, chain, trace, A.dtype)
-    onnx.checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString())
+    return trace, A
 
 
 def write(path: str | PathLike[str], content: bytes | str) -> Path:

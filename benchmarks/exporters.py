@@ -1,0 +1,373 @@
+"""Which ONNX files of five exporters ``deepnotes.from_onnx`` reads, and what it says of those that it refuses.
+
+``python -m benchmarks.exporters --json benchmarks/results/exporters.json`` builds small models, has each exporter write
+them to disk, reads the files, and compares predictions with those of the library that the model came from, for batches
+of 1 and 7 samples. An exporter that is not installed is listed as not run. ``python -m benchmarks.redraw`` writes the
+table into docs/exchange.md.
+"""
+
+import logging
+import os
+import re
+import tempfile
+import warnings
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import deepnotes as dn
+
+from .report import publish
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+FEATURES, CLASSES = 6, 4
+TOLERANCE = 1e-4
+"""How far predictions may be from the original's, relative to the largest of them: single precision, some layers."""
+
+HALF = 1e-2
+"""The same where the original computes in half precision."""
+
+
+class Exported(NamedTuple):
+    """A model that was written to a file."""
+
+    path: Path
+    rows: np.ndarray
+    """Inputs, shape (samples, features), for the network that is read."""
+    outputs: np.ndarray
+    """The original's predictions for them, one row for each sample."""
+
+
+Case = Callable[[Path, np.ndarray], Exported]
+"""Export a model into a folder, given random rows of shape (samples, features)."""
+
+
+# --- PyTorch ----------------------------------------------------------------------------------------------------------
+
+
+def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Return modules by what they show, with the shape of one sample."""
+    import torch
+    from torch import nn
+
+    class View(nn.Module):
+        """An image made a row by ``view``."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(FEATURES, CLASSES)
+
+        def forward(self, x: Any) -> Any:
+            return self.dense(x.view(x.size(0), -1)).relu()
+
+    class Squeezed(nn.Module):
+        """A softmax over the batch, which no network of samples can be."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(FEATURES, 1)
+
+        def forward(self, x: Any) -> Any:
+            return torch.softmax(self.dense(x).squeeze(-1), dim=-1)
+
+    class Regression(nn.Module):
+        """One output, of shape (samples,)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, 1))
+
+        def forward(self, x: Any) -> Any:
+            return self.dense(x).squeeze(-1)
+
+    class Residual(nn.Module):
+        """A layer whose inputs are added to its outputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(FEATURES, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Any) -> Any:
+            x = self.first(x)
+            return x + self.second(x).relu()
+
+    def mlp(*between: Any, head: Any = None) -> Any:
+        parts = [nn.Linear(FEATURES, 8), *between, nn.Linear(8, CLASSES)]
+        return nn.Sequential(*parts, *([] if head is None else [head]))
+
+    def normed(*parts: Any) -> Any:
+        """Return a module whose batch normalizations have statistics as after a training."""
+        net = nn.Sequential(*parts).train()
+        for _ in range(3):
+            net(torch.randn(32, FEATURES) * 3 + 1)
+        return net
+
+    batch = normed(
+        nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.BatchNorm1d(8),
+        nn.Linear(8, CLASSES), nn.Softmax(-1),
+    )  # fmt: skip
+    activations = {
+        "ReLU": nn.ReLU(), "Sigmoid": nn.Sigmoid(), "Tanh": nn.Tanh(), "GELU": nn.GELU(),
+        "GELU (tanh)": nn.GELU(approximate="tanh"), "SiLU": nn.SiLU(), "ELU": nn.ELU(0.7), "SELU": nn.SELU(),
+        "CELU": nn.CELU(), "Leaky ReLU": nn.LeakyReLU(0.2), "PReLU, one slope": nn.PReLU(),
+        "PReLU, a slope for each": nn.PReLU(8), "Softplus": nn.Softplus(), "ReLU6": nn.ReLU6(), "Mish": nn.Mish(),
+        "Hardswish": nn.Hardswish(), "Softsign": nn.Softsign(),
+    }  # fmt: skip
+    with torch.no_grad():
+        activations["PReLU, a slope for each"].weight.copy_(torch.linspace(0.1, 0.5, 8))
+    plain = (FEATURES,)
+    models: dict[str, tuple[Any, tuple[int, ...]]] = {
+        f"{name}, softmax": (mlp(g, head=nn.Softmax(-1)), plain) for name, g in activations.items()
+    }
+    return models | {
+        "a wide layer (data in a second file)": (
+            nn.Sequential(nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, CLASSES)), plain),
+        "dropout": (mlp(nn.ReLU(), nn.Dropout(0.5)), plain),
+        "batch normalization before, between and after": (batch, plain),
+        "an image, Flatten": (nn.Sequential(nn.Flatten(), mlp(nn.ReLU())), (1, 2, 3)),
+        "an image, view(x.size(0), -1)": (View(), (1, 2, 3)),
+        "squeeze(-1) of one output": (Regression(), plain),
+        "softmax over the batch": (Squeezed(), plain),
+        "log-softmax": (mlp(nn.ReLU(), head=nn.LogSoftmax(-1)), plain),
+        "layer normalization": (mlp(nn.LayerNorm(8), nn.ReLU()), plain),
+        "a residual connection": (Residual(), plain),
+        "half precision": (mlp(nn.ReLU()).half(), plain),
+    }  # fmt: skip
+
+
+def torch_cases(dynamo: bool) -> dict[str, Case]:
+    """Return the cases of one of PyTorch's two exporters."""
+    import torch
+
+    torch.manual_seed(0)
+
+    def case(net: Any, shape: tuple[int, ...]) -> Case:
+        def export(folder: Path, rows: np.ndarray) -> Exported:
+            dtype = next(net.parameters()).dtype
+            x = torch.tensor(rows).reshape(-1, *shape).to(dtype)
+            if dynamo:
+                dynamic: Any = {"dynamic_shapes": ({0: torch.export.Dim("samples")},), "verbose": False}
+            else:
+                dynamic = {"input_names": ["x"], "dynamic_axes": {"x": {0: "samples"}}}
+            path = folder / "model.onnx"
+            torch.onnx.export(net.eval(), (x,), str(path), dynamo=dynamo, **dynamic)
+            with torch.no_grad():
+                return Exported(path, rows, net(x).numpy())
+
+        return export
+
+    return {name: case(*model) for name, model in torch_models().items()}
+
+
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+
+def skl2onnx_cases() -> dict[str, Case]:
+    """Return pipelines that skl2onnx writes, ours among them."""
+    import skl2onnx
+    from sklearn import linear_model, preprocessing
+    from sklearn.decomposition import PCA
+    from sklearn.impute import SimpleImputer
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+    from sklearn.pipeline import make_pipeline
+
+    dn.register_skl2onnx()
+    rng = np.random.default_rng(0)
+    many = rng.normal(2, 3, (120, FEATURES)).astype("float32")
+    targets = {
+        "two classes": np.arange(120) % 2, "classes": np.arange(120) % CLASSES,
+        "labels": rng.integers(0, 2, (120, 3)), "numbers": many[:, :2].astype(np.float64), "number": many[:, 0],
+    }  # fmt: skip
+    small: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
+    scaled = preprocessing.StandardScaler
+
+    def case(target: str, *steps: Any) -> Case:
+        def export(folder: Path, rows: np.ndarray) -> Exported:
+            fitted = make_pipeline(*steps).fit(many, targets[target])
+            regression = target.startswith("number")
+            options = {} if regression or target == "labels" else {id(fitted): {"zipmap": False}}
+            path = folder / "model.onnx"
+            path.write_bytes(skl2onnx.to_onnx(fitted, many[:1], options=options).SerializeToString())
+            outputs = fitted.predict(rows) if regression else fitted.predict_proba(rows)
+            return Exported(path, rows, np.asarray(outputs).reshape(len(rows), -1))
+
+        return export
+
+    return {
+        "StandardScaler, MLPClassifier of two classes": case("two classes", scaled(), MLPClassifier(**small)),
+        "StandardScaler, MLPClassifier": case("classes", scaled(), MLPClassifier(**small)),
+        "MLPClassifier of several labels": case("labels", MLPClassifier(**small)),
+        "MLPRegressor": case("number", scaled(), MLPRegressor(**small)),
+        "MLPRegressor of two outputs": case("numbers", MLPRegressor(**small)),
+        "MinMaxScaler": case("classes", preprocessing.MinMaxScaler(), MLPClassifier(**small)),
+        "MaxAbsScaler": case("classes", preprocessing.MaxAbsScaler(), MLPClassifier(**small)),
+        "RobustScaler": case("classes", preprocessing.RobustScaler(), MLPClassifier(**small)),
+        "PCA": case("classes", scaled(), PCA(3, whiten=True), MLPClassifier(**small)),
+        "SimpleImputer": case("classes", SimpleImputer(), MLPClassifier(**small)),
+        "Normalizer": case("classes", preprocessing.Normalizer(), MLPClassifier(**small)),
+        "LogisticRegression": case("classes", scaled(), linear_model.LogisticRegression()),
+        "LogisticRegression of two classes": case("two classes", linear_model.LogisticRegression()),
+        "LinearRegression": case("numbers", linear_model.LinearRegression()),
+        "StandardScaler, DenseClassifier (ours)": case(
+            "classes", scaled(), dn.DenseClassifier(activation="gelu", backend="numpy", **small)),
+        "StandardScaler, DenseClassifier of two classes (ours)": case(
+            "two classes", scaled(), dn.DenseClassifier(backend="numpy", **small)),
+        "DenseRegressor (ours)": case("numbers", dn.DenseRegressor(backend="numpy", **small)),
+    }  # fmt: skip
+
+
+# --- Keras ------------------------------------------------------------------------------------------------------------
+
+
+def keras_cases() -> dict[str, Case]:
+    """Return models that ``keras.Model.export(format="onnx")`` writes."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+
+    def case(shape: tuple[int, ...], *parts: Any) -> Case:
+        def export(folder: Path, rows: np.ndarray) -> Exported:
+            net = keras.Sequential([keras.Input(shape), *parts])
+            for layer in net.layers:
+                if isinstance(layer, layers.BatchNormalization):
+                    layer.set_weights([np.linspace(0.5, 2, w.size).reshape(w.shape) for w in layer.get_weights()])
+            x = rows.reshape(-1, *shape)
+            path, outputs = folder / "model.onnx", np.asarray(net.predict(x, verbose=0))
+            net.export(str(path), format="onnx", verbose=False)
+            return Exported(path, rows, outputs)
+
+        return export
+
+    known = "relu sigmoid tanh gelu silu elu selu leaky_relu softplus relu6 mish hard_sigmoid exponential softsign"
+    plain = (FEATURES,)
+    models = {
+        f"{name}, softmax": case(
+            plain, layers.Dense(8, activation=name), layers.Dense(CLASSES, activation="softmax"))
+        for name in known.split()
+    }  # fmt: skip
+    normal = layers.Normalization(mean=np.arange(FEATURES), variance=np.arange(1, FEATURES + 1))
+    return models | {
+        "Rescaling, Flatten": case(
+            (2, 3), layers.Rescaling(1 / 255, -0.5), layers.Flatten(), layers.Dense(CLASSES, activation="softmax")),
+        "Normalization": case(plain, normal, layers.Dense(CLASSES)),
+        "BatchNormalization": case(
+            plain, layers.BatchNormalization(), layers.Dense(8, use_bias=False), layers.BatchNormalization(),
+            layers.ReLU(), layers.BatchNormalization(), layers.Dense(CLASSES)),
+        "ReLU layer": case(plain, layers.Dense(8), layers.ReLU(), layers.Dense(CLASSES)),
+        "LeakyReLU layer": case(plain, layers.Dense(8), layers.LeakyReLU(0.1), layers.Dense(CLASSES)),
+        "Dropout": case(plain, layers.Dense(8, activation="relu"), layers.Dropout(0.5), layers.Dense(1)),
+        "log_softmax": case(plain, layers.Dense(CLASSES, activation="log_softmax")),
+        "Reshape": case((2, 3), layers.Reshape(plain), layers.Dense(CLASSES)),
+        "LayerNormalization": case(plain, layers.Dense(8), layers.LayerNormalization(), layers.Dense(CLASSES)),
+    }  # fmt: skip
+
+
+# --- JAX --------------------------------------------------------------------------------------------------------------
+
+
+def jax_cases() -> dict[str, Case]:
+    """Return functions that jax2onnx writes."""
+    import jax
+    from jax2onnx import to_onnx
+
+    rng = np.random.default_rng(0)
+    W1, b1 = rng.normal(size=(FEATURES, 8)).astype("float32"), rng.normal(size=8).astype("float32")
+    W2, b2 = rng.normal(size=(8, CLASSES)).astype("float32"), rng.normal(size=CLASSES).astype("float32")
+    nn = jax.nn
+
+    def case(function: Callable[[Any], Any], shape: tuple[int, ...] = (FEATURES,)) -> Case:
+        def export(folder: Path, rows: np.ndarray) -> Exported:
+            path = folder / "model.onnx"
+            to_onnx(function, [("B", *shape)], return_mode="file", output_path=str(path))
+            return Exported(path, rows, np.asarray(function(rows.reshape(-1, *shape))))
+
+        return export
+
+    def mlp(g: Callable[[Any], Any], head: Callable[[Any], Any] = nn.softmax) -> Callable[[Any], Any]:
+        return lambda x: head(g(x @ W1 + b1) @ W2 + b2)
+
+    activations: dict[str, Callable[[Any], Any]] = {
+        "relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": jax.numpy.tanh, "gelu (tanh)": nn.gelu,
+        "gelu": lambda x: nn.gelu(x, approximate=False), "silu": nn.silu, "elu": nn.elu, "selu": nn.selu,
+        "leaky_relu": nn.leaky_relu, "softplus": nn.softplus, "relu6": nn.relu6, "mish": nn.mish,
+        "maximum(x, 0)": lambda x: jax.numpy.maximum(x, 0),
+    }  # fmt: skip
+    return {f"{name}, softmax": case(mlp(g)) for name, g in activations.items()} | {
+        "scaled inputs": case(lambda x: mlp(nn.relu)((x - 0.5) / 2)),
+        "an image, reshape": case(lambda x: mlp(nn.relu)(x.reshape(x.shape[0], -1)), (2, 3)),
+        "log_softmax": case(mlp(nn.relu, nn.log_softmax)),
+        "outputs of tanh, scaled": case(mlp(nn.relu, lambda z: 2.5 * jax.numpy.tanh(z))),
+    }
+
+
+EXPORTERS: dict[str, tuple[str, Callable[[], dict[str, Case]]]] = {
+    "PyTorch, torch.export": ("torch", lambda: torch_cases(dynamo=True)),
+    "PyTorch, TorchScript": ("torch", lambda: torch_cases(dynamo=False)),
+    "skl2onnx": ("skl2onnx", skl2onnx_cases),
+    "Keras": ("keras", keras_cases),
+    "jax2onnx": ("jax2onnx", jax_cases),
+}
+"""Each exporter's package, and its cases."""
+
+
+def outcome(case: Case, seed: int) -> dict[str, Any]:
+    """Return what happened to one model: read, refused, or not exported, and why."""
+    rows = np.random.default_rng(seed).normal(1, 2, (7, FEATURES)).astype("float32")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            exported = case(Path(folder), rows)
+        except Exception as error:  # of the exporter, whatever it is
+            told = " ".join(f"{type(error).__name__}: {error}".split()).partition(", scope")[0]
+            return {"outcome": "not exported", "why": re.sub(r"/\S+", "...", told)[:100]}
+        try:
+            net = dn.from_onnx(exported.path, backend="numpy")
+        except dn.ModelFileError as error:
+            return {"outcome": "refused", "why": reason(str(error), folder)}
+        wanted = np.asarray(exported.outputs, np.float64).reshape(len(rows), -1)
+        for many in (rows, rows[:1]):
+            off = np.abs(net.predict(many.T).T - wanted[: len(many)]).max() / np.abs(wanted).max()
+            if not off <= (HALF if exported.outputs.dtype == np.float16 else TOLERANCE):
+                return {"outcome": "mistaken", "why": f"predictions are off by {off:.2g}"}
+        layers = ", ".join(f"{layer.units} {layer.g.name}" for layer in net.layers)  # type: ignore[attr-defined]
+        return {"outcome": "read", "layers": layers, "off": float(f"{off:.1g}")}
+
+
+def reason(told: str, folder: str) -> str:
+    """Return what is said of a file, without its path, the node's name and the list of what is supported."""
+    told = re.sub(r"^\S+: ", "", told.replace(folder, "")).partition("; supported are")[0]
+    return re.sub(r"node '.*?' \((\S+?)\)", r"\1", told)
+
+
+def run() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Try every case of every exporter that is installed."""
+    for name, (package, cases) in EXPORTERS.items():
+        try:
+            found, tried = version(package), cases()
+        except (PackageNotFoundError, ImportError) as error:
+            yield name, {"version": None, "why": str(error), "cases": {}}
+            continue
+        yield name, {
+            "version": found, "cases": {what: outcome(case, i) for i, (what, case) in enumerate(tried.items())}
+        }  # fmt: skip
+
+
+def main() -> None:
+    """Try, print a table, and write the results where asked."""
+    line = ArgumentParser(description=__doc__)
+    line.add_argument("--json", type=Path, help="where the results go; by default only a table is printed")
+    options = line.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    results = dict(run())
+    publish("exporters", "what from_onnx reads of five exporters", results, options.json)
+
+
+if __name__ == "__main__":
+    main()
