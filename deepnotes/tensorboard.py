@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 import time
 from os import PathLike
 from pathlib import Path
@@ -117,12 +118,14 @@ class _Run:
     """
 
     def __init__(self, directory: Path, epoch: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
 
         directory.mkdir(parents=True, exist_ok=True)
-        suffix = f".{time.time_ns()}"  # else a file opened within the same second would replace another
-        self._writer, self._proto = EventsWriter(str(directory / "events"), suffix), event_pb2
+        now = time.time_ns()  # in full, or a file opened within the same second would replace another
+        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
+        self._file, self._proto = RecordWriter(str(directory / name)), event_pb2
+        self._write(0, file_version="brain.Event:2")
         self._write(epoch, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def add_scalar(self, name: str, value: float, epoch: int) -> None:
@@ -139,11 +142,12 @@ class _Run:
 
     def flush(self) -> None:
         """Have all of it on the disk."""
-        self._writer.flush()
+        self._file.flush()
 
     def close(self) -> None:
         """End the file."""
-        self._writer.close()
+        self._file.close()
 
     def _write(self, epoch: int, **what: Any) -> None:
-        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=epoch, **what))
+        event = self._proto.Event(wall_time=time.time(), step=epoch, **what)
+        self._file.write(event.SerializeToString())

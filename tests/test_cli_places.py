@@ -172,6 +172,14 @@ def test_two_outputs_of_train_and_bench_are_two_files(refused: Callable[..., str
     assert "are the same file" in refused(2, "bench", "--html", "a", "--json", "./a")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="stdout has no name here")
+def test_stdout_may_be_named_as_the_output_of_predict() -> None:
+    words = [sys.executable, "-m", "deepnotes", "predict", model(), "rows.csv", "-o", "/dev/stdout"]
+    with open("out.csv", "wb") as file:
+        subprocess.run(words, stdout=file, stderr=subprocess.PIPE, check=True)
+    assert read_table("out.csv").n_rows == 40
+
+
 @pytest.mark.skipif(os.name != "posix", reason="stdout is a file of the shell's")
 def test_stdout_does_not_go_into_what_is_read(folder: Path) -> None:
     name = model()
@@ -208,11 +216,11 @@ def test_checkpoints_and_other_files_do_not_get_into_each_others_way(refused: Ca
 
 
 def test_data_model_and_checkpoints_may_share_a_directory() -> None:
-    make_csv()
-    words = ["train", "rows.csv", "--target", "kind", *QUICK, "--checkpoint", ".", "-o", "m.safetensors"]
+    os.rename(make_csv()[0], "step-counts.csv")
+    words = ["train", "step-counts.csv", "--target", "kind", *QUICK, "--checkpoint", ".", "-o", "lock"]
     assert main(words) == 0
     assert main([*words, "--resume"]) == 0
-    assert read_table("rows.csv").n_rows == 40
+    assert read_table("step-counts.csv").n_rows == 40
 
 
 # --- the rule is whole: what is opened is what was compared -----------------------------------------------------------

@@ -234,7 +234,7 @@ def test_train_draws_its_curves(kind: str, tmp_path: Path, run: Any) -> None:
     [
         ("curves.gif", 2, "argument --plot: 'curves.gif' ends in '.gif', wanted .png, .svg or .pdf"),
         ("nowhere/curves.png", 1, "cannot write nowhere/curves.png"),
-        ("m.svg", 2, "argument --plot: m.svg is where the model goes"),
+        ("m.svg", 2, "--plot m.svg and --output m.svg are the same file"),
     ],
 )
 def test_a_picture_that_cannot_be_is_refused_before_the_training(

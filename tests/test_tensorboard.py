@@ -141,6 +141,23 @@ def test_the_files_are_whole_when_a_training_is_interrupted(tmp_path: Path) -> N
     assert [step for step, _ in scalars(tmp_path / "training")["loss"]] == [1, 2, 3]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the size of files is limited the POSIX way")
+def test_a_full_disk_ends_the_curves_and_not_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        history = network().fit(X, Y, epochs=50, callbacks=[dn.TensorBoard(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(history.loss) == 50
+    (told,) = [
+        record.getMessage() for record in caplog.records if "TensorBoard" in record.name or "cannot" in record.msg
+    ]
+    assert told == f"cannot write to {tmp_path}: File too large; the training goes on without it"
+
+
 def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
     reading = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard itself is not installed"

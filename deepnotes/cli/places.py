@@ -1,6 +1,7 @@
 """Where a command writes: each place is checked before any work is done, and nothing that is read is written."""
 
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -11,8 +12,8 @@ from pathlib import Path
 from deepnotes.errors import ArgumentError, DeepnotesError
 from deepnotes.wording import reason
 
-CHECKPOINTS = ("step-", "lock")
-"""What the names of the files begin with that a training keeps in its directory, perhaps after a dot."""
+CHECKPOINT = re.compile(r"step-[0-9]{9,}\.safetensors|\.step-.*\.tmp|\.lock", re.DOTALL)
+"""The names of the files that a training keeps in its directory of checkpoints."""
 
 
 def require_places(
@@ -36,7 +37,7 @@ def require_places(
     checkpoints : Path, optional
         A directory of checkpoints, which the command both reads and writes.
     special : bool, default False
-        Whether an output may be a pipe or a device.
+        Whether an output may be a pipe or a device, stdout among them.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def require_places(
         if _is_stdout(path):
             raise ArgumentError(f"stdout is {path}, which the command reads")
     for option, place in given.items():
-        if _is_stdout(place):
+        if _is_stdout(place) and not special:  # where /dev/stdout is an output, too
             raise ArgumentError(f"{option} {place} is where stdout goes as well")
 
 
@@ -133,7 +134,7 @@ def _require_apart(directory: Path, outputs: Mapping[str, Path], inputs: Iterabl
 
 
 def _is_checkpoint(name: str) -> bool:
-    return name.removeprefix(".").startswith(CHECKPOINTS)
+    return CHECKPOINT.fullmatch(name) is not None
 
 
 def _exists(path: Path) -> bool:
