@@ -36,8 +36,16 @@ HEAD = 1 << 16
 LONGEST_CELL = 131_072
 """Characters of a cell that Python's csv module takes."""
 
-BLOCK, BLOCKS = 1 << 20, 16
-"""pyarrow reads a file in blocks of so many bytes, or in so many blocks: each makes a part of every column."""
+BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
+"""pyarrow reads blocks of this many bytes at least, this many of them at most; each is a part of every column."""
+
+LONGEST_CELL = 131_072
+"""Characters of a cell that Python's csv module takes."""
+
+BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
+"""pyarrow reads blocks of this many bytes at least, and this many at most, of many columns one: each makes a part of every
+column.
+"""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -343,12 +351,13 @@ def _parsed(body: bytes, separator: str, names: list[str], chosen: list[int], lo
 
     buffer = pa.allocate_buffer(len(body))  # Arrow's own: its threads may let go of it at any time
     np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(body, np.uint8)
+    blocks = BLOCKS if len(names) < MANY_COLUMNS else 1
     return reader.read_csv(
         pa.BufferReader(buffer),
         read_options=reader.ReadOptions(
             column_names=list(map(str, range(len(names)))),  # of unnamed columns there may be several
             use_threads=len(body) > BLOCK,
-            block_size=min(max(BLOCK, 2 * longest, len(body) // BLOCKS), (1 << 31) - 1),
+            block_size=min(max(BLOCK, 2 * longest, len(body) // blocks + 1), (1 << 31) - 1),
         ),
         parse_options=reader.ParseOptions(delimiter=separator, newlines_in_values=b'"' in body),
         convert_options=reader.ConvertOptions(
