@@ -37,8 +37,10 @@ LONGEST_CELL = 131_072
 """Characters of a cell that Python's csv module takes."""
 
 BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
-"""pyarrow reads blocks of this many bytes at least, this many blocks at most, and one where there are many columns, since
-each block is a part of every column."""
+"""pyarrow reads blocks of this many bytes at least, this many blocks at most, and one of many columns.
+
+Each block is a part of every column.
+"""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
