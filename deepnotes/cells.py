@@ -33,6 +33,12 @@ OFTEN = 4
 DAY = 86_400_000_000
 """Microseconds."""
 
+TOGETHER = 1 << 16
+"""Cells of several columns that are looked at at a time."""
+
+FINITE = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+"""The usual form of a number."""
+
 
 class CellError(Exception):
     """A cell that its column cannot have.
@@ -110,6 +116,40 @@ def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Type
             except pa.ArrowInvalid:
                 pass
     return _by_distinct(cells, name, request, what, size)
+
+
+def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, Typed]:
+    """Return those columns that are plainly of numbers, each looked at with many others: a file may have very many.
+
+    Parameters
+    ----------
+    columns : dict of str to pyarrow.StringArray
+        As of :func:`typed`, which takes the others.
+    request : Request
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not request.format.is_plain or request.format.missing_values:
+        return {}
+    names = [name for name in columns if name not in request.text and name not in request.dates]
+    rows = len(columns[names[0]]) if names else 0
+    found: dict[str, Typed] = {}
+    together = TOGETHER // max(1, rows)
+    for start in range(0, len(names), together) if together > 1 else ():
+        group = names[start : start + together]
+        cells = pc.utf8_trim_whitespace(pa.concat_arrays([columns[name] for name in group]))
+        missing = pc.is_in(pc.utf8_lower(cells), value_set=_missing_words())
+        numbers = pc.match_substring_regex(cells, f"^(?:{FINITE})$")
+        known = pc.and_(numbers, pc.invert(missing))
+        values = np.array(pc.if_else(known, cells, pa.scalar(None, cells.type)).cast(pa.float64()).fill_null(np.nan))
+        shape = len(group), rows
+        values, gaps = values.reshape(shape), missing.to_numpy(zero_copy_only=False).reshape(shape)
+        with np.errstate(invalid="ignore"):
+            small = ((np.abs(values) < EXACT) | gaps).all(axis=1)  # and each of them a number
+        for i in np.flatnonzero(small & ~gaps.all(axis=1)):
+            found[group[i]] = Typed(values[i], gaps[i])
+    return found
 
 
 def spelling(cells: Any, missing: NDArray[np.bool_] | None, what: str, size: int) -> NDArray[np.str_]:
@@ -292,7 +332,7 @@ def _is_one_of(cells: Any, values: Any) -> Any:
 
 # --- one cell ---------------------------------------------------------------------------------------------------------
 
-PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?i:inf|infinity)")
+PLAIN = re.compile(rf"{FINITE}|[+-]?(?i:inf|infinity)")
 
 
 @cache

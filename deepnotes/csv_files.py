@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.atomic import replacing
-from deepnotes.cells import EMPTY_TEXT, CellError, Typed, expected, number_of, spelling, typed
+from deepnotes.cells import EMPTY_TEXT, CellError, Typed, expected, number_of, plain_numbers, spelling, typed
 from deepnotes.errors import TableError
 from deepnotes.readings import EVERYTHING, MOST_PLACES, WHITESPACE, Content, Gap, Request, index_note
 from deepnotes.wording import listed, shown
@@ -36,8 +36,11 @@ HEAD = 1 << 16
 LONGEST_CELL = 131_072
 """Characters of a cell that Python's csv module takes."""
 
-BLOCK, BLOCKS = 1 << 20, 16
-"""pyarrow reads a file in blocks of so many bytes, or in so many blocks: each makes a part of every column."""
+BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
+"""pyarrow reads blocks of this many bytes at least, this many blocks at most, and one of many columns.
+
+Each block is a part of every column.
+"""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -125,8 +128,10 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     known = [name for name in names if name]
     if not taken:
         return Content({}, {}, {}, known, {}, notes)
-    columns, rows = _columns(text, names, taken)
+    after = len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)
+    columns, rows = _columns(text, names, taken, list(range(after, len(names))))
     place = {name: j for j, name in enumerate(names)}
+    plain = plain_numbers(columns, request)
     made: dict[str, Typed] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
     places: dict[str, tuple[int, list[int]]] = {}
@@ -134,7 +139,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     for name in taken:
         cells, what = columns.pop(name), f"{source}: column {name!r}"
         try:
-            column = made[name] = typed(cells, name, request, what, size)
+            column = made[name] = plain.get(name) or typed(cells, name, request, what, size)
         except CellError as error:
             line = _lines(text, len(names), rows, {error.row: [place[name]]})[error.row, place[name]]
             hint = f"; {error.hint}" if error.hint else ""
@@ -270,7 +275,8 @@ def _header(text: Text, request: Request) -> tuple[list[str], list[str], Text, i
             "header (--no-header, header=False) columns are named x0, x1, ..."
         )
     lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes no name over an index
-    if fault := fault_of(names[lead:], lead):
+    end = len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)  # and rows may end in separators
+    if fault := fault_of(names[lead:end], lead):
         raise TableError(f"{place}: {fault}")
     unnamed = [""] * min(lead, 1)
     if not lead and len(names) > 1 and names[0] == "Unnamed: 0" and not request.names(names[0]):
@@ -297,62 +303,65 @@ def fault_of(names: Sequence[str], before: int = 0) -> str | None:
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def _columns(text: Text, names: list[str], taken: list[str]) -> tuple[dict[str, Any], int]:
+def _columns(text: Text, names: list[str], taken: list[str], empty: list[int]) -> tuple[dict[str, Any], int]:
     """Return the cells of each column that is taken, as Arrow strings, and the number of rows.
 
     Raises
     ------
     TableError
-        If rows differ in width, or the text is not CSV.
+        If rows differ in width, the text is not CSV, or one of the `empty` columns is not.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    body = text.data
+    body, place = text.data, {name: j for j, name in enumerate(names)}
     if b'"' in body and _quoted_well(text.separator).fullmatch(body) is None:  # programs differ on such quotes
         body = _rewritten(text, len(names))
     longest = _longest_line(body)
+    chosen = [*(place[name] for name in taken), *empty]
     try:
-        table = _parsed(body, text.separator, names, taken, longest)
+        table = _parsed(body, text.separator, names, chosen, longest)
     except (pa.ArrowException, ValueError):
         body = _rewritten(text, len(names))  # which raises where the text is wrong
         try:
-            table = _parsed(body, text.separator, names, taken, len(body))
+            table = _parsed(body, text.separator, names, chosen, len(body))
         except (pa.ArrowException, ValueError) as error:
             raise TableError(f"{text.source}: not CSV: {' '.join(str(error).split())[:200]}") from None
-    if longest > LONGEST_CELL and any(_is_too_long(table[name]) for name in taken):
+    if longest > LONGEST_CELL and any(map(_is_too_long, table.columns)):
         _rewritten(text, len(names))
+    for j, column in zip(empty, table.columns[len(taken) :], strict=True):
+        if pc.any(pc.not_equal(pc.utf8_trim_whitespace(column), "")).as_py():
+            raise TableError(f"{text.source}: column {j + 1} has no name")
     columns = {}
-    for name in taken:
-        column = table[name]
+    for name, column in zip(taken, table.columns[: len(taken)], strict=True):
         if column.nbytes >= 1 << 31:
             column = column.cast(pa.large_string())
         columns[name] = column.combine_chunks()
     return columns, len(table)
 
 
-def _parsed(body: bytes, separator: str, names: list[str], taken: list[str], longest: int) -> Any:
+def _parsed(body: bytes, separator: str, names: list[str], chosen: list[int], longest: int) -> Any:
     import pyarrow as pa
     from pyarrow import csv as reader
 
     buffer = pa.allocate_buffer(len(body))  # Arrow's own: its threads may let go of it at any time
     np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(body, np.uint8)
-    numbered = {name: str(j) for j, name in enumerate(names)}  # of unnamed columns there may be several
-    table = reader.read_csv(
+    blocks = BLOCKS if len(names) < MANY_COLUMNS else 1
+    return reader.read_csv(
         pa.BufferReader(buffer),
         read_options=reader.ReadOptions(
-            column_names=[str(j) for j in range(len(names))],
+            column_names=list(map(str, range(len(names)))),  # of unnamed columns there may be several
             use_threads=len(body) > BLOCK,
-            block_size=min(max(BLOCK, 2 * longest, len(body) // BLOCKS), (1 << 31) - 1),
+            block_size=min(max(BLOCK, 2 * longest, len(body) // blocks + 1), (1 << 31) - 1),
         ),
         parse_options=reader.ParseOptions(delimiter=separator, newlines_in_values=b'"' in body),
         convert_options=reader.ConvertOptions(
-            column_types={numbered[name]: pa.string() for name in taken},
-            include_columns=[numbered[name] for name in taken],
+            column_types={str(j): pa.string() for j in chosen},
+            include_columns=list(map(str, chosen)),
             strings_can_be_null=False,
             quoted_strings_can_be_null=False,
         ),
     )
-    return table.rename_columns(taken)
 
 
 def _quoted_well(separator: str) -> re.Pattern[bytes]:

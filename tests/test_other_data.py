@@ -1,4 +1,4 @@
-"""Other people's files: indices, labels, booleans, missing values, formats; CSV and Parquet of one frame interchange."""
+"""Other people's files: indices, labels, booleans, missing values, formats; one frame as CSV and as Parquet."""
 
 import csv
 import io
@@ -407,8 +407,8 @@ def test_other_forms_of_files(csv_file):
     assert (table.names, table.lines["x2"]) == (["x0", "x1", "x2"], 1)
     table = read_table(csv_file('# made by hand\na,b # names\n1,"#2"\n#3,4\n5,x\n'), comment="#")
     assert table.column("b").tolist() == ["#2", "x"]
-    table = read_table(csv_file(' 18.0   8 "chevrolet malibu"\n15.0 ?  "buick 320"\n'), separator="whitespace", header=False,
-                       missing="keep")  # fmt: skip
+    cars = csv_file(' 18.0   8 "chevrolet malibu"\n15.0 ?  "buick 320"\n')
+    table = read_table(cars, separator="whitespace", header=False, missing="keep")
     assert table.column("x0").tolist() == [18, 15]
     assert table.column("x2").tolist() == ["chevrolet malibu", "buick 320"]
     table = read_table(csv_file("a,b\n-200,1\n-200.0,2\n3,-200\n"), missing_values=["-200"], missing="keep")
@@ -421,7 +421,8 @@ def test_other_forms_of_files(csv_file):
 
 @pytest.mark.parametrize(
     "options",
-    [{"separator": ",,"}, {"separator": '"'}, {"separator": "a"}, {"decimal": ""}, {"decimal": None}, {"thousands": "."},
+    [{"separator": ",,"}, {"separator": '"'}, {"separator": "a"}, {"decimal": ""}, {"decimal": None},
+     {"thousands": "."},
      {"strip": "1"}, {"strip": 3}, {"encoding": "nope"}, {"encoding": "base64"}, {"encoding": None}, {"header": "no"},
      {"comment": "//"}, {"missing_values": "NA"}, {"missing_values": [1]}, {"date_format": "iso"},
      {"separator": ",", "decimal": ","}, {"numeric": "a"}, {"dates": "a"}, {"text": ["a"], "numeric": ["a"]},

@@ -1,0 +1,361 @@
+"""Twenty tables in the shapes of well-known public ones, made up here, from the command line.
+
+Each trains, predicts and evaluates as it is, or is refused with the option that makes it work.
+"""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from deepnotes.cli import main
+
+pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+
+ROWS = 60
+
+
+@dataclass
+class Made:
+    """A file, how it is used, and what is said where the options are left out."""
+
+    text: str
+    options: str
+    refused: str = ""
+    encoding: str = "utf-8"
+    task: str = "classification"
+    suffix: str = "csv"
+
+
+def lines(header, row, separator=",", end="\n", rows=ROWS):
+    """Return a table of the rows that `row` makes of their numbers and a generator."""
+    rng = np.random.default_rng(0)
+    body = [separator.join(map(str, row(i, rng))) for i in range(rows)]
+    return end.join([header, *body] if header else body) + end
+
+
+def pick(rng, *words):
+    return words[rng.integers(len(words))]
+
+
+TABLES = {
+    # passengers: names that differ, gaps, commas in quotes
+    "titanic": Made(
+        lines(
+            "PassengerId,Survived,Pclass,Name,Sex,Age,Fare,Cabin,Embarked",
+            lambda i, r: [
+                i + 1,
+                i % 2,
+                i % 3 + 1,
+                f'"Doe, Mr. J{i}"',
+                pick(r, "male", "female"),
+                "" if i % 7 == 0 else r.integers(1, 80),
+                round(r.uniform(5, 90), 4),
+                "" if i % 4 else f"C{i}",
+                "" if i == 30 else pick(r, "S", "C", "Q"),
+            ],
+        ),
+        "--target Survived --exclude PassengerId,Name,Cabin --impute median",
+        "column 'Age' has an empty cell where a number was expected",
+    ),
+    # census: spaces after commas, ? for unknown, no header
+    "adult": Made(
+        lines(
+            "",
+            lambda i, r: [
+                f" {x}"
+                for x in (
+                    r.integers(17, 80),
+                    pick(r, "Private", "?", "State-gov"),
+                    r.integers(10**4, 10**6),
+                    pick(r, "Bachelors", "HS-grad"),
+                    pick(r, "<=50K", ">50K"),
+                )
+            ],
+        ),
+        "--no-header --target x4",
+        "no column 'x4'",
+    ),
+    "adult with names": Made(
+        lines(
+            "age,workclass,hours.per.week,income",
+            lambda i, r: [
+                r.integers(17, 80),
+                pick(r, "Private", "?"),
+                "?" if i % 9 == 4 else r.integers(10, 60),
+                pick(r, "<=50K", ">50K"),
+            ],
+        ),
+        "--target income --impute mean",
+        "column 'hours.per.week' has '?' where a number was expected",
+    ),
+    # wine: semicolons and names in quotes
+    "wine quality": Made(
+        lines(
+            '"fixed acidity";"volatile acidity";"quality"',
+            lambda i, r: [round(r.uniform(5, 9), 1), round(r.uniform(0, 1), 2), r.integers(3, 8)],
+            ";",
+        ),
+        "--target quality",
+    ),
+    # cars: columns by white space, ? for missing, names in quotes
+    "auto-mpg": Made(
+        lines(
+            "",
+            lambda i, r: [
+                f"{r.uniform(10, 40):.1f}  ",
+                r.integers(4, 9),
+                "  ?" if i % 8 == 0 else f"{r.uniform(60, 200):.1f}",
+                f'   "car {i}"',
+            ],
+            " ",
+        ),
+        "--separator whitespace --no-header --target x0 --exclude x3 --impute mean",
+        "no column 'x0'",
+        task="regression",
+    ),
+    "auto-mpg with names": Made(
+        lines(
+            "mpg,cylinders,horsepower,origin,name",
+            lambda i, r: [
+                round(r.uniform(10, 40), 1),
+                pick(r, 4, 6, 8),
+                "?" if i % 8 == 0 else r.integers(60, 200),
+                pick(r, 1, 2, 3),
+                f"car {i}",
+            ],
+        ),
+        "--target mpg --exclude name --categorical origin --impute mean",
+        "column 'horsepower' has '?' where a number was expected",
+        task="regression",
+    ),
+    # forests: whole numbers alone
+    "covertype": Made(
+        lines(
+            "Elevation,Aspect,Soil_Type1,Cover_Type",
+            lambda i, r: [r.integers(1800, 3800), r.integers(0, 360), i % 2, i % 7 + 1],
+        ),
+        "--target Cover_Type",
+    ),
+    "iris without header": Made(
+        lines("", lambda i, r: [*np.round(r.uniform(0, 8, 4), 1), f"Iris-{pick(r, 'setosa', 'virginica')}"]),
+        "--no-header --target x4",
+        "no column 'x4'",
+    ),
+    # a bank: semicolons, every text in quotes, -1 for never
+    "bank marketing": Made(
+        lines(
+            '"age";"job";"pdays";"y"',
+            lambda i, r: [
+                r.integers(18, 90),
+                pick(r, '"admin."', '"unknown"', '"services"'),
+                pick(r, -1, 90),
+                pick(r, '"no"', '"yes"'),
+            ],
+            ";",
+        ),
+        "--target y",
+    ),
+    # air: semicolons, decimal commas, -200 for missing, two empty columns and empty lines at the end
+    "air quality": Made(
+        lines(
+            "Date;Time;CO(GT);T;AH;;",
+            lambda i, r: [
+                f"{i % 28 + 1:02d}/03/2004",
+                f"{i % 24:02d}.00.00",
+                "-200" if i % 9 == 5 else f"{r.uniform(0, 5):.1f}".replace(".", ","),
+                f"{r.uniform(0, 30):.1f}".replace(".", ","),
+                f"{r.uniform(0, 1):.4f}".replace(".", ","),
+                "",
+                "",
+            ],
+            ";",
+            "\r\n",
+        ),
+        "--target T --decimal , --missing-value -200 --impute mean --exclude Time --dates Date --date-format %d/%m/%Y",
+        "the target is text that looks like numbers",
+        task="regression",
+    ),
+    # birds: NA in numbers and in text
+    "penguins": Made(
+        lines(
+            "species,island,bill_length_mm,sex,year",
+            lambda i, r: [
+                pick(r, "Adelie", "Gentoo"),
+                pick(r, "Biscoe", "Dream"),
+                "NA" if i == 3 else round(r.uniform(30, 60), 1),
+                "NA" if i in (3, 8) else pick(r, "male", "female"),
+                pick(r, 2007, 2008),
+            ],
+        ),
+        "--target species --impute mean",
+        "column 'bill_length_mm' has 'NA' where a number was expected",
+    ),
+    # a frame that pandas wrote with its index, booleans
+    "a frame after a split": Made(
+        lines(
+            ",size,smoker,tip",
+            lambda i, r: [(i * 37) % 1000, r.integers(1, 7), pick(r, "True", "False"), round(r.uniform(1, 9), 2)],
+        ),
+        "--target tip",
+        task="regression",
+    ),
+    # phones: a blank for missing, names that differ, yes and no
+    "telco churn": Made(
+        lines(
+            "customerID,SeniorCitizen,TotalCharges,Contract,Churn",
+            lambda i, r: [
+                f"{i:04d}-ABCDE",
+                i % 2,
+                " " if i == 5 else round(r.uniform(20, 8000), 2),
+                pick(r, "Month-to-month", "Two year"),
+                pick(r, "Yes", "No"),
+            ],
+        ),
+        "--target Churn --exclude customerID --impute median",
+        "column 'TotalCharges' has an empty cell where a number was expected",
+    ),
+    # houses: a currency, thousands in quotes, NA that is a category of its own
+    "house sales": Made(
+        lines(
+            "Id,Alley,LotArea,Grade,Price",
+            lambda i, r: [
+                i,
+                pick(r, "NA", "Pave"),
+                f'"{r.integers(1, 20)},{r.integers(100, 999)}"',
+                pick(r, "Ex", "Gd"),
+                f'"${r.integers(100, 900)},{r.integers(100, 999)}"',
+            ],
+        ),
+        "--target Price --exclude Id --strip $ --thousands ,",
+        "the target is text that looks like numbers",
+        task="regression",
+    ),
+    # umlauts in latin-1, semicolons, decimal commas and points for thousands, a line that says what separates
+    "flats": Made(
+        "sep=;\n"
+        + lines(
+            "St\xe4dte;Gr\xf6\xdfe;Miete",
+            lambda i, r: [pick(r, "K\xf6ln", "M\xfcnchen"), f"{r.integers(20, 200)},5", f"1.{r.integers(100, 999)},50"],
+            ";",
+            "\r\n",
+        ),
+        "--target Miete --encoding latin-1 --decimal , --thousands .",
+        "--encoding (encoding=) reads others",
+        encoding="latin-1",
+        task="regression",
+    ),
+    # tabs, quotes, a byte order mark
+    "reviews": Made(
+        "\ufeff"
+        + lines(
+            "stars\tverified\thelpful\tlabel",
+            lambda i, r: [i % 5 + 1, pick(r, "Y", "N"), r.integers(0, 99), pick(r, '"0"', '"1"')],
+            "\t",
+        ),
+        "--target label",
+        suffix="tsv",
+    ),
+    # rides: timestamps, percent
+    "bike rides": Made(
+        lines(
+            "started,humidity,temp,count",
+            lambda i, r: [
+                f"2024-01-{i % 28 + 1:02d} {i % 24:02d}:00:00",
+                f"{r.integers(20, 99)}%",
+                round(r.uniform(-5, 30), 1),
+                r.integers(0, 999),
+            ],
+        ),
+        "--target count --dates started --strip %",
+        "--dates reads the column as dates",
+        task="regression",
+    ),
+    # codes with zeros in front, and rows without a target
+    "zip codes": Made(
+        lines(
+            "income,age,zip",
+            lambda i, r: [
+                r.integers(10**4, 10**5),
+                r.integers(18, 90),
+                "" if i % 10 == 3 else pick(r, "01001", "02139", "90210"),
+            ],
+        ),
+        "--target zip --drop-missing-target",
+        "--drop-missing-target drops such rows",
+    ),
+    # comments above the header, bars between cells, ids of 19 digits
+    "sensors": Made(
+        "# sensor export\n# unit: C\n"
+        + lines(
+            "id|t1|t2|state",
+            lambda i, r: [
+                9007199254740992 + i,
+                round(r.uniform(0, 9), 2),
+                "null" if i == 4 else round(r.uniform(0, 9), 2),
+                pick(r, "on", "off"),
+            ],
+            "|",
+        ),
+        "--target state --comment # --exclude id --impute mean",
+        "",
+    ),
+    # schools: K among the grades, a column named with a comma
+    "schools": Made(
+        lines(
+            '"district, name",grade,score,passed',
+            lambda i, r: [pick(r, "North", "South"), pick(r, 1, 2, "K"), r.integers(0, 100), pick(r, "TRUE", "FALSE")],
+        ),
+        "--target passed --categorical grade",
+    ),
+    "heart": Made(
+        lines(
+            "age,sex,chol,thal,target",
+            lambda i, r: [
+                f"{r.integers(30, 80)}.0",
+                "1.0",
+                "?" if i == 9 else r.integers(120, 400),
+                pick(r, "3.0", "6.0", "?"),
+                i % 2,
+            ],
+        ),
+        "--target target --impute most_frequent --categorical thal",
+        "where a number was expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_this_shape(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    made = TABLES[name]
+    path = f"data.{made.suffix}"
+    (tmp_path / path).write_bytes(made.text.encode(made.encoding))
+    quick = ["--epochs", "1", "--layers", "4", "--json"]
+
+    def call(*words):
+        status = main(list(words))
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    words = made.options.split()
+    if made.refused:
+        target = words[words.index("--target") + 1]
+        status, out, err = call("train", path, "--target", target, *quick)
+        assert (status, out) == (1, "")
+        assert made.refused in err
+    status, out, err = call("train", path, *words, *quick, "-o", "m")
+    assert status == 0, err
+    assert json.loads(out)["task"] == made.task
+    dropped = [word for word in words if word == "--drop-missing-target"]
+    status, out, err = call("evaluate", "m", path, "--json", *dropped)
+    assert status == 0, err
+    assert json.loads(out)["rows"] == ROWS - (6 if dropped else 0)
+    status, out, err = call("predict", "m", path)
+    assert status == 0, err
+    assert len(list(csv.DictReader(io.StringIO(out)))) == ROWS
