@@ -110,7 +110,11 @@ class Network(Exports):
         theta = self.layout.initial(self._rng) if theta is None else np.asarray(theta)
         if theta.shape != (self.layout.size,):
             raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
-        self.theta = self.from_host(theta)
+        with np.errstate(over="ignore"):
+            self.theta = self.from_host(theta)
+            fits = np.isfinite(np.asarray(theta, self.host_dtype)) | ~np.isfinite(theta)
+        if not fits.all():
+            raise ArgumentError(f"initial parameters go up to {abs(theta).max():.3g}, more than {self.dtype} can hold")
         self._training: tuple[Plan, Program, State] | None = None
 
     @property

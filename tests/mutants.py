@@ -1,6 +1,7 @@
 """Backends with one realistic fault each, and the check of the conformance suite that finds it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from deepnotes.backend import Backend
 from deepnotes.equations import EQUATIONS
 from deepnotes.inference import EagerInference, Inference
+from deepnotes.optimizers import SGD, Adam, AdamW, RMSProp
 from deepnotes.plan import Plan
 from deepnotes.program import Chunk, Data, EagerProgram, Program, State, Sums
 from deepnotes.steps import Gradient, gradient_step
@@ -150,6 +152,28 @@ def _in_place_relu(xp: ModuleType, Z: Any) -> Any:
     return np.maximum(Z, 0, out=Z)
 
 
+def _in_turn(x: np.ndarray) -> np.ndarray:
+    """Return the sums of rows, each term added to the sum of those before it."""
+    return np.add.accumulate(x, axis=-1)[..., -1]
+
+
+def _product_in_turn(xp: ModuleType, dZ: Any, A_prev: Any) -> Any:
+    return _in_turn((1 / dZ.shape[1] * dZ)[:, None, :] * A_prev[None, :, :])
+
+
+def _bias_in_turn(xp: ModuleType, dZ: Any) -> Any:
+    return _in_turn(1 / dZ.shape[1] * dZ)[:, None]
+
+
+def _loss_by_difference(xp: ModuleType, Z: Any, Y: Any) -> Any:
+    return np.mean(np.maximum(Z, 0) + np.log1p(np.exp(-abs(Z))) - Y * Z, axis=0, keepdims=True, dtype=Z.dtype)
+
+
+def _loss_by_logarithm(xp: ModuleType, Z: Any, Y: Any) -> Any:
+    Z = Z - np.max(Z, axis=0, keepdims=True)
+    return -np.sum(Y * (Z - np.log(np.sum(np.exp(Z), axis=0, keepdims=True))), axis=0, keepdims=True)
+
+
 def _half_precision_sum(xp: ModuleType, dZ: Any) -> Any:
     return np.sum((1 / dZ.shape[1] * dZ).astype(np.float16), axis=1, keepdims=True).astype(dZ.dtype)
 
@@ -238,6 +262,12 @@ class _NanTrained(EagerProgram):
             cost = float(gradient.cost)
             loss_sum, weight_sum = loss_sum + cost * float(gradient.weight), weight_sum + float(gradient.weight)
         return Chunk(loss_sum, weight_sum, len(rates), cost)
+
+
+class _SgdInstead(EagerProgram):
+    def __init__(self, backend: Backend, plan: Plan) -> None:
+        known = type(plan.optimizer) in (SGD, RMSProp, Adam, AdamW)
+        super().__init__(backend, plan if known else replace(plan, optimizer=SGD(0.1)))
 
 
 class _SharedBuffer(EagerProgram):
@@ -344,6 +374,11 @@ MUTANTS = [
     Mutant("predictions of old parameters", "inference.new_parameters", predicting(_OldParameters)),
     Mutant("dropout while predicting", "inference.samples", predicting(_DropsWhilePredicting)),
     Mutant("one workspace for all threads", "selection.concurrent_predictions", predicting(_OneWorkspace)),
+    Mutant("a weight gradient is summed in turn", "programs.many_samples", kernel("weight_gradient", _product_in_turn)),
+    Mutant("a bias gradient is summed in turn", "semantics.many_samples", kernel("bias_gradient", _bias_in_turn)),
+    Mutant("small losses by a difference", "semantics.tails", kernel("sigmoid_cross_entropy", _loss_by_difference)),
+    Mutant("small losses by a logarithm", "inference.tails", kernel("softmax_cross_entropy", _loss_by_logarithm)),
+    Mutant("an optimizer without a kernel trains as SGD", "programs.unknown_parts", program(_SgdInstead)),
     Mutant("subnormals are taken for 0, and nobody says so", "semantics.subnormals", lambda: _Flushes("mutant", np)),
 ]  # fmt: skip
 """One fault each."""

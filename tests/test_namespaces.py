@@ -58,7 +58,7 @@ CALLS = {
     **{f"{name}_derivative": (A, Y) for name in LOSSES},
     "sigmoid_cross_entropy": (Z, Y),
     "sigmoid_cross_entropy_delta": (A, Y),
-    "softmax_cross_entropy": (Z, Y),
+    "softmax_cross_entropy": (Z, Y / Y.sum(axis=0)),
     "softmax_cross_entropy_delta": (A, Y),
     "exp_half_poisson_deviance": (Z, A),
     "exp_half_poisson_deviance_delta": (A, Y),

@@ -105,4 +105,5 @@ def plus(total, rest, x):
     """Return a sum with x added, and what all additions to it have rounded off (Knuth's two-sum)."""
     new = total + x
     of_x = new - total
-    return new, rest + ((total - (new - of_x)) + (x - of_x))
+    off = (total - (new - of_x)) + (x - of_x)
+    return new, rest + off if off == off else rest  # infinity stays what it is

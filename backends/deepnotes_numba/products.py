@@ -8,6 +8,7 @@ product is a few rows of one block; whatever thread computes it adds up the same
 import numpy as np
 
 from deepnotes_numba.compiling import jit
+from deepnotes_numba.functions import ZERO
 from deepnotes_numba.vectors import (
     ROWS,
     block,
@@ -183,5 +184,6 @@ def add_run(g, lost, at, part, o, count):
         a, b = sums[c], more[c]
         total = a + b
         of_b = total - a
-        rest[c] += (a - (total - of_b)) + (b - of_b)
+        off = (a - (total - of_b)) + (b - of_b)
+        rest[c] += off if off == off else ZERO(off)  # infinity stays what it is
         sums[c] = total

@@ -54,8 +54,9 @@ def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
     """
     D = Z - xp.max(Z, axis=0, keepdims=True)
     log_total = xp.log1p(xp.sum(xp.exp(D) - Y, axis=0, keepdims=True))
-    D = xp.maximum(D, xp.asarray(-float(xp.finfo(D.dtype).max), dtype=D.dtype))  # or 0 times infinity is NaN
-    return xp.sum(Y * (log_total - D), axis=0, keepdims=True)
+    none = xp.zeros_like(Y)
+    L = xp.where(xp.equal(Y, none), none, Y * (log_total - D))  # d may overflow, and 0 times infinity is NaN
+    return xp.sum(L, axis=0, keepdims=True)
 
 
 def softmax_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
@@ -154,13 +155,13 @@ def sample_scale(xp: Namespace, w: Array) -> Array:
 def mean_loss(xp: Namespace, L: Array) -> Array:
     """Return the cost, the mean over the samples of ``L`` of shape (1, m) (N10), as a 0-d array.
 
-    It is summed over blocks of samples.
+    It is summed over blocks of samples, 1/m first: losses that are finite have a finite mean.
     """
-    return samples.in_blocks(xp.sum, L) / L.shape[1]
+    return samples.in_blocks(xp.sum, 1 / L.shape[1] * L)
 
 
 def _mean_over_outputs(xp: Namespace, L: Array) -> Array:
-    return L if L.shape[0] == 1 else xp.sum(L, axis=0, keepdims=True) / L.shape[0]
+    return L if L.shape[0] == 1 else xp.sum(1 / L.shape[0] * L, axis=0, keepdims=True)
 
 
 def _y_log_y(xp: Namespace, Y: Array) -> Array:
