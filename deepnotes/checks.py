@@ -196,6 +196,8 @@ def as_weights(
     with np.errstate(over="ignore"):
         held = weights.reshape(1, m).astype(dtype)
     check_finite(backend, held[0], name, weights)
+    if not held.any():
+        raise DataError(f"{name}: the largest is {weights.max()}, which is 0 in {dtype}; wanted larger weights")
     place = backend.from_numpy if together else backend.from_samples
     return place(held)
 

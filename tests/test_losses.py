@@ -246,7 +246,7 @@ def integer_network():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 8, 600])
 def test_weights_do_not_fade_with_the_batch_size(batch_size):
-    """The cost of a batch is ``Σ w L / m``, weights of mean 1: the costs of an epoch average to the weighted mean.
+    """N14 with weights of mean 1: a batch costs ``Σ w L / m``, and an epoch on average the weighted mean.
 
     Each batch by its own sum of weights would make every weight 1 at a batch size of 1.
     """

@@ -131,6 +131,7 @@ def test_weights_that_say_nothing() -> None:
         (lambda: net.fit(X, Y, class_weight=[0.0, 0.0]), "class_weight gives every sample the weight 0"),
         (lambda: net.fit(X, Y, class_weight=[1.0, 0.0], sample_weight=Y), "the weight 0 with sample_weight"),
         (lambda: net.partial_fit(X, Y, sample_weight=[1e300] * 12), r"sample_weight\[0\] is 1e\+300, beyond float32"),
+        (lambda: net.partial_fit(X, Y, sample_weight=[1e-60] * 12), r"the largest is 1e-60, which is 0 in float32"),
     ):
         with pytest.raises(dn.DataError, match=told):
             call()
