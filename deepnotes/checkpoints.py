@@ -103,9 +103,6 @@ class Checkpoints(Callback):
     def _find(self, training: Training) -> None:
         try:
             present = latest_first(self.directory)
-            for path in self.directory.glob(".step-*.tmp"):  # of a process that was killed while it wrote
-                if path.is_symlink() or not path.is_dir():
-                    path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"checkpoint: {self.directory} cannot be used: {reason(error)}") from None
         if present and not self.resume:
@@ -126,6 +123,12 @@ class Checkpoints(Callback):
                 raise CheckpointError(f"checkpoint: {self.directory} cannot be resumed: {fault}")
             log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
         self._found = latest(present, training, self._settings) if present else None
+        try:
+            for path in self.directory.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint: {error.filename} cannot be deleted: {reason(error)}") from None
         self._written: tuple[int, bool] | None = None
         self._failed, self._last = False, monotonic()
         self._whole: dict[Path, tuple[int, ...]] = {}
@@ -358,16 +361,18 @@ def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for name, value in callback.memory().items():
-        wanted = f"{type(callback).__qualname__}.memory() has {brief(repr(value))} as {name!r}, wanted"
-        if isinstance(value, np.ndarray):
-            if value.dtype.name not in containers.DTYPES.values():
-                raise CheckpointError(f"{wanted} an array of numbers or booleans, not of {value.dtype}")
-            arrays[name] = np.array(value)
-            continue
         try:
-            values[name] = json.loads(json.dumps(value, default=_python_number))
+            if isinstance(value, np.ndarray):
+                if value.dtype.name not in containers.DTYPES.values():
+                    raise TypeError(f"an array of {value.dtype} is neither")
+                arrays[name] = value
+            else:
+                values[name] = json.loads(json.dumps(value, default=_python_number))
         except (TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{wanted} JSON values or a NumPy array ({error})") from None
+            raise CheckpointError(
+                f"{type(callback).__qualname__}.memory() has {brief(repr(value))} as {name!r}, wanted JSON values or a "
+                f"NumPy array of numbers or booleans ({error})"
+            ) from None
     return values, arrays
 
 

@@ -726,7 +726,7 @@ from pathlib import Path
 from deepnotes.locks import Lock
 lock = Lock(Path({run!r}))
 {more}
-sys.stdout.write("ready\n")  # at once, since a fork writes there as well
+sys.stdout.write("ready" + chr(10))  # at once, since a fork writes there as well
 sys.stdout.flush()
 time.sleep(60)
 """
