@@ -14,7 +14,7 @@ import re
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Of what a checkpoint has of the training. The first one had it all in the header."""
+
+SOON = 2.0
+"""Seconds after a change during which a file may be changed again without another time: the ticks of FAT."""
 
 
 class Checkpoints(Callback):
@@ -100,9 +103,6 @@ class Checkpoints(Callback):
     def _find(self, training: Training) -> None:
         try:
             present = latest_first(self.directory)
-            for path in self.directory.glob(".step-*.tmp"):  # of a process that was killed while it wrote
-                if path.is_symlink() or not path.is_dir():
-                    path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"checkpoint: {self.directory} cannot be used: {reason(error)}") from None
         if present and not self.resume:
@@ -123,8 +123,15 @@ class Checkpoints(Callback):
                 raise CheckpointError(f"checkpoint: {self.directory} cannot be resumed: {fault}")
             log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
         self._found = latest(present, training, self._settings) if present else None
+        try:
+            for path in self.directory.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint: {error.filename} cannot be deleted: {reason(error)}") from None
         self._written: tuple[int, bool] | None = None
         self._failed, self._last = False, monotonic()
+        self._whole: dict[Path, tuple[int, ...]] = {}
 
     def on_ready(self, training: Training) -> None:
         """Put the training where the checkpoint has it, if there is one."""
@@ -181,14 +188,35 @@ class Checkpoints(Callback):
             return None
         return next((path for path in present if _is_whole(path, training, self._settings)), None)
 
+    def _is_still_whole(self, path: Path, training: Training) -> bool:
+        """Return whether a file is whole, without reading it again if it was and has not been touched since.
+
+        The system notes the time of a change in ticks, so what was changed only just before it was read may be changed
+        again without a trace.
+        """
+        try:
+            state = path.stat()
+        except OSError:
+            return False
+        mark = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        if self._whole.get(path) == mark:
+            return True
+        self._whole.pop(path, None)
+        if not _is_whole(path, training, self._settings):
+            return False
+        if time() - max(state.st_mtime, state.st_ctime) > SOON:
+            self._whole[path] = mark
+        return True
+
     def _delete_old(self, training: Training) -> None:
         """Delete each file that has enough whole ones before it; failing to is no reason to stop."""
         present = latest_first(self.directory)
         whole_ones = 0
         for path in present if len(present) > self.keep else ():
             if whole_ones < self.keep:
-                whole_ones += _is_whole(path, training, self._settings)
+                whole_ones += self._is_still_whole(path, training)
                 continue
+            self._whole.pop(path, None)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -333,16 +361,18 @@ def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for name, value in callback.memory().items():
-        wanted = f"{type(callback).__qualname__}.memory() has {brief(repr(value))} as {name!r}, wanted"
-        if isinstance(value, np.ndarray):
-            if value.dtype.name not in containers.DTYPES.values():
-                raise CheckpointError(f"{wanted} an array of numbers or booleans, not of {value.dtype}")
-            arrays[name] = np.array(value)
-            continue
         try:
-            values[name] = json.loads(json.dumps(value, default=_python_number))
+            if isinstance(value, np.ndarray):
+                if value.dtype.name not in containers.DTYPES.values():
+                    raise TypeError(f"an array of {value.dtype} is neither")
+                arrays[name] = value
+            else:
+                values[name] = json.loads(json.dumps(value, default=_python_number))
         except (TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{wanted} JSON values or a NumPy array ({error})") from None
+            raise CheckpointError(
+                f"{type(callback).__qualname__}.memory() has {brief(repr(value))} as {name!r}, wanted JSON values or a "
+                f"NumPy array of numbers or booleans ({error})"
+            ) from None
     return values, arrays
 
 

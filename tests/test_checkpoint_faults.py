@@ -19,7 +19,7 @@ from checkpointed import BATCH, EPOCHS, SAMPLES, data, fit, network, outcome
 from watchdog import at_once, python
 
 import deepnotes as dn
-from deepnotes import containers, files
+from deepnotes import checkpoints, containers, files
 from deepnotes.atomic import replacing
 from deepnotes.checkpoints import latest_first
 from deepnotes.locks import HeldError, Lock
@@ -116,6 +116,22 @@ def test_files_damaged_during_a_training_do_not_count(run: Path, keep: int) -> N
     assert 1 in epochs_in(run)
     history = fit(resumed, run, **WITHOUT, resume=True)
     assert outcome(resumed, history) == outcome(straight, fit(straight, **WITHOUT))
+
+
+def test_each_file_is_read_back_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not touched since is not read again at each write, unless it was read too soon to tell."""
+    reads: list[str] = []
+    read = checkpoints._read
+
+    def counted(path: Path, *arguments: Any) -> Any:
+        reads.append(path.name)
+        return read(path, *arguments)
+
+    monkeypatch.setattr(checkpoints, "_read", counted)
+    monkeypatch.setattr(checkpoints, "SOON", -1)  # files age at once
+    fit(network(), run, 10, every=1, **WITHOUT)
+    assert len(reads) == len(set(reads))
+    assert len(reads) > 5
 
 
 def test_an_error_names_the_latest_whole_file(run: Path) -> None:
@@ -710,10 +726,11 @@ from pathlib import Path
 from deepnotes.locks import Lock
 lock = Lock(Path({run!r}))
 {more}
-print("ready", flush=True)
-time.sleep(600)
+sys.stdout.write("ready" + chr(10))  # at once, since a fork writes there as well
+sys.stdout.flush()
+time.sleep(60)
 """
-FORKS = "import os\nif os.fork() == 0:\n    print(os.getpid(), flush=True); time.sleep(600)"
+FORKS = "import os\nif os.fork() == 0:\n    sys.stdout.write(f'{os.getpid()}\\n'); sys.stdout.flush(); time.sleep(60)"
 
 
 def holder(run: Path, more: str = "") -> subprocess.Popen[str]:
@@ -747,11 +764,12 @@ def test_a_directory_in_use_is_refused_with_its_owner(run: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_fork_neither_holds_nor_keeps_a_lock(run: Path) -> None:
+    child = None
     with holder(run, FORKS) as process:
-        assert process.stdout is not None
-        lines = {process.stdout.readline() for _ in range(2)}
-        (child,) = (int(line) for line in lines if line != "ready\n")
         try:
+            assert process.stdout is not None
+            lines = {process.stdout.readline() for _ in range(2)}
+            (child,) = (int(line) for line in lines if line != "ready\n")
             with pytest.raises(HeldError, match=f"process {process.pid} "):
                 Lock(run)
             process.kill()
@@ -760,7 +778,8 @@ def test_a_fork_neither_holds_nor_keeps_a_lock(run: Path) -> None:
             Lock(run).release()
         finally:
             process.kill()
-            os.kill(child, 9)
+            if child is not None:
+                os.kill(child, 9)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
