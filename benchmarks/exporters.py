@@ -123,7 +123,7 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
         activations["PReLU, a slope for each"].weight.copy_(torch.linspace(0.1, 0.5, 8))
     plain = (FEATURES,)
     models: dict[str, tuple[Any, tuple[int, ...]]] = {
-        f"{name}, softmax": (mlp(g, head=nn.Softmax(-1)), plain) for name, g in activations.items()
+        name: (mlp(g, head=nn.Softmax(-1)), plain) for name, g in activations.items()
     }
     return models | {
         "a wide layer (data in a second file)": (
@@ -248,7 +248,7 @@ def keras_cases() -> dict[str, Case]:
     known = "relu sigmoid tanh gelu silu elu selu leaky_relu softplus relu6 mish hard_sigmoid exponential softsign"
     plain = (FEATURES,)
     models = {
-        f"{name}, softmax": case(
+        name: case(
             plain, layers.Dense(8, activation=name), layers.Dense(CLASSES, activation="softmax"))
         for name in known.split()
     }  # fmt: skip
@@ -299,7 +299,7 @@ def jax_cases() -> dict[str, Case]:
         "leaky_relu": nn.leaky_relu, "softplus": nn.softplus, "relu6": nn.relu6, "mish": nn.mish,
         "maximum(x, 0)": lambda x: jax.numpy.maximum(x, 0),
     }  # fmt: skip
-    return {f"{name}, softmax": case(mlp(g)) for name, g in activations.items()} | {
+    return {name: case(mlp(g)) for name, g in activations.items()} | {
         "scaled inputs": case(lambda x: mlp(nn.relu)((x - 0.5) / 2)),
         "an image, reshape": case(lambda x: mlp(nn.relu)(x.reshape(x.shape[0], -1)), (2, 3)),
         "log_softmax": case(mlp(nn.relu, nn.log_softmax)),

@@ -132,14 +132,24 @@ def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 
 def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``exporters.json``: a row for each model that an exporter writes."""
-    rows = [["exporter", "model", "", "layers, or why not"]]
+    """Return the rows of ``exporters.json``: one for each model, or for a document one for each exporter."""
+    rows = [["exporter", "model", "", "layers, or why not"] if in_full else ["exporter", "read", "refused, and why"]]
     for who, r in results.items():
-        if r["version"] is None:
-            rows.append([who, NOTHING, "not run", r["why"]])
-        for what, case in r["cases"].items():
-            told = case.get("layers") or case["why"]
-            rows.append([f"{who} {r['version']}", what, case["outcome"], told.replace("|", "\\|")])
+        name = f"{who} {r['version']}" if r["version"] else who
+        cases = {what: case["outcome"] for what, case in r["cases"].items()}
+        why = {what: case.get("why", case.get("layers", "")) for what, case in r["cases"].items()}
+        if in_full:
+            rows += [[name, what, outcome, why[what]] for what, outcome in cases.items()]
+        elif cases:
+            read = "; ".join(what for what, outcome in cases.items() if outcome == "read")
+            others = [
+                f"**{what}**{'' if outcome == 'refused' else f' ({outcome})'}: {why[what]}"
+                for what, outcome in cases.items()
+                if outcome != "read"
+            ]
+            rows.append([name, read, "<br>".join(others)])
+        if not cases:
+            rows.append([name, *[NOTHING] * (len(rows[0]) - 2), f"not run: {r['why']}"])
     return rows
 
 
@@ -158,6 +168,8 @@ TABLES = {
     "instructions": (instructions_rows, set()),
 }
 """By name, what makes the rows, and the packages that matter beside those that always do."""
+TEXTS = {"exporters"}
+"""Tables of words, which are aligned to the left."""
 SOURCES = {"limits": "steps", "crossover": "sweep"}
 """The file of results that something is made of, where it is not of its own name."""
 
@@ -169,7 +181,7 @@ def markdown(name: str, content: dict[str, Any]) -> str:
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     doubtful = any(cell.startswith(DOUBT) for row in rows[1:] for cell in row)
     note = f"{FOOTNOTE}.\n\n" if doubtful else ""
-    table = "\n".join([head, "|---|" + "--:|" * (len(rows[0]) - 1), *body])
+    table = "\n".join([head, "|---|" + ("---|" if name in TEXTS else "--:|") * (len(rows[0]) - 1), *body])
     return f"{table}\n\n{note}{measured_on(content, packages)}"
 
 

@@ -20,11 +20,12 @@ if find_spec("onnx"):
     GOOD = to_onnx(Chain.of(hostile.network()))
     OPS = [
         "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "Identity", "Cast", "Reshape", "Flatten", "Transpose",
-        "Softmax", "Squeeze", "Constant", "Neg", "Sigmoid", "Concat", "Where", "Pow", "LeakyRelu", "Elu", "Loop",
+        "Softmax", "Squeeze", "Constant", "Neg", "Sigmoid", "Concat", "Where", "Pow", "LeakyRelu", "Elu", "Loop", "Max",
+        "Unsqueeze", "Shape", "Gather", "Expand", "Clip", "Selu", "PRelu", "BatchNormalization", "ReduceMax",
     ]  # fmt: skip
 
     WAYS = ["op", "input", "output", "attribute", "dims", "type", "raw", "gone", "copy", "text"]
-    ATTRIBUTES = ["axis", "transA", "alpha", "to", "perm", "value"]
+    ATTRIBUTES = ["axis", "axes", "transA", "alpha", "beta", "to", "perm", "value", "epsilon", "keepdims"]
 
     @st.composite
     def altered(draw: st.DrawFn) -> bytes:

@@ -63,6 +63,51 @@ def test_a_scaler_before_it_comes_along() -> None:
     assert worst(estimator.predict_proba(X), Vectors(X, A.value.astype(np.float64).T, A.rules.slack * A.error.T)) <= 1
 
 
+def test_affine_steps_of_a_pipeline_come_along() -> None:
+    from sklearn.decomposition import PCA, TruncatedSVD
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+
+    for steps in (
+        [MinMaxScaler()], [MinMaxScaler((-2, 5))], [MaxAbsScaler()], [RobustScaler()], [PCA(3)], [TruncatedSVD(2)],
+        [RobustScaler(with_centering=False), PCA(2, whiten=True), StandardScaler()], ["passthrough", StandardScaler()],
+        [StandardScaler(with_mean=False), MinMaxScaler(), StandardScaler(with_std=False)],
+    ):  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = make_pipeline(*steps, MLPClassifier(5, max_iter=3, random_state=0)).fit(X, TARGETS["multiclass"])
+        net = dn.from_sklearn(theirs, backend="numpy")
+        np.testing.assert_allclose(net.predict(X.T).T, theirs.predict_proba(X), rtol=1e-12, atol=1e-14)
+
+
+def test_our_estimators_with_any_activation() -> None:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MinMaxScaler
+
+    class Own(dn.ActivationFunction):
+        """An activation of a user's own."""
+
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return ops.silu(Z)
+
+        def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
+            return ops.silu_backward(dA, Z, A)
+
+    for activation in (
+        ["tanh", "gelu"], "silu", dn.Activation("leaky_relu", slope=0.2), ["relu", dn.Activation("elu", alpha=0.5)],
+        ["relu", Own()], "logistic",
+    ):  # fmt: skip
+        ours: Any = dn.DenseClassifier((5, 4), activation, max_iter=3, random_state=0, backend="numpy")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = make_pipeline(MinMaxScaler(), ours).fit(X, TARGETS["multiclass"])
+        net = dn.from_sklearn(model, backend="numpy")
+        assert net.metadata["classes"] == ["5", "6", "7"]
+        np.testing.assert_allclose(net.predict(X.T).T, model.predict_proba(X), rtol=1e-12, atol=1e-14)
+        np.testing.assert_array_equal(dn.from_sklearn(ours).flat(), ours.to_network().flat())
+
+
 def test_names_dtype_and_files(tmp_path: Any) -> None:
     from sklearn.neural_network import MLPRegressor
 
@@ -103,6 +148,7 @@ def test_our_own_estimators_with_an_activation_for_each_layer() -> None:
 
 def test_what_cannot_be_taken_over() -> None:
     from sklearn.decomposition import PCA
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LinearRegression
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
@@ -119,9 +165,13 @@ def test_what_cannot_be_taken_over() -> None:
     ):
         with pytest.raises(dn.ArgumentError, match=told):
             dn.from_sklearn(estimator)
-    for steps in ([PCA(2)], [MinMaxScaler()], [StandardScaler(), StandardScaler()]):
-        with pytest.raises(dn.ArgumentError, match=r"prepares its inputs by .*; one StandardScaler can be taken over"):
-            dn.from_sklearn(make_pipeline(*steps, fitted("regression")))
+    for step, told in (
+        (SimpleImputer(), "prepares its inputs by SimpleImputer; StandardScaler, MinMaxScaler, .* can be taken over"),
+        (MinMaxScaler(clip=True).fit(X), r"MinMaxScaler\(clip=True\), and no layer bounds its inputs"),
+        (PCA(4), "a Pipeline, which is not fitted"),
+    ):
+        with pytest.raises(dn.ArgumentError, match=told):
+            dn.from_sklearn(make_pipeline(step, fitted("regression")))
     with pytest.raises(dn.ArgumentError, match="dtype='float16'"):
         dn.from_sklearn(fitted("regression"), dtype="float16")
     with pytest.raises(dn.UnknownNameError, match="nmupy"):
