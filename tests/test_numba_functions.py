@@ -15,7 +15,8 @@ from test_activations import reference, ulps
 from deepnotes.equations import EQUATIONS
 
 pytest.importorskip("numba")
-from deepnotes_numba.activations import CODES, NEEDS_Z, activate, backward, softmax, softmax_backward, softmax_of
+from deepnotes_numba.activations import NEEDS_Z, activate, backward, softmax, softmax_backward, softmax_of
+from deepnotes_numba.codes import ACTIVATIONS
 from deepnotes_numba.compiling import jit
 from deepnotes_numba.functions import exp, expm1, log, log1p, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.lowering import block_of
@@ -23,7 +24,7 @@ from deepnotes_numba.vectors import block
 
 DTYPES = ["float32", "float64"]
 FUNCTIONS = ["exp", "expm1", "tanh", "sigmoid", "log", "log1p", "softplus", "normal_cdf"]
-ELEMENTWISE = [name for name in CODES if name != "softmax"]
+ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
 OPTIONS = {"leaky_relu": {"slope": 0.3}, "elu": {"alpha": 1.7}}
 BOUNDS = {
     "exp": 4,
@@ -221,7 +222,7 @@ def applied(name: str, Z: np.ndarray, D: np.ndarray, shared: bool = False) -> tu
     option = Z.dtype.type(next(iter(OPTIONS.get(name, {}).values()), 0))
     Z, D = Z.copy(), D.copy()
     A = Z if shared else np.full_like(Z, np.nan)
-    activity(CODES[name], option, Z, A, D, shared)
+    activity(ACTIVATIONS[name], option, Z, A, D, shared)
     return A, D
 
 
@@ -237,7 +238,7 @@ def by_equations(name: str, Z: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, n
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("length", [1, 7, 64, 1000])
 @pytest.mark.parametrize(
-    ("name", "shared"), [(g, s) for g in ELEMENTWISE for s in (False, True) if not s or not NEEDS_Z[CODES[g]]]
+    ("name", "shared"), [(g, s) for g in ELEMENTWISE for s in (False, True) if not s or not NEEDS_Z[ACTIVATIONS[g]]]
 )
 def test_activations_and_their_slopes_are_those_of_the_equations(
     name: str, shared: bool, length: int, dtype: str
