@@ -148,7 +148,7 @@ def test_constants_that_are_computed_on_and_on(tmp_path: Path) -> None:
     assert "compute with constants at too great a length" in told
     nodes = [helper.make_node("Exp", ["W"], ["V"], name="e"), helper.make_node("MatMul", ["in", "V"], ["out"])]
     told = refused(model(nodes, {"W": W.astype("float32")}, "out"), tmp_path)
-    assert "node 'e' (Exp) computes with constants, and only Cast, Identity" in told
+    assert "node 'e' (Exp) computes with constants, and only Add, Cast, Div, Identity" in told
 
 
 def test_graphs_that_make_no_sense(tmp_path: Path) -> None:
