@@ -151,6 +151,7 @@ dn.Network.fit = lambda net, X, y, **options: fit(net, X.copy(), y, **options)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
 @pytest.mark.parametrize("form", memory.FORMS)
 def test_memory_sees_a_copy_of_the_samples(form: str, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def _forwarded(name: str) -> Any:
     return kernel
 
 
+@pytest.mark.slow
 class TestLoopback(BackendConformance):
     backend = Loopback()
     quick = True

@@ -30,6 +30,7 @@ def test_kernels_are_the_equations_and_no_access_is_wrong(check: str, dtype: str
         ALL[check](Host(dtype, checked=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="takes subnormal numbers for 0 on x86 alone")
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: str) -> None:
@@ -40,6 +41,7 @@ def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: st
         ALL[check](host)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_are_the_equations_where_products_and_sums_are_fused(check: str) -> None:
     """As NVRTC's default ``-fmad=true`` has it."""

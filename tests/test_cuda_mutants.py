@@ -267,6 +267,7 @@ def compiled() -> None:
         list(pool.map(lambda mutant: built("float32", "checked", source_of(mutant)), MUTANTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_a_fault_is_found(mutant: Mutant) -> None:
     host = Host("float32", checked=True, source=source_of(mutant))

@@ -193,6 +193,7 @@ def run_sanitized(what: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_address_sanitizer_finds_nothing(dtype: str) -> None:
     """Every check of the kernels, in a build that watches memory, on arrays that end where their memory does."""
@@ -201,6 +202,7 @@ def test_the_address_sanitizer_finds_nothing(dtype: str) -> None:
     assert done.stdout.split() == ["made", "all", "checks"]
 
 
+@pytest.mark.slow
 def test_the_address_sanitizer_would_find_it() -> None:
     """Without one guard of the bounds, by a read and by a write one number too far."""
     for fault in ("reads", "writes"):

@@ -35,6 +35,7 @@ class TestHighest(BackendConformance):
     quick = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "check"),
     [(p, c) for p in ("high", "bfloat16", "float16") for c in OF_PRODUCTS if p != "float16" or "optimizer" not in c],

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 EXAMPLES = 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", load_targets())
 def test_no_file_brings_a_reader_down(name: str, tmp_path: Path) -> None:
     """No other exception, no hang, and memory in proportion to the file; `tests/fuzz.py` goes on for longer."""

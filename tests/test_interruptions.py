@@ -88,6 +88,7 @@ def _outcome(backend: str, run: Path, sender: Any) -> None:
     os._exit(0)  # to take down what was imported would take longer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_killed_at_random_moments_it_resumes_to_equal_digests(
     folder: Path, processes: Any, straight: dict[str, list[Any]], backend: str

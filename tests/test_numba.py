@@ -82,6 +82,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.Compl
     return [run(code, **environment) for code in codes]
 
 
+@pytest.mark.slow
 def test_later_processes_find_what_the_first_compiled(processes: list[subprocess.CompletedProcess[str]]) -> None:
     """And the first says what it is waiting for."""
     first, *others = processes
@@ -91,6 +92,7 @@ def test_later_processes_find_what_the_first_compiled(processes: list[subprocess
     assert [(done.returncode, done.stderr) for done in others] == [(0, "")] * 2
 
 
+@pytest.mark.slow
 def test_compiled_or_loaded_in_any_order_the_code_gives_the_same_bits(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
@@ -100,6 +102,7 @@ def test_compiled_or_loaded_in_any_order_the_code_gives_the_same_bits(
     assert [done.stdout for done in others] == [first.stdout] * 2
 
 
+@pytest.mark.slow
 def test_a_processor_with_narrower_registers_trains_to_the_same_numbers(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
