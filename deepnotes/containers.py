@@ -137,14 +137,15 @@ def _text(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> 
         text = json.dumps(content | {"digest": digest_of_header(content)})
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
-    length = len(json.dumps(text)) + sum(len(json.dumps(name)) + 200 for name in digests)
-    if length > limit:
+    entries = sum(len(json.dumps(name)) + 200 for name in digests)  # what safetensors says of each tensor
+    length = max(len(text), (len(json.dumps(text)) + entries) // 2)  # quotes are escaped once more in the file
+    if length > limit // 2:
         parts = {key: len(json.dumps(value)) for key, value in content.items()}
         largest = sorted((key for key in parts if parts[key] > 1000), key=lambda key: -parts[key])
         told = ", ".join(f"{key} {parts[key]:,}" for key in largest)
         raise ModelFileError(
-            f"layers, tensors and metadata (names of features and classes) would take {length:,} bytes of the file's "
-            f"header, wanted at most {limit:,}; as JSON: {told}"
+            f"layers, tensors and metadata (names of features and classes) make a header of {length:,} characters, "
+            f"wanted at most {limit // 2:,}; of these, {told}"
         )
     return text
 

@@ -205,10 +205,10 @@ def test_the_header_does_not_grow_with_the_training(tmp_path: Path) -> None:
 
 
 def test_a_header_that_is_too_long_is_refused_before_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "HEADER_LIMIT", containers.RESERVE + 9000)
+    monkeypatch.setattr(containers, "HEADER_LIMIT", containers.RESERVE + 18_000)
     net = network()
     fit(net, run / "short", 1)
-    net.metadata = {"features": [f'feature "{i}"' for i in range(500)]}
+    net.metadata = {"features": [f'feature "{i}"' for i in range(900)]}
     before = net.flat()
     with pytest.raises(dn.CheckpointError, match=r"no file of this training could be written: .*wanted at most 9,000"):
         fit(net, run / "long", 1)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -344,8 +345,9 @@ def test_checkpoints(fails):
 def test_sigterm_leaves_a_checkpoint_and_says_so(folder):
     words = ["train", "digits", "--epochs", "100000", "--quiet", "--checkpoint", "run", "--every", "1"]
     with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
-        while not os.path.isdir("run") or not os.listdir("run"):
+        while not os.path.isdir("run") or not any(name.startswith("step-") for name in os.listdir("run")):
             assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 143
