@@ -48,6 +48,6 @@ def test_every_fault_says_on_which_backends(row: list[str]) -> None:
 
 def test_no_row_of_the_tables_is_without_a_test() -> None:
     """A row with another number of cells, or without a test, would not be among those above."""
-    tables = re.split(r"^## ", TEXT, flags=re.M)[2:6]
+    tables = re.split(r"^## ", TEXT, flags=re.M)[2:-1]  # without the preface, determinism and fuzzing
     lines = [line for part in tables for line in part.splitlines() if line.startswith("| ")]
     assert len(lines) == len(TABLE) + len(tables)  # each has a heading
