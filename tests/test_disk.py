@@ -67,11 +67,17 @@ def test_training_from_disk_gives_the_bits_of_training_from_memory(on_disk, back
         history = net.fit(X[:, :1000], y, sample_weight=weights, **settings)
         loss = net.partial_fit(held_out, np.arange(500) % 3)
         gradients = net.gradients(held_out, np.arange(500) % 3)
-        return [net.flat(), history.loss, history.val_loss, history.metrics["val_accuracy"], loss,
-                net.predict(held_out), gradients["W1"]]  # fmt: skip
+        trained = [net.flat(), history.loss, history.metrics["val_accuracy"], loss, gradients["W1"]]
+        return trained, [history.val_loss, net.predict(held_out)], net.backend.determinism
 
-    for memory, from_disk in zip(results(rows.T), results(OnDisk(on_disk(rows))), strict=True):
+    trained, predicted, promise = results(rows.T)
+    trained_from_disk, predicted_from_disk, _ = results(OnDisk(on_disk(rows)))
+    for memory, from_disk in zip(trained, trained_from_disk, strict=True):
         np.testing.assert_array_equal(from_disk, memory)
+    # Predictions are made in parts: a BLAS may round a column's sums differently where the matrix has another width.
+    rtol = 0 if promise == "any threads" else 1e-5
+    for memory, from_disk in zip(predicted, predicted_from_disk, strict=True):
+        np.testing.assert_allclose(from_disk, memory, rtol=rtol, atol=rtol)
 
 
 def test_a_mapped_array_that_has_to_be_converted_stays_on_disk(on_disk, monkeypatch):
