@@ -13,6 +13,8 @@ import pytest
 
 sklearn = pytest.importorskip("sklearn")
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"MLPClassifier": "DenseClassifier", "MLPRegressor": "DenseRegressor"}
 IMPORT = "from sklearn.neural_network import MLPClassifier, MLPRegressor"
 PRIVATE = {

@@ -34,6 +34,7 @@ def work(case, folder, rows, columns):
     return min(times)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["columns", "rows"])
 @pytest.mark.parametrize("name", readers.CASES)
 def test_twice_as_much_takes_at_most_two_and_a_half_times_as_long(tmp_path, name, axis):
