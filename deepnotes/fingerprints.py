@@ -225,7 +225,7 @@ class _Reader:
         return f"class {kind.__qualname__}({bases}): {self.listed(content)}"
 
     def _function(self, function: FunctionType) -> str:
-        if _is_library(function.__module__) and "<locals>" not in function.__qualname__:
+        if _is_library(function.__module__) and "<" not in function.__qualname__:  # not <lambda> or <locals>
             return f"{function.__module__}.{function.__qualname__}"
         code = function.__code__
         cells = zip(code.co_freevars, function.__closure__ or (), strict=True)

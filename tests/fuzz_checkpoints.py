@@ -35,7 +35,7 @@ def sealed(draw: st.DrawFn) -> bytes:
     arrays = TENSORS | {"training.json": entries}
     for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
         spoilt = np.array(arrays[name])
-        spoilt.flat[0] = np.nan
+        spoilt.flat[0] = np.nan if spoilt.dtype.kind == "f" else 127
         ways: list[Any] = [arrays[name][:-1], arrays[name].astype(np.float16), arrays[name].reshape(1, -1), spoilt]
         arrays[name] = np.ascontiguousarray(draw(st.sampled_from(ways)))
     return hostile.sealed(HEADER, arrays)
