@@ -24,7 +24,11 @@ ELEMENTS = 1 << 17
 """Elements of workspace for each thread: they fit its cache. Of a wide network there are at least `LEAST` blocks."""
 LEAST = 8
 WORK_AT_FIRST = 1 << 31
-"""Multiplications of the first chunk of samples; each further chunk has as many as take `CHUNK_SECONDS`."""
+"""Multiplications of the first chunk of samples; each further chunk has as many as take `CHUNK_SECONDS`.
+
+But it has at least a quarter of the first: where other processes take the cores, chunks would shrink until the start of
+their threads costs more than the work.
+"""
 
 
 class NumbaInference(EagerInference):
@@ -100,8 +104,7 @@ class NumbaInference(EagerInference):
         x, by_sample = readable(X)
         targets = out if Y is None else plain(Y, self._dtype)
         unit = room * S * (1 if split else size)  # a workspace full: chunks are multiples of it
-        chunk = max(1, self._at_first // unit) * unit
-        done = 0
+        chunk, least, done = max(1, self._at_first // unit) * unit, max(1, self._at_first // 4 // unit) * unit, 0
         while True:
             stop, began = min(samples, done + chunk), perf_counter()
             run(
@@ -111,4 +114,4 @@ class NumbaInference(EagerInference):
             if stop == samples:
                 return
             in_time = int((stop - done) * CHUNK_SECONDS / max(perf_counter() - began, 1e-7))
-            chunk, done = max(1, min(2 * chunk, in_time) // unit) * unit, stop
+            chunk, done = max(least, min(2 * chunk, in_time) // unit * unit), stop
