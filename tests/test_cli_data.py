@@ -254,7 +254,7 @@ def test_classes_that_are_formulas(run):
 
 @pytest.mark.parametrize(
     ("cell", "written"),
-    [("=1", "'=1"), ("+x", "'+x"), ("-x", "'-x"), ("@a", "'@a"), (" =1", "' =1"), ("\t=1", "'\t=1"), ("-1.5", "-1.5"),
+    [("=1", "'=1"), ("+x", "'+x"), ("-x", "'-x"), ("@a", "'@a"), (" =1", "' =1"), ("\t=1", "'\t'=1"), ("-1.5", "-1.5"),
      ("+3", "+3"), ("a=1", "a=1"), ("", '""'), ("x", "x")],
 )  # fmt: skip
 def test_text_for_spreadsheets(cell, written):
