@@ -47,7 +47,9 @@ settings.register_profile("long", settings.get_profile("random"), max_examples=2
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the same examples in every run, unless a seed or a profile is asked for."""
+    """Draw the same examples in every run, unless a seed or a profile is asked for; keep conformance quick."""
+    if not config.getoption("--slow"):
+        config.option.deepnotes_quick = True
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("same" if config.getoption("--hypothesis-seed") is None else "random")
 

@@ -53,6 +53,7 @@ class TestLoopback(BackendConformance):
     quick = True
 
 
+@pytest.mark.slow
 class TestStrict(BackendConformance):
     """The standard and no more."""
 

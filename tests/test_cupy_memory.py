@@ -113,7 +113,7 @@ def test_what_is_predicted_of_streamed_data_stays_on_the_host() -> None:
     assert on.device.count("download") == 5
     assert max(entry[1] for entry in on.device.log if entry[0] == "upload") == 100 * 16
     on.resident_bytes = 1 << 30
-    assert np.array_equal(A, net.predict(X))
+    np.testing.assert_allclose(A, net.predict(X), rtol=1e-5, atol=1e-5)  # the host's BLAS rounds by the width
 
 
 def test_streamed_data_train_parts_of_ones_own() -> None:
