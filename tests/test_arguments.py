@@ -196,7 +196,7 @@ def test_parameters_stay_finite(value: float) -> None:
 def test_an_improvement_exceeds_min_delta(mode: str, values: list[float], best: int) -> None:
     history = dn.History()
     training: Any = SimpleNamespace(
-        history=history, network=network(), watched=("loss",), epoch=0, epochs=len(values), stop=False
+        history=history, network=network(), watched=("loss",), epoch=0, epochs=len(values), step=1, stop=False
     )
     stopping = dn.EarlyStopping(patience=9, monitor="loss", min_delta=1.0, mode=mode)
     stopping.on_start(training)
