@@ -47,7 +47,7 @@ def test_an_interrupt_ends_a_long_prediction_soon(backend: str, call: str) -> No
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "interrupted\n"
         assert time.perf_counter() - asked < 5  # a fifth of a second, on a machine that does nothing else
-        assert process.communicate(timeout=60)[0] == "unharmed\n"
+        assert process.stdout.read() == "unharmed\n"  # communicate() would pass over what is buffered already
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
