@@ -145,14 +145,18 @@ def test_pairs_that_are_not_allowed_are_refused(activation, loss):
 
 @pytest.mark.parametrize(("activation", "loss"), pairs(True))
 def test_the_cost_of_a_step_is_the_weighted_mean_that_is_differentiated(activation, loss):
-    """N10: ``gradient_step`` and ``evaluate`` have the cost that was differentiated, with m + 4 roundings each."""
+    """N10: ``gradient_step``, with weights of mean 1, and ``evaluate`` have the cost that was differentiated.
+
+    Each makes m + 4 roundings.
+    """
     case = Case(0, activation, activation, loss, weighted=True)
     net, w = case.net, case.w
     plan = Plan(net.inputs, net.layers, "float64", net.seed, case.loss, dn.SGD())
-    step = gradient_step(OPS, plan, net.theta, net.layout.decays(), np.asarray(0), case.X, case.Y, w.reshape(1, -1))
+    scaled = (w / w.mean()).reshape(1, -1)
+    step = gradient_step(OPS, plan, net.theta, net.layout.decays(), np.asarray(0), case.X, case.Y, scaled)
     cost, _ = case.cost(net.theta)
     bound = 2 * (w.size + 4) * 2.0**-53 * np.average(abs(case.losses(net.theta)[0]), weights=w)
     assert cost != 0
     assert abs(step.cost - cost) <= bound
     assert abs(net.evaluate(case.X, case.Y, loss=loss, sample_weight=w)["loss"] - cost) <= bound
-    assert step.weight == w.sum()
+    assert step.weight == w.size

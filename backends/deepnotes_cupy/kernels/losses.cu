@@ -156,7 +156,7 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
             return a - y * log(a);
         case HALF_POISSON_DEVIANCE:
             a = positive(a);
-            derivative = (1 - y / a) / k;
+            derivative = (a - y) / a / k;
             return y * (log_of_count(y) - log(a)) - y + a;
     }
     return derivative = a - a;
