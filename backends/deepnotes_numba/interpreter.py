@@ -134,7 +134,7 @@ def deltas(net, theta, work, blocks, room, part, meeting, loss):
 def gradient(net, theta, g, lost, several, work, squares, blocks, room, part, l2, add, last):
     """Write this thread's rows of the gradient (N13, N14), or add to them; and, with the `last`, the sums of squares.
 
-    Where the samples take `several` runs, `lost` gathers what additions round off, and goes to g with the last of them.
+    Where the sums have `several` parts, `lost` gathers what additions round off, and goes to g with the last of them.
     There is a square for each tile of rows, whoever computes it: their sum does not depend on the threads. Those of the
     weights, where L2 asks for them, follow in the second half.
     """

@@ -77,7 +77,7 @@ def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floati
 
 
 def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
-    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's three numbers.
+    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's numbers.
 
     Raises
     ------

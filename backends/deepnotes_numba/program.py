@@ -85,7 +85,8 @@ class NumbaProgram(EagerProgram):
         blocks = -(-batch_size // self._block)
         room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # whatever the threads: the sums follow it
         work = self._multiplications * blocks * self._block
-        several = batch_size > products.RUN
+        # A sum is put together of several parts if there are several runs, or if the workspace cannot hold the batch.
+        several = batch_size > products.RUN or room < blocks
         if several and not len(self._lost):
             self._lost = aligned(len(self._g), self._dtype)
         rows = threads.moves_less(min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size)
