@@ -164,8 +164,12 @@ def spelling(cells: Any, missing: NDArray[np.bool_] | None, what: str, size: int
 def _of_numbers(cells: Any, present: Any, missing: Any, name: str, request: Request, what: str) -> Typed:
     """Return the column where every cell that is `present` is a plain number, else raise ArrowInvalid."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     numbers = present.cast(pa.float64())
+    none = cells.filter(pc.fill_null(pc.is_nan(numbers), False)).unique().to_pylist()
+    if any(text.strip().lower() not in MISSING for text in none):
+        raise pa.ArrowInvalid("such as nan(1) and +nan, which no other rule takes for a number")
     values = np.array(numbers.fill_null(np.nan) if numbers.null_count else numbers, np.float64)
     gaps = without_given(values, request.format)
     _require_finite(values, lambda row: cells[row].as_py().strip())

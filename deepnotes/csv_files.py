@@ -334,7 +334,8 @@ def _columns(text: Text, names: list[str], taken: list[str], empty: list[int]) -
     import pyarrow.compute as pc
 
     body, place = text.data, {name: j for j, name in enumerate(names)}
-    if b'"' in body and _quoted_well(text.separator).fullmatch(body) is None:  # programs differ on such quotes
+    has_mark = body.startswith(codecs.BOM_UTF8)  # of a cell: pyarrow would drop it
+    if has_mark or (b'"' in body and _quoted_well(text.separator).fullmatch(body) is None):  # programs differ on these
         body = _rewritten(text, len(names))
     longest = _longest_line(body)
     chosen = [*(place[name] for name in taken), *empty]

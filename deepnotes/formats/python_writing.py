@@ -1,8 +1,8 @@
 """Networks as one file of Python that needs only NumPy.
 
 The formulas in it are the source of :mod:`deepnotes.equations`, word for word: the functions that this network needs
-and what they refer to. Beside them stand the parameters, test vectors with the bounds of their outputs, and the few
-functions of :mod:`deepnotes.formats.carried`.
+and what they refer to. Beside them stand the parameters, test vectors with the bounds of their outputs, and
+:mod:`deepnotes.formats.carried` with the library's own functions that read and write CSV.
 """
 
 import ast
@@ -279,7 +279,7 @@ def _docstring(chain: Chain) -> str:
             f'"""{wrap(told, WIDTH - 3)[0]}',
             *wrap(told, WIDTH - 3)[1:],
             "",
-            "It needs Python 3.10 or newer and NumPy, and nothing else.",
+            f"It needs Python {_python(chain)} or newer and NumPy, and nothing else.",
             "",
             "    python FILE --check       holds it to the test vectors that it carries",
             "    python FILE DATA.csv      predicts each row, as CSV; with --spreadsheet, safe to open in one",
@@ -287,6 +287,12 @@ def _docstring(chain: Chain) -> str:
             '"""\n',
         ]
     )
+
+
+def _python(chain: Chain) -> str:
+    """Return the oldest Python that runs the file; that of 3.10 reads only some of the dates of ISO 8601."""
+    form, dates = _reading(chain.metadata)
+    return "3.11" if dates and form.get("date_format") is None else "3.10"
 
 
 def _constants(chain: Chain) -> dict[str, Any]:
