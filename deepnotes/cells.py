@@ -1,6 +1,7 @@
 """Cells of text as a column: of numbers or of text, by all of them."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -97,15 +98,14 @@ def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Type
     import pyarrow.compute as pc
 
     form = request.format
-    if name in request.dates:
-        return _dates(pc.utf8_trim_whitespace(cells), form)
-    if name not in request.text and form.is_plain and not form.missing_values:
+    may_be_plain = name not in request.dates and name not in request.text and form.is_plain
+    if may_be_plain and not form.missing_values:
         try:
             return _of_numbers(cells, cells, None, name, request, what)
         except pa.ArrowInvalid:  # some cell is no number
             pass
     cells = pc.utf8_trim_whitespace(cells)
-    if name not in request.text and form.is_plain:
+    if may_be_plain:
         missing = pc.is_in(pc.utf8_lower(cells), value_set=_missing_words())
         if form.missing_values:
             missing = pc.or_(missing, _is_one_of(cells, form.missing_values))
@@ -115,7 +115,7 @@ def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Type
                 return _of_numbers(cells, present, missing, name, request, what)
             except pa.ArrowInvalid:
                 pass
-    return _by_distinct(cells, name, request, what, size)
+    return column_of(*_coded(cells), name, request, what, size)
 
 
 def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, Typed]:
@@ -164,20 +164,39 @@ def spelling(cells: Any, missing: NDArray[np.bool_] | None, what: str, size: int
 def _of_numbers(cells: Any, present: Any, missing: Any, name: str, request: Request, what: str) -> Typed:
     """Return the column where every cell that is `present` is a plain number, else raise ArrowInvalid."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     numbers = present.cast(pa.float64())
+    none = cells.filter(pc.fill_null(pc.is_nan(numbers), False)).unique().to_pylist()
+    if any(text.strip().lower() not in MISSING for text in none):
+        raise pa.ArrowInvalid("such as nan(1) and +nan, which no other rule takes for a number")
     values = np.array(numbers.fill_null(np.nan) if numbers.null_count else numbers, np.float64)
     gaps = without_given(values, request.format)
-    _require_finite(values, cells)
+    _require_finite(values, lambda row: cells[row].as_py().strip())
     if name not in request.spelled:
-        _require_exact(values, cells, what)
+        _require_exact(values, lambda which: cells.filter(pa.array(which)).unique().to_pylist(), what)
     return Typed(values, gaps)
 
 
-def _by_distinct(cells: Any, name: str, request: Request, what: str, size: int) -> Typed:
-    """Return the column where cells differ in kind, or numbers are not plain: each distinct one is looked at once."""
+def column_of(codes: NDArray[Any], distinct: list[str], name: str, request: Request, what: str, size: int) -> Typed:
+    """Return the column that cells make; each distinct one is looked at once.
+
+    Parameters
+    ----------
+    codes : int array, shape (m,)
+        Which of the distinct cells each is.
+    distinct : list of str
+        Without white space around them.
+    name, request, what, size
+        As for :func:`typed`.
+
+    Raises
+    ------
+    CellError, TableError
+    """
     form, forced = request.format, name in request.numeric
-    codes, distinct = _coded(cells)
+    if name in request.dates:
+        return _dates(codes, distinct, form)
     lower = [text.lower() for text in distinct]
     blank = np.array([text == "" or text in form.missing_values for text in distinct])
     if name in request.text:
@@ -200,9 +219,9 @@ def _by_distinct(cells: Any, name: str, request: Request, what: str, size: int) 
             raise CellError(row, expected(distinct[codes[row]], form), hint_of(distinct[codes[row]]))
         values = numbers.astype(np.float64)[codes]
         gaps = without_given(values, form)
-        _require_finite(values, cells)
+        _require_finite(values, lambda row: distinct[codes[row]])
         if name not in request.spelled:
-            _require_exact(values, cells, what)
+            _require_exact(values, lambda which: [distinct[code] for code in np.unique(codes[which])], what)
         return Typed(values, gaps)
     truth = [BOOLEANS.get(text, np.nan) for text in lower]
     if (missing | ~np.isnan(truth)).all():
@@ -254,25 +273,23 @@ def without_given(values: NDArray[np.float64], form: Format) -> NDArray[np.bool_
     return np.isnan(values)
 
 
-def _require_finite(values: NDArray[np.float64], cells: Any) -> None:
+def _require_finite(values: NDArray[np.float64], cell: Callable[[int], str]) -> None:
+    """Raise CellError where a number is infinite; `cell` returns what a row has."""
     if (endless := np.isinf(values)).any():
         row = int(np.argmax(endless))
-        raise CellError(row, f"{shown(cells[row].as_py().strip())} where a finite number was expected")
+        raise CellError(row, f"{shown(cell(row))} where a finite number was expected")
 
 
-def _require_exact(values: NDArray[np.float64], cells: Any, what: str) -> None:
-    """Raise TableError where two whole numbers become one."""
+def _require_exact(values: NDArray[np.float64], cells: Callable[[NDArray[np.bool_]], list[str]], what: str) -> None:
+    """Raise TableError where two whole numbers become one; `cells` returns the distinct ones of some rows."""
     big = np.abs(values) >= EXACT
     if big.any():
-        import pyarrow as pa
-
-        texts = cells.filter(pa.array(big)).unique().to_pylist()
-        require_distinct((int(text) for text in texts if re.fullmatch(r"\s*[+-]?[0-9]+\s*", text)), what)
+        whole = (int(text) for text in cells(big) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", text))
+        require_distinct(whole, what)
 
 
-def _dates(cells: Any, form: Format) -> Typed:
+def _dates(codes: NDArray[Any], distinct: list[str], form: Format) -> Typed:
     """Return dates as days since 1970-01-01."""
-    codes, distinct = _coded(cells)
     missing = np.array([text.lower() in MISSING or text in form.missing_values for text in distinct])
     days = np.array([np.nan if gone else days_of(text, form.date_format)
                      for text, gone in zip(distinct, missing, strict=True)])  # fmt: skip
@@ -292,14 +309,15 @@ def days_of(text: str, date_format: str | None) -> float:
     >>> days_of("1970-01-02T12:00", None), days_of("31/12/1969", "%d/%m/%Y"), days_of("soon", None)
     (1.5, -1.0, nan)
     """
-    from datetime import UTC, datetime, timedelta
+    from datetime import datetime, timedelta, timezone
 
     try:
         found = datetime.fromisoformat(text) if date_format is None else datetime.strptime(text, date_format)
     except ValueError:
         return float("nan")
-    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
-    return (found - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(days=1)
+    utc = timezone.utc  # noqa: UP017  # Python 3.10, on which exported files run, has no datetime.UTC
+    found = found.replace(tzinfo=utc) if found.tzinfo is None else found
+    return (found - datetime(1970, 1, 1, tzinfo=utc)) / timedelta(days=1)
 
 
 def _coded(cells: Any) -> tuple[NDArray[Any], list[str]]:
@@ -365,6 +383,13 @@ def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
             cell = cell.replace(form.thousands, "")
         cell = cell.replace(form.decimal, ".")
     return float(cell) if PLAIN.fullmatch(cell) else None
+
+
+def where_missing(cell: str, column: Column, form: Format) -> str:
+    """Return what stands where a column has no value, and what was expected there."""
+    if column.dtype.kind == "f":
+        return expected(cell, form)
+    return f"{shown(cell)} where a value was expected" if cell else EMPTY_TEXT
 
 
 def expected(cell: str, form: Format = Format()) -> str:  # noqa: B008

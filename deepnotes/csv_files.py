@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.atomic import replacing
-from deepnotes.cells import EMPTY_TEXT, CellError, Typed, expected, number_of, plain_numbers, spelling, typed
+from deepnotes.cells import CellError, Typed, number_of, plain_numbers, spelling, typed, where_missing
 from deepnotes.errors import TableError
 from deepnotes.readings import EVERYTHING, MOST_PLACES, WHITESPACE, Content, Gap, Request, index_note
-from deepnotes.wording import listed, shown
+from deepnotes.wording import listed
 
 __all__ = ["NEEDS", "TextStream", "fault_of", "number_of", "read", "write_file", "write_rows"]
 
@@ -41,6 +41,10 @@ BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
 
 Each block is a part of every column.
 """
+
+WITHOUT_HEADER = "; without a header (--no-header, header=False) columns are named x0, x1, ..."
+
+OTHER_ENCODINGS = "; --encoding (encoding=) reads others, such as latin-1 or utf-16"
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
@@ -96,6 +100,20 @@ class Text:
         except csv.Error as error:
             raise TableError(f"{self.source}:{line}: the row that starts here is not CSV: {error}") from error
 
+    def rows(self, width: int) -> Iterator[Record]:
+        """Yield the rows, each of `width` cells.
+
+        Raises
+        ------
+        TableError
+            Where the text is not CSV, or a row is of another width.
+        """
+        for row in self.records(width):
+            if len(row.cells) != width:
+                count = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
+                raise TableError(f"{self.source}:{row.line}: {count} where the header has {width}")
+            yield row
+
     def after(self, lines: int) -> "Text":
         """Return what follows some lines."""
         ends = [found.end() for found in islice(LINE_END.finditer(self.data), lines)]
@@ -116,9 +134,9 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     except ImportError as error:
         raise TableError(f"{source}: to read .csv files takes pyarrow: {NEEDS}") from error
     size = len(data)
-    text = _text(data, source, request)
+    text = text_of(data, source, request)
     del data
-    names, unnamed, text, header_line = _header(text, request)
+    names, unnamed, text, header_line = header_of(text, request)
     request = request.resolved(source, [name for name in names if name])
     notes = [index_note(name) for name in unnamed if request.columns is None and name not in request.exclude]
     taken = [name for name in names if name and request.takes(name) and name not in unnamed]
@@ -128,7 +146,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     known = [name for name in names if name]
     if not taken:
         return Content({}, {}, {}, known, {}, notes)
-    after = len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)
+    after = end_of(names)
     columns, rows = _columns(text, names, taken, list(range(after, len(names))))
     place = {name: j for j, name in enumerate(names)}
     plain = plain_numbers(columns, request)
@@ -150,15 +168,13 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
             missing = np.flatnonzero(column.missing)
             places[name] = len(missing), missing[:MOST_PLACES].tolist()
             cell = cells[places[name][1][0]].as_py().strip()
-            numbers = column.column.dtype.kind == "f"
-            there = f"{shown(cell)} where a value was expected" if cell else EMPTY_TEXT
-            told[name] = expected(cell, request.format) if numbers else there
+            told[name] = where_missing(cell, column.column, request.format)
     lines = _lines(text, len(names), rows, _by_row(places, place))
     gaps = {
         name: Gap(count, [lines[row, place[name]] for row in some], told[name], True)
         for name, (count, some) in places.items()
     }
-    begins = _cell_lines(first)
+    begins = cell_lines(first)
     return Content(
         {name: column.column for name, column in made.items()},
         {name: begins[place[name]] for name in taken},
@@ -172,7 +188,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def _text(data: bytes, source: str, request: Request) -> Text:
+def text_of(data: bytes, source: str, request: Request) -> Text:
     """Return the text of a file with what separates its cells."""
     form = request.format
     if codecs.lookup(form.encoding).name == "utf-8":
@@ -223,7 +239,7 @@ def require_text(data: bytes, source: str) -> None:
             break
     if wrong >= 0:
         line = 1 + len(LINE_END.findall(data[:wrong]))
-        usual = "" if not data[wrong] else "; --encoding (encoding=) reads others, such as latin-1 or utf-16"
+        usual = OTHER_ENCODINGS if data[wrong] else ""
         raise TableError(
             f"{source}:{line}: byte 0x{data[wrong]:02x} is not UTF-8 text, which a .csv file must be{usual}"
         )
@@ -247,7 +263,7 @@ def _separator(data: bytes) -> str:
     return best
 
 
-def _header(text: Text, request: Request) -> tuple[list[str], list[str], Text, int]:
+def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text, int]:
     """Return the names, those of them that are an index, the rows that follow, and the line of the header."""
     source = text.source
     stream = io.TextIOWrapper(io.BytesIO(text.data), encoding="utf-8", newline="")
@@ -271,17 +287,20 @@ def _header(text: Text, request: Request) -> tuple[list[str], list[str], Text, i
         raise TableError(f"{place}: the file is empty; a header row and rows below it were wanted")
     if all(number_of(name) is not None for name in names):
         raise TableError(
-            f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}; without a "
-            "header (--no-header, header=False) columns are named x0, x1, ..."
+            f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}{WITHOUT_HEADER}"
         )
     lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes no name over an index
-    end = len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)  # and rows may end in separators
-    if fault := fault_of(names[lead:end], lead):
+    if fault := fault_of(names[lead : end_of(names)], lead):
         raise TableError(f"{place}: {fault}")
     unnamed = [""] * min(lead, 1)
     if not lead and len(names) > 1 and names[0] == "Unnamed: 0" and not request.names(names[0]):
         unnamed = names[:1]  # as pandas calls the index of a file that it wrote
     return names, unnamed, text.after(reader.line_num), line
+
+
+def end_of(names: list[str]) -> int:
+    """Return after how many columns come only those without a name, where rows end in separators."""
+    return len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)
 
 
 def is_blank(cells: list[str]) -> bool:
@@ -315,7 +334,8 @@ def _columns(text: Text, names: list[str], taken: list[str], empty: list[int]) -
     import pyarrow.compute as pc
 
     body, place = text.data, {name: j for j, name in enumerate(names)}
-    if b'"' in body and _quoted_well(text.separator).fullmatch(body) is None:  # programs differ on such quotes
+    has_mark = body.startswith(codecs.BOM_UTF8)  # of a cell: pyarrow would drop it
+    if has_mark or (b'"' in body and _quoted_well(text.separator).fullmatch(body) is None):  # programs differ on these
         body = _rewritten(text, len(names))
     longest = _longest_line(body)
     chosen = [*(place[name] for name in taken), *empty]
@@ -380,11 +400,7 @@ def _rewritten(text: Text, width: int) -> bytes:
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL, delimiter=text.separator)
-    for line, cells in text.records(width):
-        if len(cells) != width:
-            count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-            raise TableError(f"{text.source}:{line}: {count} where the header has {width}")
-        writer.writerow(cells)
+    writer.writerows(row.cells for row in text.rows(width))
     return stream.getvalue().encode()
 
 
@@ -428,12 +444,12 @@ def _lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]]) -> d
     last = max(wanted, default=-1)
     for row, record in enumerate(islice(text.records(width), last + 1)):
         if row in wanted:
-            begins = _cell_lines(record)
+            begins = cell_lines(record)
             found |= {(row, j): begins[j] for j in wanted[row]}
     return found
 
 
-def _cell_lines(record: Record) -> list[int]:
+def cell_lines(record: Record) -> list[int]:
     """Return the line on which each cell starts: line breaks inside quoted cells move those after them down."""
     lines, line = [], record.line
     for cell in record.cells:

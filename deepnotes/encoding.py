@@ -26,6 +26,8 @@ CODE = re.compile(r"[+-]?0[0-9]")
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
 
+UNKNOWN_ZEROS = "; asked to, unknown ones count as none (--unknown zeros)"
+
 IMPUTE = ("mean", "median", "zero", "most_frequent")
 
 
@@ -170,14 +172,7 @@ class Encoder:
         if unknown not in ("error", "zeros"):
             raise ArgumentError(f"unknown={unknown!r}, wanted 'error' or 'zeros'")
         table.require(self.names)
-        X = np.empty((table.n_rows, len(self.inputs)))
-        at = 0
-        for feature in self.features:
-            column = _filled(table, feature)
-            width = len(feature.inputs)
-            X[:, at : at + width] = _inputs(table, feature, column, unknown)
-            at += width
-        return X.T
+        return inputs_of(table, self.features, unknown).T
 
     def strangers(self, table: Table) -> dict[str, int]:
         """Return for each column that has them how many rows are of no known category."""
@@ -299,6 +294,18 @@ def _statistic(values: NDArray[np.float64], impute: str) -> float:
     return float(np.ldexp(getattr(np, impute)(np.ldexp(values, -power)), power))
 
 
+def inputs_of(table: Table, features: Sequence[Feature], unknown: str) -> NDArray[np.float64]:
+    """Return the inputs that the columns of a table make, shape (m, n)."""
+    X = np.empty((table.n_rows, sum(len(feature.inputs) for feature in features)))
+    at = 0
+    for feature in features:
+        column = _filled(table, feature)
+        width = len(feature.inputs)
+        X[:, at : at + width] = _inputs(table, feature, column, unknown)
+        at += width
+    return X
+
+
 def _filled(table: Table, feature: Feature) -> Column:
     """Return the column of a feature, of the kind that it was, without missing values."""
     column = table.column(feature.name)
@@ -331,7 +338,7 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
         value = shown(column[row]) if feature.is_text else _told(float(column[row]))
         raise TableError(
             f"{table.source}: row {row + 1}: column {feature.name!r} has the category {value}, which is unknown; known "
-            f"are {listed(map(_told, feature.categories))}; asked to, unknown ones count as none (--unknown zeros)"
+            f"are {listed(map(_told, feature.categories))}{UNKNOWN_ZEROS}"
         )
     hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return hot

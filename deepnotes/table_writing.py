@@ -99,7 +99,7 @@ def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[Arr
     for name, array in zip(names, arrays, strict=True):
         if array.ndim != 1 or array.size != arrays[0].size:
             raise ShapeError(f"column {name!r} has shape {array.shape}; shape (m,), the same m for all, was wanted")
-    return [_exact(array) for array in arrays]
+    return [exact(array) for array in arrays]
 
 
 def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
@@ -114,7 +114,8 @@ def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def _exact(array: NDArray[Any]) -> list[object]:
+def exact(array: NDArray[Any]) -> list[object]:
+    """Return a column as a list of what the csv module writes with the fewest digits that read back as the same."""
     if array.dtype.kind == "b":
         array = array.astype(np.int8)
     if array.dtype.kind == "f" and array.dtype != np.float64:

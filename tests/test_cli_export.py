@@ -176,10 +176,11 @@ def test_categories_and_missing_values_go_along(encoded, run):
     found, wanted = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (done.stdout, out))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     module = runpy.run_path("things.py")
-    assert module["inputs"]("2.5", *module["COLUMNS"][2]) == [0, 0, 1, 0]
-    assert module["inputs"]("ürün, two", *module["COLUMNS"][1]) == [0, 0, 1]
+    Path("some.csv").write_text('size,kind,level\n1,"ürün, two",2.5\n', encoding="utf-8")
+    assert module["read"]("some.csv").tolist() == [[1, 0, 0, 1, 0, 0, 1, 0]]
+    Path("some.csv").write_text("size,kind,level\n1,blue,2.5\n", encoding="utf-8")
     with pytest.raises(ValueError, match="column 'kind' has the category 'blue', which is unknown"):
-        module["inputs"]("blue", *module["COLUMNS"][1])
+        module["read"]("some.csv")
 
 
 def test_onnx_that_would_lack_the_encoding_is_refused(encoded, capsys):

@@ -1,26 +1,35 @@
-"""What each file of Python that a network is written to carries, word for word: how it reads, checks and predicts.
+"""The part of every exported file of Python that is the same in all of them: how it reads, checks and predicts.
 
-What stands above the mark is made for each network; :mod:`deepnotes.formats.python_writing` writes it. Nothing imports
-this module.
+:mod:`deepnotes.formats.python_writing` makes what stands above the first mark for each network. The definitions between
+the marks replace the library's of the same names. The functions that this module imports from the library follow them,
+word for word, with all that they refer to, and then the rest of this module. Nothing imports this module.
 """
 
-import csv
-import math
 import os
 import sys
 from base64 import b64decode
 from collections.abc import Callable
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy import ndarray as Array
+from numpy.typing import NDArray
 
+from deepnotes.cells import CellError, column_of, where_missing
+from deepnotes.csv_files import cell_lines, end_of, header_of, text_of, write_rows
+from deepnotes.encoding import Feature, inputs_of
 from deepnotes.equations import EQUATIONS
-from deepnotes.safe_text import NUMBER, escaped, inert
+from deepnotes.readings import MOST_PLACES, Format, Gap, Request
+from deepnotes.safe_text import escaped, inert
 from deepnotes.streams import write_all
+from deepnotes.table_writing import exact
+from deepnotes.wording import one_line, reason
 
 FEATURES: list[str] | None = None
-COLUMNS: list[tuple[str, tuple[object, ...] | None, object]] | None = None
+COLUMNS: list[tuple[str, Any, Any]] | None = None
+DATES: list[str] = []
+FORMAT: dict[str, Any] = {}
 CLASSES: list[str] | None = None
 INPUTS = OUTPUTS = 0
 DTYPE = "float32"
@@ -34,6 +43,48 @@ standardize: Callable[..., Array] = EQUATIONS["standardize"]
 def predict(X: object) -> Array:
     """Return outputs; made for each network."""
     raise NotImplementedError
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class TableError(ValueError):
+    """A data file cannot be read."""
+
+
+class ArgumentError(ValueError):
+    """The way in which the model says that its data are written makes no sense."""
+
+
+class Table:
+    """The columns of a file that the network takes, the line of the first value of each, and what they miss."""
+
+    def __init__(self, source: str, columns: dict[str, Any], lines: dict[str, int], gaps: dict[str, Any]) -> None:
+        self.source, self.columns, self.lines, self.gaps = source, columns, lines, gaps
+        self.n_rows = len(next(iter(columns.values()))) if columns else 0
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a column, shape (m,)."""
+        column: NDArray[Any] = self.columns[name]
+        return column
+
+    def place(self, name: str) -> str:
+        """Return where a column begins."""
+        return f"{self.source}:{self.lines[name]}"
+
+    def require_complete(self, names: list[str], hint: str) -> None:
+        """Raise TableError if one of these columns misses a value."""
+        for name in names:
+            if name in self.gaps:
+                raise TableError(f"{self.gaps[name].words(self.source, name)}; {hint}")
+
+
+UNKNOWN_ZEROS = OTHER_ENCODINGS = WITHOUT_HEADER = ""  # hints at options, which an exported file does not have
+
+
+def hint_of(cell: str) -> str:
+    """Return no hint: those of the library name options, which an exported file does not have."""
+    return ""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -71,49 +122,67 @@ def check() -> tuple[bool, str]:
     return False, f"{right.size - right.sum()} of {tried} are wrong"
 
 
-def read(path: str) -> Array:
-    """Return the inputs that a CSV file whose first line has names makes, shape (rows, inputs)."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        names, *rows = [row for row in csv.reader(file) if row]
-    wanted = [name for name, _, _ in COLUMNS] if COLUMNS is not None else names if FEATURES is None else FEATURES
-    for name in wanted:
-        if name not in names:
-            raise ValueError(f"no column {name!r}; columns: {', '.join(names)}")
-    places = [names.index(name) for name in wanted]
-    how = COLUMNS if COLUMNS is not None else [(name, None, None) for name in wanted]
-    made = [[x for at, column in zip(places, how) for x in inputs(row[at], *column)] for row in rows]  # noqa: B905
-    return np.array(made, np.float64).reshape(len(rows), INPUTS)
+def read(path: str) -> NDArray[np.float64]:
+    """Return the inputs that a CSV file makes, shape (rows, inputs), by the rules of ``deepnotes predict``."""
+    source = one_line(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (OSError, ValueError) as error:
+        raise TableError(f"{source}: cannot be read: {reason(error)}") from error
+    features = None if COLUMNS is None else [Feature(*column) for column in COLUMNS]
+    request = requested(features)
+    names, unnamed, text, line = header_of(text_of(data, source, request), request)
+    known = [name for name in names if name]
+    if features is None:
+        features = [Feature(name) for name in known if name not in unnamed]
+        request = requested(features)
+    request = request.resolved(source, known)
+    rows = list(text.rows(len(names)))
+    if not rows:
+        raise TableError(f"{source}:{line}: no row follows the header")
+    for j in range(end_of(names), len(names)):
+        if any(row.cells[j].strip() for row in rows):
+            raise TableError(f"{source}: column {j + 1} has no name")
+    columns: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    gaps: dict[str, Gap] = {}
+    for j, name in enumerate(names):
+        if not name or not request.takes(name):
+            continue
+        cells = [row.cells[j].strip() for row in rows]
+        places = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
+        codes = np.array([places[cell] for cell in cells])
+        try:
+            column = column_of(codes, list(places), name, request, f"{source}: column {name!r}", len(data))
+        except CellError as error:
+            line = cell_lines(rows[error.row])[j]
+            raise TableError(f"{source}:{line}: column {name!r} has {error.told}") from None
+        columns[name], lines[name] = column.column, cell_lines(rows[0])[j]
+        if column.missing is not None:
+            missing = np.flatnonzero(column.missing)
+            some = [cell_lines(rows[i])[j] for i in missing[:MOST_PLACES]]
+            gaps[name] = Gap(len(missing), some, where_missing(cells[missing[0]], column.column, request.format), True)
+    return inputs_of(Table(source, columns, lines, gaps), features, "error")  # type: ignore[arg-type]
 
 
-def inputs(cell: str, name: str, categories: tuple[object, ...] | None, fill: object) -> list[float]:
-    """Return the inputs that a cell makes: a number, or 1 in the place of its category; `fill` stands for none."""
-    text = categories is not None and isinstance(categories[0], str)
-    missing = cell == "" if text else cell.strip().lower() in ("", "na", "n/a", "nan", "null")
-    if missing and fill is None:
-        raise ValueError(f"column {name!r} has a missing value")
-    value = fill if missing else cell if text else number(name, cell)
-    if categories is None:
-        return [float(str(value))]
-    if value not in categories:
-        raise ValueError(f"column {name!r} has the category {value!r}, which is unknown")
-    return [float(value == category) for category in categories]
-
-
-def number(name: str, cell: str) -> float:
-    """Return the number in a cell."""
-    value = float(cell) if NUMBER.fullmatch(cell.strip()) else math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"column {name!r} has {cell!r} where a finite number was expected")
-    return value
+def requested(features: list[Feature] | None) -> Request:
+    """Return how a file is read for some features, or for all of its columns."""
+    format = Format(**FORMAT)
+    if features is None:
+        return Request(format=format)
+    numeric = [feature.name for feature in features if feature.categories is None and feature.name not in DATES]
+    text = [feature.name for feature in features if feature.is_text]
+    return Request([feature.name for feature in features], text=text, numeric=numeric, dates=DATES, format=format)
 
 
 def columns(A: Array) -> tuple[list[str], list[list[object]]]:
-    """Return the names and the rows of a table of predictions, for outputs of shape (rows, outputs)."""
+    """Return the names and the columns of a table of predictions, for outputs of shape (rows, outputs)."""
+    shares = [exact(outputs) for outputs in A.T]
     if CLASSES is None:
-        return ["prediction"] if OUTPUTS == 1 else [f"prediction_{i + 1}" for i in range(OUTPUTS)], list(map(list, A))
+        return ["prediction"] if OUTPUTS == 1 else [f"prediction_{i + 1}" for i in range(OUTPUTS)], shares
     likeliest = A.argmax(axis=1) if OUTPUTS > 1 else (A[:, 0] > 0.5).astype(int)
-    names = ["prediction", *(f"p_{name}" for name in CLASSES[-OUTPUTS:])]
-    return names, [[CLASSES[i], *row] for i, row in zip(likeliest, A)]  # noqa: B905
+    return ["prediction", *(f"p_{name}" for name in CLASSES[-OUTPUTS:])], [[CLASSES[i] for i in likeliest], *shares]
 
 
 class Output:
@@ -153,14 +222,13 @@ def tell(what: str, spreadsheet: bool) -> int:
         return 0 if good else 1
     try:
         with np.errstate(all="ignore"):
-            names, rows = columns(predict(read(what)))
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        say(f"error: {what}: {getattr(error, 'strerror', None) or error}")
+            names, cells = columns(predict(read(what)))
+    except ValueError as error:
+        say(f"error: {error}" if isinstance(error, TableError) else f"error: {what}: {error}")
         return 1
-    table = csv.writer(Output(), lineterminator="\n")
-    safe = inert if spreadsheet else str
-    table.writerow([safe(name) for name in names])
-    table.writerows([safe(x) if isinstance(x, str) else str(x) for x in row] for row in rows)
+    if spreadsheet:
+        names, *cells = [[inert(x) if isinstance(x, str) else x for x in column] for column in (names, *cells)]  # type: ignore[assignment]
+    write_rows(Output(), names, cells)
     sys.stdout.flush()
     return 0
 

@@ -1,0 +1,343 @@
+"""Exported files of Python read CSV as ``deepnotes predict`` does: one table of cases goes through both."""
+
+import ast
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.cli import main
+
+TWO: list[dict[str, Any]] = [{"name": "x"}, {"name": "y"}]
+KINDS = ["007", "1", "2.5", "red", "ÿ"]
+
+MODELS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "plain": (TWO, {}),
+    "kinds": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {}),
+    "both": ([{"name": "x"}, {"name": "kind", "categories": ["1", "True"]}], {}),
+    "filled": ([{"name": "x", "fill": 5.0}, {"name": "kind", "categories": KINDS, "fill": "red"}], {}),
+    "old": ([{"name": "x"}, {"name": "n", "categories": [0.0, 1.0, 2.5]}], {}),
+    "european": (TWO, {"format": {"separator": ";", "decimal": ",", "thousands": "."}}),
+    "grouped": (TWO, {"format": {"thousands": ","}}),
+    "money": (TWO, {"format": {"strip": "$%"}}),
+    "missing": (
+        [{"name": "x", "fill": 5.0}, {"name": "kind", "categories": KINDS, "fill": "red"}],
+        {"format": {"missing_values": ["-200", "n.v."]}},
+    ),
+    "strict": (TWO, {"format": {"missing_values": ["-200"]}}),
+    "iso": ([{"name": "x"}, {"name": "when"}], {"dates": ["when"]}),
+    "days": (
+        [{"name": "x"}, {"name": "when", "fill": 0.0}],
+        {"dates": ["when"], "format": {"date_format": "%d/%m/%Y"}},
+    ),
+    "latin": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "latin-1"}}),
+    "wide": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "utf-16"}}),
+    "comment": (TWO, {"format": {"comment": "#"}}),
+    "headless": ([{"name": "x0"}, {"name": "x1"}], {"format": {"header": False}}),
+    "whitespace": (TWO, {"format": {"separator": "whitespace"}}),
+    "one": ([{"name": "x", "fill": 5.0}], {}),
+    "index": ([{"name": "Unnamed: 0"}, {"name": "y"}], {}),
+    "spaced": ([{"name": "last, first"}, {"name": "é"}], {}),
+}
+"""The columns of each model, and what it remembers of how its data are written."""
+
+CASES: list[tuple[str, str, str | bytes, str | None]] = [
+    # model, what it is about, the file, and what the error says, or None where there are predictions
+    ("plain", "plain", "x,y\n1,2\n3,4.5\n", None),
+    ("plain", "columns in another order, and others", "z,y,x\na,1,2\nb,3,4\n", None),
+    ("plain", "spaces after commas", "x, y\n1, 2\n3, 4\n", None),
+    ("plain", "spaces around quotes", 'x, "y"\n"1", "2"\n', None),
+    ("plain", "spaces everywhere", "  x\t,\u00a0y \n 1 ,\u00a02\u2003\n", None),
+    ("plain", "inf", "x,y\n1,2\n3,inf\n", ":3: column 'y' has 'inf' where a finite number was expected"),
+    ("plain", "-Infinity", "x,y\n-Infinity,2\n", ":2: column 'x' has '-Infinity' where a finite number was expected"),
+    ("plain", "too large", "x,y\n1e999,2\n", ":2: column 'x' has '1e999' where a finite number was expected"),
+    ("plain", "underscores", "x,y\n1_000,2\n", ":2: column 'x' has '1_000' where a number was expected"),
+    ("plain", "hexadecimal", "x,y\n0x10,2\n", ":2: column 'x' has '0x10' where a number was expected"),
+    ("plain", "digits of other scripts", "x,y\n١,2\n", ":2: column 'x' has '١' where a number was expected"),
+    ("plain", "forms of numbers", "x,y\n+1.,.5\n-1e3,1E-2\n007,-0\n1e-400,00\n", None),
+    ("plain", "a decimal comma", 'x,y\n"1,5",2\n', ":2: column 'x' has '1,5' where a number was expected"),
+    ("plain", "thousands", 'x,y\n"1,035",2\n', ":2: column 'x' has '1,035' where a number was expected"),
+    ("plain", "currency", "x,y\n$5,2\n", ":2: column 'x' has '$5' where a number was expected"),
+    ("plain", "a word", "x,y\n1,2\n3,4\nfive,6\n", ":4: column 'x' has 'five' where a number was expected"),
+    ("plain", "a word, and none", "x,y\n,2\nfive,6\n", ":3: column 'x' has 'five' where a number was expected"),
+    ("plain", "true and false", "x,y\ntrue,2\nFALSE,1\n5,True\n", None),
+    ("plain", "yes", "x,y\nyes,2\n", ":2: column 'x' has 'yes' where a number was expected"),
+    ("plain", "an empty cell", "x,y\n1,2\n3,\n", ":3: column 'y' has an empty cell where a number was expected"),
+    ("plain", "NaN", "x,y\nNaN,2\n3,4\n", ":2: column 'x' has 'NaN' where a finite number was expected"),
+    ("plain", "several missing", "x,y\n1,\n2,?\n3,4\n4,-\n", "; 2 more are missing, in lines 3, 5"),
+    ("plain", "all missing", "x,y\n1,\n2,\n", ":2: column 'y' has an empty cell where a number was expected"),
+    ("filled", "NaN with a minus", "x,kind\n1,1\n-NaN,1\n", None),
+    ("filled", "NaN with a plus", "x,kind\n1,1\n+nan,1\n", ":3: column 'x' has '+nan' where a number was expected"),
+    ("filled", "NaN with a payload", "x,kind\n1,1\nnan(1),1\n", ":3: column 'x' has 'nan(1)' where a number was"),
+    ("plain", "a byte order mark in a cell", "x,y\n\ufeff,1\n", ":2: column 'x' has '\\\\ufeff' where a number was"),
+    ("plain", "odd spellings of NaN", "x,y\nnan(1),2\n", ":2: column 'x' has 'nan(1)' where a number was expected"),
+    ("plain", "both columns are wrong", "y,x\n1,2\n3,five\nsix,7\n", ":4: column 'y' has 'six'"),
+    ("plain", "twice the same name", "x,y,x\n1,2,3\n", ":1: two columns have the name 'x'"),
+    ("plain", "twice another name", "x,y,z,z\n1,2,3,4\n", ":1: two columns have the name 'z'"),
+    ("plain", "a column without a name", "x,,y\n1,2,3\n", ":1: column 2 has no name"),
+    ("plain", "a missing column", "x,z\n1,2\n", ": no column 'y'"),
+    ("plain", "a column of another case", "X,y\n1,2\n", ": no column 'x' (did you mean 'X'?)"),
+    ("plain", "numbers for names", "1,2\n3,4\n", ":1: the first row must hold the column names, but it holds numbers"),
+    ("plain", "a short row", "x,y,z\n1,2,3\n1,2\n", ":3: 2 cells where the header has 3"),
+    ("plain", "a long row", "x,y\n1,2\n3,4,5\n", ":3: 3 cells where the header has 2"),
+    ("plain", "a row of one cell", "x,y\n1,2\nfive\n", ":3: 1 cell where the header has 2"),
+    ("plain", "a wide row before a wrong cell", "x,y\n1,two\n3,4,5\n", ":3: 3 cells where the header has 2"),
+    ("plain", "blank lines", "\n\nx,y\n\n1,2\n   \n3,4\n\n\n", None),
+    ("plain", "an error after blank lines", "\nx,y\n\n1,2\n\n3,a\n", ":6: column 'y' has 'a'"),
+    ("plain", "an error after a cell of two lines", 'x,y,z\n1,2,"a\nb"\n3,a,c\n', ":4: column 'y' has 'a'"),
+    ("plain", "an error beside a cell of two lines", 'z,x,y\n"a\nb",1,?\n', ":3: column 'y' has '?'"),
+    ("plain", "no line break at the end", "x,y\n1,2", None),
+    ("plain", "line breaks of Windows", "x,y\r\n1,2\r\n\r\n3,4\r\n", None),
+    ("plain", "line breaks of old Macs", "x,y\r1,2\r3,4\r", None),
+    ("plain", "no rows", "x,y\n", ":1: no row follows the header"),
+    ("plain", "nothing", "", ":1: the file is empty"),
+    ("plain", "blank lines alone", "\n \n", ":1: the file is empty"),
+    ("plain", "a byte order mark", b"\xef\xbb\xbfx,y\n1,2\n", None),
+    ("plain", "another encoding", b"x,y,z\n1,2,\xe9\n", ":2: byte 0xe9 is not UTF-8 text"),
+    ("plain", "NUL", b"x,y\n1,\x002\n", ":2: byte 0x00 is not UTF-8 text"),
+    ("plain", "UTF-16", "x,y\n1,2\n".encode("utf-16"), ":1: byte 0xff is not UTF-8 text"),
+    ("plain", "an open quote", 'x,y\n1,2\n3,"4\n', ":3: the row that starts here is not CSV"),
+    ("plain", "text after a quote", 'x,y\n1,"2"3\n', ":2: the row that starts here is not CSV"),
+    ("plain", "quotes in quotes", 'x,y,"z ""z"""\n1,2,"a ""b"""\n', None),
+    ("plain", "a quote within a cell", 'x,y,z\n1,2,5" pipe\n', None),
+    ("plain", "an unnamed index", ",x,y\n0,1,2\n1,3,4\n", None),
+    ("plain", "an index as pandas names it", "Unnamed: 0,x,y\n0,1,2\n", None),
+    ("index", "such an index that is a feature", "Unnamed: 0,y\n3,1\n", None),
+    ("plain", "two unnamed columns in front", ",,x,y\n0,a,1,2\n", None),
+    ("plain", "a separator at the end of lines", "x,y,\n1,2,\n3,4, \n", None),
+    ("plain", "a cell beyond the names", "x,y,\n1,2,\n3,4,5\n", ": column 3 has no name"),
+    ("plain", "semicolons", "x;y\n1;2\n3;4\n", None),
+    ("plain", "tabs", "x\ty\n1\t2\n", None),
+    ("plain", "bars", "x|y|z\n1|2|a\n", None),
+    ("plain", "semicolons with decimal commas", "x;y\n1,5;2\n", ":2: column 'x' has '1,5' where a number was expected"),
+    ("plain", "commas within cells separated by semicolons", "x;y;z\n1;2;a, b\n3;4;c, d, e\n", None),
+    ("plain", "Excel's line", "sep=;\r\nx;y\r\n1;2\r\n", None),
+    ("plain", "Excel's line, odd separator", "SEP=^\nx^y\n1^2\n", None),
+    ("plain", "an error below Excel's line", "sep=;\nx;y\n1;b\n", ":3: column 'y' has 'b'"),
+    ("plain", "an error in the names below Excel's line", "sep=,\nx,x\n1,2\n", ":2: two columns have the name 'x'"),
+    (
+        "plain",
+        "two whole numbers become one",
+        "x,y\n9007199254740993,1\n9007199254740992,2\n",
+        ": column 'x' has 90071",
+    ),
+    ("plain", "large whole numbers", "x,y\n9007199254740994,1\n1e300,2\n", None),
+    ("plain", "too long a cell", f"x,y,z\n1,2,{'a' * 131_073}\n", ":2: the row that starts here is not CSV"),
+    ("plain", "many rows", "x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(3000)), None),
+    ("plain", "a text line break in the header", '"x","y","a\nb"\n1,2,3\n4,b,5\n', ":4: column 'y' has 'b'"),
+    ("spaced", "names with commas", '"last, first",é\n1,2\n', None),
+    ("one", "one column", "x\n1\n2\n", None),
+    ("one", "one column with blank lines", "x\n1\n\n2\n", None),
+    ("one", "one column with quoted gaps", 'x\n1\n""\n2\n', None),
+    ("one", "one column with a line of spaces", "x\n1\n  \n2\n", None),
+    ("kinds", "categories", "x,kind\n1,red\n2,1\n3,ÿ\n4,007\n", None),
+    ("kinds", "categories by the same number", "x,kind\n1,1.0\n2,+1\n3,2.50\n4,25e-1\n", None),
+    (
+        "kinds",
+        "a code is not its number",
+        "x,kind\n1,7\n",
+        "row 1: column 'kind' has the category '7', which is unknown",
+    ),
+    ("kinds", "another code", "x,kind\n1,red\n1,01\n", "row 2: column 'kind' has the category '01', which is unknown"),
+    ("kinds", "true is 1", "x,kind\n1,true\n2,True\n", None),
+    ("kinds", "false is 0", "x,kind\n1,false\n", "row 1: column 'kind' has the category 'false', which is unknown"),
+    ("both", "spelled exactly", "x,kind\n1,True\n2,1\n", None),
+    ("both", "either of two", "x,kind\n1,true\n", "row 1: column 'kind' has the category 'true', which is unknown"),
+    ("kinds", "an unknown category", "x,kind\n1,red\n2,blue\n", "row 2: column 'kind' has the category 'blue'"),
+    ("kinds", "a category in another case", "x,kind\n1,Red\n", "row 1: column 'kind' has the category 'Red'"),
+    ("kinds", "NA is a text", "x,kind\n1,NA\n", "row 1: column 'kind' has the category 'NA', which is unknown"),
+    ("kinds", "no category", "x,kind\n1,red\n2, \n", ":3: column 'kind' has an empty cell where a value was expected"),
+    ("kinds", "spaces around categories", "x,kind\n1, red \n2,' '\n", "row 2: column 'kind' has the category"),
+    ("filled", "filled", "x,kind\n,\nNA,1\n?,red\n<NA>,1\nnull,1\n1.#IND,1\n\\N,1\n3,\n", None),
+    ("filled", "filled with spaces", 'x,kind\n" ",  \n', None),
+    ("filled", "all filled", "x,kind\n,\n,\n", None),
+    ("filled", "a word where numbers are filled", "x,kind\nn.v.,red\n", ":2: column 'x' has 'n.v.'"),
+    ("old", "numbers as categories", "x,n\n1,0\n2,1.0\n3,2.50\n", None),
+    ("old", "an unknown number", "x,n\n1,0\n2,3\n", "row 2: column 'n' has the category 3, which is unknown"),
+    ("old", "true and false as categories", "x,n\n1,true\n2,false\n", None),
+    ("old", "a word among such numbers", "x,n\n1,0\n2,two\n3,1\n4,1\n", ":3: column 'n' has 'two'"),
+    ("old", "no number", "x,n\n1,0\n2,\n", ":3: column 'n' has an empty cell where a number was expected"),
+    ("european", "a decimal comma", "x;y\n1,5;1.000,25\n-,5;1.234.567\n", None),
+    ("european", "groups that are none", "x;y\n1;1.00\n", ":2: column 'y' has '1.00' where a number with the decimal"),
+    ("european", "another separator", "x,y\n1,2\n", ": no column 'x' (did you mean 'x,y'?), no"),
+    ("european", "infinity", "x;y\ninf;1\n", ":2: column 'x' has 'inf' where a finite number was expected"),
+    ("european", "none", "x;y\n1;na\n", ":2: column 'y' has 'na' where"),
+    ("grouped", "groups", 'x,y\n"1,035",2\n3,"-1,000,000.5"\n', None),
+    ("money", "money", "x,y\n$5,5 %\n-$1.5,+2\n", None),
+    ("money", "other money", "x,y\n€5,5%\n", ":2: column 'x' has '€5' where a number was expected"),
+    ("missing", "spellings of missing values", "x,kind\n-200,n.v.\nn.v.,-200\n-200.0,red\n1,\n", None),
+    ("missing", "a spelling in another case", "x,kind\nN.V.,red\n", ":2: column 'x' has 'N.V.' where a number was"),
+    ("strict", "missing as a number", "x,y\n1,2\n-200,3\n", ":3: column 'x' has '-200' where a number was expected"),
+    ("iso", "dates", "x,when\n1,2024-01-31\n2,1969-12-31T12:00:00\n3,2024-01-31 10:00+02:00\n", None),
+    (
+        "iso",
+        "a date in another form",
+        "x,when\n1,2024-01-31\n2,31/1/2024\n",
+        ":3: column 'when' has '31/1/2024' where a",
+    ),
+    ("iso", "no date", "x,when\n1,2024-01-31\n2,\n", ":3: column 'when' has an empty cell where a number was expected"),
+    ("days", "dates of a format", "x,when\n1,31/01/2024\n2,\n3,NaT\n", None),
+    ("days", "a date that is none", "x,when\n1,31/02/2024\n", ":2: column 'when' has '31/02/2024' where a date like"),
+    ("latin", "another encoding", "x,kind\n1,ÿ\n2,red\n".encode("latin-1"), None),
+    ("wide", "UTF-16", "x,kind\n1,ÿ\n2,red\n".encode("utf-16"), None),
+    ("wide", "no UTF-16", b"\xff\xfex\0\n\0\x00\xd8", ":2: byte 0x00 is not text in the encoding utf-16"),
+    ("latin", "NUL", b"x,kind\n1,\x00\n", ":2: NUL is not text in the encoding latin-1"),
+    ("comment", "comments", "# of 2024\nx,y # names\n1,2#3\n\n# 5,6\n7,8\n", None),
+    ("comment", "no comment within quotes", 'x,y,"#z"\n1,2,"#3"\n', None),
+    ("comment", "an error after comments", "# of 2024\nx,y\n# two\n1,b\n", ":4: column 'y' has 'b'"),
+    ("headless", "no header", "1,2\n3,4\n", None),
+    ("headless", "a header after all", "x0,x1\n3,4\n", ":1: column 'x0' has 'x0' where a number was expected"),
+    ("headless", "too few columns", "1\n3\n", ": no column 'x1'"),
+    ("whitespace", "runs of spaces", "  x   y\n 1\t 2 \n3 4\n", None),
+    ("whitespace", "quoted spaces", 'x y "a b"\n1 2 "c d"\n', None),
+    ("whitespace", "a short row", "x y\n1 2\n3\n", ":3: 1 cell where the header has 2"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("alike")
+    with chdir(path):
+        yield path
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Callable[[str], ModuleType]:
+    """Return the exported file of a model as a module; one export for each model."""
+    made: dict[str, ModuleType] = {}
+
+    def of(name: str) -> ModuleType:
+        if name not in made:
+            columns, more = MODELS[name]
+            save(f"{name}.safetensors", columns, more)
+            assert main(["export", f"{name}.safetensors", "--python", f"{name}.py"]) == 0
+            made[name] = imported(Path(f"{name}.py"))
+        return made[name]
+
+    return of
+
+
+def save(path: str, columns: list[dict[str, Any]], more: dict[str, Any], classes: tuple[str, ...] = ()) -> None:
+    """Write the file of a model of such columns."""
+    features = [
+        f"{column['name']}={category}".removesuffix(".0") if "categories" in column else column["name"]
+        for column in columns
+        for category in column.get("categories", [None])
+    ]
+    layer = dn.Dense(len(classes), "softmax") if classes else dn.Dense(1, "identity")
+    net = dn.Network([layer], inputs=len(features), dtype="float64", seed=0, backend="numpy")
+    net.parameters["W1"] = 2.0 ** np.arange(net.parameters["W1"].size).reshape(net.parameters["W1"].shape) / 8
+    task: dict[str, Any] = {"task": "regression", "loss": "mean_squared_error", "target_mean": 0.5, "target_scale": 2.0}
+    if classes:
+        task = {"task": "classification", "loss": "categorical_cross_entropy", "classes": list(classes)}
+    net.metadata = {"features": features, "target": "t", "columns": columns} | task | more
+    net.save(path)
+
+
+def imported(path: Path) -> ModuleType:
+    """Return a file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def both(
+    name: str, data: str, module: ModuleType, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[tuple[int, str, str], tuple[int, str, str]]:
+    """Return status, output and error of the command and of the exported file."""
+    capsys.readouterr()
+    model = f"{name}.safetensors"
+    ours = main(["predict", model, data, "--backend", "numpy", *words]), *capsys.readouterr()
+    theirs = module.main([data, *words]), *capsys.readouterr()
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [(name, content, error) for name, _, content, error in CASES],
+    ids=[f"{name}: {about}" for name, about, _, _ in CASES],
+)
+def test_the_same_file(
+    name: str,
+    content: str | bytes,
+    error: str | None,
+    exported: Callable[[str], ModuleType],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = exported(name)
+    Path("data.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    ours, theirs = both(name, "data.csv", module, capsys)
+    if error is None:
+        assert ours[0] == 0, ours[2]
+        assert theirs == (0, ours[1], "")
+        assert ours[1].count("\n") > 1
+        return
+    assert (ours[0], theirs[0], ours[1], theirs[1]) == (1, 1, "", "")
+    assert error in ours[2]
+    assert error in theirs[2]
+    told = theirs[2].strip().removeprefix("error: ")
+    assert ours[2].removeprefix("deepnotes: error: ").startswith(told)  # the command may add a hint at an option
+
+
+def test_the_table_has_each_case_once() -> None:
+    assert len({(name, about) for name, about, _, _ in CASES}) == len(CASES) >= 60
+    assert {name for name, *_ in CASES} == set(MODELS)
+
+
+@pytest.mark.parametrize("words", [[], ["--spreadsheet"]])
+def test_classes_that_have_to_be_quoted(words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save("classes.safetensors", TWO, {}, ("a\rb", "=1+1", 'c "d", e;|'))
+    assert main(["export", "classes.safetensors", "--python", "classes.py"]) == 0
+    Path("data.csv").write_text("x,y\n1,2\n-3,4\n-5,-6\n")
+    ours, theirs = both("classes", "data.csv", imported(Path("classes.py")), capsys, *words)
+    assert ours[:2] == theirs[:2]
+    assert ours[0] == 0
+
+
+@pytest.mark.parametrize("path", ["none.csv", "."])
+def test_files_that_cannot_be_read(path: str, exported: Callable[[str], ModuleType], capsys: Any) -> None:
+    capsys.readouterr()
+    assert exported("plain").main([path]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {path}: cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"format": {"decimal": "x"}}, "decimal='x', wanted one ASCII character"),
+        ({"format": {"encoding": "none"}}, "encoding='none'"),
+        ({"format": {"page": 3}}, "page"),
+        ({"format": [1]}, "must be a mapping"),
+        ({"dates": "when"}, "dates 'when'"),
+    ],
+)
+def test_reading_options_that_make_no_sense_are_refused(
+    more: dict[str, Any], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save("odd.safetensors", TWO, more)
+    capsys.readouterr()
+    assert main(["export", "odd.safetensors", "--python", "odd.py"]) == 1
+    assert told in capsys.readouterr().err
+    assert not Path("odd.py").exists()
+
+
+def test_nothing_is_defined_twice_and_nothing_is_undefined(exported: Callable[[str], ModuleType]) -> None:
+    exported("plain")
+    tree = ast.parse(Path("plain.py").read_text(encoding="utf-8"))
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert len(names) == len(set(names))
+    assert not {"pyarrow", "deepnotes"} & {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
