@@ -9,8 +9,11 @@ the tensor ``training.json``.
 
 import json
 import logging
+import os
 import platform
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -82,9 +85,10 @@ class Checkpoints(Callback):
 
     def on_start(self, training: Training) -> None:
         """Lock the directory, find what to resume from, and check that it can be, and that files can be written."""
+        self._at = Path(os.path.abspath(self.directory))  # a callback may change the working directory
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            lock = Lock(self.directory)
+            self._at.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self._at)
         except HeldError as error:
             raise CheckpointError(
                 f"checkpoint: {self.directory} is in use by another training, {error}; wait for its end, or name "
@@ -102,7 +106,7 @@ class Checkpoints(Callback):
 
     def _find(self, training: Training) -> None:
         try:
-            present = latest_first(self.directory)
+            present = latest_first(self._at)
         except OSError as error:
             raise CheckpointError(f"checkpoint: {self.directory} cannot be used: {reason(error)}") from None
         if present and not self.resume:
@@ -124,7 +128,7 @@ class Checkpoints(Callback):
             log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
         self._found = latest(present, training, self._settings) if present else None
         try:
-            for path in self.directory.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+            for path in self._at.glob(".step-*.tmp"):  # of a process that was killed while it wrote
                 if path.is_symlink() or not path.is_dir():
                     path.unlink(missing_ok=True)
         except OSError as error:
@@ -167,7 +171,11 @@ class Checkpoints(Callback):
                     f"{self.directory} cannot be written to: it or its lock was removed or replaced during the "
                     "training, or this process is a fork of the one that trains"
                 )
-            containers.write(_place(self.directory, training.state.step), *content(training, self._settings))
+            path = _place(self._at, training.state.step)
+            if path.is_symlink():  # to another checkpoint, which would be replaced
+                with suppress(OSError):
+                    path.unlink()
+            containers.write(path, *content(training, self._settings))
         except (ModelFileError, CheckpointError) as error:
             self._failed = True
             kept = self._latest_whole(training)
@@ -183,7 +191,7 @@ class Checkpoints(Callback):
 
     def _latest_whole(self, training: Training) -> Path | None:
         try:
-            present = latest_first(self.directory)
+            present = latest_first(self._at)
         except OSError:
             return None
         return next((path for path in present if _is_whole(path, training, self._settings)), None)
@@ -210,7 +218,7 @@ class Checkpoints(Callback):
 
     def _delete_old(self, training: Training) -> None:
         """Delete each file that has enough whole ones before it; failing to is no reason to stop."""
-        present = latest_first(self.directory)
+        present = latest_first(self._at)
         whole_ones = 0
         for path in present if len(present) > self.keep else ():
             if whole_ones < self.keep:
@@ -360,7 +368,10 @@ def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
-    for name, value in callback.memory().items():
+    memory: Any = callback.memory()
+    if not isinstance(memory, Mapping):
+        raise CheckpointError(f"{type(callback).__qualname__}.memory() returned {brief(repr(memory))}, wanted a dict")
+    for name, value in memory.items():
         try:
             if isinstance(value, np.ndarray):
                 if value.dtype.name not in containers.DTYPES.values():

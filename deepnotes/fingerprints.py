@@ -177,7 +177,7 @@ class _Reader:
             return f"cached property {self.words(value.func)}"
         if is_dataclass(kind) and _is_library(kind.__module__):
             return f"{kind.__qualname__}({self.listed((f.name, getattr(value, f.name)) for f in fields(value))})"
-        if callable(value) and hasattr(value, "__wrapped__"):  # cached or compiled functions
+        if callable(value) and hasattr(value, "__wrapped__") and _is_library(kind.__module__):  # cached or compiled
             return f"{kind.__qualname__} of {self.words(value.__wrapped__)}"
         return self._object(value)
 
@@ -197,7 +197,10 @@ class _Reader:
         make, arguments, state, items, pairs = (*made, None, None, None)[:5]
         parts = [("", part) for part in arguments if part is not kind and part is not object and part is not None]
         for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
-            parts += part.items() if isinstance(part, dict) else [("", part)] if part is not None else []
+            if isinstance(part, dict):  # but for what is computed from the rest, at some time or other
+                parts += [(name, held) for name, held in part.items() if not _is_computed(kind, name)]
+            elif part is not None:
+                parts.append(("", part))
         parts += [("", list(items))] if items is not None else []
         parts += [("", dict(pairs))] if pairs is not None else []
         told = ", ".join(f"{name}={self.words(part)}" if name else self.words(part) for name, part in parts)
@@ -233,6 +236,7 @@ class _Reader:
         names = sorted(_global_names(code) & function.__globals__.keys())
         parts: dict[str, Any] = {"defaults": (function.__defaults__, function.__kwdefaults__)} | held
         parts |= {name: function.__globals__[name] for name in names}
+        parts |= {f".{name}": value for name, value in vars(function).items() if name != "__wrapped__"}
         said = function.__doc__
         return f"{function.__qualname__} {self._code(code, said)} {self.listed(parts.items())}"
 
@@ -241,6 +245,10 @@ class _Reader:
         shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         told = self.words((code.co_code, code.co_names, constants, shape, code.co_exceptiontable))
         return f"code:{_digest(told.encode())[:12]}"
+
+
+def _is_computed(kind: type, name: Any) -> bool:
+    return isinstance(name, str) and isinstance(inspect.getattr_static(kind, name, None), cached_property)
 
 
 def _content(cell: Any) -> Any:

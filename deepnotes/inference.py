@@ -7,12 +7,14 @@ import numpy as np
 
 from deepnotes.array import Array
 from deepnotes.disk import Streamed
+from deepnotes.errors import ArgumentError
 from deepnotes.layers import Layer
 from deepnotes.losses import LossFunction
 from deepnotes.metrics import LIBRARY, Metric
 from deepnotes.plan import Layout
 from deepnotes.program import Data
 from deepnotes.steps import forward, sample_losses
+from deepnotes.wording import brief
 
 if TYPE_CHECKING:
     from deepnotes.backend import Backend
@@ -93,7 +95,11 @@ def figures(network: "Network", data: Data, loss: LossFunction, metrics: dict[st
         A_host, Y_host = _host(network, A), _host(network, Y)
         weights = {} if data.w is None else {"w": w[0]}
         for name, metric in metrics.items():
-            values[name] = float(metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {})))
+            found = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))
+            try:
+                values[name] = float(found)
+            except (TypeError, ValueError, OverflowError):
+                raise ArgumentError(f"metrics: {name} returned {brief(repr(found))}, wanted a number") from None
     return values
 
 

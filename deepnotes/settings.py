@@ -57,7 +57,8 @@ def differences(found: Mapping[str, str | None], wanted: Mapping[str, str | None
     for name, value in wanted.items():
         if found.get(name) != value:
             was, now = _around(found.get(name) or "unknown", value or "unknown")
-            told.append(f"{name} is other" if name in {"data", "validation"} else f"{name} was {was} and is {now}")
+            hint = f", so make the network with seed={was}" if name == "seed" else ""
+            told.append(f"{name} differs" if name in {"data", "validation"} else f"{name} was {was} and is {now}{hint}")
     return "; ".join(told)
 
 

@@ -936,3 +936,57 @@ def test_an_owner_that_cannot_be_kept_is_no_error(tmp_path: Path, monkeypatch: p
     with replacing(path) as file:
         file.write(b"new")
     assert stat.S_IMODE(path.stat().st_mode) == 0o750
+
+
+# --- what callbacks do to it ------------------------------------------------------------------------------------------
+
+
+class Wanders(dn.Callback):
+    """Changes the working directory in the second epoch."""
+
+    def __init__(self, to: Path) -> None:
+        self.to = to
+
+    def on_epoch(self, training: Any) -> None:
+        if training.epoch == 2:
+            os.chdir(self.to)
+
+
+def test_a_directory_is_where_it_was_when_the_training_began(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    fit(network(), dn.Checkpoints("run", every=1), callbacks=[Wanders(tmp_path)], **WITHOUT)
+    assert epochs_in(run)[0] == EPOCHS
+    assert not list(tmp_path.glob("**/step-*"))
+
+
+class Forgetful(dn.Callback):
+    """Remembers nothing, in a wrong way."""
+
+    def memory(self) -> Any:
+        return None
+
+
+def test_a_memory_that_is_none_names_the_callback(run: Path) -> None:
+    with pytest.raises(dn.CheckpointError, match=r"Forgetful.memory\(\) returned None, wanted a dict"):
+        fit(network(), dn.Checkpoints(run, every=1), callbacks=[Forgetful()], **WITHOUT)
+
+
+def test_a_link_to_another_checkpoint_is_replaced_and_not_written_through(run: Path) -> None:
+    fit(network(), dn.Checkpoints(run, every=1, keep=9), epochs=2, **WITHOUT)
+    newest = latest_first(run)[0]
+    before = newest.read_bytes()
+    link = newest.with_name(f"step-{3 * PER_EPOCH:09d}.safetensors")
+    link.symlink_to(newest.name)
+    fit(network(), dn.Checkpoints(run, every=1, keep=9, resume=True), epochs=3, **WITHOUT)
+    assert newest.read_bytes() == before
+    assert not link.is_symlink()
+
+
+def test_a_metric_that_is_no_number_is_named() -> None:
+    def huge(A: Any, Y: Any) -> Any:
+        return 10**400
+
+    with pytest.raises(dn.ArgumentError, match="metrics: huge returned 1000"):
+        network().evaluate(*data(), metrics=[huge])

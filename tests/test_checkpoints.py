@@ -261,8 +261,8 @@ def test_checkpoints_of_another_training_are_not_written_over(run: Path) -> None
         ({"shuffle": False}, "shuffle was True and is False"),
         ({"early_stopping": 4}, r"callbacks was .*patience=3.* and is .*patience=4"),
         ({"metrics": ()}, "watched was .*val_accuracy.* and is"),
-        ({"sample_weight": None}, "data is other"),
-        ({"validation": (data()[0][:, :41], data()[1][:41])}, "validation is other"),
+        ({"sample_weight": None}, "data differs"),
+        ({"validation": (data()[0][:, :41], data()[1][:41])}, "validation differs"),
     ],
     ids=str,
 )

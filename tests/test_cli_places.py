@@ -193,6 +193,18 @@ def test_stdout_does_not_go_into_what_is_read(folder: Path) -> None:
     assert (Path("rows.csv").read_bytes(), Path(name).read_bytes()) == before
 
 
+def test_stderr_does_not_go_into_what_is_read(folder: Path) -> None:
+    name = model()
+    before = Path("rows.csv").read_bytes(), Path(name).read_bytes()
+    for read in ("rows.csv", name):
+        with open(read, "ab") as file:
+            words = ["predict", name, "rows.csv", "-o", "p.csv"]
+            done = subprocess.run([sys.executable, "-m", "deepnotes", *words], stdout=subprocess.PIPE, stderr=file)
+        assert done.returncode == 2
+        assert f"stderr is {read}, which the command reads" in done.stdout.decode()
+    assert (Path("rows.csv").read_bytes(), Path(name).read_bytes()) == before
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 

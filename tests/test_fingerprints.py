@@ -157,6 +157,46 @@ def test_what_is_the_same_is_so_in_another_process(tmp_path: Path) -> None:
     assert "0x" not in text
 
 
+class Times:
+    """A function with settings, as a decorator makes it."""
+
+    def __init__(self, function: Any, factor: float) -> None:
+        functools.update_wrapper(self, function)
+        self.factor = factor
+
+    def __call__(self, x: float) -> float:
+        return self.factor * self.__wrapped__(x)  # type: ignore[attr-defined, no-any-return]
+
+
+def test_settings_of_a_decorator_and_of_a_function_count() -> None:
+    def one(x: float) -> float:
+        return x * one.rate  # type: ignore[attr-defined, no-any-return]
+
+    found = set()
+    for rate in (1.0, 2.0):
+        one.rate = rate  # type: ignore[attr-defined]
+        found |= {fingerprint(one), fingerprint(Times(abs, rate))}
+    assert len(found) == 4
+
+
+class Computed:
+    """Holds what it computed once."""
+
+    def __init__(self, base: float) -> None:
+        self.base = base
+
+    @functools.cached_property
+    def twice(self) -> float:
+        return 2 * self.base
+
+
+def test_what_was_computed_from_the_rest_does_not_count() -> None:
+    value = Computed(2.0)
+    before = fingerprint(value)
+    assert value.twice == 4
+    assert fingerprint(value) == before != fingerprint(Computed(3.0))
+
+
 def test_values_of_globals_count(monkeypatch: pytest.MonkeyPatch) -> None:
     def scaled(x: float) -> float:
         return max(SCALE * y for y in [x])

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from deepnotes.errors import ArgumentError, DeepnotesError
 from deepnotes.wording import reason
@@ -61,10 +62,13 @@ def require_places(
         for option, place in given.items():
             if _same(place, path):
                 raise ArgumentError(f"{option} {place} is what the command reads, and would be lost: {path}")
-        if _is_stdout(path):
+        if _is_stream(path, sys.stdout):
             raise ArgumentError(f"stdout is {path}, which the command reads")
+        if _is_stream(path, sys.stderr):
+            sys.stderr = sys.stdout  # since this message would be written to the file as well
+            raise ArgumentError(f"stderr is {path}, which the command reads")
     for option, place in given.items():
-        if _is_stdout(place) and not special:  # where /dev/stdout is an output, too
+        if _is_stream(place, sys.stdout) and not special:  # where /dev/stdout is an output, too
             raise ArgumentError(f"{option} {place} is where stdout goes as well")
 
 
@@ -152,10 +156,10 @@ def _same(path: Path, other: Path) -> bool:
         return os.path.realpath(path) == os.path.realpath(other)
 
 
-def _is_stdout(path: Path) -> bool:
-    """Return whether a file is what stdout goes to."""
+def _is_stream(path: Path, stream: TextIO) -> bool:
+    """Return whether a file is what a stream goes to."""
     try:
-        there, stdout = os.stat(path), os.fstat(sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):  # it is not there, or stdout is closed or no file
+        there, open_file = os.stat(path), os.fstat(stream.fileno())
+    except (OSError, ValueError, AttributeError):  # it is not there, or the stream is closed or no file
         return False
-    return stat.S_ISREG(there.st_mode) and os.path.samestat(there, stdout)
+    return stat.S_ISREG(there.st_mode) and os.path.samestat(there, open_file)
