@@ -75,7 +75,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("filled", "NaN with a minus", "x,kind\n1,1\n-NaN,1\n", None),
     ("filled", "NaN with a plus", "x,kind\n1,1\n+nan,1\n", ":3: column 'x' has '+nan' where a number was expected"),
     ("filled", "NaN with a payload", "x,kind\n1,1\nnan(1),1\n", ":3: column 'x' has 'nan(1)' where a number was"),
-    ("plain", "a byte order mark in a cell", "x,y\n\ufeff,1\n", ":2: column 'x' has '\\\\ufeff' where a number was"),
+    ("plain", "a byte order mark in a cell", "x,y\n\ufeff,1\n", ":2: column 'x' has '\\ufeff' where a number was"),
     ("plain", "odd spellings of NaN", "x,y\nnan(1),2\n", ":2: column 'x' has 'nan(1)' where a number was expected"),
     ("plain", "both columns are wrong", "y,x\n1,2\n3,five\nsix,7\n", ":4: column 'y' has 'six'"),
     ("plain", "twice the same name", "x,y,x\n1,2,3\n", ":1: two columns have the name 'x'"),
