@@ -956,7 +956,7 @@ def test_a_directory_is_where_it_was_when_the_training_began(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run.parent)
-    fit(network(), dn.Checkpoints("run", every=1), callbacks=[Wanders(tmp_path)], **WITHOUT)
+    fit(network(), callbacks=[dn.Checkpoints("run", every=1), Wanders(tmp_path)], **WITHOUT)
     assert epochs_in(run)[0] == EPOCHS
     assert not list(tmp_path.glob("**/step-*"))
 
@@ -970,16 +970,16 @@ class Forgetful(dn.Callback):
 
 def test_a_memory_that_is_none_names_the_callback(run: Path) -> None:
     with pytest.raises(dn.CheckpointError, match=r"Forgetful.memory\(\) returned None, wanted a dict"):
-        fit(network(), dn.Checkpoints(run, every=1), callbacks=[Forgetful()], **WITHOUT)
+        fit(network(), callbacks=[dn.Checkpoints(run, every=1), Forgetful()], **WITHOUT)
 
 
 def test_a_link_to_another_checkpoint_is_replaced_and_not_written_through(run: Path) -> None:
-    fit(network(), dn.Checkpoints(run, every=1, keep=9), epochs=2, **WITHOUT)
+    fit(network(), epochs=2, callbacks=[dn.Checkpoints(run, every=1, keep=9)], **WITHOUT)
     newest = latest_first(run)[0]
     before = newest.read_bytes()
     link = newest.with_name(f"step-{3 * PER_EPOCH:09d}.safetensors")
     link.symlink_to(newest.name)
-    fit(network(), dn.Checkpoints(run, every=1, keep=9, resume=True), epochs=3, **WITHOUT)
+    fit(network(), epochs=3, callbacks=[dn.Checkpoints(run, every=1, keep=9, resume=True)], **WITHOUT)
     assert newest.read_bytes() == before
     assert not link.is_symlink()
 
