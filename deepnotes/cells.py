@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,7 @@ def column_of(codes: NDArray[Any], distinct: list[str], name: str, request: Requ
     if name in request.dates:
         return _dates(codes, distinct, form)
     lower = [text.lower() for text in distinct]
-    blank = np.array([text == "" or text in form.missing_values for text in distinct])
+    blank = np.array([text == "" or is_given_missing(text, form) for text in distinct])
     if name in request.text:
         return Typed(_text(codes, np.where(blank, "", np.array(distinct, object)), what, size), blank[codes])
     missing = blank | np.array([text in MISSING for text in lower])
@@ -253,6 +253,9 @@ def _require_of_one_kind(
     """Raise CellError for a column of numbers in which something else stands; categories may be of both kinds."""
     odd = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~blank
     values, numbers, others = (int(counts[which].sum()) for which in (~blank, is_number, odd))
+    if numbers and others and all(hint_of(distinct[code]) for code in np.flatnonzero(odd)):
+        row = int(np.argmax(odd[codes]))  # numbers in another form, which are no categories however few they are
+        raise CellError(row, expected(distinct[codes[row]], form), hint_of(distinct[codes[row]]))
     few = (~blank).sum() <= FEW and OFTEN * (~blank).sum() <= values and OFTEN * odd.sum() <= others
     if few or (numbers <= others and 2 * numbers < values):
         return
@@ -263,6 +266,14 @@ def _require_of_one_kind(
         hint = f"it is there {times:,} times; if it stands for no value, say so (--missing-value {_quoted(cell)})"
         hint += f", or if these are categories, name the column (--categorical {_quoted(name)})"
     raise CellError(row, expected(cell, form), hint)
+
+
+def is_given_missing(text: str, form: Format) -> bool:
+    """Return whether text is one of the given spellings of a missing value, or the number that one of them is."""
+    if not form.missing_values or text in form.missing_values:
+        return text in form.missing_values
+    value = number_of(text, form)
+    return value is not None and value in map(partial(number_of, form=form), form.missing_values)
 
 
 def without_given(values: NDArray[np.float64], form: Format) -> NDArray[np.bool_]:
@@ -410,14 +421,17 @@ FORMATS = (
     (r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", "--thousands , reads it as a number"),
     (r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+", "--decimal , --thousands . reads it as a number"),
     (r"[+-]?[0-9]*,[0-9]+", "--decimal , reads it as a number"),
-    (r"[+-]?[0-9]{1,3}(?:[ \u00a0'][0-9]{3})+", "--thousands reads it as a number"),
-    (r"[+-]?[^\w\s.,+-][+-]?\s*[0-9][0-9.,]*", "--strip drops the character before it"),
+    (r"[+-]?[0-9]{1,3}(?:[ \u00a0\u202f'][0-9]{3})+", "--thousands reads it as a number"),
+    (r"[+-]?[^\w\s.,+\u2212(-][+-]?\s*[0-9][0-9.,]*", "--strip drops the character before it"),
     (r"[+-]?[0-9][0-9.,]*\s*[^\w\s.,:+-]", "--strip drops the character after it"),
     (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[T ].*)?", "--dates reads the column as dates"),
     (
         r"[0-9]{1,2}([/.-])[0-9]{1,2}\1(?:[0-9]{4}|[0-9]{2})(?: .*)?",
         "--dates with --date-format reads the column as dates",
     ),
+    (r"[0-9]{4}([/.])[0-9]{1,2}\1[0-9]{1,2}(?:[T ].*)?", "--dates with --date-format reads the column as dates"),
+    (r"[0-9]{1,2}[ -][A-Za-z]{3,9}[ -](?:[0-9]{4}|[0-9]{2})", "--dates with --date-format reads the column as dates"),
+    (r"[A-Za-z]{3,9}\.? [0-9]{1,2},? [0-9]{4}", "--dates with --date-format reads the column as dates"),
     (r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", "--dates with --date-format reads the column as times"),
 )  # fmt: skip
 """How numbers and dates are written that are neither read as such nor are categories, and the option for each."""

@@ -293,8 +293,10 @@ def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text,
     if fault := fault_of(names[lead : end_of(names)], lead):
         raise TableError(f"{place}: {fault}")
     unnamed = [""] * min(lead, 1)
-    if not lead and len(names) > 1 and names[0] == "Unnamed: 0" and not request.names(names[0]):
-        unnamed = names[:1]  # as pandas calls the index of a file that it wrote
+    for name in names[lead:-1]:  # as pandas calls an index that it wrote and read again, each time it did so
+        if not re.fullmatch(r"Unnamed: [0-9]+(\.[0-9]+)*", name) or request.names(name):
+            break
+        unnamed.append(name)
     return names, unnamed, text.after(reader.line_num), line
 
 

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.cells import DAY, CellError, typed, without_given
+from deepnotes.cells import DAY, CellError, is_given_missing, typed, without_given
 from deepnotes.errors import TableError
 from deepnotes.readings import (
     EVERYTHING,
@@ -120,7 +121,9 @@ def index_of(schema: Any) -> list[str]:
     except (TypeError, LookupError, ValueError):  # there is none, or it makes no sense
         told = []
     named = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
-    return [*named, *(name for name in schema.names if re.fullmatch(r"__index_level_[0-9]+__", name))]
+    lead = takewhile(re.compile(r"Unnamed: [0-9]+(\.[0-9]+)*").fullmatch, schema.names)  # once read from a CSV
+    levels = (name for name in schema.names if re.fullmatch(r"__index_level_[0-9]+__", name))
+    return list(dict.fromkeys([*named, *lead, *levels]))
 
 
 def fits_float32(file: Any, names: list[str]) -> bool:
@@ -212,7 +215,9 @@ def as_column(array: Any, kind: str, name: str, source: str, done: int, request:
     if kind == "text":
         texts = labels(array, name, source)
         if request.format.missing_values:
-            texts = np.where(np.isin(texts, request.format.missing_values), "", texts)
+            distinct, codes = np.unique(texts, return_inverse=True)
+            missing = np.array([is_given_missing(text, request.format) for text in distinct.tolist()])
+            texts = np.where(missing[codes], "", texts)
         return texts
     if _is_text(array.type):
         filled = array.cast(pa.large_string()).fill_null("")
@@ -260,7 +265,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
 
 def _label(value: Any) -> str:
     if value is None or isinstance(value, str):
-        return value or ""
+        return (value or "").strip()  # as the cells of a CSV
     return label_of(value) if isinstance(value, bool | int | float | Decimal | np.floating) else str(value)
 
 

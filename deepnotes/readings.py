@@ -79,6 +79,9 @@ class Format:
             value = getattr(self, name)
             if (value is None and name != "decimal") or (name, value) == ("separator", WHITESPACE):
                 continue
+            blanks = "\u00a0\u202f" if name == "thousands" else ""  # which keep a number from being broken
+            if isinstance(value, str) and len(value) == 1 and value in blanks:
+                continue
             if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in BAD_MARKS:
                 raise ArgumentError(f"{name}={value!r}, wanted one ASCII character that is no letter, digit or quote")
         marks = [mark for mark in (self.separator, self.decimal, self.thousands, self.comment) if mark is not None]
@@ -87,6 +90,8 @@ class Format:
             raise ArgumentError(f"{told}, comment={self.comment!r}: they must differ")
         if not isinstance(self.strip, str) or set(self.strip) & set("0123456789.,+-eE"):
             raise ArgumentError(f"strip={self.strip!r}, wanted characters that are no part of a number, such as '$%'")
+        if set(self.strip) & set("()\u2212"):
+            raise ArgumentError(f"strip={self.strip!r} has a sign: accountants write (5) for -5; correct the file")
         if not isinstance(self.header, bool):
             raise ArgumentError(f"header={self.header!r}, wanted True or False")
         try:

@@ -8,8 +8,6 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from deepnotes.arguments import number, whole
 from deepnotes.errors import ArgumentError
 
@@ -32,9 +30,9 @@ Rate: TypeAlias = "float | Schedule"
 def _python_numbers(schedule: Any) -> None:
     """Make the numbers of a schedule Python's, which know no overflow of whole numbers."""
     for field in fields(schedule):
-        value = getattr(schedule, field.name)
-        if isinstance(value, np.generic):
-            object.__setattr__(schedule, field.name, value.item())
+        item = getattr(getattr(schedule, field.name), "item", None)  # which numbers of NumPy have
+        if callable(item):
+            object.__setattr__(schedule, field.name, item())
 
 
 def _power(base: float, exponent: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.cells import MISSING
+from deepnotes.cells import MISSING, hint_of
 from deepnotes.cli import main
 from deepnotes.errors import ArgumentError, DataError, TableError
 from deepnotes.tables import read_table
@@ -509,3 +509,70 @@ def test_sparse_matrices_for_a_network():
             net.predict(make(np.eye(3)))
         with pytest.raises(dn.errors.DTypeError, match="toarray"):
             net.fit(make(np.eye(3)), [0, 1, 1], epochs=1)
+
+
+# --- found by a second reading ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header", ["Unnamed: 0,x,y", ",Unnamed: 0,x,y", "Unnamed: 0.1,Unnamed: 0,x,y", "Unnamed: 0,Unnamed: 1,x,y"]
+)
+def test_an_index_that_was_written_more_than_once_is_no_feature(csv_file, header):
+    row = ",".join(["{0}"] * (header.count(",") - 1) + ["{0}.5", "a"])
+    table = read_table(csv_file("\n".join([header, *(row.format(i) for i in range(6))]) + "\n"))
+    assert table.names == ["x", "y"]
+    assert len(table.notes) == header.count(",") - 1
+
+
+def test_an_index_that_came_by_way_of_a_csv_is_no_feature_of_a_parquet_file(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame({"Unnamed: 0.1": [0, 1], "Unnamed: 0": [0, 1], "x": [1.5, 2.5]}).to_parquet(path, index=False)
+    assert read_table(path).names == ["x"]
+    assert read_table(path, columns=["Unnamed: 0"]).names == ["Unnamed: 0"]
+
+
+def test_a_missing_value_is_a_number_among_categories_too(csv_file, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    options = {"missing_values": ["-200"], "text": ["c"], "missing": "keep"}
+    table = read_table(csv_file("c,x\n1,1\n-200.0,2\n2,3\n-200,4\n"), **options)
+    assert table.column("c").tolist() == ["1", "", "2", ""]
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame({"c": [1.0, -200.0, 2.0], "x": [1, 2, 3]}).to_parquet(path)
+    assert read_table(path, **options).column("c").tolist() == ["1", "", "2"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "hint"),
+    [
+        (["950", "800", "1,035"], "--thousands"), (["10", "20", "$30"], "--strip"), (["0", "5%", "10"], "--strip"),
+        (["1", "2", "1\u202f035"], "--thousands"), (["1", "2", "2024/01/15"], "--dates"),
+    ],
+)  # fmt: skip
+def test_numbers_in_another_form_are_no_categories_however_few(csv_file, cells, hint):
+    rows = "".join(f'"{cells[i % 3]}",{i}\n' for i in range(80))
+    with pytest.raises(dn.TableError, match=hint):
+        read_table(csv_file(f"c,x\n{rows}"))
+
+
+@pytest.mark.parametrize("text", ["15-Jan-2024", "Jan 15 2024", "Jan 15, 2024", "2024/01/15"])
+def test_dates_of_every_usual_form_get_a_hint(text):
+    assert "--dates" in hint_of(text)
+
+
+def test_thousands_set_apart_by_a_blank_that_does_not_break(csv_file):
+    table = read_table(csv_file("c;x\n1\u202f035;1\n2;2\n"), thousands="\u202f", separator=";")
+    assert table.column("c").tolist() == [1035, 2]
+
+
+@pytest.mark.parametrize("strip", ["()", "$(", "\u2212"])
+def test_signs_are_not_stripped(csv_file, strip):
+    with pytest.raises(dn.ArgumentError, match="has a sign"):
+        read_table(csv_file("c,x\n(5),1\n"), strip=strip)
+
+
+def test_text_of_a_parquet_file_is_trimmed_as_that_of_a_csv_is(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame({"c": [" <=50K", ">50K", "a\n"], "x": [1, 2, 3]}).to_parquet(path)
+    assert read_table(path).column("c").tolist() == ["<=50K", ">50K", "a"]
