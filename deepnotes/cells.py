@@ -255,7 +255,9 @@ def _require_of_one_kind(
     values, numbers, others = (int(counts[which].sum()) for which in (~blank, is_number, odd))
     if numbers and others and all(hint_of(distinct[code]) for code in np.flatnonzero(odd)):
         row = int(np.argmax(odd[codes]))  # numbers in another form, which are no categories however few they are
-        raise CellError(row, expected(distinct[codes[row]], form), hint_of(distinct[codes[row]]))
+        cell = distinct[codes[row]]
+        hint = f"{hint_of(cell)}; or name the column (--exclude or --categorical {_quoted(name)})"
+        raise CellError(row, expected(cell, form), hint)
     few = (~blank).sum() <= FEW and OFTEN * (~blank).sum() <= values and OFTEN * odd.sum() <= others
     if few or (numbers <= others and 2 * numbers < values):
         return

@@ -176,7 +176,7 @@ TABLES = {
             "\r\n",
         ),
         "--target T --decimal , --missing-value -200 --impute mean --exclude Time --dates Date --date-format %d/%m/%Y",
-        "the target is text that looks like numbers",
+        "--decimal , reads it as a number",
         task="regression",
     ),
     # birds: NA in numbers and in text
