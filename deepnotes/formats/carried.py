@@ -227,7 +227,8 @@ def tell(what: str, spreadsheet: bool) -> int:
         say(f"error: {error}" if isinstance(error, TableError) else f"error: {what}: {error}")
         return 1
     if spreadsheet:
-        names, *cells = [[inert(x) if isinstance(x, str) else x for x in column] for column in (names, *cells)]  # type: ignore[assignment]
+        names = [inert(name) for name in names]
+        cells = [[inert(x) if isinstance(x, str) else x for x in column] for column in cells]
     write_rows(Output(), names, cells)
     sys.stdout.flush()
     return 0
