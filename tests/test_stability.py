@@ -98,9 +98,12 @@ def called(name: str) -> Callable[..., Any]:
 SATURATED = {"sigmoid_backward", "tanh_backward"}
 """Slopes taken from A alone, as N6 and N7 are: A has been rounded, and 1 - A keeps what is left of it."""
 
+DEVIANCES = {"half_poisson_deviance"}
+"""Close to a = y it is the small difference of ``y log(y / a)`` and ``y - a``; its derivative keeps its digits."""
+
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", sorted(set(CASES) - SATURATED))
+@pytest.mark.parametrize("name", sorted(set(CASES) - SATURATED - DEVIANCES))
 def test_an_equation_is_as_exact_as_its_arguments(name: str, dtype: str) -> None:
     assert widest(called(name), CASES[name], dtype, name.split("_derivative")[0] in OF_TARGETS) <= ROUNDINGS
 
