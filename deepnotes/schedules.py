@@ -6,9 +6,8 @@ of updates at a time, so a schedule written by a user runs on every backend.
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, TypeAlias
-
-import numpy as np
 
 from deepnotes.arguments import number, whole
 from deepnotes.errors import ArgumentError
@@ -33,8 +32,8 @@ def _python_numbers(schedule: Any) -> None:
     """Make the numbers of a schedule Python's, which know no overflow of whole numbers."""
     for field in fields(schedule):
         value = getattr(schedule, field.name)
-        if isinstance(value, np.generic):
-            object.__setattr__(schedule, field.name, value.item())
+        if isinstance(value, Real) and not isinstance(value, int | float):
+            object.__setattr__(schedule, field.name, int(value) if isinstance(value, Integral) else float(value))
 
 
 def _power(base: float, exponent: float) -> float:
