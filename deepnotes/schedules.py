@@ -6,6 +6,7 @@ of updates at a time, so a schedule written by a user runs on every backend.
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 from deepnotes.arguments import number, whole
@@ -30,9 +31,9 @@ Rate: TypeAlias = "float | Schedule"
 def _python_numbers(schedule: Any) -> None:
     """Make the numbers of a schedule Python's, which know no overflow of whole numbers."""
     for field in fields(schedule):
-        item = getattr(getattr(schedule, field.name), "item", None)  # which numbers of NumPy have
-        if callable(item):
-            object.__setattr__(schedule, field.name, item())
+        value = getattr(schedule, field.name)
+        if isinstance(value, Real) and not isinstance(value, int | float):
+            object.__setattr__(schedule, field.name, int(value) if isinstance(value, Integral) else float(value))
 
 
 def _power(base: float, exponent: float) -> float:

@@ -16,8 +16,8 @@ from deepnotes.testing.training import Training, hold_number, hold_training, inf
 def _of_few_bits(x: np.ndarray) -> np.ndarray:
     """Return numbers close to x that every precision of products has."""
     mantissa, exponent = np.frexp(x)
-    rounded: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
-    return rounded
+    found: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
+    return found
 
 
 LOGITS = _of_few_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
