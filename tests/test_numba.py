@@ -32,7 +32,7 @@ print(net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=3).loss[-1])
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=600
     )
 
 
