@@ -491,8 +491,16 @@ def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Ch
         history,
         generator,
         memories,
-        dict(entries["versions"]),
+        _versions_of(entries),
     )
+
+
+def _versions_of(entries: dict[str, Any]) -> dict[str, str]:
+    """Return the versions that a file was written with, or raise ValueError for what is none."""
+    versions = dict(entries["versions"])
+    if not all(isinstance(value, str) for value in versions.values()):
+        raise ValueError("its versions are other than text")
+    return versions
 
 
 def _history(file: Container, training: Training, epochs: int, best_epoch: int | None) -> History:

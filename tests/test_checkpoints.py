@@ -378,6 +378,7 @@ def test_every_byte_counts(written: Path) -> None:
         (lambda t: t.update(memories=7), "makes no sense"),
         (lambda t: t.update(settings=[]), "makes no sense"),
         (lambda t: t.update(versions=7), "makes no sense"),
+        (lambda t: t.update(versions={"numpy": [7]}), "makes no sense .*versions"),
     ],
 )
 def test_a_checkpoint_that_lies_is_refused(written: Path, change: Any, message: str) -> None:
