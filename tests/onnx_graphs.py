@@ -69,6 +69,8 @@ def run(content: onnx.ModelProto, X: np.ndarray, output: str | None = None) -> n
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # As written: version 1.21 takes a Transpose that changes nothing into the product after it, the wrong way round.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: np.ndarray = session.run(None if output is None else [output], {session.get_inputs()[0].name: X})[0]
