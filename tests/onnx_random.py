@@ -303,8 +303,6 @@ def hold(seed: int, folder: Path) -> str:
     except dn.ModelFileError:
         return "refused"
     options = onnxruntime.SessionOptions()
-    # As written: version 1.21 takes a Transpose that changes nothing into the product after it, the wrong way round.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
