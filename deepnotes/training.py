@@ -219,20 +219,21 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     NonFiniteLossError
         Before the update whose loss or gradient is not finite; the state is the one before it.
     KeyboardInterrupt, SystemExit
-        After the chunk during which the user or the system asked for it.
+        After the chunk during which the user or the system asked for it, or during the evaluation after an epoch.
     """
     history, schedule = training.history, training.plan.optimizer.learning_rate
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
-    with deferred(terminate=any(callback.saves for callback in training.callbacks)) as check_interrupt:
+    with deferred(terminate=any(callback.saves for callback in training.callbacks)) as signals:
         while training.at.order is not None or (training.epoch < training.epochs and not training.stop):
             began = time.perf_counter() - training.at.seconds
             for _ in _chunks(training, program):
                 training.at.seconds = time.perf_counter() - began
                 _notify(training, "on_chunk")
-                check_interrupt()
-            # A metric or schedule of the user's own may fail here: the history is then as it was.
-            figures, plateau = evaluate(), training.at.plateau
+                signals.check()
+            # A metric or schedule of the user's own may fail here, and a signal end it: the history is then as it was.
+            with signals.lifted():
+                figures, plateau = evaluate(), training.at.plateau
             if isinstance(schedule, ReduceOnPlateau):
                 plateau = schedule.observe(plateau, figures.get("val_loss", training.loss))
             training.at_rest = False
@@ -244,7 +245,7 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
             training.at = Position(plateau=plateau)
             training.at_rest = True
             _notify(training, "on_epoch")
-            check_interrupt()
+            signals.check()
     return history
 
 

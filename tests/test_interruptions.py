@@ -334,6 +334,29 @@ class _StopsAtOnce(dn.Callback):
         training.stop = True
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_signal_acts_at_once_during_the_evaluation_after_an_epoch(
+    run: Path, backend: str, number: int, error: type[BaseException]
+) -> None:
+    """Nothing is lost: the updates are in a checkpoint, and the evaluation is made again."""
+    steps: list[str] = []
+
+    def half(A: Any, Y: Any) -> float:
+        steps.append("begun")
+        if len(steps) == 5:
+            signal.raise_signal(number)
+        steps.append("ended")
+        return 0.5
+
+    with pytest.raises(error):
+        fit(network(backend), run, metrics=half)
+    assert steps == ["begun", "ended"] * 2 + ["begun"]
+    again, straight = network(backend), network(backend)
+    found = outcome(again, fit(again, run, metrics=half, resume=True))
+    assert found == outcome(straight, fit(straight, metrics=half))
+
+
 def test_without_checkpoints_sigterm_is_left_alone() -> None:
     seen = []
 
