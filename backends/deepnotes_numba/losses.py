@@ -96,7 +96,10 @@ def _poisson_derivative(option, a, y):
 @inlined
 def _half_poisson(option, x, y):
     a = _positive(x)
-    return y * (log(y if y > ZERO(y) else ONE(y)) - log(a)) - y + a
+    e = a - y
+    near = HALF(y) * y > abs(e)
+    log_ratio = log1p((e if near else ZERO(e)) / (y if near else ONE(y)))
+    return e - y * log_ratio if near else y * (log(y if y > ZERO(y) else ONE(y)) - log(a)) + e
 
 
 @inlined

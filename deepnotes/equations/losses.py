@@ -112,9 +112,15 @@ def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return the mean of ``y log(y / a) - y + a``: :func:`poisson` less its least value, so 0 where ``a = y``."""
+    """Return the mean of ``y log(y / a) - y + a``: :func:`poisson` less its least value, so 0 where ``a = y``.
+
+    Near it, where ``e = a - y`` is less than y / 2, this is ``e - y log1p(e / y)``: it loses no more digits than a has.
+    """
     A = _positive(xp, A)
-    return _mean_over_outputs(xp, _y_log_y(xp, Y) - Y * xp.log(A) - Y + A)
+    E = A - Y
+    near = 0.5 * Y > abs(E)
+    log_ratio = xp.log1p(xp.where(near, E, xp.zeros_like(E)) / xp.where(near, Y, xp.ones_like(Y)))  # log(a / y)
+    return _mean_over_outputs(xp, xp.where(near, E - Y * log_ratio, _y_log_y(xp, Y) - Y * xp.log(A) + E))
 
 
 def half_poisson_deviance_derivative(xp: Namespace, A: Array, Y: Array) -> Array:

@@ -104,6 +104,7 @@ CALLS: dict[str, Arguments] = {
         for name in ("poisson", "half_poisson_deviance")
         for end in ("", "_derivative")
     },
+    "half_poisson_deviance": lambda d, n, k, m: (d.positive(n, m), d.positive(n, m) * d.bits(n, m)),
     "exp_half_poisson_deviance": lambda d, n, k, m: (d.real(n, m), d.positive(n, m) * d.bits(n, m)),
     "exp_half_poisson_deviance_delta": lambda d, n, k, m: (d.positive(n, m), d.positive(n, m)),
     "sigmoid_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)),

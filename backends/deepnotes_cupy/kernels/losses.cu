@@ -157,7 +157,8 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
         case HALF_POISSON_DEVIANCE:
             a = positive(a);
             derivative = (a - y) / a / k;
-            return y * (log_of_count(y) - log(a)) - y + a;
+            if (real(0.5) * y > fabs(a - y)) return (a - y) - y * log1p((a - y) / y);
+            return y * (log_of_count(y) - log(a)) + (a - y);
     }
     return derivative = a - a;
 }
