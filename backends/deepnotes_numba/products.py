@@ -131,23 +131,36 @@ def weight_gradient(g, lost, w, n, n_prev, work, D, turned, blocks, room, rows, 
     """
     S = block(work)
     step = padded(n, work) * S
-    run = RUN // S
     for p in range(0, n_prev, S):
-        i = rows[0]
         columns = min(S, n_prev - p)
+        i = rows[0]
         while i < rows[1]:
-            at, done = w + i * n_prev + p, 0
-            for first in range(0, blocks, run):
-                weights = D + first * step + i * S, S, ONCE, step
-                A, total = turned + (p * room + first * S) * S, (S, min(run, blocks - first), NOTHING, NOTHING)
-                if first == 0 and not add:
-                    done = _tile(rows[1] - i, work, weights, work, A, g, (at, n_prev, columns), total)
-                    continue
-                part = scratch(work)
-                done = _tile(rows[1] - i, work, weights, work, A, part, (NOTHING, S, columns), total)
-                for r in range(done):
-                    add_run(g, lost, at + r * n_prev, part, r * S, columns)
-            i += done
+            at = w + i * n_prev + p
+            weights, A = (D + i * S, S, ONCE, step), turned + p * room * S
+            if add or blocks * S > RUN:
+                i += _in_runs(rows[1] - i, work, weights, A, g, lost, (at, n_prev, columns), blocks, add)
+            else:
+                i += _tile(rows[1] - i, work, weights, work, A, g, (at, n_prev, columns), (S, blocks, NOTHING, NOTHING))
+
+
+@jit
+def _in_runs(rows, work, weights, A, g, lost, place, blocks, add):
+    """Write a tile of a weight gradient, or add it, run by run; return its number of rows."""
+    S = block(work)
+    run = RUN // S
+    start, pitch, once, step = weights
+    at, n_prev, columns = place
+    done = 0
+    for first in range(0, blocks, run):
+        now, total = (start + first * step, pitch, once, step), (S, min(run, blocks - first), NOTHING, NOTHING)
+        if first == 0 and not add:
+            done = _tile(rows, work, now, work, A, g, place, total)
+            continue
+        part = scratch(work)
+        done = _tile(rows, work, now, work, A + first * S * S, part, (NOTHING, S, columns), total)
+        for r in range(done):
+            add_run(g, lost, at + r * n_prev, part, r * S, columns)
+    return done
 
 
 @jit
@@ -155,7 +168,7 @@ def bias_gradient(g, lost, b, n, work, D, blocks, rows, add):
     """Write ``db = Σ dZ`` (N14; the 1/m is in dZ) for a range of rows, or add it to what is there."""
     S = block(work)
     step = padded(n, work) * S
-    run = RUN // S
+    run = blocks if blocks * S <= RUN else RUN // S
     i = rows[0]
     while i < rows[1]:
         count = 8 if i + 8 <= rows[1] else 1
