@@ -227,6 +227,16 @@ def test_checkpoints_and_other_files_do_not_get_into_each_others_way(refused: Ca
     assert "has the name of a checkpoint" in refused(2, *words[:1], "data.csv", *words[2:], "--checkpoint", "run")
 
 
+def test_the_model_may_go_into_a_directory_of_checkpoints_that_is_made_on_the_way(refused: Callable[..., str]) -> None:
+    make_csv()
+    words = ["train", "rows.csv", "--target", "kind", *QUICK]
+    assert main([*words, "--checkpoint", "new/run", "-o", "./new/run/m.safetensors"]) == 0
+    assert Path("new/run/m.safetensors").is_file()
+    assert "No such file or directory" in refused(1, *words, "--checkpoint", "other", "-o", "others/m.safetensors")
+    Path("blocked").write_text("a file")
+    assert "blocked" in refused(1, *words, "--checkpoint", "blocked/run", "-o", "blocked/run/m.safetensors")
+
+
 def test_data_model_and_checkpoints_may_share_a_directory() -> None:
     os.rename(make_csv()[0], "step-counts.csv")
     words = ["train", "step-counts.csv", "--target", "kind", *QUICK, "--checkpoint", ".", "-o", "lock"]

@@ -49,7 +49,8 @@ def require_places(
     """
     given = {option: path for option, path in outputs.items() if path is not None}
     for option, path in given.items():
-        _require_writable(path, special)
+        if checkpoints is None or os.path.lexists(checkpoints) or not _same(path.parent, checkpoints):
+            _require_writable(path, special)  # in a directory of checkpoints to come, the training says what is wrong
         for other, place in given.items():
             if other == option:
                 break
