@@ -43,9 +43,9 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("a picture needs matplotlib", "plot", error) from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # matplotlib 3.10 needs to know the home directory
         raise DeepnotesError(
-            f"a picture needs matplotlib, which has nowhere to write: {reason(error)}; set MPLCONFIGDIR to a directory "
+            f"a picture needs matplotlib, which has nowhere to write: {reason(error).rstrip('.')}; set MPLCONFIGDIR to a directory "
             "that can be written"
         ) from None
 
