@@ -91,8 +91,8 @@ class Checkpoints(Callback):
             lock = Lock(self._at)
         except HeldError as error:
             raise CheckpointError(
-                f"checkpoint: {self.directory} is in use by another training, {error}; wait for its end, or name "
-                "another directory"
+                f"checkpoint: {self.directory} is in use by another training, or by other Checkpoints of this one: "
+                f"{error}; wait for its end, or name another directory"
             ) from None
         except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
             place = getattr(error, "filename", None) or self.directory
