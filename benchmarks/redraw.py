@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import RESULTS, ROOT, SOURCES, TABLES, markdown, measured_on
+from benchmarks.report import DOCUMENTS_ONLY, RESULTS, ROOT, SOURCES, TABLES, markdown, measured_on
 from deepnotes.bench import figures, page
 from deepnotes.bench.sweep import lines
 
@@ -69,7 +69,7 @@ def report() -> str:
     for name, (make, packages) in TABLES.items():
         content = results(name)
         rows = [] if content is None else make(content["results"], True)
-        if content is not None and len(rows) > 1:
+        if content is not None and len(rows) > 1 and name not in DOCUMENTS_ONLY:
             parts += [page.heading(f"{name}: {content['what']}"), page.table(rows)]
             parts.append(page.paragraph(measured_on(content, packages), small=True))
             machines[content["machine"]["date"], content["machine"]["commit"]] = content["machine"]

@@ -13,7 +13,9 @@ from deepnotes.bench.machine import machine
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scikit-learn")
-"""The ratios of training steps that the README shows; the files have all."""
+"""The ratios of training steps that docs/benchmarks.md shows; the files have all."""
+BRIEFLY = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
+"""Whose steps the README shows."""
 NOTHING = "–"
 """In a cell of who was left out."""
 
@@ -55,9 +57,32 @@ def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 
 def steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``steps.json``, with all ratios or those of the README."""
+    """Return the rows of ``steps.json``, with all ratios or those of docs/benchmarks.md."""
     measured = list(dict.fromkeys(pair for r in results.values() for pair in r["ratios"]))
     return timed_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
+
+
+def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``steps.json`` for the README: the times of ``BRIEFLY``, without ratios."""
+    shown = {
+        name: r | {"microseconds": {who: us for who, us in r["microseconds"].items() if who in BRIEFLY}}
+        for name, r in results.items()
+    }
+    return timed_rows(shown, "batch", [])
+
+
+def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the rows of ``gpu-steps.json`` or ``gpu-predictions.json``, with the figures as they were recorded."""
+    heads = {"network": "network", "batch": "batch", "samples": "samples", "precision": "precision"}
+    heads |= {who: f"{who} µs" for who in everybody(results)} | {"rest_of_fit": "rest of a fit, ms"}
+    cases = [r | r["microseconds"] for r in results.values()]
+    shown = [key for key in heads if any(key in case for case in cases)]
+    rows = [[_recorded(case.get(key, NOTHING)) for key in shown] for case in cases]
+    return [[heads[key] for key in shown], *rows]
+
+
+def _recorded(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -156,6 +181,7 @@ def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
 TABLES = {
     "exporters": (exporters_rows, {"torch", "skl2onnx", "keras", "jax2onnx", "onnx"}),
     "steps": (steps_rows, {"scikit-learn", "torch", "jax"}),
+    "steps-briefly": (steps_briefly_rows, {"scikit-learn", "torch", "jax"}),
     "steps-avx2": (steps_rows, set()),
     "steps-float64": (steps_rows, {"scikit-learn", "torch", "jax"}),
     "limits": (limits_rows, {"scikit-learn", "torch", "jax"}),
@@ -166,16 +192,20 @@ TABLES = {
     "memory": (memory_rows, set()),
     "threads": (threads_rows, set()),
     "instructions": (instructions_rows, set()),
+    "gpu-steps": (gpu_rows, set()),
+    "gpu-predictions": (gpu_rows, set()),
 }
 """By name, what makes the rows, and the packages that matter beside those that always do."""
 TEXTS = {"exporters"}
 """Tables of words, which are aligned to the left."""
-SOURCES = {"limits": "steps", "crossover": "sweep"}
+DOCUMENTS_ONLY = {"steps-briefly", "gpu-steps", "gpu-predictions"}
+"""Tables that the report leaves out: it has all of the steps, and is of one machine."""
+SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
 """The file of results that something is made of, where it is not of its own name."""
 
 
 def markdown(name: str, content: dict[str, Any]) -> str:
-    """Return a table of the README and the line that says where it was measured."""
+    """Return a table of the documents and the line that says where it was measured."""
     make, packages = TABLES[name]
     rows = make(content["results"], False)
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
@@ -188,6 +218,9 @@ def markdown(name: str, content: dict[str, Any]) -> str:
 def measured_on(content: dict[str, Any], packages: set[str]) -> str:
     """Return the line that says where something was measured."""
     m, shown = content["machine"], packages | {"deepnotes", "numpy", "numba"}
+    if "device" in m:
+        versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+        return f"{m['device']}, Python {m['python']}, {versions}; {m['date']}, commit {m['commit']}."
     if "cupy" in content.get("ceilings", {}):  # it took part
         shown |= {"cupy-cuda12x", "cupy-cuda13x"}
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version and name in shown)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-NEEDS = {"arrays.md": ("torch",), "defaults.md": (), "plots.md": ("matplotlib", "tensorboardX")}
+NEEDS = {"arrays.md": ("torch",), "backends.md": (), "defaults.md": (), "plots.md": ("matplotlib", "tensorboardX")}
 
 
 @pytest.mark.parametrize("page", NEEDS)
@@ -27,5 +27,5 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("page", NEEDS)
 def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", (DOCS / page).read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (DOCS / page).read_text(encoding="utf-8")):
         assert (DOCS / target).exists(), target

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deepnotes import activations, losses, optimizers
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
@@ -24,6 +26,40 @@ def test_the_tables_are_what_the_results_say() -> None:
     for path in documents():
         text = path.read_text(encoding="utf-8")
         assert fill(text) == text, path.name
+
+
+def test_every_marker_is_that_of_a_table() -> None:
+    from benchmarks.report import TABLES
+
+    for path in (ROOT / "README.md", ROOT / "docs" / "benchmarks.md"):
+        text = path.read_text(encoding="utf-8")
+        opened = re.findall(r"^<!-- ([\w-]+) -->$", text, flags=re.MULTILINE)
+        assert opened == re.findall(r"^<!-- /([\w-]+) -->$", text, flags=re.MULTILINE), path.name
+        assert set(opened) <= {*TABLES, "crossover"}, path.name
+
+
+def test_the_table_of_steps_is_an_excerpt_of_the_whole_one() -> None:
+    """It has the same cells as the table in docs/benchmarks.md, in fewer columns."""
+    brief, whole = (
+        _cells(path.read_text(encoding="utf-8"), name)
+        for path, name in ((ROOT / "README.md", "steps-briefly"), (ROOT / "docs" / "benchmarks.md", "steps"))
+    )
+    kept = [whole[0].index(head) for head in brief[0]]
+    assert brief == [[row[i] for i in kept] for row in whole]
+    assert {"numba µs", "numpy µs", "scikit-learn µs", "pytorch µs", "jax µs"} <= set(brief[0])
+
+
+def _cells(text: str, name: str) -> list[list[str]]:
+    """Return the cells of the table between two markers, without the line under its head."""
+    (between,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, flags=re.DOTALL)
+    head, _, *rows = [line.split(" | ") for line in between.splitlines() if line.startswith("|")]
+    return [[cell.strip("| ") for cell in row] for row in (head, *rows)]
+
+
+def test_it_names_every_part_of_the_library() -> None:
+    words = set(re.findall(r"\w+", README.lower()))
+    for table in (activations.LIBRARY, losses.LIBRARY, optimizers.LIBRARY):
+        assert set(table) <= words
 
 
 def test_the_picture_was_drawn_from_the_results() -> None:
@@ -50,5 +86,5 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_every_file_it_links_to_exists() -> None:
     for text in ("README.md", "CONTRIBUTING.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / text).read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / text).read_text(encoding="utf-8")):
             assert (ROOT / target).exists(), target
