@@ -98,6 +98,7 @@ def called(name: str) -> Callable[..., Any]:
 SATURATED = {"sigmoid_backward", "tanh_backward"}
 """Slopes taken from A alone, as N6 and N7 are: A has been rounded, and 1 - A keeps what is left of it."""
 
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", sorted(set(CASES) - SATURATED))
 def test_an_equation_is_as_exact_as_its_arguments(name: str, dtype: str) -> None:

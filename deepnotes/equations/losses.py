@@ -118,7 +118,7 @@ def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
     """
     A = _positive(xp, A)
     E = A - Y
-    near = 0.5 * Y > abs(E)
+    near = abs(E) < 0.5 * Y
     log_ratio = xp.log1p(xp.where(near, E, xp.zeros_like(E)) / xp.where(near, Y, xp.ones_like(Y)))  # log(a / y)
     return _mean_over_outputs(xp, xp.where(near, E - Y * log_ratio, _y_log_y(xp, Y) - Y * xp.log(A) + E))
 

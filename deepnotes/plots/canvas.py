@@ -45,8 +45,8 @@ def require_matplotlib() -> None:
         raise MissingExtraError("a picture needs matplotlib", "plot", error) from None
     except (OSError, RuntimeError) as error:  # matplotlib 3.10 needs to know the home directory
         raise DeepnotesError(
-            f"a picture needs matplotlib, which has nowhere to write: {reason(error).rstrip('.')}; set MPLCONFIGDIR to a directory "
-            "that can be written"
+            f"a picture needs matplotlib, which has nowhere to write: {reason(error).rstrip('.')}; set MPLCONFIGDIR to "
+            "a directory that can be written"
         ) from None
 
 
