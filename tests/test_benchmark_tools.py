@@ -205,6 +205,7 @@ def test_the_picture_says_what_it_was_drawn_from(tmp_path: Path, monkeypatch: py
     assert f"]({redraw.IMAGE.as_posix()})" in redraw.fill(readme)
 
 
+@pytest.mark.slow
 def test_the_suite_skips_absent_backends_by_name_and_keeps_limits_with_its_results(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     words = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-p", "no:cacheprovider", "--backend", "numpy,absent"]

@@ -56,7 +56,7 @@ def rewrite(path: Path, change: Any) -> None:
 
 STOPS = {"1 chunk": {"chunks": 0}, "5 chunks": {"chunks": 4}, "1 epoch": {"epochs": 1}, "5 epochs": {"epochs": 5}}
 CASES = [
-    (backend, dtype, stop)
+    pytest.param(backend, dtype, stop, marks=[pytest.mark.slow] if dtype == "float64" and backend != "numpy" else [])
     for backend in ("numpy", "numba", STRICT)
     for dtype in ("float32", "float64")
     for stop in STOPS

@@ -68,25 +68,26 @@ def no_more_than(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-SAYING = [
-    ["--help"],
+PREDICT = ["predict", "model.safetensors", "rows.csv", "--json"]
+SAYING = [["--help"], PREDICT, TRAIN]
+SAYING_MORE = [
     ["--version"],
     *([command, "--help"] for command in COMMANDS),
     ["backends"],
     ["backends", "--json"],
     ["predict", "model.safetensors", "rows.csv"],
-    ["predict", "model.safetensors", "rows.csv", "--json"],
     ["evaluate", "model.safetensors", "rows.csv"],
     ["evaluate", "model.safetensors", "rows.csv", "--json"],
     ["export", "model.safetensors", "--python", "again.py"],
     ["warmup", "--backend", "numpy"],
     ["conformance", "--backend", "numpy", "--check", "equations.relu", "--quick"],
-    TRAIN,
 ]
 
 
 @NO_FULL
-@pytest.mark.parametrize("words", SAYING, ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [*SAYING, *(pytest.param(words, marks=pytest.mark.slow) for words in SAYING_MORE)], ids=" ".join
+)
 def test_a_full_stdout_is_an_error(folder: Path, words: list[str]) -> None:
     with open("/dev/full", "w") as full:
         done = run([*COMMAND, *words], unbuffered=len(words) % 2 == 0, stdout=full)
@@ -102,7 +103,7 @@ def test_a_closed_stdout_is_an_error(folder: Path, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
-@pytest.mark.parametrize("words", [["train", "--help"], SAYING[12], SAYING[13], SAYING[14]], ids=" ".join)
+@pytest.mark.parametrize("words", [["train", "--help"], PREDICT[:-1], PREDICT, ["evaluate", *PREDICT[1:-1]]], ids=" ".join)
 def test_a_reader_that_goes_away_ends_a_command_silently(folder: Path, words: list[str], unbuffered: bool) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -118,6 +118,7 @@ def test_numpy_trains_predicts_evaluates_and_exports(home: str | None, run: Run,
     assert run("model.py", "--check", **options).stdout.startswith("passed: ")
 
 
+@pytest.mark.slow
 def test_numba_trains_and_says_that_it_keeps_nothing(run: Run) -> None:
     pytest.importorskip("numba", reason="needs deepnotes[numba]")
     done = run("-m", "deepnotes", *TRAIN, "--backend", "numba", "-o", "numba.safetensors")

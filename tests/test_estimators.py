@@ -47,8 +47,15 @@ def checked(backend: str) -> Iterator[object]:
 
 
 @pytest.mark.filterwarnings("ignore")  # the checks look at the warnings that they care for
-@parametrize_with_checks([*checked("numpy"), *checked("numba")])
+@parametrize_with_checks([*checked("numpy")])
 def test_scikit_learns_own_checks(estimator, check) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks([*checked("numba")])
+def test_scikit_learns_own_checks_on_numba(estimator, check) -> None:
     check(estimator)
 
 

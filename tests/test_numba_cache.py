@@ -274,6 +274,7 @@ def test_code_that_cannot_be_written(start: Start, tmp_path: Path, monkeypatch: 
     assert start(tmp_path) == (1, [])
 
 
+@pytest.mark.slow
 def test_several_processes_compile_at_once(tmp_path: Path) -> None:
     words = [sys.executable, "-c", CALLED]
     environment = os.environ | {"DEEPNOTES_CACHE_DIR": str(tmp_path)}
@@ -283,6 +284,7 @@ def test_several_processes_compile_at_once(tmp_path: Path) -> None:
     assert told(run(CALLED, tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_another_processor_compiles_anew_and_says_so(tmp_path: Path) -> None:
     for settings, words in [({}, "float64"), ({"NUMBA_CPU_NAME": "generic"}, "float64 for this processor")]:
         (said,) = told(run(CALLED, tmp_path, **settings))

@@ -220,6 +220,7 @@ KINDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_million_of_something(kind: str, tmp_path: Path) -> None:
     """Refused, or read, in seconds, and with a message that can be read; quadratic ways took minutes or hours."""
