@@ -48,6 +48,9 @@ OTHER_ENCODINGS = "; --encoding (encoding=) reads others, such as latin-1 or utf
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
+SEPARATOR_LINE = re.compile(rb"sep=([!#-/:-@[-^`{-~]|\t)[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
+"""The first line by which Excel says what stands between cells."""
+
 
 class TextStream(Protocol):
     """What :func:`write_rows` needs of a stream."""
@@ -116,7 +119,9 @@ class Text:
 
     def after(self, lines: int) -> "Text":
         """Return what follows some lines."""
-        ends = [found.end() for found in islice(LINE_END.finditer(self.data), lines)]
+        if not lines:
+            return self
+        ends = [found.end() for found in islice(LINE_END.finditer(self.data), min(lines, len(self.data)))]
         rest = self.data[ends[-1] :] if len(ends) == lines else b""
         return Text(rest, self.source, self.separator, self.first_line + lines)
 
@@ -190,16 +195,15 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
 
 def text_of(data: bytes, source: str, request: Request) -> Text:
     """Return the text of a file with what separates its cells."""
-    form = request.format
-    if codecs.lookup(form.encoding).name == "utf-8":
-        require_text(data, source)
-        data = data.removeprefix(codecs.BOM_UTF8)
-    else:
-        data = _decoded(data, source, form.encoding).removeprefix(codecs.BOM_UTF8)
-    line, separator = 1, form.separator
-    if found := re.match(rb"sep=([^\w\s]|\t)[ \t]*(?:\r\n|\r|\n)", data, re.IGNORECASE):  # as Excel writes it
-        data, line = data[found.end() :], 2
+    form, separator = request.format, request.format.separator
+    is_utf8 = codecs.lookup(form.encoding).name == "utf-8"
+    data = (data if is_utf8 else _decoded(data, source, form.encoding)).removeprefix(codecs.BOM_UTF8)
+    if found := SEPARATOR_LINE.match(data):
         separator = separator or found[1].decode()
+    text = Text(data, source, "").after(max(form.skip_rows, 1 if found else 0))
+    data, line = text.data, text.first_line
+    if is_utf8:
+        require_text(data, source, line)
     if form.comment is not None:
         mark = re.escape(form.comment.encode())
         data = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", rb"\1", data)
@@ -224,8 +228,8 @@ def _decoded(data: bytes, source: str, encoding: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def require_text(data: bytes, source: str) -> None:
-    """Raise TableError where a file is not UTF-8, or has NUL in it."""
+def require_text(data: bytes, source: str, first_line: int) -> None:
+    """Raise TableError where what begins on a line of a file is not UTF-8, or has NUL in it."""
     wrong = data.find(b"\0")
     decoder, step = codecs.getincrementaldecoder("utf-8")(), 1 << 20
     for start in range(0, len(data), step):
@@ -238,7 +242,7 @@ def require_text(data: bytes, source: str) -> None:
             wrong = at if wrong < 0 else min(wrong, at)
             break
     if wrong >= 0:
-        line = 1 + len(LINE_END.findall(data[:wrong]))
+        line = first_line + len(LINE_END.findall(data[:wrong]))
         usual = OTHER_ENCODINGS if data[wrong] else ""
         raise TableError(
             f"{source}:{line}: byte 0x{data[wrong]:02x} is not UTF-8 text, which a .csv file must be{usual}"
@@ -284,7 +288,9 @@ def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text,
     names = [cell.strip() for cell in cells]
     place = f"{source}:{line}"
     if not names:
-        raise TableError(f"{place}: the file is empty; a header row and rows below it were wanted")
+        skipped = request.format.skip_rows
+        found = f"nothing follows the {skipped:,} lines that are skipped" if skipped else "the file is empty"
+        raise TableError(f"{place}: {found}; a header row and rows below it were wanted")
     if all(number_of(name) is not None for name in names):
         raise TableError(
             f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}{WITHOUT_HEADER}"

@@ -201,6 +201,7 @@ def read_table(
     strip: str = "",
     encoding: str = "utf-8",
     header: bool = True,
+    skip_rows: int = 0,
     comment: str | None = None,
     date_format: str | None = None,
 ) -> Table:
@@ -257,6 +258,8 @@ def read_table(
         Such as ``"latin-1"``.
     header : bool
         Whether the first row holds the names; else they are x0, x1, ...
+    skip_rows : int
+        How many lines at the beginning of a text file are not looked at, such as a title above the header.
     comment : str, optional
         The character with which comments begin, which end with the line.
     date_format : str, optional
@@ -280,7 +283,18 @@ def read_table(
     """
     if missing not in ("error", "keep"):
         raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
-    form = Format(separator, decimal, thousands, strip, encoding, header, comment, missing_values, date_format)
+    form = Format(
+        separator=separator,
+        decimal=decimal,
+        thousands=thousands,
+        strip=strip,
+        encoding=encoding,
+        header=header,
+        skip_rows=skip_rows,
+        comment=comment,
+        missing_values=missing_values,
+        date_format=date_format,
+    )
     table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, form))
     if missing == "error":
         table.require_complete(table.names)

@@ -424,6 +424,7 @@ def test_other_forms_of_files(csv_file):
     [{"separator": ",,"}, {"separator": '"'}, {"separator": "a"}, {"decimal": ""}, {"decimal": None},
      {"thousands": "."},
      {"strip": "1"}, {"strip": 3}, {"encoding": "nope"}, {"encoding": "base64"}, {"encoding": None}, {"header": "no"},
+     {"skip_rows": -1}, {"skip_rows": 1.0}, {"skip_rows": "1"}, {"skip_rows": True},
      {"comment": "//"}, {"missing_values": "NA"}, {"missing_values": [1]}, {"date_format": "iso"},
      {"separator": ",", "decimal": ","}, {"numeric": "a"}, {"dates": "a"}, {"text": ["a"], "numeric": ["a"]},
      {"dates": ["a"], "numeric": ["a"]}, {"text": ["a"], "exclude": ["a"]}],
