@@ -79,12 +79,17 @@ class Table:
                 raise TableError(f"{self.gaps[name].words(self.source, name)}; {hint}")
 
 
-UNKNOWN_ZEROS = OTHER_ENCODINGS = WITHOUT_HEADER = ""  # hints at options, which an exported file does not have
+UNKNOWN_ZEROS = OTHER_ENCODINGS = WITHOUT_HEADER = BY_WHITE_SPACE = (
+    ""  # hints at options, which an exported file does not have
+)
 
 
-def hint_of(cell: str) -> str:
+def hint_of(*_: object) -> str:
     """Return no hint: those of the library name options, which an exported file does not have."""
     return ""
+
+
+past_line = past_title = past_header = hint_of
 
 
 # ----------------------------------------------------------------------------------------------------------------------
