@@ -6,8 +6,10 @@ programs differ on, such as quotes that do not enclose whole cells, and finds th
 
 import codecs
 import csv
+import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,8 +22,18 @@ from numpy.typing import NDArray
 from deepnotes.atomic import replacing
 from deepnotes.cells import MISSING, CellError, Typed, number_of, plain_numbers, spelling, typed, where_missing
 from deepnotes.errors import TableError
-from deepnotes.readings import EVERYTHING, MOST_PLACES, WHITESPACE, Content, Format, Gap, Request, index_note
-from deepnotes.wording import listed
+from deepnotes.readings import (
+    EVERYTHING,
+    MOST_PLACES,
+    WHITESPACE,
+    Content,
+    Format,
+    Gap,
+    Request,
+    index_note,
+    require_room,
+)
+from deepnotes.wording import listed, reason
 
 __all__ = ["NEEDS", "TextStream", "fault_of", "number_of", "read", "write_file", "write_rows"]
 
@@ -29,6 +41,9 @@ NEEDS = 'pip install "deepnotes[data]"'
 
 SEPARATORS = ",;\t|"
 """What is tried, in this order, where nobody says what stands between cells."""
+
+GZIP, CELL_ENDS = b"\x1f\x8b", b",;\t| \r\n"
+"""How files of gzip begin, and bytes that may end a cell."""
 
 HEAD = 1 << 16
 """Bytes that are looked at to see what stands between cells."""
@@ -146,7 +161,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     except ImportError as error:
         raise TableError(f"{source}: to read .csv files takes pyarrow: {NEEDS}") from error
     size = len(data)
-    text = text_of(data, source, request)
+    text = text_of(unpacked(data, source), source, request)
     del data
     names, unnamed, text, header_line = header_of(text, request)
     request = request.resolved(source, [name for name in names if name])
@@ -199,6 +214,29 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
+
+
+def unpacked(data: bytes, source: str) -> bytes:
+    """Return the content of a gzip file, whatever its name; any other data as they are.
+
+    Raises
+    ------
+    TableError
+        If it is damaged, or its text and numbers take more memory than such a file may.
+    """
+    if not data.startswith(GZIP):
+        return data
+    wanted = 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while part := file.read(1 << 20):
+                cells = len(part) - len(part.translate(None, CELL_ENDS))
+                wanted += len(part) + 8 * cells
+                require_room(wanted, len(data), f"{source}: its text", "unpack it with gunzip")
+            file.seek(0)
+            return file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TableError(f"{source}: the gzip file is damaged: {reason(error)}") from error
 
 
 def text_of(data: bytes, source: str, request: Request) -> Text:

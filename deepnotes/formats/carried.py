@@ -17,7 +17,7 @@ from numpy import ndarray as Array
 from numpy.typing import NDArray
 
 from deepnotes.cells import CellError, column_of, where_missing
-from deepnotes.csv_files import cell_lines, end_of, header_of, text_of, write_rows
+from deepnotes.csv_files import cell_lines, end_of, header_of, text_of, unpacked, write_rows
 from deepnotes.encoding import Feature, inputs_of
 from deepnotes.equations import EQUATIONS
 from deepnotes.readings import MOST_PLACES, Format, Gap, Request
@@ -137,7 +137,7 @@ def read(path: str) -> NDArray[np.float64]:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     features = None if COLUMNS is None else [Feature(*column) for column in COLUMNS]
     request = requested(features)
-    names, unnamed, text, line = header_of(text_of(data, source, request), request)
+    names, unnamed, text, line = header_of(text_of(unpacked(data, source), source, request), request)
     known = [name for name in names if name]
     if features is None:
         features = [Feature(name) for name in known if name not in unnamed]
