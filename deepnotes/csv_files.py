@@ -486,11 +486,15 @@ def past_header(names: list[str], below: Text, form: Format) -> str:
         return WITHOUT_HEADER  # it is a row of data
     line = below.first_line - 1
     unnamed = _without_names(line, None if names[0] else "x0")
-    title = next((row.line - 1 for row in rows if _are_names(row.cells, len(names) - names.count(""), form)), None)
-    if title is None:
+    named = {name for name in names if name}
+    at = next((i for i, row in enumerate(rows) if _are_names(row.cells, len(named), form)), None)
+    if at is None:
         return f"; {unnamed}"
+    title = rows[at].line - 1
     leaves = f"--skip-rows {title} (skip_rows={title}) leaves out what stands above line {title + 1}"
-    return f"; {leaves}" if len(names) - names.count("") == 1 else f"; {unnamed}, or, if it is a title, {leaves}"
+    columns = zip(*(row.cells for row in rows[at + 1 :]), strict=False)
+    names_numbers = any(all(_like_number(cell, form) for cell in column) for column in columns)
+    return f"; {leaves}" if len(named) == 1 or names_numbers else f"; {unnamed}, or, if it is a title, {leaves}"
 
 
 def _without_names(line: int, exclude: str | None) -> str:
@@ -501,7 +505,7 @@ def _without_names(line: int, exclude: str | None) -> str:
 
 
 def _are_names(cells: list[str], more_than: int, form: Format) -> bool:
-    """Return whether cells may be a header of more names than so many."""
+    """Return whether cells may be a header of more names than so many, none of them twice."""
     cells = [cell.strip() for cell in cells]
     cells = cells[not cells[0] : end_of(cells)]
     return len(cells) > more_than and not fault_of(cells) and not any(_like_number(cell, form) for cell in cells)

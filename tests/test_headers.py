@@ -90,6 +90,12 @@ CASES = {
     "several titles as wide as the table": Case(
         "Results;;\n2024;;\n;;\nx;z;y\n" + rows("{i};{h};{c}"), ": column 2 has no name", "x z y"
     ),
+    "two rows of names, as pandas writes them": Case(
+        ",a,a,b\n,x,z,y\n" + rows("{i},{i},{h},{c}"), ":1: two columns have the name 'a'", "x z y"
+    ),
+    "two rows of names, text alone": Case(
+        "a,a,b\nx,z,y\n" + rows("red,{w},{c}"), ":1: two columns have the name 'a'", "x z y", 1
+    ),
     "a title with a gap": Case(
         "Results,,by me,\nx,z,w,y\n" + rows("{i},{h},{w},{c}"), ":1: column 2 has no name", "x z w y", 1
     ),
