@@ -23,6 +23,7 @@ from deepnotes.atomic import replacing
 from deepnotes.cells import MISSING, CellError, Typed, number_of, plain_numbers, spelling, typed, where_missing
 from deepnotes.errors import TableError
 from deepnotes.readings import (
+    ARGUMENTS,
     EVERYTHING,
     MOST_PLACES,
     WHITESPACE,
@@ -164,7 +165,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     text = text_of(unpacked(data, source), source, request)
     del data
     names, unnamed, text, header_line = header_of(text, request)
-    request = request.resolved(source, [name for name in names if name])
+    request = _resolved(request, names, text)
     asked = request.columns is not None
     notes = [index_note(name) for name in unnamed if not (name and asked) and name not in request.exclude]
     taken = [name for name in names if name and request.takes(name) and name not in unnamed]
@@ -443,6 +444,26 @@ def _require_fit(names: list[str], below: Text, form: Format) -> None:
     ]
     if filled:
         raise TableError(f"{below.source}: column {min(filled) + 1} has no name{past_header(names, below, form)}")
+
+
+def _resolved(request: Request, names: list[str], below: Text) -> Request:
+    """Return the request for a file that has columns of these names; an error says which line may be the header.
+
+    Raises
+    ------
+    TableError, ArgumentError
+        As :meth:`Request.resolved`.
+    """
+    try:
+        return request.resolved(below.source, [name for name in names if name])
+    except TableError as error:
+        wanted = {name for argument in ARGUMENTS for name in getattr(request, argument) or () if name not in names}
+        for row in some(below.records(len(names))) if request.format.header else ():
+            if found := wanted.intersection(cell.strip() for cell in row.cells):
+                line = row.line - 1
+                hint = f"line {row.line} has {min(found)!r}; if it is the header, --skip-rows {line} (skip_rows={line})"
+                raise TableError(f"{error}; {hint} leaves out what stands above") from None
+        raise
 
 
 def past_line(line: int) -> str:

@@ -189,9 +189,10 @@ class Table:
         return f"{self.source}:{self.lines[name]}" if name in self.lines else self.source
 
     def require(self, names: Iterable[str]) -> None:
-        """Raise TableError unless there are columns of these names, with the nearest to each that there is not."""
+        """Raise TableError unless columns of these names were read, with the nearest to each that there is not."""
         if missing := [name for name in names if name not in self.columns]:
             require_names(self.source, missing, [*self.names, *self.others])
+            raise TableError(f"{self.source}: column {missing[0]!r} is excluded, and so was not read")
 
 
 def read_table(

@@ -69,6 +69,12 @@ CASES = {
     "a title with commas": Case(
         "Results, by me\nx,z,w,y\n" + rows("{i},{h},{w},{c}"), ":2: 4 cells where the header has 2", "x z w y"
     ),
+    "a title with as many commas as the table": Case(
+        "Results, by me, 2024\nx,z,y\n" + rows("{i},{h},{c}"), ": no column 'y'", "x z y"
+    ),
+    "a title of words, by spaces": Case(
+        "My results of\nx z y\n" + rows("{i} {h} {c}"), ": no separator was found", "x z y"
+    ),
     "a title above two columns": Case("Results\nx,y\n" + rows("{i},{c}"), ":2: 2 cells where the header has 1", "x y"),
     "a title above semicolons": Case(
         "Results\nx;z;y\n" + rows("{i},5;{i};{c}"), ":2: 3 cells where the header has 1", "x z y", given=COMMA
@@ -153,7 +159,7 @@ def test_the_advice_reads_and_trains(about, capsys):
     while (status := main(["train", "data.csv", "--target", target, *as_options(given), *QUICK])) and len(told) < 3:
         told.append(capsys.readouterr().err)
         with pytest.raises(TableError) as caught:
-            read_table(path, **given)
+            read_table(path, spelled=[target], **given)
         words, arguments = advice(told[-1], case.which)
         assert words == as_options(arguments)
         assert str(caught.value) in told[-1]

@@ -467,6 +467,15 @@ def test_columns_with_commas_in_their_names(run):
     assert dn.load("a.safetensors").metadata["features"] == ["a, b=0", "a, b=1", "a, b=2"]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "digits"])
+def test_a_target_that_is_excluded(fails, name):
+    target = "digit" if name == "digits" else "y"
+    pd.DataFrame(FRAME).to_csv("a.csv", index=False)
+    pd.DataFrame(FRAME).to_parquet("a.parquet")
+    told = fails(1, "train", name, "--target", target, "--exclude", target)
+    assert told == f"deepnotes: error: {name}: column '{target}' is excluded, and so was not read\n"
+
+
 def test_rows_without_a_target(run, fails):
     write("a,y\n" + "1,u\n2,\n3,v\n" * 10)
     assert "--drop-missing-target drops such rows" in fails(1, "train", "a.csv", "--target", "y")
