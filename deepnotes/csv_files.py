@@ -133,12 +133,14 @@ class Text:
             Where the text is not CSV, or a row is of another width.
         """
         records = self.records(width)
+        last: list[Record] = []
         for number, row in enumerate(records):
             if len(row.cells) != width:
                 count = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
-                hint = past_title(self, width, number, [row, *some(records)])
+                hint = past_title(self, width, number - len(last), [*last, row, *some(records)])
                 raise TableError(f"{self.source}:{row.line}: {count} where the header has {width}{hint}")
             yield row
+            last = [row]
 
     def after(self, lines: int) -> "Text":
         """Return what follows some lines."""
@@ -398,11 +400,12 @@ def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text,
         skipped = form.skip_rows
         found = f"nothing follows the {skipped:,} lines that are skipped" if skipped else "the file is empty"
         raise TableError(f"{place}: {found}; a header row and rows below it were wanted")
+    below = text.after(reader.line_num)
     if all(number_of(name) is not None for name in names):
         raise TableError(
-            f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}{WITHOUT_HEADER}"
+            f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}"
+            f"{past_numbers(len(names), below)}"
         )
-    below = text.after(reader.line_num)
     if _has_row_names(names, below, form):
         names = ["", *names]
     lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes no name over an index
@@ -482,17 +485,26 @@ def past_title(below: Text, width: int, number: int, rows: list[Record]) -> str:
         Of the header, and of as many rows after it as `number` says.
     number : int
     rows : list of Record
-        Those that follow.
+        The first that follow these.
     """
     widths = [width] * (number + 1) + [len(row.cells) for row in rows]
-    header = below.first_line - 1
     if number == 0 and set(widths[1:]) == {width + 1} and not any(row.cells[-1].strip() for row in rows):
-        return f"; rows end in a separator, and the header does not: {_without_names(header, f'x{width}')}"
-    above = _above(widths) - number - 1
-    if number > FIRST_ROWS or above < 0 or not _is_titled(widths):
+        way = _without_names(below.first_line - 1, f"x{width}")
+        return f"; rows end in a separator, and the header does not: {way}"
+    at = _above(widths) - number - 1
+    if number > FIRST_ROWS or at < 0 or not _is_titled(widths):
         return ""
-    line = rows[above].line - 1
+    if at and len(rows[at - 1].cells) == widths[-1] - 1:  # it may be the header, and the others have names of rows
+        forms = Format(), Format(decimal=",")
+        names, data = (all(_are_names(row.cells, 0, form) for form in forms) for row in rows[at - 1 : at + 1])
+        at -= names and not data
+    line = rows[at].line - 1
     return f"; if what stands above line {line + 1} is a title, --skip-rows {line} (skip_rows={line}) leaves it out"
+
+
+def past_numbers(width: int, below: Text) -> str:
+    """Return the option for a first row of numbers, as the end of a message: they may be a title, such as a year."""
+    return past_title(below, width, 0, some(below.records(width))) or WITHOUT_HEADER
 
 
 def past_header(names: list[str], below: Text, form: Format) -> str:
@@ -500,22 +512,27 @@ def past_header(names: list[str], below: Text, form: Format) -> str:
     rows = some(below.records(len(names)))
     first = rows[0].cells if rows else names
     numbers = [number_of(name, form) is not None for name in names]
-    if any(numbers) and not any(
-        name and not is_number and number_of(cell, form) is not None
-        for name, is_number, cell in zip(names, numbers, first, strict=False)
+    named = {name for name in names if name}
+    at = next((i for i, row in enumerate(rows) if _are_names(row.cells, len(named), form)), None)
+    is_title = len(named) == 1 and at is not None
+    if (
+        any(numbers)
+        and not is_title
+        and not any(
+            name and not is_number and number_of(cell, form) is not None
+            for name, is_number, cell in zip(names, numbers, first, strict=False)
+        )
     ):
         return WITHOUT_HEADER  # it is a row of data
     line = below.first_line - 1
     unnamed = _without_names(line, None if names[0] else "x0")
-    named = {name for name in names if name}
-    at = next((i for i, row in enumerate(rows) if _are_names(row.cells, len(named), form)), None)
     if at is None:
         return f"; {unnamed}"
     title = rows[at].line - 1
     leaves = f"--skip-rows {title} (skip_rows={title}) leaves out what stands above line {title + 1}"
     columns = zip(*(row.cells for row in rows[at + 1 :]), strict=False)
     names_numbers = any(all(_like_number(cell, form) for cell in column) for column in columns)
-    return f"; {leaves}" if len(named) == 1 or names_numbers else f"; {unnamed}, or, if it is a title, {leaves}"
+    return f"; {leaves}" if is_title or names_numbers else f"; {unnamed}, or, if it is a title, {leaves}"
 
 
 def _without_names(line: int, exclude: str | None) -> str:

@@ -75,6 +75,22 @@ CASES = {
     "a title of words, by spaces": Case(
         "My results of\nx z y\n" + rows("{i} {h} {c}"), ": no separator was found", "x z y"
     ),
+    "a title above names of rows": Case(
+        "Results\nx,z,y\n" + rows("r{i},{i},{h},{c}"), ":2: 3 cells where the header has 1", "x z y"
+    ),
+    "a title with a comma above names of rows": Case(
+        "Results, by me, 2024\nx;z;y\n" + rows("{i};{h};{h};{c}"), ":2: 3 cells where the header has 1", "x z y"
+    ),
+    "a title as wide as the rows, above names of rows": Case(
+        "Results,,\nx,y\n" + rows("{i},{h},{c}"), ":2: 2 cells where the header has 3", "x y"
+    ),
+    "a title of two cells above names of rows": Case(
+        "By me, 2024\nx,y\n" + rows("{i},{h},{c}"), ":3: 3 cells where the header has 2", "x y"
+    ),
+    "a year above the header": Case(
+        "2024\nx,z,y\n" + rows("{i},{h},{c}"), ":1: the first row must hold the column names", "x z y"
+    ),
+    "a year as wide as the table": Case("2024,,\nx,z,y\n" + rows("{i},{h},{c}"), ": column 2 has no name", "x z y"),
     "a title above two columns": Case("Results\nx,y\n" + rows("{i},{c}"), ":2: 2 cells where the header has 1", "x y"),
     "a title above semicolons": Case(
         "Results\nx;z;y\n" + rows("{i},5;{i};{c}"), ":2: 3 cells where the header has 1", "x z y", given=COMMA

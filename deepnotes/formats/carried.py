@@ -79,9 +79,7 @@ class Table:
                 raise TableError(f"{self.gaps[name].words(self.source, name)}; {hint}")
 
 
-UNKNOWN_ZEROS = OTHER_ENCODINGS = WITHOUT_HEADER = BY_WHITE_SPACE = (
-    ""  # hints at options, which an exported file does not have
-)
+UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # hints at options, which an exported file does not have
 
 
 def hint_of(*_: object) -> str:
@@ -89,7 +87,7 @@ def hint_of(*_: object) -> str:
     return ""
 
 
-past_line = past_title = past_header = hint_of
+past_line = past_title = past_header = past_numbers = hint_of
 
 
 # ----------------------------------------------------------------------------------------------------------------------
