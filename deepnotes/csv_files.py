@@ -733,7 +733,8 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
     texts = [*names, *(cell for column in cells for cell in column if isinstance(cell, str))]
     odd = any("\r" in text for text in texts) or any(set(name) & set(SEPARATORS) for name in names)
     if len(names) == 1:  # then they look in the rows, too, and at white space
-        odd = odd or any(set(text) & set(f"{SEPARATORS} ") for text in texts)
+        cut = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
+        odd = odd or " " in names[0] or (cut and len(texts) > 2)
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL)
     writer.writerow(names)
     writer.writerows(zip(*cells, strict=True))
