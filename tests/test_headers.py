@@ -269,3 +269,18 @@ def test_a_separator_that_is_given_is_not_doubted(csv_file):
     path = csv_file("x z y\n1 2 3\n4 5 6\n")
     assert read_table(path, separator=",").names == ["x z y"]
     assert read_table(csv_file("price eur\n1 000\n2 500\n"), thousands=" ").column("price eur").tolist() == [1000, 2500]
+
+
+def test_skipped_lines_are_remembered_by_the_model_and_said_anew(run, capsys):
+    table = "x,z,y\n" + rows("{i},{h},{c}")
+    Path("a.csv").write_text(f'made by "us\n\n{table}')
+    Path("b.csv").write_text(table)
+    run("train", "a.csv", "--target", "y", "--skip-rows", "2", *QUICK)
+    assert dn.load("a.safetensors").metadata["format"] == {"skip_rows": 2}
+    found = [run("predict", "a.safetensors", *words)[0] for words in (["a.csv"], ["b.csv", "--skip-rows", "0"])]
+    assert found[0] == found[1]
+    assert run("evaluate", "a.safetensors", "b.csv", "--skip-rows", "0", "--json")[0]
+    assert main(["predict", "a.safetensors", "b.csv"]) == 1
+    assert "columns: 1, 0.5, b" in capsys.readouterr().err
+    assert main(["train", "a.csv", "--target", "y", "--skip-rows", "-1"]) == 2
+    assert "argument --skip-rows: " in capsys.readouterr().err
