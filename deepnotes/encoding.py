@@ -1,7 +1,7 @@
 """From the columns of a table to the inputs of a network: categories one-hot, missing values filled, both kept."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -279,9 +279,16 @@ def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
 
 def _option(values: NDArray[np.str_]) -> str:
     """Return the option that would read most of the values, as the end of a message."""
+    if are_numbers(values.tolist()):
+        return "; --numeric (numeric=) reads it as numbers"
     hints = [hint for value in values[: 4 * MOST_CATEGORIES].tolist() if (hint := hint_of(value))]
     usual = max(hints, key=hints.count, default="")
     return f"; {usual}" if 2 * len(hints) > min(len(values), 4 * MOST_CATEGORIES) else ""
+
+
+def are_numbers(texts: Iterable[str]) -> bool:
+    """Return whether each text is a number, as in columns of text that are not from a CSV."""
+    return all(number_of(text) is not None for text in texts)
 
 
 def _statistic(values: NDArray[np.float64], impute: str) -> float:

@@ -52,6 +52,8 @@ class Format:
         One that Python knows.
     header : bool
         Whether the first row holds the names; else they are x0, x1, ...
+    skip_rows : int
+        How many lines at the beginning of the file are not looked at, such as a title above the header.
     comment : str, optional
         The character that begins a comment, which goes on to the end of its line.
     missing_values : sequence of str
@@ -70,6 +72,7 @@ class Format:
     strip: str = ""
     encoding: str = "utf-8"
     header: bool = True
+    skip_rows: int = 0
     comment: str | None = None
     missing_values: Sequence[str] = ()
     date_format: str | None = None
@@ -94,6 +97,8 @@ class Format:
             raise ArgumentError(f"strip={self.strip!r} has a sign: accountants write (5) for -5; correct the file")
         if not isinstance(self.header, bool):
             raise ArgumentError(f"header={self.header!r}, wanted True or False")
+        if not isinstance(self.skip_rows, int) or isinstance(self.skip_rows, bool) or self.skip_rows < 0:
+            raise ArgumentError(f"skip_rows={self.skip_rows!r}, wanted a number of lines, such as 1")
         try:
             if not codecs.lookup(self.encoding)._is_text_encoding:
                 raise LookupError

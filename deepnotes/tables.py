@@ -31,9 +31,20 @@ from deepnotes.wording import listed, one_line, reason, shown
 __all__ = ["Column", "Table", "read_table", "write_table"]
 
 CSV = (".csv", ".tsv")
-"""The suffixes of text files."""
+"""The suffixes of text files, which may be packed: .csv.gz."""
 
-WANTED = ".csv, .parquet, .npz, .npy or the name of an IDX file"
+WANTED = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz")
+TEXT = (".txt", ".dat", ".data", ".tab", ".text", ".psv", ".ssv")
+
+PANDAS = {
+    ".xlsx": "read_excel", ".xls": "read_excel", ".xlsm": "read_excel", ".xlsb": "read_excel", ".ods": "read_excel",
+    ".json": "read_json", ".feather": "read_feather", ".arrow": "read_feather", ".orc": "read_orc",
+    ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
+    ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
+}  # fmt: skip
+"""The function of pandas that reads a file of each suffix that is none of ours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +189,10 @@ class Table:
         return f"{self.source}:{self.lines[name]}" if name in self.lines else self.source
 
     def require(self, names: Iterable[str]) -> None:
-        """Raise TableError unless there are columns of these names, with the nearest to each that there is not."""
+        """Raise TableError unless columns of these names were read, with the nearest to each that there is not."""
         if missing := [name for name in names if name not in self.columns]:
             require_names(self.source, missing, [*self.names, *self.others])
+            raise TableError(f"{self.source}: column {missing[0]!r} is excluded, and so was not read")
 
 
 def read_table(
@@ -201,6 +213,7 @@ def read_table(
     strip: str = "",
     encoding: str = "utf-8",
     header: bool = True,
+    skip_rows: int = 0,
     comment: str | None = None,
     date_format: str | None = None,
 ) -> Table:
@@ -214,7 +227,8 @@ def read_table(
         value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in whatever case) is of
         numbers; one of true and false alone is of 1 and 0; any other is text, where only an empty cell is missing. A
         column of numbers in which something else stands is an error, unless its values are few enough for categories.
-        A first column without a name, as pandas writes an index, is left out.
+        A first column without a name, as pandas writes an index, is left out, and so is the first where each row has
+        one cell more than the header, as R writes them. Either may be packed by gzip: ``.csv.gz``, ``.tsv.gz``.
 
         ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas frame is
         left out.
@@ -257,6 +271,8 @@ def read_table(
         Such as ``"latin-1"``.
     header : bool
         Whether the first row holds the names; else they are x0, x1, ...
+    skip_rows : int
+        How many lines at the beginning of a text file are not looked at, such as a title above the header.
     comment : str, optional
         The character with which comments begin, which end with the line.
     date_format : str, optional
@@ -280,7 +296,18 @@ def read_table(
     """
     if missing not in ("error", "keep"):
         raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
-    form = Format(separator, decimal, thousands, strip, encoding, header, comment, missing_values, date_format)
+    form = Format(
+        separator=separator,
+        decimal=decimal,
+        thousands=thousands,
+        strip=strip,
+        encoding=encoding,
+        header=header,
+        skip_rows=skip_rows,
+        comment=comment,
+        missing_values=missing_values,
+        date_format=date_format,
+    )
     table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, form))
     if missing == "error":
         table.require_complete(table.names)
@@ -302,7 +329,7 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
         if reader is None:
             with path.open("rb"):  # what cannot be opened is told in the words of the system
                 pass
-            raise TableError(f"{source}: the suffix is {path.suffix!r}; {WANTED} was wanted")
+            raise TableError(f"{source}: the suffix is {path.suffix!r}; {WANTED} was wanted{conversion_of(path)}")
         content = reader(path, source, request)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         if isinstance(error, DeepnotesError):
@@ -343,10 +370,34 @@ def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
     """Return the function that reads files of such a name, or None."""
     from deepnotes import idx_files, npy_files, npz_files, parquet_files
 
-    suffix = path.suffix.lower()
+    suffix = (Path(path.stem) if is_packed_csv(path) else path).suffix.lower()
     readers: dict[str, Callable[[Path, str, Request], Content]] = dict.fromkeys(CSV, _read_csv)
     readers |= {".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
     return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
+
+
+def is_packed_csv(path: Path) -> bool:
+    """Return whether a name is that of a text file packed by gzip."""
+    return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in CSV
+
+
+def conversion_of(path: Path) -> str:
+    """Return how a file that is not read by its name is made one that is, as the end of a message.
+
+    Examples
+    --------
+    >>> conversion_of(Path("a.xlsx")), conversion_of(Path("a.csv.zip"))
+    ("; pandas.read_excel('a.xlsx').to_csv('a.csv', index=False) converts it", '; unpack it first')
+    """
+    suffix = path.suffix.lower()
+    if suffix in PACKED:
+        return "; unpack it first"
+    if suffix in TEXT:
+        return "; if it holds a table as text, give it a name that ends in .csv"
+    made = f".to_csv({path.stem + '.csv'!r}, index=False) converts it"
+    if suffix in (".jsonl", ".ndjson"):
+        return f"; pandas.read_json({path.name!r}, lines=True){made}"
+    return f"; pandas.{PANDAS[suffix]}({path.name!r}){made}" if suffix in PANDAS else ""
 
 
 def files_of(path: Path) -> list[Path]:

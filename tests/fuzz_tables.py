@@ -79,7 +79,8 @@ def tables_of_cells(draw: st.DrawFn) -> bytes:
 
 def csv_files() -> st.SearchStrategy[bytes]:
     """Return a strategy of everything that may be handed in for a CSV file."""
-    return st.one_of(st.just(CSV), damaged(CSV), tables_of_cells(), st.binary(max_size=100))
+    packed = tables_of_cells().map(gzip.compress) | damaged(gzip.compress(CSV))
+    return st.one_of(st.just(CSV), damaged(CSV), tables_of_cells(), packed, st.binary(max_size=100))
 
 
 if find_spec("pyarrow"):
@@ -100,6 +101,7 @@ if find_spec("pyarrow"):
             {"separator": ";", "decimal": ",", "thousands": ".", "strip": "$%"},
             {"comment": "#", "encoding": "latin-1", "missing_values": ["1"]},
             {"encoding": "utf-16"},
+            {"skip_rows": 2},
         ]
         refused: list[tables.TableError] = []
         for form in forms:

@@ -150,6 +150,13 @@ def test_ragged_rows(csv_file, content, message):
     assert error_of(csv_file(content)) == message
 
 
+def unnamed(line, index=None):
+    """Return the way past a header that gives no names."""
+    words, arguments = ("", "") if index is None else (f" --exclude x{index}", f", exclude=['x{index}']")
+    told = f"--skip-rows {line} --no-header{words} (skip_rows={line}, header=False{arguments})"
+    return f"; {told} names the columns x0, x1, ..."
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -158,19 +165,19 @@ def test_ragged_rows(csv_file, content, message):
         ("\n \n\n", "data.csv:1: the file is empty; a header row and rows below it were wanted"),
         ("a,b\n", "data.csv:1: no row follows the header"),
         ("\na,b\n\n \n", "data.csv:2: no row follows the header"),
-        ("a,b,a\n1,2,3\n", "data.csv:1: two columns have the name 'a'"),
-        ("a,b, a \n1,2,3\n", "data.csv:1: two columns have the name 'a'"),
-        ("a,,c\n1,2,3\n", "data.csv:1: column 2 has no name"),
-        ("\n\n,\n1,2\n", "data.csv:3: column 1 has no name"),
+        ("a,b,a\n1,2,3\n", f"data.csv:1: two columns have the name 'a'{unnamed(1)}"),
+        ("a,b, a \n1,2,3\n", f"data.csv:1: two columns have the name 'a'{unnamed(1)}"),
+        ("a,,c\n1,2,3\n", f"data.csv:1: column 2 has no name{unnamed(1)}"),
+        ("\n\n,\n1,2\n", f"data.csv:3: column 1 has no name{unnamed(3, 0)}"),
         (
             "1,2.5\n3,4\n",
             "data.csv:1: the first row must hold the column names, but it holds numbers: 1, 2.5; "
-            "without a header (--no-header, header=False) columns are named x0, x1, ...",
+            "if there is no header, --no-header (header=False) names the columns x0, x1, ...",
         ),
         (
             "0,0\n3,4\n",
             "data.csv:1: the first row must hold the column names, but it holds numbers: 0, 0; "
-            "without a header (--no-header, header=False) columns are named x0, x1, ...",
+            "if there is no header, --no-header (header=False) names the columns x0, x1, ...",
         ),
     ],
 )

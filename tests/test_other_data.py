@@ -424,6 +424,7 @@ def test_other_forms_of_files(csv_file):
     [{"separator": ",,"}, {"separator": '"'}, {"separator": "a"}, {"decimal": ""}, {"decimal": None},
      {"thousands": "."},
      {"strip": "1"}, {"strip": 3}, {"encoding": "nope"}, {"encoding": "base64"}, {"encoding": None}, {"header": "no"},
+     {"skip_rows": -1}, {"skip_rows": 1.0}, {"skip_rows": "1"}, {"skip_rows": True},
      {"comment": "//"}, {"missing_values": "NA"}, {"missing_values": [1]}, {"date_format": "iso"},
      {"separator": ",", "decimal": ","}, {"numeric": "a"}, {"dates": "a"}, {"text": ["a"], "numeric": ["a"]},
      {"dates": ["a"], "numeric": ["a"]}, {"text": ["a"], "exclude": ["a"]}],
@@ -464,6 +465,15 @@ def test_columns_with_commas_in_their_names(run):
         *QUICK,
     )
     assert dn.load("a.safetensors").metadata["features"] == ["a, b=0", "a, b=1", "a, b=2"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "digits"])
+def test_a_target_that_is_excluded(fails, name):
+    target = "digit" if name == "digits" else "y"
+    pd.DataFrame(FRAME).to_csv("a.csv", index=False)
+    pd.DataFrame(FRAME).to_parquet("a.parquet")
+    told = fails(1, "train", name, "--target", target, "--exclude", target)
+    assert told == f"deepnotes: error: {name}: column '{target}' is excluded, and so was not read\n"
 
 
 def test_rows_without_a_target(run, fails):

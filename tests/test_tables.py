@@ -42,12 +42,13 @@ def test_a_file_that_fails_while_it_is_read(csv_file, monkeypatch):
     assert error_of(path) == f"data.csv: cannot be read: {os.strerror(5)}"
 
 
-@pytest.mark.parametrize("name", ["data.txt", "data", "data.csv.gz", ".csv"])
+@pytest.mark.parametrize("name", ["data.doc", "data", ".csv", ".csv.gz"])
 def test_unknown_suffix(tmp_path, name):
     path = tmp_path / name
     path.write_text("a\n1\n")
     assert error_of(path) == (
-        f"{name}: the suffix is {path.suffix!r}; .csv, .parquet, .npz, .npy or the name of an IDX file was wanted"
+        f"{name}: the suffix is {path.suffix!r}; .csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name "
+        f"of an IDX file was wanted{'; unpack it first' if name == '.csv.gz' else ''}"
     )
 
 

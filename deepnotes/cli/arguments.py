@@ -68,8 +68,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="a .csv, .parquet, .npz, .npy or IDX file, or what comes with deepnotes: digits, moons, spirals, blobs, "
-        "teacher",
+        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or what comes with deepnotes: digits, moons, spirals, "
+        "blobs, teacher",
     )
 
 

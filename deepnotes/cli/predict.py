@@ -43,6 +43,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_places({"--output": path}, [Path(args.model), *data.files(args.data)], special=True)
     model = Model.load(args.model, chosen_backend(args))
     table = model.read(args.data, args.from_disk, form=format_of(args, model.format))
+    for note in table.notes:
+        output.log(note)
     columns = model.task.columns(model.network.predict(model.inputs(table, args.unknown)))
     if not args.spreadsheet and not output.as_json and (found := formulas(columns["prediction"])):
         output.log(f"note: {found[0]!r} is a formula to spreadsheets; --spreadsheet writes it so that it is text there")

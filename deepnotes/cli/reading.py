@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from deepnotes.cli.arguments import whole
 from deepnotes.errors import ArgumentError
 from deepnotes.readings import WHITESPACE, Format
 
@@ -26,6 +27,12 @@ def add_reading(group: argparse._ActionsContainer) -> None:
     option("--strip", metavar="CHARACTERS", help="what is dropped around numbers, such as '$%%'")
     option("--encoding", metavar="NAME", help="of the text, such as latin-1 (default utf-8)")
     option("--no-header", dest="header", action="store_false", default=None, help="columns have no names: x0, x1, ...")
+    option(
+        "--skip-rows",
+        type=whole(0),
+        metavar="NUMBER",
+        help="how many lines at the beginning are not looked at, such as a title above the header (default 0)",
+    )
     option("--comment", metavar="CHARACTER", help="what begins a comment, which ends with the line (default: nothing)")
     option(
         "--missing-value",
@@ -62,7 +69,7 @@ def format_of(args: argparse.Namespace, remembered: Mapping[str, Any] | None = N
         return Format(**{**(remembered or {}), **given})
     except ArgumentError as error:
         name, _, rest = str(error).partition("=")
-        option = {"missing_values": "missing-value", "date_format": "date-format"}.get(name, name)
+        option = "missing-value" if name == "missing_values" else name.replace("_", "-")
         raise ArgumentError(f"argument --{option}: {rest}") from None
 
 

@@ -10,7 +10,7 @@ from deepnotes import metrics
 from deepnotes.cells import hint_of
 from deepnotes.cli.output import counted, figure
 from deepnotes.disk import OnDisk
-from deepnotes.encoding import codes_of, same_number, value_of
+from deepnotes.encoding import are_numbers, codes_of, same_number, value_of
 from deepnotes.errors import ArgumentError, DataError
 from deepnotes.layers import Dense
 from deepnotes.losses import LIBRARY as LOSSES
@@ -200,6 +200,11 @@ def choose(column: Column) -> tuple[type[Task], str]:
             raise DataError(
                 f"the target is text that looks like numbers or dates, such as {shown(values[0])}: {hints[0]}, and "
                 "--task classification takes it as it is"
+            )
+        if len(values) > MOST_CLASSES and are_numbers(values.tolist()):
+            raise DataError(
+                f"the target is text of {len(values):,} distinct numbers, such as {shown(values[0])}: --numeric reads "
+                "it as numbers, and --task classification takes it as it is"
             )
         return Classification, "is text"
     distinct = len(np.unique(column))

@@ -24,7 +24,7 @@ from deepnotes.network import Network
 from deepnotes.preprocessing import Standardizer
 from deepnotes.readings import Format, Request, split_names
 from deepnotes.splits import train_validation_split
-from deepnotes.tables import Column, Table
+from deepnotes.tables import Column, Table, is_packed_csv
 from deepnotes.training import History, Training
 
 __all__ = ["HELP", "configure", "run"]
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     """Read, train, measure, write and tell."""
     recipe.check(args)
     backend = chosen_backend(args)
-    path = Path(f"{Path(args.data).stem}.safetensors" if args.output is None else args.output)
+    name = Path(args.data).stem if is_packed_csv(Path(args.data)) else Path(args.data).name
+    path = Path(f"{Path(name).stem}.safetensors" if args.output is None else args.output)
     picture = _picture(args.plot)
     directory = None if args.checkpoint is None else Path(args.checkpoint)
     require_places({"--output": path, "--plot": picture}, data.files(args.data), checkpoints=directory)

@@ -17,7 +17,7 @@ from numpy import ndarray as Array
 from numpy.typing import NDArray
 
 from deepnotes.cells import CellError, column_of, where_missing
-from deepnotes.csv_files import cell_lines, end_of, header_of, text_of, write_rows
+from deepnotes.csv_files import cell_lines, end_of, header_of, text_of, unpacked, write_rows
 from deepnotes.encoding import Feature, inputs_of
 from deepnotes.equations import EQUATIONS
 from deepnotes.readings import MOST_PLACES, Format, Gap, Request
@@ -79,12 +79,15 @@ class Table:
                 raise TableError(f"{self.gaps[name].words(self.source, name)}; {hint}")
 
 
-UNKNOWN_ZEROS = OTHER_ENCODINGS = WITHOUT_HEADER = ""  # hints at options, which an exported file does not have
+UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # hints at options, which an exported file does not have
 
 
-def hint_of(cell: str) -> str:
+def hint_of(*_: object) -> str:
     """Return no hint: those of the library name options, which an exported file does not have."""
     return ""
+
+
+past_line = past_title = past_header = past_numbers = hint_of
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ def read(path: str) -> NDArray[np.float64]:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     features = None if COLUMNS is None else [Feature(*column) for column in COLUMNS]
     request = requested(features)
-    names, unnamed, text, line = header_of(text_of(data, source, request), request)
+    names, unnamed, text, line = header_of(text_of(unpacked(data, source), source, request), request)
     known = [name for name in names if name]
     if features is None:
         features = [Feature(name) for name in known if name not in unnamed]
