@@ -1,5 +1,6 @@
 """Shared by all tests: which of them run, what Hypothesis draws, and fixtures for files and the command line."""
 
+import os
 import signal
 from typing import Any
 
@@ -48,6 +49,9 @@ settings.register_profile("long", settings.get_profile("random"), max_examples=2
 
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the same examples in every run, unless a seed or a profile is asked for; keep conformance quick."""
+    if getattr(config.option, "numprocesses", None):
+        # The processes of pytest-xdist have the cores: a product that waits for a second thread takes many times as long.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not config.getoption("--slow"):
         config.option.deepnotes_quick = True
     if not config.getoption("--hypothesis-profile"):

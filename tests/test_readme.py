@@ -17,7 +17,7 @@ def test_two_commands_do_everything() -> None:
     blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     assert [len(block.splitlines()) for block in blocks] == [1, 1]
     assert blocks[0].startswith("pip install . && deepnotes train digits")
-    assert blocks[1].rstrip().endswith("pytest")
+    assert blocks[1].rstrip().endswith("pytest -n auto")
 
 
 def test_the_tables_are_what_the_results_say() -> None:
