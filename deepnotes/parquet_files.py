@@ -33,8 +33,8 @@ NEEDS = 'pip install "deepnotes[data]"'
 LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 20, "schema_depth_limit": 16}
 """What the metadata of a file may hold."""
 
-ROWS, ROOM = 1 << 16, 1 << 25
-"""Rows, and bytes of them, that are held at a time while a file is gone through."""
+ROWS, ROOM, FEW_ROWS = 1 << 16, 1 << 25, 32
+"""The most rows, and their bytes, that are held at a time while a file is read, and the fewest: each has its cost."""
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def fits_float32(file: Any, names: list[str]) -> bool:
 
 def rows_at_a_time(columns: int) -> int:
     """Return how many rows are held at a time of so many columns."""
-    return max(1, min(ROWS, ROOM // (64 * max(1, columns))))
+    return max(FEW_ROWS, min(ROWS, ROOM // (64 * max(1, columns))))
 
 
 def batches(file: Any, names: list[str], rows: int = ROWS) -> Iterator[tuple[int, dict[str, Any]]]:

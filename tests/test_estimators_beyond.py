@@ -179,6 +179,9 @@ class Cubed(dn.LossFunction):
 
     name = "cubed"
 
+    def __repr__(self) -> str:
+        return "Cubed()"
+
     def value(self, ops: Ops, A: Array, Y: Array) -> Array:
         return ops.xp.sum(abs(A - Y) ** 3, axis=0, keepdims=True) / A.shape[0]
 
