@@ -3,11 +3,13 @@
 import os
 import signal
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+import deepnotes as dn
 from deepnotes.cli import main
 
 # --- which tests run --------------------------------------------------------------------------------------------------
@@ -21,8 +23,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("deepnotes").addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow tests out unless they are asked for, by ``--slow`` or by an expression that names them."""
+    """Leave the slow tests out unless they are asked for, by ``--slow`` or by an expression that names them.
+
+    Of a test that is ``thinned(n)``, the first case and about one in n of the others are quick, the same ones in every
+    run, whatever the order of its parameters.
+    """
+    seen = set()
+    for item in items:
+        if thinned := item.get_closest_marker("thinned"):
+            name = item.nodeid.partition("[")[0]
+            if name in seen and crc32(item.nodeid.encode()) % thinned.args[0]:
+                item.add_marker("slow")
+            seen.add(name)
     if config.getoption("--slow") or "slow" in config.getoption("-m"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -50,12 +64,24 @@ settings.register_profile("long", settings.get_profile("random"), max_examples=2
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the same examples in every run, unless a seed or a profile is asked for; keep conformance quick."""
     if getattr(config.option, "numprocesses", None):
-        # The processes of pytest-xdist have the cores: a product that waits for a second thread takes many times as long.
+        # The processes of pytest-xdist share the cores: a product that waits for a second thread would take far longer.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not config.getoption("--slow"):
         config.option.deepnotes_quick = True
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("same" if config.getoption("--hypothesis-seed") is None else "random")
+
+
+# --- what all processes need ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(request: pytest.FixtureRequest) -> None:
+    """Have the processes of pytest-xdist compile for one dtype each: each by itself would compile for both."""
+    worker = getattr(request.config, "workerinput", None)
+    if worker is not None and "numba" in dn.available_backends() and (at := int(worker["workerid"][2:])) < 2:
+        for _ in dn.get_backend("numba").warmup([("float32", "float64")[at]]):
+            pass
 
 
 # --- fixtures ---------------------------------------------------------------------------------------------------------

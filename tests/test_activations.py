@@ -135,6 +135,7 @@ def finite(name, Z):
     return Z[:, Z[0] < np.log(np.finfo(Z.dtype).max) - 1] if name == "exp" else Z
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [*ELEMENTWISE, "normal_cdf"])
 def test_accuracy(name, dtype):
@@ -153,6 +154,7 @@ def test_accuracy(name, dtype):
         assert abs(a - true) <= ulps(name, z) * ulp + max(Decimal(1), abs(z)) * tiny * (ULP[name] > 0), z
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_backward_is_the_slope(name, dtype):

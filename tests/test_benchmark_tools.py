@@ -181,6 +181,7 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert set(peers.PEERS) - set(peers.installed()) == {"pytorch compiled"}
 
 
+@pytest.mark.slow
 def test_the_picture_says_what_it_was_drawn_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="comes with the extra plot")
     monkeypatch.setattr(redraw, "RESULTS", tmp_path)
@@ -224,6 +225,7 @@ def test_the_suite_skips_absent_backends_by_name_and_keeps_limits_with_its_resul
         assert isinstance(info["unreliable"], bool)
 
 
+@pytest.mark.slow
 def test_every_equation_can_be_timed() -> None:
     """Each once, untimed, with warnings as errors: what overflows on the way to a right result fails no case."""
     words = [sys.executable, "-m", "pytest", "benchmarks/test_equations.py", "-q", "-p", "no:cacheprovider"]

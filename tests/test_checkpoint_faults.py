@@ -82,6 +82,7 @@ def fails() -> None:
 # --- which files are kept ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("damage", [turn_a_bit, cut, empty, replace_by_a_model, rename_an_older_one])
 def test_damaged_files_do_not_count_among_those_kept(run: Path, damage: Callable[[Path], None]) -> None:
     straight, resumed = network(), network()
@@ -372,6 +373,7 @@ class OnlyFails(dn.Callback):
             raise self.error("stopped")
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, pytest.param(SystemExit, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("every", [1, "0.000000001s", pytest.param("1h", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("last", [False, True])

@@ -116,6 +116,7 @@ def strict() -> dn.Backend:
     return dn.Backend("strict", array_api_strict)
 
 
+@pytest.mark.slow
 def test_any_registered_backend_takes_part(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     known = registry._entry_points() | {"strict": EntryPoint("strict", f"{__name__}:strict", registry.GROUP)}
     monkeypatch.setattr(registry, "_entry_points", lambda: known)

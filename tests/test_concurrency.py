@@ -247,12 +247,14 @@ def scored(net: dn.Network, rate: float) -> tuple[list[float], bytes]:
 def test_workers_of_joblib_train_as_one_process_does(workers: str) -> None:
     """They are what scikit-learn's GridSearchCV hands its work to."""
     joblib = pytest.importorskip("joblib", reason="joblib comes with the extra sklearn")
+    threadpoolctl = pytest.importorskip("threadpoolctl")
     tasks = [(wide(name), rate) for name in BACKENDS for rate in (0.01, 0.001)]
     for net, _ in tasks:
         net.fit(*data(50), epochs=1)
     wanted = [scored(*task) for task in tasks]
     # Processes of loky share the cores out among them, and NumPy promises the same bits for the same number of threads.
-    threads = {"inner_max_num_threads": joblib.cpu_count()} if workers == "loky" else {}
+    blas = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    threads = {"inner_max_num_threads": max(blas, default=1)} if workers == "loky" else {}
     with joblib.parallel_config(backend=workers, n_jobs=2, **threads):
         work = joblib.Parallel(timeout=2 * SECONDS)
         found = within(2 * SECONDS, lambda: work(joblib.delayed(scored)(*task) for task in tasks))

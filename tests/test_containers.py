@@ -101,6 +101,7 @@ def test_it_is_such_a_container(run: Run, work: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("home", [None, "/nonexistent"])
 def test_numpy_trains_predicts_evaluates_and_exports(home: str | None, run: Run, work: Path) -> None:
     options = {} if home is None else {"HOME": home}

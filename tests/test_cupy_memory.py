@@ -31,6 +31,7 @@ def fitted(on: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Network
     return net
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("stage", [1, 700, 3000, 1 << 20])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_streamed_data_train_to_the_same_bits_as_resident_ones(stage: int, weighted: bool) -> None:
@@ -196,6 +197,7 @@ def test_too_large_a_batch_says_what_fits_and_that_does() -> None:
     assert not np.array_equal(net.flat(), before)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("precision", ["highest", "bfloat16"])
 @pytest.mark.parametrize("memory", [500_000, 1_000_000])
 def test_what_is_said_to_fit_does(memory: int, precision: str) -> None:

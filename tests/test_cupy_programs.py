@@ -86,6 +86,7 @@ def test_a_training_by_graphs_and_one_step_by_step_have_the_same_bits(caplog: py
     assert "step by step, not as a CUDA graph: it cannot be captured: cublasGemmEx: not supported" in warnings[0]
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("place", range(22))
 def test_a_graph_that_does_something_else_is_never_trained_with(place: int, caplog: pytest.LogCaptureFixture) -> None:
     """Whichever of a step's nodes is missing."""
@@ -292,6 +293,7 @@ def test_indices_outside_the_data_are_refused_before_a_kernel_sees_them() -> Non
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("precision", ["high", "bfloat16", "float16"])
 def test_every_product_has_the_precision_asked_for_in_training_prediction_and_eagerly(precision: str) -> None:
     on = backend(precision)

@@ -50,6 +50,7 @@ def chosen(backend):
 # --- the same as in memory --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "uint8"])
 @pytest.mark.parametrize("backend", ["numpy", "numba", "a device"])
 def test_training_from_disk_gives_the_bits_of_training_from_memory(on_disk, backend, dtype):
@@ -260,6 +261,7 @@ def test_a_local_header_that_lies(tmp_path):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
 @pytest.mark.parametrize("form", ["npy", "npz", "parquet"])
 def test_memory_is_bounded_whatever_the_size_of_the_data(tmp_path, form):

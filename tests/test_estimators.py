@@ -135,6 +135,7 @@ def test_data_is_refused_as_scikit_learn_refuses_it(estimator) -> None:
             estimator().fit(X, np.c_[y, y])
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_search_over_a_pipeline_in_two_processes(estimator, backend) -> None:

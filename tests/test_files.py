@@ -167,6 +167,7 @@ def test_every_truncation_is_refused(path: Path) -> None:
         dn.load(path)
 
 
+@pytest.mark.slow
 def test_every_altered_byte_is_refused_or_does_not_matter(path: Path) -> None:
     """White space and the escapes of JSON can change without a change of meaning; nothing else can."""
     content = path.read_bytes()
@@ -293,6 +294,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         dn.load(tmp_path / "x")
 
 
+@pytest.mark.slow
 @settings(max_examples=3 * settings().max_examples)
 @given(st.data())
 def test_noise_in_a_model_file_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:

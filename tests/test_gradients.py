@@ -113,6 +113,7 @@ def assert_gradient_is_right(*names, **options):
     pytest.fail("no seed without kinks and with a gradient")
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("weighted", [False, True], ids=["even", "weighted"])
 @pytest.mark.parametrize("regularisation", REGULARISATIONS)
 @pytest.mark.parametrize(("activation", "loss"), pairs(True))

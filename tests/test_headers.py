@@ -165,6 +165,7 @@ def as_options(arguments):
     return list(map(str, words))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("about", CASES)
 def test_the_advice_reads_and_trains(about, capsys):
     case = CASES[about]

@@ -228,6 +228,7 @@ def _error(number: int) -> Callable[[], None]:
     return fault
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("backend", BACKENDS)

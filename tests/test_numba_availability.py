@@ -33,6 +33,7 @@ def tried(before: str = "", **environment: str) -> tuple[str, str, str]:
     return said, auto, done.stderr
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("name", "value", "cause"),
     [
@@ -62,6 +63,7 @@ def test_a_setting_that_numba_ignores_is_a_line_in_the_log() -> None:
     assert err == "numba: NUMBA_NUM_THREADS='two' is not a value that Numba takes, and is ignored\n"
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("before", "cause", "fix"),
     [

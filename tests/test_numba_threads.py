@@ -100,6 +100,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("m", "batch_size"), [(7, 1), (50, 20), (430, 70), (430, 200), (430, 1000)])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -124,6 +125,7 @@ def test_threads_that_split_rows_train_to_the_bits_of_those_that_split_samples(
     assert chosen == [(1, False), (2, rows), (3, rows)]
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("elements", [1, 1 << 18])
 def test_batches_larger_than_the_workspace_train_to_the_same_bits(
@@ -134,6 +136,7 @@ def test_batches_larger_than_the_workspace_train_to_the_same_bits(
     assert {size for size, _ in chosen} == set(COUNTS)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch_size", [20, 200])
 def test_any_number_of_threads_stops_at_the_same_update(

@@ -33,6 +33,7 @@ print("unharmed")
 """A call that takes half a minute on two cores, and longer on one."""
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", ["net.predict(X)", "net.evaluate(X, X)"])

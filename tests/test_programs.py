@@ -57,6 +57,7 @@ def assert_alike(both: list[Any], states: list[Any], chunks: list[Any]) -> None:
 TARGETS = {"categorical": "classes", "binary": "bits", "regression": "numbers", "unfused": "distributions"}
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -101,6 +102,7 @@ def test_every_pair_of_activation_and_loss(backend: str, activation: str, loss: 
     assert_alike(both, states, train(both, states, samples(net, targets)))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [(1, 1), (40, 33), (300, 120)], ids=str)

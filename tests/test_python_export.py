@@ -51,6 +51,7 @@ def alone(*words: Any, status: int = 0) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_same_numbers_as_the_equations_give(name: str, dtype: str, tmp_path: Path) -> None:

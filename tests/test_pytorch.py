@@ -149,6 +149,7 @@ def test_the_cases_are_those_of_the_fixture():
     assert list(CASES) == [name.removesuffix("/losses") for name in STORED if name.endswith("/losses")]
 
 
+@pytest.mark.thinned(3)
 @both_programs
 @every_case
 def test_every_loss_and_the_final_parameters_are_pytorchs(name, program):
@@ -160,6 +161,7 @@ def test_every_loss_and_the_final_parameters_are_pytorchs(name, program):
     assert type(net._training[1]) is PROGRAMS[program][1]
 
 
+@pytest.mark.thinned(3)
 @both_programs
 @every_case
 def test_fit_makes_the_same_updates_bit_for_bit(name, program):

@@ -53,6 +53,7 @@ LAYERS: dict[str, list[dn.Layer]] = {
 }  # fmt: skip
 
 
+@pytest.mark.thinned(3)
 @on_every_backend
 @in_both_precisions
 @pytest.mark.parametrize("case", STRESS)

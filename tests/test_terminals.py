@@ -58,6 +58,7 @@ def prepared(name: str) -> list[str]:
     return [data, model]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_no_command_sends_a_name_to_the_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     data, model = prepared(name)
@@ -149,6 +150,7 @@ def test_predictions_are_exact_but_for_a_terminal(exported: bool) -> None:
     assert r"\x1b]0;owned\x07x" in lines[0]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_what_an_exported_file_says_is_escaped(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = exported({"features": ["x", f"y{name}"], "classes": ["no", "yes"]})
