@@ -17,7 +17,7 @@ from deepnotes.equations import EQUATIONS
 pytest.importorskip("numba")
 from deepnotes_numba.activations import NEEDS_Z, activate, backward, softmax, softmax_backward, softmax_of
 from deepnotes_numba.codes import ACTIVATIONS
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import standalone
 from deepnotes_numba.functions import exp, expm1, log, log1p, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.lowering import block_of
 from deepnotes_numba.vectors import block
@@ -44,7 +44,7 @@ BOUNDS = {
 }
 
 
-@jit
+@standalone
 def run(which, x, out):
     """Write the function number `which` of each element of x to out: one thing to compile for all of them."""
     if which == 0:
@@ -73,14 +73,14 @@ def run(which, x, out):
             out[i] = normal_cdf(x[i])
 
 
-@jit
+@standalone
 def activity(code, option, Z, A, D, shared):
     """Write A = g(Z), and turn D from dA into dZ."""
     activate(code, option, Z, A, shared)
     backward(code, option, D, Z, A)
 
 
-@jit
+@standalone
 def softmaxes(work, n, vectors):
     """Of the blocks Z, A and D in `work`, write A and turn D from dA into dZ; and take the softmax of each vector."""
     step = n * block(work)

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("numba")
 from deepnotes_numba.batches import turn
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import standalone
 from deepnotes_numba.lowering import block_of
 from deepnotes_numba.products import (
     RUN,
@@ -33,7 +33,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@jit
+@standalone
 def compute(what, theta, w, b, n, n_prev, work, A, D, turned, g, lost, blocks, room, part, rows, add):
     """Compute one of the products, from and to where the compiled training has its arrays."""
     theta, work, g, lost = pointer(theta, 0), pointer(work, 0), pointer(g, 0), pointer(lost, 0)
@@ -49,12 +49,12 @@ def compute(what, theta, w, b, n, n_prev, work, A, D, turned, g, lost, blocks, r
         turn(work, A, n_prev, turned, blocks, room, part)
 
 
-@jit
+@standalone
 def transpose_block(x, out, rows, columns):
     transpose(x, 0, out, 0, rows, columns)
 
 
-@jit
+@standalone
 def shares(n, size, out):
     for rank in range(size):
         out[rank] = share(n, (rank, size))
@@ -301,6 +301,6 @@ def test_a_block_is_two_registers() -> None:
     assert [columns(np.zeros(1, dtype)) for dtype in DTYPES] == [block_of(np.dtype(dtype)) for dtype in DTYPES]
 
 
-@jit
+@standalone
 def columns(x):
     return block(x)

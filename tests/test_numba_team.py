@@ -13,16 +13,16 @@ from watchdog import within
 pytest.importorskip("numba")
 from deepnotes_numba import team
 from deepnotes_numba.barrier import ARRIVED, BROKEN, SIZE, wait
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import standalone
 from deepnotes_numba.vectors import pointer
 
 
-@jit
+@standalone
 def meet(rank, size, meeting):
     return wait(pointer(meeting, 0), size)
 
 
-@jit
+@standalone
 def meet_often(rank, size, meeting, rounds, places):
     """Return how often, past a barrier, another thread was not where this one is."""
     faults = 0
