@@ -1,4 +1,4 @@
-"""What pytest does not look for doctests in where it cannot be imported; tests/test_estimators.py says so by name."""
+"""What pytest does not look for doctests in where it cannot be imported; test_estimators.py says so by name."""
 
 from importlib.util import find_spec
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.options import Options, parser
 from benchmarks.report import ROOT, publish
-from deepnotes.bench.timing import spread
+from deepnotes.testing.bench.timing import spread
 
 TRAIN = """
 import numpy as np

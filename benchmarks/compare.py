@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from deepnotes.bench.advice import figure
-from deepnotes.bench.timing import UNRELIABLE
+from deepnotes.testing.bench.advice import figure
+from deepnotes.testing.bench.timing import UNRELIABLE
 
 YARDSTICK = "products"
 LEAST = 0.05

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from deepnotes.backend import Backend
-from deepnotes.bench.limits import Ceilings, Work, ceilings, place
-from deepnotes.bench.timing import is_unreliable, scatter, seconds
-from deepnotes.errors import BackendUnavailable, UnknownNameError
-from deepnotes.registry import available_backends, get_backend
+from deepnotes.backends.base import Backend
+from deepnotes.backends.registry import available_backends, get_backend
+from deepnotes.testing.bench.limits import Ceilings, Work, ceilings, place
+from deepnotes.testing.bench.timing import is_unreliable, scatter, seconds
+from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
 collect_ignore = ["gpu"]
 """That one is a command of its own, ``python -m benchmarks.gpu``, and has no tests for pytest."""

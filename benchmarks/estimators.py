@@ -22,8 +22,8 @@ from sklearn.neural_network import MLPClassifier
 import deepnotes as dn
 from benchmarks.options import Options, parser
 from benchmarks.report import publish
-from deepnotes.bench.timing import compared, seconds, turns
 from deepnotes.datasets import load_digits
+from deepnotes.testing.bench.timing import compared, seconds, turns
 
 Samples = tuple[np.ndarray, np.ndarray]
 THEIRS = "scikit-learn"

@@ -25,10 +25,10 @@ BATCHES = 1000
 EPOCHS = (1, 3)
 TRAIN = """
 import deepnotes as dn
-import deepnotes.training
+import deepnotes.network.training.loop
 from benchmarks.instructions import BATCHES, CASE
 
-deepnotes.training.CHUNK_SECONDS = 1e9  # chunks as long as an epoch allows, whatever the clock says
+deepnotes.network.training.loop.CHUNK_SECONDS = 1e9  # chunks as long as an epoch allows, whatever the clock says
 X, y = CASE.data(BATCHES * CASE.batch)
 net = dn.Network(CASE.layers, CASE.sizes[0], backend="{backend}", seed=0)
 net.fit(X.T, y, epochs={epochs}, batch_size=CASE.batch)

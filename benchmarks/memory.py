@@ -20,7 +20,7 @@ import deepnotes as dn
 from benchmarks.networks import NETWORKS
 from benchmarks.options import Options, parser
 from benchmarks.report import ROOT, publish
-from deepnotes.bench.machine import cores
+from deepnotes.testing.bench.machine import cores
 
 CASE = NETWORKS["mnist"]
 SAMPLES = 60_000

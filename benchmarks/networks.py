@@ -1,6 +1,6 @@
 """The networks that every benchmark speaks of."""
 
-from deepnotes.bench.cases import Case
+from deepnotes.testing.bench.cases import Case
 
 NETWORKS = {
     "tiny": Case((4, 16, 16, 1), 32),

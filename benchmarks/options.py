@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deepnotes.bench.contenders import chosen
-from deepnotes.bench.limits import Ceilings, ceilings, place
-from deepnotes.errors import UnknownNameError
-from deepnotes.registry import get_backend
+from deepnotes.backends.registry import get_backend
+from deepnotes.testing.bench.contenders import chosen
+from deepnotes.testing.bench.limits import Ceilings, ceilings, place
+from deepnotes.utils.errors import UnknownNameError
 
 
 def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:

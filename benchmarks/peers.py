@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
-from deepnotes.bench.cases import LEARNING_RATE, Case
-from deepnotes.bench.contenders import Train
-from deepnotes.bench.machine import cores
-from deepnotes.bench.timing import fastest, seconds
+from deepnotes.testing.bench.cases import LEARNING_RATE, Case
+from deepnotes.testing.bench.contenders import Train
+from deepnotes.testing.bench.machine import cores
+from deepnotes.testing.bench.timing import fastest, seconds
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 

@@ -20,12 +20,12 @@ from benchmarks.networks import NETWORKS
 from benchmarks.options import Options, parser
 from benchmarks.peers import parameters
 from benchmarks.report import publish
-from deepnotes.bench.cases import Case
-from deepnotes.bench.contenders import Contender
-from deepnotes.bench.limits import Ceilings, prediction_work
-from deepnotes.bench.machine import cores
-from deepnotes.bench.runs import described, timed_call
-from deepnotes.bench.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.testing.bench.cases import Case
+from deepnotes.testing.bench.contenders import Contender
+from deepnotes.testing.bench.limits import Ceilings, prediction_work
+from deepnotes.testing.bench.machine import cores
+from deepnotes.testing.bench.runs import described, timed_call
+from deepnotes.testing.bench.timing import compared, fastest, on_blas_threads, seconds, turns
 
 SAMPLES = {"1 sample": 1, "1,000 samples": 1000}
 ROUND_SECONDS = 0.15

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
-from deepnotes.encoding import Encoder
-from deepnotes.tables import Table, read_table, write_table
+from deepnotes.datasets.encoding import Encoder
+from deepnotes.datasets.tables import Table, read_table, write_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import DOCUMENTS_ONLY, RESULTS, ROOT, SOURCES, TABLES, markdown, measured_on
-from deepnotes.bench import figures, page
-from deepnotes.bench.sweep import lines
+from deepnotes.testing.bench import figures, page
+from deepnotes.testing.bench.sweep import lines
 
 IMAGE = Path("docs") / "images" / "crossover.svg"
 CAPTION = "How long a training step takes over the width of two layers, for each backend and batch"

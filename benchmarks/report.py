@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deepnotes.bench.advice import DOUBT, FOOTNOTE, Rows, figure
-from deepnotes.bench.machine import machine
+from deepnotes.testing.bench.advice import DOUBT, FOOTNOTE, Rows, figure
+from deepnotes.testing.bench.machine import machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

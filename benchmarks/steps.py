@@ -20,12 +20,12 @@ from benchmarks.networks import NETWORKS
 from benchmarks.options import Options, parser
 from benchmarks.peers import PEERS, absent, installed
 from benchmarks.report import publish
-from deepnotes.bench.cases import Case
-from deepnotes.bench.contenders import Contender, Train, agreeing, training
-from deepnotes.bench.limits import Ceilings, step_work
-from deepnotes.bench.machine import cores
-from deepnotes.bench.runs import batches_for, described, least_seconds, timed_training
-from deepnotes.bench.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.testing.bench.cases import Case
+from deepnotes.testing.bench.contenders import Contender, Train, agreeing, training
+from deepnotes.testing.bench.limits import Ceilings, step_work
+from deepnotes.testing.bench.machine import cores
+from deepnotes.testing.bench.runs import batches_for, described, least_seconds, timed_training
+from deepnotes.testing.bench.timing import compared, fastest, on_blas_threads, seconds, turns
 
 ROUND_SECONDS = 0.3
 

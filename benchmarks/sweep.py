@@ -8,9 +8,9 @@ the memory, takes too long or comes when the time is up is named with its reason
 
 from benchmarks.options import Options, parser
 from benchmarks.report import publish
-from deepnotes.bench.contenders import contenders
-from deepnotes.bench.sweep import Point, grid, sweep
-from deepnotes.registry import get_backend
+from deepnotes.backends.registry import get_backend
+from deepnotes.testing.bench.contenders import contenders
+from deepnotes.testing.bench.sweep import Point, grid, sweep
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepnotes.backend import Backend
-from deepnotes.bench.limits import Work, operations, place
+from deepnotes.backends.base import Backend
 from deepnotes.equations import EQUATIONS
-from deepnotes.ops import Ops
+from deepnotes.equations.ops import Ops
+from deepnotes.testing.bench.limits import Work, operations, place
 from deepnotes.testing.calls import CALLS, Draw, call
 from deepnotes.testing.checks import DTYPE, Derived
 

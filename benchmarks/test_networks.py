@@ -7,11 +7,11 @@ import pytest
 
 import deepnotes as dn
 from benchmarks.networks import NETWORKS
-from deepnotes.backend import Backend
-from deepnotes.bench.cases import Case
-from deepnotes.bench.contenders import network
-from deepnotes.bench.limits import prediction_work, step_work
-from deepnotes.bench.sweep import BATCHES, LONGEST_STEP, WIDTHS
+from deepnotes.backends.base import Backend
+from deepnotes.testing.bench.cases import Case
+from deepnotes.testing.bench.contenders import network
+from deepnotes.testing.bench.limits import prediction_work, step_work
+from deepnotes.testing.bench.sweep import BATCHES, LONGEST_STEP, WIDTHS
 
 STEPS = 4
 DTYPES = ["float32", "float64"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cold_start, memory
-from deepnotes.backend import Backend
+from deepnotes.backends.base import Backend
 
 
 def test_import(benchmark: Any, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import deepnotes as dn
 from benchmarks.options import Options, parser
 from benchmarks.report import publish
-from deepnotes.bench.cases import Case
-from deepnotes.bench.machine import cores
-from deepnotes.bench.timing import seconds, spread, turns
+from deepnotes.testing.bench.cases import Case
+from deepnotes.testing.bench.machine import cores
+from deepnotes.testing.bench.timing import seconds, spread, turns
 
 SIZES = [(16, 32, 4), (30, 64, 32, 1), (64, 128, 64, 10), (256, 256, 256, 10), (784, 512, 512, 10)]
 BATCHES = [1, 32, 64, 128, 512]

@@ -5,12 +5,30 @@ Samples are columns: X has shape (features, samples). See :class:`Network` for h
 
 from typing import TYPE_CHECKING, Any
 
-from deepnotes.activations import Activation, ActivationFunction
-from deepnotes.backend import Backend
-from deepnotes.callbacks import Callback, EarlyStopping
-from deepnotes.dialects import defaults
-from deepnotes.disk import OnDisk
-from deepnotes.errors import (
+from deepnotes.backends.base import Backend
+from deepnotes.backends.registry import available_backends, get_backend, registered_backends, set_backend, use_backend
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.standardizer import Standardizer
+from deepnotes.network.loading.model_reading import load
+from deepnotes.network.network import Network
+from deepnotes.network.training.callbacks import EarlyStopping
+from deepnotes.network.training.history import History
+from deepnotes.network.training.state import Callback
+from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.losses import Loss, LossFunction
+from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.presets import defaults
+from deepnotes.nn.schedules import (
+    Constant,
+    CosineDecay,
+    ExponentialDecay,
+    InverseScaling,
+    ReduceOnPlateau,
+    Schedule,
+    StepDecay,
+)
+from deepnotes.utils.errors import (
     ArgumentError,
     BackendUnavailable,
     BusyError,
@@ -29,36 +47,19 @@ from deepnotes.errors import (
     UnknownNameError,
     UnknownParameterError,
 )
-from deepnotes.files import load
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.losses import Loss, LossFunction
-from deepnotes.network import Network
-from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from deepnotes.preprocessing import Standardizer
-from deepnotes.registry import available_backends, get_backend, registered_backends, set_backend, use_backend
-from deepnotes.schedules import (
-    Constant,
-    CosineDecay,
-    ExponentialDecay,
-    InverseScaling,
-    ReduceOnPlateau,
-    Schedule,
-    StepDecay,
-)
-from deepnotes.training import History
+from deepnotes.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from deepnotes.checkpoints import Checkpoints
-    from deepnotes.disk_tables import open_table
-    from deepnotes.encoding import Encoder
+    from deepnotes.datasets.disk_tables import open_table
+    from deepnotes.datasets.encoding import Encoder
+    from deepnotes.datasets.tables import Table, read_table, write_table
     from deepnotes.estimators import DenseClassifier, DenseRegressor
-    from deepnotes.formats.estimators import from_sklearn
-    from deepnotes.formats.onnx_reading import from_onnx
-    from deepnotes.formats.skl2onnx_converter import register_skl2onnx
-    from deepnotes.tables import Table, read_table, write_table
-    from deepnotes.tensorboard import TensorBoard
+    from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
+    from deepnotes.network.loading.onnx_reading import from_onnx
+    from deepnotes.network.loading.sklearn_reading import from_sklearn
+    from deepnotes.network.training.checkpoints import Checkpoints
+    from deepnotes.network.training.tensorboard import TensorBoard
 
-__version__ = "0.1.0"
 
 __all__ = [
     "SGD",
@@ -126,18 +127,18 @@ __all__ = [
 ]
 
 _LATER = {
-    "Checkpoints": "deepnotes.checkpoints",
+    "Checkpoints": "deepnotes.network.training.checkpoints",
     "DenseClassifier": "deepnotes.estimators",
     "DenseRegressor": "deepnotes.estimators",
-    "Encoder": "deepnotes.encoding",
-    "Table": "deepnotes.tables",
-    "TensorBoard": "deepnotes.tensorboard",
-    "from_onnx": "deepnotes.formats.onnx_reading",
-    "from_sklearn": "deepnotes.formats.estimators",
-    "open_table": "deepnotes.disk_tables",
-    "read_table": "deepnotes.tables",
-    "register_skl2onnx": "deepnotes.formats.skl2onnx_converter",
-    "write_table": "deepnotes.tables",
+    "Encoder": "deepnotes.datasets.encoding",
+    "Table": "deepnotes.datasets.tables",
+    "TensorBoard": "deepnotes.network.training.tensorboard",
+    "from_onnx": "deepnotes.network.loading.onnx_reading",
+    "from_sklearn": "deepnotes.network.loading.sklearn_reading",
+    "open_table": "deepnotes.datasets.disk_tables",
+    "read_table": "deepnotes.datasets.tables",
+    "register_skl2onnx": "deepnotes.estimators.skl2onnx_converter",
+    "write_table": "deepnotes.datasets.tables",
 }
 """What is imported when it is first asked for, and where from: it needs more than most programs do."""
 

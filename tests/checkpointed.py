@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
-from deepnotes import training
+from deepnotes.network.training import loop as training
 
 SAMPLES, BATCH, EPOCHS = 150, 16, 12
 BACKENDS = ["numpy", *(["numba"] if find_spec("numba") else [])]

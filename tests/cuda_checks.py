@@ -1,8 +1,8 @@
 """What every CUDA kernel is held to, on the CPU: a function each, which takes a host to launch on and asserts.
 
-tests/test_cuda_kernels.py runs them on the package's sources, tests/test_cuda_mutants.py on faulty ones. References are
-the equations, with their bounds (:mod:`deepnotes.testing.bounds`); what is exact is compared bit for bit. Arrays are by
-sample, (m, n) in C order, so the equations get their transposes.
+tests/backends/test_cuda_kernels.py runs them on the package's sources, tests/backends/test_cuda_mutants.py on faulty
+ones. References are the equations, with their bounds (:mod:`deepnotes.backends.bounds`); what is exact is compared bit
+for bit. Arrays are by sample, (m, n) in C order, so the equations get their transposes.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from cuda_shim import Host
 
+from deepnotes.backends.bounds import BoundedArray, Bounds, excess
 from deepnotes.equations import EQUATIONS
-from deepnotes.testing.bounded import BoundedArray
-from deepnotes.testing.bounds import Bounds, excess
 from deepnotes_cupy.geometry import chunks, grid
 from deepnotes_cupy.lowering import FROM_A
 from deepnotes_cupy.sources import codes

@@ -1,4 +1,4 @@
-"""What tests/test_cuda_shim.py runs in a process that has the address sanitizer loaded: all checks, or a fault."""
+"""What test_cuda_shim.py runs in a process that has the address sanitizer loaded: all checks, or a fault."""
 
 import sys
 

@@ -8,8 +8,8 @@ import numpy as np
 from cuda_checks import CONTROL, PROCESSORS, exact, launch, place, within
 from cuda_shim import Host
 
+from deepnotes.backends.bounds import Bounds, gamma
 from deepnotes.equations import EQUATIONS
-from deepnotes.testing.bounds import Bounds, gamma
 from deepnotes_cupy.geometry import grid
 from deepnotes_cupy.sources import codes
 

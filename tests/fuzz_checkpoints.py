@@ -11,7 +11,7 @@ from checkpointed import fit, network
 from fuzzing import altered, damaged, target
 from hypothesis import strategies as st
 
-from deepnotes.checkpoints import latest_first
+from deepnotes.network.training.checkpoints import latest_first
 
 EPOCHS = 2
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import deepnotes as dn
 from deepnotes.cli.models import Model
-from deepnotes.tables import write_table
+from deepnotes.datasets.tables import write_table
 
 
 @cache

@@ -14,8 +14,8 @@ if find_spec("onnx"):
     import hostile
     from onnx import ModelProto
 
-    from deepnotes.formats.chain import Chain
-    from deepnotes.formats.onnx_writing import to_onnx
+    from deepnotes.network.formats.chain import Chain
+    from deepnotes.network.formats.onnx_writing import to_onnx
 
     GOOD = to_onnx(Chain.of(hostile.network()))
     OPS = [

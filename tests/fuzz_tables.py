@@ -17,11 +17,11 @@ import numpy as np
 from fuzzing import NUMBERS, altered, damaged, target
 from hypothesis import strategies as st
 
-from deepnotes import readings, tables
+from deepnotes.backends.registry import get_backend
 from deepnotes.cli.models import Model
-from deepnotes.disk_tables import open_table
-from deepnotes.registry import get_backend
-from deepnotes.tables import Table, read_table
+from deepnotes.datasets import readings, tables
+from deepnotes.datasets.disk_tables import open_table
+from deepnotes.datasets.tables import Table, read_table
 
 gzipped = partial(gzip.compress, mtime=0)  # the same bytes in every run
 

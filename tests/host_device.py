@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from cuda_shim import Host
 
-from deepnotes.errors import DeviceMemoryError, ForkedProcessError
+from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.backend import CupyBackend
 from deepnotes_cupy.device import Call, CaptureRefused, Product
 

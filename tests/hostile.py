@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
-from deepnotes import containers
+from deepnotes.network.formats import containers
 
 
 def network(**settings: Any) -> dn.Network:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backend import Backend
+from deepnotes.backends.base import Backend
+from deepnotes.backends.eager import EagerInference, EagerProgram
+from deepnotes.backends.inference import Inference
+from deepnotes.backends.program import Chunk, Data, Program, State, Sums
 from deepnotes.equations import EQUATIONS
-from deepnotes.inference import EagerInference, Inference
-from deepnotes.optimizers import SGD, Adam, AdamW, RMSProp
-from deepnotes.plan import Plan
-from deepnotes.program import Chunk, Data, EagerProgram, Program, State, Sums
-from deepnotes.steps import Gradient, gradient_step
+from deepnotes.nn.optimizers import SGD, Adam, AdamW, RMSProp
+from deepnotes.nn.plan import Plan
+from deepnotes.nn.steps import Gradient, gradient_step
 
 
 class Mutant(NamedTuple):
@@ -288,7 +289,7 @@ class _OldParameters(EagerInference):
 
 class _DropsWhilePredicting(EagerInference):
     def predict(self, theta: Any, X: Any) -> Any:
-        from deepnotes.steps import forward
+        from deepnotes.nn.steps import forward
 
         parameters = self.layout.split(np, theta)
         return forward(self.backend.ops, self.layers, parameters, X, 0, np.asarray(0))[0]

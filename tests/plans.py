@@ -6,7 +6,8 @@ import array_api_strict
 import numpy as np
 
 import deepnotes as dn
-from deepnotes.program import EagerProgram, Program, State
+from deepnotes.backends.eager import EagerProgram
+from deepnotes.backends.program import Program, State
 
 STRICT = dn.Backend("strict", array_api_strict)
 BACKENDS = ["numpy", STRICT, dn.Backend("eager", np)]

@@ -2,7 +2,7 @@
 
 from checkpointed import BACKENDS, fit, network
 
-import deepnotes.checkpoints  # noqa: F401
+import deepnotes.network.training.checkpoints  # noqa: F401
 
 for backend in BACKENDS:
     fit(network(backend), epochs=1)

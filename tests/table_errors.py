@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from deepnotes.errors import TableError
-from deepnotes.tables import read_table
+from deepnotes.datasets.tables import read_table
+from deepnotes.utils.errors import TableError
 
 
 def error_of(path):

@@ -22,7 +22,8 @@ TABLE = [row for row in ROWS if len(row) == 4]
 @cache
 def functions_of(module: str) -> frozenset[str]:
     """Return the names of the test functions of a file."""
-    tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8"))
+    [path] = (ROOT / "tests").rglob(f"{module}.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepnotes import activations, losses, optimizers
+from deepnotes.nn import activations, losses, optimizers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -54,7 +54,8 @@ def at_once(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list
 
 def python(code: str, seconds: float = 30, **environment: str) -> str:
     """Run a program that can import what lies here, in a process of its own; return what it printed, or fail."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    folders = sorted({str(path.parent) for path in Path(__file__).parent.rglob("test_*.py")})
+    path = os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": path} | environment,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from deepnotes.backend import Backend
+from deepnotes.backends import Backend
 
 __all__ = ["create"]
 

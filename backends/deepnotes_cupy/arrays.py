@@ -7,7 +7,7 @@ import numpy as np
 from deepnotes_cupy.streaming import on_host
 
 if TYPE_CHECKING:
-    from deepnotes_cupy.backend import CupyBackend
+    from deepnotes_cupy.base import DeviceBackend
 
 
 def by_sample(xp: Any, x: Any) -> Any:
@@ -16,7 +16,7 @@ def by_sample(xp: Any, x: Any) -> Any:
     return (rows if rows.flags.c_contiguous else xp.ascontiguousarray(rows)).reshape(-1)
 
 
-def placed(backend: "CupyBackend | Any", x: Any) -> Any:
+def placed(backend: "DeviceBackend | Any", x: Any) -> Any:
     """Return `x` on the device, wherever it was."""
     return backend.from_numpy(x.view(np.ndarray)) if on_host(x) else x
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.errors import ArgumentError, BackendUnavailable
+from deepnotes.backends import ArgumentError, BackendUnavailable
 from deepnotes_cupy.device import Product
 
 if TYPE_CHECKING:

@@ -8,12 +8,9 @@ from weakref import WeakSet
 
 import numpy as np
 
-from deepnotes.backend import Backend
-from deepnotes.inference import Inference
-from deepnotes.layers import Layer
-from deepnotes.plan import NOTES, Layout, Plan
-from deepnotes.program import Program
-from deepnotes_cupy.device import PRECISIONS, Device, Factors
+from deepnotes.backends import NOTES, Inference, Layer, Layout, Plan, Program
+from deepnotes_cupy.base import DeviceBackend
+from deepnotes_cupy.device import Device
 from deepnotes_cupy.eager import SectionedProgram
 from deepnotes_cupy.fused import kernels
 from deepnotes_cupy.inference import CupyInference, PartsInference
@@ -27,7 +24,7 @@ SMALL = 1 << 25
 """Bytes that are never more than that, and for which no Program has to let go of what it trained on."""
 
 
-class CupyBackend(Backend):
+class CupyBackend(DeviceBackend):
     """Arrays on one device.
 
     Parameters
@@ -55,10 +52,6 @@ class CupyBackend(Backend):
         if not device.keeps_subnormals:
             self.known_gaps = {"semantics.subnormals": "CuPy compiles with -ftz=true: float32 takes subnormals for 0"}
         super().__init__("cupy", device.xp, kernels(self))
-
-    def factors(self, dtype: str) -> Factors:
-        """Return how products of this dtype see their factors."""
-        return "float64" if dtype == "float64" else PRECISIONS[self.matmul_precision]
 
     def compile(self, plan: Plan) -> Program | None:
         """Return the Program of captured steps, or the eager one where a part has no kernel, on this device."""

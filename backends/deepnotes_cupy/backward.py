@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes.losses import LIBRARY
+from deepnotes.backends import LOSSES as LIBRARY
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
 from deepnotes_cupy.lowering import DenseRow, DropoutRow

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from deepnotes.optimizers import Optimizer
-from deepnotes.program import Sums
+from deepnotes.backends import Optimizer, Sums
 from deepnotes_cupy import sources
 
 SIZE = sources.control().itemsize

@@ -11,7 +11,7 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from deepnotes.errors import DeviceMemoryError, ForkedProcessError
+from deepnotes.backends import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
 from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product
 from deepnotes_cupy.sources import REAL, kernels, program

@@ -4,18 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
-from deepnotes.steps import Gradient
+from deepnotes.backends import Chunk, Data, EagerProgram, Gradient, State, Sums
 from deepnotes_cupy.arrays import placed
 
 if TYPE_CHECKING:
-    from deepnotes_cupy.backend import CupyBackend
+    from deepnotes_cupy.base import DeviceBackend
 
 
 class SectionedProgram(EagerProgram):
     """The eager Program, for plans with parts of a user's own."""
 
-    def __init__(self, backend: "CupyBackend", plan: Any) -> None:
+    def __init__(self, backend: "DeviceBackend", plan: Any) -> None:
         self._device = backend.device
         with self._device.section():
             super().__init__(backend, plan)
@@ -29,16 +28,16 @@ class SectionedProgram(EagerProgram):
         rates: np.ndarray,
         sums: Sums = (0.0, 0.0),
     ) -> Chunk:
-        """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
+        """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         with self._device.section():
             return super().train(state, data, order, batch_size, rates, sums)
 
     def gradients(self, state: State, data: Data) -> Gradient:
-        """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.program.Program.gradients`."""
+        """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""
         with self._device.section():
             return super().gradients(state, Data(*(None if a is None else placed(self.backend, a) for a in data)))  # type: ignore[arg-type]
 
     def update(self, state: State, g: Any, rate: float) -> None:
-        """Make one update with the gradient `g`; see :meth:`deepnotes.program.Program.update`."""
+        """Make one update with the gradient `g`; see :meth:`deepnotes.backends.Program.update`."""
         with self._device.section():
             super().update(state, g, rate)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.activations import LIBRARY
+from deepnotes.backends import ACTIVATIONS as LIBRARY
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import by_sample, in_columns
@@ -19,10 +19,10 @@ from deepnotes_cupy.streaming import HostSamples, on_host
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
-    from deepnotes_cupy.backend import CupyBackend
+    from deepnotes_cupy.base import DeviceBackend
 
 
-def kernels(backend: "CupyBackend") -> dict[str, Callable[..., Any]]:
+def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
     """Return the table, by the names of the equations."""
     fused = Fused(backend)
     table: dict[str, Callable[..., Any]] = {}
@@ -64,10 +64,10 @@ class Fused:
 
     Parameters
     ----------
-    backend : CupyBackend
+    backend : DeviceBackend
     """
 
-    def __init__(self, backend: "CupyBackend") -> None:
+    def __init__(self, backend: "DeviceBackend") -> None:
         self._backend, self._device = backend, backend.device
 
     # --- products ---------------------------------------------------------------------------------------------------

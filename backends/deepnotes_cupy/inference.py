@@ -5,13 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from deepnotes.errors import DeviceMemoryError
-from deepnotes.inference import ELEMENTS, EagerInference
-from deepnotes.layers import Layer
-from deepnotes.losses import Loss as LibraryLoss
-from deepnotes.losses import LossFunction
-from deepnotes.plan import Layout
-from deepnotes.steps import fuses
+from deepnotes.backends import ELEMENTS, DeviceMemoryError, EagerInference, Layer, Layout, LossFunction, fuses
+from deepnotes.backends import Loss as LibraryLoss
 from deepnotes_cupy.arrays import by_sample, in_columns, placed
 from deepnotes_cupy.backward import Loss, Targets, loss
 from deepnotes_cupy.forward import activate, forward, linear, weights
@@ -20,7 +15,7 @@ from deepnotes_cupy.streaming import HostSamples, on_host
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
-    from deepnotes_cupy.backend import CupyBackend
+    from deepnotes_cupy.base import DeviceBackend
 
 BATCH = 1 << 27
 """Bytes of samples that go to the device at a time, where they stay on the host otherwise."""
@@ -31,23 +26,23 @@ class PartsInference(EagerInference):
 
     Parameters
     ----------
-    backend : CupyBackend
+    backend : DeviceBackend
     layers : sequence of Layer
     layout : Layout
     dtype : {"float32", "float64"}
     """
 
-    backend: "CupyBackend"
+    backend: "DeviceBackend"
 
     def predict(self, theta: Any, X: Any) -> Any:
-        """Return the outputs, on the host if X is; see :meth:`deepnotes.inference.Inference.predict`."""
+        """Return the outputs, on the host if X is; see :meth:`deepnotes.backends.Inference.predict`."""
         with self.backend.device.section():
             if not on_host(X):
                 return self._outputs(theta, X)
             return self._by_parts(lambda x: (self._outputs(theta, x),), X)[0]
 
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
-        """Return outputs and losses, on the host if X or Y is; see :meth:`deepnotes.inference.Inference.losses`."""
+        """Return outputs and losses, on the host if X or Y is; see :meth:`deepnotes.backends.Inference.losses`."""
         with self.backend.device.section():
             if not on_host(X) and not on_host(Y):
                 return self._losses(theta, X, Y, loss)
@@ -78,7 +73,7 @@ class PartsInference(EagerInference):
 class CupyInference(PartsInference):
     """Outputs and losses by the fused kernels, for layers of the library's own."""
 
-    def __init__(self, backend: "CupyBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
+    def __init__(self, backend: "DeviceBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
         super().__init__(backend, layers, layout, dtype)
         self._rows = lower(layers, layout, training=False)
         self._factors = backend.factors(dtype)

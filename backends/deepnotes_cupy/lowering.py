@@ -3,10 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from deepnotes.activations import Activation
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from deepnotes.plan import Layout, Supported
+from deepnotes.backends import (
+    SGD,
+    Activation,
+    Adam,
+    AdamW,
+    Dense,
+    Dropout,
+    Layer,
+    Layout,
+    Optimizer,
+    RMSProp,
+    Supported,
+)
 from deepnotes_cupy.sources import codes
 
 FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}

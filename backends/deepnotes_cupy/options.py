@@ -2,8 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from deepnotes.arguments import whole
-from deepnotes.errors import ArgumentError
+from deepnotes.backends import ArgumentError, whole
 from deepnotes_cupy.device import PRECISIONS
 from deepnotes_cupy.scaling import LARGEST
 

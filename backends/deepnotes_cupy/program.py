@@ -4,10 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.errors import DeviceMemoryError
-from deepnotes.plan import Plan
-from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
-from deepnotes.steps import Gradient
+from deepnotes.backends import Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State, Sums
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import by_sample, placed
 from deepnotes_cupy.lowering import lower, numbers_of_a_sample
@@ -17,7 +14,7 @@ from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
 from deepnotes_cupy.streaming import Stage, on_host
 
 if TYPE_CHECKING:
-    from deepnotes_cupy.backend import CupyBackend
+    from deepnotes_cupy.base import DeviceBackend
 
 KEPT = 3
 """Batch sizes whose buffers are kept: usually there are two, the full one and the last one of an epoch."""
@@ -30,12 +27,12 @@ class CupyProgram(EagerProgram):
 
     Parameters
     ----------
-    backend : CupyBackend
+    backend : DeviceBackend
     plan : Plan
         Of the library's own parts only.
     """
 
-    def __init__(self, backend: "CupyBackend", plan: Plan) -> None:
+    def __init__(self, backend: "DeviceBackend", plan: Plan) -> None:
         self._device, self._stage_bytes = backend.device, backend.stage_bytes
         with self._device.section():
             super().__init__(backend, plan)
@@ -60,7 +57,7 @@ class CupyProgram(EagerProgram):
         rates: np.ndarray,
         sums: Sums = (0.0, 0.0),
     ) -> Chunk:
-        """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
+        """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         order = np.ascontiguousarray(order, dtype=np.int64)
         samples = data.X.shape[1]
         if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel looks again
@@ -84,7 +81,7 @@ class CupyProgram(EagerProgram):
         return chunk._replace(steps=made)
 
     def gradients(self, state: State, data: Data) -> Gradient:
-        """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.program.Program.gradients`."""
+        """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""
         with self._device.section():
             xp: Any = self.ops.xp
             X, Y = placed(self.backend, data.X), placed(self.backend, data.Y)
@@ -103,7 +100,7 @@ class CupyProgram(EagerProgram):
             return Gradient(cost, xp.asarray(m, dtype=dtype), g, xp.sum(g * g))
 
     def update(self, state: State, g: Any, rate: float) -> None:
-        """Make one update with the gradient `g`; see :meth:`deepnotes.program.Program.update`."""
+        """Make one update with the gradient `g`; see :meth:`deepnotes.backends.Program.update`."""
         with self._device.section():
             super().update(state, g, rate)
 

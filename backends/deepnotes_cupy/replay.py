@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.errors import DeviceMemoryError
-from deepnotes.plan import Plan
+from deepnotes.backends import DeviceMemoryError, Plan
 from deepnotes_cupy import control
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
 from deepnotes_cupy.step import Arrays, Shared, Source, Step

@@ -4,9 +4,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from deepnotes.losses import Loss as LibraryLoss
-from deepnotes.plan import Plan
-from deepnotes.steps import fuses
+from deepnotes.backends import Loss as LibraryLoss
+from deepnotes.backends import Plan, fuses
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.backward import Loss, Targets, backward, loss
 from deepnotes_cupy.device import Call, Device, Factors

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.program import Data
+from deepnotes.backends import Data
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.step import Source
 

@@ -1,28 +1,31 @@
 """Compile all that this backend compiles, and load what it loads at its first use."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepnotes.layers import Dense
-from deepnotes.network import Network
+from deepnotes.backends import Adam, Data, Dense, Loss, Plan, State
+from deepnotes_cupy.base import DeviceBackend
 from deepnotes_cupy.sources import kernels
 
-if TYPE_CHECKING:
-    from deepnotes_cupy.backend import CupyBackend
 
-
-def warmup(backend: "CupyBackend", dtypes: Sequence[str]) -> Iterator[str]:
+def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
     """Yield a few words for each thing, as it is ready; CuPy keeps compiled modules on disk."""
-    X, Y = np.ones((2, 64)), np.ones((1, 64))
     for dtype in dtypes:
         with backend.device.section():
             for kernel in kernels():
                 backend.device.prepare(kernel, dtype)
         yield f"{len(kernels())} kernels, {dtype}"
-        network = Network([Dense(4, "relu"), Dense(1)], inputs=2, backend=backend, dtype=dtype, seed=0)
-        network.fit(X, Y, epochs=2, batch_size=2)  # enough steps for their graphs
+        plan = Plan(2, (Dense(4, "relu"), Dense(1)), dtype, 0, Loss("mean_squared_error"), Adam())
+        program, inference = backend.compile(plan), backend.compile_inference(plan.layers, plan.layout, dtype)
+        assert program is not None
+        assert inference is not None
+        names = ("theta", *plan.optimizer.slots)
+        theta, *slots = (backend.from_numpy(np.zeros(plan.layout.size, dtype)) for _ in names)
+        X, Y = (backend.from_samples(np.ones(shape, dtype)) for shape in ((2, 64), (1, 64)))
+        state, rates = State(theta, tuple(slots)), np.full(32, 0.001)
+        for _ in range(2):  # enough steps for their graphs
+            program.train(state, Data(X, Y), np.arange(64), 2, rates)
         yield f"training, {dtype}"
-        network.predict(X)
+        inference.predict(theta, X)
         yield f"prediction, {dtype}"

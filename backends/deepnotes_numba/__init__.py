@@ -4,21 +4,16 @@ import logging
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 
-from deepnotes.arguments import whole
-from deepnotes.backend import Backend
-from deepnotes.host import HostBackend
-from deepnotes.inference import Inference
-from deepnotes.layers import Layer
-from deepnotes.plan import Layout, Plan
-from deepnotes.program import Program
+from deepnotes.backends import Backend, Inference, Layer, Layout, Plan, Program, whole
 from deepnotes_numba import availability
+from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
 from deepnotes_numba.kernels import kernels
 
 __all__ = ["NumbaBackend", "create"]
 
 
-class NumbaBackend(HostBackend):
+class NumbaBackend(ThreadedBackend):
     """NumPy's arrays, and Programs compiled by Numba.
 
     Parameters

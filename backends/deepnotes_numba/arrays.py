@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepnotes.array import Array
+from deepnotes.backends import Array
 
 
 def readable(X: Array) -> tuple[np.ndarray, bool]:

@@ -7,8 +7,7 @@ import warnings
 from importlib import import_module
 from typing import Any
 
-from deepnotes.errors import BackendUnavailable
-from deepnotes.wording import reason
+from deepnotes.backends import BackendUnavailable, reason
 
 INSTALL = 'pip install "deepnotes[numba]"'
 

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numba.core.caching import _Cache
 
-from deepnotes.atomic import replacing
+from deepnotes.backends import replacing
 
 numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
 

@@ -6,8 +6,7 @@ A part that is not in these tables runs eagerly. The module does not import Numb
 from collections.abc import Callable
 from typing import Any
 
-from deepnotes.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from deepnotes.plan import Supported
+from deepnotes.backends import SGD, Adam, AdamW, Optimizer, RMSProp, Supported
 
 IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, EXP = range(12)
 ACTIVATIONS = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.activations import LIBRARY
+from deepnotes.backends import ACTIVATIONS as LIBRARY
 from deepnotes_numba import codes, passes
 from deepnotes_numba.arrays import plain
 from deepnotes_numba.codes import ACTIVATIONS, SOFTMAX

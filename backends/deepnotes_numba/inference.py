@@ -7,14 +7,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from deepnotes.host import aligned
-from deepnotes.inference import EagerInference
-from deepnotes.layers import Layer
-from deepnotes.losses import Loss, LossFunction
-from deepnotes.plan import Layout
-from deepnotes.training import CHUNK_SECONDS
-from deepnotes_numba import NumbaBackend, threads
+from deepnotes.backends import CHUNK_SECONDS, EagerInference, Layer, Layout, Loss, LossFunction, aligned
+from deepnotes_numba import threads
 from deepnotes_numba.arrays import plain, readable
+from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network
 from deepnotes_numba.prediction import predict, predict_one
@@ -32,20 +28,20 @@ their threads costs more than the work.
 
 
 class NumbaInference(EagerInference):
-    """Outputs and losses by the compiled forward pass; see :class:`deepnotes.inference.Inference`.
+    """Outputs and losses by the compiled forward pass; see :class:`deepnotes.backends.Inference`.
 
     One of it may be used from many threads: all that a call writes to is its own.
 
     Parameters
     ----------
-    backend : NumbaBackend
+    backend : ThreadedBackend
     layers : sequence of Layer
         Of the library's own parts only.
     layout : Layout
     dtype : {"float32", "float64"}
     """
 
-    def __init__(self, backend: NumbaBackend, layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
+    def __init__(self, backend: ThreadedBackend, layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
         super().__init__(backend, layers, layout, dtype)
         self._threads, self._dtype = backend.threads, np.dtype(dtype)
         self._lowered = {
@@ -59,7 +55,7 @@ class NumbaInference(EagerInference):
         self._own = threading.local()
 
     def predict(self, theta: Any, X: Any) -> Any:
-        """Return the outputs; see :meth:`deepnotes.inference.Inference.predict`."""
+        """Return the outputs; see :meth:`deepnotes.backends.Inference.predict`."""
         out = np.empty((self._outputs, X.shape[1]), self._dtype)
         if X.shape[1] != 1:
             self._predict(theta, X, out, None, 0, self._dtype.type(0), np.empty((0, 0), self._dtype), False)
@@ -72,7 +68,7 @@ class NumbaInference(EagerInference):
         return out
 
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
-        """Return outputs and losses; see :meth:`deepnotes.inference.Inference.losses`."""
+        """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
         if not SUPPORTED.has_loss(loss):
             return super().losses(theta, X, Y, loss)
         out = np.empty((self._outputs, X.shape[1]), self._dtype)

@@ -5,11 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepnotes.activations import Activation
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.losses import Loss
-from deepnotes.plan import Layout, Plan
-from deepnotes.steps import fuses
+from deepnotes.backends import Activation, Dense, Dropout, Layer, Layout, Loss, Plan, fuses
 from deepnotes_numba import codes, interpreter
 from deepnotes_numba.vectors import REGISTER
 

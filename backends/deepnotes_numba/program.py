@@ -6,12 +6,10 @@ from typing import cast
 
 import numpy as np
 
-from deepnotes.host import aligned
-from deepnotes.losses import Loss
-from deepnotes.plan import Plan
-from deepnotes.program import Chunk, Data, EagerProgram, State, Sums
-from deepnotes_numba import NumbaBackend, interpreter, products, threads, training
+from deepnotes.backends import Chunk, Data, EagerProgram, Loss, Plan, State, Sums, aligned
+from deepnotes_numba import interpreter, products, threads, training
 from deepnotes_numba.arrays import plain, readable
+from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
 from deepnotes_numba.team import run
 
@@ -25,12 +23,12 @@ class NumbaProgram(EagerProgram):
 
     Parameters
     ----------
-    backend : NumbaBackend
+    backend : ThreadedBackend
     plan : Plan
         Of the library's own parts only.
     """
 
-    def __init__(self, backend: NumbaBackend, plan: Plan) -> None:
+    def __init__(self, backend: ThreadedBackend, plan: Plan) -> None:
         super().__init__(backend, plan)
         self._threads = backend.threads
         self._dtype = np.dtype(plan.dtype)
@@ -54,7 +52,7 @@ class NumbaProgram(EagerProgram):
         rates: np.ndarray,
         sums: Sums = (0.0, 0.0),
     ) -> Chunk:
-        """Make one update per mini-batch; see :meth:`deepnotes.program.Program.train`."""
+        """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         order = plain(order, INDICES)
         samples = data.X.shape[1]
         # The compiled code does not look again; an index below 0 is a large one here.

@@ -1,25 +1,30 @@
-"""Compile all that this backend compiles, on the smallest network that calls it."""
+"""Compile all that this backend compiles, on the smallest plan that calls it."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepnotes.layers import Dense
-from deepnotes.network import Network
-
-if TYPE_CHECKING:
-    from deepnotes_numba import NumbaBackend
+from deepnotes.backends import Adam, Array, Backend, Data, Dense, Loss, Plan, State, aligned
 
 
-def warmup(backend: "NumbaBackend", dtypes: Sequence[str]) -> Iterator[str]:
+def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
     """Yield a few words for each thing, as it is ready; what the disk cache holds is ready at once."""
-    X, Y = np.ones((2, 2)), np.ones((1, 2))
     for dtype in dtypes:
-        network = Network([Dense(1)], inputs=2, backend=backend, dtype=dtype, seed=0)
-        network.partial_fit(X, Y)
+        plan = Plan(2, (Dense(1),), dtype, 0, Loss("mean_squared_error"), Adam())
+        program, inference = backend.compile(plan), backend.compile_inference(plan.layers, plan.layout, dtype)
+        assert program is not None
+        assert inference is not None
+        theta, *slots = (_zeros(backend, plan.layout.size, dtype) for _ in ("theta", *plan.optimizer.slots))
+        X, x, Y = (backend.from_samples(np.ones(shape, dtype)) for shape in ((2, 2), (2, 1), (1, 2)))
+        program.train(State(theta, tuple(slots)), Data(X, Y), np.arange(2), 2, np.array([0.001]))
         yield f"training, {dtype}"
-        network.predict(X)
+        inference.predict(theta, X)
         yield f"prediction, {dtype}"
-        network.predict(X[:, :1])
+        inference.predict(theta, x)
         yield f"prediction of one sample, {dtype}"
+
+
+def _zeros(backend: Backend, size: int, dtype: str) -> Array:
+    x = aligned(size, np.dtype(dtype))
+    x[...] = 0
+    return backend.from_numpy(x)

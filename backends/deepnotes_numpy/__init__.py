@@ -4,11 +4,7 @@ import logging
 
 import numpy as np
 
-from deepnotes.backend import Backend
-from deepnotes.host import HostBackend
-from deepnotes.plan import Plan
-from deepnotes.program import Program
-from deepnotes.recorded import RecordedProgram, recordable
+from deepnotes.backends import Backend, HostBackend, Plan, Program, RecordedProgram, recordable
 
 __all__ = ["NumpyBackend", "create"]
 

@@ -20,9 +20,9 @@ from benchmarks.gpu.checkout import ROOT, make_importable
 make_importable()
 
 from benchmarks.gpu import cases, measure, record, rivals  # noqa: E402 - nothing of deepnotes is importable before
-from deepnotes.bench.machine import machine  # noqa: E402
-from deepnotes.errors import DeepnotesError  # noqa: E402
-from deepnotes.registry import get_backend  # noqa: E402
+from deepnotes.backends.registry import get_backend  # noqa: E402
+from deepnotes.testing.bench.machine import machine  # noqa: E402
+from deepnotes.utils.errors import DeepnotesError  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
 WIDTHS, BATCHES = (8, 32, 128, 512, 2048), (1, 16, 128, 1024, 8192)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deepnotes.atomic import replacing
+from deepnotes.utils.atomic import replacing
 
 
 def earlier(path: Path) -> dict[str, Any]:

@@ -15,8 +15,14 @@ from typing import Any
 
 from deepnotes.cli.arguments import parser
 from deepnotes.cli.output import Output, say
-from deepnotes.errors import ArgumentError, BackendUnavailable, DeepnotesError, MissingExtraError, UnknownNameError
-from deepnotes.safe_text import escaped
+from deepnotes.utils.errors import (
+    ArgumentError,
+    BackendUnavailable,
+    DeepnotesError,
+    MissingExtraError,
+    UnknownNameError,
+)
+from deepnotes.utils.safe_text import escaped
 
 __all__ = ["main"]
 

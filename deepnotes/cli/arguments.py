@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 import deepnotes
-from deepnotes.backend import Backend
+from deepnotes.backends.base import Backend
+from deepnotes.backends.registry import get_backend
 from deepnotes.cli.output import unwritten, write_stdout
-from deepnotes.errors import ArgumentError, unknown_name
-from deepnotes.registry import get_backend
-from deepnotes.safe_text import NUMBER
-from deepnotes.wording import brief, reason
+from deepnotes.utils.errors import ArgumentError, unknown_name
+from deepnotes.utils.safe_text import NUMBER
+from deepnotes.utils.wording import brief, reason
 
 COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
 """Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""

@@ -3,10 +3,10 @@
 import argparse
 from typing import Any
 
-from deepnotes.backend import PROMISES
+from deepnotes.backends.base import PROMISES
+from deepnotes.backends.registry import get_backend, load, registered_backends
 from deepnotes.cli.output import Output, cell
-from deepnotes.errors import BackendUnavailable, UnknownNameError
-from deepnotes.registry import get_backend, load, registered_backends
+from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
 HELP = "List the backends: which work here, and how to mend those that do not."
 

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from deepnotes.arguments import float_dtype
-from deepnotes.atomic import replacing
 from deepnotes.cli.arguments import whole
 from deepnotes.cli.conformance import add_json
 from deepnotes.cli.output import Output, cell, finite
 from deepnotes.cli.places import require_places, writing
-from deepnotes.errors import ArgumentError
 from deepnotes.plots import require_matplotlib
-from deepnotes.wording import one_line
+from deepnotes.utils.arguments import float_dtype
+from deepnotes.utils.atomic import replacing
+from deepnotes.utils.errors import ArgumentError
+from deepnotes.utils.wording import one_line
 
 if TYPE_CHECKING:
-    from deepnotes.bench.report import Report
+    from deepnotes.testing.bench.report import Report
 
 __all__ = ["HELP", "add_json", "configure", "run"]
 
@@ -72,8 +72,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Time, tell, and write what was asked for."""
-    from deepnotes.bench.cases import Case
-    from deepnotes.bench.report import measure
+    from deepnotes.testing.bench.cases import Case
+    from deepnotes.testing.bench.report import measure
 
     cases = [Case(args.layers, batch, float_dtype(args.dtype)) for batch in dict.fromkeys(args.batch)]
     require_places({f"--{name}": path for name, path in _paths(args).items()})
@@ -110,7 +110,7 @@ def _told(show: Callable[[str, float], None], output: Output) -> Callable[[str, 
 def _show(report: "Report", output: Output) -> None:
     from rich.table import Table
 
-    from deepnotes.bench.advice import DOUBT, FOOTNOTE
+    from deepnotes.testing.bench.advice import DOUBT, FOOTNOTE
 
     for title, rows in report.tables():
         head, *body = rows
@@ -152,7 +152,7 @@ def _paths(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def _draw(report: "Report", path: str, file: IO[Any]) -> None:
-    from deepnotes.bench import figures
+    from deepnotes.testing.bench import figures
 
     figures.save(report.crossover(), file, Path(path).suffix[1:].lower())
 

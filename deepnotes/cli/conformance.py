@@ -5,16 +5,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepnotes.atomic import replacing
 from deepnotes.cli.arguments import add_backend, add_threads, chosen_backend
 from deepnotes.cli.output import Output, cell, finite
 from deepnotes.cli.places import require_places, writing
-from deepnotes.errors import DeepnotesError
-from deepnotes.wording import one_line
+from deepnotes.utils.atomic import replacing
+from deepnotes.utils.errors import DeepnotesError
+from deepnotes.utils.wording import one_line
 
 if TYPE_CHECKING:
     from deepnotes.testing import Report, Result
-    from deepnotes.testing.running import Verdict
+    from deepnotes.testing.runner import Verdict
 
 HELP = "Hold a backend to the equations, and report how closely it keeps to them."
 MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "bold red"), "known gap": ("gap", "yellow")}

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from deepnotes import datasets, tables
-from deepnotes.disk import OnDisk
-from deepnotes.disk_tables import DiskTable, open_requested
-from deepnotes.encoding import Encoder, Feature
-from deepnotes.errors import ArgumentError, TableError, unknown_name
-from deepnotes.idx_files import LABEL, is_idx
-from deepnotes.npz_files import chosen
-from deepnotes.readings import EVERYTHING, Request
-from deepnotes.tables import Column, Table, files_of
-from deepnotes.wording import listed
+from deepnotes import datasets
+from deepnotes.datasets import tables
+from deepnotes.datasets.disk_tables import DiskTable, open_requested
+from deepnotes.datasets.encoding import Encoder, Feature
+from deepnotes.datasets.idx_files import LABEL, is_idx
+from deepnotes.datasets.npz_files import chosen
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.readings import EVERYTHING, Request
+from deepnotes.datasets.tables import Column, Table, files_of
+from deepnotes.utils.errors import ArgumentError, TableError, unknown_name
+from deepnotes.utils.wording import listed
 
 DIGITS = "digits"
 SETS = {DIGITS: "digit", "moons": "moon", "spirals": "spiral", "blobs": "blob", "teacher": "y"}

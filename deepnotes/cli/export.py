@@ -9,12 +9,12 @@ from deepnotes.cli.arguments import add_model, hinted
 from deepnotes.cli.output import Output, counted
 from deepnotes.cli.places import require_places
 from deepnotes.cli.tasks import Regression, from_metadata
-from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
-from deepnotes.network import Network
-from deepnotes.wording import listed
+from deepnotes.network.network import Network
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
+from deepnotes.utils.wording import listed
 
 if TYPE_CHECKING:
-    from deepnotes.formats.chain import Chain, Target
+    from deepnotes.network.formats.chain import Chain, Target
 
 HELP = "Write a model, with all that is done to its inputs, as a file that runs without deepnotes."
 
@@ -30,8 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Read, translate, hold what came of it to the test vectors, write and tell."""
-    from deepnotes.formats.chain import Chain
-    from deepnotes.formats.onnx_writing import write
+    from deepnotes.network.formats.chain import Chain
+    from deepnotes.network.formats.onnx_writing import write
 
     wanted = {"onnx": args.onnx, "python": args.python}
     paths = {name: Path(path) for name, path in wanted.items() if path is not None}
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
 def _target(path: str, network: Network) -> "Target | None":
     """Return the units of the target of a regression, as ``deepnotes predict`` gives it; None where there are none."""
-    from deepnotes.formats.chain import Target
+    from deepnotes.network.formats.chain import Target
 
     if "task" not in network.metadata:
         return None
@@ -86,7 +86,7 @@ def _target(path: str, network: Network) -> "Target | None":
 
 
 def _onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
-    from deepnotes.formats import onnx_writing, vectors
+    from deepnotes.network.formats import onnx_writing, vectors
 
     content = onnx_writing.to_onnx(chain)
     told = f"by onnx.checker, opset {onnx_writing.OPSET}"
@@ -105,7 +105,7 @@ def _onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
 
 
 def _python(chain: "Chain", output: Output) -> tuple[str, dict[str, Any], str]:
-    from deepnotes.formats import python_writing
+    from deepnotes.network.formats import python_writing
 
     content = python_writing.to_python(chain)
     told = python_writing.check(content)

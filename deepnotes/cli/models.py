@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 import deepnotes
-from deepnotes.backend import Backend
+from deepnotes.backends.base import Backend
 from deepnotes.cli import data, reading
 from deepnotes.cli.output import counted, finite
 from deepnotes.cli.tasks import Classification, Task, as_metadata, from_metadata
-from deepnotes.disk import OnDisk
-from deepnotes.disk_tables import DiskTable
-from deepnotes.encoding import Encoder
-from deepnotes.errors import ModelFileError
-from deepnotes.network import Network
-from deepnotes.readings import Format, Request
-from deepnotes.tables import Table
+from deepnotes.datasets.disk_tables import DiskTable
+from deepnotes.datasets.encoding import Encoder
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.readings import Format, Request
+from deepnotes.datasets.tables import Table
+from deepnotes.network.network import Network
+from deepnotes.utils.errors import ModelFileError
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from deepnotes.errors import DeepnotesError, TableError
-from deepnotes.safe_text import escaped
-from deepnotes.streams import Escaping, stderr, write_all
-from deepnotes.table_writing import write_table
-from deepnotes.wording import reason
+from deepnotes.datasets.table_writing import write_table
+from deepnotes.utils.errors import DeepnotesError, TableError
+from deepnotes.utils.safe_text import escaped
+from deepnotes.utils.streams import Escaping, stderr, write_all
+from deepnotes.utils.wording import reason
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

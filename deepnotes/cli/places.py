@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from deepnotes.errors import ArgumentError, DeepnotesError
-from deepnotes.wording import reason
+from deepnotes.utils.errors import ArgumentError, DeepnotesError
+from deepnotes.utils.wording import reason
 
 CHECKPOINT = re.compile(r"step-[0-9]{9,}\.safetensors|\.step-.*\.tmp|\.lock", re.DOTALL)
 """The names of the files that a training keeps in its directory of checkpoints."""

@@ -17,7 +17,7 @@ from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
 from deepnotes.cli.places import require_places
 from deepnotes.cli.reading import add_reading, format_of
-from deepnotes.table_writing import formulas, write_table
+from deepnotes.datasets.table_writing import formulas, write_table
 
 HELP = "Predict the target of each row of a table, as CSV."
 

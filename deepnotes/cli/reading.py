@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from deepnotes.cli.arguments import whole
-from deepnotes.errors import ArgumentError
-from deepnotes.readings import WHITESPACE, Format
+from deepnotes.datasets.readings import WHITESPACE, Format
+from deepnotes.utils.errors import ArgumentError
 
 FIELDS = tuple(field.name for field in fields(Format))
 

@@ -4,10 +4,9 @@ import argparse
 import math
 from collections.abc import Callable
 
-from deepnotes.errors import ArgumentError
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.optimizers import Optimizer, as_optimizer
-from deepnotes.schedules import (
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.optimizers import Optimizer, as_optimizer
+from deepnotes.nn.schedules import (
     Constant,
     CosineDecay,
     ExponentialDecay,
@@ -16,6 +15,7 @@ from deepnotes.schedules import (
     Schedule,
     StepDecay,
 )
+from deepnotes.utils.errors import ArgumentError
 
 HIDDEN = (256, 128)
 BATCH_SIZE = 32

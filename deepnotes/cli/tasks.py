@@ -6,19 +6,19 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from deepnotes import metrics
-from deepnotes.cells import hint_of
 from deepnotes.cli.output import counted, figure
-from deepnotes.disk import OnDisk
-from deepnotes.encoding import are_numbers, codes_of, same_number, value_of
-from deepnotes.errors import ArgumentError, DataError
-from deepnotes.layers import Dense
-from deepnotes.losses import LIBRARY as LOSSES
-from deepnotes.network import Network
-from deepnotes.preprocessing import Standardizer
-from deepnotes.readings import labels_of
-from deepnotes.tables import Column
-from deepnotes.wording import listed, shown
+from deepnotes.datasets.cells import hint_of
+from deepnotes.datasets.encoding import are_numbers, codes_of, same_number, value_of
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.readings import labels_of
+from deepnotes.datasets.standardizer import Standardizer
+from deepnotes.datasets.tables import Column
+from deepnotes.network.network import Network
+from deepnotes.nn import metrics
+from deepnotes.nn.layers import Dense
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.utils.errors import ArgumentError, DataError
+from deepnotes.utils.wording import listed, shown
 
 MOST_CLASSES = 20
 """Whole numbers of more distinct values than that are taken for quantities."""

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepnotes import files, plots
-from deepnotes.callbacks import Callback
+from deepnotes import plots
 from deepnotes.cli import data, recipe
 from deepnotes.cli.arguments import chosen_backend, hinted
 from deepnotes.cli.models import Model
@@ -16,16 +15,18 @@ from deepnotes.cli.places import require_places, writing
 from deepnotes.cli.reading import as_metadata, format_of
 from deepnotes.cli.tasks import TASKS, Classification, Task, choose
 from deepnotes.cli.train_options import configure
-from deepnotes.disk import OnDisk
-from deepnotes.disk_tables import DiskTable
-from deepnotes.encoding import IMPUTE_THEM, Encoder
-from deepnotes.errors import ArgumentError, DataError, DeepnotesError, ModelFileError, NonFiniteLossError
-from deepnotes.network import Network
-from deepnotes.preprocessing import Standardizer
-from deepnotes.readings import Format, Request, split_names
-from deepnotes.splits import train_validation_split
-from deepnotes.tables import Column, Table, is_packed_csv
-from deepnotes.training import History, Training
+from deepnotes.datasets.disk_tables import DiskTable
+from deepnotes.datasets.encoding import IMPUTE_THEM, Encoder
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.readings import Format, Request, split_names
+from deepnotes.datasets.splits import train_validation_split
+from deepnotes.datasets.standardizer import Standardizer
+from deepnotes.datasets.tables import Column, Table, is_packed_csv
+from deepnotes.network.formats import model_files
+from deepnotes.network.network import Network
+from deepnotes.network.training.history import History
+from deepnotes.network.training.state import Callback, Training
+from deepnotes.utils.errors import ArgumentError, DataError, DeepnotesError, ModelFileError, NonFiniteLossError
 
 __all__ = ["HELP", "configure", "run"]
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
     model = Model(network, features, target, task, encoder, dates, as_metadata(form))
     model.label()  # so that a checkpoint says it, too
-    files.check(network)
+    model_files.check(network)
     history, seconds = _fit(args, network, task, X, y, train, held_out, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):

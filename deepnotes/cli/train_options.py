@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterable, Mapping
 
-from deepnotes.activations import LIBRARY as ACTIVATIONS
 from deepnotes.cli import recipe
 from deepnotes.cli.arguments import (
     WHOLE,
@@ -18,11 +17,12 @@ from deepnotes.cli.arguments import (
 )
 from deepnotes.cli.reading import add_names, add_reading
 from deepnotes.cli.tasks import MOST_CLASSES
-from deepnotes.encoding import IMPUTE, MOST_CATEGORIES
-from deepnotes.errors import ArgumentError
-from deepnotes.intervals import interval
-from deepnotes.losses import LIBRARY as LOSSES
-from deepnotes.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.datasets.encoding import IMPUTE, MOST_CATEGORIES
+from deepnotes.network.training.intervals import interval
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.utils.errors import ArgumentError
 
 SHARE = number("a number of at least 0 and less than 1", lambda value: 0 <= value < 1)
 POSITIVE = number("a number above 0", lambda value: value > 0)

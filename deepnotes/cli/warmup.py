@@ -3,10 +3,10 @@
 import argparse
 import time
 
+from deepnotes.backends.registry import get_backend
 from deepnotes.cli.arguments import add_backend
 from deepnotes.cli.output import Output
-from deepnotes.registry import get_backend
-from deepnotes.wording import one_line
+from deepnotes.utils.wording import one_line
 
 HELP = "Prepare a backend for this machine, so that no later run waits for a compiler."
 

@@ -1,69 +1,38 @@
 """Data sets that come with the package: digits, small enough to ship and real enough to learn from, and made ones."""
 
-from importlib.resources import files
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from deepnotes.datasets.digits import DIGITS as DIGITS
+    from deepnotes.datasets.digits import Digits as Digits
+    from deepnotes.datasets.digits import load_digits as load_digits
+    from deepnotes.datasets.synthetic import Points as Points
+    from deepnotes.datasets.synthetic import Samples as Samples
+    from deepnotes.datasets.synthetic import make_blobs as make_blobs
+    from deepnotes.datasets.synthetic import make_moons as make_moons
+    from deepnotes.datasets.synthetic import make_spirals as make_spirals
+    from deepnotes.datasets.synthetic import make_teacher as make_teacher
 
-from deepnotes.datasets.made import Points, Samples, make_blobs, make_moons, make_spirals, make_teacher
+__all__ = ["Digits", "Points", "Samples", "load_digits", "make_blobs", "make_moons", "make_spirals", "make_teacher"]
 
-__all__ = [
-    "Digits",
-    "Points",
-    "Samples",
-    "load_digits",
-    "make_blobs",
-    "make_moons",
-    "make_spirals",
-    "make_teacher",
-]
-
-DIGITS = files(__name__).joinpath("digits.npz")
-"""Where the digits are kept."""
-
-
-class Digits(NamedTuple):
-    """Handwritten digits as rows: one image per row, flattened row by row.
-
-    Attributes
-    ----------
-    X : float64 array, shape (1797, 64)
-        How much ink each of the 8 x 8 pixels has, from 0 (none) to 16 (full).
-    y : int64 array, shape (1797,)
-        The digit that each image shows, 0 to 9.
-    feature_names : list of str
-        ``"pixel_ROW_COLUMN"`` for each of the 64 columns of `X`, rows and columns counted from 0.
-    classes : list of str
-        The name of each class, ``"0"`` to ``"9"``.
-    """
-
-    X: NDArray[np.float64]
-    y: NDArray[np.int64]
-    feature_names: list[str]
-    classes: list[str]
+_LATER = {
+    "DIGITS": "deepnotes.datasets.digits",
+    "Digits": "deepnotes.datasets.digits",
+    "Points": "deepnotes.datasets.synthetic",
+    "Samples": "deepnotes.datasets.synthetic",
+    "load_digits": "deepnotes.datasets.digits",
+    "make_blobs": "deepnotes.datasets.synthetic",
+    "make_moons": "deepnotes.datasets.synthetic",
+    "make_spirals": "deepnotes.datasets.synthetic",
+    "make_teacher": "deepnotes.datasets.synthetic",
+}
 
 
-def load_digits() -> Digits:
-    """Return 1,797 images of handwritten digits, from a file of this package: nothing is downloaded.
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: the readers and Standardizer beside it shall not wait for that."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-    This is the test set of the UCI "Optical Recognition of Handwritten Digits"; ``digits.LICENSE``, next to the
-    data, names its authors and its terms (CC BY 4.0).
-
-    Returns
-    -------
-    Digits
-        New arrays at each call, so that changing them changes nothing else.
-
-    Examples
-    --------
-    >>> digits = load_digits()
-    >>> digits.X.shape, digits.y.shape
-    ((1797, 64), (1797,))
-    >>> digits.feature_names[:2], digits.classes[-1]
-    (['pixel_0_0', 'pixel_0_1'], '9')
-    """
-    with DIGITS.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        X, y = arrays["X"].astype(np.float64), arrays["y"].astype(np.int64)
-    names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
-    return Digits(X, y, names, [str(digit) for digit in range(10)])
+    globals()[name] = getattr(import_module(_LATER[name]), name)
+    return globals()[name]

@@ -1,7 +1,7 @@
 """Every formula, once: N1 to N16 of the notes and their kin, as pure functions of a namespace.
 
-A function takes the array module ``xp`` first (see :mod:`deepnotes.array`) and returns new arrays; it writes to
-nothing and keeps no state. Backends may replace any of them by a faster one with the same signature.
+A function takes the array module ``xp`` first (see :mod:`deepnotes.equations.array`) and returns new arrays; it writes
+to nothing and keeps no state. Backends may replace any of them by a faster one with the same signature.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,9 @@ from deepnotes.equations.regularization import *  # noqa: F403
 EQUATIONS: dict[str, Callable[..., Any]] = {
     name: function
     for name, function in sorted(globals().items())
-    if not name.startswith("_") and getattr(function, "__module__", "").startswith(__name__ + ".")
+    if not name.startswith("_")
+    and not isinstance(function, type)
+    and getattr(function, "__module__", "").startswith(__name__ + ".")
 }
 """Every equation by its name."""
 

@@ -7,11 +7,11 @@ intermediate (``1 / (1 + inf) = 0``); callers that mind NumPy's warning silence 
 
 from math import pi, sqrt
 
-from deepnotes.array import Array, Namespace
+from deepnotes.equations.array import Array, Namespace
 
 # erfc(x) = e^(-x²) p(t) / (1 + 2x) with t = (x - 3) / (x + 3), for x >= 0: the form of M. M. Shepherd and J. G.
 # Laframboise, Math. Comp. 36 (1981) 249. p is the Chebyshev series of degree 24, computed to 40 digits and written
-# in powers of t, lowest first; tests/test_activations.py holds it to erfc's true values.
+# in powers of t, lowest first; tests/equations/test_activations.py holds it to erfc's true values.
 ERFC = (
     1.2530080582697296, -0.13562110612458117, -0.0475622943534492, 0.1296451587027594, -0.11927366341538638,
     0.0683080273440099, -0.02377051491717134, 0.0025293918156939696, 0.0018886903449991718, -0.0007798322696543306,

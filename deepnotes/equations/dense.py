@@ -4,8 +4,8 @@ Samples are columns. Shapes are given as in the notes: ``n`` = neurons of layer 
 ``l - 1``, ``m`` = samples. Every function takes the namespace ``xp`` first and returns new arrays of the dtype given.
 """
 
-from deepnotes.array import Array, Namespace
 from deepnotes.equations import samples
+from deepnotes.equations.array import Array, Namespace
 
 
 def linear(xp: Namespace, W: Array, A_prev: Array, b: Array) -> Array:

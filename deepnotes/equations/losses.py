@@ -5,8 +5,8 @@ cross-entropy of one output is N10 itself), but for categorical cross-entropy, w
 distribution. The cost is the mean over samples; :func:`mean_loss` takes it, and N13 and N14 take its derivative.
 """
 
-from deepnotes.array import Array, Namespace
 from deepnotes.equations import samples
+from deepnotes.equations.array import Array, Namespace
 
 
 def binary_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:

@@ -5,7 +5,7 @@ All arrays are the flat buffers, shape (p,): one call updates a whole network. N
 double precision.
 """
 
-from deepnotes.array import Array, Namespace
+from deepnotes.equations.array import Array, Namespace
 
 
 def gradient_descent(xp: Namespace, theta: Array, g: Array, rate: float) -> Array:

@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from deepnotes.array import Array, Namespace
+from deepnotes.equations.array import Array, Namespace
 
 
 def l2_penalty(xp: Namespace, theta: Array, decays: Array, l2: float) -> Array:

@@ -7,7 +7,7 @@ Comput. 14 (1993) 783), and less where the library itself adds within a block in
 
 from collections.abc import Callable
 
-from deepnotes.array import Array
+from deepnotes.equations.array import Array
 
 SAMPLES = 1024
 """Samples of a block: a product of so many terms is as fast as a longer one."""

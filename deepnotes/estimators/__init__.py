@@ -3,7 +3,7 @@
 Rows are samples here, as scikit-learn's users expect; the core is given a transposed view.
 """
 
-from deepnotes.errors import MissingExtraError
+from deepnotes.utils.errors import MissingExtraError
 
 try:
     import sklearn  # noqa: F401

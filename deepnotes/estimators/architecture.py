@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.activations import Activation, ActivationFunction
-from deepnotes.arguments import number
-from deepnotes.errors import ArgumentError
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.losses import LossFunction, as_loss, check_pair
-from deepnotes.plan import Objective
+from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.losses import LossFunction, as_loss, check_pair
+from deepnotes.nn.plan import Objective
+from deepnotes.utils.arguments import number
+from deepnotes.utils.errors import ArgumentError
 
 SIGMOID = {"logistic", "sigmoid"}
 """What scikit-learn and we call it."""

@@ -16,23 +16,24 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from deepnotes.backend import Backend
-from deepnotes.callbacks import as_callbacks
-from deepnotes.errors import ArgumentError, DataError, DTypeError, NonFiniteLossError, ShapeError
+from deepnotes.backends.base import Backend
+from deepnotes.backends.host import HostBackend
+from deepnotes.backends.program import Data, Program
+from deepnotes.backends.registry import get_backend
 from deepnotes.estimators import architecture
 from deepnotes.estimators.lbfgs import minimize
+from deepnotes.estimators.live_network import Running
 from deepnotes.estimators.rules import Order, Rules
-from deepnotes.estimators.running import Running
 from deepnotes.estimators.sparse import SparseProgram, SparseSamples
-from deepnotes.exchange import refuse_lost_nuls, refuse_masked
-from deepnotes.host import HostBackend
-from deepnotes.network import Network
-from deepnotes.optimizers import SGD, Adam, Optimizer
-from deepnotes.plan import Plan
-from deepnotes.program import Data, Program
-from deepnotes.registry import get_backend
-from deepnotes.training import Training, callbacks_called
-from deepnotes.training import fit as run_fit
+from deepnotes.network.network import Network
+from deepnotes.network.training.callbacks import as_callbacks
+from deepnotes.network.training.loop import callbacks_called
+from deepnotes.network.training.loop import fit as run_fit
+from deepnotes.network.training.state import Training
+from deepnotes.nn.optimizers import SGD, Adam, Optimizer
+from deepnotes.nn.plan import Plan
+from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
+from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, NonFiniteLossError, ShapeError
 
 FIT_DTYPES = (np.float64, np.float32)
 LEAST_WEIGHT, MOST_WEIGHT = 1e-25, 1e25

@@ -16,15 +16,15 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.validation import validate_data
 
-from deepnotes.arguments import number
-from deepnotes.checks import class_weights
-from deepnotes.errors import ArgumentError, DataError
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
 from deepnotes.estimators.parameters import CONSTRAINTS
-from deepnotes.exchange import refuse_lost_nuls
-from deepnotes.losses import LIBRARY as LOSSES
-from deepnotes.losses import LossFunction
-from deepnotes.wording import listed
+from deepnotes.network.validation import class_weights
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.losses import LossFunction
+from deepnotes.utils.arguments import number
+from deepnotes.utils.array_checks import refuse_lost_nuls
+from deepnotes.utils.errors import ArgumentError, DataError
+from deepnotes.utils.wording import listed
 
 
 class DenseClassifier(ClassifierMixin, DenseEstimator):
@@ -85,7 +85,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     dtype : {"float32", "float64"}, optional
         By default that of X; float64 for ``lbfgs``.
     callbacks : list of Callback, optional
-        They see the :class:`~deepnotes.training.Training` after each epoch.
+        They see the :class:`~deepnotes.network.training.state.Training` after each epoch.
 
     Attributes
     ----------

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.network import Network
-from deepnotes.program import Data, Program, State
-from deepnotes.streams import BestEffort
+from deepnotes.backends.program import Data, Program, State
+from deepnotes.network.network import Network
+from deepnotes.utils.streams import BestEffort
 
 
 class Minimum(NamedTuple):

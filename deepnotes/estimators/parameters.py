@@ -6,9 +6,9 @@ from typing import Any
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from deepnotes.activations import LIBRARY as ACTIVATIONS
-from deepnotes.activations import ActivationFunction
-from deepnotes.backend import Backend
+from deepnotes.backends.base import Backend
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.activations import ActivationFunction
 
 CONSTRAINTS: dict[str, Any] = {
     **MLPClassifier._parameter_constraints,

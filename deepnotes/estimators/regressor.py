@@ -10,12 +10,12 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from deepnotes.errors import DataError
 from deepnotes.estimators.architecture import loss_of
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
 from deepnotes.estimators.parameters import CONSTRAINTS
-from deepnotes.losses import LIBRARY as LOSSES
-from deepnotes.losses import LossFunction
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.losses import LossFunction
+from deepnotes.utils.errors import DataError
 
 
 class DenseRegressor(RegressorMixin, DenseEstimator):
@@ -75,7 +75,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     dtype : {"float32", "float64"}, optional
         By default that of X; float64 for ``lbfgs``.
     callbacks : list of Callback, optional
-        They see the :class:`~deepnotes.training.Training` after each epoch.
+        They see the :class:`~deepnotes.network.training.state.Training` after each epoch.
 
     Attributes
     ----------

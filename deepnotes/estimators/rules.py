@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.callbacks import Callback
-from deepnotes.estimators.running import EpochRate
-from deepnotes.streams import BestEffort
+from deepnotes.estimators.live_network import EpochRate
+from deepnotes.network.training.state import Callback
+from deepnotes.utils.streams import BestEffort
 
 if TYPE_CHECKING:
-    from deepnotes.training import Training
+    from deepnotes.network.training.state import Training
 
 LEAST_RATE = 1e-6
 """At which the adaptive rule ends a training instead of dividing the rate by 5."""

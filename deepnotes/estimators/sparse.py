@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from deepnotes.array import Array
-from deepnotes.backend import Backend
-from deepnotes.program import Chunk, Data, Program, State, Sums
-from deepnotes.steps import Gradient
+from deepnotes.backends.base import Backend
+from deepnotes.backends.program import Chunk, Data, Program, State, Sums
+from deepnotes.equations.array import Array
+from deepnotes.nn.steps import Gradient
 
 BYTES = 1 << 26
 """Of dense samples that are held at a time, or those of one batch if they are more."""

@@ -5,34 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.arguments import whole
-from deepnotes.errors import ArgumentError, DataError, ShapeError
-from deepnotes.exchange import as_host, to_host
-from deepnotes.layers import Dense
-from deepnotes.plots.canvas import (
-    INK,
-    MARKERS,
-    class_names,
-    colour,
-    figure_of,
-    one_axes,
-    shortened,
-    tidy,
-)
+from deepnotes.backends.foreign_arrays import as_host, to_host
+from deepnotes.nn.layers import Dense
+from deepnotes.plots.canvas import INK, MARKERS, class_names, colour, figure_of, one_axes, shortened, tidy
 from deepnotes.plots.confusions import indices
+from deepnotes.utils.arguments import whole
+from deepnotes.utils.errors import ArgumentError, DataError, ShapeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deepnotes.network import Network
+    from deepnotes.plots.protocols import NetworkLike
 
 MANY = 1000
 """Points from which on they are drawn small."""
 
 
 def boundary(
-    network: "Network",
+    network: "NetworkLike",
     X: Any,
     Y: Any = None,
     *,

@@ -7,10 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from deepnotes.atomic import replacing
-from deepnotes.errors import ArgumentError, DeepnotesError, MissingExtraError
-from deepnotes.safe_text import escaped
-from deepnotes.wording import reason
+from deepnotes.utils.atomic import replacing
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError
+from deepnotes.utils.safe_text import escaped
+from deepnotes.utils.wording import reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,7 +155,7 @@ def check_path(path: str | PathLike[str]) -> Path:
     --------
     >>> check_path("curves.gif")
     Traceback (most recent call last):
-    deepnotes.errors.ArgumentError: 'curves.gif' ends in '.gif', wanted .png, .svg or .pdf
+    deepnotes.utils.errors.ArgumentError: 'curves.gif' ends in '.gif', wanted .png, .svg or .pdf
     """
     try:
         found = Path(path)

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.errors import DataError, DTypeError, ShapeError
-from deepnotes.exchange import refuse_masked, to_host
+from deepnotes.backends.foreign_arrays import to_host
 from deepnotes.plots.canvas import INK, class_names, figure_of, literal, one_axes, shortened
+from deepnotes.utils.array_checks import refuse_masked
+from deepnotes.utils.errors import DataError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deepnotes.network import Network
+    from deepnotes.plots.protocols import NetworkLike
 
 MOST_CLASSES = 1000
 MOST_SHARES, MOST_COUNTS = 6, 20
@@ -86,7 +87,7 @@ def confusion(
 
 
 def confusion_of(
-    network: "Network", X: Any, Y: Any, *, classes: Sequence[object] | None = None, ax: Any = None
+    network: "NetworkLike", X: Any, Y: Any, *, classes: Sequence[object] | None = None, ax: Any = None
 ) -> "Figure":
     """Draw which classes a network takes for which; see :func:`confusion`.
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.errors import ArgumentError, unknown_name
 from deepnotes.plots.canvas import INK, PALE, TRAINING, VALIDATION, as_axes, figure_of, literal, panels, tidy
+from deepnotes.utils.errors import ArgumentError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deepnotes.training import History
+    from deepnotes.plots.protocols import HistoryLike
 
 FEW = 30
 """Epochs up to which each is marked."""
@@ -20,7 +20,7 @@ WIDE = 20.0
 """By what factor a loss has to fall for a logarithmic scale."""
 
 
-def curves(history: "History", show: str | Sequence[str] | None = None, *, ax: Any = None) -> "Figure":
+def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, ax: Any = None) -> "Figure":
     """Draw the loss and the metrics of a training, each in a panel, with the best epoch marked.
 
     Parameters
@@ -76,7 +76,7 @@ def curves(history: "History", show: str | Sequence[str] | None = None, *, ax: A
     return figure_of(axes[0])
 
 
-def _best(history: "History") -> tuple[int | None, str]:
+def _best(history: "HistoryLike") -> tuple[int | None, str]:
     """Return the best epoch, counted from 1, and what it is."""
     if history.best_epoch is not None:
         return history.best_epoch, f"best epoch {history.best_epoch}, restored"

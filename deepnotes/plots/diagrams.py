@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from deepnotes.layers import Dense, Dropout, Layer
+from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.plots.canvas import INK, PALE, TRAINING, VALIDATION, figure_of, one_axes, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from deepnotes.network import Network
+    from deepnotes.plots.protocols import NetworkLike
 
 MOST = 10
 """Neurons of a layer that are drawn; a wider one has dots in its middle."""
@@ -17,7 +17,7 @@ STEP = 2.3
 """From layer to layer, where neurons are 1 apart."""
 
 
-def diagram(network: "Network", *, ax: Any = None) -> "Figure":
+def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":
     """Draw the layers of a network, their neurons, and the shapes of activities and parameters.
 
     Parameters

@@ -5,18 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.arguments import whole
-from deepnotes.errors import ArgumentError
-from deepnotes.layers import Dense
+from deepnotes.nn.layers import Dense
 from deepnotes.plots.canvas import figure_of, one_axes
+from deepnotes.utils.arguments import whole
+from deepnotes.utils.errors import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from deepnotes.network import Network
+    from deepnotes.plots.protocols import NetworkLike
 
 
-def weights(network: "Network", *, shape: tuple[int, int] | None = None, most: int = 64, ax: Any = None) -> "Figure":
+def weights(
+    network: "NetworkLike", *, shape: tuple[int, int] | None = None, most: int = 64, ax: Any = None
+) -> "Figure":
     """Draw the weights of each neuron of the first layer as an image, all on one scale.
 
     Parameters

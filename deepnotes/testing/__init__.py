@@ -4,12 +4,12 @@
     pytest --pyargs deepnotes.testing --deepnotes-backend NAME
 
 or, in the tests of a backend, ``class TestMine(BackendConformance): backend = "mine"``. Each check holds results to the
-equations on arrays that carry a bound of their error, see :mod:`deepnotes.testing.bounds`, or to the last bit.
+equations on arrays that carry a bound of their error, see :mod:`deepnotes.backends.bounds`, or to the last bit.
 """
 
 from deepnotes.testing.checks import Check, Failure, NotApplicable, Trial
 from deepnotes.testing.conformance import BackendConformance
-from deepnotes.testing.running import Report, Result, all_checks, run, run_check
+from deepnotes.testing.runner import Report, Result, all_checks, run, run_check
 
 __all__ = [
     "BackendConformance",

@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepnotes.activations import LIBRARY as ACTIVATIONS
-from deepnotes.losses import LIBRARY as LOSSES
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.testing.checks import DTYPE, Derived
 
 
@@ -143,7 +143,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 
 def call(name: str, options: dict[str, Any]) -> Callable[..., Any]:
-    """Return a function of an :class:`~deepnotes.ops.Ops` and arguments that calls an equation with options."""
+    """Return a function of an :class:`Ops` and arguments that calls an equation with options."""
     if name == "philox":
         return lambda ops, *counter: ops.philox(counter, 2**63 + 5)
     return lambda ops, *arguments: getattr(ops, name)(*arguments, **options)

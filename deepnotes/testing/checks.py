@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from deepnotes.backend import Backend
-from deepnotes.testing.bounded import BoundedArray
-from deepnotes.testing.bounds import Bounds, excess
+from deepnotes.backends.base import Backend
+from deepnotes.backends.bounds import BoundedArray, Bounds, excess
 
 DTYPES = ("float32", "float64")
 
@@ -136,7 +135,7 @@ class Trial:
         Parameters
         ----------
         function : callable
-            Takes an :class:`~deepnotes.ops.Ops` and the arguments, and returns arrays by the protocol alone.
+            Takes an :class:`~deepnotes.equations.ops.Ops` and the arguments, and returns arrays by the protocol alone.
         arguments : sequence
             Host arrays, those of floats in any precision; :class:`Derived` ones; or what is passed on as it is.
         dtype : {"float32", "float64"}
@@ -145,7 +144,7 @@ class Trial:
         layout : callable, optional
             How the host arrays shall lie in memory.
         random : bool, default True
-            Whether they are random, see :func:`~deepnotes.testing.bounds.sum_factor`.
+            Whether they are random, see :func:`~deepnotes.backends.bounds.sum_factor`.
 
         Raises
         ------

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from deepnotes.backend import Backend
-from deepnotes.registry import get_backend
-from deepnotes.testing.running import Result, all_checks, check_gaps, run_check
+from deepnotes.backends.base import Backend
+from deepnotes.backends.registry import get_backend
+from deepnotes.testing.runner import Result, all_checks, check_gaps, run_check
 
 
 def report(result: Result) -> None:

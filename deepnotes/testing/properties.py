@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deepnotes.backend import Backend
+from deepnotes.backends.base import Backend
 from deepnotes.testing.calls import CALLS, VARIANTS, Draw, call
 from deepnotes.testing.checks import DTYPES, Trial
 from deepnotes.testing.inputs import LAYOUTS

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from deepnotes.registry import available_backends, get_backend
+from deepnotes.backends.registry import available_backends, get_backend
 from deepnotes.testing.conformance import report
-from deepnotes.testing.running import all_checks, check_gaps, run_check
+from deepnotes.testing.runner import all_checks, check_gaps, run_check
 
 
 def pytest_generate_tests(metafunc: Any) -> None:

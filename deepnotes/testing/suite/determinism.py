@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.optimizers import Adam
-from deepnotes.program import Data, State
+from deepnotes.backends.program import Data, State
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.optimizers import Adam
 from deepnotes.testing.checks import DTYPES, Trial, check
 from deepnotes.testing.suite.programs import small
-from deepnotes.testing.training import Training, inference, placed, program, trained
+from deepnotes.testing.training_cases import Training, inference, placed, program, trained
 
 
 @check("determinism.training")

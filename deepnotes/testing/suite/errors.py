@@ -5,7 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.errors import (
+from deepnotes.network.network import Network
+from deepnotes.nn.layers import Dense
+from deepnotes.nn.optimizers import SGD
+from deepnotes.testing.checks import CheckFunction, Trial, check
+from deepnotes.utils.errors import (
     ArgumentError,
     DataError,
     DTypeError,
@@ -14,10 +18,6 @@ from deepnotes.errors import (
     UnknownNameError,
     UnknownParameterError,
 )
-from deepnotes.layers import Dense
-from deepnotes.network import Network
-from deepnotes.optimizers import SGD
-from deepnotes.testing.checks import CheckFunction, Trial, check
 
 X = np.linspace(-1, 1, 40).reshape(4, 10)
 Y = np.linspace(0, 1, 20).reshape(2, 10)

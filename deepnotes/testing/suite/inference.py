@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from deepnotes.activations import LIBRARY as ACTIVATIONS
-from deepnotes.inference import EagerInference
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.losses import LIBRARY as LOSSES
+from deepnotes.backends.eager import EagerInference
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 from deepnotes.testing.suite.programs import LAST, TARGETS, small
-from deepnotes.testing.training import Training, inference, placed
+from deepnotes.testing.training_cases import Training, inference, placed
 
 
 def hold_predictions(trial: Trial, training: Training, where: str) -> None:

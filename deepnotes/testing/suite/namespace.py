@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.ops import Ops
+from deepnotes.equations.ops import Ops
 from deepnotes.testing.calls import Draw
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import EMPTY, LARGE, LAYOUTS, PRODUCTS, SHAPES

@@ -2,22 +2,16 @@
 
 import numpy as np
 
-from deepnotes.activations import LIBRARY as ACTIVATIONS
-from deepnotes.activations import Activation
-from deepnotes.layers import Dense, Dropout, Layer
-from deepnotes.losses import LIBRARY as LOSSES
-from deepnotes.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSProp
-from deepnotes.plan import Objective
-from deepnotes.program import Data
+from deepnotes.backends.program import Data
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.activations import Activation
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.plan import Objective
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
-from deepnotes.testing.training import (
-    Training,
-    hold_gradients,
-    hold_training,
-    placed,
-    program,
-)
+from deepnotes.testing.training_cases import Training, hold_gradients, hold_training, placed, program
 
 OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items()} | {
     "sgd": SGD(0.1),

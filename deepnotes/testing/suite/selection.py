@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.errors import BackendUnavailable
-from deepnotes.layers import Dense, Dropout
-from deepnotes.network import Network
-from deepnotes.registry import get_backend, registered_backends, use_backend
+from deepnotes.backends.registry import get_backend, registered_backends, use_backend
+from deepnotes.network.network import Network
+from deepnotes.nn.layers import Dense, Dropout
 from deepnotes.testing.checks import DTYPES, NotApplicable, Trial, check
+from deepnotes.utils.errors import BackendUnavailable
 
 
 def _registered(trial: Trial) -> str:

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.activations import LIBRARY as ACTIVATIONS
-from deepnotes.ops import Ops
-from deepnotes.testing.bounds import UNIT
+from deepnotes.backends.bounds import UNIT
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.testing.calls import Draw, call
 from deepnotes.testing.checks import DTYPES, CheckFunction, Derived, NotApplicable, Trial, check
 from deepnotes.testing.suite.programs import small
-from deepnotes.testing.training import Training, inference, placed, program
+from deepnotes.testing.training_cases import Training, inference, placed, program
 
 
 def of_nan(name: str) -> CheckFunction:

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.layers import Dense
-from deepnotes.optimizers import SGD
-from deepnotes.program import Data, State
+from deepnotes.backends.program import Data, State
+from deepnotes.nn.layers import Dense
+from deepnotes.nn.optimizers import SGD
 from deepnotes.testing.calls import call
 from deepnotes.testing.checks import DTYPES, Trial, check
-from deepnotes.testing.training import Training, hold_number, hold_training, inference, program
+from deepnotes.testing.training_cases import Training, hold_number, hold_training, inference, program
 
 
 def _of_few_bits(x: np.ndarray) -> np.ndarray:

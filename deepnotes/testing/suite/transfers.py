@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from deepnotes.layers import Dense
-from deepnotes.network import Network
+from deepnotes.network.network import Network
+from deepnotes.nn.layers import Dense
 from deepnotes.testing.checks import DTYPES, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 

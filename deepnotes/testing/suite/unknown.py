@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepnotes.activations import ActivationFunction
-from deepnotes.array import Array
-from deepnotes.layers import Dense, Layer
-from deepnotes.losses import LossFunction
-from deepnotes.ops import Ops
-from deepnotes.optimizers import Adam, Optimizer
+from deepnotes.equations.array import Array
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.activations import ActivationFunction
+from deepnotes.nn.layers import Dense, Layer
+from deepnotes.nn.losses import LossFunction
+from deepnotes.nn.optimizers import Adam, Optimizer
 from deepnotes.testing.checks import DTYPES, Trial, check
-from deepnotes.testing.training import Training, hold_training
+from deepnotes.testing.training_cases import Training, hold_training
 
 
 @dataclass(frozen=True)

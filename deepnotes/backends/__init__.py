@@ -1,0 +1,99 @@
+"""Everything that a backend needs, and nothing else: the interface that those under ``backends/`` are written to.
+
+A backend derives from :class:`Backend` or, on NumPy's arrays, from :class:`HostBackend`. The namespace is enough to
+train (rung 1); ``kernels`` replace equations (rung 2); ``compile`` and ``compile_inference`` return a :class:`Program`
+and an :class:`Inference` of its own for plans of parts that it has kernels for, see :class:`Supported` (rung 3). The
+rest is what those are made of.
+
+These names are stable; the modules that they come from are not.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.eager import ELEMENTS, EagerInference, EagerProgram
+from deepnotes.backends.host import HostBackend, aligned
+from deepnotes.backends.inference import Inference
+from deepnotes.backends.program import CHUNK_SECONDS, Chunk, Data, Program, State, Sums
+from deepnotes.equations.array import Array, DType, Namespace, Shape
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.losses import Loss, LossFunction
+from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported
+from deepnotes.nn.steps import Gradient, fuses
+from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.atomic import replacing
+from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeviceMemoryError, ForkedProcessError
+from deepnotes.utils.wording import reason
+
+if TYPE_CHECKING:
+    from deepnotes.backends.recording.program import RecordedProgram, recordable
+
+__all__ = [
+    "ACTIVATIONS",
+    "CHUNK_SECONDS",
+    "ELEMENTS",
+    "LOSSES",
+    "NOTES",
+    "OPTIMIZERS",
+    "SGD",
+    "Activation",
+    "ActivationFunction",
+    "Adam",
+    "AdamW",
+    "ArgumentError",
+    "Array",
+    "Backend",
+    "BackendUnavailable",
+    "Chunk",
+    "Context",
+    "DType",
+    "Data",
+    "Dense",
+    "DeviceMemoryError",
+    "Dropout",
+    "EagerInference",
+    "EagerProgram",
+    "ForkedProcessError",
+    "Gradient",
+    "HostBackend",
+    "Inference",
+    "Layer",
+    "Layout",
+    "Loss",
+    "LossFunction",
+    "Namespace",
+    "Objective",
+    "Ops",
+    "Optimizer",
+    "Parameter",
+    "Plan",
+    "Program",
+    "RMSProp",
+    "RecordedProgram",
+    "Shape",
+    "State",
+    "Sums",
+    "Supported",
+    "aligned",
+    "fuses",
+    "number",
+    "reason",
+    "recordable",
+    "replacing",
+    "whole",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in {"RecordedProgram", "recordable"}:  # they need more than most programs do
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from deepnotes.backends.recording import program
+
+    globals()[name] = getattr(program, name)
+    return globals()[name]

@@ -1,0 +1,500 @@
+"""How far a right result may be from the true one: the one place where bounds come from.
+
+The equations are pure functions of a namespace, so they also run on one whose arrays carry, beside each value, a bound
+of its error: this module. It is the running error analysis of J. H. Wilkinson (N. J. Higham, Accuracy and Stability of
+Numerical Algorithms, 2nd ed., SIAM 2002, section 3.3), in the dtype that a backend computes in, with the values
+themselves taken in a wider one. What comes out of an equation, a layer or a whole training is the reference and how far
+any backend may be from it. No bound is fitted to what a backend was seen to do. The rules, ``u`` being the unit
+roundoff:
+
+- **Rounding.** One operation is off by at most ``u |x|``; a result below the smallest normal number ``tiny`` may be
+  lost altogether. A Python number that the dtype cannot hold counts as one rounding.
+- **What came in.** An error ``e`` of an argument grows as the derivative says, at its largest within ``e``: a sum adds
+  the errors, ``x y`` takes ``|x| e_y + |y| e_x + e_x e_y``, and so on; exact arguments have none.
+- **Sums of k terms**, and so the matrix products N2, N13, N15 and the sum N14, in any order, fused or not:
+  ``γ_k Σ |terms|`` with ``γ_k = k u / (1 - k u)`` (Higham, section 3.1). On random data the roundings are independent
+  of each other and mostly cancel, so that the error grows as the root of k: with `random` inputs the smaller of ``γ_k``
+  and ``2 sqrt(k) u`` is taken (N. J. Higham and T. Mary, SIAM J. Sci. Comput. 41 (2019) A2815, theorem 2.4 with λ = 2).
+  Structured data, such as constants, get ``γ_k`` alone.
+- **Elementary functions** are off by a few units in the last place (`ULPS`), as libraries of good repute are. A backend
+  that loses digits by another, unstable formula is out of bounds. But an equation that is itself unstable has a wide
+  bound, and what it loses is forgiven: so tests/equations/test_stability.py checks each equation's own bound against
+  what roundings of its arguments alone would do.
+- **Sums over samples** are no special case: the equations add them in blocks (:mod:`deepnotes.equations.samples`), so
+  their bound does not grow with the batch.
+- **Decisions.** Where a comparison is closer than its errors, either outcome is right; what is chosen by it is off by
+  the difference of the choices. So the kinks of ReLU need no exception: they are wide where the arithmetic is not sure.
+- **Overflow.** Beyond the largest number either the value or infinity is right. The arithmetic of the bounds may
+  overflow as well, and does so without a warning: a value that is infinite even in the wider dtype has to be met, and
+  an error that is infinite, or not a number, says nothing, so that any result is within it.
+"""
+
+import builtins
+from typing import Any, TypeVar
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+
+
+class BoundedArray:
+    """Values, and how far a backend's may be from them; see :class:`Rules`.
+
+    Attributes
+    ----------
+    value : ndarray
+        Wider than the dtype that it stands for; int64 and bool as they are.
+    error : ndarray of float64
+        Of the same shape; 1 where a bool may as well be the other.
+    """
+
+    __slots__ = ("error", "rules", "value")
+    __array_ufunc__ = None  # NumPy's operators leave it to the ones here
+
+    def __init__(self, rules: "Rules", value: Any, error: Any) -> None:
+        self.rules = rules
+        self.value = np.asarray(value)
+        self.error = np.broadcast_to(np.asarray(error, np.float64), self.value.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.value.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return self.value.ndim
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype that it stands for."""
+        return self.rules.dtype if self.value.dtype.kind == "f" else self.value.dtype
+
+    @property
+    def T(self) -> "BoundedArray":
+        """The transpose."""
+        return BoundedArray(self.rules, self.value.T, self.error.T)
+
+    def __getitem__(self, key: Any) -> "BoundedArray":
+        return BoundedArray(self.rules, self.value[key], self.error[key])
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __neg__(self) -> "BoundedArray":
+        return BoundedArray(self.rules, -self.value, self.error)
+
+    def __abs__(self) -> "BoundedArray":
+        return BoundedArray(self.rules, abs(self.value), self.error)
+
+    def __add__(self, other: Any) -> "BoundedArray":
+        return self.rules.add(self, self.rules.lift(other, self))
+
+    def __sub__(self, other: Any) -> "BoundedArray":
+        return self.rules.add(self, -self.rules.lift(other, self))
+
+    def __rsub__(self, other: Any) -> "BoundedArray":
+        return self.rules.add(self.rules.lift(other, self), -self)
+
+    def __mul__(self, other: Any) -> "BoundedArray":
+        return self.rules.multiply(self, self.rules.lift(other, self))
+
+    def __truediv__(self, other: Any) -> "BoundedArray":
+        return self.rules.divide(self, self.rules.lift(other, self))
+
+    def __rtruediv__(self, other: Any) -> "BoundedArray":
+        return self.rules.divide(self.rules.lift(other, self), self)
+
+    def __matmul__(self, other: "BoundedArray") -> "BoundedArray":
+        return self.rules.matmul(self, other)
+
+    def __lt__(self, other: Any) -> "BoundedArray":
+        return self.rules.compare(np.less, self, self.rules.lift(other, self))
+
+    def __le__(self, other: Any) -> "BoundedArray":
+        return self.rules.compare(np.less_equal, self, self.rules.lift(other, self))
+
+    def __gt__(self, other: Any) -> "BoundedArray":
+        return self.rules.compare(np.greater, self, self.rules.lift(other, self))
+
+    def __ge__(self, other: Any) -> "BoundedArray":
+        return self.rules.compare(np.greater_equal, self, self.rules.lift(other, self))
+
+    def __and__(self, other: Any) -> "BoundedArray":
+        return self.rules.exact(self.value & self.rules.lift(other, self).value)
+
+    def __xor__(self, other: Any) -> "BoundedArray":
+        return self.rules.exact(self.value ^ self.rules.lift(other, self).value)
+
+    def __lshift__(self, other: Any) -> "BoundedArray":
+        return self.rules.exact(self.value << self.rules.lift(other, self).value)
+
+    def __rshift__(self, other: Any) -> "BoundedArray":
+        return self.rules.exact(self.value >> self.rules.lift(other, self).value)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoffs by dtype, and by the precision of products where that is another."""
+LOST = {"float16": 2.0**-25}
+"""How far the rounding of a factor may be off where it is too small for `UNIT` to say it."""
+ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 3, "sqrt": 1}
+"""Units in the last place that an elementary function may be off."""
+
+
+def gamma(k: int, u: float) -> float:
+    """Return ``γ_k = k u / (1 - k u)``, the bound of k roundings in a row; infinite where it says nothing.
+
+    Examples
+    --------
+    >>> gamma(2, 0.25)
+    1.0
+    """
+    return k * u / (1 - k * u) if k * u < 1 else float("inf")
+
+
+def sum_factor(k: int, u: float, random: bool) -> float:
+    """Return the factor of ``Σ |terms|`` by which a sum of k terms may be off.
+
+    Parameters
+    ----------
+    k : int
+    u : float
+        The unit roundoff.
+    random : bool
+        Whether the terms are random, so that roundings mostly cancel.
+    """
+    worst = gamma(k, u)
+    return min(worst, 2 * k**0.5 * u) if random else worst
+
+
+T = TypeVar("T")
+
+
+def silenced(cls: type[T]) -> type[T]:
+    """Make the methods of a class compute without floating-point warnings, whatever the caller asked NumPy for."""
+    for name, method in list(vars(cls).items()):
+        if callable(method):
+            setattr(cls, name, np.errstate(all="ignore")(method))
+    return cls
+
+
+@silenced
+class Rules:
+    """The namespace of :class:`BoundedArray`: each function gives the value and, by its rule, the error.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}
+        What the backend computes in.
+    products : str, optional
+        The precision of matrix products, such as "tf32", where it is another.
+    random : bool, default True
+        Whether inputs are random, see :func:`sum_factor`.
+
+    Attributes
+    ----------
+    slack : float
+        What bounds have to be multiplied by: 2 where there is no wider dtype, so that the reference has errors as well.
+    """
+
+    bool, int64 = np.dtype("bool"), np.dtype("int64")
+    float32, float64 = np.dtype("float32"), np.dtype("float64")
+
+    def __init__(self, dtype: str, products: str | None = None, random: builtins.bool = True) -> None:
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.random = random
+        self.wide: np.dtype[Any] = np.dtype(np.longdouble if dtype == "float64" else np.float64)
+        self.u, self.products_u = UNIT[dtype], UNIT[products or dtype]
+        self.lost = LOST.get(products or dtype, 0.0)
+        info = np.finfo(self.dtype)
+        self.tiny, self.largest = float(info.tiny), float(info.max)
+        self.slack = 2.0 if np.finfo(self.wide).eps > info.eps / 64 else 1.0
+
+    # --- how values and errors are made ---------------------------------------------------------------------------
+
+    def exact(self, value: Any) -> BoundedArray:
+        """Return what no backend may compute otherwise."""
+        return BoundedArray(self, value, 0.0)
+
+    def lift(self, x: Any, like: BoundedArray) -> BoundedArray:
+        """Return a Python number as an array, of the kind of `like`."""
+        if isinstance(x, BoundedArray):
+            return x
+        if like.value.dtype.kind != "f":
+            return self.exact(np.asarray(x, like.value.dtype))
+        rounded = float(self.dtype.type(x)) if abs(x) <= self.largest else x
+        return BoundedArray(self, np.asarray(x, self.wide), 0.0 if rounded == x else self.u * abs(x))
+
+    def known(self, value: Any, error: Any) -> BoundedArray:
+        """Return values whose errors are known; what is not finite has to be met as it is."""
+        error = np.where(np.isnan(error), np.inf, error)
+        return BoundedArray(self, value, np.where(np.isfinite(value), error, 0.0))
+
+    def rounded(self, value: Any, error: Any, roundings: float = 1.0) -> BoundedArray:
+        """Return what an operation gives: the errors that came in, and its own rounding."""
+        own = roundings * self.u * (abs(value) + error) + self.tiny
+        return self.known(value, np.where((value == 0) & (error == 0), 0.0, error + own))
+
+    def elementary(self, name: str, value: Any, error: Any) -> BoundedArray:
+        """Return what an elementary function gives; a unit in the last place is at most two roundings."""
+        return self.rounded(value, error, 2 * ULPS[name])
+
+    def may_overflow(self, x: BoundedArray) -> np.ndarray:
+        """Return where a backend may have infinity in place of a finite value."""
+        found: np.ndarray = np.isfinite(x.value) & (abs(x.value) + x.error > self.largest)
+        return found
+
+    # --- operators --------------------------------------------------------------------------------------------------
+
+    def add(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
+        """Return ``a + b``."""
+        if a.value.dtype.kind != "f":
+            return self.exact(a.value + b.value)
+        return self.rounded(a.value + b.value, a.error + b.error)
+
+    def multiply(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
+        """Return ``a b``."""
+        if a.value.dtype.kind != "f":
+            return self.exact(a.value * b.value)
+        error = abs(a.value) * b.error + abs(b.value) * a.error + a.error * b.error
+        unsure = self.may_overflow(a) | self.may_overflow(b)
+        return self.rounded(a.value * b.value, np.where(unsure, np.inf, error))
+
+    def divide(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
+        """Return ``a / b``; it may be 0 where b may be infinite."""
+        quotient = a.value / b.value
+        least = abs(b.value) - b.error
+        inexact = (a.error > 0) | (b.error > 0)
+        with np.errstate(all="ignore"):
+            error = np.where(least > 0, (a.error + abs(quotient) * b.error) / least, np.inf)
+        error = np.where(inexact, error, 0.0) + np.where(self.may_overflow(b), abs(quotient), 0.0)
+        return self.rounded(quotient, np.where(self.may_overflow(a), np.inf, error))
+
+    def matmul(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
+        """Return ``a b``, the matrix product."""
+        value, k = a.value @ b.value, a.value.shape[-1]
+        size_a, size_b = (np.asarray(abs(x.value), np.float64) + x.error for x in (a, b))
+        size = size_a @ size_b
+        error = sum_factor(k, self.products_u, self.random) * size + k * self.tiny
+        if self.products_u > self.u:  # the factors are rounded, too
+            error = error + 2 * self.products_u * size
+            if self.lost:
+                error = error + 2 * self.lost * (size_a.sum(-1, keepdims=True) + size_b.sum(-2, keepdims=True))
+        if a.error.any():
+            error = error + a.error @ size_b
+        if b.error.any():
+            error = error + size_a @ b.error
+        return self.known(value, np.where(size == 0, 0.0, error))
+
+    def compare(self, how: Any, a: BoundedArray, b: BoundedArray) -> BoundedArray:
+        """Return the outcome of a comparison, and where it may be the other."""
+        error = a.error + b.error
+        return BoundedArray(self, how(a.value, b.value), (error > 0) & (abs(a.value - b.value) <= error))
+
+    # --- functions of the protocol --------------------------------------------------------------------------------
+
+    def asarray(self, obj: Any, /, *, dtype: Any = None, copy: Any = None) -> BoundedArray:
+        """Return host data, rounded to the dtype, as exact values; a Python number as :meth:`lift` does."""
+        if isinstance(obj, BoundedArray):
+            return obj if dtype is None else self.astype(obj, dtype)
+        kind = np.dtype(dtype) if dtype is not None else np.asarray(obj).dtype
+        if kind.kind != "f":
+            return self.exact(np.asarray(obj, kind))
+        if isinstance(obj, float | int):
+            return self.lift(obj, self.exact(np.zeros((), self.wide)))
+        return self.exact(np.asarray(obj).astype(self.dtype).astype(self.wide))
+
+    def arange(self, *bounds: int, dtype: Any = None) -> BoundedArray:
+        """Return consecutive whole numbers."""
+        return self.exact(np.arange(*bounds, dtype=dtype))
+
+    def zeros(self, shape: tuple[int, ...], *, dtype: Any = None) -> BoundedArray:
+        """Return zeros."""
+        return self.exact(np.zeros(shape, self.wide))
+
+    def zeros_like(self, x: BoundedArray, /) -> BoundedArray:
+        """Return zeros of the shape and dtype of x."""
+        return self.exact(np.zeros_like(x.value))
+
+    def ones_like(self, x: BoundedArray, /) -> BoundedArray:
+        """Return ones of the shape and dtype of x."""
+        return self.exact(np.ones_like(x.value))
+
+    def finfo(self, dtype: Any, /) -> Any:
+        """Return the limits of the dtype that the backend computes in."""
+        return np.finfo(self.dtype)
+
+    def astype(self, x: BoundedArray, dtype: Any, /) -> BoundedArray:
+        """Return x as another dtype; a bool that is not sure becomes a number that is off by 1."""
+        kind = np.dtype(dtype)
+        value = x.value.astype(self.wide if kind.kind == "f" else kind)
+        if kind.kind == "f" and x.value.dtype.kind in "iu" and np.any(value != value.astype(self.dtype)):
+            return self.rounded(value, 0.0)
+        return BoundedArray(self, value, x.error)
+
+    def reshape(self, x: BoundedArray, /, shape: tuple[int, ...]) -> BoundedArray:
+        """Return x in another shape."""
+        return BoundedArray(self, x.value.reshape(shape), x.error.reshape(shape))
+
+    def concat(self, arrays: Any, /, *, axis: int | None = 0) -> BoundedArray:
+        """Return arrays joined."""
+        return BoundedArray(
+            self, np.concatenate([x.value for x in arrays], axis), np.concatenate([x.error for x in arrays], axis)
+        )
+
+    def take(self, x: BoundedArray, indices: BoundedArray, /, *, axis: int) -> BoundedArray:
+        """Return elements at indices."""
+        return BoundedArray(self, np.take(x.value, indices.value, axis), np.take(x.error, indices.value, axis))
+
+    def exp(self, x: BoundedArray, /) -> BoundedArray:
+        """Return ``e^x``; an error e of x makes it off by a factor of ``e^e``. ``e^0`` is 1 in every library."""
+        found = self.elementary("exp", np.exp(x.value), _exp_error(x.value, x.error))
+        return self.known(found.value, np.where((x.value == 0) & (x.error == 0), 0.0, found.error))
+
+    def expm1(self, x: BoundedArray, /) -> BoundedArray:
+        """Return ``e^x - 1``."""
+        return self.elementary("expm1", np.expm1(x.value), _exp_error(x.value, x.error))
+
+    def log(self, x: BoundedArray, /) -> BoundedArray:
+        """Return the logarithm; that of the least value within the error is off most."""
+        return self.elementary("log", np.log(x.value), _log_error(x.value, x.error))
+
+    def log1p(self, x: BoundedArray, /) -> BoundedArray:
+        """Return ``log(1 + x)``."""
+        return self.elementary("log1p", np.log1p(x.value), _log_error(1 + x.value, x.error))
+
+    def sqrt(self, x: BoundedArray, /) -> BoundedArray:
+        """Return the root: ``e / (sqrt(x) + sqrt(x - e))`` is how far that of ``x - e`` is."""
+        root = np.sqrt(x.value)
+        below = np.sqrt(np.maximum(x.value - x.error, 0))
+        error = np.where(x.error > 0, np.maximum(x.error / np.maximum(root + below, 1e-300), 0), 0.0)
+        return self.elementary("sqrt", root, error)
+
+    def tanh(self, x: BoundedArray, /) -> BoundedArray:
+        """Return the hyperbolic tangent, whose slope ``1 / cosh² x`` is largest where \\|x\\| is least."""
+        steepest = np.maximum(abs(x.value) - x.error, 0).astype(np.float64)
+        return self.elementary("tanh", np.tanh(x.value), x.error / np.cosh(np.minimum(steepest, 300)) ** 2)
+
+    def sign(self, x: BoundedArray, /) -> BoundedArray:
+        """Return -1, 0 or 1."""
+        return self.known(np.sign(x.value), np.where((x.error > 0) & (abs(x.value) <= x.error), 2.0, 0.0))
+
+    def equal(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
+        """Return where two arrays are equal."""
+        return self.compare(np.equal, x1, x2)
+
+    def maximum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
+        """Return the larger: off by its own error where it is surely the larger, else by the larger of both."""
+        return self._choice(np.maximum(x1.value, x2.value), x1.value > x2.value, x1, x2)
+
+    def minimum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
+        """Return the smaller."""
+        return self._choice(np.minimum(x1.value, x2.value), x1.value < x2.value, x1, x2)
+
+    def where(self, condition: BoundedArray, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
+        """Return x1 where the condition holds, else x2; where it may be otherwise, off by their difference as well."""
+        value = np.where(condition.value, x1.value, x2.value)
+        own, other = (np.where(c, x1.error, x2.error) for c in (condition.value, ~condition.value))
+        unsure = condition.error > 0
+        with np.errstate(invalid="ignore"):
+            return self.known(value, np.where(unsure, np.maximum(own, abs(x1.value - x2.value) + other), own))
+
+    def sum(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
+        """Return the sum along an axis."""
+        value = np.sum(x.value, axis=axis, keepdims=keepdims)
+        if x.value.dtype.kind != "f":
+            return self.exact(value)
+        k = x.value.size if axis is None else x.value.shape[axis]
+        size = np.sum(abs(x.value) + x.error, axis=axis, keepdims=keepdims)
+        own = sum_factor(k, self.u, self.random) * size + k * self.tiny
+        return self.known(
+            value, np.where(size == 0, 0.0, np.sum(x.error, axis=axis, keepdims=keepdims) + (own if k > 1 else 0.0))
+        )
+
+    def max(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
+        """Return the largest along an axis; two maxima differ by no more than the elements do."""
+        error = np.max(x.error, axis=axis, keepdims=keepdims)
+        return self.known(np.max(x.value, axis=axis, keepdims=keepdims), error)
+
+    def _choice(self, value: np.ndarray, first: np.ndarray, x1: BoundedArray, x2: BoundedArray) -> BoundedArray:
+        if value.dtype.kind != "f":
+            return self.exact(value)
+        with np.errstate(invalid="ignore"):
+            unsure = abs(x1.value - x2.value) <= x1.error + x2.error
+        error = np.where(unsure, np.maximum(x1.error, x2.error), np.where(first, x1.error, x2.error))
+        return self.known(value, error)
+
+
+def _exp_error(value: Any, error: Any) -> Any:
+    """Return how far ``e^(value + error)`` is from ``e^value``."""
+    with np.errstate(all="ignore"):
+        far = np.exp(value) * np.expm1(error)
+        far = np.where(np.isfinite(far), far, np.exp(value + error))
+    return np.where(error > 0, far, 0.0)
+
+
+def _log_error(value: Any, error: Any) -> Any:
+    """Return how far ``log(value - error)`` is from ``log(value)``."""
+    with np.errstate(all="ignore"):
+        far = np.where(error < value, -np.log1p(-error / value), np.inf)
+    return np.where(error > 0, far, 0.0)
+
+
+class Bounds(Backend):
+    """The reference: a backend on which the equations, layers and Programs run as on any other.
+
+    Parameters
+    ----------
+    dtype, products, random
+        As of :class:`Rules`.
+
+    Examples
+    --------
+    One sum of two products in single precision:
+
+    >>> bounds = Bounds("float32")
+    >>> W, A, b = (bounds.from_numpy(np.array(x)) for x in ([[1.0, 2.0]], [[3.0], [4.0]], [[0.5]]))
+    >>> Z = bounds.ops.linear(W, A, b)
+    >>> Z.value.item(), Z.error.item() < 4 * 2.0**-24 * 11.5
+    (11.5, True)
+    """
+
+    def __init__(self, dtype: str, products: str | None = None, random: builtins.bool = True) -> None:
+        self.rules = Rules(dtype, products, random)
+        super().__init__("bounds", self.rules)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        """Return the values."""
+        return np.asarray(x.value, np.float64)
+
+    def describe(self) -> str:
+        """Return what it stands for."""
+        return f"the reference of {self.rules.dtype}, in {self.rules.wide}, with bounds"
+
+
+def excess(found: np.ndarray, expected: BoundedArray) -> np.ndarray:
+    """Return how many times its bound each element of a result is off: right is what is at most 1.
+
+    NaN and infinities have to be met as they are.
+
+    Parameters
+    ----------
+    found : ndarray
+        Of the shape of `expected`.
+    expected : BoundedArray
+    """
+    rules = expected.rules
+    value, error = expected.value, rules.slack * expected.error
+    with np.errstate(all="ignore"):
+        off = abs(found.astype(rules.wide) - value)
+        times = np.where(off == 0, 0.0, off / error)
+        same = (found == value) | (np.isnan(found) & np.isnan(value))
+        beyond = (
+            np.isinf(found) & (np.sign(found) == np.sign(value)) & (abs(value) + error > (1 - rules.u) * rules.largest)
+        )
+    times = np.where(np.isinf(error) | beyond, 0.0, np.where(np.isnan(times), np.inf, times))
+    ordinary = np.isfinite(value)
+    return np.asarray(np.where(same, 0.0, np.where(ordinary, times, np.inf)), np.float64)

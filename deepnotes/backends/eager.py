@@ -1,0 +1,147 @@
+"""Training and inference on any backend, equation by equation: what needs nothing but the namespace."""
+
+from collections.abc import Sequence
+from math import isfinite, sqrt
+from typing import Any
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.program import Chunk, Data, State, Sums
+from deepnotes.equations.array import Array
+from deepnotes.nn.layers import Layer
+from deepnotes.nn.losses import LossFunction
+from deepnotes.nn.plan import Layout, Plan
+from deepnotes.nn.steps import Gradient, forward, gradient_step, sample_losses, update_step
+
+
+class EagerProgram:
+    """The Program that interprets a plan, equation by equation, on any backend.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : Plan
+    """
+
+    def __init__(self, backend: Backend, plan: Plan) -> None:
+        self.backend, self.plan, self.ops = backend, plan, backend.ops
+        largest = float(np.finfo(plan.dtype).max)
+        self.safe = 1e-4 * largest  # no optimizer makes of less what overflows
+        self.safe_norm = 1e-6 * sqrt(largest)  # nor, where it sums up squares, of gradients of less
+        self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
+
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
+        """Make one update per mini-batch; see :meth:`Program.train`."""
+        (loss_sum, weight_sum), cost = sums, 0.0
+        for made, rate in enumerate(rates.tolist()):
+            batch = self.batch(data, order[made * batch_size : (made + 1) * batch_size])
+            gradient = self.gradients(state, batch)
+            cost, weight = float(gradient.cost), float(gradient.weight)
+            norm = self._norm(gradient)
+            if not isfinite(cost) or not isfinite(norm):
+                return Chunk(loss_sum, weight_sum, made, cost)
+            clipped = min(norm, self.plan.clip_norm or norm)
+            if rate * max(norm, 1.0) < self.safe and clipped < self.safe_norm:
+                self.update(state, gradient.flat, rate)
+            elif not self._careful_update(state, gradient.flat, rate):
+                return Chunk(loss_sum, weight_sum, made, cost)
+            loss_sum += cost * weight
+            weight_sum += weight
+        return Chunk(loss_sum, weight_sum, len(rates), cost)
+
+    def _norm(self, gradient: Gradient) -> float:
+        """Return the norm of a gradient, or its largest element where the square overflows, or NaN or infinity."""
+        square = float(gradient.square)
+        return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
+
+    def _careful_update(self, state: State, g: Array, rate: float) -> bool:
+        """Make an update so large that parameters or slots may overflow; return whether none did, or take it back."""
+        before = [np.array(self.backend.to_numpy(a)) for a in (state.theta, *state.slots)]
+        self.update(state, g, rate)
+        after = (state.theta, *state.slots)
+        if all(isfinite(float(self.ops.xp.max(abs(a)))) for a in after):
+            return True
+        theta, *slots = [
+            self.backend.write(a, 0, self.backend.from_numpy(b)) for a, b in zip(after, before, strict=True)
+        ]
+        state.theta, state.slots, state.step = theta, tuple(slots), state.step - 1
+        return False
+
+    def batch(self, data: Data, indices: np.ndarray) -> Data:
+        """Return the samples at `indices`, shape (m,)."""
+        chosen = self.backend.from_numpy(indices)
+        return Data(*(None if a is None else self.ops.gather(a, chosen) for a in data))  # type: ignore[arg-type]
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        """Return the cost and gradient of `data` as one batch; see :meth:`Program.gradients`."""
+        step = self.ops.xp.asarray(state.step, dtype=self.ops.xp.int64)
+        return gradient_step(self.ops, self.plan, state.theta, self.decays, step, *data)
+
+    def update(self, state: State, g: Array, rate: float) -> None:
+        """Make one update; see :meth:`Program.update`."""
+        scalars = self.plan.optimizer.scalars(state.step + 1, rate)
+        theta, slots = update_step(self.ops, self.plan, state.theta, self.decays, g, state.slots, scalars)
+        state.theta = self.backend.write(state.theta, 0, theta)
+        state.slots = tuple(self.backend.write(old, 0, new) for old, new in zip(state.slots, slots, strict=True))
+        state.step += 1
+
+
+ELEMENTS = 1 << 22
+"""Elements of the widest layer that are held at a time; more samples are taken in turns."""
+WORK = 10**10
+"""Multiplications of a turn, a fraction of a second, since Ctrl-C is heeded only between them."""
+LEAST = 256
+"""Samples of a turn in spite of `WORK`: with fewer, a wide layer's weights are read more often than pays."""
+
+
+class EagerInference:
+    """The Inference that interprets the layers, equation by equation, on any backend.
+
+    Parameters
+    ----------
+    backend : Backend
+    layers : sequence of Layer
+    layout : Layout
+    dtype : {"float32", "float64"}
+    """
+
+    def __init__(self, backend: "Backend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
+        self.backend, self.layers, self.layout, self.dtype = backend, tuple(layers), layout, dtype
+
+    def predict(self, theta: Array, X: Array) -> Array:
+        """Return the outputs; see :meth:`Inference.predict`."""
+        return self._joined([self._forward(theta, part)[0] for part in self._parts(X)])
+
+    def losses(self, theta: Array, X: Array, Y: Array, loss: LossFunction) -> tuple[Array, Array]:
+        """Return outputs and losses; see :meth:`Inference.losses`."""
+        ops, found = self.backend.ops, []
+        for x, y in zip(self._parts(X), self._parts(Y), strict=True):
+            A, caches = self._forward(theta, x)
+            if y.shape[0] != A.shape[0]:
+                y = ops.one_hot(y, A.shape[0], A.dtype)
+            with np.errstate(all="ignore"):
+                found.append((A, sample_losses(ops, self.layers, loss, A, caches, y)))
+        outputs, losses = zip(*found, strict=True)
+        return self._joined(outputs), self._joined(losses)
+
+    def _forward(self, theta: Array, X: Array) -> tuple[Array, list[Any]]:
+        parameters = self.layout.split(self.backend.xp, theta)
+        with np.errstate(all="ignore"):
+            return forward(self.backend.ops, self.layers, parameters, X, 0, None)
+
+    def _parts(self, X: Array) -> list[Array]:
+        m, layout = X.shape[1], self.layout
+        step = max(1, min(ELEMENTS // max(layout.sizes), max(LEAST, WORK // max(1, layout.decaying))))
+        return [X] if m <= step else [X[:, start : start + step] for start in range(0, m, step)]
+
+    def _joined(self, parts: Sequence[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else self.backend.xp.concat(list(parts), axis=1)

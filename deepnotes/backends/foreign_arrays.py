@@ -1,0 +1,145 @@
+"""Arrays of other libraries: read where they lie, through DLPack or NumPy's own protocol; never moved.
+
+An array on the host, whoever made it (PyTorch, JAX, ...), is read by NumPy in place. One in the memory of a GPU is read
+in place by a backend that has its arrays there; for any other backend it is an error that names the call that copies.
+"""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.backends.dlpack import HOST, device_of
+from deepnotes.utils.array_checks import refuse_masked
+from deepnotes.utils.errors import DTypeError, ForeignArrayError
+
+if TYPE_CHECKING:
+    from deepnotes.backends.base import Backend
+
+
+ANY_COPY = "numpy.from_dlpack({0}, device='cpu', copy=True) or deepnotes.get_backend(...).to_numpy({0})"
+COPIES = {
+    "cupy": "{0}.get() or deepnotes.get_backend('cupy').to_numpy({0})",
+    "jax": "jax.device_get({0})",
+    "jaxlib": "jax.device_get({0})",
+    "torch": "{0}.cpu()",
+}
+"""How arrays of some libraries are copied to the host."""
+
+
+def is_neighbour(backend: "Backend", x: Any) -> bool:
+    """Return whether `x` is another library's array in the memory, other than the host's, of the backend's arrays."""
+    if (
+        backend.dlpack_device is None
+        or backend.dlpack_device[0] in HOST
+        or isinstance(x, np.ndarray)
+        or backend.is_array(x)
+    ):
+        return False
+    return device_of(x) == backend.dlpack_device
+
+
+def adopted(backend: "Backend", x: Any, name: str) -> Any:
+    """Return a neighbour as an array of the backend, without a copy, and anything else as it is.
+
+    Raises
+    ------
+    DTypeError
+        If it will not be read.
+    """
+    if not is_neighbour(backend, x):
+        return x
+    namespace: Any = backend.xp
+    try:
+        return namespace.from_dlpack(x)
+    except Exception as error:  # whatever a foreign array raises
+        raise DTypeError(_unreadable(x, name, error)) from None
+
+
+def to_host(backend: "Backend", x: Any, name: str) -> Any:
+    """Return an array of the backend, or of its neighbours, as a NumPy array, and anything else as it is.
+
+    Raises
+    ------
+    DTypeError
+        As :func:`adopted`.
+    DataError
+        If elements of it are masked.
+    """
+    refuse_masked(x, name)
+    x = adopted(backend, x, name)
+    return backend.to_numpy(x) if backend.is_array(x) else x
+
+
+def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
+    """Return what is not an array of `backend` as a NumPy array of real numbers, without a copy if it is an array.
+
+    Raises
+    ------
+    ForeignArrayError
+        If it lives on another device.
+    DTypeError
+        If it holds something else than real numbers, or will not be read.
+    DataError
+        If elements of it are masked.
+    """
+    refuse_masked(x, name)
+    if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack_device__"):
+        device = device_of(x)
+        if device is None or device[0] not in HOST:
+            raise ForeignArrayError(_elsewhere(backend, x, name))
+    if hasattr(x, "tocsr"):
+        raise DTypeError(f"{name} is a sparse {type(x).__name__}; {name}.toarray() is what a network takes")
+    try:
+        # NumPy's protocol first: through DLPack, PyTorch gives tensors with their negative bit set as if it were not.
+        by_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
+        array = np.from_dlpack(x) if by_dlpack else np.asarray(x)
+    except Exception as error:  # whatever a foreign array raises
+        raise DTypeError(_unreadable(x, name, error)) from None
+    if array.dtype.kind == "V" and array.dtype.names is None:
+        raise DTypeError(_exotic(name, array.dtype))
+    if array.dtype.kind == "O" and hasattr(x, "dtypes"):
+        array = _of_frame(x, array)
+    if array.dtype.kind not in "biuf":
+        hint = f"; {name}.astype('float64') converts numbers, deepnotes.Encoder text" if hasattr(x, "dtypes") else ""
+        raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers{hint}")
+    return array
+
+
+def _of_frame(x: Any, array: np.ndarray) -> np.ndarray:
+    """Return a pandas frame or series of numbers and booleans, nullable ones too, with NaN for what is missing."""
+    dtypes = x.dtypes if x.ndim == 2 else [x.dtypes]
+    kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}
+    if not kinds <= set("biuf"):
+        return array
+    dtype = {"b": np.bool_, "i": np.int64, "u": np.uint64}.get("".join(kinds), np.float64)
+    if dtype is not np.float64 and not x.isna().to_numpy().any():
+        return np.asarray(x.to_numpy(dtype=dtype))
+    return np.asarray(x.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _library(x: Any) -> str:
+    return type(x).__module__.partition(".")[0]
+
+
+def _elsewhere(backend: "Backend", x: Any, name: str) -> str:
+    copy = COPIES.get(_library(x), ANY_COPY).format(name)
+    return (
+        f"{name} is a {_library(x)}.{type(x).__name__} on another device, and this network runs on {backend.name!r}; "
+        f"nothing moves between devices unless asked: copy it with {copy}, or make the network with the backend that "
+        f"{name} belongs to"
+    )
+
+
+def _unreadable(x: Any, name: str, error: Exception) -> str:
+    kind = type(x).__name__
+    if getattr(x, "requires_grad", False) is True:
+        return f"{name}: got a {kind} that requires a gradient, and none flows through a network; pass {name}.detach()"
+    if re.search("bfloat16|float8|float4", str(getattr(x, "dtype", ""))):
+        return _exotic(name, x.dtype)
+    words = " ".join(str(error).split()) or type(error).__name__
+    return f"{name}: got {kind}, wanted an array of real numbers ({words})"
+
+
+def _exotic(name: str, dtype: Any) -> str:
+    return f"{name}: got an array of {dtype}, which NumPy cannot read; convert it, such as to float32"

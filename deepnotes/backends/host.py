@@ -1,0 +1,49 @@
+"""What backends on NumPy arrays have in common: nothing has to move, and arrays can be written to."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.equations.array import Array, Namespace
+
+
+def aligned(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return a new array of that many elements that begins on a cache line, so that no vector lies across two."""
+    raw = np.empty(size + 64 // dtype.itemsize, dtype)
+    skip = -raw.ctypes.data % 64 // dtype.itemsize
+    return raw[skip : skip + size]
+
+
+def gather(xp: Namespace, X: Array, indices: Array) -> Array:
+    """Return ``X[:, indices]``; ``numpy.take`` would copy a transposed X whole before it takes a few columns."""
+    return X[:, indices]
+
+
+class HostBackend(Backend):
+    """The base class of backends whose arrays are NumPy's.
+
+    Parameters
+    ----------
+    name : str
+    kernels : mapping of str to callable, optional
+        As of :class:`~deepnotes.backends.base.Backend`.
+    """
+
+    def __init__(self, name: str, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        super().__init__(name, np, {"gather": gather} | dict(kernels or {}))
+
+    def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Array:
+        """Return `x` itself, or its conversion to `dtype`."""
+        return cast(Array, np.asarray(x, dtype=dtype))
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """Return `x` itself."""
+        return np.asarray(x)
+
+    def write(self, flat: Array, start: int, values: Array) -> Array:
+        """Write `values`, shape (k,), into `flat`, shape (p,), from `start` on, and return `flat`."""
+        if values is not flat:
+            np.asarray(flat)[start : start + values.shape[0]] = values
+        return flat

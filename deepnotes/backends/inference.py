@@ -1,0 +1,16 @@
+"""Inference: the forward pass of a network made ready to run."""
+
+from typing import Protocol
+
+from deepnotes.equations.array import Array
+from deepnotes.nn.losses import LossFunction
+
+
+class Inference(Protocol):
+    """The forward pass of a network made ready to run, many times, from any number of threads at once."""
+
+    def predict(self, theta: Array, X: Array) -> Array:
+        """Return ``A[L]``, shape (n[L], m), for the parameters theta, shape (p,), and X, shape (n[0], m)."""
+
+    def losses(self, theta: Array, X: Array, Y: Array, loss: LossFunction) -> tuple[Array, Array]:
+        """Return ``A[L]``, and the loss of each sample, shape (1, m), for Y of shape (n[L], m) or class indices."""

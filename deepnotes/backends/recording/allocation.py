@@ -1,0 +1,273 @@
+"""From recorded instructions to in-place calls: which are needed, in which buffer, in which tile.
+
+The rules, in the order they are applied:
+
+1. An instruction whose result nothing needs is dropped.
+2. The parts of a concatenation are computed in place, in slices of the whole.
+3. A result that belongs in a given array is computed there, if all reads of the old value come before.
+4. An elementwise result takes over the buffer of an operand that dies with it.
+5. Any other result takes the buffer of a dead one of its size, or a new one.
+6. A run of elementwise instructions over the same long shape is done tile by tile; what lives only within the run has
+   a buffer of one tile.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from deepnotes.backends.recording.trace import Instruction, Symbol
+
+TILE = 32_768
+"""Elements of a tile: the six arrays of an Adam step, 768 kB in float32, stay in a second-level cache."""
+
+
+def lower(
+    xp: Any, instructions: list[Instruction], inputs: list[Symbol], outputs: list[Symbol], targets: list[Any]
+) -> tuple[list[Callable[[], Any]], list[Any]]:
+    """Return the calls that compute `outputs`, each in its target where one is given, and the outputs' arrays."""
+    needed = _needed(instructions, outputs)
+    lowering = _Lowering(xp, needed, outputs)
+    lowering.place_outputs(inputs, outputs, targets)
+    lowering.place_concatenations()
+    calls = lowering.calls()
+    results = []
+    for symbol, target in zip(outputs, targets, strict=True):
+        array = lowering.array(symbol)
+        if target is not None and array is not target:
+            calls.append(partial(xp.copyto, target, array))
+            array = target
+        results.append(array)
+    return calls, results
+
+
+def _needed(instructions: list[Instruction], outputs: list[Symbol]) -> list[Instruction]:
+    wanted = {id(s.root) for s in outputs}
+    kept = []
+    for instruction in reversed(instructions):
+        if id(instruction.result) in wanted:
+            wanted.update(id(s.root) for s in instruction.symbols)
+            kept.append(instruction)
+    return kept[::-1]
+
+
+class _Lowering:
+    def __init__(self, xp: Any, instructions: list[Instruction], outputs: list[Symbol]) -> None:
+        self.xp, self.instructions = xp, instructions
+        self.position = {id(x.result): i for i, x in enumerate(instructions)}
+        self.last_use: dict[int, int] = {}
+        for i, instruction in enumerate(instructions):
+            for symbol in instruction.symbols:
+                self.last_use[id(symbol.root)] = i
+        self.kept = {id(s.root) for s in outputs}  # never reused
+        self.group = self._groups()
+        self.free: list[Any] = []
+        self.filled: dict[Any, Any] = {}
+        self.memory: dict[int, Any] = {}  # id of a root -> the raw buffer it may hand on
+
+    def _groups(self) -> list[int]:
+        """Return for each instruction the number of its tiled run, or -1."""
+        numbers: list[int] = []
+        for i, instruction in enumerate(self.instructions):
+            size = prod(instruction.result.shape)
+            if not instruction.elementwise or size < 2 * TILE:
+                numbers.append(-1)
+            elif i and numbers[-1] >= 0 and prod(self.instructions[i - 1].result.shape) == size:
+                numbers.append(numbers[-1])
+            else:
+                numbers.append(i)
+        return numbers
+
+    def array(self, symbol: Symbol) -> Any:
+        """Return the array of a placed symbol, views and constants included."""
+        if symbol.array is None:
+            if symbol.known:
+                symbol.array = self.xp.asarray(symbol.model)
+            else:
+                symbol.array = symbol.view(symbol.root.array)
+        return symbol.array
+
+    def place_outputs(self, inputs: list[Symbol], outputs: list[Symbol], targets: list[Any]) -> None:
+        """Rule 3."""
+        for output, target in zip(outputs, targets, strict=True):
+            if target is None or output.source is None or output.array is not None:
+                continue
+            at = self.position[id(output)]
+            readers = [s for s in inputs if s.array is target]
+            fits = target.shape == output.shape and target.dtype == output.dtype and target.flags.c_contiguous
+            early = all(self.last_use.get(id(s), -1) <= at for s in readers)
+            in_step = output.source.elementwise and output.source.name != "where"
+            aligned = in_step or not any(s.root in readers for s in output.source.symbols)
+            if fits and early and aligned:
+                output.array = target
+
+    def place_concatenations(self) -> None:
+        """Rule 2."""
+        for instruction in self.instructions:
+            if instruction.name != "concat" or instruction.options["axis"] != 0:
+                continue
+            whole = instruction.result
+            if whole.array is None:
+                whole.array = self.xp.empty(whole.shape, dtype=whole.dtype)
+                self.kept.add(id(whole))
+            start = 0
+            for part in instruction.symbols:
+                stop = start + part.shape[0]
+                root = part.root
+                if root.source and root.array is None and part.model.size == root.model.size and part.ndim == 1:
+                    root.array = whole.array[start:stop].reshape(root.shape)
+                start = stop
+
+    def calls(self) -> list[Callable[[], Any]]:
+        calls: list[Callable[[], Any]] = []
+        i = 0
+        while i < len(self.instructions):
+            end = i + 1
+            if self.group[i] >= 0:
+                while end < len(self.instructions) and self.group[end] == self.group[i]:
+                    end += 1
+                calls += self._tiled(i, end)
+            else:
+                self._place(i)
+                calls += self._call(self.instructions[i], self.array)
+            for j in range(i, end):
+                self._release(j)
+            i = end
+        return calls
+
+    def _place(self, i: int) -> None:
+        """Rules 4 and 5."""
+        instruction = self.instructions[i]
+        result = instruction.result
+        if result.array is not None:
+            return
+        raw = None
+        if instruction.elementwise and instruction.name != "where":  # where reads its operands after writing
+            for symbol in instruction.symbols:
+                root = symbol.root
+                same = symbol.model.nbytes == result.model.nbytes == root.model.nbytes
+                if same and symbol.dtype.itemsize == result.dtype.itemsize and self._dies(root, i):
+                    raw = self.memory.pop(id(root))
+                    break
+        if raw is None:
+            raw = self._take(result.model.nbytes)
+        self.memory[id(result)] = raw
+        result.array = raw[: result.model.nbytes].view(result.dtype).reshape(result.shape)
+
+    def _dies(self, root: Symbol, i: int) -> bool:
+        return id(root) in self.memory and id(root) not in self.kept and self.last_use[id(root)] == i
+
+    def _release(self, i: int) -> None:
+        for symbol in self.instructions[i].symbols:
+            if self._dies(symbol.root, i):
+                self.free.append(self.memory.pop(id(symbol.root)))
+
+    def _take(self, size: int) -> Any:
+        fitting = [raw for raw in self.free if size <= raw.shape[0] <= 2 * size + 64]
+        if fitting:
+            best = min(fitting, key=lambda raw: int(raw.shape[0]))
+            self.free = [raw for raw in self.free if raw is not best]
+            return best
+        return self.xp.empty((max(size, 1),), dtype=self.xp.uint8)
+
+    def _tiled(self, start: int, end: int) -> list[Callable[[], Any]]:
+        """Rule 6: the calls of a run, tile after tile."""
+        run = self.instructions[start:end]
+        size = prod(run[0].result.shape)
+        small: dict[int, Any] = {}  # id of a symbol -> its buffer of one tile
+        spare: list[Any] = []
+        for i, instruction in enumerate(run, start):
+            result = instruction.result
+            inner = result.array is None and id(result) not in self.kept and self.last_use[id(result)] < end
+            dying = [s for s in instruction.symbols if id(s.root) in small and self.last_use[id(s.root)] == i]
+            if inner:
+                own = next((s for s in dying if s.dtype == result.dtype and instruction.name != "where"), None)
+                if own is not None:
+                    small[id(result)] = small[id(own.root)]
+                    dying = [s for s in dying if s.root is not own.root]
+                else:
+                    match = [a for a in spare if a.dtype == result.dtype]
+                    small[id(result)] = match[0] if match else self.xp.empty((TILE,), dtype=result.dtype)
+                    spare = [a for a in spare if not match or a is not match[0]]
+            else:
+                self._place(i)
+            spare += list({id(s.root): small[id(s.root)] for s in dying}.values())
+        flat = {id(s): self._flat(s, small) for x in run for s in (*x.symbols, x.result)}
+        calls: list[Callable[[], Any]] = []
+        for low in range(0, size, TILE):
+            high = min(low + TILE, size)
+
+            def tile(symbol: Symbol, low: int = low, high: int = high) -> Any:
+                array = flat[id(symbol)]
+                if array.ndim == 0:
+                    return array
+                return array[: high - low] if id(symbol.root) in small else array[low:high]
+
+            for instruction in run:
+                calls += self._call(instruction, tile)
+        return calls
+
+    def _flat(self, symbol: Symbol, small: dict[int, Any]) -> Any:
+        if id(symbol.root) in small:
+            return small[id(symbol.root)]
+        array = self.array(symbol)
+        return array if symbol.shape == () else array.reshape(-1)
+
+    def _call(self, instruction: Instruction, array: Callable[[Symbol], Any]) -> list[Callable[[], Any]]:
+        xp, name, options = self.xp, instruction.name, instruction.options
+        out = array(instruction.result)
+        operands = [array(s) if isinstance(s, Symbol) else self._number(s, instruction) for s in instruction.operands]
+        if name in {"maximum", "minimum"}:
+            fixed = [not isinstance(s, Symbol) or s.known for s in instruction.operands]
+            operands = [
+                self._full(a, out.shape) if known and a.ndim == 0 else a
+                for a, known in zip(operands, fixed, strict=True)
+            ]
+            return [partial(getattr(xp, name), *operands, out=out)]
+        if name == "matmul":
+            return [partial(xp.dot, *operands, out)]
+        if name == "where":
+            condition, x, y = operands
+            return [partial(xp.copyto, out, y), partial(xp.copyto, out, x, where=condition)]
+        if name == "astype":
+            return [partial(xp.copyto, out, operands[0], casting="unsafe")]
+        if name == "reshape":
+            return [partial(xp.copyto, out.reshape(operands[0].shape), operands[0])]
+        if name == "concat":
+            return self._copies(out, operands, options["axis"])
+        if name == "square_sum":
+            return [partial(xp.dot, operands[0].reshape(-1), operands[0].reshape(-1), out)]
+        if name == "sum" and options["axis"] == 1 and options["keepdims"] and operands[0].ndim == 2:
+            ones = self._full(xp.asarray(1, dtype=out.dtype), (operands[0].shape[1], 1))
+            return [partial(xp.dot, operands[0], ones, out)]  # a BLAS adds rows up several times as fast
+        if name == "take":
+            return [partial(xp.take, *operands, options["axis"], out)]
+        if name in {"sum", "max"}:
+            reduce = (xp.add if name == "sum" else xp.maximum).reduce
+            return [partial(reduce, operands[0], options["axis"], None, out, options["keepdims"])]
+        return [partial(getattr(xp, name), *operands, out)]
+
+    def _number(self, value: float, instruction: Instruction) -> Any:
+        """Return a Python number as a 0-d array, which saves its conversion at each call."""
+        compares = instruction.result.dtype == bool
+        return self.xp.asarray(value, dtype=(instruction.symbols[0] if compares else instruction.result).dtype)
+
+    def _full(self, number: Any, shape: tuple[int, ...]) -> Any:
+        """Return a constant 0-d array in full shape: with a scalar, NumPy's maximum takes five times as long."""
+        key = (number.item(), number.dtype.str, shape)
+        if key not in self.filled:
+            self.filled[key] = self.xp.full(shape, number, dtype=number.dtype)
+        return self.filled[key]
+
+    def _copies(self, out: Any, parts: list[Any], axis: int) -> list[Callable[[], Any]]:
+        calls: list[Callable[[], Any]] = []
+        start = 0
+        for part in parts:
+            stop = start + part.shape[axis]
+            where = out[start:stop] if axis == 0 else out[:, start:stop]
+            if not np.may_share_memory(part, where):  # computed in place already
+                calls.append(partial(self.xp.copyto, where, part))
+            start = stop
+        return calls

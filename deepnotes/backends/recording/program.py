@@ -1,0 +1,151 @@
+"""The recorded Program: the two pure steps of :mod:`deepnotes.nn.steps`, recorded once per batch size and replayed.
+
+It serves backends whose arrays can be written to and whose functions take ``out`` (NumPy, CuPy). It has no formula of
+its own, so it cannot drift from the eager Program.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.eager import EagerProgram
+from deepnotes.backends.program import Chunk, Data, State, Sums
+from deepnotes.backends.recording.replay import Recording, record
+from deepnotes.equations.array import Array
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.nn.plan import Plan, Supported
+from deepnotes.nn.steps import Gradient, gradient_step, update_step
+
+KEPT = 4
+"""Batch sizes whose recordings are kept: usually there are two, the full one and the last one of an epoch."""
+
+
+def recordable(plan: Plan) -> bool:
+    """Return whether all parts of a plan are the library's: those are equations, which can be recorded.
+
+    Parts of a user's own may do what cannot be recorded, such as to branch on values.
+    """
+    supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in OPTIMIZERS.values())
+    return supported.has_plan(plan)
+
+
+class RecordedBatch(NamedTuple):
+    """The buffers of one batch size, and the recording that reads them."""
+
+    data: Data
+    recording: Recording
+
+
+class RecordedProgram(EagerProgram):
+    """A Program that computes in place, in buffers that it owns, without allocating once every batch size was seen.
+
+    Parameters
+    ----------
+    backend : Backend
+    plan : Plan
+    gather : callable
+        ``gather(X, indices, out)`` writes the columns of X, shape (n, samples), into out, shape (n, m).
+    """
+
+    def __init__(self, backend: Backend, plan: Plan, gather: Callable[[Any, np.ndarray, Any], None]) -> None:
+        super().__init__(backend, plan)
+        self._gather = gather
+        self._xp = cast(Any, backend.xp)
+        dtype = getattr(self._xp, plan.dtype)
+        self._step = self._xp.zeros((), dtype=self._xp.int64)
+        self._scalars = {name: self._xp.zeros((), dtype=dtype) for name in plan.optimizer.scalars(1, 1.0)}
+        self._g = self._xp.empty((plan.layout.size,), dtype=dtype)
+        self._state: tuple[Any, ...] = ()
+        self._batches: dict[Any, RecordedBatch] = {}
+        self._update: Recording | None = None
+
+    def batch(self, data: Data, indices: np.ndarray) -> Data:
+        """Return the samples at `indices`, shape (m,), in the buffers that the recording reads."""
+        buffers = self._batch(data, len(indices)).data
+        for source, buffer in zip(data, buffers, strict=True):
+            if source is not None:
+                self._gather(source, indices, buffer)
+        return buffers
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        """Return the cost and gradient of `data` as one batch; those of a batch of this Program's are overwritten."""
+        self._bind(state)
+        buffers, recording = self._batch(data, data.X.shape[1])
+        for source, buffer in zip(data, buffers, strict=True):
+            if source is not buffer:
+                cast(Any, buffer)[...] = source
+        self._step[...] = state.step
+        recording.run()
+        if data is buffers:  # in a training, which is done with them before the next step
+            return Gradient(*recording.outputs)
+        return Gradient(*(cast(Any, x).copy() for x in recording.outputs))
+
+    def update(self, state: State, g: Array, rate: float) -> None:
+        """Make one update with the gradient `g`, shape (p,), writing to the state's own arrays."""
+        self._bind(state)
+        if g is not self._g:
+            self._g[...] = g
+        for name, value in self.plan.optimizer.scalars(state.step + 1, rate).items():
+            self._scalars[name][...] = value
+        if self._update is None:
+            self._update = self._record_update()
+        self._update.run()
+        state.step += 1
+
+    def train(
+        self,
+        state: State,
+        data: Data,
+        order: np.ndarray,
+        batch_size: int,
+        rates: np.ndarray,
+        sums: Sums = (0.0, 0.0),
+    ) -> Chunk:
+        """Make one update per mini-batch; see :meth:`Program.train`."""
+        self._bind(state)
+        return super().train(state, data, order, batch_size, rates, sums)
+
+    def _bind(self, state: State) -> None:
+        """Forget the recordings if they were made for other arrays than the state's."""
+        arrays = (state.theta, *state.slots)
+        if len(arrays) != len(self._state) or any(a is not b for a, b in zip(arrays, self._state, strict=True)):
+            self._state = arrays
+            self._batches.clear()
+            self._update = None
+
+    def _batch(self, data: Data, m: int) -> RecordedBatch:
+        by_sample = data.X.T.flags.c_contiguous  # type: ignore[attr-defined]
+        key = (m, by_sample, data.w is None)
+        if key not in self._batches:
+            if len(self._batches) >= KEPT:
+                del self._batches[next(iter(self._batches))]
+            buffers = Data(*(None if a is None else self._buffer(a, m, by_sample) for a in data))  # type: ignore[arg-type]
+            self._batches[key] = RecordedBatch(buffers, self._record_gradient(buffers))
+        return self._batches[key]
+
+    def _buffer(self, like: Any, m: int, by_sample: bool) -> Any:
+        if by_sample:
+            return self._xp.empty((m, like.shape[0]), dtype=like.dtype).T
+        return self._xp.empty((like.shape[0], m), dtype=like.dtype)
+
+    def _record_gradient(self, data: Data) -> Recording:
+        def step(xp: Any, *arrays: Any) -> Gradient:
+            return gradient_step(Ops(xp, {}), self.plan, *arrays)
+
+        arrays = [a for a in data if a is not None]
+        return record(self._xp, step, [self._state[0], self.decays, self._step, *arrays], into=[None, None, self._g])
+
+    def _record_update(self) -> Recording:
+        def step(xp: Any, decays: Any, g: Any, *arrays: Any) -> list[Any]:
+            theta, *slots = arrays[: len(self._state)]
+            scalars = dict(zip(self._scalars, arrays[len(self._state) :], strict=True))
+            theta, new = update_step(Ops(xp, {}), self.plan, theta, decays, g, tuple(slots), scalars)
+            return [theta, *new]
+
+        inputs = [self.decays, self._g, *self._state, *self._scalars.values()]
+        return record(self._xp, step, inputs, into=list(self._state))

@@ -1,0 +1,75 @@
+"""Record a pure function of arrays once, then replay it in place: no allocation, no dispatch, no second formula.
+
+The function is traced (:mod:`deepnotes.backends.recording.trace`), and from its instructions
+:mod:`deepnotes.backends.recording.allocation` makes a flat list of calls such as ``multiply(a, b, out)``. It works for
+a namespace whose functions take ``out``, as NumPy's and CuPy's do. Arrays of fixed shape go in, and no value may decide
+what is computed: both hold for every equation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from deepnotes.backends.recording.allocation import lower
+from deepnotes.backends.recording.trace import Recorder, Symbol
+
+
+class Recording:
+    """A function ready to be replayed.
+
+    Attributes
+    ----------
+    outputs : list of arrays
+        The results, valid after :meth:`run`; the same arrays every time.
+    """
+
+    def __init__(self, calls: list[Callable[[], Any]], outputs: list[Any]) -> None:
+        self.calls, self.outputs = calls, outputs
+
+    def run(self) -> None:
+        """Compute the outputs from what the input arrays hold now."""
+        for call in self.calls:
+            call()
+
+
+def record(
+    xp: Any, function: Callable[..., Sequence[Any]], inputs: Sequence[Any], into: Sequence[Any] = ()
+) -> Recording:
+    """Return `function`, a pure function of arrays, recorded for these very `inputs`.
+
+    Parameters
+    ----------
+    xp : module
+        The namespace to replay on; its functions take ``out``.
+    function : callable
+        Called once as ``function(recorder, *symbols)``; returns a sequence of arrays.
+    inputs : sequence of arrays
+        They are read anew at each run.
+    into : sequence of arrays or None
+        Where to write the outputs, in their order; such an array may be an input too. Others get new arrays.
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    NotImplementedError, TypeError
+        If the function uses what cannot be recorded, or branches on values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, total = np.array([1.0, 2.0]), np.zeros(2)
+    >>> accumulate = record(np, lambda xp, x, total: [total + 2 * x], [x, total], into=[total])
+    >>> accumulate.run(); accumulate.run(); total
+    array([4., 8.])
+    """
+    recorder = Recorder(xp)
+    symbols = []
+    for array in inputs:
+        symbol = Symbol(recorder, array)
+        symbol.array = array
+        symbols.append(symbol)
+    outputs = list(function(recorder, *symbols))
+    targets = list(into) + [None] * (len(outputs) - len(into))
+    return Recording(*lower(xp, recorder.instructions, symbols, outputs, targets))

@@ -1,0 +1,253 @@
+"""Which backends there are, and which one is meant: discovery by entry point, selection, errors that say the fix.
+
+A backend is a factory registered under the entry-point group ``deepnotes.backends``: a function that returns a
+:class:`~deepnotes.backends.base.Backend`, and whose parameters, each with a default, are the options of the backend.
+Listing the backends imports none of them; using one imports only that one.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from deepnotes.backends.base import Backend
+from deepnotes.utils.errors import ArgumentError, BackendUnavailable, UnknownNameError, unknown_name
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "deepnotes.backends"
+AUTO = ("cupy", "numba", "numpy")
+"""What ``"auto"`` tries, in this order."""
+
+Choice: TypeAlias = tuple[str, dict[str, Any]]
+"""The name of a backend, and options for it."""
+
+_selected: ContextVar[Choice | None] = ContextVar("deepnotes_backend", default=None)
+_process_default: Choice | None = None
+_loaded: dict[tuple[object, ...], Backend] = {}
+_lock = threading.RLock()
+
+
+def registered_backends() -> list[str]:
+    """Return the names of all registered backends, whether or not they work here; nothing is imported."""
+    return sorted(_entry_points())
+
+
+def available_backends() -> list[str]:
+    """Return the names of the registered backends that work here; each is loaded to find out."""
+    names = []
+    for name in registered_backends():
+        try:
+            load(name)
+        except BackendUnavailable:
+            continue
+        names.append(name)
+    return names
+
+
+def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend:
+    """Return a backend: the one given, else the selected one.
+
+    The order is: the argument, :func:`use_backend`, :func:`set_backend`, the environment variable
+    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the first that works of cupy, numba and numpy,
+    and that takes the options, if there are any.
+
+    Parameters
+    ----------
+    backend : str or Backend, optional
+    **options : object
+        What the backend is made with, such as ``threads=2``. The same name and options give the same backend. Without
+        a name they come on top of those that the backend was selected with.
+
+    Raises
+    ------
+    UnknownNameError
+        If no backend of that name is registered.
+    BackendUnavailable
+        If it is not installed, fails to import or has no device.
+    ArgumentError
+        If it has no such option or refuses the value, or if options are given for a Backend that is made already.
+
+    Examples
+    --------
+    >>> get_backend("numpy").name
+    'numpy'
+    """
+    if isinstance(backend, Backend):
+        if options:
+            raise ArgumentError(f"backend={backend!r} is made already, and got {_worded(options)}; wanted a name")
+        return backend
+    if backend is None:
+        name, selected = _selected.get() or _process_default or (os.environ.get("DEEPNOTES_BACKEND") or "numpy", {})
+        options = selected | options
+    else:
+        name = backend
+    return _first_of(AUTO, options) if name == "auto" else load(name, options)
+
+
+def set_backend(name: str | None, **options: Any) -> None:
+    """Make `name`, with these options, the default of the whole process, all threads included; None takes that back.
+
+    Networks that exist keep the backend they were made with.
+
+    Raises
+    ------
+    UnknownNameError, BackendUnavailable, ArgumentError
+        As :func:`get_backend`, before anything changes.
+    """
+    global _process_default
+    if name is None and not options:
+        _process_default = None
+    else:
+        _named(name, options)
+        _process_default = (str(name), options)
+
+
+@contextmanager
+def use_backend(name: str, **options: Any) -> Iterator[Backend]:
+    """Select a backend, made with these options, within a ``with`` block, for this thread or async task alone.
+
+    Yields
+    ------
+    Backend
+
+    Raises
+    ------
+    UnknownNameError, BackendUnavailable, ArgumentError
+        As :func:`get_backend`.
+
+    Examples
+    --------
+    >>> with use_backend("numpy") as backend:
+    ...     get_backend() is backend
+    True
+    """
+    backend = _named(name, options)
+    token = _selected.set((name, options))
+    try:
+        yield backend
+    finally:
+        _selected.reset(token)
+
+
+def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
+    """Return the backend registered as `name`, made with `options`; it is imported at its first use.
+
+    Raises
+    ------
+    UnknownNameError
+        If no backend of that name is registered; the message has the nearest match.
+    BackendUnavailable
+        If it cannot be made here, with the cause and the fix.
+    ArgumentError
+        If it has no such option or refuses the value.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f"backend: got {name!r}, wanted a name or a deepnotes Backend")
+    options = dict(options or {})
+    key = (name, *((option, type(value), value) for option, value in sorted(options.items())))  # 1 is not True
+    try:
+        hash(key)
+    except TypeError:
+        raise ArgumentError(
+            f"backend {name!r}: got {_worded(options)}, wanted values that cannot change, such as a tuple for a list"
+        ) from None
+    with _lock:
+        if key in _loaded:
+            return _loaded[key]
+        entries = _entry_points()
+        if name not in entries:
+            raise unknown_name("backend", name, entries)
+        _loaded[key] = backend = _make(name, entries[name], options)
+        backend.options = options
+        return backend
+
+
+def _named(name: object, options: dict[str, Any]) -> Backend:
+    if not isinstance(name, str):
+        given = f" with {_worded(options)}" if options else ""
+        raise ArgumentError(f"name={name!r}{given}, wanted the name of a backend")
+    return get_backend(name, **options)
+
+
+def _first_of(candidates: tuple[str, ...], options: dict[str, Any]) -> Backend:
+    """Return the first of the backends that works and takes the options."""
+    refusals = []
+    for candidate in candidates:
+        try:
+            chosen = load(candidate, options)
+        except (BackendUnavailable, UnknownNameError, ArgumentError) as error:
+            _log_info("backend auto: not %s (%s)", candidate, error)
+            if isinstance(error, ArgumentError):
+                refusals.append(str(error))
+            continue
+        _log_info("backend auto: chose %s", candidate)
+        return chosen
+    none = f"none of {', '.join(candidates)} works"
+    if refusals:
+        raise ArgumentError(f"backend 'auto': {none} here with {_worded(options)} ({', '.join(refusals)})")
+    raise BackendUnavailable("auto", none, "pip install --force-reinstall deepnotes")
+
+
+def _make(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
+    try:
+        factory = entry.load()
+        _check_options(name, factory, options)
+        backend = factory(**options)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0] or entry.module
+        raise BackendUnavailable(name, f"Python cannot find {missing!r}", f"pip install {missing}") from error
+    except Exception as error:
+        if isinstance(error, BackendUnavailable) or (options and isinstance(error, ArgumentError)):
+            raise
+        owner = entry.dist.name if entry.dist else name
+        raise BackendUnavailable(
+            name, f"{type(error).__name__}: {error}", f"pip install --force-reinstall {owner}"
+        ) from error
+    if not isinstance(backend, Backend):
+        raise BackendUnavailable(
+            name,
+            f"its entry point {entry.value} gave {type(backend).__name__}, not a deepnotes Backend",
+            "report this to the authors of the backend",
+        )
+    return backend
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Raise ArgumentError unless the factory has all of the options among its parameters, or takes any."""
+    if not options:
+        return
+    from inspect import Parameter, signature  # slow to import, and most backends are made without options
+
+    parameters = signature(factory).parameters.values()
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    known = [parameter.name for parameter in parameters if parameter.kind in by_name]
+    for option in options:
+        if option not in known:
+            raise ArgumentError(f"backend {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}")
+
+
+def _worded(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{option}={value!r}" for option, value in options.items())
+
+
+@cache
+def _entry_points() -> "dict[str, EntryPoint]":
+    from importlib.metadata import entry_points  # slow to import, so not before a backend is asked for
+
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _log_info(message: str, *args: object) -> None:
+    import logging
+
+    logging.getLogger("deepnotes").info(message, *args)
+
+
+Backend._load = staticmethod(load)  # a pickle names its backend; where it is opened, it must be there

@@ -1,0 +1,56 @@
+"""The digits that come with the package: small enough to ship, and real enough to learn from."""
+
+from importlib.resources import files
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIGITS = files("deepnotes.datasets").joinpath("digits.npz")
+"""Where the digits are kept."""
+
+
+class Digits(NamedTuple):
+    """Handwritten digits as rows: one image per row, flattened row by row.
+
+    Attributes
+    ----------
+    X : float64 array, shape (1797, 64)
+        How much ink each of the 8 x 8 pixels has, from 0 (none) to 16 (full).
+    y : int64 array, shape (1797,)
+        The digit that each image shows, 0 to 9.
+    feature_names : list of str
+        ``"pixel_ROW_COLUMN"`` for each of the 64 columns of `X`, rows and columns counted from 0.
+    classes : list of str
+        The name of each class, ``"0"`` to ``"9"``.
+    """
+
+    X: NDArray[np.float64]
+    y: NDArray[np.int64]
+    feature_names: list[str]
+    classes: list[str]
+
+
+def load_digits() -> Digits:
+    """Return 1,797 images of handwritten digits, from a file of this package: nothing is downloaded.
+
+    This is the test set of the UCI "Optical Recognition of Handwritten Digits"; ``digits.LICENSE``, next to the
+    data, names its authors and its terms (CC BY 4.0).
+
+    Returns
+    -------
+    Digits
+        New arrays at each call, so that changing them changes nothing else.
+
+    Examples
+    --------
+    >>> digits = load_digits()
+    >>> digits.X.shape, digits.y.shape
+    ((1797, 64), (1797,))
+    >>> digits.feature_names[:2], digits.classes[-1]
+    (['pixel_0_0', 'pixel_0_1'], '9')
+    """
+    with DIGITS.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        X, y = arrays["X"].astype(np.float64), arrays["y"].astype(np.int64)
+    names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
+    return Digits(X, y, names, [str(digit) for digit in range(10)])

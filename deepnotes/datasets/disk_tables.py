@@ -1,0 +1,312 @@
+"""Data files of which the samples stay on disk, for those that do not fit into memory."""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.readings import Column, Request, index_note, labels_of, missing_in, require_names, require_room
+from deepnotes.datasets.tables import as_path
+from deepnotes.utils.errors import DeepnotesError, TableError
+from deepnotes.utils.wording import brief, listed, one_line, reason
+
+__all__ = ["DiskTable", "open_table"]
+
+
+@dataclass(frozen=True, eq=False)
+class DiskTable:
+    """Named columns of which those in one matrix stay on disk.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (m, n)
+        Mapped into memory.
+    numbered : dict of str to int
+        Which columns of the matrix have which names.
+    columns : dict of str to array
+        Further columns, in memory, each of shape (m,).
+    source : str
+    spelled : dict of str to array
+        The values as `source` spells them of columns for which that was asked.
+    notes : sequence of str
+        What was left out without being asked for, in words.
+    """
+
+    rows: np.ndarray
+    numbered: Mapping[str, int]
+    columns: Mapping[str, NDArray[Any]]
+    source: str
+    spelled: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns."""
+        return [*self.numbered, *self.columns]
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows, m."""
+        return len(self.rows)
+
+    def column(self, name: str) -> Column:
+        """Return one column, shape (m,), in memory.
+
+        Raises
+        ------
+        TableError
+            If there is none, or a value is missing or infinite.
+        """
+        values = self._values(name)
+        if values.dtype.kind in "iu":
+            npz_files.require_exact(values, f"{self.source}: column {name!r}")
+        column = npz_files.as_column(values, name, self.source)
+        missing = missing_in(column)
+        if missing.any():
+            raise TableError(f"{self.source}: row {int(np.argmax(missing)) + 1}: column {name!r} has no value")
+        return column
+
+    def labels(self, name: str) -> NDArray[np.str_]:
+        """Return one column as names of classes, shape (m,), in memory: as they are spelled, if that is known.
+
+        Raises
+        ------
+        TableError
+            If there is none.
+        """
+        return self.spelled[name] if name in self.spelled else labels_of(self._values(name))
+
+    def _values(self, name: str) -> NDArray[Any]:
+        if name in self.columns:
+            return self.columns[name]
+        if name not in self.numbered:
+            require_names(self.source, [name], self.names)
+        return np.asarray(self.rows[:, self.numbered[name]])
+
+    def features(self, exclude: Collection[str] = (), names: Sequence[str] | None = None) -> tuple[OnDisk, list[str]]:
+        """Return columns of numbers side by side, as samples that stay on disk, and their names.
+
+        Parameters
+        ----------
+        exclude : collection of str
+            Columns to leave out when `names` is None, such as the target.
+        names : sequence of str, optional
+            Take exactly these columns, in this order.
+
+        Raises
+        ------
+        TableError
+            If there is no such column, or it is not in the matrix.
+        """
+        known = self.names
+        if names is None:
+            require_names(self.source, exclude, known)
+            left_out = set(exclude)
+            names = [name for name in known if name not in left_out]
+        require_names(self.source, names, known)
+        if not names:
+            raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
+        if others := [name for name in names if name not in self.numbered]:
+            raise TableError(
+                f"{self.source}: column {others[0]!r} is none of the samples that stay on disk, which must be numbers; "
+                "exclude it"
+            )
+        columns = [self.numbered[name] for name in names]
+        return OnDisk(self.rows, None, None if columns == list(range(self.rows.shape[1])) else columns), list(names)
+
+
+def open_table(
+    path: str | os.PathLike[str],
+    *,
+    columns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    spelled: Collection[str] = (),
+) -> DiskTable:
+    """Open a data file of which the samples stay on disk.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy``, ``.npz`` with an array X, both uncompressed, or IDX that is not packed: they are mapped into memory.
+        ``.parquet``: its columns of numbers are written as a matrix, some rows at a time, to a temporary file, which
+        is gone when the process ends; ``TMPDIR`` says where.
+    columns, exclude, spelled : collection of str
+        As of :func:`deepnotes.read_table`.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be read, or not without reading it all.
+    ArgumentError
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(Path(folder, "X.npy"), np.eye(3))
+    ...     np.save(Path(folder, "y.npy"), np.arange(3))
+    ...     table = open_table(Path(folder, "X.npy"))
+    ...     X, names = table.features(exclude=["y"])
+    >>> table.names, X.shape
+    (['x0', 'x1', 'x2', 'y'], (3, 3))
+    """
+    return open_requested(path, Request(columns, exclude, spelled=spelled))
+
+
+def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
+    """Open what was asked for of a data file; see :func:`open_table`.
+
+    Raises
+    ------
+    TableError, ArgumentError
+    """
+    path = as_path(path)
+    source = one_line(path)
+    suffix = path.suffix.lower()
+    openers = {".npy": _open_npy, ".npz": _open_npz, ".parquet": _open_parquet}
+    opener = _open_idx if idx_files.is_idx(path) else openers.get(suffix)
+    if opener is None:
+        raise TableError(
+            f"{source}: samples can stay on disk in .npy, .npz, .parquet and IDX files; convert it to one of them"
+        )
+    try:
+        table = opener(path, source, request)
+    except (OSError, ValueError) as error:
+        if isinstance(error, DeepnotesError):
+            raise
+        raise TableError(f"{source}: cannot be read: {reason(error)}") from error
+    except MemoryError as error:
+        raise TableError(f"{source}: what has to be read of it does not fit into memory") from error
+    if opener is not _open_parquet:  # which has read nothing of what is excluded
+        request.resolved(source, table.names)
+    return table
+
+
+def _of_matrix(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
+    return DiskTable(X, {name: j for j, name in enumerate(names)}, columns, source)
+
+
+def _open_npy(path: Path, source: str, request: Request) -> DiskTable:
+    X, y = npy_files.matrix_and_targets(path, source)
+    return _of_matrix(X, [f"x{j}" for j in range(X.shape[1])], y, source)
+
+
+def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
+    archive = npz_files.Archive(path, source)
+    x, ys = npz_files.matrix_of(archive, source)
+    if x is None:
+        raise TableError(f"{source}: samples stay on disk only in an array X of shape (samples, features)")
+    info = archive.members[x]
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        raise TableError(f"{source}: array {x!r} is compressed; {npz_files.UNPACK}")
+    try:
+        with archive.opened(x) as file:
+            header = archive.header(x, file)
+            within = file.tell()
+    except TableError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of zipfile
+        raise TableError(f"{source}: array {x!r} cannot be read: {brief(reason(error))}") from error
+    with path.open("rb") as whole:  # the local header, whose length no central directory tells
+        whole.seek(info.header_offset)
+        local = whole.read(30)
+    at = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    if within + header.nbytes != info.file_size:
+        raise TableError(f"{source}: array {x!r} cannot be read: it is not as long as it says")
+    if header.dtype.kind == "U":
+        raise TableError(f"{source}: array {x!r} is text, and features must be numbers")
+    npz_files.require_matrix(header.shape, x, source)
+    X = npy_files.map_part(path, header.dtype, header.shape, at + within, header.by_column, source)
+    columns: dict[str, NDArray[Any]] = {}
+    for name in ys:
+        columns |= npz_files.targets(archive[name], name, x, len(X), source)
+    return _of_matrix(X, [f"x{j}" for j in range(X.shape[1])], columns, source)
+
+
+def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
+    if idx_files.is_packed(path):
+        raise TableError(f"{source}: the file is packed; unpack it with gunzip, so that its samples can stay on disk")
+    with path.open("rb") as file:
+        header = idx_files.read_header(file, source)
+    if len(header.shape) < 2 or 0 in header.shape:
+        raise TableError(f"{source}: its array has shape {header.shape}; two dimensions or more were wanted")
+    if header.length + header.nbytes != path.stat().st_size:
+        raise TableError(f"{source}: its header says {header.shape}, and it is not as long")
+    shape = header.shape[0], header.nbytes // header.dtype.itemsize // header.shape[0]
+    X = npy_files.map_part(path, header.dtype, shape, header.length, False, source)
+    labels = idx_files.read_labels(path, shape[0])
+    columns = {} if labels is None else {idx_files.LABEL: labels}
+    return _of_matrix(X, idx_files.pixel_names(header.shape[1:]), columns, source)
+
+
+def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
+    with parquet_files.opened(path, source) as file:
+        request = request.resolved(source, file.schema_arrow.names)
+        kinds, _, index = parquet_files.column_types(file, source, request)
+        m = file.metadata.num_rows
+        numbers = [name for name, kind in kinds.items() if kind == "number"]
+        if m <= 0 or not numbers:
+            raise TableError(f"{source}: the file has no {'rows' if m <= 0 else 'columns of numbers'}")
+        require_room(8 * m * len(kinds), path.stat().st_size, f"{source}: {m:,} rows of {len(kinds):,} columns")
+        texts: dict[str, list[Column]] = {name: [] for name, kind in kinds.items() if kind == "text"}
+        spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in kinds if name in request.spelled}
+        dtype = np.float32 if parquet_files.fits_float32(file, numbers) else np.float64
+        rows = _scratch((m, len(numbers)), np.dtype(dtype), source)
+        end, beyond = 0, set()
+        for done, batch in parquet_files.batches(file, list(kinds), parquet_files.rows_at_a_time(len(kinds))):
+            end = done + len(batch[numbers[0]])
+            if end > m:
+                break
+            columns = {
+                name: parquet_files.as_column(array, kinds[name], name, source, done, request)
+                for name, array in batch.items()
+            }
+            for j, name in enumerate(numbers):
+                rows[done:end, j] = columns[name]
+                if name not in spelled and parquet_files.is_beyond(columns[name]):
+                    beyond.add(name)
+            for name, parts in texts.items():
+                parts.append(columns[name])
+            for name, labels in spelled.items():
+                labels.append(parquet_files.labels(batch[name], name, source))
+        if end != m:
+            raise TableError(f"{source}: the Parquet file is damaged: it says that it has {m:,} rows, and has not")
+        for name in beyond:
+            parquet_files.require_exact(file, name, source)
+    notes = [index_note(name) for name in index if request.columns is None and name not in request.exclude]
+    return DiskTable(
+        rows,
+        {name: j for j, name in enumerate(numbers)},
+        {name: np.concatenate(parts) for name, parts in texts.items()},
+        source,
+        {name: np.concatenate(parts) for name, parts in spelled.items()},
+        notes,
+    )
+
+
+def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.ndarray:
+    """Return a matrix in a temporary file, which nobody else sees, and which is gone with the process.
+
+    Raises
+    ------
+    TableError
+        If there is no room for it.
+    """
+    size = shape[0] * shape[1] * dtype.itemsize
+    try:
+        with tempfile.TemporaryFile(prefix="deepnotes-") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a signal later
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype, "r+", 0, shape)
+    except OSError as error:
+        raise TableError(
+            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be made: {reason(error)}; "
+            "set TMPDIR to a directory that has room"
+        ) from error

@@ -1,0 +1,415 @@
+"""From the columns of a table to the inputs of a network: categories one-hot, missing values filled, both kept."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
+from deepnotes.datasets.readings import Column, labels_of, missing_in, repeated
+from deepnotes.datasets.tables import Table
+from deepnotes.utils.errors import ArgumentError, TableError
+from deepnotes.utils.wording import listed, shown
+
+MOST_CATEGORIES = 64
+"""A column of text with more distinct values is taken for names or notes, and refused unless it is named."""
+
+FEW_CATEGORIES, SHARE = 10, 0.5
+"""So is one with more than a few, if they are more than this share of its rows."""
+
+CODE = re.compile(r"[+-]?0[0-9]")
+"""How codes begin that look like numbers: 007 and 7 are not the same."""
+
+IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
+
+UNKNOWN_ZEROS = "; asked to, unknown ones count as none (--unknown zeros)"
+
+IMPUTE = ("mean", "median", "zero", "most_frequent")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column that goes into a network.
+
+    Parameters
+    ----------
+    name : str
+    categories : tuple of str or of float, optional
+        Its distinct values, of which each is an input of its own; None for a column that is an input by itself.
+    fill : float or str, optional
+        What takes the place of a missing value; None if there must be none.
+    """
+
+    name: str
+    categories: tuple[str, ...] | tuple[float, ...] | None = None
+    fill: float | str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column is read as text."""
+        return self.categories is not None and isinstance(self.categories[0], str)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of its inputs."""
+        if self.categories is None:
+            return [self.name]
+        return [f"{self.name}={_told(value)}" for value in self.categories]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes X of a table, for new rows just as for those that it was fitted to.
+
+    Parameters
+    ----------
+    features : tuple of Feature
+
+    Examples
+    --------
+    >>> table = Table(["size", "kind"], {"size": np.array([1.0, np.nan, 3.0]), "kind": np.array(["a", "b", "a"])})
+    >>> encoder = Encoder.fit(table, impute="mean")
+    >>> encoder.inputs
+    ['size', 'kind=a', 'kind=b']
+    >>> encoder(table)
+    array([[1., 2., 3.],
+           [1., 0., 1.],
+           [0., 1., 0.]])
+    """
+
+    features: tuple[Feature, ...]
+
+    @classmethod
+    def fit(
+        cls,
+        table: Table,
+        names: Sequence[str] | None = None,
+        *,
+        rows: NDArray[np.int64] | slice = slice(None),
+        categorical: Sequence[str] = (),
+        impute: str | None = None,
+    ) -> "Encoder":
+        """Return the encoder that some rows of a table call for.
+
+        Parameters
+        ----------
+        table : Table
+        names : sequence of str, optional
+            The columns that are features; by default all.
+        rows : array of int, optional
+            The rows that it learns from: means, and which categories there are; by default all.
+        categorical : sequence of str
+            Columns to encode one-hot whatever they hold: numbers, or text of more than 64 distinct values.
+        impute : {"mean", "median", "zero", "most_frequent"}, optional
+            What fills missing values of numbers; those of categories are filled with the most frequent. By default
+            there must be none.
+
+        Raises
+        ------
+        TableError
+            If a value is missing, a column of text has too many distinct values, or no feature is left.
+        ArgumentError
+            If `impute` is none of them.
+        """
+        if impute is not None and impute not in IMPUTE:
+            raise ArgumentError(f"impute={impute!r}, wanted one of {', '.join(IMPUTE)}")
+        names = table.names if names is None else list(names)
+        for name in (*names, *categorical):
+            table.column(name)
+        if not names:
+            raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
+        if impute is None:
+            table.require_complete(names, IMPUTE_THEM)
+        chosen = set(categorical)
+        made = cls(tuple(_feature(table, name, rows, name in chosen, impute) for name in names))
+        if twice := repeated(made.inputs):
+            raise TableError(f"{table.source}: two inputs would have the name {twice!r}; exclude or rename a column")
+        return made
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the inputs, in order: of a column, or ``COLUMN=CATEGORY``."""
+        return [name for feature in self.features for name in feature.inputs]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each column is an input as it is, so that the names of the inputs say all."""
+        return all(feature.categories is None and feature.fill is None for feature in self.features)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [feature.name for feature in self.features]
+
+    @property
+    def text(self) -> list[str]:
+        """The names of the columns that have to be read as text."""
+        return [feature.name for feature in self.features if feature.is_text]
+
+    @property
+    def numeric(self) -> list[str]:
+        """The names of the columns that have to be read as numbers."""
+        return [feature.name for feature in self.features if feature.categories is None]
+
+    def __call__(self, table: Table, unknown: str = "error") -> NDArray[np.float64]:
+        """Return X, shape (n, m), of a table's rows.
+
+        Parameters
+        ----------
+        table : Table
+        unknown : {"error", "zeros"}
+            Whether a category that the encoder does not know is an error, or one of no category.
+
+        Raises
+        ------
+        TableError
+            If a column is not there or of another kind, or a value is missing or unknown.
+        """
+        if unknown not in ("error", "zeros"):
+            raise ArgumentError(f"unknown={unknown!r}, wanted 'error' or 'zeros'")
+        table.require(self.names)
+        return inputs_of(table, self.features, unknown).T
+
+    def strangers(self, table: Table) -> dict[str, int]:
+        """Return for each column that has them how many rows are of no known category."""
+        found = {}
+        for feature in self.features:
+            if feature.categories is None:
+                continue
+            if count := int((_codes(feature, _filled(table, feature)) < 0).sum()):
+                found[feature.name] = count
+        return found
+
+    def as_metadata(self) -> list[dict[str, Any]]:
+        """Return it as JSON values."""
+        return [
+            {"name": feature.name}
+            | ({} if feature.categories is None else {"categories": list(feature.categories)})
+            | ({} if feature.fill is None else {"fill": feature.fill})
+            for feature in self.features
+        ]
+
+    @classmethod
+    def from_metadata(cls, metadata: Sequence[Mapping[str, Any]]) -> "Encoder":
+        """Return the encoder that :meth:`as_metadata` put into words.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, OverflowError
+            If that makes no sense.
+        """
+        return cls(tuple(_of_words(entry["name"], entry.get("categories"), entry.get("fill")) for entry in metadata))
+
+
+def _told(value: str | float) -> str:
+    """Return a category as it is told: a whole number without a point."""
+    return value if isinstance(value, str) else repr(value).removesuffix(".0")
+
+
+def _of_words(name: Any, categories: Any, fill: Any) -> Feature:
+    if not isinstance(name, str):
+        raise TypeError(f"the column {name!r}")
+    if categories is not None:
+        kind = str if isinstance(categories[0], str) else float
+        categories = tuple(_exactly(kind, value) for value in categories)
+        if len(set(categories)) < len(categories):
+            raise ValueError("a category is there twice")
+        if fill is not None and fill not in categories:
+            raise ValueError(f"{fill!r} is no category")
+    elif fill is not None:
+        fill = _exactly(float, fill)
+    return Feature(name, categories, fill)
+
+
+def _exactly(kind: type[str] | type[float], value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, str if kind is str else int | float):
+        raise TypeError(f"{value!r} among others")
+    value = kind(value)
+    if value == "" or (kind is str and value.endswith("\0")) or (kind is float and not np.isfinite(value)):
+        raise ValueError(f"{value!r} is no value")
+    return value
+
+
+def _feature(table: Table, name: str, rows: Any, categorical: bool, impute: str | None) -> Feature:
+    column = table.column(name)
+    seen = column[rows]
+    present = seen[~missing_in(seen)]
+    if not present.size:
+        raise TableError(f"{table.source}: column {name!r} has no value in any of the rows to learn from; exclude it")
+    text = column.dtype.kind == "U"
+    if not text and not categorical:
+        return Feature(name, None, None if impute is None else _statistic(present, impute))
+    values, counts = np.unique(present, return_counts=True)
+    if text and not categorical and (fault := unlike_categories(values, len(present))):
+        raise TableError(
+            f"{table.place(name)}: column {name!r} is text {fault}, its first value is {shown(present[0])}, and "
+            f"features must be numbers or text of at most {MOST_CATEGORIES} that recur: exclude the column, or name it "
+            f"among the categorical ones{_option(values)}"
+        )
+    if text and (two := same_number(values.tolist())):
+        raise TableError(
+            f"{table.place(name)}: column {name!r} has the categories {two[0]} and {two[1]}, which are one number; "
+            "write them alike, or name the column among the numeric ones"
+        )
+    categories = tuple(values.tolist())
+    return Feature(name, categories, None if impute is None else categories[int(counts.argmax())])
+
+
+def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
+    """Return why the distinct values of so many rows of text are hardly categories, or None.
+
+    Examples
+    --------
+    >>> unlike_categories(np.array(["red", "blue"]), 9)
+    >>> unlike_categories(np.array(["5%", "7%", "12.5%"]), 9)
+    'of 3 distinct values, of which most are numbers or dates in a form of their own'
+    """
+    if len(values) > MOST_CATEGORIES:
+        return f"of {len(values):,} distinct values"
+    if len(values) > FEW_CATEGORIES and len(values) > SHARE * rows:
+        return f"of {len(values):,} distinct values in {rows:,} rows"
+    if 2 * sum(bool(hint_of(value)) for value in values.tolist()) > len(values):
+        return f"of {len(values):,} distinct values, of which most are numbers or dates in a form of their own"
+    return None
+
+
+def _option(values: NDArray[np.str_]) -> str:
+    """Return the option that would read most of the values, as the end of a message."""
+    if are_numbers(values.tolist()):
+        return "; --numeric (numeric=) reads it as numbers"
+    hints = [hint for value in values[: 4 * MOST_CATEGORIES].tolist() if (hint := hint_of(value))]
+    usual = max(hints, key=hints.count, default="")
+    return f"; {usual}" if 2 * len(hints) > min(len(values), 4 * MOST_CATEGORIES) else ""
+
+
+def are_numbers(texts: Iterable[str]) -> bool:
+    """Return whether each text is a number, as in columns of text that are not from a CSV."""
+    return all(number_of(text) is not None for text in texts)
+
+
+def _statistic(values: NDArray[np.float64], impute: str) -> float:
+    if impute == "zero":
+        return 0.0
+    if impute == "most_frequent":
+        distinct, counts = np.unique(values, return_counts=True)
+        return float(distinct[counts.argmax()])
+    power = np.frexp(np.abs(values).max())[1]  # values times a power of 2, so that no sum overflows
+    return float(np.ldexp(getattr(np, impute)(np.ldexp(values, -power)), power))
+
+
+def inputs_of(table: Table, features: Sequence[Feature], unknown: str) -> NDArray[np.float64]:
+    """Return the inputs that the columns of a table make, shape (m, n)."""
+    X = np.empty((table.n_rows, sum(len(feature.inputs) for feature in features)))
+    at = 0
+    for feature in features:
+        column = _filled(table, feature)
+        width = len(feature.inputs)
+        X[:, at : at + width] = _inputs(table, feature, column, unknown)
+        at += width
+    return X
+
+
+def _filled(table: Table, feature: Feature) -> Column:
+    """Return the column of a feature, of the kind that it was, without missing values."""
+    column = table.column(feature.name)
+    missing = missing_in(column)
+    if feature.is_text:
+        column = labels_of(column)
+    elif column.dtype.kind == "U" and missing.all():
+        column = np.full(column.shape, np.nan)
+    elif column.dtype.kind == "U" and feature.categories is None:
+        raise TableError(
+            f"{table.place(feature.name)}: column {feature.name!r} is text, its first value is {shown(column[0])}, "
+            "and numbers were wanted"
+        )
+    elif column.dtype.kind == "U":
+        column = np.array([np.nan if (value := value_of(cell)) is None else float(value) for cell in column.tolist()])
+    if not missing.any():
+        return column
+    if feature.fill is None:
+        table.require_complete([feature.name], "the model was trained without imputation (--impute)")
+    return np.where(missing, feature.fill, column)  # type: ignore[arg-type]
+
+
+def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDArray[np.float64]:
+    """Return the inputs that a column makes, shape (m, width)."""
+    if feature.categories is None:
+        return np.asarray(column, np.float64).reshape(-1, 1)
+    codes = _codes(feature, column)
+    if unknown == "error" and (codes < 0).any():
+        row = int(np.argmax(codes < 0))
+        value = shown(column[row]) if feature.is_text else _told(float(column[row]))
+        raise TableError(
+            f"{table.source}: row {row + 1}: column {feature.name!r} has the category {value}, which is unknown; known "
+            f"are {listed(map(_told, feature.categories))}{UNKNOWN_ZEROS}"
+        )
+    hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
+    return hot
+
+
+def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
+    """Return which category each value is, shape (m,), or -1."""
+    values, inverse = np.unique(column, return_inverse=True)
+    categories = feature.categories or ()
+    if feature.is_text:
+        return codes_of(values.tolist(), categories)[inverse]  # type: ignore[arg-type]
+    known = {value: i for i, value in enumerate(categories)}
+    return np.array([known.get(value, -1) for value in values.tolist()], np.int64)[inverse]
+
+
+def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
+    """Return which of the `known` labels each is, or -1.
+
+    One that is spelled like none of them is the one that is the same number, if there is just one: other programs write
+    1.0 for 1, and true for True or 1.
+
+    Examples
+    --------
+    >>> codes_of(["1.0", "007", "true", "x"], ["1", "7"]).tolist()
+    [0, -1, 0, -1]
+    """
+    spelled = {label: i for i, label in enumerate(known)}
+    numbers: dict[Decimal, int] = {}
+    for i, label in enumerate(known):
+        if (value := value_of(label)) is not None:
+            numbers[value] = -1 if value in numbers else i
+    found = np.full(len(labels), -1, np.int64)
+    for at, label in enumerate(labels):
+        i = spelled.get(label, -1)
+        if i < 0 and numbers and (value := value_of(label)) is not None:
+            i = numbers.get(value, -1)
+        found[at] = i
+    return found
+
+
+def value_of(label: str) -> Decimal | None:
+    """Return the exact number that a label is, 1 or 0 for true or false; None for text, and for codes such as 007."""
+    if CODE.match(label):
+        return None
+    if label.lower() in BOOLEANS:
+        return Decimal(int(BOOLEANS[label.lower()]))
+    number = number_of(label)
+    return None if number is None or not np.isfinite(number) else Decimal(label.strip())
+
+
+def same_number(labels: Sequence[str]) -> tuple[str, str] | None:
+    """Return two labels that are one number where all are numbers, such as 1 and 1.0, or None.
+
+    Examples
+    --------
+    >>> same_number(["1", "1.0", "2"]), same_number(["007", "7"]), same_number(["1", "1.0", "x"])
+    (('1', '1.0'), None, None)
+    """
+    seen: dict[Decimal, str] = {}
+    found = None
+    for label in labels:
+        value = value_of(label)
+        if value is None:
+            return None
+        if (other := seen.setdefault(value, label)) is not label:
+            found = found or (other, label)
+    return found

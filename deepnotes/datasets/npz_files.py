@@ -1,0 +1,303 @@
+"""NumPy's files: columns out of an archive or a single array; no header is believed before its size was looked at."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepnotes.datasets.readings import (
+    EVERYTHING,
+    EXACT,
+    Column,
+    Content,
+    Request,
+    gaps_of,
+    labels_of,
+    repeated,
+    require_distinct,
+    require_room,
+)
+from deepnotes.utils.errors import TableError
+from deepnotes.utils.wording import brief, reason
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What NumPy writes; Python unpacks others in pieces of any size."""
+
+MOST_HEADER = 10_000
+"""Bytes of the header of an array; NumPy takes no more either."""
+
+READ = {
+    b"\x01\x00": (2, np.lib.format.read_array_header_1_0),
+    b"\x02\x00": (4, np.lib.format.read_array_header_2_0),
+}
+"""By version, how many bytes tell the length of the header, and what reads it."""
+
+PER_COLUMN = 512
+"""Bytes that a column takes beside its values."""
+
+UNPACK = "save it with numpy.savez, without compression"
+
+
+class Header(NamedTuple):
+    """What an array file says of itself."""
+
+    shape: tuple[int, ...]
+    by_column: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the array takes."""
+        size = self.dtype.itemsize
+        for n in self.shape:  # Python's numbers, which do not overflow
+            size *= n
+        return size
+
+
+class Archive(Mapping[str, np.ndarray]):
+    """The arrays of an ``.npz`` file, read when they are asked for.
+
+    Raises
+    ------
+    TableError
+        If it is none; and, when an array is asked for, if that is damaged, or takes more memory than it may.
+    """
+
+    def __init__(self, path: Path, source: str) -> None:
+        self.path, self.source, self.size, self._taken = path, source, path.stat().st_size, 0
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                raise TableError(f"{source}: not a NumPy archive, as numpy.savez writes")
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except Exception as error:  # whatever a damaged file makes of zipfile
+            raise TableError(f"{source}: the archive is damaged: {brief(reason(error))}") from error
+        self.members = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
+        if len(self.members) < len(self._zip.infolist()):
+            name = repeated(info.filename.removesuffix(".npy") for info in self._zip.infolist())
+            raise TableError(f"{source}: the archive has two arrays of the name {brief(repr(name))}")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        try:
+            with self.opened(name) as file:
+                header = self.header(name, file)
+                wanted = header.nbytes
+                self._taken += wanted if header.dtype.kind == "U" else wanted // header.dtype.itemsize * 8
+                self._taken += PER_COLUMN * (header.shape[1] if len(header.shape) == 2 else 1)
+                require_room(self._taken, self.size, f"{self.source}: array {brief(repr(name))}", UNPACK)
+                data = file.read(wanted)
+                if len(data) < wanted or file.read(1):
+                    told = f"{'less' if len(data) < wanted else 'more'} than it says"
+                    raise TableError(f"{self.source}: array {brief(repr(name))} cannot be read: it has {told}")
+        except (TableError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged array makes of zipfile and NumPy
+            raise TableError(
+                f"{self.source}: array {brief(repr(name))} cannot be read: {brief(reason(error))}"
+            ) from error
+        array = np.frombuffer(data, header.dtype)
+        return array.reshape(header.shape, order="F" if header.by_column else "C")
+
+    def opened(self, name: str) -> BinaryIO:
+        """Return a member as a file of its own."""
+        info = self.members[name]
+        if info.compress_type not in METHODS:
+            raise TableError(f"{self.source}: array {brief(repr(name))} is packed by a method that NumPy does not use")
+        return self._zip.open(info)  # type: ignore[return-value]
+
+    def header(self, name: str, file: BinaryIO) -> Header:
+        """Return what a member says of itself; `file` stands after it then."""
+        return read_header(file, f"{self.source}: array {brief(repr(name))}")
+
+    def __iter__(self) -> Any:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def read_header(file: BinaryIO, what: str) -> Header:
+    """Return the header of an array file.
+
+    Raises
+    ------
+    TableError
+        If there is none, or the array is not of real numbers or text.
+    """
+    magic = file.read(6)
+    if magic != np.lib.format.MAGIC_PREFIX:
+        raise TableError(f"{what} has no array format; real numbers or text were wanted")
+    try:
+        version = file.read(2)
+        if version not in READ:
+            raise ValueError(f"its format is {version!r}")
+        width, read = READ[version]
+        length = file.read(width)
+        if int.from_bytes(length, "little") > MOST_HEADER:  # NumPy would take memory for it before it looks
+            raise ValueError(f"its header claims {int.from_bytes(length, 'little'):,} bytes")
+        shape, by_column, dtype = read(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
+    except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of them on deep nesting
+        raise TableError(f"{what} cannot be read: {brief(reason(error))}") from None
+    if dtype.hasobject:
+        raise TableError(f"{what} cannot be read: it holds Python objects, which only pickle could load")
+    if dtype.kind not in "biufU" or dtype.subdtype is not None:
+        raise TableError(f"{what} has dtype {brief(dtype)}; real numbers or text were wanted")
+    if not dtype.itemsize or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
+        raise TableError(f"{what} cannot be read: its shape is {brief(shape)} and its dtype {brief(dtype)}")
+    return Header(shape, by_column, dtype)
+
+
+def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
+    """Return what was asked for of an archive.
+
+    Raises
+    ------
+    TableError
+        At the first fault; the message begins with `source`.
+    """
+    archive = Archive(path, source)
+    if not archive:
+        raise TableError(f"{source}: the archive has no arrays; an array X, or columns, were wanted")
+    x, ys = matrix_of(archive, source)
+    columns = _named_columns(archive, request) if x is None else _matrix_columns(archive, x, ys)
+    return chosen(columns, request, list(columns if x else archive), source)
+
+
+def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
+    """Return the names of the arrays X and y of an archive, as far as it has them.
+
+    Raises
+    ------
+    TableError
+        If there are two of one of them.
+    """
+    found = {letter: [name for name in archive if name.lower() == letter] for letter in "xy"}
+    for both in found.values():
+        if len(both) > 1:
+            raise TableError(f"{source}: the archive has {' and '.join(map(repr, both))}; one of them was wanted")
+    return (found["x"][0] if found["x"] else None), found["y"]
+
+
+def chosen(columns: dict[str, NDArray[Any]], request: Request, names: list[str], source: str) -> Content:
+    """Return those of the columns that were asked for, and their gaps.
+
+    Raises
+    ------
+    TableError
+        If there is none of a name that was asked for, or a column is not of the kind that was.
+    """
+    request = request.resolved(source, names)
+    taken: dict[str, Column] = {}
+    spelled: dict[str, NDArray[np.str_]] = {}
+    for name, column in columns.items():
+        if not request.takes(name):
+            continue
+        if name in request.dates:
+            raise TableError(f"{source}: column {name!r} has dtype {column.dtype}, and dates were wanted")
+        if name in request.numeric and column.dtype.kind == "U":
+            raise TableError(f"{source}: column {name!r} is text, and numbers were wanted")
+        if name in request.spelled or name in request.text:
+            spelled[name] = labels_of(column)
+        if name in request.text:
+            taken[name] = spelled[name]
+        elif column.dtype.kind in "biu":
+            if name not in request.spelled:
+                require_exact(column, f"{source}: column {name!r}")
+            taken[name] = column.astype(np.float64)
+        else:
+            taken[name] = column
+    return Content(taken, {}, gaps_of(taken), names, spelled)
+
+
+def require_exact(column: NDArray[Any], what: str) -> None:
+    """Raise TableError if two whole numbers of an array become one as float64."""
+    if column.dtype.kind in "iu" and column.dtype.itemsize == 8:
+        big = (column >= EXACT) | (column <= -EXACT)
+        if big.any():
+            require_distinct(np.unique(column[big]).tolist(), what)
+
+
+def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, NDArray[Any]]:
+    columns = matrix(archive[x], x, archive.source)
+    for name in ys:
+        columns |= targets(archive[name], name, x, len(columns["x0"]), archive.source)
+    return columns
+
+
+def matrix(X: np.ndarray, name: str, source: str) -> dict[str, NDArray[Any]]:
+    """Return the columns of a matrix as x0, x1, ..."""
+    if X.dtype.kind == "U":
+        raise TableError(f"{source}: array {name!r} is text, and features must be numbers")
+    require_matrix(X.shape, name, source)
+    if X.dtype.kind in "iu" and X.dtype.itemsize == 8 and (X.max() >= EXACT or X.min() <= -EXACT):
+        for j in range(X.shape[1]):
+            require_exact(X[:, j], f"{source}: column 'x{j}'")
+    X = as_column(X, name, source)
+    return {f"x{j}": X[:, j] for j in range(X.shape[1])}
+
+
+def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
+    """Raise TableError unless it is a matrix that has something in it."""
+    if len(shape) != 2 or 0 in shape:
+        raise TableError(
+            f"{source}: array {name!r} has shape {brief(shape)}; (samples, features), both over 0, was wanted"
+        )
+
+
+def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, NDArray[Any]]:
+    """Return the columns of an array of m targets: y, or y0, y1, ...; whole numbers and booleans as they are."""
+    if y.ndim not in (1, 2) or not y.size or len(y) != m:
+        raise TableError(
+            f"{source}: array {name!r} has shape {brief(y.shape)}; ({m},) or ({m}, k) was wanted, as {x!r} has"
+        )
+    y = exactly(y, name, source)
+    if y.size == m:
+        return {"y": y.reshape(-1)}
+    return {f"y{j}": y[:, j] for j in range(y.shape[1])}
+
+
+def _named_columns(archive: Archive, request: Request) -> dict[str, NDArray[Any]]:
+    request = request.resolved(archive.source, list(archive))
+    columns: dict[str, NDArray[Any]] = {}
+    for name in archive:
+        if not request.takes(name):
+            continue
+        column = archive[name]
+        if column.ndim != 1:
+            raise TableError(
+                f"{archive.source}: array {brief(repr(name))} has shape {brief(column.shape)}; an array X of shape "
+                "(samples, features) was wanted, or else columns of shape (samples,) only"
+            )
+        columns[name] = exactly(column, name, archive.source)
+        first = next(iter(columns))
+        if not column.size or column.size != columns[first].size:
+            wanted = "at least one" if name == first else f"{columns[first].size}, as {first!r} has,"
+            raise TableError(
+                f"{archive.source}: array {brief(repr(name))} has {column.size} values; {wanted} was wanted"
+            )
+    return columns
+
+
+def exactly(array: np.ndarray, name: str, source: str) -> NDArray[Any]:
+    """Return whole numbers and booleans as they are, and anything else as :func:`as_column` does."""
+    return array if array.dtype.kind in "biu" else as_column(array, name, source)
+
+
+def as_column(array: np.ndarray, name: str, source: str) -> Column:
+    """Return an array of float64 numbers, none of them infinite, or of text."""
+    if array.dtype.kind == "U":
+        text = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        points = text.view(np.uint32)
+        if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+            raise TableError(f"{source}: array {name!r} is no text: it has numbers that stand for no character")
+        return text
+    with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, which is told below
+        values = array.astype(np.float64)
+    if np.isinf(values).any():
+        at = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])
+        raise TableError(f"{source}: array {name!r} has {values[at]} at {list(at)} where a finite number was expected")
+    return values

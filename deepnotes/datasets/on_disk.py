@@ -1,0 +1,132 @@
+"""Samples that stay on disk, and their statistics."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError
+
+ROOM = 1 << 25
+"""Bytes that samples take at a time, with all that is made of them before they are trained on."""
+
+COPIES = 4
+"""How often they are there then: as read, in order, converted, standardized."""
+
+
+class OnDisk:
+    """Samples as columns, shape (n, m), that lie in a file as rows and are read when they are needed.
+
+    Everything of a :class:`~deepnotes.Network` takes it for X, and ``Standardizer.fit``: memory is taken for some
+    batches at a time, whatever the dtype in the file, on every backend. What an epoch's order asks for is read from
+    where it lies, so shuffling costs what random reading costs.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (m, n)
+        Of real numbers, mapped into memory: as by ``np.load("X.npy", mmap_mode="r")``.
+    index : ndarray of int64, shape (k,), optional
+        Which rows, and in which order; by default all.
+    columns : sequence of int, optional
+        Which columns; by default all.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DTypeError
+
+    Examples
+    --------
+    >>> X = OnDisk(np.arange(6.0).reshape(3, 2))
+    >>> X.shape, X[:, 1:].shape
+    ((2, 3), (2, 2))
+    >>> X.read(np.array([2, 0]))
+    array([[4., 0.],
+           [5., 1.]])
+    """
+
+    ndim = 2
+
+    def __init__(self, rows: np.ndarray, index: np.ndarray | None = None, columns: Any = None) -> None:
+        if not isinstance(rows, np.ndarray):
+            raise ArgumentError(f"rows: got {type(rows).__name__}, wanted a NumPy array, mapped into memory")
+        if rows.ndim != 2:
+            raise ShapeError(f"rows has shape {rows.shape}, wanted (m, n): samples as rows, as they lie in the file")
+        if rows.dtype.kind not in "biuf":
+            raise DTypeError(f"rows: got an array of {rows.dtype}, wanted real numbers")
+        self.rows, self.columns = rows, None if columns is None else np.asarray(columns, np.intp)
+        self.index = None if index is None else np.asarray(index, np.int64)
+        if self.index is not None and len(self.index) and not 0 <= self.index.min() <= self.index.max() < len(rows):
+            raise ArgumentError(f"index holds rows outside 0 .. {len(rows) - 1}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Features and samples."""
+        n = self.rows.shape[1] if self.columns is None else len(self.columns)
+        return n, len(self.rows) if self.index is None else len(self.index)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What the file holds."""
+        return self.rows.dtype
+
+    def __getitem__(self, key: Any) -> "OnDisk":
+        """Return the samples at ``[:, slice or indices]``, which stay on disk."""
+        if not (isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], slice) and key[0] == slice(None)):
+            raise ArgumentError(f"X[{key!r}]: wanted X[:, samples], all features of some samples")
+        index = np.arange(len(self.rows)) if self.index is None else self.index
+        return OnDisk(self.rows, np.atleast_1d(index[key[1]]), self.columns)
+
+    def read(self, samples: np.ndarray) -> np.ndarray:
+        """Return a copy of some samples, shape (n, k), laid out by sample; they are read in the order of the file.
+
+        Parameters
+        ----------
+        samples : ndarray of int64, shape (k,)
+            Which, and in which order.
+        """
+        wanted = samples if self.index is None else self.index[samples]
+        ascending = bool((wanted[1:] >= wanted[:-1]).all())
+        by_place = wanted if ascending else np.argsort(wanted, kind="stable")
+        found = np.asarray(self.rows[wanted if ascending else wanted[by_place]])
+        if self.columns is not None:
+            found = found[:, self.columns]
+        if ascending:
+            return np.ascontiguousarray(found).T
+        in_order = np.empty_like(found, order="C")
+        in_order[by_place] = found
+        turned: np.ndarray = in_order.T
+        return turned
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all samples in order, shape (n, k) each, as float64."""
+        n, m = self.shape
+        step = max(1, ROOM // (COPIES * 8 * max(1, n)))
+        for start in range(0, m, step):
+            yield self.read(np.arange(start, min(m, start + step))).astype(np.float64, copy=False)
+
+
+def is_mapped(x: Any) -> bool:
+    """Return whether an array is a part of a file that is mapped into memory."""
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            return True
+        x = x.base
+    return False
+
+
+def statistics(X: OnDisk) -> tuple[np.ndarray, ...]:
+    """Return of each feature the least and the greatest value, the mean and the standard deviation, shape (n, 1) each.
+
+    The sums are of values divided by a power of two, so that none overflows.
+    """
+    n, m = X.shape
+    low, high = np.full((n, 1), np.inf), np.full((n, 1), -np.inf)
+    for block in X.blocks():  # NaN passes minimum and maximum
+        low = np.minimum(low, block.min(axis=1, keepdims=True))
+        high = np.maximum(high, block.max(axis=1, keepdims=True))
+    _, power = np.frexp(np.maximum(abs(low), abs(high)))
+    mean = sum((np.ldexp(block, -power).sum(axis=1, keepdims=True) for block in X.blocks()), np.zeros((n, 1))) / m
+    mean = np.clip(mean, np.ldexp(low, -power), np.ldexp(high, -power))
+    squares = (((np.ldexp(block, -power) - mean) ** 2).sum(axis=1, keepdims=True) for block in X.blocks())
+    variance = sum(squares, np.zeros((n, 1))) / m
+    return low, high, np.ldexp(mean, power), np.ldexp(np.sqrt(variance), power)

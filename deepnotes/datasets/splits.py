@@ -1,0 +1,101 @@
+"""Splitting samples into a training and a validation part."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deepnotes.utils.array_checks import refuse_masked
+from deepnotes.utils.errors import ArgumentError
+
+__all__ = ["train_validation_split"]
+
+Indices = NDArray[np.int64]
+
+
+def train_validation_split(
+    m: int, share: float, rng: np.random.Generator, stratify: ArrayLike | None = None
+) -> tuple[Indices, Indices]:
+    """Split the samples 0 .. m-1 at random.
+
+    Parameters
+    ----------
+    m : int
+        The number of samples, at least 2.
+    share : float
+        The part of the samples to validate with, strictly between 0 and 1; rounded to whole samples.
+    rng : numpy.random.Generator
+        Where the randomness comes from: one permutation is drawn, so an equal seed gives an equal split.
+    stratify : integer array, shape (m,), optional
+        A class label per sample. Each class is then split in the proportion of `share` as closely as whole samples
+        allow, but one member of each class always stays in training.
+
+    Returns
+    -------
+    train, validation : int64 arrays
+        Sorted, disjoint, together all of 0 .. m-1, and neither is empty.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range, or one of the two parts would be empty.
+
+    Examples
+    --------
+    >>> train, validation = train_validation_split(10, 0.2, np.random.default_rng(0))
+    >>> train.size, validation.size
+    (8, 2)
+    >>> labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+    >>> train, validation = train_validation_split(10, 0.5, np.random.default_rng(0), stratify=labels)
+    >>> labels[validation]
+    array([0, 0, 0, 1, 1])
+    """
+    if not isinstance(m, Integral) or m < 2:
+        raise ArgumentError(f"m is {m!r}; an integer of at least 2 samples was wanted")
+    if not isinstance(share, Real) or not 0 < share < 1:
+        raise ArgumentError(f"share is {share!r}; a number strictly between 0 and 1 was wanted")
+    if not isinstance(rng, np.random.Generator):
+        raise ArgumentError(f"rng is a {type(rng).__name__}; a numpy.random.Generator was wanted")
+    labels = np.zeros(m, np.int64) if stratify is None else _labels(stratify, m)
+    wanted = round(m * float(share))
+    if not 0 < wanted < m:
+        part = "validation" if wanted == 0 else "training"
+        raise ArgumentError(f"share {share} of {m} samples leaves the {part} part empty; both need at least one")
+
+    _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    counts = _validation_counts(sizes, float(share), wanted)
+    if not counts.any():
+        raise ArgumentError(
+            f"stratify has {sizes.size} classes with one of the {m} samples each, and one sample of each class stays "
+            "in training: the validation part is empty; both need at least one"
+        )
+    order = rng.permutation(m)
+    by_class = order[np.argsort(class_of[order], kind="stable")]
+    rank_in_class = np.arange(m) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = rank_in_class < np.repeat(counts, sizes)
+    return np.sort(by_class[~chosen]), np.sort(by_class[chosen])
+
+
+def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:
+    refuse_masked(stratify, "stratify")
+    try:
+        labels = np.asarray(stratify)
+    except ValueError as error:
+        raise ArgumentError(f"stratify is no array ({error}); integer labels were wanted") from error
+    if labels.dtype.kind not in "iu":
+        raise ArgumentError(f"stratify has dtype {labels.dtype}; integer labels were wanted")
+    if labels.shape != (m,):
+        raise ArgumentError(f"stratify has shape {labels.shape}; {(m,)}, one label per sample, was wanted")
+    return labels
+
+
+def _validation_counts(sizes: Indices, share: float, wanted: int) -> Indices:
+    """Share out `wanted` validation samples by largest remainders, and leave each class one to train on."""
+    room = sizes - 1
+    quotas = sizes * share
+    counts = np.minimum(np.floor(quotas).astype(np.int64), room)
+    remainders = np.where(counts < room, quotas - counts, -1.0)
+    largest = np.argsort(-remainders, kind="stable")[: wanted - counts.sum()]
+    counts[largest[remainders[largest] >= 0]] += 1
+    result: Indices = counts
+    return result

@@ -1,0 +1,72 @@
+"""What is done to the inputs before the first layer, and kept with the network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepnotes.datasets.on_disk import OnDisk, statistics
+from deepnotes.utils.array_checks import refuse_masked
+from deepnotes.utils.errors import DataError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    """Shift and scale each feature to mean 0 and standard deviation 1, as it was in the training data.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of float64, shape (n, 1)
+
+    Raises
+    ------
+    ShapeError, DataError
+        If the two do not match, or hold what no data can give.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        refuse_masked(self.mean, "mean")
+        refuse_masked(self.scale, "scale")
+        if self.mean.ndim != 2 or self.mean.shape[1] != 1 or self.mean.shape != self.scale.shape:
+            raise ShapeError(f"mean and scale have shapes {self.mean.shape} and {self.scale.shape}, wanted (n, 1)")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise DataError("mean and scale must be finite, and scale above 0")
+
+    @classmethod
+    def fit(cls, X: np.ndarray | OnDisk) -> "Standardizer":
+        """Return the standardizer of the samples X, shape (n, m); a feature that never varies keeps its scale.
+
+        Samples that stay on disk are gone through three times, some at a time.
+
+        Examples
+        --------
+        >>> Standardizer.fit(np.array([[1.0, 3.0], [5.0, 5.0]]))(np.array([[1.0], [6.0]]))
+        array([[-1.],
+               [ 1.]])
+        """
+        refuse_masked(X, "X")
+        X = X if isinstance(X, OnDisk) else np.asarray(X, dtype=np.float64)
+        if X.ndim != 2 or 0 in X.shape:
+            raise ShapeError(f"X has shape {X.shape}, wanted (n, m): n features, m samples, at least one of each")
+        with np.errstate(all="ignore"):  # what is not finite shows in mean and scale
+            low, high, mean, scale = statistics(X) if isinstance(X, OnDisk) else _statistics(X)
+        # The deviation of equal values is a rounding error of the mean, not always exactly 0.
+        constant = (low == high) | (scale <= 4 * np.finfo(np.float64).eps * np.abs(mean))
+        return cls(mean, np.where(constant, 1.0, scale))
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """Return X, shape (n, m), standardized in double precision."""
+        refuse_masked(X, "X")
+        return np.asarray((X - self.mean) / self.scale)
+
+
+def _statistics(X: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return of each feature the least and the greatest value, the mean and the standard deviation, shape (n, 1)."""
+    # Each feature times a power of 2, which is exact: no sum and no square overflows.
+    _, power = np.frexp(np.abs(X).max(axis=1, keepdims=True))
+    X = np.ldexp(X, -power)
+    low, high = X.min(axis=1, keepdims=True), X.max(axis=1, keepdims=True)
+    mean = np.ldexp(np.clip(X.mean(axis=1, keepdims=True), low, high), power)
+    return low, high, mean, np.ldexp(X.std(axis=1, keepdims=True), power)

@@ -1,0 +1,124 @@
+"""Tables out: columns as CSV."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from deepnotes.datasets import csv_files
+from deepnotes.datasets.csv_files import TextStream
+from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
+from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError, TableError
+from deepnotes.utils.safe_text import inert
+from deepnotes.utils.streams import Whole
+from deepnotes.utils.wording import listed, one_line, reason
+
+
+def write_table(
+    path_or_stream: str | os.PathLike[str] | TextStream,
+    names: Sequence[str],
+    columns: Mapping[str, ArrayLike] | Sequence[ArrayLike],
+    *,
+    spreadsheet: bool = False,
+) -> None:
+    """Write columns as CSV with a header row.
+
+    Floats get the fewest digits that read back as the same number of their dtype, integers are written as integers,
+    booleans as 0 and 1, and text as it is, so that it is read back as it was.
+
+    Parameters
+    ----------
+    path_or_stream : path or text stream
+        A path is written to all at once: it has the whole table, or what it had before.
+    names : sequence of str
+        The header: one name per column, none empty, none twice.
+    columns : sequence of arrays, or mapping of names to arrays
+        Numbers or text, each of shape (m,).
+    spreadsheet : bool, default False
+        Whether to put an apostrophe before whatever a spreadsheet could take for a formula, also within text, after a
+        character that separates cells for it: the file is safe to open there, and other programs see the apostrophe.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be written. A stream's BrokenPipeError passes, for its owner to see.
+    ArgumentError, ShapeError, DTypeError
+        If `names` or `columns` do not make a table.
+
+    Examples
+    --------
+    >>> import sys
+    >>> write_table(sys.stdout, ["share", "kind"], [np.array([0.1, 2], np.float32), ["rose", "tulip, red"]])
+    share,kind
+    0.1,rose
+    2.0,"tulip, red"
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
+        raise ArgumentError(f"names are {names!r}; a sequence of at least one column name was wanted")
+    if fault := csv_files.fault_of(names):
+        raise ArgumentError(f"names are {listed(names)}: {fault}")
+    cells = _cells(names, columns)
+    if spreadsheet:
+        names, *cells = [  # type: ignore[assignment]
+            [inert(cell) if isinstance(cell, str) else cell for cell in column] for column in (names, *cells)
+        ]
+    if isinstance(path_or_stream, str | os.PathLike):
+        path = Path(path_or_stream)
+        try:
+            csv_files.write_file(path, names, cells)
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have, text that UTF-8 has not
+            raise TableError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
+    elif hasattr(path_or_stream, "write"):
+        try:
+            csv_files.write_rows(Whole(path_or_stream), names, cells)
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            raise TableError(f"the stream cannot be written to: {reason(error)}") from error
+    else:
+        raise ArgumentError(f"path_or_stream is {path_or_stream!r}; a path or a text stream was wanted")
+
+
+def formulas(texts: NDArray[Any]) -> list[str]:
+    """Return the distinct texts that a spreadsheet may take for formulas, or find some in."""
+    return [text for text in np.unique(texts).tolist() if text != inert(text)] if texts.dtype.kind == "U" else []
+
+
+def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[ArrayLike]) -> list[list[object]]:
+    """Return each column as a list of what the csv module writes as wanted."""
+    if isinstance(columns, Mapping):
+        if missing := [name for name in names if name not in columns]:
+            raise ArgumentError(f"columns have no {listed(missing)}; a column for each of the names was wanted")
+        columns = [columns[name] for name in names]
+    if len(columns) != len(names):
+        raise ArgumentError(f"columns are {len(columns)}; {len(names)} were wanted, one for each of the names")
+    arrays = [_as_array(name, column) for name, column in zip(names, columns, strict=True)]
+    for name, array in zip(names, arrays, strict=True):
+        if array.ndim != 1 or array.size != arrays[0].size:
+            raise ShapeError(f"column {name!r} has shape {array.shape}; shape (m,), the same m for all, was wanted")
+    return [exact(array) for array in arrays]
+
+
+def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
+    refuse_lost_nuls(column, f"column {name!r}")
+    refuse_masked(column, f"column {name!r}")
+    try:
+        array = np.asarray(column)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"column {name!r} is no array: {reason(error)}") from error
+    if array.dtype.kind not in "biufU":
+        raise DTypeError(f"column {name!r} has dtype {array.dtype}; real numbers or text were wanted")
+    return array
+
+
+def exact(array: NDArray[Any]) -> list[object]:
+    """Return a column as a list of what the csv module writes with the fewest digits that read back as the same."""
+    if array.dtype.kind == "b":
+        array = array.astype(np.int8)
+    if array.dtype.kind == "f" and array.dtype != np.float64:
+        return [float(str(value)) for value in array]  # 0.1 for a float32, whose float64 value is 0.10000000149011612
+    cells: list[object] = array.tolist()
+    return cells

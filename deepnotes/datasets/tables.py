@@ -1,0 +1,433 @@
+"""Data files as tables of named columns.
+
+A table holds rows = samples, as files do. A cell that cannot be used is an error that says where it stands, and what is
+left out without being asked for, such as the index of a pandas frame, is noted.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepnotes.datasets.readings import (
+    Column,
+    Content,
+    Format,
+    Gap,
+    Request,
+    gaps_of,
+    labels_of,
+    missing_in,
+    require_names,
+)
+from deepnotes.datasets.table_writing import write_table
+from deepnotes.utils.array_checks import refuse_masked
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError
+from deepnotes.utils.wording import listed, one_line, reason, shown
+
+__all__ = ["Column", "Table", "read_table", "write_table"]
+
+CSV = (".csv", ".tsv")
+"""The suffixes of text files, which may be packed: .csv.gz."""
+
+WANTED = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz")
+TEXT = (".txt", ".dat", ".data", ".tab", ".text", ".psv", ".ssv")
+
+PANDAS = {
+    ".xlsx": "read_excel", ".xls": "read_excel", ".xlsm": "read_excel", ".xlsb": "read_excel", ".ods": "read_excel",
+    ".json": "read_json", ".feather": "read_feather", ".arrow": "read_feather", ".orc": "read_orc",
+    ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
+    ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
+}  # fmt: skip
+"""The function of pandas that reads a file of each suffix that is none of ours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Named columns of one length.
+
+    Parameters
+    ----------
+    names : list of str
+        The names of the columns, in order.
+    columns : dict of str to array
+        For each name a float64 array (numbers) or a unicode string array (text), each of shape (m,). NaN or an empty
+        text stands where a value is missing.
+    source : str
+        Where the table comes from; error messages begin with it.
+    lines : dict of str to int
+        The line of `source` where each column's first value stands, as far as lines are known.
+    gaps : dict of str to Gap
+        Where values are missing, as far as that is known.
+    others : list of str
+        The names of further columns of `source`, that were not read.
+    spelled : dict of str to array
+        The values as `source` spells them of columns for which that was asked; see :meth:`labels`.
+    notes : list of str
+        What was left out without being asked for, such as an index, in words.
+
+    Examples
+    --------
+    >>> table = Table(["a", "b", "kind"], {"a": np.ones(2), "b": np.zeros(2), "kind": np.array(["x", "y"])})
+    >>> table.n_rows
+    2
+    >>> X, names = table.features(exclude=["kind"])
+    >>> X.shape, names
+    ((2, 2), ['a', 'b'])
+    """
+
+    names: list[str]
+    columns: dict[str, Column]
+    source: str = "table"
+    lines: dict[str, int] = field(default_factory=dict)
+    gaps: dict[str, Gap] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    spelled: dict[str, NDArray[np.str_]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.names or self.names != list(self.columns):
+            raise ArgumentError(
+                f"names are {listed(self.names)} and columns are {listed(self.columns)}; "
+                "the same names in the same order, at least one, were wanted"
+            )
+        rows = self.n_rows
+        for name, column in self.columns.items():
+            refuse_masked(column, f"column {name!r}")
+            if column.dtype != np.float64 and column.dtype.kind != "U":
+                raise DTypeError(f"column {name!r} has dtype {column.dtype}; float64 or unicode strings were wanted")
+            if column.shape != (rows,) or not column.size:
+                raise ShapeError(
+                    f"column {name!r} has shape {column.shape}; (m,) was wanted, the same m for all, at least 1"
+                )
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows, m."""
+        return int(self.columns[self.names[0]].size)
+
+    def column(self, name: str) -> Column:
+        """Return the column `name`, shape (m,).
+
+        Raises
+        ------
+        TableError
+            If there is none; the message has the nearest name, and the first ten.
+        """
+        self.require([name])
+        return self.columns[name]
+
+    def labels(self, name: str) -> NDArray[np.str_]:
+        """Return the column `name` as names of classes, shape (m,): as they are spelled, if that is known.
+
+        Raises
+        ------
+        TableError
+            If there is none.
+        """
+        column = self.column(name)
+        return self.spelled[name] if name in self.spelled else labels_of(column)
+
+    def features(
+        self, exclude: Sequence[str] = (), names: Sequence[str] | None = None
+    ) -> tuple[NDArray[np.float64], list[str]]:
+        """Return columns of numbers side by side.
+
+        Parameters
+        ----------
+        exclude : sequence of str
+            Columns to leave out when `names` is None, such as the target.
+        names : sequence of str, optional
+            Take exactly these columns, in this order, and nothing of the others.
+
+        Returns
+        -------
+        X : float64 array, shape (m, n)
+        names : list of str
+            The n names of its columns.
+
+        Raises
+        ------
+        TableError
+            If a column does not exist, is text, or if none is left.
+        ArgumentError
+            If `exclude` or `names` is one string.
+        """
+        for argument, value in (("exclude", exclude), ("names", names)):
+            if isinstance(value, str):
+                raise ArgumentError(f"{argument} is the string {value!r}; a sequence of column names was wanted")
+        if names is None:
+            self.require(exclude)
+            left_out = set(exclude)
+            names = [name for name in self.names if name not in left_out]
+        self.require(names)
+        if not names:
+            raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
+        for name in names:
+            if self.columns[name].dtype.kind == "U":
+                raise TableError(
+                    f"{self.place(name)}: column {name!r} is text, its first value is "
+                    f"{shown(self.columns[name][0])}, and features must be numbers"
+                )
+        return np.column_stack([self.columns[name] for name in names]).astype(np.float64, copy=False), list(names)
+
+    def require_complete(self, names: Iterable[str], hint: str = "") -> None:
+        """Raise TableError if one of these columns misses a value; the message says where, and ends with `hint`."""
+        for name in names:
+            missing = missing_in(self.column(name))
+            if missing.any():
+                gap = self.gaps.get(name) or Gap.of_rows(missing, "no value where one was expected")
+                raise TableError(f"{gap.words(self.source, name)}{f'; {hint}' if hint else ''}")
+
+    def place(self, name: str) -> str:
+        """Return where a column begins, as error messages say it."""
+        return f"{self.source}:{self.lines[name]}" if name in self.lines else self.source
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise TableError unless columns of these names were read, with the nearest to each that there is not."""
+        if missing := [name for name in names if name not in self.columns]:
+            require_names(self.source, missing, [*self.names, *self.others])
+            raise TableError(f"{self.source}: column {missing[0]!r} is excluded, and so was not read")
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    columns: Collection[str] | None = None,
+    exclude: Collection[str] = (),
+    text: Collection[str] = (),
+    numeric: Collection[str] = (),
+    dates: Collection[str] = (),
+    spelled: Collection[str] = (),
+    missing: str = "error",
+    drop_missing: Collection[str] = (),
+    missing_values: Sequence[str] = (),
+    separator: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    strip: str = "",
+    encoding: str = "utf-8",
+    header: bool = True,
+    skip_rows: int = 0,
+    comment: str | None = None,
+    date_format: str | None = None,
+) -> Table:
+    """Read a data file as a table.
+
+    Parameters
+    ----------
+    path : path
+        ``.csv`` or ``.tsv``, with the extra ``data``: text whose first row holds the column names. White space around
+        a cell is dropped, blank lines are skipped. A column in which every cell is a number or a spelling of a missing
+        value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in whatever case) is of
+        numbers; one of true and false alone is of 1 and 0; any other is text, where only an empty cell is missing. A
+        column of numbers in which something else stands is an error, unless its values are few enough for categories.
+        A first column without a name, as pandas writes an index, is left out, and so is the first where each row has
+        one cell more than the header, as R writes them. Either may be packed by gzip: ``.csv.gz``, ``.tsv.gz``.
+
+        ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas frame is
+        left out.
+
+        ``.npz``: a NumPy archive with ``X`` of shape (m, n) and perhaps ``y`` of shape (m,) or (m, k), of either
+        case: the columns are x0, x1, ... and y, or y0, y1, ... where k > 1; other arrays are not looked at. Without
+        an ``X`` each array of shape (m,) is a column of its own name.
+
+        ``.npy``: an array X, and y in a file beside it: ``X_train.npy`` and ``y_train.npy``, ``images.npy`` and
+        ``labels.npy``, ``features.npy`` and ``targets.npy``.
+
+        IDX, the format of MNIST, plain or gzip: ``train-images-idx3-ubyte.gz`` with ``train-labels-idx1-ubyte.gz``
+        beside it; the columns are pixel_ROW_COLUMN and label.
+    columns : collection of str, optional
+        Read only these columns; by default all.
+    exclude : collection of str
+        Columns that are not even looked at, whatever they hold.
+    text : collection of str
+        Columns that are text even if they look like numbers.
+    numeric : collection of str
+        Columns that are numbers: anything else in them is an error.
+    dates : collection of str
+        Columns of dates, which become days since 1970-01-01.
+    spelled : collection of str
+        Columns of which :meth:`Table.labels` keeps the spelling, such as 007.
+    missing : {"error", "keep"}
+        Whether a missing value is an error, or becomes NaN, or an empty text.
+    drop_missing : collection of str
+        Rows in which one of these columns has no value are dropped, such as those without a target.
+    missing_values : sequence of str
+        Further spellings of a missing value, of numbers and of text.
+    separator : str, optional
+        What stands between cells; by default found out: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
+        spaces and tabs.
+    decimal, thousands : str
+        The decimal point, and what groups the digits before it.
+    strip : str
+        Characters that are dropped around numbers, such as ``"$%"``.
+    encoding : str
+        Such as ``"latin-1"``.
+    header : bool
+        Whether the first row holds the names; else they are x0, x1, ...
+    skip_rows : int
+        How many lines at the beginning of a text file are not looked at, such as a title above the header.
+    comment : str, optional
+        The character with which comments begin, which end with the line.
+    date_format : str, optional
+        Such as ``"%d/%m/%Y"``; by default ISO 8601.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be read, or does not hold such a table; one line that says where and what.
+    ArgumentError
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "flowers.npz")
+    ...     np.savez(path, length=[1.5, 2], kind=["rose", "tulip"])
+    ...     table = read_table(path)
+    >>> table.column("length"), table.column("kind")
+    (array([1.5, 2. ]), array(['rose', 'tulip'], dtype='<U5'))
+    """
+    if missing not in ("error", "keep"):
+        raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
+    form = Format(
+        separator=separator,
+        decimal=decimal,
+        thousands=thousands,
+        strip=strip,
+        encoding=encoding,
+        header=header,
+        skip_rows=skip_rows,
+        comment=comment,
+        missing_values=missing_values,
+        date_format=date_format,
+    )
+    table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, form))
+    if missing == "error":
+        table.require_complete(table.names)
+    return table
+
+
+def read(path: str | os.PathLike[str], request: Request) -> Table:
+    """Read what was asked for of a data file, with missing values in it.
+
+    Raises
+    ------
+    TableError, ArgumentError
+        As :func:`read_table`.
+    """
+    path = as_path(path)
+    source = one_line(path)
+    reader = reader_of(path)
+    try:
+        if reader is None:
+            with path.open("rb"):  # what cannot be opened is told in the words of the system
+                pass
+            raise TableError(f"{source}: the suffix is {path.suffix!r}; {WANTED} was wanted{conversion_of(path)}")
+        content = reader(path, source, request)
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        if isinstance(error, DeepnotesError):
+            raise
+        raise TableError(f"{source}: cannot be read: {reason(error)}") from error
+    except MemoryError as error:
+        raise TableError(f"{source}: the table does not fit into memory") from error
+    if not content.columns:
+        raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
+    return _without_rows(content, request.resolved(source, content.names).drop_missing, source)
+
+
+def _without_rows(content: Content, names: Collection[str], source: str) -> Table:
+    """Return the table of a file without the rows in which one of these columns has no value."""
+    others = [name for name in content.names if name not in content.columns]
+    columns, gaps, spelled, notes = content.columns, content.gaps, content.spelled, content.notes
+    kept = np.ones(len(next(iter(columns.values()))), np.bool_)
+    for name in names:
+        if name in gaps:
+            kept &= ~missing_in(columns[name])
+    if not kept.all():
+        if not kept.any():
+            raise TableError(f"{source}: no row has a value of {listed(names)}")
+        columns = {name: column[kept] for name, column in columns.items()}
+        spelled = {name: column[kept] for name, column in spelled.items()}
+        numbers = np.flatnonzero(kept) + 1
+        gaps = {
+            name: Gap(gap.count, [int(numbers[place - 1]) for place in gap.places], gaps[name].told)
+            for name, gap in gaps_of({name: columns[name] for name in gaps}).items()
+        }
+        dropped = int((~kept).sum())
+        rows = "1 row was" if dropped == 1 else f"{dropped:,} rows were"
+        notes = [*notes, f"{rows} dropped, without a value of {listed(names)}"]
+    return Table(list(columns), columns, source, content.lines, gaps, others, spelled, notes)
+
+
+def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
+    """Return the function that reads files of such a name, or None."""
+    from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
+
+    suffix = (Path(path.stem) if is_packed_csv(path) else path).suffix.lower()
+    readers: dict[str, Callable[[Path, str, Request], Content]] = dict.fromkeys(CSV, _read_csv)
+    readers |= {".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
+    return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
+
+
+def is_packed_csv(path: Path) -> bool:
+    """Return whether a name is that of a text file packed by gzip."""
+    return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in CSV
+
+
+def conversion_of(path: Path) -> str:
+    """Return how a file that is not read by its name is made one that is, as the end of a message.
+
+    Examples
+    --------
+    >>> conversion_of(Path("a.xlsx")), conversion_of(Path("a.csv.zip"))
+    ("; pandas.read_excel('a.xlsx').to_csv('a.csv', index=False) converts it", '; unpack it first')
+    """
+    suffix = path.suffix.lower()
+    if suffix in PACKED:
+        return "; unpack it first"
+    if suffix in TEXT:
+        return "; if it holds a table as text, give it a name that ends in .csv"
+    made = f".to_csv({path.stem + '.csv'!r}, index=False) converts it"
+    if suffix in (".jsonl", ".ndjson"):
+        return f"; pandas.read_json({path.name!r}, lines=True){made}"
+    return f"; pandas.{PANDAS[suffix]}({path.name!r}){made}" if suffix in PANDAS else ""
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that are read where a data file is named: itself, and the targets or labels beside it."""
+    from deepnotes.datasets import idx_files, npy_files
+
+    beside = None
+    if idx_files.is_idx(path):
+        beside = idx_files.labels_of(path)
+    elif path.suffix.lower() == ".npy":
+        beside = npy_files.companion(path)
+    return [path] if beside is None else [path, beside]
+
+
+def _read_csv(path: Path, source: str, request: Request) -> Content:
+    from deepnotes.datasets import csv_files
+
+    with path.open("rb") as file:
+        data = file.read()
+    return csv_files.read(data, source, request)
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as one.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    try:
+        return Path(path)
+    except TypeError as error:
+        raise ArgumentError(f"path is {path!r}; a path, as a string or os.PathLike, was wanted") from error

@@ -1,0 +1,41 @@
+"""The equations bound to one namespace, kernels in the place of those that a backend has faster."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from deepnotes.equations import EQUATIONS
+from deepnotes.equations.array import Namespace
+
+
+class Ops:
+    """The equations bound to one namespace: ``ops.linear(W, A_prev, b)`` is ``linear(xp, W, A_prev, b)``.
+
+    Layers, losses and optimizers compute through this object and nothing else.
+
+    Parameters
+    ----------
+    namespace : Namespace
+    kernels : mapping of str to callable
+        Faster functions that take the place of the equations of the same name.
+
+    Attributes
+    ----------
+    xp : Namespace
+    """
+
+    def __init__(self, namespace: Namespace, kernels: Mapping[str, Callable[..., Any]]) -> None:
+        self.xp = namespace
+        self._functions = EQUATIONS | dict(kernels)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        try:
+            function = self.__dict__["_functions"][name]
+        except KeyError:
+            raise AttributeError(f"there is no equation {name!r}") from None
+        xp = self.xp
+
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            return function(xp, *args, **kwargs)
+
+        setattr(self, name, bound)
+        return bound

@@ -1,0 +1,134 @@
+"""Our estimators in pipelines that skl2onnx exports.
+
+``register()`` makes skl2onnx know them; then ``skl2onnx.to_onnx(pipeline, X[:1])`` works as for scikit-learn's own. The
+network is traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`; what an estimator adds to it,
+the probability of the other class and the label, follows here.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.onnx_writing import traced
+from deepnotes.utils.errors import ModelFileError
+from deepnotes.utils.extras import needed
+
+OPSET = 13
+"""Of the nodes that the equations are traced to."""
+OPTIONS = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True], "nocl": [True, False]}
+"""What skl2onnx offers for a classifier."""
+
+
+def register_skl2onnx() -> None:
+    """Register converters of ``DenseClassifier`` and ``DenseRegressor`` with skl2onnx, for this process.
+
+    Outputs are those of scikit-learn's estimators: label and probabilities of a classifier, of which there are two for
+    two classes, and numbers of a regressor, shape (samples, outputs).
+
+    Raises
+    ------
+    MissingExtraError
+        Without skl2onnx or scikit-learn.
+
+    Examples
+    --------
+    >>> import deepnotes as dn
+    >>> dn.register_skl2onnx()  # doctest: +SKIP
+    >>> model = skl2onnx.to_onnx(make_pipeline(StandardScaler(), dn.DenseClassifier()).fit(X, y), X[:1])
+    ... # doctest: +SKIP
+    """
+    skl2onnx = needed("skl2onnx", "skl2onnx", "converting an estimator with skl2onnx")
+    from deepnotes.estimators import DenseClassifier, DenseRegressor
+
+    skl2onnx.update_registered_converter(
+        DenseClassifier, "DeepnotesDenseClassifier", _classifier_shapes, _convert_classifier, options=OPTIONS
+    )
+    skl2onnx.update_registered_converter(
+        DenseRegressor, "DeepnotesDenseRegressor", _regressor_shapes, _convert_regressor
+    )
+
+
+def _classifier_shapes(operator: Any) -> None:
+    """State the types of label and probabilities."""
+    types = needed("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
+    model, samples = operator.raw_operator, operator.inputs[0].get_first_dimension()
+    kind = types.StringTensorType if model.classes_.dtype.kind in "UO" else types.Int64TensorType
+    several = model._multilabel
+    operator.outputs[0].set_type(kind([samples, len(model.classes_)] if several else [samples]))
+    operator.outputs[1].type.shape = [samples, len(model.classes_)]
+
+
+def _regressor_shapes(operator: Any) -> None:
+    """State the shape of the numbers."""
+    samples = operator.inputs[0].get_first_dimension()
+    operator.outputs[0].type.shape = [samples, operator.raw_operator.n_outputs_]
+
+
+class _Graph:
+    """The nodes of one estimator within the graph of a pipeline."""
+
+    def __init__(self, scope: Any, operator: Any, container: Any) -> None:
+        self.scope, self.operator, self.container = scope, operator, container
+        self.onnx = needed("onnx", "onnx", "an ONNX file")
+        common = needed("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
+        given = common.guess_proto_type(operator.inputs[0].type)
+        self.result = self.onnx.TensorProto.DOUBLE if given == self.onnx.TensorProto.DOUBLE else 1
+
+    def node(self, op: str, inputs: list[str], output: str | None = None, domain: str = "", **attributes: Any) -> str:
+        """Add a node and return the name of its result."""
+        name = output or self.scope.get_unique_variable_name(f"deepnotes_{op}")
+        version = 1 if domain else OPSET
+        unique = self.scope.get_unique_operator_name(op)
+        self.container.add_node(op, inputs, [name], op_domain=domain, op_version=version, name=unique, **attributes)
+        return name
+
+    def constant(self, x: Any) -> str:
+        """Add an initializer and return its name."""
+        name: str = self.scope.get_unique_variable_name("deepnotes_constant")
+        if x.dtype.kind == "U":
+            content = [text.encode() for text in x.ravel()]
+            self.container.add_initializer(name, self.onnx.TensorProto.STRING, list(x.shape), content)
+        else:
+            kind = self.onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
+            self.container.add_initializer(name, kind, list(x.shape), x.ravel().tolist())
+        return name
+
+    def outputs(self) -> str:
+        """Add the network and return the name of its outputs, shape (samples, outputs)."""
+        chain = Chain.of(self.operator.raw_operator.to_network())
+        kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(chain.dtype))
+        names = {"X": self.node("Cast", [self.operator.inputs[0].full_name], to=kind)}
+        trace, A = traced(chain)
+        names |= {name: self.constant(x) for name, x in trace.constants.items()}
+        for node in trace.nodes:
+            attributes = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
+            names[node.output[0]] = self.node(node.op_type, [names[name] for name in node.input], **attributes)
+        return self.node("Cast", [names[A.name]], to=self.result)
+
+
+def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
+    graph = _Graph(scope, operator, container)
+    graph.node("Identity", [graph.outputs()], operator.outputs[0].full_name)
+
+
+def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
+    model, graph = operator.raw_operator, _Graph(scope, operator, container)
+    label, probabilities = (output.full_name for output in operator.outputs[:2])
+    A = graph.outputs()
+    one = graph.constant(np.array([1], np.float64 if graph.result != 1 else np.float32))
+    if model._multilabel:
+        graph.node("Identity", [A], probabilities)
+        half = graph.constant(np.array([0.5], np.float64 if graph.result != 1 else np.float32))
+        graph.node("Cast", [graph.node("Greater", [A, half])], label, to=graph.onnx.TensorProto.INT64)
+        return
+    if model.n_outputs_ == 1 and len(model.classes_) == 2:
+        graph.node("Concat", [graph.node("Sub", [one, A]), A], probabilities, axis=1)
+    else:
+        graph.node("Identity", [A], probabilities)
+    which = graph.node("ArgMax", [probabilities], axis=1, keepdims=0)
+    classes = model.classes_
+    if classes.dtype.kind not in "UOiub":
+        raise ModelFileError(f"classes are of {classes.dtype}, and skl2onnx has labels that are integers or text")
+    classes = classes.astype(str) if classes.dtype.kind in "UO" else classes.astype(np.int64)
+    graph.node("Gather", [graph.constant(classes), which], label, axis=0)

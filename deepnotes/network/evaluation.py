@@ -1,0 +1,76 @@
+"""Outputs and figures of a network, for samples in memory and on disk."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepnotes.backends.program import Data
+from deepnotes.equations.array import Array
+from deepnotes.network.streaming import Streamed
+from deepnotes.nn.losses import LossFunction
+from deepnotes.nn.metrics import LIBRARY, Metric
+from deepnotes.utils.errors import ArgumentError
+from deepnotes.utils.wording import brief
+
+if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
+
+
+def figures(network: "NetworkLike", data: Data, loss: LossFunction, metrics: dict[str, Metric]) -> dict[str, float]:
+    """Return the weighted mean loss and the metrics of `data`, by name: weighted if they are the library's."""
+    A, losses = _outputs_and_losses(network, data, loss)
+    L = _host(network, losses)
+    w = np.ones(L.shape) if data.w is None else _host(network, data.w)
+    values = {"loss": float((L * w).sum()) / float(w.sum())}
+    if metrics:
+        Y = data.Y
+        if Y.shape[0] != network.outputs:
+            Y = network.backend.ops.one_hot(Y, network.outputs, A.dtype)
+        A_host, Y_host = _host(network, A), _host(network, Y)
+        weights = {} if data.w is None else {"w": w[0]}
+        for name, metric in metrics.items():
+            found = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))
+            try:
+                values[name] = float(found)
+            except (TypeError, ValueError, OverflowError):
+                raise ArgumentError(f"metrics: {name} returned {brief(repr(found))}, wanted a number") from None
+    return values
+
+
+def _outputs_and_losses(network: "NetworkLike", data: Data, loss: LossFunction) -> tuple[Array, Array]:
+    infer, theta, X = network.inference, network.theta, data.X
+    if not isinstance(X, Streamed):
+        return infer.losses(theta, X, data.Y, loss)
+    parts = [infer.losses(theta, X[:, span], data.Y[:, span], loss) for span in X.spans()]
+    A, losses = (network.backend.xp.concat(list(found), axis=1) for found in zip(*parts, strict=True))
+    return A, losses
+
+
+def outputs(network: "NetworkLike", X: Array) -> Array:
+    """Return the outputs for samples as :func:`deepnotes.network.inputs.as_samples` made them, on the backend."""
+    infer, theta = network.inference, network.theta
+    if not isinstance(X, Streamed):
+        return infer.predict(theta, X)
+    return network.backend.xp.concat([infer.predict(theta, X[:, span]) for span in X.spans()], axis=1)
+
+
+def watching(
+    network: "NetworkLike", data: Data, held_out: Data | None, loss: LossFunction, metrics: dict[str, Metric]
+) -> Callable[[], dict[str, float]]:
+    """Return what gives the :func:`figures` to watch after each epoch: of `held_out`, or the metrics of `data`.
+
+    Those of `data` are not weighted: its weights are a means of training, and may be those of classes.
+    """
+
+    def evaluate() -> dict[str, float]:
+        if held_out is not None:
+            return {f"val_{name}": value for name, value in figures(network, held_out, loss, metrics).items()}
+        values = figures(network, data._replace(w=None), loss, metrics) if metrics else {}
+        return {name: value for name, value in values.items() if name != "loss"}
+
+    return evaluate
+
+
+def _host(network: "NetworkLike", x: Array) -> np.ndarray:
+    return network.backend.to_numpy(x).astype(np.float64)

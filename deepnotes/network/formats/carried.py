@@ -1,0 +1,246 @@
+"""The part of every exported file of Python that is the same in all of them: how it reads, checks and predicts.
+
+:mod:`deepnotes.network.formats.python_writing` makes what stands above the first mark for each network. The definitions
+between the marks replace the library's of the same names. The functions that this module imports from the library
+follow them, word for word, with all that they refer to, and then the rest of this module. Nothing imports this module.
+"""
+
+import os
+import sys
+from base64 import b64decode
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy import ndarray as Array
+from numpy.typing import NDArray
+
+from deepnotes.datasets.cells import CellError, column_of, where_missing
+from deepnotes.datasets.csv_files import cell_lines, end_of, header_of, text_of, unpacked, write_rows
+from deepnotes.datasets.encoding import Feature, inputs_of
+from deepnotes.datasets.readings import MOST_PLACES, Format, Gap, Request
+from deepnotes.datasets.table_writing import exact
+from deepnotes.equations import EQUATIONS
+from deepnotes.utils.safe_text import escaped, inert
+from deepnotes.utils.streams import write_all
+from deepnotes.utils.wording import one_line, reason
+
+FEATURES: list[str] | None = None
+COLUMNS: list[tuple[str, Any, Any]] | None = None
+DATES: list[str] = []
+FORMAT: dict[str, Any] = {}
+CLASSES: list[str] | None = None
+INPUTS = OUTPUTS = 0
+DTYPE = "float32"
+MEAN: Array | None = None
+SCALE: Array | None = None
+NUMBERS: dict[str, tuple[tuple[int, ...], str, str]] = {}
+DIGEST = ""
+standardize: Callable[..., Array] = EQUATIONS["standardize"]
+
+
+def predict(X: object) -> Array:
+    """Return outputs; made for each network."""
+    raise NotImplementedError
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class TableError(ValueError):
+    """A data file cannot be read."""
+
+
+class ArgumentError(ValueError):
+    """The way in which the model says that its data are written makes no sense."""
+
+
+class Table:
+    """The columns of a file that the network takes, the line of the first value of each, and what they miss."""
+
+    def __init__(self, source: str, columns: dict[str, Any], lines: dict[str, int], gaps: dict[str, Any]) -> None:
+        self.source, self.columns, self.lines, self.gaps = source, columns, lines, gaps
+        self.n_rows = len(next(iter(columns.values()))) if columns else 0
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a column, shape (m,)."""
+        column: NDArray[Any] = self.columns[name]
+        return column
+
+    def place(self, name: str) -> str:
+        """Return where a column begins."""
+        return f"{self.source}:{self.lines[name]}"
+
+    def require_complete(self, names: list[str], hint: str) -> None:
+        """Raise TableError if one of these columns misses a value."""
+        for name in names:
+            if name in self.gaps:
+                raise TableError(f"{self.gaps[name].words(self.source, name)}; {hint}")
+
+
+UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # hints at options, which an exported file does not have
+
+
+def hint_of(*_: object) -> str:
+    """Return no hint: those of the library name options, which an exported file does not have."""
+    return ""
+
+
+past_line = past_title = past_header = past_numbers = hint_of
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def numbers(name: str) -> Array:
+    """Return an array of NUMBERS, where it is base64 of little-endian bytes."""
+    shape, dtype, text = NUMBERS[name]
+    return np.frombuffer(b64decode(text), dtype).reshape(shape).astype(dtype[1:])
+
+
+def samples(X: object) -> Array:
+    """Return rows of features as columns, standardized where the network does that, in its dtype."""
+    rows = np.asarray(X)
+    if rows.ndim != 2 or rows.shape[1] != INPUTS or rows.dtype.kind not in "biuf":
+        raise ValueError(f"X is of {rows.dtype} and shape {rows.shape}, wanted real numbers of shape (rows, {INPUTS})")
+    A: Array = rows.T if MEAN is None else standardize(np, rows.T.astype(np.float64), MEAN, SCALE)
+    return A.astype(DTYPE)
+
+
+def check() -> tuple[bool, str]:
+    """Hold the numbers to their digest and the outputs for the test vectors to their bounds; return what was found."""
+    content = "".join(f"{name} {NUMBERS[name]} " for name in sorted(NUMBERS))
+    if sha256(content.encode()).hexdigest() != DIGEST:
+        return False, "the numbers in this file are not those that were written"
+    X, wanted, allowed = (numbers(f"test {name}") for name in ("inputs", "outputs", "bounds"))
+    with np.errstate(all="ignore"):
+        A = predict(X).astype(np.float64)
+        off = abs(A - wanted)
+        right = (off <= allowed) | (wanted == A) | (np.isnan(A) & np.isnan(wanted)) | np.isinf(allowed)
+        share = np.where(np.isfinite(off) & (off > 0), off / allowed, 0).max(initial=0)
+    tried = f"{right.size} outputs for {len(X)} test vectors"
+    if right.all():
+        return True, f"{tried} are right, the worst off by {share:.2g} of what rounding may do"
+    return False, f"{right.size - right.sum()} of {tried} are wrong"
+
+
+def read(path: str) -> NDArray[np.float64]:
+    """Return the inputs that a CSV file makes, shape (rows, inputs), by the rules of ``deepnotes predict``."""
+    source = one_line(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (OSError, ValueError) as error:
+        raise TableError(f"{source}: cannot be read: {reason(error)}") from error
+    features = None if COLUMNS is None else [Feature(*column) for column in COLUMNS]
+    request = requested(features)
+    names, unnamed, text, line = header_of(text_of(unpacked(data, source), source, request), request)
+    known = [name for name in names if name]
+    if features is None:
+        features = [Feature(name) for name in known if name not in unnamed]
+        request = requested(features)
+    request = request.resolved(source, known)
+    rows = list(text.rows(len(names)))
+    if not rows:
+        raise TableError(f"{source}:{line}: no row follows the header")
+    for j in range(end_of(names), len(names)):
+        if any(row.cells[j].strip() for row in rows):
+            raise TableError(f"{source}: column {j + 1} has no name")
+    columns: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    gaps: dict[str, Gap] = {}
+    for j, name in enumerate(names):
+        if not name or not request.takes(name):
+            continue
+        cells = [row.cells[j].strip() for row in rows]
+        places = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
+        codes = np.array([places[cell] for cell in cells])
+        try:
+            column = column_of(codes, list(places), name, request, f"{source}: column {name!r}", len(data))
+        except CellError as error:
+            line = cell_lines(rows[error.row])[j]
+            raise TableError(f"{source}:{line}: column {name!r} has {error.told}") from None
+        columns[name], lines[name] = column.column, cell_lines(rows[0])[j]
+        if column.missing is not None:
+            missing = np.flatnonzero(column.missing)
+            some = [cell_lines(rows[i])[j] for i in missing[:MOST_PLACES]]
+            gaps[name] = Gap(len(missing), some, where_missing(cells[missing[0]], column.column, request.format), True)
+    return inputs_of(Table(source, columns, lines, gaps), features, "error")  # type: ignore[arg-type]
+
+
+def requested(features: list[Feature] | None) -> Request:
+    """Return how a file is read for some features, or for all of its columns."""
+    format = Format(**FORMAT)
+    if features is None:
+        return Request(format=format)
+    numeric = [feature.name for feature in features if feature.categories is None and feature.name not in DATES]
+    text = [feature.name for feature in features if feature.is_text]
+    return Request([feature.name for feature in features], text=text, numeric=numeric, dates=DATES, format=format)
+
+
+def columns(A: Array) -> tuple[list[str], list[list[object]]]:
+    """Return the names and the columns of a table of predictions, for outputs of shape (rows, outputs)."""
+    shares = [exact(outputs) for outputs in A.T]
+    if CLASSES is None:
+        return ["prediction"] if OUTPUTS == 1 else [f"prediction_{i + 1}" for i in range(OUTPUTS)], shares
+    likeliest = A.argmax(axis=1) if OUTPUTS > 1 else (A[:, 0] > 0.5).astype(int)
+    return ["prediction", *(f"p_{name}" for name in CLASSES[-OUTPUTS:])], [[CLASSES[i] for i in likeliest], *shares]
+
+
+class Output:
+    """Where a table goes, one row with its line break at a time: to stdout as it is, but escaped on a terminal."""
+
+    def write(self, row: str) -> None:
+        """Write all of a row."""
+        shown = escaped(row.removesuffix("\n")) + "\n" if sys.stdout and sys.stdout.isatty() else row
+        write_all(sys.stdout, shown)
+
+
+def main(words: list[str]) -> int:
+    """Check, or predict the rows of a file, and return the exit status."""
+    spreadsheet = "--spreadsheet" in words
+    rest = [word for word in words if word != "--spreadsheet"]
+    if len(rest) != 1 or (rest[0].startswith("-") and rest[0] != "--check"):
+        say(f"usage: python {sys.argv[0]} --check | [--spreadsheet] DATA.csv")
+        return 2
+    try:
+        return tell(rest[0], spreadsheet)
+    except BrokenPipeError:  # the reader, such as head, had enough
+        status = 141
+    except (OSError, ValueError) as error:
+        say(f"error: cannot write to stdout: {getattr(error, 'strerror', None) or error}")
+        status = 1
+    if sys.stdout is not None:  # what it still holds goes nowhere, or the end of Python would fail for it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def tell(what: str, spreadsheet: bool) -> int:
+    """Write what the check finds, or the predictions for a file, to stdout, and return the exit status."""
+    if what == "--check":
+        good, told = check()
+        write_all(sys.stdout, f"{'passed' if good else 'FAILED'}: {told}\n")
+        sys.stdout.flush()
+        return 0 if good else 1
+    try:
+        with np.errstate(all="ignore"):
+            names, cells = columns(predict(read(what)))
+    except ValueError as error:
+        say(f"error: {error}" if isinstance(error, TableError) else f"error: {what}: {error}")
+        return 1
+    if spreadsheet:
+        names = [inert(name) for name in names]
+        cells = [[inert(x) if isinstance(x, str) else x for x in column] for column in cells]
+    write_rows(Output(), names, cells)
+    sys.stdout.flush()
+    return 0
+
+
+def say(text: str) -> None:
+    """Write one line to stderr, if that can be written to."""
+    try:
+        write_all(sys.stderr, escaped(text) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = None  # so that the end of Python does not try again

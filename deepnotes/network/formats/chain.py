@@ -1,0 +1,171 @@
+"""A Chain: what files of other formats can say of a network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from deepnotes.datasets.encoding import Encoder
+from deepnotes.datasets.standardizer import Standardizer
+from deepnotes.equations.array import Array
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.activations import Activation
+from deepnotes.nn.layers import Context, Dense, Dropout
+from deepnotes.utils.errors import ModelFileError
+from deepnotes.utils.wording import brief
+
+if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
+
+
+class Link(NamedTuple):
+    """One dense layer: ``A = g(W A_prev + b)``, with W of shape (n, n_prev) and b of shape (n, 1)."""
+
+    W: np.ndarray
+    b: np.ndarray
+    g: Activation
+
+    @property
+    def layer(self) -> Dense:
+        """The layer, without its parameters."""
+        return Dense(len(self.W), self.g)
+
+
+class Target(NamedTuple):
+    """What outputs are multiplied by, and what is added then: a target in its own units."""
+
+    mean: float
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Dense layers, and what is done before and after them.
+
+    Parameters
+    ----------
+    links : sequence of Link
+    dtype : {"float32", "float64"}
+        Of the parameters, and what is computed in.
+    standardizer : Standardizer, optional
+        Applied to every X that comes in.
+    target : Target, optional
+    metadata : dict
+        JSON values, such as ``features``, ``classes`` and ``target``; ``columns``, if features are encoded.
+    """
+
+    links: Sequence[Link]
+    dtype: str
+    standardizer: Standardizer | None = None
+    target: Target | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What makes inputs of the columns of a table, if that is more than to take them as they are."""
+        try:
+            encoder = Encoder.from_metadata(self.metadata["columns"])
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            return None
+        return encoder if encoder.inputs == self.metadata.get("features") and not encoder.is_plain else None
+
+    @property
+    def inputs(self) -> int:
+        """``n[0]``, the number of features."""
+        return int(self.links[0].W.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """``n[L]``, the number of outputs."""
+        return len(self.links[-1].W)
+
+    @classmethod
+    def of(cls, network: "NetworkLike", target: Target | None = None) -> "Chain":
+        """Return what there is to say of a network; dropout, which does nothing when predicting, is left out.
+
+        Raises
+        ------
+        ModelFileError
+            If it has parts of the user's own, or preprocessing that other formats have no word for.
+        """
+        preprocessing = network.standardizer
+        if preprocessing is not None and type(preprocessing) is not Standardizer:
+            raise ModelFileError(
+                f"the inputs go through {brief(repr(preprocessing))}, and only a Standardizer can be written to a file "
+                "of another format; dn.save keeps all of it"
+            )
+        if not isinstance(network.metadata, dict):
+            raise ModelFileError(f"metadata is {brief(repr(network.metadata))}, wanted a dict of JSON values")
+        host = {name: np.array(network.backend.to_numpy(W)) for name, W in network.parameters.items()}
+        links: list[Link] = []
+        for number, layer in enumerate(network.layers, 1):
+            if type(layer) is Dropout:
+                continue
+            if type(layer) is not Dense or type(layer.g) is not Activation:
+                own = layer.g if type(layer) is Dense else layer
+                kind = "activation" if type(layer) is Dense else "layer"
+                raise ModelFileError(
+                    f"layer {number} has the {kind} {brief(repr(own))} of your own, and a file of another format can "
+                    "only hold the library's"
+                )
+            links.append(Link(host[f"W{len(links) + 1}"], host[f"b{len(links) + 1}"], layer.g))
+        return cls(tuple(links), network.dtype, preprocessing, target, network.metadata)
+
+    def in_its_own_units(self) -> "Chain":
+        """Return a chain with the same outputs whose last layer gives the target as it is.
+
+        Raises
+        ------
+        ModelFileError
+            If the last layer is not linear, so that it cannot.
+        """
+        if self.target is None:
+            return self
+        *before, (W, b, g) = self.links
+        if g.name != "identity":
+            raise ModelFileError(f"the outputs of {g.name} are scaled by {self.target.scale:g}, and no layer does that")
+        last = Link(*scaled(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
+        return replace(self, links=(*before, last), target=None, metadata=self.described())
+
+    def described(self) -> dict[str, Any]:
+        """Return the metadata, as they are for what comes out in the end."""
+        if self.target is None:
+            return self.metadata
+        return self.metadata | {key: value for key, value in NO_TARGET.items() if key in self.metadata}
+
+    def forward(self, ops: Ops, A: Array, parameter: Any) -> Array:
+        """Return ``A[L]``, shape (n[L], m), for inputs as they are after preprocessing, on any namespace.
+
+        Parameters
+        ----------
+        ops : Ops
+        A : Array, shape (n[0], m)
+        parameter : callable
+            Makes an array of the namespace of a name (``W1``) and a host array.
+        """
+        for number, link in enumerate(self.links, 1):
+            own = {"W": parameter(f"W{number}", link.W), "b": parameter(f"b{number}", link.b)}
+            A, _ = link.layer.forward(ops, own, A, Context(number, 0, None))
+        return A
+
+    def prepared(self, X: np.ndarray) -> np.ndarray:
+        """Return inputs of shape (n[0], m) as the first layer takes them, in the dtype of the chain."""
+        with np.errstate(all="ignore"):
+            X = X.astype(np.float64) if self.standardizer is None else self.standardizer(X.astype(np.float64))
+            return X.astype(self.dtype)
+
+    def __str__(self) -> str:
+        layers = ", ".join(f"{len(link.W)} {link.g.name}" for link in self.links)
+        return f"{self.inputs} features, dense {layers}"
+
+
+NO_TARGET = {"target_mean": 0.0, "target_scale": 1.0}
+"""What the command line's metadata say of a target that the network gives as it is."""
+
+
+def scaled(W: np.ndarray, b: np.ndarray, factor: Any, summand: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return W and b of a layer whose ``Z`` is ``factor Z + summand``; both are numbers, or have shape (n, 1)."""
+    with np.errstate(all="ignore"):
+        changed = W if np.all(factor == 1) else (factor * W.astype(np.float64)).astype(dtype)
+        return changed, (factor * b.astype(np.float64) + summand).astype(dtype)

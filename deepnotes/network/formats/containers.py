@@ -1,0 +1,263 @@
+"""Safetensors files with a JSON header and a digest of every part: what model files and checkpoints are kept in.
+
+The header is the entry ``deepnotes`` of the file's metadata. Its own entries ``digests`` (of each tensor) and
+``digest`` (of the header without that) tell an altered file from a whole one. No size in a file is believed before the
+file proves to hold that much, and only what is asked for is read.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepnotes.utils.atomic import replacing
+from deepnotes.utils.errors import ArgumentError, ModelFileError
+from deepnotes.utils.wording import brief, reason
+
+FORMAT = 1
+HEADER_LIMIT = 16 << 20
+"""Bytes of header that are read at most: more than a hundred thousand feature names."""
+
+RESERVE = 64 << 10
+"""Bytes of header that are left for what becomes known only later, when a file is checked before it is written."""
+
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
+    "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+"""What safetensors calls the dtypes that NumPy knows as well."""
+
+
+class Container:
+    """An open file: its header, and its tensors when they are asked for.
+
+    Attributes
+    ----------
+    path : Path
+    header : dict
+    shapes : dict of str to tuple of int
+    dtypes : dict of str to str
+        Of the tensors, by name.
+    """
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path, self._file = path, file
+        self.header = _header(path, (file.metadata() or {}).get("deepnotes"))
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        self.shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
+        self.dtypes = {name: DTYPES.get(part.get_dtype(), part.get_dtype()) for name, part in parts.items()}
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None) -> np.ndarray:
+        """Return a tensor.
+
+        Raises
+        ------
+        ModelFileError
+            If there is none, if it has another shape or dtype, or if it is not the one that was written.
+        """
+        if name not in self.shapes:
+            raise ModelFileError(f"{self.path}: tensor {brief(name)} is missing")
+        found, wanted = self.dtypes[name], dtype.name if dtype is not None else f"one of {', '.join(DTYPES.values())}"
+        if found not in DTYPES.values() or (dtype is not None and found != dtype):
+            raise ModelFileError(f"{self.path}: tensor {brief(name)} is of {found}, wanted {wanted}")
+        if shape is not None and self.shapes[name] != shape:
+            raise ModelFileError(
+                f"{self.path}: tensor {brief(name)} has shape {brief(self.shapes[name])}, wanted {brief(shape)}"
+            )
+        tensor: np.ndarray = self._file.get_tensor(name)
+        if self.header["digests"].get(name) != digest(tensor):
+            raise ModelFileError(f"{self.path} was altered after it was written: the digest of {name} does not match")
+        return tensor
+
+
+def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a file, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    header : mapping
+        JSON values.
+    tensors : mapping of str to ndarray
+
+    Raises
+    ------
+    ModelFileError
+        If the header is not JSON or too long, or the file cannot be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    tensors = {name: _plain(tensor) for name, tensor in tensors.items()}
+    text = _text(header, {name: digest(tensor) for name, tensor in tensors.items()}, HEADER_LIMIT)
+    try:
+        with replacing(path) as file:
+            file.write(to_bytes(tensors, metadata={"deepnotes": text}))
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise ModelFileError(f"cannot write {path}: {reason(error)}") from None
+
+
+def check_header(header: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check that a file with this header and tensors of these names can be written, once there is something to write.
+
+    Raises
+    ------
+    ModelFileError
+        If the header is not JSON, or too long.
+    """
+    _text(header, dict.fromkeys(names, "0" * 64), HEADER_LIMIT - RESERVE)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether every byte of a file is as it was written."""
+    try:
+        with opened(path) as file:
+            for name in file.shapes:
+                file.tensor(name)
+    except ModelFileError:
+        return False
+    return True
+
+
+def _plain(tensor: np.ndarray) -> np.ndarray:
+    """Return a tensor as it will be read: in C's order, in this machine's order of bytes."""
+    return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
+
+
+def _text(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> str:
+    """Return the JSON of a header, checked to leave room for the tensors' own entries."""
+    try:
+        content = {"format": FORMAT, **header, "digests": digests}
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys strings, tuples lists
+        text = json.dumps(content | {"digest": digest_of_header(content)})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
+    entries = sum(len(json.dumps(name)) + 200 for name in digests)  # what safetensors says of each tensor
+    length = max(len(text), (len(json.dumps(text)) + entries) // 2)  # quotes are escaped once more in the file
+    if length > limit // 2:
+        parts = {key: len(json.dumps(value)) for key, value in content.items()}
+        largest = sorted((key for key in parts if parts[key] > 1000), key=lambda key: -parts[key])
+        told = ", ".join(f"{key} {parts[key]:,}" for key in largest)
+        raise ModelFileError(
+            f"layers, tensors and metadata (names of features and classes) make a header of {length:,} characters, "
+            f"wanted at most {limit // 2:,}; of these, {told}"
+        )
+    return text
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Container]:
+    """Open a file to read from.
+
+    Raises
+    ------
+    ModelFileError
+        If the file cannot be read, is truncated or altered, is of a newer format, or is none of deepnotes'; also for
+        what the block meets of that kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _check_header_length(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield Container(path, file)
+    except SafetensorError as error:
+        raise ModelFileError(f"{path} is truncated, altered or no model file ({brief(error)})") from None
+    except OSError as error:
+        raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
+    except MemoryError:
+        raise ModelFileError(f"{path} holds {os.path.getsize(path):,} bytes: too many for the memory") from None
+
+
+def as_path(path: str | PathLike[str]) -> Path:
+    """Return a path as one.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise ArgumentError(f"path={path!r}, wanted the path of a file") from None
+
+
+def _check_header_length(path: Path) -> None:
+    """Raise ModelFileError for what is no file, and for a header that is longer than the file or than any model's."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # to open a pipe is to wait for its writer
+            raise ModelFileError(f"cannot read {path}: it is no regular file")
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+    except ModelFileError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
+    if size < 8 or length > size - 8:
+        raise ModelFileError(f"{path} is truncated or no model file: {size:,} bytes")
+    if length > HEADER_LIMIT:
+        raise ModelFileError(f"{path}: its header claims {length:,} bytes; a model's has at most {HEADER_LIMIT:,}")
+
+
+def _header(path: Path, text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise ModelFileError(f"{path} is a safetensors file, but not one of deepnotes")
+    try:
+        header = strict_json(text)
+        version = header["format"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ModelFileError(f"{path}: its header is damaged") from None
+    if type(version) is not int or version < 1:
+        raise ModelFileError(f"{path}: format {brief(repr(version))} is none of deepnotes'")
+    if version > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {brief(version)}, and this deepnotes reads up to {FORMAT}; "
+            "pip install --upgrade deepnotes"
+        )
+    if header.get("digest") != digest_of_header(header) or not isinstance(header.get("digests"), dict):
+        raise ModelFileError(f"{path} was altered after it was written: the digest of its header does not match")
+    return header  # type: ignore[no-any-return]
+
+
+def strict_json(text: str) -> Any:
+    """Return what JSON says, but refuse NaN and infinities, and objects that have a key twice.
+
+    Raises
+    ------
+    ValueError
+    RecursionError
+    """
+
+    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # no two programs read it alike
+            raise ValueError("a key is there twice")
+        return found
+
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, object_pairs_hook=each_once, parse_constant=no_number)
+
+
+def digest_of_header(header: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a header without its own entry ``digest``."""
+    import hashlib
+
+    rest = {key: value for key, value in header.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def digest(tensor: np.ndarray) -> str:
+    """Return the SHA-256 of a tensor's dtype, shape and numbers."""
+    import hashlib
+
+    found = hashlib.sha256(f"{tensor.dtype.str} {tensor.shape};".encode())
+    found.update(np.ascontiguousarray(tensor).data)
+    return found.hexdigest()

@@ -1,0 +1,112 @@
+"""Model files: what a network is, in a container of :mod:`deepnotes.network.formats.containers`; never pickle.
+
+The tensors are ``W1``, ``b1``, ... as the network names them, and ``input_mean`` and ``input_scale`` where inputs are
+standardized. The header has architecture, dtype, seed and metadata. Names in it are looked up in fixed tables; nothing
+in a file leads to an import. A checkpoint is a model file that has the training in it besides, in tensors whose names
+begin with ``training.``.
+"""
+
+from collections.abc import Callable
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.network.formats import containers
+from deepnotes.network.formats.containers import Container
+from deepnotes.nn.activations import Activation
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.plan import Layout
+from deepnotes.utils.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
+
+
+STANDARDIZER = ("input_mean", "input_scale")
+TRAINING = "training."
+"""What the names of a checkpoint's other tensors begin with."""
+
+
+def save(network: "NetworkLike", path: str | PathLike[str]) -> None:
+    """Write `network` to `path`, whole or not at all; see :meth:`deepnotes.Network.save`."""
+    containers.write(containers.as_path(path), *content(network))
+
+
+def describe(layer: Layer) -> dict[str, Any]:
+    """Return what a model file says of a layer.
+
+    Raises
+    ------
+    ModelFileError
+        If it has parts that no file can name.
+    """
+    if type(layer) is Dropout:
+        return {"type": "dropout", "rate": layer.rate}
+    starts = (layer.initializer, layer.bias_initializer) if type(layer) is Dense else ()
+    if type(layer) is Dense and isinstance(layer.g, Activation) and not any(map(callable, starts)):
+        return {
+            "type": "dense",
+            "units": layer.units,
+            "activation": layer.g.name,
+            "options": dict(layer.g.options),
+            "initializer": layer.initializer,
+            "bias_initializer": layer.bias_initializer,
+        }
+    raise ModelFileError(f"{layer!r} has parts of your own, and a model file can only name the library's")
+
+
+def content(
+    network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header and the tensors of a network.
+
+    Raises
+    ------
+    ModelFileError
+        If its metadata are no dict, and whatever `describe` raises.
+    """
+    tensors = {name: network.backend.to_numpy(W) for name, W in network.parameters.items()}
+    if network.standardizer is not None:
+        tensors |= dict(zip(STANDARDIZER, (network.standardizer.mean, network.standardizer.scale), strict=True))
+    if not isinstance(network.metadata, dict):
+        raise ModelFileError(f"metadata is {network.metadata!r}, wanted a dict of JSON values")
+    header = {
+        "network": {
+            "inputs": network.inputs,
+            "layers": [describe(layer) for layer in network.layers],
+            "dtype": network.dtype,
+            "seed": network.seed,
+            "dialect": network.dialect,
+        },
+        "metadata": network.metadata,
+    }
+    return header, tensors
+
+
+def check(network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe) -> None:
+    """Check before a training that the network can be written after it.
+
+    Raises
+    ------
+    ModelFileError
+    """
+    header, tensors = content(network, describe)
+    containers.check_header(header, tensors)
+
+
+def flat(file: Container, layout: Layout, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return the parameters in a file in the order of the buffer, shape (p,).
+
+    Raises
+    ------
+    ModelFileError
+        If one is missing, or has another shape or dtype.
+    """
+    for entry in layout.entries.values():  # before memory is taken for as much as it says
+        if file.shapes.get(entry.name) != entry.parameter.shape:
+            file.tensor(entry.name, entry.parameter.shape, dtype)
+    theta = np.empty(layout.size, dtype)
+    for entry in layout.entries.values():
+        theta[entry.start : entry.stop] = file.tensor(entry.name, entry.parameter.shape, dtype).ravel()
+    return theta

@@ -1,0 +1,133 @@
+"""Networks as ONNX files."""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepnotes.equations.ops import Ops
+from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.containers import as_path
+from deepnotes.network.formats.tracing import KERNELS, Trace, Value
+from deepnotes.network.formats.vectors import Vectors
+from deepnotes.utils.atomic import replacing
+from deepnotes.utils.errors import ModelFileError
+from deepnotes.utils.extras import needed
+from deepnotes.utils.version import __version__
+from deepnotes.utils.wording import brief, reason
+
+OPSET, IR_VERSION = 13, 7
+"""Of 2020: the first in which all that is written here is there. Later runtimes read them as well."""
+INPUT, OUTPUT, SAMPLES = "X", "A", "m"
+LIMIT = (1 << 31) - (1 << 20)
+"""Bytes of parameters: a message of Protocol Buffers is shorter than 2 GiB, and there are names and nodes as well."""
+
+
+def to_onnx(chain: Chain) -> bytes:
+    """Return a chain as the bytes of an ONNX file, checked by ``onnx.checker``.
+
+    The input ``X`` has shape (m, n[0]) and the output ``A`` shape (m, n[L]), both in the chain's dtype; a target in its
+    own units comes out in double precision. The metadata are JSON, by their names.
+
+    Raises
+    ------
+    ModelFileError
+        If its metadata are not JSON, or it is larger than such files can be.
+    MissingExtraError
+    """
+    onnx = needed("onnx", "onnx", "an ONNX file")
+    trace, A = traced(chain)
+    trace.nodes[-1].output[0] = OUTPUT
+    size = sum(x.nbytes for x in trace.constants.values())
+    if size > LIMIT:
+        raise ModelFileError(f"the parameters take {size:,} bytes, and an ONNX file holds less than 2 GiB")
+    model = _model(onnx, chain, trace, A.dtype)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def traced(chain: Chain) -> tuple[Trace, Any]:
+    """Return the nodes and constants that compute the outputs of a chain, and the outputs, for an input ``X``."""
+    trace = Trace(chain.dtype)
+    ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
+    A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
+    if chain.standardizer is not None:
+        trace.scope = "standardize/"
+        constants = (
+            trace.constant(name, x.reshape(1, -1))
+            for name, x in (("input_mean", chain.standardizer.mean), ("input_scale", chain.standardizer.scale))
+        )
+        A = trace.cast(ops.standardize(trace.cast(A, "float64"), *constants), chain.dtype)
+    for number, link in enumerate(chain.links, 1):
+        trace.scope = f"layer{number}/"
+        own = trace.constant(f"W{number}", link.W), A, trace.constant(f"b{number}", link.b.reshape(-1))
+        A = link.g.forward(ops, ops.linear(*own))
+    if chain.target is not None:
+        trace.scope = "target/"
+        A = trace.cast(A, "float64") * chain.target.scale + chain.target.mean
+    return trace, A
+
+
+def write(path: str | PathLike[str], content: bytes | str) -> Path:
+    """Write a file, whole or not at all, and return its path.
+
+    Raises
+    ------
+    ModelFileError
+        If it cannot be written.
+    """
+    path = as_path(path)
+    try:
+        with replacing(path, text=isinstance(content, str)) as file:
+            file.write(content)
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise ModelFileError(f"cannot write {path}: {reason(error)}") from None
+    return path
+
+
+def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
+    """Return what ONNX Runtime makes of the inputs of test vectors, and its name and version.
+
+    Raises
+    ------
+    MissingExtraError
+    """
+    runtime = needed("onnxruntime", "onnx", "running an ONNX file")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {INPUT: vectors.X})
+    return found, f"onnxruntime {runtime.__version__}"
+
+
+def _model(onnx: Any, chain: Chain, trace: Trace, result: np.dtype[Any]) -> Any:
+    helper = onnx.helper
+    kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in ("float32", "float64")}
+    used = {name for node in trace.nodes for name in node.input}
+    graph = helper.make_graph(
+        trace.nodes,
+        "deepnotes",
+        [helper.make_tensor_value_info(INPUT, kinds[chain.dtype], [SAMPLES, chain.inputs])],
+        [helper.make_tensor_value_info(OUTPUT, kinds[result.name], [SAMPLES, chain.outputs])],
+        [
+            onnx.numpy_helper.from_array(np.ascontiguousarray(x), name)
+            for name, x in trace.constants.items()
+            if name in used
+        ],
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="deepnotes",
+        producer_version=__version__,
+        doc_string=f"{chain}; X holds one sample in each row",
+    )
+    try:
+        texts = {str(key): json.dumps(value, allow_nan=False) for key, value in chain.described().items()}
+        helper.set_model_props(model, texts)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"metadata: wanted JSON values only ({brief(error)})") from None
+    return model

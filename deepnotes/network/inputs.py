@@ -1,0 +1,99 @@
+"""From what users pass to what a Program reads: samples, targets and weights on the network's backend, checked."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from deepnotes.backends.foreign_arrays import adopted, as_host, is_neighbour
+from deepnotes.backends.program import Data
+from deepnotes.equations.array import Array
+from deepnotes.network import validation
+from deepnotes.network.streaming import Streamed, streamed
+from deepnotes.nn.losses import LossFunction
+from deepnotes.utils.errors import DataError
+
+if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
+
+
+def is_native(network: "NetworkLike", X: Any) -> bool:
+    """Return whether X is the backend's, or lies where its arrays do, and is not NumPy's: so shall results be."""
+    return not isinstance(X, np.ndarray) and (network.backend.is_array(X) or is_neighbour(network.backend, X))
+
+
+def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool = False) -> Array:
+    """Return samples of shape (n[0], m) in the network's dtype, standardized if the network does that.
+
+    Those that shall be computed on all `together` are an ordinary array of the backend; see
+    :meth:`~deepnotes.backends.base.Backend.from_samples` for the others.
+
+    Raises
+    ------
+    ShapeError, DTypeError, ForeignArrayError
+    """
+    backend, standardizer = network.backend, network.standardizer
+    place = backend.from_numpy if together else backend.from_samples
+    if (  # the usual case: nothing to convert, and to see that takes a fraction of a microsecond
+        type(X) is np.ndarray
+        and standardizer is None
+        and X.dtype == network.host_dtype
+        and X.ndim == 2
+        and X.shape[0] == network.inputs
+    ):
+        return place(X)
+    if is_native(network, X):
+        X = adopted(backend, X, name)
+        validation.check_samples(X, name, network.inputs)
+        validation.check_real(backend, X, name)
+        samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))
+        if standardizer is not None:
+            constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
+            samples = backend.ops.standardize(samples, *constants)
+        return samples
+    if (on_disk := streamed(network, X)) is not None:
+        validation.check_samples(on_disk, name, network.inputs)
+        return on_disk[:, :] if together else cast(Array, on_disk)
+    host = as_host(backend, X, name)
+    validation.check_samples(host, name, network.inputs)
+    with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and training refuses it
+        if standardizer is not None:
+            host = standardizer(host)
+        return place(host.astype(network.dtype, copy=False))
+
+
+def as_data(
+    network: "NetworkLike",
+    X: Any,
+    Y: Any,
+    loss: LossFunction,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    names: tuple[str, str, str] = ("X", "Y", "sample_weight"),
+    together: bool = False,
+    scaled: bool = True,
+) -> tuple[Data, bool]:
+    """Return samples with their targets and weights, and whether the targets are class indices.
+
+    `together` is as for :func:`as_samples`, `scaled` as for :func:`deepnotes.network.validation.as_weights`.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DataError, ForeignArrayError, ArgumentError
+    """
+    backend = network.backend
+    samples = as_samples(network, X, names[0], together)
+    m = samples.shape[1]
+    if m == 0:
+        raise DataError(f"{names[0]} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
+    if isinstance(samples, Streamed):
+        for span in samples.spans():
+            validation.check_finite(backend, samples[:, span], names[0], first=span.start)
+    else:
+        validation.check_finite(backend, samples, names[0], X)
+    k = network.outputs
+    targets, class_indices = validation.as_targets(backend, Y, loss, k, m, network.dtype, names[:2], together)
+    labels = None if class_weight is None else validation.as_labels(backend.to_numpy(targets), loss)
+    weights = validation.as_weights(
+        backend, sample_weight, class_weight, labels, max(k, 2), m, network.dtype, together, names[2], scaled
+    )
+    return Data(samples, targets, weights), class_indices

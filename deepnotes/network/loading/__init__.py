@@ -1,0 +1,1 @@
+"""Networks made from files and from other libraries' models."""

@@ -1,0 +1,37 @@
+"""Networks made of chains."""
+
+from typing import Any, cast
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.equations.array import Namespace
+from deepnotes.network.formats.chain import Chain
+from deepnotes.network.network import Network
+from deepnotes.nn.plan import Layout
+
+
+def network_of(chain: Chain, backend: str | Backend | None = None) -> Network:
+    """Return the network of a chain, to run on `backend`; its predictions are those of the chain.
+
+    Raises
+    ------
+    UnknownNameError, BackendUnavailable
+        As :func:`deepnotes.get_backend`.
+    """
+    chain = chain.in_its_own_units()
+    layers = [link.layer for link in chain.links]
+    layout = Layout(chain.inputs, layers)
+    parameters: Any = [{"W": link.W, "b": link.b} for link in chain.links]
+    theta = layout.join(cast(Namespace, np), parameters)
+    network = Network(
+        layers,
+        chain.inputs,
+        backend=backend,
+        dtype=chain.dtype,
+        seed=0,
+        standardizer=chain.standardizer,
+        theta=np.asarray(theta),
+    )
+    network.metadata = dict(chain.metadata)
+    return network

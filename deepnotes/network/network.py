@@ -1,0 +1,406 @@
+"""Network: layers over one flat parameter buffer, trained, asked and saved."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.eager import EagerInference, EagerProgram
+from deepnotes.backends.host import aligned
+from deepnotes.backends.inference import Inference
+from deepnotes.backends.program import Program, State
+from deepnotes.backends.registry import get_backend
+from deepnotes.datasets.standardizer import Standardizer
+from deepnotes.equations.array import Array
+from deepnotes.network.evaluation import figures, outputs, watching
+from deepnotes.network.exports import Exports
+from deepnotes.network.inputs import as_data, as_samples, is_native
+from deepnotes.network.parameters import NetworkState, Parameters
+from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
+from deepnotes.network.training.history import History
+from deepnotes.network.training.loop import callbacks_called, exclusive
+from deepnotes.network.training.loop import fit as run_fit
+from deepnotes.network.training.state import Callback, Training
+from deepnotes.nn.layers import Dense, Layer, started
+from deepnotes.nn.losses import LossFunction, loss_after
+from deepnotes.nn.metrics import Metrics, as_metrics
+from deepnotes.nn.optimizers import Optimizer, as_optimizer
+from deepnotes.nn.plan import Layout, Plan
+from deepnotes.nn.presets import spoken
+from deepnotes.utils.arguments import float_dtype, number, whole
+from deepnotes.utils.array_checks import refuse_masked
+from deepnotes.utils.errors import ArgumentError, ShapeError
+
+
+class Network(Exports):
+    """A chain of layers. Samples are columns: X has shape (n[0], m), the output has shape (n[L], m).
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        For example ``[dn.Dense(128, "relu"), dn.Dense(10, "softmax")]``.
+    inputs : int
+        ``n[0]``, the number of features.
+    backend : str or Backend, optional
+        By default the selected one, see :func:`deepnotes.get_backend`. It is kept for good.
+    dtype : {"float32", "float64"}, default "float32"
+    seed : int, optional
+        Of the initial weights, the order of samples and the dropout masks: the same on every backend. By default a
+        random one, kept as ``seed``.
+    standardizer : Standardizer, optional
+        Applied to every X that comes in.
+    theta : ndarray, shape (p,), optional
+        All parameters to start from, in the order of the buffer (weights first); by default the layers' initializers
+        draw them.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        A mapping of ``W1``, ``b1``, ``W2``, ...; assignable.
+    metadata : dict
+        Whatever is worth saving with the network: names of features and classes, ... ; JSON values only.
+    dialect : str
+        Whose defaults it was made with, see :class:`~deepnotes.defaults`; those of an optimizer named to ``fit``, too.
+    theta : Array, shape (p,)
+        The flat buffer that all parameters are slices of; ``layout`` says which.
+
+    Raises
+    ------
+    ArgumentError, UnknownNameError, BackendUnavailable
+
+    Examples
+    --------
+    >>> net = Network([Dense(4, "tanh"), Dense(1, "sigmoid")], inputs=3, seed=0)
+    >>> net.predict(np.zeros((3, 2), dtype=np.float32)).shape
+    (1, 2)
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        inputs: int,
+        *,
+        backend: str | Backend | None = None,
+        dtype: str = "float32",
+        seed: int | None = None,
+        standardizer: Standardizer | None = None,
+        theta: np.ndarray | None = None,
+    ) -> None:
+        self.layers = tuple(layers) if isinstance(layers, Sequence) else ()
+        self.inputs = whole("inputs", inputs)
+        if not self.layers:
+            raise ArgumentError(f"layers={layers!r}, wanted a list of at least one layer")
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise ArgumentError(f"layers[{i}] is {layer!r}, wanted a deepnotes Layer such as Dense(10, 'relu')")
+        self.dtype = float_dtype(dtype)
+        self.host_dtype = np.dtype(self.dtype)
+        drawn = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else seed
+        self.seed = whole("seed", drawn, 0)
+        if self.seed >= 1 << 64:
+            raise ArgumentError(f"seed={seed}, wanted less than 2^64")
+        if standardizer is not None and len(standardizer.mean) != self.inputs:
+            raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
+        self.standardizer = standardizer
+        self.dialect, self.layers = spoken(), started(self.layers)
+        self.metadata: dict[str, Any] = {}
+        self.backend = get_backend(backend)
+        self.layout = Layout(self.inputs, self.layers)
+        self._rng = np.random.default_rng(self.seed)
+        refuse_masked(theta, "theta")
+        theta = self.layout.initial(self._rng) if theta is None else np.asarray(theta)
+        if theta.shape != (self.layout.size,):
+            raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
+        with np.errstate(over="ignore"):
+            self.theta = self.from_host(theta)
+            fits = np.isfinite(np.asarray(theta, self.host_dtype)) | ~np.isfinite(theta)
+        if not fits.all():
+            raise ArgumentError(f"initial parameters go up to {abs(theta).max():.3g}, more than {self.dtype} can hold")
+        self._training: tuple[Plan, Program, State] | None = None
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters by name; see :class:`Parameters`."""
+        return Parameters(self)
+
+    @property
+    def outputs(self) -> int:
+        """``n[L]``, the number of outputs."""
+        return self.layout.sizes[-1]
+
+    @cached_property
+    def inference(self) -> Inference:
+        """The forward pass on this network's backend."""
+        made = self.backend.compile_inference(self.layers, self.layout, self.dtype)
+        return made or EagerInference(self.backend, self.layers, self.layout, self.dtype)
+
+    def flat(self) -> np.ndarray:
+        """Return a copy of all parameters in the order of the buffer, shape (p,), on the host."""
+        return np.array(self.backend.to_numpy(self.theta))
+
+    def set_flat(self, theta: np.ndarray) -> None:
+        """Set all parameters from a host array of shape (p,)."""
+        refuse_masked(theta, "theta")
+        if np.shape(theta) != (self.layout.size,):
+            raise ShapeError(f"theta has shape {np.shape(theta)}, wanted ({self.layout.size},)")
+        self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
+
+    @exclusive
+    def fit(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        optimizer: str | Optimizer = "adam",
+        epochs: int = 10,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation: tuple[Any, Any] | tuple[Any, Any, Any] | None = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        metrics: Metrics = (),
+        early_stopping: EarlyStopping | int | None = None,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: str | PathLike[str] | None = None,
+        every: int | str = "60s",
+        resume: bool = False,
+        progress: bool = False,
+    ) -> History:
+        """Train from the parameters as they are, with a fresh optimizer.
+
+        Parameters
+        ----------
+        X : array_like, shape (n[0], m)
+            The backend's, NumPy's, or any other library's that is on the host: it is read where it lies.
+        Y : array_like, shape (n[L], m)
+            Also (m,) for one output, and class indices of shape (m,) for categorical cross-entropy.
+        loss : str or LossFunction, optional
+            By default the one that goes with the last activation: binary cross-entropy after sigmoid, categorical
+            cross-entropy after softmax, else mean squared error.
+        optimizer : str or Optimizer, default "adam"
+        epochs : int, default 10
+        batch_size : int, default 32
+            The last batch of an epoch may be smaller.
+        shuffle : bool, default True
+            Whether to draw a new order of the samples for each epoch.
+        validation : (X_val, Y_val) or (X_val, Y_val, weights), optional
+            Evaluated after each epoch; weights as `sample_weight`.
+        sample_weight : array_like, shape (m,), optional
+            Numbers of at least 0, of which only the ratios matter: they are scaled to mean 1 over all samples, and the
+            cost of a batch is the sum of its weighted losses divided by its number of samples. So a weight of 2 is as
+            good as a sample that is there twice, whatever the batch size. The reported loss is the weighted mean.
+        class_weight : mapping, sequence or "balanced", optional
+            The weight of each class, 1 for those that a mapping leaves out; multiplies the sample weights.
+            ``"balanced"`` gives all classes the same sum of weights.
+        l2 : float, default 0.0
+            Adds ``l2 / 2 * Σ w²`` over the weights (not the biases) to the cost.
+        clip_norm : float, optional
+            Gradients of a larger global norm are scaled down to it.
+        metrics : str, callable or list of them, optional
+            Computed on the validation data after each epoch, or on the training data where there are none, then
+            without weights.
+        early_stopping : EarlyStopping or int, optional
+            An int is the patience.
+        callbacks : sequence of Callback, optional
+        checkpoint, every, resume : optional
+            A directory to write the training to while it runs, how often, and whether to go on from what is there: see
+            :class:`~deepnotes.Checkpoints`.
+        progress : bool, default False
+            Show a progress bar with the time left on stderr.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        ArgumentError, ShapeError, DTypeError, DataError, ForeignArrayError, UnknownNameError
+            For what cannot be trained on, before anything changes.
+        NonFiniteLossError
+            If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
+        CheckpointError
+            If a checkpoint cannot be written, or is of another training.
+        BusyError
+            If the network is being trained already, in another thread or around the callback that asks.
+        """
+        chosen = self._loss(loss)
+        wanted = as_metrics(metrics)
+        epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
+        held_out, prefix = None, ""
+        if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+                raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, weights)")
+            X_val, Y_val, w_val = (*validation, None)[:3]
+            held_out, _ = as_data(self, X_val, Y_val, chosen, w_val, names=("X_val", "Y_val", "the weights of X_val"))
+            prefix = "val_"
+        plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
+        watchers = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
+        watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
+        rng = self._rng if shuffle else None
+        training = Training(self, plan, data, held_out, batch_size, epochs, rng, watchers, watched)
+        with callbacks_called(training), np.errstate(all="ignore"):
+            program, training.state = self._start(plan)
+            return run_fit(training, program, watching(self, data, held_out, chosen, wanted))
+
+    @exclusive
+    def partial_fit(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        optimizer: str | Optimizer = "adam",
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+    ) -> float:
+        """Train on some more samples, once, in their order, and go on where the optimizer stopped.
+
+        The optimizer's state is kept from the last ``fit`` or ``partial_fit`` if all settings are the same, else it
+        starts afresh. Parameters and errors are as for :meth:`fit`, with two exceptions: `batch_size` is by default all
+        samples, and weights are taken as they are, since these samples are only some of those that there will be.
+        ``class_weight="balanced"`` is refused for the same reason.
+
+        Returns
+        -------
+        float
+            The weighted mean of the losses of the samples as they were trained on.
+        """
+        chosen = self._loss(loss)
+        if isinstance(class_weight, str) and class_weight == "balanced":
+            raise ArgumentError(
+                "class_weight='balanced' needs all samples, and partial_fit has some of them: pass a mapping"
+            )
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight, scaled=False)
+        batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
+        plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
+        kept = self._training
+        program, state = kept[1:] if kept is not None and kept[0] == plan else self._start(plan)
+        training = Training(self, plan, data, None, batch_size, 1, None)
+        training.state = state
+        with np.errstate(all="ignore"):
+            cost = run_fit(training, program, dict).loss[-1]
+        return cost if data.w is None else cost / float(self.backend.to_numpy(data.w).mean(dtype=np.float64))
+
+    def predict(self, X: Any) -> Any:
+        """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
+
+        NumPy in gives NumPy out; an array of the backend, or of its GPU's memory, gives one of the backend.
+
+        Raises
+        ------
+        ShapeError, DTypeError, ForeignArrayError
+        """
+        A = outputs(self, as_samples(self, X))
+        return A if is_native(self, X) else self.backend.to_numpy(A)
+
+    def evaluate(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        metrics: Metrics = (),
+        sample_weight: Any = None,
+    ) -> dict[str, float]:
+        """Return the mean loss and the metrics, by name: weighted means, except for metrics of the user's own.
+
+        Parameters and errors are as for :meth:`fit`.
+        """
+        chosen, wanted = self._loss(loss), as_metrics(metrics)
+        data, _ = as_data(self, X, Y, chosen, sample_weight)
+        return figures(self, data, chosen, wanted)
+
+    def gradients(
+        self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None, l2: float = 0.0
+    ) -> dict[str, Array]:
+        """Return the gradient of the cost for each parameter (N13, N14), by name: ``W1``, ``b1``, ...
+
+        All samples are one batch. Dropout acts as in the first step of a training. Parameters and errors are as for
+        :meth:`fit`.
+        """
+        chosen = self._loss(loss)
+        data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
+        plan = self._plan(chosen, "sgd", l2, None, class_indices)
+        with np.errstate(all="ignore"), self.backend.running():
+            g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
+        parts = self.layout.split(self.backend.xp, g)
+        entries = self.layout.entries
+        return {name: parts[entries[name].layer][entries[name].key] for name in self.layout.in_order}
+
+    def summary(self) -> str:
+        """Return a table of the layers: output shape, activation, number of parameters."""
+        from deepnotes.network.summary import summary
+
+        return summary(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: host arrays, and no Program, which is made anew."""
+        training = None
+        if self._training is not None:
+            plan, _, state = self._training
+            training = plan, [np.array(self.backend.to_numpy(slot)) for slot in state.slots], state.step
+        content = self.__dict__ | {"theta": self.flat(), "_training": training}
+        content.pop("inference", None)
+        return content
+
+    def __setstate__(self, content: dict[str, Any]) -> None:
+        self.__dict__ = content | {"_training": None}
+        self.theta = self.from_host(content["theta"])
+        if content["_training"] is not None:
+            plan, slots, step = content["_training"]
+            _, state = self._start(plan)
+            state.slots, state.step = tuple(map(self.from_host, slots)), step
+
+    def __repr__(self) -> str:
+        made = f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}"
+        spoken = "" if self.dialect == "notes" else f", dialect={self.dialect!r}"
+        return f"{made}, seed={self.seed}{spoken})"
+
+    def from_host(self, x: np.ndarray) -> Array:
+        """Return a copy of `x` on the backend, in the network's dtype."""
+        copy = aligned(x.size, self.host_dtype).reshape(x.shape)
+        copy[...] = x
+        return self.backend.from_numpy(copy)
+
+    def _loss(self, loss: str | LossFunction | None) -> LossFunction:
+        last = self.layers[-1]
+        return loss_after(last.g if isinstance(last, Dense) else None, loss)
+
+    def _plan(
+        self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
+    ) -> Plan:
+        largest = float(np.finfo(self.dtype).max)
+        return Plan(
+            self.inputs,
+            self.layers,
+            self.dtype,
+            self.seed,
+            loss,
+            as_optimizer(optimizer, self.dialect),
+            number("l2", l2, below=largest),
+            None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
+            class_indices,
+        )
+
+    def _start(self, plan: Plan) -> tuple[Program, State]:
+        """Return a Program and a state with fresh slots; the last ones, if they were for the same plan."""
+        zeros = np.zeros(self.layout.size)
+        if self._training is not None and self._training[0] == plan:
+            _, program, state = self._training
+            state.slots = tuple(self.backend.write(slot, 0, self.from_host(zeros)) for slot in state.slots)
+            state.step = 0
+        else:
+            program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
+            state = NetworkState(self, tuple(self.from_host(zeros) for _ in plan.optimizer.slots))
+        self._training = (plan, program, state)
+        return program, state

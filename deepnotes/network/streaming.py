@@ -1,0 +1,84 @@
+"""Samples on disk as a network reads them: converted and standardized, a chunk of batches at a time."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.backends.program import Data
+from deepnotes.datasets import on_disk
+from deepnotes.datasets.on_disk import OnDisk, is_mapped
+from deepnotes.equations.array import Array
+
+if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
+
+
+AT_ONCE = 1 << 26
+"""Bytes up to which a mapped array that has to be converted is converted as a whole."""
+
+
+class Streamed:
+    """Samples on disk as a network takes them: of its dtype, standardized, on its backend.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    most : int
+        Samples that are held at a time.
+    """
+
+    ndim = 2
+
+    def __init__(self, network: "NetworkLike", samples: OnDisk) -> None:
+        self.samples, self.shape = samples, samples.shape
+        self._dtype, self._backend, self._standardizer = network.host_dtype, network.backend, network.standardizer
+        widest = max(8, samples.dtype.itemsize)  # the standardizer works in double precision
+        self.most = max(1, on_disk.ROOM // (on_disk.COPIES * widest * max(1, samples.shape[0])))
+
+    def take(self, order: np.ndarray) -> Array:
+        """Return the samples at `order`, shape (n, k)."""
+        X = self.samples.read(order)
+        with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and is refused
+            if self._standardizer is not None:
+                X = self._standardizer(X)
+            return self._backend.from_numpy(X.astype(self._dtype, copy=False))
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Array:
+        """Return the samples at ``[:, start:stop]``."""
+        return self.take(np.arange(*key[1].indices(self.shape[1])))
+
+    def spans(self) -> Iterator[slice]:
+        """Yield slices of at most ``most`` samples that are all of them."""
+        for start in range(0, self.shape[1], self.most):
+            yield slice(start, min(start + self.most, self.shape[1]))
+
+
+def streamed(network: "NetworkLike", X: Any) -> Streamed | None:
+    """Return samples that stay on disk as the network takes them, or None where X is not to stay there."""
+    if isinstance(X, OnDisk):
+        return Streamed(network, X)
+    if not is_mapped(X) or X.ndim != 2 or X.dtype.kind not in "biuf":
+        return None
+    if (X.dtype == network.host_dtype and network.standardizer is None) or X.size * 8 <= AT_ONCE:
+        return None
+    return Streamed(network, OnDisk(X.T))
+
+
+def at_hand(network: "NetworkLike", data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
+    """Return data in which the samples at `order` are in memory, and where they are in it."""
+    if not isinstance(data.X, Streamed):
+        return data, order
+    backend = network.backend
+    chosen = backend.from_numpy(order)
+    some: list[Any] = [  # what a backend has left on the host stays there until it is needed
+        backend.from_numpy(a.view(np.ndarray)[:, order]) if isinstance(a, np.ndarray) else backend.ops.gather(a, chosen)
+        for a in data[1:]
+        if a is not None
+    ]
+    return Data(data.X.take(order), *some), np.arange(len(order))
+
+
+def updates_at_hand(data: Data, batch_size: int) -> int:
+    """Return how many batches may be in memory at a time."""
+    return max(1, data.X.most // batch_size) if isinstance(data.X, Streamed) else 1 << 62

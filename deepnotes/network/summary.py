@@ -1,0 +1,40 @@
+"""The table that ``net.summary()`` returns."""
+
+from typing import TYPE_CHECKING
+
+from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.utils.wording import one_line
+
+if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
+
+
+def summary(network: "NetworkLike") -> str:
+    """Return an aligned table of the layers of `network`: output, activation, number of parameters."""
+    layout = network.layout
+    rows = [("layer", "output", "activation", "parameters"), ("input", f"({network.inputs}, m)", "", "")]
+    for i, layer in enumerate(network.layers):
+        count = sum(e.stop - e.start for e in layout.entries.values() if e.layer == i)
+        rows.append((_kind(layer), f"({layout.sizes[i + 1]}, m)", _detail(layer), f"{count:,}" if count else ""))
+    widths = [max(len(row[c]) for row in rows) for c in range(4)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
+    rule = "-" * (sum(widths) + 6)
+    kilobytes = layout.size * (4 if network.dtype == "float32" else 8) / 1e3
+    size = f"{kilobytes / 1e3:,.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:,.1f} kB"
+    total = f"{layout.size:,} parameters, {network.dtype}, {size}, backend {one_line(network.backend.name)}"
+    if network.dialect != "notes":
+        total += f", defaults of {network.dialect}"
+    return "\n".join([lines[0], rule, *lines[1:], rule, total])
+
+
+def _kind(layer: Layer) -> str:
+    return type(layer).__name__.lower()
+
+
+def _detail(layer: Layer) -> str:
+    if isinstance(layer, Dropout):
+        return f"rate {layer.rate:g}"
+    if isinstance(layer, Dense):
+        options = ", ".join(f"{k}={v:g}" for k, v in getattr(layer.g, "options", ()))
+        return one_line(getattr(layer.g, "name", type(layer.g).__name__)) + (f" ({options})" if options else "")
+    return ""

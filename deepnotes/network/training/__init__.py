@@ -1,0 +1,1 @@
+"""Training: the fit loop, the callbacks that watch it, and checkpoints."""

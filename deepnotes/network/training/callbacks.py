@@ -1,0 +1,151 @@
+"""Early stopping, and the callbacks that the arguments of ``fit`` stand for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.network.training.state import Callback
+from deepnotes.nn.metrics import LIBRARY, RISING
+from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from deepnotes.network.training.state import Training
+
+
+@dataclass
+class EarlyStopping(Callback):
+    """Stop when a watched figure no longer falls (or rises), and restore the parameters of its best epoch.
+
+    Parameters
+    ----------
+    patience : int, default 10
+        Epochs without improvement that are waited for.
+    monitor : str, optional
+        ``val_loss``, ``loss`` or the name of a metric; by default val_loss, or loss where there is no validation.
+    min_delta : float, default 0.0
+        What an improvement must exceed.
+    mode : {"min", "max"}, optional
+        Whether less or more is better. By default ``"max"`` for accuracy and r2, and ``"min"`` for the loss and the
+        errors; of any other figure it has to be given.
+    restore_best : bool, default True
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range, or `mode` is missing.
+    """
+
+    patience: int = 10
+    monitor: str | None = None
+    min_delta: float = 0.0
+    mode: str | None = None
+    restore_best: bool = True
+
+    def __post_init__(self) -> None:
+        whole("patience", self.patience, 0)
+        number("min_delta", self.min_delta)
+        if self.mode not in {None, "min", "max"}:
+            raise ArgumentError(f"mode={self.mode!r}, wanted 'min', 'max' or None")
+        self._require_mode()
+
+    def _require_mode(self) -> None:
+        """Raise ArgumentError if nothing says whether less or more of the monitored figure is better."""
+        monitor = self.monitor
+        if monitor is None or self.mode is not None:
+            return
+        if not isinstance(monitor, str) or monitor.removeprefix("val_") not in {"loss", *LIBRARY}:
+            raise ArgumentError(
+                f"monitor={monitor!r} is neither the loss nor a metric of deepnotes, so it cannot be known which is "
+                "better: wanted with it mode='min' or mode='max'"
+            )
+
+    def on_start(self, training: "Training") -> None:
+        """Forget the last training, and see that what is to be watched will be there."""
+        self._best, self._waited, self._epoch = inf, 0, 0
+        self._theta: np.ndarray | None = None
+        self._size = training.network.layout.size
+        self._require_mode()
+        if self.monitor is not None and self.monitor not in training.watched:
+            raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
+
+    def on_epoch(self, training: "Training") -> None:
+        """Remember the best parameters, and stop once `patience` epochs were no better."""
+        history = training.history
+        monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
+        rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in RISING)
+        value = -history.last(monitor) if rises else history.last(monitor)
+        if value < self._best - self.min_delta:
+            self._best, self._waited, self._epoch = value, 0, training.epoch
+            self._theta = training.network.flat()
+        else:
+            self._waited += 1
+            training.stop = training.stop or self._waited > self.patience
+
+    def on_ready(self, training: "Training") -> None:
+        """Stop at once a training that is resumed after early stopping ended it."""
+        training.stop = training.stop or self._waited > self.patience
+
+    def memory(self) -> dict[str, Any]:
+        """Return the best value, its epoch and parameters, and how long it has been waited."""
+        theta = {} if self._theta is None else {"theta": self._theta}
+        return {"best": self._best, "waited": self._waited, "epoch": self._epoch} | theta
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        best, theta = memory["best"], memory.get("theta")
+        if type(best) not in (int, float):  # it may be infinite
+            raise ValueError(f"best={best!r} is no number")
+        if theta is not None and (theta.shape != (self._size,) or not np.isfinite(theta).all()):
+            raise ValueError("the best parameters are not the network's")
+        self._waited, self._epoch = whole("waited", memory["waited"], 0), whole("epoch", memory["epoch"], 0)
+        self._best, self._theta = best, theta
+
+    def on_end(self, training: "Training") -> None:
+        """Put the best parameters back, unless the training could not be resumed and nothing was changed."""
+        if self.restore_best and self._theta is not None and training.step:
+            training.network.set_flat(self._theta)
+            training.history.best_epoch = self._epoch
+
+
+def as_callbacks(
+    callbacks: Sequence[Callback],
+    early_stopping: EarlyStopping | int | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    every: int | str = "60s",
+    resume: bool = False,
+    progress: bool = False,
+) -> list[Callback]:
+    """Return all that watches a training: early stopping first, then as given, then what writes files, and the bar.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is no callback, or if an argument makes none.
+    """
+    if not isinstance(callbacks, Sequence):
+        raise ArgumentError(f"callbacks={callbacks!r}, wanted a list of callbacks")
+    watchers = list(callbacks)
+    if early_stopping is not None:
+        if not isinstance(early_stopping, EarlyStopping):
+            early_stopping = EarlyStopping(whole("early_stopping", early_stopping, 0))
+        watchers.insert(0, early_stopping)
+    for i, watcher in enumerate(watchers):
+        if not isinstance(watcher, Callback):
+            raise ArgumentError(f"callbacks[{i}] is {watcher!r}, wanted an object of a class derived from Callback")
+    if checkpoint is not None:
+        from deepnotes.network.training.checkpoints import Checkpoints
+
+        watchers.append(Checkpoints(checkpoint, every, resume=resume))
+    elif resume:
+        raise ArgumentError("resume=True, wanted with it a directory as checkpoint=")
+    watchers.sort(key=lambda watcher: watcher.saves)  # they shall find what the others have done
+    if progress:
+        from deepnotes.network.training.progress import Progress
+
+        watchers.append(Progress())
+    return watchers

@@ -1,0 +1,72 @@
+"""What went wrong first in a training step whose numbers are not finite."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.eager import EagerProgram
+from deepnotes.backends.program import Data, State
+from deepnotes.nn.layers import Context
+from deepnotes.nn.steps import sample_losses
+
+if TYPE_CHECKING:
+    from deepnotes.nn.plan import Plan
+
+
+class Fault(NamedTuple):
+    """Where numbers stopped being finite.
+
+    Attributes
+    ----------
+    layer : int or None
+        From 1; None if it was none in particular.
+    words : str
+    """
+
+    layer: int | None
+    words: str
+
+
+def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indices: np.ndarray) -> Fault:
+    """Make a step again on the host, layer by layer, and return what was the first not to be finite.
+
+    Parameters
+    ----------
+    backend : Backend
+        Where the arrays are.
+    plan : Plan
+    state : State
+        As it was before the step; not changed.
+    data : Data
+    indices : ndarray of int64
+        The samples of the step's batch.
+    """
+    host: Any = Backend("host", np)  # so that no backend has to compile what is asked for once
+    batch = EagerProgram(backend, plan).batch(data, indices)
+    hosts: list[Any] = [None if array is None else backend.to_numpy(array) for array in batch]
+    X, Y, w = hosts
+    theta: Any = np.array(backend.to_numpy(state.theta))
+    step: Any = np.asarray(state.step)
+    A: Any = X
+    caches = []
+    with np.errstate(all="ignore"):
+        parameters = plan.layout.split(host.xp, theta)
+        for number, (layer, own) in enumerate(zip(plan.layers, parameters, strict=True), 1):
+            A, cache = layer.forward(host.ops, own, A, Context(number, plan.seed, step))
+            caches.append(cache)
+            if not np.isfinite(A).all():
+                return Fault(number, f"the output of layer {number}, {layer!r}, was the first that is not finite")
+        targets = host.ops.one_hot(Y, A.shape[0], A.dtype) if plan.class_indices else Y
+        losses: Any = sample_losses(host.ops, plan.layers, plan.loss, A, caches, targets)
+        if not np.isfinite(losses).all():
+            return Fault(None, "the outputs of all layers are finite")
+        g: Any = EagerProgram(host, plan).gradients(State(theta, (), state.step), Data(X, Y, w)).flat
+    for entry in sorted(plan.layout.entries.values(), key=lambda entry: -entry.layer):  # as backward goes
+        if not np.isfinite(g[entry.start : entry.stop]).all():
+            layer = plan.layers[entry.layer]
+            return Fault(
+                entry.layer + 1, f"the gradient of {entry.name}, of {layer!r}, was the first that is not finite"
+            )
+    largest = max(plan.layout.entries.values(), key=lambda entry: float(abs(g[entry.start : entry.stop]).max()))
+    return Fault(largest.layer + 1, f"the largest gradient is that of {largest.name}")

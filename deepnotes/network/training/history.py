@@ -1,0 +1,55 @@
+"""The figures of a training, epoch by epoch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class History:
+    """What training showed, one value per epoch.
+
+    Attributes
+    ----------
+    loss : list of float
+        The mean loss over the samples as they were trained on, without the L2 penalty unless the objective tells it.
+    val_loss : list of float
+        The loss on the validation data after the epoch; empty without them.
+    metrics : dict of str to list of float
+        ``val_<name>`` on the validation data, or ``<name>`` on the training data where there are none.
+    learning_rate : list of float
+        The rate of the epoch's last update.
+    seconds : list of float
+        The time each epoch took, validation included.
+    best_epoch : int or None
+        The epoch, counted from 1, whose parameters early stopping restored.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that were finished."""
+        return len(self.loss)
+
+    def last(self, name: str) -> float:
+        """Return the latest value of ``loss``, ``val_loss`` or a metric."""
+        return {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}[name][-1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain lists and numbers."""
+        return asdict(self)
+
+    def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
+        """Draw loss and metrics, in `ax` or in a new figure, and return it; see :func:`deepnotes.plots.curves`."""
+        from deepnotes.plots import curves
+
+        return curves(self, show, ax=ax)

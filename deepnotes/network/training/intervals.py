@@ -1,0 +1,28 @@
+"""How often something is done: every so many epochs, or every so many seconds."""
+
+import re
+
+from deepnotes.utils.arguments import whole
+from deepnotes.utils.errors import ArgumentError
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def interval(every: int | str) -> tuple[int | None, float | None]:
+    """Return epochs or seconds, and None for the other.
+
+    Raises
+    ------
+    ArgumentError
+
+    Examples
+    --------
+    >>> interval(5), interval("1.5m")
+    ((5, None), (None, 90.0))
+    """
+    if not isinstance(every, str):
+        return whole("every", every), None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", every)
+    if not found or float(found[1]) == 0:
+        raise ArgumentError(f"every={every!r}, wanted a number of epochs, or a time such as '30s', '5m' or '1h'")
+    return None, float(found[1]) * UNITS[found[2]]

@@ -1,0 +1,132 @@
+"""A lock on a directory that the operating system drops when its process ends, however it ends."""
+
+import logging
+import os
+import socket
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from errno import EAGAIN, EWOULDBLOCK
+from pathlib import Path
+
+from deepnotes.utils.wording import brief, reason
+
+log = logging.getLogger(__name__)
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_to_lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond the text: what is locked cannot be read by others
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            raise BlockingIOError from None
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _try_to_lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class HeldError(Exception):
+    """Another training holds the lock; the message says which."""
+
+
+class Lock:
+    """The kernel's advisory lock (flock) on the file ``.lock`` in a directory.
+
+    It keeps apart processes and threads of one process. It belongs to this process alone: a child that is forked does
+    not hold it, nor keep it from others once this process has ended. The file says who holds the lock and is removed
+    at the end; one that a killed process left behind is not locked, whatever it says.
+
+    Parameters
+    ----------
+    directory : Path
+
+    Raises
+    ------
+    HeldError
+    OSError
+        If the file cannot be made.
+
+    Notes
+    -----
+    Where the file system cannot lock, as NFS without its lock daemon, there is a warning, and no lock.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / ".lock"
+        self._process = os.getpid()
+        while True:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            _open.add(self._descriptor)
+            try:
+                self._lock()
+                if self.is_held:
+                    started = datetime.now(UTC).isoformat(" ", "seconds")
+                    os.truncate(self._descriptor, 0)
+                    os.write(
+                        self._descriptor,
+                        f"process {self._process} on {socket.gethostname()}, since {started}\n".encode(),
+                    )
+                    return
+            except BaseException:
+                self._close()
+                raise
+            self._close()  # its last owner has just removed it, and a new file may be locked by another
+
+    def _lock(self) -> None:
+        try:
+            _try_to_lock(self._descriptor)
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or error.errno in {EAGAIN, EWOULDBLOCK}:
+                owner = os.read(self._descriptor, 300).decode(errors="replace").strip()
+                raise HeldError(brief(owner or "a process that has just begun")) from None
+            log.warning(
+                "%s cannot be locked (%s): see to it that no other training writes there", self.path, reason(error)
+            )
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether another process took it, of which this one is a fork."""
+        return os.getpid() != self._process
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds it, and the file is still in its place."""
+        if self.is_inherited:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.lstat(self.path))
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Remove the file and drop the lock; a forked child does neither."""
+        if self.is_inherited:
+            return
+        if self.is_held:
+            with suppress(OSError):  # Windows removes no open file, and an unlocked one does no harm
+                os.unlink(self.path)
+        self._close()
+
+    def _close(self) -> None:
+        _open.discard(self._descriptor)
+        os.close(self._descriptor)
+
+
+_open: set[int] = set()
+
+
+def _close_in_child() -> None:
+    """Close what a child has inherited: it would keep the lock after the end of its parent."""
+    while _open:
+        os.close(_open.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

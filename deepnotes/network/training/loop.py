@@ -1,0 +1,222 @@
+"""The one fit loop: order of samples, chunks of batches, calls of callbacks."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, wraps
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
+
+import numpy as np
+
+from deepnotes.backends.program import CHUNK_SECONDS, Program
+from deepnotes.network.streaming import at_hand, updates_at_hand
+from deepnotes.network.training.diagnosis import first_fault
+from deepnotes.network.training.history import History
+from deepnotes.network.training.signals import deferred
+from deepnotes.network.training.state import Callback, Position, Training
+from deepnotes.nn.schedules import Plateau, Rate, ReduceOnPlateau, as_schedule
+from deepnotes.utils.errors import ArgumentError, BusyError, NonFiniteLossError
+
+if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+N = TypeVar("N", bound="NetworkLike")
+_busy: dict[int, object] = {}
+
+
+def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
+    """Return a method that trains a network, but not while another call of such a method does.
+
+    Two trainings would write to the same parameters and slots: what came out would be neither's.
+
+    Raises
+    ------
+    BusyError
+    """
+
+    @wraps(method)
+    def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        call = object()
+        if _busy.setdefault(id(network), call) is not call:  # one step, that no other thread can come between
+            raise BusyError(
+                "the network is being trained already, in another thread or by the training whose callback this is; "
+                "wait for its end, or train a copy (copy.deepcopy)"
+            )
+        try:
+            return method(network, *args, **kwargs)
+        finally:
+            del _busy[id(network)]
+
+    return alone
+
+
+def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
+    """Train, and return the history, which is that of `training`.
+
+    Parameters
+    ----------
+    training : Training
+        New. Its callbacks were started, see :func:`callbacks_called`, and its state is changed as training goes.
+    program : Program
+    evaluate : callable
+        Returns what is watched after an epoch, by name.
+
+    Raises
+    ------
+    NonFiniteLossError
+        Before the update whose loss or gradient is not finite; the state is the one before it.
+    KeyboardInterrupt, SystemExit
+        After the chunk during which the user or the system asked for it, or during the evaluation after an epoch.
+    """
+    history, schedule = training.history, training.plan.optimizer.learning_rate
+    for callback in reversed(training.callbacks):
+        callback.on_ready(training)
+    with deferred(terminate=any(callback.saves for callback in training.callbacks)) as signals:
+        while training.at.order is not None or (training.epoch < training.epochs and not training.stop):
+            began = time.perf_counter() - training.at.seconds
+            for _ in _chunks(training, program):
+                training.at.seconds = time.perf_counter() - began
+                _notify(training, "on_chunk")
+                signals.check()
+            # A metric or schedule of the user's own may fail here, and a signal end it: the history is then as it was.
+            with signals.lifted():
+                figures, plateau = evaluate(), training.at.plateau
+            if isinstance(schedule, ReduceOnPlateau):
+                plateau = schedule.observe(plateau, figures.get("val_loss", training.loss))
+            training.at_rest = False
+            history.loss.append(training.loss)
+            history.learning_rate.append(training.at.rate)
+            for name, value in figures.items():
+                (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
+            history.seconds.append(time.perf_counter() - began)
+            training.at = Position(plateau=plateau)
+            training.at_rest = True
+            _notify(training, "on_epoch")
+            signals.check()
+    return history
+
+
+@contextmanager
+def callbacks_called(training: Training) -> Iterator[None]:
+    """Start the callbacks of a training, and end those that were started, whatever happens in between.
+
+    Raises
+    ------
+    Exception
+        The first error of a callback, after all of them were called; those of others are notes on it.
+    """
+    started: list[Callback] = []
+    try:
+        for callback in training.callbacks:
+            callback.on_start(training)
+            started.append(callback)
+        yield
+    finally:
+        _call_all([partial(callback.on_end, training) for callback in reversed(started)], BaseException)
+
+
+def remembering(training: Training) -> list[Callback]:
+    """Return the callbacks that have something for a checkpoint to keep."""
+    return [callback for callback in training.callbacks if type(callback).memory is not Callback.memory]
+
+
+def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None:
+    """Call all callbacks, even if one fails: a checkpoint of this moment must have been seen by all or by none.
+
+    A callback that fails and has a memory may have changed half of it, and one that is interrupted keeps the others
+    from their turn. Then this moment is not fit for a checkpoint, and the training is not at rest.
+    """
+
+    def call(callback: Callback) -> None:
+        try:
+            getattr(callback, moment)(training)
+        except BaseException as error:
+            if callback in remembering(training) or not isinstance(error, Exception):
+                training.at_rest = False
+            raise
+
+    _call_all([partial(call, callback) for callback in training.callbacks])
+
+
+def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException] = Exception) -> None:
+    """Call each function, and then raise the first error of this kind; those of the others are notes on it."""
+    first: BaseException | None = None
+    for function in functions:
+        try:
+            function()
+        except kind as error:
+            if first is None:
+                first = error
+            else:
+                first.add_note(f"then another callback failed: {error!r}")
+    if first is not None:
+        raise first
+
+
+def _chunks(training: Training, program: Program) -> Iterator[None]:
+    """Train to the end of an epoch, a chunk of batches at a time."""
+    at, state, samples, batch_size = training.at, training.state, training.samples, training.batch_size
+    schedule, held = training.plan.optimizer.learning_rate, updates_at_hand(training.data, batch_size)
+    while at.order is None or at.done < samples:
+        updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), held)
+        rates = _rates(schedule, state.step, updates, at.plateau)
+        if at.order is None:  # after the rates: what is wrong with them is told before anything changes
+            at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
+            training.epoch += 1
+        part = at.order[at.done : at.done + updates * batch_size]
+        began = time.perf_counter()
+        training.at_rest = False
+        data, samples_of_it = at_hand(training.network, training.data, part)
+        chunk = program.train(state, data, samples_of_it, batch_size, rates, at.sums)
+        at.sums, at.rate = (chunk.loss_sum, chunk.weight_sum), float(rates[-1])
+        at.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
+        training.step += chunk.steps
+        training.at_rest = True
+        if chunk.steps < updates:
+            raise _non_finite(training, chunk.cost)
+        seconds = (time.perf_counter() - began) / updates
+        training.loss = chunk.loss_sum / chunk.weight_sum if chunk.weight_sum else 0.0
+        training.per_chunk = max(1, min(2 * training.per_chunk, int(CHUNK_SECONDS / max(seconds, 1e-7))))
+        yield
+
+
+def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarray:
+    """Return the rates of some updates, checked: a schedule may be a user's own."""
+    try:
+        rates = np.array(as_schedule(schedule).rates(first, count), dtype=np.float64)
+        good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # no NaN is either
+    except (TypeError, ValueError, ArithmeticError):
+        good = False
+    if not good:
+        raise ArgumentError(
+            f"learning_rate: {schedule!r} gave for updates {first} to {first + count - 1} other than finite numbers of "
+            "at least 0"
+        )
+    if isinstance(schedule, ReduceOnPlateau):
+        return np.maximum(rates * plateau.scale, np.minimum(rates, schedule.min_rate))
+    return rates
+
+
+def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
+    at, update = training.at, training.state.step + 1
+    assert at.order is not None
+    batch = at.order[at.done : at.done + training.batch_size]
+    fault = first_fault(
+        training.network.backend, training.plan, training.state, *at_hand(training.network, training.data, batch)
+    )
+    found = (
+        f"the loss is {cost}"
+        if not isfinite(cost)
+        else "the gradient, or what it would make of the parameters or of the optimizer's sums, is not finite"
+    )
+    return NonFiniteLossError(
+        f"training stopped before update {update} (epoch {training.epoch}): {found}; {fault.words}. The parameters are "
+        "the last finite ones; a smaller learning rate, clip_norm=1.0 or standardized inputs often help",
+        update,
+        training.history,
+        fault.layer,
+    )

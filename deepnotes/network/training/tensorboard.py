@@ -1,0 +1,153 @@
+"""What a training shows, written for TensorBoard while it runs, by tensorboardX."""
+
+import contextlib
+import logging
+import socket
+import time
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepnotes.network.formats.containers import as_path
+from deepnotes.network.training.state import Callback
+from deepnotes.utils.arguments import whole
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError
+from deepnotes.utils.wording import reason
+
+if TYPE_CHECKING:
+    from deepnotes.network.training.state import Training
+
+log = logging.getLogger(__name__)
+
+BINS = 64
+
+
+class TensorBoard(Callback):
+    """Writes losses, metrics and the learning rate after each epoch, for ``tensorboard --logdir DIRECTORY``.
+
+    There are two runs in the directory, ``training`` and ``validation``, whose curves of the same name, ``loss`` or
+    ``accuracy``, TensorBoard draws into one chart; ``learning_rate`` and ``seconds``, which an epoch took, are with the
+    training. A disk that fills up ends the curves, with a warning, and not the training.
+
+    Parameters
+    ----------
+    directory : path
+        Made if it is not there. Each training should have one of its own; one that goes on from a checkpoint takes over
+        what is there.
+    histograms : int, default 0
+        After every how many epochs the distribution of each parameter is written, too; 0 for never.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is no path, or no whole number of at least 0.
+    MissingExtraError
+        When the training starts, if tensorboardX cannot be imported.
+    DeepnotesError
+        When the training starts, if the directory cannot be made.
+    """
+
+    def __init__(self, directory: str | PathLike[str], *, histograms: int = 0) -> None:
+        self.directory: Path = as_path(directory)
+        self.histograms = whole("histograms", histograms, 0)
+        self._runs: dict[str, _Run] = {}
+        self._failed = False
+
+    def on_start(self, training: "Training") -> None:
+        """See that it can be written."""
+        try:
+            import tensorboardX  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("TensorBoard needs tensorboardX", "tensorboard", error) from None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise DeepnotesError(f"cannot write to {self.directory}: {reason(error)}") from None
+        if not self.directory.is_dir():
+            raise ArgumentError(f"directory: {self.directory} is no directory")
+        self._runs, self._failed = {}, False
+
+    def on_epoch(self, training: "Training") -> None:
+        """Write the figures of the epoch."""
+        if self._failed:
+            return
+        try:
+            self._write(training)
+            for run in self._runs.values():
+                run.flush()
+        except OSError as error:
+            self._failed = True
+            log.warning("cannot write to %s: %s; the training goes on without it", self.directory, reason(error))
+
+    def on_end(self, training: "Training") -> None:
+        """Close the files."""
+        while self._runs:
+            with contextlib.suppress(OSError):
+                self._runs.popitem()[1].close()
+
+    def _write(self, training: "Training") -> None:
+        history, epoch = training.history, training.epoch
+        figures = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
+        for name, values in figures.items():
+            self._run("training", epoch).add_scalar(name, values[-1], epoch)
+        if history.val_loss:
+            self._run("validation", epoch).add_scalar("loss", history.val_loss[-1], epoch)
+        for name, values in history.metrics.items():
+            run = "validation" if name.startswith("val_") else "training"
+            self._run(run, epoch).add_scalar(name.removeprefix("val_"), values[-1], epoch)
+        if self.histograms and epoch % self.histograms == 0:
+            network = training.network
+            for name, value in network.parameters.items():
+                host = np.asarray(network.backend.to_numpy(value), dtype=np.float64)
+                self._run("training", epoch).add_histogram(name, host.ravel(), epoch)
+
+    def _run(self, name: str, epoch: int) -> "_Run":
+        """Return a run, opened at its first use; from `epoch` on it replaces what was there."""
+        if name not in self._runs:
+            self._runs[name] = _Run(self.directory / name, epoch)
+        return self._runs[name]
+
+
+class _Run:
+    """The file of events of one run.
+
+    tensorboardX's ``SummaryWriter`` leaves the writing to a thread, whose failure would end in a queue that nobody
+    empties; here each call writes, and an OSError comes to whoever called.
+    """
+
+    def __init__(self, directory: Path, epoch: int) -> None:
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        now = time.time_ns()  # in full, or a file opened within the same second would replace another
+        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
+        self._file, self._proto = RecordWriter(str(directory / name)), event_pb2
+        self._write(0, file_version="brain.Event:2")
+        self._write(epoch, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def add_scalar(self, name: str, value: float, epoch: int) -> None:
+        """Write one number."""
+        from tensorboardX.summary import scalar
+
+        self._write(epoch, summary=scalar(name, value))
+
+    def add_histogram(self, name: str, values: np.ndarray, epoch: int) -> None:
+        """Write how numbers are distributed."""
+        from tensorboardX.summary import histogram
+
+        self._write(epoch, summary=histogram(name, values, BINS))
+
+    def flush(self) -> None:
+        """Have all of it on the disk."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        self._file.close()
+
+    def _write(self, epoch: int, **what: Any) -> None:
+        event = self._proto.Event(wall_time=time.time(), step=epoch, **what)
+        self._file.write(event.SerializeToString())

@@ -1,0 +1,127 @@
+"""Activation functions by name, and the class a user derives from to write one."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from deepnotes.equations.array import Array
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.presets import said
+from deepnotes.utils.arguments import number
+from deepnotes.utils.errors import ArgumentError, look_up
+
+Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
+"""Where the outputs lie: anywhere, above 0, between 0 and 1, or between 0 and 1 with columns that sum to 1."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the library knows of one of its activations."""
+
+    range: Range = "real"
+    """Where the outputs lie."""
+    initializer: str = "glorot_uniform"
+    """How the weights of a layer with it start, unless told otherwise."""
+    options: dict[str, float] = field(default_factory=dict)
+
+
+LIBRARY: dict[str, Traits] = {
+    "identity": Traits(),
+    "sigmoid": Traits("unit"),
+    "tanh": Traits(),
+    "relu": Traits("real", "he_normal"),
+    "leaky_relu": Traits("real", "he_normal", {"slope": 0.001}),
+    "softmax": Traits("simplex"),
+    "elu": Traits("real", "he_normal", {"alpha": 1.0}),
+    "gelu": Traits("real", "he_normal"),
+    "gelu_tanh": Traits("real", "he_normal"),
+    "silu": Traits("real", "he_normal"),
+    "softplus": Traits("positive", "he_normal"),
+    "exp": Traits("positive"),
+}
+
+
+class ActivationFunction:
+    """The base class of activations; derive from it to write one, and give ``forward`` and ``backward``.
+
+    Attributes
+    ----------
+    range : {"real", "positive", "unit", "simplex"}
+        Where the outputs lie; some losses ask for it.
+    initializer : str, default "glorot_uniform"
+        How the weights of a layer with it start, unless told otherwise.
+    """
+
+    range: Range = Traits.range
+    initializer: str = Traits.initializer
+
+    def forward(self, ops: Ops, Z: Array) -> Array:
+        """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
+        raise NotImplementedError
+
+    def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
+        """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, init=False)
+class Activation(ActivationFunction):
+    """One of the library's activations, with its options.
+
+    Parameters
+    ----------
+    name : str
+        identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus or exp.
+    **options : float
+        ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0); these defaults are the notes', see
+        :class:`~deepnotes.defaults`.
+
+    Raises
+    ------
+    UnknownNameError
+        If `name` is none of them; the message has the nearest match.
+    ArgumentError
+        If an option is not one of the activation's, or not a finite number.
+
+    Examples
+    --------
+    >>> Activation("leaky_relu", slope=0.01)
+    Activation('leaky_relu', slope=0.01)
+    """
+
+    name: str
+    options: tuple[tuple[str, float], ...]
+
+    def __init__(self, name: str, **options: float) -> None:
+        traits = look_up("activation", name, LIBRARY)
+        usual = {option: said(f"{name}.{option}") for option in traits.options}
+        checked = checked_options(name, usual, options, signed=True)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "options", tuple(checked.items()))
+        object.__setattr__(self, "range", traits.range)
+        object.__setattr__(self, "initializer", traits.initializer)
+
+    def forward(self, ops: Ops, Z: Array) -> Array:
+        """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
+        A: Array = getattr(ops, self.name)(Z, **dict(self.options))
+        return A
+
+    def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
+        """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
+        dZ: Array = getattr(ops, f"{self.name}_backward")(dA, Z, A, **dict(self.options))
+        return dZ
+
+    def __repr__(self) -> str:
+        return f"Activation({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.options)])})"
+
+
+def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:
+    """Return an activation given by name or by itself."""
+    return activation if isinstance(activation, ActivationFunction) else Activation(activation)
+
+
+def checked_options(name: str, defaults: dict[str, float], given: dict[str, Any], **limits: bool) -> dict[str, float]:
+    """Return `defaults` updated by `given`: known options, and numbers within `limits`, those of ``number``."""
+    for option in given:
+        if option not in defaults:
+            raise ArgumentError(f"{name}: no option {option!r}; it has {', '.join(defaults) or 'none'}")
+    return defaults | {option: number(f"{name}: {option}", value, **limits) for option, value in given.items()}

@@ -1,0 +1,109 @@
+"""Initial weights, drawn on the host in double precision from a seeded NumPy generator.
+
+They are the same for the same seed on every backend, and the same in every dtype up to the final rounding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import TypeAlias
+
+import numpy as np
+
+from deepnotes.utils.errors import look_up
+
+Initializer: TypeAlias = Callable[["np.random.Generator", tuple[int, int]], np.ndarray]
+"""Takes the generator and the shape ``(n, n_prev)``, returns float64 weights of that shape."""
+
+
+Variance: TypeAlias = Callable[[int, int], float]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Random numbers around 0 whose variance goes by the sizes of their layer.
+
+    Parameters
+    ----------
+    variance : callable
+        Takes n and n_prev.
+    is_uniform : bool
+        Whether all numbers between two limits are as likely; else they are normally distributed.
+    sizes : (int, int), optional
+        n and n_prev; by default the shape of what is drawn, which is that of ``W``.
+    """
+
+    variance: Variance
+    is_uniform: bool
+    sizes: tuple[int, int] | None = None
+
+    def __call__(self, rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
+        """Return numbers in an array of that shape."""
+        variance = self.variance(*(self.sizes or shape))
+        if not self.is_uniform:
+            return rng.normal(0.0, sqrt(variance), shape)
+        limit = sqrt(3 * variance)
+        return rng.uniform(-limit, limit, shape)
+
+
+def _zeros(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
+    return np.zeros(shape)
+
+
+def _he(n: int, n_prev: int) -> float:
+    """Return the variance 2 / n_prev (arXiv:1502.01852)."""
+    return 2 / n_prev
+
+
+def _glorot(n: int, n_prev: int) -> float:
+    """Return the variance 2 / (n + n_prev) (Glorot and Bengio, AISTATS 2010)."""
+    return 2 / (n + n_prev)
+
+
+def _lecun(n: int, n_prev: int) -> float:
+    """Return the variance 1 / n_prev (LeCun et al., Efficient BackProp, 1998)."""
+    return 1 / n_prev
+
+
+def _torch(n: int, n_prev: int) -> float:
+    """Return the variance 1 / (3 n_prev), whose limits are ±1 / sqrt(n_prev): those of ``torch.nn.Linear``."""
+    return 1 / (3 * n_prev)
+
+
+def _sklearn_sigmoid(n: int, n_prev: int) -> float:
+    """Return the variance 2 / (3 (n + n_prev)): scikit-learn's, where the activation is "logistic"."""
+    return 2 / (3 * (n + n_prev))
+
+
+LIBRARY: dict[str, Initializer] = {
+    "zeros": _zeros,
+    "he_normal": Spread(_he, False),
+    "he_uniform": Spread(_he, True),
+    "glorot_normal": Spread(_glorot, False),
+    "glorot_uniform": Spread(_glorot, True),
+    "lecun_normal": Spread(_lecun, False),
+    "lecun_uniform": Spread(_lecun, True),
+    "torch_uniform": Spread(_torch, True),
+    "sklearn_uniform": Spread(_glorot, True),
+    "sklearn_sigmoid_uniform": Spread(_sklearn_sigmoid, True),
+}
+
+
+def as_initializer(initializer: str | Initializer, sizes: tuple[int, int] | None = None) -> Initializer:
+    """Return an initializer given by name or by itself.
+
+    Parameters
+    ----------
+    initializer : str or callable
+    sizes : (int, int), optional
+        n and n_prev of the layer, for ``b``, whose variance goes by them as that of ``W`` does.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name.
+    """
+    if callable(initializer):
+        return initializer
+    found = look_up("initializer", initializer, LIBRARY)
+    return replace(found, sizes=sizes) if sizes is not None and isinstance(found, Spread) else found

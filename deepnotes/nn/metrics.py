@@ -1,0 +1,81 @@
+"""Metrics: figures for people, computed on the host from outputs and targets."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from deepnotes.utils.errors import ArgumentError, look_up
+
+Metric: TypeAlias = Callable[..., float]
+"""Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. Those of the library also take the
+weights of the samples, shape (m,), or None."""
+Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+
+
+def accuracy(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the share of samples whose class is right.
+
+    With one output the class is ``a > 0.5``; with more it is the largest output, the first of equals, and a NaN is
+    the largest.
+    """
+    if A.shape[0] == 1:
+        return float(np.average(((A > 0.5) == (Y > 0.5))[0], weights=w))
+    return float(np.average(A.argmax(axis=0) == Y.argmax(axis=0), weights=w))
+
+
+def mean_squared_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the mean of ``(a - y)²`` over outputs and samples."""
+    return float(np.average(((A - Y) ** 2).mean(axis=0), weights=w))
+
+
+def mean_absolute_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the mean of ``|a - y|`` over outputs and samples."""
+    return float(np.average(np.abs(A - Y).mean(axis=0), weights=w))
+
+
+def r2(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
+    """Return the coefficient of determination, the mean over the outputs; 0 for an output that never varies."""
+    weights = np.ones(Y.shape[1]) if w is None else w
+    residual = (A - Y) ** 2 @ weights
+    total = (Y - np.average(Y, axis=1, weights=w)[:, None]) ** 2 @ weights
+    varies = total > 0
+    return float(np.mean(np.where(varies, 1 - residual / np.where(varies, total, 1), 0.0)))
+
+
+LIBRARY: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "mean_squared_error": mean_squared_error,
+    "mean_absolute_error": mean_absolute_error,
+    "r2": r2,
+}
+
+
+RISING = {"accuracy", "r2"}
+"""Those of which more is better."""
+
+
+def as_metrics(metrics: Metrics) -> dict[str, Metric]:
+    """Return metrics, given by name or as functions, by name.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name.
+    ArgumentError
+        If they are no sequence, or one would take the place of another or of the loss.
+    """
+    try:
+        given = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+    except TypeError:
+        raise ArgumentError(
+            f"metrics={metrics!r}, wanted a name, a function or a sequence of them, () for none"
+        ) from None
+    found: dict[str, Metric] = {}
+    for metric in given:
+        function = metric if callable(metric) else look_up("metric", metric, LIBRARY)
+        name = metric if isinstance(metric, str) else str(getattr(metric, "__name__", repr(metric)))
+        if name in {"loss", "val_loss", *found}:
+            raise ArgumentError(f"metrics: {name!r} is the name of another figure, wanted names that differ")
+        found[name] = function
+    return found

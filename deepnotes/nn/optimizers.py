@@ -1,0 +1,286 @@
+"""Optimizers: their hyperparameters, the slots they keep, and which equation makes the update."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepnotes.equations.array import Array
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.presets import by_dialect, speaking
+from deepnotes.nn.schedules import Rate, as_schedule
+from deepnotes.utils.arguments import number
+from deepnotes.utils.errors import ArgumentError, look_up
+
+
+class Optimizer:
+    """The base class; derive from it to write one, and give ``learning_rate``, ``slots`` and ``update``."""
+
+    learning_rate: Rate
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the buffers kept from step to step, each of the shape of θ and 0 at the start."""
+        return ()
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the numbers that change from step to step, for update number `step`, counted from 1.
+
+        Parameters
+        ----------
+        step : int or ndarray of int64
+        rate : float or ndarray of float64
+            Arrays, of the same shape, stand for many steps, and give arrays.
+        """
+        return {"rate": rate}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots.
+
+        Parameters
+        ----------
+        theta, g : Array, shape (p,)
+            All parameters, and the gradient of the cost.
+        slots : tuple of Array, shape (p,)
+        decays : Array, shape (p,)
+            1 for parameters that weight decay applies to (weights), 0 for the others (biases).
+        scalars : mapping
+            The values of :meth:`scalars`, as numbers or 0-d arrays.
+        """
+        raise NotImplementedError
+
+    def _check(self, name: str, **limits: Any) -> None:
+        """Make a hyperparameter a Python number within `limits`: a NumPy one would change the dtype of θ."""
+        object.__setattr__(self, name, number(name, getattr(self, name), **limits))
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Gradient descent on mini-batches, with momentum and Nesterov's form of it.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.01
+    momentum : float, default 0.0
+        Between 0 and 1.
+    nesterov : bool, default False
+    rate_in_velocity : bool, default False
+        Let the velocity sum up steps, each with the learning rate that it was made with, as Keras and scikit-learn do,
+        instead of gradients, whose sum the current rate multiplies, as PyTorch does. While the rate does not change,
+        the two are the same.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+
+    Notes
+    -----
+    The defaults of all optimizers are the notes'; :class:`~deepnotes.defaults` has others.
+    """
+
+    learning_rate: Rate = field(default_factory=by_dialect("SGD.learning_rate"))
+    momentum: float = field(default_factory=by_dialect("SGD.momentum"))
+    nesterov: bool = field(default_factory=by_dialect("SGD.nesterov"))
+    rate_in_velocity: bool = field(default_factory=by_dialect("SGD.rate_in_velocity"), kw_only=True)
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("momentum", most=1)
+        if self.nesterov is None:  # as a dialect says it: wherever there is momentum
+            object.__setattr__(self, "nesterov", self.momentum > 0)
+        if self.nesterov and not self.momentum:
+            raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
+
+    @property
+    def _sums_gradients(self) -> bool:
+        """Whether the velocity is a sum of gradients."""
+        return not (self.momentum and self.rate_in_velocity)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``v``, the velocity, if there is momentum."""
+        return ("v",) if self.momentum else ()
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the rate; for a velocity of steps 1, and the rate as what the gradient is multiplied by."""
+        return {"rate": rate} if self._sums_gradients else {"rate": rate**0, "gain": rate}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        if not self.momentum:
+            return ops.gradient_descent(theta, g, scalars["rate"]), ()
+        g = g if self._sums_gradients else scalars["gain"] * g
+        theta, v = ops.momentum(theta, g, *slots, scalars["rate"], self.momentum, self.nesterov)
+        return theta, (v,)
+
+
+@dataclass(frozen=True)
+class RMSProp(Optimizer):
+    """RMSProp (Hinton, lecture 6e, 2012).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.001
+    rho : float, default 0.9
+        How much of the mean square is kept at each step.
+    epsilon : float, default 1e-7
+        Added outside the root.
+    epsilon_inside : bool, default False
+        Add it inside the root instead, as Keras does.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=by_dialect("RMSProp.learning_rate"))
+    rho: float = field(default_factory=by_dialect("RMSProp.rho"))
+    epsilon: float = field(default_factory=by_dialect("RMSProp.epsilon"))
+    epsilon_inside: bool = field(default_factory=by_dialect("RMSProp.epsilon_inside"), kw_only=True)
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("rho", below=1)
+        self._check("epsilon", positive=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``s``, the running mean of the squared gradient."""
+        return ("s",)
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        update = ops.rmsprop_inside if self.epsilon_inside else ops.rmsprop
+        theta, s = update(theta, g, *slots, scalars["rate"], self.rho, self.epsilon)
+        return theta, (s,)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, arXiv:1412.6980).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.001
+    beta1 : float, default 0.9
+    beta2 : float, default 0.999
+    epsilon : float, default 1e-8
+        Added outside the root, to the bias-corrected value.
+    epsilon_hat : bool, default False
+        Add it before the root is bias-corrected instead: the paper's ε̂ (end of its section 2), as Keras and
+        scikit-learn have it.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=by_dialect("Adam.learning_rate"))
+    beta1: float = field(default_factory=by_dialect("Adam.beta1"))
+    beta2: float = field(default_factory=by_dialect("Adam.beta2"))
+    epsilon: float = field(default_factory=by_dialect("Adam.epsilon"))
+    epsilon_hat: bool = field(default_factory=by_dialect("Adam.epsilon_hat"), kw_only=True)
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("beta1", below=1)
+        self._check("beta2", below=1)
+        self._check("epsilon", positive=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m`` and ``v``, the discounted sums of the gradient and of its square."""
+        return ("m", "v")
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the rate and epsilon of update number `step`, counted from 1, bias corrections included.
+
+        With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
+        ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` is ``rate' m / (sqrt v + epsilon')`` with these two: the paper's
+        own order of computation (end of its section 2), which spares passes over the parameters. ε̂ is added to
+        ``sqrt((1 - beta2) v)``, so its place is taken by ``epsilon / sqrt(1 - beta2)``.
+        """
+        s1 = (1 - self.beta1**step) / (1 - self.beta1)
+        s2 = (1 - self.beta2**step) / (1 - self.beta2)
+        root = s2**0.5
+        place = root**0 / (1 - self.beta2) ** 0.5 if self.epsilon_hat else root
+        return {"rate": rate * root / s1, "epsilon": self.epsilon * place}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        theta, m, v = ops.adam(theta, g, *slots, scalars["rate"], scalars["epsilon"], self.beta1, self.beta2)
+        return theta, (m, v)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101); biases do not decay.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon, epsilon_hat
+        As :class:`Adam`.
+    weight_decay : float, default 0.01
+        Each step takes ``rate * weight_decay`` of every weight away.
+    decay_biases : bool, default False
+        Let biases decay as well, as PyTorch and Keras do.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    weight_decay: float = field(default_factory=by_dialect("AdamW.weight_decay"))
+    decay_biases: bool = field(default_factory=by_dialect("AdamW.decay_biases"), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("weight_decay")
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return those of :class:`Adam`, and the share of each weight that decays."""
+        return super().scalars(step, rate) | {"share": rate * self.weight_decay}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        if self.decay_biases:
+            decays = ops.xp.ones_like(decays)
+        theta = ops.weight_decay(theta, decays, scalars["share"])
+        return super().update(ops, theta, g, slots, decays, scalars)
+
+
+LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
+
+
+def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
+    """Return an optimizer given by name, with its defaults but for `options`, or by itself.
+
+    Parameters
+    ----------
+    optimizer : str or Optimizer
+    dialect : str, optional
+        Whose defaults, by default those in force; see :class:`~deepnotes.defaults`.
+    **options : object
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    with speaking(dialect):
+        return look_up("optimizer", optimizer, LIBRARY)(**options)

@@ -1,0 +1,213 @@
+"""Plan: the frozen description of a training step, and what of one a backend supports. Layout: the flat buffer."""
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from deepnotes.equations.array import Array, Namespace
+from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.layers import Dense, Dropout, Layer, Parameter
+from deepnotes.nn.losses import Loss, LossFunction
+from deepnotes.nn.optimizers import Optimizer
+from deepnotes.utils.errors import ArgumentError
+
+
+class Entry(NamedTuple):
+    """One parameter: its name in the network (``W1``), its layer's index from 0, its name there, and its slice."""
+
+    name: str
+    layer: int
+    key: str
+    parameter: Parameter
+    start: int
+    stop: int
+
+
+class Layout:
+    """Where the parameters of a chain of layers lie in one flat buffer: those that decay (weights) first.
+
+    Parameters
+    ----------
+    inputs : int
+        ``n[0]``, the number of features.
+    layers : sequence of Layer
+
+    Attributes
+    ----------
+    sizes : list of int
+        ``n[0], n[1], ...``, one more than there are layers.
+    entries : dict of str to Entry
+        In the order of the buffer. ``W2`` belongs to the second layer that has parameters.
+    size : int
+        ``p``, the number of parameters.
+    decaying : int
+        How many of them decay; they are the first ones.
+    """
+
+    def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
+        self.sizes = [inputs]
+        found: list[tuple[str, int, str, Parameter]] = []
+        number = 0
+        for index, layer in enumerate(layers):
+            parameters = layer.parameters(self.sizes[-1])
+            number += bool(parameters)
+            found += [(f"{key}{number}", index, key, parameter) for key, parameter in parameters.items()]
+            self.sizes.append(layer.output_size(self.sizes[-1]))
+        self.layers = len(self.sizes) - 1
+        self.in_order = [name for name, *_ in found]
+        if not found:
+            raise ArgumentError("layers have no parameters, wanted at least one layer to train, such as Dense")
+        self.entries: dict[str, Entry] = {}
+        self.size = self.decaying = 0
+        for name, index, key, parameter in sorted(found, key=lambda f: not f[3].decays):
+            stop = self.size + prod(parameter.shape)
+            self.entries[name] = Entry(name, index, key, parameter, self.size, stop)
+            self.size = stop
+            if parameter.decays:
+                self.decaying = stop
+
+    def split(self, xp: Namespace, flat: Array) -> list[dict[str, Array]]:
+        """Return the parameters of each layer, cut from the buffer `flat`, shape (p,); views where the library can."""
+        parameters: list[dict[str, Array]] = [{} for _ in range(self.layers)]
+        for entry in self.entries.values():
+            parameters[entry.layer][entry.key] = xp.reshape(flat[entry.start : entry.stop], entry.parameter.shape)
+        return parameters
+
+    def join(self, xp: Namespace, parameters: Sequence[Mapping[str, Array]]) -> Array:
+        """Return the buffer, shape (p,), of the parameters (or gradients) of each layer."""
+        return xp.concat([xp.reshape(parameters[e.layer][e.key], (-1,)) for e in self.entries.values()], axis=0)
+
+    def decays(self) -> np.ndarray:
+        """Return 1 for each parameter that decays, 0 for the others, shape (p,), float64."""
+        return (np.arange(self.size) < self.decaying).astype(np.float64)
+
+    def initial(self, rng: "np.random.Generator") -> np.ndarray:
+        """Return initial parameters, shape (p,), float64, drawn layer by layer."""
+        try:
+            flat = np.empty(self.size)
+        except (MemoryError, ValueError):
+            raise ArgumentError(
+                f"inputs and layers ask for {self.size:,} parameters: too many for the memory"
+            ) from None
+        for name in self.in_order:
+            entry = self.entries[name]
+            drawn = np.asarray(entry.parameter.initializer(rng, entry.parameter.shape))
+            if drawn.shape != entry.parameter.shape or drawn.dtype.kind != "f" or not np.isfinite(drawn).all():
+                raise ArgumentError(
+                    f"initializer of {name}: got {drawn.dtype} of shape {drawn.shape}, wanted finite floats of shape "
+                    f"{entry.parameter.shape}"
+                )
+            flat[entry.start : entry.stop] = drawn.ravel()
+        return flat
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How the cost of a batch is made of the losses of its samples and of L2, where another library's way is kept.
+
+    By default it is the mean over the samples (N10) of the losses, each times its weight if there are weights; L2 is a
+    term of the gradient that the reported cost leaves out.
+
+    Parameters
+    ----------
+    scale : float, default 1.0
+        The gradient is that of `scale` times the mean loss.
+    told : float, default 1.0
+        The reported cost is `told` times the mean loss.
+    share_l2 : bool, default False
+        Whether L2 is divided by what the losses of the batch are divided by, and reported with the cost.
+    weighted_mean : bool, default False
+        Whether the losses of a batch are divided by the sum of its weights instead of by its number of samples.
+    """
+
+    scale: float = 1.0
+    told: float = 1.0
+    share_l2: bool = False
+    weighted_mean: bool = False
+
+
+NOTES = Objective()
+"""The cost of the notes: the mean loss."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a training step computes, but for the data and the parameters.
+
+    Parameters
+    ----------
+    inputs : int
+    layers : tuple of Layer
+    dtype : {"float32", "float64"}
+    seed : int
+        The key of the dropout masks.
+    loss : LossFunction
+    optimizer : Optimizer
+    l2 : float
+        Adds ``l2 / 2 * Σ w²`` to the cost.
+    clip_norm : float or None
+        The largest global norm of a gradient.
+    class_indices : bool
+        Whether Y holds class indices, shape (1, m), instead of columns, shape (k, m).
+    objective : Objective
+        How cost and gradient are made of all that.
+    """
+
+    inputs: int
+    layers: tuple[Layer, ...]
+    dtype: str
+    seed: int
+    loss: LossFunction
+    optimizer: Optimizer
+    l2: float = 0.0
+    clip_norm: float | None = None
+    class_indices: bool = False
+    objective: Objective = NOTES
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the parameters lie."""
+        return Layout(self.inputs, self.layers)
+
+
+class Supported(NamedTuple):
+    """The parts that a backend has kernels for: what it asks before it compiles.
+
+    Parameters
+    ----------
+    activations, losses : container of str
+        By their names in the library's tables; best the very tables that the kernels are looked up in.
+    optimizer : callable
+        Returns whether there is an update for an :class:`~deepnotes.nn.optimizers.Optimizer`, options included.
+
+    Examples
+    --------
+    >>> from deepnotes.nn.optimizers import SGD
+    >>> supported = Supported({"relu", "identity"}, {"mean_squared_error"}, lambda optimizer: type(optimizer) is SGD)
+    >>> supported.has_layers([Dense(3, "relu"), Dense(1)]), supported.has_layers([Dense(3, "tanh")])
+    (True, False)
+    """
+
+    activations: Container[str]
+    losses: Container[str]
+    optimizer: Callable[[Optimizer], bool]
+
+    def has_layers(self, layers: Sequence[Layer]) -> bool:
+        """Return whether there are kernels for all layers and their activations; a derived class is another layer."""
+        return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g)) for x in layers)
+
+    def has_activation(self, activation: ActivationFunction) -> bool:
+        """Return whether there is a kernel for an activation."""
+        return type(activation) is Activation and activation.name in self.activations
+
+    def has_loss(self, loss: LossFunction) -> bool:
+        """Return whether there is a kernel for a loss."""
+        return type(loss) is Loss and loss.name in self.losses
+
+    def has_plan(self, plan: Plan) -> bool:
+        """Return whether there are kernels for layers, loss and optimizer of a plan."""
+        return self.has_layers(plan.layers) and self.has_loss(plan.loss) and self.optimizer(plan.optimizer)

@@ -1,0 +1,159 @@
+"""What parts take where nothing is said: the defaults of the notes, or those of PyTorch, Keras or scikit-learn.
+
+Each system is a table of settings, all in this file. A part takes its defaults when it is made, from the dialect in
+force there: an activation its slope, an optimizer its rates; a network how the weights start that its layers leave
+open. What is said always wins. A network remembers the dialect it was made in, so that an optimizer named to its
+``fit`` is that system's, too, and a model file has it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from deepnotes.utils.errors import look_up
+
+Settings = Mapping[str, Any]
+
+NOTES: Settings = {
+    "Dense.initializer": None,  # by the activation: he_normal for the relu family, else glorot_uniform
+    "Dense.bias_initializer": None,  # zeros
+    "leaky_relu.slope": 0.001,  # N9
+    "elu.alpha": 1.0,
+    "SGD.learning_rate": 0.01,
+    "SGD.momentum": 0.0,
+    "SGD.nesterov": False,
+    "SGD.rate_in_velocity": False,
+    "RMSProp.learning_rate": 0.001,
+    "RMSProp.rho": 0.9,
+    "RMSProp.epsilon": 1e-7,
+    "RMSProp.epsilon_inside": False,
+    "Adam.learning_rate": 0.001,
+    "Adam.beta1": 0.9,
+    "Adam.beta2": 0.999,
+    "Adam.epsilon": 1e-8,
+    "Adam.epsilon_hat": False,
+    "AdamW.weight_decay": 0.01,
+    "AdamW.decay_biases": False,
+}
+
+TORCH: Settings = {
+    **NOTES,
+    "Dense.initializer": "torch_uniform",
+    "Dense.bias_initializer": "torch_uniform",
+    "leaky_relu.slope": 0.01,
+    "SGD.learning_rate": 0.001,
+    "RMSProp.learning_rate": 0.01,
+    "RMSProp.rho": 0.99,
+    "RMSProp.epsilon": 1e-8,
+    "AdamW.decay_biases": True,
+}
+
+KERAS: Settings = {
+    **NOTES,
+    "Dense.initializer": "glorot_uniform",
+    "leaky_relu.slope": 0.2,  # of activation="leaky_relu"; the layer LeakyReLU has 0.3
+    "SGD.rate_in_velocity": True,
+    "RMSProp.epsilon_inside": True,
+    "Adam.epsilon": 1e-7,
+    "Adam.epsilon_hat": True,
+    "AdamW.weight_decay": 0.004,
+    "AdamW.decay_biases": True,
+}
+
+SKLEARN: Settings = {
+    **NOTES,  # it has no leaky_relu, elu, RMSProp and AdamW
+    "Dense.initializer": "sklearn_uniform",
+    "Dense.bias_initializer": "sklearn_uniform",
+    "SGD.learning_rate": 0.001,
+    "SGD.momentum": 0.9,
+    "SGD.nesterov": None,  # wherever there is momentum
+    "SGD.rate_in_velocity": True,
+    "Adam.epsilon_hat": True,
+}
+
+DIALECTS: Mapping[str, Settings] = MappingProxyType(
+    {"notes": NOTES, "torch": TORCH, "keras": KERAS, "sklearn": SKLEARN},
+)
+
+
+class defaults:
+    """Make a system's defaults those of what is made from now on, or within a ``with`` block.
+
+    As with :func:`deepnotes.use_backend`, that is for this thread or async task alone; a new thread begins with the
+    notes'. ``dn.defaults("notes")`` takes it back.
+
+    Parameters
+    ----------
+    name : {"notes", "torch", "keras", "sklearn"}
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such dialect; nothing changes then.
+
+    Examples
+    --------
+    >>> import deepnotes as dn
+    >>> with dn.defaults("torch"):
+    ...     dn.Activation("leaky_relu"), dn.RMSProp(rho=0.9).learning_rate
+    (Activation('leaky_relu', slope=0.01), 0.01)
+    >>> dn.Activation("leaky_relu")
+    Activation('leaky_relu', slope=0.001)
+    """
+
+    def __init__(self, name: str) -> None:
+        look_up("dialect", name, DIALECTS)
+        self.name = name
+        self._made: Token[defaults | None] | None = _spoken.set(self)
+        self._tokens: list[Token[defaults | None]] = []
+
+    def __enter__(self) -> "defaults":
+        # In ``with defaults(...)`` the call has done it; at the end it shall be as it was before the call.
+        is_new = self._made is not None and _spoken.get() is self
+        self._tokens.append(self._made if is_new and self._made else _spoken.set(self))
+        self._made = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _spoken.reset(self._tokens.pop())
+
+    def __repr__(self) -> str:
+        return f"defaults({self.name!r})"
+
+
+_spoken: ContextVar[defaults | None] = ContextVar("deepnotes_defaults", default=None)
+
+
+def spoken() -> str:
+    """Return the name of the dialect in force."""
+    in_force = _spoken.get()
+    return "notes" if in_force is None else in_force.name
+
+
+def said(key: str) -> Any:
+    """Return what the dialect in force says of a setting.
+
+    Examples
+    --------
+    >>> said("leaky_relu.slope")
+    0.001
+    """
+    return DIALECTS[spoken()][key]
+
+
+def by_dialect(key: str) -> Callable[[], Any]:
+    """Return what gives the default of a field of a dataclass: what the dialect in force says of it, each time."""
+    return partial(said, key)
+
+
+@contextmanager
+def speaking(name: str | None) -> Iterator[None]:
+    """Have a dialect in force within a ``with`` block; None leaves it as it is."""
+    if name is None:
+        yield
+        return
+    with defaults(name):
+        yield

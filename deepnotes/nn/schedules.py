@@ -1,0 +1,256 @@
+"""Learning-rate schedules: the rate as a function of the update's number, 0, 1, 2, ...
+
+Anything that takes a rate takes a number or a schedule. Rates are computed on the host in double precision, a chunk
+of updates at a time, so a schedule written by a user runs on every backend.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.errors import ArgumentError
+
+
+class Schedule:
+    """The base class; derive from it to write one, and give ``__call__(step)``."""
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        raise NotImplementedError
+
+    def rates(self, first: int, count: int) -> list[float]:
+        """Return the rates of `count` updates from number `first` on."""
+        return [self(step) for step in range(first, first + count)]
+
+
+Rate: TypeAlias = "float | Schedule"
+
+
+def _python_numbers(schedule: Any) -> None:
+    """Make the numbers of a schedule Python's, which know no overflow of whole numbers."""
+    for field in fields(schedule):
+        value = getattr(schedule, field.name)
+        if isinstance(value, Real) and not isinstance(value, int | float):
+            object.__setattr__(schedule, field.name, int(value) if isinstance(value, Integral) else float(value))
+
+
+def _power(base: float, exponent: float) -> float:
+    """Return ``base ** exponent``, infinite where it overflows: then the fit loop says what the schedule gave."""
+    try:
+        return float(float(base) ** float(exponent))
+    except OverflowError:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate at every step."""
+
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        number("learning_rate", self.learning_rate, positive=True)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return float(self.learning_rate)
+
+    def rates(self, first: int, count: int) -> list[float]:
+        """Return the rate `count` times."""
+        return [float(self.learning_rate)] * count
+
+
+@dataclass(frozen=True)
+class StepDecay(Schedule):
+    """``learning_rate * factor ** floor(step / every)``.
+
+    Parameters
+    ----------
+    learning_rate : float
+    every : int
+        Steps between two drops.
+    factor : float, default 0.1
+    """
+
+    learning_rate: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        number("learning_rate", self.learning_rate, positive=True)
+        whole("every", self.every)
+        number("factor", self.factor, positive=True)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return float(self.learning_rate * _power(self.factor, step // self.every))
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(Schedule):
+    """``learning_rate * factor ** (step / every)``.
+
+    Parameters
+    ----------
+    learning_rate : float
+    every : int
+        Steps in which the rate falls by `factor`.
+    factor : float, default 0.9
+    """
+
+    learning_rate: float
+    every: int
+    factor: float = 0.9
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        number("learning_rate", self.learning_rate, positive=True)
+        whole("every", self.every)
+        number("factor", self.factor, positive=True)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return float(self.learning_rate * _power(self.factor, step / self.every))
+
+
+@dataclass(frozen=True)
+class CosineDecay(Schedule):
+    """A linear warm-up to `learning_rate`, then half a cosine down to `final` (arXiv:1608.03983, without restarts).
+
+    Parameters
+    ----------
+    learning_rate : float
+    steps : int
+        Updates in all, warm-up included; the rate stays at `final` after them.
+    warmup : int, default 0
+        Updates of the warm-up; the first has the rate ``learning_rate / warmup``.
+    final : float, default 0.0
+
+    Examples
+    --------
+    >>> rate = CosineDecay(0.1, steps=100, warmup=10)
+    >>> [round(rate(step), 4) for step in (0, 9, 10, 55, 100)]
+    [0.01, 0.1, 0.1, 0.05, 0.0]
+    """
+
+    learning_rate: float
+    steps: int
+    warmup: int = 0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        number("learning_rate", self.learning_rate, positive=True)
+        whole("steps", self.steps)
+        if whole("warmup", self.warmup, 0) >= self.steps:
+            raise ArgumentError(f"warmup={self.warmup!r}, wanted at least 0 and less than steps={self.steps}")
+        if number("final", self.final) > self.learning_rate:
+            raise ArgumentError(f"final={self.final!r}, wanted between 0 and learning_rate={self.learning_rate}")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        if step < self.warmup:
+            rate = float(self.learning_rate) * (step + 1) / self.warmup
+            return rate if rate < math.inf else self.learning_rate * ((step + 1) / self.warmup)
+        share = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        return self.final + (self.learning_rate - self.final) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+@dataclass(frozen=True)
+class InverseScaling(Schedule):
+    """``learning_rate / (step + 1) ** power``, as scikit-learn's ``invscaling``."""
+
+    learning_rate: float
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        number("learning_rate", self.learning_rate, positive=True)
+        number("power", self.power, positive=True)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        return float(self.learning_rate / _power(step + 1, self.power))
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau(Schedule):
+    """A rate that falls when a watched figure stops falling.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        What is scaled down.
+    factor : float, default 0.1
+        By which the rate falls, between 0 and 1.
+    patience : int, default 10
+        Epochs without improvement that are waited for before each fall.
+    min_delta : float, default 1e-4
+        What counts as improvement: a fall by more than this share of the best value.
+    min_rate : float, default 0.0
+        The rate falls no lower; at most `learning_rate`.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+
+    Notes
+    -----
+    The fit loop calls :meth:`observe` once an epoch with the validation loss, or the training loss if there is no
+    validation, and multiplies the rate by the scale that it returns.
+    """
+
+    learning_rate: Rate
+    factor: float = 0.1
+    patience: int = 10
+    min_delta: float = 1e-4
+    min_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        schedule = as_schedule(self.learning_rate)
+        number("factor", self.factor, positive=True, below=1)
+        whole("patience", self.patience, 0)
+        number("min_delta", self.min_delta)
+        lowest = number("min_rate", self.min_rate)
+        if isinstance(schedule, Constant) and lowest > schedule.learning_rate:
+            raise ArgumentError(
+                f"min_rate={self.min_rate!r}, wanted between 0 and learning_rate={schedule.learning_rate}"
+            )
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0, before any fall."""
+        return as_schedule(self.learning_rate)(step)
+
+    def observe(self, plateau: "Plateau", value: float) -> "Plateau":
+        """Return what is remembered after an epoch that ended with `value`."""
+        if value < plateau.best - self.min_delta * abs(plateau.best) or math.isinf(plateau.best):
+            return Plateau(value, 0, plateau.scale)
+        if plateau.waited < self.patience:
+            return Plateau(plateau.best, plateau.waited + 1, plateau.scale)
+        return Plateau(plateau.best, 0, plateau.scale * self.factor)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """What :class:`ReduceOnPlateau` remembers from epoch to epoch."""
+
+    best: float = math.inf
+    waited: int = 0
+    scale: float = 1.0
+
+
+def as_schedule(rate: Rate) -> Schedule:
+    """Return a rate as a schedule.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a schedule and not a finite number above 0.
+    """
+    return rate if isinstance(rate, Schedule) else Constant(rate)

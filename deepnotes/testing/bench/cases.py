@@ -1,0 +1,76 @@
+"""A network and the batch it is trained with: its layers, its plan, random samples, and the memory that it takes."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from deepnotes.nn.layers import Dense, Layer
+from deepnotes.nn.losses import Loss
+from deepnotes.nn.optimizers import Adam
+from deepnotes.nn.plan import Plan
+from deepnotes.testing.bench.machine import available_memory
+
+LEARNING_RATE = 1e-5
+"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, deepnotes needs no bound."""
+
+SHARE_OF_MEMORY = 0.7
+"""Of what is available: a case that needs more is too large."""
+
+
+class Case(NamedTuple):
+    """A network by its layer sizes, and the batch it is trained with.
+
+    Examples
+    --------
+    >>> case = Case((4, 16, 1), 32)
+    >>> case.network, case.plan.loss, case.plan.layout.size
+    ('4-16-1', Loss('binary_cross_entropy'), 97)
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
+    dtype: str = "float32"
+
+    @property
+    def network(self) -> str:
+        """The sizes, as ``64-128-10``."""
+        return "-".join(map(str, self.sizes))
+
+    @property
+    def layers(self) -> list[Layer]:
+        """ReLU layers, then sigmoid for one output, softmax for more."""
+        *hidden, outputs = self.sizes[1:]
+        last = Dense(1, "sigmoid") if outputs == 1 else Dense(outputs, "softmax")
+        return [*(Dense(units, "relu") for units in hidden), last]
+
+    @property
+    def plan(self) -> Plan:
+        """What a training step computes: Adam, and the loss that goes with the last layer."""
+        binary = self.sizes[-1] == 1
+        loss = Loss("binary_cross_entropy" if binary else "categorical_cross_entropy")
+        layers = tuple(self.layers)
+        return Plan(self.sizes[0], layers, self.dtype, 0, loss, Adam(LEARNING_RATE), class_indices=not binary)
+
+    def data(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return random X, shape (samples, n[0]): rows, as peers want them; and classes y, shape (samples,)."""
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((samples, self.sizes[0]), np.float32).astype(self.dtype, copy=False)
+        return X, rng.integers(0, max(2, self.sizes[-1]), samples)
+
+    def memory(self, samples: int) -> int:
+        """Return about how many bytes it takes to train on so many samples.
+
+        θ, gradient, slots and as much again while the start is drawn; the samples; and what a backend that computes
+        whole batches, equation by equation, keeps of each layer.
+        """
+        p = sum((before + 1) * size for before, size in zip(self.sizes, self.sizes[1:], strict=False))
+        numbers = p * (4 + len(Adam().slots)) + samples * (self.sizes[0] + 1)
+        numbers += self.batch * (self.sizes[0] + 5 * sum(self.sizes[1:]))
+        return numbers * np.dtype(self.dtype).itemsize + 8 * p  # the start is drawn in double precision
+
+    def too_large(self, samples: int) -> str | None:
+        """Return why this case cannot be run with so many samples, or None if it can."""
+        needed, free = self.memory(samples), available_memory()
+        if free is None or needed <= SHARE_OF_MEMORY * free:
+            return None
+        return f"needs about {needed / 1e9:,.1f} GB of memory, and {SHARE_OF_MEMORY * free / 1e9:,.1f} GB may be taken"

@@ -1,0 +1,144 @@
+"""Who takes part: backends by name, each with the numbers of threads that it can be told; and what each does.
+
+No backend is known here by its name: one that has the option ``threads`` is told by it, one whose arrays are NumPy's
+by way of the BLAS, if threadpoolctl is installed, and any other runs as it likes.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.registry import get_backend, registered_backends
+from deepnotes.network.network import Network
+from deepnotes.testing.bench.cases import Case
+from deepnotes.testing.bench.limits import place
+from deepnotes.testing.bench.machine import cores
+from deepnotes.testing.bench.timing import blas_threads
+from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeepnotesError, UnknownNameError
+
+Train: TypeAlias = Callable[[int, bool], list[float]]
+"""Of the number of epochs, and whether to draw a new order of the samples for each; gives the mean loss of each."""
+
+AGREEMENT = 1e-3
+"""By what share first losses may differ where the same work is done: orders of adding up, not other formulas."""
+
+
+class Contender(NamedTuple):
+    """A backend, and how many threads it is given."""
+
+    name: str
+    backend: Backend
+    threads: int | None = None
+    by_blas: bool = False
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return the context in which it has its threads."""
+        return blas_threads(self.threads if self.by_blas else None)
+
+    @property
+    def options(self) -> str:
+        """What to write on the command line to have it so."""
+        told = f" --threads {self.threads}" if self.threads and not self.by_blas else ""
+        return f"--backend {self.backend.name}{told}"
+
+    @property
+    def environment(self) -> str:
+        """What to set for it beside, or nothing."""
+        return f"OMP_NUM_THREADS={self.threads}" if self.by_blas else ""
+
+
+def chosen(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
+    """Return the backends of these names, and why the others are absent.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``["all"]`` stands for all that are registered.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is no backend's.
+    """
+    found: list[Backend] = []
+    absent = {}
+    for name in dict.fromkeys(registered_backends() if list(names) == ["all"] else names):
+        try:
+            found.append(get_backend(name))
+        except BackendUnavailable as error:
+            absent[name] = f"{error.cause}; to fix it: {error.fix}"
+    return found, absent
+
+
+def thread_counts() -> list[int]:
+    """Return the numbers of threads worth a try: 1, 2, 4, ... and all cores.
+
+    Examples
+    --------
+    >>> thread_counts()[0]
+    1
+    """
+    most = cores()
+    return sorted({1 << power for power in range(most.bit_length())} | {most})
+
+
+def contenders(backends: Sequence[Backend], counts: Sequence[int] | None = None) -> list[Contender]:
+    """Return each backend with each number of threads that it can be told, by default :func:`thread_counts`."""
+    found = []
+    for backend in backends:
+        for threads in thread_counts() if counts is None else counts:
+            told = _told(backend, threads)
+            if told is None:
+                found.append(Contender(backend.name, backend))
+                break
+            found.append(told)
+    return found
+
+
+def _told(backend: Backend, threads: int) -> Contender | None:
+    """Return the backend with so many threads, or None if it cannot be told."""
+    name = f"{backend.name}, {threads} thread{'' if threads == 1 else 's'}"
+    try:
+        return Contender(name, get_backend(backend.name, threads=threads), threads)
+    except (ArgumentError, UnknownNameError):  # no such option, or not this value; or it was never registered
+        pass
+    try:
+        import threadpoolctl  # noqa: F401
+    except ImportError:
+        return None
+    return Contender(name, backend, threads, by_blas=True) if place(backend) == "host" else None
+
+
+def network(backend: Backend | str, case: Case, theta: np.ndarray | None = None) -> Network:
+    """Return a new network of the case, started from `theta`, or as the seed 0 has it."""
+    return Network(case.layers, case.sizes[0], backend=backend, dtype=case.dtype, theta=theta, seed=0)
+
+
+def training(backend: Backend | str, case: Case, X: np.ndarray, y: np.ndarray, theta: np.ndarray) -> Train:
+    """Return a function that trains a network on rows X, shape (m, n[0]), anew from `theta` at every call."""
+    net, optimizer = network(backend, case, theta), case.plan.optimizer
+
+    def train(epochs: int, shuffle: bool) -> list[float]:
+        net.set_flat(theta)
+        history = net.fit(X.T, y, optimizer=optimizer, epochs=epochs, batch_size=case.batch, shuffle=shuffle)
+        return list(history.loss)
+
+    return train
+
+
+def agreeing(trainings: dict[str, Train]) -> None:
+    """Raise an error unless all of them have the same losses in the first two epochs, in a given order.
+
+    Raises
+    ------
+    DeepnotesError
+        With the name of the one that trains otherwise: what it does is no equal work, and is not timed.
+    """
+    losses = {who: train(2, False) for who, train in trainings.items()}
+    first = next(iter(losses))
+    for who, values in losses.items():
+        if not np.allclose(values, losses[first], rtol=AGREEMENT, atol=0):
+            raise DeepnotesError(f"{who} trains otherwise than {first}: losses {values} instead of {losses[first]}")

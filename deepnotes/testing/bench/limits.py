@@ -1,0 +1,245 @@
+"""What the machine allows: the work of a case, counted, over what the machine does at best, measured.
+
+The work is counted from the plan: its step is recorded (:mod:`deepnotes.backends.recording.trace`), and each
+instruction is so many operations. The fewest bytes are those that no order of computing can spare: each sample is read,
+each parameter and slot read and written once. A result's share of the limit is the time that the slower of both would
+take at the ceilings, over the time that was measured (the roofline of Williams, Waterman and Patterson, CACM 2009).
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.host import HostBackend
+from deepnotes.backends.recording.trace import BINARY, UNARY, Instruction, Recorder, Symbol
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.plan import Plan
+from deepnotes.nn.steps import forward, gradient_step, update_step
+from deepnotes.testing.bench.machine import cores
+from deepnotes.testing.bench.timing import blas_threads, seconds
+
+COUNTED = (BINARY - {"equal", "less", "less_equal", "greater", "greater_equal"} | UNARY) - {
+    "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
+}  # fmt: skip
+"""Elementwise instructions that count as one operation for each element; comparisons and conversions are none."""
+
+PRODUCT_SIZES = (512, 1024)
+DEVICE_PRODUCT_SIZES = (1024, 4096)
+"""Of square matrices, whose products run at the best rate."""
+COPY_BYTES = (1 << 18, 1 << 21, 1 << 24, 1 << 27)
+"""Read and written together: those that fit a core's cache, all cores' cache, and none."""
+
+
+class Work(NamedTuple):
+    """What has to be done: operations, bytes that have to move, and the bytes among which they are moved."""
+
+    flops: int
+    bytes: int
+    resident: int
+
+
+def operations(function: Callable[..., Sequence[Any]], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> int:
+    """Return how many floating-point operations a pure function of arrays takes, for inputs of these shapes.
+
+    Parameters
+    ----------
+    function : callable
+        Called once as ``function(xp, *arrays)``; returns a sequence of arrays. Nothing is computed.
+
+    Examples
+    --------
+    >>> operations(lambda xp, W, A, b: [W @ A + b], [(2, 3), (3, 5), (2, 1)], ["float32"] * 3)
+    70
+    """
+    recorder = Recorder(np)
+    thin = (
+        np.broadcast_to(np.zeros((), dtype), shape) if shape else np.empty((), dtype)
+        for shape, dtype in zip(shapes, dtypes, strict=True)
+    )
+    wanted = list(function(recorder, *(Symbol(recorder, model) for model in thin)))
+    needed: dict[int, Instruction] = {}  # what no output is computed from, nobody has to do
+    while wanted:
+        source = wanted.pop().root.source
+        if source is not None and id(source) not in needed:
+            needed[id(source)] = source
+            wanted += source.symbols
+    return sum(map(_operations_of, needed.values()))
+
+
+def _operations_of(instruction: Instruction) -> int:
+    name, result = instruction.name, instruction.result.model
+    if name in COUNTED:
+        return result.size if result.dtype.kind == "f" else 0
+    if name == "matmul":
+        return 2 * result.size * instruction.symbols[0].shape[1]
+    if name in {"sum", "max"}:
+        return instruction.symbols[0].model.size
+    return 2 * instruction.symbols[0].model.size if name == "square_sum" else 0
+
+
+def step_work(plan: Plan, m: int) -> Work:
+    """Return the work of one training step with a batch of m samples."""
+    p, slots, size = plan.layout.size, len(plan.optimizer.slots), np.dtype(plan.dtype).itemsize
+    targets = m * (8 if plan.class_indices else size * plan.layout.sizes[-1])
+    samples = m * size * plan.inputs + targets
+    moved = samples + size * p * 2 * (1 + slots)
+    return Work(_affine(lambda m: _step_operations(plan, m), m), moved, samples + size * p * (2 + slots))
+
+
+def prediction_work(plan: Plan, m: int) -> Work:
+    """Return the work of a prediction for m samples."""
+    size = np.dtype(plan.dtype).itemsize
+    moved = size * (plan.layout.size + m * (plan.layout.sizes[0] + plan.layout.sizes[-1]))
+
+    def count(m: int) -> int:
+        def run(xp: Any, theta: Any, X: Any) -> list[Any]:
+            return [forward(Ops(xp, {}), plan.layers, plan.layout.split(xp, theta), X, plan.seed, None)[0]]
+
+        return operations(run, [(plan.layout.size,), (plan.inputs, m)], [plan.dtype] * 2)
+
+    return Work(_affine(count, m), moved, moved)
+
+
+def _step_operations(plan: Plan, m: int) -> int:
+    p, k, dtype = plan.layout.size, plan.layout.sizes[-1], plan.dtype
+    scalars = sorted(plan.optimizer.scalars(1, 1.0))
+    targets, kind = ((1, m), "int64") if plan.class_indices else ((k, m), dtype)
+
+    def run(xp: Any, theta: Any, decays: Any, step: Any, X: Any, Y: Any, *more: Any) -> list[Any]:
+        ops = Ops(xp, {})
+        gradient = gradient_step(ops, plan, theta, decays, step, X, Y)
+        slots, values = more[: len(plan.optimizer.slots)], more[len(plan.optimizer.slots) :]
+        theta, new = update_step(
+            ops, plan, theta, decays, gradient.flat, slots, dict(zip(scalars, values, strict=True))
+        )
+        return [gradient.cost, theta, *new]
+
+    shapes: list[tuple[int, ...]] = [(p,), (p,), (), (plan.inputs, m), targets]
+    shapes += [(p,)] * len(plan.optimizer.slots) + [()] * len(scalars)
+    dtypes = [dtype, dtype, "int64", dtype, kind] + [dtype] * (len(shapes) - 5)
+    return operations(run, shapes, dtypes)
+
+
+def _affine(count: Callable[[int], int], m: int) -> int:
+    """Return ``count(m)``: each instruction is for all samples or for none, so two small batches tell of any other."""
+    two, three = count(2), count(3)
+    return two + (m - 2) * (three - two)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a machine, or a device, does at best.
+
+    Attributes
+    ----------
+    flops : dict of str to float
+        Floating-point operations a second in matrix products, by dtype.
+    copies : list of [int, float]
+        How many bytes were copied from and to, and the bytes read and written a second.
+    call : float
+        Seconds that the smallest call of the array library takes.
+    """
+
+    flops: dict[str, float]
+    copies: list[list[float]]
+    call: float
+
+    def bandwidth(self, resident: int) -> float:
+        """Return the most bytes a second among so many: what was measured on as many or more."""
+        return max([rate for size, rate in self.copies if size >= resident] or [self.copies[-1][1]])
+
+    def seconds(self, work: Work, dtype: str, calls: int = 0) -> float:
+        """Return the least time that the work can take, begun by so many calls."""
+        return max(work.flops / self.flops[dtype], work.bytes / self.bandwidth(work.resident)) + calls * self.call
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return them as JSON values."""
+        return asdict(self)
+
+    def beside(self, work: Work, dtype: str, microseconds: dict[str, float], calls: int = 0) -> dict[str, Any]:
+        """Return the limit of a case, and the share of it that each result reaches, as JSON values."""
+        least = self.seconds(work, dtype, calls) * 1e6
+        return {
+            "flops": work.flops,
+            "bytes": work.bytes,
+            "microseconds": float(f"{least:.4g}"),
+            "share": {who: float(f"{least / us:.3g}") for who, us in microseconds.items()},
+        }
+
+
+def place(backend: Backend) -> str:
+    """Return where a backend computes: backends at the same place have the same ceilings."""
+    return "host" if isinstance(backend, HostBackend) else backend.name
+
+
+def ceilings(backend: Backend, dtypes: Sequence[str] = ("float32", "float64"), rounds: int = 3) -> Ceilings:
+    """Measure what can be done at best where a backend computes, by its array library."""
+    one = backend.from_numpy(np.ones((1, 1), dtypes[0]))
+    call = min(_awaited(backend, lambda: abs(one), 200) for _ in range(rounds))
+    copy = _host_copies if place(backend) == "host" else _device_copies
+    copies = [[float(size), copy(backend, size, rounds)] for size in COPY_BYTES]
+    return Ceilings({dtype: _products(backend, dtype, rounds) for dtype in dtypes}, copies, call)
+
+
+def _products(backend: Backend, dtype: str, rounds: int) -> float:
+    rates = []
+    for n in PRODUCT_SIZES if place(backend) == "host" else DEVICE_PRODUCT_SIZES:
+        a, b = (backend.from_numpy(np.full((n, n), 1 / n, dtype)) for _ in range(2))
+        for threads in _thread_counts(backend):
+            with blas_threads(threads):
+                least = min(_awaited(backend, lambda a=a, b=b: a @ b, 2) for _ in range(rounds))  # type: ignore[misc]
+            rates.append(2 * n**3 / least)
+    return max(rates)
+
+
+def _thread_counts(backend: Backend) -> list[int | None]:
+    """Return the numbers of BLAS threads to try; None, as it is, where there is no telling it."""
+    if place(backend) != "host":
+        return [None]
+    try:
+        import threadpoolctl  # noqa: F401
+    except ImportError:
+        return [None]
+    return [1, cores()] if cores() > 1 else [1]
+
+
+def _awaited(backend: Backend, function: Callable[[], Any], times: int) -> float:
+    """Return the mean seconds of a call, begun one after the other, until the last result is there."""
+
+    def run() -> None:
+        for _ in range(times):
+            result = function()
+        backend.to_numpy(result[:1, :1])  # a device has to be waited for
+
+    return seconds(run) / times
+
+
+def _host_copies(backend: Backend, size: int, rounds: int) -> float:
+    """Return the bytes read and written a second, with one thread or as many as there are cores, if that is more."""
+    rates = []
+    for threads in sorted({1, cores()}):
+        pairs = [(np.ones(size // 16 // threads), np.zeros(size // 16 // threads)) for _ in range(threads)]
+        times = max(1, (1 << 25) // size)
+
+        def copy(pair: tuple[np.ndarray, np.ndarray], times: int = times) -> None:
+            for _ in range(times):
+                np.copyto(pair[1], pair[0])
+
+        with ThreadPoolExecutor(threads) as pool:
+
+            def run(pool: ThreadPoolExecutor = pool, pairs: list[Any] = pairs) -> None:
+                list(pool.map(copy, pairs))
+
+            run()  # the pages are there, and the threads
+            rates += [size * times / seconds(run) for _ in range(rounds)]
+    return max(rates)
+
+
+def _device_copies(backend: Backend, size: int, rounds: int) -> float:
+    x = cast(Any, backend.from_numpy(np.ones((64, size // 8 // 64), np.float32)))
+    times = max(1, (1 << 28) // size)
+    return max(size / _awaited(backend, lambda: abs(x), times) for _ in range(rounds))

@@ -1,0 +1,79 @@
+"""One HTML page with everything in it: figures, tables, machine, versions. It loads nothing from anywhere."""
+
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from deepnotes.testing.bench.advice import FOOTNOTE, Rows
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
+       background: #fff; }
+h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse; margin: .7rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+.wide { overflow-x: auto } img { max-width: 100%; height: auto } .advice li { margin: .3rem 0 }
+code { background: #f2f2f2; padding: .1rem .3rem; border-radius: 3px } .small { color: #555; font-size: .85rem }
+"""
+
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """Return the page of a title and parts, which are HTML already."""
+    body = "\n".join(parts)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"
+        f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
+    )
+
+
+def heading(text: str) -> str:
+    """Return a heading."""
+    return f"<h2>{escape(text)}</h2>"
+
+
+def paragraph(text: str, small: bool = False) -> str:
+    """Return a paragraph."""
+    return f"<p{' class=small' if small else ''}>{escape(text)}</p>"
+
+
+def listing(items: Iterable[str], name: str = "") -> str:
+    """Return a list."""
+    return f'<ul class="{escape(name)}">' + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def table(rows: Rows) -> str:
+    """Return a table, with the footnote about doubtful numbers where there are any."""
+    head, *body = rows
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
+    note = paragraph(FOOTNOTE, small=True) if any(cell.startswith("~") for row in body for cell in row) else ""
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>{note}'
+
+
+def picture(svg: bytes, told: str) -> str:
+    """Return a picture; `told` says what it shows to who cannot see it."""
+    return f'<p><img alt="{escape(told)}" src="data:image/svg+xml;base64,{b64encode(svg).decode("ascii")}"></p>'
+
+
+def facts(machine: Mapping[str, Any]) -> str:
+    """Return the machine and its versions as a table."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    threads = ", ".join(f"{name}={value}" for name, value in machine["threads"].items()) or "as many as there are"
+    about = {
+        "processor": f"{machine['processor']}, {machine['cores']} cores",
+        "system": f"{machine['system']}, Python {machine['python']}",
+        "versions": versions,
+        "BLAS": machine["blas"] or "not loaded",
+        "threads": threads,
+        "commit": machine["commit"] or "an installed package",
+        "date": machine["date"],
+    }
+    cells = "".join(
+        f'<tr><td>{escape(name)}</td><td style="text-align:left;white-space:normal">{escape(str(value))}</td></tr>'
+        for name, value in about.items()
+    )
+    return f"<table>{cells}</table>"

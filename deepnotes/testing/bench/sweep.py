@@ -1,0 +1,169 @@
+"""Lines over width and batch: how long a step takes, and where one contender overtakes another."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from deepnotes.testing.bench.cases import Case
+from deepnotes.testing.bench.contenders import Contender
+from deepnotes.testing.bench.limits import Ceilings, place
+from deepnotes.testing.bench.runs import Found, least_seconds, reckoned, steps
+from deepnotes.utils.wording import reason
+
+WIDTHS = (8, 32, 128, 512, 2048, 8192)
+BATCHES = (1, 16, 256, 4096, 65_536)
+LONGEST_STEP = 2.0
+"""Seconds: a case whose step must take longer than that is left out."""
+TURNS = 12
+"""About how many steps, or rounds, a contender runs for one point: what a point will take is reckoned from it."""
+
+
+LEAD = 1.1
+"""How many times as fast as the one before a contender must be to have overtaken it."""
+
+
+class Point(NamedTuple):
+    """One case of a line, at `x`; several lines may share it."""
+
+    line: str
+    x: int
+    case: Case
+
+
+class Overtaking(NamedTuple):
+    """Between two points of a line, at about `x`, `after` becomes faster than `before`."""
+
+    x: float
+    before: str
+    after: str
+
+
+def with_width(case: Case, width: int) -> Case:
+    """Return the case with all its hidden layers of that width; with one, if it has none.
+
+    Examples
+    --------
+    >>> with_width(Case((64, 128, 32, 10), 64), 8).network
+    '64-8-8-10'
+    """
+    hidden = max(1, len(case.sizes) - 2)
+    return case._replace(sizes=(case.sizes[0], *[width] * hidden, case.sizes[-1]))
+
+
+def around(case: Case) -> list[Point]:
+    """Return the points of two lines: over the width of the hidden layers, and over the batch."""
+    batches = sorted({*BATCHES, case.batch})
+    over_width = [Point("width", width, with_width(case, width)) for width in WIDTHS]
+    return over_width + [Point("batch", batch, case._replace(batch=batch)) for batch in batches]
+
+
+def grid(dtype: str = "float32") -> list[Point]:
+    """Return the points of a line over the width for each batch: two layers as wide as the input."""
+    return [Point(f"batch {batch:,}", width, Case((width,) * 3, batch, dtype)) for batch in BATCHES for width in WIDTHS]
+
+
+def sweep(
+    points: Sequence[Point],
+    contenders: Sequence[Contender],
+    limits: Mapping[str, Ceilings],
+    seconds: float,
+    rounds: int = 3,
+    on_point: Callable[[Point, int, float], None] | None = None,
+) -> list[Found]:
+    """Return what came of each point, the least work first, within about so many seconds.
+
+    A point that is too large for the memory, would take too long or comes when the time is up has ``skipped``, the
+    reason, in place of numbers. Who alone would take too long is not among its numbers.
+
+    Parameters
+    ----------
+    on_point : callable, optional
+        Told of each point before it is run, how many were run, and the seconds left.
+    """
+    end = time.perf_counter() + seconds
+    by_case: dict[Case, Found] = {}
+    cases = sorted({point.case for point in points}, key=lambda case: least_seconds(case, limits))
+    where = {point.case: point for point in points}
+    for number, case in enumerate(cases):
+        left = end - time.perf_counter()
+        if on_point is not None:
+            on_point(where[case], number, max(0.0, left))
+        able = [c for c in contenders if _seconds(case, c, limits) <= LONGEST_STEP]
+        why = _refusal(case, able, contenders, limits, left, rounds)
+        if why is None:
+            try:
+                by_case[case] = steps(case, able, limits, rounds)
+                continue
+            except MemoryError as error:
+                why = f"out of memory: {reason(error)}"
+        by_case[case] = {"network": case.network, "batch": case.batch, "dtype": case.dtype, "skipped": why}
+    return [{"line": point.line, "x": point.x, **by_case[point.case]} for point in points]
+
+
+def _seconds(case: Case, contender: Contender, limits: Mapping[str, Ceilings]) -> float:
+    """Return the least time of a step where a contender computes."""
+    where = place(contender.backend)
+    return least_seconds(case, {where: limits[where]})
+
+
+def _refusal(
+    case: Case,
+    able: Sequence[Contender],
+    contenders: Sequence[Contender],
+    limits: Mapping[str, Ceilings],
+    left: float,
+    rounds: int,
+) -> str | None:
+    """Return why a case is not run, or None."""
+    too_large = case.too_large(case.batch)
+    if too_large:
+        return too_large
+    if not able:
+        least = min(_seconds(case, c, limits) for c in contenders)
+        return f"one step takes {least:.1f} s or more, and the limit is {LONGEST_STEP:g} s"
+    return "the time is up" if sum(reckoned(case, c, limits, rounds) for c in able) > left else None
+
+
+def lines(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return the points by line and contender, as pairs of x and microseconds, in the order of x."""
+    drawn: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for point in sorted(found, key=lambda point: int(point["x"])):
+        for who, microseconds in point.get("microseconds", {}).items():
+            drawn.setdefault(point["line"], {}).setdefault(who, []).append((point["x"], microseconds))
+    return drawn
+
+
+def overtakings(line: Mapping[str, Sequence[tuple[int, float]]]) -> list[Overtaking]:
+    """Return where on a line the fastest contender changes, read off between two points on logarithmic axes.
+
+    One that is ahead by less than a tenth has not overtaken: that much can be noise.
+
+    Examples
+    --------
+    >>> overtakings({"a": [(1, 1.0), (100, 100.0)], "b": [(1, 10.0), (100, 10.0)]})
+    [Overtaking(x=10.0, before='a', after='b')]
+    """
+    at: dict[int, dict[str, float]] = {}
+    for who, points in line.items():
+        for x, microseconds in points:
+            at.setdefault(x, {})[who] = microseconds
+    found: list[Overtaking] = []
+    before = ""
+    for x0, x1 in pairwise(sorted(at)):
+        before = before or min(at[x0], key=at[x0].__getitem__)
+        after = min(at[x1], key=at[x1].__getitem__)
+        if before not in at[x1] or after not in at[x0] or at[x1][before] < LEAD * at[x1][after]:
+            continue
+        behind, ahead = (math.log(at[x][after] / at[x][before]) for x in (x0, x1))
+        way = behind / (behind - ahead) if behind > 0 else 0.0
+        between = math.exp(math.log(x0) + way * math.log(x1 / x0))
+        found.append(Overtaking(float(f"{between:.3g}"), before, after))
+        before = after
+    return found
+
+
+def skipped(found: Sequence[Found]) -> list[tuple[Any, str]]:
+    """Return the network and batch of each point without numbers, and why it has none, each once."""
+    return list(dict.fromkeys(((f["network"], f["batch"]), f["skipped"]) for f in found if "skipped" in f))

@@ -1,0 +1,257 @@
+"""Running checks on a backend, and what came of them."""
+
+import importlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from deepnotes.backends.base import PROMISES, Backend
+from deepnotes.backends.registry import get_backend
+from deepnotes.testing.checks import REGISTERED, Check, Failure, NotApplicable, Trial
+from deepnotes.utils.errors import ArgumentError, unknown_name
+
+SUITE = (
+    "namespace",
+    "equations",
+    "programs",
+    "inference",
+    "semantics",
+    "tails",
+    "unknown",
+    "transfers",
+    "errors",
+    "determinism",
+    "selection",
+)
+"""The modules of :mod:`deepnotes.testing.suite`, in the order of the report."""
+
+Verdict: TypeAlias = Literal["passed", "failed", "known gap", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one check.
+
+    Attributes
+    ----------
+    check : str
+        Its id.
+    verdict : {"passed", "failed", "known gap", "not applicable"}
+    worst : float
+        The largest error found, as a multiple of its bound: at most 1 where all was right, 0 where all was exact.
+    where : str
+        Where that was.
+    message : str
+        What was wrong, or why it does not apply; empty where it passed.
+    compared : int
+        Numbers that were compared.
+    seconds : float
+    """
+
+    check: str
+    verdict: Verdict
+    worst: float
+    where: str
+    message: str
+    compared: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of all checks on a backend.
+
+    Attributes
+    ----------
+    backend : str
+    environment : dict of str to str
+        What a reader wants to know of where it ran.
+    quick : bool
+    results : list of Result
+    """
+
+    backend: str
+    environment: dict[str, str]
+    quick: bool
+    results: list[Result]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.count("failed")
+
+    def count(self, verdict: Verdict) -> int:
+        """Return how many checks ended with this verdict."""
+        return sum(result.verdict == verdict for result in self.results)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self) | {"passed": self.passed}
+
+
+def all_checks() -> dict[str, Check]:
+    """Return all checks by their ids, in the order of the report."""
+    for name in SUITE:
+        importlib.import_module(f"deepnotes.testing.suite.{name}")
+    part = {name: place for place, name in enumerate(SUITE)}
+    return dict(sorted(REGISTERED.items(), key=lambda item: part[item[0].partition(".")[0]]))
+
+
+def matching(patterns: Iterable[str] | None) -> list[str]:
+    """Return the ids that match any of the patterns, such as ``"equations.*"``; all of them for None.
+
+    Raises
+    ------
+    UnknownNameError
+        If a pattern matches none.
+    """
+    known = list(all_checks())
+    if patterns is None:
+        return known
+    chosen = set()
+    for pattern in patterns:
+        found = [id for id in known if fnmatchcase(id, pattern)]
+        if not found:
+            raise unknown_name("check", pattern, known)
+        chosen |= set(found)
+    return [id for id in known if id in chosen]
+
+
+def check_gaps(gaps: Mapping[str, str]) -> None:
+    """Raise ArgumentError unless known gaps are ids of checks, each with a reason."""
+    for id, reason in gaps.items():
+        if id not in all_checks():
+            raise ArgumentError(f"known_gaps: {unknown_name('check', id, all_checks())}")
+        if not isinstance(reason, str) or not reason.strip():
+            raise ArgumentError(f"known_gaps[{id!r}] is {reason!r}, wanted the reason in words")
+
+
+def run_check(
+    backend: Backend | str, check: str, *, quick: bool = False, known_gaps: Mapping[str, str] | None = None
+) -> Result:
+    """Make one check, and return what came of it.
+
+    Parameters
+    ----------
+    backend : Backend or str
+    check : str
+        Its id.
+    quick : bool, default False
+        Fewer and smaller inputs.
+    known_gaps : mapping of str to str, optional
+        Checks that are known to fail, and why; by default what the backend says. One that passes all the same fails.
+    """
+    backend = get_backend(backend)
+    gaps = backend.known_gaps if known_gaps is None else known_gaps
+    trial = Trial(backend, check, quick)
+    verdict: Verdict = "passed"
+    message = ""
+    began = time.perf_counter()
+    try:
+        with np.errstate(all="ignore"):
+            all_checks()[check].function(trial)
+    except NotApplicable as reason:
+        verdict, message = "not applicable", str(reason)
+    except Failure as failure:
+        verdict, message = "failed", str(failure)
+    except Exception as error:
+        verdict, message = "failed", f"{type(error).__name__}: {error}"
+    if check in gaps and verdict == "failed":
+        verdict, message = "known gap", f"{gaps[check]} ({message})"
+    elif check in gaps and verdict == "passed":
+        verdict, message = "failed", f"a known gap ({gaps[check]}), but it passes: take it off the list"
+    seconds = time.perf_counter() - began
+    return Result(check, verdict, trial.worst, trial.where, message, trial.compared, seconds)
+
+
+def run(
+    backend: Backend | str,
+    *,
+    checks: Iterable[str] | None = None,
+    quick: bool = False,
+    known_gaps: Mapping[str, str] | None = None,
+    on_result: Callable[[Result, int, int], None] | None = None,
+) -> Report:
+    """Make all checks, and return the report.
+
+    Parameters
+    ----------
+    backend : Backend or str
+    checks : iterable of str, optional
+        Patterns of ids, such as ``"equations.*"``.
+    quick : bool, default False
+        Fewer and smaller inputs: under a minute.
+    known_gaps : mapping of str to str, optional
+        As of :func:`run_check`.
+    on_result : callable, optional
+        Called after each check with its result, its number and the number of all.
+
+    Raises
+    ------
+    UnknownNameError
+        If a pattern matches no check.
+    ArgumentError
+        If a known gap is no check's id, or has no reason.
+
+    Examples
+    --------
+    >>> report = run("numpy", checks=["equations.relu"], quick=True)
+    >>> report.passed, [result.check for result in report.results]
+    (True, ['equations.relu'])
+    """
+    backend = get_backend(backend)
+    check_gaps(backend.known_gaps if known_gaps is None else known_gaps)
+    ids, results = matching(checks), []
+    for number, id in enumerate(ids, 1):
+        results.append(run_check(backend, id, quick=quick, known_gaps=known_gaps))
+        if on_result is not None:
+            on_result(results[-1], number, len(ids))
+    return Report(backend.name, environment(backend, results), quick, results)
+
+
+def environment(backend: Backend, results: Iterable[Result] = ()) -> dict[str, str]:
+    """Return where a backend runs, and what of its settings decides about its numbers."""
+    subnormals = next((r.verdict for r in results if r.check == "semantics.subnormals"), None)
+    said = {"passed": "kept", "known gap": "taken for 0", "failed": "not kept"}
+    options = ", ".join(f"{name}={value!r}" for name, value in backend.options.items())
+    threads = {name: value for name in _THREADS if (value := os.environ.get(name))}
+    found = {
+        "backend": f"{backend.name}: {backend.describe()}",
+        "options": options or "none",
+        "products": f"{backend.matmul_precision} precision",
+        "determinism": PROMISES[backend.determinism],
+        "subnormals": said.get(subnormals or "", "not tried"),
+        "threads": ", ".join(f"{k}={v}" for k, v in threads.items()) or f"as the backend likes, {_cores()} cores",
+        "versions": ", ".join(f"{name} {found}" for name in ("deepnotes", "numpy") if (found := _version(name))),
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    }
+    return found
+
+
+def worst_of(results: Iterable[Result]) -> Result | None:
+    """Return the result with the largest error that was within its bound."""
+    finite = [result for result in results if isfinite(result.worst)]
+    return max(finite, key=lambda result: result.worst, default=None)
+
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

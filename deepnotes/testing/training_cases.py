@@ -1,0 +1,210 @@
+"""Trainings for checks: a plan, data and a start, run by a backend's Program and by the equations with bounds."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deepnotes.backends.bounds import BoundedArray, Bounds
+from deepnotes.backends.eager import EagerInference, EagerProgram
+from deepnotes.backends.inference import Inference
+from deepnotes.backends.program import Chunk, Data, Program, State
+from deepnotes.nn.layers import Layer
+from deepnotes.nn.losses import LossFunction, as_loss
+from deepnotes.nn.optimizers import SGD, Optimizer
+from deepnotes.nn.plan import NOTES, Objective, Plan
+from deepnotes.testing.checks import Failure, Trial
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on which data, how.
+
+    Attributes
+    ----------
+    layers : list of Layer
+    dtype : {"float32", "float64"}
+    loss : str or LossFunction
+    optimizer : Optimizer
+    inputs, samples, batch : int
+    updates : list of ndarray of int64
+        The order of the samples in each call of ``train``.
+    rate : float
+    l2 : float
+    clip : float, optional
+    targets : {"real", "bits", "columns", "labels"}
+    weighted : bool
+    objective : Objective
+    layout : callable
+        How X lies in memory.
+    seed : int
+        Of data, parameters and dropout masks.
+    """
+
+    layers: list[Layer]
+    dtype: str
+    loss: str | LossFunction = "mean_squared_error"
+    optimizer: Optimizer = field(default_factory=lambda: SGD(0.1))
+    inputs: int = 5
+    samples: int = 23
+    batch: int = 8
+    updates: tuple[int, ...] = (23, 23)
+    rate: float = 0.05
+    l2: float = 0.0
+    clip: float | None = None
+    targets: str = "real"
+    weighted: bool = False
+    objective: Objective = NOTES
+    layout: Any = np.copy
+    seed: int = 0
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that Programs are made of."""
+        return Plan(
+            self.inputs, tuple(self.layers), self.dtype, self.seed, as_loss(self.loss), self.optimizer, self.l2,
+            self.clip, self.targets == "labels", self.objective,
+        )  # fmt: skip
+
+    def theta(self) -> np.ndarray:
+        """Return parameters to start from, biases that are not 0 among them."""
+        rng = np.random.default_rng(self.seed)
+        layout = self.plan.layout
+        return (layout.initial(rng) + rng.normal(0, 0.1, layout.size)).astype(self.dtype)
+
+    def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return X, Y and weights."""
+        rng = np.random.default_rng([self.seed, 1])
+        k, m = self.plan.layout.sizes[-1], self.samples
+        X = self.layout(rng.normal(size=(self.inputs, m)).astype(self.dtype))
+        Y: np.ndarray = rng.normal(size=(k, m)) if self.targets == "real" else rng.uniform(size=(k, m))
+        if self.targets == "bits":
+            Y = Y.round()
+        if self.targets == "columns":
+            Y = Y / Y.sum(axis=0)
+        Y = rng.integers(0, k, (1, m)) if self.targets == "labels" else Y.astype(self.dtype)
+        w = rng.uniform(0.1, 2, (1, m)).astype(self.dtype) if self.weighted else None
+        return X, Y, w
+
+    def orders(self) -> list[np.ndarray]:
+        """Return the order of samples in each call of ``train``."""
+        rng = np.random.default_rng([self.seed, 2])
+        return [
+            np.concatenate([rng.permutation(self.samples) for _ in range(-(-n // self.samples))])[:n]
+            for n in self.updates
+        ]
+
+    def rates(self, order: np.ndarray) -> np.ndarray:
+        """Return learning rates, another for each update."""
+        return self.rate / (1 + 0.1 * np.arange(-(-len(order) // self.batch)))
+
+
+def program(backend: Any, plan: Plan) -> Program:
+    """Return the backend's Program, or the eager one."""
+    return backend.compile(plan) or EagerProgram(backend, plan)
+
+
+def inference(backend: Any, training: Training) -> Inference:
+    """Return the backend's Inference, or the eager one."""
+    plan = training.plan
+    made = backend.compile_inference(plan.layers, plan.layout, plan.dtype)
+    return made or EagerInference(backend, plan.layers, plan.layout, plan.dtype)
+
+
+def placed(backend: Any, training: Training) -> tuple[State, Data]:
+    """Return the start and the data on a backend."""
+    X, Y, w = training.data()
+    zeros = np.zeros(training.plan.layout.size, training.dtype)
+    state = State(
+        backend.from_numpy(training.theta()), tuple(backend.from_numpy(zeros.copy()) for _ in training.optimizer.slots)
+    )
+    return state, Data(*(None if a is None else backend.from_numpy(a) for a in (X, Y, w)))  # type: ignore[arg-type]
+
+
+def bounded(bounds: Bounds, training: Training) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
+    """Train by the equations, with bounds; return the state, and for each call the sums of losses and of weights."""
+    eager = EagerProgram(bounds, training.plan)
+    state, data = placed(bounds, training)
+    sums = []
+    for order in training.orders():
+        loss_sum = weight_sum = bounds.rules.exact(np.zeros((), bounds.rules.wide))
+        for made, rate in enumerate(training.rates(order).tolist()):
+            batch = eager.batch(data, order[made * training.batch : (made + 1) * training.batch])
+            gradient = eager.gradients(state, batch)
+            cost, weight = gradient.cost, gradient.weight
+            loss_sum, weight_sum = loss_sum + cost * weight, weight_sum + weight
+            eager.update(state, gradient.flat, rate)
+        sums.append((loss_sum, weight_sum))
+    return state, sums
+
+
+def trained(trial: Trial, training: Training) -> tuple[State, list[Chunk]]:
+    """Train by the backend's Program, all updates of a call at once."""
+    made = program(trial.backend, training.plan)
+    state, data = placed(trial.backend, training)
+    chunks = []
+    with np.errstate(all="ignore"):
+        for order in training.orders():
+            chunks.append(made.train(state, data, order, training.batch, training.rates(order)))
+    return state, chunks
+
+
+def hold_training(trial: Trial, training: Training, where: str, random: bool = True) -> None:
+    """Hold a whole training to the equations: parameters, slots, and what it says of the losses.
+
+    Raises
+    ------
+    Failure
+    """
+    with np.errstate(all="ignore"):
+        wanted, sums = bounded(trial.bounds(training.dtype, random), training)
+    state, chunks = trained(trial, training)
+    for call, (chunk, order, (loss_sum, weight_sum)) in enumerate(zip(chunks, training.orders(), sums, strict=True)):
+        steps = -(-len(order) // training.batch)
+        trial.that(chunk.steps == steps, f"{where}: {steps} updates in call {call}, made {chunk.steps}")
+        hold_number(trial, chunk.loss_sum, loss_sum, f"{where}: loss_sum of call {call}")
+        hold_number(trial, chunk.weight_sum, weight_sum, f"{where}: weight_sum of call {call}")
+    total = sum(-(-len(order) // training.batch) for order in training.orders())
+    trial.that(state.step == total, f"{where}: step {total} at the end, found {state.step}")
+    trial.compare(state.theta, wanted.theta, f"{where}: θ")  # type: ignore[arg-type]
+    for name, slot, of in zip(training.optimizer.slots, state.slots, wanted.slots, strict=True):
+        trial.compare(slot, of, f"{where}: slot {name}")  # type: ignore[arg-type]
+
+
+def hold_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -> None:
+    """Hold a Python number to the reference.
+
+    Raises
+    ------
+    Failure
+    """
+    from deepnotes.backends.bounds import excess
+
+    if not isinstance(found, float):
+        raise Failure(f"{where}: got {type(found).__name__}, wanted a float")
+    times = float(excess(np.asarray(found), wanted))
+    trial.compared += 1
+    if times > trial.worst:
+        trial.worst, trial.where = times, where
+    if times > 1:
+        raise Failure(f"{where}: {found!r}, wanted {float(wanted)!r} to within {float(wanted.error):.3g}")
+
+
+def hold_gradients(trial: Trial, training: Training, where: str) -> None:
+    """Hold cost, weight and gradient of all samples as one batch to the equations, and the arguments to staying.
+
+    Raises
+    ------
+    Failure
+    """
+    bounds = trial.bounds(training.dtype)
+    with np.errstate(all="ignore"):
+        wanted = EagerProgram(bounds, training.plan).gradients(*placed(bounds, training))
+        state, data = placed(trial.backend, training)
+        found = program(trial.backend, training.plan).gradients(state, data)
+    for name in ("cost", "weight", "flat", "square"):
+        trial.compare(getattr(found, name), getattr(wanted, name), f"{where}: {name}")
+    trial.same(state.theta, training.theta(), f"{where}: θ afterwards")
+    for x, before in zip(data, training.data(), strict=True):
+        if x is not None:
+            trial.same(x, before, f"{where}: the data afterwards")

@@ -1,0 +1,88 @@
+"""Numbers that users give as arguments: the one place where they are checked and worded."""
+
+from math import isfinite, nan
+from typing import Any
+
+import numpy as np
+
+from deepnotes.utils.errors import ArgumentError
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return `value` as an int.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a whole number of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ArgumentError(f"{name}={value!r}, wanted a whole number of at least {least}")
+    return int(value)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    positive: bool = False,
+    signed: bool = False,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
+    """Return `value` as a float.
+
+    Parameters
+    ----------
+    name : str
+    value : object
+    positive : bool, default False
+        Whether 0 is refused.
+    signed : bool, default False
+        Whether numbers below 0 are welcome.
+    below : float, optional
+        What the value must be less than.
+    most : float, optional
+        What it may be at most.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a finite number of at least (or above) 0, unless `signed`, less than `below` and at most `most`.
+
+    Examples
+    --------
+    >>> number("rate", 1.5, below=1)
+    Traceback (most recent call last):
+    deepnotes.utils.errors.ArgumentError: rate=1.5, wanted at least 0 and less than 1
+    """
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    try:
+        found = float(value) if real else nan
+    except OverflowError:  # a whole number beyond all floats
+        found = nan
+    above = signed or found > 0 or (found == 0 and not positive)
+    if isfinite(found) and above and (below is None or found < below) and (most is None or found <= most):
+        return found
+    if below is not None or most is not None:
+        limit = f"less than {below:g}" if below is not None else f"at most {most:g}"
+        wanted = f"{'above' if positive else 'at least'} 0 and {limit}"
+    elif signed:
+        wanted = "a finite number"
+    else:
+        wanted = f"a finite number {'above' if positive else 'of at least'} 0"
+    raise ArgumentError(f"{name}={value!r}, wanted {wanted}")
+
+
+def float_dtype(dtype: Any) -> str:
+    """Return the name of a dtype given by name, as a NumPy type or as a NumPy dtype.
+
+    Raises
+    ------
+    ArgumentError
+        If it is neither float32 nor float64.
+    """
+    for name in ("float32", "float64"):
+        if dtype is not None and (dtype == name or dtype is getattr(np, name) or dtype == np.dtype(name)):
+            return name
+    raise ArgumentError(f"dtype={dtype!r}, wanted 'float32' or 'float64'")

@@ -1,0 +1,30 @@
+"""What NumPy would lose without a word: masks, and NULs at the end of text."""
+
+from typing import Any
+
+import numpy as np
+
+from deepnotes.utils.errors import DataError
+
+
+def refuse_masked(x: Any, name: str) -> None:
+    """Raise DataError if `x` is a masked array with masked elements, or a list with such an array in it.
+
+    NumPy would go on with the numbers behind the mask.
+    """
+    parts = x if isinstance(x, list | tuple) else [x]
+    masked = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if masked:
+        raise DataError(
+            f"{name} has {masked} masked elements, and masks are not honoured: leave these samples out, or pass "
+            f"{name}.filled(value)"
+        )
+
+
+def refuse_lost_nuls(x: Any, name: str) -> None:
+    """Raise DataError if a list holds text that ends in NUL: NumPy's fixed-width text drops it, and two names merge."""
+    if isinstance(x, list | tuple) and any(isinstance(part, str) and part.endswith("\0") for part in x):
+        raise DataError(
+            f"{name} has text that ends in NUL (\\x00), which NumPy's arrays of text drop; take it off, or pass an "
+            "array of dtype object"
+        )

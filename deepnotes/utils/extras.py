@@ -1,0 +1,35 @@
+"""Libraries that are not always there: imported where they are used, with an error that says how to get them."""
+
+from importlib import import_module
+from typing import Any
+
+from deepnotes.utils.errors import MissingExtraError
+
+
+def needed(module: str, extra: str, what: str) -> Any:
+    """Return a module of an optional library.
+
+    Parameters
+    ----------
+    module : str
+    extra : str
+        The extra of deepnotes that has it.
+    what : str
+        What needs it.
+
+    Raises
+    ------
+    MissingExtraError
+
+    Examples
+    --------
+    >>> needed("no_such", "onnx", "it")
+    Traceback (most recent call last):
+    deepnotes.utils.errors.MissingExtraError: it: No module named 'no_such'; to fix it: pip install "deepnotes[onnx]"
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # it is there, and something else is not
+        raise MissingExtraError(what, extra, error) from None

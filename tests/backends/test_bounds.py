@@ -1,0 +1,149 @@
+"""The bounds: what the rules say holds, what is right stays within with room to spare, and what is wrong does not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, Rules, excess, gamma, sum_factor
+
+DTYPES = ["float32", "float64"]
+
+
+def drawn(
+    rules: Rules, *shape: int, seed: int = 0, low: float = -3, high: float = 3, error: float = 0.01
+) -> BoundedArray:
+    """Return numbers with errors, some of them 0."""
+    rng = np.random.default_rng(seed)
+    errors = rng.uniform(0, error, shape) * rng.integers(0, 2, shape)
+    return BoundedArray(rules, rng.uniform(low, high, shape).astype(rules.wide), errors)
+
+
+FUNCTIONS: dict[str, tuple[Any, dict[str, float]]] = {
+    "add": (lambda xp, x, y: x + y, {}),
+    "subtract": (lambda xp, x, y: x - y, {}),
+    "from a number": (lambda xp, x, y: 1 - x, {}),
+    "multiply": (lambda xp, x, y: x * y, {}),
+    "divide": (lambda xp, x, y: x / y, {"low": 0.05}),
+    "divide a number": (lambda xp, x, y: 2 / y, {"low": 0.05}),
+    "matmul": (lambda xp, x, y: x @ y.T, {}),
+    "exp": (lambda xp, x, y: xp.exp(x), {}),
+    "expm1": (lambda xp, x, y: xp.expm1(x), {}),
+    "log": (lambda xp, x, y: xp.log(x), {"low": 0.05}),
+    "log1p": (lambda xp, x, y: xp.log1p(x), {"low": -0.9}),
+    "sqrt": (lambda xp, x, y: xp.sqrt(x), {"low": 0.02}),
+    "tanh": (lambda xp, x, y: xp.tanh(x), {}),
+    "sign": (lambda xp, x, y: xp.sign(x), {"low": -0.01, "high": 0.01}),
+    "maximum": (lambda xp, x, y: xp.maximum(x, y), {"low": 0, "high": 0.02}),
+    "minimum": (lambda xp, x, y: xp.minimum(x, y), {"low": 0, "high": 0.02}),
+    "where": (lambda xp, x, y: xp.where(x > y, 3 * x, -y), {"low": 0, "high": 0.02}),
+    "step": (lambda xp, x, y: xp.astype(x > 0, x.dtype), {"low": -0.01, "high": 0.01}),
+    "sum": (lambda xp, x, y: xp.sum(x, axis=1), {}),
+    "max": (lambda xp, x, y: xp.max(x, axis=0), {"low": 0, "high": 0.02}),
+    "a chain": (lambda xp, x, y: xp.log(1 + xp.exp(-(x * y))) / (2 + xp.tanh(y)), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_within_their_errors_give_results_within_theirs(name: str, dtype: str) -> None:
+    """The corners of what the arguments may be, and places between: none of them leads out of the bound."""
+    function, limits = FUNCTIONS[name]
+    bounds = Bounds(dtype)
+    rng = np.random.default_rng(1)
+    arguments = [drawn(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]  # type: ignore[arg-type]
+    wanted = function(bounds.xp, *arguments)
+    for share in (-1.0, 1.0, None, None):
+        moved = [
+            BoundedArray(
+                bounds.rules, x.value + x.error * (rng.uniform(-1, 1, x.shape) if share is None else share), 0.0
+            )
+            for x in arguments
+        ]
+        found = function(bounds.xp, *moved).value
+        hair = 1 + 1e-9  # the test's own roundings
+        assert np.all(abs(found - wanted.value) <= hair * wanted.error * bounds.rules.slack)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [3, 7, 64, 1000, 5000])
+def test_numpys_products_and_sums_have_room_to_spare(k: int, dtype: str) -> None:
+    """The worst of some thousand random results takes less than three quarters of its bound, of few terms 90 %."""
+    rng = np.random.default_rng(k)
+    bounds = Bounds(dtype)
+    for low in (-1, 1):  # both signs, where partial sums stay small, and one, where they grow
+        A, B = rng.uniform(low, 2, (64, k)).astype(dtype), rng.uniform(low, 2, (k, 16)).astype(dtype)
+        of_rows = bounds.xp.sum(bounds.from_numpy(A), axis=1)
+        product = excess(A @ B, bounds.from_numpy(A) @ bounds.from_numpy(B)).max()
+        pairwise, in_turn = excess(A.sum(axis=1), of_rows).max(), excess(np.cumsum(A, axis=1)[:, -1], of_rows).max()
+        assert max(product, pairwise, in_turn) < (0.9 if k < 5 else 0.75)
+        assert in_turn > 0.02 / bounds.rules.slack or low < 0  # nor is the bound so wide that nothing comes near it
+
+
+@pytest.mark.parametrize("k", [64, 4096])
+def test_what_is_wrong_is_out_of_bounds(k: int) -> None:
+    """A term that is missing, factors that are rounded to TF32; and single precision where double was promised."""
+    rng = np.random.default_rng(k)
+    A, B = rng.normal(size=(32, k)).astype("float32"), rng.normal(size=(k, 32)).astype("float32")
+    bounds = Bounds("float32")
+    wanted = bounds.from_numpy(A) @ bounds.from_numpy(B)
+    assert excess(A[:, :-1] @ B[:-1], wanted).max() > 100
+
+    def tf32(x: np.ndarray) -> np.ndarray:
+        return ((x.view(np.int32) + 0x1000) & ~0x1FFF).view(np.float32)
+
+    assert excess(tf32(A) @ tf32(B), wanted).max() > 2
+    high = Bounds("float32", "tf32")
+    assert excess(tf32(A) @ tf32(B), high.from_numpy(A) @ high.from_numpy(B)).max() < 1
+    double = Bounds("float64")
+    wide = double.from_numpy(A.astype("float64")) @ double.from_numpy(B.astype("float64"))
+    assert excess((A @ B).astype("float64"), wide).max() > 1e6
+
+
+def test_the_factor_of_a_sum() -> None:
+    u = UNIT["float32"]
+    assert gamma(3, u) == 3 * u / (1 - 3 * u)
+    assert sum_factor(1, u, random=True) == gamma(1, u)
+    assert sum_factor(100, u, random=True) == 20 * u
+    assert sum_factor(100, u, random=False) == gamma(100, u)
+    assert gamma(2**24, u) == np.inf
+
+
+def test_constants_that_line_up_are_within_the_bound_for_them_alone() -> None:
+    """Added one after the other, 0.1 is rounded the same way for long."""
+    x = np.full((1, 20_000), 0.1, "float32")
+    found = np.cumsum(x, axis=1)[:, -1]
+    random, certain = (Bounds("float32", random=random) for random in (True, False))
+    assert excess(found, random.xp.sum(random.from_numpy(x), axis=1)).max() > 1
+    assert excess(found, certain.xp.sum(certain.from_numpy(x), axis=1)).max() < 1
+
+
+def test_near_a_kink_either_side_is_right() -> None:
+    bounds = Bounds("float32")
+    Z = BoundedArray(bounds.rules, np.array([[1e-9, 1e-9, 0.0, 0.0]]), np.array([[0.0, 1e-8, 0.0, 1e-8]]))
+    dA = bounds.from_numpy(np.ones((1, 4), "float32"))
+    dZ = bounds.ops.relu_backward(dA, Z, Z)
+    assert (excess(np.zeros((1, 4), "float32"), dZ) <= 1).tolist() == [[False, True, True, True]]
+    assert (excess(np.ones((1, 4), "float32"), dZ) <= 1).tolist() == [[True, True, False, True]]
+
+
+def test_what_is_not_finite_has_to_be_met() -> None:
+    rules = Rules("float32")
+    wanted = rules.known(
+        np.array([np.nan, np.inf, -np.inf, 1.0, 3.402823e38, 1e39]), np.array([1.0, 1, 1, 1e-7, 1e34, 1.0])
+    )
+    nan, inf = np.nan, np.inf
+    right = np.array([nan, inf, -inf, 1, inf, inf], "float32")
+    assert (excess(right, wanted) == 0).all()
+    wrong = np.array([inf, nan, inf, nan, nan, -inf], "float32")
+    assert np.isinf(excess(wrong, wanted)).all()
+
+
+def test_exact_results_have_no_error() -> None:
+    """Zeros of ReLU and of masks, sums of nothing, whole numbers of int64."""
+    bounds = Bounds("float32")
+    x = bounds.from_numpy(np.array([[-1.0, 2.0]], "float32"))
+    assert bounds.ops.relu(x).error.tolist() == [[0, 0]]
+    assert (x * bounds.xp.zeros((1, 2))).error.tolist() == [[0, 0]]
+    assert bounds.xp.sum(bounds.xp.zeros((3, 4)), axis=0).error.tolist() == [0] * 4
+    assert (bounds.xp.arange(5, dtype=bounds.xp.int64) * 3).error.tolist() == [0] * 5

@@ -1,0 +1,58 @@
+"""The bounds' own arithmetic overflows without a warning, and what it gives then is what the rules say."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_bounds import DTYPES, FUNCTIONS
+
+import deepnotes as dn
+from deepnotes.backends.bounds import BoundedArray, Bounds, excess
+from deepnotes.testing.calls import CALLS, VARIANTS, call
+from deepnotes.testing.checks import Trial
+from deepnotes.testing.properties import Styled
+
+
+class Far(Styled):
+    """Draws numbers so large that exponentials of them overflow."""
+
+    def real(self, *shape: int) -> np.ndarray:
+        return 300 * super().real(*shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in CALLS if name.removesuffix("_backward") + "_backward" in CALLS])
+def test_equations_may_overflow_on_the_way(name: str, dtype: str) -> None:
+    """Warnings are errors here, as in every test; the caller's own setting of NumPy does not matter either."""
+    for seed in range(5):
+        arguments = CALLS[name](Far(np.random.default_rng(seed), "random"), 2, 2, 11)
+        for options in [{}, *VARIANTS.get(name, [])]:
+            with np.errstate(over="raise", invalid="raise"):
+                Trial(dn.get_backend("numpy"), name).hold(call(name, options), arguments, dtype, name, random=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_rule_warns(name: str, dtype: str) -> None:
+    bounds = Bounds(dtype)
+    for value in (800.0, 1e5, 1e38, 1e300, np.inf, -np.inf, np.nan, 0.0, 5e-324):
+        for error in (0.0, 1e-3, 1e200, np.inf):
+            x = BoundedArray(bounds.rules, np.full((3, 4), value, bounds.rules.wide), error)
+            with np.errstate(all="raise"):
+                found = FUNCTIONS[name][0](bounds.xp, x, x)
+            assert not np.isnan(found.error).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_exponential_that_overflows_is_infinite_and_one_of_an_unknown_number_is_unknown(dtype: str) -> None:
+    bounds = Bounds(dtype)
+    x = np.array([[2e4, 2e4, 1.0, 1.0]])
+    wanted = bounds.xp.exp(BoundedArray(bounds.rules, x.astype(bounds.rules.wide), [[0.0, 1e-3, 1e-3, np.inf]]))
+
+    def is_right(result: Any) -> list[bool]:
+        times: np.ndarray = excess(np.full((1, 4), result, dtype), wanted)
+        return [bool(right) for right in times[0] <= 1]
+
+    assert is_right(np.inf) == [True, True, False, True]
+    assert is_right(-np.inf) == [False, False, False, True]
+    assert is_right(np.exp(1.0)) == [False, False, True, True]

@@ -1,0 +1,212 @@
+"""The shim that runs CUDA kernels on the CPU: it computes what CUDA would, and stops at what CUDA does not allow."""
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cuda_shim import ORDERS, Host, KernelFault, compiler, prepare
+
+HEAD = 'extern "C" __global__ void __launch_bounds__(1024) '
+SOURCES = {
+    "reverse": """reverse(int* x) {
+        __shared__ int room[64];
+        room[threadIdx.x] = x[threadIdx.x + 64 * blockIdx.x];
+        __syncthreads();
+        x[threadIdx.x + 64 * blockIdx.x] = room[63 - threadIdx.x];
+    }""",
+    "places": """places(int* x) {
+        const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+        const int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+        x[block * (blockDim.x * blockDim.y * blockDim.z) + thread] = block * 1000 + thread;
+    }""",
+    "shuffles": """shuffles(double* x, unsigned* votes) {
+        const int i = threadIdx.x;
+        x[i] = __shfl_xor_sync(0xffffffffu, double(i), 5);
+        x[64 + i] = __shfl_down_sync(0xffffffffu, double(i), 3, 16);
+        x[128 + i] = __shfl_up_sync(0xffffffffu, double(i), 3, 16);
+        x[192 + i] = __shfl_sync(0xffffffffu, double(i), 7, 8);
+        votes[i] = __ballot_sync(0xffffffffu, i % 3 == 0) + __any_sync(0xffffffffu, i == 40);
+    }""",
+    "warp_sum": """warp_sum(int* x) {
+        __shared__ volatile int room[64];
+        room[threadIdx.x] = x[threadIdx.x];
+        for (int half = 16; half > 0; half /= 2) {
+            SYNC;
+            const int other = room[threadIdx.x ^ half];
+            SYNC;
+            room[threadIdx.x] += other;
+        }
+        x[threadIdx.x] = room[threadIdx.x];
+    }""",
+}
+
+
+def host_of(name: str, old: str = "", new: str = "", build: str = "checked") -> Host:
+    source = SOURCES[name].replace("SYNC", "__syncwarp()")
+    assert old in source
+    return Host("float32", build=build, source=HEAD + source.replace(old, new))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compile several at a time; without g++, say so."""
+    compiler()
+    sources = [HEAD + source.replace("SYNC", "__syncwarp()") for source in SOURCES.values()]
+    prepare(*(("float32", build, source) for source in sources for build in ("fast", "checked")))
+
+
+@pytest.mark.parametrize("build", ["fast", "checked"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_shared_memory_and_barriers(order: str, build: str) -> None:
+    host, x = host_of("reverse", build=build), np.arange(192, dtype=np.int32)
+    host.order = order
+    host.launch("reverse", 3, 64, x)
+    np.testing.assert_array_equal(x, np.arange(192).reshape(3, 64)[:, ::-1].ravel())
+
+
+@pytest.mark.parametrize("build", ["fast", "checked"])
+def test_grids_and_blocks_of_three_dimensions(build: str) -> None:
+    x = np.full(24 * 60, -1, np.int32)
+    host_of("places", build=build).launch("places", (2, 3, 4), (3, 4, 5), x)
+    np.testing.assert_array_equal(x, (np.arange(24)[:, None] * 1000 + np.arange(60)).ravel())
+
+
+@pytest.mark.parametrize("build", ["fast", "checked"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_shuffles_and_votes(order: str, build: str) -> None:
+    host, x, votes = host_of("shuffles", build=build), np.zeros(256), np.zeros(64, np.uint32)
+    host.order = order
+    host.launch("shuffles", 1, 64, x, votes)
+    i = np.arange(64)
+    np.testing.assert_array_equal(x[:64], i ^ 5)
+    np.testing.assert_array_equal(x[64:128], np.where(i % 16 + 3 < 16, i + 3, i))
+    np.testing.assert_array_equal(x[128:192], np.where(i % 16 >= 3, i - 3, i))
+    np.testing.assert_array_equal(x[192:], i // 8 * 8 + 7)
+    wanted = [sum(1 << k for k in range(32) if (k + 32 * w) % 3 == 0) + (w == 1) for w in (0, 1)]
+    np.testing.assert_array_equal(votes, np.repeat(np.array(wanted, np.uint32), 32))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_warp_synchronizes_by_itself(order: str) -> None:
+    host, x = host_of("warp_sum"), np.arange(64, dtype=np.int32)
+    host.order = order
+    host.launch("warp_sum", 1, 64, x)
+    assert x.tolist() == [sum(range(32))] * 32 + [sum(range(32, 64))] * 32
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("reverse", "__syncthreads();", "", "reverse, block (0, 0, 0): thread 0: reads shared memory that nothing was"),
+        ("reverse", "__syncthreads();", "__syncwarp();", "thread 31: reads shared memory that nothing was written to"),
+        ("reverse", "room[64]", "room[63]", ""),
+        ("reverse", "__syncthreads();", "if (threadIdx.x < 63) __syncthreads();", "reads, without a barrier between"),
+        ("reverse", "__syncthreads();", "__syncthreads();\nif (threadIdx.x < 63) __syncthreads();", "63 never reaches"),
+        ("reverse", "__syncthreads();", "if (threadIdx.x < 7) __syncthreads();\nelse __syncthreads();", "two"),
+        ("reverse", "+ 64 * blockIdx.x", "", "block (1, 0, 0): thread 0: reads, without a barrier between"),
+        ("reverse", "x[threadIdx.x + 64 * blockIdx.x] = room", "x[threadIdx.x + 64 * blockIdx.x + 1] = room", ""),
+        ("places", "thread] =", "thread + 1] =", "writes out of bounds"),
+        ("places", "x[block", "(x - 1)[block", "writes out of bounds"),
+        ("shuffles", "x[i] =", "if (i < 40) x[i] =", "lanes of a warp are at different shuffles"),
+        ("shuffles", "const int i", "if (threadIdx.x == 9) return;\nconst int i", "a lane that has ended"),
+        ("shuffles", "0xffffffffu, double(i), 5", "0xffffu, double(i), 5", "a mask of less than a warp"),
+        ("warp_sum", "SYNC;\n            const", "const", "reads shared memory that nothing was written to"),
+        ("warp_sum", "SYNC;\n            room", "room", "reads, without a barrier between"),
+        ("warp_sum", "x[threadIdx.x] = room", "room[threadIdx.x ^ 1] = 0;\nx[threadIdx.x] = room", "without"),
+        ("warp_sum", "room[threadIdx.x] = x", "room[0] = x[threadIdx.x];\nroom[threadIdx.x] = x", "writes, without"),
+    ],
+)  # fmt: skip
+def test_what_cuda_does_not_allow_is_a_fault(name: str, old: str, new: str, words: str) -> None:
+    source = SOURCES[name]
+    assert old in source
+    host = Host("float32", checked=True, source=HEAD + source.replace(old, new).replace("SYNC", "__syncwarp()"))
+    grid, block, arrays = 1, 64, [np.zeros(64, np.int32)]
+    if name == "reverse":
+        grid, arrays = 3, [np.zeros(192, np.int32)]
+    elif name == "shuffles":
+        arrays = [np.zeros(256), np.zeros(64, np.uint32)]
+    elif name == "places":
+        grid, block, arrays = (2, 3, 4), (3, 4, 5), [np.zeros(24 * 60, np.int32)]
+    with pytest.raises(KernelFault, match=re.escape(words) or None):
+        host.launch(name, grid, block, *arrays)
+
+
+def test_a_barrier_that_is_never_reached_is_a_fault_in_the_fast_build_too() -> None:
+    host = host_of("reverse", "__syncthreads();", "if (threadIdx.x < 63) __syncthreads();", "fast")
+    with pytest.raises(KernelFault, match=r"reverse, block \(0, 0, 0\): thread 62 waits at the barrier of line"):
+        host.launch("reverse", 3, 64, np.zeros(192, np.int32))
+
+
+def test_misaligned_packs_are_a_fault() -> None:
+    source = HEAD + "copy(const float* x, float* y) { *(float4*)y = *(const float4*)x; }"
+    raw = np.zeros(12, np.float32)
+    x = raw[(-raw.ctypes.data % 16) // 4 :]
+    for build in ("fast", "checked"):
+        host = Host("float32", build=build, source=source)
+        host.launch("copy", 1, 1, x[:4], x[4:8])
+        with pytest.raises(KernelFault, match="not aligned"):
+            host.launch("copy", 1, 1, x[1:5], x[4:8])
+
+
+def test_launches_from_several_threads_do_not_meet() -> None:
+    """What runs a launch is one set of fibers, and Python's threads go on while it runs."""
+    host = host_of("reverse", build="fast")
+
+    def reversed_twice(start: int) -> bool:
+        x = np.arange(start, start + 64 * 3000, dtype=np.int32)
+        for _ in range(2):
+            host.launch("reverse", 3000, 64, x)
+        return np.array_equal(x, np.arange(start, start + 64 * 3000))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(reversed_twice, range(0, 8000, 1000)))
+
+
+def test_arguments_are_looked_at() -> None:
+    host, x = host_of("reverse"), np.zeros(64, np.int32)
+    with pytest.raises(TypeError, match="reverse takes 1 arguments, got 2"):
+        host.launch("reverse", 1, 64, x, x)
+    with pytest.raises(TypeError, match="x is of int64, wanted int32"):
+        host.launch("reverse", 1, 64, x.astype(np.int64))
+    with pytest.raises(TypeError, match="in one piece"):
+        host.launch("reverse", 1, 32, x[::2])
+    x.flags.writeable = False
+    with pytest.raises(TypeError, match="must not be written to"):
+        host.launch("reverse", 1, 64, x)
+
+
+def run_sanitized(what: str) -> subprocess.CompletedProcess[str]:
+    library = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    path = library.stdout.strip()
+    if not Path(path).is_absolute():
+        pytest.skip("needs the address sanitizer's library, libasan, beside g++")
+    environment = {
+        **os.environ, "LD_PRELOAD": path, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+    command = [sys.executable, str(Path(__file__).parents[1] / "cuda_sanitized.py"), what]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_address_sanitizer_finds_nothing(dtype: str) -> None:
+    """Every check of the kernels, in a build that watches memory, on arrays that end where their memory does."""
+    done = run_sanitized(dtype)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.split() == ["made", "all", "checks"]
+
+
+@pytest.mark.slow
+def test_the_address_sanitizer_would_find_it() -> None:
+    """Without one guard of the bounds, by a read and by a write one number too far."""
+    for fault in ("reads", "writes"):
+        done = run_sanitized(fault)
+        assert done.returncode != 0
+        assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+        assert {"reads": "READ of size", "writes": "WRITE of size"}[fault] in done.stderr

@@ -1,0 +1,78 @@
+"""Names of CuPy that only a GPU would reach: the installed CuPy has them, and they take what they are given."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+
+cupy: Any = pytest.importorskip("cupy", reason="needs the extra cuda12 or cuda13: CuPy, though no GPU")
+
+from deepnotes.equations.array import Namespace  # noqa: E402
+
+runtime = cupy.cuda.runtime
+
+
+def accepts(function: Any, *names: str) -> bool:
+    """Return whether a function takes these by name; what has no signature is read from its first lines."""
+    try:
+        known = set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        known = set((function.__doc__ or "").partition("Args:")[2].replace("(", " ").split()) | set(
+            (function.__doc__ or "").splitlines()[0].replace("(", " ").replace(",", " ").replace("=", " ").split()
+        )
+    return set(names) <= known
+
+
+def test_the_namespace_is_there() -> None:
+    missing = {name for name in vars(Namespace) if name[0] != "_"} | set(Namespace.__annotations__)
+    missing = {name for name in missing if not hasattr(cupy, name)}
+    assert not missing
+    for name in ("array", "ascontiguousarray", "broadcast_to", "empty"):
+        assert callable(getattr(cupy, name))
+    assert cupy.float32 is np.float32
+
+
+def test_the_runtime_has_what_is_called() -> None:
+    for name in (
+        "getDeviceCount", "getDeviceProperties", "runtimeGetVersion", "driverGetVersion", "memGetInfo", "memcpyAsync"
+    ):  # fmt: skip
+        assert callable(getattr(runtime, name)), name
+    assert (runtime.memcpyHostToDevice, runtime.memcpyDeviceToDevice) == (1, 3)
+    assert runtime.streamCaptureModeThreadLocal == 1
+
+
+def test_streams_events_and_graphs_have_what_is_called() -> None:
+    for name in ("begin_capture", "end_capture", "wait_event", "record", "synchronize", "__enter__", "__exit__"):
+        assert callable(getattr(cupy.cuda.Stream, name)), name
+    assert accepts(cupy.cuda.Stream.__init__, "non_blocking")
+    assert accepts(cupy.cuda.Event.__init__, "disable_timing")
+    for name in ("launch", "upload"):
+        assert callable(getattr(cupy.cuda.Graph, name)), name
+    for name in ("get_current_stream", "alloc_pinned_memory", "Device"):
+        assert callable(getattr(cupy.cuda, name)), name
+    assert callable(cupy.cuda.Device.use)
+    assert callable(cupy.get_default_memory_pool().free_bytes)
+
+
+def test_transfers_and_modules_take_what_they_are_given() -> None:
+    assert accepts(cupy.asnumpy, "stream", "order")
+    module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("-DREAL=float", "--std=c++17"))
+    assert callable(module.get_function)
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    assert issubclass(runtime.CUDARuntimeError, RuntimeError)
+
+
+def test_without_a_device_it_raises_what_availability_knows() -> None:
+    """Here, where it can be tried: the words that causes are told by."""
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        assert any(word in str(error) for word in ("InsufficientDriver", "NoDevice"))  # noqa: PT017
+    else:
+        assert count >= 0
+
+
+def test_graphs_cannot_be_made_but_by_capture() -> None:
+    with pytest.raises(NotImplementedError):
+        cupy.cuda.Graph()

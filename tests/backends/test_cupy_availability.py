@@ -1,0 +1,240 @@
+"""Why the CuPy backend does not work: each cause is told, with the command that mends it."""
+
+import ctypes
+import importlib.metadata
+import json
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fake_cupy
+import pytest
+from fake_cupy import CUDA, CUDARuntimeError
+
+import deepnotes as dn
+from deepnotes.utils.errors import ArgumentError, BackendUnavailable
+from deepnotes_cupy import availability, create, cublas
+
+
+class DynamicLibNotFoundError(RuntimeError):
+    """As of cuda.pathfinder."""
+
+
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """Put a machine in place where all is well, and return its CuPy."""
+    fake_cupy.forget()
+    found = fake_cupy.modules()
+    for name, module in found.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(cublas, "load", lambda major: fake_cupy.Cublas())
+    monkeypatch.setattr(availability, "driver_version", lambda: 13000)
+    monkeypatch.setattr(availability, "installed_wheels", lambda: ["cupy-cuda12x"])
+    yield found["cupy"]
+    fake_cupy.forget()
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def function(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return function
+
+
+def test_where_all_is_well_a_kernel_and_a_product_are_run(works: types.ModuleType) -> None:
+    backend = create()
+    assert ("launch", "round16") in [entry[:2] for entry in CUDA.log]
+    assert "gemm" in [entry[0] for entry in CUDA.log]
+    assert backend.name == "cupy"
+    assert "cupy 14.2.0" in backend.describe()
+    assert create(matmul_precision="float16", loss_scale="dynamic").matmul_precision == "float16"
+
+
+def missing_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setitem(sys.modules, "cupy", None)
+
+
+def broken_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(availability, "import_module", raising(ImportError("libcudart.so.12: cannot open shared object")))
+
+
+def old_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(cupy, "__version__", "13.6.0")
+
+
+def no_driver(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(availability, "driver_version", lambda: None)
+    patch.setattr(availability, "find_spec", lambda name: name)
+
+
+def nothing_at_all(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(availability, "driver_version", lambda: None)
+    patch.setattr(availability, "find_spec", lambda name: None)
+
+
+def old_driver(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(availability, "driver_version", lambda: 11080)
+
+
+def newer_wheel(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(availability, "driver_version", lambda: 12040)
+    patch.setattr(availability, "installed_wheels", lambda: ["cupy-cuda13x"])
+
+
+def dead_driver(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(availability, "driver_version", lambda: 0)
+    error = CUDARuntimeError(
+        "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
+    )
+    patch.setattr(cupy.cuda.runtime, "getDeviceCount", raising(error))
+
+
+def two_wheels(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(availability, "installed_wheels", lambda: ["cupy-cuda12x", "cupy-cuda13x"])
+
+
+def no_device(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    error = CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+    patch.setattr(cupy.cuda.runtime, "getDeviceCount", raising(error))
+
+
+def hidden_device(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setenv("CUDA_VISIBLE_DEVICES", "")
+    CUDA.devices = 0
+
+
+def no_nvrtc(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    error = DynamicLibNotFoundError('Failure finding "libnvrtc.so.13 or libnvrtc.so.12": No such file\nand more')
+    patch.setattr(cupy, "RawModule", raising(error))
+
+
+def does_not_compile(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    class CompileException(Exception):
+        pass
+
+    patch.setattr(cupy, "RawModule", raising(CompileException("dense.cu(3): error: identifier is undefined")))
+
+
+def no_cublas(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(
+        cublas, "load", raising(cublas.CublasMissing("cuBLAS for CUDA 12 cannot be loaded (libcublas.so.12: ...)"))
+    )
+
+
+def broken_cublas(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    library = fake_cupy.Cublas()
+    library.refuses = 8
+    patch.setattr(cublas, "load", lambda major: library)
+
+
+def other_gpu(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(
+        cupy, "RawModule", raising(RuntimeError("CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image is available"))
+    )
+
+
+def full(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    CUDA.memory = 100
+
+
+def wrong_numbers(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+    patch.setattr(cupy.cuda.runtime, "memcpyAsync", lambda *arguments: None)
+
+
+DRIVERS = "https://www.nvidia.com/drivers"
+CAUSES: list[tuple[Callable[..., None], str, str]] = [
+    (missing_cupy, "CuPy is not installed", 'pip install "deepnotes[cuda13]"'),  # this driver can run that
+    (broken_cupy, "CuPy cannot be imported: libcudart.so.12", 'pip install "deepnotes[cuda13]"'),
+    (no_driver, "there is no NVIDIA driver (libcuda.so.1 is not found)", DRIVERS),
+    (old_cupy, "CuPy 13.6.0 is older than 14", 'pip install "deepnotes[cuda12]"'),
+    (nothing_at_all, "is not found), and CuPy is not installed", f"{DRIVERS}), or run where there is a GPU; then pip"),
+    (old_driver, "the driver knows CUDA 11.8, and this CuPy is for CUDA 12", "update the driver to one for CUDA 12"),
+    (
+        newer_wheel, "the driver knows CUDA 12.4, and this CuPy is for CUDA 13",
+        'pip uninstall -y cupy-cuda13x && pip install "deepnotes[cuda12]"',
+    ),
+    (dead_driver, "there is no NVIDIA driver that works", DRIVERS),
+    (
+        two_wheels, "cupy-cuda12x and cupy-cuda13x are installed together",
+        'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "deepnotes[cuda13]"',
+    ),
+    (no_device, "CUDA sees no device", "nvidia-smi"),
+    (hidden_device, "CUDA sees no device, with CUDA_VISIBLE_DEVICES=''", "unset CUDA_VISIBLE_DEVICES"),
+    (no_nvrtc, "NVRTC, CUDA's compiler, cannot be loaded (Failure finding", 'pip install "deepnotes[cuda12]"'),
+    (does_not_compile, "a kernel does not compile (dense.cu(3)", 'pip install "deepnotes[cuda12]"'),
+    (no_cublas, "cuBLAS for CUDA 12 cannot be loaded", 'pip install "deepnotes[cuda12]"'),
+    (broken_cublas, "cublasGemmEx: architecture mismatch (8)", 'pip install "deepnotes[cuda12]"'),
+    (other_gpu, "this CuPy is for other GPUs", 'pip install "deepnotes[cuda13]"'),
+    (full, "the device has no memory left", "nvidia-smi"),
+    (wrong_numbers, "device 0 computes wrong results", "nvidia-smi"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cause", "told", "fix"), CAUSES, ids=[c[0].__name__ for c in CAUSES])
+def test_each_cause_is_told_with_its_cure(
+    works: types.ModuleType, monkeypatch: pytest.MonkeyPatch, cause: Callable[..., None], told: str, fix: str
+) -> None:
+    cause(monkeypatch, works)
+    with pytest.raises(BackendUnavailable) as caught:
+        create()
+    assert told in caught.value.cause
+    assert fix in caught.value.fix
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_there_is_not_is_a_wrong_argument(works: types.ModuleType) -> None:
+    with pytest.raises(ArgumentError, match="device=1, and there is one device, 0"):
+        create(device=1)
+    CUDA.devices = 4
+    with pytest.raises(ArgumentError, match="device=4, and there are 0 to 3"):
+        create(device=4)
+
+
+def test_wheels_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["cupy-cuda12x", "CuPy-CUDA13x", "cupy_fake", "numpy", "cupy-xarray"]
+    found = [types.SimpleNamespace(metadata={"Name": name}) for name in names]
+    monkeypatch.setattr(availability, "distributions", lambda: found)
+    assert availability.installed_wheels() == ["cupy-cuda12x", "cupy-cuda13x"]
+
+
+# --- this machine, as it is -------------------------------------------------------------------------------------------
+
+
+def has_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(has_driver(), reason="there is an NVIDIA driver here")
+def test_without_a_driver_auto_goes_on_at_once() -> None:
+    """Nothing of CuPy is imported to find out."""
+    code = (
+        "import sys, deepnotes as dn; name = dn.get_backend('auto').name; "
+        "print(name, 'cupy' in sys.modules, 'deepnotes_cupy.backend' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() in (["numba", "False", "False"], ["numpy", "False", "False"])
+
+
+@pytest.mark.skipif(has_driver(), reason="there is an NVIDIA driver here")
+def test_the_command_line_lists_it_with_the_cure(run: Any) -> None:
+    out, _ = run("backends", "--json")
+    (found,) = [b for b in json.loads(out)["backends"] if b["name"] == "cupy"]
+    assert found["works"] is False
+    assert "there is no NVIDIA driver" in found["cause"]
+    assert DRIVERS in found["fix"]
+
+
+def test_it_is_registered_with_extras_that_bring_all_of_it() -> None:
+    assert "cupy" in dn.registered_backends()
+    needs = importlib.metadata.requires("deepnotes") or []
+    for major in (12, 13):
+        mine = [need for need in needs if f'extra == "cuda{major}"' in need]
+        assert any(need.startswith(f"cupy-cuda{major}x>=14") for need in mine)
+        assert any(all(part in need for part in ("cuda-toolkit[", "cublas", "cudart", "nvrtc")) for need in mine)

@@ -1,0 +1,89 @@
+"""What a backend promises of the last bits (``Backend.determinism``) is held, by processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_concurrency import data, wide
+
+import deepnotes as dn
+from deepnotes.backends.base import PROMISES
+
+PROGRAM = """
+import sys
+from test_determinism import digests
+print(*digests(sys.argv[1], *map(int, sys.argv[2:])))
+"""
+
+
+def digests(name: str, *threads: int) -> list[str]:
+    """Return digests of parameters and slots, of losses and of predictions, of trainings small and large."""
+    import hashlib
+
+    backend: Any = dn.get_backend(name, **({"threads": threads[0]} if threads else {}))
+    X, y = data()
+    found = []
+    for dtype in ("float32", "float64"):
+        small = dn.Network([dn.Dense(9, "tanh"), dn.Dense(5, "softmax")], 96, backend=backend, dtype=dtype, seed=3)
+        for net, batch in ((small, 16), (wide(backend, dtype=dtype), 300)):
+            history = net.fit(X, y, epochs=2, batch_size=batch, validation=(X[:, :99], y[:99]), clip_norm=1.0)
+            _, _, state = net._training
+            arrays = [net.flat(), *(net.backend.to_numpy(slot) for slot in state.slots)]
+            predicted = [net.predict(X), net.predict(X[:, :1])]
+            for part in (arrays, [np.array(history.loss + history.val_loss)], predicted):
+                found.append(hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in part)).hexdigest())
+    return found
+
+
+def in_processes(name: str, ways: list[tuple[list[str], dict[str, str]]]) -> list[list[str]]:
+    """Return what processes of their own, two at a time, find; each way is arguments and an environment."""
+    path = os.pathsep.join(filter(None, [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH")]))
+    found = []
+    for pair in (ways[i : i + 2] for i in range(0, len(ways), 2)):
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, name, *arguments],
+                env=os.environ | {"PYTHONPATH": path} | environment,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for arguments, environment in pair
+        ]
+        for process in running:
+            out, _ = process.communicate(timeout=120)
+            assert process.returncode == 0
+            found.append(out.split())
+    return found
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba", "cupy"])
+def test_the_same_bits_again_as_far_as_a_backend_promises(name: str) -> None:
+    try:
+        backend = dn.get_backend(name)
+    except dn.DeepnotesError as error:
+        pytest.skip(f"{name}: {error}")
+    if backend.determinism == "none":
+        pytest.skip(f"{name}: {PROMISES['none']}")
+    digests(name)  # so that whatever is compiled is
+    if backend.determinism == "any threads":
+        groups = [[(["1"], {}), (["2"], {}), (["3"], {})]]
+    else:
+        groups = [[([], dict.fromkeys(LIMITS, threads))] * 2 for threads in ("1", "2")]
+    for ways in groups:
+        found = in_processes(name, ways)
+        assert len(found[0]) == len(set(found[0])) == 12
+        assert found == [found[0]] * len(ways)
+
+
+LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def test_every_backend_says_what_it_promises() -> None:
+    found = {name: dn.get_backend(name).determinism for name in dn.available_backends()}
+    assert set(found.values()) <= set(PROMISES)
+    assert found["numpy"] == "same threads"
+    assert dn.Backend("one's own", np).determinism == "none"

@@ -1,0 +1,269 @@
+"""Arrays of other libraries: read in place where the memory allows, refused in clear words where it does not."""
+
+import tracemalloc
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends.dlpack import device_of
+from deepnotes.backends.foreign_arrays import as_host
+from deepnotes.network.inputs import as_data, as_samples
+from deepnotes.nn.losses import Loss
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(4, 6)).astype(np.float32)
+Y = np.array([0, 1, 2, 0, 1, 2])
+BACKENDS = ["numpy", "numba"]
+
+
+@pytest.fixture
+def torch() -> ModuleType:
+    return pytest.importorskip("torch", reason="reading PyTorch's arrays needs deepnotes[peers]")
+
+
+@pytest.fixture
+def jnp() -> Any:
+    jax = pytest.importorskip("jax", reason="reading JAX's arrays needs deepnotes[peers]")
+    return jax.numpy
+
+
+def network(backend: Any = "numpy", dtype: str = "float32") -> dn.Network:
+    if backend == "numba":
+        pytest.importorskip("numba", reason="the Numba backend needs deepnotes[numba]")
+    layers = [dn.Dense(5, "tanh"), dn.Dense(3, "softmax")]
+    return dn.Network(layers, inputs=4, backend=backend, dtype=dtype, seed=0)
+
+
+def same_training(net: dn.Network, X_given: Any, Y_given: Any) -> None:
+    """Do all that takes samples with what is given, and see that it is what NumPy's arrays give, to the last bit."""
+    like = network(net.backend, net.dtype)
+    assert isinstance(net.predict(X_given), np.ndarray)
+    assert np.array_equal(net.predict(X_given), like.predict(X))
+    assert net.evaluate(X_given, Y_given) == like.evaluate(X, Y)
+    found = net.fit(X_given, Y_given, epochs=2, validation=(X_given, Y_given), sample_weight=Y_given)
+    wanted = like.fit(X, Y, epochs=2, validation=(X, Y), sample_weight=Y)
+    assert found.loss == wanted.loss
+    assert found.val_loss == wanted.val_loss
+    assert net.partial_fit(X_given, Y_given) == like.partial_fit(X, Y)
+    assert np.array_equal(net.flat(), like.flat())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pytorch_tensors_are_taken_everywhere(torch: ModuleType, backend: str) -> None:
+    same_training(network(backend), torch.tensor(X), torch.tensor(Y))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_jax_arrays_are_taken_everywhere(jnp: Any, backend: str) -> None:
+    """JAX's arrays are read-only in NumPy."""
+    given = jnp.asarray(X)
+    assert not as_host(network().backend, given, "X").flags.writeable
+    same_training(network(backend), given, jnp.asarray(Y))
+
+
+def test_pytorch_tensors_are_read_where_they_lie(torch: ModuleType) -> None:
+    net, given = network(), torch.tensor(X)
+    samples = as_samples(net, given)
+    assert isinstance(samples, np.ndarray)
+    assert samples.ctypes.data == given.data_ptr()
+    given[1, 2] = 7.0
+    assert samples[1, 2] == 7.0
+
+
+def test_jax_arrays_are_read_where_they_lie(jnp: Any) -> None:
+    given = jnp.asarray(X)
+    samples = as_samples(network(), given)
+    assert samples.ctypes.data == given.unsafe_buffer_pointer()
+
+
+class OnlyDLPack:
+    """An array of a library that knows DLPack and nothing else."""
+
+    def __init__(self, array: np.ndarray, device: tuple[int, int] = (1, 0)) -> None:
+        self._array, self._device, self.shape = array, device, array.shape
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+
+def test_dlpack_alone_is_enough() -> None:
+    same_training(network(), OnlyDLPack(X), OnlyDLPack(Y))
+    assert np.shares_memory(as_samples(network(), OnlyDLPack(X)), X)
+
+
+def test_memory_that_is_pinned_for_a_gpu_is_the_hosts() -> None:
+    assert np.array_equal(network().predict(OnlyDLPack(X, (3, 0))), network().predict(X))
+
+
+def test_nothing_of_the_size_of_the_samples_is_allocated() -> None:
+    net = network()
+    many = OnlyDLPack(np.zeros((4, 500_000), np.float32))
+    as_data(net, OnlyDLPack(X), Y, Loss("categorical_cross_entropy"))  # what is imported at first use
+    tracemalloc.start()
+    try:
+        as_samples(net, many)
+        assert tracemalloc.get_traced_memory()[1] < 20_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "of", ["X.T.contiguous().T", "torch.stack([X, -X], 2)[:, :, 0]", "X.double()", "X[:1].expand(4, 6)", "X.half()"]
+)
+def test_strides_and_dtypes_of_pytorch(torch: ModuleType, of: str) -> None:
+    given = eval(of, {"torch": torch, "X": torch.tensor(X)})
+    wanted = network().predict(np.array(given.tolist(), dtype=np.float32))
+    assert np.array_equal(network().predict(given), wanted)
+
+
+def test_integers_and_bools_of_pytorch(torch: ModuleType) -> None:
+    positive = torch.tensor(X) > 0
+    for given in (positive, positive.to(torch.uint8), positive.long()):
+        assert np.array_equal(network().predict(given), network().predict((X > 0).astype(np.float32)))
+
+
+REFUSED = [
+    ("X.requires_grad_()", dn.DTypeError, r"X: got a Tensor that requires a gradient, .*; pass X\.detach\(\)"),
+    ("torch.nn.Parameter(X)", dn.DTypeError, r"X: got a Parameter that requires a gradient, .*; pass X\.detach\(\)"),
+    (
+        "X.bfloat16()",
+        dn.DTypeError,
+        r"X: got an array of torch\.bfloat16, which NumPy cannot read; convert it, such as to",
+    ),
+    (
+        "X.to(torch.float8_e5m2)",
+        dn.DTypeError,
+        r"X: got an array of torch\.float8_e5m2, .* convert it, such as to float32",
+    ),
+    ("torch.complex(X, X)", dn.DTypeError, "X: got an array of complex64, wanted real numbers"),
+    ("torch.complex(X, X).conj().imag", dn.DTypeError, r"X: got Tensor, .* negative bit .*resolve_neg"),
+    ("X.to_sparse()", dn.DTypeError, r"X: got Tensor, wanted an array of real numbers \("),
+    (
+        "X.to('meta')",
+        dn.ForeignArrayError,
+        r"X is a torch\.Tensor on another device, .*: copy it with X\.cpu\(\), or make",
+    ),
+    ("X.T", dn.ShapeError, r"samples are columns here: X\.T"),
+]
+
+
+@pytest.mark.parametrize(("of", "error", "message"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_what_cannot_be_read_of_pytorch_is_told(
+    torch: ModuleType, of: str, error: type[Exception], message: str
+) -> None:
+    net = network()
+    before = net.flat()
+    given = eval(of, {"torch": torch, "X": torch.tensor(X)})
+    for call in (net.predict, lambda x: net.fit(x, Y), lambda x: net.partial_fit(x, Y), lambda x: net.evaluate(x, Y)):
+        with pytest.raises(error, match=message):
+            call(given)
+    assert np.array_equal(net.flat(), before)
+
+
+def test_bfloat16_of_jax_is_refused(jnp: Any) -> None:
+    with pytest.raises(dn.DTypeError, match="X: got an array of bfloat16, which NumPy cannot read; convert it"):
+        network().predict(jnp.asarray(X).astype("bfloat16"))
+    with pytest.raises(dn.DTypeError, match="Y: got an array of bfloat16"):
+        network().fit(X, jnp.zeros((3, 6), "bfloat16"))
+
+
+def test_a_jax_array_that_is_being_traced_is_refused(jnp: Any) -> None:
+    jax = pytest.importorskip("jax", reason="reading JAX's arrays needs deepnotes[peers]")
+    with pytest.raises(dn.DTypeError, match=r"X: got .*Tracer, wanted an array of real numbers"):
+        jax.jit(network().predict)(X)
+
+
+def test_results_and_parameters_are_shared_with_pytorch(torch: ModuleType) -> None:
+    net = network()
+    A = net.predict(torch.tensor(X))
+    assert torch.from_dlpack(A).data_ptr() == A.ctypes.data
+    W = torch.from_dlpack(net.parameters["W1"])
+    W[0, 0] = 5.0
+    assert net.parameters["W1"][0, 0] == 5.0
+    net.parameters["W1"] = torch.ones(5, 4)
+    assert W[0].tolist() == [1.0] * 4
+
+
+def test_results_and_parameters_go_to_jax(jnp: Any) -> None:
+    net = network()
+    A = net.predict(jnp.asarray(X))
+    assert np.array_equal(np.asarray(jnp.from_dlpack(A)), A)
+    W = net.parameters["W2"]
+    assert np.array_equal(np.asarray(jnp.from_dlpack(W)), W)
+    net.parameters["W2"] = jnp.ones((3, 5))
+    assert (net.parameters["W2"] == 1).all()
+
+
+GPU = (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("library", "copy"),
+    [
+        ("torch", r"X\.cpu\(\), or make"),
+        ("jaxlib.xla", r"jax\.device_get\(X\), or make"),
+        ("cupy", r"X\.get\(\) or deepnotes\.get_backend\('cupy'\)\.to_numpy\(X\), or make"),
+        ("other", r"numpy\.from_dlpack\(X, device='cpu', copy=True\)"),
+    ],
+)
+def test_what_lies_on_a_gpu_is_not_moved(library: str, copy: str) -> None:
+    net = network()
+    given = type("Array", (OnlyDLPack,), {"__module__": library})(X, GPU)
+    with pytest.raises(dn.ForeignArrayError, match=f"X is a .*Array on another device, .*: copy it with {copy}"):
+        net.predict(given)
+    given = type("Array", (OnlyDLPack,), {"__module__": library})(Y, GPU)
+    for arguments in ({"Y": given}, {"Y": Y, "sample_weight": given}, {"Y": Y, "validation": (X, given)}):
+        with pytest.raises(dn.ForeignArrayError, match="on another device"):
+            net.fit(X, **arguments)
+    with pytest.raises(dn.ForeignArrayError, match="b2 is a"):
+        net.parameters["b2"] = given
+
+
+class OnGPU(dn.Backend):
+    """A backend whose arrays, array_api_strict's, say that they lie on a GPU."""
+
+    def __init__(self) -> None:
+        strict = pytest.importorskip("array_api_strict", reason="a namespace beside NumPy needs deepnotes[test]")
+        super().__init__("gpu", strict)
+        self.dlpack_device = GPU
+
+
+def test_a_neighbour_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = OnGPU()
+    taken = []
+
+    def from_dlpack(x: OnlyDLPack) -> Any:
+        taken.append(x)
+        return backend.xp.asarray(x._array)
+
+    monkeypatch.setattr(backend.xp, "from_dlpack", from_dlpack)
+    net, like = network(backend), network(dn.Backend("eager", np))
+    given = OnlyDLPack(X, GPU)
+    A = net.predict(given)
+    assert taken == [given]
+    assert backend.is_array(A)
+    assert np.array_equal(backend.to_numpy(A), like.predict(X))
+    history = net.fit(given, OnlyDLPack(Y, GPU), epochs=2, shuffle=False, sample_weight=OnlyDLPack(Y, GPU))
+    assert history.loss == like.fit(X, Y, epochs=2, shuffle=False, sample_weight=Y).loss
+    with pytest.raises(dn.ForeignArrayError, match=r"X is a .*OnlyDLPack on another device"):
+        net.predict(OnlyDLPack(X, (2, 1)))  # the next GPU
+
+    def refuse(x: OnlyDLPack) -> Any:
+        raise BufferError("no gradients")
+
+    monkeypatch.setattr(backend.xp, "from_dlpack", refuse)
+    with pytest.raises(dn.DTypeError, match=r"X: got OnlyDLPack, .* \(no gradients\)"):
+        net.predict(given)
+    with pytest.raises(dn.DTypeError, match=r"Y: got OnlyDLPack, .* \(no gradients\)"):
+        net.fit(backend.xp.asarray(X), given)
+
+
+def test_where_arrays_lie() -> None:
+    assert dn.get_backend("numpy").dlpack_device == device_of(X) == (1, 0)
+    assert device_of("text") is None

@@ -1,0 +1,228 @@
+"""The Numba backend beyond its numbers, which test_programs.py holds: cache, memory, threads, forks, absence."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+
+pytest.importorskip("numba")
+from numba.core.dispatcher import Dispatcher
+
+import deepnotes_numba
+from deepnotes_numba import batches, cache
+
+FOLDER = Path(deepnotes_numba.__file__).parent
+TRAIN = """
+import numpy as np, deepnotes as dn
+net = dn.Network([dn.Dense(3, "relu"), dn.Dense(1)], inputs=2, backend="numba", seed=0)
+print(net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=3).loss[-1])
+"""
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=600
+    )
+
+
+NARROW = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+f16c"}
+"""What makes Numba compile for registers of half the width, with other tiles, where the processor has wider ones."""
+EVERYTHING = """
+import json, sys
+sys.path.insert(0, {tests!r})
+from test_numba import figures
+print(json.dumps(figures({predict_first})))
+"""
+
+
+def figures(predict_first: bool) -> list[list[str]]:
+    """Return what trainings with many losses and activations come to, to the last bit: losses, θ and predictions."""
+    rng = np.random.default_rng(0)
+    X, w, found = rng.normal(size=(19, 100)), np.linspace(0.5, 2, 100), []
+    for name, last, loss, optimizer in [
+        ("tanh", dn.Dense(5, "softmax"), None, "adam"),
+        ("gelu", dn.Dense(5, "softmax"), "mean_absolute_error", "rmsprop"),
+        ("sigmoid", dn.Dense(1, "sigmoid"), None, dn.SGD(0.1, 0.9)),
+        ("silu", dn.Dense(2, "sigmoid"), "mean_squared_error", "adamw"),
+        ("elu", dn.Dense(1, "softplus"), "poisson", dn.SGD(0.1, 0.9, nesterov=True)),
+        ("gelu_tanh", dn.Dense(2), "huber", "adam"),
+    ]:
+        net = dn.Network([dn.Dense(33, name), dn.Dropout(0.1), last], 19, backend="numba", dtype="float64", seed=0)
+        Y = rng.integers(0, 5, 100) if net.outputs == 5 and loss is None else rng.random((net.outputs, 100)).round()
+        if predict_first:
+            net.predict(X)
+        history = net.fit(
+            X, Y, loss=loss, optimizer=optimizer, epochs=3, validation=(X, Y), clip_norm=1.0, sample_weight=w
+        )
+        numbers = [*history.loss, *history.val_loss, *net.flat(), *net.predict(X).ravel()]
+        found.append([float(number).hex() for number in numbers])
+    return found
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+    """Return three processes that train: one that compiles, and two that load, one of which predicts before it trains.
+
+    On x86 they compile for narrow registers.
+    """
+    environment = NARROW if platform.machine() in {"x86_64", "AMD64"} else {}
+    environment = environment | {"DEEPNOTES_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
+    codes = [
+        EVERYTHING.format(tests=str(Path(__file__).parents[1]), predict_first=first) for first in (False, False, True)
+    ]
+    return [run(code, **environment) for code in codes]
+
+
+@pytest.mark.slow
+def test_later_processes_find_what_the_first_compiled(processes: list[subprocess.CompletedProcess[str]]) -> None:
+    """And the first says what it is waiting for."""
+    first, *others = processes
+    assert first.returncode == 0, first.stderr
+    assert "numba: compiling training for float64" in first.stderr
+    assert "numba-" in first.stderr
+    assert [(done.returncode, done.stderr) for done in others] == [(0, "")] * 2
+
+
+@pytest.mark.slow
+def test_compiled_or_loaded_in_any_order_the_code_gives_the_same_bits(
+    processes: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """A function is compiled by itself and into each of its callers, and who calls which copy depends on the order."""
+    first, *others = processes
+    assert len(json.loads(first.stdout)) == 6
+    assert [done.stdout for done in others] == [first.stdout] * 2
+
+
+@pytest.mark.slow
+def test_a_processor_with_narrower_registers_trains_to_the_same_numbers(
+    processes: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """Only rounding may differ."""
+    for pair in zip(json.loads(processes[0].stdout), figures(False), strict=True):
+        narrow, wide = (np.array([float.fromhex(number) for number in numbers]) for numbers in pair)
+        assert abs(narrow - wide).max() <= 1e-12 * abs(wide).max()
+
+
+def test_no_two_compiled_functions_have_one_name() -> None:
+    """In the cache they are told apart by that alone; else a process that loads what two others compiled errs."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for path in FOLDER.glob("*.py"):
+        module = import_module(f"deepnotes_numba.{path.stem}" if path.stem != "__init__" else "deepnotes_numba")
+        for function in vars(module).values():
+            if isinstance(function, Dispatcher):
+                python = function.py_func
+                found.setdefault((python.__module__, python.__qualname__), set()).add(id(python))
+    assert len(found) > 60
+    assert [name for name, functions in found.items() if len(functions) > 1] == []
+
+
+def test_any_change_of_any_file_opens_a_new_cache(tmp_path: Path) -> None:
+    copy = tmp_path / "deepnotes_numba"
+    shutil.copytree(FOLDER, copy)
+    seen = {cache.folder_name(copy)}
+    for path in sorted(copy.glob("*.py")):
+        path.write_text(path.read_text() + "\n")
+        assert cache.folder_name(copy) not in seen, path.name
+        seen.add(cache.folder_name(copy))
+
+
+def test_nowhere_to_write_is_no_reason_to_fail() -> None:
+    code = "from deepnotes_numba.eager import dropout_mask; print(dropout_mask((2, 2), 0.0, 1, 2, 3).sum())"
+    done = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
+    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
+    assert "compiling dropout masks takes some seconds, in each process anew" in done.stderr
+
+
+def test_numbas_own_setting_is_left_alone() -> None:
+    code = "import numba, deepnotes_numba.training; print(repr(numba.config.CACHE_DIR))"
+    assert run(code, NUMBA_CACHE_DIR="").stdout == "''\n"
+
+
+def test_without_numba_the_backend_says_what_to_install() -> None:
+    code = "import sys; sys.modules['numba'] = None; import deepnotes as dn; dn.get_backend('numba')"
+    done = run(code)
+    assert "BackendUnavailable" in done.stderr
+    assert 'to fix it: pip install "deepnotes[numba]"' in done.stderr
+
+
+@pytest.mark.parametrize("layout", ["transposed", "by feature", "read-only", "memory-mapped"])
+def test_the_data_are_never_copied(layout: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(50_000, 40)).astype(np.float32)
+    X = rows.T
+    if layout == "by feature":
+        X = np.ascontiguousarray(X)
+    elif layout == "read-only":
+        X.flags.writeable = False
+    elif layout == "memory-mapped":
+        np.save(tmp_path / "x.npy", rows)
+        X = np.load(tmp_path / "x.npy", mmap_mode="r").T
+    net = dn.Network([dn.Dense(4, "tanh"), dn.Dense(1)], inputs=40, backend="numba", seed=0)
+    target = np.zeros((1, 50_000), dtype=np.float32)
+    net.partial_fit(X[:, :10], target[:, :10])
+    tracemalloc.start()
+    try:
+        net.fit(X, target, epochs=1, batch_size=500)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < rows.nbytes / 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_are_asked_for_in_advance_are_those_that_are_trained_on(dtype: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(9001, 37)).astype(dtype)  # a batch of one sample at the end, too
+    assert rows.nbytes > batches.CACHE
+    nets = [dn.Network([dn.Dense(3)], inputs=37, backend="numba", dtype=dtype, seed=0) for _ in range(2)]
+    for net, X in zip(nets, (rows.T, np.ascontiguousarray(rows.T)), strict=True):  # by feature, none are asked for
+        net.fit(X, X[:3], epochs=2, batch_size=90)
+    np.testing.assert_array_equal(nets[0].flat(), nets[1].flat())
+
+
+def test_many_threads_train_and_predict_at_once() -> None:
+    X, Y = np.random.default_rng(0).normal(size=(5, 300)), np.ones((1, 300))
+    shared = dn.Network([dn.Dense(20, "tanh"), dn.Dense(1)], inputs=5, backend="numba", seed=0)
+    wanted = shared.predict(X)
+    nets = [dn.Network(shared.layers, inputs=5, backend="numba", seed=1) for _ in range(8)]
+    same = []
+
+    def work(net: dn.Network) -> None:
+        net.fit(X, Y, epochs=3)
+        same.append(all(np.array_equal(shared.predict(X), wanted) for _ in range(20)))
+
+    threads = [threading.Thread(target=work, args=(net,)) for net in nets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert same == [True] * 8
+    for net in nets[1:]:
+        np.testing.assert_array_equal(net.flat(), nets[0].flat())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_trains_on() -> None:
+    code = f"""
+{TRAIN}
+import os, sys
+sys.stdout.flush()
+child = os.fork()
+loss = net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=3).loss[-1]
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+print(loss)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    first, mine, childs = done.stdout.split()[-3:]
+    assert mine == childs != first

@@ -1,0 +1,128 @@
+"""Rung 2 of the Numba backend: each kernel does what the equation of its name does."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.equations import EQUATIONS
+from deepnotes.nn.activations import LIBRARY
+
+pytest.importorskip("numba")
+
+BACKEND = dn.get_backend("numba")
+ACTIVATIONS = sorted(name for name in BACKEND.kernels if name in LIBRARY)
+UPDATES = {"momentum": (1, (0.1, 0.9)), "rmsprop": (1, (0.1, 0.9, 1e-8)), "adam": (2, (0.1, 1e-8, 0.9, 0.999))}
+SHAPES = [(1, 1), (3, 1), (1, 17), (7, 40), (130, 5)]
+
+
+def numbers(shape: tuple[int, ...], dtype: str, scale: float = 4.0) -> np.ndarray:
+    return (scale * np.random.default_rng(sum(shape)).normal(size=shape)).astype(dtype)
+
+
+def assert_close(found: Any, wanted: Any, dtype: str) -> None:
+    """Both are off by some units in the last place of numbers of this size: 32 allow for every activation's form."""
+    wanted = np.asarray(wanted, dtype=np.float64)
+    scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=32 * np.finfo(dtype).eps * scale)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_and_their_backward_forms(name: str, shape: tuple[int, int], dtype: str) -> None:
+    Z, dA = numbers(shape, dtype), numbers(shape, dtype, 1.0)
+    exact = Z.astype(np.float64)
+    A = EQUATIONS[name](np, exact)
+    assert_close(getattr(BACKEND.ops, name)(Z), A, dtype)
+    wanted = EQUATIONS[f"{name}_backward"](np, dA.astype(np.float64), exact, A)
+    found = getattr(BACKEND.ops, f"{name}_backward")(dA, Z, A.astype(dtype))
+    assert_close(found, wanted, dtype)
+
+
+@pytest.mark.parametrize(("name", "option"), [("leaky_relu", "slope"), ("elu", "alpha")])
+def test_options_reach_the_kernel_by_name_and_by_place(name: str, option: str) -> None:
+    Z = numbers((4, 9), "float64")
+    wanted = EQUATIONS[name](np, Z, 0.3)
+    np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, 0.3), wanted, rtol=1e-14)
+    np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, **{option: 0.3}), wanted, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_nan_in_gives_nan_out(name: str) -> None:
+    Z = numbers((5, 33), "float32")
+    Z[2, 20] = np.nan
+    assert np.isnan(getattr(BACKEND.ops, name)(Z)[2, 20])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", UPDATES)
+def test_updates(name: str, dtype: str) -> None:
+    count, scalars = UPDATES[name]
+    theta, g, *slots = (abs(numbers((1003,), dtype, s)) for s in (1.0, 0.5, 0.2, 0.3)[: 2 + count])
+    before = [np.array(x) for x in (theta, g, *slots)]
+    found = getattr(BACKEND.ops, name)(theta, g, *slots, *scalars)
+    wanted = EQUATIONS[name](np, *(x.astype(np.float64) for x in before), *scalars)
+    for f, w in zip(found, wanted, strict=True):
+        assert_close(f, w, dtype)
+    for x, y in zip((theta, g, *slots), before, strict=True):
+        np.testing.assert_array_equal(x, y)  # equations are pure
+
+
+def test_nesterov() -> None:
+    theta, g, v = (numbers((50,), "float64", s) for s in (1.0, 0.5, 0.2))
+    found = BACKEND.ops.momentum(theta, g, v, 0.1, 0.9, nesterov=True)
+    for f, w in zip(found, EQUATIONS["momentum"](np, theta, g, v, 0.1, 0.9, nesterov=True), strict=True):
+        np.testing.assert_allclose(f, w, rtol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (4, 6)], ids=str)
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.999])
+def test_masks_are_the_same_bits(shape: tuple[int, int], rate: float) -> None:
+    arguments = (shape, rate, 2**64 - 5, np.asarray(2**40 + 7), 3, np.float32)
+    found = BACKEND.ops.dropout_mask(*arguments)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, EQUATIONS["dropout_mask"](np, *arguments))
+
+
+@pytest.mark.parametrize("layout", ["fortran", "strided", "read-only", "float16"])
+def test_any_layout_and_dtype_is_taken(layout: str) -> None:
+    Z = numbers((6, 10), "float64")
+    if layout == "fortran":
+        Z = np.asfortranarray(Z)
+    elif layout == "strided":
+        Z = numbers((12, 20), "float64")[::2, ::-2]
+    elif layout == "read-only":
+        Z.flags.writeable = False
+    else:
+        Z = Z.astype(np.float16)
+    found = BACKEND.ops.silu(Z)
+    assert found.dtype == Z.dtype
+    np.testing.assert_allclose(found, EQUATIONS["silu"](np, Z), rtol=4 * float(np.finfo(Z.dtype).eps))
+
+
+class Cubic(dn.ActivationFunction):
+    """The user's own: what is not the library's trains eagerly, on the kernels."""
+
+    range = "real"
+
+    def forward(self, ops: Any, Z: Any) -> Any:
+        return Z * Z * Z
+
+    def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
+        return 3 * dA * Z * Z
+
+
+def test_a_network_with_a_part_of_the_users_own_trains_as_on_numpy(caplog: pytest.LogCaptureFixture) -> None:
+    X, Y = numbers((5, 64), "float64", 1.0), numbers((1, 64), "float64", 1.0)
+    flat = []
+    with caplog.at_level("DEBUG", "deepnotes"):
+        for backend in ("numpy", "numba"):
+            layers = [dn.Dense(8, "gelu"), dn.Dropout(0.3), dn.Dense(4, Cubic()), dn.Dense(1)]
+            net = dn.Network(layers, inputs=5, backend=backend, dtype="float64", seed=0)
+            net.fit(X, Y, epochs=3, batch_size=16)
+            flat.append(net.flat())
+    np.testing.assert_allclose(flat[1], flat[0], rtol=0, atol=1e-12)
+    assert "so it runs eagerly" in caplog.text

@@ -1,0 +1,350 @@
+"""The Numba backend's threads: whatever their number, the same bits; and none of them is left when a call returns."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends.program import Data, State
+from deepnotes.nn.losses import Loss
+
+pytest.importorskip("numba")
+from test_numba_team import _no_second_thread, within  # noqa: F401
+
+from deepnotes_numba import inference, program, threads
+from deepnotes_numba.lowering import block_of
+
+DTYPES = ["float32", "float64"]
+COUNTS = [1, 2, 3, 5]
+LAYERS = [dn.Dense(41, "tanh"), dn.Dropout(0.3), dn.Dense(70, "gelu"), dn.Dropout(0.1), dn.Dense(5, "softmax")]
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Let the smallest work be worth all threads; return a list that fills with the numbers of them, and the modes."""
+    monkeypatch.setattr(threads, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(threads, "WORK_PER_START", 1)
+    found: list[tuple[int, bool]] = []
+    choose = threads.choose
+
+    def spy(*arguments: Any) -> tuple[int, bool]:
+        found.append(choose(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(threads, "choose", spy)
+    return found
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that fills with the names of the threads that are started."""
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def spy(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", spy)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left() -> Iterator[None]:
+    yield
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("deepnotes-")]
+
+
+def network(count: int, dtype: str, layers: list[dn.Layer] = LAYERS) -> dn.Network:
+    return dn.Network(layers, inputs=37, backend=dn.get_backend("numba", threads=count), dtype=dtype, seed=3)
+
+
+def data(m: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(m)
+    return rng.normal(size=(37, m)).astype(dtype), rng.integers(0, 5, m)
+
+
+def trained(count: int, dtype: str, m: int, batch_size: int, **settings: Any) -> list[Any]:
+    """Train two epochs of m samples; return all that changes: parameters, optimizer's slots, sums of the loss."""
+    net, (X, y) = network(count, dtype), data(m, dtype)
+    w = np.random.default_rng(1).uniform(size=(1, m)).astype(dtype) if settings.pop("weighted", False) else None
+    loss = Loss("categorical_cross_entropy")
+    plan = net._plan(loss, **({"l2": 0.0, "clip_norm": None, "class_indices": True} | settings))
+    made = net.backend.compile(plan)
+    assert made is not None
+    state = State(net.flat(), tuple(np.zeros_like(net.flat()) for _ in plan.optimizer.slots))
+    order = np.concatenate([np.random.default_rng(2).permutation(m) for _ in range(2)])
+    rates = np.full(-(-2 * m // batch_size), 0.01)
+    chunk = made.train(state, Data(X, y[None], w), order, batch_size, rates)
+    assert chunk.steps == len(rates)
+    return [state.theta, *state.slots, *chunk]
+
+
+def assert_same_bits(results: list[list[Any]]) -> None:
+    for found in results[1:]:
+        for array, wanted in zip(found, results[0], strict=True):
+            np.testing.assert_array_equal(array, wanted)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {"optimizer": dn.SGD(0.1)},
+    "l2 and clipping": {"optimizer": dn.SGD(0.1, 0.9, nesterov=True), "l2": 0.1, "clip_norm": 0.01},
+    "weights": {"optimizer": dn.RMSProp(), "weighted": True},
+    "decay": {"optimizer": dn.AdamW()},
+}
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "batch_size"), [(7, 1), (50, 20), (430, 70), (430, 200), (430, 1000)])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_any_number_of_threads_trains_to_the_same_bits(
+    settings: dict[str, Any], m: int, batch_size: int, dtype: str, chosen: list[tuple[int, bool]]
+) -> None:
+    """Batches of fewer blocks than threads, of more, none of them whole, and the last one smaller; rows and samples."""
+    assert_same_bits([trained(count, dtype, m, batch_size, **settings) for count in COUNTS])
+    blocks = -(-min(batch_size, 2 * m) // block_of(np.dtype(dtype)))
+    rows = batch_size < 50
+    assert set(chosen) == {(count, count > 1 and (rows or count > blocks)) for count in COUNTS}
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_that_split_rows_train_to_the_bits_of_those_that_split_samples(
+    rows: bool, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "moves_less", lambda *_: rows)
+    results = [trained(count, dtype, 430, 200, optimizer=dn.Adam(), l2=0.1, weighted=True) for count in (1, 2, 3)]
+    assert_same_bits(results)
+    assert chosen == [(1, False), (2, rows), (3, rows)]
+
+
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("elements", [1, 1 << 18])
+def test_batches_larger_than_the_workspace_train_to_the_same_bits(
+    elements: int, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "ELEMENTS", elements)
+    assert_same_bits([trained(count, dtype, 430, 430, optimizer=dn.Adam(), l2=0.1, clip_norm=0.1) for count in COUNTS])
+    assert {size for size, _ in chosen} == set(COUNTS)
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch_size", [20, 200])
+def test_any_number_of_threads_stops_at_the_same_update(
+    batch_size: int, dtype: str, chosen: list[tuple[int, bool]]
+) -> None:
+    """A rate that is far too large: the parameters left are the last finite ones, and the message names the update."""
+    results = []
+    X, _ = data(430, dtype)
+    for count in COUNTS:
+        net = network(count, dtype, [dn.Dense(20, "relu"), dn.Dense(9, "relu"), dn.Dense(1)])
+        with pytest.raises(dn.NonFiniteLossError) as caught:
+            net.fit(X, X[:1], optimizer=dn.SGD(1e3), batch_size=batch_size, epochs=50)
+        assert np.isfinite(net.flat()).all()
+        results.append([net.flat(), str(caught.value)])
+    assert_same_bits(results)
+    assert {size for size, _ in chosen} == set(COUNTS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [20, 430, 3000])
+@pytest.mark.parametrize("elements", [1, 1 << 17])
+def test_any_number_of_threads_predicts_and_evaluates_to_the_same_bits(
+    elements: int, m: int, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "ELEMENTS", elements)
+    monkeypatch.setattr(inference, "LEAST", 1)
+    X, Y = data(m, dtype)
+    results = []
+    for count in COUNTS:
+        net = network(count, dtype)
+        figures = net.evaluate(X, Y, metrics=["accuracy"])
+        results.append([net.predict(X), np.array([*figures.values()])])
+    assert_same_bits(results)
+    blocks = -(-m // block_of(np.dtype(dtype)))
+    assert set(chosen) == {(count, count > blocks) for count in COUNTS}
+
+
+def test_a_call_starts_its_threads_and_ends_them(chosen: list[tuple[int, bool]], started: list[str]) -> None:
+    net = network(3, "float32")
+    X, Y = data(200, "float32")
+    for call in (lambda: net.partial_fit(X, Y), lambda: net.predict(X), lambda: net.evaluate(X, Y)):
+        started.clear()
+        call()
+        assert started == ["deepnotes-1", "deepnotes-2"]
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("deepnotes-")]
+
+
+@pytest.mark.parametrize("count", [0, -1, "2", 1.5, True])
+def test_what_is_no_number_of_threads_is_refused(count: Any) -> None:
+    with pytest.raises(dn.ArgumentError, match="threads"):
+        dn.get_backend("numba", threads=count)
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+several = pytest.mark.skipif(threads.limit(None) < 2, reason="one thread is all that this machine grants")
+LIMIT = """
+from deepnotes_numba import threads
+print(threads.limit(None))
+threads._controller = lambda: None
+print(threads.limit(None))
+"""
+
+
+def run(code: str, **environment: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@several
+@pytest.mark.parametrize("variable", ["NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
+def test_the_limits_of_the_environment_hold(variable: str) -> None:
+    """With threadpoolctl, which asks the BLAS that NumPy brought, and without it."""
+    if variable != "NUMBA_NUM_THREADS" and "openblas" not in str(np.show_config("dicts")["Build Dependencies"]):
+        pytest.skip("this NumPy's BLAS may have variables of its own")
+    assert run(LIMIT, **{variable: "1"}) == ["1", "1"]
+
+
+@several
+def test_threadpoolctl_limits_the_threads_too() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before = threads.limit(None)
+    with threadpoolctl.threadpool_limits(1):
+        assert threads.limit(None) == 1
+        assert threads.limit(2) == 2
+    assert threads.limit(None) == before
+
+
+@several
+def test_the_processors_that_the_process_may_use_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert threads.limit(None) == 1
+
+
+def test_other_libraries_keep_their_threads(chosen: list[tuple[int, bool]]) -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    controller = threadpoolctl.ThreadpoolController()
+    before = controller.info()
+    network(2, "float32").fit(*data(200, "float32"), epochs=1, batch_size=200)
+    assert chosen[0] == (2, False)
+    assert controller.info() == before
+
+
+def test_more_work_never_gets_fewer_threads_and_none_gets_more_than_it_may() -> None:
+    for steps in (1, 100, 10**9):
+        sizes = [threads.choose(4, 2, 10**digits, steps)[0] for digits in range(15)]
+        assert sizes == sorted(sizes)
+        assert (sizes[0], sizes[-1]) == (1, 4)
+    assert threads.choose(4, 4, 10**14) == (4, False)
+    assert threads.choose(4, 3, 10**14) == (4, True)
+    assert threads.choose(4, 9, 10**14, rows=True) == (4, True)
+
+
+def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: list[tuple[int, bool]]) -> None:
+    pace = threads.Pace()
+
+    def train(work: int, seconds: dict[int, float]) -> tuple[list[int], dict[int, int]]:
+        order, done = [], dict.fromkeys(seconds, 0)
+        while sum(done.values()) < work:
+            size, split, steps = pace.choose(5, 2, 10**6, 10**6, False)
+            assert split == (size > 2)
+            pace.note(size, steps * 10**6, steps * seconds[size])
+            order.append(size)
+            done[size] += steps * 10**6
+        return order, done
+
+    order, done = train(10**12, {5: 3.0, 2: 1.0, 1: 2.0})
+    assert order[:5] == [5, 2, 1, 2, 5]
+    assert done[2] > 0.9 * 10**12
+    order, done = train(10**12, {5: 0.5, 2: 1.0, 1: 2.0})  # the cores have come closer
+    assert done[5] > 0.8 * 10**12
+    assert set(order) == {5, 2, 1}
+    assert pace.choose(5, 2, 10**9, 100, False) == (5, True, 100)  # so much work that there is no doubt
+    assert pace.choose(1, 2, 10**6, 100, True) == (1, False, 100)
+
+
+def test_short_calls_are_judged_together() -> None:
+    """Epochs of a few steps, none of which is enough by itself: the number of threads is found all the same."""
+    pace, done = threads.Pace(), {2: 0, 1: 0}
+    for call in range(3000):
+        size, _, steps = pace.choose(2, 9, 2 * 10**6, 24, False)
+        assert steps == 24
+        pace.note(size, steps * 2 * 10**6, steps * {2: 3.0, 1: 2.0}[size])
+        done[size] += 1
+        if call == 7:
+            assert done == {2: 4, 1: 4}  # one trial each: four calls have half the work that one is meant to have
+    assert 0 < done[2] < 0.1 * done[1]
+
+
+# --- many at once, and too few --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_no_second_thread")
+@pytest.mark.parametrize("m", [7, 200])
+def test_training_that_gets_no_threads_changes_nothing(m: int, chosen: list[tuple[int, bool]]) -> None:
+    net = network(3, "float32")
+    X, Y = data(m, "float32")
+    before = net.flat()
+    for call in (net.partial_fit, net.evaluate):
+        with pytest.raises(RuntimeError, match="can't start"):
+            within(60, call, X, Y)
+        assert chosen.pop() == (3, m == 7)
+    np.testing.assert_array_equal(net.flat(), before)
+
+
+@pytest.mark.parametrize("m", [1, 7, 200])
+def test_many_threads_predict_on_one_network_with_two_threads_each(m: int, chosen: list[tuple[int, bool]]) -> None:
+    net = network(2, "float32")
+    X, _ = data(m, "float32")
+    wanted = net.predict(X)
+    same: list[bool] = []
+
+    def work() -> None:
+        same.append(all(np.array_equal(net.predict(X), wanted) for _ in range(20)))
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+    assert same == [True] * 8
+    assert set(chosen) == ({(2, m == 7)} if m > 1 else set())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_after_training_with_threads_trains_and_predicts_with_threads() -> None:
+    code = """
+import os
+import numpy as np
+import deepnotes as dn
+from deepnotes_numba import threads
+threads.WORK_PER_THREAD = threads.WORK_PER_START = 1
+chosen = []
+choose = threads.choose
+threads.choose = lambda *a: chosen.append(choose(*a)) or chosen[-1]
+X = np.random.default_rng(0).normal(size=(9, 300))
+net = dn.Network([dn.Dense(20, "tanh"), dn.Dense(1)], inputs=9, backend=dn.get_backend("numba", threads=2), seed=0)
+net.fit(X, X[:1], epochs=2, batch_size=150)
+child = os.fork()
+loss = net.fit(X, X[:1], epochs=2, batch_size=150).loss[-1]
+total = net.predict(X).sum()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+assert set(chosen) == {(2, False)}
+print(loss, total, flush=True)
+"""
+    child, parent = np.reshape(run(code), (2, 2)).tolist()
+    assert child == parent

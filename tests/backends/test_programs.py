@@ -1,0 +1,169 @@
+"""Every Program that a backend makes trains as the eager one does."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+from plans import NETWORKS, OPTIMIZERS, programs
+
+import deepnotes as dn
+from deepnotes.backends.program import Data
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.losses import Loss, check_pair
+from deepnotes.utils.errors import ArgumentError
+
+BACKENDS = [
+    "numpy",
+    pytest.param("numba", marks=pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")),
+]
+RATES = np.full(9, 0.05)
+
+
+def samples(net: dn.Network, targets: str, m: int = 23, dtype: str = "float64") -> Data:
+    """Return random data whose targets are "classes", "distributions", "bits" or "numbers"."""
+    rng = np.random.default_rng(4)
+    X = rng.normal(size=(m, 5)).astype(dtype).T
+    k = net.outputs
+    if targets == "classes":
+        return Data(X, rng.integers(0, k, (1, m)))
+    Y = rng.uniform(size=(k, m))
+    if targets == "bits":
+        Y = Y.round()
+    if targets == "distributions":
+        Y = Y / Y.sum(axis=0)
+    return Data(X, Y.astype(dtype))
+
+
+def train(both: list[Any], states: list[Any], data: Data, batch: int = 8) -> list[Any]:
+    """Train three epochs of 23 samples with each Program; the last batch of each is smaller."""
+    rng = np.random.default_rng(6)
+    order = np.concatenate([rng.permutation(23) for _ in range(3)])
+    with np.errstate(all="ignore"):
+        return [p.train(s, data, order, batch, RATES) for p, s in zip(both, states, strict=True)]
+
+
+def assert_alike(both: list[Any], states: list[Any], chunks: list[Any]) -> None:
+    """Products and sums may be taken in another order; 9 steps of float64 let that grow a little."""
+    assert chunks[0].steps == chunks[1].steps == 9
+    np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-12)
+    np.testing.assert_allclose(chunks[1].weight_sum, chunks[0].weight_sum, rtol=1e-14)
+    np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
+    for slot, wanted in zip(states[1].slots, states[0].slots, strict=True):
+        np.testing.assert_allclose(slot, wanted, rtol=0, atol=1e-10 * max(1.0, float(np.abs(wanted).max())))
+
+
+TARGETS = {"categorical": "classes", "binary": "bits", "regression": "numbers", "unfused": "distributions"}
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("layout", ["by sample", "by feature", "strided", "read-only"])
+def test_every_optimizer(backend: str, kind: str, optimizer: dn.Optimizer, weighted: bool, layout: str) -> None:
+    layers, loss = NETWORKS[kind]
+    both, states, net = programs(backend, layers, loss=loss, optimizer=optimizer, class_indices=kind == "categorical")
+    X, Y, _ = samples(net, TARGETS[kind])
+    if layout == "by feature":
+        X = np.ascontiguousarray(X)
+    elif layout == "strided":
+        wide = np.zeros((10, 46))
+        wide[::2, ::2] = X
+        X = wide[::2, ::2]
+    elif layout == "read-only":
+        X.flags.writeable = False  # type: ignore[attr-defined]
+    w = np.random.default_rng(5).uniform(size=(1, 23)) if weighted else None
+    assert_alike(both, states, train(both, states, Data(X, Y, w)))
+
+
+def pairs() -> list[Any]:
+    """Return every allowed pair of a last activation and a loss."""
+    found = []
+    for activation in ACTIVATIONS:
+        for name in LOSSES:
+            try:
+                check_pair(Loss(name), dn.Activation(activation))
+            except ArgumentError:
+                continue
+            found.append((activation, name))
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("activation", "loss"), pairs())
+def test_every_pair_of_activation_and_loss(backend: str, activation: str, loss: str) -> None:
+    hidden = "tanh" if activation == "exp" else activation  # an exponential of itself soon overflows
+    layers: list[dn.Layer] = [dn.Dense(7, hidden), dn.Dropout(0.2), dn.Dense(6, hidden), dn.Dense(3, activation)]
+    both, states, net = programs(backend, layers, loss=loss, optimizer=dn.SGD(0.1), l2=0.0, clip_norm=None)
+    targets = {"simplex": "distributions", "unit": "bits"}.get(LOSSES[loss].targets, "numbers")
+    assert_alike(both, states, train(both, states, samples(net, targets)))
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("sizes", [(1, 1), (40, 33), (300, 120)], ids=str)
+def test_single_precision_is_as_good_as_numpys(backend: str, activation: str, sizes: tuple[int, int]) -> None:
+    """The error against double precision is at most 4 times the eager one's, plus some roundings of the largest θ."""
+    layers: list[dn.Layer] = [dn.Dense(n, activation) for n in sizes] + [dn.Dense(2)]
+    results = {}
+    for dtype in ("float64", "float32"):
+        both, states, net = programs(backend, layers, dtype, optimizer=dn.SGD(0.05), l2=0.0)
+        train(both, states, samples(net, "numbers", dtype=dtype))
+        results[dtype] = [np.asarray(s.theta, dtype=np.float64) for s in states]
+    reference = results["float64"][0]
+    eager, compiled = (np.abs(theta - reference).max() for theta in results["float32"])
+    assert compiled <= 4 * eager + 8 * np.finfo("float32").eps * np.abs(reference).max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_of_one_batch_is_left_in_the_next(backend: str) -> None:
+    """Batches of many sizes through the same buffers, one at a time, give what they give afresh."""
+    layers, _ = NETWORKS["categorical"]
+    both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
+    data = samples(net, "classes")
+    for size in (8, 3, 23, 1, 8, 5):
+        chunks = [p.train(s, data, np.arange(size), size, RATES[:1]) for p, s in zip(both, states, strict=True)]
+        np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-12)
+        np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "softmax"])
+def test_nan_stops_the_training_whatever_it_passes(backend: str, activation: str) -> None:
+    layers: list[dn.Layer] = [dn.Dense(4, activation), dn.Dense(1)]
+    both, states, net = programs(backend, layers, optimizer=dn.SGD(0.1))
+    X, Y, _ = samples(net, "numbers")
+    X = np.array(X)
+    X[2, 5] = np.nan
+    before = np.array(states[1].theta)
+    chunk = train(both, states, Data(X, Y), batch=23)[1]
+    assert chunk.steps == 0
+    assert np.isnan(chunk.cost)
+    np.testing.assert_array_equal(states[1].theta, before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_data_that_change_in_place_are_read_anew(backend: str) -> None:
+    layers, _ = NETWORKS["categorical"]
+    both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
+    data = samples(net, "classes")
+    for _ in range(2):
+        train(both, states, data)
+        np.asarray(data.Y)[...] = np.asarray(data.Y)[:, ::-1].copy()
+        np.asarray(data.X)[...] *= 0.5
+    np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_start_gives_the_same_bits(backend: str) -> None:
+    layers, _ = NETWORKS["categorical"]
+    results = []
+    for _ in range(2):
+        both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
+        train(both[1:], states[1:], samples(net, "classes"))
+        results.append(np.array(states[1].theta))
+    np.testing.assert_array_equal(*results)

@@ -1,0 +1,205 @@
+"""Backends are found without importing, chosen in a known order, and say what is wrong and how to mend it."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends import registry
+
+
+def strict() -> dn.Backend:
+    """Return a second backend; an entry point in the tests names this function."""
+    return dn.Backend("strict", array_api_strict)
+
+
+def broken() -> dn.Backend:
+    raise OSError("libcuda.so.1: cannot open shared object file")
+
+
+def without_device() -> dn.Backend:
+    raise dn.BackendUnavailable("nodevice", "there is no CUDA device", "use backend='numpy'")
+
+
+def no_backend() -> object:
+    return object()
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Register the backends above beside our own, and forget all choices afterwards."""
+    here = {name: f"{__name__}:{name}" for name in ("strict", "broken", "without_device", "no_backend")}
+    here |= {"missing": "surely_not_installed.backend:create"}
+    entries = {n: EntryPoint(n, value, registry.GROUP) for n, value in here.items()} | registry._entry_points()
+    monkeypatch.setattr(registry, "_entry_points", lambda: entries)
+    monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    yield
+    dn.set_backend(None)
+
+
+def test_listing_imports_nothing() -> None:
+    assert {"missing", "broken", "numpy"} <= set(dn.registered_backends())
+    assert registry._loaded == {}
+
+
+def test_available_are_those_that_work() -> None:
+    available = set(dn.available_backends())
+    assert {"numpy", "strict"} <= available
+    assert not available & {"broken", "without_device", "no_backend", "missing"}
+
+
+def test_the_default_is_numpy() -> None:
+    assert dn.get_backend().name == "numpy"
+
+
+def test_the_order_is_argument_context_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPNOTES_BACKEND", "strict")
+    assert dn.get_backend().name == "strict"
+    dn.set_backend("numpy")
+    assert dn.get_backend().name == "numpy"
+    with dn.use_backend("strict") as backend:
+        assert dn.get_backend() is backend
+        assert backend.name == "strict"
+        assert dn.get_backend("numpy").name == "numpy"
+        with dn.use_backend("numpy"):
+            assert dn.get_backend().name == "numpy"
+        assert dn.get_backend().name == "strict"
+    assert dn.get_backend().name == "numpy"
+
+
+def test_the_context_ends_with_an_error_too() -> None:
+    with pytest.raises(ZeroDivisionError), dn.use_backend("strict"):
+        1 / 0  # noqa: B018
+    assert dn.get_backend().name == "numpy"
+
+
+def test_a_backend_is_made_once() -> None:
+    found: list[dn.Backend] = []
+    threads = [threading.Thread(target=lambda: found.append(dn.get_backend("strict"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(map(id, found))) == 1
+
+
+def test_a_network_keeps_its_backend() -> None:
+    with dn.use_backend("strict"):
+        net = dn.Network([dn.Dense(1)], inputs=2, seed=0)
+    assert net.backend.name == "strict"
+    assert isinstance(net.predict(np.zeros((2, 3))), np.ndarray)
+
+
+def test_threads_do_not_see_each_others_context() -> None:
+    inside, seen = threading.Event(), []
+
+    def other() -> None:
+        inside.wait()
+        seen.append(dn.get_backend().name)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with dn.use_backend("strict"):
+        inside.set()
+        thread.join()
+    assert seen == ["numpy"]
+
+
+def test_the_process_default_reaches_all_threads() -> None:
+    dn.set_backend("strict")
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(dn.get_backend().name))
+    thread.start()
+    thread.join()
+    assert seen == ["strict"]
+
+
+def test_async_tasks_do_not_see_each_others_context() -> None:
+    async def task(name: str) -> list[str]:
+        seen = []
+        with dn.use_backend(name):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                seen.append(dn.get_backend().name)
+        return seen
+
+    async def both() -> list[list[str]]:
+        return await asyncio.gather(task("strict"), task("numpy"))
+
+    assert asyncio.run(both()) == [["strict"] * 3, ["numpy"] * 3]
+
+
+def test_auto_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(registry, "AUTO", ("missing", "absent", "without_device", "strict", "numpy"))
+    with caplog.at_level("INFO", logger="deepnotes"):
+        assert dn.get_backend("auto").name == "strict"
+    assert "chose strict" in caplog.text
+    assert "no CUDA device" in caplog.text
+
+
+def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "AUTO", ("missing",))
+    with pytest.raises(dn.BackendUnavailable, match="none of missing works"):
+        dn.get_backend("auto")
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "fix"),
+    [
+        ("missing", "cannot find 'surely_not_installed'", "pip install surely_not_installed"),
+        ("broken", "OSError: libcuda.so.1", "pip install --force-reinstall broken"),
+        ("without_device", "there is no CUDA device", "use backend='numpy'"),
+        ("no_backend", "gave object, not a deepnotes Backend", "report this"),
+    ],
+)
+def test_what_does_not_work_names_the_cause_and_the_fix(name: str, cause: str, fix: str) -> None:
+    with pytest.raises(dn.BackendUnavailable) as caught:
+        dn.get_backend(name)
+    assert cause in caught.value.cause
+    assert fix in caught.value.fix
+    assert cause in str(caught.value)
+    assert fix in str(caught.value)
+
+
+@pytest.mark.parametrize("select", [dn.get_backend, dn.set_backend, lambda name: dn.use_backend(name).__enter__()])
+def test_an_unknown_name_changes_nothing_and_gets_the_nearest_match(select: object) -> None:
+    with pytest.raises(dn.UnknownNameError, match="unknown backend 'nunpy'; did you mean 'numpy'"):
+        select("nunpy")  # type: ignore[operator]
+    assert dn.get_backend().name == "numpy"
+
+
+def test_kernels_are_held_to_the_signatures_of_their_equations() -> None:
+    with pytest.raises(TypeError, match=r"kernel relu\(xp, Z, slope=0.1\) must have the parameters of the equation"):
+        dn.Backend("mine", np, {"relu": lambda xp, Z, slope=0.1: Z})
+    with pytest.raises(TypeError, match="'rleu', and there is no such equation"):
+        dn.Backend("mine", np, {"rleu": lambda xp, Z: Z})
+
+
+def test_a_kernel_takes_the_place_of_its_equation() -> None:
+    asked = []
+
+    def relu(xp: object, Z: np.ndarray) -> np.ndarray:
+        asked.append(Z.shape)
+        return np.maximum(Z, 0)
+
+    net = dn.Network([dn.Dense(3, "relu")], inputs=2, backend=dn.Backend("mine", np, {"relu": relu}), seed=0)
+    net.predict(np.ones((2, 5)))
+    assert asked == [(3, 5)]
+
+
+def test_every_kernel_of_ours_is_right_by_construction() -> None:
+    backend = dn.get_backend("numpy")
+    X = np.arange(12.0).reshape(3, 4)
+    np.testing.assert_array_equal(backend.ops.gather(X, np.array([3, 0])), X[:, [3, 0]])
+
+
+def test_an_equation_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no equation 'soft_relu'"):
+        dn.get_backend("numpy").ops.soft_relu  # noqa: B018

@@ -1,0 +1,193 @@
+"""Options of backends: they reach the factory, belong to the choice, and go where the backend goes."""
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends import registry
+
+made: list[tuple[str, dict[str, Any]]] = []
+
+
+def tuned(threads: int | None = None, *, device: str = "cpu") -> dn.Backend:
+    """Return a backend with two options; an entry point in the tests names this function."""
+    made.append(("tuned", {"threads": threads, "device": device}))
+    if threads is not None and threads < 1:
+        raise dn.ArgumentError(f"threads={threads!r}, wanted at least 1")
+    return dn.Backend("tuned", array_api_strict)
+
+
+def open_to_all(**options: object) -> dn.Backend:
+    made.append(("open_to_all", options))
+    return dn.Backend("open_to_all", array_api_strict)
+
+
+def plain() -> dn.Backend:
+    made.append(("plain", {}))
+    return dn.Backend("plain", array_api_strict)
+
+
+def clumsy(threads: int = 1) -> dn.Backend:
+    raise dn.ArgumentError("this is not about an option")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Register the backends above beside our own, and forget all choices afterwards."""
+    names = ("tuned", "open_to_all", "plain", "clumsy")
+    entries = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in names}
+    entries |= registry._entry_points()
+    monkeypatch.setattr(registry, "_entry_points", lambda: entries)
+    monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    made.clear()
+    yield
+    dn.set_backend(None)
+
+
+def test_options_reach_the_factory_and_the_backend_remembers_them() -> None:
+    backend = dn.get_backend("tuned", threads=2)
+    assert made == [("tuned", {"threads": 2, "device": "cpu"})]
+    assert backend.options == {"threads": 2}
+    assert dn.get_backend(backend="tuned").options == {}
+    assert dn.Backend("mine", np).options == {}
+
+
+def test_a_backend_is_made_once_for_each_set_of_options() -> None:
+    one = dn.get_backend("tuned", threads=1, device="gpu")
+    assert dn.get_backend("tuned", device="gpu", threads=1) is one
+    others = [dn.get_backend("tuned"), dn.get_backend("tuned", threads=1), dn.get_backend("tuned", threads=True)]
+    assert len({id(backend) for backend in (one, *others)}) == len(made) == 4
+
+
+def test_an_option_that_the_factory_lacks_is_refused_before_it_is_called() -> None:
+    with pytest.raises(dn.ArgumentError) as caught:
+        dn.get_backend("tuned", thread=2)
+    assert str(caught.value) == "backend 'tuned' has no option 'thread'; it has threads, device"
+    with pytest.raises(dn.ArgumentError) as caught:
+        dn.get_backend("numpy", threads=2)
+    assert str(caught.value) == "backend 'numpy' has no option 'threads'; it has none"
+    assert made == []
+
+
+def test_a_factory_may_take_any_option() -> None:
+    assert dn.get_backend("open_to_all", anything="goes").options == {"anything": "goes"}
+    assert made == [("open_to_all", {"anything": "goes"})]
+
+
+def test_a_value_that_the_factory_refuses_is_the_callers_error() -> None:
+    with pytest.raises(dn.ArgumentError, match=r"^threads=0, wanted at least 1$"):
+        dn.get_backend("tuned", threads=0)
+    with pytest.raises(dn.BackendUnavailable, match="ArgumentError: this is not about an option"):
+        dn.get_backend("clumsy")
+
+
+def test_a_value_that_may_change_is_refused() -> None:
+    with pytest.raises(
+        dn.ArgumentError, match=r"'open_to_all': got devices=\[0, 1\], wanted values that cannot change"
+    ):
+        dn.get_backend("open_to_all", devices=[0, 1])
+    assert made == []
+
+
+def test_options_and_a_backend_that_is_made_already_exclude_each_other() -> None:
+    backend = dn.get_backend("tuned")
+    with pytest.raises(dn.ArgumentError, match=r"'tuned'.* is made already, and got threads=2; wanted a name"):
+        dn.get_backend(backend, threads=2)
+
+
+def test_a_choice_keeps_its_options() -> None:
+    dn.set_backend("tuned", threads=4)
+    assert dn.get_backend().options == {"threads": 4}
+    with dn.use_backend("tuned", threads=1) as backend:
+        assert dn.get_backend() is backend is dn.get_backend("tuned", threads=1)
+        assert dn.get_backend("tuned").options == {}
+        assert dn.Network([dn.Dense(1)], inputs=2).backend is backend
+    assert dn.get_backend().options == {"threads": 4}
+    dn.set_backend("tuned")
+    assert dn.get_backend().options == {}
+
+
+def test_options_without_a_name_come_on_top_of_the_chosen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    with dn.use_backend("tuned", threads=1, device="gpu"):
+        assert dn.get_backend(threads=2) is dn.get_backend("tuned", threads=2, device="gpu")
+        assert dn.get_backend() is dn.get_backend("tuned", threads=1, device="gpu")
+    monkeypatch.setenv("DEEPNOTES_BACKEND", "tuned")
+    assert dn.get_backend(threads=3) is dn.get_backend("tuned", threads=3)
+
+
+def test_the_options_of_the_process_default_reach_all_threads() -> None:
+    dn.set_backend("tuned", threads=4)
+    seen: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: seen.append(dn.get_backend().options))
+    thread.start()
+    thread.join()
+    assert seen == [{"threads": 4}]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("tuned", {"thread": 2}, "no option 'thread'"),
+        ("tuned", {"threads": 0}, "threads=0, wanted at least 1"),
+        (None, {"threads": 2}, "name=None with threads=2, wanted the name of a backend"),
+        (dn.Backend("mine", np), {}, "name=<deepnotes backend 'mine'.*>, wanted the name of a backend"),
+        ("", {}, "unknown backend ''"),
+    ],
+)
+def test_a_choice_that_cannot_be_changes_nothing(name: Any, options: dict[str, Any], told: str) -> None:
+    selections: list[Callable[..., Any]] = [dn.set_backend, lambda *a, **o: dn.use_backend(*a, **o).__enter__()]
+    dn.set_backend("tuned", threads=4)
+    for select in selections:
+        with pytest.raises((dn.ArgumentError, dn.UnknownNameError), match=told):
+            select(name, **options)
+        assert dn.get_backend().options == {"threads": 4}
+
+
+def test_auto_passes_over_what_lacks_the_option(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "AUTO", ("absent", "plain", "tuned", "open_to_all"))
+    assert dn.get_backend("auto").name == "plain"
+    with caplog.at_level("INFO", logger="deepnotes"):
+        assert dn.get_backend("auto", threads=2) is dn.get_backend("tuned", threads=2)
+    assert "not plain (backend 'plain' has no option 'threads'; it has none)" in caplog.text
+    with dn.use_backend("auto", device="gpu"):
+        assert dn.get_backend() is dn.get_backend("tuned", device="gpu")
+
+
+def test_auto_says_when_nothing_takes_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "AUTO", ("absent", "plain", "numpy"))
+    with pytest.raises(
+        dn.ArgumentError, match=r"none of absent, plain, numpy works here with threads=2 \(.*'plain' has"
+    ):
+        dn.get_backend("auto", threads=2)
+
+
+def test_a_pickle_of_a_backend_brings_its_options_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = dn.get_backend("tuned", threads=2)
+    content = pickle.dumps(backend)
+    assert pickle.loads(content) is copy.deepcopy(backend) is backend
+    monkeypatch.setattr(registry, "_loaded", {})  # as in another process
+    again = pickle.loads(content)
+    assert again is not backend
+    assert (again.name, again.options) == ("tuned", {"threads": 2})
+    assert made[-1] == ("tuned", {"threads": 2, "device": "cpu"})
+
+
+def test_a_network_keeps_the_options_of_its_backend_where_it_is_copied_but_not_where_it_is_saved(tmp_path: Any) -> None:
+    net = dn.Network([dn.Dense(2)], inputs=3, backend=dn.get_backend("tuned", threads=2), seed=0)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert other.backend is net.backend
+        np.testing.assert_array_equal(other.flat(), net.flat())
+    net.save(tmp_path / "model")
+    assert dn.load(tmp_path / "model").backend is dn.get_backend("numpy")
+    assert dn.load(tmp_path / "model", dn.get_backend("tuned", threads=2)).backend is net.backend

@@ -1,0 +1,235 @@
+"""The benchmarks' own tools: the pytest suite, comparing results, counting instructions, pictures, one run of all."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are no part of the package
+
+from benchmarks import compare, instructions, options, redraw, report, run
+from deepnotes.equations import EQUATIONS
+from deepnotes.testing.bench.limits import Ceilings
+
+ROOT = Path(__file__).parents[2]
+MACHINE = {
+    "processor": "P", "cores": 2, "python": "3.11", "versions": {"numpy": "2"}, "blas": "B", "date": "2020-01-01",
+    "commit": "abc", "system": "S", "threads": {},
+}  # fmt: skip
+
+
+def timed(scatter: float | None = 0.02, **microseconds: float) -> dict[str, Any]:
+    """Return a file of results with one case."""
+    case = {"microseconds": microseconds, "scatter": dict.fromkeys(microseconds, scatter), "unreliable": []}
+    return {"machine": MACHINE, "results": {"tiny": {"network": "4-1", "batch": 8, "ratios": {}, **case}}}
+
+
+def verdicts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """Return what became of each case."""
+    return {change.case: change.verdict for change in compare.changes(old, new)}
+
+
+def test_a_change_beyond_the_noise_is_told() -> None:
+    assert verdicts(timed(a=10, b=10, c=10), timed(a=10.4, b=12, c=8)) == {
+        "tiny: a": "", "tiny: b": "slower", "tiny: c": "faster",
+    }  # fmt: skip
+    assert verdicts(timed(0.5, a=10), timed(0.5, a=12)) == {"tiny: a": ""}, "it scatters more than it changed"
+    assert verdicts(timed(None, a=10), timed(None, a=11)) == {"tiny: a": ""}, "nobody knows how much it scatters"
+
+
+def test_a_slower_machine_is_no_slower_code() -> None:
+    assert verdicts(timed(a=10, products=10), timed(a=15, products=15)) == {"tiny: a": "", "tiny: products": "slower"}
+    assert verdicts(timed(a=10, products=10), timed(a=10, products=5))["tiny: a"] == "slower"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "case"),
+    [
+        (
+            {"numpy": {"first": [1, 1, 1], "warm": [1, 1, 1]}},
+            {"numpy": {"first": [2, 2, 2], "warm": [1, 1, 1]}},
+            "first",
+        ),
+        ({"numpy": {"growth": {"by row": 5.0}}}, {"numpy": {"growth": {"by row": 50.0}}}, "by row"),
+        ({"numpy": {"per_step": 1000.0}}, {"numpy": {"per_step": 1003.0}}, "instructions"),
+    ],
+)
+def test_every_kind_of_results_can_be_compared(old: Any, new: Any, case: str) -> None:
+    found = verdicts({"machine": MACHINE, "results": old}, {"machine": MACHINE, "results": new})
+    assert [name for name, verdict in found.items() if verdict == "slower"] == [f"numpy: {case}"]
+
+
+def test_points_that_only_one_run_reached_are_named() -> None:
+    ran = {"network": "8-8-8", "batch": 1, "microseconds": {"a": 1.0}, "scatter": {"a": 0.0}}
+    out = {"network": "8-8-8", "batch": 9, "skipped": "the time is up"}
+    old, new = ({"machine": MACHINE, "results": {"points": points}} for points in ([ran], [ran, ran | {"batch": 9}]))
+    assert compare.only_in_one(old, new) == ["only the new file has 8-8-8, batch 9: a"]
+    assert compare.only_in_one(old, {"machine": MACHINE, "results": {"points": [ran, out]}}) == []
+
+
+def test_the_command_compares_two_files(tmp_path: Path) -> None:
+    for name, us in (("old", 10.0), ("new", 20.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(timed(a=us)))
+    words = [sys.executable, "-m", "benchmarks.compare", str(tmp_path / "old.json")]
+    done = subprocess.run([*words, str(tmp_path / "new.json"), "--strict"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(r"tiny: a +10\.0 +20 +\+100\.0% +±5\.0% +slower", done.stdout)
+    assert "1 cases: 1 slower, 0 faster" in done.stdout
+    done = subprocess.run([*words, str(ROOT / "README.md")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "these are not two files of results" in done.stderr
+
+
+def test_results_of_every_kind_that_are_kept_can_be_compared_with_themselves() -> None:
+    paths = sorted(report.RESULTS.glob("*.json"))
+    assert paths
+    for path in paths:
+        content = json.loads(path.read_text())
+        if path.stem != "threads" or compare.values(content):
+            assert not [change for change in compare.changes(content, content) if change.verdict], path
+
+
+def test_instructions_are_the_difference_of_two_trainings() -> None:
+    asked = []
+
+    def count(code: str) -> int:
+        asked.append(code)
+        return 10**9 + 1000 * int(re.search(r"epochs=(\d+)", code)[1]) * instructions.BATCHES  # type: ignore[index]
+
+    assert instructions.per_step("numpy", count)["per_step"] == 1000
+    assert [code.replace("epochs=3", "epochs=1") for code in asked] == [asked[0]] * 2
+    assert all('backend="numpy"' in code for code in asked)
+
+
+def test_valgrind_counts_a_loop_twice_as_long_as_twice_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("valgrind") is None:
+        pytest.skip("valgrind is not installed")
+    monkeypatch.setattr(instructions.sys, "executable", shutil.which("true"))
+    once = instructions.counted("")
+    assert once == pytest.approx(instructions.counted(""), rel=0.01)
+    assert 10_000 < once < 10**8
+
+
+def test_a_part_that_fails_or_takes_too_long_is_told_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parts are real processes here, of modules that end as parts may end."""
+    package = tmp_path / "benchmarks"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    write = "import sys, pathlib; pathlib.Path(sys.argv[-1]).write_text('{}')"
+    for name, code in {"good": write, "bad": "raise SystemExit(3)", "slow": "input()", "silent": "pass"}.items():
+        (package / f"{name}.py").write_text(code.replace("input()", "import time; time.sleep(60)"))
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "PATIENCE", 2)
+    monkeypatch.setattr(run, "LEAST_PATIENCE", 1)
+    names = {"bad": 5, "silent": 5, "slow": 1, "good": 5}
+    parts = [run.Part(name, name, (), seconds) for name, seconds in names.items()]
+    monkeypatch.setattr(run, "PARTS", [*parts, run.Part("tool", "good", (), 1, "no-such-tool")])
+    monkeypatch.setattr(sys, "argv", ["run", "--results", str(tmp_path / "results")])
+    with pytest.raises(SystemExit) as end:
+        run.main()
+    assert end.value.code == 1
+    err = capsys.readouterr().err
+    told = re.findall(r"^failed: (.*)$", err, flags=re.MULTILINE)
+    assert told == [
+        "bad: exit code 3", "silent: wrote no results", "slow: ended after 2 s", "tool: no-such-tool is not installed",
+    ]  # fmt: skip
+    assert (tmp_path / "results" / "good.json").exists()
+    assert "== 4 of 5: good;" in err
+
+
+def test_the_run_has_all_parts_and_takes_less_than_20_minutes() -> None:
+    assert sum(part.seconds for part in run.PARTS) < 20 * 60
+    assert {part.name for part in run.PARTS} <= set(report.TABLES)
+    assert set(run.QUICK) <= {part.name for part in run.PARTS}
+
+
+def test_options_refuse_what_cannot_be_and_name_what_is_absent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = options.parser("A benchmark.\n\nMore.")
+    for words, told in ((["--rounds", "0"], "--rounds 0: wanted at least 1"), (["--backends", "nump"], "did you mean")):
+        monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+        with pytest.raises(SystemExit) as end:
+            options.Options(line)
+        assert end.value.code == 2
+        assert told in capsys.readouterr().err
+    monkeypatch.setattr(options, "chosen", lambda names: ([], {"cupy": "no device"}))
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--backends", "cupy"])
+    with pytest.raises(SystemExit):
+        options.Options(line)
+    err = capsys.readouterr().err
+    assert "without cupy: no device" in err
+    assert "none of them works here" in err
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import peers
+
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    assert peers.installed() == []
+    assert peers.absent("jax steps") == 'jax is not installed; to get it: pip install "deepnotes[peers]"'
+    monkeypatch.setattr(peers, "find_spec", lambda name: object())
+    monkeypatch.setattr(peers, "which", lambda name: None)
+    assert "needs a C++ compiler" in (peers.absent("pytorch compiled") or "")
+    assert set(peers.PEERS) - set(peers.installed()) == {"pytorch compiled"}
+
+
+@pytest.mark.slow
+def test_the_picture_says_what_it_was_drawn_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="comes with the extra plot")
+    monkeypatch.setattr(redraw, "RESULTS", tmp_path)
+    limits = {"host": Ceilings({"float32": 1e11}, [[1e9, 1e10]], 1e-7).as_dict()}
+    points = [
+        {"line": f"batch {batch}", "x": x, "network": f"{x}-{x}-{x}", "batch": batch, "dtype": "float32",
+         "microseconds": {"a": 1.0 * x, "b": 40.0 + x / 2}, "scatter": {"a": 0.0, "b": 0.0}, "unreliable": []}
+        for batch in (1, 16) for x in (8, 32, 128)
+    ]  # fmt: skip
+    skipped = {"line": "batch 1", "x": 512, "network": "512-512-512", "batch": 1, "skipped": "the time is up"}
+    content = {"what": "w", "machine": MACHINE, "ceilings": limits, "results": {"points": [*points, skipped]}}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    drawn = redraw.crossover(content)
+    assert drawn == redraw.crossover(content), "the same results give the same bytes"
+    text = drawn.decode()
+    assert text.endswith(f"<!-- sweep.json {redraw.digest('crossover')} -->\n</svg>\n")
+    assert text.count("on: b") == 2, "where b overtakes, for each batch"
+    assert len(drawn) < 200_000
+    assert "left out" in redraw.report()
+    assert "<td>512-512-512</td>" in redraw.report()
+    readme = "<!-- crossover -->\n<!-- /crossover -->"
+    assert f"]({redraw.IMAGE.as_posix()})" in redraw.fill(readme)
+
+
+@pytest.mark.slow
+def test_the_suite_skips_absent_backends_by_name_and_keeps_limits_with_its_results(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    words = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-p", "no:cacheprovider", "--backend", "numpy,absent"]
+    words += ["-k", "(test_equation and relu and not leaky and float32) or (test_adam_steps and tiny and float32)"]
+    words += ["--round-seconds", "0.001", f"--benchmark-json={path}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "absent: unknown backend 'absent'" in done.stdout
+    found = {b["name"]: b["extra_info"] for b in json.loads(path.read_text())["benchmarks"]}
+    assert {name.partition("[")[0] for name in found} == {"test_equation", "test_adam_steps"}
+    for info in found.values():
+        assert info["backend"] == "numpy"
+        assert info["flops"] > 0
+        assert info["bytes"] > 0
+        assert 0 < info["share"] < 10
+        assert isinstance(info["unreliable"], bool)
+
+
+@pytest.mark.slow
+def test_every_equation_can_be_timed() -> None:
+    """Each once, untimed, with warnings as errors: what overflows on the way to a right result fails no case."""
+    words = [sys.executable, "-m", "pytest", "benchmarks/test_equations.py", "-q", "-p", "no:cacheprovider"]
+    words += ["--backend", "numpy", "--benchmark-disable"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{2 * len(EQUATIONS)} passed" in done.stdout

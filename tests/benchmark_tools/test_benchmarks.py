@@ -1,0 +1,216 @@
+"""The benchmarks measure what they say: rivals train alike, ratios are of the same round, tables are of the results."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are no part of the package
+
+from benchmarks import cold_start, memory, redraw, report
+from deepnotes.testing.bench import timing
+from deepnotes.testing.bench.cases import LEARNING_RATE, Case
+from deepnotes.testing.bench.limits import Ceilings
+
+CASES = {"binary": Case((4, 6, 1), 8), "classes": Case((4, 6, 5, 3), 8)}
+MODULES = {"scikit-learn": "sklearn", "pytorch": "torch", "jax": "jax", "jax steps": "jax"}
+LIMITS = {"host": Ceilings({"float32": 1e11, "float64": 5e10}, [[1e9, 1e10]], 1e-7)}
+MACHINE = {
+    "processor": "P", "cores": 2, "python": "3.11", "versions": {"numpy": "2", "jax": "1", "onnxruntime": None},
+    "blas": "B", "date": "2020-01-01", "commit": "abc",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("peer", MODULES)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore")  # what other libraries warn of at their import
+def test_peers_train_as_deepnotes_does_and_start_anew_at_each_call(peer: str, name: str) -> None:
+    pytest.importorskip(MODULES[peer])
+    from benchmarks.peers import PEERS
+
+    case = CASES[name]
+    X, y = case.data(5 * case.batch)
+    start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
+    train = PEERS[peer](case, X, y, start)
+    wanted = dn.Network(case.layers, case.sizes[0], backend="numpy", theta=start.flat()).fit(
+        X.T, y, optimizer=dn.Adam(LEARNING_RATE), epochs=3, batch_size=case.batch, shuffle=False
+    )
+    for _ in range(2):
+        np.testing.assert_allclose(train(3, False), wanted.loss, rtol=1e-5)
+    np.testing.assert_allclose(train(3, True)[0], wanted.loss[0], rtol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_peer_trains_as_deepnotes_does_or_says_why_not() -> None:
+    from benchmarks.peers import PEERS, absent
+
+    peer = "pytorch compiled"
+    why = absent(peer)
+    if why:
+        pytest.skip(why)
+    from benchmarks.steps import rivals
+
+    case = CASES["classes"]
+    found, failed = rivals(case, ["numpy"], [peer], *case.data(3 * case.batch))
+    assert set(found) | set(failed) == {"numpy", peer}
+    assert peer in PEERS
+    assert peer in found or len(failed[peer]) > 10
+
+
+def test_a_step_and_a_prediction_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("threadpoolctl", reason="comes with the extra numba")
+    from benchmarks import steps
+
+    monkeypatch.setattr(steps, "ROUND_SECONDS", 0.001)
+    r = steps.measure(Case((4, 16, 16, 1), 32), ["numpy"], [], 3, LIMITS)
+    assert set(r["microseconds"]) == set(r["scatter"]) == {"numpy", "products"}
+    assert r["network"] == "4-16-16-1"
+    least, median, most = r["ratios"]["numpy to products"]
+    assert 0 < least <= median <= most
+    limit = r["limits"]["host"]
+    assert limit["share"]["numpy"] == pytest.approx(limit["microseconds"] / r["microseconds"]["numpy"], rel=0.1)
+
+    from benchmarks import predictions
+
+    monkeypatch.setattr(predictions, "ROUND_SECONDS", 0.001)
+    r = predictions.measure(CASES["classes"], ["numpy"], 1, LIMITS, with_onnx=False)
+    assert set(r["ratios"]) == {"numpy to products"}
+    assert r["unreliable"] == ["numpy", "products"], "one round says nothing of the noise"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_onnx_runtime_predicts_the_same(name: str) -> None:
+    for module in ("onnx", "onnxruntime"):
+        pytest.importorskip(module, reason="comes with the extra peers")
+    from benchmarks.predictions import onnx_runtime
+
+    case = CASES[name]
+    net = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
+    rows, _ = case.data(5)
+    np.testing.assert_allclose(onnx_runtime(net, rows, 1)().T, net.predict(rows.T), rtol=1e-5)
+
+
+def test_a_peer_that_fails_or_trains_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import steps
+
+    def wrong(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Any:
+        return lambda epochs, shuffle: [1.0] * epochs
+
+    def broken(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(steps, "PEERS", {"wrong": wrong, "broken": broken})
+    case = CASES["binary"]
+    found, failed = steps.rivals(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
+    assert list(found) == ["numpy"]
+    assert failed["broken"] == "RuntimeError: no compiler"
+    assert failed["wrong"].startswith("DeepnotesError: wrong trains otherwise than numpy: losses [1.0, 1.0]")
+
+
+def test_ratios_are_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
+    a, b = iter([2e-6, 6e-6, 9e-6]), iter([1e-6, 2e-6, 9e-6])
+    times = timing.turns({"a": lambda: next(a), "b": lambda: next(b)}, 3)
+    assert timing.compared(times, ["a"]) == {
+        "microseconds": {"a": 6.0, "b": 2.0},
+        "scatter": {"a": 0.583, "b": 2.0},
+        "unreliable": ["a", "b"],
+        "ratios": {"a to b": [1.0, 2.0, 3.0]},
+    }
+
+
+def test_the_fastest_choice_is_that_of_the_shortest_trial_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
+    trials = {1: iter([0.0, 5, 5, 5]), 2: iter([9.0, 9, 4, 9])}
+    assert timing.fastest([1, 2, 1], lambda n: next(trials[n])) == 2
+
+
+def test_the_products_of_a_step_are_those_of_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.steps import products
+
+    done = []
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: done.append((*a.shape, b.shape[1], *out.shape)))
+    products(Case((4, 6, 3), 8))()
+    assert done == [(6, 4, 8, 6, 8), (6, 8, 4, 6, 4), (3, 6, 8, 3, 8), (3, 8, 6, 3, 6), (6, 3, 8, 6, 8)]
+
+
+def test_a_cold_start_is_from_the_start_of_python_to_the_end_of_the_training() -> None:
+    times = cold_start.measure({"numpy": cold_start.TRAIN.format(backend="numpy")}, rounds=1, repeats=2)
+    assert all(0 < least <= median <= most for least, median, most in times["numpy"].values())
+
+
+COPYING = """
+import deepnotes as dn
+fit = dn.Network.fit
+dn.Network.fit = lambda net, X, y, **options: fit(net, X.copy(), y, **options)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
+@pytest.mark.parametrize("form", memory.FORMS)
+def test_memory_sees_a_copy_of_the_samples(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    rows, _ = memory.CASE.data(12_000)  # more than 32 MB, so that no copy fits into memory that was freed before
+    np.save(path, rows)
+    # In a process of its own: in this one, what earlier tests left would be freed meanwhile, and hide the copy.
+    measured = memory.GROWTH.format(backend="numpy", form=form, path=str(path))
+    assert memory.said_by(COPYING + measured) > 0.9 * rows.nbytes
+    assert memory.said_by(measured) < 0.5 * rows.nbytes
+
+
+def test_tables_are_filled_where_there_are_markers_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redraw, "RESULTS", tmp_path)
+    timed = {"network": "1-2", "batch": 1000, "microseconds": {"numba": 1.234, "jax": 56.7}, "unreliable": ["jax"]}
+    results = {
+        "steps": {"small": {**timed, "ratios": {"numba to jax": [0.5, 0.6, 0.7], "numba to other": [1, 2, 3]}}},
+        "predictions": {"one": {**timed, "ratios": {"numba to jax": [0.5, 0.6, 0.7]}}},
+        "cold-start": {"numpy": {"first": [1.0, 2.0, 3.0], "warm": [0.1, 0.2, 0.3]}},
+    }
+    for name, result in results.items():
+        content = {"what": "", "machine": MACHINE, "results": result}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    names = ("steps", "cold-start", "memory", "another")
+    readme = "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names)
+    assert redraw.fill(readme) == (
+        """\
+<!-- steps -->
+| network | batch | numba µs | jax µs | numba to jax |
+|---|--:|--:|--:|--:|
+| small, 1-2 | 1,000 | 1.2 | ~57 | 0.60 (0.50 to 0.70) |
+
+~ unreliable: the middle half of its rounds spans more than 20% of their median.
+
+P, 2 cores, Python 3.11, numpy 2, jax 1, BLAS B; 2020-01-01, commit abc.
+<!-- /steps -->
+<!-- cold-start -->
+| backend | first ever, s | after that, s |
+|---|--:|--:|
+| numpy | 2.00 (1.00 to 3.00) | 0.20 (0.10 to 0.30) |
+
+P, 2 cores, Python 3.11, numpy 2, BLAS B; 2020-01-01, commit abc.
+<!-- /cold-start -->
+<!-- memory -->
+old
+<!-- /memory -->
+<!-- another -->
+old
+<!-- /another -->"""
+    )
+
+
+def test_results_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {"numpy": {"growth": {"by row": 4.8}, "allowed": 64.2, "samples": 188.0}}
+    report.publish("memory", "what it is", results, tmp_path / "memory.json")
+    content = json.loads((tmp_path / "memory.json").read_text())
+    assert content["what"] == "what it is"
+    assert content["results"] == results
+    assert {"processor", "cores", "versions", "commit", "date"} <= set(content["machine"])
+    printed = capsys.readouterr().out
+    assert "by row, MB" in printed
+    assert "4.8" in printed

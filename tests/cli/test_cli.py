@@ -1,0 +1,398 @@
+"""The command line where all goes well: what it trains, predicts, measures, prints and writes."""
+
+import csv
+import io
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.cli import recipe
+from deepnotes.cli.output import figure
+from deepnotes.cli.tasks import Classification, Regression, choose
+from deepnotes.datasets import load_digits
+from deepnotes.datasets.splits import train_validation_split
+from deepnotes.datasets.tables import read_table, write_table
+from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+
+QUICK = ("--epochs", "2", "--quiet")
+SMALL = ("--layers", "32", "--dropout", "0", "--quiet", "--json")
+KINDS = np.array(["rose", "red tulip", "daisy, wild"])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in a folder of its own, with the backend that everybody has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def flowers():
+    """Write flowers.csv: three kinds that are easy to tell apart, a column of text in between."""
+    rng = np.random.default_rng(7)
+    kinds = np.arange(150) % 3
+    X = rng.normal(size=(150, 3)) + 3 * np.eye(3)[kinds]
+    columns = [X[:, 0], [f"note {i}" for i in range(150)], X[:, 1], KINDS[kinds], 1e4 * X[:, 2]]
+    write_table("flowers.csv", ["length", "note", "width", "kind", "weight"], columns)
+    return ("flowers.csv", "--target", "kind", "--exclude", "note")
+
+
+@pytest.fixture
+def houses():
+    """Write houses.csv: prices around 250,000 that are almost a linear function of two columns."""
+    rng = np.random.default_rng(8)
+    area, age = rng.uniform(40, 240, 300), rng.uniform(0, 90, 300)
+    price = 40_000 + 2_000 * area - 800 * age + rng.normal(0, 1_000, 300)
+    write_table("houses.csv", ["area", "age", "price"], [area, age, price])
+    return ("houses.csv", "--target", "price")
+
+
+def outcome(out):
+    """Return the one JSON object that stdout must be; NaN and Infinity are not JSON."""
+    return json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
+
+
+def parameters(path):
+    """Return all numbers that a model file holds."""
+    network = dn.load(path)
+    return [network.flat(), network.standardizer.mean, network.standardizer.scale]
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_digits_with_the_defaults(run, folder):
+    out, err = run("train", "digits")
+    accuracy = float(out.split("accuracy  ")[1].split("%")[0])
+    assert accuracy >= 97
+    assert "digits: 1,797 rows, 64 features" in out
+    assert "359 held-out rows" in out
+    assert "dense" in out
+    assert "epoch 1/" in err
+    assert "epoch 1/" not in out
+    assert "classification, since the target 'digit' is text" in err
+    assert dn.load("digits.safetensors").inputs == 64
+    assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
+
+
+def test_the_outcome_of_train(run):
+    out, err = run("train", "digits", "--json", "--backend", "numpy")
+    told = outcome(out)
+    assert told["metrics"]["accuracy"] >= 0.97
+    assert told["rows"] == {"training": 1438, "validation": 359}
+    assert (told["backend"], told["dtype"], told["seed"]) == ("numpy", "float32", 0)
+    assert told["classes"] == [str(digit) for digit in range(10)]
+    assert len(told["history"]["loss"]) == len(told["history"]["val_accuracy"]) == told["epochs"]
+    assert told["history"]["val_loss"][-1] == pytest.approx(told["metrics"]["loss"])
+    assert told["parameters"] == dn.load(told["model"]).layout.size
+    assert "held-out rows" in err
+
+
+def test_the_same_seed_gives_the_same_bytes(run, folder):
+    runs = [run("train", "digits", "--json", *QUICK, "--seed", seed, "-o", f"{i}.st") for i, seed in enumerate("334")]
+    told = [outcome(out) for out, _ in runs]
+    files = [(folder / f"{i}.st").read_bytes() for i in range(3)]
+    assert told[0]["metrics"] == told[1]["metrics"]
+    assert files[0] == files[1]
+    assert told[0]["metrics"] != told[2]["metrics"]
+    assert files[0] != files[2]
+
+
+def test_quiet_is_silent(run, flowers):
+    assert run("train", *flowers, *QUICK) == ("", "")
+    out, err = run("train", *flowers, *QUICK, "--json")
+    assert outcome(out)["command"] == "train"
+    assert err == ""
+
+
+def test_an_old_model_is_replaced(run, flowers, folder):
+    (folder / "flowers.safetensors").write_text("old")
+    run("train", *flowers, *QUICK)
+    assert dn.load("flowers.safetensors").outputs == 3
+
+
+def test_what_a_model_remembers(run, flowers, houses):
+    run("train", *flowers, *QUICK)
+    metadata = dn.load("flowers.safetensors").metadata
+    assert metadata["features"] == ["length", "width", "weight"]
+    assert metadata["target"] == "kind"
+    assert metadata["classes"] == sorted(KINDS)
+    assert metadata["loss"] == "categorical_cross_entropy"
+    assert set(metadata["validation"]) == {"rows", "accuracy", "loss"}
+    run("train", *houses, *QUICK)
+    metadata = dn.load("houses.safetensors").metadata
+    assert metadata["target_mean"] == pytest.approx(250_000, rel=0.2)
+    assert set(metadata["validation"]) == {"rows", "rmse", "mae", "r2", "loss"}
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_held_out_rows_touch_nothing_that_is_learned(run, flowers, row):
+    table = read_table("flowers.csv")
+    strata = np.unique(table.column("kind"), return_inverse=True)[1]
+    train, held_out = train_validation_split(150, 0.2, np.random.default_rng(5), strata)
+
+    def trained(changed):
+        columns = {name: column.copy() for name, column in table.columns.items()}
+        columns["length"][changed] += 1e6
+        write_table("changed.csv", table.names, columns)
+        run("train", "changed.csv", *flowers[1:], *QUICK, "--seed", 5)
+        return parameters("changed.safetensors")
+
+    original = trained([])
+    assert all(map(np.array_equal, original, trained(held_out)))
+    assert not any(map(np.array_equal, original, trained(train[row])))
+
+
+def test_held_out_targets_do_not_scale_the_target(run, houses):
+    table = read_table("houses.csv")
+    train, held_out = train_validation_split(300, 0.2, np.random.default_rng(0))
+    table.columns["price"][held_out] *= 100
+    write_table("changed.csv", table.names, table.columns)
+    run("train", "changed.csv", "--target", "price", *QUICK)
+    metadata = dn.load("changed.safetensors").metadata
+    assert metadata["target_mean"] == pytest.approx(table.column("price")[train].mean())
+    assert metadata["target_scale"] == pytest.approx(table.column("price")[train].std())
+    run("train", *houses, *QUICK)
+    assert all(map(np.array_equal, parameters("changed.safetensors"), parameters("houses.safetensors")))
+
+
+def test_all_rows_to_train_on(run, flowers):
+    out, _ = run("train", *flowers, "--validation", 0, "--epochs", 3, "--early-stopping", 0)
+    assert "150 training rows" in out
+    told = outcome(run("train", *flowers, *QUICK, "--validation", "0", "--json")[0])
+    assert told["metrics_of"] == "training"
+    assert told["rows"] == {"training": 150, "validation": 0}
+    assert told["history"]["val_loss"] == []
+    assert dn.load("flowers.safetensors").metadata["training"]["rows"] == 150
+
+
+def test_early_stopping(run, flowers):
+    told = outcome(run("train", *flowers, "--json", "--quiet", "--early-stopping", "1", "--learning-rate", "0.1")[0])
+    assert told["best_epoch"] <= told["epochs"] < 200
+    assert told["metrics"]["loss"] == pytest.approx(min(told["history"]["val_loss"]))
+
+
+@pytest.mark.parametrize("schedule", recipe.SCHEDULES)
+def test_schedules(run, flowers, schedule):
+    told = outcome(run("train", *flowers, *SMALL, "--schedule", schedule)[0])
+    assert told["metrics"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizers(run, flowers, houses, optimizer):
+    told = outcome(run("train", *flowers, *SMALL, "--optimizer", optimizer)[0])
+    assert told["metrics"]["accuracy"] > 0.9
+    told = outcome(run("train", *houses, *SMALL, "--optimizer", optimizer)[0])
+    assert told["metrics"]["r2"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("schedule", "late"),
+    [("constant", 1), ("cosine", 0), ("step", 0.01), ("exponential", 0.01), ("inverse", 0.1), ("plateau", 1)],
+)
+def test_where_a_schedule_ends(schedule, late):
+    assert recipe.SCHEDULES[schedule](2.0, 1000, 10)(999) == pytest.approx(2 * late, abs=1e-4, rel=1e-2)
+    assert recipe.SCHEDULES[schedule](2.0, 1, 1)(0) == 2
+
+
+def test_every_option_of_the_network(run, flowers):
+    run(
+        *(
+            "train",
+            *flowers,
+            *QUICK,
+            "--layers",
+            "7, 5",
+            "--activation",
+            "tanh",
+            "--dropout",
+            "0",
+            "--dtype",
+            "float64",
+        ),
+        *("--l2", "0.1", "--clip-norm", "1", "--batch-size", "16", "--optimizer", "sgd", "--momentum", "0"),
+    )
+    network = dn.load("flowers.safetensors")
+    assert network.layers == (dn.Dense(7, "tanh"), dn.Dense(5, "tanh"), dn.Dense(3, "softmax"))
+    assert network.dtype == "float64"
+    run("train", *flowers, *QUICK, "--layers", "none")
+    assert len(dn.load("flowers.safetensors").layers) == 1
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_squared_error", "mean_absolute_error"])
+def test_other_losses_of_classes(run, flowers, loss):
+    assert outcome(run("train", *flowers, *SMALL, "--loss", loss)[0])["metrics"]["accuracy"] > 0.9
+    assert outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["loss"] == loss
+
+
+@pytest.mark.parametrize("loss", ["huber", "mean_absolute_error", "poisson"])
+def test_other_losses_of_quantities(run, houses, loss):
+    assert outcome(run("train", *houses, *SMALL, "--loss", loss)[0])["metrics"]["r2"] > 0.9
+    assert min(read_predictions(run("predict", "houses.safetensors", "houses.csv")[0])["prediction"]) > 0
+
+
+# --- which task -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "task", "why"),
+    [
+        (np.array(["a", "b"]), Classification, "is text"),
+        (np.array([0.0, 1.0]), Classification, "has 2 distinct values, all whole numbers"),
+        (np.arange(20.0), Classification, "has 20 distinct values, all whole numbers"),
+        (np.arange(21.0), Regression, "has 21 distinct whole numbers, more than 20"),
+        (np.array([0.5, 1.0]), Regression, "has values that are not whole numbers"),
+    ],
+)
+def test_the_task_and_why(column, task, why):
+    assert choose(column) == (task, why)
+
+
+def test_the_task_as_asked(run, houses):
+    write_table("counts.csv", ["x", "n"], [np.arange(40.0), np.arange(40) % 4])
+    run("train", "counts.csv", "--target", "n", "--task", "regression", *QUICK)
+    assert dn.load("counts.safetensors").outputs == 1
+    _, err = run("train", "counts.csv", "--target", "n", "--task", "classification", "--epochs", "1")
+    assert "since" not in err
+    assert dn.load("counts.safetensors").metadata["classes"] == ["0", "1", "2", "3"]
+
+
+# --- predict and evaluate ---------------------------------------------------------------------------------------------
+
+
+def read_predictions(text):
+    """Return a prediction file's columns: text for classes, else numbers."""
+    header, *rows = csv.reader(io.StringIO(text))
+    columns = zip(*rows, strict=True)
+    return {
+        name: np.array(column if name == "prediction" and "p_" in "".join(header) else list(map(float, column)))
+        for name, column in zip(header, columns, strict=True)
+    }
+
+
+def test_classes_from_end_to_end(run, flowers, folder):
+    run("train", *flowers, "--quiet")
+    out, err = run("predict", "flowers.safetensors", "flowers.csv", "-o", "out.csv")
+    assert (out, err) == ("", "150 predictions written to out.csv\n")
+    columns = read_predictions((folder / "out.csv").read_text())
+    assert list(columns) == ["prediction", *(f"p_{kind}" for kind in sorted(KINDS))]
+    p = np.array([columns[f"p_{kind}"] for kind in sorted(KINDS)])
+    assert p.sum(axis=0) == pytest.approx(1)
+    assert np.array_equal(columns["prediction"], np.array(sorted(KINDS))[p.argmax(axis=0)])
+
+    told = outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])
+    truth = read_table("flowers.csv").column("kind")
+    assert told["metrics"]["accuracy"] == np.mean(columns["prediction"] == truth) > 0.9
+    of_truth = p[np.searchsorted(sorted(KINDS), truth), range(150)]
+    assert told["metrics"]["loss"] == pytest.approx(-np.log(of_truth).mean(), rel=1e-4)
+    assert told["rows"] == 150
+    out, _ = run("evaluate", "flowers.safetensors", "flowers.csv")
+    assert f"accuracy  {told['metrics']['accuracy']:.2%} of 150 rows" in out
+
+
+def test_training_and_evaluation_agree_on_the_held_out_rows(run, flowers):
+    trained = outcome(run("train", *flowers, "--json", *QUICK)[0])
+    table = read_table("flowers.csv")
+    strata = np.unique(table.column("kind"), return_inverse=True)[1]
+    _, held_out = train_validation_split(150, 0.2, np.random.default_rng(0), strata)
+    write_table("held_out.csv", table.names, {name: column[held_out] for name, column in table.columns.items()})
+    evaluated = outcome(run("evaluate", "flowers.safetensors", "held_out.csv", "--json")[0])
+    assert evaluated["metrics"] == pytest.approx(trained["metrics"], rel=1e-6)
+
+
+def test_a_quantity_from_end_to_end(run, houses):
+    trained = outcome(run("train", *houses, "--json", "--quiet")[0])
+    assert trained["metrics"]["r2"] > 0.97
+    assert trained["metrics"]["rmse"] < 25_000
+    predicted = read_predictions(run("predict", "houses.safetensors", "houses.csv")[0])["prediction"]
+    price = read_table("houses.csv").column("price")
+    told = outcome(run("evaluate", "houses.safetensors", "houses.csv", "--json")[0])["metrics"]
+    assert told["rmse"] == pytest.approx(math.sqrt(np.mean((predicted - price) ** 2)))
+    assert told["mae"] == pytest.approx(np.abs(predicted - price).mean())
+    assert told["r2"] == pytest.approx(1 - np.mean((predicted - price) ** 2) / price.var())
+    out, _ = run("evaluate", "houses.safetensors", "houses.csv")
+    assert f"RMSE      {figure(told['rmse'])} on 300 rows" in out
+
+
+def test_columns_are_found_by_name(run, flowers):
+    run("train", *flowers, *QUICK)
+    table = read_table("flowers.csv")
+    names = ["weight", "length", "width"]
+    write_table("other.csv", ["extra", *names], [table.column("note"), *(table.column(name) for name in names)])
+    assert run("predict", "flowers.safetensors", "other.csv") == run("predict", "flowers.safetensors", "flowers.csv")
+
+
+def test_another_target_column(run, flowers):
+    run("train", *flowers, *QUICK)
+    table = read_table("flowers.csv")
+    write_table(
+        "renamed.csv", ["species" if name == "kind" else name for name in table.names], [*table.columns.values()]
+    )
+    told = outcome(run("evaluate", "flowers.safetensors", "renamed.csv", "--target", "species", "--json")[0])
+    assert told["metrics"] == outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["metrics"]
+
+
+def test_an_archive(run):
+    rng = np.random.default_rng(9)
+    X = rng.normal(size=(90, 4)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(np.int64)
+    np.savez("data.npz", X=X, y=y)
+    np.savez("new.npz", X=X)
+    told = outcome(run("train", "data.npz", "--json", "--quiet")[0])
+    assert (told["target"], told["classes"], told["features"]) == ("y", ["0", "1"], 4)
+    columns = read_predictions(run("predict", "data.safetensors", "new.npz")[0])
+    assert list(columns) == ["prediction", "p_0", "p_1"]
+    assert np.mean(columns["prediction"] == y.astype(str)) > 0.9
+
+
+def test_digits_for_all_commands(run):
+    run("train", "digits", "-o", "model", *QUICK)
+    columns = read_predictions(run("predict", "model", "digits")[0])
+    told = outcome(run("evaluate", "model", "digits", "--json")[0])
+    assert told["metrics"]["accuracy"] == np.mean(columns["prediction"] == load_digits().y.astype(str))
+
+
+def test_predictions_as_json(run, flowers, folder):
+    run("train", *flowers, *QUICK)
+    out, _ = run("predict", "flowers.safetensors", "flowers.csv", "--json")
+    assert len(outcome(out)["predictions"]["prediction"]) == 150
+    out, _ = run("predict", "flowers.safetensors", "flowers.csv", "--json", "-o", "out.csv")
+    assert outcome(out)["output"] == "out.csv"
+    assert len((folder / "out.csv").read_text().splitlines()) == 151
+
+
+def test_predictions_for_a_device(run, flowers):
+    run("train", *flowers, *QUICK)
+    run("predict", "flowers.safetensors", "flowers.csv", "-o", os.devnull)
+    assert not os.path.isfile(os.devnull)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_in_checkpoints_is_resumed(run, flowers):
+    train = ("train", *flowers, *SMALL, "--epochs", "6")
+    straight = outcome(run(*train, "-o", "straight")[0])
+    run(*train, "-o", "first", "--checkpoint", "run", "--every", "2")
+    names = sorted(os.listdir("run"))
+    assert len(names) == 3
+    os.remove(f"run/{names[2]}")
+    resumed = outcome(run(*train, "-o", "second", "--checkpoint", "run", "--every", "2", "--resume")[0])
+    assert resumed["history"] == straight["history"]
+    for wanted, found in zip(parameters("straight"), parameters("second"), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    accuracy = outcome(run("evaluate", f"run/{names[1]}", flowers[0], "--json")[0])["metrics"]["accuracy"]
+    assert accuracy > 0.5  # a checkpoint is a model that knows its columns
+
+
+def test_where_a_training_goes_on_is_told(run, flowers):
+    train = ("train", *flowers, "--epochs", "4", "--checkpoint", "run", "--every", "3")
+    run(*train)
+    os.remove(sorted(os.path.join("run", name) for name in os.listdir("run"))[-1])
+    out, _ = run(*train, "--resume")
+    assert "resumed   after 12 updates, in epoch 3" in out

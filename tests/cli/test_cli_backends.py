@@ -1,0 +1,101 @@
+"""The command line: backends, help, what it imports, and what it is as a program."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends import registry
+from deepnotes.cli.output import Output
+
+
+@pytest.fixture(autouse=True)
+def default_backend(monkeypatch):
+    """Select the backend that everybody has."""
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+
+
+def outcome(out):
+    """Return the one JSON object that stdout must be; NaN and Infinity are not JSON."""
+    return json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
+
+
+class Entry:
+    """An entry point whose backend cannot be had."""
+
+    def load(self):
+        return self
+
+    def __call__(self):
+        raise dn.BackendUnavailable("sparkle", "there is no sparkle device", "pip install sparkle")
+
+
+@pytest.fixture
+def sparkle(monkeypatch):
+    """Register a backend that does not work."""
+    found = {**registry._entry_points(), "sparkle": Entry()}
+    monkeypatch.setattr(registry, "_entry_points", lambda: found)
+
+
+@pytest.mark.usefixtures("sparkle")
+def test_backends(run):
+    out, err = run("backends")
+    lines = out.splitlines()
+    assert err == ""
+    assert any(line.startswith("*  numpy") and f"yes    numpy {np.__version__}" in line for line in lines)
+    assert any(line.startswith("   sparkle") and line.endswith("no     there is no sparkle device") for line in lines)
+    assert any(line.endswith("  to fix it: pip install sparkle") for line in lines)
+
+
+@pytest.mark.usefixtures("sparkle")
+def test_the_outcome_of_backends(run, monkeypatch):
+    told = outcome(run("backends", "--json")[0])
+    assert told["selected"] == "numpy"
+    found = {backend["name"]: backend for backend in told["backends"]}
+    assert found["numpy"]["works"]
+    assert (found["sparkle"]["works"], found["sparkle"]["fix"]) == (False, "pip install sparkle")
+    monkeypatch.setenv("DEEPNOTES_BACKEND", "sparkle")
+    assert outcome(run("backends", "--json")[0])["selected"] == "sparkle"
+    monkeypatch.setenv("DEEPNOTES_BACKEND", "nunpy")
+    out, err = run("backends", "--json")
+    assert outcome(out)["selected"] is None
+    assert "did you mean 'numpy'?" in err
+
+
+def test_version_and_help(run):
+    assert run("--version") == (f"deepnotes {dn.__version__}\n", "")
+    assert all(command in run("--help")[0] for command in ("train", "predict", "evaluate", "backends", "warmup"))
+    assert all(option in run("train", "--help")[0] for option in ("--target", "--schedule", "--early-stopping"))
+
+
+def test_help_imports_nothing_heavy():
+    program = "import sys; from deepnotes.cli import main; main(['train', '--help']); print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+
+
+def test_as_a_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "deepnotes", "train", "digits", "--epochs", "3", "--json", "-o", tmp_path / "model"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert outcome(done.stdout)["epochs"] == 3
+    assert "epoch 3/3" in done.stderr
+
+
+def test_what_is_not_finite_becomes_null(capsys):
+    Output(as_json=True).outcome({"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": float("inf")}})
+    assert outcome(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": {"d": None}}
+
+
+def test_signs_that_a_stream_has_not(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    Output().facts([("R²", "1")])
+    assert stream.buffer.getvalue() == b"R?        1\n"

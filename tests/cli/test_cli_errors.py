@@ -1,0 +1,355 @@
+"""The command line where something is wrong: one or two plain lines, the right exit status, and nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.cli import main, train
+from deepnotes.datasets.tables import read_table, write_table
+
+COMMAND = [sys.executable, "-m", "deepnotes"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in a folder of its own, with some good data and a model in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 40))
+    write_table("good.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])
+    assert main(["train", "good.csv", "--target", "kind", "--exclude", "price", "--epochs", "1", "--quiet"]) == 0
+    return tmp_path
+
+
+@pytest.fixture
+def fails(capsys):
+    """Return a function that runs a command that must fail, and returns what it says after "deepnotes: error: "."""
+
+    def call(status, *argv):
+        found = main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if not line.startswith("task: ")]
+        assert found == status, err
+        assert out == ""
+        assert "Traceback" not in err
+        assert 1 <= len(lines) <= 2, err
+        assert lines[0].startswith("deepnotes: error: ")
+        return "\n".join(lines).removeprefix("deepnotes: error: ")
+
+    return call
+
+
+def write(name, text):
+    """Write a file and return its name."""
+    with open(name, "wb") as file:
+        file.write(text.encode())
+    return name
+
+
+# --- wrong usage ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "required: COMMAND"),
+        ("trian digits", "invalid choice: 'trian'"),
+        ("train", "required: DATA"),
+        ("train digit", "did you mean 'digits'?"),
+        ("train digits --nonsense", "unrecognized arguments: --nonsense"),
+        ("train digits --epoch 3", "unrecognized arguments: --epoch 3"),
+        ("train digits --activation rleu", "unknown activation 'rleu'; did you mean 'relu'?"),
+        ("train digits --loss mse", "unknown loss 'mse'; did you mean 'mean_squared_error'?"),
+        ("train digits --optimizer adma", "unknown optimizer 'adma'; did you mean 'adam'?"),
+        ("train digits --schedule cos", "unknown schedule 'cos'; did you mean 'cosine'?"),
+        ("train digits --task sort", "unknown task 'sort'"),
+        ("train digits --backend nunpy", "unknown backend 'nunpy'; did you mean 'numpy'?"),
+        (
+            "train digits --backend numpy --threads 2",
+            "argument --threads: backend 'numpy' has no option 'threads'; it has none",
+        ),
+        ("train digits --threads 0", "argument --threads: got '0', wanted a whole number of at least 1"),
+        ("train digits --dtype float16", "argument --dtype: invalid choice: 'float16'"),
+        ("train digits --epochs 0", "argument --epochs: got '0', wanted a whole number of at least 1"),
+        ("train digits --epochs 1e3", "argument --epochs: got '1e3'"),
+        ("train digits --epochs", "argument --epochs: expected one argument"),
+        ("train digits --batch-size -5", "argument --batch-size: got '-5'"),
+        ("train digits --layers 128,0", "argument --layers: got '0'"),
+        ("train digits --layers 128,,64", "argument --layers: got ''"),
+        ("train digits --dropout 1", "argument --dropout: got '1', wanted a number of at least 0 and less than 1"),
+        ("train digits --validation 1", "argument --validation: got '1'"),
+        ("train digits --learning-rate 0", "argument --learning-rate: got '0', wanted a number above 0"),
+        ("train digits --learning-rate nan", "argument --learning-rate: got 'nan'"),
+        ("train digits --clip-norm inf", "argument --clip-norm: got 'inf'"),
+        ("train digits --l2 -1", "argument --l2: got '-1'"),
+        ("train digits --seed -1", "argument --seed: got '-1'"),
+        ("train digits --early-stopping x", "argument --early-stopping: got 'x'"),
+        ("train digits --momentum 0.5", "--momentum belongs to --optimizer sgd, and the optimizer is adam"),
+        ("train good.csv", "--target COLUMN is needed; the columns of good.csv: x, y, kind, price"),
+        ("train good.csv --target price --exclude kind --loss binary_cross_entropy", "is for classes; a regression"),
+        ("train good.csv --target kind -o good.csv", "--output good.csv is what the command reads"),
+        ("predict good.safetensors good.csv -o good.safetensors", "is what the command reads"),
+        ("predict good.safetensors", "required: DATA"),
+        ("predict good.safetensors good.csv --backend nunpy", "unknown backend 'nunpy'"),
+        ("predict good.safetensors good.csv --threads 2 --backend numpy", "argument --threads: backend 'numpy' has no"),
+        ("evaluate good.safetensors good.csv --threads 2", "argument --threads: backend 'numpy' has no option"),
+        ("evaluate", "required: MODEL, DATA"),
+        ("warmup --backend nunpy", "unknown backend 'nunpy'; did you mean 'numpy'?"),
+        ("warmup --threads 2", "unrecognized arguments: --threads 2"),
+        ("backends --backend numpy", "unrecognized arguments"),
+    ],
+)
+def test_wrong_usage(fails, words, told):
+    assert told in fails(2, *words.split())
+
+
+def test_the_way_to_the_help(fails):
+    assert fails(2, "train").endswith("\ntry: deepnotes train --help")
+
+
+# --- data that cannot be used -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "bad.csv:1: the file is empty"),
+        ("x,kind\n", "bad.csv:1: no row follows the header"),
+        ("x,kind\n1,a\noops,b\n", "bad.csv:3: column 'x' has 'oops' where a number was expected"),
+        ("x,kind\n1,a\n2,b,3\n", "bad.csv:3: 3 cells where the header has 2"),
+        ("x,kind\n1,a\n,b\n", "bad.csv:3: column 'x' has an empty cell"),
+        ("x,kind\n" + "".join(f"word{i},{i % 2}\n" for i in range(99)), "bad.csv:2: column 'x' is text of 79 distinct"),
+        ("x,kind\n,a\n,b\n,a\n,b\n,a\n,b\n", "bad.csv:2: column 'x' has an empty cell where a value was expected"),
+        ("kind\na\nb\n", "bad.csv: no column is left to be a feature"),
+        ("x,kind\n1,a\n", "bad.csv has one row only, and training needs at least 2"),
+        ("x,kind\n1,a\n2,a\n3,a\n4,a\n5,a\n", "the target has one class only, 'a'"),
+        ("x,kind\n1,a\n2,b\n3,c\n4,d\n5,e\n", "bad.csv: each row has a class of its own"),
+        ("x,kind\n1,a\n2,a\n", "share 0.2 of 2 samples leaves the validation part empty"),
+    ],
+)
+def test_bad_tables(fails, folder, text, told):
+    assert told in fails(1, "train", write("bad.csv", text), "--target", "kind")
+    assert not (folder / "bad.safetensors").exists()
+
+
+def test_no_such_file(fails):
+    assert fails(1, "train", "nowhere.csv", "--target", "y") == "nowhere.csv: cannot be read: No such file or directory"
+    assert fails(1, "predict", "good.safetensors", "nowhere.csv").startswith("nowhere.csv: cannot be read")
+    assert fails(1, "evaluate", "nowhere.safetensors", "good.csv").startswith("cannot read nowhere.safetensors")
+
+
+def test_no_such_column(fails):
+    told = "good.csv: no column 'prize' (did you mean 'price'?); columns: x, y, kind, price"
+    assert fails(1, "train", "good.csv", "--target", "prize") == told
+    assert "no column 'yy' (did you mean 'y'?)" in fails(1, "train", "good.csv", "--target", "price", "--exclude", "yy")
+    assert "no column 'kin'" in fails(1, "evaluate", "good.safetensors", "good.csv", "--target", "kin")
+
+
+def test_missing_features(fails):
+    write_table("less.csv", ["a", "X", "kind"], [[1.0], [2.0], ["up"]])
+    told = fails(1, "predict", "good.safetensors", "less.csv")
+    assert told == "less.csv: no column 'x' (did you mean 'X'?), no column 'y'; columns: a, X, kind"
+    assert fails(1, "evaluate", "good.safetensors", "less.csv") == told
+
+
+def test_targets_of_another_sort(fails):
+    table = read_table("good.csv")
+    write_table("other.csv", table.names, table.columns | {"kind": np.array(["up", "sideways"] * 20)})
+    told = fails(1, "evaluate", "good.safetensors", "other.csv")
+    assert told == "the target has the class 'sideways', and the model knows only down, up"
+    assert "is text" in fails(1, "train", "good.csv", "--target", "kind", "--exclude", "price", "--task", "regression")
+
+
+def test_negative_counts(fails):
+    told = fails(1, "train", "good.csv", "--target", "price", "--exclude", "kind", "--loss", "poisson")
+    assert told.endswith("and the loss poisson needs numbers of at least 0")
+
+
+# --- models that are none ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_files_that_are_no_models(fails, folder, command):
+    whole = (folder / "good.safetensors").read_bytes()
+    for i, content in enumerate([b"", b"hello", whole[:4], whole[:200], whole[:-1], whole[:-4] + b"oops"]):
+        (folder / f"{i}.safetensors").write_bytes(content)
+        assert f"{i}.safetensors" in fails(1, command, f"{i}.safetensors", "good.csv")
+    assert "good.csv" in fails(1, command, "good.csv", "good.csv")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": ["x"]},
+        {"features": [1, 2]},
+        {"features": None},
+        {"target": 3},
+        {"task": "sorting"},
+        {"loss": "anger"},
+        {"loss": []},
+        {"classes": ["one"]},
+        {"classes": 2},
+        {"task": "regression"},
+        {"task": "regression", "target_mean": 0, "target_scale": 1},
+        {"task": "regression", "target_mean": 10**400, "target_scale": 1},
+    ],
+)
+def test_models_that_do_not_say_what_they_mean(fails, change):
+    network = dn.load("good.safetensors")
+    network.metadata |= change
+    network.save("changed.safetensors")
+    told = fails(1, "predict", "changed.safetensors", "good.csv")
+    assert told.startswith("changed.safetensors does not say what its inputs and outputs mean")
+
+
+def test_a_model_of_the_library(fails):
+    dn.Network([dn.Dense(1)], inputs=2, seed=0).save("plain.safetensors")
+    assert "use a model that 'deepnotes train' wrote" in fails(1, "predict", "plain.safetensors", "good.csv")
+
+
+# --- output that cannot be written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("nowhere/model", "cannot write nowhere/model: No such file or directory"),
+        ("good.csv/model", "cannot write good.csv/model: Not a directory"),
+        (".", "cannot write .: it is a directory"),
+    ],
+)
+def test_output_that_cannot_be_written(fails, monkeypatch, path, told):
+    monkeypatch.setattr(train, "Network", None)  # the work must not begin
+    assert fails(1, "train", "good.csv", "--target", "kind", "-o", path) == told
+    assert fails(1, "predict", "good.safetensors", "good.csv", "-o", path) == told
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_no_place_for_a_model(fails):
+    os.mkfifo("pipe")
+    assert fails(1, "train", "good.csv", "--target", "kind", "-o", "pipe") == "cannot write pipe: it is no regular file"
+
+
+# --- runs that fail ---------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite(fails, folder):
+    (folder / "digits.safetensors").write_text("old")
+    told = fails(1, "train", "digits", "--optimizer", "sgd", "--learning-rate", "1e20", "--quiet")
+    assert "before update" in told
+    assert told.endswith("\nno model was written; try a smaller --learning-rate, or --clip-norm 1")
+    assert (folder / "digits.safetensors").read_text() == "old"
+
+
+def test_a_backend_that_is_not_there(fails, monkeypatch):
+    def gone(args):
+        raise dn.BackendUnavailable("sparkle", "there is no sparkle device", "pip install sparkle")
+
+    monkeypatch.setattr(train, "chosen_backend", gone)
+    assert "pip install sparkle" in fails(1, "train", "digits", "--backend", "sparkle")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ZeroDivisionError("oh"), "this is a bug of deepnotes (ZeroDivisionError: oh); --debug shows the traceback"),
+        (MemoryError(), "out of memory"),
+        (OSError(28, "No space left on device", "x.csv"), "x.csv: No space left on device"),
+        (OSError("broken"), "broken"),
+        (
+            dn.BackendUnavailable("b", "one\ntwo\n\nthree", "four"),
+            "backend 'b' is unavailable: one two three; to fix it: four",
+        ),
+    ],
+)
+def test_what_nobody_expects(fails, monkeypatch, error, told):
+    def fail(asked):
+        raise error
+
+    monkeypatch.setattr(train, "chosen_backend", fail)
+    assert fails(1, "train", "digits") == told
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["train", "nowhere.csv", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.endswith("\ndeepnotes: error: nowhere.csv: cannot be read: No such file or directory\n")
+
+
+@pytest.mark.parametrize(("words", "status"), [("--version", 0), ("train nowhere.csv", 1), ("train", 2)])
+def test_the_status_of_the_program(words, status):
+    done = subprocess.run([*COMMAND, *words.split()], capture_output=True, text=True)
+    assert done.returncode == status
+    assert (done.stdout == "") == (status > 0)
+    assert (done.stderr == "") == (status == 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
+def test_an_interrupt(folder):
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job ignores it
+        "from deepnotes.cli import main; sys.exit(main(['train', 'digits', '--epochs', '100000']))"
+    )
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith("epoch 1/") for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines() == ["deepnotes: interrupted; no model was written"]
+    assert not (folder / "digits.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes break the POSIX way")
+def test_a_reader_that_goes_away():
+    words = [*COMMAND, "predict", "good.safetensors", "good.csv"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_a_disk_that_is_full():
+    with open("/dev/full", "w") as full:
+        words = [*COMMAND, "evaluate", "good.safetensors", "good.csv"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "deepnotes: error: cannot write to stdout: No space left on device\n")
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints(fails):
+    train = ("train", "good.csv", "--target", "kind", "--exclude", "price", "--epochs", "2", "--quiet")
+    assert "--resume needs --checkpoint DIR" in fails(2, *train, "--resume")
+    assert "every='soon', wanted a number of epochs" in fails(2, *train, "--checkpoint", "run", "--every", "soon")
+    assert main([*train, "--checkpoint", "run"]) == 0
+    before = sorted(os.listdir("run"))
+    assert "resume (resume=True or --resume)" in fails(1, *train, "--checkpoint", "run")
+    told = fails(1, *train, "--checkpoint", "run", "--resume", "--batch-size", "7")
+    assert "batch_size was 32 and is 7" in told
+    assert sorted(os.listdir("run")) == before
+
+
+def test_sigterm_leaves_a_checkpoint_and_says_so(folder):
+    words = ["train", "digits", "--epochs", "100000", "--quiet", "--checkpoint", "run", "--every", "1"]
+    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
+        while not os.path.isdir("run") or not any(name.startswith("step-") for name in os.listdir("run")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert any(name.endswith(".safetensors") for name in os.listdir("run"))
+    assert not os.path.exists("digits.safetensors")

@@ -1,0 +1,253 @@
+"""What a command writes to stdout arrives whole, or its exit status says that it did not; stderr need not arrive."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.cli import main
+from deepnotes.cli.arguments import COMMANDS
+from deepnotes.datasets.tables import write_table
+from deepnotes.utils.streams import BestEffort, write_all
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="streams are closed and filled up the POSIX way")
+
+COMMAND = [sys.executable, "-m", "deepnotes"]
+TRAIN = ["train", "rows.csv", "--target", "kind", "--epochs", "2", "--layers", "4", "-o", "new.safetensors"]
+NO_FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with data, a model and the file of Python that it is exported to."""
+    folder = tmp_path_factory.mktemp("streams")
+    x, y = np.random.default_rng(1).normal(size=(2, 3000))
+    write_table(folder / "rows.csv", ["x", "y", "kind"], [x, y, np.where(x > 0, "up", "down")])
+    model = str(folder / "model.safetensors")
+    words = ["--target", "kind", "--epochs", "1", "--layers", "4", "--quiet", "--backend", "numpy", "-o", model]
+    assert main(["train", str(folder / "rows.csv"), *words]) == 0
+    dn.load(model).to_python(folder / "model.py")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in that folder."""
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("DEEPNOTES_BACKEND", "numpy")
+    (made / "new.safetensors").unlink(missing_ok=True)
+    return made
+
+
+def run(words: list[str], unbuffered: bool = False, **streams: Any) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if unbuffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    return subprocess.run(words, env=environment, text=True, check=False, timeout=120, **streams)
+
+
+def closing(*descriptors: int) -> Callable[[], None]:
+    """Return what closes descriptors in a new process, as ``>&-`` does."""
+    return lambda: [os.close(descriptor) for descriptor in descriptors] and None
+
+
+def no_more_than(size: int) -> Callable[[], None]:
+    """Return what keeps files of a new process from growing beyond so many bytes, as a full disk does."""
+    import resource
+
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+PREDICT = ["predict", "model.safetensors", "rows.csv", "--json"]
+SAYING = [["--help"], PREDICT, TRAIN]
+SAYING_MORE = [
+    ["--version"],
+    *([command, "--help"] for command in COMMANDS),
+    ["backends"],
+    ["backends", "--json"],
+    ["predict", "model.safetensors", "rows.csv"],
+    ["evaluate", "model.safetensors", "rows.csv"],
+    ["evaluate", "model.safetensors", "rows.csv", "--json"],
+    ["export", "model.safetensors", "--python", "again.py"],
+    ["warmup", "--backend", "numpy"],
+    ["conformance", "--backend", "numpy", "--check", "equations.relu", "--quick"],
+]
+
+
+@NO_FULL
+@pytest.mark.parametrize(
+    "words", [*SAYING, *(pytest.param(words, marks=pytest.mark.slow) for words in SAYING_MORE)], ids=" ".join
+)
+def test_a_full_stdout_is_an_error(folder: Path, words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = run([*COMMAND, *words], unbuffered=len(words) % 2 == 0, stdout=full)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == "deepnotes: error: cannot write to stdout: No space left on device"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["predict", "model.safetensors", "rows.csv", "--json"]], ids=" ".join)
+def test_a_closed_stdout_is_an_error(folder: Path, words: list[str]) -> None:
+    done = run([*COMMAND, *words], stdout=None, preexec_fn=closing(1))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "deepnotes: error: cannot write to stdout: it is closed"
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize(
+    "words", [["train", "--help"], PREDICT[:-1], PREDICT, ["evaluate", *PREDICT[1:-1]]], ids=" ".join
+)
+def test_a_reader_that_goes_away_ends_a_command_silently(folder: Path, words: list[str], unbuffered: bool) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run([*COMMAND, *words], unbuffered, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_that_has_had_enough(folder: Path, form: list[str], unbuffered: bool) -> None:
+    """As ``| head -c 20``: the pipe holds less than the rest of what there is to write."""
+    reader, writer = os.pipe()
+    words = [*COMMAND, "predict", "model.safetensors", "rows.csv", *form]
+    environment = os.environ | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
+    with subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        os.close(writer)
+        os.read(reader, 20)
+        os.close(reader)
+        _, told = process.communicate(timeout=120)
+    assert (process.returncode, told) == (141, "")
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_disk_that_fills_up_in_the_middle_of_a_write(folder: Path, form: list[str], unbuffered: bool) -> None:
+    words = [*COMMAND, "predict", "model.safetensors", "rows.csv", *form]
+    with open("found", "w") as file:
+        done = run(words, unbuffered, stdout=file, preexec_fn=no_more_than(20_000))
+    assert (done.returncode, done.stderr) == (1, "deepnotes: error: cannot write to stdout: File too large\n")
+    with open("found", "w") as file:
+        assert run(words, unbuffered, stdout=file).returncode == 0
+    text = Path("found").read_text()
+    rows = json.loads(text)["predictions"]["prediction"] if form else text.splitlines()[1:]
+    assert len(rows) == 3000
+
+
+def test_a_training_is_finished_before_it_says_that_nobody_could_be_told(folder: Path) -> None:
+    for stream in ({"stdout": None, "preexec_fn": closing(1)}, {"stdout": None, "preexec_fn": closing(0, 1, 2)}):
+        assert run([*COMMAND, *TRAIN], **stream).returncode == 1
+        dn.load("new.safetensors")  # and nothing else has been written into it
+        os.unlink("new.safetensors")
+
+
+@NO_FULL
+def test_a_full_or_closed_stderr_changes_nothing(folder: Path) -> None:
+    good = run([*COMMAND, *TRAIN, "--json"])
+    with open("/dev/full", "w") as full:
+        for stream in ({"stderr": full}, {"stderr": None, "preexec_fn": closing(2)}):
+            os.unlink("new.safetensors")
+            done = run([*COMMAND, *TRAIN, "--json"], **stream)
+            assert done.returncode == 0
+            found, wanted = json.loads(done.stdout), json.loads(good.stdout)
+            assert found["history"]["val_loss"] == wanted["history"]["val_loss"]
+            dn.load("new.safetensors")
+        for words, status in ((["train"], 2), (["evaluate", "nowhere", "rows.csv"], 1)):
+            assert run([*COMMAND, *words], stderr=full).returncode == status
+
+
+@NO_FULL
+def test_a_training_of_the_library_does_not_need_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    X = np.random.default_rng(0).normal(size=(3, 20))
+    before, full = sys.stderr, open("/dev/full", "w", buffering=1)  # noqa: SIM115  # to close it is an error, too
+    try:
+        for stream in (None, full):
+            sys.stderr = stream  # type: ignore[assignment]
+            net = dn.Network([dn.Dense(2, "softmax")], inputs=3, seed=0)
+            assert len(net.fit(X, np.arange(20) % 2, epochs=3, progress=True).loss) == 3
+    finally:
+        sys.stderr = before
+        with contextlib.suppress(OSError):
+            full.close()
+    assert capsys.readouterr().out == ""  # rich writes to stdout where there is no stderr
+
+
+# --- the file of Python that a model is exported to -------------------------------------------------------------------
+
+
+@pytest.mark.thinned(2)
+@NO_FULL
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest.mark.parametrize("word", ["--check", "rows.csv"])
+def test_the_exported_file_writes_everything_or_fails(folder: Path, word: str, unbuffered: bool) -> None:
+    words = [sys.executable, "model.py", word]
+    with open("/dev/full", "w") as full:
+        done = run(words, unbuffered, stdout=full)
+        assert (done.returncode, done.stderr) == (1, "error: cannot write to stdout: No space left on device\n")
+        assert run([*words[:2], "nowhere.csv"], unbuffered, stderr=full).returncode == 1
+    done = run(words, unbuffered, stdout=None, preexec_fn=closing(1))
+    assert (done.returncode, done.stderr) == (1, "error: cannot write to stdout: it is closed\n")
+    assert run([*words[:2], "nowhere.csv"], unbuffered, stderr=None, preexec_fn=closing(2)).returncode == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(words, unbuffered, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Reluctant(io.RawIOBase):
+    """A file that takes a few bytes at a time."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.taken += bytes(data[:7])
+        return min(7, len(data))
+
+
+def test_writes_that_take_only_a_part_are_gone_on_with() -> None:
+    raw = Reluctant()
+    write_all(io.TextIOWrapper(raw, "utf-8", write_through=True), "ÿ and more than seven bytes")  # type: ignore[arg-type]
+    assert raw.taken.decode() == "ÿ and more than seven bytes"
+    raw = Reluctant()
+    kinds = ["a-rose-is-a-rose", "ÿ"]
+    write_table(io.TextIOWrapper(raw, "utf-8", write_through=True), ["kind"], [kinds])  # type: ignore[arg-type]
+    assert raw.taken.decode().splitlines() == ["kind", *kinds]
+
+
+def test_a_stream_that_has_no_room_and_does_not_wait_is_an_error() -> None:
+    class Full(Reluctant):
+        def write(self, data: Any) -> None:  # type: ignore[override]
+            return None
+
+    with pytest.raises(BlockingIOError):
+        write_all(io.TextIOWrapper(Full(), "utf-8", write_through=True), "words")  # type: ignore[arg-type]
+
+
+def test_what_need_not_arrive_is_dropped() -> None:
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, closed):
+        lost = BestEffort(stream)
+        assert lost.write("words") == 5
+        lost.flush()
+        assert not lost.isatty()

@@ -1,0 +1,178 @@
+"""The command line where little is there: a read-only root, an unknown user, no home, a small place for temporaries.
+
+The machine's own root is made read-only in a mount namespace, so this takes root, and is skipped elsewhere by name.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.datasets.tables import read_table, write_table
+
+USER = "12345"
+SCRIPT = """
+set -e
+work=$1 small=$2 size=$3; shift 3
+mount -t tmpfs -o size=$size,mode=1777 none "$small"
+mount --bind "$work" "$work"
+for place in $(awk '{print $2}' /proc/mounts); do
+    case $place in "$work"|"$small"|/proc|/proc/*|/sys|/sys/*|/dev|/dev/*) continue;; esac
+    mount -o remount,ro,bind "$place"
+done
+cd "$work"
+exec setpriv --reuid USER --regid USER --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "$@"
+""".replace("USER", USER)
+"""Reading is allowed everywhere, since Python itself may be in somebody's home; writing is not."""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def tools_missing() -> str | None:
+    """Return why there can be no such container here, or None."""
+    if not sys.platform.startswith("linux"):
+        return "mount namespaces are Linux's"
+    if os.geteuid() != 0:
+        return "to make a read-only root takes root"
+    if missing := [name for name in ("unshare", "setpriv", "mount", "awk") if shutil.which(name) is None]:
+        return f"there is no {missing[0]} here"
+    tried = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
+    return f"nothing can be mounted here: {tried.stderr.strip()}" if tried.returncode else None
+
+
+@pytest.fixture(scope="module")
+def work() -> Iterator[Path]:
+    """Return the one directory that the unknown user may write to, with data in it."""
+    if reason := tools_missing():
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="deepnotes-work-") as name:
+        os.chmod(name, 0o777)
+        x, y = np.random.default_rng(1).normal(size=(2, 400))
+        write_table(Path(name, "rows.csv"), ["x", "y", "kind"], [x, y, np.where(x > 0, "up", "down")])
+        yield Path(name)
+
+
+@pytest.fixture
+def run(work: Path) -> Iterator[Run]:
+    """Return a function that runs a program in a container."""
+    with tempfile.TemporaryDirectory(prefix="deepnotes-small-") as small:
+
+        def call(*words: str, size: str = "1m", **more: str) -> "subprocess.CompletedProcess[str]":
+            environment = {"PATH": "/usr/bin:/bin", "TMPDIR": small, **more}
+            command = ["unshare", "-m", "sh", "-c", SCRIPT, "sh", str(work), small, size, sys.executable, *words]
+            return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=580)
+
+        yield call
+
+
+def deepnotes(run: Run, *words: str, **options: str) -> str:
+    """Return what a command that must succeed writes to stdout."""
+    done = run("-m", "deepnotes", *words, **options)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+TRAIN = ["train", "rows.csv", "--target", "kind", "--epochs", "2", "--layers", "4"]
+
+
+def test_it_is_such_a_container(run: Run, work: Path) -> None:
+    program = (
+        "import os, pathlib\n"
+        "assert os.getuid() == 12345 and 'HOME' not in os.environ\n"
+        "def fails(path):\n"
+        "    try: open(path, 'w')\n"
+        "    except OSError: return True\n"
+        f"assert fails('/new') and fails('/tmp/new') and fails({str(Path(dn.__file__).with_name('new'))!r})\n"
+        "try: pathlib.Path.home()\n"
+        "except RuntimeError: pass\n"
+        "else: raise AssertionError\n"
+        "open('new', 'w').close(); os.unlink('new')\n"
+    )
+    done = run("-c", program)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("home", [None, "/nonexistent"])
+def test_numpy_trains_predicts_evaluates_and_exports(home: str | None, run: Run, work: Path) -> None:
+    options = {} if home is None else {"HOME": home}
+    words = [*TRAIN, "--backend", "numpy", "-o", "model.safetensors", "--checkpoint", f"run{home is None}"]
+    deepnotes(run, *words, **options)
+    deepnotes(run, "predict", "model.safetensors", "rows.csv", "-o", "out.csv", "--backend", "numpy", **options)
+    assert read_table(work / "out.csv").n_rows == 400
+    if home is None:
+        return
+    found = deepnotes(run, "evaluate", "model.safetensors", "rows.csv", "--backend", "numpy", "--json", **options)
+    assert 0 < json.loads(found)["metrics"]["accuracy"] <= 1
+    formats = ["--python", "model.py"]
+    pytest.importorskip("onnx", reason="needs deepnotes[onnx]")
+    deepnotes(run, "export", "model.safetensors", *formats, "--onnx", "model.onnx", **options)
+    assert run("model.py", "--check", **options).stdout.startswith("passed: ")
+
+
+@pytest.mark.slow
+def test_numba_trains_and_says_that_it_keeps_nothing(run: Run) -> None:
+    pytest.importorskip("numba", reason="needs deepnotes[numba]")
+    done = run("-m", "deepnotes", *TRAIN, "--backend", "numba", "-o", "numba.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "in each process anew" in done.stderr
+    deepnotes(run, "predict", "numba.safetensors", "rows.csv", "--backend", "numpy")
+
+
+def test_a_plot_needs_a_place_for_matplotlib_and_says_so(run: Run, work: Path) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="needs deepnotes[plot]")
+    words = [*TRAIN, "--backend", "numpy", "-o", "plotted.safetensors", "--plot", "curves.svg"]
+    old = matplotlib.__version_info__ < (3, 11)  # which needs a home directory, whatever may be written
+    deepnotes(run, *words, **({"HOME": "/nonexistent"} if old else {}))  # in the directory for temporaries
+    assert (work / "curves.svg").read_text().startswith("<?xml")
+    if old:
+        done = run("-m", "deepnotes", *words)
+        assert (done.returncode, done.stderr.splitlines()[-1].partition(": ")[2]) == (
+            1,
+            "a picture needs matplotlib, which has nowhere to write: Could not determine home directory; set "
+            "MPLCONFIGDIR to a directory that can be written",
+        )
+    os.chmod(work, 0o755)  # or Python would take the working directory for temporaries
+    try:
+        done = run("-m", "deepnotes", *words, TMPDIR="/nonexistent")
+    finally:
+        os.chmod(work, 0o777)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("; set MPLCONFIGDIR to a directory that can be written")
+
+
+def test_samples_from_disk_need_room_for_temporaries_and_say_so(run: Run, work: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs deepnotes[data]")
+    pytest.importorskip("pyarrow.parquet")
+    x, y = np.random.default_rng(1).normal(size=(2, 40_000))
+    pa.parquet.write_table(pa.table({"x": x, "y": y, "kind": (x > 0).astype(int)}), work / "rows.parquet")
+    words = ["train", "rows.parquet", "--target", "kind", "--epochs", "1", "--layers", "4", "--from-disk"]
+    words += ["--backend", "numpy", "-o", "disk.safetensors"]
+    done = run("-m", "deepnotes", *words, size="64k")
+    assert done.returncode == 1
+    (told,) = done.stderr.splitlines()
+    assert "No space left on device" in told
+    assert "TMPDIR" in told
+    deepnotes(run, *words, size="4m")
+
+
+def test_what_cannot_be_written_is_named(run: Run) -> None:
+    for words in (
+        [*TRAIN, "-o", "/new.safetensors"],
+        [*TRAIN, "--checkpoint", "/run", "-o", "m.safetensors"],
+        ["export", "model.safetensors", "--python", "/model.py"],
+    ):
+        done = run("-m", "deepnotes", *words)
+        assert done.returncode == 1
+        assert "Read-only file system" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr

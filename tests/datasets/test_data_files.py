@@ -1,0 +1,236 @@
+"""Parquet, .npy and IDX: what is read, what is refused, and which columns are looked at."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from table_errors import error_of
+
+from deepnotes.datasets.idx_files import DTYPES
+from deepnotes.datasets.npy_files import companion
+from deepnotes.datasets.tables import read_table
+from deepnotes.utils.errors import ArgumentError, TableError
+
+
+def idx(array, code=0x08):
+    """Return an IDX file of an array."""
+    head = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return head + array.astype(DTYPES[code]).tobytes()
+
+
+# --- which columns ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_excluded_is_not_even_looked_at(csv_file):
+    path = csv_file("a,mixed,b\n1,2,3\n4,oops,5\n6,,7\n")
+    assert "column 'mixed' has 'oops'" in error_of(path)
+    table = read_table(path, exclude=["mixed"])
+    assert table.names == ["a", "b"]
+    assert table.others == ["mixed"]
+    assert read_table(path, columns=["b"]).column("b").tolist() == [3, 5, 7]
+    assert read_table(path, text=["mixed"], missing="keep").column("mixed").tolist() == ["2", "oops", ""]
+
+
+def test_names_that_are_not_there(csv_file, npz_file):
+    for path in (csv_file("alpha,beta\n1,2\n"), npz_file(alpha=np.ones(1), beta=np.ones(1))):
+        for arguments in ({"columns": ["alhpa"]}, {"exclude": ["alhpa"]}, {"columns": ["beta"], "text": ["alhpa"]}):
+            with pytest.raises(TableError, match=r"no column 'alhpa' \(did you mean 'alpha'\?\); columns: "):
+                read_table(path, **arguments)
+        with pytest.raises(TableError, match="no column is left to be read; columns: alpha, beta"):
+            read_table(path, exclude=["alpha", "beta"])
+        with pytest.raises(ArgumentError, match="exclude is 'alpha'; a collection of column names was wanted"):
+            read_table(path, exclude="alpha")
+    with pytest.raises(ArgumentError, match="missing='drop', wanted 'error' or 'keep'"):
+        read_table(path, missing="drop")
+
+
+def test_missing_values_are_kept_where_they_may_be(csv_file, npz_file):
+    table = read_table(csv_file("a,b\n1,x\nNA,\n"), missing="keep")
+    assert np.isnan(table.column("a")).tolist() == [False, True]
+    assert table.column("b").tolist() == ["x", ""]
+    table = read_table(npz_file(a=np.array([np.nan, 1])), missing="keep")
+    assert np.isnan(table.column("a")).tolist() == [True, False]
+
+
+# --- .npy -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [("X.npy", "y.npy"), ("X_train.npy", "y_train.npy"), ("images-2.npy", "labels-2.npy"), ("test_x.npy", "test_y.npy"),
+     ("features.npy", "targets.npy"), ("run 1 data.npy", "run 1 labels.npy")],
+)  # fmt: skip
+def test_a_matrix_and_the_targets_beside_it(tmp_path, x, y):
+    np.save(tmp_path / x, np.arange(6, dtype=np.int16).reshape(3, 2))
+    assert read_table(tmp_path / x).names == ["x0", "x1"]
+    np.save(tmp_path / y, np.array([1, 0, 1]))
+    table = read_table(tmp_path / x)
+    assert table.names == ["x0", "x1", "y"]
+    assert table.features()[0].tolist() == [[0, 1, 1], [2, 3, 0], [4, 5, 1]]
+    np.save(tmp_path / y, np.ones(2))
+    assert error_of(tmp_path / x).endswith("array 'y' has shape (2,); (3,) or (3, k) was wanted, as 'X' has")
+
+
+@pytest.mark.parametrize("name", ["Xavier.npy", "maximum.npy", "metadata.npy", "y.npy", "dataset.npy"])
+def test_names_that_have_no_companion(tmp_path, name):
+    for there in (name.replace("X", "y"), name.replace("data", "labels")):
+        (tmp_path / there).touch()
+    assert companion(tmp_path / name) is None
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.ones(3), "array 'X' has shape (3,); (samples, features), both over 0, was wanted"),
+        (np.ones((2, 0)), "array 'X' has shape (2, 0); (samples, features), both over 0, was wanted"),
+        (np.array([["a"]]), "array 'X' is text, and features must be numbers"),
+        (np.array([[{}]], object), "the file cannot be read: it holds Python objects, which only pickle could load"),
+        (np.ones((1, 1), complex), "the file has dtype complex128; real numbers or text were wanted"),
+        (np.ones((1, 1), [("a", "f8")]), "the file has dtype [('a', '<f8')]; real numbers or text were wanted"),
+        (np.array([[1, np.inf]]), "array 'X' has inf at [0, 1] where a finite number was expected"),
+        (np.array([[1, np.nan]]), "row 1: column 'x1' has nan where a finite number was expected"),
+    ],
+)
+def test_wrong_arrays(tmp_path, array, told):
+    path = tmp_path / "a.npy"
+    np.save(path, array, allow_pickle=True)
+    assert error_of(path) == f"a.npy: {told}"
+
+
+def test_an_array_that_is_cut_short(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones((4, 2)))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert error_of(path) == "a.npy: the array takes 64 bytes, and the file ends before"
+    path.write_bytes(b"")
+    assert "has no array format" in error_of(path)
+
+
+# --- IDX --------------------------------------------------------------------------------------------------------------
+
+IMAGES = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+LABELS = np.array([7, 0, 7], np.uint8)
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images.idx3-ubyte", "train-images.idx"])
+def test_images_and_labels(tmp_path, name, gz):
+    pack, end = (gzip.compress, ".gz") if gz else (bytes, "")
+    (tmp_path / f"{name}{end}").write_bytes(pack(idx(IMAGES)))
+    table = read_table(tmp_path / f"{name}{end}")
+    assert table.names == ["pixel_0_0", "pixel_0_1", "pixel_1_0", "pixel_1_1"]
+    (tmp_path / f"{name.replace('images', 'labels').replace('idx3', 'idx1')}.gz").write_bytes(
+        gzip.compress(idx(LABELS))
+    )
+    table = read_table(tmp_path / f"{name}{end}")
+    assert table.column("label").tolist() == LABELS.tolist()
+    assert table.features(exclude=["label"])[0].tolist() == IMAGES.reshape(3, 4).tolist()
+
+
+@pytest.mark.parametrize("code", DTYPES)
+def test_every_dtype(tmp_path, code):
+    path = tmp_path / "a.idx"
+    path.write_bytes(idx(np.array([[1, 2], [3, 100]]), code))
+    assert read_table(path).features()[0].tolist() == [[1, 2], [3, 100]]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "the first bytes are not there; an IDX file was wanted"),
+        (b"\x89PNG....", "the first bytes are 89 50 4e 47; an IDX file was wanted"),
+        (b"\0\0\x08\x00", "the first bytes are 00 00 08 00; an IDX file was wanted"),
+        (b"\0\0\x08\x05" + bytes(20), "the first bytes are 00 00 08 05; an IDX file was wanted"),
+        (b"\0\0\x07\x01" + bytes(20), "the first bytes are 00 00 07 01; an IDX file was wanted"),
+        (b"\0\0\x08\x02\0\0", "the file ends within its header"),
+        (idx(IMAGES)[:-1], "its header says (3, 2, 2), 12 bytes, and it has 11"),
+        (idx(IMAGES) + b"x", "its header says (3, 2, 2), 12 bytes, and it has more"),
+        (idx(IMAGES[:0]), "its array has shape (0, 2, 2); at least one of each was wanted"),
+        (gzip.compress(idx(IMAGES), mtime=0)[:-9], "the gzip file is damaged"),
+        (gzip.compress(idx(IMAGES), mtime=0)[:-5] + b"oops!", "the gzip file is damaged"),
+    ],
+)
+def test_wrong_idx(tmp_path, content, told):
+    path = tmp_path / "a-images.idx"
+    path.write_bytes(content)
+    assert error_of(path).startswith(f"a-images.idx: {told}")
+
+
+def test_labels_of_another_number(tmp_path):
+    (tmp_path / "images.idx").write_bytes(idx(IMAGES))
+    (tmp_path / "labels.idx").write_bytes(idx(LABELS[:2]))
+    assert error_of(tmp_path / "images.idx") == (
+        "labels.idx: the labels have shape (2,); (3,) was wanted, one for each image"
+    )
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """Return a function that writes columns to a Parquet file and returns its path."""
+    pa = pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+    pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
+
+    def write(columns, **options):
+        path = tmp_path / "data.parquet"
+        pq.write_table(pa.table(columns), path, **options)
+        return path
+
+    write.pa = pa
+    return write
+
+
+def test_numbers_and_text(parquet):
+    pa = parquet.pa
+    columns = {
+        "f": pa.array([1.5, 2.5, 3.5], pa.float32()),
+        "i": pa.array([1, 2, 3], pa.int64()),
+        "b": pa.array([True, False, True]),
+        "d": pa.array([1, 2, 3]).cast(pa.decimal128(21, 2)),
+        "s": ["x", "é", "zz"],
+        "c": pa.array(["u", "v", "u"]).dictionary_encode(),
+    }
+    table = read_table(parquet(columns, row_group_size=2))
+    assert {name: table.column(name).tolist() for name in table.names} == {
+        "f": [1.5, 2.5, 3.5], "i": [1, 2, 3], "b": [1, 0, 1], "d": [1, 2, 3], "s": ["x", "é", "zz"],
+        "c": ["u", "v", "u"],
+    }  # fmt: skip
+
+
+def test_what_is_missing_in_a_parquet_file(parquet):
+    path = parquet({"a": [1.0, None, float("nan")], "s": ["x", None, ""], "t": [[1], [2], [3]]})
+    assert error_of(path) == "data.parquet: column 't' has type list<element: int64>; numbers or text were wanted"
+    with pytest.raises(TableError, match=r"row 2: column 'a' has nan where .*; one more is missing, in row 3"):
+        read_table(path, exclude=["t"])
+    table = read_table(path, exclude=["t"], missing="keep")
+    assert np.isnan(table.column("a")).tolist() == [False, True, True]
+    assert table.column("s").tolist() == ["x", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"a": [1.0, float("inf")]}, "row 2: column 'a' has inf where a finite number was expected"),
+        ({"a": []}, "the file has no rows"),
+    ],
+)
+def test_wrong_parquet(parquet, columns, told):
+    assert error_of(parquet(columns)) == f"data.parquet: {told}"
+
+
+def test_no_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+    (tmp_path / "a.parquet").write_bytes(b"a,b\n1,2\n")
+    assert error_of(tmp_path / "a.parquet").startswith("a.parquet: the Parquet file cannot be read: ")
+    assert error_of(tmp_path / "b.parquet") == "b.parquet: cannot be read: No such file or directory"
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "a.parquet").touch()
+    assert error_of(tmp_path / "a.parquet") == (
+        'a.parquet: to read .parquet files takes pyarrow: pip install "deepnotes[data]"'
+    )

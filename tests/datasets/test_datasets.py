@@ -1,0 +1,139 @@
+"""The bundled digits: what they hold, and that they are the data they claim to be; and data that are made."""
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.datasets import load_digits, make_blobs, make_moons, make_spirals, make_teacher
+from deepnotes.utils.errors import ArgumentError
+
+
+def test_shapes_types_and_range():
+    digits = load_digits()
+    assert digits.X.shape == (1797, 64)
+    assert digits.X.dtype == np.float64
+    assert digits.y.shape == (1797,)
+    assert digits.y.dtype == np.int64
+    assert (digits.X.min(), digits.X.max()) == (0, 16)
+    assert np.array_equal(digits.X, digits.X.round())
+
+
+def test_names():
+    digits = load_digits()
+    assert digits.classes == list("0123456789")
+    assert len(set(digits.feature_names)) == 64
+    assert digits.feature_names[0] == "pixel_0_0"
+    assert digits.feature_names[8 * 3 + 5] == "pixel_3_5"
+
+
+def test_class_counts_are_those_the_repository_publishes():
+    assert np.bincount(load_digits().y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_the_first_image_is_a_zero_with_a_hole():
+    digits = load_digits()
+    image = digits.X[0].reshape(8, 8)
+    assert digits.y[0] == 0
+    assert image[0].tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
+    assert image[3:5, 3:5].sum() < image[3:5, 1:3].sum()
+
+
+def test_equal_to_the_source():
+    source = pytest.importorskip("sklearn.datasets").load_digits()
+    digits = load_digits()
+    assert np.array_equal(digits.X, source.data)
+    assert np.array_equal(digits.y, source.target)
+    assert digits.feature_names == source.feature_names
+
+
+def test_each_call_returns_new_arrays():
+    load_digits().X[:] = -1
+    assert load_digits().X.min() == 0
+
+
+def test_the_licence_travels_with_the_data():
+    text = files("deepnotes.datasets").joinpath("digits.LICENSE").read_text("utf-8")
+    for part in ("Alpaydin", "Kaynak", "UCI Machine Learning", "10.24432/C50P49", "CC BY 4.0", "Changes"):
+        assert part in text
+
+
+# --- made -------------------------------------------------------------------------------------------------------------
+
+POINTS = [(make_moons, 2), (make_spirals, 2), (make_blobs, 3)]
+
+
+@pytest.mark.parametrize(("make", "classes"), POINTS)
+def test_points_of_classes(make, classes):
+    made = make(31)
+    assert (made.X.shape, made.X.dtype, made.y.shape, made.y.dtype) == ((31, 2), np.float64, (31,), np.int64)
+    assert np.ptp(np.bincount(made.y, minlength=classes)) <= 1
+    assert (made.feature_names, made.classes) == (["x0", "x1"], [str(i) for i in range(classes)])
+    assert not np.array_equal(made.y, np.sort(made.y))  # in a random order
+
+
+@pytest.mark.parametrize("make", [make_moons, make_spirals, make_blobs, make_teacher])
+def test_a_seed_and_a_number_of_samples(make):
+    for one, same, other in zip(make(50), make(50, seed=0), make(50, seed=1), strict=True):
+        assert np.array_equal(one, same)
+        assert isinstance(one, list) or not np.array_equal(one, other)
+    make(50).X[:] = np.nan
+    assert np.isfinite(make(50).X).all()
+    for wrong in ({"samples": 0}, {"samples": 1.5}, {"samples": True}, {"seed": -1}):
+        with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}="):
+            make(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [(make_moons, {"noise": -1}), (make_spirals, {"noise": np.nan}), (make_spirals, {"turns": 0}),
+     (make_spirals, {"classes": 1}), (make_blobs, {"features": 0}), (make_blobs, {"spread": "x"}),
+     (make_blobs, {"samples": 2}), (make_teacher, {"hidden": 0}), (make_teacher, {"noise": -0.1})],
+)  # fmt: skip
+def test_what_cannot_be_made(make, arguments):
+    with pytest.raises(ArgumentError, match=f"{next(iter(arguments))}="):
+        make(**arguments)
+
+
+def test_the_shape_of_moons():
+    moons = make_moons(500, noise=0)
+    upper, lower = moons.X[moons.y == 0], moons.X[moons.y == 1]
+    assert np.hypot(*upper.T) == pytest.approx(1)
+    assert np.hypot(*(lower - [1, 0.5]).T) == pytest.approx(1)
+    assert upper[:, 1].min() >= 0
+    assert lower[:, 1].max() <= 0.5
+
+
+def test_the_shape_of_spirals():
+    spirals = make_spirals(600, classes=3, turns=2, noise=0)
+    angle = np.arctan2(*spirals.X.T[::-1])
+    radius = np.hypot(*spirals.X.T)
+    assert radius.max() <= 4 * np.pi
+    off = (radius + 2 * np.pi * spirals.y / 3 - angle + np.pi) % (2 * np.pi) - np.pi
+    assert np.abs(off).max() < 1e-6
+
+
+def test_the_shape_of_blobs():
+    blobs = make_blobs(3000, features=5, spread=0.5)
+    for i in range(3):
+        cloud = blobs.X[blobs.y == i]
+        assert np.abs(cloud.mean(axis=0)).max() < 10.1
+        assert cloud.std(axis=0) == pytest.approx(0.5, rel=0.1)  # of 1000 samples: a standard error of 0.011
+
+
+def test_what_the_teacher_knows_can_be_learned():
+    taught = make_teacher(400, features=3, hidden=2)
+    net = dn.Network([dn.Dense(6, "tanh"), dn.Dense(1)], inputs=3, seed=0)
+    before = net.evaluate(taught.X.T, taught.y)["loss"]
+    net.fit(taught.X.T, taught.y, epochs=60, optimizer=dn.Adam(0.01))
+    assert net.evaluate(taught.X.T, taught.y)["loss"] < 0.02 * before
+    noisy = make_teacher(400, features=3, hidden=2, noise=0.5)
+    assert np.std(noisy.y - taught.y) == pytest.approx(0.5, rel=0.15)
+
+
+def test_moons_are_parted_by_two_layers():
+    moons = make_moons(400, noise=0.05)
+    net = dn.Network([dn.Dense(16, "tanh"), dn.Dense(1, "sigmoid")], inputs=2, seed=0)
+    history = net.fit(moons.X.T, moons.y, epochs=60, optimizer=dn.Adam(0.02), metrics="accuracy")
+    assert history.metrics["accuracy"][-1] == 1

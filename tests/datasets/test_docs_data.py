@@ -1,0 +1,17 @@
+"""The examples of docs/data.md run, one after the other, as they stand there."""
+
+import re
+from pathlib import Path
+
+
+def test_the_examples_run(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["encoder"].inputs == ["area", "town=Aub", "town=Ulm"]
+    assert names["X"].shape == (20, 5000)
+    assert names["moons"].X.shape == (500, 2)

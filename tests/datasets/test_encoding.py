@@ -1,0 +1,144 @@
+"""Columns of a table as inputs of a network: categories, missing values, and what is said of those that do not fit."""
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.datasets.encoding import Encoder
+from deepnotes.datasets.tables import Table, read_table
+from deepnotes.utils.errors import ArgumentError, TableError
+
+
+@pytest.fixture
+def flowers(csv_file):
+    """Return a table with a missing value of each kind."""
+    text = "size,kind,zip\n1,rose,10\n2,tulip,20\n,rose,10\n4,,20\n9,daisy,10\n"
+    return read_table(csv_file(text), missing="keep")
+
+
+def test_categories_and_columns_side_by_side(flowers):
+    encoder = Encoder.fit(flowers, ["kind", "size"], impute="median", rows=np.array([0, 1, 4]))
+    assert encoder.inputs == ["kind=daisy", "kind=rose", "kind=tulip", "size"]
+    assert encoder(flowers).T.tolist() == [[0, 1, 0, 1], [0, 0, 1, 2], [0, 1, 0, 2], [1, 0, 0, 4], [1, 0, 0, 9]]
+    assert encoder.text == ["kind"]
+
+
+@pytest.mark.parametrize(("impute", "value"), [("mean", 4), ("median", 3), ("zero", 0), ("most_frequent", 1)])
+def test_what_is_imputed(flowers, impute, value):
+    encoder = Encoder.fit(flowers, ["size", "kind"], impute=impute)
+    assert [feature.fill for feature in encoder.features] == [value, "rose"]
+    assert encoder(flowers)[0].tolist() == [1, 2, value, 4, 9]
+
+
+def test_a_mean_near_the_largest_float():
+    table = Table(["a"], {"a": np.array([1.5e308, 1.7e308, np.nan])})
+    assert Encoder.fit(table, impute="mean").features[0].fill == pytest.approx(1.6e308)
+
+
+def test_numbers_as_categories(flowers):
+    encoder = Encoder.fit(flowers, ["zip"], categorical=["zip"])
+    assert encoder.inputs == ["zip=10", "zip=20"]
+    assert encoder(flowers).tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 0]]
+    assert encoder.text == []
+
+
+def test_a_missing_value_is_an_error_unless_imputed(flowers):
+    with pytest.raises(
+        TableError, match=r"data\.csv:4: column 'size' has an empty cell where a number was expected; im"
+    ):
+        Encoder.fit(flowers)
+    whole = Encoder.fit(flowers, ["size"], impute="mean")
+    assert np.isfinite(whole(flowers)).all()
+    without = Encoder.fit(Table(["size"], {"size": np.ones(2)}))
+    with pytest.raises(TableError, match=r"data\.csv:4: column 'size' has an empty cell .*trained without imputation"):
+        without(flowers)
+
+
+def test_an_unknown_category(flowers):
+    encoder = Encoder.fit(flowers, ["kind"], impute="mean", rows=np.array([0, 1]))
+    with pytest.raises(TableError, match=r"row 5: column 'kind' has the category 'daisy', which is unknown; known are"):
+        encoder(flowers)
+    assert encoder(flowers, unknown="zeros")[:, 4].tolist() == [0, 0]
+    assert encoder.strangers(flowers) == {"kind": 1}
+
+
+def test_columns_of_another_kind(csv_file):
+    numbers, text = (read_table(csv_file(f"a\n{cell}\n")) for cell in ("1", "x"))
+    with pytest.raises(TableError, match="column 'a' is text, its first value is 'x', and numbers were wanted"):
+        Encoder.fit(numbers)(text)
+    with pytest.raises(TableError, match="column 'a' has the category '1', which is unknown; known are x"):
+        Encoder.fit(text)(numbers)
+    with pytest.raises(TableError, match="no column 'a'"):
+        Encoder.fit(text)(Table(["b"], {"b": np.ones(1)}))
+
+
+def test_a_column_that_is_missing_altogether(csv_file):
+    known = Encoder.fit(read_table(csv_file("a,b\nx,1\nx,2\n")), impute="mean")
+    empty = read_table(csv_file("a,b\n,\n,\n"), missing="keep", text=["a"])
+    assert known(empty).T.tolist() == [[1, 1.5], [1, 1.5]]
+    with pytest.raises(TableError, match="column 'a' has no value in any of the rows to learn from"):
+        Encoder.fit(empty, impute="mean")
+
+
+def test_names_of_inputs_that_would_be_the_same():
+    columns = {"a": np.array(["x", "y"]), "a=x": np.ones(2)}
+    with pytest.raises(TableError, match="two inputs would have the name 'a=x'"):
+        Encoder.fit(Table(list(columns), columns))
+    near = Table(["a"], {"a": np.array([0.1, 0.1 + 1e-15, 3, 1e300])})
+    assert Encoder.fit(near, categorical=["a"]).inputs == ["a=0.1", "a=0.100000000000001", "a=3", "a=1e+300"]
+
+
+def test_text_of_many_values_is_no_category_unless_named():
+    table = Table(["id"], {"id": np.array([f"n{i}" for i in range(65)])})
+    with pytest.raises(TableError, match="column 'id' is text of 65 distinct values"):
+        Encoder.fit(table)
+    assert len(Encoder.fit(table, categorical=["id"]).inputs) == 65
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        ({"impute": "guess"}, ArgumentError, "impute='guess', wanted one of mean"),
+        ({"names": []}, TableError, "no column is left"),
+        ({"names": ["b"]}, TableError, "no column 'b'"),
+        ({"categorical": ["c"]}, TableError, "no column 'c'"),
+    ],
+)
+def test_wrong_arguments(arguments, error, told):
+    with pytest.raises(error, match=told):
+        Encoder.fit(Table(["a"], {"a": np.ones(1)}), **arguments)
+
+
+def test_unknown_must_be_a_word_that_is_known(flowers):
+    with pytest.raises(ArgumentError, match="unknown='drop', wanted 'error' or 'zeros'"):
+        Encoder.fit(flowers, ["zip"])(flowers, unknown="drop")
+
+
+def test_there_and_back(flowers):
+    encoder = dn.Encoder.fit(flowers, categorical=["zip"], impute="mean")
+    words = encoder.as_metadata()
+    assert words[1] == {"name": "kind", "categories": ["daisy", "rose", "tulip"], "fill": "rose"}
+    assert Encoder.from_metadata(words) == encoder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [{"name": 1}],
+        [{}],
+        [{"name": "a", "categories": []}],
+        [{"name": "a", "categories": ["x", "x"]}],
+        [{"name": "a", "categories": ["x", 1]}],
+        [{"name": "a", "categories": [True]}],
+        [{"name": "a", "categories": [""]}],
+        [{"name": "a", "categories": [10**400]}],
+        [{"name": "a", "categories": ["x"], "fill": "y"}],
+        [{"name": "a", "fill": "y"}],
+        [{"name": "a", "fill": True}],
+        ["a"],
+        5,
+    ],
+)
+def test_words_that_make_no_sense(words):
+    with pytest.raises((LookupError, TypeError, ValueError, OverflowError, AttributeError)):
+        Encoder.from_metadata(words)

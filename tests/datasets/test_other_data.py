@@ -1,0 +1,590 @@
+"""Other people's files: indices, labels, booleans, missing values, formats; one frame as CSV and as Parquet."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.cli import main
+from deepnotes.datasets.cells import MISSING, hint_of
+from deepnotes.datasets.tables import read_table
+from deepnotes.utils.errors import ArgumentError, DataError, TableError
+
+pa = pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
+pd = pytest.importorskip("pandas", reason='the extra "test" (pandas) is not installed')
+
+QUICK = ("--epochs", "2", "--layers", "8", "--quiet")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def fails(capsys):
+    """Return a function that runs a command that must fail, and returns what it says."""
+
+    def call(status, *words):
+        assert main([str(word) for word in words]) == status
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        return err
+
+    return call
+
+
+def write(text, name="a.csv", encoding="utf-8"):
+    with open(name, "wb") as file:
+        file.write(text.encode(encoding))
+    return name
+
+
+def predictions(out):
+    return [row["prediction"] for row in csv.DictReader(io.StringIO(out))]
+
+
+# --- the index of a frame ---------------------------------------------------------------------------------------------
+
+FRAME = {"a": [1.5, 2.5, 3.5, 4.5], "y": ["u", "v", "u", "v"]}
+
+
+def frames():
+    whole = pd.DataFrame(FRAME)
+    named = whole.set_index(pd.Index([7, 9, 8, 10], name="row"))
+    pairs = pd.MultiIndex.from_tuples([("p", 1), ("p", 2), ("q", 1), ("q", 2)], names=["group", "member"])
+    days = pd.date_range("2024-01-01", periods=4, name="day")
+    return {
+        "a range": (whole, []),
+        "after a split": (whole.iloc[[2, 0, 3, 1]], ["__index_level_0__"]),
+        "a named range": (whole.rename_axis("number"), []),
+        "a named index": (named, ["row"]),
+        "several": (whole.set_index(pairs), ["group", "member"]),
+        "several without names": (
+            whole.set_index(pairs.set_names([None, None])), ["__index_level_0__", "__index_level_1__"],
+        ),
+        "dates": (whole.set_index(days), ["day"]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", frames())
+def test_the_index_in_a_parquet_file_is_no_feature(kind):
+    frame, index = frames()[kind]
+    frame.to_parquet("a.parquet")
+    table = read_table("a.parquet")
+    assert table.names == ["a", "y"]
+    assert [note.split("'")[1] for note in table.notes] == index
+    there = dn.open_table("a.parquet")
+    assert (there.names, list(there.notes)) == (["a", "y"], table.notes)
+    if index and kind != "dates":
+        assert read_table("a.parquet", columns=[*index, "a"]).names == sorted([*index, "a"], key=["a", *index].index)
+
+
+def test_files_without_such_an_index_keep_all_columns():
+    pq.write_table(pa.table({"index": [1, 2], "a": [3, 4]}), "a.parquet")
+    assert read_table("a.parquet").names == ["index", "a"]
+    table = pa.table({"index": [1, 2], "a": [3, 4]})
+    for told in (b"oops", b'{"index_columns": 5}', b'{"index_columns": ["gone", {"kind": "range"}]}', b"[]"):
+        pq.write_table(table.replace_schema_metadata({"pandas": told}), "a.parquet")
+        assert read_table("a.parquet").names == ["index", "a"]
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2, 3], [2, 0, 3, 1], ["r", "s", "t", "u"]])
+def test_the_index_in_a_csv_file_is_no_feature(run, index):
+    pd.DataFrame(FRAME, index=index).to_csv("a.csv")
+    table = read_table("a.csv")
+    assert table.names == ["a", "y"]
+    assert table.notes == ["the first column, which has no name, is the index of a pandas frame, and was left out"]
+    pd.read_csv("a.csv").to_csv("again.csv", index=False)
+    assert read_table("again.csv").names == ["a", "y"]
+    assert read_table("again.csv", columns=["Unnamed: 0", "a"]).names == ["Unnamed: 0", "a"]
+    _, err = run("train", "a.csv", "--target", "y", "--validation", "0", "--epochs", "1")
+    assert "the first column, which has no name, is the index of a pandas frame, and was left out" in err
+    assert dn.load("a.safetensors").metadata["features"] == ["a"]
+
+
+# --- whole numbers beyond 2^53 ----------------------------------------------------------------------------------------
+
+BIG = [9007199254740992, 9007199254740993, 9007199254740995]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
+def test_large_whole_numbers_are_classes_of_their_own(run, suffix):
+    rng = np.random.default_rng(0)
+    y = np.array(BIG * 20, np.uint64)
+    columns = {"a": rng.normal(size=60), "y": y}
+    if suffix == "csv":
+        dn.write_table("a.csv", list(columns), columns)
+    elif suffix == "parquet":
+        pq.write_table(pa.table(columns), "a.parquet")
+    else:
+        np.savez("a.npz", X=columns["a"].reshape(-1, 1), y=y)
+    told = json.loads(run("train", f"a.{suffix}", "--target", "y", *QUICK, "--json")[0])
+    assert told["classes"] == list(map(str, BIG))
+    assert json.loads(run("evaluate", "a.safetensors", f"a.{suffix}", "--json")[0])["rows"] == 60
+    if suffix != "npz":
+        run("train", f"a.{suffix}", "--target", "a", "--categorical", "y", *QUICK)
+        assert dn.load("a.safetensors").metadata["features"] == [f"y={value}" for value in BIG]
+        assert len(predictions(run("predict", "a.safetensors", f"a.{suffix}")[0])) == 60
+
+
+@pytest.mark.parametrize(
+    "column",
+    [np.array(BIG), np.array(BIG, np.uint64), -np.array(BIG), np.array([2**64 - 1, 2**64 - 2], np.uint64)],
+)
+def test_large_whole_numbers_that_would_become_one_are_no_feature(column):
+    columns = {"a": column, "y": np.arange(len(column))}
+    dn.write_table("a.csv", ["a", "y"], columns)
+    pq.write_table(pa.table(columns), "a.parquet")
+    np.savez("a.npz", **columns)
+    np.save("a.npy", column.reshape(-1, 1))
+    for name in ("a.csv", "a.parquet", "a.npz", "a.npy"):
+        with pytest.raises(TableError, match=r"whole numbers that float64 cannot tell apart; exclude it, or name it"):
+            read_table(name)
+    with pytest.raises(TableError, match="cannot tell apart"):
+        dn.open_table("a.parquet")
+    assert read_table("a.parquet", text=["a"]).column("a").tolist() == list(map(str, column.tolist()))
+
+
+def test_large_whole_numbers_that_stay_apart_are_numbers(csv_file):
+    assert read_table(csv_file(f"a\n{2**53}\n{2**53 + 1}1\n{2**70}\n")).column("a").tolist() == [
+        2.0**53, float(f"{2**53 + 1}1"), 2.0**70,
+    ]  # fmt: skip
+    decimals = pa.array([2**60, 2**60 + 1]).cast(pa.decimal128(30, 2))
+    pq.write_table(pa.table({"a": decimals}), "a.parquet")
+    with pytest.raises(TableError, match="cannot tell apart"):
+        read_table("a.parquet")
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["007", "012", "100"],
+        ["1.0", "2.0"],
+        ["1e3", "2e3"],
+        ["+5", "-5"],
+        ["0", "1"],
+        ["00", "0x", "01"],
+        ["1.50", "2"],
+    ],
+)
+def test_labels_keep_their_spelling(run, labels):
+    lines = [f"{i % 7},{labels[i % len(labels)]}" for i in range(60)]
+    write("a,y\n" + "\n".join(lines))
+    kind = ["--task", "classification"] if labels[0] == "1.50" else []
+    told = json.loads(run("train", "a.csv", "--target", "y", *kind, *QUICK, "--json")[0])
+    assert sorted(told["classes"]) == sorted(labels)
+    assert set(predictions(run("predict", "a.safetensors", "a.csv")[0])) <= set(labels)
+    assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 60
+    pq.write_table(
+        pa.table({"a": [i % 7 for i in range(60)], "y": [labels[i % len(labels)] for i in range(60)]}), "a.parquet"
+    )
+    assert json.loads(run("evaluate", "a.safetensors", "a.parquet", "--json")[0])["rows"] == 60
+    run("train", "a.csv", "--target", "a", "--task", "regression", "--categorical", "y", *QUICK)
+    assert dn.load("a.safetensors").metadata["features"] == [f"y={label}" for label in sorted(labels)]
+    for name in ("a.csv", "a.parquet"):
+        assert len(predictions(run("predict", "a.safetensors", name)[0])) == 60
+
+
+def test_one_number_in_two_spellings_is_refused(fails):
+    write("a,y\n" + "1,1\n2,1.0\n3,2\n" * 5)
+    assert "the target has the classes 1 and 1.0, which are one number" in fails(1, "train", "a.csv", "--target", "y")
+    write("a,y\n" + "1,1\n2,1.0\n3,2\n" * 5)
+    told = fails(1, "train", "a.csv", "--target", "a", "--categorical", "y")
+    assert "column 'y' has the categories 1 and 1.0, which are one number" in told
+
+
+def test_codes_are_not_the_numbers_that_they_look_like(run, fails):
+    write("a,y\n" + "1,007\n2,012\n" * 10)
+    run("train", "a.csv", "--target", "y", *QUICK)
+    write("a,y\n1,7\n2,12\n", "b.csv")
+    assert "the target has the class '12', and the model knows only 007, 012" in fails(
+        1, "evaluate", "a.safetensors", "b.csv"
+    )
+
+
+def test_numbers_of_a_regression_are_numbers(run):
+    write("a,y\n" + "".join(f"{i},{i:03d}.50\n" for i in range(40)))
+    told = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
+    assert told["task"] == "regression"
+    assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
+
+
+# --- one frame as CSV and as Parquet ----------------------------------------------------------------------------------
+
+
+def one_frame():
+    """Return a frame of every dtype that people have."""
+    rng = np.random.default_rng(0)
+    flag = rng.integers(0, 2, 80).astype(bool)
+    size = rng.normal(size=80)
+    size[:2] = 5, -5
+    return pd.DataFrame(
+        {
+            "size": size,
+            "flag": flag,
+            "maybe": pd.array([None if i % 9 == 3 else bool(x) for i, x in enumerate(flag)], "boolean"),
+            "count": pd.array([None if i % 11 == 3 else i % 5 for i in range(80)], "Int64"),
+            "arrow": pd.array(flag.tolist(), pd.ArrowDtype(pa.bool_())),
+            "small": rng.integers(0, 9, 80).astype("int8"),
+            "kind": pd.Categorical(np.array(["u", "v", "w"])[rng.integers(0, 3, 80)]),
+            "level": pd.Categorical(rng.integers(1, 4, 80)),
+            "word": np.array(["yes", "no"])[rng.integers(0, 2, 80)],
+            "half": pd.array(np.round(size, 1).astype("float32"), "Float32"),
+        }
+    )
+
+
+@pytest.mark.parametrize("target", ["flag", "arrow", "small", "kind", "level", "word", "size"])
+@pytest.mark.parametrize("trained_on", ["a.csv", "a.parquet"])
+def test_one_frame_in_two_files(run, trained_on, target):
+    frame = one_frame()
+    frame.to_csv("a.csv", index=False)
+    frame.to_parquet("a.parquet")
+    tables = [read_table(name, missing="keep") for name in ("a.csv", "a.parquet")]
+    for name in tables[0].names:
+        columns = [table.column(name) for table in tables]
+        assert columns[0].dtype.kind == columns[1].dtype.kind
+        if columns[0].dtype.kind == "U":
+            assert columns[0].tolist() == columns[1].tolist()
+        else:
+            np.testing.assert_allclose(*columns, rtol=2.0**-24)  # one is of float32
+    categorical = "kind" if target == "level" else "level"
+    words = ("--impute", "mean", "--exclude", "half", "--categorical", categorical, "-o", "m", *QUICK)
+    run("train", trained_on, "--target", target, *words)
+    other = "a.parquet" if trained_on == "a.csv" else "a.csv"
+    for command in ("predict", "evaluate"):
+        found = [run(command, "m", name)[0] for name in (trained_on, other)]
+        assert found[0].replace(trained_on, other) == found[1]
+
+
+@pytest.mark.parametrize("words", [("True", "False"), ("true", "false"), ("TRUE", "FALSE")])
+def test_booleans(run, words):
+    write("a,f,y\n" + "".join(f"{i % 5},{words[i % 2]},{words[i % 3 % 2]}\n" for i in range(60)))
+    table = read_table("a.csv")
+    assert table.column("f").tolist() == [1.0, 0.0] * 30
+    told = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
+    assert sorted(told["classes"]) == sorted(words)
+    pq.write_table(pa.table({"a": [1], "f": [True], "y": [False]}), "b.parquet")
+    write("a,f,y\n1,1,0\n", "b.csv")
+    for name in ("b.parquet", "b.csv"):
+        assert json.loads(run("evaluate", "a.safetensors", name, "--json")[0])["rows"] == 1
+
+
+def test_dates_and_times_in_both(run, fails):
+    days = pd.date_range("2024-01-30", periods=40, freq="36h")
+    frame = pd.DataFrame({"day": days, "date": days.date, "x": np.arange(40.0), "y": np.arange(40) % 2})
+    frame.to_csv("a.csv", index=False)
+    frame.to_parquet("a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        assert "--dates" in fails(1, "train", name, "--target", "y")
+        run("train", name, "--target", "y", "--dates", "day,date", "-o", name[2:], *QUICK)
+    tables = [read_table(name, dates=["day", "date"]) for name in ("a.csv", "a.parquet")]
+    for name in ("day", "date"):
+        np.testing.assert_allclose(tables[0].column(name), tables[1].column(name), rtol=1e-15)
+    assert tables[0].column("day")[:2].tolist() == [19752.0, 19753.5]
+    assert run("evaluate", "csv", "a.parquet")[0].replace("a.parquet", "a.csv") == run("evaluate", "csv", "a.csv")[0]
+    with pytest.raises(TableError, match="column 'x' has type double; dates were wanted"):
+        read_table("a.parquet", dates=["x", "day", "date"])
+
+
+# --- the type of a column ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", [*MISSING, "NA", "N/A", "NaN", "NaT", "None", "<NA>", "#N/A", "\\N", "NULL", "-NaN"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_spellings_of_a_missing_value_in_a_column_of_numbers(csv_file, word, at):
+    cells = ["1", "2", "3"]
+    cells[at] = word
+    table = read_table(csv_file("a,b\n" + "".join(f"{cell},x\n" for cell in cells)), missing="keep")
+    assert np.isnan(table.column("a")).tolist() == [i == at for i in range(3)]
+    assert table.gaps["a"].places == [at + 2]
+
+
+@pytest.mark.parametrize("cells", [["1", "2", "K"], ["K", "1", "2"], ["1", "K", "2"], ["2", "1", "K"]])
+def test_a_column_is_typed_by_all_of_it(run, fails, csv_file, cells):
+    few, many = ("g,y\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells * times)) for times in (1, 8))
+    with pytest.raises(TableError, match="column 'g' has 'K' where a number was expected"):
+        read_table(csv_file(few))
+    assert read_table(csv_file(few), text=["g"]).column("g").tolist() == cells
+    assert read_table(csv_file(many)).column("g").tolist() == cells * 8
+    write(many)
+    for more in ([], ["--categorical", "g"]):
+        run("train", "a.csv", "--target", "y", *more, *QUICK)
+        assert dn.load("a.safetensors").metadata["features"] == ["g=1", "g=2", "g=K"]
+    assert "column 'g' has 'K' where a number was expected" in fails(
+        1, "train", "a.csv", "--target", "y", "--numeric", "g"
+    )
+    run("train", "a.csv", "--target", "y", "--numeric", "g", "--missing-value", "K", "--impute", "mean", *QUICK)
+    assert len(predictions(run("predict", "a.safetensors", "a.csv")[0])) == 24  # K is remembered
+
+
+def test_a_word_among_many_numbers_is_an_error_that_says_what_to_do(csv_file):
+    lines = "".join(f"{i}\n" for i in range(50))
+    with pytest.raises(TableError, match=r"data\.csv:52: column 'x' has 'oops' where a number was expected$"):
+        read_table(csv_file(f"x\n{lines}oops\n"))
+    with pytest.raises(TableError, match=r"it is there 2 times; .*--missing-value oops.*--categorical x"):
+        read_table(csv_file(f"x\noops\n{lines}oops\n"))
+
+
+def test_in_new_rows_a_column_is_what_the_model_says(run, fails):
+    write("size,zip\n" + "1,01\n2,02\n3,x\n" * 10)
+    run("train", "a.csv", "--target", "size", "--task", "regression", *QUICK)
+    assert len(predictions(run("predict", "a.safetensors", write("zip\n01\n02\n", "b.csv"))[0])) == 2
+    run("train", "a.csv", "--target", "zip", *QUICK)
+    told = fails(1, "predict", "a.safetensors", write("size\noops\nother\n", "b.csv"))
+    assert "b.csv:2: column 'size' has 'oops' where a number was expected" in told
+
+
+# --- numbers and names in other forms ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "told", "options"),
+    [
+        (['"1,035"', '"2,140"', "999", '"10,000"'], "--thousands , reads it", ["--thousands", ","]),
+        (["$100.50", "$99", "$1"], "--strip drops the character before it", ["--strip", "$"]),
+        (["5%", "7.5%", "100%"], "--strip drops the character after it", ["--strip", "%"]),
+        (['"3,5"', '"4,25"'], "--decimal , reads it", ["--decimal", ","]),
+        (["2024-01-31", "2024-02-01"], "--dates reads the column as dates", ["--dates", "p"]),
+        (["31/01/2024", "01/02/2024"], "--dates with --date-format", ["--dates", "p", "--date-format", "%d/%m/%Y"]),
+        (["12:30", "13:45"], "--dates with --date-format", ["--dates", "p", "--date-format", "%H:%M"]),
+        ([f"name {i}" for i in range(40)], "of 32 distinct values in 32 rows", ["--exclude", "p"]),
+    ],
+)
+def test_text_that_is_hardly_categories(run, fails, cells, told, options):
+    write("p,q,y\n" + "".join(f"{cells[i % len(cells)]},{i},{'uv'[i % 2]}\n" for i in range(40)))
+    err = fails(1, "train", "a.csv", "--target", "y")
+    assert told in err
+    assert "exclude" in err
+    run("train", "a.csv", "--target", "y", *options, *QUICK)
+    assert len(predictions(run("predict", "a.safetensors", "a.csv")[0])) == 40
+    run("train", "a.csv", "--target", "y", "--categorical", "p", *QUICK)
+    assert len(predictions(run("predict", "a.safetensors", "a.csv", "--unknown", "zeros")[0])) == 40
+
+
+def test_a_target_that_is_hardly_classes(run, fails):
+    write("p,y\n" + "".join(f'{i},"{i + 1},000"\n' for i in range(40)))
+    assert "--thousands , reads it as a number" in fails(1, "train", "a.csv", "--target", "y")
+    told = json.loads(run("train", "a.csv", "--target", "y", "--thousands", ",", *QUICK, "--json")[0])
+    assert told["task"] == "regression"
+    assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
+
+
+TABLE = [["a", "b, c", "y"], ["1.5", "red", "u"], ["2.5", "blue", "v"], ["-3.0", "red", "u"]]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("point", [".", ","])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_separators_are_found_out(separator, point, end):
+    stream = io.StringIO()
+    rows = [[cell.replace(".", point) if cell[-1].isdigit() else cell for cell in row] for row in TABLE]
+    csv.writer(stream, delimiter=separator, lineterminator=end).writerows(rows)
+    for start in ("", "\ufeff", f"sep={separator}{end}"):
+        table = read_table(write(start + stream.getvalue()), decimal=point)
+        assert table.names == TABLE[0]
+        assert table.column("a").tolist() == [1.5, 2.5, -3]
+        assert table.column("b, c").tolist() == ["red", "blue", "red"]
+        assert table.lines["a"] == (3 if start.startswith("sep") else 2)
+
+
+def test_other_forms_of_files(csv_file):
+    assert read_table(csv_file("caf\xe9,b\n1,\xfc\n".encode("latin-1")), encoding="latin-1").names == ["caf\xe9", "b"]
+    assert read_table(csv_file("a\tb\n1\t2\n".encode("utf-16")), encoding="utf-16").names == ["a", "b"]
+    table = read_table(csv_file("5.1,3,Iris\n4.9,3,Iris\n"), header=False)
+    assert (table.names, table.lines["x2"]) == (["x0", "x1", "x2"], 1)
+    table = read_table(csv_file('# made by hand\na,b # names\n1,"#2"\n#3,4\n5,x\n'), comment="#")
+    assert table.column("b").tolist() == ["#2", "x"]
+    cars = csv_file(' 18.0   8 "chevrolet malibu"\n15.0 ?  "buick 320"\n')
+    table = read_table(cars, separator="whitespace", header=False, missing="keep")
+    assert table.column("x0").tolist() == [18, 15]
+    assert table.column("x2").tolist() == ["chevrolet malibu", "buick 320"]
+    table = read_table(csv_file("a,b\n-200,1\n-200.0,2\n3,-200\n"), missing_values=["-200"], missing="keep")
+    assert np.isnan(table.column("a")).tolist() == [True, True, False]
+    table = read_table(csv_file("a,y\n1,\n2,u\n,v\n"), drop_missing=["y"], missing="keep")
+    assert table.column("y").tolist() == ["u", "v"]
+    assert table.notes == ["1 row was dropped, without a value of y"]
+    assert table.gaps["a"].places == [3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"separator": ",,"}, {"separator": '"'}, {"separator": "a"}, {"decimal": ""}, {"decimal": None},
+     {"thousands": "."},
+     {"strip": "1"}, {"strip": 3}, {"encoding": "nope"}, {"encoding": "base64"}, {"encoding": None}, {"header": "no"},
+     {"skip_rows": -1}, {"skip_rows": 1.0}, {"skip_rows": "1"}, {"skip_rows": True},
+     {"comment": "//"}, {"missing_values": "NA"}, {"missing_values": [1]}, {"date_format": "iso"},
+     {"separator": ",", "decimal": ","}, {"numeric": "a"}, {"dates": "a"}, {"text": ["a"], "numeric": ["a"]},
+     {"dates": ["a"], "numeric": ["a"]}, {"text": ["a"], "exclude": ["a"]}],
+)  # fmt: skip
+def test_options_that_cannot_be(csv_file, options):
+    with pytest.raises(ArgumentError):
+        read_table(csv_file("a,b\n1,2\n"), **options)
+
+
+def test_forms_are_remembered_by_the_model_and_said_anew(run, fails):
+    write("a;d;y\n" + "".join(f"{i},5;{i % 28 + 1:02d}.01.2024;{'uv'[i % 2]}\n" for i in range(40)))
+    words = ("--decimal", ",", "--dates", "d", "--date-format", "%d.%m.%Y")
+    run("train", "a.csv", "--target", "y", *words, *QUICK)
+    metadata = dn.load("a.safetensors").metadata
+    assert (metadata["format"], metadata["dates"]) == ({"decimal": ",", "date_format": "%d.%m.%Y"}, ["d"])
+    wanted = run("predict", "a.safetensors", "a.csv")[0]
+    assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
+    with open("a.csv") as file:
+        text = file.read().replace(",5;", ".5;").replace(";", ",")
+    write(text, "b.csv")
+    assert "where a number with the decimal point ',' was expected" in fails(1, "predict", "a.safetensors", "b.csv")
+    assert run("predict", "a.safetensors", "b.csv", "--decimal", ".")[0] == wanted
+
+
+def test_columns_with_commas_in_their_names(run):
+    write('"last, first",id,"a, b",c,y\n' + "".join(f"n{i},{i},{i % 3},{i % 4},{i % 2}\n" for i in range(40)))
+    run(
+        "train",
+        "a.csv",
+        "--target",
+        "y",
+        "--exclude",
+        "last, first",
+        "--exclude",
+        "id,c",
+        "--categorical",
+        "a, b",
+        *QUICK,
+    )
+    assert dn.load("a.safetensors").metadata["features"] == ["a, b=0", "a, b=1", "a, b=2"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "digits"])
+def test_a_target_that_is_excluded(fails, name):
+    target = "digit" if name == "digits" else "y"
+    pd.DataFrame(FRAME).to_csv("a.csv", index=False)
+    pd.DataFrame(FRAME).to_parquet("a.parquet")
+    told = fails(1, "train", name, "--target", target, "--exclude", target)
+    assert told == f"deepnotes: error: {name}: column '{target}' is excluded, and so was not read\n"
+
+
+def test_rows_without_a_target(run, fails):
+    write("a,y\n" + "1,u\n2,\n3,v\n" * 10)
+    assert "--drop-missing-target drops such rows" in fails(1, "train", "a.csv", "--target", "y")
+    out, err = run("train", "a.csv", "--target", "y", "--drop-missing-target", "--epochs", "1")
+    assert "10 rows were dropped, without a value of y" in err
+    assert "20 rows" in out
+    assert "no row can be used without a target" in fails(1, "evaluate", "a.safetensors", "a.csv")
+    told = run("evaluate", "a.safetensors", "a.csv", "--drop-missing-target", "--json")[0]
+    assert json.loads(told)["rows"] == 20
+
+
+def test_a_csv_without_pyarrow(csv_file, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(TableError, match=r'to read \.csv files takes pyarrow: pip install "deepnotes\[data\]"'):
+        read_table(csv_file("a\n1\n"))
+
+
+# --- frames and sparse matrices for a network -------------------------------------------------------------------------
+
+
+def test_frames_of_every_dtype_for_a_network():
+    frame = one_frame()[["size", "flag", "arrow", "small", "half"]]
+    net = dn.Network([dn.Dense(2, "softmax")], inputs=5, seed=0)
+    wanted = net.predict(frame.astype("float64").to_numpy().T)
+    np.testing.assert_array_equal(net.predict(frame.T.astype("Float64")), wanted)
+    mixed = pd.DataFrame({"a": [True, False], "b": [1.5, 2.5]})
+    small = dn.Network([dn.Dense(2, "softmax")], inputs=2, seed=0)
+    np.testing.assert_array_equal(small.predict(mixed), small.predict(mixed.to_numpy(float)))
+    gaps = pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array([2, 3], "Int64")})
+    with pytest.raises(DataError, match=r"X\[1, 0\] is nan"):
+        small.fit(gaps, [0, 1], epochs=1)
+    with pytest.raises(dn.utils.errors.DTypeError, match=r"X: got .*wanted real numbers.*deepnotes\.Encoder"):
+        small.predict(pd.DataFrame({"a": ["1", "2"], "b": [1, 2]}))
+
+
+def test_sparse_matrices_for_a_network():
+    sparse = pytest.importorskip("scipy.sparse", reason='the extra "sklearn" (scipy) is not installed')
+    net = dn.Network([dn.Dense(2, "softmax")], inputs=3, seed=0)
+    for make in (sparse.csr_matrix, sparse.csc_array, sparse.coo_array):
+        with pytest.raises(
+            dn.utils.errors.DTypeError, match=r"X is a sparse .*; X\.toarray\(\) is what a network takes"
+        ):
+            net.predict(make(np.eye(3)))
+        with pytest.raises(dn.utils.errors.DTypeError, match="toarray"):
+            net.fit(make(np.eye(3)), [0, 1, 1], epochs=1)
+
+
+# --- found by a second reading ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header", ["Unnamed: 0,x,y", ",Unnamed: 0,x,y", "Unnamed: 0.1,Unnamed: 0,x,y", "Unnamed: 0,Unnamed: 1,x,y"]
+)
+def test_an_index_that_was_written_more_than_once_is_no_feature(csv_file, header):
+    row = ",".join(["{0}"] * (header.count(",") - 1) + ["{0}.5", "a"])
+    table = read_table(csv_file("\n".join([header, *(row.format(i) for i in range(6))]) + "\n"))
+    assert table.names == ["x", "y"]
+    assert len(table.notes) == header.count(",") - 1
+
+
+def test_an_index_that_came_by_way_of_a_csv_is_no_feature_of_a_parquet_file(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame({"Unnamed: 0.1": [0, 1], "Unnamed: 0": [0, 1], "x": [1.5, 2.5]}).to_parquet(path, index=False)
+    assert read_table(path).names == ["x"]
+    assert read_table(path, columns=["Unnamed: 0"]).names == ["Unnamed: 0"]
+
+
+def test_a_missing_value_is_a_number_among_categories_too(csv_file, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    options = {"missing_values": ["-200"], "text": ["c"], "missing": "keep"}
+    table = read_table(csv_file("c,x\n1,1\n-200.0,2\n2,3\n-200,4\n"), **options)
+    assert table.column("c").tolist() == ["1", "", "2", ""]
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame({"c": [1.0, -200.0, 2.0], "x": [1, 2, 3]}).to_parquet(path)
+    assert read_table(path, **options).column("c").tolist() == ["1", "", "2"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "hint"),
+    [
+        (["950", "800", "1,035"], "--thousands"), (["10", "20", "$30"], "--strip"), (["0", "5%", "10"], "--strip"),
+        (["1", "2", "1\u202f035"], "--thousands"), (["1", "2", "2024/01/15"], "--dates"),
+    ],
+)  # fmt: skip
+def test_numbers_in_another_form_are_no_categories_however_few(csv_file, cells, hint):
+    rows = "".join(f'"{cells[i % 3]}",{i}\n' for i in range(80))
+    with pytest.raises(dn.TableError, match=hint):
+        read_table(csv_file(f"c,x\n{rows}"))
+
+
+@pytest.mark.parametrize("text", ["15-Jan-2024", "Jan 15 2024", "Jan 15, 2024", "2024/01/15"])
+def test_dates_of_every_usual_form_get_a_hint(text):
+    assert "--dates" in hint_of(text)
+
+
+def test_thousands_set_apart_by_a_blank_that_does_not_break(csv_file):
+    table = read_table(csv_file("c;x\n1\u202f035;1\n2;2\n"), thousands="\u202f", separator=";")
+    assert table.column("c").tolist() == [1035, 2]
+
+
+@pytest.mark.parametrize("strip", ["()", "$(", "\u2212"])
+def test_signs_are_not_stripped(csv_file, strip):
+    with pytest.raises(dn.ArgumentError, match="has a sign"):
+        read_table(csv_file("c,x\n(5),1\n"), strip=strip)
+
+
+def test_text_of_a_parquet_file_is_trimmed_as_that_of_a_csv_is(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "rows.parquet"
+    pandas.DataFrame({"c": [" <=50K", ">50K", "a\n"], "x": [1, 2, 3]}).to_parquet(path)
+    assert read_table(path).column("c").tolist() == ["<=50K", ">50K", "a"]

@@ -1,0 +1,150 @@
+"""CSV files packed by gzip, and the names of files that are not read, each with the way to one that is."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzzing import bounded
+from table_errors import error_of
+from test_csv_alike import imported
+
+import deepnotes as dn
+from deepnotes.cli import main
+from deepnotes.datasets import readings
+from deepnotes.datasets.tables import conversion_of, read_table
+
+pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+
+TEXT = "x,kind,y\n" + "".join(f"{i % 7}.5,{'uv'[i % 3 % 2]},{'ab'[i % 2]}\n" for i in range(60))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "A.CSV.GZ", "a.csv", "a.b.tsv.gz"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_it_is_read_as_the_file_in_it(name, packed):
+    text = TEXT.replace(",", "\t") if "tsv" in name else TEXT
+    Path(name).write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    Path("plain.csv").write_text(TEXT)
+    plain, table = read_table("plain.csv"), read_table(name)
+    assert table.names == plain.names
+    assert all(table.column(column).tolist() == plain.column(column).tolist() for column in plain.names)
+    assert table.lines == plain.lines
+
+
+def test_what_pandas_writes():
+    pd = pytest.importorskip("pandas", reason='the extra "test" (pandas) is not installed')
+    frame = pd.DataFrame({"x": np.arange(5) / 3, "y": list("ababa")})
+    frame.to_csv("a.csv.gz")
+    table = read_table("a.csv.gz")
+    assert table.column("x").tolist() == frame["x"].tolist()
+    assert table.names == ["x", "y"]
+
+
+def test_from_training_to_the_exported_file(capsys):
+    Path("a.csv.gz").write_bytes(gzip.compress(f"a title\n{TEXT}".encode("utf-16")))
+    words = ("--skip-rows", "1", "--encoding", "utf-16")
+    quick = ("--epochs", "1", "--layers", "4", "--backend", "numpy", "--json")
+    assert main(["train", "a.csv.gz", "--target", "y", *words, *quick]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "a.safetensors"
+    assert main(["evaluate", "a.safetensors", "a.csv.gz", "--json", "--backend", "numpy"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 60
+    assert main(["export", "a.safetensors", "--python", "a.py"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "a.safetensors", "a.csv.gz", "--backend", "numpy"]) == 0
+    ours = capsys.readouterr().out
+    assert imported(Path("a.py")).main(["a.csv.gz"]) == 0
+    assert capsys.readouterr().out == ours
+    assert ours.count("\n") == 61
+    assert main(["train", "a.csv.gz", "--target", "y", "--from-disk"]) == 1
+    assert "convert it to one of them" in capsys.readouterr().err
+
+
+def test_a_damaged_one_is_refused_in_one_line(capsys):
+    whole = gzip.compress(TEXT.encode())
+    Path("a.csv").write_text(TEXT)
+    assert main(["train", "a.csv", "--target", "y", "--epochs", "1", "--layers", "4", "--backend", "numpy"]) == 0
+    assert main(["export", "a.safetensors", "--python", "a.py"]) == 0
+    module, path = imported(Path("a.py")), Path("b.csv.gz")
+    damaged = [whole[:n] for n in (2, 3, 9, 10, 11, len(whole) // 2, len(whole) - 8, len(whole) - 1)]
+    damaged += [whole[:-6] + b"\xff" + whole[-5:], whole[:30] + b"\0\0\0" + whole[33:], whole + b"more"]
+    for content in damaged:
+        path.write_bytes(content)
+        message = error_of(path)
+        assert message.startswith("b.csv.gz: the gzip file is damaged: ")
+        capsys.readouterr()
+        assert module.main(["b.csv.gz"]) == 1
+        assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    "part", [b"\0" * 1000, b"1,2,3\n" * 200, b"x" * 1200, b"1 1 1 1 1\n" * 100, b"\n" * 1000], ids=repr
+)
+def test_a_bomb_is_refused_before_it_is_unpacked(part, monkeypatch):
+    monkeypatch.setattr(readings, "FREE", 1 << 20)
+    stream = io.BytesIO()
+    with gzip.GzipFile(fileobj=stream, mode="wb") as file:
+        file.write(b"a,b,c\n")
+        for _ in range(30):
+            file.write(part * 1000)
+    path = Path("a.csv.gz")
+    path.write_bytes(stream.getvalue())
+    assert path.stat().st_size < 500_000
+    with bounded(path.stat().st_size):
+        message = error_of(path)
+    assert "a.csv.gz: its text would take " in message
+    assert message.endswith("; unpack it with gunzip")
+
+
+def test_text_may_be_packed_well(monkeypatch):
+    text = "a,b\n" + "100000,some words\n" * 60_000
+    Path("a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    assert Path("a.csv.gz").stat().st_size < 10_000
+    assert read_table("a.csv.gz").n_rows == 60_000
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a.csv.zip", "; unpack it first"),
+        ("a.csv.bz2", "; unpack it first"),
+        ("a.json.gz", "; unpack it first"),
+        ("a.tar.gz", "; unpack it first"),
+        ("a.gz", "; unpack it first"),
+        ("a.xlsx", "; pandas.read_excel('a.xlsx').to_csv('a.csv', index=False) converts it"),
+        ("A.XLS", "; pandas.read_excel('A.XLS').to_csv('A.csv', index=False) converts it"),
+        ("a.json", "; pandas.read_json('a.json').to_csv('a.csv', index=False) converts it"),
+        ("a.jsonl", "; pandas.read_json('a.jsonl', lines=True).to_csv('a.csv', index=False) converts it"),
+        ("a.feather", "; pandas.read_feather('a.feather').to_csv('a.csv', index=False) converts it"),
+        ("a.dta", "; pandas.read_stata('a.dta').to_csv('a.csv', index=False) converts it"),
+        ("a.txt", "; if it holds a table as text, give it a name that ends in .csv"),
+        ("a.pkl", ""),
+        ("a.docx", ""),
+    ],
+)
+def test_other_names_say_how_to_convert(name, told, capsys):
+    Path(name).write_bytes(b"PK\3\4")
+    wanted = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file was wanted"
+    assert error_of(Path(name)) == f"{name}: the suffix is {Path(name).suffix!r}; {wanted}{told}"
+    assert main(["train", name, "--target", "y"]) == 1
+    assert capsys.readouterr().err == f"deepnotes: error: {error_of(Path(name))}\n"
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.feather"])
+def test_the_conversion_by_pandas_works(name):
+    pd = pytest.importorskip("pandas", reason='the extra "test" (pandas) is not installed')
+    frame = pd.DataFrame({"x": [1.5, 2.5], "y": ["a", "b"]})
+    if name == "a.feather":
+        frame.to_feather(name)
+    else:
+        frame.to_json(name, orient="records", lines=name == "a.jsonl")
+    exec(conversion_of(Path(name)).removeprefix("; ").removesuffix(" converts it"), {"pandas": pd})
+    assert dn.read_table("a.csv").column("y").tolist() == ["a", "b"]

@@ -1,0 +1,200 @@
+"""Tables: what is written, and what becomes of the file that was there."""
+
+import io
+import os
+import re
+import stat
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepnotes.datasets import csv_files
+from deepnotes.datasets.tables import read_table, write_table
+from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError, TableError
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def written(names, columns):
+    stream = io.StringIO()
+    write_table(stream, names, columns)
+    return stream.getvalue()
+
+
+def test_what_is_written():
+    columns = [
+        np.array([0.1, 1e22, -0.0]),
+        np.array([0.1, 1 / 3, 16777216], np.float32),
+        np.array([1, -2, 2**62]),
+        np.array([True, False, True]),
+        np.array(["x", " y, z", 'say "w"\n']),
+    ]
+    assert written(["a", "b", "c", "d", "e f"], columns) == (
+        "a,b,c,d,e f\n"
+        "0.1,0.1,1,1,x\n"
+        '1e+22,0.33333334,-2,0," y, z"\n'
+        '-0.0,16777216.0,4611686018427387904,1,"say ""w""\n"\n'
+    )
+
+
+def test_print_options_change_nothing():
+    with np.printoptions(precision=2, suppress=True):
+        assert written(["a"], [np.array([0.123456789], np.float32)]) == "a\n0.12345679\n"
+
+
+def test_columns_by_name_and_as_lists():
+    assert written(["b", "a"], {"a": [1, 2], "c": [0], "b": ["x", "y"]}) == "b,a\nx,1\ny,2\n"
+
+
+def test_a_table_goes_back_and_forth(csv_file, tmp_path):
+    first = read_table(csv_file('a,"b ""c"""\n0.1,"x\ry"\n1e-300,"u, v"\n'))
+    write_table(tmp_path / "copy.csv", first.names, first.columns)
+    again = read_table(tmp_path / "copy.csv")
+    assert again.names == first.names
+    assert all(np.array_equal(again.column(name), first.column(name)) for name in first.names)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.sampled_from([np.float64, np.float32])
+)
+def test_floats_round_trip_bit_for_bit(tmp_path_factory, values, dtype):
+    with np.errstate(over="ignore"):
+        column = np.array(values).astype(dtype)
+    column[np.isinf(column)] = 0
+    path = tmp_path_factory.getbasetemp() / "round.csv"
+    write_table(path, ["a"], [column])
+    assert read_table(path).column("a").astype(dtype).tobytes() == column.tobytes()
+
+
+TEXT = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]), min_size=1).map(str.strip)
+
+
+@settings(deadline=None)
+@given(st.lists(TEXT.filter(bool), min_size=1), TEXT.filter(lambda name: name and csv_files.number_of(name) is None))
+def test_text_round_trips(tmp_path_factory, values, name):
+    path = tmp_path_factory.getbasetemp() / "text.csv"
+    write_table(path, [name], [np.array(["text", *values])])
+    table = read_table(path, text=[name])
+    assert table.names == [name]
+    assert table.column(name).tolist() == ["text", *values]
+
+
+def test_a_file_is_replaced_and_no_other_is_left(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    write_table(str(path), ["a"], [[1]])
+    assert path.read_bytes() == b"a\n1\n"
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_permissions_are_those_of_any_new_file(tmp_path):
+    (tmp_path / "other").touch()
+    write_table(tmp_path / "out.csv", ["a"], [[1]])
+    assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+
+
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    monkeypatch.setattr(csv_files, "write_rows", full)
+    with pytest.raises(TableError, match=rf"^{re.escape(str(path))}: cannot be written: No space left on device$"):
+        write_table(path, ["a"], [[1]])
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_table(path, ["a"], [[1]])
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+def test_paths_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "no" / "out.csv", tmp_path / "file" / "out.csv", tmp_path / "a\0b.csv"):
+        with pytest.raises(TableError, match="cannot be written: "):
+            write_table(path, ["a"], [[1]])
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_text_that_utf_8_does_not_have(tmp_path):
+    with pytest.raises(TableError, match=r"out\.csv: cannot be written: .*surrogates not allowed"):
+        write_table(tmp_path / "out.csv", ["a"], [["\ud800"]])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and links of POSIX")
+def test_devices_and_links_stay_what_they_are(tmp_path):
+    fifo, link, real = tmp_path / "fifo", tmp_path / "link.csv", tmp_path / "real.csv"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_table(fifo, ["a"], [[1]])
+        assert os.read(reader, 99) == b"a\n1\n"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    link.symlink_to(real)
+    write_table(link, ["a"], [[2]])
+    assert link.is_symlink()
+    assert real.read_text() == "a\n2\n"
+
+
+def test_streams_that_fail():
+    class Stream:
+        def __init__(self, error):
+            self.error = error
+
+        def write(self, text):
+            raise self.error
+
+    with pytest.raises(TableError, match=r"^the stream cannot be written to: full$"):
+        write_table(Stream(OSError(28, "full")), ["a"], [[1]])
+    with pytest.raises(BrokenPipeError):
+        write_table(Stream(BrokenPipeError()), ["a"], [[1]])
+    closed = io.StringIO()
+    closed.close()
+    with pytest.raises(TableError, match="closed file"):
+        write_table(closed, ["a"], [[1]])
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "error", "message"),
+    [
+        ([], [], ArgumentError, r"^names are \[\]; a sequence of at least one column name was wanted"),
+        ("ab", [[1], [2]], ArgumentError, "^names are 'ab'; a sequence"),
+        ([1], [[1]], ArgumentError, r"^names are \[1\]; a sequence"),
+        (["a", ""], [[1], [2]], ArgumentError, "column 2 has no name"),
+        (["a", "a"], [[1], [2]], ArgumentError, "two columns have the name 'a'"),
+        (["a", "b"], [[1]], ArgumentError, "^columns are 1; 2 were wanted"),
+        (["a", "b"], {"a": [1]}, ArgumentError, "^columns have no b; a column for each"),
+        (["a", "b"], [[1], [1, 2]], ShapeError, r"^column 'b' has shape \(2,\)"),
+        (["a"], [[[1]]], ShapeError, r"^column 'a' has shape \(1, 1\)"),
+        (["a"], [[[1], [1, 2]]], ShapeError, "^column 'a' is no array"),
+        (["a"], [[1j]], DTypeError, "^column 'a' has dtype complex128; real numbers or text were wanted"),
+        (["a"], [[None]], DTypeError, "^column 'a' has dtype object; real numbers or text were wanted"),
+    ],
+)
+def test_wrong_columns_write_nothing(tmp_path, names, columns, error, message):
+    with pytest.raises(error, match=message):
+        write_table(tmp_path / "out.csv", names, columns)
+    assert os.listdir(tmp_path) == []
+
+
+def test_neither_path_nor_stream():
+    with pytest.raises(ArgumentError, match=r"^path_or_stream is 5; a path or a text stream was wanted"):
+        write_table(5, ["a"], [[1]])

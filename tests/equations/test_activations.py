@@ -1,0 +1,353 @@
+"""The activations, N6 to N9 and their kin, held to their formulas evaluated with 50 digits and more.
+
+Every bound is a count of roundings in units of the last place (ulp), on the basis of section 4 of the design: an
+exponential is right to 4 ulp, tanh to 3, sigmoid to 5, silu to 6, softplus to 5.
+"""
+
+from decimal import MAX_EMAX, Decimal, localcontext
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes import equations as eq
+from deepnotes.nn.activations import LIBRARY
+
+ACTIVATIONS = sorted(LIBRARY)
+ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
+DTYPES = ["float32", "float64"]
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
+
+
+@pytest.fixture(autouse=True)
+def _silent():
+    """An exponential that overflows is the right intermediate; the programs silence NumPy as well."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+def forward(name, Z, **options):
+    return eq.EQUATIONS[name](np, Z, **options)
+
+
+def backward(name, dA, Z, **options):
+    return eq.EQUATIONS[name + "_backward"](np, dA, Z, forward(name, Z, **options), **options)
+
+
+# The reference: the formulas as they are written down, in decimal numbers.
+
+
+def normal_cdf(z):
+    """Φ(z) = 1/2 + φ(z) (z + z³/3 + z⁵/(3·5) + ...), and 1 - Φ(z) = φ(z) / (z + 1/(z + 2/(z + ...))) in the tails."""
+    density = (-z * z / 2).exp() / (2 * PI).sqrt()
+    if abs(z) < 3:
+        term = total = z
+        for k in range(3, 201, 2):
+            term *= z * z / k
+            total += term
+        return Decimal("0.5") + density * total
+    fraction = abs(z)
+    for k in range(500, 0, -1):
+        fraction = abs(z) + k / fraction
+    return density / fraction if z < 0 else 1 - density / fraction
+
+
+REFERENCE = {
+    "identity": lambda z: z,
+    "sigmoid": lambda z: 1 / (1 + (-z).exp()),
+    "tanh": lambda z: (z.exp() - (-z).exp()) / (z.exp() + (-z).exp()),
+    "relu": lambda z: z if z >= 0 else Decimal(0),
+    "leaky_relu": lambda z: z if z >= 0 else Decimal("0.001") * z,
+    "elu": lambda z: z if z > 0 else z.exp() - 1,
+    "normal_cdf": normal_cdf,
+    "gelu": lambda z: z * normal_cdf(z),
+    "gelu_tanh": lambda z: z / (1 + (-2 * gelu_tanh_argument(z)).exp()),  # 1 + tanh u = 2 σ(2u)
+    "silu": lambda z: z / (1 + (-z).exp()),
+    "softplus": lambda z: (1 + z.exp()).ln(),
+    "exp": lambda z: z.exp(),
+}
+
+
+def gelu_tanh_argument(z):
+    return (2 / PI).sqrt() * (z + Decimal("0.044715") * z**3)
+
+
+def reference(name, z):
+    with localcontext(prec=50 + int(abs(z)), Emax=MAX_EMAX):
+        return REFERENCE[name](z)
+
+
+def slope(name, z):
+    """g'(z) as a difference over 2e-15, which with 50 digits is exact to 1e-25."""
+    h = Decimal("1e-15")
+    with localcontext(prec=50 + int(abs(z)), Emax=MAX_EMAX):
+        return (REFERENCE[name](z + h) - REFERENCE[name](z - h)) / (2 * h)
+
+
+ULP = {
+    "identity": 0,
+    "relu": 0,
+    "leaky_relu": 2,  # the slope is rounded, then the product
+    "elu": 4,
+    "sigmoid": 5,
+    "tanh": 3,
+    "silu": 6,
+    "softplus": 5,
+    "exp": 4,
+    "normal_cdf": 32,
+    "gelu": 32,
+    "gelu_tanh": 12,
+}
+
+
+def ulps(name, z):
+    """Return how many ulp `name` may be off at `z`.
+
+    An exponential of a rounded argument multiplies its relative error by the argument. With u = half an ulp of 1:
+
+    - normal_cdf and gelu take ``e^-x²`` of ``x = |z| sqrt(1/2)``: the root and the product make 2 u of x, 5 u of x²,
+      and so 5 x² u = 2.5 z² u. The rest: 8 for the exponential, 5 for the series (Horner: Σ (2 k + 1) |c_k| over the
+      sum), 12 for its t (9 u, times the logarithmic slope 1.31), 3 for 1 + 2 x, 4 for products and quotient: 32 u.
+      For z > 0 the tail is subtracted from 1, where all of it together weighs less than half.
+    - gelu_tanh takes σ of v = 2 sqrt(2/π) (z + 0.044715 z³): at most 7 u of v, so 7 |v| u for v < 0; sigmoid and the
+      product make 12 u.
+
+    An error of k u of a value is at most k ulp of it.
+    """
+    below = min(z, Decimal(0))
+    if name in {"normal_cdf", "gelu"}:
+        return ULP[name] + Decimal("2.5") * below**2
+    if name == "gelu_tanh":
+        return ULP[name] + 7 * abs(2 * gelu_tanh_argument(below))
+    return Decimal(ULP[name])
+
+
+def grid(dtype):
+    near = np.arange(-12 * 16, 12 * 16 + 1) / 16
+    small = 10.0 ** -np.arange(1, 12)
+    far = np.array([13, 16, 20, 30, 37, 50, 80, 86, 88, 89, 95, 104, 200, 700, 708, 710, 745, 750])
+    drawn = np.random.default_rng(0).normal(0, 4, 200)
+    return np.sort(np.concatenate([near, small, -small, far, -far, drawn])).astype(dtype)[None]
+
+
+def finite(name, Z):
+    """Return the numbers of a grid whose activation, and twice that, is a number of their dtype."""
+    return Z[:, Z[0] < np.log(np.finfo(Z.dtype).max) - 1] if name == "exp" else Z
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "normal_cdf"])
+def test_accuracy(name, dtype):
+    """N6, N7, N8, N9 and their kin: within the ulp above of the true value.
+
+    Beyond that a result may lose what the smallest normal number is to 1, or to z: the reciprocal of an exponential
+    near overflow is subnormal, or 0.
+    """
+    Z = finite(name, grid(dtype))
+    out = forward(name, Z)
+    assert out.dtype == dtype
+    tiny = Decimal(float(np.finfo(dtype).smallest_normal))
+    for z, a in zip(map(Decimal, Z[0].tolist()), map(Decimal, out[0].tolist()), strict=True):
+        true = reference(name, z)
+        ulp = Decimal(float(np.spacing(abs(np.dtype(dtype).type(true)))))
+        assert abs(a - true) <= ulps(name, z) * ulp + max(Decimal(1), abs(z)) * tiny * (ULP[name] > 0), z
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_backward_is_the_slope(name, dtype):
+    """N12 with N6, N7, N8, N9 and their kin: dZ = dA * g'(Z), with g' the difference quotient of the formula.
+
+    No term of a g' is larger than 2 (1 + |z|), for the exponential times itself where that is above 1, and none has
+    more than 16 roundings (8 of them an exponential's).
+    """
+    Z = finite(name, grid(dtype))
+    Z = Z[abs(Z) > 1e-12][None]  # 0 is a convention, see below
+    dZ = backward(name, np.full_like(Z, 2), Z)
+    assert dZ.dtype == dtype
+    u = Decimal(float(np.finfo(dtype).eps)) / 2
+    for z, d in zip(map(Decimal, Z[0].tolist()), map(Decimal, dZ[0].tolist()), strict=True):
+        true = slope(name, z)
+        assert abs(d - 2 * true) <= 2 * 32 * (1 + abs(z)) * max(1, true if name == "exp" else 1) * u, z
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_backward_is_elementwise_and_linear_in_da(name):
+    """N12: dZ = dA * g'(Z): powers of 2 in dA scale g' without a rounding."""
+    Z = grid("float64")
+    dA = 2.0 ** np.random.default_rng(1).integers(-3, 4, Z.shape) * np.random.default_rng(2).choice([-1, 1], Z.shape)
+    assert backward(name, dA, Z).tolist() == (dA * backward(name, np.ones_like(Z), Z)).tolist()
+
+
+def test_sigmoid():
+    """N6: σ(0) = 1/2, σ' = a (1 - a)."""
+    assert forward("sigmoid", np.array([[0.0, np.log(3)]])).tolist() == [[0.5, 0.75]]
+    A = np.array([[0.0, 0.25, 0.5, 1.0]])
+    assert eq.sigmoid_backward(np, np.full_like(A, 16), np.zeros_like(A), A).tolist() == [[0.0, 3.0, 4.0, 0.0]]
+
+
+def test_tanh_is_the_quotient_and_its_slope_that_of_the_quotient_rule():
+    """N7: (e^z - e^-z) / (e^z + e^-z), g' = 1 - tanh²; two exponentials of 4 ulp, then the quotient, tanh itself 3.
+
+    Where |z| >= 1 the difference of the exponentials loses less than a bit.
+    """
+    Z = np.concatenate([np.linspace(-9, -1, 50), np.linspace(1, 9, 50)])[None]
+    quotient = (np.exp(Z) - np.exp(-Z)) / (np.exp(Z) + np.exp(-Z))
+    assert (abs(forward("tanh", Z) - quotient) <= (3 + 2 * 2 * 4 + 2) * np.spacing(abs(quotient))).all()
+    A = np.array([[-1.0, -0.5, 0.0, 0.75]])
+    assert eq.tanh_backward(np, np.full_like(A, 16), np.zeros_like(A), A).tolist() == [[0.0, 12.0, 16.0, 7.0]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_relu(dtype):
+    """N8: z where z >= 0, else 0; g' = 1 where z > 0, else 0, and 0 at exactly 0."""
+    Z = np.array([[-2, -0.0, 0.0, 3]], dtype)
+    assert forward("relu", Z).tolist() == [[0.0, 0.0, 0.0, 3.0]]
+    assert backward("relu", np.full_like(Z, 5), Z).tolist() == [[0.0, 0.0, 0.0, 5.0]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_leaky_relu(dtype):
+    """N9: z where z >= 0, else 0.001 z, the slope of the notes; any other is an option."""
+    Z = np.array([[-2, -0.0, 0.0, 3]], dtype)
+    notes = float(np.dtype(dtype).type(0.001))
+    for slope_, options in ((notes, {}), (0.25, {"slope": 0.25})):
+        assert forward("leaky_relu", Z, **options).tolist() == [[-2 * slope_, 0.0, 0.0, 3.0]]
+        assert backward("leaky_relu", np.full_like(Z, 4), Z, **options).tolist() == [[4 * slope_] * 3 + [4.0]]
+    assert dict(dn.Activation("leaky_relu").options) == {"slope": 0.001}
+
+
+def test_elu_scales_its_lower_branch_by_alpha():
+    Z = np.array([[-800.0, -1.0, 0.0, 2.0]])
+    assert forward("elu", Z, alpha=2.0).tolist() == [[-2.0, 2 * np.expm1(-1.0), 0.0, 2.0]]
+    assert backward("elu", np.ones_like(Z), Z, alpha=2.0).tolist() == [[0.0, 2 * np.exp(-1.0), 2.0, 1.0]]
+
+
+@pytest.mark.parametrize(("name", "option"), [("leaky_relu", "slope"), ("elu", "alpha")])
+def test_options_reach_the_equation_forward_and_backward(name, option):
+    Z, ops = grid("float64"), dn.get_backend("numpy").ops
+    g = dn.Activation(name, **{option: 0.3})
+    A, ones = g.forward(ops, Z), np.ones_like(Z)
+    assert A.tolist() == forward(name, Z, **{option: 0.3}).tolist()
+    assert g.backward(ops, ones, Z, A).tolist() == backward(name, ones, Z, **{option: 0.3}).tolist()
+    assert A.tolist() != dn.Activation(name).forward(ops, Z).tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_is_the_share_of_each_exponential(dtype):
+    """Small integers, so that taking off the maximum is exact: two exponentials, a sum of n, a quotient."""
+    n = 5
+    Z = np.random.default_rng(0).integers(-9, 10, (n, 40)).astype(dtype)
+    A = forward("softmax", Z)
+    for column, found in zip(Z.T.tolist(), A.T.tolist(), strict=True):
+        E = [Decimal(z).exp() for z in column]
+        for e, a in zip(E, found, strict=True):
+            true = float(e / sum(E))
+            assert abs(a - true) <= (2 * 4 + n) * np.spacing(np.dtype(dtype).type(true))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 10, 100])
+def test_softmax_columns_sum_to_1(n, dtype):
+    """The sum of n terms is off by n - 1 roundings, each quotient by one."""
+    A = forward("softmax", np.random.default_rng(n).normal(0, 5, (n, 30)).astype(dtype))
+    assert (A >= 0).all()
+    assert (abs(A.astype("float64").sum(axis=0) - 1) <= n * np.finfo(dtype).eps / 2 + n * 2.0**-53).all()
+
+
+def test_softmax_does_not_see_a_shift():
+    """Integers and a shift by an integer, so that nothing is rounded: the same to the bit."""
+    Z = np.random.default_rng(0).integers(-9, 10, (4, 6)).astype("float64")
+    for shift in (-1000.0, 1.0, 1000.0):
+        assert forward("softmax", Z + shift).tolist() == forward("softmax", Z).tolist()
+
+
+def test_softmax_backward_is_the_jacobian_of_each_column():
+    """N12 with the Jacobian: dZ_j = Σ_i dA_i ∂a_i/∂z_j, the derivative as a difference with 50 digits.
+
+    |dA| <= 3. An a is off by 16 + n roundings (two exponentials of 8, a sum, a quotient), Σ dA a by n more; it is
+    taken from dA, which leaves at most 6, and multiplied by a.
+    """
+    n, h = 4, Decimal("1e-15")
+    Z, dA = (np.random.default_rng(seed).integers(-3, 4, (n, 20)).astype("float64") for seed in (0, 1))
+
+    def loss(z, d):
+        E = [x.exp() for x in z]
+        return sum(a * b for a, b in zip(d, E, strict=True)) / sum(E)
+
+    dZ = backward("softmax", dA, Z)
+    for z, d, found in zip(Z.T.tolist(), dA.T.tolist(), dZ.T.tolist(), strict=True):
+        z, d = [Decimal(x) for x in z], [Decimal(x) for x in d]
+        for j in range(n):
+            with localcontext(prec=50):
+                up, down = ([x + s * (i == j) for i, x in enumerate(z)] for s in (h, -h))
+                true = float((loss(up, d) - loss(down, d)) / (2 * h))
+            assert abs(found[j] - true) <= (6 * (16 + n + 2) + 3 * (16 + 2 * n)) * 2.0**-53
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_nan_in_gives_nan_out(name, dtype):
+    Z = np.array([[-1, np.nan, 1], [2, 0, np.nan]], dtype)
+    lost = np.isnan(Z)
+    if name == "softmax":  # a column is one distribution
+        lost = np.broadcast_to(lost.any(axis=0), Z.shape)
+    assert np.isnan(forward(name, Z)).tolist() == lost.tolist()
+    ones = np.ones_like(Z)
+    assert np.isnan(backward(name, np.where(np.isnan(Z), Z, ones), np.where(np.isnan(Z), ones, Z))).tolist() == (
+        lost.tolist()
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "lower", "upper"),
+    [
+        ("identity", -np.inf, np.inf),
+        ("sigmoid", 0, 1),
+        ("tanh", -1, 1),
+        ("relu", 0, np.inf),
+        ("leaky_relu", -np.inf, np.inf),
+        ("elu", -1, np.inf),
+        ("softplus", 0, np.inf),
+        ("exp", 0, np.inf),
+        ("normal_cdf", 0, 1),
+    ],
+)
+def test_the_limits_at_infinity(name, lower, upper, dtype):
+    assert forward(name, np.array([[-np.inf, np.inf]], dtype)).tolist() == [[lower, upper]]
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
+def test_z_times_a_distribution_function_is_infinite_at_infinity(name):
+    assert forward(name, np.array([[np.inf]])).tolist() == [[np.inf]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "exp"])  # e^1e4 is beyond every float
+def test_finite_in_gives_finite_out(name, dtype):
+    """Logits of ±1e4, where exponentials overflow, and the largest numbers there are; forward and backward."""
+    largest = float(np.finfo(dtype).max)
+    Z = np.array([[-largest, -1e30, -1e4, 0, 1e4, 1e30, largest], [1e4, 1, -1e4, 0, 1e4, 2e30, -largest]], dtype)
+    assert np.isfinite(forward(name, Z)).all()
+    assert np.isfinite(backward(name, np.ones_like(Z), Z)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_no_samples(name, dtype):
+    Z = np.zeros((3, 0), dtype)
+    for found in (forward(name, Z), backward(name, Z, Z)):
+        assert found.shape == (3, 0)
+        assert found.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_equations_leave_their_inputs_alone(name):
+    Z, dA = grid("float64"), np.ones_like(grid("float64"))
+    Z.flags.writeable = dA.flags.writeable = False
+    A = forward(name, Z)
+    A.flags.writeable = False
+    assert eq.EQUATIONS[name + "_backward"](np, dA, Z, A).shape == Z.shape

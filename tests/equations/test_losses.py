@@ -1,0 +1,415 @@
+"""The losses, N10, N11 and their kin: formulas by hand, derivatives as difference quotients, weights as repetition."""
+
+import math
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes import equations as eq
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.losses import LIBRARY, Loss, check_pair
+from deepnotes.utils.errors import ArgumentError
+
+U = 2.0**-53  # unit roundoff of float64
+OPS = dn.get_backend("numpy").ops
+
+
+@pytest.fixture(autouse=True)
+def _silent():
+    """An exponential that overflows is the right intermediate; the programs silence NumPy as well."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+# The reference: the loss of one output, in decimal numbers.
+REFERENCE = {
+    "binary_cross_entropy": lambda a, y: -(y * a.ln() + (1 - y) * (1 - a).ln()),
+    "categorical_cross_entropy": lambda a, y: -y * a.ln(),
+    "mean_squared_error": lambda a, y: (a - y) ** 2,
+    "mean_absolute_error": lambda a, y: abs(a - y),
+    "huber": lambda a, y: (a - y) ** 2 / 2 if abs(a - y) <= DELTA else DELTA * (abs(a - y) - DELTA / 2),
+    "poisson": lambda a, y: a - y * a.ln(),
+    "half_poisson_deviance": lambda a, y: y * (y / a).ln() - y + a,
+}
+DELTA = Decimal("0.25")
+LOSSES = [Loss(name, **({"delta": 0.25} if name == "huber" else {})) for name in REFERENCE]
+
+
+def reference(name, A, Y):
+    """Return the loss of a sample: the mean over its k outputs, or their sum where they are one distribution."""
+    terms = [REFERENCE[name](a, y) for a, y in zip(A, Y, strict=True)]
+    return sum(terms) / (1 if name == "categorical_cross_entropy" else len(terms))
+
+
+def data(k, m=40, seed=0):
+    """Return outputs and targets strictly between 0 and 1, whose differences are odd multiples of 1/32: no kinks."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(1, 16, (k, m)) / 16, rng.integers(1, 16, (k, m)) / 16 + 1 / 32
+
+
+def columns(A, Y):
+    for a, y in zip(A.T.tolist(), Y.T.tolist(), strict=True):
+        yield [Decimal(x) for x in a], [Decimal(x) for x in y]
+
+
+def test_every_loss_has_a_reference():
+    assert set(REFERENCE) == set(LIBRARY)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_values_are_those_of_the_formula(loss, k):
+    """N10 and its kin: one value per sample, the mean over its outputs.
+
+    Here no term is larger than 3. Each has at most 8 roundings, a logarithm 2 of them, and k of them are added.
+    """
+    A, Y = data(k)
+    L = loss.value(OPS, A, Y)
+    assert L.shape == (1, A.shape[1])
+    for found, (a, y) in zip(L[0].tolist(), columns(A, Y), strict=True):
+        size = 3 * (k if loss.name == "categorical_cross_entropy" else 1)
+        assert abs(found - float(reference(loss.name, a, y))) <= (8 + k) * U * size
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_derivatives_are_those_of_the_formula(loss, k):
+    """N10 and its kin: dA = ∂L/∂A, the difference quotient of the formula with 50 digits; 8 roundings at most."""
+    A, Y = data(k)
+    dA = loss.derivative(OPS, A, Y)
+    assert dA.shape == A.shape
+    h = Decimal("1e-15")
+    for i, (a, y) in enumerate(columns(A, Y)):
+        for j in range(k):
+            with localcontext(prec=50):
+                up, down = ([x + s * (q == j) for q, x in enumerate(a)] for s in (h, -h))
+                true = float((reference(loss.name, up, y) - reference(loss.name, down, y)) / (2 * h))
+            assert abs(dA[j, i] - true) <= 8 * U * (abs(true) + 1 / k)
+
+
+def test_binary_cross_entropy_by_hand():
+    """N10: L = -(y log a + (1 - y) log(1 - a)); two logarithms and three more roundings."""
+    A, Y = np.array([[0.5, 0.8, 0.8, 0.3]]), np.array([[1.0, 1.0, 0.0, 0.25]])
+    expected = [
+        math.log(2),
+        -math.log(0.8),
+        -math.log(1 - 0.8),
+        -(0.25 * math.log(0.3) + 0.75 * math.log(1 - 0.3)),
+    ]
+    assert (abs(eq.binary_cross_entropy(np, A, Y)[0] - expected) <= 8 * U * np.array(expected)).all()
+
+
+def test_the_cost_is_the_mean_over_the_samples():
+    """N10: the cost is the mean of L over m; small integers."""
+    cost = eq.mean_loss(np, np.array([[1.0, 2.0, 6.0, -1.0]]))
+    assert cost.shape == ()
+    assert cost == 2.0
+
+
+def test_sigmoid_with_binary_cross_entropy_gives_a_minus_y():
+    """N11: dZ[L] = A[L] - Y, which is N10's derivative taken through the sigmoid by N12.
+
+    Both divide and multiply by the same rounded ``a (1 - a)``, so two roundings are all that can differ.
+    """
+    Z = np.linspace(-8, 8, 41)[None]
+    A = eq.sigmoid(np, Z)
+    for y in (0.0, 0.25, 1.0):
+        Y = np.full_like(A, y)
+        delta = eq.sigmoid_cross_entropy_delta(np, A, Y)
+        assert delta.tolist() == (A - Y).tolist()
+        chain = eq.sigmoid_backward(np, eq.binary_cross_entropy_derivative(np, A, Y), Z, A)
+        assert (abs(chain - delta) <= 3 * U * abs(delta)).all()
+
+
+def test_several_sigmoid_outputs_share_the_mean():
+    """N11 for k outputs: (A - Y) / k."""
+    A, Y = np.array([[0.5, 0.25], [0.75, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert eq.sigmoid_cross_entropy_delta(np, A, Y).tolist() == [[-0.25, 0.125], [0.375, 0.0]]
+
+
+def test_softmax_with_categorical_cross_entropy_gives_a_minus_y():
+    """N11 again: A - Y is dA = -y/a taken through the Jacobian of softmax.
+
+    a (-y/a + Σ y): the terms are y and a, off by the quotient, the product, the sum of k and two more.
+    """
+    k = 4
+    rng = np.random.default_rng(0)
+    Z, Y = rng.normal(0, 2, (k, 30)), np.eye(k)[rng.integers(0, k, 30)].T
+    A = eq.softmax(np, Z)
+    delta = eq.softmax_cross_entropy_delta(np, A, Y)
+    assert delta.tolist() == (A - Y).tolist()
+    chain = eq.softmax_backward(np, eq.categorical_cross_entropy_derivative(np, A, Y), Z, A)
+    assert (abs(chain - delta) <= (k + 4) * U * (A + Y)).all()
+
+
+FUSED = [
+    ("sigmoid", "binary_cross_entropy"),
+    ("softmax", "categorical_cross_entropy"),
+    ("exp", "half_poisson_deviance"),
+]
+
+
+@pytest.mark.parametrize(("activation", "name"), FUSED)
+def test_fused_forms_equal_the_plain_ones(activation, name):
+    """N10, N11: the loss from the logits is the loss of g(z), where that is accurate: |z| <= 4.
+
+    There a and 1 - a are at least 1e-4, and a is off by 16 + k roundings of itself (two exponentials of 8), so
+    log a is off by as much absolutely, and log(1 - a) by that times a / (1 - a) <= e^4. An exponential is at most e^4.
+    """
+    k, loss = 3, Loss(name)
+    rng = np.random.default_rng(0)
+    Z, Y = rng.uniform(-4, 4, (k, 40)), np.eye(k)[rng.integers(0, k, 40)].T
+    assert loss.fused_with(dn.Activation(activation))
+    plain = loss.value(OPS, eq.EQUATIONS[activation](np, Z), Y)
+    fused = loss.value_of_logits(OPS, Z, Y)
+    assert fused.shape == plain.shape == (1, 40)
+    assert (abs(fused - plain) <= 2 * (16 + k) * math.exp(4) * U).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_forms_are_exact_at_extreme_logits(dtype):
+    """N10, N11: at z = ±1e4 the loss is 0 where the target is met and |z| where it is missed, not infinity."""
+    Z = np.array([[1e4, 1e4, -1e4, -1e4]], dtype)
+    Y = np.array([[1, 0, 1, 0]], dtype)
+    assert eq.sigmoid_cross_entropy(np, Z, Y).tolist() == [[0.0, 1e4, 1e4, 0.0]]
+    assert eq.sigmoid_cross_entropy_delta(np, eq.sigmoid(np, Z), Y).tolist() == [[0.0, 1.0, -1.0, 0.0]]
+
+    Z, Y = np.array([[1e4, 1e4], [-1e4, -1e4]], dtype), np.array([[1, 0], [0, 1]], dtype)
+    assert eq.softmax_cross_entropy(np, Z, Y).tolist() == [[0.0, 2e4]]
+    assert eq.softmax_cross_entropy_delta(np, eq.softmax(np, Z), Y).tolist() == [[0.0, 1.0], [0.0, -1.0]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "name", ["binary_cross_entropy", "categorical_cross_entropy", "poisson", "half_poisson_deviance"]
+)
+def test_plain_forms_are_finite_at_saturated_outputs(name, dtype):
+    A, Y = np.array([[0, 1, 0, 1]], dtype), np.array([[0, 0, 1, 1]], dtype)
+    L, dA = eq.EQUATIONS[name](np, A, Y), eq.EQUATIONS[f"{name}_derivative"](np, A, Y)
+    assert np.isfinite(L).all()
+    assert np.isfinite(dA).all()
+    eps = float(np.finfo(dtype).eps)  # how far binary cross-entropy keeps off 0 and 1, the others less
+    assert L[0, 2] >= -math.log(eps) * (1 - 2 * eps)
+    assert dA[0, 2] <= -1 / eps
+
+
+def test_the_options_of_huber():
+    A, Y = np.array([[0.0, 0.5, 3.0, -3.0]]), np.zeros((1, 4))
+    assert eq.huber(np, A, Y).tolist() == [[0.0, 0.125, 2.5, 2.5]]
+    assert eq.huber_derivative(np, A, Y).tolist() == [[0.0, 0.5, 1.0, -1.0]]
+    assert Loss("huber", delta=2.0).value(OPS, A, Y).tolist() == [[0.0, 0.125, 4.0, 4.0]]
+    assert Loss("huber", delta=2.0).derivative(OPS, A, Y).tolist() == [[0.0, 0.5, 2.0, -2.0]]
+
+
+def test_the_slope_of_the_absolute_error_at_0_is_0():
+    A, Y = np.array([[1.0, 2.0, 3.0]]), np.full((1, 3), 2.0)
+    assert eq.mean_absolute_error_derivative(np, A, Y).tolist() == [[-1.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_hot(dtype):
+    found = eq.one_hot(np, np.array([[2, 0, 2, 1]]), 4, np.dtype(dtype))
+    assert found.dtype == dtype
+    assert found.tolist() == np.eye(4)[:, [2, 0, 2, 1]].tolist()
+
+
+def test_class_indices_are_one_hot_columns():
+    X, y = np.random.default_rng(0).normal(size=(3, 8)), np.arange(8) % 4
+    net = dn.Network([dn.Dense(4, "softmax")], 3, dtype="float64", seed=0)
+    by_index, by_column = net.gradients(X, y), net.gradients(X, np.eye(4)[:, y])
+    assert {k: g.tolist() for k, g in by_index.items()} == {k: g.tolist() for k, g in by_column.items()}
+
+
+# Weights
+
+
+def test_sample_scale_has_the_mean_1():
+    assert eq.sample_scale(np, np.array([[3.0, 1.0, 0.0, 4.0]])).tolist() == [[1.5, 0.5, 0.0, 2.0]]
+
+
+def test_weights_of_1_change_nothing():
+    for m in range(1, 50):
+        assert eq.sample_scale(np, np.ones((1, m))).tolist() == [[1.0] * m]
+
+
+def test_weights_of_0_stay_0():
+    assert eq.sample_scale(np, np.zeros((1, 3))).tolist() == [[0.0] * 3]
+
+
+def integer_network():
+    net = dn.Network([dn.Dense(3, "relu"), dn.Dense(2)], 2, backend="numpy", dtype="float64", seed=0)
+    net.set_flat(np.random.default_rng(0).integers(-4, 5, net.layout.size).astype(float))
+    return net
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8, 600])
+def test_weights_do_not_fade_with_the_batch_size(batch_size):
+    """N14 with weights of mean 1: a batch costs ``Σ w L / m``, and an epoch on average the weighted mean.
+
+    Each batch by its own sum of weights would make every weight 1 at a batch size of 1.
+    """
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(3, 8)), np.array([0, 1, 2, 0, 1, 2, 0, 0])
+    w = np.array([1.0, 9.0, 0.0, 2.0, 0.5, 4.0, 7.0, 0.5])
+    frozen = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    wanted = frozen.evaluate(X, y, sample_weight=w)["loss"]
+    history = frozen.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=2, optimizer=dn.SGD(1e-300))
+    assert history.loss == pytest.approx([wanted] * 2, rel=8 * len(w) * U)
+
+    stepped = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    stepped.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=1, optimizer=dn.SGD(1e-9))
+    change = (stepped.flat() - frozen.flat()) / -1e-9
+    parts = [X[:, i : i + batch_size] for i in range(0, 8, batch_size)]
+    gradient = frozen.gradients(X, y, sample_weight=w)
+    whole = np.concatenate([gradient["W1"].ravel(), gradient["b1"].ravel()])
+    np.testing.assert_allclose(change, len(parts) * whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_a_weighted_epoch_reports_the_weighted_mean_of_what_it_saw(batch_size):
+    """Also with class weights, and also of a last batch that is smaller."""
+    rng = np.random.default_rng(4)
+    X, y, w = rng.normal(size=(3, 10)), rng.integers(0, 3, 10), rng.uniform(0, 3, 10)
+    of_class = np.array([1.0, 5.0, 0.25])
+    net = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    losses = [net.evaluate(X[:, i : i + 1], y[i : i + 1])["loss"] for i in range(10)]
+    history = net.fit(
+        X, y, sample_weight=w, class_weight=of_class, optimizer=dn.SGD(1e-300), epochs=1, batch_size=batch_size
+    )
+    assert history.loss[0] == pytest.approx(np.average(losses, weights=w * of_class[y]), rel=1e-13)
+
+
+def test_balanced_class_weights_count_weighted_samples():
+    """An integer weight is that many copies: in the weights of the classes, and so in the training."""
+    rng = np.random.default_rng(5)
+    X, y, w = rng.normal(size=(3, 30)), rng.integers(0, 3, 30), rng.integers(0, 5, 30)
+    weighted, repeated = (dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(2))
+    options = {"class_weight": "balanced", "optimizer": dn.SGD(0.1), "epochs": 20, "batch_size": 1000}
+    weighted.fit(X, y, sample_weight=w, **options)
+    repeated.fit(np.repeat(X, w, axis=1), np.repeat(y, w), **options)
+    np.testing.assert_allclose(weighted.flat(), repeated.flat(), rtol=0, atol=1e-13)
+
+
+def test_partial_fit_takes_weights_as_they_are():
+    """Its samples are only some of those there will be: a mean over them says nothing."""
+    X, y = np.random.default_rng(6).normal(size=(3, 1)), np.array([1])
+    start = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+    steps = []
+    for w in (1.0, 10.0):
+        net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+        loss = net.partial_fit(X, y, sample_weight=[w], optimizer=dn.SGD(0.01))
+        assert loss == pytest.approx(start.evaluate(X, y)["loss"])
+        steps.append(net.flat() - start.flat())
+    np.testing.assert_allclose(steps[1], 10 * steps[0])
+
+
+def test_validation_may_have_weights():
+    rng = np.random.default_rng(7)
+    X, y, w = rng.normal(size=(3, 12)), rng.integers(0, 2, 12), rng.integers(0, 4, 12)
+    net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+    metrics = ["accuracy", "r2", "mean_squared_error", "mean_absolute_error"]
+    history = net.fit(X, y, validation=(X, y, w), epochs=1, metrics=metrics)
+    repeated = net.evaluate(np.repeat(X, w, axis=1), np.repeat(y, w), metrics=metrics)
+    assert {name: history.last(f"val_{name}") for name in repeated} == pytest.approx(repeated, rel=1e-13)
+    assert net.evaluate(X, y, metrics=metrics, sample_weight=w) == pytest.approx(repeated, rel=1e-13)
+    assert net.evaluate(X, y, metrics=metrics) != pytest.approx(repeated, rel=1e-3)
+
+
+def test_metrics_of_the_training_data_do_not_see_class_weights():
+    X, y = np.random.default_rng(8).normal(size=(3, 12)), np.arange(12) % 3 // 2
+    net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
+    history = net.fit(X, y, class_weight=[1.0, 100.0], metrics="accuracy", epochs=1)
+    assert history.metrics["accuracy"][0] == net.evaluate(X, y, metrics="accuracy")["accuracy"]
+
+
+def test_integer_weights_are_repetition():
+    """N13, N14 with weights: exact, since all is integers and both numbers of samples are powers of 2."""
+    rng = np.random.default_rng(1)
+    X, Y, w = rng.integers(-4, 5, (2, 4)), rng.integers(-4, 5, (2, 4)), np.array([3, 1, 0, 4])
+    net = integer_network()
+    weighted = net.gradients(X, Y, sample_weight=w)
+    repeated = net.gradients(np.repeat(X, w, axis=1), np.repeat(Y, w, axis=1))
+    assert any(g.any() for g in weighted.values())
+    assert {k: g.tolist() for k, g in weighted.items()} == {k: g.tolist() for k, g in repeated.items()}
+    losses = net.evaluate(X, Y, sample_weight=w), net.evaluate(np.repeat(X, w, axis=1), np.repeat(Y, w, axis=1))
+    assert losses[0] == losses[1]
+
+
+def test_a_batch_without_weight_changes_nothing():
+    """The other one of the two has all the weight, 2 where the mean is 1: its step is as with twice the rate."""
+    rng = np.random.default_rng(1)
+    X, Y = rng.integers(-4, 5, (2, 2)), rng.integers(-4, 5, (2, 2))
+    net, other = integer_network(), integer_network()
+    options = {"epochs": 1, "batch_size": 1, "shuffle": False}
+    history = net.fit(X, Y, sample_weight=[0, 5], optimizer=dn.SGD(0.125), **options)
+    assert history.loss == other.fit(X[:, 1:], Y[:, 1:], optimizer=dn.SGD(0.25), **options).loss
+    assert net.flat().tolist() == other.flat().tolist() != integer_network().flat().tolist()
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "weights"),
+    [
+        ({0: 2.0, 2: 0.5}, [2.0, 1.0, 0.5]),
+        ([0.25, 1.0, 4.0], [0.25, 1.0, 4.0]),
+        ("balanced", None),
+    ],
+)
+@pytest.mark.parametrize("sample_weight", [None, np.arange(1.0, 13.0)], ids=["alone", "times-sample-weight"])
+def test_class_weight_is_the_sample_weight_it_stands_for(class_weight, weights, sample_weight):
+    X, y = np.random.default_rng(0).normal(size=(3, 12)), np.array([0] * 6 + [1] * 2 + [2] * 4)
+    if weights is None:
+        sums = np.bincount(y, sample_weight)
+        weights = sums.sum() / (3 * sums)
+    stands_for = np.array(weights)[y] * (1 if sample_weight is None else sample_weight)
+    nets = [dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(3)]
+    histories = [
+        nets[0].fit(X, y, class_weight=class_weight, sample_weight=sample_weight, batch_size=5, epochs=3),
+        nets[1].fit(X, y, sample_weight=stands_for, batch_size=5, epochs=3),
+        nets[2].fit(X, y, sample_weight=sample_weight, batch_size=5, epochs=3),
+    ]
+    assert histories[0].loss == histories[1].loss != histories[2].loss
+    assert nets[0].flat().tolist() == nets[1].flat().tolist() != nets[2].flat().tolist()
+
+
+def test_class_weight_of_one_sigmoid_output():
+    X, Y = np.random.default_rng(0).normal(size=(3, 8)), np.array([0, 0, 0, 0, 0, 1, 0, 1])
+    nets = [dn.Network([dn.Dense(1, "sigmoid")], 3, dtype="float64", seed=0) for _ in range(2)]
+    nets[0].fit(X, Y, class_weight={1: 3.0}, epochs=2)
+    nets[1].fit(X, Y, sample_weight=np.where(Y, 3.0, 1.0), epochs=2)
+    assert nets[0].flat().tolist() == nets[1].flat().tolist()
+
+
+# Which pairs there are
+
+
+def test_pairs_of_loss_and_activation():
+    """A loss is refused where its formula leaves the real numbers: a logarithm of what may be negative."""
+    allowed = {
+        "binary_cross_entropy": {"sigmoid", "softmax"},
+        "categorical_cross_entropy": {"softmax"},
+        "poisson": {"sigmoid", "softmax", "softplus", "exp"},
+        "half_poisson_deviance": {"sigmoid", "softmax", "softplus", "exp"},
+    }
+    for loss in LIBRARY:
+        for activation in ACTIVATIONS:
+            if activation in allowed.get(loss, set(ACTIVATIONS)):
+                check_pair(Loss(loss), dn.Activation(activation))
+            else:
+                with pytest.raises(ArgumentError, match=f"loss '{loss}' needs outputs that are .*{activation!r}"):
+                    check_pair(Loss(loss), dn.Activation(activation))
+
+
+def test_the_half_poisson_deviance_is_0_where_the_output_is_the_target():
+    Y = np.array([[0.0, 1.0, 3.0, 20.0]])
+    assert eq.half_poisson_deviance(np, Y, Y)[0, 1:].tolist() == [0.0, 0.0, 0.0]
+    Z = np.array([[-math.inf, 0.0, -1000.0]])
+    found = eq.exp_half_poisson_deviance(np, Z, np.array([[1.0, 1.0, 2.0]]))
+    assert found.tolist() == [[math.inf, 0.0, 2 * math.log(2) + 2000 - 2]]
+    assert eq.exp_half_poisson_deviance(np, np.array([[-800.0]]), np.array([[0.0]])) == 0
+
+
+def test_only_these_pairs_are_fused():
+    pairs = {(a, name) for a in ACTIVATIONS for name in LIBRARY if Loss(name).fused_with(dn.Activation(a))}
+    assert pairs == set(FUSED)

@@ -1,0 +1,202 @@
+# ruff: noqa: E402
+"""The estimators beside scikit-learn's own: the same parameters after the same training, but for rounding."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends.eager import EagerProgram
+from deepnotes.backends.program import Data, State
+
+REASON = 'needs scikit-learn: pip install "deepnotes[sklearn]"'
+sklearn = pytest.importorskip("sklearn", reason=REASON)
+
+from sklearn.datasets import load_iris, make_multilabel_classification
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from deepnotes.backends.bounds import Bounds, excess
+
+BACKENDS = [
+    "numpy",
+    pytest.param("numba", marks=pytest.mark.skipif("numba" not in dn.available_backends(), reason="needs numba")),
+]
+FAR = 1e-8
+"""Between rounding, which some hundred epochs in float64 let grow to 1e-11, and another formula: see the last test."""
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+IRIS = load_iris(return_X_y=True)
+WEIGHTS = np.random.default_rng(0).uniform(0, 3, 150)
+TASKS: dict[str, tuple[Any, Any, tuple[Any, Any], Any]] = {
+    "classes": (dn.DenseClassifier, MLPClassifier, IRIS, None),
+    "two classes": (dn.DenseClassifier, MLPClassifier, (IRIS[0], IRIS[1] > 1), None),
+    "weights": (dn.DenseClassifier, MLPClassifier, IRIS, WEIGHTS),
+    "labels": (dn.DenseClassifier, MLPClassifier, make_multilabel_classification(100, random_state=0), None),
+    "value": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :3], IRIS[0][:, 3]), WEIGHTS),
+    "values": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :2], IRIS[0][:, 2:]), None),
+}
+SOLVERS: dict[str, dict[str, Any]] = {
+    "adam": {},
+    "adam, no shuffling": {"shuffle": False, "alpha": 0.1, "batch_size": 32, "epsilon": 1e-3},
+    "adam, early stopping": {"early_stopping": True, "batch_size": 16, "n_iter_no_change": 3},
+    "sgd": {"solver": "sgd", "alpha": 0.1, "batch_size": 40},
+    "sgd, no momentum": {"solver": "sgd", "momentum": 0, "shuffle": False, "batch_size": 7},
+    "sgd, momentum 1": {"solver": "sgd", "momentum": 1.0, "nesterovs_momentum": False, "max_iter": 20},
+    "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.1, "alpha": 1.0},
+    "adaptive": {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.05, "tol": 1e-2},
+    "lbfgs": {"solver": "lbfgs", "max_iter": 4},
+}
+
+
+def parameters(model: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(a) for a in model.coefs_ + model.intercepts_])
+
+
+def hold(ours: Any, theirs: Any) -> None:
+    """Hold the parameters and what is told of the training to scikit-learn's."""
+    np.testing.assert_allclose(parameters(ours), parameters(theirs), rtol=0, atol=FAR)
+    for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert [W.shape for W in ours.coefs_] == [W.shape for W in theirs.coefs_]
+    assert [b.shape for b in ours.intercepts_] == [b.shape for b in theirs.intercepts_]
+    for name in ("loss_", "loss_curve_", "validation_scores_", "best_loss_", "best_validation_score_"):
+        found, wanted = (getattr(model, name, None) for model in (ours, theirs))
+        assert (found is None) == (wanted is None), name
+        if wanted is not None:
+            np.testing.assert_allclose(found, wanted, rtol=FAR, atol=FAR, err_msg=name)
+
+
+LBFGS_AT_ODDS = {("values", "lbfgs")}
+"""scikit-learn gives L-BFGS the mean of the outputs' losses, and the gradient of their sum; we the sum of both."""
+
+
+@pytest.mark.thinned(2)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("task", "solver"), sorted({(t, s) for t in TASKS for s in SOLVERS} - LBFGS_AT_ODDS))
+def test_a_training_ends_where_scikit_learns_ends(task, solver, backend) -> None:
+    ours, theirs, (X, y), weights = TASKS[task]
+    options = {"hidden_layer_sizes": (8, 5), "random_state": 3, "max_iter": 60, **SOLVERS[solver]}
+    found = ours(backend=backend, **options).fit(X, y, weights)
+    wanted = theirs(**options).fit(X, y, weights)
+    hold(found, wanted)
+    if task in {"value", "values"}:
+        np.testing.assert_allclose(found.predict(X), wanted.predict(X), rtol=0, atol=FAR)
+    else:
+        np.testing.assert_array_equal(found.predict(X), wanted.predict(X))
+        np.testing.assert_array_equal(found.classes_, wanted.classes_)
+        np.testing.assert_allclose(found.predict_proba(X), wanted.predict_proba(X), atol=FAR)
+        np.testing.assert_allclose(found.predict_log_proba(X), wanted.predict_log_proba(X), atol=FAR)
+
+
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("sizes", [(), 6, (5, 4, 3)])
+def test_their_activations_and_initial_parameters(activation, sizes) -> None:
+    X, y = IRIS
+    options = {"hidden_layer_sizes": sizes, "activation": activation, "random_state": 0, "max_iter": 5}
+    hold(dn.DenseClassifier(**options).fit(X, y), MLPClassifier(**options).fit(X, y))
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_the_loss_of_poisson(solver) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.uniform(size=(100, 2))
+    Y = rng.poisson(np.exp(X + np.array([1, 0])))
+    for y in (Y, Y[:, 0]):
+        options = {"loss": "poisson", "hidden_layer_sizes": 5, "random_state": 1, "max_iter": 30, "solver": solver}
+        hold(dn.DenseRegressor(**options).fit(X, y), MLPRegressor(**options).fit(X, y))
+    with pytest.raises(ValueError, match="below 0"):
+        dn.DenseRegressor(loss="poisson").fit(X, -Y)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{}, {"solver": "sgd", "learning_rate": "invscaling"}])
+def test_partial_fits_go_the_same_way(backend, options) -> None:
+    X, y = IRIS
+    classes = np.unique(y)
+    ours, theirs = (
+        dn.DenseClassifier(5, backend=backend, random_state=0, **options),
+        MLPClassifier(5, random_state=0, **options),
+    )
+    for start in range(0, 150, 30):
+        for model in (ours, theirs):
+            model.partial_fit(X[start : start + 30], y[start : start + 30], classes=classes)
+        hold(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1},
+        {"solver": "sgd", "learning_rate": "invscaling"},
+    ],
+)
+def test_warm_starts_go_the_same_way(options) -> None:
+    X, y = IRIS
+    given = {"hidden_layer_sizes": 5, "warm_start": True, "max_iter": 7, "random_state": 0, **options}
+    ours, theirs = dn.DenseClassifier(**given), MLPClassifier(**given)
+    for _ in range(3):
+        ours.fit(X, y)
+        theirs.fit(X, y)
+        hold(ours, theirs)
+
+
+def test_what_a_verbose_training_prints(capsys) -> None:
+    X, y = IRIS
+    told = []
+    for estimator in (dn.DenseClassifier, MLPClassifier):
+        for options in ({"tol": 0.1}, {"early_stopping": True}, {"solver": "sgd", "learning_rate": "adaptive"}):
+            estimator(3, max_iter=40, verbose=True, random_state=0, n_iter_no_change=2, **options).fit(X, y)
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert "Setting learning rate to" in told[0]
+    dn.DenseClassifier(3, max_iter=3, verbose=True, random_state=0, solver="lbfgs").fit(X, y)
+    assert capsys.readouterr().out.count("loss = ") == 3
+
+
+class Seen(dn.Callback):
+    """Keeps a training and its start."""
+
+    def on_start(self, training: Any) -> None:
+        self.training, self.theta = training, training.network.flat()
+
+
+@pytest.mark.parametrize("options", [
+    {"alpha": 0.3, "batch_size": 40},
+    {"solver": "sgd", "alpha": 0.3, "batch_size": 40},
+    {"solver": "sgd", "alpha": 0.3, "batch_size": 150, "momentum": 0, "learning_rate": "invscaling"},
+], ids=["adam", "sgd", "invscaling"])  # fmt: skip
+def test_both_are_the_equations_within_their_bound_of_rounding(options) -> None:
+    """Both differ from a computation in higher precision by no more than float64 may: no tolerance is chosen here."""
+    X, y = IRIS
+    seen = Seen()
+    given = {"hidden_layer_sizes": (6, 4), "activation": "tanh", "max_iter": 3, "shuffle": False, "random_state": 0}
+    ours = dn.DenseClassifier(callbacks=[seen], **given, **options).fit(X, y)
+    theirs = MLPClassifier(**given, **options).fit(X, y)
+    t = seen.training
+    bounds = Bounds("float64")
+    eager = EagerProgram(bounds, t.plan)
+    zeros = np.zeros(t.plan.layout.size)
+    state = State(bounds.from_numpy(seen.theta), tuple(bounds.from_numpy(zeros) for _ in t.plan.optimizer.slots))
+    data = Data(*(None if a is None else bounds.from_numpy(a) for a in t.data))
+    rate, scaled = 0.001, options.get("learning_rate") == "invscaling"
+    for epoch in range(3):
+        for start in range(0, 150, t.batch_size):
+            batch = eager.batch(data, np.arange(start, min(150, start + t.batch_size)))
+            eager.update(state, eager.gradients(state, batch).flat, rate)
+        rate = 0.001 / (150 * (epoch + 1) + 1) ** 0.5 if scaled else rate
+    from deepnotes.estimators.live_network import packed
+
+    for model in (ours, theirs):
+        assert excess(packed(model.coefs_, model.intercepts_), state.theta).max() <= 1
+
+
+@pytest.mark.parametrize("change", [{"epsilon": 2e-8}, {"alpha": 1.1e-4}, {"beta_2": 0.9991}, {"batch_size": 149}])
+def test_what_is_far_is_no_rounding(change) -> None:
+    """A hyperparameter changed by little makes more of a difference than is let pass above."""
+    X, y = IRIS
+    options = {"hidden_layer_sizes": (8, 5), "random_state": 3, "max_iter": 60}
+    a, b = (MLPClassifier(**options | more).fit(X, y) for more in ({}, change))
+    assert abs(parameters(a) - parameters(b)).max() > 3 * FAR

@@ -1,0 +1,230 @@
+"""Networks as ONNX files: what ONNX Runtime and ONNX's own reference make of them is what the equations bound."""
+
+import json
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.network.formats.chain import Chain, Target
+from deepnotes.network.formats.onnx_writing import run, to_onnx
+from deepnotes.network.formats.vectors import Vectors, expected, vectors_of, worst
+from deepnotes.network.loading.chains import network_of
+from deepnotes.nn.activations import LIBRARY
+
+onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
+pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
+
+ACTIVATIONS = [
+    dn.Activation(name, **options)
+    for name, traits in LIBRARY.items()
+    for options in [traits.options, *([dict.fromkeys(traits.options, 0.3)] if traits.options else [])]
+]
+DTYPES = ["float32", "float64"]
+EXTREMES = [
+    0.0, -0.0, 1e-40, -1e-40, 1e-30, -1e-30, 1e-8, -1e-8, 1e-4, -1e-4, 0.5, -0.5, 5.0, -5.0, 20.0, -20.0, 60.0, -60.0,
+    88.0, -88.0, 100.0, -100.0, 709.0, -709.0, 1e4, -1e4, 1e30, -1e30, np.inf, -np.inf, np.nan,
+]  # fmt: skip
+
+
+def network(activation: Any, dtype: str = "float32", **settings: Any) -> dn.Network:
+    layers = [dn.Dense(7, activation), dn.Dropout(0.5), dn.Dense(5, activation)]
+    standardizer = dn.Standardizer.fit(np.array([[1, 2, 4], [-3, 0, 1], [1e6, 1e6 + 1, 1e6 + 3], [1e-5, 2e-5, 0]]))
+    return dn.Network(layers, inputs=4, dtype=dtype, seed=1, **{"standardizer": standardizer} | settings)
+
+
+def reference(content: bytes, X: np.ndarray) -> np.ndarray:
+    """Return what the reference implementation of ONNX makes of rows."""
+    from onnx.reference import ReferenceEvaluator
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found: np.ndarray = ReferenceEvaluator(content).run(None, {"X": X})[0]
+    return found
+
+
+def hold(chain: Chain, X: np.ndarray, random: bool = False) -> None:
+    """Hold both runtimes, and the network here, to the bounds for rows X; and dtype and shape."""
+    A = expected(chain, X.T, random)
+    tests = Vectors(X, A.value.astype(np.float64).T, (A.rules.slack * A.error).T)
+    content = to_onnx(chain)
+    for found in (run(content, tests)[0], reference(content, X)):
+        assert found.shape == (len(X), chain.outputs)
+        assert found.dtype == ("float64" if chain.target else chain.dtype)
+        assert worst(found, tests) <= 1
+    if chain.target is None:
+        with np.errstate(all="ignore"):
+            assert worst(network_of(chain, "numpy").predict(X.T).T, tests) <= 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_a_network_with_each_activation(activation: dn.Activation, dtype: str) -> None:
+    chain = Chain.of(network(activation, dtype))
+    rng = np.random.default_rng(3)
+    X = (rng.normal(size=(4, 33)) * chain.standardizer.scale + chain.standardizer.mean).astype(dtype).T  # type: ignore[union-attr]
+    hold(chain, X, random=True)
+    hold(chain, vectors_of(chain).X)
+    hold(chain, X[:1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [g for g in ACTIVATIONS if g.name != "softmax"], ids=str)
+def test_each_activation_at_extremes(activation: dn.Activation, dtype: str) -> None:
+    """One neuron that passes its input on, so that an infinity meets nothing else."""
+    net = dn.Network([dn.Dense(1, activation)], inputs=1, dtype=dtype, seed=0)
+    net.parameters["W1"] = [[1.0]]
+    X = np.concatenate([EXTREMES, np.linspace(-120, 120, 2001), -np.logspace(-12, 2, 500)])
+    with np.errstate(over="ignore"):
+        hold(Chain.of(net), X.astype(dtype).reshape(-1, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_at_extremes(dtype: str) -> None:
+    net = dn.Network([dn.Dense(3, "softmax")], inputs=3, dtype=dtype, seed=0)
+    net.parameters["W1"] = np.eye(3)
+    rows = [[0, 0, 0], [1e30, 0, -1e30], [-1e30, -1e30, -1e30], [0, -50, -80], [1000, 999, 0], [np.nan, 0, 1]]
+    hold(Chain.of(net), np.array(rows, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_are_standardized_to_the_same_bits(dtype: str) -> None:
+    """A million and a half, less a million: in single precision a third of it would be lost."""
+    net = dn.Network([dn.Dense(4)], inputs=4, dtype=dtype, standardizer=network("relu").standardizer, seed=0)
+    net.parameters["W1"] = np.eye(4)
+    X = np.array([[1, 2, 1e6 + 1.5, 1e-5], [0, -1, 1e6, 3e-5]], dtype)
+    found, _ = run(to_onnx(Chain.of(net)), Vectors(X, X, X))
+    np.testing.assert_array_equal(found, net.predict(X.T).T)
+
+
+def test_a_target_in_its_own_units() -> None:
+    net = dn.Network([dn.Dense(3, "tanh"), dn.Dense(1)], inputs=4, seed=0)
+    net.metadata = {"target_mean": 250_000.0, "target_scale": 80_000.0, "target": "price"}
+    chain = Chain.of(net, Target(250_000.0, 80_000.0))
+    X = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+    hold(chain, X)
+    (found, _), (A, _) = (run(to_onnx(c), Vectors(X, X, X)) for c in (chain, Chain.of(net)))
+    np.testing.assert_array_equal(found, A.astype(np.float64) * 80_000 + 250_000)
+    properties = {entry.key: json.loads(entry.value) for entry in onnx.load_from_string(to_onnx(chain)).metadata_props}
+    assert properties == {"target_mean": 0.0, "target_scale": 1.0, "target": "price"}  # of what comes out
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_the_file_says_what_it_is(backend: str, tmp_path: Any) -> None:
+    if backend == "numba":
+        pytest.importorskip("numba", reason='the extra "numba" is not installed')
+    net = network("gelu", backend=backend)
+    net.metadata = {"features": ["a", "b", "ç", "d"], "classes": list("vwxyz"), "best": 3, "weights": None}
+    net.to_onnx(tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == net.metadata
+    assert (model.producer_name, model.producer_version) == ("deepnotes", dn.__version__)
+    assert (model.ir_version, [(entry.domain, entry.version) for entry in model.opset_import]) == (7, [("", 13)])
+    (given,), (result,) = model.graph.input, model.graph.output
+    shapes = [[d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim] for x in (given, result)]
+    assert (given.name, result.name, shapes) == ("X", "A", [["m", 4], ["m", 5]])
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.graph.initializer[2]), net.parameters["W1"])
+    assert "Dropout" not in {node.op_type for node in model.graph.node}
+    assert len({node.name for node in model.graph.node}) == len(model.graph.node)
+
+
+@pytest.mark.parametrize(
+    ("name", "op"), [("relu", "Relu"), ("tanh", "Tanh"), ("softmax", "Softmax"), ("leaky_relu", "LeakyRelu")]
+)
+def test_what_onnx_has_is_one_node(name: str, op: str) -> None:
+    net = dn.Network([dn.Dense(3, name), dn.Dense(2)], inputs=2, seed=0)
+    assert [node.op_type for node in onnx.load_from_string(to_onnx(Chain.of(net))).graph.node] == ["Gemm", op, "Gemm"]
+
+
+class Own(dn.ActivationFunction):
+    """An activation of a user's own."""
+
+    def forward(self, ops: Any, Z: Any) -> Any:
+        return ops.silu(Z)
+
+    def __repr__(self) -> str:
+        return "Own()"
+
+
+class Twice(dn.Layer):
+    """A layer of a user's own."""
+
+    def __repr__(self) -> str:
+        return "Twice()"
+
+
+@pytest.mark.parametrize("write", ["to_onnx", "to_python"])
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ([dn.Dense(3, Own()), dn.Dense(1)], r"layer 1 has the activation Own\(\) of your own"),
+        ([dn.Dense(3), Twice(), dn.Dense(1)], r"layer 2 has the layer Twice\(\) of your own"),
+    ],
+)
+def test_parts_of_ones_own_are_refused_by_name(layers: Any, told: str, write: str, tmp_path: Any) -> None:
+    net = dn.Network(layers, inputs=2, seed=0)
+    with pytest.raises(dn.ModelFileError, match=told):
+        getattr(net, write)(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("write", ["to_onnx", "to_python"])
+def test_what_other_formats_have_no_word_for_is_refused(write: str, tmp_path: Any) -> None:
+    class Clipped(dn.Standardizer):
+        """Preprocessing of another kind."""
+
+    net = dn.Network([dn.Dense(1)], inputs=1, seed=0, standardizer=Clipped(np.zeros((1, 1)), np.ones((1, 1))))
+    with pytest.raises(dn.ModelFileError, match=r"the inputs go through .*Clipped"):
+        getattr(net, write)(tmp_path / "model")
+    net = dn.Network([dn.Dense(1)], inputs=1, seed=0)
+    net.metadata = ["no", "dict"]  # type: ignore[assignment]
+    with pytest.raises(dn.ModelFileError, match="metadata is"):
+        getattr(net, write)(tmp_path / "model")
+    net.metadata = {}
+    with pytest.raises(dn.ModelFileError, match="cannot write"):
+        getattr(net, write)(tmp_path / "no" / "model")
+    with pytest.raises(dn.ArgumentError, match="path=None"):
+        getattr(net, write)(None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_that_are_no_json_are_refused(tmp_path: Any) -> None:
+    net = dn.Network([dn.Dense(1)], inputs=1, seed=0)
+    for value in (np.zeros(1), float("nan"), {1, 2}):
+        net.metadata = {"x": value}
+        with pytest.raises(dn.ModelFileError, match="wanted JSON values"):
+            net.to_onnx(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("call", ["dn.from_onnx('model.onnx')", "net.to_onnx('model.onnx')"])
+def test_without_the_library_the_error_says_how_to_get_it(
+    call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(dn.MissingExtraError, match=r'an ONNX file: .*; to fix it: pip install "deepnotes\[onnx\]"'):
+        eval(call, {"dn": dn, "net": dn.Network([dn.Dense(1)], inputs=1, seed=0)})
+
+
+def test_what_is_larger_than_such_files_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain.of(network("relu"))
+    monkeypatch.setattr("deepnotes.network.formats.onnx_writing.LIMIT", 100)
+    with pytest.raises(
+        dn.ModelFileError, match=r"the parameters take \d+ bytes, and an ONNX file holds less than 2 GiB"
+    ):
+        to_onnx(chain)
+
+
+def test_a_fault_in_the_file_is_found() -> None:
+    """The bounds are no formality: a weight off by some units in the last place is out of them."""
+    net = dn.Network([dn.Dense(2, "tanh"), dn.Dense(1)], inputs=2, seed=4, dtype="float64")
+    chain = Chain.of(net)
+    tests = vectors_of(chain)
+    net.parameters["W1"] = np.asarray(net.parameters["W1"]) * (1 + 1e-14)
+    assert worst(run(to_onnx(chain), tests)[0], tests) <= 1
+    assert worst(run(to_onnx(Chain.of(net)), tests)[0], tests) > 1

@@ -1,0 +1,292 @@
+"""Dense chains in ONNX files of every make, run here and in ONNX Runtime."""
+
+import io
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, gamma
+from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.vectors import Vectors, worst
+from deepnotes.nn.activations import LIBRARY
+
+onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
+pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
+graphs = pytest.importorskip("onnx_graphs")
+helper, chain, model, run, saved = onnx.helper, graphs.chain, graphs.model, graphs.run, graphs.saved
+rng = np.random.default_rng(5)
+W1, W2 = rng.normal(size=(4, 3)), rng.normal(size=(2, 4))
+b1, b2 = rng.normal(size=4), rng.normal(size=2)
+X = rng.normal(size=(6, 3)).astype("float32")
+
+
+def hold(content: Any, folder: Path, rows: np.ndarray = X, given: np.ndarray | None = None) -> dn.Network:
+    """Hold the network that is read to the bounds of its own equations, and what ONNX Runtime computes as well.
+
+    (None of these graphs has a Sigmoid: that of ONNX Runtime is too inaccurate for it.)
+
+    Parameters
+    ----------
+    content : onnx.ModelProto
+    folder : Path
+    rows : ndarray, shape (m, n[0])
+        For the network.
+    given : ndarray, optional
+        The same, as the file wants it.
+    """
+    net = dn.from_onnx(saved(content, folder), backend="numpy")
+    tests = bounded(Chain.of(net), rows)
+    assert worst(net.predict(rows.T).T, tests) <= 1
+    found = run(content, rows if given is None else given)
+    turned = found.ndim == 2 and found.shape != tests.A.shape
+    assert worst((found.T if turned else found).reshape(tests.A.shape), tests) <= 1
+    return net
+
+
+def bounded(read: Chain, rows: np.ndarray) -> Vectors:
+    """Return the outputs for rows, and their bounds where inputs are standardized in single precision.
+
+    It takes four roundings: of a constant, of a sum, of another constant, of a product; a constant as large as the
+    mean, in units of the scale, is what the first two may be of.
+    """
+    bounds = Bounds(read.dtype, random=False)
+    prepared = bounds.from_numpy(read.prepared(rows.T))
+    if read.standardizer is not None:
+        size = abs(prepared.value) + abs(read.standardizer.mean / read.standardizer.scale)
+        prepared = BoundedArray(bounds.rules, prepared.value, gamma(4, UNIT["float32"]) * size)
+    A = read.forward(bounds.ops, prepared, lambda name, W: bounds.from_numpy(W))
+    return Vectors(rows, A.value.astype(np.float64).T, A.rules.slack * A.error.T)
+
+
+CHAINS = {
+    "Gemm with transB": [("Gemm", W1, b1, {"transB": 1}), ("Relu",), ("Gemm", W2, b2, {"transB": 1})],
+    "Gemm": [("Gemm", W1.T, b1), ("Relu",), ("Gemm", W2.T, b2)],
+    "alpha and beta": [("Gemm", W1.T, b1, {"alpha": 0.5, "beta": 2.0}), ("Tanh",), ("Gemm", W2.T, b2, {"beta": 0.0})],
+    "Gemm without a bias": [("Gemm", W1.T), ("Relu",), ("Gemm", W2.T, 0.5)],
+    "MatMul and Add": [("MatMul", W1.T), ("Add", b1), ("Relu",), ("MatMul", W2.T), ("Add", b2.reshape(1, 2))],
+    "the bias first": [("MatMul", W1.T), ("Add", b1, ...), ("Relu",), ("MatMul", W2.T), ("Sub", b2)],
+    "no bias, no activation": [("MatMul", W1.T), ("MatMul", W2.T)],
+    "no-ops": [
+        ("Identity",), ("Flatten",), ("Gemm", W1.T, b1), ("Dropout",), ("Relu",), ("Dropout", 0.4),
+        ("Reshape", [-1, 4]), ("Identity",), ("Gemm", W2.T, b2), ("Softmax",), ("Identity",),
+    ],
+    "Reshape copies the number of samples": [("Reshape", [0, -1]), ("Gemm", W1.T, b1), ("Reshape", [0, 4])],
+    "folded weights": [("MatMul", W1.T), ("Add", b1), ("Mul", 3.0), ("Div", b1), ("Tanh",)],
+    "target in its units": [("Gemm", W1.T, b1), ("Mul", 100.0), ("Add", 20.0)],
+    "samples as columns": [
+        ("Transpose",), ("MatMul", W1, ...), ("Add", b1.reshape(4, 1)), ("Relu",), ("MatMul", W2, ...),
+        ("Add", b2.reshape(2, 1)), ("Softmax", {"axis": 0}),
+    ],
+    "turned twice": [("Transpose",), ("Gemm", W1.T, b1, {"transA": 1}), ("Elu",), ("Gemm", W2, ..., {"transB": 1})],
+    "weights on the left": [("Gemm", W1.T, ..., {"transA": 1, "transB": 1}), ("Relu",)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains(name: str, tmp_path: Path) -> None:
+    net = hold(chain(*CHAINS[name]), tmp_path)
+    assert (net.inputs, net.dtype, net.standardizer) == (3, "float32", None)
+    assert all(type(layer) is dn.Dense for layer in net.layers)
+
+
+def test_a_graph_whose_samples_are_columns_from_the_start(tmp_path: Path) -> None:
+    steps = [("MatMul", W1, ...), ("Add", b1.reshape(4, 1)), ("Tanh",)]
+    hold(chain(*steps, shape=(3, "m")), tmp_path, given=X.T)
+    hold(chain(("Gemm", W1.T, b1, {"transA": 1}), shape=(3, "m")), tmp_path, given=X.T)
+    turned = [("Transpose",), ("Gemm", W1.T, b1), ("Tanh",)]
+    hold(chain(*turned, shape=(3, "m")), tmp_path, given=X.T)
+    hold(chain(("Transpose",), ("Sub", np.array([1.0, 2.0, 3.0])), *turned[1:], shape=(3, "m")), tmp_path, given=X.T)
+    hold(chain(("Transpose",), ("Sub", np.array([[1.0], [2.0], [3.0]])), *steps), tmp_path)
+    scaled = [("Sub", np.array([[1.0], [2.0], [3.0]])), *steps]
+    assert hold(chain(*scaled, shape=(3, "m")), tmp_path, given=X.T).standardizer is not None
+
+
+def test_weights_in_constant_nodes_and_computed_from_constants(tmp_path: Path) -> None:
+    def constant(name: str, x: np.ndarray) -> Any:
+        return helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(x.astype("float32")))
+
+    nodes = [
+        constant("W", W1.reshape(2, 6)), constant("b", b1.reshape(1, 4)),
+        helper.make_node("Reshape", ["W", "shape"], ["V"]), helper.make_node("Transpose", ["V"], ["Vt"], perm=[1, 0]),
+        helper.make_node("Squeeze", ["b", "axis"], ["c"]), helper.make_node("Cast", ["c"], ["d"], to=1),
+        helper.make_node("Gemm", ["in", "Vt", "d"], ["Z"]),
+        helper.make_node("Constant", [], ["slope"], value_float=0.25),
+        helper.make_node("Mul", ["Z", "slope"], ["less"]), helper.make_node("Max", ["less", "Z"], ["out"]),
+    ]  # fmt: skip
+    content = model(nodes, {"shape": np.array([4, 3]), "axis": np.array([0])}, "out")
+    net = hold(content, tmp_path)
+    assert net.layers[0] == dn.Dense(4, dn.Activation("leaky_relu", slope=0.25))
+    np.testing.assert_array_equal(net.parameters["W1"], W1.astype("float32"))
+
+
+STANDARDIZERS = {
+    "Sub and Div": [("Sub", [1.0, 2.0, 3.0]), ("Div", [0.5, 2.0, 4.0])],
+    "Mul and Add": [("Mul", [2.0, 0.5, 0.25]), ("Add", [-2.0, -1.0, -0.75])],
+    "numbers": [("Div", 255.0), ("Sub", 0.5), ("Div", 0.25)],
+    "Scaler": [("ai.onnx.ml.Scaler", {"offset": [1.0, 2.0, 3.0], "scale": [2.0, 0.5, 0.25]})],
+    "in double precision": [("Cast", {"to": 11}), ("Cast", {"to": 1}), ("Sub", [[1.0, 2.0, 3.0]])],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STANDARDIZERS)
+def test_standardization_becomes_a_standardizer(name: str, tmp_path: Path) -> None:
+    steps = [tuple(np.array(x) if isinstance(x, list) else x for x in step) for step in STANDARDIZERS[name]]
+    net = hold(chain(*steps, ("Gemm", W1.T, b1), ("Tanh",)), tmp_path)
+    assert net.standardizer is not None
+    if name in {"Sub and Div", "Mul and Add", "Scaler"}:
+        wanted = [[1.0], [2.0], [3.0]]
+        np.testing.assert_array_equal(net.standardizer.mean, wanted)
+        np.testing.assert_array_equal(net.standardizer.scale, [[0.5], [2.0], [4.0]])
+
+
+def test_images_are_flattened(tmp_path: Path) -> None:
+    pixels = rng.integers(0, 256, (5, 2, 2, 3)).astype("float32")
+    W = rng.normal(size=(12, 2))
+    for flat in [("Flatten",)], [("Reshape", np.array([-1, 12]))], [("Reshape", np.array([0, -1]))]:
+        content = chain(("Div", 255.0), *flat, ("Gemm", W, b2), ("Softmax",), shape=("m", 2, 2, 3))
+        assert hold(content, tmp_path, pixels.reshape(5, 12), pixels).inputs == 12
+
+
+def test_integers_are_cast_first(tmp_path: Path) -> None:
+    content = chain(("Cast", {"to": 1}), ("Gemm", W1.T, b1), inputs="int64")
+    hold(content, tmp_path, X.round() * 3, (X.round() * 3).astype(np.int64))
+
+
+def test_an_input_that_says_nothing_of_its_shape(tmp_path: Path) -> None:
+    hold(chain(("Reshape", np.array([-1, 3])), ("Gemm", W1.T, b1), shape=(None, None)), tmp_path)
+    hold(chain(("Sub", 1.0), ("Gemm", W1.T, b1), shape=None), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", LIBRARY)
+def test_what_was_written_here_comes_back_the_same(name: str, dtype: str, tmp_path: Path) -> None:
+    for option in (None, 0.0, 1.0, -0.5, 0.3):
+        options = {} if option is None else dict.fromkeys(LIBRARY[name].options, option)
+        layers = [
+            dn.Dense(4, dn.Activation(name, **options)),
+            dn.Dropout(0.3),
+            dn.Dense(2, dn.Activation(name, **options)),
+        ]
+        standardizer = dn.Standardizer.fit(rng.normal(3, 7, size=(3, 9)))
+        net = dn.Network(layers, inputs=3, dtype=dtype, seed=2, standardizer=standardizer)
+        net.metadata = {"features": ["a", "b", "c"], "classes": ["1", "two"], "version": "1.10", "x": [1, None]}
+        net.to_onnx(tmp_path / "model.onnx")
+        back = dn.from_onnx(tmp_path / "model.onnx")
+        assert back.layers == (layers[0], layers[2])
+        assert (back.dtype, back.metadata) == (dtype, net.metadata)
+        np.testing.assert_array_equal(back.flat(), net.flat())
+        np.testing.assert_array_equal(back.standardizer.mean, net.standardizer.mean)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(back.standardizer.scale, net.standardizer.scale)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_it_runs_on_any_backend(backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(f"deepnotes_{backend}")
+    if backend == "numba":
+        pytest.importorskip("numba", reason='the extra "numba" is not installed')
+    net = dn.from_onnx(saved(chain(*CHAINS["Gemm"]), tmp_path), backend=backend)
+    assert net.backend.name == backend
+    assert worst(net.predict(X.T).T, bounded(Chain.of(net), X)) <= 1
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("traces", "float32"), ("traces", "float64"), ("dynamo", "float32")])
+def test_models_of_both_exporters_of_pytorch(form: str, dtype: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason='the extra "peers" is not installed')
+    nn = torch.nn
+    if form == "dynamo":
+        pytest.importorskip("onnxscript", reason="PyTorch's newer exporter needs onnxscript")
+    functions = [
+        nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.ELU(0.5),
+        nn.LeakyReLU(0.25), *([nn.Softplus()] if dtype == "float32" else []), nn.Softmax(-1),
+    ]  # fmt: skip
+    torch.manual_seed(1)
+    layers = [nn.Flatten(), *(part for g in functions for part in (nn.Linear(3, 3), nn.Dropout(0.5), g))]
+    net, x = nn.Sequential(*layers).eval().to(getattr(torch, dtype)), torch.randn(5, 3).to(getattr(torch, dtype))
+    stream: Any = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            if form == "dynamo":
+                dynamic = ({0: torch.export.Dim("m")},)
+                program = torch.onnx.export(net, (x,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
+                stream.write(program.model_proto.SerializeToString())
+            else:
+                torch.onnx.export(net, (x,), stream, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "m"}})
+        finally:
+            logging.disable(logging.NOTSET)
+    path = tmp_path / "torch.onnx"
+    path.write_bytes(stream.getvalue())
+    read = dn.from_onnx(path)
+    names = [layer.g.name for layer in read.layers]  # type: ignore[attr-defined]
+    assert names == [
+        "relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu", "elu", "leaky_relu",
+        *(["softplus"] if dtype == "float32" else []), "softmax",
+    ]  # fmt: skip
+    assert worst(read.predict(x.numpy().T).T, bounded(Chain.of(read), x.numpy())) <= 1
+    assert worst(net(x).detach().numpy(), bounded(Chain.of(read), x.numpy())) <= 1
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
+@pytest.mark.parametrize("zipmap", [True, False])
+def test_models_of_skl2onnx(kind: str, zipmap: bool, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason='the extra "sklearn" is not installed')
+    skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed")
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    many = rng.normal(3, 5, size=(60, 3)).astype("float32")
+    y = {
+        "binary": np.array(["no", "yes"])[np.arange(60) % 2], "multiclass": np.arange(60) % 3 + 5,
+        "multilabel": rng.integers(0, 2, (60, 4)), "regression": many[:, 0],
+    }[kind]  # fmt: skip
+    made = (MLPRegressor if kind == "regression" else MLPClassifier)(
+        hidden_layer_sizes=(5,), max_iter=3, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted = make_pipeline(StandardScaler(), made).fit(many, y)
+        options = {} if kind == "regression" else {id(fitted): {"zipmap": zipmap and kind != "multilabel"}}
+        content = skl2onnx.to_onnx(fitted, many[:1], options=options)
+    net = dn.from_onnx(saved(content, tmp_path))
+    wanted = fitted.predict(many).reshape(-1, 1) if kind == "regression" else fitted.predict_proba(many)
+    assert worst(wanted, bounded(Chain.of(net), many)) <= 1
+    classes = {"binary": ["no", "yes"], "multiclass": ["5", "6", "7"]}
+    assert net.metadata.get("classes") == classes.get(kind)
+    assert net.outputs == wanted.shape[1]
+
+
+def test_an_output_by_its_name(tmp_path: Path) -> None:
+    content = chain(*CHAINS["Gemm"])
+    content.graph.output.append(helper.make_tensor_value_info("v0", 1, None))
+    with pytest.raises(dn.ModelFileError, match=r"it has 2 outputs of numbers, of v2, v0; output=\.\.\. says which"):
+        dn.from_onnx(saved(content, tmp_path))
+    assert dn.from_onnx(saved(content, tmp_path), output="v0").outputs == 4
+    with pytest.raises(dn.ModelFileError, match="it has no output 'v1'; outputs: v2, v0"):
+        dn.from_onnx(saved(content, tmp_path), output="v1")
+
+
+def test_names_in_a_file_of_others_stay_text(tmp_path: Path) -> None:
+    content = chain(*CHAINS["Gemm"])
+    helper.set_model_props(content, {"version": "1.10", "classes": "[1]"})
+    assert dn.from_onnx(saved(content, tmp_path)).metadata == {"version": "1.10", "classes": "[1]"}
+
+
+if sys.platform != "win32":
+
+    def test_what_is_no_file(tmp_path: Path) -> None:
+        import os
+
+        os.mkfifo(tmp_path / "pipe")
+        for name, told in (("pipe", "no regular file"), (".", "Is a directory"), ("none", "No such file")):
+            with pytest.raises(dn.ModelFileError, match=told):
+                dn.from_onnx(tmp_path / name)
+        with pytest.raises(dn.ArgumentError, match="path=3"):
+            dn.from_onnx(3)  # type: ignore[arg-type]

@@ -1,0 +1,249 @@
+"""Networks as one file of Python: it runs without deepnotes, predicts the same, and finds what was done to it."""
+
+import ast
+import csv
+import importlib.util
+import io
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.equations import activations
+from deepnotes.network.formats import python_writing
+from deepnotes.network.formats.chain import Chain, Target
+from deepnotes.network.formats.python_writing import check, equations_of, to_python
+from deepnotes.network.loading.chains import network_of
+from deepnotes.nn.activations import LIBRARY
+
+ALONE = "import sys; sys.modules['deepnotes'] = None; import runpy; sys.argv = sys.argv[1:]; "
+ALONE += "runpy.run_path(sys.argv[0], run_name='__main__')"
+"""Runs a file where deepnotes cannot be imported."""
+
+
+def network(activation: str = "relu", dtype: str = "float32", outputs: int = 3, last: str = "softmax") -> dn.Network:
+    standardizer = dn.Standardizer.fit(np.random.default_rng(0).normal(5, 3, size=(4, 20)))
+    options = dict.fromkeys(LIBRARY[activation].options, 0.3)
+    layers = [dn.Dense(6, dn.Activation(activation, **options)), dn.Dropout(0.5), dn.Dense(outputs, last)]
+    return dn.Network(layers, inputs=4, dtype=dtype, seed=3, standardizer=standardizer)
+
+
+def imported(path: Path) -> ModuleType:
+    """Return the file as a module."""
+    spec = importlib.util.spec_from_file_location("exported", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def alone(*words: Any, status: int = 0) -> tuple[str, str]:
+    """Return what a file says on stdout and stderr, in a process that has no deepnotes."""
+    command = [sys.executable, "-W", "error", "-c", ALONE, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_same_numbers_as_the_equations_give(name: str, dtype: str, tmp_path: Path) -> None:
+    """To the bit where the NumPy backend runs the equations as they are: eagerly."""
+    from deepnotes.backends.base import Backend
+
+    net = network(name, dtype)
+    net.to_python(tmp_path / "model.py")
+    module = imported(tmp_path / "model.py")
+    rows = np.random.default_rng(1).normal(5, 3, size=(9, 4))
+    rows[0, 0] = np.nan
+    eager = network_of(Chain.of(net), Backend("plain", np))
+    with np.errstate(all="ignore"):
+        found, wanted = module.predict(rows), eager.predict(rows.T).T
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, wanted)
+    good, told = module.check()
+    assert good, told
+
+
+def test_it_needs_nothing_but_numpy_and_is_plain_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    network("gelu").to_python(path)
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {(getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in nodes}
+    assert modules - sys.stdlib_module_names == {"numpy"}
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert {"gelu", "normal_cdf", "softmax", "linear", "standardize"} <= functions
+    assert not functions & {"relu", "gelu_backward", "elu", "weight_gradient"}  # it does not need these
+    assert max(map(len, text.splitlines())) <= 120
+    assert text.isascii() or "Φ" in text
+    for name in ("gelu", "normal_cdf"):  # word for word
+        source = ast.get_source_segment(text, next(n for n in tree.body if getattr(n, "name", "") == name))
+        assert source is not None
+        assert source in Path(activations.__file__).read_text(encoding="utf-8")
+    out, _ = alone(path, "--check")
+    assert out.startswith("passed: 24 outputs for 8 test vectors are right, the worst off by 0.")
+
+
+def test_it_predicts_a_file(tmp_path: Path) -> None:
+    path, data = tmp_path / "model.py", tmp_path / "data.csv"
+    net = network()
+    net.metadata = {"features": ["a", "b b", "c", "ç"], "classes": ["no", "yes, but", "ÿ"]}
+    net.to_python(path)
+    rows = np.random.default_rng(1).normal(5, 3, size=(5, 4)).astype("float32")
+    with data.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["ç", "other", "b b", "a", "c"])
+        table.writerows([[x[3], "text", x[1], x[0], x[2]] for x in rows.tolist()])
+    out, _ = alone(path, data)
+    names, *found = csv.reader(io.StringIO(out))
+    assert names == ["prediction", "p_no", "p_yes, but", "p_ÿ"]
+    A = imported(path).predict(rows)
+    np.testing.assert_array_equal(np.array([row[1:] for row in found], np.float32), A)
+    assert [row[0] for row in found] == [net.metadata["classes"][i] for i in A.argmax(axis=1)]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "last", "wanted"),
+    [
+        (1, "identity", ["prediction"]),
+        (2, "identity", ["prediction_1", "prediction_2"]),
+        (1, "sigmoid", ["prediction", "p_yes"]),
+        (3, "sigmoid", ["prediction_1", "prediction_2", "prediction_3"]),
+    ],
+)
+def test_what_the_columns_are_called(outputs: int, last: str, wanted: list[str], tmp_path: Path) -> None:
+    net = network(outputs=outputs, last=last)
+    net.metadata = {"classes": ["no", "yes"] if outputs == 1 else ["x", "y", "z"][:outputs]}
+    net.to_python(tmp_path / "model.py")
+    module = imported(tmp_path / "model.py")
+    rows = np.random.default_rng(1).normal(5, 3, size=(20, 4))
+    names, cells = module.columns(module.predict(rows))
+    table = list(zip(*cells, strict=True))
+    assert names == wanted
+    assert len(table) == 20
+    if wanted == ["prediction", "p_yes"]:
+        assert [row[0] for row in table] == ["yes" if row[1] > 0.5 else "no" for row in table]
+
+
+def test_a_target_in_its_own_units() -> None:
+    net = network(outputs=1, last="identity")
+    module = ModuleType("exported")
+    text = to_python(Chain.of(net, Target(250_000.0, 80_000.0)))
+    exec(compile(text, "exported.py", "exec"), module.__dict__)
+    rows = np.random.default_rng(1).normal(5, 3, size=(9, 4))
+    A = network_outputs(net, rows)
+    np.testing.assert_array_equal(module.predict(rows), A.astype(np.float64) * 80_000.0 + 250_000.0)
+    assert module.check()[0]
+
+
+def network_outputs(net: dn.Network, rows: np.ndarray) -> np.ndarray:
+    from deepnotes.backends.base import Backend
+
+    found: np.ndarray = network_of(Chain.of(net), Backend("plain", np)).predict(rows.T).T
+    return found
+
+
+@pytest.mark.parametrize("place", ["W1", "b2", "MEAN", "test inputs", "test bounds"])
+def test_altered_numbers_are_found(place: str) -> None:
+    text = to_python(Chain.of(network()))
+    at = text.index(f'"{place}": (') + text[text.index(f'"{place}": (') :].index('"""') + 8
+    other = "B" if text[at] == "A" else "A"
+    with pytest.raises(dn.ModelFileError, match="the numbers in this file are not those that were written"):
+        check(text[:at] + other + text[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("formula", "other"),
+    [
+        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0 * Z)"),  # NaN stays, zeros may be negative: right
+        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.maximum(Z, -0.1 * Z)"),
+        ("W @ A_prev + b", "W @ A_prev"),
+        ("return (X - mean) / scale", "return X / scale"),
+        ("E / xp.sum(E, axis=0, keepdims=True)", "E"),
+        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0)"),  # NaN becomes 0
+    ],
+)
+def test_altered_formulas_are_found(formula: str, other: str) -> None:
+    net = network()
+    net.parameters["b1"] = np.linspace(-1, 1, 6).reshape(-1, 1)
+    net.parameters["b2"] = [[0.5], [-0.5], [0.1]]
+    text = to_python(Chain.of(net))
+    assert text.count(formula) == 1
+    altered = text.replace(formula, other)
+    if other == "xp.where(Z > 0, Z, 0 * Z)":
+        check(altered)
+        return
+    with pytest.raises(dn.ModelFileError, match=r"of 24 outputs for 8 test vectors are wrong"):
+        check(altered)
+
+
+def test_an_altered_file_fails_with_a_status(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(to_python(Chain.of(network())).replace("W @ A_prev + b", "W @ A_prev - 1"), encoding="utf-8")
+    out, _ = alone(path, "--check", status=1)
+    assert out.startswith("FAILED: 21 of 24 outputs") or "are wrong" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a,b,c\n1,2,3\n", "no column 'd'; columns: a, b, c"),
+        ("a,b,c,d\n1,2,3,x\n", "data.csv:2: column 'd' has 'x' where a number was expected"),
+        ("a,b,c,d\n1,2,3\n", "data.csv:2: 3 cells where the header has 4"),
+        ("", "data.csv:1: the file is empty"),
+    ],
+)
+def test_data_that_cannot_be_read(content: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = network()
+    net.metadata = {"features": list("abcd")}
+    net.to_python(tmp_path / "model.py")
+    (tmp_path / "data.csv").write_text(content)
+    assert imported(tmp_path / "model.py").main([str(tmp_path / "data.csv")]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network().to_python(tmp_path / "model.py")
+    module = imported(tmp_path / "model.py")
+    for words in ([], ["--help"], ["a", "b"]):
+        assert module.main(words) == 2
+        assert "usage: python" in capsys.readouterr().err
+    assert module.main(["none.csv"]) == 1
+    assert "No such file" in capsys.readouterr().err
+    for X in (np.zeros(4), np.zeros((2, 3)), [["a"] * 4]):
+        with pytest.raises(ValueError, match=r"wanted real numbers of shape \(rows, 4\)"):
+            module.predict(X)
+
+
+def test_names_are_data_and_never_code(tmp_path: Path) -> None:
+    net = network()
+    names = ['"""', "'''\n import os", "\\", "\ud800"]
+    net.metadata = {"features": names, "classes": [*names[:2], '""" + open("x") #']}
+    net.to_python(tmp_path / "model.py")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names == imported(tmp_path / "model.py").FEATURES
+
+
+def test_without_the_source_there_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(python_writing, "find_spec", lambda name: None)
+    with pytest.raises(dn.ModelFileError, match="installed without its source"):
+        network().to_python(tmp_path / "model.py")
+    assert not list(tmp_path.iterdir())
+
+
+def test_equations_bring_what_they_refer_to() -> None:
+    functions, imports = equations_of(["relu", "linear", "gelu_tanh"])
+    names = [text.partition("(")[0].removeprefix("def ") for text in functions]
+    assert names == ["relu", "gelu_tanh", "_number", "linear"]
+    assert imports == ["from math import pi", "from math import sqrt"]

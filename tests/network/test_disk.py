@@ -1,0 +1,327 @@
+"""Samples that stay on disk: the same bits as from memory, on every backend, and memory for some batches at a time."""
+
+import gzip
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from test_data_files import idx
+
+import deepnotes as dn
+from deepnotes.datasets import on_disk as disk
+from deepnotes.datasets import parquet_files
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.tables import read_table
+from deepnotes.network import streaming
+from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, NonFiniteLossError, ShapeError, TableError
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """Return a function that saves rows and maps them."""
+
+    def make(rows):
+        np.save(tmp_path / "rows.npy", rows)
+        return np.load(tmp_path / "rows.npy", mmap_mode="r")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Let very little be held in memory, so that it takes many turns."""
+    monkeypatch.setattr(disk, "ROOM", 1 << 14)
+    monkeypatch.setattr(streaming, "AT_ONCE", 0)
+    monkeypatch.setattr(parquet_files, "ROOM", 1 << 12)
+
+
+def chosen(backend):
+    """Return the backend, or skip the test."""
+    if backend == "numba":
+        pytest.importorskip("numba", reason='the extra "numba" is not installed')
+    if backend == "a device":
+        import host_device  # the CuPy backend on what stands in for a GPU; it needs g++
+
+        return host_device.backend()
+    return backend
+
+
+# --- the same as in memory --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "uint8"])
+@pytest.mark.parametrize("backend", ["numpy", "numba", "a device"])
+def test_training_from_disk_gives_the_bits_of_training_from_memory(on_disk, backend, dtype):
+    on = chosen(backend)
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(1500, 12)) * 40 + 120).astype(dtype)
+    y, weights = rng.integers(0, 3, 1000), rng.uniform(size=1000)
+    standardizer = dn.Standardizer.fit(rows.T)
+
+    def results(X):
+        layers = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(3, "softmax")]
+        net = dn.Network(layers, inputs=12, seed=0, standardizer=standardizer, backend=on)
+        held_out = X[:, 1000:]
+        settings = {"epochs": 2, "validation": (held_out, np.arange(500) % 3), "metrics": ["accuracy"]}
+        history = net.fit(X[:, :1000], y, sample_weight=weights, **settings)
+        loss = net.partial_fit(held_out, np.arange(500) % 3)
+        gradients = net.gradients(held_out, np.arange(500) % 3)
+        trained = [net.flat(), history.loss, history.metrics["val_accuracy"], loss, gradients["W1"]]
+        return trained, [history.val_loss, net.predict(held_out)], net.backend.determinism
+
+    trained, predicted, promise = results(rows.T)
+    trained_from_disk, predicted_from_disk, _ = results(OnDisk(on_disk(rows)))
+    for memory, from_disk in zip(trained, trained_from_disk, strict=True):
+        np.testing.assert_array_equal(from_disk, memory)
+    # Predictions are made in parts: a BLAS may round a column's sums differently where the matrix has another width.
+    rtol = 0 if promise == "any threads" else 1e-5
+    for memory, from_disk in zip(predicted, predicted_from_disk, strict=True):
+        np.testing.assert_allclose(from_disk, memory, rtol=rtol, atol=rtol)
+
+
+def test_a_mapped_array_that_has_to_be_converted_stays_on_disk(on_disk, monkeypatch):
+    rows = np.random.default_rng(1).normal(size=(300, 5))
+    y = (rows[:, 0] > 0).astype(float)
+
+    def trained(X):
+        net = dn.Network([dn.Dense(1, "sigmoid")], inputs=5, seed=0)
+        net.fit(X, y, epochs=2)
+        return net.flat()
+
+    taken = []
+    take = streaming.Streamed.take
+    monkeypatch.setattr(streaming.Streamed, "take", lambda *asked: taken.append(len(asked[1])) or take(*asked))
+    np.testing.assert_array_equal(trained(on_disk(rows).T), trained(rows.T))
+    assert sum(taken) == 300 * 3  # one look at all, and two epochs
+    assert max(taken) * 5 * 8 * disk.COPIES <= disk.ROOM
+    taken.clear()
+    trained(on_disk(rows.astype("float32")).T)  # nothing to convert
+    assert not taken
+
+
+def test_resuming_a_training_from_disk(on_disk, tmp_path):
+    rows = np.random.default_rng(1).normal(size=(300, 5))
+    X, y = OnDisk(on_disk(rows)), (rows[:, 0] > 0).astype(float)
+
+    def trained(X, epochs, **settings):
+        net = dn.Network([dn.Dense(4, "tanh"), dn.Dense(1, "sigmoid")], inputs=5, seed=0)
+        net.fit(X, y, epochs=epochs, **settings)
+        return net.flat()
+
+    trained(X, 2, checkpoint=tmp_path / "run")
+    for samples in (X, rows.T):  # a checkpoint knows the data, wherever they are
+        resumed = trained(samples, 4, checkpoint=tmp_path / "run", resume=True)
+        np.testing.assert_array_equal(resumed, trained(rows.T, 4))
+
+
+def test_statistics_of_samples_on_disk(on_disk):
+    rows = np.random.default_rng(2).normal(size=(1000, 7)) * 10.0 ** np.arange(-3, 4) + 5
+    rows[:, 3] = 0.1
+    ours, wanted = dn.Standardizer.fit(OnDisk(on_disk(rows))), dn.Standardizer.fit(rows.T)
+    np.testing.assert_allclose(ours.mean, wanted.mean, rtol=1e-14)  # sums of 1000 terms, in another order
+    np.testing.assert_allclose(ours.scale, wanted.scale, rtol=1e-13)
+    assert ours.scale[3] == 1
+    big = dn.Standardizer.fit(OnDisk(on_disk(np.array([[1.7e308], [-1.7e308]]))))
+    assert (big.mean[0, 0], big.scale[0, 0]) == (0, pytest.approx(1.7e308))
+
+
+def test_parts_of_samples(on_disk):
+    rows = np.arange(20.0).reshape(5, 4)
+    X = OnDisk(on_disk(rows), columns=[3, 1])
+    assert X.shape == (2, 5)
+    assert X[:, 1:3].read(np.array([1, 0])).tolist() == rows[[2, 1]][:, [3, 1]].T.tolist()
+    assert X[:, [4, 0]][:, -1:].read(np.array([0])).tolist() == rows[[0]][:, [3, 1]].T.tolist()
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        (([[1.0]],), ArgumentError, "rows: got list, wanted a NumPy array"),
+        ((np.ones(3),), ShapeError, r"rows has shape \(3,\), wanted \(m, n\)"),
+        ((np.array([["a"]]),), DTypeError, "rows: got an array of <U1"),
+        ((np.ones((2, 2)), [0, 2]), ArgumentError, r"index holds rows outside 0 \.\. 1"),
+        ((np.ones((2, 2)), [-1]), ArgumentError, r"index holds rows outside 0 \.\. 1"),
+    ],
+)
+def test_what_is_no_samples(arguments, error, told):
+    with pytest.raises(error, match=told):
+        OnDisk(*arguments)
+
+
+def test_wrong_parts():
+    with pytest.raises(ArgumentError, match=r"wanted X\[:, samples\]"):
+        OnDisk(np.ones((2, 2)))[0]
+
+
+def test_what_training_says_of_them(on_disk):
+    rows = np.zeros((500, 5))
+    net = dn.Network([dn.Dense(1)], inputs=5, seed=0)
+    before = net.flat()
+    with pytest.raises(ShapeError, match=r"X has shape \(4, 500\), wanted \(5, m\)"):
+        net.fit(OnDisk(on_disk(rows), columns=range(4)), np.zeros(500))
+    rows[471, 3] = np.nan
+    with pytest.raises(DataError, match=r"X\[3, 471\] is nan; wanted finite numbers"):
+        net.fit(OnDisk(on_disk(rows)), np.zeros(500))
+    rows[471, 3] = 1e300
+    with pytest.raises(DataError, match=r"X\[3, 471\] is inf"):
+        net.fit(OnDisk(on_disk(rows)), np.zeros(500))
+    np.testing.assert_array_equal(net.flat(), before)
+    with pytest.raises(NonFiniteLossError, match="training stopped before update 1"):
+        net.fit(OnDisk(on_disk(np.full((500, 5), 1e30))), np.full(500, 1e30), epochs=2, shuffle=False)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "idx", "parquet"])
+def test_a_file_opened_is_the_file_read(tmp_path, kind):
+    rows = np.arange(600, dtype=np.uint8).reshape(100, 6)
+    y = np.arange(100) % 3
+    path = tmp_path / f"images.{kind}"
+    if kind == "npy":
+        np.save(path, np.asfortranarray(rows))
+        np.save(tmp_path / "labels.npy", y)
+    elif kind == "npz":
+        np.savez(path, y=y, X=rows.astype(">f4"))
+    elif kind == "idx":
+        path.write_bytes(idx(rows.reshape(100, 2, 3)))
+        (tmp_path / "labels.idx").write_bytes(idx(y))
+    else:
+        pa = pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+        pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
+        named = {f"x{j}": rows[:, j] for j in range(6)} | {"y": [f"kind {i}" for i in y]}
+        pq.write_table(pa.table(named), path, row_group_size=7)
+    there, here = dn.open_table(path), read_table(path)
+    assert there.names == here.names
+    assert there.n_rows == 100
+    target = there.names[-1]
+    assert there.column(target).tolist() == here.column(target).tolist()
+    X, names = there.features(exclude=[target])
+    assert names == there.names[:-1]
+    np.testing.assert_array_equal(np.concatenate(list(X.blocks()), axis=1), here.features(exclude=[target])[0].T)
+    some, _ = there.features(names=names[4:1:-1])
+    np.testing.assert_array_equal(some.read(np.array([3])), rows[[3], 4:1:-1].T)
+    with pytest.raises(TableError, match="no column 'zz'"):
+        there.features(exclude=["zz"])
+    with pytest.raises(TableError, match="no column 'zz'"):
+        dn.open_table(path, exclude=["zz"])
+
+
+def test_files_that_cannot_stay_on_disk(tmp_path):
+    def told(name, content=None):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(TableError) as caught:
+            dn.open_table(tmp_path / name)
+        return str(caught.value)
+
+    assert "convert it to one of them" in told("a.csv", b"a,b\n1,2\n")
+    np.savez_compressed(tmp_path / "a.npz", X=np.ones((2, 2)))
+    assert "array 'X' is compressed; save it with numpy.savez" in told("a.npz")
+    np.savez(tmp_path / "b.npz", a=np.ones(2))
+    assert "only in an array X" in told("b.npz")
+    assert "unpack it with gunzip" in told("a.idx", gzip.compress(idx(np.ones((2, 2)))))
+    assert "it is not as long" in told("b.idx", idx(np.ones((2, 2))) + b"x")
+    assert "two dimensions or more" in told("c.idx", idx(np.ones(2)))
+    assert "cannot be read: No such file" in told("d.npy")
+    with pytest.raises(ArgumentError, match="exclude is 'y'; a collection of column names was wanted"):
+        dn.open_table(tmp_path / "a.npz", exclude="y")
+
+
+def test_text_and_missing_values_in_a_parquet_file(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+    pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": [1.0, None], "s": ["x", "y"], "y": [1, 2]}), path)
+    table = dn.open_table(path)
+    with pytest.raises(TableError, match="column 's' is none of the samples that stay on disk"):
+        table.features(exclude=["y"])
+    with pytest.raises(TableError, match="row 2: column 'a' has no value"):
+        table.column("a")
+
+
+def test_a_local_header_that_lies(tmp_path):
+    """The array begins after the local header, whose length only it tells: it is looked at, and bounded by the file."""
+    path = tmp_path / "a.npz"
+    np.savez(path, X=np.ones((3, 2)))
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("X.npy").header_offset
+    content = bytearray(path.read_bytes())
+    content[at + 28 : at + 30] = b"\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(TableError):
+        dn.open_table(path)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thinned(3)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+@pytest.mark.parametrize("form", ["npy", "npz", "parquet"])
+def test_memory_is_bounded_whatever_the_size_of_the_data(tmp_path, form):
+    """A process that may take 16 MB more trains on 31 MB, with a standardizer, and cannot read them into memory.
+
+    (Parquet takes 32 MB more to train on 61 MB: its library holds some rows of all columns, decoded and not.)
+    """
+    m, n = (240_000 if form == "parquet" else 120_000), 32
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"X.{form}"
+    if form == "parquet":
+        pa = pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
+        pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
+        rows = rng.integers(0, 9, (m, n)).astype("float64")
+        named = {f"x{j}": rows[:, j] for j in range(n)}
+        pq.write_table(pa.table(named), path, row_group_size=20_000)
+        pq.write_table(pa.table(named).slice(0, 64), tmp_path / "small.parquet")
+    else:
+        rows = rng.normal(size=(m, n))
+        (np.save if form == "npy" else np.savez)(path, **({"arr": rows} if form == "npy" else {"X": rows}))
+        (np.save if form == "npy" else np.savez)(
+            tmp_path / f"small.{form}", **({"arr": rows[:64]} if form == "npy" else {"X": rows[:64]})
+        )
+    del rows
+    code = """
+import resource, sys
+import numpy as np
+import deepnotes as dn
+from deepnotes.datasets import on_disk as disk, parquet_files
+
+disk.ROOM = parquet_files.ROOM = 1 << 22
+
+def train(path):
+    X, _ = dn.open_table(path).features()
+    y = np.arange(X.shape[1]) % 2
+    net = dn.Network([dn.Dense(8, "relu"), dn.Dense(2, "softmax")], X.shape[0], seed=0, backend="numpy",
+                     standardizer=dn.Standardizer.fit(X))
+    net.fit(X, y, epochs=1, batch_size=512)
+    return net.evaluate(X, y)["loss"]
+
+if sys.argv[1].endswith("parquet"):
+    import pyarrow
+    pyarrow.set_cpu_count(1), pyarrow.set_io_thread_count(1)
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+train(sys.argv[2])  # what is loaded once, and the workspace of the BLAS
+np.ones((999, 999)) @ np.ones((999, 999))
+words = next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()
+more = 32 if sys.argv[1].endswith("parquet") else 16
+resource.setrlimit(resource.RLIMIT_DATA, (int(words[1]) * 1024 + (more << 20),) * 2)
+assert np.isfinite(train(sys.argv[1]))
+try:
+    X, _ = dn.read_table(sys.argv[1]).features()
+    dn.Network([dn.Dense(2)], X.shape[1]).fit(X.T, np.zeros((2, len(X))), epochs=1)
+except (dn.TableError, MemoryError) as error:
+    print("too large:", error)
+"""
+    words = [sys.executable, "-c", code, path, tmp_path / f"small.{form}"]
+    alone = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=alone)
+    assert done.returncode == 0, done.stderr
+    assert "does not fit into memory" in done.stdout

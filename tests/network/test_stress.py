@@ -1,0 +1,257 @@
+"""Numbers under stress: right within the derived bound, or an error of ours that says what is wrong."""
+
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpointed import BACKENDS
+
+import deepnotes as dn
+from deepnotes.backends.bounds import UNIT
+from deepnotes.testing.checks import Trial
+from deepnotes.testing.training_cases import Training, hold_training
+
+on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
+in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@dataclass(frozen=True)
+class Given(Training):
+    """A training on samples that are said, or that are random ones times a factor, from parameters that are said."""
+
+    X: Any = None
+    labels: Any = None
+    factor: float = 1.0
+    start: Any = None
+
+    def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return X, Y and no weights."""
+        X, Y, w = super().data()
+        X = X * np.asarray(self.factor, X.dtype) if self.X is None else np.asarray(self.X, self.dtype)
+        return X, Y if self.labels is None else np.asarray(self.labels)[None], w
+
+    def theta(self) -> np.ndarray:
+        """Return the parameters to start from."""
+        return super().theta() if self.start is None else np.asarray(self.start, self.dtype)
+
+
+CLASSES: dict[str, Any] = {"loss": "categorical_cross_entropy", "targets": "labels"}
+EXTREME = np.array([[1e4, -1e4, 1e4], [-1e4, 1e4, 1e4]])
+STRESS: dict[str, dict[str, Any]] = {
+    "one sample": {"samples": 1, "updates": (1, 1, 1), **CLASSES},
+    "a batch of one": {"batch": 1, **CLASSES},
+    "a batch larger than the data": {"batch": 1000, **CLASSES},
+    "one class of three": {"labels": [0] * 23, **CLASSES},
+    "a constant feature": {"X": np.vstack([np.full(23, 7.0), np.linspace(-1, 1, 23)]), "inputs": 2},
+    "a feature of zeros": {"X": np.vstack([np.zeros(23), np.linspace(-1, 1, 23)]), "inputs": 2},
+    "a million features": {"inputs": 10**6, "samples": 2, "batch": 1, "updates": (2,), "rate": 1e-6},
+}
+LAYERS: dict[str, list[dn.Layer]] = {
+    "labels": [dn.Dense(4, "tanh"), dn.Dense(3, "softmax")], "real": [dn.Dense(2, "tanh"), dn.Dense(1)],
+}  # fmt: skip
+
+
+@pytest.mark.thinned(3)
+@on_every_backend
+@in_both_precisions
+@pytest.mark.parametrize("case", STRESS)
+def test_few_samples_odd_batches_dull_features_and_very_many(backend: str, dtype: str, case: str) -> None:
+    settings = STRESS[case]
+    layers = LAYERS[settings.get("targets", "real")] if settings.get("inputs") != 10**6 else [dn.Dense(1, "tanh")]
+    trial = Trial(dn.get_backend(backend), case)
+    hold_training(trial, Given(layers, dtype, **settings), case, random="X" not in settings)
+    assert trial.compared > 10
+
+
+@on_every_backend
+@in_both_precisions
+@pytest.mark.parametrize("optimizer", [dn.SGD(), dn.Adam()], ids=["sgd", "adam"])
+@pytest.mark.parametrize("size", ["subnormal", "smallest normal", "tiny", "large", "near the largest"])
+def test_inputs_from_subnormals_to_nearly_the_largest_float(
+    backend: str, dtype: str, optimizer: Any, size: str
+) -> None:
+    """Absolute errors keep their gradients finite: each is as large as the inputs."""
+    found = np.finfo(dtype)
+    factor = float({
+        "subnormal": 8 * found.smallest_subnormal, "smallest normal": found.tiny, "tiny": found.tiny**0.8,
+        "large": found.max**0.4, "near the largest": found.max / 64,
+    }[size])  # fmt: skip
+    rate = 0.01 / max(factor, 1.0) if isinstance(optimizer, dn.SGD) else 0.01
+    training = Given(
+        [dn.Dense(1)], dtype, loss="mean_absolute_error", factor=factor, samples=4, batch=2, updates=(4, 4), rate=rate,
+        optimizer=optimizer, inputs=3,
+    )  # fmt: skip
+    if size == "near the largest" and isinstance(optimizer, dn.Adam):  # squares of such gradients are infinite
+        net = dn.Network(training.layers, 3, backend=backend, dtype=dtype, theta=training.theta())
+        with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the optimizer's sums, is not finite"):
+            net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer)
+        np.testing.assert_array_equal(net.flat(), training.theta())
+        assert all(np.isfinite(net.backend.to_numpy(slot)).all() for slot in net._training[2].slots)
+        net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer, clip_norm=1.0, epochs=2)
+        moved = abs(net.flat() - training.theta())
+        assert 0 < moved.max() <= 2.1 * optimizer.learning_rate  # no step of Adam's first is larger than its rate
+        return
+    trial = Trial(dn.get_backend(backend), size)
+    hold_training(trial, training, size, random=False)
+    assert trial.compared > 8
+
+
+# --- logits -----------------------------------------------------------------------------------------------------------
+
+
+@on_every_backend
+@in_both_precisions
+def test_logits_of_ten_thousand_have_exact_losses_outputs_and_gradients(backend: str, dtype: str) -> None:
+    logits = np.array([[1e4, 1e4, -1e4, -1e4]])
+    net = dn.Network([dn.Dense(1, "sigmoid")], 1, backend=backend, dtype=dtype, theta=np.array([1.0, 0.0]))
+    np.testing.assert_array_equal(net.predict(logits), [[1, 1, 0, 0]])
+    for target, loss in [([[1, 1, 0, 0]], 0.0), ([[0, 0, 1, 1]], 1e4), ([[1, 0, 0, 1]], 5e3)]:
+        assert net.evaluate(logits, np.array(target)) == {"loss": loss}
+    gradients = net.gradients(logits, np.array([[0, 1, 1, 0]]))
+    assert (gradients["W1"].item(), gradients["b1"].item()) == ((1e4 + 1e4) / 4, 0.0)
+
+    net = dn.Network([dn.Dense(2, "softmax")], 2, backend=backend, dtype=dtype, theta=np.array([1.0, 0, 0, 1, 0, 0]))
+    np.testing.assert_array_equal(net.predict(EXTREME), [[1, 0, 0.5], [0, 1, 0.5]])
+    assert net.evaluate(EXTREME[:, :2], np.array([0, 1])) == {"loss": 0.0}
+    assert net.evaluate(EXTREME[:, :2], np.array([1, 0])) == {"loss": 2e4}
+    g = net.gradients(EXTREME[:, :2], np.array([1, 0]))
+    np.testing.assert_array_equal(g["W1"], [[1e4, -1e4], [-1e4, 1e4]])
+
+
+@on_every_backend
+@in_both_precisions
+@pytest.mark.parametrize("last", [("sigmoid", "binary_cross_entropy"), ("softmax", "categorical_cross_entropy")])
+def test_training_from_such_logits_keeps_its_bound(backend: str, dtype: str, last: tuple[str, str]) -> None:
+    trial = Trial(dn.get_backend(backend), "logits")
+    k = 2
+    training = Given(
+        [dn.Dense(k, last[0])], dtype, loss=last[1], targets="labels" if last[0] == "softmax" else "bits",
+        X=np.hstack([EXTREME, -EXTREME[:, :2]]), inputs=2, samples=5, batch=2, updates=(5, 5), rate=1e-3,
+        start=[1.0, 0, 0, 1, 0, 0],
+    )  # fmt: skip
+    hold_training(trial, training, "logits", random=False)
+
+
+@on_every_backend
+def test_a_softmax_of_one_class_is_refused_with_what_to_take_instead(backend: str) -> None:
+    net = dn.Network([dn.Dense(1, "softmax")], 3, backend=backend, seed=0)
+    with pytest.raises(
+        dn.ArgumentError, match=r"a single output is always 0: for two classes use Dense\(2, 'softmax'\)"
+    ):
+        net.fit(np.ones((3, 20)), np.zeros(20, int))
+
+
+# --- beyond what floats can hold --------------------------------------------------------------------------------------
+
+
+@on_every_backend
+@in_both_precisions
+def test_what_overflows_is_infinite_or_an_error_and_changes_nothing(backend: str, dtype: str) -> None:
+    largest = float(np.finfo(dtype).max)
+    X, Y = np.full((1, 3), largest / 2), np.zeros((1, 3))
+    net = dn.Network([dn.Dense(1), dn.Dense(1)], 1, backend=backend, dtype=dtype, theta=np.array([4.0, 1.0, 0.0, 0.0]))
+    before = net.flat()
+    np.testing.assert_array_equal(net.predict(X), np.full((1, 3), np.inf))
+    with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the output of layer 1") as told:
+        net.fit(X, Y)
+    assert (told.value.step, told.value.layer) == (1, 1)
+    with pytest.raises(dn.NonFiniteLossError, match="the outputs of all layers are finite"):
+        net.fit(X / 1e8, Y)  # their squares are not
+    np.testing.assert_array_equal(net.flat(), before)
+
+
+@on_every_backend
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_by_its_name(backend: str, bad: float) -> None:
+    net = dn.Network([dn.Dense(1)], 2, backend=backend, seed=0)
+    X, Y = np.ones((2, 4)), np.ones((1, 4))
+    X[1, 2] = bad
+    with pytest.raises(dn.DataError, match="X"):
+        net.fit(X, Y)
+    with pytest.raises(dn.DataError, match="Y"):
+        net.fit(np.ones((2, 4)), np.full((1, 4), bad))
+
+
+def test_standardizers_of_constants_of_one_sample_and_of_the_largest_floats() -> None:
+    largest = np.finfo(np.float64).max
+    X = np.array([[3.0, 3.0], [0.1, 0.1], [0.0, 0.0], [largest, -largest], [largest, largest], [5e-324, 0.0]])
+    found = dn.Standardizer.fit(X)
+    np.testing.assert_array_equal(found.mean[:, 0], [3.0, 0.1, 0.0, 0.0, largest, 0.0])
+    assert found.scale[[0, 1, 2, 4], 0].tolist() == [1.0] * 4
+    np.testing.assert_array_equal(found(X)[[0, 1, 2, 4]], np.zeros((4, 2)))
+    np.testing.assert_array_equal(found(X)[3], [1.0, -1.0])
+    assert np.isfinite(found(X)).all()
+    one = dn.Standardizer.fit(X[:, :1])
+    np.testing.assert_array_equal(one(X[:, :1]), np.zeros((6, 1)))
+
+
+# --- a million steps of Adam ------------------------------------------------------------------------------------------
+
+STEPS, RATE = 10**6, 2.0**-20
+
+
+def drift(dtype: str, steps: int, beta1: float = 0.9, beta2: float = 0.999) -> float:
+    """Return by how much, as a share, Adam's way under a gradient of 1 may be off after some steps.
+
+    Each decay may be off by u, of which the discounted sums make u / (1 - beta), and their roundings as much; of v it
+    is the root. Then there are a few roundings of each update, and one of each sum of them.
+    """
+    u = UNIT[dtype]
+    return 2 * u / (1 - beta1) + u / (1 - beta2) + 8 * u + steps * u
+
+
+@pytest.mark.skipif("numba" not in BACKENDS, reason="wanted the extra numba: elsewhere it takes minutes")
+@in_both_precisions
+def test_a_million_steps_of_adam_go_as_far_as_they_must(dtype: str) -> None:
+    """Under a gradient of 1 each goes on by ``rate / (1 + epsilon)``."""
+    net = dn.Network([dn.Dense(1)], 1, backend="numba", dtype=dtype, theta=np.zeros(2))
+    X, Y = np.ones((1, 1000), dtype), np.full((1, 1000), 1e6, dtype)
+    net.fit(X, Y, loss="mean_absolute_error", optimizer=dn.Adam(RATE), batch_size=1, epochs=STEPS // 1000)
+    wanted = STEPS * RATE / (1 + 1e-8)
+    assert net._training[2].step == STEPS
+    assert abs(net.flat() - wanted).max() <= drift(dtype, STEPS) * wanted
+
+
+@on_every_backend
+@in_both_precisions
+@pytest.mark.parametrize("step", [10**6, 2**31 - 1, 2**32, 10**12, 2**53])
+def test_adam_goes_on_from_any_step(backend: str, dtype: str, step: int) -> None:
+    """The same from sums of a gradient of 1 that a training of that many steps would have left."""
+    net = dn.Network([dn.Dense(1), dn.Dropout(0.5)], 1, backend=backend, dtype=dtype, theta=np.zeros(2), seed=0)
+    X, Y = np.ones((1, 64), dtype), np.full((1, 64), 1e6, dtype)
+    settings: dict[str, Any] = {"loss": "mean_absolute_error", "optimizer": dn.Adam(RATE)}
+    net.partial_fit(X, Y, **settings)
+    kept = net.backend.to_numpy(net.theta)
+    _, _, state = net._training
+    m, v = (net.backend.to_numpy(slot) for slot in state.slots)
+    state.step, kept[:], m[:], v[:] = step, 0, -1 / (1 - 0.9), 1 / (1 - 0.999)
+    net.partial_fit(X, Y, **settings)
+    assert state.step == step + 1
+    theta = net.flat()
+    # Dropout doubles or drops each sample's part, so the gradient is not quite 1: it says by how much.
+    g = -(net.backend.to_numpy(state.slots[0]) + 0.9 / (1 - 0.9))
+    m, v = 0.9 / (1 - 0.9) + g, 0.999 / (1 - 0.999) + g * g
+    wanted = RATE * (m * (1 - 0.9)) / (np.sqrt(v * (1 - 0.999)) + 1e-8)
+    assert np.isfinite(theta).all()
+    assert (abs(theta - wanted) <= 2 * drift(dtype, 1) * wanted).all()
+
+
+@pytest.mark.parametrize("step", [1, 2, 10, 1000, 10**5, 10**6, 2**31, 10**12])
+def test_adams_bias_corrections_are_exact_at_any_step(step: int) -> None:
+    """They are not off by more than ``β^t`` is, which is rounded once or twice before it is taken from 1."""
+    with localcontext() as context:
+        context.prec = 60
+        powers = [Decimal(beta) ** step for beta in (0.9, 0.999)]
+        s1, s2 = ((1 - p) / (1 - Decimal(beta)) for p, beta in zip(powers, (0.9, 0.999), strict=True))
+        rate, epsilon = (Decimal(float(value)) * s2.sqrt() for value in ("1e-3", "1e-8"))
+        rate /= s1
+        shares = [2 * p / (1 - p) + 2 for p in powers]
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        found = dn.Adam().scalars(np.array([step]), np.array([0.001]))
+        alone = dn.Adam().scalars(step, 0.001)
+    unit = Decimal(UNIT["float64"])
+    for scalars in ({name: values[0] for name, values in found.items()}, alone):
+        assert abs(Decimal(float(scalars["rate"])) - rate) <= (sum(shares) + 4) * unit * rate
+        assert abs(Decimal(float(scalars["epsilon"])) - epsilon) <= (shares[1] + 4) * unit * epsilon

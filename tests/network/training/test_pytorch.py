@@ -1,0 +1,175 @@
+"""Whole trainings, update by update, against PyTorch's: tests/fixtures/make_pytorch.py has the same cases."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends.eager import EagerProgram
+from deepnotes.backends.recording.program import RecordedProgram
+
+with np.load(Path(__file__).parents[2] / "fixtures" / "pytorch.npz") as file:
+    STORED = dict(file)
+
+SAMPLES, BATCH, EPOCHS = 37, 8, 10
+BATCHES = [slice(start, start + BATCH) for start in range(0, SAMPLES, BATCH)]  # the last one is ragged
+TOLERANCE = 1e-10
+"""Of a loss, relative to itself; of an element of a W or b, relative to the largest element of that W or b."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training: softmax with cross-entropy, tanh in the hidden layers and Adam, but for what is said otherwise."""
+
+    hidden: str | dn.Activation = "tanh"
+    output: str = "softmax"
+    loss: str | dn.Loss = "categorical_cross_entropy"
+    targets: str = "labels"
+    optimizer: dn.Optimizer = field(default_factory=lambda: dn.Adam(0.01))
+    l2: float = 0.0
+    clip_norm: float | None = None
+    sample_weight: bool = False
+    class_weight: tuple[float, ...] | None = None
+
+
+def regression(hidden: str, **options: float) -> Case:
+    """Return a case that fits real numbers, through the activation `hidden`."""
+    return Case(dn.Activation(hidden, **options), "identity", "mean_squared_error", "real")
+
+
+CASES = {
+    # optimizers
+    "sgd": Case(optimizer=dn.SGD(0.1)),
+    "momentum": Case(optimizer=dn.SGD(0.05, momentum=0.9)),
+    "nesterov": Case(optimizer=dn.SGD(0.05, momentum=0.9, nesterov=True)),
+    "rmsprop": Case(optimizer=dn.RMSProp(0.01, rho=0.95, epsilon=1e-6)),
+    "adam": Case(optimizer=dn.Adam(0.01, beta1=0.8, beta2=0.99, epsilon=1e-6)),
+    "adamw": Case(optimizer=dn.AdamW(0.01, weight_decay=0.3)),
+    # losses
+    "binary_cross_entropy": Case(output="sigmoid", loss="binary_cross_entropy", targets="binary"),
+    "binary_cross_entropy_of_3": Case(output="sigmoid", loss="binary_cross_entropy", targets="binaries"),
+    "binary_cross_entropy_of_softmax": Case(output="softmax", loss="binary_cross_entropy", targets="binaries"),
+    "categorical_cross_entropy": Case(),
+    "categorical_cross_entropy_soft": Case(targets="soft"),
+    "mean_squared_error_of_sigmoid": Case(output="sigmoid", loss="mean_squared_error", targets="binaries"),
+    "mean_squared_error_of_softmax": Case(output="softmax", loss="mean_squared_error", targets="soft"),
+    "mean_absolute_error": Case(output="identity", loss="mean_absolute_error", targets="real"),
+    "huber": Case(output="identity", loss="huber", targets="real"),
+    "huber_0.7": Case(output="identity", loss=dn.Loss("huber", delta=0.7), targets="real"),
+    "poisson": Case(output="softplus", loss="poisson", targets="counts"),
+    "poisson_of_exp": Case(output="exp", loss="poisson", targets="counts"),
+    # activations, with mean squared error
+    "identity": regression("identity"),
+    "sigmoid": regression("sigmoid"),
+    "tanh": regression("tanh"),
+    "relu": regression("relu"),
+    "leaky_relu": regression("leaky_relu"),
+    "elu": regression("elu"),
+    "elu_0.5": regression("elu", alpha=0.5),
+    "gelu": regression("gelu"),
+    "gelu_tanh": regression("gelu_tanh"),
+    "silu": regression("silu"),
+    "softplus": regression("softplus"),
+    # regularisation, weights, schedules
+    "l2": Case(optimizer=dn.SGD(0.1), l2=0.05),
+    "l2_adam": Case(l2=0.05),
+    "clip_norm": Case(optimizer=dn.SGD(0.3), clip_norm=0.8),
+    "sample_weight": Case(sample_weight=True),
+    "sample_weight_regression": Case(output="identity", loss="mean_squared_error", targets="real", sample_weight=True),
+    "class_weight": Case(class_weight=(0.5, 1.0, 3.0)),
+    "cosine": Case(optimizer=dn.Adam(dn.CosineDecay(0.03, steps=40, warmup=7, final=0.002))),
+    "exponential": Case(optimizer=dn.SGD(dn.ExponentialDecay(0.2, every=10, factor=0.7))),
+}
+
+PROGRAMS = {"recorded": ("numpy", RecordedProgram), "eager": (dn.Backend("eager", np), EagerProgram)}
+
+every_case = pytest.mark.parametrize("name", CASES)
+both_programs = pytest.mark.parametrize("program", PROGRAMS)
+
+
+def network(case: Case, program: str) -> dn.Network:
+    """Return the network of a case with PyTorch's initial parameters."""
+    outputs = 3 if case.targets == "labels" else len(STORED[case.targets])
+    layers = [dn.Dense(7, case.hidden), dn.Dense(6, case.hidden), dn.Dense(outputs, case.output)]
+    net = dn.Network(layers, inputs=5, backend=PROGRAMS[program][0], dtype="float64", seed=0)
+    net.parameters.update(by_name(net, STORED[f"start/{outputs}"]))
+    return net
+
+
+def by_name(net: dn.Network, flat: np.ndarray) -> dict[str, np.ndarray]:
+    """Return parameters by name, of a vector of all of them in the order W1, b1, W2, b2, ..."""
+    shapes = {name: parameter.shape for name, parameter in net.parameters.items()}
+    ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
+    parts = np.split(flat, ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def settings(case: Case) -> dict[str, Any]:
+    """Return what ``fit`` and ``partial_fit`` have in common."""
+    return {"loss": case.loss, "optimizer": case.optimizer, "l2": case.l2, "clip_norm": case.clip_norm}
+
+
+def weights(case: Case) -> np.ndarray | None:
+    """Return the weight of each sample, shape (37,), of mean 1, or None where all are 1."""
+    w = STORED["weight"] if case.sample_weight else None
+    if case.class_weight is not None:
+        w = np.take(case.class_weight, STORED[case.targets])
+    return None if w is None else w / w.mean()
+
+
+def train_by_batch(case: Case, net: dn.Network) -> list[float]:
+    """Train one update per call, and return the cost of each: the loss times the mean weight."""
+    X, Y, w = STORED["X"], STORED[case.targets], weights(case)
+    costs = []
+    for part in EPOCHS * BATCHES:
+        sample_weight = None if w is None else w[part]
+        loss = net.partial_fit(X[:, part], Y[..., part], sample_weight=sample_weight, **settings(case))
+        costs.append(loss if w is None else loss * w[part].mean())
+    return costs
+
+
+def train_by_epoch(case: Case, net: dn.Network) -> dn.History:
+    """Train with ``fit``."""
+    return net.fit(
+        STORED["X"],
+        STORED[case.targets],
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        shuffle=False,
+        sample_weight=STORED["weight"] if case.sample_weight else None,
+        class_weight=case.class_weight,
+        **settings(case),
+    )
+
+
+def test_the_cases_are_those_of_the_fixture():
+    assert list(CASES) == [name.removesuffix("/losses") for name in STORED if name.endswith("/losses")]
+
+
+@pytest.mark.thinned(3)
+@both_programs
+@every_case
+def test_every_loss_and_the_final_parameters_are_pytorchs(name, program):
+    net = network(CASES[name], program)
+    losses = train_by_batch(CASES[name], net)
+    np.testing.assert_allclose(losses, STORED[f"{name}/losses"], rtol=TOLERANCE, atol=0)
+    for key, wanted in by_name(net, STORED[f"{name}/parameters"]).items():
+        np.testing.assert_allclose(net.parameters[key], wanted, rtol=0, atol=TOLERANCE * abs(wanted).max())
+    assert type(net._training[1]) is PROGRAMS[program][1]
+
+
+@pytest.mark.thinned(3)
+@both_programs
+@every_case
+def test_fit_makes_the_same_updates_bit_for_bit(name, program):
+    case = CASES[name]
+    by_batch, by_epoch = network(case, program), network(case, program)
+    losses, history = train_by_batch(case, by_batch), train_by_epoch(case, by_epoch)
+    np.testing.assert_array_equal(by_epoch.flat(), by_batch.flat())
+
+    sizes = [STORED["X"][:, part].shape[1] for part in BATCHES]
+    means = np.average(np.reshape(losses, (EPOCHS, len(BATCHES))), axis=1, weights=sizes)
+    np.testing.assert_allclose(history.loss, means, rtol=1e-14)

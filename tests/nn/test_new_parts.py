@@ -1,0 +1,165 @@
+"""A part that is added to the library's tables alone trains on every backend, with a kernel for it or without."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from host_device import backend as cupy_backend
+
+import deepnotes as dn
+from deepnotes.backends.base import Backend
+from deepnotes.backends.eager import EagerProgram
+from deepnotes.backends.program import Data, State
+from deepnotes.backends.recording.program import RecordedProgram
+from deepnotes.equations import EQUATIONS
+from deepnotes.nn import activations, losses, optimizers
+from deepnotes.nn.losses import Loss
+from deepnotes.nn.plan import Plan, Supported
+
+pytest.importorskip("numba")
+
+
+def hard_tanh(xp: Any, Z: Any) -> Any:
+    """Return ``min(max(z, -1), 1)``."""
+    return xp.minimum(xp.maximum(Z, -xp.ones_like(Z)), xp.ones_like(Z))
+
+
+def hard_tanh_backward(xp: Any, dA: Any, Z: Any, A: Any) -> Any:
+    """Return ``dA`` where ``-1 < z < 1``, else 0."""
+    return dA * xp.astype(abs(Z) < 1, Z.dtype)
+
+
+def log_cosh(xp: Any, A: Any, Y: Any) -> Any:
+    """Return the mean of ``log cosh(a - y)``."""
+    E = abs(A - Y)
+    return xp.sum(E + xp.log1p(xp.exp(-2 * E)) - 0.6931471805599453, axis=0, keepdims=True) / A.shape[0]
+
+
+def log_cosh_derivative(xp: Any, A: Any, Y: Any) -> Any:
+    """Return ``tanh(a - y) / k``."""
+    return xp.tanh(A - Y) / A.shape[0]
+
+
+@dataclass(frozen=True)
+class SignSGD(optimizers.Optimizer):
+    """``θ ← θ - rate sign(g)`` (Bernstein et al., arXiv:1802.04434)."""
+
+    learning_rate: float = 0.01
+
+    def update(
+        self, ops: Any, theta: Any, g: Any, slots: tuple[Any, ...], decays: Any, scalars: Mapping[str, Any]
+    ) -> tuple[Any, tuple[Any, ...]]:
+        return theta - scalars["rate"] * ops.xp.sign(g), ()
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add an optimizer, an activation and a loss as CONTRIBUTING says: functions, and an entry each."""
+    for function in (hard_tanh, hard_tanh_backward, log_cosh, log_cosh_derivative):
+        monkeypatch.setitem(EQUATIONS, function.__name__, function)
+    monkeypatch.setitem(activations.LIBRARY, "hard_tanh", activations.Traits())
+    monkeypatch.setitem(losses.LIBRARY, "log_cosh", losses.Traits())
+    monkeypatch.setitem(optimizers.LIBRARY, "sign_sgd", SignSGD)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "numpy": lambda: dn.get_backend("numpy").__class__(),
+    "numba": lambda: dn.get_backend("numba").__class__(),
+    "cupy": cupy_backend,
+}
+
+
+def plan(g: str = "tanh", loss: str = "mean_squared_error", optimizer: str = "sgd") -> Plan:
+    """Return a plan whose parts are named."""
+    layers = (dn.Dense(6, g), dn.Dense(2))
+    return Plan(3, layers, "float64", 0, Loss(loss), optimizers.as_optimizer(optimizer))
+
+
+def trained(backend: Backend, of: Plan) -> tuple[np.ndarray, float]:
+    """Return the parameters after some updates, and the sum of the losses."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(3, 40)), rng.normal(size=(2, 40))
+    theta = of.layout.initial(rng)
+    program = backend.compile(of) or EagerProgram(backend, of)
+    zeros = tuple(backend.from_numpy(np.zeros_like(theta)) for _ in of.optimizer.slots)
+    state = State(backend.from_numpy(theta), zeros)
+    data = Data(backend.from_samples(X), backend.from_samples(Y))
+    chunk = program.train(state, data, rng.permutation(40), 8, np.full(5, 0.01))
+    return np.array(backend.to_numpy(state.theta)), chunk.loss_sum
+
+
+NEW = [{"g": "hard_tanh"}, {"loss": "log_cosh"}, {"optimizer": "sign_sgd"}]
+
+
+@pytest.mark.usefixtures("added")
+@pytest.mark.parametrize("part", [*NEW, NEW[0] | NEW[1] | NEW[2]], ids=str)
+@pytest.mark.parametrize("name", ["numba", "cupy"])
+def test_it_trains_as_on_numpy(name: str, part: dict[str, str]) -> None:
+    wanted, losses_wanted = trained(BACKENDS["numpy"](), plan(**part))
+    found, losses_found = trained(BACKENDS[name](), plan(**part))
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+    assert losses_found == pytest.approx(losses_wanted, rel=1e-10)
+    assert not np.allclose(wanted, trained(BACKENDS["numpy"](), plan())[0], atol=1e-6)  # nor is it anything usual
+
+
+@pytest.mark.usefixtures("added")
+@pytest.mark.parametrize("part", NEW, ids=str)
+def test_numpy_records_it_and_numba_leaves_it_to_the_eager_program(part: dict[str, str]) -> None:
+    assert isinstance(BACKENDS["numpy"]().compile(plan(**part)), RecordedProgram)
+    assert BACKENDS["numba"]().compile(plan(**part)) is None
+
+
+@pytest.mark.usefixtures("added")
+@pytest.mark.parametrize("name", BACKENDS)
+def test_it_predicts_and_evaluates(name: str) -> None:
+    layers = [dn.Dense(6, "hard_tanh"), dn.Dense(2)]
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(3, 40)), rng.normal(size=(2, 40))
+    nets = [
+        dn.Network(layers, 3, backend=on, dtype="float64", seed=0) for on in (BACKENDS[name](), BACKENDS["numpy"]())
+    ]
+    found, wanted = (net.predict(X) for net in nets)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    found, wanted = (net.evaluate(X, Y, loss="log_cosh")["loss"] for net in nets)
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["numba", "cupy"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [dn.RMSProp(epsilon_inside=True), dn.AdamW(decay_biases=True), SignSGD()],
+    ids=lambda o: type(o).__name__,
+)
+def test_a_missing_kernel_is_an_error_in_the_lowering_and_never_another_one(name: str, optimizer: Any) -> None:
+    """Whoever lowers a plan without asking first is not given some other optimizer."""
+    of = replace(plan(), optimizer=optimizer)
+    if name == "numba":
+        from deepnotes_numba.lowering import lower_optimizer
+
+        with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
+            lower_optimizer(of)
+    else:
+        from deepnotes_cupy.program import CupyProgram
+
+        backend = cupy_backend()
+        program = CupyProgram(backend, of)
+        theta = backend.from_numpy(np.zeros(of.layout.size))
+        slots = tuple(backend.from_numpy(np.zeros(of.layout.size)) for _ in optimizer.slots)
+        data = Data(backend.from_samples(np.ones((3, 4))), backend.from_samples(np.ones((2, 4))))
+        with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
+            program.train(State(theta, slots), data, np.arange(4), 2, np.full(2, 0.1))
+
+
+def test_supported_asks_for_the_very_class_and_name() -> None:
+    class Other(dn.Dense):
+        pass
+
+    supported = Supported({"relu"}, {"huber"}, lambda optimizer: type(optimizer) is dn.SGD)
+    assert supported.has_layers([dn.Dense(3, "relu"), dn.Dropout(0.1)])
+    assert not supported.has_layers([Other(3, "relu")])
+    assert not supported.has_layers([dn.Dense(3, "tanh")])
+    assert supported.has_loss(Loss("huber"))
+    assert not supported.has_loss(Loss("poisson"))
+    assert not supported.has_plan(plan())

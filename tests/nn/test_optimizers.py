@@ -1,0 +1,337 @@
+"""Optimizers against scalar loops, schedules and initial weights against their definitions."""
+
+import math
+
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes import equations as eq
+from deepnotes.nn.initializers import LIBRARY as INITIALIZERS
+from deepnotes.nn.initializers import as_initializer
+from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.nn.optimizers import as_optimizer
+from deepnotes.nn.schedules import Plateau, as_schedule
+
+U = 2.0**-53  # unit roundoff of float64
+OPS = dn.get_backend("numpy").ops
+T = 20  # steps
+BOUND = 8 * T * T * 4 * U
+"""Each of T steps adds at most 8 roundings to a slot, so a step is off by 8 T roundings of its size, which is below 4
+(the gradients lie between 1/2 and 2, the rate is 1/10 and the velocity at most 10 gradients), and θ by T such steps."""
+
+
+# The equations, where they are exact: powers of 2
+
+
+def test_gradient_descent():
+    assert eq.gradient_descent(np, np.array([1.0, 2.0]), np.array([4.0, -8.0]), 0.25).tolist() == [0.0, 4.0]
+
+
+@pytest.mark.parametrize(("nesterov", "theta"), [(False, 1 - 0.25 * 6), (True, 1 - 0.25 * (4 + 0.5 * 6))])
+def test_momentum(nesterov, theta):
+    found = eq.momentum(np, np.array([1.0]), np.array([4.0]), np.array([4.0]), 0.25, 0.5, nesterov)
+    assert [x.tolist() for x in found] == [[theta], [6.0]]
+
+
+def test_rmsprop():
+    """The mean square is 4²/4, its root 2, and the epsilon is added outside the root."""
+    found = eq.rmsprop(np, np.array([1.0]), np.array([4.0]), np.array([0.0]), 0.5, 0.75, 2.0)
+    assert [x.tolist() for x in found] == [[1 - 0.5 * 4 / (2 + 2)], [4.0]]
+
+
+def test_adam():
+    """Discounted sums: m = 4/2 + 4, v = 12 3/4 + 4², whose root is 5."""
+    found = eq.adam(np, *(np.array([x]) for x in (1.0, 4.0, 4.0, 12.0)), 0.5, 3.0, 0.5, 0.75)
+    assert [x.tolist() for x in found] == [[1 - 0.5 * 6 / (5 + 3)], [6.0], [25.0]]
+
+
+def test_weight_decay_takes_its_share_of_the_weights_only():
+    theta, decays = np.array([1.0, -2.0, 3.0]), np.array([1.0, 1.0, 0.0])
+    assert eq.weight_decay(np, theta, decays, 0.25).tolist() == [0.75, -1.5, 3.0]
+
+
+# The classes, over T steps, against the textbook's scalar loops
+
+
+def sgd(theta, gradients, rate):
+    for g in gradients:
+        theta -= rate * g
+    return theta
+
+
+def heavy_ball(theta, gradients, rate, momentum):
+    """Polyak's: the velocity is the step itself."""
+    step = 0.0
+    for g in gradients:
+        step = momentum * step - rate * g
+        theta += step
+    return theta
+
+
+def rmsprop(theta, gradients, rate, rho, epsilon):
+    s = 0.0
+    for g in gradients:
+        s = rho * s + (1 - rho) * g**2
+        theta -= rate / (math.sqrt(s) + epsilon) * g
+    return theta
+
+
+def adam(theta, gradients, rate, beta1, beta2, epsilon, decay=0.0):
+    """Algorithm 1 of arXiv:1412.6980; with `decay` algorithm 2 of arXiv:1711.05101."""
+    m = v = 0.0
+    for t, g in enumerate(gradients, 1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+        theta = theta - rate * decay * theta - rate * m_hat / (math.sqrt(v_hat) + epsilon)
+    return theta
+
+
+def slopes(p=6, seed=0):
+    """Return T gradients of p parameters, each between 1/2 and 2 in size, of either sign."""
+    rng = np.random.default_rng(seed)
+    return rng.choice([-1, 1], (T, p)) * rng.uniform(0.5, 2, (T, p))
+
+
+def trained(optimizer, theta, gradients):
+    """Return θ after the updates; the last half of θ are biases."""
+    p = len(theta)
+    decays = (np.arange(p) < p // 2).astype(float)
+    slots = tuple(np.zeros(p) for _ in optimizer.slots)
+    for t, g in enumerate(gradients, 1):
+        scalars = optimizer.scalars(t, as_schedule(optimizer.learning_rate)(t - 1))
+        theta, slots = optimizer.update(OPS, theta, g, slots, decays, scalars)
+        assert len(slots) == len(optimizer.slots)
+    return theta
+
+
+LOOPS = [
+    (dn.SGD(0.1), sgd, (0.1,)),
+    (dn.SGD(0.1, momentum=0.9), heavy_ball, (0.1, 0.9)),
+    (dn.RMSProp(0.1, rho=0.8, epsilon=0.1), rmsprop, (0.1, 0.8, 0.1)),
+    (dn.Adam(0.1, beta1=0.8, beta2=0.9, epsilon=0.1), adam, (0.1, 0.8, 0.9, 0.1)),
+    (dn.RMSProp(), rmsprop, (0.001, 0.9, 1e-7)),
+    (dn.Adam(), adam, (0.001, 0.9, 0.999, 1e-8)),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "loop", "numbers"), LOOPS, ids=[repr(optimizer) for optimizer, *_ in LOOPS])
+def test_updates_are_those_of_the_scalar_loop(optimizer, loop, numbers):
+    """Also with the defaults; an epsilon of 0.1 shows where it is added."""
+    theta, gradients = np.linspace(-1, 1, 6), slopes()
+    found = trained(optimizer, theta, gradients)
+    expected = [loop(theta[i], gradients[:, i].tolist(), *numbers) for i in range(6)]
+    assert abs(found - expected).max() <= BOUND
+    assert abs(found - theta).min() > 1e6 * BOUND
+
+
+def test_adamw_decays_weights_and_not_biases():
+    theta, gradients = np.linspace(1, 2, 6), slopes()
+    found = trained(dn.AdamW(0.1, epsilon=0.1, weight_decay=0.5), theta, gradients)
+    for i, start in enumerate(theta.tolist()):
+        decay = 0.5 if i < 3 else 0.0
+        expected = adam(start, gradients[:, i].tolist(), 0.1, 0.9, 0.999, 0.1, decay)
+        assert abs(found[i] - expected) <= BOUND
+
+
+def test_nesterov_is_sutskevers_form_seen_from_where_the_velocity_leads():
+    """On f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4), and our θ is θ + μ v."""
+    rate, momentum = 0.1, 0.9
+    optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
+    ours, slots = np.array([1.0]), (np.array([0.0]),)
+    theta, v = 1.0, 0.0
+    for t in range(1, T + 1):
+        ours, slots = optimizer.update(OPS, ours, ours, slots, np.ones(1), optimizer.scalars(t, rate))
+        v = momentum * v - rate * (theta + momentum * v)
+        theta += v
+        assert abs(ours[0] - (theta + momentum * v)) <= BOUND
+    assert abs(ours[0]) < 0.2
+
+
+# In a network
+
+
+def slope_of_one():
+    """Return a network of two parameters and data whose gradient is 1 for both, wherever they are above -100."""
+    net = dn.Network([dn.Dense(1)], 1, backend="numpy", dtype="float64", seed=0)
+    net.set_flat(np.array([3.0, 1.0]))
+    return net, np.array([[1.0]]), np.array([[-200.0]])
+
+
+def test_adam_counts_its_steps_from_1_and_on():
+    """With a constant gradient the corrected means are 1 at every step, so every step is rate / (1 + epsilon)."""
+    net, X, Y = slope_of_one()
+    optimizer = dn.Adam(0.5, epsilon=0.25)
+    net.fit(X, Y, loss="mean_absolute_error", optimizer=optimizer, epochs=1)
+    for t in range(1, T + 1):
+        assert abs(net.flat() - ([3 - t * 0.4, 1 - t * 0.4])).max() <= BOUND
+        net.partial_fit(X, Y, loss="mean_absolute_error", optimizer=optimizer)
+
+
+def test_a_fit_takes_the_rates_of_the_schedule_from_0():
+    net, X, Y = slope_of_one()
+    rate = dn.StepDecay(1.0, every=2, factor=0.5)
+    history = net.fit(X, Y, loss="mean_absolute_error", optimizer=dn.SGD(rate), epochs=5)
+    assert history.learning_rate == [1.0, 1.0, 0.5, 0.5, 0.25]
+    assert net.flat().tolist() == [3 - 3.25, 1 - 3.25]
+
+
+def test_a_fit_observes_the_plateau():
+    """A loss that stays where it is, with a patience of 1: the rate halves every second epoch, not below min_rate."""
+    net, X, _ = slope_of_one()
+    rate = dn.ReduceOnPlateau(1.0, factor=0.5, patience=1, min_rate=0.125)
+    history = net.fit(X, net.predict(X), loss="mean_absolute_error", optimizer=dn.SGD(rate), epochs=10)
+    assert history.learning_rate == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.125]
+
+
+def test_adamw_decays_the_weights_of_a_network():
+    net, X, _ = slope_of_one()
+    net.fit(X, net.predict(X), loss="mean_squared_error", optimizer=dn.AdamW(0.5, weight_decay=0.5), epochs=1)
+    assert net.flat().tolist() == [3 - 0.25 * 3, 1.0]
+
+
+# Schedules
+
+
+@pytest.mark.parametrize(
+    ("rate", "steps", "expected"),
+    [
+        (dn.Constant(0.3), [0, 1, 10**9], [0.3, 0.3, 0.3]),
+        (dn.StepDecay(1.0, every=3, factor=0.5), [0, 2, 3, 5, 6, 9], [1, 1, 0.5, 0.5, 0.25, 0.125]),
+        (dn.ExponentialDecay(1.0, every=2, factor=0.25), [0, 1, 2, 3, 4], [1, 0.5, 0.25, 0.125, 0.0625]),
+        (dn.CosineDecay(1.0, steps=8), [0, 4, 8, 100], [1, 0.5, 0, 0]),
+        (dn.CosineDecay(1.0, steps=12, warmup=4, final=0.5), [0, 1, 3, 4, 8, 12], [0.25, 0.5, 1, 1, 0.75, 0.5]),
+        (dn.InverseScaling(1.0), [0, 3, 15], [1, 0.5, 0.25]),
+        (dn.InverseScaling(2.0, power=2), [0, 1, 3], [2, 0.5, 0.125]),
+        (dn.ReduceOnPlateau(dn.StepDecay(1.0, every=1, factor=0.5)), [0, 1, 2], [1, 0.5, 0.25]),
+    ],
+    ids=repr,
+)
+def test_rates(rate, steps, expected):
+    """By hand; a cosine of π/2 is 6e-17, and the factors are powers of 2."""
+    assert [rate(step) for step in steps] == expected
+
+
+def test_the_cosine_in_between():
+    """After 2 of 8 steps the cosine is that of 45°; 4 roundings."""
+    assert abs(dn.CosineDecay(1.0, steps=8)(2) - (1 + math.sqrt(0.5)) / 2) <= 4 * U
+
+
+def test_a_plateau_is_seen_after_its_patience():
+    schedule = dn.ReduceOnPlateau(1.0, factor=0.5, patience=2, min_delta=0.125)
+    plateau = Plateau()
+    for value, best, waited, scale in [
+        (8.0, 8.0, 0, 1.0),
+        (7.5, 8.0, 1, 1.0),  # less than an eighth better
+        (7.0, 8.0, 2, 1.0),  # exactly an eighth is not more than it
+        (6.0, 6.0, 0, 1.0),
+        (9.0, 6.0, 1, 1.0),
+        (math.nan, 6.0, 2, 1.0),
+        (6.0, 6.0, 0, 0.5),  # waited for two, and now falls
+        (6.0, 6.0, 1, 0.5),
+        (6.0, 6.0, 2, 0.5),
+        (6.0, 6.0, 0, 0.25),
+        (-4.0, -4.0, 0, 0.25),
+        (-4.25, -4.0, 1, 0.25),
+        (-5.0, -5.0, 0, 0.25),
+    ]:
+        plateau = schedule.observe(plateau, value)
+        assert plateau == Plateau(best, waited, scale)
+
+
+# Initial weights
+
+SHAPE = n, n_prev = 200, 300
+
+
+@pytest.mark.parametrize(
+    ("name", "variance"), [("he", 2 / n_prev), ("glorot", 2 / (n + n_prev)), ("lecun", 1 / n_prev)]
+)
+@pytest.mark.parametrize("shape", ["normal", "uniform"])
+def test_the_variance_of_initial_weights(name, shape, variance):
+    """Mean and variance of N draws, within 6 standard deviations: σ/sqrt N, and σ² sqrt((κ - 1)/N), κ the kurtosis.
+
+    The limits of the uniform ones are ±sqrt(3 variance); that none of N draws comes within 40/N of one has the
+    probability e^-20.
+    """
+    W = as_initializer(f"{name}_{shape}")(np.random.default_rng(0), SHAPE)
+    N, kurtosis = n * n_prev, 3 if shape == "normal" else 1.8
+    assert W.shape == SHAPE
+    assert abs(W.mean()) < 6 * math.sqrt(variance / N)
+    assert abs((W**2).mean() - variance) < 6 * variance * math.sqrt((kurtosis - 1) / N)
+    limit = math.sqrt(3 * variance)
+    if shape == "uniform":
+        assert limit * (1 - 40 / N) < abs(W).max() <= limit
+    else:
+        assert abs(W).max() > limit
+
+
+def test_every_initializer_was_tested():
+    assert set(INITIALIZERS) == {
+        "zeros",
+        *(f"{a}_{b}" for a in ("he", "glorot", "lecun") for b in ("normal", "uniform")),
+        *("torch_uniform", "sklearn_uniform", "sklearn_sigmoid_uniform"),  # by test_dialects
+    }
+
+
+def test_biases_start_at_0_and_zeros_are_zeros():
+    parameters = dn.Dense(3, initializer="zeros").parameters(2)
+    for p in parameters.values():
+        assert p.initializer(np.random.default_rng(0), p.shape).tolist() == np.zeros(p.shape).tolist()
+    assert dn.Dense(3).parameters(2)["b"].initializer is INITIALIZERS["zeros"]
+
+
+@pytest.mark.parametrize("activation", dn.nn.activations.LIBRARY)
+def test_the_default_initializer_follows_the_activation(activation):
+    wanted = "glorot_uniform" if activation in {"identity", "sigmoid", "tanh", "softmax", "exp"} else "he_normal"
+    assert dn.Dense(3, activation).parameters(2)["W"].initializer is INITIALIZERS[wanted]
+
+
+# What is refused
+
+WRONG = [0, -1.0, math.nan, math.inf, "fast", None, True]
+
+
+@pytest.mark.parametrize("rate", WRONG)
+@pytest.mark.parametrize("make", [*OPTIMIZERS.values(), dn.Constant, dn.InverseScaling, dn.ReduceOnPlateau])
+def test_wrong_learning_rates(make, rate):
+    with pytest.raises(dn.ArgumentError, match=r"learning_rate=.*, wanted a finite number above 0"):
+        make(rate)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dn.SGD(momentum=1.5), "momentum=1.5, wanted at least 0 and at most 1"),
+        (lambda: dn.SGD(momentum=math.nan), "momentum=nan, wanted at least 0 and at most 1"),
+        (lambda: dn.SGD(nesterov=True), "nesterov=True needs momentum above 0"),
+        (lambda: dn.RMSProp(rho=-0.1), "rho=-0.1, wanted at least 0 and less than 1"),
+        (lambda: dn.RMSProp(epsilon=0), "epsilon=0, wanted a finite number above 0"),
+        (lambda: dn.Adam(beta1=1), "beta1=1, wanted at least 0 and less than 1"),
+        (lambda: dn.Adam(beta2=1.5), "beta2=1.5, wanted at least 0 and less than 1"),
+        (lambda: dn.Adam(epsilon=-1e-8), "epsilon=-1e-08, wanted a finite number above 0"),
+        (lambda: dn.AdamW(weight_decay=-0.1), "weight_decay=-0.1, wanted a finite number of at least 0"),
+        (lambda: dn.AdamW(beta1=1), "beta1=1, wanted at least 0 and less than 1"),
+        (lambda: dn.StepDecay(0.1, every=0), "every=0, wanted a whole number of at least 1"),
+        (lambda: dn.ExponentialDecay(0.1, every=1, factor=0), "factor=0, wanted a finite number above 0"),
+        (lambda: dn.CosineDecay(0.1, steps=10, warmup=10), "warmup=10, wanted at least 0 and less than steps=10"),
+        (lambda: dn.CosineDecay(0.1, steps=10, final=0.2), "final=0.2, wanted between 0 and learning_rate=0.1"),
+        (lambda: dn.InverseScaling(0.1, power=0), "power=0, wanted a finite number above 0"),
+        (lambda: dn.ReduceOnPlateau(0.1, factor=1), "factor=1, wanted above 0 and less than 1"),
+        (lambda: dn.ReduceOnPlateau(0.1, patience=-1), "patience=-1, wanted a whole number of at least 0"),
+    ],
+)
+def test_wrong_options(make, message):
+    with pytest.raises(dn.ArgumentError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_names():
+    assert as_optimizer("sgd", learning_rate=0.5, momentum=0.9) == dn.SGD(0.5, momentum=0.9)
+    assert as_optimizer("adamw") == dn.AdamW()
+    with pytest.raises(dn.UnknownNameError, match="unknown optimizer 'adamm'; did you mean 'adam'"):
+        as_optimizer("adamm")
+    with pytest.raises(dn.UnknownNameError, match="unknown initializer 'he_norm'; did you mean 'he_normal'"):
+        as_initializer("he_norm")

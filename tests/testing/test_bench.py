@@ -1,0 +1,277 @@
+"""What the benchmarks measure with: work counted from the plan, ceilings, noise, contenders, sweeps, advice."""
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.testing.bench import advice, cases, contenders, limits, machine, runs, sweep, timing
+from deepnotes.testing.bench.cases import Case
+from deepnotes.testing.bench.contenders import Contender
+from deepnotes.testing.bench.limits import Ceilings, Work, operations, prediction_work, step_work
+from deepnotes.testing.bench.sweep import Point
+
+LIMITS = {"host": Ceilings({"float32": 1e11, "float64": 5e10}, [[1e5, 1e11], [1e9, 1e10]], 1e-7)}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for no longer than it takes to see that it is done."""
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(limits, "PRODUCT_SIZES", (32,))
+    monkeypatch.setattr(limits, "DEVICE_PRODUCT_SIZES", (32,))
+    monkeypatch.setattr(limits, "COPY_BYTES", (1 << 12, 1 << 14))
+
+
+def products(sizes: tuple[int, ...], m: int) -> int:
+    """Return the operations of the matrix products of a step (N2, N13, N15), written out."""
+    pairs = list(pairwise(sizes))
+    return sum(2 * n * k * m * (2 if first == 0 else 3) for first, (k, n) in enumerate(pairs))
+
+
+@pytest.mark.parametrize("sizes", [(4, 16, 16, 1), (64, 128, 64, 10), (784, 10)])
+@pytest.mark.parametrize("m", [1, 7, 512])
+def test_a_step_is_its_products_and_a_few_operations_for_each_activation_and_parameter(sizes: Any, m: int) -> None:
+    case = Case(sizes, m)
+    p, units = case.plan.layout.size, sum(sizes[1:])
+    rest = step_work(case.plan, m).flops - products(sizes, m)
+    assert 10 * p + 3 * units * m <= rest <= 15 * p + 30 * units * m
+
+
+def test_what_nobody_needs_is_not_counted_and_what_is_needed_twice_is_counted_once() -> None:
+    def function(xp: Any, A: Any, B: Any) -> list[Any]:
+        xp.exp(B @ A)
+        return [xp.sum(A * A) + xp.sum(A * A), xp.astype(A > 0, A.dtype)]
+
+    assert operations(function, [(3, 4), (4, 3)], ["float64"] * 2) == 2 * 12 + 1
+
+
+def test_two_small_batches_tell_of_any_other() -> None:
+    plan = Case((5, 8, 3), 1).plan
+    for m in (2, 3, 11):
+        assert step_work(plan, m).flops == limits._step_operations(plan, m)
+
+
+def test_dropout_other_losses_and_optimizers_are_counted_too() -> None:
+    plain = Case((5, 8, 3), 4).plan
+    sgd = step_work(cases.Plan(**vars(plain) | {"optimizer": dn.SGD(0.1)}), 4)
+    assert step_work(plain, 4).flops - sgd.flops >= 8 * plain.layout.size, "Adam does more than SGD"
+    assert step_work(plain, 4).bytes - sgd.bytes == 2 * 2 * 4 * plain.layout.size, "two slots, read and written"
+
+
+def test_the_fewest_bytes_are_samples_parameters_and_slots() -> None:
+    case = Case((64, 128, 10), 64)
+    p = 64 * 128 + 128 + 1280 + 10
+    assert step_work(case.plan, 64).bytes == 4 * (64 * 64 + 6 * p) + 8 * 64
+    assert step_work(case._replace(dtype="float64").plan, 64).bytes == 8 * (64 * 64 + 6 * p) + 8 * 64
+    assert prediction_work(case.plan, 64).bytes == 4 * (64 * 64 + p + 10 * 64)
+
+
+def test_a_limit_is_the_slower_of_arithmetic_and_memory() -> None:
+    host = LIMITS["host"]
+    assert host.seconds(Work(10**11, 1000, 1000), "float32") == pytest.approx(1)
+    assert host.seconds(Work(10**11, 1000, 1000), "float64") == pytest.approx(2)
+    assert host.seconds(Work(1, 10**11, 10**5), "float32") == pytest.approx(1), "among little, the cache's bandwidth"
+    assert host.seconds(Work(1, 10**11, 10**6), "float32") == pytest.approx(10), "among much, the memory's"
+    assert host.seconds(Work(0, 0, 0), "float32", calls=3) == pytest.approx(3e-7)
+    beside = host.beside(Work(10**6, 10, 10), "float32", {"a": 40.0, "b": 10.0})
+    assert beside["share"] == {"a": 0.25, "b": 1.0}
+
+
+@pytest.mark.parametrize("backend", ["numpy", dn.Backend("strict", array_api_strict)])
+def test_ceilings_are_measured_where_a_backend_computes(backend: Any) -> None:
+    found = limits.ceilings(dn.get_backend(backend), ["float32"], rounds=1)
+    assert 0 < found.call < 1e-2
+    assert found.flops["float32"] > 1e6
+    assert [size for size, _ in found.copies] == list(limits.COPY_BYTES)
+    assert min(rate for _, rate in found.copies) > 1e6
+    assert limits.place(dn.get_backend(backend)) == ("host" if backend == "numpy" else "strict")
+    assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
+
+
+def test_a_case_too_large_for_the_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case((64, 128, 10), 1000)
+    monkeypatch.setattr(cases, "available_memory", lambda: 10_000_000)
+    why = case.too_large(1_000_000)
+    assert why is not None
+    assert "and 0.0 GB may be taken" in why
+    monkeypatch.setattr(cases, "available_memory", lambda: None)
+    assert case.too_large(10**12) is None, "where the system does not say, it is tried"
+    assert case.memory(2000) - case.memory(1000) == 1000 * 65 * 4
+
+
+def test_available_memory_is_what_is_left_of_a_containers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   1000 kB\n",
+        "/sys/fs/cgroup/memory.max": "700000\n",
+        "/sys/fs/cgroup/memory.current": "200000\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding=None: files[str(path)])
+    assert machine.available_memory() == 500_000
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert machine.available_memory() == 1_024_000
+
+
+def test_only_its_own_source_tree_has_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"ls-files": None, "rev-parse": "abc1234", "diff": ""}
+    monkeypatch.setattr(machine, "_git", lambda *words: said[words[0]])
+    assert machine._commit() is None, "some other repository around an installed package"
+    said["ls-files"] = "machine.py"
+    assert machine._commit() == "abc1234"
+    said["diff"] = None
+    assert machine._commit() == "abc1234+", "sources were changed since"
+
+
+def test_what_scatters_is_unreliable() -> None:
+    found = timing.summary({"calm": [1e-6] * 7, "wild": [1e-6, 2e-6, 3e-6, 1e-6, 4e-6], "once": [1e-6]})
+    assert found["unreliable"] == ["wild", "once"]
+    assert found["scatter"] == {"calm": 0.0, "wild": 1.0, "once": None}
+
+
+def test_contenders_have_the_threads_that_they_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    assert contenders.thread_counts() == [1, 2, 4, 6]
+    strict = dn.Backend("strict", array_api_strict)
+    monkeypatch.setattr(contenders, "get_backend", _refuses_options)
+    found = contenders.contenders([strict])
+    assert [(c.name, c.threads) for c in found] == [("strict", None)]
+
+
+def _refuses_options(name: str, **options: Any) -> Any:
+    raise dn.ArgumentError(f"{name} has no options")
+
+
+def test_a_backend_with_the_option_is_told_by_it_and_one_of_numpys_by_the_blas() -> None:
+    pytest.importorskip("threadpoolctl", reason="comes with the extra numba")
+    pytest.importorskip("numba", reason="comes with the extra numba")
+    from threadpoolctl import threadpool_info
+
+    found = {c.name: c for c in contenders.contenders([dn.get_backend("numpy"), dn.get_backend("numba")], [1])}
+    assert list(found) == ["numpy, 1 thread", "numba, 1 thread"]
+    assert found["numba, 1 thread"].options == "--backend numba --threads 1"
+    by_blas = found["numpy, 1 thread"]
+    assert (by_blas.options, by_blas.environment) == ("--backend numpy", "OMP_NUM_THREADS=1")
+    with by_blas.running():
+        assert {x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"} <= {1}
+
+
+def test_absent_backends_are_told_by_name_and_unknown_ones_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(name: str) -> Any:
+        if name == "gone":
+            raise dn.BackendUnavailable("gone", "no device", "buy one")
+        return dn.get_backend(name)
+
+    monkeypatch.setattr(contenders, "get_backend", get)
+    found, absent = contenders.chosen(["numpy", "gone", "numpy"])
+    assert [backend.name for backend in found] == ["numpy"]
+    assert absent == {"gone": "no device; to fix it: buy one"}
+    with pytest.raises(dn.UnknownNameError, match="did you mean 'numpy'"):
+        contenders.chosen(["nump"])
+
+
+def test_unequal_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(backend: Any, case: Any, X: Any, y: Any, theta: Any) -> Any:
+        return lambda epochs, shuffle: [float(backend == "b")] * epochs
+
+    monkeypatch.setattr(runs, "training", wrong)
+    pair = [Contender("a", "a"), Contender("b", "b")]  # type: ignore[arg-type]
+    with pytest.raises(dn.DeepnotesError, match="b trains otherwise than a: losses"):
+        runs.steps(Case((4, 3), 8), pair, LIMITS, 1)
+
+
+def test_steps_and_predictions_are_timed_beside_their_limit() -> None:
+    pair = [Contender("numpy", dn.get_backend("numpy")), Contender("eager", dn.Backend("eager", np))]
+    both = LIMITS | {"eager": LIMITS["host"]}
+    for measure in (runs.steps, runs.predictions):
+        found = measure(Case((4, 6, 3), 8), pair, both, 3, 0.001)
+        assert set(found["microseconds"]) == {"numpy", "eager"}
+        assert all(us > 0 for us in found["microseconds"].values())
+        for who, where in (("numpy", "host"), ("eager", "eager")):
+            assert runs.share(found, who) == found["limits"][where]["share"][who] > 0
+
+
+def test_a_sweep_leaves_out_what_cannot_be_run_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def steps(case: Case, *rest: Any) -> dict[str, Any]:
+        if case.batch == 3:
+            raise MemoryError("the device is full")
+        ran.append(case)
+        return {"network": case.network, "batch": case.batch, "microseconds": {"a": 1.0}}
+
+    monkeypatch.setattr(sweep, "steps", steps)
+    monkeypatch.setattr(cases, "available_memory", lambda: 10**9)
+    shapes = [((8, 8, 8), 4), ((8, 8, 8), 3), ((64, 10**6, 8), 1), ((512, 512, 512), 10**5), ((8, 8), 2)]
+    points = [Point("line", i, Case(sizes, batch)) for i, (sizes, batch) in enumerate(shapes)]
+    here = [Contender("numpy", dn.get_backend("numpy"))]
+    told: list[int] = []
+    found = sweep.sweep(points, here, LIMITS, 60, on_point=lambda point, number, left: told.append(number))
+    assert [f["x"] for f in found] == [0, 1, 2, 3, 4], "in the order of the points"
+    assert [case.batch for case in ran] == [2, 4], "the least work first"
+    assert "out of memory: the device is full" in found[1]["skipped"]
+    assert "GB of memory" in found[2]["skipped"]
+    assert "one step takes" in found[3]["skipped"] or "GB of memory" in found[3]["skipped"]
+    assert told == [0, 1, 2, 3, 4]
+    late = sweep.sweep(points[:1], here, LIMITS, 0.0)
+    assert late[0]["skipped"] == "the time is up"
+    assert sweep.skipped(late + late) == [(("8-8-8", 4), "the time is up")]
+
+
+def test_who_alone_takes_too_long_is_left_out_of_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "steps", lambda case, able, *rest: {"microseconds": {c.name: 1.0 for c in able}})
+    pair = [Contender("numpy", dn.get_backend("numpy")), Contender("device", dn.Backend("device", np))]
+    fast = Ceilings({"float32": 1e15}, [[1e9, 1e13]], 1e-7)
+    point = Point("line", 8, Case((2048,) * 3, 65_536))
+    (found,) = sweep.sweep([point], pair, LIMITS | {"device": fast}, 60)
+    assert list(found["microseconds"]) == ["device"]
+
+
+def test_the_lines_are_over_all_widths_and_batches() -> None:
+    case = Case((64, 128, 32, 10), 48)
+    points = sweep.around(case)
+    assert [p.x for p in points if p.line == "width"] == list(sweep.WIDTHS)
+    assert [p.x for p in points if p.line == "batch"] == [1, 16, 48, 256, 4096, 65_536]
+    assert sweep.WIDTHS[0] == 8
+    assert sweep.WIDTHS[-1] == 8192
+    assert len(sweep.grid("float64")) == len(sweep.WIDTHS) * len(sweep.BATCHES)
+
+
+def test_who_is_ahead_by_a_little_has_not_overtaken() -> None:
+    line = {"a": [(1, 10.0), (10, 10.0), (100, 100.0)], "b": [(1, 20.0), (10, 9.5), (100, 20.0)], "c": [(10, 1000.0)]}
+    (change,) = sweep.overtakings(line)
+    assert (change.before, change.after) == ("a", "b")
+    assert 10 <= change.x <= 12
+    assert sweep.overtakings({"a": [(1, 1.0)]}) == []
+
+
+def result(times: dict[str, float], scatter: float | None = 0.02) -> dict[str, Any]:
+    """Return a result as a run gives it."""
+    unreliable = [who for who in times if timing.is_unreliable(scatter)]
+    return {"microseconds": times, "scatter": dict.fromkeys(times, scatter), "unreliable": unreliable}
+
+
+def test_the_advice_is_the_fastest_or_of_equals_the_one_with_fewer_threads() -> None:
+    numpy = dn.get_backend("numpy")
+    group = [Contender("one", numpy, 1, True), Contender("two", numpy, 2, True)]
+    group.append(Contender("other", dn.Backend("other", np)))
+    b = advice.best(result({"one": 10.0, "two": 5.0, "other": 50.0}), group)
+    assert (b.contender.name, b.equals, b.next, b.times, b.sure) == ("two", [], "other", 10.0, True)
+    b = advice.best(result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
+    assert (b.contender.name, b.equals) == ("one", ["two"])
+    words = advice.advice("training", result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
+    assert words.startswith("for training take one: --backend numpy, with OMP_NUM_THREADS=1 in the environment; 5.0 ")
+    assert words.endswith("as fast as far as can be told: two")
+    assert "unreliable" in advice.advice("training", result({"one": 1.0, "two": 9.0}, None), group[:2])
+
+
+def test_the_benchmarks_tools_load_nothing_that_draws() -> None:
+    code = "import sys, deepnotes.testing.bench.report; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"matplotlib", "rich"} & {name.partition(".")[0] for name in loaded}
