@@ -14,6 +14,8 @@ from watchdog import at_once, python, within
 
 import deepnotes as dn
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 30
 
 

@@ -15,6 +15,8 @@ from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy import backend as backend_module
 from deepnotes_cupy.streaming import HostSamples, Stage
 
+pytestmark = pytest.mark.slow
+
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
 
 

@@ -16,6 +16,8 @@ from deepnotes_cupy.backend import CupyBackend
 from deepnotes_cupy.device import UNITS
 from deepnotes_cupy.program import CupyProgram
 
+pytestmark = pytest.mark.slow
+
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(6, "gelu"), dn.Dense(4, "softmax")]
 
 

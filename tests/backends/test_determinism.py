@@ -13,6 +13,8 @@ from test_concurrency import data, wide
 import deepnotes as dn
 from deepnotes.backends.base import PROMISES
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys
 from test_determinism import digests

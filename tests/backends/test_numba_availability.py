@@ -12,6 +12,8 @@ import deepnotes as dn
 pytest.importorskip("numba")
 from deepnotes_numba import availability
 
+pytestmark = pytest.mark.slow
+
 TRY = """
 import deepnotes as dn
 try:

@@ -22,6 +22,8 @@ import deepnotes_numba
 from deepnotes_numba import cache
 from deepnotes_numba.compiling import entry
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(deepnotes_numba.__file__).parent
 SMALL = """
 import numpy as np

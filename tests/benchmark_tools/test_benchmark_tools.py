@@ -16,6 +16,8 @@ from benchmarks import compare, instructions, options, redraw, report, run
 from deepnotes.equations import EQUATIONS
 from deepnotes.testing.bench.limits import Ceilings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MACHINE = {
     "processor": "P", "cores": 2, "python": "3.11", "versions": {"numpy": "2"}, "blas": "B", "date": "2020-01-01",

@@ -17,6 +17,8 @@ from deepnotes.testing.bench import timing
 from deepnotes.testing.bench.cases import LEARNING_RATE, Case
 from deepnotes.testing.bench.limits import Ceilings
 
+pytestmark = pytest.mark.slow
+
 CASES = {"binary": Case((4, 6, 1), 8), "classes": Case((4, 6, 5, 3), 8)}
 MODULES = {"scikit-learn": "sklearn", "pytorch": "torch", "jax": "jax", "jax steps": "jax"}
 LIMITS = {"host": Ceilings({"float32": 1e11, "float64": 5e10}, [[1e9, 1e10]], 1e-7)}

@@ -15,6 +15,8 @@ from benchmarks.gpu import checkout, device, measure, record, rivals
 from benchmarks.gpu.__main__ import main, parts
 from benchmarks.gpu.cases import CASES, Case
 
+pytestmark = pytest.mark.slow
+
 SMALL = Case((6, 8, 5), 4)
 
 

@@ -19,6 +19,8 @@ from deepnotes.backends import registry
 from deepnotes.cli import main
 from deepnotes.testing.bench import cases, contenders, limits, page, report, runs, sweep, timing
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["bench", "--layers", "4,6,3", "--batch", "8", "--backends", "numpy", "--threads", "1", "--rounds", "3"]
 
 

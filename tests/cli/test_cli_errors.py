@@ -56,6 +56,7 @@ def write(name, text):
 # --- wrong usage ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -115,7 +115,7 @@ def test_a_reader_that_goes_away_ends_a_command_silently(folder: Path, words: li
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_reader_that_has_had_enough(folder: Path, form: list[str], unbuffered: bool) -> None:
@@ -131,7 +131,7 @@ def test_a_reader_that_has_had_enough(folder: Path, form: list[str], unbuffered:
     assert (process.returncode, told) == (141, "")
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_disk_that_fills_up_in_the_middle_of_a_write(folder: Path, form: list[str], unbuffered: bool) -> None:
@@ -146,6 +146,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write(folder: Path, form: list[
     assert len(rows) == 3000
 
 
+@pytest.mark.slow
 def test_a_training_is_finished_before_it_says_that_nobody_could_be_told(folder: Path) -> None:
     for stream in ({"stdout": None, "preexec_fn": closing(1)}, {"stdout": None, "preexec_fn": closing(0, 1, 2)}):
         assert run([*COMMAND, *TRAIN], **stream).returncode == 1
@@ -187,7 +188,7 @@ def test_a_training_of_the_library_does_not_need_stderr(capsys: pytest.CaptureFi
 # --- the file of Python that a model is exported to -------------------------------------------------------------------
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.slow
 @NO_FULL
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize("word", ["--check", "rows.csv"])

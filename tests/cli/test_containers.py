@@ -18,6 +18,8 @@ import pytest
 import deepnotes as dn
 from deepnotes.datasets.tables import read_table, write_table
 
+pytestmark = pytest.mark.slow
+
 USER = "12345"
 SCRIPT = """
 set -e

@@ -92,6 +92,7 @@ def test_no_command_sends_a_name_to_the_terminal(name: str, capsys: pytest.Captu
             assert json.loads(out)["classes"] == sorted([f"up{name}", f"down{name}"])
 
 
+@pytest.mark.slow
 def test_logs_and_warnings_are_escaped_as_well() -> None:
     name = HOSTILE["line"] + HOSTILE["title"]
     data, model = prepared(name)
@@ -116,6 +117,7 @@ def test_logs_and_warnings_are_escaped_as_well() -> None:
     assert (done.stdout, done.stderr) == ("", f"UserWarning: {escaped(name)}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="takes a terminal of POSIX")
 @pytest.mark.parametrize("exported", [False, True])
 def test_predictions_are_exact_but_for_a_terminal(exported: bool) -> None:

@@ -46,6 +46,7 @@ def checked(backend: str) -> Iterator[object]:
             yield estimator(backend=backend, solver="lbfgs", max_iter=20)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.filterwarnings("ignore")  # the checks look at the warnings that they care for
 @parametrize_with_checks([*checked("numpy")])
 def test_scikit_learns_own_checks(estimator, check) -> None:
@@ -135,7 +136,7 @@ def test_data_is_refused_as_scikit_learn_refuses_it(estimator) -> None:
             estimator().fit(X, np.c_[y, y])
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_search_over_a_pipeline_in_two_processes(estimator, backend) -> None:

@@ -189,6 +189,7 @@ class Cubed(dn.LossFunction):
         return 3 * abs(A - Y) * (A - Y) / A.shape[0]
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("loss", [*LOSSES, dn.Loss("huber", delta=0.3), Cubed()], ids=str)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-sklearn = pytest.importorskip("sklearn")
-
 pytestmark = pytest.mark.slow
+
+sklearn = pytest.importorskip("sklearn")
 
 NAMES = {"MLPClassifier": "DenseClassifier", "MLPRegressor": "DenseRegressor"}
 IMPORT = "from sklearn.neural_network import MLPClassifier, MLPRegressor"

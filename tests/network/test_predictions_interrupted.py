@@ -13,6 +13,8 @@ import pytest
 
 import deepnotes as dn
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = [name for name in ("numpy", "numba") if name in dn.available_backends()]
 LONG = """
 import signal, sys, time

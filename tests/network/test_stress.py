@@ -13,6 +13,8 @@ from deepnotes.backends.bounds import UNIT
 from deepnotes.testing.checks import Trial
 from deepnotes.testing.training_cases import Training, hold_training
 
+pytestmark = pytest.mark.slow
+
 on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
 in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
 

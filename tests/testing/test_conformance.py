@@ -65,6 +65,7 @@ def test_every_equation_is_checked() -> None:
     assert {f"equations.{name}" for name in EQUATIONS} <= set(all_checks())
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_a_fault_is_found_by_the_check_named_for_it(mutant: Mutant) -> None:
     result = run_check(mutant.make(), mutant.check, quick=True)

@@ -298,7 +298,7 @@ def both(
     return ours, theirs
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [(name, content, error) for name, _, content, error in CASES],

@@ -104,6 +104,7 @@ def test_killed_at_random_moments_it_resumes_to_equal_digests(
     assert killed >= KILLS // 2  # else this shows nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_killed_and_damaged_at_random_it_resumes_to_equal_digests(
     folder: Path, processes: Any, straight: dict[str, list[Any]], backend: str
@@ -309,6 +310,7 @@ fit(network({backend!r}), Path({run!r}), epochs=10**7, early_stopping=None, ever
 """
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, number: int, code: int) -> None:
