@@ -23,7 +23,7 @@ def compiled() -> None:
     prepare(*((dtype, "checked", "") for dtype in DTYPES), ("float32", "fast", ""))
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_are_the_equations_and_no_access_is_wrong(check: str, dtype: str) -> None:

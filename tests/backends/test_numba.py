@@ -78,9 +78,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.Compl
     """
     environment = NARROW if platform.machine() in {"x86_64", "AMD64"} else {}
     environment = environment | {"DEEPNOTES_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-    codes = [
-        EVERYTHING.format(tests=str(Path(__file__).parent), predict_first=first) for first in (False, False, True)
-    ]
+    codes = [EVERYTHING.format(tests=str(Path(__file__).parent), predict_first=first) for first in (False, False, True)]
     return [run(code, **environment) for code in codes]
 
 

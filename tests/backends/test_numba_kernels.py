@@ -29,6 +29,7 @@ def assert_close(found: Any, wanted: Any, dtype: str) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=32 * np.finfo(dtype).eps * scale)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -85,7 +85,7 @@ def test_an_error_releases_those_that_wait_in_compiled_code() -> None:
     assert came == [False, False]
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_nobody_passes_a_barrier_before_all_have_come(size: int) -> None:
     """Also where there are more threads than processors."""

@@ -125,7 +125,7 @@ def test_threads_that_split_rows_train_to_the_bits_of_those_that_split_samples(
     assert chosen == [(1, False), (2, rows), (3, rows)]
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("elements", [1, 1 << 18])
 def test_batches_larger_than_the_workspace_train_to_the_same_bits(

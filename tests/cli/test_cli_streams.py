@@ -102,7 +102,7 @@ def test_a_closed_stdout_is_an_error(folder: Path, words: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == "deepnotes: error: cannot write to stdout: it is closed"
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest.mark.parametrize(
     "words", [["train", "--help"], PREDICT[:-1], PREDICT, ["evaluate", *PREDICT[1:-1]]], ids=" ".join
@@ -154,6 +154,7 @@ def test_a_training_is_finished_before_it_says_that_nobody_could_be_told(folder:
         os.unlink("new.safetensors")
 
 
+@pytest.mark.slow
 @NO_FULL
 def test_a_full_or_closed_stderr_changes_nothing(folder: Path) -> None:
     good = run([*COMMAND, *TRAIN, "--json"])

@@ -214,6 +214,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", WHOLE)
 def test_every_byte_cut_and_turned(file, name):
     whole = WHOLE[name]

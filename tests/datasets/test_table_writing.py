@@ -56,6 +56,7 @@ def test_a_table_goes_back_and_forth(csv_file, tmp_path):
     assert all(np.array_equal(again.column(name), first.column(name)) for name in first.names)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1), st.sampled_from([np.float64, np.float32])

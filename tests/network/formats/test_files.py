@@ -156,6 +156,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
         dn.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_truncation_is_refused(path: Path) -> None:
     content = path.read_bytes()
     for length in range(len(content)):

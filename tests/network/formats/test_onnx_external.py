@@ -243,6 +243,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("kind", CHAINS)
 def test_long_chains(kind: str, tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["in", "W"], ["v0"])]

@@ -343,6 +343,7 @@ def test_none_whole_is_an_error_with_all_reasons(written: Path) -> None:
     np.testing.assert_array_equal(net.flat(), before)
 
 
+@pytest.mark.slow
 def test_every_byte_counts(written: Path) -> None:
     newest, *others = latest_first(written)
     for path in others:
