@@ -1,4 +1,4 @@
-"""The interface for backends, on which those under ``backends/`` are built: everything that a backend needs.
+"""The interface on which the backends under ``backends/`` are built: all that a backend needs, and nothing else.
 
 A backend derives from :class:`Backend` or, on NumPy's arrays, from :class:`HostBackend`. The namespace is enough to
 train (rung 1); ``kernels`` replace equations (rung 2); ``compile`` and ``compile_inference`` return the backend's own

@@ -97,7 +97,7 @@ def set_backend(name: str | None, **options: Any) -> None:
     Raises
     ------
     UnknownNameError, BackendUnavailable, ArgumentError
-        As :func:`get_backend`, before anything changes.
+        As for :func:`get_backend`, before anything changes.
     """
     global _process_default
     if name is None and not options:
@@ -118,7 +118,7 @@ def use_backend(name: str, **options: Any) -> Iterator[Backend]:
     Raises
     ------
     UnknownNameError, BackendUnavailable, ArgumentError
-        As :func:`get_backend`.
+        As for :func:`get_backend`.
 
     Examples
     --------

@@ -229,7 +229,7 @@ class AdamW(Adam):
     Parameters
     ----------
     learning_rate, beta1, beta2, epsilon, epsilon_hat
-        As :class:`Adam`.
+        As for :class:`Adam`.
     weight_decay : float, default 0.01
         Each step subtracts the fraction ``rate * weight_decay`` of every weight.
     decay_biases : bool, default False

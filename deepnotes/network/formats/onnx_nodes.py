@@ -103,7 +103,7 @@ class Walk:
         self.values = {graph.input: Value(shape, graph.dtype, Known(), {})}
         self.sizes: dict[str, np.ndarray] = {}  # arrays of dtype object, with SAMPLES for the number of samples
         self.narrowest: tuple[str, Node] | None = None
-        self.dtype: str | None = None  # of weights
+        self.dtype: str | None = None  # that of the weights
         self.forms: Forms | None = None
         self.budget = FOLDING[0] + FOLDING[1] * graph.bytes
         self.last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}

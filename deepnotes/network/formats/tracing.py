@@ -75,7 +75,7 @@ class Trace:
         self.scope = ""
         self._numbers = count(1)
 
-    # --- what a graph is made of ----------------------------------------------------------------------------------
+    # --- the parts of a graph -------------------------------------------------------------------------------------
 
     def constant(self, name: str, x: np.ndarray) -> Value:
         """Add an array as an initializer of that name, and return it."""
