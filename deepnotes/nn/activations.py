@@ -115,7 +115,7 @@ class Activation(ActivationFunction):
 
 
 def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:
-    """Return the activation of a name, or the activation itself if one is given."""
+    """Return the activation of this name; an activation object is returned unchanged."""
     return activation if isinstance(activation, ActivationFunction) else Activation(activation)
 
 

@@ -90,7 +90,7 @@ LIBRARY: dict[str, Initializer] = {
 
 
 def as_initializer(initializer: str | Initializer, sizes: tuple[int, int] | None = None) -> Initializer:
-    """Return the initializer of a name, or the initializer itself if one is given.
+    """Return the initializer of this name; a callable is returned unchanged.
 
     Parameters
     ----------

@@ -141,7 +141,7 @@ class Loss(LossFunction):
 
 
 def as_loss(loss: str | LossFunction) -> LossFunction:
-    """Return the loss of a name, or the loss itself if one is given."""
+    """Return the loss of this name; a loss object is returned unchanged."""
     return loss if isinstance(loss, LossFunction) else Loss(loss)
 
 

@@ -266,7 +266,7 @@ LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": A
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
-    """Return the optimizer of a name, made with `options`, or the optimizer itself if one is given.
+    """Return an optimizer of this name, made with `options`; an optimizer object is returned unchanged.
 
     Parameters
     ----------

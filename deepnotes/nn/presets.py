@@ -145,7 +145,7 @@ def said(key: str) -> Any:
 
 
 def by_dialect(key: str) -> Callable[[], Any]:
-    """Return a default factory for a dataclass field, which looks the setting up in the then current dialect."""
+    """Return a default factory for a dataclass field; each call looks the setting up in the current dialect."""
     return partial(said, key)
 
 

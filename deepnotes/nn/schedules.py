@@ -246,7 +246,7 @@ class Plateau:
 
 
 def as_schedule(rate: Rate) -> Schedule:
-    """Return a rate as a schedule.
+    """Return a schedule for a rate: a constant one for a number; a schedule is returned unchanged.
 
     Raises
     ------

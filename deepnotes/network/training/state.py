@@ -25,7 +25,7 @@ class Callback:
     Attributes
     ----------
     saves : bool
-        Whether it writes the training to files. If one does, SIGTERM ends the training only after the current chunk.
+        Whether it writes the training to files. If so, SIGTERM ends the training only after the current chunk.
     """
 
     saves = False
