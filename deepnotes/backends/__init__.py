@@ -1,9 +1,9 @@
-"""Everything that a backend needs, and nothing else: the interface that those under ``backends/`` are written to.
+"""The interface on which the backends under ``backends/`` are built: all that a backend needs, and nothing else.
 
 A backend derives from :class:`Backend` or, on NumPy's arrays, from :class:`HostBackend`. The namespace is enough to
-train (rung 1); ``kernels`` replace equations (rung 2); ``compile`` and ``compile_inference`` return a :class:`Program`
-and an :class:`Inference` of its own for plans of parts that it has kernels for, see :class:`Supported` (rung 3). The
-rest is what those are made of.
+train (rung 1); ``kernels`` replace equations (rung 2); ``compile`` and ``compile_inference`` return the backend's own
+:class:`Program` and :class:`Inference` for plans whose parts it has kernels for, see :class:`Supported` (rung 3). The
+other names are the types and helpers that these need.
 
 These names are stable; the modules that they come from are not.
 """
@@ -91,7 +91,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in {"RecordedProgram", "recordable"}:  # they need more than most programs do
+    if name not in {"RecordedProgram", "recordable"}:  # imported late: most programs do without them
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from deepnotes.backends.recording import program
 

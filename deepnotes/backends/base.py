@@ -1,7 +1,7 @@
-"""Backend: an array namespace, the transfers to and from NumPy, and two optional rungs of speed.
+"""Backend: an array namespace, transfers to and from NumPy, and two optional levels of acceleration.
 
-Rung 1, the namespace, is enough. Rung 2 is a table of kernels, each replacing an equation of the same name and
-signature. Rung 3 is :meth:`Backend.compile`. Each rung falls back to the one before it.
+The namespace alone (rung 1) is enough. Rung 2 is a table of kernels, each of which replaces the equation of the same
+name and signature. Rung 3 is :meth:`Backend.compile`. Each rung falls back to the one before it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,41 +27,41 @@ PROMISES = {
     "same threads": "the same bits again, with the same number of threads",
     "none": "nothing is promised of the last bits",
 }
-"""What :attr:`Backend.determinism` says, in words."""
+"""The values of :attr:`Backend.determinism`, in words."""
 
 
 class Backend:
-    """An array library for deepnotes to run on.
+    """An array library that deepnotes can run on.
 
     Parameters
     ----------
     name : str
-        What users pass as ``backend=``.
+        The name that users pass as ``backend=``.
     namespace : Namespace
         A module that follows the Python array API standard, or at least :class:`deepnotes.equations.array.Namespace`.
     kernels : mapping of str to callable, optional
-        Rung 2: functions that replace equations; checked here to have the equation's signature.
+        Rung 2: functions that replace equations; each must have the signature of its equation.
 
     Attributes
     ----------
     options : dict of str to object
-        What it was made with, as by ``get_backend("numba", threads=2)``; a pickle remembers it.
+        The options that it was made with, as in ``get_backend("numba", threads=2)``; pickles store them.
     dlpack_device : (int, int) or None
-        Where its arrays lie, as DLPack tells it; other libraries' arrays that lie there, too, are used without a copy.
+        The device of its arrays, as DLPack reports it; other libraries' arrays on that device are used without a copy.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
-        How float32 products are computed: in float32, or by rounding their factors on purpose, to TF32 ("high") or to
-        the 16 bits of that name. Conformance takes its bounds from it.
+        How float32 products are computed: in float32 ("highest"), or with factors that are rounded on purpose, to TF32
+        ("high") or to the 16-bit format of that name. Conformance derives its bounds from it.
     determinism : {"any threads", "same threads", "none"}
-        What is promised of a training or prediction that is made again, in another process too, on the same processor,
-        with the same versions and the same seed: the same bits whatever the number of threads, or with the same number
-        of threads, or nothing.
+        What is guaranteed if a training or prediction is repeated, possibly in another process, on the same processor
+        with the same versions and the same seed: the same bits for any number of threads, the same bits for the same
+        number of threads, or nothing.
     known_gaps : mapping of str to str
-        Checks of :mod:`deepnotes.testing` that this backend is known to fail, by their ids, and why.
+        The ids of the checks of :mod:`deepnotes.testing` that this backend is known to fail, each with the reason.
 
     Raises
     ------
     TypeError
-        If a kernel's name is no equation's, or its signature is not the equation's.
+        If there is no equation of a kernel's name, or its signature differs from the kernel's.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class Backend:
     matmul_precision = "highest"
     determinism = "none"
     known_gaps: Mapping[str, str] = {}
-    _load: ClassVar[Callable[..., "Backend"]]  # by name and options: the registry's, which is above this
+    _load: ClassVar[Callable[..., "Backend"]]  # by name and options; set by the registry, which imports this module
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.name = name
@@ -86,35 +86,36 @@ class Backend:
         self._array_type, self.dlpack_device = type(sample), device_of(sample)
 
     def compile(self, plan: "Plan") -> "Program | None":
-        """Return a Program for `plan` (rung 3), or None: the eager Program is used then."""
+        """Return a Program for `plan` (rung 3), or None to use the eager Program."""
         return None
 
     def compile_inference(self, layers: "Sequence[Layer]", layout: "Layout", dtype: str) -> "Inference | None":
-        """Return an Inference for these layers, or None: the eager one is used then.
+        """Return an Inference for these layers, or None to use the eager one.
 
         Parameters
         ----------
         layers : sequence of Layer
         layout : Layout
-            Of the flat buffer of their parameters.
+            The layout of the flat buffer of their parameters.
         dtype : {"float32", "float64"}
         """
         return None
 
     def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
-        """Make ready what would otherwise be waited for at its first use, for ``deepnotes warmup``; here nothing.
+        """Prepare, for ``deepnotes warmup``, what would otherwise delay the first use; by default nothing.
 
-        A backend that compiles overrides it, so that a machine is prepared once, such as by filling a cache on disk.
+        A backend that compiles overrides this, so that a machine is prepared once, for example by filling a cache on
+        disk.
 
         Parameters
         ----------
         dtypes : sequence of str
-            For which dtypes.
+            The dtypes to prepare for.
 
         Yields
         ------
         str
-            What is ready now, in a few words, such as ``"training, float32"``: one after the other, as they are done.
+            What has just become ready, in a few words, such as ``"training, float32"``.
 
         Examples
         --------
@@ -124,23 +125,23 @@ class Backend:
         yield from ()
 
     def running(self) -> AbstractContextManager[None]:
-        """Return what arithmetic on this backend's arrays happens within, such as a library's current device."""
+        """Return the context for arithmetic on this backend's arrays, such as a library's current device."""
         return nullcontext()
 
     def from_numpy(self, x: np.ndarray, dtype: DType | None = None) -> Array:
-        """Return the host array `x` as an array of this backend, without a copy where the library can."""
+        """Return the host array `x` as an array of this backend, without a copy where possible."""
         return self.xp.asarray(x, dtype=dtype)
 
     def from_samples(self, x: np.ndarray) -> Array:
-        """Return samples, targets or weights, one in each column of `x`, as what Programs and Inferences read.
+        """Return samples, targets or weights (the columns of `x`) in the form that Programs and Inferences read.
 
-        By default :meth:`from_numpy`. A backend may lay them out as its Programs like them, and leave on the host, in
-        an array of a class of its own, what its memory could not hold.
+        By default this is :meth:`from_numpy`. A backend may choose the memory layout that suits its Programs, and may
+        leave data that do not fit into its memory on the host, in an array class of its own.
         """
         return self.from_numpy(x)
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Return an array of this backend as a NumPy array, without a copy where the library can."""
+        """Return an array of this backend as a NumPy array, without a copy where possible."""
         return x if isinstance(x, np.ndarray) else np.from_dlpack(cast(Any, x))
 
     def is_array(self, x: object) -> bool:
@@ -148,7 +149,7 @@ class Backend:
         return isinstance(x, self._array_type)
 
     def write(self, flat: Array, start: int, values: Array) -> Array:
-        """Return `flat`, shape (p,), with `values` from `start` on: a new array, or the same one where it can change.
+        """Return `flat`, shape (p,), with `values` from `start` on: a new array, or `flat` itself if it is writable.
 
         Parameters
         ----------
@@ -161,7 +162,7 @@ class Backend:
         return self.xp.concat([flat[:start], values, flat[start + values.shape[0] :]])
 
     def describe(self) -> str:
-        """Return one line for ``deepnotes backends``: the library, its version, its device."""
+        """Return one line for ``deepnotes backends``: the library, its version and its device."""
         version = getattr(self.xp, "__version__", "")
         return f"{getattr(self.xp, '__name__', type(self.xp).__name__)} {version}".strip()
 

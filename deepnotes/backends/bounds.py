@@ -1,32 +1,32 @@
-"""How far a right result may be from the true one: the one place where bounds come from.
+"""Error bounds: how far a correct result may be from the exact one. All bounds come from this module.
 
-The equations are pure functions of a namespace, so they also run on one whose arrays carry, beside each value, a bound
-of its error: this module. It is the running error analysis of J. H. Wilkinson (N. J. Higham, Accuracy and Stability of
-Numerical Algorithms, 2nd ed., SIAM 2002, section 3.3), in the dtype that a backend computes in, with the values
-themselves taken in a wider one. What comes out of an equation, a layer or a whole training is the reference and how far
-any backend may be from it. No bound is fitted to what a backend was seen to do. The rules, ``u`` being the unit
-roundoff:
+The equations are pure functions of a namespace. This module is a namespace whose arrays carry, with each value, a bound
+of its error. It is the running error analysis of J. H. Wilkinson (N. J. Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., SIAM 2002, section 3.3) for the dtype that a backend computes in; the values themselves are
+computed in a wider one. So an equation, a layer or a whole training gives the reference and the largest error that any
+backend may have. No bound is fitted to the observed results of a backend. The rules, ``u`` being the unit roundoff:
 
-- **Rounding.** One operation is off by at most ``u |x|``; a result below the smallest normal number ``tiny`` may be
-  lost altogether. A Python number that the dtype cannot hold counts as one rounding.
-- **What came in.** An error ``e`` of an argument grows as the derivative says, at its largest within ``e``: a sum adds
-  the errors, ``x y`` takes ``|x| e_y + |y| e_x + e_x e_y``, and so on; exact arguments have none.
+- **Rounding.** An operation has an error of at most ``u |x|``; a result below the smallest normal number ``tiny`` may
+  be lost altogether. A Python number that the dtype cannot represent counts as one rounding.
+- **Errors of arguments.** An error ``e`` of an argument is multiplied by the largest derivative within ``e``: a sum
+  adds the errors, ``x y`` has ``|x| e_y + |y| e_x + e_x e_y``, and so on. Exact arguments have no errors.
 - **Sums of k terms**, and so the matrix products N2, N13, N15 and the sum N14, in any order, fused or not:
   ``γ_k Σ |terms|`` with ``γ_k = k u / (1 - k u)`` (Higham, section 3.1). On random data the roundings are independent
   of each other and mostly cancel, so that the error grows as the root of k: with `random` inputs the smaller of ``γ_k``
   and ``2 sqrt(k) u`` is taken (N. J. Higham and T. Mary, SIAM J. Sci. Comput. 41 (2019) A2815, theorem 2.4 with λ = 2).
-  Structured data, such as constants, get ``γ_k`` alone.
-- **Elementary functions** are off by a few units in the last place (`ULPS`), as libraries of good repute are. A backend
-  that loses digits by another, unstable formula is out of bounds. But an equation that is itself unstable has a wide
-  bound, and what it loses is forgiven: so tests/equations/test_stability.py checks each equation's own bound against
-  what roundings of its arguments alone would do.
-- **Sums over samples** are no special case: the equations add them in blocks (:mod:`deepnotes.equations.samples`), so
-  their bound does not grow with the batch.
-- **Decisions.** Where a comparison is closer than its errors, either outcome is right; what is chosen by it is off by
-  the difference of the choices. So the kinks of ReLU need no exception: they are wide where the arithmetic is not sure.
-- **Overflow.** Beyond the largest number either the value or infinity is right. The arithmetic of the bounds may
-  overflow as well, and does so without a warning: a value that is infinite even in the wider dtype has to be met, and
-  an error that is infinite, or not a number, says nothing, so that any result is within it.
+  Structured data, such as constants, always get ``γ_k``.
+- **Elementary functions** have an error of a few units in the last place (`ULPS`), as in good libraries. A backend that
+  loses digits by another, unstable formula is out of bounds. But an equation that is itself unstable has a wide bound,
+  which would hide its loss; so tests/equations/test_stability.py compares each equation's own bound with the effect of
+  roundings of its arguments alone.
+- **Sums over samples** are not a special case: the equations add them in blocks (:mod:`deepnotes.equations.samples`),
+  so their bound does not grow with the batch.
+- **Decisions.** If the difference in a comparison is smaller than its error, either outcome is correct, and the result
+  chosen by it has the difference of the choices as its error. So the kinks of ReLU need no exception: near them, where
+  the outcome is uncertain, the bound is wide.
+- **Overflow.** Beyond the largest number both the value and infinity are correct. The arithmetic of the bounds may
+  overflow as well, without a warning: a value that is infinite even in the wider dtype must be infinite in the result,
+  and an error that is infinite or NaN says nothing, so any result is within it.
 """
 
 import builtins
@@ -38,18 +38,18 @@ from deepnotes.backends.base import Backend
 
 
 class BoundedArray:
-    """Values, and how far a backend's may be from them; see :class:`Rules`.
+    """Values with error bounds for a backend's values; see :class:`Rules`.
 
     Attributes
     ----------
     value : ndarray
-        Wider than the dtype that it stands for; int64 and bool as they are.
+        Of a wider dtype than the one it stands for; int64 and bool are kept.
     error : ndarray of float64
-        Of the same shape; 1 where a bool may as well be the other.
+        Of the same shape; 1 where a bool is uncertain.
     """
 
     __slots__ = ("error", "rules", "value")
-    __array_ufunc__ = None  # NumPy's operators leave it to the ones here
+    __array_ufunc__ = None  # NumPy's operators defer to the ones here
 
     def __init__(self, rules: "Rules", value: Any, error: Any) -> None:
         self.rules = rules
@@ -137,15 +137,15 @@ class BoundedArray:
 
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Unit roundoffs by dtype, and by the precision of products where that is another."""
+"""Unit roundoffs by dtype, and by the precision of products if that differs."""
 LOST = {"float16": 2.0**-25}
-"""How far the rounding of a factor may be off where it is too small for `UNIT` to say it."""
+"""The absolute rounding error of a factor that is too small for the relative one in `UNIT`."""
 ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 3, "sqrt": 1}
-"""Units in the last place that an elementary function may be off."""
+"""The largest errors of elementary functions, in units in the last place."""
 
 
 def gamma(k: int, u: float) -> float:
-    """Return ``γ_k = k u / (1 - k u)``, the bound of k roundings in a row; infinite where it says nothing.
+    """Return ``γ_k = k u / (1 - k u)``, the bound of k successive roundings; infinite if ``k u`` is at least 1.
 
     Examples
     --------
@@ -156,7 +156,7 @@ def gamma(k: int, u: float) -> float:
 
 
 def sum_factor(k: int, u: float, random: bool) -> float:
-    """Return the factor of ``Σ |terms|`` by which a sum of k terms may be off.
+    """Return the error bound of a sum of k terms, as a factor of ``Σ |terms|``.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ T = TypeVar("T")
 
 
 def silenced(cls: type[T]) -> type[T]:
-    """Make the methods of a class compute without floating-point warnings, whatever the caller asked NumPy for."""
+    """Make the methods of a class compute without floating-point warnings, whatever the caller's NumPy settings are."""
     for name, method in list(vars(cls).items()):
         if callable(method):
             setattr(cls, name, np.errstate(all="ignore")(method))
@@ -183,21 +183,21 @@ def silenced(cls: type[T]) -> type[T]:
 
 @silenced
 class Rules:
-    """The namespace of :class:`BoundedArray`: each function gives the value and, by its rule, the error.
+    """The namespace of :class:`BoundedArray`: each function computes the value and, by its rule, the error.
 
     Parameters
     ----------
     dtype : {"float32", "float64"}
-        What the backend computes in.
+        The dtype that the backend computes in.
     products : str, optional
-        The precision of matrix products, such as "tf32", where it is another.
+        The precision of matrix products, such as "tf32", if it differs.
     random : bool, default True
         Whether inputs are random, see :func:`sum_factor`.
 
     Attributes
     ----------
     slack : float
-        What bounds have to be multiplied by: 2 where there is no wider dtype, so that the reference has errors as well.
+        The factor for all bounds: 2 if there is no wider dtype, so that the reference has errors as well, else 1.
     """
 
     bool, int64 = np.dtype("bool"), np.dtype("int64")
@@ -213,10 +213,10 @@ class Rules:
         self.tiny, self.largest = float(info.tiny), float(info.max)
         self.slack = 2.0 if np.finfo(self.wide).eps > info.eps / 64 else 1.0
 
-    # --- how values and errors are made ---------------------------------------------------------------------------
+    # --- construction of values and errors ------------------------------------------------------------------------
 
     def exact(self, value: Any) -> BoundedArray:
-        """Return what no backend may compute otherwise."""
+        """Return values without error, which every backend must match exactly."""
         return BoundedArray(self, value, 0.0)
 
     def lift(self, x: Any, like: BoundedArray) -> BoundedArray:
@@ -229,21 +229,21 @@ class Rules:
         return BoundedArray(self, np.asarray(x, self.wide), 0.0 if rounded == x else self.u * abs(x))
 
     def known(self, value: Any, error: Any) -> BoundedArray:
-        """Return values whose errors are known; what is not finite has to be met as it is."""
+        """Return values with known errors; values that are not finite must be matched exactly."""
         error = np.where(np.isnan(error), np.inf, error)
         return BoundedArray(self, value, np.where(np.isfinite(value), error, 0.0))
 
     def rounded(self, value: Any, error: Any, roundings: float = 1.0) -> BoundedArray:
-        """Return what an operation gives: the errors that came in, and its own rounding."""
+        """Return the result of an operation, with the errors from its arguments and its own rounding."""
         own = roundings * self.u * (abs(value) + error) + self.tiny
         return self.known(value, np.where((value == 0) & (error == 0), 0.0, error + own))
 
     def elementary(self, name: str, value: Any, error: Any) -> BoundedArray:
-        """Return what an elementary function gives; a unit in the last place is at most two roundings."""
+        """Return the result of an elementary function; a unit in the last place is at most two roundings."""
         return self.rounded(value, error, 2 * ULPS[name])
 
     def may_overflow(self, x: BoundedArray) -> np.ndarray:
-        """Return where a backend may have infinity in place of a finite value."""
+        """Return where a backend may have infinity instead of a finite value."""
         found: np.ndarray = np.isfinite(x.value) & (abs(x.value) + x.error > self.largest)
         return found
 
@@ -264,7 +264,7 @@ class Rules:
         return self.rounded(a.value * b.value, np.where(unsure, np.inf, error))
 
     def divide(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
-        """Return ``a / b``; it may be 0 where b may be infinite."""
+        """Return ``a / b``; a backend's may be 0 where b may be infinite."""
         quotient = a.value / b.value
         least = abs(b.value) - b.error
         inexact = (a.error > 0) | (b.error > 0)
@@ -279,7 +279,7 @@ class Rules:
         size_a, size_b = (np.asarray(abs(x.value), np.float64) + x.error for x in (a, b))
         size = size_a @ size_b
         error = sum_factor(k, self.products_u, self.random) * size + k * self.tiny
-        if self.products_u > self.u:  # the factors are rounded, too
+        if self.products_u > self.u:  # the factors are rounded as well
             error = error + 2 * self.products_u * size
             if self.lost:
                 error = error + 2 * self.lost * (size_a.sum(-1, keepdims=True) + size_b.sum(-2, keepdims=True))
@@ -290,14 +290,14 @@ class Rules:
         return self.known(value, np.where(size == 0, 0.0, error))
 
     def compare(self, how: Any, a: BoundedArray, b: BoundedArray) -> BoundedArray:
-        """Return the outcome of a comparison, and where it may be the other."""
+        """Return the outcome of a comparison, and where it is uncertain."""
         error = a.error + b.error
         return BoundedArray(self, how(a.value, b.value), (error > 0) & (abs(a.value - b.value) <= error))
 
     # --- functions of the protocol --------------------------------------------------------------------------------
 
     def asarray(self, obj: Any, /, *, dtype: Any = None, copy: Any = None) -> BoundedArray:
-        """Return host data, rounded to the dtype, as exact values; a Python number as :meth:`lift` does."""
+        """Return host data, rounded to the dtype, as exact values; Python numbers are treated as in :meth:`lift`."""
         if isinstance(obj, BoundedArray):
             return obj if dtype is None else self.astype(obj, dtype)
         kind = np.dtype(dtype) if dtype is not None else np.asarray(obj).dtype
@@ -328,7 +328,7 @@ class Rules:
         return np.finfo(self.dtype)
 
     def astype(self, x: BoundedArray, dtype: Any, /) -> BoundedArray:
-        """Return x as another dtype; a bool that is not sure becomes a number that is off by 1."""
+        """Return x as another dtype; an uncertain bool becomes a number with an error of 1."""
         kind = np.dtype(dtype)
         value = x.value.astype(self.wide if kind.kind == "f" else kind)
         if kind.kind == "f" and x.value.dtype.kind in "iu" and np.any(value != value.astype(self.dtype)):
@@ -340,7 +340,7 @@ class Rules:
         return BoundedArray(self, x.value.reshape(shape), x.error.reshape(shape))
 
     def concat(self, arrays: Any, /, *, axis: int | None = 0) -> BoundedArray:
-        """Return arrays joined."""
+        """Return the concatenation of arrays."""
         return BoundedArray(
             self, np.concatenate([x.value for x in arrays], axis), np.concatenate([x.error for x in arrays], axis)
         )
@@ -350,7 +350,7 @@ class Rules:
         return BoundedArray(self, np.take(x.value, indices.value, axis), np.take(x.error, indices.value, axis))
 
     def exp(self, x: BoundedArray, /) -> BoundedArray:
-        """Return ``e^x``; an error e of x makes it off by a factor of ``e^e``. ``e^0`` is 1 in every library."""
+        """Return ``e^x``; an error e of x changes it by a factor of ``e^e``. ``e^0`` is 1 in every library."""
         found = self.elementary("exp", np.exp(x.value), _exp_error(x.value, x.error))
         return self.known(found.value, np.where((x.value == 0) & (x.error == 0), 0.0, found.error))
 
@@ -359,7 +359,7 @@ class Rules:
         return self.elementary("expm1", np.expm1(x.value), _exp_error(x.value, x.error))
 
     def log(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the logarithm; that of the least value within the error is off most."""
+        """Return the logarithm, whose error is largest at the smallest value within the error of x."""
         return self.elementary("log", np.log(x.value), _log_error(x.value, x.error))
 
     def log1p(self, x: BoundedArray, /) -> BoundedArray:
@@ -367,14 +367,14 @@ class Rules:
         return self.elementary("log1p", np.log1p(x.value), _log_error(1 + x.value, x.error))
 
     def sqrt(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the root: ``e / (sqrt(x) + sqrt(x - e))`` is how far that of ``x - e`` is."""
+        """Return the root, whose error is its distance ``e / (sqrt(x) + sqrt(x - e))`` from the root of ``x - e``."""
         root = np.sqrt(x.value)
         below = np.sqrt(np.maximum(x.value - x.error, 0))
         error = np.where(x.error > 0, np.maximum(x.error / np.maximum(root + below, 1e-300), 0), 0.0)
         return self.elementary("sqrt", root, error)
 
     def tanh(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the hyperbolic tangent, whose slope ``1 / cosh² x`` is largest where \\|x\\| is least."""
+        """Return the hyperbolic tangent, whose slope ``1 / cosh² x`` is largest where \\|x\\| is smallest."""
         steepest = np.maximum(abs(x.value) - x.error, 0).astype(np.float64)
         return self.elementary("tanh", np.tanh(x.value), x.error / np.cosh(np.minimum(steepest, 300)) ** 2)
 
@@ -387,7 +387,7 @@ class Rules:
         return self.compare(np.equal, x1, x2)
 
     def maximum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return the larger: off by its own error where it is surely the larger, else by the larger of both."""
+        """Return the larger, with its own error where it is certainly larger, else with the larger of both errors."""
         return self._choice(np.maximum(x1.value, x2.value), x1.value > x2.value, x1, x2)
 
     def minimum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
@@ -395,7 +395,7 @@ class Rules:
         return self._choice(np.minimum(x1.value, x2.value), x1.value < x2.value, x1, x2)
 
     def where(self, condition: BoundedArray, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return x1 where the condition holds, else x2; where it may be otherwise, off by their difference as well."""
+        """Return x1 where the condition holds, else x2; where that is uncertain, their difference adds to the error."""
         value = np.where(condition.value, x1.value, x2.value)
         own, other = (np.where(c, x1.error, x2.error) for c in (condition.value, ~condition.value))
         unsure = condition.error > 0
@@ -415,7 +415,7 @@ class Rules:
         )
 
     def max(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
-        """Return the largest along an axis; two maxima differ by no more than the elements do."""
+        """Return the maximum along an axis, which changes by no more than the elements do."""
         error = np.max(x.error, axis=axis, keepdims=keepdims)
         return self.known(np.max(x.value, axis=axis, keepdims=keepdims), error)
 
@@ -429,7 +429,7 @@ class Rules:
 
 
 def _exp_error(value: Any, error: Any) -> Any:
-    """Return how far ``e^(value + error)`` is from ``e^value``."""
+    """Return the distance between ``e^(value + error)`` and ``e^value``."""
     with np.errstate(all="ignore"):
         far = np.exp(value) * np.expm1(error)
         far = np.where(np.isfinite(far), far, np.exp(value + error))
@@ -437,19 +437,19 @@ def _exp_error(value: Any, error: Any) -> Any:
 
 
 def _log_error(value: Any, error: Any) -> Any:
-    """Return how far ``log(value - error)`` is from ``log(value)``."""
+    """Return the distance between ``log(value - error)`` and ``log(value)``."""
     with np.errstate(all="ignore"):
         far = np.where(error < value, -np.log1p(-error / value), np.inf)
     return np.where(error > 0, far, 0.0)
 
 
 class Bounds(Backend):
-    """The reference: a backend on which the equations, layers and Programs run as on any other.
+    """The reference backend, on which equations, layers and Programs run as on any other.
 
     Parameters
     ----------
     dtype, products, random
-        As of :class:`Rules`.
+        As for :class:`Rules`.
 
     Examples
     --------
@@ -471,14 +471,14 @@ class Bounds(Backend):
         return np.asarray(x.value, np.float64)
 
     def describe(self) -> str:
-        """Return what it stands for."""
+        """Return one line that says which dtype it is the reference for."""
         return f"the reference of {self.rules.dtype}, in {self.rules.wide}, with bounds"
 
 
 def excess(found: np.ndarray, expected: BoundedArray) -> np.ndarray:
-    """Return how many times its bound each element of a result is off: right is what is at most 1.
+    """Return the error of each element of a result as a multiple of its bound; it is correct if at most 1.
 
-    NaN and infinities have to be met as they are.
+    NaN and infinities must be matched exactly.
 
     Parameters
     ----------

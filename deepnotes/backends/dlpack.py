@@ -1,16 +1,16 @@
-"""Where arrays lie, by DLPack."""
+"""The device of an array, as DLPack reports it."""
 
 from typing import Any
 
 HOST = {1, 3, 11}
-"""What DLPack calls memory that the host can read: its own, and its own as CUDA and ROCm have pinned it."""
+"""DLPack's device types for memory that the host can read: its own, and host memory pinned by CUDA and ROCm."""
 
 Device = tuple[int, int]
-"""As DLPack tells it: the kind, and the number among its kind."""
+"""A device as DLPack reports it: its type, and its number among devices of that type."""
 
 
 def device_of(x: Any) -> Device | None:
-    """Return where an array lies; None for what does not say so, or is where DLPack does not reach.
+    """Return the device of an array; None if it does not report one, or is where DLPack does not reach.
 
     Examples
     --------
@@ -21,5 +21,5 @@ def device_of(x: Any) -> Device | None:
     try:
         kind, number = x.__dlpack_device__()
         return int(kind), int(number)
-    except Exception:  # whatever a foreign array raises for a device without a number, such as PyTorch's meta
+    except Exception:  # any error that a foreign array raises, such as PyTorch's for its device meta
         return None

@@ -1,4 +1,4 @@
-"""Training and inference on any backend, equation by equation: what needs nothing but the namespace."""
+"""Training and inference on any backend, equation by equation; they need only the namespace."""
 
 from collections.abc import Sequence
 from math import isfinite, sqrt
@@ -27,8 +27,8 @@ class EagerProgram:
     def __init__(self, backend: Backend, plan: Plan) -> None:
         self.backend, self.plan, self.ops = backend, plan, backend.ops
         largest = float(np.finfo(plan.dtype).max)
-        self.safe = 1e-4 * largest  # no optimizer makes of less what overflows
-        self.safe_norm = 1e-6 * sqrt(largest)  # nor, where it sums up squares, of gradients of less
+        self.safe = 1e-4 * largest  # below this, no update can overflow
+        self.safe_norm = 1e-6 * sqrt(largest)  # below this, no sum of squared gradients can overflow
         self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
 
     def train(
@@ -59,12 +59,12 @@ class EagerProgram:
         return Chunk(loss_sum, weight_sum, len(rates), cost)
 
     def _norm(self, gradient: Gradient) -> float:
-        """Return the norm of a gradient, or its largest element where the square overflows, or NaN or infinity."""
+        """Return the norm of a gradient, or its largest element if the square overflows; it may be NaN or infinite."""
         square = float(gradient.square)
         return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
 
     def _careful_update(self, state: State, g: Array, rate: float) -> bool:
-        """Make an update so large that parameters or slots may overflow; return whether none did, or take it back."""
+        """Make an update so large that it may overflow; return True, or undo it and return False if it did."""
         before = [np.array(self.backend.to_numpy(a)) for a in (state.theta, *state.slots)]
         self.update(state, g, rate)
         after = (state.theta, *state.slots)
@@ -96,11 +96,11 @@ class EagerProgram:
 
 
 ELEMENTS = 1 << 22
-"""Elements of the widest layer that are held at a time; more samples are taken in turns."""
+"""The largest number of elements of the widest layer in memory at a time; more samples are processed in blocks."""
 WORK = 10**10
-"""Multiplications of a turn, a fraction of a second, since Ctrl-C is heeded only between them."""
+"""Multiplications per block, a fraction of a second, since Ctrl-C takes effect only between blocks."""
 LEAST = 256
-"""Samples of a turn in spite of `WORK`: with fewer, a wide layer's weights are read more often than pays."""
+"""Samples per block, even beyond `WORK`: with fewer, reading a wide layer's weights would dominate."""
 
 
 class EagerInference:

@@ -1,7 +1,7 @@
-"""Arrays of other libraries: read where they lie, through DLPack or NumPy's own protocol; never moved.
+"""Arrays of other libraries, read in place through DLPack or NumPy's own protocol; they are never moved.
 
-An array on the host, whoever made it (PyTorch, JAX, ...), is read by NumPy in place. One in the memory of a GPU is read
-in place by a backend that has its arrays there; for any other backend it is an error that names the call that copies.
+An array on the host, from any library (PyTorch, JAX, ...), is read by NumPy in place. An array in the memory of a GPU
+is read in place by a backend whose arrays are there; any other backend raises an error that names the call to copy it.
 """
 
 import re
@@ -24,11 +24,11 @@ COPIES = {
     "jaxlib": "jax.device_get({0})",
     "torch": "{0}.cpu()",
 }
-"""How arrays of some libraries are copied to the host."""
+"""The calls that copy arrays of some libraries to the host."""
 
 
 def is_neighbour(backend: "Backend", x: Any) -> bool:
-    """Return whether `x` is another library's array in the memory, other than the host's, of the backend's arrays."""
+    """Return whether `x` is another library's array on the backend's own device, if that is not the host."""
     if (
         backend.dlpack_device is None
         or backend.dlpack_device[0] in HOST
@@ -40,29 +40,29 @@ def is_neighbour(backend: "Backend", x: Any) -> bool:
 
 
 def adopted(backend: "Backend", x: Any, name: str) -> Any:
-    """Return a neighbour as an array of the backend, without a copy, and anything else as it is.
+    """Return a neighbour as an array of the backend, without a copy, and anything else unchanged.
 
     Raises
     ------
     DTypeError
-        If it will not be read.
+        If it cannot be read.
     """
     if not is_neighbour(backend, x):
         return x
     namespace: Any = backend.xp
     try:
         return namespace.from_dlpack(x)
-    except Exception as error:  # whatever a foreign array raises
+    except Exception as error:  # a foreign array may raise any error
         raise DTypeError(_unreadable(x, name, error)) from None
 
 
 def to_host(backend: "Backend", x: Any, name: str) -> Any:
-    """Return an array of the backend, or of its neighbours, as a NumPy array, and anything else as it is.
+    """Return an array of the backend or a neighbour as a NumPy array, and anything else unchanged.
 
     Raises
     ------
     DTypeError
-        As :func:`adopted`.
+        As in :func:`adopted`.
     DataError
         If elements of it are masked.
     """
@@ -72,14 +72,14 @@ def to_host(backend: "Backend", x: Any, name: str) -> Any:
 
 
 def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
-    """Return what is not an array of `backend` as a NumPy array of real numbers, without a copy if it is an array.
+    """Return `x`, which is not an array of `backend`, as a NumPy array of real numbers; arrays are not copied.
 
     Raises
     ------
     ForeignArrayError
-        If it lives on another device.
+        If it is on another device.
     DTypeError
-        If it holds something else than real numbers, or will not be read.
+        If it holds anything but real numbers, or cannot be read.
     DataError
         If elements of it are masked.
     """
@@ -91,10 +91,10 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
     if hasattr(x, "tocsr"):
         raise DTypeError(f"{name} is a sparse {type(x).__name__}; {name}.toarray() is what a network takes")
     try:
-        # NumPy's protocol first: through DLPack, PyTorch gives tensors with their negative bit set as if it were not.
+        # NumPy's protocol first: through DLPack, PyTorch ignores the negative bit of a tensor.
         by_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
         array = np.from_dlpack(x) if by_dlpack else np.asarray(x)
-    except Exception as error:  # whatever a foreign array raises
+    except Exception as error:  # a foreign array may raise any error
         raise DTypeError(_unreadable(x, name, error)) from None
     if array.dtype.kind == "V" and array.dtype.names is None:
         raise DTypeError(_exotic(name, array.dtype))
@@ -107,7 +107,7 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
 
 
 def _of_frame(x: Any, array: np.ndarray) -> np.ndarray:
-    """Return a pandas frame or series of numbers and booleans, nullable ones too, with NaN for what is missing."""
+    """Return a pandas frame or series of (nullable) numbers and booleans as an array, with NaN for missing values."""
     dtypes = x.dtypes if x.ndim == 2 else [x.dtypes]
     kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}
     if not kinds <= set("biuf"):

@@ -1,4 +1,4 @@
-"""What backends on NumPy arrays have in common: nothing has to move, and arrays can be written to."""
+"""The base of backends on NumPy arrays: no transfers are needed, and arrays can be written to."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -10,14 +10,14 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return a new array of that many elements that begins on a cache line, so that no vector lies across two."""
+    """Return a new array of `size` elements that begins on a cache line, so that no vector load crosses two lines."""
     raw = np.empty(size + 64 // dtype.itemsize, dtype)
     skip = -raw.ctypes.data % 64 // dtype.itemsize
     return raw[skip : skip + size]
 
 
 def gather(xp: Namespace, X: Array, indices: Array) -> Array:
-    """Return ``X[:, indices]``; ``numpy.take`` would copy a transposed X whole before it takes a few columns."""
+    """Return ``X[:, indices]``; ``numpy.take`` would first copy all of a transposed X."""
     return X[:, indices]
 
 
@@ -28,7 +28,7 @@ class HostBackend(Backend):
     ----------
     name : str
     kernels : mapping of str to callable, optional
-        As of :class:`~deepnotes.backends.base.Backend`.
+        As in :class:`~deepnotes.backends.base.Backend`.
     """
 
     def __init__(self, name: str, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:

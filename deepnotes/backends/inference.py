@@ -1,4 +1,4 @@
-"""Inference: the forward pass of a network made ready to run."""
+"""Inference: the interface that runs the forward pass of a network."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from deepnotes.nn.losses import LossFunction
 
 
 class Inference(Protocol):
-    """The forward pass of a network made ready to run, many times, from any number of threads at once."""
+    """The forward pass of a network, ready to run many times, from any number of threads at once."""
 
     def predict(self, theta: Array, X: Array) -> Array:
         """Return ``A[L]``, shape (n[L], m), for the parameters theta, shape (p,), and X, shape (n[0], m)."""

@@ -1,4 +1,4 @@
-"""Program: what runs training steps, and what goes in and comes out."""
+"""Program: the interface that runs training steps, with its inputs and results."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
@@ -11,14 +11,14 @@ from deepnotes.nn.steps import Gradient
 
 @dataclass
 class State:
-    """What training changes.
+    """The values that training changes.
 
     Attributes
     ----------
     theta : Array, shape (p,)
         All parameters.
     slots : tuple of Array, shape (p,)
-        The optimizer's.
+        The optimizer's buffers.
     step : int
         The number of updates made so far.
     """
@@ -37,16 +37,16 @@ class Data(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What came of a chunk of batches.
+    """The result of training on a chunk of batches.
 
     Attributes
     ----------
     loss_sum, weight_sum : float
-        Their ratio is the mean loss over the samples of the chunk, and of those that `sums` stood for.
+        Their ratio is the mean loss over the samples of this chunk and of the earlier ones in `sums`.
     steps : int
-        Updates made: all of them, or those before the first whose cost or gradient is not finite.
+        The number of updates made: all of them, or those before the first whose cost or gradient is not finite.
     cost : float
-        That of the last batch tried, finite or not.
+        The cost of the last batch tried, finite or not.
     """
 
     loss_sum: float
@@ -56,11 +56,11 @@ class Chunk(NamedTuple):
 
 
 Sums: TypeAlias = tuple[float, float]
-"""Of losses and weights, so far: the next batch's are added to them, so that no sum depends on where a chunk ends."""
+"""The sums of losses and weights so far. Each batch is added to them, so they do not depend on where chunks end."""
 
 
 class Program(Protocol):
-    """A training step made ready to run, many times."""
+    """A training step that is ready to run many times."""
 
     def train(
         self,
@@ -78,17 +78,17 @@ class Program(Protocol):
         state : State
         data : Data
         order : ndarray of int64
-            Indices of samples, valid ones; each `batch_size` in turn are a batch, the last may be smaller.
+            Valid indices of samples. Every `batch_size` of them make a batch; the last batch may be smaller.
         batch_size : int
         rates : ndarray of float64
             The learning rate of each update.
         sums : (float, float)
-            What the losses and the weights of the batches are added to.
+            The sums to which the losses and weights of the batches are added.
 
         Returns
         -------
         Chunk
-            Stopped before the first update whose cost or gradient is not finite, the state as it was then.
+            If a cost or gradient is not finite, training stops before that update, and `state` is the one before it.
         """
 
     def gradients(self, state: State, data: Data) -> Gradient:
@@ -99,4 +99,4 @@ class Program(Protocol):
 
 
 CHUNK_SECONDS = 0.075
-"""How long a Program is left alone: short enough for Ctrl-C and progress, long enough to cost nothing."""
+"""The duration of one call of ``train``: short enough for Ctrl-C and progress, long enough to add no overhead."""

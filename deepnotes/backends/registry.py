@@ -1,6 +1,6 @@
-"""Which backends there are, and which one is meant: discovery by entry point, selection, errors that say the fix.
+"""The registry of backends: discovery by entry points, selection, and errors that say how to fix the problem.
 
-A backend is a factory registered under the entry-point group ``deepnotes.backends``: a function that returns a
+A backend is registered by a factory under the entry-point group ``deepnotes.backends``: a function that returns a
 :class:`~deepnotes.backends.base.Backend`, and whose parameters, each with a default, are the options of the backend.
 Listing the backends imports none of them; using one imports only that one.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GROUP = "deepnotes.backends"
 AUTO = ("cupy", "numba", "numpy")
-"""What ``"auto"`` tries, in this order."""
+"""The backends that ``"auto"`` tries, in this order."""
 
 Choice: TypeAlias = tuple[str, dict[str, Any]]
 """The name of a backend, and options for it."""
@@ -33,7 +33,7 @@ _lock = threading.RLock()
 
 
 def registered_backends() -> list[str]:
-    """Return the names of all registered backends, whether or not they work here; nothing is imported."""
+    """Return the names of all registered backends, whether or not they work here, without importing them."""
     return sorted(_entry_points())
 
 
@@ -50,27 +50,27 @@ def available_backends() -> list[str]:
 
 
 def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend:
-    """Return a backend: the one given, else the selected one.
+    """Return the given backend, or by default the selected one.
 
-    The order is: the argument, :func:`use_backend`, :func:`set_backend`, the environment variable
-    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the first that works of cupy, numba and numpy,
-    and that takes the options, if there are any.
+    The order of precedence is: the argument, :func:`use_backend`, :func:`set_backend`, the environment variable
+    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the first of cupy, numba and numpy that works
+    here and takes the options, if there are any.
 
     Parameters
     ----------
     backend : str or Backend, optional
     **options : object
-        What the backend is made with, such as ``threads=2``. The same name and options give the same backend. Without
-        a name they come on top of those that the backend was selected with.
+        The options of the backend, such as ``threads=2``. The same name and options give the same object. Without a
+        name, they are added to the options that the backend was selected with.
 
     Raises
     ------
     UnknownNameError
         If no backend of that name is registered.
     BackendUnavailable
-        If it is not installed, fails to import or has no device.
+        If it is not installed, cannot be imported, or has no device.
     ArgumentError
-        If it has no such option or refuses the value, or if options are given for a Backend that is made already.
+        If it has no such option or refuses the value, or if options are given with a Backend object.
 
     Examples
     --------
@@ -90,14 +90,14 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
 
 
 def set_backend(name: str | None, **options: Any) -> None:
-    """Make `name`, with these options, the default of the whole process, all threads included; None takes that back.
+    """Make `name`, with these options, the default of the whole process, in all threads; None removes the default.
 
-    Networks that exist keep the backend they were made with.
+    Existing networks keep the backend that they were made with.
 
     Raises
     ------
     UnknownNameError, BackendUnavailable, ArgumentError
-        As :func:`get_backend`, before anything changes.
+        As for :func:`get_backend`, before anything changes.
     """
     global _process_default
     if name is None and not options:
@@ -109,7 +109,7 @@ def set_backend(name: str | None, **options: Any) -> None:
 
 @contextmanager
 def use_backend(name: str, **options: Any) -> Iterator[Backend]:
-    """Select a backend, made with these options, within a ``with`` block, for this thread or async task alone.
+    """Select a backend, with these options, within a ``with`` block, for the current thread or async task only.
 
     Yields
     ------
@@ -118,7 +118,7 @@ def use_backend(name: str, **options: Any) -> Iterator[Backend]:
     Raises
     ------
     UnknownNameError, BackendUnavailable, ArgumentError
-        As :func:`get_backend`.
+        As for :func:`get_backend`.
 
     Examples
     --------
@@ -135,14 +135,14 @@ def use_backend(name: str, **options: Any) -> Iterator[Backend]:
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
-    """Return the backend registered as `name`, made with `options`; it is imported at its first use.
+    """Return the backend that is registered as `name`, with `options`; it is imported at its first use.
 
     Raises
     ------
     UnknownNameError
-        If no backend of that name is registered; the message has the nearest match.
+        If no backend of that name is registered; the message suggests the nearest match.
     BackendUnavailable
-        If it cannot be made here, with the cause and the fix.
+        If it does not work here; the message has the cause and the fix.
     ArgumentError
         If it has no such option or refuses the value.
     """
@@ -175,7 +175,7 @@ def _named(name: object, options: dict[str, Any]) -> Backend:
 
 
 def _first_of(candidates: tuple[str, ...], options: dict[str, Any]) -> Backend:
-    """Return the first of the backends that works and takes the options."""
+    """Return the first candidate that works here and takes the options."""
     refusals = []
     for candidate in candidates:
         try:
@@ -218,7 +218,7 @@ def _make(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
 
 
 def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Raise ArgumentError unless the factory has all of the options among its parameters, or takes any."""
+    """Raise ArgumentError unless all options are parameters of the factory, or it takes ``**kwargs``."""
     if not options:
         return
     from inspect import Parameter, signature  # slow to import, and most backends are made without options
@@ -239,7 +239,7 @@ def _worded(options: Mapping[str, Any]) -> str:
 
 @cache
 def _entry_points() -> "dict[str, EntryPoint]":
-    from importlib.metadata import entry_points  # slow to import, so not before a backend is asked for
+    from importlib.metadata import entry_points  # slow to import, so not until a backend is needed
 
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
@@ -250,4 +250,4 @@ def _log_info(message: str, *args: object) -> None:
     logging.getLogger("deepnotes").info(message, *args)
 
 
-Backend._load = staticmethod(load)  # a pickle names its backend; where it is opened, it must be there
+Backend._load = staticmethod(load)  # a pickle stores the name; the backend must be installed where it is loaded

@@ -1,7 +1,7 @@
-"""Every formula, once: N1 to N16 of the notes and their kin, as pure functions of a namespace.
+"""Every formula, once: N1 to N16 of the notes and their variants, as pure functions of a namespace.
 
-A function takes the array module ``xp`` first (see :mod:`deepnotes.equations.array`) and returns new arrays; it writes
-to nothing and keeps no state. Backends may replace any of them by a faster one with the same signature.
+A function takes the array module ``xp`` first (see :mod:`deepnotes.equations.array`) and returns new arrays; it never
+writes to its arguments and keeps no state. Backends may replace any of them with a faster one of the same signature.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,6 @@ EQUATIONS: dict[str, Callable[..., Any]] = {
     and not isinstance(function, type)
     and getattr(function, "__module__", "").startswith(__name__ + ".")
 }
-"""Every equation by its name."""
+"""All equations by name."""
 
 __all__ = ["EQUATIONS", *EQUATIONS]

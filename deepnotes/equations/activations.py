@@ -1,8 +1,8 @@
-"""The activations ``A = g(Z)`` (N3, N6 to N9 and their kin) and their backward forms ``dZ = dA * g'(Z)`` (N12).
+"""The activations ``A = g(Z)`` (N3, N6 to N9 and variants) and their backward forms ``dZ = dA * g'(Z)`` (N12).
 
 Each activation is a pair: ``name(xp, Z)`` and ``name_backward(xp, dA, Z, A)`` with ``A = name(xp, Z)``. All arrays
-have shape (n, m). NaN in gives NaN out of every one of them. Where ``e^-z`` overflows, the infinity is the right
-intermediate (``1 / (1 + inf) = 0``); callers that mind NumPy's warning silence it, as the programs do.
+have shape (n, m). All of them propagate NaN. Where ``e^-z`` overflows, infinity is the correct intermediate value
+(``1 / (1 + inf) = 0``); callers that do not want NumPy's warning silence it, as the Programs do.
 """
 
 from math import pi, sqrt
@@ -11,7 +11,7 @@ from deepnotes.equations.array import Array, Namespace
 
 # erfc(x) = e^(-x²) p(t) / (1 + 2x) with t = (x - 3) / (x + 3), for x >= 0: the form of M. M. Shepherd and J. G.
 # Laframboise, Math. Comp. 36 (1981) 249. p is the Chebyshev series of degree 24, computed to 40 digits and written
-# in powers of t, lowest first; tests/equations/test_activations.py holds it to erfc's true values.
+# in powers of t, lowest first; tests/equations/test_activations.py checks it against erfc's true values.
 ERFC = (
     1.2530080582697296, -0.13562110612458117, -0.0475622943534492, 0.1296451587027594, -0.11927366341538638,
     0.0683080273440099, -0.02377051491717134, 0.0025293918156939696, 0.0018886903449991718, -0.0007798322696543306,
@@ -23,7 +23,7 @@ ERFC = (
 
 
 def identity(xp: Namespace, Z: Array) -> Array:
-    """Return ``Z``: the linear output, and what N4 says must not stand between layers."""
+    """Return ``Z``: the linear output layer, which by N4 must not be used between layers."""
     return Z
 
 
@@ -60,7 +60,7 @@ def tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def relu(xp: Namespace, Z: Array) -> Array:
-    """Return ``z`` where ``z >= 0``, else 0 (N8); ``maximum`` keeps NaN, a comparison would drop it."""
+    """Return ``z`` where ``z >= 0``, else 0 (N8); ``maximum`` propagates NaN, which a comparison would not."""
     return xp.maximum(Z, _number(xp, 0, Z))
 
 
@@ -70,7 +70,7 @@ def relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def leaky_relu(xp: Namespace, Z: Array, slope: float = 0.001) -> Array:
-    """Return ``z`` where ``z >= 0``, else ``slope z`` (N9; the slope 0.001 is the notes')."""
+    """Return ``z`` where ``z >= 0``, else ``slope z`` (N9; the notes use a slope of 0.001)."""
     return xp.where(Z >= 0, Z, slope * Z)
 
 
@@ -81,7 +81,7 @@ def leaky_relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, slope: flo
 
 
 def softmax(xp: Namespace, Z: Array) -> Array:
-    """Return ``e^z / Σ e^z`` over each column; the column's maximum is taken off first, so nothing overflows."""
+    """Return ``e^z / Σ e^z`` over each column; the column's maximum is subtracted first, so nothing overflows."""
     E = xp.exp(Z - xp.max(Z, axis=0, keepdims=True))
     return E / xp.sum(E, axis=0, keepdims=True)
 
@@ -103,7 +103,7 @@ def elu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, alpha: float = 1.
 
 
 def gelu(xp: Namespace, Z: Array) -> Array:
-    """Return ``z Φ(z)``, Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    """Return ``z Φ(z)``, with Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415)."""
     return Z * normal_cdf(xp, Z)
 
 
@@ -114,7 +114,7 @@ def gelu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def gelu_tanh(xp: Namespace, Z: Array) -> Array:
-    """Return ``z/2 (1 + tanh u)``, ``u = sqrt(2/π) (z + 0.044715 z³)``; written ``z σ(2u)``: no cancellation."""
+    """Return ``z/2 (1 + tanh u)``, ``u = sqrt(2/π) (z + 0.044715 z³)``, as ``z σ(2u)``, which does not cancel."""
     return Z / (1 + xp.exp(-2 * sqrt(2 / pi) * (Z + 0.044715 * Z * Z * Z)))
 
 
@@ -138,7 +138,7 @@ def silu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def softplus(xp: Namespace, Z: Array) -> Array:
-    """Return ``log(1 + e^z)``, written so that neither large nor small ``z`` loses digits."""
+    """Return ``log(1 + e^z)``, in a form that is accurate for large and for small ``z``."""
     return xp.maximum(Z, _number(xp, 0, Z)) + xp.log1p(xp.exp(-abs(Z)))
 
 
@@ -158,7 +158,7 @@ def exp_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def normal_cdf(xp: Namespace, Z: Array) -> Array:
-    """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails; the standard has no ``erf``."""
+    """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails; the array API standard has no ``erf``."""
     X = abs(Z) * sqrt(0.5)
     t = 1 - 6 / (X + 3)  # (X - 3) / (X + 3), and 1 where X is infinite
     P = ERFC[-1] * t + ERFC[-2]
@@ -169,10 +169,10 @@ def normal_cdf(xp: Namespace, Z: Array) -> Array:
 
 
 def _number(xp: Namespace, value: float, like: Array) -> Array:
-    """Return `value` as a 0-d array: not every library's ``maximum`` takes a Python number."""
+    """Return `value` as a 0-d array, since not every library's ``maximum`` takes a Python number."""
     return xp.asarray(value, dtype=like.dtype)
 
 
 def _step(xp: Namespace, Z: Array) -> Array:
-    """Return 1 where ``z > 0``, else 0, in Z's dtype: the standard does not multiply booleans with numbers."""
+    """Return 1 where ``z > 0``, else 0, in Z's dtype, since the standard does not multiply booleans by numbers."""
     return xp.astype(Z > 0, Z.dtype)

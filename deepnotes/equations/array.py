@@ -1,8 +1,8 @@
-"""The seam: what deepnotes asks of an array and of the module that makes it.
+"""The protocols for arrays and their module: everything that deepnotes requires of an array library.
 
-Both are a subset of the Python array API standard (2023.12). Layers, losses and optimizers touch arrays through
-these names and no others, so any conforming library (NumPy, CuPy, ``array_api_strict``, ...) can run them. Equations
-never write to an array, never branch on its values, and never mix dtypes; immutable arrays are welcome.
+Both are a subset of the Python array API standard (2023.12). Layers, losses and optimizers use only these names, so any
+conforming library (NumPy, CuPy, ``array_api_strict``, ...) can run them. Equations never write to an array, never
+branch on its values, and never mix dtypes, so arrays may be immutable.
 """
 
 from typing import Any, Protocol, TypeAlias

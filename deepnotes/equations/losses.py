@@ -1,8 +1,8 @@
-"""The losses (N10, N11 and their kin): one value per sample, shape (1, m), and the derivative ``dA = ∂L/∂A``.
+"""The losses (N10, N11 and variants): one value per sample, shape (1, m), and the derivative ``dA = ∂L/∂A``.
 
 ``A`` and ``Y`` have shape (k, m): k outputs, m samples. A loss is the mean over the k outputs of a sample (binary
-cross-entropy of one output is N10 itself), but for categorical cross-entropy, where the k outputs are one
-distribution. The cost is the mean over samples; :func:`mean_loss` takes it, and N13 and N14 take its derivative.
+cross-entropy of one output is N10 itself), except for categorical cross-entropy, where the k outputs are one
+distribution. The cost is the mean over samples: :func:`mean_loss` computes it, N13 and N14 its derivative.
 """
 
 from deepnotes.equations import samples
@@ -10,7 +10,7 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def binary_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``L = -(y log a + (1 - y) log(1 - a))`` (N10), `a` kept off 0 and 1 by one rounding unit."""
+    """Return ``L = -(y log a + (1 - y) log(1 - a))`` (N10), with `a` kept one rounding unit away from 0 and 1."""
     A = _inside(xp, A)
     return _mean_over_outputs(xp, -(Y * xp.log(A) + (1 - Y) * xp.log1p(-A)))
 
@@ -24,8 +24,8 @@ def binary_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
 def sigmoid_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
     """Return N10 of ``a = σ(z)`` from the logits: ``L = max(z, 0) - y z + log(1 + e^-|z|)``, finite for finite ``z``.
 
-    ``max(z, 0) - y z`` is ``z (1 - y)`` for positive z, else ``-z y``: so no term is subtracted from another, and the
-    small loss of a logit that is right keeps its digits, for y = 1 as for y = 0.
+    ``max(z, 0) - y z`` is ``z (1 - y)`` for positive z, else ``-z y``. So no terms cancel, and the small loss of a
+    correct logit keeps its digits, both for y = 1 and for y = 0.
     """
     return _mean_over_outputs(xp, Z * (xp.astype(Z > 0, Z.dtype) - Y) + xp.log1p(xp.exp(-abs(Z))))
 
@@ -36,7 +36,7 @@ def sigmoid_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def categorical_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``L = -Σ y log a`` over the outputs of a sample, `a` kept off 0."""
+    """Return ``L = -Σ y log a`` over the outputs of a sample, with `a` kept away from 0."""
     return -xp.sum(Y * xp.log(_positive(xp, A)), axis=0, keepdims=True)
 
 
@@ -48,9 +48,9 @@ def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> A
 def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
     """Return ``-Σ y log a`` of ``a = softmax(z)`` from the logits, finite for every finite ``z``.
 
-    With ``d = z - max z``, ``-log a = log Σ e^d - d``. Where the largest logit is the right one, the sum is hardly more
-    than 1; since the columns of Y sum to 1, ``Σ e^d - 1 = Σ (e^d - y)``, and by log1p of that the small loss keeps its
-    digits.
+    With ``d = z - max z``, ``-log a = log Σ e^d - d``. Where the largest logit is the correct one, the sum is close to
+    1. Since the columns of Y sum to 1, ``Σ e^d - 1 = Σ (e^d - y)``, and log1p of this sum keeps the digits of the small
+    loss.
     """
     D = Z - xp.max(Z, axis=0, keepdims=True)
     log_total = xp.log1p(xp.sum(xp.exp(D) - Y, axis=0, keepdims=True))
@@ -60,7 +60,7 @@ def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
 
 
 def softmax_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dZ = A - Y``: N11 again, for softmax with categorical cross-entropy (columns of Y sum to 1)."""
+    """Return ``dZ = A - Y``: N11 for softmax with categorical cross-entropy (columns of Y sum to 1)."""
     return A - Y
 
 
@@ -93,7 +93,7 @@ def huber(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
 
 
 def huber_derivative(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
-    """Return ``dA = e / k`` with ``e = a - y`` kept within ``-delta .. delta``."""
+    """Return ``dA = e / k`` with ``e = a - y`` clipped to ``-delta .. delta``."""
     E = A - Y
     limit = xp.asarray(delta, dtype=E.dtype)
     return xp.maximum(xp.minimum(E, limit), -limit) / A.shape[0]
@@ -106,15 +106,16 @@ def poisson(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = (1 - y / a) / k``, as ``(a - y) / a / k``, which keeps its digits where a is close to y."""
+    """Return ``dA = (1 - y / a) / k``, as ``(a - y) / a / k``, which keeps its digits where ``a`` is close to ``y``."""
     A = _positive(xp, A)
     return (A - Y) / A / A.shape[0]
 
 
 def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return the mean of ``y log(y / a) - y + a``: :func:`poisson` less its least value, so 0 where ``a = y``.
+    """Return the mean of ``y log(y / a) - y + a``: :func:`poisson` minus its minimum, so 0 where ``a = y``.
 
-    Near it, where ``e = a - y`` is less than y / 2, this is ``e - y log1p(e / y)``: it loses no more digits than a has.
+    Near the minimum, where ``e = a - y`` is less than y / 2, it is computed as ``e - y log1p(e / y)``, which is as
+    accurate as ``a`` itself.
     """
     A = _positive(xp, A)
     E = A - Y
@@ -134,7 +135,7 @@ def exp_half_poisson_deviance(xp: Namespace, Z: Array, Y: Array) -> Array:
 
 
 def exp_half_poisson_deviance_delta(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dZ = (A - Y) / k``: N11 again, for the exponential with the half Poisson deviance."""
+    """Return ``dZ = (A - Y) / k``: N11 for the exponential with the half Poisson deviance."""
     return A - Y if A.shape[0] == 1 else (A - Y) / A.shape[0]
 
 
@@ -150,9 +151,9 @@ def total_weight(xp: Namespace, w: Array) -> Array:
 
 
 def sample_scale(xp: Namespace, w: Array) -> Array:
-    """Return the weights of a batch, shape (1, m), scaled to mean 1: ``1/m`` then divides by the sum of the weights.
+    """Return the weights of a batch, shape (1, m), scaled to mean 1, so that the later ``1/m`` divides by their sum.
 
-    A batch whose weights are all 0 keeps them: it has no loss and no gradient.
+    If all weights of a batch are 0, they stay 0: the batch has no loss and no gradient.
     """
     total = total_weight(xp, w)
     return w * (w.shape[1] / xp.where(total > 0, total, xp.ones_like(total)))
@@ -161,7 +162,7 @@ def sample_scale(xp: Namespace, w: Array) -> Array:
 def mean_loss(xp: Namespace, L: Array) -> Array:
     """Return the cost, the mean over the samples of ``L`` of shape (1, m) (N10), as a 0-d array.
 
-    It is summed over blocks of samples, 1/m first: losses that are finite have a finite mean.
+    Each loss is divided by m before they are summed over blocks of samples, so finite losses have a finite mean.
     """
     return samples.in_blocks(xp.sum, 1 / L.shape[1] * L)
 

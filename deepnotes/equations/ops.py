@@ -1,4 +1,4 @@
-"""The equations bound to one namespace, kernels in the place of those that a backend has faster."""
+"""The equations bound to one namespace, with the backend's kernels instead of the equations that they replace."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ class Ops:
     ----------
     namespace : Namespace
     kernels : mapping of str to callable
-        Faster functions that take the place of the equations of the same name.
+        Faster functions that replace the equations of the same name.
 
     Attributes
     ----------

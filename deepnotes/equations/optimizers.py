@@ -1,8 +1,8 @@
-"""The updates: from parameters θ, their gradient and the optimizer's slots to the next θ and slots.
+"""The updates of the optimizers: from parameters θ, their gradient and the slots to the next θ and slots.
 
-All arrays are the flat buffers, shape (p,): one call updates a whole network. Numbers that change from step to step
-(``rate``, ``epsilon``, ``share``) may be Python numbers or 0-d arrays of θ's dtype; they are computed by the caller in
-double precision.
+All arrays are flat buffers of shape (p,), so one call updates a whole network. Numbers that change from step to step
+(``rate``, ``epsilon``, ``share``) may be Python numbers or 0-d arrays of θ's dtype; the caller computes them in double
+precision.
 """
 
 from deepnotes.equations.array import Array, Namespace
@@ -18,8 +18,8 @@ def momentum(
 ) -> tuple[Array, Array]:
     """Return θ and ``v``: ``v ← momentum v + g``, ``θ ← θ - rate v``.
 
-    With `nesterov` the step is taken from where the velocity leads: ``θ ← θ - rate (g + momentum v)`` (Sutskever et
-    al., ICML 2013, in the form that keeps θ itself as the state).
+    With `nesterov` the step looks ahead along the velocity: ``θ ← θ - rate (g + momentum v)`` (Sutskever et al., ICML
+    2013, in the form that keeps θ itself as the state).
     """
     v = momentum * v + g
     return theta - rate * (g + momentum * v if nesterov else v), v
@@ -36,7 +36,7 @@ def rmsprop(
 def rmsprop_inside(
     xp: Namespace, theta: Array, g: Array, s: Array, rate: float, rho: float, epsilon: float
 ) -> tuple[Array, Array]:
-    """Return θ and ``s`` as :func:`rmsprop`, but ``θ ← θ - rate g / sqrt(s + epsilon)``: the form that Keras has."""
+    """Return θ and ``s`` as :func:`rmsprop`, but with ``θ ← θ - rate g / sqrt(s + epsilon)``, as in Keras."""
     s = rho * s + (1 - rho) * (g * g)
     return theta - rate * (g / xp.sqrt(s + epsilon)), s
 
@@ -55,8 +55,8 @@ def adam(
     """Return θ, ``m`` and ``v`` after one step of Adam (Kingma and Ba, arXiv:1412.6980).
 
     ``m ← beta1 m + g`` and ``v ← beta2 v + g²`` are discounted sums; divided by the sums of their discounts they are
-    the paper's bias-corrected means. `rate` and `epsilon` come with these divisions in them, see
-    :meth:`deepnotes.Adam.scalars`, which leaves ``θ ← θ - rate m / (sqrt v + epsilon)``.
+    the paper's bias-corrected means. `rate` and `epsilon` already include these divisions, see
+    :meth:`deepnotes.Adam.scalars`, so the update is ``θ ← θ - rate m / (sqrt v + epsilon)``.
     """
     m = beta1 * m + g
     v = beta2 * v + g * g

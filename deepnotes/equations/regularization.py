@@ -1,4 +1,4 @@
-"""What keeps weights small and neurons apart: L2, clipping by the global norm, dropout with its masks."""
+"""Regularization: L2, clipping by the global norm, and dropout with its masks."""
 
 from math import ceil
 
@@ -11,23 +11,23 @@ def l2_penalty(xp: Namespace, theta: Array, decays: Array, l2: float) -> Array:
 
 
 def l2_gradient(xp: Namespace, g: Array, theta: Array, decays: Array, l2: float) -> Array:
-    """Return the gradient `g` of the cost plus that of :func:`l2_penalty`: ``g + l2 w``."""
+    """Return the gradient `g` of the cost plus the gradient of :func:`l2_penalty`: ``g + l2 w``."""
     return g + l2 * decays * theta
 
 
 def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
     """Return `g` scaled so that its Euclidean norm is at most `max_norm` (Pascanu et al., arXiv:1211.5063)."""
     limit = xp.asarray(max_norm, dtype=g.dtype)
-    unit = xp.maximum(xp.max(abs(g)), limit)  # taken out of the sum of squares, which could overflow
+    unit = xp.maximum(xp.max(abs(g)), limit)  # factored out of the sum of squares, which could overflow
     u = g / unit
     norm = xp.sqrt(xp.sum(u * u))
     return g * (limit / unit / xp.maximum(norm, limit / unit))
 
 
 def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:
-    """Return ``A / (1 - rate)`` where `keep` is 1 and 0 where it is 0; its own backward form, with dA for A.
+    """Return ``A / (1 - rate)`` where `keep` is 1, else 0; called with dA instead of A, it is its own backward form.
 
-    So the expected value of a neuron is the same with and without dropout (Srivastava et al., JMLR 15, 2014).
+    The scaling keeps the expected value of a neuron the same as without dropout (Srivastava et al., JMLR 15, 2014).
     """
     return A * (keep * (1 / (1 - rate)))
 
@@ -35,25 +35,25 @@ def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:
 def dropout_mask(
     xp: Namespace, shape: tuple[int, int], rate: float, seed: int, step: Array, layer: int, dtype: object
 ) -> Array:
-    """Return 1 with probability ``1 - rate``, else 0, for every neuron and sample, the same on every backend.
+    """Return 1 with probability ``1 - rate``, else 0, for every neuron and sample; the same on every backend.
 
     Parameters
     ----------
     shape : tuple of int
         ``(n, m)``: neurons, samples.
     rate : float
-        The share that is dropped, ``0 <= rate < 1``.
+        The probability of dropping, ``0 <= rate < 1``.
     seed : int
-        64 bits: the key of the generator.
+        The 64-bit key of the generator.
     step : Array of int64, 0-d
-        The number of updates made so far; with `layer` and the element it makes the counter.
+        The number of updates made so far; together with `layer` and the element's index, it is the counter.
     layer : int
     dtype : dtype
 
     Returns
     -------
     Array, shape (n, m)
-        Element ``(i, j)`` depends on ``j n + i``, so a sample's mask does not depend on how many follow it.
+        Element ``(i, j)`` depends on ``j n + i``, so a sample's mask does not depend on the number that follow it.
     """
     n, m = shape
     blocks = xp.arange(ceil(n * m / 4), dtype=xp.int64)
@@ -75,7 +75,7 @@ def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -
 
     Notes
     -----
-    A product of two 32-bit words needs 64 bits and a sign; taking one factor in halves keeps every intermediate
+    The product of two 32-bit words needs 64 unsigned bits. Splitting one factor into halves keeps every intermediate
     below 2^49, so int64, which every library has, is enough.
     """
     word = 0xFFFFFFFF

@@ -1,8 +1,9 @@
-"""Sums over the samples of a batch, in blocks: their error does not grow with the batch.
+"""Sums over the samples of a batch, in blocks, so that the error does not grow with the batch.
 
-A library is free to add m terms one after the other, which is off by up to ``m u``, u being the unit roundoff. In
-blocks that are added in a tree the error is at most ``(SAMPLES + log2(m / SAMPLES)) u`` (N. J. Higham, SIAM J. Sci.
-Comput. 14 (1993) 783), and less where the library itself adds within a block in parts.
+A library is free to add m terms one after the other, with an error of up to ``m u`` times the sum of their absolute
+values, u being the unit roundoff. With blocks that are added in a tree, the factor is at most
+``(SAMPLES + log2(m / SAMPLES)) u`` (N. J. Higham, SIAM J. Sci. Comput. 14 (1993) 783), and less if the library itself
+adds the terms of a block in parts.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from deepnotes.equations.array import Array
 
 SAMPLES = 1024
-"""Samples of a block: a product of so many terms is as fast as a longer one."""
+"""The number of samples in a block: large enough that products of blocks are as fast as longer ones."""
 
 
 def in_blocks(function: Callable[..., Array], *arrays: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The network: its parameters, predictions and training, and the files that it is written to and read from."""
+"""The network: its parameters, predictions and training, and the files that it is saved to and loaded from."""
 
 from deepnotes.network.network import Network
 

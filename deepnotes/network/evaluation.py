@@ -1,4 +1,4 @@
-"""Outputs and figures of a network, for samples in memory and on disk."""
+"""Outputs, losses and metrics of a network, for samples in memory and on disk."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def figures(network: "NetworkLike", data: Data, loss: LossFunction, metrics: dict[str, Metric]) -> dict[str, float]:
-    """Return the weighted mean loss and the metrics of `data`, by name: weighted if they are the library's."""
+    """Return the weighted mean loss and the metrics of `data`, by name; the library's metrics are weighted, too."""
     A, losses = _outputs_and_losses(network, data, loss)
     L = _host(network, losses)
     w = np.ones(L.shape) if data.w is None else _host(network, data.w)
@@ -48,7 +48,7 @@ def _outputs_and_losses(network: "NetworkLike", data: Data, loss: LossFunction) 
 
 
 def outputs(network: "NetworkLike", X: Array) -> Array:
-    """Return the outputs for samples as :func:`deepnotes.network.inputs.as_samples` made them, on the backend."""
+    """Return the outputs, on the backend, for samples from :func:`deepnotes.network.inputs.as_samples`."""
     infer, theta = network.inference, network.theta
     if not isinstance(X, Streamed):
         return infer.predict(theta, X)
@@ -58,9 +58,10 @@ def outputs(network: "NetworkLike", X: Array) -> Array:
 def watching(
     network: "NetworkLike", data: Data, held_out: Data | None, loss: LossFunction, metrics: dict[str, Metric]
 ) -> Callable[[], dict[str, float]]:
-    """Return what gives the :func:`figures` to watch after each epoch: of `held_out`, or the metrics of `data`.
+    """Return a function that computes the figures to watch after each epoch.
 
-    Those of `data` are not weighted: its weights are a means of training, and may be those of classes.
+    They are the :func:`figures` of `held_out`, or, if it is None, the metrics of `data`. The latter are not weighted,
+    since the weights of `data` serve training and may be class weights.
     """
 
     def evaluate() -> dict[str, float]:

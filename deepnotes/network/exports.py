@@ -1,4 +1,4 @@
-"""What a network can be written to: the part of :class:`~deepnotes.Network` that has to do with files."""
+"""Export of networks to files, as methods of :class:`~deepnotes.Network`."""
 
 from os import PathLike
 from typing import TYPE_CHECKING, cast
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Exports:
-    """The methods of a network that write it to a file, whole or not at all."""
+    """The methods of a network that write it to a file; if writing fails, an existing file is left unchanged."""
 
     def save(self, path: "str | PathLike[str]") -> None:
         """Write the network to a safetensors file: architecture, parameters, standardizer, metadata.
@@ -16,7 +16,7 @@ class Exports:
         Raises
         ------
         ModelFileError
-            If the network has parts of the user's own, which no file can name, or the file cannot be written.
+            If the network has user-defined parts, which a file cannot describe, or the file cannot be written.
         """
         from deepnotes.network.formats.model_files import save
 
@@ -25,29 +25,29 @@ class Exports:
     def to_onnx(self, path: "str | PathLike[str]") -> None:
         """Write the network to an ONNX file whose input ``X`` has samples as rows, shape (m, n[0]).
 
-        The standardizer is part of it, and the metadata go with it. ``onnx.checker`` has checked it.
+        The file includes the standardizer and the metadata. It is checked by ``onnx.checker``.
 
         Raises
         ------
         ModelFileError
-            As :meth:`save`.
+            As for :meth:`save`.
         MissingExtraError
-            Without the extra ``onnx``.
+            If the extra ``onnx`` is not installed.
         """
         from deepnotes.network.formats import chain, onnx_writing
 
         onnx_writing.write(path, onnx_writing.to_onnx(chain.Chain.of(cast("NetworkLike", self))))
 
     def to_python(self, path: "str | PathLike[str]") -> None:
-        """Write the network to a file of Python that needs only NumPy, and that can check itself.
+        """Write the network to a Python file that needs only NumPy and can check itself.
 
-        Its ``predict`` takes samples as rows, shape (m, n[0]); ``python FILE --check`` holds it to the test vectors
-        that it carries.
+        Its ``predict`` takes samples as rows, shape (m, n[0]); ``python FILE --check`` checks its outputs against test
+        vectors in the file.
 
         Raises
         ------
         ModelFileError
-            As :meth:`save`.
+            As for :meth:`save`.
         """
         from deepnotes.network.formats import chain, onnx_writing, python_writing
 

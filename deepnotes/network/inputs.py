@@ -1,4 +1,4 @@
-"""From what users pass to what a Program reads: samples, targets and weights on the network's backend, checked."""
+"""Conversion of users' data for a Program: samples, targets and weights, checked and on the network's backend."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def is_native(network: "NetworkLike", X: Any) -> bool:
-    """Return whether X is the backend's, or lies where its arrays do, and is not NumPy's: so shall results be."""
+    """Return whether X is not NumPy's, but the backend's or on its device; then results are the backend's as well."""
     return not isinstance(X, np.ndarray) and (network.backend.is_array(X) or is_neighbour(network.backend, X))
 
 
 def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool = False) -> Array:
-    """Return samples of shape (n[0], m) in the network's dtype, standardized if the network does that.
+    """Return samples of shape (n[0], m) in the network's dtype, standardized if the network has a standardizer.
 
-    Those that shall be computed on all `together` are an ordinary array of the backend; see
-    :meth:`~deepnotes.backends.base.Backend.from_samples` for the others.
+    If they are to be used all `together`, the result is an ordinary array of the backend; otherwise see
+    :meth:`~deepnotes.backends.base.Backend.from_samples`.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
     """
     backend, standardizer = network.backend, network.standardizer
     place = backend.from_numpy if together else backend.from_samples
-    if (  # the usual case: nothing to convert, and to see that takes a fraction of a microsecond
+    if (  # the usual case: nothing to convert, which this finds out in a fraction of a microsecond
         type(X) is np.ndarray
         and standardizer is None
         and X.dtype == network.host_dtype
@@ -55,7 +55,7 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
         return on_disk[:, :] if together else cast(Array, on_disk)
     host = as_host(backend, X, name)
     validation.check_samples(host, name, network.inputs)
-    with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and training refuses it
+    with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite, and training refuses them
         if standardizer is not None:
             host = standardizer(host)
         return place(host.astype(network.dtype, copy=False))

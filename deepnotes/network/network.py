@@ -1,4 +1,4 @@
-"""Network: layers over one flat parameter buffer, trained, asked and saved."""
+"""Network: layers over one flat parameter buffer, with training, prediction and saving."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -45,27 +45,28 @@ class Network(Exports):
     inputs : int
         ``n[0]``, the number of features.
     backend : str or Backend, optional
-        By default the selected one, see :func:`deepnotes.get_backend`. It is kept for good.
+        By default the selected one, see :func:`deepnotes.get_backend`. It cannot be changed later.
     dtype : {"float32", "float64"}, default "float32"
     seed : int, optional
-        Of the initial weights, the order of samples and the dropout masks: the same on every backend. By default a
-        random one, kept as ``seed``.
+        Determines the initial weights, the order of samples and the dropout masks, which are the same on every
+        backend. By default a random seed, kept as ``seed``.
     standardizer : Standardizer, optional
-        Applied to every X that comes in.
+        Applied to every X that is passed in.
     theta : ndarray, shape (p,), optional
-        All parameters to start from, in the order of the buffer (weights first); by default the layers' initializers
-        draw them.
+        Initial values of all parameters, in the order of the buffer (weights first); by default the layers'
+        initializers draw them.
 
     Attributes
     ----------
     parameters : Parameters
-        A mapping of ``W1``, ``b1``, ``W2``, ...; assignable.
+        A mapping of ``W1``, ``b1``, ``W2``, ... to arrays; its items can be assigned to.
     metadata : dict
-        Whatever is worth saving with the network: names of features and classes, ... ; JSON values only.
+        Data to save with the network, such as the names of features and classes; JSON values only.
     dialect : str
-        Whose defaults it was made with, see :class:`~deepnotes.defaults`; those of an optimizer named to ``fit``, too.
+        The system whose defaults the network was made with, see :class:`~deepnotes.defaults`; an optimizer that is
+        passed to ``fit`` by name takes them as well.
     theta : Array, shape (p,)
-        The flat buffer that all parameters are slices of; ``layout`` says which.
+        The flat buffer that holds all parameters; ``layout`` says which slice is which.
 
     Raises
     ------
@@ -172,16 +173,17 @@ class Network(Exports):
         resume: bool = False,
         progress: bool = False,
     ) -> History:
-        """Train from the parameters as they are, with a fresh optimizer.
+        """Train from the current parameters, with a fresh optimizer.
 
         Parameters
         ----------
         X : array_like, shape (n[0], m)
-            The backend's, NumPy's, or any other library's that is on the host: it is read where it lies.
+            An array of the backend, of NumPy, or of any other library if it is on the host; it is read without a copy
+            where possible.
         Y : array_like, shape (n[L], m)
-            Also (m,) for one output, and class indices of shape (m,) for categorical cross-entropy.
+            Shape (m,) is accepted for one output, and class indices of shape (m,) for categorical cross-entropy.
         loss : str or LossFunction, optional
-            By default the one that goes with the last activation: binary cross-entropy after sigmoid, categorical
+            By default the loss that matches the last activation: binary cross-entropy after sigmoid, categorical
             cross-entropy after softmax, else mean squared error.
         optimizer : str or Optimizer, default "adam"
         epochs : int, default 10
@@ -192,27 +194,27 @@ class Network(Exports):
         validation : (X_val, Y_val) or (X_val, Y_val, weights), optional
             Evaluated after each epoch; weights as `sample_weight`.
         sample_weight : array_like, shape (m,), optional
-            Numbers of at least 0, of which only the ratios matter: they are scaled to mean 1 over all samples, and the
-            cost of a batch is the sum of its weighted losses divided by its number of samples. So a weight of 2 is as
-            good as a sample that is there twice, whatever the batch size. The reported loss is the weighted mean.
+            Numbers of at least 0. Only their ratios matter: they are scaled to mean 1 over all samples, and the cost of
+            a batch is the sum of its weighted losses divided by its number of samples. So a sample of weight 2 counts
+            as much as two samples, whatever the batch size. The reported loss is the weighted mean.
         class_weight : mapping, sequence or "balanced", optional
-            The weight of each class, 1 for those that a mapping leaves out; multiplies the sample weights.
-            ``"balanced"`` gives all classes the same sum of weights.
+            The weight of each class, which multiplies the sample weights; classes that a mapping leaves out have
+            weight 1. ``"balanced"`` gives all classes the same sum of weights.
         l2 : float, default 0.0
             Adds ``l2 / 2 * Σ w²`` over the weights (not the biases) to the cost.
         clip_norm : float, optional
-            Gradients of a larger global norm are scaled down to it.
+            Gradients with a larger global norm are scaled down to this norm.
         metrics : str, callable or list of them, optional
-            Computed on the validation data after each epoch, or on the training data where there are none, then
-            without weights.
+            Computed after each epoch on the validation data, or, if there are none, on the training data without
+            weights.
         early_stopping : EarlyStopping or int, optional
             An int is the patience.
         callbacks : sequence of Callback, optional
         checkpoint, every, resume : optional
-            A directory to write the training to while it runs, how often, and whether to go on from what is there: see
-            :class:`~deepnotes.Checkpoints`.
+            A directory to write checkpoints to while training, how often to write, and whether to resume from the
+            latest one there: see :class:`~deepnotes.Checkpoints`.
         progress : bool, default False
-            Show a progress bar with the time left on stderr.
+            Show a progress bar with the remaining time on stderr.
 
         Returns
         -------
@@ -221,13 +223,13 @@ class Network(Exports):
         Raises
         ------
         ArgumentError, ShapeError, DTypeError, DataError, ForeignArrayError, UnknownNameError
-            For what cannot be trained on, before anything changes.
+            If an argument cannot be used; nothing has changed then.
         NonFiniteLossError
             If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
         CheckpointError
-            If a checkpoint cannot be written, or is of another training.
+            If a checkpoint cannot be written, or belongs to another training.
         BusyError
-            If the network is being trained already, in another thread or around the callback that asks.
+            If the network is being trained already, in another thread or by the training whose callback calls this.
         """
         chosen = self._loss(loss)
         wanted = as_metrics(metrics)
@@ -263,17 +265,17 @@ class Network(Exports):
         l2: float = 0.0,
         clip_norm: float | None = None,
     ) -> float:
-        """Train on some more samples, once, in their order, and go on where the optimizer stopped.
+        """Train on more samples, once and in the given order, continuing with the optimizer's state.
 
         The optimizer's state is kept from the last ``fit`` or ``partial_fit`` if all settings are the same, else it
-        starts afresh. Parameters and errors are as for :meth:`fit`, with two exceptions: `batch_size` is by default all
-        samples, and weights are taken as they are, since these samples are only some of those that there will be.
-        ``class_weight="balanced"`` is refused for the same reason.
+        starts afresh. Parameters and errors are as for :meth:`fit`, with two exceptions: `batch_size` is by default the
+        number of samples, and weights are not scaled, since more samples may follow. ``class_weight="balanced"`` is
+        refused for the same reason.
 
         Returns
         -------
         float
-            The weighted mean of the losses of the samples as they were trained on.
+            The weighted mean of the samples' losses, each computed before the update that used the sample.
         """
         chosen = self._loss(loss)
         if isinstance(class_weight, str) and class_weight == "balanced":
@@ -294,7 +296,8 @@ class Network(Exports):
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
 
-        NumPy in gives NumPy out; an array of the backend, or of its GPU's memory, gives one of the backend.
+        A NumPy array gives a NumPy array; an array of the backend, or one in the memory of its GPU, gives an array of
+        the backend.
 
         Raises
         ------
@@ -312,7 +315,7 @@ class Network(Exports):
         metrics: Metrics = (),
         sample_weight: Any = None,
     ) -> dict[str, float]:
-        """Return the mean loss and the metrics, by name: weighted means, except for metrics of the user's own.
+        """Return the mean loss and the metrics, by name; user-defined metrics are not weighted, all others are.
 
         Parameters and errors are as for :meth:`fit`.
         """
@@ -338,13 +341,13 @@ class Network(Exports):
         return {name: parts[entries[name].layer][entries[name].key] for name in self.layout.in_order}
 
     def summary(self) -> str:
-        """Return a table of the layers: output shape, activation, number of parameters."""
+        """Return a table of the layers, with output shape, activation and number of parameters."""
         from deepnotes.network.summary import summary
 
         return summary(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle holds: host arrays, and no Program, which is made anew."""
+        """Return the content of a copy or a pickle: host arrays, without the Program, which is compiled anew."""
         training = None
         if self._training is not None:
             plan, _, state = self._training
@@ -393,7 +396,7 @@ class Network(Exports):
         )
 
     def _start(self, plan: Plan) -> tuple[Program, State]:
-        """Return a Program and a state with fresh slots; the last ones, if they were for the same plan."""
+        """Return a Program and a state with fresh slots; those of the last training are reused for the same plan."""
         zeros = np.zeros(self.layout.size)
         if self._training is not None and self._training[0] == plan:
             _, program, state = self._training

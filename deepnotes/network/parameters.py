@@ -1,4 +1,4 @@
-"""The parameters of a network, by name and as training state; both are the network's one flat buffer."""
+"""The parameters of a network, by name and as training state; both use the network's flat buffer."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Parameters(MutableMapping[str, Array]):
-    """The parameters of a network by name (``W1``, ``b1``, ...), views of its flat buffer where the library can.
+    """The parameters of a network by name (``W1``, ``b1``, ...), as views of its flat buffer where possible.
 
-    Assigning copies the values in, from NumPy or the backend, after checking them.
+    Assignment checks the values, which may be an array of NumPy or of the backend, and copies them.
     """
 
     def __init__(self, network: "NetworkLike") -> None:
@@ -34,7 +34,7 @@ class Parameters(MutableMapping[str, Array]):
         host = as_host(network.backend, to_host(network.backend, value, name), name)
         if host.shape != entry.parameter.shape:
             raise ShapeError(f"{name}: got shape {host.shape}, wanted {entry.parameter.shape}")
-        with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and is refused
+        with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite and are refused
             values = np.ascontiguousarray(host, dtype=network.dtype)
         validation.check_finite(network.backend, values, name, host)
         flat = network.backend.from_numpy(values.reshape(-1))
@@ -60,7 +60,7 @@ class Parameters(MutableMapping[str, Array]):
 
 
 class NetworkState(State):
-    """A training state whose θ is the network's own, so that both are always the same."""
+    """A training state that uses the network's own θ, so that both are always the same."""
 
     def __init__(self, network: "NetworkLike", slots: tuple[Array, ...]) -> None:
         self._network = network

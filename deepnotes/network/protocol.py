@@ -1,4 +1,4 @@
-"""What training, files and checks ask of a network: :class:`~deepnotes.Network` is built on them, not they on it."""
+"""The interface of a network for training, files and checks, on which :class:`~deepnotes.Network` itself is built."""
 
 from collections.abc import MutableMapping
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from deepnotes.nn.plan import Layout
 
 
 class NetworkLike(Protocol):
-    """A network, as far as what it is built on has to know it; see :class:`~deepnotes.Network` for each name."""
+    """The attributes of a network that lower modules use; see :class:`~deepnotes.Network` for each of them."""
 
     layers: tuple[Layer, ...]
     inputs: int

@@ -1,4 +1,4 @@
-"""Samples on disk as a network reads them: converted and standardized, a chunk of batches at a time."""
+"""Streaming of samples from disk: they are converted and standardized for a chunk of batches at a time."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 AT_ONCE = 1 << 26
-"""Bytes up to which a mapped array that has to be converted is converted as a whole."""
+"""The size in bytes up to which a mapped array that needs conversion is converted as a whole."""
 
 
 class Streamed:
-    """Samples on disk as a network takes them: of its dtype, standardized, on its backend.
+    """Samples on disk that are read in the network's form: in its dtype, standardized, on its backend.
 
     Attributes
     ----------
     shape : (int, int)
     most : int
-        Samples that are held at a time.
+        The largest number of samples in memory at a time.
     """
 
     ndim = 2
@@ -39,7 +39,7 @@ class Streamed:
     def take(self, order: np.ndarray) -> Array:
         """Return the samples at `order`, shape (n, k)."""
         X = self.samples.read(order)
-        with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and is refused
+        with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite and are refused
             if self._standardizer is not None:
                 X = self._standardizer(X)
             return self._backend.from_numpy(X.astype(self._dtype, copy=False))
@@ -49,13 +49,13 @@ class Streamed:
         return self.take(np.arange(*key[1].indices(self.shape[1])))
 
     def spans(self) -> Iterator[slice]:
-        """Yield slices of at most ``most`` samples that are all of them."""
+        """Yield slices of at most ``most`` samples that together cover all samples."""
         for start in range(0, self.shape[1], self.most):
             yield slice(start, min(start + self.most, self.shape[1]))
 
 
 def streamed(network: "NetworkLike", X: Any) -> Streamed | None:
-    """Return samples that stay on disk as the network takes them, or None where X is not to stay there."""
+    """Return X as :class:`Streamed` if its samples should stay on disk, else None."""
     if isinstance(X, OnDisk):
         return Streamed(network, X)
     if not is_mapped(X) or X.ndim != 2 or X.dtype.kind not in "biuf":
@@ -66,12 +66,12 @@ def streamed(network: "NetworkLike", X: Any) -> Streamed | None:
 
 
 def at_hand(network: "NetworkLike", data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
-    """Return data in which the samples at `order` are in memory, and where they are in it."""
+    """Return data that holds the samples at `order` in memory, and their indices in these data."""
     if not isinstance(data.X, Streamed):
         return data, order
     backend = network.backend
     chosen = backend.from_numpy(order)
-    some: list[Any] = [  # what a backend has left on the host stays there until it is needed
+    some: list[Any] = [  # arrays that a backend has left on the host stay there until they are needed
         backend.from_numpy(a.view(np.ndarray)[:, order]) if isinstance(a, np.ndarray) else backend.ops.gather(a, chosen)
         for a in data[1:]
         if a is not None
@@ -80,5 +80,5 @@ def at_hand(network: "NetworkLike", data: Data, order: np.ndarray) -> tuple[Data
 
 
 def updates_at_hand(data: Data, batch_size: int) -> int:
-    """Return how many batches may be in memory at a time."""
+    """Return the number of batches that may be in memory at a time."""
     return max(1, data.X.most // batch_size) if isinstance(data.X, Streamed) else 1 << 62

@@ -1,4 +1,4 @@
-"""Arrays that come from users, checked and converted before anything changes: samples, targets, weights."""
+"""Validation of users' arrays (samples, targets, weights), which are checked and converted before anything changes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, ShapeError
 
 BLOCK = 1 << 20
-"""Elements that are looked at together, so that a check needs little memory of its own."""
+"""The number of elements checked at a time, so that a check needs little memory of its own."""
 
 
 def check_samples(x: Any, name: str, features: int) -> None:
@@ -36,12 +36,13 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: 
     Parameters
     ----------
     x : Array
-        What is computed with.
+        The converted array.
     name : str
     given : array_like, optional
-        What it was made from, of the same shape: a finite number there was too large for the dtype of `x`.
+        The array that `x` was converted from, of the same shape. If it is finite where `x` is not, the message says
+        that the number is too large for the dtype of `x`.
     first : int, default 0
-        Which sample the first of `x` is, where `x` is only some of them.
+        The index of the first sample of `x`, if `x` holds only some of the samples.
     """
     if not isinstance(x, np.ndarray):
         if float(backend.xp.sum(x - x)) == 0:
@@ -68,7 +69,7 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: 
 
 
 def check_real(backend: Backend, x: Any, name: str) -> None:
-    """Raise DTypeError if an array of the backend's, of at least one dimension, holds other than real numbers."""
+    """Raise DTypeError if an array of the backend, of at least one dimension, holds anything but real numbers."""
     dtype = backend.to_numpy(x[:0, ...]).dtype
     if dtype.kind not in "biuf":
         raise DTypeError(f"{name}: got an array of {dtype}, wanted real numbers")
@@ -92,12 +93,12 @@ def as_targets(
         Shape (k, m); (m,) where k is 1; for categorical losses also class indices of shape (m,) or (1, m).
     loss : LossFunction
     k, m : int
-        Outputs and samples.
+        The numbers of outputs and of samples.
     dtype : str
     names : (str, str)
-        What the samples and the targets are called in messages.
+        The names of the samples and the targets in messages.
     together : bool
-        Whether it has to be an ordinary array of the backend, see :meth:`Backend.from_samples`.
+        Whether the result has to be an ordinary array of the backend, see :meth:`Backend.from_samples`.
 
     Returns
     -------
@@ -141,7 +142,7 @@ def as_weights(
     name: str = "sample_weight",
     scaled: bool = True,
 ) -> Array | None:
-    """Return the product of sample and class weights, shape (1, m), on the backend; None where neither is given.
+    """Return the product of sample and class weights, shape (1, m), on the backend; None if neither is given.
 
     Parameters
     ----------
@@ -150,13 +151,13 @@ def as_weights(
         The weight of each class, 1 for those that a mapping leaves out; ``"balanced"`` gives every class the same sum
         of weights.
     labels : ndarray of int64, shape (m,), or None
-        The class of each sample, where there are classes.
+        The class of each sample, or None if the targets are not classes.
     classes : int
-        The number of classes there can be.
+        The number of possible classes.
     together : bool
-        As of :func:`as_targets`.
+        As for :func:`as_targets`.
     name : str
-        What the sample weights are called in messages.
+        The name of the sample weights in messages.
     scaled : bool
         Whether to scale the weights to mean 1.
 
@@ -179,7 +180,7 @@ def as_weights(
         if not weights.any():
             raise DataError(f"{name}: every sample has the weight 0, wanted at least one above 0")
         exponent = int(np.frexp(weights.max())[1])
-        weights = np.ldexp(weights, -exponent)  # a power of two changes no digit, and no product or sum overflows
+        weights = np.ldexp(weights, -exponent)  # exact, as a power of two; now no product or sum can overflow
     if class_weight is not None:
         if labels is None:
             raise ArgumentError("class_weight: the targets are not classes; use sample_weight")
@@ -204,7 +205,7 @@ def as_weights(
 
 
 def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:
-    """Return the class of each sample, shape (m,), of targets of shape (k, m) or class indices of shape (1, m)."""
+    """Return the class of each sample, shape (m,), from targets of shape (k, m) or class indices of shape (1, m)."""
     if loss.targets == "simplex":
         return np.asarray(Y.reshape(-1) if Y.dtype.kind == "i" else Y.argmax(axis=0))
     if loss.targets == "unit" and Y.shape[0] == 1:
@@ -224,7 +225,7 @@ def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunc
 
 def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
     flat = Y.reshape(-1)
-    with np.errstate(invalid="ignore"):  # labels beyond every integer are refused below
+    with np.errstate(invalid="ignore"):  # labels beyond the range of integers are refused below
         labels = flat.astype(np.int64)
     for wrong, wanted in (
         (labels != flat, "a whole number"),
@@ -258,7 +259,7 @@ def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: 
     Parameters
     ----------
     class_weight : mapping of int to float, sequence of float or "balanced"
-        As of :func:`as_weights`.
+        As for :func:`as_weights`.
     labels : ndarray of int64, shape (m,)
         The class of each sample.
     classes : int

@@ -1,8 +1,8 @@
-"""The parts of a network and of its training, in terms of the equations; the bases of parts of your own.
+"""The parts of a network and of its training, and the base classes for parts of your own.
 
 A layer of your own derives from :class:`Layer`, an activation from :class:`ActivationFunction`, a loss from
 :class:`LossFunction`, an optimizer from :class:`Optimizer`, a schedule from :class:`Schedule`. They compute through
-:class:`Ops` on an :class:`Array` and need nothing else, so that they run on every backend.
+:class:`Ops` on an :class:`Array` and need nothing else, so they run on every backend.
 """
 
 from deepnotes.equations.array import Array

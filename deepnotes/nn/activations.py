@@ -1,4 +1,4 @@
-"""Activation functions by name, and the class a user derives from to write one."""
+"""Activation functions by name, and the base class of user-defined ones."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -10,17 +10,17 @@ from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, look_up
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
-"""Where the outputs lie: anywhere, above 0, between 0 and 1, or between 0 and 1 with columns that sum to 1."""
+"""The range of the outputs: any number, above 0, between 0 and 1, or between 0 and 1 with columns that sum to 1."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What the library knows of one of its activations."""
+    """The properties of one of the library's activations."""
 
     range: Range = "real"
-    """Where the outputs lie."""
+    """The range of the outputs."""
     initializer: str = "glorot_uniform"
-    """How the weights of a layer with it start, unless told otherwise."""
+    """The default initializer of the weights of a layer with this activation."""
     options: dict[str, float] = field(default_factory=dict)
 
 
@@ -41,14 +41,14 @@ LIBRARY: dict[str, Traits] = {
 
 
 class ActivationFunction:
-    """The base class of activations; derive from it to write one, and give ``forward`` and ``backward``.
+    """The base class of activations; derive from it to write your own, and implement ``forward`` and ``backward``.
 
     Attributes
     ----------
     range : {"real", "positive", "unit", "simplex"}
-        Where the outputs lie; some losses ask for it.
+        The range of the outputs; some losses accept only certain ranges.
     initializer : str, default "glorot_uniform"
-        How the weights of a layer with it start, unless told otherwise.
+        The default initializer of the weights of a layer with this activation.
     """
 
     range: Range = Traits.range
@@ -72,15 +72,15 @@ class Activation(ActivationFunction):
     name : str
         identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus or exp.
     **options : float
-        ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0); these defaults are the notes', see
-        :class:`~deepnotes.defaults`.
+        ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0); :class:`~deepnotes.defaults` selects other
+        defaults.
 
     Raises
     ------
     UnknownNameError
-        If `name` is none of them; the message has the nearest match.
+        If there is no such activation; the message suggests the nearest match.
     ArgumentError
-        If an option is not one of the activation's, or not a finite number.
+        If the activation does not have an option, or its value is not a finite number.
 
     Examples
     --------
@@ -115,12 +115,12 @@ class Activation(ActivationFunction):
 
 
 def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:
-    """Return an activation given by name or by itself."""
+    """Return the activation of this name; an activation object is returned unchanged."""
     return activation if isinstance(activation, ActivationFunction) else Activation(activation)
 
 
 def checked_options(name: str, defaults: dict[str, float], given: dict[str, Any], **limits: bool) -> dict[str, float]:
-    """Return `defaults` updated by `given`: known options, and numbers within `limits`, those of ``number``."""
+    """Return `defaults` updated by `given`, after checking names, and values against `limits` as ``number`` does."""
     for option in given:
         if option not in defaults:
             raise ArgumentError(f"{name}: no option {option!r}; it has {', '.join(defaults) or 'none'}")

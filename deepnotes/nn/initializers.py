@@ -1,6 +1,6 @@
 """Initial weights, drawn on the host in double precision from a seeded NumPy generator.
 
-They are the same for the same seed on every backend, and the same in every dtype up to the final rounding.
+The same seed gives the same weights on every backend, and in every dtype up to the final rounding.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ Variance: TypeAlias = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class Spread:
-    """Random numbers around 0 whose variance goes by the sizes of their layer.
+    """Random numbers around 0, whose variance depends on the sizes of the layer.
 
     Parameters
     ----------
     variance : callable
-        Takes n and n_prev.
+        Returns the variance for n and n_prev.
     is_uniform : bool
-        Whether all numbers between two limits are as likely; else they are normally distributed.
+        Whether the numbers are uniformly distributed; else they are normally distributed.
     sizes : (int, int), optional
-        n and n_prev; by default the shape of what is drawn, which is that of ``W``.
+        n and n_prev; by default the shape to draw, which for ``W`` is the same.
     """
 
     variance: Variance
@@ -38,7 +38,7 @@ class Spread:
     sizes: tuple[int, int] | None = None
 
     def __call__(self, rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
-        """Return numbers in an array of that shape."""
+        """Return an array of random numbers of the given shape."""
         variance = self.variance(*(self.sizes or shape))
         if not self.is_uniform:
             return rng.normal(0.0, sqrt(variance), shape)
@@ -66,12 +66,12 @@ def _lecun(n: int, n_prev: int) -> float:
 
 
 def _torch(n: int, n_prev: int) -> float:
-    """Return the variance 1 / (3 n_prev), whose limits are ±1 / sqrt(n_prev): those of ``torch.nn.Linear``."""
+    """Return the variance 1 / (3 n_prev); its uniform limits ±1 / sqrt(n_prev) are those of ``torch.nn.Linear``."""
     return 1 / (3 * n_prev)
 
 
 def _sklearn_sigmoid(n: int, n_prev: int) -> float:
-    """Return the variance 2 / (3 (n + n_prev)): scikit-learn's, where the activation is "logistic"."""
+    """Return the variance 2 / (3 (n + n_prev)), which scikit-learn uses with the activation "logistic"."""
     return 2 / (3 * (n + n_prev))
 
 
@@ -90,18 +90,18 @@ LIBRARY: dict[str, Initializer] = {
 
 
 def as_initializer(initializer: str | Initializer, sizes: tuple[int, int] | None = None) -> Initializer:
-    """Return an initializer given by name or by itself.
+    """Return the initializer of this name; a callable is returned unchanged.
 
     Parameters
     ----------
     initializer : str or callable
     sizes : (int, int), optional
-        n and n_prev of the layer, for ``b``, whose variance goes by them as that of ``W`` does.
+        n and n_prev of the layer; given for ``b``, whose variance depends on them as that of ``W`` does.
 
     Raises
     ------
     UnknownNameError
-        If there is none of that name.
+        If there is no initializer of that name.
     """
     if callable(initializer):
         return initializer

@@ -1,7 +1,7 @@
-"""Layers: what they are made of, and how they go forward and backward in terms of the equations.
+"""Layers: their parameters, and their forward and backward passes in terms of the equations.
 
-A layer is a frozen description and keeps no state. Its parameters are handed to it as a mapping, its activity is
-handed back in a cache. So a layer is a few lines, and one that a user writes is no different from ours.
+A layer is a frozen description and keeps no state: it receives its parameters as a mapping, and returns what backward
+needs in a cache. So a layer takes a few lines, and a user-defined one is no different from ours.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from deepnotes.utils.arguments import number, whole
 
 
 class Parameter(NamedTuple):
-    """One parameter of a layer: its shape, how it starts, and whether L2 and weight decay apply to it."""
+    """One parameter of a layer: its shape, its initializer, and whether L2 and weight decay apply to it."""
 
     shape: tuple[int, int]
     initializer: Initializer
@@ -25,7 +25,7 @@ class Parameter(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a layer may want to know beyond its input.
+    """Information for a layer beyond its input.
 
     Attributes
     ----------
@@ -43,10 +43,9 @@ class Context(NamedTuple):
 
 
 class Layer:
-    """The base class of layers; derive from it to write one.
+    """The base class of layers; derive from it to write your own.
 
-    ``forward`` and ``backward`` are all that a layer without parameters of its own and with as many outputs as inputs
-    needs.
+    A layer that has no parameters, and the same number of outputs as inputs, needs only ``forward`` and ``backward``.
     """
 
     def output_size(self, inputs: int) -> int:
@@ -54,23 +53,23 @@ class Layer:
         return inputs
 
     def parameters(self, inputs: int) -> dict[str, Parameter]:
-        """Return the parameters by name; layer ``l`` of a network shows its ``W`` as ``W{l}``."""
+        """Return the parameters by name; in a network, ``W`` of layer ``l`` is called ``W{l}``."""
         return {}
 
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
-        """Return ``A``, shape (n, m), from ``A_prev``, shape (n_prev, m), and whatever ``backward`` will need."""
+        """Return ``A``, shape (n, m), from ``A_prev``, shape (n_prev, m), and the cache that ``backward`` needs."""
         raise NotImplementedError
 
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return ``dA_prev``, shape (n_prev, m), per sample, and the gradient of the mean for each parameter."""
+        """Return ``dA_prev`` per sample, shape (n_prev, m), and the gradient of the mean loss for each parameter."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Dense(Layer):
-    """A layer of neurons (N1), each joined to every input: ``A = g(W A_prev + b)`` (N2, N3).
+    """A layer of neurons (N1), each connected to every input: ``A = g(W A_prev + b)`` (N2, N3).
 
     Parameters
     ----------
@@ -78,21 +77,21 @@ class Dense(Layer):
         The number of neurons, ``n[l]``.
     activation : str or ActivationFunction, default "identity"
         ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, an
-        :class:`~deepnotes.nn.activations.Activation` with options, or one that a user wrote.
+        :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined one.
     initializer : str or callable, optional
-        How ``W`` starts: zeros, or he, glorot or lecun with ``_normal`` or ``_uniform``, or a function of a NumPy
-        generator and a shape. By default he_normal for the relu family, glorot_uniform for the others, or as
-        :class:`~deepnotes.defaults` has it.
+        Draws the initial ``W``: zeros, or he, glorot or lecun with ``_normal`` or ``_uniform``, or a function of a
+        NumPy generator and a shape. By default he_normal for the relu family and glorot_uniform for the others, or the
+        one that :class:`~deepnotes.defaults` selects.
     bias_initializer : str or callable, optional
-        How ``b`` starts; the named ones have the variance that they would have in ``W``. By default zeros, or as
-        :class:`~deepnotes.defaults` has it.
+        Draws the initial ``b``; a named initializer has the same variance as for ``W``. By default zeros, or the one
+        that :class:`~deepnotes.defaults` selects.
 
     Raises
     ------
     ArgumentError
         If `units` is not a whole number above 0.
     UnknownNameError
-        If a name is unknown; the message has the nearest match.
+        If a name is unknown; the message suggests the nearest match.
 
     Examples
     --------
@@ -143,7 +142,7 @@ class Dense(Layer):
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return ``dA_prev`` (N15), and ``dW`` and ``db`` (N13, N14), by way of ``dZ = dA * g'(Z)`` (N12)."""
+        """Return ``dA_prev`` (N15), ``dW`` and ``db`` (N13, N14), computed from ``dZ = dA * g'(Z)`` (N12)."""
         A_prev, Z, A = cache
         return self.backward_linear(ops, parameters, A_prev, self.g.backward(ops, dA, Z, A))
 
@@ -157,17 +156,17 @@ class Dense(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """Drops each of its inputs with probability `rate` while training, and passes them on when predicting.
+    """Sets each of its inputs to 0 with probability `rate` while training, and passes them on when predicting.
 
     Parameters
     ----------
     rate : float
-        At least 0, less than 1. What is kept is scaled by ``1 / (1 - rate)``.
+        At least 0, less than 1. Inputs that are kept are scaled by ``1 / (1 - rate)``.
 
     Raises
     ------
     ArgumentError
-        If `rate` is out of its range.
+        If `rate` is out of range.
     """
 
     rate: float
@@ -176,7 +175,7 @@ class Dropout(Layer):
         object.__setattr__(self, "rate", number("rate", self.rate, below=1))
 
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
-        """Return ``A_prev`` with the dropped elements 0, shape (n, m), and the mask."""
+        """Return ``A_prev`` with dropped elements set to 0, shape (n, m), and the mask."""
         if context.step is None or self.rate == 0:
             return A_prev, None
         keep = ops.dropout_mask(A_prev.shape, self.rate, context.seed, context.step, context.layer, A_prev.dtype)
@@ -185,20 +184,20 @@ class Dropout(Layer):
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return ``dA`` with the same elements 0."""
+        """Return ``dA`` with the same elements set to 0."""
         return (dA if cache is None else ops.dropout(dA, cache, self.rate)), {}
 
 
 def started(layers: tuple["Layer", ...]) -> tuple["Layer", ...]:
-    """Return the layers of a network with the initializers that the dialect in force has for those left open.
+    """Return the layers of a network, with initializers that were not given filled in from the current dialect.
 
-    The notes' go by the activation and are left to the layers.
+    The dialect of the notes fills in nothing: there each layer chooses by its activation.
     """
     names = [(key, said(f"Dense.{key}")) for key in ("initializer", "bias_initializer")]
     if not any(name for _, name in names):
         return layers
     dense = [layer for layer in layers if isinstance(layer, Dense)]
-    # scikit-learn knows one activation, that of the hidden layers, and it decides for the last layer, too.
+    # In scikit-learn the activation of the hidden layers decides for the last layer, too.
     is_sigmoid = len(dense) > 1 and getattr(dense[0].g, "name", None) == "sigmoid"
     names = [
         (key, "sklearn_sigmoid_uniform" if is_sigmoid and name == "sklearn_uniform" else name) for key, name in names

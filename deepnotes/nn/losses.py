@@ -1,4 +1,4 @@
-"""Losses by name, the pairs that take the stable fused form (N11), and the class a user derives from to write one."""
+"""Losses by name, their stable fused forms with an activation (N11), and the base class of user-defined ones."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from deepnotes.utils.errors import ArgumentError, look_up
 
 @dataclass(frozen=True)
 class Traits:
-    """What the library knows of one of its losses."""
+    """The properties of one of the library's losses."""
 
     outputs: tuple[Range, ...] = ("real", "positive", "unit", "simplex")
-    """The ranges of activations it may follow."""
+    """The ranges of activations that it may follow."""
     targets: Literal["real", "count", "unit", "simplex"] = "real"
-    """What Y may hold: numbers, numbers >= 0, numbers within 0..1, or distributions (class indices included)."""
+    """The values that Y may hold: any, >= 0, within 0..1, or distributions (class indices included)."""
     fused: tuple[str, str] | None = None
-    """The activation, and the equation that takes the loss from its logits."""
+    """The activation, and the equation that computes the loss from its logits."""
     options: dict[str, float] = field(default_factory=dict)
 
 
@@ -34,14 +34,14 @@ LIBRARY: dict[str, Traits] = {
 
 
 class LossFunction:
-    """The base class of losses; derive from it to write one, and give ``value`` and ``derivative``.
+    """The base class of losses; derive from it to write your own, and implement ``value`` and ``derivative``.
 
     Attributes
     ----------
     outputs : tuple of str
-        The ranges of activations it may follow, of :attr:`ActivationFunction.range`.
+        The ranges of activations that it may follow, see :attr:`ActivationFunction.range`.
     targets : {"real", "count", "unit", "simplex"}
-        What Y may hold; ``"simplex"`` takes one-hot columns, distributions and class indices.
+        The values that Y may hold; ``"simplex"`` means one-hot columns, distributions and class indices.
     """
 
     name = "custom"
@@ -49,7 +49,7 @@ class LossFunction:
     targets: Literal["real", "count", "unit", "simplex"] = "real"
 
     def value(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), of outputs and targets of shape (k, m)."""
+        """Return the loss of each sample, shape (1, m), for outputs and targets of shape (k, m)."""
         raise NotImplementedError
 
     def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
@@ -57,15 +57,15 @@ class LossFunction:
         raise NotImplementedError
 
     def fused_with(self, activation: ActivationFunction) -> bool:
-        """Return whether this loss after `activation` has a form taken from the logits Z (N11)."""
+        """Return whether this loss after `activation` has a form that is computed from the logits Z (N11)."""
         return False
 
     def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), from the logits, where ``fused_with`` says so."""
+        """Return the loss of each sample, shape (1, m), from the logits; used where ``fused_with`` returns True."""
         raise NotImplementedError
 
     def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dZ[L]``, shape (k, m), where ``fused_with`` says so."""
+        """Return ``dZ[L]``, shape (k, m); used where ``fused_with`` returns True."""
         raise NotImplementedError
 
 
@@ -84,9 +84,9 @@ class Loss(LossFunction):
     Raises
     ------
     UnknownNameError
-        If `name` is none of them; the message has the nearest match.
+        If there is no such loss; the message suggests the nearest match.
     ArgumentError
-        If an option is not one of the loss's, or not a finite number above 0.
+        If the loss does not have an option, or its value is not a finite number above 0.
 
     Examples
     --------
@@ -106,7 +106,7 @@ class Loss(LossFunction):
         object.__setattr__(self, "targets", traits.targets)
 
     def value(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), of outputs and targets of shape (k, m)."""
+        """Return the loss of each sample, shape (1, m), for outputs and targets of shape (k, m)."""
         L: Array = getattr(ops, self.name)(A, Y, **dict(self.options))
         return L
 
@@ -116,7 +116,7 @@ class Loss(LossFunction):
         return dA
 
     def fused_with(self, activation: ActivationFunction) -> bool:
-        """Return whether this loss after `activation` has a form taken from the logits Z (N11)."""
+        """Return whether this loss after `activation` has a form that is computed from the logits Z (N11)."""
         fused = LIBRARY[self.name].fused
         return fused is not None and isinstance(activation, Activation) and activation.name == fused[0]
 
@@ -141,12 +141,12 @@ class Loss(LossFunction):
 
 
 def as_loss(loss: str | LossFunction) -> LossFunction:
-    """Return a loss given by name or by itself."""
+    """Return the loss of this name; a loss object is returned unchanged."""
     return loss if isinstance(loss, LossFunction) else Loss(loss)
 
 
 def check_pair(loss: LossFunction, activation: Any) -> None:
-    """Raise ArgumentError if the outputs of the last layer's `activation` are not what `loss` is defined on."""
+    """Raise ArgumentError if `loss` is not defined on the outputs of the last layer's `activation`."""
     found = getattr(activation, "range", "real")
     if found not in loss.outputs:
         name = getattr(activation, "name", type(activation).__name__)
@@ -159,13 +159,13 @@ def check_pair(loss: LossFunction, activation: Any) -> None:
 
 
 def loss_after(g: ActivationFunction | None, loss: str | LossFunction | None) -> LossFunction:
-    """Return a loss given by name, by itself, or by the last activation `g` where it is left open.
+    """Return a loss that is given by name or as an object; if it is None, the one that matches the last activation.
 
     Raises
     ------
     UnknownNameError
     ArgumentError
-        If it does not go with `g`.
+        If it cannot follow `g`.
     """
     natural = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
     chosen = as_loss(natural.get(getattr(g, "name", ""), "mean_squared_error") if loss is None else loss)

@@ -1,4 +1,4 @@
-"""Metrics: figures for people, computed on the host from outputs and targets."""
+"""Metrics: figures for people to read, computed on the host from outputs and targets."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -8,16 +8,16 @@ import numpy as np
 from deepnotes.utils.errors import ArgumentError, look_up
 
 Metric: TypeAlias = Callable[..., float]
-"""Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. Those of the library also take the
-weights of the samples, shape (m,), or None."""
+"""Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. The library's metrics also take
+the weights of the samples, shape (m,), or None."""
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 
 
 def accuracy(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
-    """Return the share of samples whose class is right.
+    """Return the fraction of samples that are classified correctly.
 
-    With one output the class is ``a > 0.5``; with more it is the largest output, the first of equals, and a NaN is
-    the largest.
+    With one output the class is ``a > 0.5``. With more it is the index of the largest output, the first one if several
+    are equal; NaN counts as the largest.
     """
     if A.shape[0] == 1:
         return float(np.average(((A > 0.5) == (Y > 0.5))[0], weights=w))
@@ -35,7 +35,7 @@ def mean_absolute_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = Non
 
 
 def r2(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
-    """Return the coefficient of determination, the mean over the outputs; 0 for an output that never varies."""
+    """Return the mean over the outputs of the coefficient of determination; 0 for an output that never varies."""
     weights = np.ones(Y.shape[1]) if w is None else w
     residual = (A - Y) ** 2 @ weights
     total = (Y - np.average(Y, axis=1, weights=w)[:, None]) ** 2 @ weights
@@ -52,18 +52,18 @@ LIBRARY: dict[str, Metric] = {
 
 
 RISING = {"accuracy", "r2"}
-"""Those of which more is better."""
+"""Metrics for which a larger value is better."""
 
 
 def as_metrics(metrics: Metrics) -> dict[str, Metric]:
-    """Return metrics, given by name or as functions, by name.
+    """Return metrics that are given by name or as functions, as a dict by name.
 
     Raises
     ------
     UnknownNameError
-        If there is none of that name.
+        If there is no metric of that name.
     ArgumentError
-        If they are no sequence, or one would take the place of another or of the loss.
+        If `metrics` is not a sequence, or if one has the name of another or of the loss.
     """
     try:
         given = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)

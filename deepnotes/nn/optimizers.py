@@ -1,4 +1,4 @@
-"""Optimizers: their hyperparameters, the slots they keep, and which equation makes the update."""
+"""Optimizers: their hyperparameters, the slots they keep, and the equation of their update."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from deepnotes.utils.errors import ArgumentError, look_up
 
 
 class Optimizer:
-    """The base class; derive from it to write one, and give ``learning_rate``, ``slots`` and ``update``."""
+    """The base class of optimizers; derive from it and define ``learning_rate``, ``slots`` and ``update``."""
 
     learning_rate: Rate
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The names of the buffers kept from step to step, each of the shape of θ and 0 at the start."""
+        """The names of the buffers kept from step to step, each of the shape of θ and initially 0."""
         return ()
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ class Optimizer:
         ----------
         step : int or ndarray of int64
         rate : float or ndarray of float64
-            Arrays, of the same shape, stand for many steps, and give arrays.
+            Arrays of the same shape stand for several steps; the values returned are arrays as well.
         """
         return {"rate": rate}
 
@@ -51,13 +51,13 @@ class Optimizer:
         raise NotImplementedError
 
     def _check(self, name: str, **limits: Any) -> None:
-        """Make a hyperparameter a Python number within `limits`: a NumPy one would change the dtype of θ."""
+        """Check a hyperparameter and make it a Python number: a NumPy number would change the dtype of θ."""
         object.__setattr__(self, name, number(name, getattr(self, name), **limits))
 
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent on mini-batches, with momentum and Nesterov's form of it.
+    """Gradient descent on mini-batches, with optional momentum and Nesterov momentum.
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ class SGD(Optimizer):
         Between 0 and 1.
     nesterov : bool, default False
     rate_in_velocity : bool, default False
-        Let the velocity sum up steps, each with the learning rate that it was made with, as Keras and scikit-learn do,
-        instead of gradients, whose sum the current rate multiplies, as PyTorch does. While the rate does not change,
-        the two are the same.
+        Whether the velocity sums steps, each scaled by the learning rate of its own update, as in Keras and
+        scikit-learn, or sums gradients, which the current rate then multiplies, as in PyTorch. While the rate is
+        constant, both are the same.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class SGD(Optimizer):
 
     Notes
     -----
-    The defaults of all optimizers are the notes'; :class:`~deepnotes.defaults` has others.
+    The defaults of all optimizers are those of the notes; :class:`~deepnotes.defaults` selects others.
     """
 
     learning_rate: Rate = field(default_factory=by_dialect("SGD.learning_rate"))
@@ -88,7 +88,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
         self._check("momentum", most=1)
-        if self.nesterov is None:  # as a dialect says it: wherever there is momentum
+        if self.nesterov is None:  # in some dialects: wherever there is momentum
             object.__setattr__(self, "nesterov", self.momentum > 0)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
@@ -104,7 +104,7 @@ class SGD(Optimizer):
         return ("v",) if self.momentum else ()
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the rate; for a velocity of steps 1, and the rate as what the gradient is multiplied by."""
+        """Return the rate; if the velocity sums steps, return 1 as the rate, and the rate as the gradient's factor."""
         return {"rate": rate} if self._sums_gradients else {"rate": rate**0, "gain": rate}
 
     def update(
@@ -126,11 +126,11 @@ class RMSProp(Optimizer):
     ----------
     learning_rate : float or Schedule, default 0.001
     rho : float, default 0.9
-        How much of the mean square is kept at each step.
+        The fraction of the mean square that is kept at each step.
     epsilon : float, default 1e-7
         Added outside the root.
     epsilon_inside : bool, default False
-        Add it inside the root instead, as Keras does.
+        Add epsilon inside the root instead, as Keras does.
 
     Raises
     ------
@@ -174,8 +174,8 @@ class Adam(Optimizer):
     epsilon : float, default 1e-8
         Added outside the root, to the bias-corrected value.
     epsilon_hat : bool, default False
-        Add it before the root is bias-corrected instead: the paper's ε̂ (end of its section 2), as Keras and
-        scikit-learn have it.
+        Add epsilon before the root is bias-corrected instead: the paper's ε̂ (end of its section 2), as in Keras and
+        scikit-learn.
 
     Raises
     ------
@@ -204,9 +204,9 @@ class Adam(Optimizer):
         """Return the rate and epsilon of update number `step`, counted from 1, bias corrections included.
 
         With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
-        ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` is ``rate' m / (sqrt v + epsilon')`` with these two: the paper's
-        own order of computation (end of its section 2), which spares passes over the parameters. ε̂ is added to
-        ``sqrt((1 - beta2) v)``, so its place is taken by ``epsilon / sqrt(1 - beta2)``.
+        ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` is ``rate' m / (sqrt v + epsilon')`` with the two numbers returned:
+        the paper's own order of computation (end of its section 2), which saves passes over the parameters. ε̂ is added
+        to ``sqrt((1 - beta2) v)``, so with it ``epsilon'`` is ``epsilon / sqrt(1 - beta2)``.
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
@@ -229,11 +229,11 @@ class AdamW(Adam):
     Parameters
     ----------
     learning_rate, beta1, beta2, epsilon, epsilon_hat
-        As :class:`Adam`.
+        As for :class:`Adam`.
     weight_decay : float, default 0.01
-        Each step takes ``rate * weight_decay`` of every weight away.
+        Each step subtracts the fraction ``rate * weight_decay`` of every weight.
     decay_biases : bool, default False
-        Let biases decay as well, as PyTorch and Keras do.
+        Whether biases decay as well, as in PyTorch and Keras.
 
     Raises
     ------
@@ -249,7 +249,7 @@ class AdamW(Adam):
         self._check("weight_decay")
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return those of :class:`Adam`, and the share of each weight that decays."""
+        """Return the scalars of :class:`Adam`, and the fraction by which each weight decays."""
         return super().scalars(step, rate) | {"share": rate * self.weight_decay}
 
     def update(
@@ -266,19 +266,19 @@ LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": A
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
-    """Return an optimizer given by name, with its defaults but for `options`, or by itself.
+    """Return an optimizer of this name, made with `options`; an optimizer object is returned unchanged.
 
     Parameters
     ----------
     optimizer : str or Optimizer
     dialect : str, optional
-        Whose defaults, by default those in force; see :class:`~deepnotes.defaults`.
+        The system whose defaults apply, by default the current one; see :class:`~deepnotes.defaults`.
     **options : object
 
     Raises
     ------
     UnknownNameError
-        If there is none of that name.
+        If there is no optimizer of that name.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer

@@ -1,4 +1,4 @@
-"""Plan: the frozen description of a training step, and what of one a backend supports. Layout: the flat buffer."""
+"""Plan: the frozen description of a training step. Layout: its flat buffer. Supported: what a backend can compile."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 class Layout:
-    """Where the parameters of a chain of layers lie in one flat buffer: those that decay (weights) first.
+    """The places of the parameters of a chain of layers in one flat buffer: those that decay (weights) come first.
 
     Parameters
     ----------
@@ -39,13 +39,13 @@ class Layout:
     Attributes
     ----------
     sizes : list of int
-        ``n[0], n[1], ...``, one more than there are layers.
+        ``n[0], n[1], ...``, one more than the number of layers.
     entries : dict of str to Entry
         In the order of the buffer. ``W2`` belongs to the second layer that has parameters.
     size : int
         ``p``, the number of parameters.
     decaying : int
-        How many of them decay; they are the first ones.
+        The number of parameters that decay; they come first.
     """
 
     def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
@@ -71,14 +71,14 @@ class Layout:
                 self.decaying = stop
 
     def split(self, xp: Namespace, flat: Array) -> list[dict[str, Array]]:
-        """Return the parameters of each layer, cut from the buffer `flat`, shape (p,); views where the library can."""
+        """Return the parameters of each layer, sliced from the buffer `flat`, shape (p,); views where possible."""
         parameters: list[dict[str, Array]] = [{} for _ in range(self.layers)]
         for entry in self.entries.values():
             parameters[entry.layer][entry.key] = xp.reshape(flat[entry.start : entry.stop], entry.parameter.shape)
         return parameters
 
     def join(self, xp: Namespace, parameters: Sequence[Mapping[str, Array]]) -> Array:
-        """Return the buffer, shape (p,), of the parameters (or gradients) of each layer."""
+        """Return the parameters (or gradients) of each layer joined into one buffer, shape (p,)."""
         return xp.concat([xp.reshape(parameters[e.layer][e.key], (-1,)) for e in self.entries.values()], axis=0)
 
     def decays(self) -> np.ndarray:
@@ -107,10 +107,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Objective:
-    """How the cost of a batch is made of the losses of its samples and of L2, where another library's way is kept.
+    """How the cost of a batch is computed from its samples' losses and L2; the options reproduce other libraries.
 
-    By default it is the mean over the samples (N10) of the losses, each times its weight if there are weights; L2 is a
-    term of the gradient that the reported cost leaves out.
+    By default the cost is the mean over the samples (N10) of the losses, each times its weight if there are weights; L2
+    contributes to the gradient, but not to the reported cost.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Objective:
     told : float, default 1.0
         The reported cost is `told` times the mean loss.
     share_l2 : bool, default False
-        Whether L2 is divided by what the losses of the batch are divided by, and reported with the cost.
+        Whether L2 is divided by the same number as the losses of the batch, and included in the reported cost.
     weighted_mean : bool, default False
         Whether the losses of a batch are divided by the sum of its weights instead of by its number of samples.
     """
@@ -136,7 +136,7 @@ NOTES = Objective()
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what a training step computes, but for the data and the parameters.
+    """Everything that determines what a training step computes, except for the data and the parameters.
 
     Parameters
     ----------
@@ -150,11 +150,11 @@ class Plan:
     l2 : float
         Adds ``l2 / 2 * Σ w²`` to the cost.
     clip_norm : float or None
-        The largest global norm of a gradient.
+        The largest global norm of a gradient; larger ones are scaled down.
     class_indices : bool
         Whether Y holds class indices, shape (1, m), instead of columns, shape (k, m).
     objective : Objective
-        How cost and gradient are made of all that.
+        How cost and gradient are computed from the losses and L2.
     """
 
     inputs: int
@@ -170,19 +170,19 @@ class Plan:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where the parameters lie."""
+        """The places of the parameters in the flat buffer."""
         return Layout(self.inputs, self.layers)
 
 
 class Supported(NamedTuple):
-    """The parts that a backend has kernels for: what it asks before it compiles.
+    """The parts that a backend has kernels for; it checks a plan against them before compiling it.
 
     Parameters
     ----------
     activations, losses : container of str
-        By their names in the library's tables; best the very tables that the kernels are looked up in.
+        Their names in the library's tables; preferably the same tables in which the backend looks its kernels up.
     optimizer : callable
-        Returns whether there is an update for an :class:`~deepnotes.nn.optimizers.Optimizer`, options included.
+        Returns whether an :class:`~deepnotes.nn.optimizers.Optimizer`, with its options, has a kernel.
 
     Examples
     --------
@@ -197,17 +197,17 @@ class Supported(NamedTuple):
     optimizer: Callable[[Optimizer], bool]
 
     def has_layers(self, layers: Sequence[Layer]) -> bool:
-        """Return whether there are kernels for all layers and their activations; a derived class is another layer."""
+        """Return whether all layers and their activations have kernels; a class derived from a layer has none."""
         return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g)) for x in layers)
 
     def has_activation(self, activation: ActivationFunction) -> bool:
-        """Return whether there is a kernel for an activation."""
+        """Return whether an activation has a kernel."""
         return type(activation) is Activation and activation.name in self.activations
 
     def has_loss(self, loss: LossFunction) -> bool:
-        """Return whether there is a kernel for a loss."""
+        """Return whether a loss has a kernel."""
         return type(loss) is Loss and loss.name in self.losses
 
     def has_plan(self, plan: Plan) -> bool:
-        """Return whether there are kernels for layers, loss and optimizer of a plan."""
+        """Return whether the layers, the loss and the optimizer of a plan all have kernels."""
         return self.has_layers(plan.layers) and self.has_loss(plan.loss) and self.optimizer(plan.optimizer)

@@ -1,9 +1,9 @@
-"""What parts take where nothing is said: the defaults of the notes, or those of PyTorch, Keras or scikit-learn.
+"""Default settings: those of the notes, or those of PyTorch, Keras or scikit-learn.
 
-Each system is a table of settings, all in this file. A part takes its defaults when it is made, from the dialect in
-force there: an activation its slope, an optimizer its rates; a network how the weights start that its layers leave
-open. What is said always wins. A network remembers the dialect it was made in, so that an optimizer named to its
-``fit`` is that system's, too, and a model file has it.
+The defaults of each system, a *dialect*, are a table in this file. A part takes its defaults from the current dialect
+when it is made: an activation its slope, an optimizer its rates, and a network the initializers that its layers leave
+open. Explicit arguments always win. A network remembers the dialect that it was made in, so that an optimizer passed to
+its ``fit`` by name has the same system's defaults; model files store the dialect as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -80,10 +80,10 @@ DIALECTS: Mapping[str, Settings] = MappingProxyType(
 
 
 class defaults:
-    """Make a system's defaults those of what is made from now on, or within a ``with`` block.
+    """Use a system's defaults for everything that is made from now on, or within a ``with`` block.
 
-    As with :func:`deepnotes.use_backend`, that is for this thread or async task alone; a new thread begins with the
-    notes'. ``dn.defaults("notes")`` takes it back.
+    Like :func:`deepnotes.use_backend`, this applies to the current thread or async task only; a new thread begins with
+    the defaults of the notes. ``dn.defaults("notes")`` restores them.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class defaults:
     Raises
     ------
     UnknownNameError
-        If there is no such dialect; nothing changes then.
+        If there is no such dialect; then nothing changes.
 
     Examples
     --------
@@ -111,7 +111,7 @@ class defaults:
         self._tokens: list[Token[defaults | None]] = []
 
     def __enter__(self) -> "defaults":
-        # In ``with defaults(...)`` the call has done it; at the end it shall be as it was before the call.
+        # In ``with defaults(...)`` the call has set the dialect; __exit__ restores the one from before the call.
         is_new = self._made is not None and _spoken.get() is self
         self._tokens.append(self._made if is_new and self._made else _spoken.set(self))
         self._made = None
@@ -128,13 +128,13 @@ _spoken: ContextVar[defaults | None] = ContextVar("deepnotes_defaults", default=
 
 
 def spoken() -> str:
-    """Return the name of the dialect in force."""
+    """Return the name of the current dialect."""
     in_force = _spoken.get()
     return "notes" if in_force is None else in_force.name
 
 
 def said(key: str) -> Any:
-    """Return what the dialect in force says of a setting.
+    """Return the value of a setting in the current dialect.
 
     Examples
     --------
@@ -145,13 +145,13 @@ def said(key: str) -> Any:
 
 
 def by_dialect(key: str) -> Callable[[], Any]:
-    """Return what gives the default of a field of a dataclass: what the dialect in force says of it, each time."""
+    """Return a default factory for a dataclass field; each call looks the setting up in the current dialect."""
     return partial(said, key)
 
 
 @contextmanager
 def speaking(name: str | None) -> Iterator[None]:
-    """Have a dialect in force within a ``with`` block; None leaves it as it is."""
+    """Make a dialect the current one within a ``with`` block; None leaves the current one as it is."""
     if name is None:
         yield
         return

@@ -1,7 +1,7 @@
 """Learning-rate schedules: the rate as a function of the update's number, 0, 1, 2, ...
 
-Anything that takes a rate takes a number or a schedule. Rates are computed on the host in double precision, a chunk
-of updates at a time, so a schedule written by a user runs on every backend.
+Every learning rate may be a number or a schedule. Rates are computed on the host in double precision, for a chunk of
+updates at a time, so a user-defined schedule runs on every backend.
 """
 
 import math
@@ -14,14 +14,14 @@ from deepnotes.utils.errors import ArgumentError
 
 
 class Schedule:
-    """The base class; derive from it to write one, and give ``__call__(step)``."""
+    """The base class of schedules; derive from it to write your own, and implement ``__call__(step)``."""
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
         raise NotImplementedError
 
     def rates(self, first: int, count: int) -> list[float]:
-        """Return the rates of `count` updates from number `first` on."""
+        """Return the rates of `count` updates, starting with number `first`."""
         return [self(step) for step in range(first, first + count)]
 
 
@@ -29,7 +29,7 @@ Rate: TypeAlias = "float | Schedule"
 
 
 def _python_numbers(schedule: Any) -> None:
-    """Make the numbers of a schedule Python's, which know no overflow of whole numbers."""
+    """Convert the numbers of a schedule to Python's, whose integers cannot overflow."""
     for field in fields(schedule):
         value = getattr(schedule, field.name)
         if isinstance(value, Real) and not isinstance(value, int | float):
@@ -37,7 +37,7 @@ def _python_numbers(schedule: Any) -> None:
 
 
 def _power(base: float, exponent: float) -> float:
-    """Return ``base ** exponent``, infinite where it overflows: then the fit loop says what the schedule gave."""
+    """Return ``base ** exponent``, or infinity if it overflows, which the fit loop then reports."""
     try:
         return float(float(base) ** float(exponent))
     except OverflowError:
@@ -71,7 +71,7 @@ class StepDecay(Schedule):
     ----------
     learning_rate : float
     every : int
-        Steps between two drops.
+        Number of steps between two drops.
     factor : float, default 0.1
     """
 
@@ -98,7 +98,7 @@ class ExponentialDecay(Schedule):
     ----------
     learning_rate : float
     every : int
-        Steps in which the rate falls by `factor`.
+        Number of steps in which the rate falls by `factor`.
     factor : float, default 0.9
     """
 
@@ -125,9 +125,9 @@ class CosineDecay(Schedule):
     ----------
     learning_rate : float
     steps : int
-        Updates in all, warm-up included; the rate stays at `final` after them.
+        Total number of updates, warm-up included; after them the rate stays at `final`.
     warmup : int, default 0
-        Updates of the warm-up; the first has the rate ``learning_rate / warmup``.
+        Number of warm-up updates; the first has the rate ``learning_rate / warmup``.
     final : float, default 0.0
 
     Examples
@@ -179,20 +179,20 @@ class InverseScaling(Schedule):
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
-    """A rate that falls when a watched figure stops falling.
+    """A rate that falls when the loss stops improving.
 
     Parameters
     ----------
     learning_rate : float or Schedule
-        What is scaled down.
+        The rate to scale down.
     factor : float, default 0.1
-        By which the rate falls, between 0 and 1.
+        The factor of each reduction, between 0 and 1.
     patience : int, default 10
-        Epochs without improvement that are waited for before each fall.
+        The number of epochs without improvement to wait before each reduction.
     min_delta : float, default 1e-4
-        What counts as improvement: a fall by more than this share of the best value.
+        The least improvement that counts, as a fraction of the best value.
     min_rate : float, default 0.0
-        The rate falls no lower; at most `learning_rate`.
+        The rate is never reduced below this; at most `learning_rate`.
 
     Raises
     ------
@@ -201,7 +201,7 @@ class ReduceOnPlateau(Schedule):
 
     Notes
     -----
-    The fit loop calls :meth:`observe` once an epoch with the validation loss, or the training loss if there is no
+    The fit loop calls :meth:`observe` once per epoch with the validation loss, or with the training loss if there is no
     validation, and multiplies the rate by the scale that it returns.
     """
 
@@ -224,11 +224,11 @@ class ReduceOnPlateau(Schedule):
             )
 
     def __call__(self, step: int) -> float:
-        """Return the rate of update number `step`, counted from 0, before any fall."""
+        """Return the rate of update number `step`, counted from 0, before any reduction."""
         return as_schedule(self.learning_rate)(step)
 
     def observe(self, plateau: "Plateau", value: float) -> "Plateau":
-        """Return what is remembered after an epoch that ended with `value`."""
+        """Return the state after an epoch that ended with the loss `value`."""
         if value < plateau.best - self.min_delta * abs(plateau.best) or math.isinf(plateau.best):
             return Plateau(value, 0, plateau.scale)
         if plateau.waited < self.patience:
@@ -238,7 +238,7 @@ class ReduceOnPlateau(Schedule):
 
 @dataclass(frozen=True)
 class Plateau:
-    """What :class:`ReduceOnPlateau` remembers from epoch to epoch."""
+    """The state that :class:`ReduceOnPlateau` carries from epoch to epoch."""
 
     best: float = math.inf
     waited: int = 0
@@ -246,11 +246,11 @@ class Plateau:
 
 
 def as_schedule(rate: Rate) -> Schedule:
-    """Return a rate as a schedule.
+    """Return a schedule for a rate: a constant one for a number; a schedule is returned unchanged.
 
     Raises
     ------
     ArgumentError
-        If it is not a schedule and not a finite number above 0.
+        If it is neither a schedule nor a finite number above 0.
     """
     return rate if isinstance(rate, Schedule) else Constant(rate)

@@ -1,7 +1,7 @@
 """One training step as two pure functions: the gradient of the cost, and the update.
 
-This is where N1 to N16 are composed. Everything that trains calls these two: the eager Program runs them, the
-recorded Program replays them, and a backend that compiles its own is held to them.
+This is where N1 to N16 are composed. All training goes through these two: the eager Program runs them, the recorded
+Program replays them, and a backend that compiles its own code is checked against them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from deepnotes.nn.plan import Plan
 
 
 class Gradient(NamedTuple):
-    """What :func:`gradient_step` returns.
+    """The result of :func:`gradient_step`.
 
     Attributes
     ----------
     cost : Array, 0-d
-        The mean over the batch of the losses, each times its weight, without the L2 penalty; or what the plan's
-        objective makes of both.
+        The mean over the batch of the losses, each times its weight, without the L2 penalty; or as the plan's objective
+        defines it.
     weight : Array, 0-d
-        What this mean counts for in that of an epoch: the number of samples.
+        The weight of `cost` in the mean over an epoch: the number of samples.
     flat : Array, shape (p,)
         The gradient of the cost, the L2 penalty included.
     square : Array, 0-d
-        ``Σ g²``; finite only if `flat` is.
+        ``Σ g²``; finite only if `flat` is finite.
     """
 
     cost: Array
@@ -44,13 +44,13 @@ def forward(
     seed: int,
     step: Array | None,
 ) -> tuple[Array, list[Any]]:
-    """Return the output of the last layer (N2, N3, layer by layer, as N5 draws it), and each layer's cache.
+    """Return the output of the last layer (N2, N3, layer by layer, as drawn in N5), and each layer's cache.
 
     Parameters
     ----------
     X : Array, shape (n[0], m)
     step : Array of int64, 0-d, or None
-        None when predicting: nothing is dropped out.
+        The number of updates made so far; None when predicting, so that nothing is dropped.
     """
     A = X
     caches = []
@@ -61,9 +61,9 @@ def forward(
 
 
 def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
-    """Return whether the last layer and the loss take the form ``dZ = A - Y`` (N11).
+    """Return whether the last layer and the loss are computed in the fused form ``dZ = A - Y`` (N11).
 
-    A class derived from Dense may go another way from Z to A, so it never does.
+    A class derived from Dense may compute A from Z in another way, so it is never fused.
     """
     return type(last) is Dense and loss.fused_with(last.g)
 
@@ -83,7 +83,7 @@ def gradient_step(
 ) -> Gradient:
     """Return the cost of a batch and its gradient: forward (N2, N3), loss (N10), backward (N11 to N15).
 
-    For two layers, backward is the chain that N16 writes out.
+    For two layers, backward is the chain that is written out in N16.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def gradient_step(
     X : Array, shape (n[0], m)
     Y : Array, shape (k, m), or class indices of shape (1, m)
     w : Array, shape (1, m), or None
-        Sample weights: of mean 1 over the data set, so that the mean over a batch of the weighted losses is, on
-        average, the weighted mean over the data set, whatever the size of the batch.
+        Sample weights, with mean 1 over the data set: then the mean of a batch's weighted losses is, on average, the
+        weighted mean over the data set, whatever the batch size.
     """
     xp, loss, objective = ops.xp, plan.loss, plan.objective
     parameters = plan.layout.split(xp, theta)
@@ -105,7 +105,7 @@ def gradient_step(
         Y = ops.one_hot(Y, A.shape[0], A.dtype)
 
     gradients: list[dict[str, Array]] = [{} for _ in plan.layers]
-    behind = len(plan.layers)  # the layers before this one still wait for their gradients
+    behind = len(plan.layers)  # the layers before this index do not have their gradients yet
     last = plan.layers[-1]
     L = sample_losses(ops, plan.layers, loss, A, caches, Y)
     samples = xp.asarray(L.shape[1], dtype=L.dtype)
@@ -141,7 +141,7 @@ def gradient_step(
 def update_step(
     ops: Ops, plan: Plan, theta: Array, decays: Array, g: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Return the next θ and slots, the gradient `g` clipped first if the plan says so.
+    """Return the next θ and slots; the gradient `g` is clipped first if the plan has a `clip_norm`.
 
     Parameters
     ----------

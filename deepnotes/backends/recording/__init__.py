@@ -1,1 +1,1 @@
-"""Pure steps recorded once and replayed in place: traced, given buffers, and run again without allocating."""
+"""Recording of pure steps: they are traced once, given buffers, and replayed in place without allocations."""

@@ -1,14 +1,14 @@
-"""From recorded instructions to in-place calls: which are needed, in which buffer, in which tile.
+"""Lowering of recorded instructions to in-place calls: which are needed, in which buffer, in which tile.
 
-The rules, in the order they are applied:
+The rules, in the order in which they are applied:
 
-1. An instruction whose result nothing needs is dropped.
+1. An instruction whose result is not needed is dropped.
 2. The parts of a concatenation are computed in place, in slices of the whole.
-3. A result that belongs in a given array is computed there, if all reads of the old value come before.
-4. An elementwise result takes over the buffer of an operand that dies with it.
-5. Any other result takes the buffer of a dead one of its size, or a new one.
-6. A run of elementwise instructions over the same long shape is done tile by tile; what lives only within the run has
-   a buffer of one tile.
+3. An output with a target array is computed in the target, if all reads of the target's old value come earlier.
+4. An elementwise result takes over the buffer of an operand that is used here for the last time.
+5. Any other result takes a free buffer of about its size, or a new one.
+6. A run of elementwise instructions over the same long shape is computed tile by tile; a result that is used only
+   within the run has a buffer of one tile.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import numpy as np
 from deepnotes.backends.recording.trace import Instruction, Symbol
 
 TILE = 32_768
-"""Elements of a tile: the six arrays of an Adam step, 768 kB in float32, stay in a second-level cache."""
+"""Elements of a tile: the six arrays of an Adam step, 768 kB in float32, stay in the second-level cache."""
 
 
 def lower(
@@ -65,10 +65,10 @@ class _Lowering:
         self.group = self._groups()
         self.free: list[Any] = []
         self.filled: dict[Any, Any] = {}
-        self.memory: dict[int, Any] = {}  # id of a root -> the raw buffer it may hand on
+        self.memory: dict[int, Any] = {}  # id of a root -> the raw buffer that it may pass on
 
     def _groups(self) -> list[int]:
-        """Return for each instruction the number of its tiled run, or -1."""
+        """Return the number of each instruction's tiled run, or -1."""
         numbers: list[int] = []
         for i, instruction in enumerate(self.instructions):
             size = prod(instruction.result.shape)
@@ -241,7 +241,7 @@ class _Lowering:
             return [partial(xp.dot, operands[0].reshape(-1), operands[0].reshape(-1), out)]
         if name == "sum" and options["axis"] == 1 and options["keepdims"] and operands[0].ndim == 2:
             ones = self._full(xp.asarray(1, dtype=out.dtype), (operands[0].shape[1], 1))
-            return [partial(xp.dot, operands[0], ones, out)]  # a BLAS adds rows up several times as fast
+            return [partial(xp.dot, operands[0], ones, out)]  # BLAS sums rows several times faster
         if name == "take":
             return [partial(xp.take, *operands, options["axis"], out)]
         if name in {"sum", "max"}:
@@ -250,12 +250,12 @@ class _Lowering:
         return [partial(getattr(xp, name), *operands, out)]
 
     def _number(self, value: float, instruction: Instruction) -> Any:
-        """Return a Python number as a 0-d array, which saves its conversion at each call."""
+        """Return a Python number as a 0-d array, so that it is not converted again at each call."""
         compares = instruction.result.dtype == bool
         return self.xp.asarray(value, dtype=(instruction.symbols[0] if compares else instruction.result).dtype)
 
     def _full(self, number: Any, shape: tuple[int, ...]) -> Any:
-        """Return a constant 0-d array in full shape: with a scalar, NumPy's maximum takes five times as long."""
+        """Return a 0-d constant as an array of full shape: with a scalar, NumPy's maximum takes five times as long."""
         key = (number.item(), number.dtype.str, shape)
         if key not in self.filled:
             self.filled[key] = self.xp.full(shape, number, dtype=number.dtype)

@@ -1,7 +1,7 @@
 """The recorded Program: the two pure steps of :mod:`deepnotes.nn.steps`, recorded once per batch size and replayed.
 
-It serves backends whose arrays can be written to and whose functions take ``out`` (NumPy, CuPy). It has no formula of
-its own, so it cannot drift from the eager Program.
+It is for backends whose arrays are writable and whose functions take ``out`` (NumPy, CuPy). It contains no formulas, so
+it cannot diverge from the eager Program.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from deepnotes.nn.plan import Plan, Supported
 from deepnotes.nn.steps import Gradient, gradient_step, update_step
 
 KEPT = 4
-"""Batch sizes whose recordings are kept: usually there are two, the full one and the last one of an epoch."""
+"""The number of batch sizes whose recordings are kept: usually there are two, full batches and an epoch's last one."""
 
 
 def recordable(plan: Plan) -> bool:
-    """Return whether all parts of a plan are the library's: those are equations, which can be recorded.
+    """Return whether all parts of a plan are the library's, whose equations can be recorded.
 
-    Parts of a user's own may do what cannot be recorded, such as to branch on values.
+    User-defined parts may do what cannot be recorded, such as branching on values.
     """
     supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in OPTIMIZERS.values())
     return supported.has_plan(plan)
@@ -42,7 +42,7 @@ class RecordedBatch(NamedTuple):
 
 
 class RecordedProgram(EagerProgram):
-    """A Program that computes in place, in buffers that it owns, without allocating once every batch size was seen.
+    """A Program that computes in place, in its own buffers; after the first batch of each size it allocates nothing.
 
     Parameters
     ----------
@@ -73,7 +73,10 @@ class RecordedProgram(EagerProgram):
         return buffers
 
     def gradients(self, state: State, data: Data) -> Gradient:
-        """Return the cost and gradient of `data` as one batch; those of a batch of this Program's are overwritten."""
+        """Return the cost and gradient of `data` as one batch.
+
+        If `data` was returned by :meth:`batch`, the arrays returned are overwritten by the next call.
+        """
         self._bind(state)
         buffers, recording = self._batch(data, data.X.shape[1])
         for source, buffer in zip(data, buffers, strict=True):
@@ -81,7 +84,7 @@ class RecordedProgram(EagerProgram):
                 cast(Any, buffer)[...] = source
         self._step[...] = state.step
         recording.run()
-        if data is buffers:  # in a training, which is done with them before the next step
+        if data is buffers:  # from train, which has used the results before the next step
             return Gradient(*recording.outputs)
         return Gradient(*(cast(Any, x).copy() for x in recording.outputs))
 
@@ -111,7 +114,7 @@ class RecordedProgram(EagerProgram):
         return super().train(state, data, order, batch_size, rates, sums)
 
     def _bind(self, state: State) -> None:
-        """Forget the recordings if they were made for other arrays than the state's."""
+        """Discard the recordings if they were made for arrays that are not the state's."""
         arrays = (state.theta, *state.slots)
         if len(arrays) != len(self._state) or any(a is not b for a, b in zip(arrays, self._state, strict=True)):
             self._state = arrays

@@ -1,9 +1,9 @@
-"""Record a pure function of arrays once, then replay it in place: no allocation, no dispatch, no second formula.
+"""Record a pure function of arrays once, then replay it in place, without allocation, dispatch or a second formula.
 
-The function is traced (:mod:`deepnotes.backends.recording.trace`), and from its instructions
-:mod:`deepnotes.backends.recording.allocation` makes a flat list of calls such as ``multiply(a, b, out)``. It works for
-a namespace whose functions take ``out``, as NumPy's and CuPy's do. Arrays of fixed shape go in, and no value may decide
-what is computed: both hold for every equation.
+The function is traced (:mod:`deepnotes.backends.recording.trace`), and
+:mod:`deepnotes.backends.recording.allocation` turns its instructions into a flat list of calls such as
+``multiply(a, b, out)``. The functions of the namespace must take ``out``, as NumPy's and CuPy's do. The inputs have
+fixed shapes, and the function must not branch on values; both hold for every equation.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Recording:
 def record(
     xp: Any, function: Callable[..., Sequence[Any]], inputs: Sequence[Any], into: Sequence[Any] = ()
 ) -> Recording:
-    """Return `function`, a pure function of arrays, recorded for these very `inputs`.
+    """Return a recording of `function`, a pure function of arrays, on the given `inputs`.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def record(
     function : callable
         Called once as ``function(recorder, *symbols)``; returns a sequence of arrays.
     inputs : sequence of arrays
-        They are read anew at each run.
+        The arrays to read at each run.
     into : sequence of arrays or None
-        Where to write the outputs, in their order; such an array may be an input too. Others get new arrays.
+        The arrays to write the outputs to, in order; they may also be inputs. Other outputs get new arrays.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def record(
     Raises
     ------
     NotImplementedError, TypeError
-        If the function uses what cannot be recorded, or branches on values.
+        If the function uses an operation that cannot be recorded, or branches on values.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""What a function of arrays does, as instructions: a namespace that computes nothing and remembers everything.
+"""Tracing: a namespace that records the operations of a function of arrays instead of computing them.
 
-An equation traced with a :class:`Recorder` for its namespace leaves one :class:`Instruction` for each thing to compute.
-Equal work is recorded once, and what depends on constants alone becomes a constant.
+An equation that is called with a :class:`Recorder` as its namespace leaves one :class:`Instruction` per operation.
+Equal operations are recorded once, and results that depend only on constants become constants.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +19,20 @@ ELEMENTWISE = BINARY | UNARY | {"where", "astype"}
 
 
 class Symbol:
-    """An array while recording: what it is computed from, and its shape and strides, but no values.
+    """An array while recording: its source, shape and strides, but no values.
 
     Attributes
     ----------
     model : numpy.ndarray
         An array of the same shape, dtype and strides; its memory is never touched unless it is an input or constant.
     source : Instruction or None
-        What computes it; None for inputs, constants and views.
+        The instruction that computes it; None for inputs, constants and views.
     root : Symbol
         The array whose memory it shares: itself, unless it is a view.
     view : callable
         Makes this view from the root's array.
     known : bool
-        Whether `model` holds values: those of a constant.
+        Whether it is a constant, whose values `model` holds.
     """
 
     __array_priority__ = 1000
@@ -101,12 +101,12 @@ class Instruction:
 
 
 class Recorder:
-    """A namespace that computes nothing and remembers everything.
+    """A namespace that records operations instead of computing them.
 
     Parameters
     ----------
     xp : module
-        The namespace to replay on; constants are made with it.
+        The namespace to replay on.
     """
 
     bool, int64, float32, float64 = np.dtype(np.bool), np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.float64)
@@ -178,7 +178,7 @@ class Recorder:
         return self._seen[key]
 
     def apply(self, name: str, *operands: Any, **options: Any) -> Symbol:
-        """Return the result of an instruction: an earlier equal one's, or a constant if all operands are."""
+        """Return the result of an instruction: that of an equal earlier one, or a constant if all operands are."""
         key = (name, *(id(s) if isinstance(s, Symbol) else (type(s), s) for s in operands), *options.items())
         if key not in self._seen:
             symbols = [s for s in operands if isinstance(s, Symbol)]
@@ -199,7 +199,7 @@ class Recorder:
 
 
 def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.ndarray:
-    """Return an untouched array of the shape and dtype of the result."""
+    """Return an uninitialized array of the shape and dtype of the result."""
     models = [s.model if isinstance(s, Symbol) else s for s in operands]
     if name == "reshape":
         return np.empty(options["shape"], models[0].dtype)
@@ -211,7 +211,7 @@ def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.
     if name == "matmul":
         return np.empty((models[0].shape[0], models[1].shape[1]), np.result_type(*models))
     if name == "concat" or name in {"sum", "max"}:
-        # Zero strides: the whole array is one number, so evaluating costs no memory worth speaking of.
+        # Zero strides: the whole array is a single number, so these arrays take no memory.
         thin = [np.broadcast_to(np.zeros((), m.dtype), m.shape) for m in models]
         if name == "concat":
             axis = options["axis"]

@@ -1,6 +1,6 @@
-"""Networks in the formats of others: ONNX files, scikit-learn's estimators, one file of Python that needs only NumPy.
+"""File formats: model files, ONNX files, and Python files that need only NumPy.
 
-What goes out or comes in is a :class:`~deepnotes.network.formats.chain.Chain`: dense layers, and what is done to the
-inputs before them. A format knows of a network what a Chain says, so there is one place where a network is asked for
-its preprocessing and for parts that no file can name.
+ONNX, Python files and scikit-learn's estimators go through a :class:`~deepnotes.network.formats.chain.Chain`: dense
+layers and the preprocessing before them. These formats see of a network only what its Chain holds, so only one place
+reads a network's preprocessing and refuses parts that a file cannot describe.
 """

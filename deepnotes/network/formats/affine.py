@@ -1,4 +1,4 @@
-"""Sums with and products by constants, put together to one affine function of each feature."""
+"""Affine functions of each feature, composed from additions of and multiplications by constants."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from deepnotes.utils.errors import DeepnotesError, ModelFileError
 class Affine(NamedTuple):
     """``factor x + shift``, which is ``(x - mean) / scale``, in double precision; each has shape (1, 1) or (n, 1).
 
-    Both forms are kept: weights are multiplied by the first, and the second are the very numbers of a standardizer.
+    Both forms are kept: the first is used to multiply weights, the second has the exact numbers of a standardizer.
 
     Examples
     --------
@@ -27,11 +27,11 @@ class Affine(NamedTuple):
     scale: np.ndarray
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return the function of x, shape (n, m)."""
+        """Return the value of the function for x, shape (n, m)."""
         return np.asarray(self.factor * x + self.shift)
 
     def then(self, op: str, c: Any) -> "Affine":
-        """Return this function and one more operation after it.
+        """Return this function followed by one more operation.
 
         Parameters
         ----------
@@ -63,9 +63,9 @@ class Affine(NamedTuple):
         return bool((self.factor == 1).all() and (self.shift == 0).all())
 
     def split(self, features: int) -> tuple[Standardizer | None, "Affine"]:
-        """Return a standardizer, None where none is needed, and what is left to do after it.
+        """Return a standardizer, or None if it is not needed, and the affine function that remains after it.
 
-        A standardizer divides by numbers above 0. So the sign of a feature stays, and one that is multiplied by 0.
+        A standardizer divides by numbers above 0, so negative factors leave a sign, and factors of 0 remain.
         """
         if self.is_identity:
             return None, self

@@ -1,8 +1,9 @@
-"""The part of every exported file of Python that is the same in all of them: how it reads, checks and predicts.
+"""The part that is the same in all exported Python files: reading, checking and predicting.
 
-:mod:`deepnotes.network.formats.python_writing` makes what stands above the first mark for each network. The definitions
-between the marks replace the library's of the same names. The functions that this module imports from the library
-follow them, word for word, with all that they refer to, and then the rest of this module. Nothing imports this module.
+:mod:`deepnotes.network.formats.python_writing` generates the part above the first mark for each network. The
+definitions between the marks replace the library's definitions of the same names. In an exported file they are followed
+by the functions that this module imports from the library, word for word, with everything that they refer to, and then
+by the rest of this module. Nothing imports this module.
 """
 
 import os
@@ -41,7 +42,7 @@ standardize: Callable[..., Array] = EQUATIONS["standardize"]
 
 
 def predict(X: object) -> Array:
-    """Return outputs; made for each network."""
+    """Return the outputs; generated for each network."""
     raise NotImplementedError
 
 
@@ -57,7 +58,7 @@ class ArgumentError(ValueError):
 
 
 class Table:
-    """The columns of a file that the network takes, the line of the first value of each, and what they miss."""
+    """The columns of a file that the network uses, the line of each one's first value, and the missing values."""
 
     def __init__(self, source: str, columns: dict[str, Any], lines: dict[str, int], gaps: dict[str, Any]) -> None:
         self.source, self.columns, self.lines, self.gaps = source, columns, lines, gaps
@@ -69,21 +70,21 @@ class Table:
         return column
 
     def place(self, name: str) -> str:
-        """Return where a column begins."""
+        """Return the file and line at which a column begins."""
         return f"{self.source}:{self.lines[name]}"
 
     def require_complete(self, names: list[str], hint: str) -> None:
-        """Raise TableError if one of these columns misses a value."""
+        """Raise TableError if one of these columns has missing values."""
         for name in names:
             if name in self.gaps:
                 raise TableError(f"{self.gaps[name].words(self.source, name)}; {hint}")
 
 
-UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # hints at options, which an exported file does not have
+UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # hints at options that an exported file does not have
 
 
 def hint_of(*_: object) -> str:
-    """Return no hint: those of the library name options, which an exported file does not have."""
+    """Return no hint: the library's hints name options that an exported file does not have."""
     return ""
 
 
@@ -94,13 +95,13 @@ past_line = past_title = past_header = past_numbers = hint_of
 
 
 def numbers(name: str) -> Array:
-    """Return an array of NUMBERS, where it is base64 of little-endian bytes."""
+    """Return an array of NUMBERS, decoded from base64 of little-endian bytes."""
     shape, dtype, text = NUMBERS[name]
     return np.frombuffer(b64decode(text), dtype).reshape(shape).astype(dtype[1:])
 
 
 def samples(X: object) -> Array:
-    """Return rows of features as columns, standardized where the network does that, in its dtype."""
+    """Return rows of features as columns in the network's dtype, standardized if the network does that."""
     rows = np.asarray(X)
     if rows.ndim != 2 or rows.shape[1] != INPUTS or rows.dtype.kind not in "biuf":
         raise ValueError(f"X is of {rows.dtype} and shape {rows.shape}, wanted real numbers of shape (rows, {INPUTS})")
@@ -109,7 +110,7 @@ def samples(X: object) -> Array:
 
 
 def check() -> tuple[bool, str]:
-    """Hold the numbers to their digest and the outputs for the test vectors to their bounds; return what was found."""
+    """Check the numbers against their digest and the test vectors' outputs against their bounds; return the result."""
     content = "".join(f"{name} {NUMBERS[name]} " for name in sorted(NUMBERS))
     if sha256(content.encode()).hexdigest() != DIGEST:
         return False, "the numbers in this file are not those that were written"
@@ -126,7 +127,7 @@ def check() -> tuple[bool, str]:
 
 
 def read(path: str) -> NDArray[np.float64]:
-    """Return the inputs that a CSV file makes, shape (rows, inputs), by the rules of ``deepnotes predict``."""
+    """Return the inputs from a CSV file, shape (rows, inputs), by the rules of ``deepnotes predict``."""
     source = one_line(path)
     try:
         with open(path, "rb") as file:
@@ -170,7 +171,7 @@ def read(path: str) -> NDArray[np.float64]:
 
 
 def requested(features: list[Feature] | None) -> Request:
-    """Return how a file is read for some features, or for all of its columns."""
+    """Return how to read a file for some features, or for all of its columns."""
     format = Format(**FORMAT)
     if features is None:
         return Request(format=format)
@@ -189,10 +190,10 @@ def columns(A: Array) -> tuple[list[str], list[list[object]]]:
 
 
 class Output:
-    """Where a table goes, one row with its line break at a time: to stdout as it is, but escaped on a terminal."""
+    """Writes a table to stdout, one row with its line break at a time; control characters are escaped on a terminal."""
 
     def write(self, row: str) -> None:
-        """Write all of a row."""
+        """Write a row."""
         shown = escaped(row.removesuffix("\n")) + "\n" if sys.stdout and sys.stdout.isatty() else row
         write_all(sys.stdout, shown)
 
@@ -206,18 +207,18 @@ def main(words: list[str]) -> int:
         return 2
     try:
         return tell(rest[0], spreadsheet)
-    except BrokenPipeError:  # the reader, such as head, had enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         status = 141
     except (OSError, ValueError) as error:
         say(f"error: cannot write to stdout: {getattr(error, 'strerror', None) or error}")
         status = 1
-    if sys.stdout is not None:  # what it still holds goes nowhere, or the end of Python would fail for it
+    if sys.stdout is not None:  # discard what is still buffered, or Python would fail to write it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
 def tell(what: str, spreadsheet: bool) -> int:
-    """Write what the check finds, or the predictions for a file, to stdout, and return the exit status."""
+    """Write the result of the check, or the predictions for a file, to stdout, and return the exit status."""
     if what == "--check":
         good, told = check()
         write_all(sys.stdout, f"{'passed' if good else 'FAILED'}: {told}\n")
@@ -238,9 +239,9 @@ def tell(what: str, spreadsheet: bool) -> int:
 
 
 def say(text: str) -> None:
-    """Write one line to stderr, if that can be written to."""
+    """Write a line to stderr, if possible."""
     try:
         write_all(sys.stderr, escaped(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
-        sys.stderr = None  # so that the end of Python does not try again
+        sys.stderr = None  # so that Python does not try again at exit

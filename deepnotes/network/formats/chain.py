@@ -1,4 +1,4 @@
-"""A Chain: what files of other formats can say of a network."""
+"""Chain: the part of a network that files of other formats can represent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ class Link(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What outputs are multiplied by, and what is added then: a target in its own units."""
+    """The scale and mean of a standardized target; with them, outputs are converted to the target's own units."""
 
     mean: float
     scale: float
@@ -41,15 +41,15 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Dense layers, and what is done before and after them.
+    """Dense layers, with the transformations of inputs before them and of outputs after them.
 
     Parameters
     ----------
     links : sequence of Link
     dtype : {"float32", "float64"}
-        Of the parameters, and what is computed in.
+        The dtype of the parameters and of the computation.
     standardizer : Standardizer, optional
-        Applied to every X that comes in.
+        Applied to every X.
     target : Target, optional
     metadata : dict
         JSON values, such as ``features``, ``classes`` and ``target``; ``columns``, if features are encoded.
@@ -63,7 +63,7 @@ class Chain:
 
     @property
     def encoder(self) -> Encoder | None:
-        """What makes inputs of the columns of a table, if that is more than to take them as they are."""
+        """The encoder that makes inputs from the columns of a table; None if columns are used unchanged."""
         try:
             encoder = Encoder.from_metadata(self.metadata["columns"])
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
@@ -82,12 +82,12 @@ class Chain:
 
     @classmethod
     def of(cls, network: "NetworkLike", target: Target | None = None) -> "Chain":
-        """Return what there is to say of a network; dropout, which does nothing when predicting, is left out.
+        """Return the chain of a network; dropout, which has no effect on predictions, is left out.
 
         Raises
         ------
         ModelFileError
-            If it has parts of the user's own, or preprocessing that other formats have no word for.
+            If the network has user-defined parts, or preprocessing that other formats cannot represent.
         """
         preprocessing = network.standardizer
         if preprocessing is not None and type(preprocessing) is not Standardizer:
@@ -113,12 +113,12 @@ class Chain:
         return cls(tuple(links), network.dtype, preprocessing, target, network.metadata)
 
     def in_its_own_units(self) -> "Chain":
-        """Return a chain with the same outputs whose last layer gives the target as it is.
+        """Return a chain with the same outputs, with the target's scale and mean folded into the last layer.
 
         Raises
         ------
         ModelFileError
-            If the last layer is not linear, so that it cannot.
+            If the last layer is not linear, so that this is impossible.
         """
         if self.target is None:
             return self
@@ -129,20 +129,20 @@ class Chain:
         return replace(self, links=(*before, last), target=None, metadata=self.described())
 
     def described(self) -> dict[str, Any]:
-        """Return the metadata, as they are for what comes out in the end."""
+        """Return the metadata for outputs in the target's own units."""
         if self.target is None:
             return self.metadata
         return self.metadata | {key: value for key, value in NO_TARGET.items() if key in self.metadata}
 
     def forward(self, ops: Ops, A: Array, parameter: Any) -> Array:
-        """Return ``A[L]``, shape (n[L], m), for inputs as they are after preprocessing, on any namespace.
+        """Return ``A[L]``, shape (n[L], m), for preprocessed inputs, on any namespace.
 
         Parameters
         ----------
         ops : Ops
         A : Array, shape (n[0], m)
         parameter : callable
-            Makes an array of the namespace of a name (``W1``) and a host array.
+            Returns an array of the namespace for a name (``W1``) and a host array.
         """
         for number, link in enumerate(self.links, 1):
             own = {"W": parameter(f"W{number}", link.W), "b": parameter(f"b{number}", link.b)}
@@ -150,7 +150,7 @@ class Chain:
         return A
 
     def prepared(self, X: np.ndarray) -> np.ndarray:
-        """Return inputs of shape (n[0], m) as the first layer takes them, in the dtype of the chain."""
+        """Return inputs of shape (n[0], m) after preprocessing, in the dtype of the chain."""
         with np.errstate(all="ignore"):
             X = X.astype(np.float64) if self.standardizer is None else self.standardizer(X.astype(np.float64))
             return X.astype(self.dtype)
@@ -161,11 +161,11 @@ class Chain:
 
 
 NO_TARGET = {"target_mean": 0.0, "target_scale": 1.0}
-"""What the command line's metadata say of a target that the network gives as it is."""
+"""The command line's metadata for a target that the network gives in its own units."""
 
 
 def scaled(W: np.ndarray, b: np.ndarray, factor: Any, summand: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return W and b of a layer whose ``Z`` is ``factor Z + summand``; both are numbers, or have shape (n, 1)."""
+    """Return W and b with ``Z`` replaced by ``factor Z + summand``; these are numbers or arrays of shape (n, 1)."""
     with np.errstate(all="ignore"):
         changed = W if np.all(factor == 1) else (factor * W.astype(np.float64)).astype(dtype)
         return changed, (factor * b.astype(np.float64) + summand).astype(dtype)

@@ -1,9 +1,9 @@
-"""Dense layers put together from products with weights, affine functions between them, and activations.
+"""Composition of dense layers from products with weights, affine functions between them, and activations.
 
-A file of another format has one operation after the other; a layer here has one product, one sum and one activation.
-So affine functions are kept as what they are until a product takes them in: those after it go into the rows of ``W``
-and into ``b``, those before it into the columns of ``W`` and into ``b``, and those before the first layer become a
-standardizer. All of that is done in double precision and rounded once.
+Files of other formats hold single operations; a layer here has one product, one sum and one activation. So affine
+functions are kept until they can be folded into a product: those after it go into the rows of ``W`` and into ``b``,
+those before it into the columns of ``W`` and into ``b``, and those before the first layer become a standardizer. All of
+this is computed in double precision and rounded once.
 """
 
 from dataclasses import dataclass, replace
@@ -20,27 +20,27 @@ from deepnotes.utils.wording import brief
 
 LINEAR = Activation("identity")
 BOUNDED = {"sigmoid", "tanh", "softmax"}
-"""Activations whose outputs are never infinite, so that a product with a diagonal matrix does them no harm."""
+"""Activations whose outputs are always finite, so that a product with a diagonal matrix does not make them NaN."""
 
 
 class Known(NamedTuple):
-    """An affine function of the outputs of a layer, or of the inputs where there is no layer yet."""
+    """An affine function of the outputs of a layer, or of the inputs if there is no layer yet."""
 
     layer: "Product | None" = None
     affine: Affine = IDENTITY
 
     def then(self, op: str, c: Any) -> "Known":
-        """Return it with one more operation with a constant, see :meth:`Affine.then`."""
+        """Return this function followed by an operation with a constant, see :meth:`Affine.then`."""
         if self.layer is not None and self.layer.is_linear:
             return Known(replace(self.layer, after=self.layer.after.then(op, c)))
         return Known(self.layer, self.affine.then(op, c))
 
     def times(self, W: np.ndarray) -> "Known":
-        """Return the product ``W A`` of a matrix of shape (n, n_prev) with it."""
+        """Return the product ``W A`` of a matrix, shape (n, n_prev), with this function."""
         return Known(Product(self, W))
 
     def activated(self, g: ActivationFunction) -> "Known":
-        """Return the outputs of its layer, which is linear, with an activation."""
+        """Return the outputs of its layer, which must be linear, after an activation."""
         assert self.layer is not None
         return Known(replace(self.layer, g=g))
 
@@ -56,17 +56,17 @@ class Product:
 
     @property
     def is_linear(self) -> bool:
-        """Whether it has no activation yet."""
+        """Whether the layer has no activation yet."""
         return self.g == LINEAR
 
 
 def composed(known: Known, dtype: str) -> tuple[Standardizer | None, list[Link]]:
-    """Return the standardizer and the layers that compute what is known.
+    """Return the standardizer and the layers that compute `known`.
 
     Raises
     ------
     ModelFileError
-        If no layer is there, or none that could take the last affine function; if a weight becomes infinite.
+        If there is no layer, if no layer can take the last affine function, or if a weight becomes infinite.
     """
     if known.layer is None:
         raise ModelFileError("it has no dense layer")
@@ -83,7 +83,7 @@ def composed(known: Known, dtype: str) -> tuple[Standardizer | None, list[Link]]
         standardizer, before = None, known.affine
         if known.layer is None:
             standardizer, before = before.split(layer.W.shape[1])
-        g = cast(Activation, layer.g)  # one of a user's own may be on the way from one estimator of ours to a network
+        g = cast(Activation, layer.g)  # it may be user-defined if one of our estimators is converted to a network
         links.append(Link(*_folded(layer, before, dtype), g))
     return standardizer, links[::-1]
 
@@ -97,7 +97,7 @@ def _is_bounded(g: ActivationFunction) -> bool:
 
 
 def _folded(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return W and b of a layer that takes in the affine functions before and after its product."""
+    """Return W and b of a layer with the affine functions before and after its product folded in."""
     W, after = layer.W, layer.after
     b = np.zeros((len(W), 1))
     with np.errstate(all="ignore"):

@@ -1,8 +1,8 @@
-"""Safetensors files with a JSON header and a digest of every part: what model files and checkpoints are kept in.
+"""Containers for model files and checkpoints: safetensors files with a JSON header and a digest of every part.
 
-The header is the entry ``deepnotes`` of the file's metadata. Its own entries ``digests`` (of each tensor) and
-``digest`` (of the header without that) tell an altered file from a whole one. No size in a file is believed before the
-file proves to hold that much, and only what is asked for is read.
+The header is the entry ``deepnotes`` of the file's metadata. Its entries ``digests`` (of each tensor) and ``digest``
+(of the rest of the header) reveal files that were altered. A size that a file claims is trusted only once the file is
+known to hold that much, and only the tensors that are requested are read.
 """
 
 import json
@@ -22,20 +22,20 @@ from deepnotes.utils.wording import brief, reason
 
 FORMAT = 1
 HEADER_LIMIT = 16 << 20
-"""Bytes of header that are read at most: more than a hundred thousand feature names."""
+"""The largest header that is read, in bytes: enough for more than a hundred thousand feature names."""
 
 RESERVE = 64 << 10
-"""Bytes of header that are left for what becomes known only later, when a file is checked before it is written."""
+"""Bytes of the header that :func:`check_header` reserves for values that are known only when the file is written."""
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
     "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
-"""What safetensors calls the dtypes that NumPy knows as well."""
+"""The dtypes that NumPy shares with safetensors, by their names there."""
 
 
 class Container:
-    """An open file: its header, and its tensors when they are asked for.
+    """An open file: its header, and its tensors, which are read on request.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Container:
     header : dict
     shapes : dict of str to tuple of int
     dtypes : dict of str to str
-        Of the tensors, by name.
+        The dtypes of the tensors, by name.
     """
 
     def __init__(self, path: Path, file: Any) -> None:
@@ -59,7 +59,7 @@ class Container:
         Raises
         ------
         ModelFileError
-            If there is none, if it has another shape or dtype, or if it is not the one that was written.
+            If it is missing, has another shape or dtype, or was altered.
         """
         if name not in self.shapes:
             raise ModelFileError(f"{self.path}: tensor {brief(name)} is missing")
@@ -77,7 +77,7 @@ class Container:
 
 
 def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a file, whole or not at all.
+    """Write a file atomically.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarra
 
 
 def check_header(header: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Check that a file with this header and tensors of these names can be written, once there is something to write.
+    """Check that a file with this header and tensors of these names can be written later.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def check_header(header: Mapping[str, Any], names: Iterable[str]) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether every byte of a file is as it was written."""
+    """Return whether a file is undamaged: readable, with matching digests of all parts."""
     try:
         with opened(path) as file:
             for name in file.shapes:
@@ -125,19 +125,19 @@ def is_whole(path: Path) -> bool:
 
 
 def _plain(tensor: np.ndarray) -> np.ndarray:
-    """Return a tensor as it will be read: in C's order, in this machine's order of bytes."""
+    """Return a tensor as it will be read: in C order and native byte order."""
     return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
 
 
 def _text(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> str:
-    """Return the JSON of a header, checked to leave room for the tensors' own entries."""
+    """Return the JSON of a header, after checking that it leaves room for the tensors' own entries."""
     try:
         content = {"format": FORMAT, **header, "digests": digests}
         content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys strings, tuples lists
         text = json.dumps(content | {"digest": digest_of_header(content)})
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
-    entries = sum(len(json.dumps(name)) + 200 for name in digests)  # what safetensors says of each tensor
+    entries = sum(len(json.dumps(name)) + 200 for name in digests)  # safetensors' own entry for each tensor
     length = max(len(text), (len(json.dumps(text)) + entries) // 2)  # quotes are escaped once more in the file
     if length > limit // 2:
         parts = {key: len(json.dumps(value)) for key, value in content.items()}
@@ -152,13 +152,13 @@ def _text(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Container]:
-    """Open a file to read from.
+    """Open a file for reading, within a ``with`` block.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is truncated or altered, is of a newer format, or is none of deepnotes'; also for
-        what the block meets of that kind.
+        If the file cannot be read, is truncated or altered, has a newer format, or was not written by deepnotes; also
+        if such an error occurs within the block.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -175,11 +175,12 @@ def opened(path: Path) -> Iterator[Container]:
 
 
 def as_path(path: str | PathLike[str]) -> Path:
-    """Return a path as one.
+    """Return `path` as a Path.
 
     Raises
     ------
     ArgumentError
+        If it is not a path.
     """
     try:
         return Path(path)
@@ -188,9 +189,9 @@ def as_path(path: str | PathLike[str]) -> Path:
 
 
 def _check_header_length(path: Path) -> None:
-    """Raise ModelFileError for what is no file, and for a header that is longer than the file or than any model's."""
+    """Raise ModelFileError if `path` is not a file, or its header is longer than the file or than any model's."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # to open a pipe is to wait for its writer
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for its writer
             raise ModelFileError(f"cannot read {path}: it is no regular file")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -226,7 +227,7 @@ def _header(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def strict_json(text: str) -> Any:
-    """Return what JSON says, but refuse NaN and infinities, and objects that have a key twice.
+    """Return the value of a JSON text, refusing NaN, infinities, and objects that have a key twice.
 
     Raises
     ------
@@ -236,7 +237,7 @@ def strict_json(text: str) -> Any:
 
     def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        if len(found) < len(pairs):  # no two programs read it alike
+        if len(found) < len(pairs):  # programs differ in which of the values they read
             raise ValueError("a key is there twice")
         return found
 

@@ -1,7 +1,7 @@
-"""Tensors of an ONNX file that are kept in another file beside it, as PyTorch's exporter does.
+"""Tensors of an ONNX file that are stored in another file next to it, as PyTorch's exporter does.
 
-A name in a model is not trusted: it has to be that of a regular file in the model's own folder, and the bytes that a
-tensor claims have to be in that file.
+File names in a model are not trusted: each must name a regular file in the model's own folder, and that file must
+contain the bytes that a tensor claims.
 """
 
 import os
@@ -16,17 +16,17 @@ FIELDS = {"location", "offset", "length", "checksum"}
 
 
 class ExternalData:
-    """The files beside a model.
+    """The data files next to a model.
 
     Parameters
     ----------
     folder : Path
-        Where the model is.
+        The folder of the model.
 
     Attributes
     ----------
     bytes : int
-        The size of all files that were opened.
+        The total size of the files opened so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,16 +39,16 @@ class ExternalData:
         Parameters
         ----------
         entries : iterable of (str, str)
-            What the model says of them: location, offset, length.
+            The model's entries for the tensor: location, offset, length.
         size : int
-            How many there have to be.
+            The number of bytes that the tensor must have.
         what : str
-            The tensor, for messages.
+            The name of the tensor in messages.
 
         Raises
         ------
         ModelFileError
-            If the location is not the name of a file in the folder, or too few bytes are in it.
+            If the location is not the name of a file in the folder, or the file has too few bytes.
         """
         told = dict(entries)
         name = told.get("location", "")
@@ -89,7 +89,7 @@ class ExternalData:
 
 
 def _number(text: str, what: str) -> int:
-    """Return a count of bytes as it stands in a model."""
+    """Return a number of bytes from its text in a model."""
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise ModelFileError(f"{what} {brief(repr(text))}, wanted a number of bytes")
     return int(text)

@@ -1,9 +1,9 @@
-"""Model files: what a network is, in a container of :mod:`deepnotes.network.formats.containers`; never pickle.
+"""Model files: networks in a container of :mod:`deepnotes.network.formats.containers`, never in a pickle.
 
-The tensors are ``W1``, ``b1``, ... as the network names them, and ``input_mean`` and ``input_scale`` where inputs are
+The tensors are ``W1``, ``b1``, ... as the network names them, and ``input_mean`` and ``input_scale`` if inputs are
 standardized. The header has architecture, dtype, seed and metadata. Names in it are looked up in fixed tables; nothing
-in a file leads to an import. A checkpoint is a model file that has the training in it besides, in tensors whose names
-begin with ``training.``.
+in a file can cause an import. A checkpoint is a model file that also holds the training, in tensors whose names begin
+with ``training.``.
 """
 
 from collections.abc import Callable
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 STANDARDIZER = ("input_mean", "input_scale")
 TRAINING = "training."
-"""What the names of a checkpoint's other tensors begin with."""
+"""The prefix of the names of a checkpoint's other tensors."""
 
 
 def save(network: "NetworkLike", path: str | PathLike[str]) -> None:
-    """Write `network` to `path`, whole or not at all; see :meth:`deepnotes.Network.save`."""
+    """Write `network` to `path` atomically; see :meth:`deepnotes.Network.save`."""
     containers.write(containers.as_path(path), *content(network))
 
 
 def describe(layer: Layer) -> dict[str, Any]:
-    """Return what a model file says of a layer.
+    """Return the description of a layer in a model file.
 
     Raises
     ------
     ModelFileError
-        If it has parts that no file can name.
+        If it has user-defined parts, which a file cannot describe.
     """
     if type(layer) is Dropout:
         return {"type": "dropout", "rate": layer.rate}
@@ -64,7 +64,7 @@ def content(
     Raises
     ------
     ModelFileError
-        If its metadata are no dict, and whatever `describe` raises.
+        If its metadata are not a dict, or if `describe` raises it.
     """
     tensors = {name: network.backend.to_numpy(W) for name, W in network.parameters.items()}
     if network.standardizer is not None:
@@ -85,7 +85,7 @@ def content(
 
 
 def check(network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe) -> None:
-    """Check before a training that the network can be written after it.
+    """Check, before training, that the network can be written afterwards.
 
     Raises
     ------
@@ -101,9 +101,9 @@ def flat(file: Container, layout: Layout, dtype: np.dtype[Any]) -> np.ndarray:
     Raises
     ------
     ModelFileError
-        If one is missing, or has another shape or dtype.
+        If a tensor is missing, or has another shape or dtype.
     """
-    for entry in layout.entries.values():  # before memory is taken for as much as it says
+    for entry in layout.entries.values():  # check first, before allocating memory for the claimed sizes
         if file.shapes.get(entry.name) != entry.parameter.shape:
             file.tensor(entry.name, entry.parameter.shape, dtype)
     theta = np.empty(layout.size, dtype)

@@ -1,9 +1,9 @@
-"""Activations in the many ways in which they are written, recognised by their normal form.
+"""Recognition of activations, in the many ways in which exporters write them, by a normal form.
 
-An exporter writes GELU as one node, or as seven in an order of its own. So expressions are brought into a normal form,
-in which sums and products are flat and sorted, a difference is a sum, a quotient by a number a product, and a power of
-2 or 3 a product. What has the normal form of an activation is that activation. The forms that deepnotes itself writes
-are traced from the equations.
+An exporter writes GELU as one node, or as seven in an order of its own. So expressions are brought into a normal form:
+sums and products are flat and sorted, a difference becomes a sum, and a quotient by a number or a power of 2 or 3
+becomes a product. An expression with the normal form of an activation is that activation. The forms that deepnotes
+itself writes are traced from the equations.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from deepnotes.network.formats.tracing import KERNELS, Trace, Value
 from deepnotes.nn.activations import LIBRARY, Activation
 
 DIGITS = {"float16": 3, "float32": 7, "float64": 14}
-"""To how many digits constants agree that are the same number in a file of some precision."""
+"""The number of digits to which constants must agree to be the same number, by the precision of the file."""
 TERMS = 64
-"""How many a sum or product may have when it is flat: an expression can be short and its sum very long."""
+"""The largest number of terms of a flat sum or product, since a short expression can have a very long sum."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "LeakyRelu": {"alpha": 0.01}, "Elu": {"alpha": 1.0}, "Gelu": {"approximate": "none"},
 }  # fmt: skip
-"""Attributes that decide what a node computes, with their values where they are not given."""
+"""Attributes that affect what a node computes, with their default values."""
 OPTIONS = 256
-"""How many different numbers in a file are tried as options of an activation."""
+"""The number of different numbers in a file that are tried as options of an activation."""
 COMMUTATIVE = {"Max", "Min", "Equal"}
 TRANSPARENT = {"Identity", "Dropout"}
 PLAIN = COMMUTATIVE | {
@@ -35,17 +35,17 @@ PLAIN = COMMUTATIVE | {
 }  # fmt: skip
 ALGEBRA = {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal"}
 OPERATIONS = PLAIN | ALGEBRA | TRANSPARENT
-"""What a form may be made of."""
+"""The operations that a form may consist of."""
 OPERANDS = dict.fromkeys(["Add", "Sub", "Mul", "Div", "Pow", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"], 2)
 OPERANDS |= {"Max": 2, "Min": 2, "Equal": 2, "Where": 3}
-"""How many of them there are, where it is not one."""
+"""The number of operands of an operation, if it is not one."""
 
 Form = Any
-"""A number, which stands for an expression in a table, or None for what has no normal form."""
+"""The number of an expression in a table, or None for an expression without normal form."""
 
 
 class Table:
-    """Expressions in normal form, each of which is kept once and known by its number.
+    """Expressions in normal form, each of which is stored once and identified by its number.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ class Table:
         self._entries: list[Any] = []
 
     def copy(self) -> "Table":
-        """Return a table that knows the same expressions, and that may learn more."""
+        """Return a table with the same expressions, to which more can be added."""
         other = Table.__new__(Table)
         other.digits, other._numbers, other._entries = self.digits, dict(self._numbers), list(self._entries)
         return other
 
     def _put(self, *entry: Any) -> int:
-        """Return the number of an entry: an operation, a number or attributes, and the forms it is made of."""
+        """Return the number of an entry: an operation, a number or attributes, and the forms of its operands."""
         op, number, *parts = entry
         key = op, self._rounded(number) if isinstance(number, float) else number, *parts
         if key not in self._numbers:
@@ -77,11 +77,11 @@ class Table:
         return float(f"{x:.{self.digits - 1}e}") + 0.0  # -0 becomes 0
 
     def variable(self) -> Form:
-        """Return the argument of a form."""
+        """Return the form of the argument x."""
         return self._put("x", None)
 
     def constant(self, x: float) -> Form:
-        """Return a number."""
+        """Return the form of a number."""
         return self._put("c", float(x))
 
     def _constant_of(self, form: Form) -> float | None:
@@ -89,7 +89,7 @@ class Table:
         return entry[1] if entry[0] == "c" else None
 
     def node(self, op: str, parts: list[Form], attributes: Mapping[str, Any]) -> Form:
-        """Return what an operation makes of expressions; None where it has no normal form."""
+        """Return the form of an operation on expressions; None if it has no normal form."""
         if not parts or any(part is None for part in parts) or op not in OPERATIONS:
             return None
         if op in TRANSPARENT:  # Dropout also takes its rate
@@ -142,7 +142,7 @@ class Table:
         return self._put(op, number, *sorted(terms))
 
     def of_trace(self, make: Callable[[Trace, Any], Any], dtype: str) -> Form:
-        """Return the form of what a function writes down, given a trace and its argument."""
+        """Return the form of the expression that a function records, given a trace and its argument."""
         dtype = "float64" if dtype == "float64" else "float32"
         trace = Trace(dtype)
         result = make(trace, Value(trace, "x", np.dtype(dtype)))
@@ -227,17 +227,17 @@ OTHERS: dict[str, list[Callable[..., Any]]] = {
     "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha), _guarded_elu],
     "softmax": [_softmax],
 }
-"""How other exporters write activations, beside how the equations do."""
+"""The forms in which other exporters write activations, in addition to those of the equations."""
 
 
 def _softplus_or_itself(xp: Any, x: Any) -> Any:
-    """Return softplus as PyTorch has it: above 20 it is x, which in single precision is the same."""
+    """Return softplus as PyTorch writes it: above 20 it is x, which in single precision is the same number."""
     return xp.where(x > 20, x, xp.node("Softplus", x))
 
 
 @cache
 def _known(dtype: str) -> tuple[Table, dict[Form, Activation]]:
-    """Return a table, and the activations without options in it by their forms."""
+    """Return a table, and the activations without options by their forms in it."""
     table, found = Table(dtype), {}
     for name, traits in LIBRARY.items():
         if not traits.options and name != "identity":
@@ -252,12 +252,12 @@ def _equation(name: str) -> Callable[..., Any]:
 
 
 class Forms:
-    """What is known of the forms of activations while one file is read.
+    """The forms of activations that are known while a file is read.
 
     Parameters
     ----------
     dtype : {"float16", "float32", "float64"}
-        Of its weights.
+        The dtype of its weights.
     """
 
     def __init__(self, dtype: str) -> None:
@@ -269,7 +269,7 @@ class Forms:
         """Return the activation of a form; its option, if it has one, is one of the `numbers` in the expression."""
         if form in self._plain:
             return self._plain[form]
-        if len(numbers) > 8:  # no form of an activation with an option has so many
+        if len(numbers) > 8:  # more than in any form of an activation with an option
             return None
         for number in sorted(numbers):
             if number not in self._options and len(self._options) < OPTIONS:
@@ -288,5 +288,5 @@ class Forms:
         return found
 
     def shortest(self, number: float) -> float:
-        """Return a number as a person would have written it, if the file has it in single precision."""
+        """Return the shortest decimal number that the file's precision rounds to `number`, such as 0.01."""
         return float(str(np.dtype(self.dtype).type(number)))

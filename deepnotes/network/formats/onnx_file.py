@@ -1,7 +1,7 @@
-"""What is in an ONNX file, as far as one of its outputs needs it: nodes in order, constants, the input.
+"""Reading of ONNX files, as far as one of the outputs needs them: nodes in order, constants, the input.
 
-Nothing in a file is believed before it is seen: the sizes that tensors claim have to be there in bytes, data in other
-files have to lie in the same folder, and the numbers of nodes and axes are bounded, and with them time and memory.
+Files are not trusted: the bytes that tensors claim must exist, data in other files must be in the same folder, and the
+numbers of nodes and axes, and thus time and memory, are bounded.
 """
 
 import json
@@ -24,13 +24,13 @@ from deepnotes.utils.extras import needed
 from deepnotes.utils.wording import brief, listed, reason
 
 NODES = 10_000
-"""How many nodes a file may have; a dense chain of a hundred layers has some thousand."""
+"""The largest number of nodes in a file; a dense chain of a hundred layers has about a thousand."""
 LIMIT = (1 << 31) - 1
-"""Bytes of a file."""
+"""The largest size of a file in bytes."""
 FOLDING = 1 << 20, 8
-"""Bytes that computing with constants may take, and how many more for each byte of the file."""
+"""The bytes that computations with constants may produce, and the additional bytes for each byte of the file."""
 OLDEST = 7
-"""The opset since which operands are broadcast as NumPy does it."""
+"""The first opset that broadcasts operands as NumPy does."""
 KINDS = {
     "alpha": "FLOAT", "allowzero": "INT", "approximate": "STRING", "axes": "INTS", "axis": "INT", "beta": "FLOAT",
     "classlabels_int64s": "INTS", "classlabels_ints": "INTS", "classlabels_strings": "STRINGS",
@@ -40,9 +40,9 @@ KINDS = {
     "training_mode": "INT", "transA": "INT", "transB": "INT", "value": "TENSOR", "value_float": "FLOAT",
     "value_floats": "FLOATS", "value_int": "INT", "value_ints": "INTS",
 }  # fmt: skip
-"""Attributes that are looked at, and what each of them is in all operations that have it."""
+"""Attributes that are read, and the type of each, which is the same in all operations that have it."""
 UNBOUNDED = {"min", "max", "value_float", "value_floats"}
-"""Attributes that may be infinite: a bound that is none."""
+"""Attributes that may be infinite, which means no bound."""
 DEFAULT = {"", "ai.onnx"}
 ML = "ai.onnx.ml"
 
@@ -61,24 +61,24 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """What one output of a graph is computed from.
+    """The part of a graph from which one output is computed.
 
     Attributes
     ----------
     nodes : list of Node
-        In the order in which they run; without those that depend on nothing but constants.
+        In the order in which they run, without those that depend only on constants.
     constants : dict of str to ndarray
     input, output : str
     sizes : tuple of int or None
-        The shape of the input, with 0 for unknown sizes; None where the file does not state it.
+        The shape of the input, with 0 for unknown sizes; None if the file does not state it.
     dtype : str
-        Of the input.
+        The dtype of the input.
     classes : list or None
-        What the file calls the classes, if it does.
+        The names of the classes, if the file has them.
     metadata : dict of str to JSON values
     opset : int
     bytes : int
-        The size of the file, and of those beside it that were read.
+        The total size of the file and of the data files that were read.
     """
 
     nodes: list[Node]
@@ -99,7 +99,7 @@ def read(path: Path, output: str | None = None) -> Graph:
     Raises
     ------
     ModelFileError
-        If the file cannot be read, or is no whole ONNX file with one input.
+        If the file cannot be read, or is not a complete ONNX file with one input.
     """
     onnx = needed("onnx", "onnx", "reading an ONNX file")
     content = _content(path)
@@ -122,7 +122,7 @@ def _decode_error() -> type[Exception]:
 
 def _content(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # to open a pipe is to wait for its writer
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for its writer
             raise ModelFileError(f"cannot read {path}: it is no regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -197,7 +197,7 @@ class _Reader:
         return Node(op, tuple(raw.input), tuple(raw.output), attributes_of(self.onnx, raw), raw.name)
 
     def _output(self, asked: str | None, made: dict[str, Node]) -> str:
-        """Return the name of the value to compute: the output that was asked for, or the only one of numbers."""
+        """Return the name of the value to compute: the requested output, or the only numeric one."""
         outputs = [value.name for value in self.raw.output]
         if asked is not None and asked not in outputs:
             raise ModelFileError(f"it has no output {brief(repr(asked))}; outputs: {brief(listed(outputs))}")
@@ -219,7 +219,7 @@ class _Reader:
         return chosen
 
     def _needed(self, output: str, made: dict[str, tuple[Node, Any]]) -> tuple[list[Node], list[str]]:
-        """Return the nodes that an output needs and that are not constant, and the inputs that it needs."""
+        """Return the non-constant nodes and the inputs that an output needs."""
         inputs = [value.name for value in self.raw.input if value.name not in self.tensors]
         wanted, stack = set[str](), [output]
         while stack:
@@ -250,7 +250,7 @@ class _Reader:
         return nodes, sources
 
     def _constant(self, node: Node, raw: Any) -> np.ndarray:
-        """Return what a node makes of constants."""
+        """Return the result of a node on constants."""
         if node.op == "Constant":
             for attribute in raw.attribute:
                 if attribute.name == "value":
@@ -263,7 +263,7 @@ class _Reader:
         if node.op not in FOLDED or not parts:
             raise ModelFileError(f"{node} computes with constants, and only {', '.join(sorted(FOLDED))} do that here")
         try:
-            if node.op in BROADCAST:  # counted before they are made
+            if node.op in BROADCAST:  # count the size before computing the result
                 shape = np.broadcast_shapes(*(part.shape for part in parts))
                 self._spend(prod(shape) * parts[0].itemsize, str(node))
             with np.errstate(all="ignore"):
@@ -274,7 +274,7 @@ class _Reader:
         return result
 
     def _spend(self, size: int, what: str) -> None:
-        """Count bytes that are computed or read again, of which a file of some length may not want too many."""
+        """Count bytes that are computed or read again, and refuse a file that needs too many for its length."""
         self.spent += size
         if self.spent > FOLDING[0] + FOLDING[1] * (self.size + self.beside.bytes):
             raise ModelFileError(f"{what} and those before it compute with constants at too great a length")
@@ -310,7 +310,7 @@ class _Reader:
         return np.asarray(stored, dtype if dtype.kind != "b" else np.int32).astype(dtype).reshape(shape)
 
     def _input(self, source: str) -> tuple[tuple[int, ...] | None, str]:
-        """Return the shape and the dtype of the input, as far as the file says them."""
+        """Return the shape and the dtype of the input, as far as the file states them."""
         kind = next(value.type.tensor_type for value in self.raw.input if value.name == source)
         dtype = CASTS.get(kind.elem_type, "int64")
         if not kind.HasField("shape"):
@@ -321,7 +321,7 @@ class _Reader:
         return tuple(max(0, dim.dim_value) for dim in kind.shape.dim), dtype
 
     def _classes(self, nodes: list[Node]) -> list[Any] | None:
-        """Return the names of the classes, from what turns probabilities into one of them."""
+        """Return the names of the classes, from the node that turns probabilities into a class."""
         for node in nodes:
             if node.op in {f"{ML}.ZipMap", f"{ML}.LinearClassifier"}:
                 kinds = "classlabels_strings", "classlabels_int64s", "classlabels_ints"
@@ -337,10 +337,10 @@ class _Reader:
 
 
 def _value(text: str) -> Any:
-    """Return what the JSON of a metadata entry says, or the text where it is none."""
+    """Return the value of a metadata entry that is JSON, or else its text."""
     try:
         value = strict_json(text)
-        json.dumps(value, allow_nan=False)  # 1e999 is JSON, and infinite
+        json.dumps(value, allow_nan=False)  # 1e999 is valid JSON, but infinite
     except (ValueError, RecursionError):
         return text
     return value
@@ -358,7 +358,7 @@ def _cast(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
 
 
 def _floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]:
-    """Return an operation on two arrays of one dtype, which have to be floats: integers would round otherwise."""
+    """Return an operation on two float arrays of the same dtype; integers are refused, as they round differently."""
 
     def apply(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
         first, second = parts
@@ -370,9 +370,9 @@ def _floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[st
 
 
 BROADCAST: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
-"""Operations on two constants, one of which may be repeated to the shape of the other."""
+"""Operations on two constants, which are broadcast."""
 CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
-"""What ONNX calls these dtypes."""
+"""The dtypes, by ONNX's codes for them."""
 FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
     "Identity": lambda parts, attributes: parts[0],
     "Cast": _cast,
@@ -385,4 +385,4 @@ FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
     "Reciprocal": lambda parts, attributes: np.asarray(1 / parts[0], parts[0].dtype),
     **{op: _floats(function) for op, function in BROADCAST.items()},
 }
-"""Operations on constants."""
+"""Operations on constants that are computed while reading."""

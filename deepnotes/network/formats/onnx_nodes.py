@@ -1,8 +1,8 @@
-"""The nodes of an ONNX graph, one after the other: what is known of the value that each of them makes.
+"""Interpretation of the nodes of an ONNX graph, one after the other, as layers and affine functions.
 
 A value holds samples, of a :class:`~deepnotes.network.formats.onnx_shapes.Shape`. It is known as an affine function of
-the outputs of a layer, or, while it may be a part of an activation that is written as several nodes, only by its normal
-form. What is neither when a layer or the end needs it is no dense chain, and refused.
+a layer's outputs; or, while it may be part of an activation that is written as several nodes, only by its normal form.
+If a layer or the end of the graph needs a value that is neither, the graph is not a dense chain and is refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +22,12 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.wording import brief
 
 FLOATS = {"float16": 10, "float32": 1, "float64": 11}
-"""Floating point dtypes, narrowest first, and what ONNX calls them."""
+"""Floating point dtypes, narrowest first, and ONNX's codes for them."""
 NAMES = {code: name for name, code in FLOATS.items()}
 READINGS = 8
-"""How many linear values an expression is a candidate function of: an activation may begin with affine functions."""
+"""The number of linear values that are tried as an expression's argument: affine functions may begin an activation."""
 NUMBERS = 8
-"""How many different numbers the expression of an activation with an option has at most."""
+"""The largest number of different numbers in the expression of an activation with an option."""
 AFFINE = {"Add", "Sub", "Mul", "Div", "Neg"}
 TRANSPARENT = {"Identity", "Dropout"}
 REASONS = {
@@ -44,11 +44,11 @@ REASONS = {
     "Swish": "has a factor in its sigmoid, and silu has none",
     "Celu": "has another alpha than 1, and elu has none of that kind",
 }
-"""What to say of operations that are refused, or refused in some of their forms."""
+"""Messages for operations that are refused, or are refused in some of their forms."""
 
 
 class Refusal(ModelFileError):
-    """What is in the file, but no part of a dense chain."""
+    """The file holds something that cannot be part of a dense chain."""
 
 
 class Reading(NamedTuple):
@@ -67,13 +67,13 @@ class Value:
     shape : Shape
     dtype : str
     known : Known or None
-        None while it is no affine function of the outputs of a layer.
+        None while it is not an affine function of a layer's outputs.
     readings : dict of Product to Reading
-        By the linear layer that each is an expression of.
+        The expressions that it may be, by the linear layer that is the argument.
     culprit : Node or None
-        The first node since which it is not known.
+        The node from which on it is not known.
     number : float or None
-        Where it is the same number everywhere.
+        Its elements, if all of them are the same number.
     """
 
     shape: Shape
@@ -88,34 +88,35 @@ Part: TypeAlias = Value | np.ndarray
 
 
 class Walk:
-    """A walk through a graph.
+    """A walk through the nodes of a graph.
 
     Parameters
     ----------
     graph : Graph
     shape : Shape
-        Of the input.
+        The shape of the input.
     """
 
     def __init__(self, graph: Graph, shape: Shape) -> None:
         self.graph = graph
         self.constants, self.samples = dict(graph.constants), shape.samples
         self.values = {graph.input: Value(shape, graph.dtype, Known(), {})}
-        self.sizes: dict[str, np.ndarray] = {}  # of dtype object, with SAMPLES for their number
+        self.sizes: dict[str, np.ndarray] = {}  # arrays of dtype object, with SAMPLES for the number of samples
         self.narrowest: tuple[str, Node] | None = None
-        self.dtype: str | None = None  # of weights
+        self.dtype: str | None = None  # that of the weights
         self.forms: Forms | None = None
         self.budget = FOLDING[0] + FOLDING[1] * graph.bytes
         self.last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
         self.last[graph.output] = len(graph.nodes)
-        self.node = graph.nodes[0]  # the one in work
+        self.node = graph.nodes[0]  # the current one
 
     def chain(self) -> Chain:
-        """Return what there is.
+        """Return the chain that the graph computes.
 
         Raises
         ------
         ModelFileError
+            If it does not compute one.
         """
         for i, node in enumerate(self.graph.nodes):
             self.node = node
@@ -144,12 +145,12 @@ class Walk:
         return Chain(tuple(links), dtype, standardizer, None, metadata)
 
     def refusal(self, why: str = "", node: Node | None = None) -> Refusal:
-        """Return the error that names a node, by default the one in work."""
+        """Return the error that names a node, by default the current one."""
         node = node or self.node
         return Refusal(f"{node} {why or REASONS.get(node.op, 'is no part of a dense chain there')}")
 
     def _take(self, node: Node) -> None:
-        """Take in one node."""
+        """Process a node."""
         given = [name for name in node.inputs if name]
         if node.op == "Shape" or any(name in self.sizes for name in given):
             self._measure(node, given)
@@ -180,14 +181,14 @@ class Walk:
         return self.constants[name]
 
     def value(self, node: Node) -> Value:
-        """Return the first operand, which has to be samples."""
+        """Return the first operand, which must hold samples."""
         found = self._part(node.inputs[0]) if node.inputs else None
         if not isinstance(found, Value):
             raise self.refusal()
         return found
 
     def constant(self, node: Node, i: int) -> np.ndarray | None:
-        """Return an operand that has to be constant, or None if it is not given."""
+        """Return an operand that must be constant, or None if it is not given."""
         if len(node.inputs) <= i or not node.inputs[i]:
             return None
         if node.inputs[i] not in self.constants:
@@ -207,7 +208,7 @@ class Walk:
     # --- expressions ----------------------------------------------------------------------------------------------
 
     def expression(self, op: str, *parts: Part, **attributes: Any) -> Value:
-        """Return the value of an operation on each number of some values and constants."""
+        """Return the value of an elementwise operation on values and constants."""
         parts = numbers_for_filled(parts)
         values = [part for part in parts if isinstance(part, Value)]
         if not values or any(value.dtype not in FLOATS for value in values):
@@ -232,7 +233,7 @@ class Walk:
         return Value(shape, values[0].dtype, known, readings, culprit)
 
     def check_finite(self, x: np.ndarray) -> np.ndarray:
-        """Refuse a constant with a NaN or an infinity in it."""
+        """Return a constant, or raise ModelFileError if it holds NaN or infinity."""
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ModelFileError(f"{self.node} has a constant that is not finite")
         return x
@@ -240,7 +241,7 @@ class Walk:
     def _affine(
         self, op: str, parts: Sequence[Part], shape: Shape, beside: list[tuple[np.ndarray, tuple[int, ...]]]
     ) -> Known | None:
-        """Return the result of an affine operation where its operand is known; None for ``c / x``."""
+        """Return the result of an affine operation if its operand is known; None for ``c / x``."""
         (value,) = (part for part in parts if isinstance(part, Value))
         if value.known is None:
             return None
@@ -263,7 +264,7 @@ class Walk:
             raise ModelFileError(f"{self.node} {error}") from None
 
     def spend(self, size: int) -> None:
-        """Count bytes that are computed, of which a file of some length may not want too many."""
+        """Count bytes that are computed, and refuse a file that needs too many for its length."""
         self.budget -= size
         if self.budget < 0:
             raise ModelFileError(f"{self.node} and those before it compute with constants at too great a length")
@@ -275,14 +276,14 @@ class Walk:
         if c.size == 1:
             return np.asarray(c.astype(np.float64).reshape(1, 1))
         size = shape.size
-        if size == UNKNOWN or size > self.graph.bytes:  # weights for as many are not in the file
+        if size == UNKNOWN or size > self.graph.bytes:  # the file cannot hold weights for this many
             raise self.refusal(f"has a constant of shape {brief(c.shape)} for samples of shape {brief(shape.features)}")
         return np.asarray(np.broadcast_to(c.astype(np.float64).reshape(beside), shape.features).reshape(-1, 1))
 
     def _readings(
         self, op: str, parts: Sequence[Part], values: list[Value], attributes: Mapping[str, Any]
     ) -> dict[Product, Reading]:
-        """Return the expressions that an operation makes of its operands, by the linear value they are all made of."""
+        """Return the expressions for the result of an operation, by the linear value that all operands depend on."""
         if self.forms is None or any(not isinstance(part, Value) and part.size != 1 for part in parts):
             return {}
         table, made = self.forms.table, dict[Product, Reading]()
@@ -303,7 +304,7 @@ class Walk:
         return made
 
     def _activated(self, readings: Mapping[Product, Reading]) -> Known | None:
-        """Return the outputs of a layer with an activation, where an expression is one; the first layer that fits."""
+        """Return the outputs of a layer with an activation, for the first expression that is one; else None."""
         assert self.forms is not None or not readings
         for base, (form, numbers) in readings.items():
             if self.forms is not None and (g := self.forms.activation(form, set(numbers))):
@@ -311,7 +312,7 @@ class Walk:
         return None
 
     def _settled(self, value: Value) -> Known:
-        """Return what a value is known to be, which something now depends on."""
+        """Return the known function of a value that is now needed, or refuse the node that made it unknown."""
         if value.known is None:
             raise self.refusal(node=value.culprit)
         return value.known
@@ -344,7 +345,7 @@ class Walk:
         return W
 
     def matmul(self, node: Node) -> Value:
-        """Take a product; what is constant is the weights."""
+        """Read a product, whose constant operand is the weights."""
         if len(node.inputs) != 2:
             raise self.refusal("is no part of a dense chain there")
         first, second = node.inputs
@@ -362,7 +363,7 @@ class Walk:
         return self.product(value, W.reshape(-1, W.shape[-1]), shape)
 
     def gemm(self, node: Node) -> Value:
-        """Take a product and a sum."""
+        """Read a product and a sum."""
         attributes = node.attributes
         if len(node.inputs) < 2:
             raise self.refusal()
@@ -400,7 +401,7 @@ class Walk:
         return self.expression("Add", made, b)
 
     def linear(self, node: Node) -> Value:
-        """Take scikit-learn's linear models, as skl2onnx writes them."""
+        """Read scikit-learn's linear models, as skl2onnx writes them."""
         attributes, value = node.attributes, self.value(node)
         numbers = attributes.get("coefficients", [])
         classifier = node.op.endswith("Classifier")
@@ -423,10 +424,10 @@ class Walk:
         then = after[transform]
         return made if then is None else self.expression(then, made)
 
-    # --- operations that are several others -------------------------------------------------------------------------
+    # --- operations that stand for several others -------------------------------------------------------------------
 
     def batch_normalization(self, node: Node) -> Value:
-        """Take the normalization by the statistics of the training, one pair for each feature."""
+        """Read the normalization by the training's statistics, one pair for each feature."""
         value, sizes = self.value(node), self.value(node).shape.sizes
         if node.attributes.get("training_mode", 0) or any(node.outputs[1:]) or len(node.inputs) != 5:
             raise self.refusal()
@@ -445,7 +446,7 @@ class Walk:
         return self.check_finite(x).astype(np.float64).reshape(-1, *(1,) * (rank - 2))
 
     def scaler(self, node: Node) -> Value:
-        """Take a standardization."""
+        """Read a standardization."""
         value = as_float32(self.value(node))
         for op, key in (("Sub", "offset"), ("Mul", "scale")):
             if key in node.attributes:
@@ -453,7 +454,7 @@ class Walk:
         return value
 
     def normalizer(self, node: Node) -> Value:
-        """Take a division by the sum of probabilities, which is 1."""
+        """Read a division by the sum of probabilities, which is 1."""
         value = self.value(node)
         layer = value.known.layer if value.known is not None and value.known.affine.is_identity else None
         norm = node.attributes.get("norm", "MAX")
@@ -462,7 +463,7 @@ class Walk:
         return value
 
     def clip(self, node: Node) -> Value:
-        """Take a ReLU that is written as a lower bound."""
+        """Read a ReLU that is written as a lower bound."""
         low, high = (self._bound(node, i, key) for i, key in ((1, "min"), (2, "max")))
         value = self.value(node)
         if high < np.finfo(value.dtype if value.dtype in FLOATS else "float32").max or low not in (0, -np.inf):
@@ -479,25 +480,25 @@ class Walk:
         return float(found.item())
 
     def selu(self, node: Node) -> Value:
-        """Take a multiple of ELU."""
+        """Read SELU, a multiple of ELU."""
         alpha = float(node.attributes.get("alpha", 1.67326319217681884765625))
         gamma = float(node.attributes.get("gamma", 1.05070102214813232421875))
         return self.expression("Mul", self.expression("Elu", self.value(node), alpha=alpha), np.asarray(gamma))
 
     def celu(self, node: Node) -> Value:
-        """Take CELU where it is ELU."""
+        """Read CELU if it is the same as ELU."""
         if node.attributes.get("alpha", 1.0) != 1:
             raise self.refusal()
         return self.expression("Elu", self.value(node), alpha=1.0)
 
     def swish(self, node: Node) -> Value:
-        """Take SiLU, which later opsets have a node for."""
+        """Read SiLU, for which later opsets have a node."""
         if node.attributes.get("alpha", 1.0) != 1:
             raise self.refusal()
         return self.expression("Mul", self.value(node), self.expression("Sigmoid", self.value(node)))
 
     def prelu(self, node: Node) -> Value:
-        """Take a leaky ReLU whose slope is a parameter; it may be written once for each feature."""
+        """Read a leaky ReLU whose slope is a parameter; the slope may be repeated for each feature."""
         value, slope = self.value(node), self.constant(node, 1)
         if slope is None or slope.dtype.kind != "f" or (slope != slope.flat[0]).any():
             raise self.refusal()
@@ -507,7 +508,7 @@ class Walk:
         return self.expression("LeakyRelu", value, alpha=float(slope.flat[0]))
 
     def softmax(self, node: Node) -> Value:
-        """Take a softmax over all features of each sample."""
+        """Read a softmax over all features of each sample."""
         value, opset = self.value(node), self.graph.opset
         axis = int(node.attributes.get("axis", -1 if opset >= 13 else 1))
         shape = value.shape
@@ -516,14 +517,14 @@ class Walk:
         return self.expression("Softmax", value)
 
     def extremum(self, node: Node) -> Value:
-        """Take the larger or smaller of some values, which an infinite bound does not change."""
+        """Read the maximum or minimum of some values, without infinite bounds, which change nothing."""
         none = -np.inf if node.op == "Max" else np.inf
         parts = [x for x in self._parts(node) if isinstance(x, Value) or x.size != 1 or x.item() != none]
         only = parts[0]
         return only if len(parts) == 1 and isinstance(only, Value) else self.expression(node.op, *parts)
 
     def reduction(self, node: Node) -> Value:
-        """Take the largest of the features of each sample, or their sum: parts of a softmax."""
+        """Read the maximum or the sum of the features of each sample, which are parts of a softmax."""
         value, axes = self.value(node), self.integers(node, 1, "axes")
         if axes is None or len(axes) != 1 or not value.shape.softmax_over(axes[0]):
             raise self.refusal()
@@ -531,7 +532,7 @@ class Walk:
         return made if node.attributes.get("keepdims", 1) else replace(made, shape=made.shape.squeezed(axes))
 
     def concat(self, node: Node) -> Value:
-        """Take ``[1 - p, p]`` of one sigmoid, as classifiers of two classes have it: a softmax."""
+        """Read ``[1 - p, p]`` of one sigmoid, as in classifiers of two classes, as a softmax."""
         parts = [self._part(name) for name in node.inputs]
         values = [part for part in parts if isinstance(part, Value)]
         if len(values) != 2 or len(parts) != 2 or values[0].shape != values[1].shape:
@@ -552,10 +553,10 @@ class Walk:
         sizes = tuple(2 if i == axis else n for i, n in enumerate(shape.sizes))
         return Value(shape._replace(sizes=sizes), values[0].dtype, known, {})
 
-    # --- what changes nothing ---------------------------------------------------------------------------------------
+    # --- operations that change no numbers --------------------------------------------------------------------------
 
     def transparent(self, node: Node) -> Value:
-        """Take what does nothing when predicting."""
+        """Read an operation that does nothing when predicting."""
         if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2]:
             training = self.constants.get(node.inputs[2])
             if training is None or training.any():
@@ -563,7 +564,7 @@ class Walk:
         return self.value(node)
 
     def cast(self, node: Node) -> Value:
-        """Take a change of dtype between floats, or from integers, that the weights do not notice."""
+        """Read a cast between floats, or from integers; the end checks that none is narrower than the weights."""
         name, value = NAMES.get(node.attributes.get("to", 0)), self.value(node)
         if name is None:
             raise self.refusal("makes numbers that are no floats")
@@ -573,7 +574,7 @@ class Walk:
         return replace(value, dtype=name)
 
     def reshaping(self, node: Node) -> Value:
-        """Take what gives each sample another shape, with the same numbers in the same order."""
+        """Read an operation that gives each sample another shape, with the same numbers in the same order."""
         value, attributes = self.value(node), node.attributes
         shape = value.shape
         if node.op == "Transpose":
@@ -594,7 +595,7 @@ class Walk:
     # --- shapes -----------------------------------------------------------------------------------------------------
 
     def _measure(self, node: Node, given: list[str]) -> None:
-        """Take a node that computes with the shape of a value, or reshapes one to what came of that."""
+        """Read a node that computes with the shape of a value, or reshapes a value to a computed shape."""
         if node.op == "Shape":
             sizes = [n if n != UNKNOWN else ... for n in self.value(node).shape.sizes]
             sizes = sizes[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
@@ -630,7 +631,7 @@ class Walk:
         self._put_sizes(node, made)
 
     def _fill(self, node: Node, x: np.ndarray, sizes: np.ndarray) -> None:
-        """Take one number that is repeated to the shape of samples."""
+        """Read a number that is repeated to the shape of samples."""
         target = tuple(n if n is SAMPLES else _size(n) for n in sizes.ravel())
         if target.count(SAMPLES) != 1 or len(target) < x.ndim or x.dtype.kind != "f":
             raise self.refusal()
@@ -639,7 +640,7 @@ class Walk:
         self.values[node.outputs[0]] = Value(shape, x.dtype.name, None, {}, node, number)
 
     def _put_sizes(self, node: Node, sizes: np.ndarray) -> None:
-        """Keep sizes: as a constant, where all of them are known."""
+        """Keep sizes, as a constant if all of them are known."""
         name = node.outputs[0]
         if all(isinstance(n, int | np.integer) for n in sizes.ravel()):
             self.constants[name] = sizes.astype(np.int64)
@@ -648,14 +649,14 @@ class Walk:
 
 
 def _size(n: Any) -> int:
-    """Return a size that is a number."""
+    """Return a size, which must be a number."""
     if not isinstance(n, int | np.integer):
         raise Mismatch("goes by a size that the file leaves open")
     return int(n)
 
 
 def numbers_for_filled(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Return operands with numbers for values that are a number everywhere, where another value has their shape."""
+    """Return operands, with a number instead of each constant-filled value whose shape another value has."""
     shapes = [part.shape for part in parts if isinstance(part, Value) and part.number is None]
     return tuple(
         np.asarray(part.number)
@@ -666,17 +667,17 @@ def numbers_for_filled(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def as_float32(value: Value) -> Value:
-    """Return the result of an operation of the machine learning domain, which computes in single precision."""
+    """Return a value as an operation of the machine learning domain takes it: in single precision."""
     return replace(value, dtype="float32")
 
 
 def is_complement(affine: Affine) -> bool:
-    """Return whether it is 1 less its argument."""
+    """Return whether an affine function is 1 minus its argument."""
     return bool((affine.factor == -1).all() and (affine.shift == 1).all())
 
 
 def sums_to_one(layer: Product) -> bool:
-    """Return whether the outputs of a layer do: those of a softmax, and of sigmoids of z and -z."""
+    """Return whether the outputs of a layer sum to 1: those of a softmax, or of sigmoids of z and -z."""
     shift = layer.after.shift
     return layer.g == Activation("softmax") or (
         layer.g == Activation("sigmoid") and len(layer.W) == 2 and bool((layer.W[0] == -layer.W[1]).all())
@@ -710,7 +711,7 @@ MEASURED: dict[str, Callable[[list[Any], Mapping[str, Any]], np.ndarray]] = {
         (1,) if attributes.get("keepdims", 1) else ()
     ),
 }
-"""Operations on sizes; the number of samples can be moved, and not be computed with."""
+"""Operations on sizes; the number of samples can be moved, but not computed with."""
 
 TAKEN: dict[str, Callable[[Walk, Node], Value]] = {
     "BatchNormalization": Walk.batch_normalization,
@@ -735,4 +736,4 @@ TAKEN: dict[str, Callable[[Walk, Node], Value]] = {
     **dict.fromkeys(TRANSPARENT, Walk.transparent),
     **dict.fromkeys(["Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"], Walk.reshaping),
 }
-"""Operations that are more than a function of each number."""
+"""Operations that are not simply elementwise, by name."""

@@ -1,8 +1,7 @@
-"""Shapes of values in an ONNX graph: one axis counts the samples, and the others hold what belongs to each sample.
+"""Shapes of values in an ONNX graph: one axis counts the samples, and the others hold the numbers of each sample.
 
-No array is moved: the numbers of a sample keep their order (of C, over its axes), so that a shape says all there is to
-say of a Reshape, Squeeze or Transpose. What would mix samples, repeat numbers or change their order is a
-:class:`Mismatch`.
+No array is moved: the numbers of a sample keep their C order, so a shape fully describes the effect of a Reshape,
+Squeeze or Transpose. An operation that would mix samples, repeat numbers or change their order is a :class:`Mismatch`.
 """
 
 from collections.abc import Sequence
@@ -14,11 +13,11 @@ SAMPLES = None
 UNKNOWN = 0
 """In a shape: a size that the file does not state."""
 RANK = 64
-"""How many axes an array may have, as in NumPy."""
+"""The largest number of axes of an array, as in NumPy."""
 
 
 class Mismatch(Exception):
-    """An operation that does not treat its input as samples of features; the text says what it does."""
+    """An operation does not treat its input as samples of features; the message says what it does instead."""
 
 
 class Shape(NamedTuple):
@@ -29,7 +28,7 @@ class Shape(NamedTuple):
     sizes : tuple of int or None
         ``SAMPLES`` once, sizes, or ``UNKNOWN``.
     samples : int or None
-        How many samples there are, where the file fixes that.
+        The number of samples, if the file fixes it.
 
     Examples
     --------
@@ -54,7 +53,7 @@ class Shape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many numbers a sample has."""
+        """The number of numbers in a sample."""
         return prod(self.features)
 
     def _with(self, sizes: Sequence[int | None]) -> "Shape":
@@ -63,17 +62,17 @@ class Shape(NamedTuple):
         return self._replace(sizes=tuple(sizes))
 
     def softmax_over(self, axis: int) -> bool:
-        """Return whether a sum over an axis is a sum over all features of each sample."""
+        """Return whether a sum over an axis is the sum over all features of each sample."""
         axis = positive(axis, len(self.sizes))
         return axis != self.axis and all(n == 1 for i, n in enumerate(self.sizes) if i not in (axis, self.axis))
 
     def old_softmax_over(self, axis: int) -> bool:
-        """Return the same for a sum over an axis and all after it, as it was before opset 13."""
+        """Return the same for a sum over an axis and all later ones, as before opset 13."""
         axis = positive(axis, len(self.sizes))
         return self.axis < axis and all(n == 1 for n in self.sizes[:axis] if n is not SAMPLES)
 
     def transposed(self, perm: Sequence[int] | None) -> "Shape":
-        """Return the shape with its axes in another order, where no number of a sample changes places."""
+        """Return the shape with its axes permuted; the numbers of a sample must keep their order."""
         rank = len(self.sizes)
         order = list(range(rank))[::-1] if perm is None else list(perm)
         if sorted(order) != list(range(rank)):
@@ -95,7 +94,7 @@ class Shape(NamedTuple):
         return self._with([n for i, n in enumerate(self.sizes) if i not in gone])
 
     def unsqueezed(self, axes: Sequence[int]) -> "Shape":
-        """Return the shape with further axes of size 1, at these places in the result."""
+        """Return the shape with additional axes of size 1, at these positions in the result."""
         rank = len(self.sizes) + len(axes)
         if rank > RANK:
             raise Mismatch(f"makes {rank:,} axes, and at most {RANK} are read")
@@ -103,7 +102,7 @@ class Shape(NamedTuple):
         return self._with([1 if i in new else next(old) for i in range(rank)])
 
     def flattened(self, axis: int) -> "Shape":
-        """Return the shape with two axes: all before `axis` in one, all others in another."""
+        """Return the shape with two axes: those before `axis` joined into one, all others into another."""
         axis = axis if axis == len(self.sizes) else positive(axis, len(self.sizes))
         halves = self.sizes[:axis], self.sizes[axis:]
         own = next(half for half in halves if SAMPLES in half)
@@ -117,9 +116,9 @@ class Shape(NamedTuple):
         Parameters
         ----------
         target : sequence of int or None
-            As in ONNX: 0 copies a size, -1 stands for what is left; SAMPLES for the number of samples.
+            As in ONNX: 0 copies a size, -1 stands for the remaining size; SAMPLES for the number of samples.
         allowzero : bool
-            Whether 0 means 0.
+            Whether 0 means a size of 0 instead.
         """
         changes = Mismatch("changes the shape of samples")
         if len(target) > RANK or any(n is not SAMPLES and (not isinstance(n, int) or n < -1) for n in target):
@@ -144,7 +143,7 @@ class Shape(NamedTuple):
         return self._with(sizes)
 
     def _left(self, sizes: list[int | None]) -> int:
-        """Return what -1 stands for, beside an axis of samples."""
+        """Return the size that -1 stands for, next to an axis of samples."""
         others = prod(n for n in sizes if n not in (-1, SAMPLES))
         if others == 0 or self.size == 0:
             return UNKNOWN
@@ -153,9 +152,9 @@ class Shape(NamedTuple):
         return self.size // others
 
     def _with_samples(self, sizes: list[int | None]) -> list[int | None]:
-        """Return sizes in which the axis of the samples is marked."""
+        """Return the sizes with the axis of the samples marked."""
         numbers = [n or 0 for n in sizes]
-        if self.samples is None:  # whatever their number is, it is what is left
+        if self.samples is None:  # whatever the number of samples is, -1 stands for it
             if -1 not in numbers:
                 raise Mismatch("fixes the number of samples, which the input leaves open")
             others = prod(n for n in numbers if n != -1)
@@ -167,7 +166,7 @@ class Shape(NamedTuple):
             total = self.samples * self.size
             if not others or total % others:
                 raise Mismatch("changes the shape of samples")
-            numbers[numbers.index(-1)] = total // others  # 0 where the size of a sample is not known
+            numbers[numbers.index(-1)] = total // others  # 0 if the size of a sample is not known
         for i, n in enumerate(numbers):
             if n == self.samples and prod(numbers[i + 1 :]) in (self.size, UNKNOWN):
                 return [*numbers[:i], SAMPLES, *numbers[i + 1 :]]
@@ -176,7 +175,7 @@ class Shape(NamedTuple):
         raise Mismatch("changes the shape of samples")
 
     def with_constant(self, of: tuple[int, ...]) -> tuple["Shape", tuple[int, ...]]:
-        """Return the shape after an operation with a constant, and the shape of the constant beside one sample."""
+        """Return the shape after an operation with a constant, and the constant's shape relative to one sample."""
         rank = max(len(self.sizes), len(of))
         mine = (1,) * (rank - len(self.sizes)) + self.sizes
         theirs = (1,) * (rank - len(of)) + of
@@ -192,7 +191,7 @@ class Shape(NamedTuple):
         return self._with(made), tuple(beside)
 
     def beside(self, other: "Shape") -> "Shape":
-        """Return the shape of the sum of two values, of which one may have one number for each sample."""
+        """Return the shape of the sum of two values, of which one may have a single number for each sample."""
         if self == other:
             return self
         if len(self.sizes) != len(other.sizes) or self.axis != other.axis or 1 not in (self.size, other.size):
@@ -205,9 +204,9 @@ class Shape(NamedTuple):
         return self._with([1 if i == axis else n for i, n in enumerate(self.sizes)])
 
     def after_product(self, axis: int, given: int, made: int | None) -> "Shape":
-        """Return the shape after a product with a matrix that takes `given` numbers along an axis and gives `made`.
+        """Return the shape after a product with a matrix that maps `given` numbers along an axis to `made` numbers.
 
-        Where `made` is None, the matrix is a vector, and the axis is gone.
+        If `made` is None, the matrix is a vector, and the axis is removed.
         """
         axis = positive(axis, len(self.sizes))
         if axis == self.axis:
@@ -220,14 +219,14 @@ class Shape(NamedTuple):
 
 
 def positive(axis: int, rank: int) -> int:
-    """Return an axis counted from the first."""
+    """Return an axis as an index from 0; negative ones count from the last."""
     if not -rank <= axis < rank:
         raise Mismatch(f"has the axis {axis} of a value of {rank} axes")
     return axis % rank
 
 
 def distinct(axes: Sequence[int], rank: int) -> set[int]:
-    """Return axes counted from the first, each of them once."""
+    """Return axes as indices from 0, or raise Mismatch if one occurs twice."""
     if len(axes) > RANK:
         raise Mismatch(f"has {len(axes):,} axes, and at most {RANK} are read")
     found = {positive(int(axis), rank) for axis in axes}

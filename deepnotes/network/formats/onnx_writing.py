@@ -1,4 +1,4 @@
-"""Networks as ONNX files."""
+"""Export of networks as ONNX files."""
 
 import json
 from os import PathLike
@@ -19,10 +19,10 @@ from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief, reason
 
 OPSET, IR_VERSION = 13, 7
-"""Of 2020: the first in which all that is written here is there. Later runtimes read them as well."""
+"""The versions of 2020, the first that have all operations used here. Later runtimes read them as well."""
 INPUT, OUTPUT, SAMPLES = "X", "A", "m"
 LIMIT = (1 << 31) - (1 << 20)
-"""Bytes of parameters: a message of Protocol Buffers is shorter than 2 GiB, and there are names and nodes as well."""
+"""The largest size of the parameters in bytes: a Protocol Buffers message, with names and nodes, is below 2 GiB."""
 
 
 def to_onnx(chain: Chain) -> bytes:
@@ -34,7 +34,7 @@ def to_onnx(chain: Chain) -> bytes:
     Raises
     ------
     ModelFileError
-        If its metadata are not JSON, or it is larger than such files can be.
+        If its metadata are not JSON, or the file would be too large for the format.
     MissingExtraError
     """
     onnx = needed("onnx", "onnx", "an ONNX file")
@@ -71,7 +71,7 @@ def traced(chain: Chain) -> tuple[Trace, Any]:
 
 
 def write(path: str | PathLike[str], content: bytes | str) -> Path:
-    """Write a file, whole or not at all, and return its path.
+    """Write a file atomically, and return its path.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def write(path: str | PathLike[str], content: bytes | str) -> Path:
 
 
 def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
-    """Return what ONNX Runtime makes of the inputs of test vectors, and its name and version.
+    """Return ONNX Runtime's outputs for the inputs of test vectors, and its name and version.
 
     Raises
     ------

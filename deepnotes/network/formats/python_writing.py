@@ -1,7 +1,7 @@
-"""Networks as one file of Python that needs only NumPy.
+"""Export of networks as a single Python file that needs only NumPy.
 
-The formulas in it are the source of :mod:`deepnotes.equations`, word for word: the functions that this network needs
-and what they refer to. Beside them stand the parameters, test vectors with the bounds of their outputs, and
+The formulas in the file are the source of :mod:`deepnotes.equations`, word for word: the functions that this network
+needs and everything that they refer to. The file also holds the parameters, test vectors with error bounds, and
 :mod:`deepnotes.network.formats.carried` with the library's own functions that read and write CSV.
 """
 
@@ -32,7 +32,7 @@ CARRIED = "deepnotes.network.formats.carried"
 
 
 def to_python(chain: Chain) -> str:
-    """Return a chain as the text of a file of Python.
+    """Return the text of a Python file for a chain.
 
     Raises
     ------
@@ -68,12 +68,12 @@ def to_python(chain: Chain) -> str:
 
 
 def check(text: str) -> str:
-    """Return what such a file, run here, finds of itself.
+    """Run the check of such a file in this process, and return its message.
 
     Raises
     ------
     ModelFileError
-        If it finds itself wrong.
+        If the check fails.
     """
     module = ModuleType("exported")
     exec(compile(text, "exported.py", "exec"), module.__dict__)
@@ -84,7 +84,7 @@ def check(text: str) -> str:
 
 
 def equations_of(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the source of equations and of what they refer to, module by module, and the imports that it needs.
+    """Return the source of equations and everything they refer to, module by module, and the imports needed.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def equations_of(names: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def source_of(module: str, names: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Return the source of functions of a module and of what they refer to in it, and what it imports from ``math``.
+    """Return the source of functions and everything in their module that they refer to, and its ``math`` imports.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _source(module: str) -> str:
 
 
 def _text(lines: list[str], statement: ast.stmt) -> str:
-    """Return the lines of a statement, and of the comment above it."""
+    """Return the lines of a statement and of the comment above it."""
     start = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))]) - 1
     while lines[start - 1].startswith("#"):
         start -= 1
@@ -163,16 +163,16 @@ def _functions(chain: Chain) -> list[str]:
 
 @dataclass
 class Carried:
-    """The part that all files have in common.
+    """The part that all exported files have in common.
 
     Attributes
     ----------
     first, last : str
-        What :mod:`deepnotes.network.formats.carried` has between its marks, and below them.
+        The source of :mod:`deepnotes.network.formats.carried` between its marks, and below them.
     library : list of str
-        What it takes of the library, each after what it refers to as it is defined.
+        The definitions that it uses from the library, each after those that it needs when it is defined.
     imports : set of str
-        What all of it imports, one name in each.
+        All import statements needed, with one name in each.
     """
 
     first: str
@@ -183,7 +183,7 @@ class Carried:
 
     @classmethod
     def found(cls) -> "Carried":
-        """Return it.
+        """Return the carried part, collected from the library's source.
 
         Raises
         ------
@@ -198,7 +198,7 @@ class Carried:
         return made
 
     def take(self, module: str, names: Iterable[str]) -> None:
-        """Take functions, classes and constants of a module, as far as they are its own, and all that they refer to."""
+        """Add the functions, classes and constants of these names that a module defines, and all they refer to."""
         source = _source(module)
         tree = ast.parse(source)
         defined, imported = _defined(tree), _imported(tree)
@@ -244,7 +244,7 @@ def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
 
 
 def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Return for each name that is imported the module, and the statement that does it."""
+    """Return the module of each imported name, and the import statement."""
     imported = {}
     for statement in tree.body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -257,7 +257,7 @@ def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
 
 
 def _by_module(imports: Iterable[str]) -> list[str]:
-    """Return import statements, those from one module as one; NumPy's come last."""
+    """Return import statements, merged by module; NumPy's come last."""
     modules: dict[tuple[bool, bool, str], list[str]] = {}
     for statement in sorted(imports):
         module, _, name = statement.removeprefix("from ").partition(" import ")
@@ -268,7 +268,7 @@ def _by_module(imports: Iterable[str]) -> list[str]:
 
 
 def _without_marks(text: str) -> str:
-    """Return source without what it says to type checkers and linters."""
+    """Return source without comments for type checkers and linters."""
     return re.sub(r"  # (?:type: ignore|noqa|fmt: skip).*", "", text)
 
 
@@ -290,7 +290,7 @@ def _docstring(chain: Chain) -> str:
 
 
 def _python(chain: Chain) -> str:
-    """Return the oldest Python that runs the file; that of 3.10 reads only some of the dates of ISO 8601."""
+    """Return the oldest Python version that runs the file; Python 3.10 parses only some ISO 8601 dates."""
     form, dates = _reading(chain.metadata)
     return "3.11" if dates and form.get("date_format") is None else "3.10"
 
@@ -320,7 +320,7 @@ def _constants(chain: Chain) -> dict[str, Any]:
 
 
 def _reading(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return how a model's data are written, and which columns are dates."""
+    """Return the format of a model's data, and the columns that are dates."""
     form, dates = metadata.get("format", {}), metadata.get("dates", [])
     try:
         Format(**form)

@@ -1,12 +1,12 @@
-"""The equations as nodes of an ONNX graph: a namespace that computes nothing and writes down what would be computed.
+"""Tracing of the equations as nodes of an ONNX graph, by a namespace that records operations instead of computing them.
 
-So a file holds, operation by operation, what :mod:`deepnotes.equations` says, in whatever precision, with no formula
-written a second time. Where ONNX has the very function and ONNX Runtime computes it as well as the equation would, it
-is taken (`KERNELS`). Its ``Sigmoid``, which gives 0 at -60 and for all below -18 too little, its ``Elu``, which loses
-all digits near 0, its ``Tanh`` in double precision, which is off by more than the 3 units in the last place of a good
-library, and its ``Softplus`` and ``Erf``, which it does not know in double precision, are not.
+So a file holds the operations of :mod:`deepnotes.equations` one by one, in any precision, and no formula is written a
+second time. Where ONNX has the same function, and ONNX Runtime computes it as accurately as the equation, its node is
+used (`KERNELS`). These are not: ``Sigmoid``, which is 0 at -60 and too small below -18; ``Elu``, which loses all digits
+near 0; ``Tanh`` in double precision, whose error exceeds the 3 units in the last place of a good library; and
+``Softplus`` and ``Erf``, which ONNX Runtime lacks in double precision.
 
-Arrays have shape (n, m) in the equations and lie as (m, n) in the file, where samples are rows.
+Arrays of shape (n, m) in the equations have shape (m, n) in the file, where samples are rows.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ for _name, _op in {
 
 
 class Trace:
-    """A namespace whose arrays are :class:`Value`, and the graph that comes of it.
+    """A namespace whose arrays are :class:`Value`, and the graph that it records.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Trace:
     constants : dict of str to ndarray
         The initializers, by name.
     scope : str
-        What the names of nodes begin with.
+        The prefix of the names of new nodes.
     """
 
     bool, int64 = np.dtype("bool"), np.dtype("int64")
@@ -75,27 +75,27 @@ class Trace:
         self.scope = ""
         self._numbers = count(1)
 
-    # --- what a graph is made of ----------------------------------------------------------------------------------
+    # --- the parts of a graph -------------------------------------------------------------------------------------
 
     def constant(self, name: str, x: np.ndarray) -> Value:
-        """Return an array as an initializer of that name."""
+        """Add an array as an initializer of that name, and return it."""
         self.constants[name] = x
         return Value(self, name, x.dtype)
 
     def number(self, x: float, dtype: np.dtype[Any]) -> Value:
-        """Return a number as an initializer, the same one each time."""
+        """Return a number as an initializer; equal numbers share one."""
         with np.errstate(over="ignore"):
             return self.constant(f"{float(x)!r}:{dtype.name}", np.asarray(x, dtype))
 
     def node(self, op: str, *inputs: Any, result: str | None = None, **attributes: Any) -> Value:
-        """Return what a new node gives, for values and numbers.
+        """Add a node, and return its result.
 
         Parameters
         ----------
         op : str
         *inputs : Value or float
         result : str, optional
-            The dtype that comes out, where it is not that of the last input.
+            The dtype of the result, if it is not that of the last input.
         **attributes
         """
         like = next(x for x in reversed(inputs) if isinstance(x, Value)).dtype
@@ -121,15 +121,15 @@ class Trace:
         return self.number(obj, np.dtype(dtype))
 
     def maximum(self, x1: Any, x2: Any, /) -> Any:
-        """Return the larger, and NaN where x1 is: the ``Max`` of ONNX Runtime 1.15 would lose it."""
+        """Return the larger, and NaN where x1 is NaN, which the ``Max`` of ONNX Runtime 1.15 would lose."""
         return self.where(x1 < x2, x2, x1)
 
     def minimum(self, x1: Any, x2: Any, /) -> Any:
-        """Return the smaller, and NaN where x1 is."""
+        """Return the smaller, and NaN where x1 is NaN."""
         return self.where(x1 > x2, x2, x1)
 
     def tanh(self, x: Any, /) -> Any:
-        """Return the hyperbolic tangent: ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, and the sign of x (N7)."""
+        """Return the hyperbolic tangent (N7): ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, with the sign of x."""
         if x.dtype == "float32":
             return self.node("Tanh", x)
         t = self.expm1(-2 * abs(x))
@@ -137,18 +137,18 @@ class Trace:
         return self.where(x < 0, T, -T)
 
     def log1p(self, x: Any, /) -> Any:
-        """Return ``log(1 + x)`` for x from 0 to 1, to the last digits.
+        """Return ``log(1 + x)`` for x from 0 to 1, to full accuracy.
 
-        ``x log(u) / (u - 1)`` with ``u = 1 + x``: what u lost to rounding, it lost in both (W. Kahan; N. J. Higham,
-        Accuracy and Stability of Numerical Algorithms, problem 1.5).
+        It is ``x log(u) / (u - 1)`` with ``u = 1 + x``: the rounding error of u cancels, since it is in both log(u) and
+        u - 1 (W. Kahan; N. J. Higham, Accuracy and Stability of Numerical Algorithms, problem 1.5).
         """
         u: Any = 1 + x
         return self.where(self.node("Equal", u, 1), x, self.log(u) * (x / (u - 1)))
 
     def expm1(self, x: Any, /) -> Any:
-        """Return ``e^x - 1`` for x of at most 0, to the last digits: ``x (u - 1) / log(u)`` with ``u = e^x``, as above.
+        """Return ``e^x - 1`` for x of at most 0, to full accuracy, as ``x (u - 1) / log(u)`` with ``u = e^x``.
 
-        Where u is 0, its logarithm is infinite, and -1 is right.
+        Where u is 0, its logarithm is infinite, and the result is -1.
         """
         u = self.exp(x)
         less = u - 1
@@ -169,7 +169,7 @@ def linear(xp: Any, W: Any, A_prev: Any, b: Any) -> Any:
 
 
 def relu(xp: Any, Z: Any) -> Any:
-    """Return N8 as one Relu in single precision; in double, ONNX Runtime 1.15 makes of it a Gemm that it lacks."""
+    """Return N8 as one Relu in single precision; in double, ONNX Runtime 1.15 fuses it into a Gemm that it lacks."""
     return xp.node("Relu", Z) if Z.dtype == "float32" else equations.relu(xp, Z)
 
 
@@ -189,4 +189,4 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "leaky_relu": leaky_relu,
     "softmax": softmax,
 }
-"""Equations that ONNX has a node for; as the kernels of a backend are."""
+"""Equations that are written as a single ONNX node, in the form of a backend's kernels."""

@@ -1,7 +1,7 @@
-"""Test vectors: inputs, the outputs that they have to give, and how far from these a right result may be.
+"""Test vectors: inputs, the expected outputs, and bounds for the error of a correct result.
 
 The bounds are those of :mod:`deepnotes.backends.bounds`, the running error analysis, for this network and these inputs:
-whoever computes the same equations in the same dtype, in whatever order, stays within them.
+every program that computes the same equations in the same dtype, in any order, stays within them.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ ROWS = 8
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Rows in, rows out.
+    """Test vectors, with samples as rows.
 
     Attributes
     ----------
     X : ndarray, shape (rows, n[0])
-        In the dtype of the network.
+        The inputs, in the dtype of the network.
     A : ndarray of float64, shape (rows, n[L])
+        The expected outputs.
     allowed : ndarray of float64, shape (rows, n[L])
-        How far from A a right result may be.
+        The largest error of a correct result.
     """
 
     X: np.ndarray
@@ -33,9 +34,9 @@ class Vectors:
 
 
 def vectors_of(chain: Chain) -> Vectors:
-    """Return test vectors: eight samples as the standardizer expects them, one of them zero and one with a NaN.
+    """Return test vectors: eight samples of the distribution that the standardizer expects.
 
-    The same chain has the same ones each time.
+    One of them is zero before scaling, and one has a NaN. The same chain always gives the same vectors.
     """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(chain.inputs, ROWS))
@@ -53,30 +54,30 @@ def vectors_of(chain: Chain) -> Vectors:
 
 
 def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
-    """Return the outputs for X, shape (n[0], m), and how far a right result may be from them.
+    """Return the outputs for X, shape (n[0], m), with the error bound of a correct result.
 
     Parameters
     ----------
     chain : Chain
     X : ndarray, shape (n[0], m)
     random : bool, default False
-        Whether parameters and inputs are random, see :func:`~deepnotes.backends.bounds.sum_factor`. Those of a trained
-        network are not.
+        Whether parameters and inputs are random, see :func:`~deepnotes.backends.bounds.sum_factor`; the parameters of a
+        trained network are not.
     """
     bounds = Bounds(chain.dtype, random=random)
-    # What is standardized is so in double precision, by two operations that IEEE 754 defines to the last bit.
+    # Standardization is in double precision, by two operations that IEEE 754 defines to the last bit.
     prepared = bounds.from_numpy(chain.prepared(X))
     with np.errstate(all="ignore"):
         A: BoundedArray = chain.forward(bounds.ops, prepared, lambda name, W: bounds.from_numpy(W))  # type: ignore
         if chain.target is None:
             return A
         mean, scale = chain.target
-        value = A.value * scale + mean  # in double precision, and so wide enough
+        value = A.value * scale + mean  # double precision is wide enough here
         own = gamma(2, UNIT["float64"]) * (abs(A.value * scale) + abs(mean))
         return BoundedArray(A.rules, value, A.error * abs(scale) + own)
 
 
 def worst(found: np.ndarray, vectors: Vectors) -> float:
-    """Return how many times its bound the outputs `found`, shape (rows, n[L]), are off: at most 1 if all are right."""
+    """Return the largest error of outputs, shape (rows, n[L]), as a multiple of its bound: correct if at most 1."""
     rules = Bounds(str(vectors.X.dtype)).rules
     return float(excess(found, BoundedArray(rules, vectors.A, vectors.allowed / rules.slack)).max())

@@ -1,1 +1,1 @@
-"""Networks made from files and from other libraries' models."""
+"""Loading of networks from files and from other libraries' models."""

@@ -1,4 +1,4 @@
-"""Networks made of chains."""
+"""Conversion of chains to networks."""
 
 from typing import Any, cast
 
@@ -12,12 +12,12 @@ from deepnotes.nn.plan import Layout
 
 
 def network_of(chain: Chain, backend: str | Backend | None = None) -> Network:
-    """Return the network of a chain, to run on `backend`; its predictions are those of the chain.
+    """Return a network on `backend` that makes the same predictions as a chain.
 
     Raises
     ------
     UnknownNameError, BackendUnavailable
-        As :func:`deepnotes.get_backend`.
+        As for :func:`deepnotes.get_backend`.
     """
     chain = chain.in_its_own_units()
     layers = [link.layer for link in chain.links]

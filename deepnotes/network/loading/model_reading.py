@@ -1,4 +1,4 @@
-"""Networks read from model files and checkpoints."""
+"""Loading of networks from model files and checkpoints."""
 
 from os import PathLike
 from pathlib import Path
@@ -27,14 +27,14 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     ----------
     path : path
     backend : str or Backend, optional
-        What it shall run on, whatever it was trained on; by default the selected one.
+        The backend to run on, which may differ from the one it was trained on; by default the selected one.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is truncated or altered, is of a newer format, or is no model file.
+        If the file cannot be read, is truncated or altered, has a newer format, or is not a model file.
     UnknownNameError, BackendUnavailable
-        As :func:`deepnotes.get_backend`.
+        As for :func:`deepnotes.get_backend`.
     """
     path = containers.as_path(path)
     with containers.opened(path) as file:

@@ -1,4 +1,4 @@
-"""Dense networks in ONNX files, whoever wrote them."""
+"""Loading of dense networks from ONNX files of any exporter."""
 
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -29,34 +29,34 @@ def from_onnx(
 ) -> "Network":
     """Return the network that an ONNX file holds: a chain of dense layers and activations.
 
-    Samples are columns in the network, as everywhere here, whatever they are in the file. Standardization before the
-    first layer becomes a :class:`~deepnotes.Standardizer`; names of classes and metadata are kept. Weights in half
-    precision are read as float32, which holds them exactly.
+    In the network samples are columns, as always, even if they are rows in the file. Standardization before the first
+    layer becomes a :class:`~deepnotes.Standardizer`; names of classes and metadata are kept. Weights in half precision
+    are read as float32, which represents them exactly.
 
     Parameters
     ----------
     path : path
-        Where the file keeps its weights in another one, as PyTorch's exporter does, that is read from the same folder.
+        If the file keeps its weights in another file, as PyTorch's exporter does, that is read from the same folder.
     backend : str or Backend, optional
-        What the network runs on; by default the selected one.
+        The backend to run on; by default the selected one.
     output : str, optional
-        Which output of the file is wanted, where it has more than one of numbers. That of ``ZipMap``, which is a dict
-        for each sample, becomes an array.
+        The output of the file to compute, if it has more than one numeric output. The output of ``ZipMap``, a dict for
+        each sample, becomes an array.
 
     Returns
     -------
     Network
-        Of the dtype of the weights in the file.
+        Its dtype is that of the weights in the file.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is damaged, keeps data outside its folder, holds weights that are not finite, or
-        something other than a dense chain; then the message names the node, and what is supported.
+        If the file cannot be read, is damaged, keeps data outside its folder, holds weights that are not finite, or is
+        not a dense chain; in the last case the message names the node, and what is supported.
     MissingExtraError
-        Without the extra ``onnx``.
+        If the extra ``onnx`` is not installed.
     UnknownNameError, BackendUnavailable
-        As :func:`deepnotes.get_backend`.
+        As for :func:`deepnotes.get_backend`.
     """
     path = as_path(path)
     graph = read(path, output)
@@ -69,7 +69,7 @@ def from_onnx(
 
 
 def _chain(graph: Graph) -> Chain:
-    """Return the chain in a graph, for the axis of samples with which the graph is one."""
+    """Return the chain in a graph, trying each axis that may count the samples."""
     first, *others = _shapes(graph.sizes)
     try:
         return Walk(graph, first).chain()
@@ -83,10 +83,10 @@ def _chain(graph: Graph) -> Chain:
 
 
 def _shapes(sizes: tuple[int, ...] | None) -> list[Shape]:
-    """Return what the shape of the input may mean, the likeliest first.
+    """Return the possible shapes of the input, the likeliest first.
 
-    Samples are rows, unless there are two axes of which only the second has a size that the file leaves open, or the
-    first layer takes columns.
+    Samples are rows, unless there are two axes and only the second has an unspecified size, or the first layer takes
+    columns.
     """
     if sizes is None:
         return [Shape((SAMPLES, UNKNOWN)), Shape((UNKNOWN, SAMPLES))]

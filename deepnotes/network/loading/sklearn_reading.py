@@ -1,4 +1,4 @@
-"""scikit-learn's fitted networks, and our estimators', as networks."""
+"""Conversion of scikit-learn's fitted networks, and of our estimators, to networks."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
     from deepnotes.network.network import Network
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in LIBRARY}
-"""Activations by the names that scikit-learn gives them."""
+"""Activations by scikit-learn's names for them."""
 
 
 def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype: str | None = None) -> "Network":
     """Return the network of a fitted ``MLPClassifier`` or ``MLPRegressor`` of scikit-learn, or of our estimators.
 
-    Its outputs are those of ``predict_proba``, or of ``predict`` for a regressor, with samples as columns. A classifier
-    of two classes has one output, the probability of the second class; one of several labels has one for each.
+    Its outputs are those of ``predict_proba``, or of ``predict`` for a regressor, with samples as columns. For a
+    classifier of two classes there is one output, the probability of the second class; for a multi-label classifier
+    there is one output for each label.
 
     Parameters
     ----------
     estimator : MLPClassifier, MLPRegressor, DenseClassifier, DenseRegressor or Pipeline
-        The steps of a pipeline before it may be ``StandardScaler``, ``MinMaxScaler``, ``MaxAbsScaler``,
-        ``RobustScaler``, ``PCA`` and ``TruncatedSVD``: scalers before the first product become a standardizer, and a
-        projection becomes a layer without activation.
+        The earlier steps of a pipeline may be ``StandardScaler``, ``MinMaxScaler``, ``MaxAbsScaler``,
+        ``RobustScaler``, ``PCA`` and ``TruncatedSVD``. Scalers before the first matrix product become a standardizer,
+        and a projection becomes a layer without activation.
     backend : str or Backend, optional
         By default the selected one.
     dtype : {"float32", "float64"}, optional
@@ -42,15 +43,15 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
     Returns
     -------
     Network
-        Its metadata have the names of features and classes, if the estimator knows them. Dropout, which does nothing
-        when predicting, is left out.
+        Its metadata have the names of features and classes, if the estimator has them. Dropout, which has no effect on
+        predictions, is left out.
 
     Raises
     ------
     ArgumentError
-        If it is none of these, is not fitted, or has an activation or a step that no layer can take over.
+        If it is none of these, is not fitted, or has an activation or a step that no layer can represent.
     UnknownNameError, BackendUnavailable
-        As :func:`deepnotes.get_backend`.
+        As for :func:`deepnotes.get_backend`.
     """
     network, steps = estimator, list[Any]()
     if isinstance(getattr(estimator, "steps", None), list):
@@ -94,7 +95,7 @@ def _activations(network: Any) -> list[ActivationFunction]:
 
 
 def _prepared(known: Known, step: Any) -> Known:
-    """Return what is known of the inputs after one more step of a pipeline."""
+    """Return the expression of the inputs after one more step of a pipeline."""
     name = type(step).__name__
     if name not in STEPS:
         raise ArgumentError(f"estimator prepares its inputs by {brief(name)}; {', '.join(STEPS)} can be taken over")
@@ -130,4 +131,4 @@ STEPS: dict[str, Callable[[Any], list[tuple[str, Any]]]] = {
     "PCA": _pca,
     "TruncatedSVD": lambda step: [("times", step.components_)],
 }  # fmt: skip
-"""What the steps of a pipeline do: operations with constants, and products; None for one that is left out."""
+"""The operations of each step of a pipeline: with constants, or products; None for an operation to skip."""

@@ -1,4 +1,4 @@
-"""Early stopping, and the callbacks that the arguments of ``fit`` stand for."""
+"""Early stopping, and the list of callbacks that the arguments of ``fit`` give."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class EarlyStopping(Callback):
-    """Stop when a watched figure no longer falls (or rises), and restore the parameters of its best epoch.
+    """Stop training when a watched figure no longer improves, and restore the parameters of the best epoch.
 
     Parameters
     ----------
     patience : int, default 10
-        Epochs without improvement that are waited for.
+        The number of epochs without improvement to wait before stopping.
     monitor : str, optional
-        ``val_loss``, ``loss`` or the name of a metric; by default val_loss, or loss where there is no validation.
+        ``val_loss``, ``loss`` or the name of a metric; by default val_loss, or loss if there is no validation.
     min_delta : float, default 0.0
-        What an improvement must exceed.
+        A change counts as an improvement only if it exceeds this.
     mode : {"min", "max"}, optional
-        Whether less or more is better. By default ``"max"`` for accuracy and r2, and ``"min"`` for the loss and the
-        errors; of any other figure it has to be given.
+        Whether smaller or larger values are better. By default ``"max"`` for accuracy and r2, and ``"min"`` for the
+        loss and the errors; required for any other figure.
     restore_best : bool, default True
 
     Raises
@@ -54,7 +54,7 @@ class EarlyStopping(Callback):
         self._require_mode()
 
     def _require_mode(self) -> None:
-        """Raise ArgumentError if nothing says whether less or more of the monitored figure is better."""
+        """Raise ArgumentError if `mode` is missing and the figure is not one whose direction is known."""
         monitor = self.monitor
         if monitor is None or self.mode is not None:
             return
@@ -65,7 +65,7 @@ class EarlyStopping(Callback):
             )
 
     def on_start(self, training: "Training") -> None:
-        """Forget the last training, and see that what is to be watched will be there."""
+        """Forget the last training, and check that the monitored figure will be available."""
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
         self._size = training.network.layout.size
@@ -74,7 +74,7 @@ class EarlyStopping(Callback):
             raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
 
     def on_epoch(self, training: "Training") -> None:
-        """Remember the best parameters, and stop once `patience` epochs were no better."""
+        """Remember the best parameters, and stop after more than `patience` epochs without improvement."""
         history = training.history
         monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
         rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in RISING)
@@ -87,16 +87,16 @@ class EarlyStopping(Callback):
             training.stop = training.stop or self._waited > self.patience
 
     def on_ready(self, training: "Training") -> None:
-        """Stop at once a training that is resumed after early stopping ended it."""
+        """Stop at once if the training is resumed after early stopping had ended it."""
         training.stop = training.stop or self._waited > self.patience
 
     def memory(self) -> dict[str, Any]:
-        """Return the best value, its epoch and parameters, and how long it has been waited."""
+        """Return the best value, its epoch and parameters, and the number of epochs waited since."""
         theta = {} if self._theta is None else {"theta": self._theta}
         return {"best": self._best, "waited": self._waited, "epoch": self._epoch} | theta
 
     def remember(self, memory: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the memory from a checkpoint."""
         best, theta = memory["best"], memory.get("theta")
         if type(best) not in (int, float):  # it may be infinite
             raise ValueError(f"best={best!r} is no number")
@@ -106,7 +106,7 @@ class EarlyStopping(Callback):
         self._best, self._theta = best, theta
 
     def on_end(self, training: "Training") -> None:
-        """Put the best parameters back, unless the training could not be resumed and nothing was changed."""
+        """Restore the best parameters, unless resuming failed before anything was changed."""
         if self.restore_best and self._theta is not None and training.step:
             training.network.set_flat(self._theta)
             training.history.best_epoch = self._epoch
@@ -120,12 +120,12 @@ def as_callbacks(
     resume: bool = False,
     progress: bool = False,
 ) -> list[Callback]:
-    """Return all that watches a training: early stopping first, then as given, then what writes files, and the bar.
+    """Return all callbacks: early stopping, then those given, then those that write files, then the progress bar.
 
     Raises
     ------
     ArgumentError
-        If one of them is no callback, or if an argument makes none.
+        If one of them is not a callback, or an argument is invalid.
     """
     if not isinstance(callbacks, Sequence):
         raise ArgumentError(f"callbacks={callbacks!r}, wanted a list of callbacks")
@@ -143,7 +143,7 @@ def as_callbacks(
         watchers.append(Checkpoints(checkpoint, every, resume=resume))
     elif resume:
         raise ArgumentError("resume=True, wanted with it a directory as checkpoint=")
-    watchers.sort(key=lambda watcher: watcher.saves)  # they shall find what the others have done
+    watchers.sort(key=lambda watcher: watcher.saves)  # those that save come last and see what the others have done
     if progress:
         from deepnotes.network.training.progress import Progress
 

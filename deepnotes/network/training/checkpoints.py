@@ -1,9 +1,9 @@
-"""Checkpoints: a training in a file, from which it goes on to the last bit.
+"""Checkpoints: a training stored in a file, from which it can be resumed bit for bit.
 
-A checkpoint is a model file (:mod:`deepnotes.network.formats.model_files`) that has in it besides: the optimizer's
-slots, the number of updates, the generator's state, the order of the samples and how many of them are done, what
-callbacks remember, the history, the settings that the training was started with, and versions. :func:`deepnotes.load`
-reads the network out of it. All that may grow with the training is in tensors, since a header may not: arrays as they
+A checkpoint is a model file (:mod:`deepnotes.network.formats.model_files`) that also holds the optimizer's slots, the
+number of updates, the generator's state, the order of the samples and the number of them that are done, the memories of
+callbacks, the history, a fingerprint of the training's settings, and versions. :func:`deepnotes.load` reads the network
+from it. Everything that may grow with the training is in tensors, since the size of a header is limited: arrays as they
 are, the rest as JSON in the tensor ``training.json``.
 """
 
@@ -40,29 +40,30 @@ from deepnotes.utils.wording import brief, reason
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-"""Of what a checkpoint has of the training. The first one had it all in the header."""
+"""The version of the training's part of a checkpoint. Version 1 kept it all in the header."""
 
 SOON = 2.0
-"""Seconds after a change during which a file may be changed again without another time: the ticks of FAT."""
+"""Seconds after a change within which another change may get the same time stamp: the resolution of FAT."""
 
 
 class Checkpoints(Callback):
-    """Writes a training to files while it runs, and goes on from the latest of them.
+    """Writes checkpoints of a training while it runs, and resumes it from the latest one.
 
-    Whatever ends a training writes a last one: the last epoch, Ctrl-C, SIGTERM, an error.
+    A last checkpoint is written when the training ends, whether by its last epoch, Ctrl-C, SIGTERM or an error.
 
     Parameters
     ----------
     directory : path
-        Of this training alone; made if it is not there. It is locked while the training runs.
+        For this training alone; created if it does not exist. It is locked while the training runs.
     every : int or str, default "60s"
-        Epochs from one to the next, or a time: ``"30s"``, ``"5m"``, ``"1h"``. A time does not wait for an epoch's end.
+        The number of epochs between two checkpoints, or a time such as ``"30s"``, ``"5m"`` or ``"1h"``. With a time,
+        checkpoints are also written within an epoch.
     resume : bool, default False
-        Whether to go on from the latest whole checkpoint in `directory`, if there is one. Without it, a directory
-        without checkpoints is wanted, so that none is lost.
+        Whether to resume from the latest undamaged checkpoint in `directory`, if there is one. If False, the directory
+        must not hold any checkpoints, so that none is lost.
     keep : int, default 3
-        The number of whole files to keep: a file is deleted once there are so many whole ones that are newer. Damaged
-        ones do not count.
+        The number of undamaged checkpoints to keep: a file is deleted once there are this many newer ones. Damaged
+        files do not count.
 
     Raises
     ------
@@ -70,9 +71,9 @@ class Checkpoints(Callback):
 
     Notes
     -----
-    With the same machine, versions and number of threads, a training that was resumed ends with the same bits as one
-    that was never interrupted; on another backend, within what the two differ by anyway. It may be resumed with more
-    epochs than before, but all else has to be as it was: a :class:`~deepnotes.CheckpointError` says what is not.
+    With the same machine, versions and number of threads, a resumed training ends with the same bits as one that was
+    never interrupted. On another backend it differs no more than the two backends differ anyway. The number of epochs
+    may be larger than before; if anything else has changed, a :class:`~deepnotes.CheckpointError` says what.
     """
 
     saves = True
@@ -85,7 +86,7 @@ class Checkpoints(Callback):
         self.resume, self.keep = bool(resume), whole("keep", keep)
 
     def on_start(self, training: Training) -> None:
-        """Lock the directory, find what to resume from, and check that it can be, and that files can be written."""
+        """Lock the directory, find and check the checkpoint to resume from, and check that files can be written."""
         self._at = Path(os.path.abspath(self.directory))  # a callback may change the working directory
         try:
             self._at.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,7 @@ class Checkpoints(Callback):
             log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
         self._found = latest(present, training, self._settings) if present else None
         try:
-            for path in self._at.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+            for path in self._at.glob(".step-*.tmp"):  # left by a process that was killed while writing
                 if path.is_symlink() or not path.is_dir():
                     path.unlink(missing_ok=True)
         except OSError as error:
@@ -139,7 +140,7 @@ class Checkpoints(Callback):
         self._whole: dict[Path, tuple[int, ...]] = {}
 
     def on_ready(self, training: Training) -> None:
-        """Put the training where the checkpoint has it, if there is one."""
+        """Restore the training from the checkpoint, if there is one."""
         if self._found is not None:
             self._found.restore(training)
             log.info("resumed from %s: epoch %d, update %d", self._found.path, training.epoch, training.state.step)
@@ -147,17 +148,17 @@ class Checkpoints(Callback):
         self._written = _moment(training)
 
     def on_chunk(self, training: Training) -> None:
-        """Write, if it is time."""
+        """Write a checkpoint if the time between two has passed."""
         if self.seconds is not None and monotonic() - self._last >= self.seconds and training.at_rest:
             self._write(training)
 
     def on_epoch(self, training: Training) -> None:
-        """Write, if it is time."""
+        """Write a checkpoint if the number of epochs between two has passed."""
         if self.epochs is not None and training.epoch % self.epochs == 0 and training.at_rest:
             self._write(training)
 
     def on_end(self, training: Training) -> None:
-        """Write what was trained since the last checkpoint, and unlock the directory."""
+        """Write a last checkpoint if there were updates since the previous one, and unlock the directory."""
         try:
             ready = self._written is not None and training.at_rest and not self._failed and not self._lock.is_inherited
             if ready and self._written != _moment(training):
@@ -173,7 +174,7 @@ class Checkpoints(Callback):
                     "training, or this process is a fork of the one that trains"
                 )
             path = _place(self._at, training.state.step)
-            if path.is_symlink():  # to another checkpoint, which would be replaced
+            if path.is_symlink():  # it may point to another checkpoint, which would be replaced
                 with suppress(OSError):
                     path.unlink()
             containers.write(path, *content(training, self._settings))
@@ -184,7 +185,7 @@ class Checkpoints(Callback):
                 f"{error}; the training stopped after update {training.state.step}, whose parameters the network has; "
                 f"{f'the latest checkpoint is {kept}' if kept else 'there is no checkpoint'}"
             ) from error
-        except BaseException:  # of a callback that was asked what it remembers
+        except BaseException:  # raised by a callback's memory()
             self._failed = True
             raise
         self._written, self._last = _moment(training), monotonic()
@@ -198,10 +199,10 @@ class Checkpoints(Callback):
         return next((path for path in present if _is_whole(path, training, self._settings)), None)
 
     def _is_still_whole(self, path: Path, training: Training) -> bool:
-        """Return whether a file is whole, without reading it again if it was and has not been touched since.
+        """Return whether a file is undamaged; one that was, and has not changed since, is not read again.
 
-        The system notes the time of a change in ticks, so what was changed only just before it was read may be changed
-        again without a trace.
+        Time stamps have a limited resolution, so a file that was changed only just before it was read might change
+        again without a visible trace; such a file is read again next time.
         """
         try:
             state = path.stat()
@@ -218,7 +219,7 @@ class Checkpoints(Callback):
         return True
 
     def _delete_old(self, training: Training) -> None:
-        """Delete each file that has enough whole ones before it; failing to is no reason to stop."""
+        """Delete files that have at least `keep` newer undamaged ones; failing to do so is only logged."""
         present = latest_first(self._at)
         whole_ones = 0
         for path in present if len(present) > self.keep else ():
@@ -234,7 +235,7 @@ class Checkpoints(Callback):
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint has of a training, all of it checked.
+    """The training's part of a checkpoint, after all checks.
 
     Attributes
     ----------
@@ -245,11 +246,11 @@ class Checkpoint:
     at : Position
     history : History
     generator : dict or None
-        The state of the one that draws the order of samples.
+        The state of the generator that draws the order of samples.
     memories : list of dict
-        What callbacks remember.
+        The memories of the callbacks.
     versions : dict of str to str
-        Of what it was written with.
+        The versions of deepnotes, NumPy, Python and the backend that it was written with.
     """
 
     path: Path
@@ -264,7 +265,7 @@ class Checkpoint:
     versions: dict[str, str]
 
     def restore(self, training: Training) -> None:
-        """Put `training` where it was."""
+        """Restore `training` to the state of the checkpoint."""
         network, state = training.network, training.state
         try:
             for callback, memory in zip(remembering(training), self.memories, strict=True):
@@ -286,19 +287,19 @@ class Checkpoint:
 
 
 def latest_first(directory: Path) -> list[Path]:
-    """Return the checkpoints in a directory, whole or not."""
+    """Return the checkpoints in a directory, the latest first, damaged ones included."""
     names = re.compile(r"step-\d{9,}\.safetensors")
     found = [path for path in directory.iterdir() if names.fullmatch(path.name) and not path.is_dir()]
     return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
 
 
 def latest(present: list[Path], training: Training, wanted: dict[str, str | None]) -> Checkpoint:
-    """Return the first checkpoint of `present` that is whole.
+    """Return the first checkpoint of `present` that is undamaged.
 
     Raises
     ------
     CheckpointError
-        If it is of a training with other settings than `wanted`, or if none is whole.
+        If its training had settings that differ from `wanted`, or if all files are damaged.
     """
     faults = []
     for path in present:
@@ -320,7 +321,7 @@ def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str,
     Raises
     ------
     CheckpointError
-        If a callback remembers something that no file can hold.
+        If a callback's memory holds something that cannot be written to a file.
     """
     network, state, at, history = training.network, training.state, training.at, training.history
     header, tensors = model_files.content(network, _described)
@@ -355,19 +356,19 @@ def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str,
 
 
 def _figures(history: History) -> dict[str, list[float]]:
-    """Return the figures of a history, by their names in a file."""
+    """Return the figures of a history, by their names in the file."""
     found = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
     found |= {"val_loss": history.val_loss} if history.val_loss else {}
     return found | {f"metrics.{name}": values for name, values in history.metrics.items()}
 
 
 def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what a callback remembers: values that JSON holds, and arrays.
+    """Return the memory of a callback, split into JSON values and arrays.
 
     Raises
     ------
     CheckpointError
-        For what is neither.
+        If a value is neither.
     """
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -411,9 +412,9 @@ def _read(path: Path, training: Training, wanted: dict[str, str | None]) -> Chec
     Raises
     ------
     ModelFileError
-        If it is not whole.
+        If the file is damaged.
     CheckpointError
-        If it is of another training, or of another version of deepnotes that keeps trainings in another way.
+        If it belongs to another training, or was written by a version of deepnotes with another format.
     """
     with containers.opened(path) as file:
         if "training" not in file.header:
@@ -442,7 +443,7 @@ def _read(path: Path, training: Training, wanted: dict[str, str | None]) -> Chec
 
 
 def _is_whole(path: Path, training: Training, wanted: dict[str, str | None]) -> bool:
-    """Return whether a training could be resumed from a file."""
+    """Return whether a training can be resumed from a file."""
     try:
         _read(path, training, wanted)
     except (ModelFileError, CheckpointError):
@@ -464,7 +465,7 @@ def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Ch
             memories[int(found[1])][found[2]] = file.tensor(name)
     generator = entries["generator"]
     if training.rng is not None:
-        np.random.default_rng(0).bit_generator.state = generator  # or an error says what is wrong with it
+        np.random.default_rng(0).bit_generator.state = generator  # raises an error if the state is invalid
     epoch, done = whole("epoch", entries["epoch"], 0), whole("done", entries["done"], 0)
     if done > training.samples:
         raise ValueError("it is further than the data go")
@@ -499,7 +500,7 @@ def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Ch
 
 
 def _versions_of(entries: dict[str, Any]) -> dict[str, str]:
-    """Return the versions that a file was written with, or raise ValueError for what is none."""
+    """Return the versions that a file was written with, or raise ValueError if they are not text."""
     versions = dict(entries["versions"])
     if not all(isinstance(value, str) for value in versions.values()):
         raise ValueError("its versions are other than text")
@@ -507,7 +508,7 @@ def _versions_of(entries: dict[str, Any]) -> dict[str, str]:
 
 
 def _history(file: Container, training: Training, epochs: int, best_epoch: int | None) -> History:
-    """Return the history of that many epochs, or raise an error for what is none."""
+    """Return the history of `epochs` epochs, or raise an error if the file does not hold a valid one."""
     if best_epoch is not None:
         whole("best_epoch", best_epoch)
     history = History(best_epoch=best_epoch)
@@ -528,7 +529,7 @@ def _history(file: Container, training: Training, epochs: int, best_epoch: int |
 
 
 def _described(layer: Layer) -> dict[str, Any]:
-    """Return what a file says of a layer; one with parts of the user's own is only named, and nobody can load it."""
+    """Return the description of a layer for the file; a layer with user-defined parts is only named, not loadable."""
     try:
         return model_files.describe(layer)
     except ModelFileError:

@@ -1,4 +1,4 @@
-"""What went wrong first in a training step whose numbers are not finite."""
+"""Diagnosis of a training step whose numbers are not finite: which came first."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 class Fault(NamedTuple):
-    """Where numbers stopped being finite.
+    """The place where numbers stopped being finite.
 
     Attributes
     ----------
     layer : int or None
-        From 1; None if it was none in particular.
+        Counted from 1; None if it was no particular layer.
     words : str
+        The same in words, for an error message.
     """
 
     layer: int | None
@@ -29,20 +30,20 @@ class Fault(NamedTuple):
 
 
 def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indices: np.ndarray) -> Fault:
-    """Make a step again on the host, layer by layer, and return what was the first not to be finite.
+    """Repeat a step on the host, layer by layer, and return the first place where numbers are not finite.
 
     Parameters
     ----------
     backend : Backend
-        Where the arrays are.
+        The backend of the arrays.
     plan : Plan
     state : State
-        As it was before the step; not changed.
+        The state before the step; it is not changed.
     data : Data
     indices : ndarray of int64
         The samples of the step's batch.
     """
-    host: Any = Backend("host", np)  # so that no backend has to compile what is asked for once
+    host: Any = Backend("host", np)  # so that no backend compiles code that runs only once
     batch = EagerProgram(backend, plan).batch(data, indices)
     hosts: list[Any] = [None if array is None else backend.to_numpy(array) for array in batch]
     X, Y, w = hosts
@@ -62,7 +63,7 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
         if not np.isfinite(losses).all():
             return Fault(None, "the outputs of all layers are finite")
         g: Any = EagerProgram(host, plan).gradients(State(theta, (), state.step), Data(X, Y, w)).flat
-    for entry in sorted(plan.layout.entries.values(), key=lambda entry: -entry.layer):  # as backward goes
+    for entry in sorted(plan.layout.entries.values(), key=lambda entry: -entry.layer):  # in the order of backward
         if not np.isfinite(g[entry.start : entry.stop]).all():
             layer = plan.layers[entry.layer]
             return Fault(

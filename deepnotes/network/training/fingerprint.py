@@ -1,8 +1,8 @@
-"""Fingerprints: what an object computes, in words, so that two of them can be compared across processes.
+"""Fingerprints: texts that describe what objects compute, so that objects can be compared across processes.
 
-A ``repr`` is no fingerprint: it may leave out values, cut arrays short, or be an address. Here numbers are written in
-full, arrays by their digest, objects by all their attributes, and functions by their code and every value that the code
-refers to. What a library defines is known by its name alone.
+A ``repr`` is not enough: it may leave out values, shorten arrays, or contain an address. A fingerprint has numbers in
+full, arrays as digests, objects with all their attributes, and functions with their code and every value that the code
+refers to. Functions and classes that a library defines are identified by name alone.
 """
 
 import copyreg
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 LONGEST = 4000
-"""Characters, beyond which a part of a fingerprint is replaced by its digest."""
+"""The number of characters beyond which a part of a fingerprint is replaced by its digest."""
 
 SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range)
 UNSEEN = {
@@ -35,22 +35,22 @@ UNSEEN = {
     "__setstate__", "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__", "__replace__", "__init_subclass__",
     "__set_name__", "__getnewargs__",
 }  # fmt: skip
-"""Attributes of a class that say nothing of what it computes: bookkeeping, and how its objects are made and shown."""
+"""Attributes of a class that do not affect what it computes: bookkeeping, and how its objects are made and shown."""
 
 
 class NoFingerprintError(TypeError):
-    """There is an object whose content cannot be compared; the message says which."""
+    """The content of an object cannot be compared; the message says which object."""
 
 
 def fingerprint(value: Any) -> str:
-    """Return in words what `value` is and holds: the same in another process, and another if it computes otherwise.
+    """Return a text that describes `value`: the same in every process, and different if the value computes otherwise.
 
-    An object may say it itself, by a method ``fingerprint()`` that returns a value to compare in its stead.
+    An object may have a method ``fingerprint()``, which returns a value to describe instead of the object.
 
     Raises
     ------
     NoFingerprintError
-        If it refers to something that cannot be compared, such as a lock, an open file or a generator.
+        If `value` refers to something that cannot be compared, such as a lock, an open file or a generator.
 
     Examples
     --------
@@ -67,15 +67,15 @@ def fingerprint(value: Any) -> str:
 
 
 def settings_of(watcher: Any) -> str:
-    """Return the fingerprint of an object's settings, whatever it has gathered since it was made.
+    """Return the fingerprint of an object's settings, without the state that it has gathered since it was made.
 
-    They are the arguments of its constructor, which it must keep under their names (a leading underscore is welcome),
-    the fields of a dataclass, and the values that its class has.
+    The settings are the arguments of its constructor, which it must keep under the same names (a leading underscore is
+    allowed), the fields of a dataclass, and the attributes of its class.
 
     Raises
     ------
     NoFingerprintError
-        If an argument is not kept, or as :func:`fingerprint`.
+        If an argument is not kept, or for the reasons of :func:`fingerprint`.
     """
     kind = type(watcher)
     if callable(getattr(kind, "fingerprint", None)):
@@ -93,7 +93,7 @@ def settings_of(watcher: Any) -> str:
 
 
 def _values_of_class(kind: type) -> dict[str, Any]:
-    """Return what the classes of a user's own say, but for their methods."""
+    """Return the attributes of a class and of its user-defined bases, without methods."""
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if not _is_library(base.__module__):
@@ -106,7 +106,7 @@ def _values_of_class(kind: type) -> dict[str, Any]:
 
 
 class _Reader:
-    """Reads a value once, and knows what it has read already."""
+    """Describes values, each only once, and remembers those that it has described."""
 
     def __init__(self) -> None:
         self.seen: dict[int, str] = {}
@@ -114,15 +114,15 @@ class _Reader:
         self.alive: list[Any] = []
 
     def words(self, value: Any) -> str:
-        """Return the words for a value."""
+        """Return the description of a value."""
         if type(value) in SCALARS:
             return repr(value)
         if id(value) in self.seen:
             return self.seen[id(value)]
-        if id(value) in self.path:  # it holds itself, so many levels up
+        if id(value) in self.path:  # it contains itself: write the number of levels up
             return f"<{len(self.path) - self.path.index(id(value))} up>"
         self.path.append(id(value))
-        self.alive.append(value)  # so that no other object gets its id
+        self.alive.append(value)  # so that no other object can get its id
         try:
             text = self._read(value)
         except NoFingerprintError as error:
@@ -182,10 +182,10 @@ class _Reader:
         return self._object(value)
 
     def _object(self, value: Any) -> str:
-        """Return the words for any other object: what a copy of it would be made of."""
+        """Return the description of any other object, by what a copy of it would be made from."""
         kind = type(value)
         if hasattr(value, "__array__"):
-            with suppress(TypeError, ValueError):  # one on a device is not turned into NumPy's unasked
+            with suppress(TypeError, ValueError):  # an array on a device may refuse implicit conversion to NumPy
                 return f"{self._name(kind)} {self._array(np.asarray(value))}"
         try:
             reduced = copyreg.dispatch_table.get(kind)
@@ -197,7 +197,7 @@ class _Reader:
         make, arguments, state, items, pairs = (*made, None, None, None)[:5]
         parts = [("", part) for part in arguments if part is not kind and part is not object and part is not None]
         for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
-            if isinstance(part, dict):  # but for what is computed from the rest, at some time or other
+            if isinstance(part, dict):  # without cached properties, which may or may not have been computed yet
                 parts += [(name, held) for name, held in part.items() if not _is_computed(kind, name)]
             elif part is not None:
                 parts.append(("", part))
@@ -215,7 +215,7 @@ class _Reader:
         return f"array({array.dtype.str}, shape={array.shape}, sha256:{_digest(np.ascontiguousarray(array).tobytes())})"
 
     def _name(self, kind: type) -> str:
-        """Return the name of a class, and of one that is the user's own also what its code is."""
+        """Return the name of a class, with a digest of its code if it is user-defined."""
         code = "" if _is_library(kind.__module__) else f" <{_digest(self.words(kind).encode())[:12]}>"
         return kind.__qualname__ + code
 
@@ -254,12 +254,12 @@ def _is_computed(kind: type, name: Any) -> bool:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # nothing was assigned to it yet
+    except ValueError:  # the variable has not been assigned yet
         return NotImplemented
 
 
 def _global_names(code: CodeType) -> set[str]:
-    """Return the names that code, and code within it, looks up among globals."""
+    """Return the global names that code, and code nested in it, looks up."""
     found = {i.argval for i in dis.get_instructions(code) if i.opname in {"LOAD_GLOBAL", "LOAD_NAME"}}
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return found | set(chain.from_iterable(map(_global_names, inner)))
@@ -271,7 +271,7 @@ def _digest(content: bytes) -> str:
 
 @cache
 def _is_library(module: str | None) -> bool:
-    """Return whether a module is Python's, deepnotes' or installed, and not the user's own."""
+    """Return whether a module belongs to Python, to deepnotes or to an installed package, not to the user."""
     root = (module or "").partition(".")[0]
     if root in {"builtins", "deepnotes"} or root in sys.stdlib_module_names:
         return True

@@ -10,16 +10,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class History:
-    """What training showed, one value per epoch.
+    """The figures of a training, one value per epoch.
 
     Attributes
     ----------
     loss : list of float
-        The mean loss over the samples as they were trained on, without the L2 penalty unless the objective tells it.
+        The mean loss over the samples, each before the update that used it; without the L2 penalty, unless the
+        objective includes it.
     val_loss : list of float
-        The loss on the validation data after the epoch; empty without them.
+        The loss on the validation data after the epoch; empty if there are none.
     metrics : dict of str to list of float
-        ``val_<name>`` on the validation data, or ``<name>`` on the training data where there are none.
+        ``val_<name>`` on the validation data, or ``<name>`` on the training data if there are none.
     learning_rate : list of float
         The rate of the epoch's last update.
     seconds : list of float
@@ -37,7 +38,7 @@ class History:
 
     @property
     def epochs(self) -> int:
-        """The number of epochs that were finished."""
+        """The number of finished epochs."""
         return len(self.loss)
 
     def last(self, name: str) -> float:
@@ -45,11 +46,11 @@ class History:
         return {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}[name][-1]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it as plain lists and numbers."""
+        """Return the whole history as a dict of plain lists and numbers."""
         return asdict(self)
 
     def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
-        """Draw loss and metrics, in `ax` or in a new figure, and return it; see :func:`deepnotes.plots.curves`."""
+        """Draw loss and metrics in `ax` or a new figure, and return the figure; see :func:`deepnotes.plots.curves`."""
         from deepnotes.plots import curves
 
         return curves(self, show, ax=ax)

@@ -1,4 +1,4 @@
-"""How often something is done: every so many epochs, or every so many seconds."""
+"""Intervals at which something is repeated: a number of epochs, or a time."""
 
 import re
 
@@ -9,7 +9,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def interval(every: int | str) -> tuple[int | None, float | None]:
-    """Return epochs or seconds, and None for the other.
+    """Return the interval as (epochs, seconds), of which one is None.
 
     Raises
     ------

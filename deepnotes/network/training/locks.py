@@ -1,4 +1,4 @@
-"""A lock on a directory that the operating system drops when its process ends, however it ends."""
+"""A lock on a directory, which the operating system releases when the process ends, however it ends."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _try_to_lock(descriptor: int) -> None:
-        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond the text: what is locked cannot be read by others
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond the text, since others cannot read a locked range
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError:
@@ -39,9 +39,9 @@ class HeldError(Exception):
 class Lock:
     """The kernel's advisory lock (flock) on the file ``.lock`` in a directory.
 
-    It keeps apart processes and threads of one process. It belongs to this process alone: a child that is forked does
-    not hold it, nor keep it from others once this process has ended. The file says who holds the lock and is removed
-    at the end; one that a killed process left behind is not locked, whatever it says.
+    It excludes other processes as well as other threads of this process. It belongs to this process alone: a forked
+    child neither holds it nor blocks others once this process has ended. The file says who holds the lock, and is
+    removed at the end; a file that a killed process left behind is not locked, whatever it says.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ class Lock:
     ------
     HeldError
     OSError
-        If the file cannot be made.
+        If the file cannot be created.
 
     Notes
     -----
-    Where the file system cannot lock, as NFS without its lock daemon, there is a warning, and no lock.
+    If the file system cannot lock, such as NFS without its lock daemon, a warning is logged and nothing is locked.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -77,7 +77,7 @@ class Lock:
             except BaseException:
                 self._close()
                 raise
-            self._close()  # its last owner has just removed it, and a new file may be locked by another
+            self._close()  # its last owner has just removed the file, and another process may have locked a new one
 
     def _lock(self) -> None:
         try:
@@ -92,12 +92,12 @@ class Lock:
 
     @property
     def is_inherited(self) -> bool:
-        """Whether another process took it, of which this one is a fork."""
+        """Whether this process is a fork of the one that took the lock."""
         return os.getpid() != self._process
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds it, and the file is still in its place."""
+        """Whether this process holds the lock, and the file is still in its place."""
         if self.is_inherited:
             return False
         try:
@@ -110,7 +110,7 @@ class Lock:
         if self.is_inherited:
             return
         if self.is_held:
-            with suppress(OSError):  # Windows removes no open file, and an unlocked one does no harm
+            with suppress(OSError):  # Windows cannot remove an open file, and an unlocked one does no harm
                 os.unlink(self.path)
         self._close()
 
@@ -123,7 +123,7 @@ _open: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """Close what a child has inherited: it would keep the lock after the end of its parent."""
+    """Close the descriptors that a child has inherited: they would keep the lock after its parent has ended."""
     while _open:
         os.close(_open.pop())
 

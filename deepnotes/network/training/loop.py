@@ -1,4 +1,4 @@
-"""The one fit loop: order of samples, chunks of batches, calls of callbacks."""
+"""The fit loop: the order of samples, chunks of batches, calls of callbacks."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +29,9 @@ _busy: dict[int, object] = {}
 
 
 def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
-    """Return a method that trains a network, but not while another call of such a method does.
+    """Return a method that trains a network and refuses to run while another such call trains the same one.
 
-    Two trainings would write to the same parameters and slots: what came out would be neither's.
+    Two trainings at once would overwrite each other's parameters and slots.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
     @wraps(method)
     def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
         call = object()
-        if _busy.setdefault(id(network), call) is not call:  # one step, that no other thread can come between
+        if _busy.setdefault(id(network), call) is not call:  # atomic: no other thread can come in between
             raise BusyError(
                 "the network is being trained already, in another thread or by the training whose callback this is; "
                 "wait for its end, or train a copy (copy.deepcopy)"
@@ -55,22 +55,22 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
 
 
 def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
-    """Train, and return the history, which is that of `training`.
+    """Train, and return the history of `training`.
 
     Parameters
     ----------
     training : Training
-        New. Its callbacks were started, see :func:`callbacks_called`, and its state is changed as training goes.
+        A new one, whose callbacks were started, see :func:`callbacks_called`. Its state changes during training.
     program : Program
     evaluate : callable
-        Returns what is watched after an epoch, by name.
+        Returns the figures to watch after each epoch, by name.
 
     Raises
     ------
     NonFiniteLossError
-        Before the update whose loss or gradient is not finite; the state is the one before it.
+        Before an update whose loss or gradient is not finite; the state is the one before that update.
     KeyboardInterrupt, SystemExit
-        After the chunk during which the user or the system asked for it, or during the evaluation after an epoch.
+        After the chunk during which the signal arrived, or during the evaluation after an epoch.
     """
     history, schedule = training.history, training.plan.optimizer.learning_rate
     for callback in reversed(training.callbacks):
@@ -82,7 +82,7 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
                 training.at.seconds = time.perf_counter() - began
                 _notify(training, "on_chunk")
                 signals.check()
-            # A metric or schedule of the user's own may fail here, and a signal end it: the history is then as it was.
+            # A user's metric or schedule may fail here, or a signal may interrupt it; then the history is unchanged.
             with signals.lifted():
                 figures, plateau = evaluate(), training.at.plateau
             if isinstance(schedule, ReduceOnPlateau):
@@ -107,7 +107,7 @@ def callbacks_called(training: Training) -> Iterator[None]:
     Raises
     ------
     Exception
-        The first error of a callback, after all of them were called; those of others are notes on it.
+        The first error of a callback, after all of them were called; later errors are added to it as notes.
     """
     started: list[Callback] = []
     try:
@@ -120,15 +120,15 @@ def callbacks_called(training: Training) -> Iterator[None]:
 
 
 def remembering(training: Training) -> list[Callback]:
-    """Return the callbacks that have something for a checkpoint to keep."""
+    """Return the callbacks that have a memory, which a checkpoint has to keep."""
     return [callback for callback in training.callbacks if type(callback).memory is not Callback.memory]
 
 
 def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None:
-    """Call all callbacks, even if one fails: a checkpoint of this moment must have been seen by all or by none.
+    """Call all callbacks, even if one fails: all of them must have seen the moment that a checkpoint records.
 
-    A callback that fails and has a memory may have changed half of it, and one that is interrupted keeps the others
-    from their turn. Then this moment is not fit for a checkpoint, and the training is not at rest.
+    A callback with a memory that fails may have changed only half of it, and after an interrupt the remaining callbacks
+    are not called. Then this moment cannot be a checkpoint, so the training is marked as not at rest.
     """
 
     def call(callback: Callback) -> None:
@@ -143,7 +143,7 @@ def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None
 
 
 def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException] = Exception) -> None:
-    """Call each function, and then raise the first error of this kind; those of the others are notes on it."""
+    """Call each function, then raise the first error of this kind; later errors are added to it as notes."""
     first: BaseException | None = None
     for function in functions:
         try:
@@ -164,7 +164,7 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
     while at.order is None or at.done < samples:
         updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), held)
         rates = _rates(schedule, state.step, updates, at.plateau)
-        if at.order is None:  # after the rates: what is wrong with them is told before anything changes
+        if at.order is None:  # after the rates, so that an error in them is raised before anything changes
             at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
             training.epoch += 1
         part = at.order[at.done : at.done + updates * batch_size]
@@ -185,10 +185,10 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
 
 
 def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarray:
-    """Return the rates of some updates, checked: a schedule may be a user's own."""
+    """Return the rates of some updates, after checking them, since a schedule may be user-defined."""
     try:
         rates = np.array(as_schedule(schedule).rates(first, count), dtype=np.float64)
-        good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # no NaN is either
+        good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # both are False for NaN
     except (TypeError, ValueError, ArithmeticError):
         good = False
     if not good:

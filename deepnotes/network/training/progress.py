@@ -1,4 +1,4 @@
-"""A progress bar for training, on stderr: epoch, loss, what is watched, time left."""
+"""A progress bar for training, on stderr: epoch, loss, watched figures, remaining time."""
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -12,9 +12,9 @@ from deepnotes.utils.streams import stderr
 
 
 class Progress(Callback):
-    """Shows how a training goes: a moving bar on a terminal, some ten plain lines where there is none.
+    """Shows the progress of a training: a bar on a terminal, else about ten plain lines.
 
-    A stderr that is closed or full is no reason for the training to fail: what cannot be written is dropped.
+    A closed or full stderr does not fail the training: output that cannot be written is dropped.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Progress(Callback):
         self._bar: Bar | None = None
 
     def on_chunk(self, training: Training) -> None:
-        """Move the bar."""
+        """Update the bar."""
         if not self._console.is_terminal:
             return
         if self._bar is None:
@@ -46,7 +46,7 @@ class Progress(Callback):
         )
 
     def on_epoch(self, training: Training) -> None:
-        """Write a line now and then where there is no terminal."""
+        """Write a line every few epochs if there is no terminal."""
         every = max(1, training.epochs // 10)
         if not self._console.is_terminal and (training.epoch % every == 0 or training.epoch in {1, training.epochs}):
             line = f"epoch {training.epoch}/{training.epochs}  {figures(training)}"
@@ -60,7 +60,7 @@ class Progress(Callback):
 
 
 def figures(training: Training) -> str:
-    """Return the loss so far and what was watched last, in sensible digits."""
+    """Return the loss so far and the latest watched figures, to four digits."""
     shown = [f"loss {training.loss:.4g}"]
     history = training.history
     if history.val_loss:

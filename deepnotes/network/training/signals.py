@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: it does, after a whole update."""
+"""Signals that ask a training to end, deferred until the current update is complete."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Deferral:
-    """What becomes of signals while they are held back, see :func:`deferred`."""
+    """The signals that have arrived while they are deferred, see :func:`deferred`."""
 
     def __init__(self, errors: dict[int, BaseException]) -> None:
         self._errors = errors
@@ -16,13 +16,13 @@ class Deferral:
         self._at_once = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt after Ctrl-C, and SystemExit with the usual 143 after SIGTERM."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed, and SystemExit with the usual 143 after SIGTERM."""
         if self._asked:
             raise self._errors[self._asked[0]]
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Let signals act at once within the block: it changes nothing that could be left half done."""
+        """Let signals act at once within the block, which must change nothing that could be left half done."""
         self._at_once = True
         try:
             self.check()
@@ -31,7 +31,7 @@ class Deferral:
             self._at_once = False
 
     def note(self, number: int, frame: Any) -> None:
-        """Handle a signal: a second one acts at once in any case."""
+        """Handle a signal; a second one always acts at once."""
         self._asked.append(number)
         if self._at_once or len(self._asked) > 1:
             self.check()
@@ -39,14 +39,14 @@ class Deferral:
 
 @contextmanager
 def deferred(terminate: bool = False) -> Iterator[Deferral]:
-    """Hold a first Ctrl-C back until the caller asks, so that no update is left half done; a second one acts at once.
+    """Defer a first Ctrl-C until the caller checks, so that no update is left half done; a second one acts at once.
 
-    Only in the main thread, and only where Python's own handler is installed: a handler of the user's own is kept.
+    This applies only in the main thread, and only to Python's own handler: a handler that the user installed is kept.
 
     Parameters
     ----------
     terminate : bool, default False
-        Whether to hold SIGTERM back as well, if it would only end the process.
+        Whether to defer SIGTERM as well, if its default action would end the process.
     """
     ways: dict[int, tuple[Any, BaseException]] = {signal.SIGINT: (signal.default_int_handler, KeyboardInterrupt())}
     if terminate:

@@ -1,4 +1,4 @@
-"""A training under way, and the base class of the callbacks that watch it."""
+"""The state of a running training, and the base class of callbacks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,69 +17,69 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """The base class of what is called while training; derive from it and give what is needed.
+    """The base class of callbacks; derive from it and override the methods that you need.
 
-    An error in one callback ends the training once all of them were called for the same chunk or epoch, so that none
-    misses what a checkpoint says is done.
+    An error in one callback ends the training, but only after all callbacks were called for the same chunk or epoch, so
+    that each of them has seen everything that a checkpoint records as done.
 
     Attributes
     ----------
     saves : bool
-        Whether it writes the training to files, so that an end by SIGTERM is worth waiting for.
+        Whether it writes the training to files. If so, SIGTERM ends the training only after the current chunk.
     """
 
     saves = False
 
     def on_start(self, training: "Training") -> None:
-        """Be called once, before anything changes; raise an error to refuse the training."""
+        """Called once, before anything changes; raise an error to refuse the training."""
 
     def on_ready(self, training: "Training") -> None:
-        """Be called once, before the first update; the last callback comes first, since it may restore a checkpoint."""
+        """Called once, before the first update; the last callback comes first, since it may restore a checkpoint."""
 
     def on_chunk(self, training: "Training") -> None:
-        """Be called after each chunk of batches, some ten times a second."""
+        """Called after each chunk of batches, about ten times a second."""
 
     def on_epoch(self, training: "Training") -> None:
-        """Be called after each epoch; ``training.stop = True`` ends this run of the training.
+        """Called after each epoch; ``training.stop = True`` ends this run of the training.
 
-        A resumed training goes on. A callback that wants it ended for good sets ``training.stop`` in :meth:`on_ready`,
-        from what it remembers.
+        If the training is resumed later, it goes on. To end it for good, a callback also sets ``training.stop`` in
+        :meth:`on_ready`, from its memory.
         """
 
     def on_end(self, training: "Training") -> None:
-        """Be called once at the end, whatever it is, if ``on_start`` raised no error; the last callback comes first."""
+        """Called once at the end, even after an error, if ``on_start`` succeeded; the last callback comes first."""
 
     def memory(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep of this callback: JSON values and NumPy arrays, by name.
+        """Return the values that a checkpoint keeps for this callback: JSON values and NumPy arrays, by name.
 
-        Growing lists of numbers belong into an array. A callback with a memory is a part of the training: to resume,
-        its class and the arguments of its constructor must be the same (attributes of the same names, or what its own
-        ``fingerprint()`` returns).
+        Lists of numbers that grow belong in an array. A callback with a memory is part of the training: to resume, its
+        class and the arguments of its constructor must be the same. They are compared by the attributes of the same
+        names, or by the result of its own ``fingerprint()``.
         """
         return {}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
-        """Go on, after ``on_start``, from what :meth:`memory` once returned."""
+        """Restore what :meth:`memory` returned earlier; called after ``on_start``."""
 
 
 @dataclass
 class Position:
-    """Where in its epochs a training is, beside the state that updates change.
+    """The position of a training within its epochs; together with the state, it determines how training goes on.
 
     Attributes
     ----------
     order : ndarray of int64 or None
-        The samples in the order of the epoch under way; None between epochs.
+        The indices of the samples in the order of the current epoch; None between epochs.
     done : int
-        How many of them were trained on.
+        The number of samples that the current epoch has trained on.
     sums : (float, float)
-        Of the epoch's losses and weights so far.
+        The sums of the epoch's losses and weights so far.
     seconds : float
-        That the epoch has taken so far.
+        The time that the epoch has taken so far.
     rate : float
-        That of the last update.
+        The learning rate of the last update.
     plateau : Plateau
-        What a :class:`ReduceOnPlateau` remembers.
+        The state of a :class:`ReduceOnPlateau`.
     """
 
     order: np.ndarray | None = None
@@ -92,40 +92,40 @@ class Position:
 
 @dataclass
 class Training:
-    """A training under way, as callbacks see it.
+    """A running training, as callbacks see it.
 
     Attributes
     ----------
     network : Network
     plan : Plan
     data, held_out : Data
-        What is trained on, and what is evaluated after each epoch, if anything is.
+        The training data, and the data to evaluate on after each epoch, or None.
     batch_size, epochs : int
-        As they were asked for.
+        As passed to ``fit``.
     rng : Generator or None
-        Draws the order of the samples, anew each epoch; None keeps their order.
+        Draws a new order of the samples for each epoch; None keeps their order.
     callbacks : list of Callback
     watched : tuple of str
-        The names of the figures that there will be after each epoch.
+        The names of the figures that are available after each epoch.
     history : History
     state : State
-        The parameters, slots and number of updates; there from the first chunk on.
+        The parameters, slots and number of updates; available from ``on_ready`` on.
     epoch : int
-        The one under way, counted from 1; in ``on_epoch`` the one just finished.
+        The current epoch, counted from 1; in ``on_epoch``, the one just finished.
     at : Position
-        Where in the epoch.
+        The position within the epoch.
     step, steps : int
-        Updates made so far in this training, and in all.
+        The number of updates made so far in this training, and the total number.
     loss : float
         The mean loss of the epoch so far.
     at_rest : bool
-        Whether everything here, and what callbacks remember, is of the same moment: not while updates are made, nor
-        after an error has left a callback with half of an epoch or chunk.
+        Whether everything here, and the memories of the callbacks, belong to the same moment. False while updates are
+        made, and after an error has left a callback with half of an epoch or chunk.
     stop : bool
-        Set it to end this run after the epoch. Checkpoints do not keep it: a training that is resumed goes on, unless
-        a callback sets it again, as :class:`EarlyStopping` does.
+        Set it to True to end this run after the epoch. Checkpoints do not keep it: a training that is resumed goes on,
+        unless a callback sets it again, as :class:`EarlyStopping` does.
     per_chunk : int
-        Updates of the next chunk.
+        The number of updates in the next chunk.
     """
 
     network: "NetworkLike"
@@ -149,10 +149,10 @@ class Training:
 
     @property
     def samples(self) -> int:
-        """How many there are to train on."""
+        """The number of training samples."""
         return self.data.X.shape[1]
 
     @property
     def steps(self) -> int:
-        """Updates in all."""
+        """The total number of updates."""
         return self.epochs * -(-self.samples // self.batch_size)

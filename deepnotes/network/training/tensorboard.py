@@ -1,4 +1,4 @@
-"""What a training shows, written for TensorBoard while it runs, by tensorboardX."""
+"""A callback that writes the figures of a training for TensorBoard, with tensorboardX."""
 
 import contextlib
 import logging
@@ -27,26 +27,26 @@ BINS = 64
 class TensorBoard(Callback):
     """Writes losses, metrics and the learning rate after each epoch, for ``tensorboard --logdir DIRECTORY``.
 
-    There are two runs in the directory, ``training`` and ``validation``, whose curves of the same name, ``loss`` or
-    ``accuracy``, TensorBoard draws into one chart; ``learning_rate`` and ``seconds``, which an epoch took, are with the
-    training. A disk that fills up ends the curves, with a warning, and not the training.
+    The directory holds two runs, ``training`` and ``validation``. TensorBoard draws their curves of the same name, such
+    as ``loss`` or ``accuracy``, into one chart; ``learning_rate`` and ``seconds`` (the duration of an epoch) belong to
+    the training run. If the disk fills up, a warning is logged and the curves end, but not the training.
 
     Parameters
     ----------
     directory : path
-        Made if it is not there. Each training should have one of its own; one that goes on from a checkpoint takes over
-        what is there.
+        Created if it does not exist. Each training should have its own; a training that is resumed from a checkpoint
+        continues the curves that are there.
     histograms : int, default 0
-        After every how many epochs the distribution of each parameter is written, too; 0 for never.
+        The number of epochs between two histograms of each parameter; 0 for no histograms.
 
     Raises
     ------
     ArgumentError
-        If an argument is no path, or no whole number of at least 0.
+        If `directory` is not a path, or `histograms` is not a whole number of at least 0.
     MissingExtraError
         When the training starts, if tensorboardX cannot be imported.
     DeepnotesError
-        When the training starts, if the directory cannot be made.
+        When the training starts, if the directory cannot be created.
     """
 
     def __init__(self, directory: str | PathLike[str], *, histograms: int = 0) -> None:
@@ -56,7 +56,7 @@ class TensorBoard(Callback):
         self._failed = False
 
     def on_start(self, training: "Training") -> None:
-        """See that it can be written."""
+        """Check that tensorboardX is installed and the directory exists or can be created."""
         try:
             import tensorboardX  # noqa: F401
         except ImportError as error:
@@ -104,17 +104,17 @@ class TensorBoard(Callback):
                 self._run("training", epoch).add_histogram(name, host.ravel(), epoch)
 
     def _run(self, name: str, epoch: int) -> "_Run":
-        """Return a run, opened at its first use; from `epoch` on it replaces what was there."""
+        """Return a run, opened at its first use; it replaces earlier events from `epoch` on."""
         if name not in self._runs:
             self._runs[name] = _Run(self.directory / name, epoch)
         return self._runs[name]
 
 
 class _Run:
-    """The file of events of one run.
+    """The event file of one run.
 
-    tensorboardX's ``SummaryWriter`` leaves the writing to a thread, whose failure would end in a queue that nobody
-    empties; here each call writes, and an OSError comes to whoever called.
+    tensorboardX's ``SummaryWriter`` writes in a thread; if that failed, its queue would fill up and never be emptied.
+    Here each call writes directly, and an OSError reaches the caller.
     """
 
     def __init__(self, directory: Path, epoch: int) -> None:
@@ -122,30 +122,30 @@ class _Run:
         from tensorboardX.record_writer import RecordWriter
 
         directory.mkdir(parents=True, exist_ok=True)
-        now = time.time_ns()  # in full, or a file opened within the same second would replace another
+        now = time.time_ns()  # with nanoseconds, or a file opened within the same second would replace another
         name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
         self._file, self._proto = RecordWriter(str(directory / name)), event_pb2
         self._write(0, file_version="brain.Event:2")
         self._write(epoch, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def add_scalar(self, name: str, value: float, epoch: int) -> None:
-        """Write one number."""
+        """Write a number."""
         from tensorboardX.summary import scalar
 
         self._write(epoch, summary=scalar(name, value))
 
     def add_histogram(self, name: str, values: np.ndarray, epoch: int) -> None:
-        """Write how numbers are distributed."""
+        """Write a histogram of numbers."""
         from tensorboardX.summary import histogram
 
         self._write(epoch, summary=histogram(name, values, BINS))
 
     def flush(self) -> None:
-        """Have all of it on the disk."""
+        """Flush the file."""
         self._file.flush()
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, epoch: int, **what: Any) -> None:

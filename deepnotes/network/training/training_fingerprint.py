@@ -1,4 +1,4 @@
-"""What a training was started with, in words, so that another can be told to be the same."""
+"""The fingerprint of a training's settings and data, by which a checkpoint is matched to a training."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def settings(training: "Training") -> dict[str, str | None]:
-    """Return by name all that two trainings must have in common to be the same, but for backend and epochs.
+    """Return the settings and data digests, by name, in which two trainings must agree to be the same.
 
-    None stands for what cannot be compared, see :func:`incomparable`.
+    The backend and the number of epochs are not among them. None stands for a setting that cannot be compared, see
+    :func:`incomparable`.
     """
     words: dict[str, str | None] = {}
     for name, value in _values(training).items():
@@ -33,7 +34,7 @@ def settings(training: "Training") -> dict[str, str | None]:
 
 
 def incomparable(training: "Training") -> str:
-    """Return in words what has no fingerprint, and why a training with it cannot be resumed; or nothing."""
+    """Return why the training cannot be resumed, if a setting has no fingerprint; else an empty text."""
     for name, value in _values(training).items():
         try:
             _words(name, value)
@@ -46,7 +47,7 @@ def incomparable(training: "Training") -> str:
 
 
 def differences(found: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> str:
-    """Return in words what differs, or nothing.
+    """Return a message that says which settings differ; an empty text if none does.
 
     Examples
     --------
@@ -63,7 +64,7 @@ def differences(found: Mapping[str, str | None], wanted: Mapping[str, str | None
 
 
 def _around(was: str, now: str) -> tuple[str, str]:
-    """Return two texts, or, where they are long, what follows shortly before they differ."""
+    """Return two texts, or, if they are long, the parts around the place where they begin to differ."""
     same = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))
     start = same - 60 if same > 100 else 0
     was, now = (f"{'... ' if start else ''}{brief(text[start:])}" for text in (was, now))
@@ -81,13 +82,13 @@ def _values(training: "Training") -> dict[str, Any]:
 
 
 def _words(name: str, value: Any) -> str:
-    if name == "callbacks":  # they have a memory of their own beside their settings
+    if name == "callbacks":  # only their settings: their memories are kept apart
         return f"[{', '.join(map(settings_of, value))}]"
     return fingerprint(value)
 
 
 def digest(backend: "Backend", data: "Data") -> str:
-    """Return the SHA-256 of samples, targets and weights, however they lie in memory."""
+    """Return the SHA-256 of samples, targets and weights, whatever their layout in memory."""
     found = hashlib.sha256()
     for array in data:
         if array is None:
