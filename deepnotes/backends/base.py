@@ -48,6 +48,9 @@ class Backend:
         What it was made with, as by ``get_backend("numba", threads=2)``; a pickle remembers it.
     dlpack_device : (int, int) or None
         Where its arrays lie, as DLPack tells it; other libraries' arrays that lie there, too, are used without a copy.
+    on_host : bool
+        Whether its arrays are NumPy's, in the memory of the host. Then estimators train on sparse samples a few batches
+        at a time, and ceilings measured for one such backend are those of all.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32, or by rounding their factors on purpose, to TF32 ("high") or to
         the 16 bits of that name. Conformance takes its bounds from it.
@@ -70,6 +73,7 @@ class Backend:
     array([[0., 2.]])
     """
 
+    on_host = False
     matmul_precision = "highest"
     determinism = "none"
     known_gaps: Mapping[str, str] = {}
@@ -138,6 +142,11 @@ class Backend:
         an array of a class of its own, what its memory could not hold.
         """
         return self.from_numpy(x)
+
+    def take_samples(self, x: Array, order: np.ndarray) -> Array:
+        """Return the columns of `x` at `order`, as an ordinary array; `x` is what :meth:`from_samples` returned."""
+        columns: Array = self.ops.gather(x, self.from_numpy(order))
+        return columns
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Return an array of this backend as a NumPy array, without a copy where the library can."""
