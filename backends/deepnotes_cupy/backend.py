@@ -103,6 +103,10 @@ class CupyBackend(DeviceBackend):
             stays = x.nbytes > self.resident_bytes
         return np.asarray(x).view(HostSamples) if stays else self.from_numpy(x)
 
+    def take_samples(self, x: Any, order: np.ndarray) -> Any:
+        """Return the columns of `x` at `order` on the device; those left on the host are gathered there."""
+        return self.from_numpy(x.view(np.ndarray)[:, order]) if on_host(x) else super().take_samples(x, order)
+
     def to_numpy(self, x: Any) -> np.ndarray:
         """Return a copy on the host; what is there already is returned as it is."""
         if on_host(x):

@@ -48,6 +48,9 @@ class Backend:
         The options that it was made with, as in ``get_backend("numba", threads=2)``; pickles store them.
     dlpack_device : (int, int) or None
         The device of its arrays, as DLPack reports it; other libraries' arrays on that device are used without a copy.
+    on_host : bool
+        Whether its arrays are NumPy's, in the memory of the host. Then estimators train on sparse samples a few batches
+        at a time, and ceilings measured for one such backend are those of all.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32 ("highest"), or with factors that are rounded on purpose, to TF32
         ("high") or to the 16-bit format of that name. Conformance derives its bounds from it.
@@ -70,6 +73,7 @@ class Backend:
     array([[0., 2.]])
     """
 
+    on_host = False
     matmul_precision = "highest"
     determinism = "none"
     known_gaps: Mapping[str, str] = {}
@@ -139,6 +143,11 @@ class Backend:
         leave data that do not fit into its memory on the host, in an array class of its own.
         """
         return self.from_numpy(x)
+
+    def take_samples(self, x: Array, order: np.ndarray) -> Array:
+        """Return the columns of `x` at `order`, as an ordinary array; `x` is what :meth:`from_samples` returned."""
+        columns: Array = self.ops.gather(x, self.from_numpy(order))
+        return columns
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Return an array of this backend as a NumPy array, without a copy where possible."""

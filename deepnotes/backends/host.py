@@ -31,6 +31,8 @@ class HostBackend(Backend):
         As in :class:`~deepnotes.backends.base.Backend`.
     """
 
+    on_host = True
+
     def __init__(self, name: str, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
         super().__init__(name, np, {"gather": gather} | dict(kernels or {}))
 

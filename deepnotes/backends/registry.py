@@ -2,7 +2,9 @@
 
 A backend is registered by a factory under the entry-point group ``deepnotes.backends``: a function that returns a
 :class:`~deepnotes.backends.base.Backend`, and whose parameters, each with a default, are the options of the backend.
-Listing the backends imports none of them; using one imports only that one.
+Listing the backends imports none of them; using one imports only that one. A backend that ``"auto"`` may choose is
+registered under ``deepnotes.auto`` as well, with its priority, a whole number, as the name of the entry point: the
+backends are sorted without importing any.
 """
 
 import os
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "deepnotes.backends"
-AUTO = ("cupy", "numba", "numpy")
-"""The backends that ``"auto"`` tries, in this order."""
+AUTO_GROUP = "deepnotes.auto"
+"""Entry points named by a priority: ``"auto"`` tries the backends registered here, the highest priority first."""
 
 Choice: TypeAlias = tuple[str, dict[str, Any]]
 """The name of a backend, and options for it."""
@@ -52,9 +54,9 @@ def available_backends() -> list[str]:
 def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend:
     """Return the given backend, or by default the selected one.
 
-    The order of precedence is: the argument, :func:`use_backend`, :func:`set_backend`, the environment variable
-    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the first of cupy, numba and numpy that works
-    here and takes the options, if there are any.
+    The order is: the argument, :func:`use_backend`, :func:`set_backend`, the environment variable
+    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the backend of the highest priority that works
+    and takes the options, if there are any: of the library's own, for the first of cupy, numba and numpy.
 
     Parameters
     ----------
@@ -86,7 +88,7 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
         options = selected | options
     else:
         name = backend
-    return _first_of(AUTO, options) if name == "auto" else load(name, options)
+    return _first_of(_by_priority(), options) if name == "auto" else load(name, options)
 
 
 def set_backend(name: str | None, **options: Any) -> None:
@@ -174,8 +176,8 @@ def _named(name: object, options: dict[str, Any]) -> Backend:
     return get_backend(name, **options)
 
 
-def _first_of(candidates: tuple[str, ...], options: dict[str, Any]) -> Backend:
-    """Return the first candidate that works here and takes the options."""
+def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
+    """Return the first of the backends that works and takes the options."""
     refusals = []
     for candidate in candidates:
         try:
@@ -235,6 +237,21 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
 
 def _worded(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{option}={value!r}" for option, value in options.items())
+
+
+def _by_priority() -> list[str]:
+    """Return the names of the backends that have a priority, the highest first."""
+    priorities = _priorities()
+    ranked = [(-priorities[entry.value], name) for name, entry in _entry_points().items() if entry.value in priorities]
+    return [name for _, name in sorted(ranked)]
+
+
+@cache
+def _priorities() -> dict[str, int]:
+    """Return the priority of each factory, by its reference, such as ``"deepnotes_numpy:create"``."""
+    from importlib.metadata import entry_points
+
+    return {entry.value: int(entry.name) for entry in entry_points(group=AUTO_GROUP) if entry.name.isdecimal()}
 
 
 @cache

@@ -17,7 +17,6 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.host import HostBackend
 from deepnotes.backends.program import Data, Program
 from deepnotes.backends.registry import get_backend
 from deepnotes.estimators import architecture
@@ -270,7 +269,7 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return rows as columns on the network's backend."""
         backend, dtype = network.backend, network.host_dtype
         samples: Any
-        if issparse(X) and isinstance(backend, HostBackend):
+        if issparse(X) and backend.on_host:
             samples = SparseSamples(X.tocsr(), dtype)
         else:
             rows = X.toarray() if issparse(X) else X

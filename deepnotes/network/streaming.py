@@ -69,13 +69,7 @@ def at_hand(network: "NetworkLike", data: Data, order: np.ndarray) -> tuple[Data
     """Return data that holds the samples at `order` in memory, and their indices in these data."""
     if not isinstance(data.X, Streamed):
         return data, order
-    backend = network.backend
-    chosen = backend.from_numpy(order)
-    some: list[Any] = [  # arrays that a backend has left on the host stay there until they are needed
-        backend.from_numpy(a.view(np.ndarray)[:, order]) if isinstance(a, np.ndarray) else backend.ops.gather(a, chosen)
-        for a in data[1:]
-        if a is not None
-    ]
+    some: list[Any] = [network.backend.take_samples(a, order) for a in data[1:] if a is not None]
     return Data(data.X.take(order), *some), np.arange(len(order))
 
 

@@ -67,6 +67,20 @@ class Layer:
         raise NotImplementedError
 
 
+class DenseCache(NamedTuple):
+    """The arrays that the forward pass of :class:`Dense` keeps for the backward pass.
+
+    Attributes
+    ----------
+    A_prev : Array, shape (n_prev, m)
+    Z, A : Array, shape (n, m)
+    """
+
+    A_prev: Array
+    Z: Array
+    A: Array
+
+
 @dataclass(frozen=True)
 class Dense(Layer):
     """A layer of neurons (N1), each connected to every input: ``A = g(W A_prev + b)`` (N2, N3).
@@ -137,14 +151,14 @@ class Dense(Layer):
         """Return ``A = g(Z)`` (N3), shape (units, m), and the cache."""
         Z = self.linear(ops, parameters, A_prev)
         A = self.g.forward(ops, Z)
-        return A, (A_prev, Z, A)
+        return A, DenseCache(A_prev, Z, A)
 
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return ``dA_prev`` (N15), ``dW`` and ``db`` (N13, N14), computed from ``dZ = dA * g'(Z)`` (N12)."""
-        A_prev, Z, A = cache
-        return self.backward_linear(ops, parameters, A_prev, self.g.backward(ops, dA, Z, A))
+        dZ = self.g.backward(ops, dA, cache.Z, cache.A)
+        return self.backward_linear(ops, parameters, cache.A_prev, dZ)
 
     def backward_linear(
         self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, dZ: Array

@@ -5,16 +5,24 @@ updates at a time, so a user-defined schedule runs on every backend.
 """
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.errors import ArgumentError
 
+Memory: TypeAlias = Mapping[str, float]
+"""What a schedule remembers from epoch to epoch: numbers by name, empty before the first."""
+
 
 class Schedule:
-    """The base class of schedules; derive from it to write your own, and implement ``__call__(step)``."""
+    """The base class of schedules; derive from it to write your own, and implement ``__call__(step)``.
+
+    A schedule that depends on how the training proceeds implements :meth:`observe` and :meth:`adjust` as well. What it
+    remembers belongs to the training, not to the schedule: a checkpoint keeps it.
+    """
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
@@ -23,6 +31,21 @@ class Schedule:
     def rates(self, first: int, count: int) -> list[float]:
         """Return the rates of `count` updates, starting with number `first`."""
         return [self(step) for step in range(first, first + count)]
+
+    def observe(self, memory: Memory, value: float) -> Memory:
+        """Return what to remember after an epoch, the memory after the one before it given; here nothing new.
+
+        Parameters
+        ----------
+        memory : mapping of str to float
+        value : float
+            The validation loss of the epoch, or its training loss if there is no validation.
+        """
+        return memory
+
+    def adjust(self, rates: Sequence[float], memory: Memory) -> Sequence[float]:
+        """Return what :meth:`rates` returned, changed as `memory` demands; here as it is."""
+        return rates
 
 
 Rate: TypeAlias = "float | Schedule"
@@ -201,8 +224,7 @@ class ReduceOnPlateau(Schedule):
 
     Notes
     -----
-    The fit loop calls :meth:`observe` once per epoch with the validation loss, or with the training loss if there is no
-    validation, and multiplies the rate by the scale that it returns.
+    It remembers a :class:`Plateau`.
     """
 
     learning_rate: Rate
@@ -227,8 +249,16 @@ class ReduceOnPlateau(Schedule):
         """Return the rate of update number `step`, counted from 0, before any reduction."""
         return as_schedule(self.learning_rate)(step)
 
-    def observe(self, plateau: "Plateau", value: float) -> "Plateau":
-        """Return the state after an epoch that ended with the loss `value`."""
+    def observe(self, memory: Memory, value: float) -> Memory:
+        """Return what is remembered after an epoch that ended with `value`."""
+        return asdict(self._after(Plateau(**cast(Any, memory)), value))
+
+    def adjust(self, rates: Sequence[float], memory: Memory) -> Sequence[float]:
+        """Return the rates times the scale that is remembered, but none below `min_rate` that was not so before."""
+        scale = Plateau(**cast(Any, memory)).scale
+        return [max(rate * scale, min(rate, self.min_rate)) for rate in map(float, rates)]
+
+    def _after(self, plateau: "Plateau", value: float) -> "Plateau":
         if value < plateau.best - self.min_delta * abs(plateau.best) or math.isinf(plateau.best):
             return Plateau(value, 0, plateau.scale)
         if plateau.waited < self.patience:

@@ -73,8 +73,7 @@ def sample_losses(
 ) -> Array:
     """Return the loss of each sample, shape (1, m), from the logits where loss and activation are fused (N11)."""
     if fuses(layers[-1], loss):
-        _, Z, _ = caches[-1]
-        return loss.value_of_logits(ops, Z, Y)
+        return loss.value_of_logits(ops, caches[-1].Z, Y)
     return loss.value(ops, A, Y)
 
 
@@ -116,10 +115,10 @@ def gradient_step(
     if objective.scale != 1:
         scale = xp.asarray(objective.scale, dtype=L.dtype) if scale is None else objective.scale * scale
     if fuses(last, loss):
-        A_prev, *_ = caches[-1]
         dZ = loss.delta(ops, A, Y)
         behind -= 1
-        dA, gradients[-1] = last.backward_linear(ops, parameters[-1], A_prev, dZ if scale is None else dZ * scale)
+        dZ = dZ if scale is None else dZ * scale
+        dA, gradients[-1] = last.backward_linear(ops, parameters[-1], caches[-1].A_prev, dZ)
     else:
         dA = loss.derivative(ops, A, Y)
         dA = dA if scale is None else dA * scale

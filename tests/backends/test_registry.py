@@ -1,9 +1,12 @@
 """Backends are found without importing, chosen in a known order, and say what is wrong and how to mend it."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import array_api_strict
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 
 import deepnotes as dn
 from deepnotes.backends import registry
+
+ENTRY_POINTS = registry._entry_points
 
 
 def strict() -> dn.Backend:
@@ -137,15 +142,52 @@ def test_async_tasks_do_not_see_each_others_context() -> None:
 
 
 def test_auto_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(registry, "AUTO", ("missing", "absent", "without_device", "strict", "numpy"))
+    names = ["missing", "without_device", "strict", "numpy"]
+    monkeypatch.setattr(registry, "_by_priority", lambda: names)
     with caplog.at_level("INFO", logger="deepnotes"):
         assert dn.get_backend("auto").name == "strict"
     assert "chose strict" in caplog.text
     assert "no CUDA device" in caplog.text
 
 
+def install(folder: Path, name: str, priority: str) -> None:
+    """Write an installed package that registers a backend, as pip would, with a priority in ``"auto"``."""
+    (folder / f"{name}_backend.py").write_text(
+        "import array_api_strict, deepnotes\n\n"
+        f"def create():\n    return deepnotes.Backend({name!r}, array_api_strict)\n"
+    )
+    registration = folder / f"{name}-1.0.dist-info"
+    registration.mkdir()
+    (registration / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (registration / "entry_points.txt").write_text(
+        f"[{registry.GROUP}]\n{name} = {name}_backend:create\n\n"
+        f"[{registry.AUTO_GROUP}]\n{priority} = {name}_backend:create\n"
+    )
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Install backends of strangers with a high, a low, the same and a senseless priority."""
+    for name, priority in [("swift", "1000"), ("steady", "1"), ("equal", "10"), ("odd", "first")]:
+        install(tmp_path, name, priority)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_entry_points", cache(ENTRY_POINTS.__wrapped__))
+    registry._priorities.cache_clear()
+    yield
+    registry._priorities.cache_clear()
+
+
+@pytest.mark.usefixtures("strangers")
+def test_auto_sorts_by_priority_and_imports_only_what_it_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry._by_priority() == ["swift", "cupy", "numba", "equal", "numpy", "steady"]
+    assert not {"swift_backend", "steady_backend", "equal_backend", "odd_backend"} & set(sys.modules)
+    assert dn.get_backend("auto").name == "swift"
+    assert "steady_backend" not in sys.modules
+    monkeypatch.delitem(sys.modules, "swift_backend")
+
+
 def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "AUTO", ("missing",))
+    monkeypatch.setattr(registry, "_by_priority", lambda: ["missing"])
     with pytest.raises(dn.BackendUnavailable, match="none of missing works"):
         dn.get_backend("auto")
 

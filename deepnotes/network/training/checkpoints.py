@@ -14,7 +14,7 @@ import platform
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from time import monotonic, time
@@ -27,11 +27,11 @@ from deepnotes.network.formats.containers import Container
 from deepnotes.network.training.history import History
 from deepnotes.network.training.intervals import interval
 from deepnotes.network.training.locks import HeldError, Lock
-from deepnotes.network.training.loop import remembering
+from deepnotes.network.training.loop import checked_memory, remembering
 from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.network.training.training_fingerprint import differences, incomparable, settings
 from deepnotes.nn.layers import Layer
-from deepnotes.nn.schedules import Plateau
+from deepnotes.nn.schedules import as_schedule
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.errors import CheckpointError, DeepnotesError, ModelFileError
 from deepnotes.utils.version import __version__
@@ -343,7 +343,7 @@ def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str,
         "sums": at.sums,
         "seconds": at.seconds,
         "rate": at.rate,
-        "plateau": asdict(at.plateau),
+        "schedule": dict(at.memory),
         "best_epoch": history.best_epoch,
         "generator": None if training.rng is None else training.rng.bit_generator.state,
         "memories": memories,
@@ -475,12 +475,10 @@ def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Ch
         raise ValueError(f"step={entries['step']} is not where epoch {epoch} and {done} samples of it are")
     history = _history(file, training, epochs, entries["best_epoch"])
     loss_sum, weight_sum = (number("sums", value, signed=True) for value in entries["sums"])
-    plateau = Plateau(**entries["plateau"])
-    if not all(type(value) in (int, float) for value in (plateau.best, plateau.scale)):  # they may be infinite
-        raise ValueError("its plateau has other than numbers")
-    whole("waited", plateau.waited, 0)
+    memory = checked_memory(entries["schedule"])
+    as_schedule(training.plan.optimizer.learning_rate).adjust([1.0], memory)  # or an error says what is wrong with it
     seconds, rate = number("seconds", entries["seconds"]), number("rate", entries["rate"])
-    at = Position(order, done, (loss_sum, weight_sum), seconds, rate, plateau)
+    at = Position(order, done, (loss_sum, weight_sum), seconds, rate, memory)
     theta = model_files.flat(file, layout, dtype)
     values = tuple(file.tensor(name, (layout.size,), dtype) for name in slots)
     if not all(np.isfinite(array).all() for array in (theta, *values)):

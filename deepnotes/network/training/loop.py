@@ -1,11 +1,11 @@
 """The fit loop: the order of samples, chunks of batches, calls of callbacks."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from deepnotes.network.training.diagnosis import first_fault
 from deepnotes.network.training.history import History
 from deepnotes.network.training.signals import deferred
 from deepnotes.network.training.state import Callback, Position, Training
-from deepnotes.nn.schedules import Plateau, Rate, ReduceOnPlateau, as_schedule
+from deepnotes.nn.schedules import Memory, Rate, as_schedule
 from deepnotes.utils.errors import ArgumentError, BusyError, NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     KeyboardInterrupt, SystemExit
         After the chunk during which the signal arrived, or during the evaluation after an epoch.
     """
-    history, schedule = training.history, training.plan.optimizer.learning_rate
+    history, schedule = training.history, as_schedule(training.plan.optimizer.learning_rate)
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
     with deferred(terminate=any(callback.saves for callback in training.callbacks)) as signals:
@@ -84,16 +84,15 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
                 signals.check()
             # A user's metric or schedule may fail here, or a signal may interrupt it; then the history is unchanged.
             with signals.lifted():
-                figures, plateau = evaluate(), training.at.plateau
-            if isinstance(schedule, ReduceOnPlateau):
-                plateau = schedule.observe(plateau, figures.get("val_loss", training.loss))
+                figures = evaluate()
+            memory = checked_memory(schedule.observe(training.at.memory, figures.get("val_loss", training.loss)))
             training.at_rest = False
             history.loss.append(training.loss)
             history.learning_rate.append(training.at.rate)
             for name, value in figures.items():
                 (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
             history.seconds.append(time.perf_counter() - began)
-            training.at = Position(plateau=plateau)
+            training.at = Position(memory=memory)
             training.at_rest = True
             _notify(training, "on_epoch")
             signals.check()
@@ -163,7 +162,7 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
     schedule, held = training.plan.optimizer.learning_rate, updates_at_hand(training.data, batch_size)
     while at.order is None or at.done < samples:
         updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), held)
-        rates = _rates(schedule, state.step, updates, at.plateau)
+        rates = _rates(schedule, state.step, updates, at.memory)
         if at.order is None:  # after the rates, so that an error in them is raised before anything changes
             at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
             training.epoch += 1
@@ -184,11 +183,26 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
         yield
 
 
-def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarray:
-    """Return the rates of some updates, after checking them, since a schedule may be user-defined."""
+def checked_memory(memory: Any) -> dict[str, float]:
+    """Return what a schedule remembers, checked: it may be a user's own.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    if not isinstance(memory, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, int | float) for name, value in memory.items()
+    ):
+        raise ArgumentError(f"learning_rate: the schedule remembers {memory!r}, wanted a mapping of names to numbers")
+    return dict(memory)
+
+
+def _rates(schedule: Rate, first: int, count: int, memory: Memory) -> np.ndarray:
+    """Return the rates of some updates, checked: a schedule may be a user's own."""
     try:
-        rates = np.array(as_schedule(schedule).rates(first, count), dtype=np.float64)
-        good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # both are False for NaN
+        by_step = as_schedule(schedule)
+        rates = np.array(by_step.adjust(by_step.rates(first, count), memory), dtype=np.float64)
+        good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # no NaN is either
     except (TypeError, ValueError, ArithmeticError):
         good = False
     if not good:
@@ -196,8 +210,6 @@ def _rates(schedule: Rate, first: int, count: int, plateau: Plateau) -> np.ndarr
             f"learning_rate: {schedule!r} gave for updates {first} to {first + count - 1} other than finite numbers of "
             "at least 0"
         )
-    if isinstance(schedule, ReduceOnPlateau):
-        return np.maximum(rates * plateau.scale, np.minimum(rates, schedule.min_rate))
     return rates
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from deepnotes.backends.program import Data, State, Sums
 from deepnotes.network.training.history import History
 from deepnotes.nn.plan import Plan
-from deepnotes.nn.schedules import Plateau
+from deepnotes.nn.schedules import Memory
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
@@ -78,8 +78,8 @@ class Position:
         The time that the epoch has taken so far.
     rate : float
         The learning rate of the last update.
-    plateau : Plateau
-        The state of a :class:`ReduceOnPlateau`.
+    memory : mapping of str to float
+        What the schedule of the learning rate remembers.
     """
 
     order: np.ndarray | None = None
@@ -87,7 +87,7 @@ class Position:
     sums: Sums = (0.0, 0.0)
     seconds: float = 0.0
     rate: float = 0.0
-    plateau: Plateau = field(default_factory=Plateau)
+    memory: Memory = field(default_factory=dict)
 
 
 @dataclass

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.host import HostBackend
 from deepnotes.backends.recording.trace import BINARY, UNARY, Instruction, Recorder, Symbol
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.plan import Plan
@@ -173,7 +172,7 @@ class Ceilings:
 
 def place(backend: Backend) -> str:
     """Return where a backend computes: backends at the same place have the same ceilings."""
-    return "host" if isinstance(backend, HostBackend) else backend.name
+    return "host" if backend.on_host else backend.name
 
 
 def ceilings(backend: Backend, dtypes: Sequence[str] = ("float32", "float64"), rounds: int = 3) -> Ceilings:
