@@ -189,7 +189,7 @@ def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
             continue
         _log_info("backend auto: chose %s", candidate)
         return chosen
-    none = f"none of {', '.join(candidates)} works"
+    none = f"none of {', '.join(candidates) or 'the backends, which all lack a priority,'} works"
     if refusals:
         raise ArgumentError(f"backend 'auto': {none} here with {_worded(options)} ({', '.join(refusals)})")
     raise BackendUnavailable("auto", none, "pip install --force-reinstall deepnotes")

@@ -80,10 +80,10 @@ DIALECTS: Mapping[str, Settings] = MappingProxyType(
 
 
 class defaults:
-    """Use a system's defaults for everything that is made from now on, or within a ``with`` block.
+    """Make a system's defaults those of what is made within a ``with`` block.
 
-    Like :func:`deepnotes.use_backend`, this applies to the current thread or async task only; a new thread begins with
-    the defaults of the notes. ``dn.defaults("notes")`` restores them.
+    As with :func:`deepnotes.use_backend`, that is for this thread or async task alone; a new thread begins with the
+    notes'. Outside of a block, a call has no effect.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class defaults:
     Raises
     ------
     UnknownNameError
-        If there is no such dialect; then nothing changes.
+        If there is no such dialect.
 
     Examples
     --------
@@ -107,14 +107,10 @@ class defaults:
     def __init__(self, name: str) -> None:
         look_up("dialect", name, DIALECTS)
         self.name = name
-        self._made: Token[defaults | None] | None = _spoken.set(self)
         self._tokens: list[Token[defaults | None]] = []
 
     def __enter__(self) -> "defaults":
-        # In ``with defaults(...)`` the call has set the dialect; __exit__ restores the one from before the call.
-        is_new = self._made is not None and _spoken.get() is self
-        self._tokens.append(self._made if is_new and self._made else _spoken.set(self))
-        self._made = None
+        self._tokens.append(_spoken.set(self))
         return self
 
     def __exit__(self, *error: object) -> None:

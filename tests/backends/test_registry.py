@@ -15,7 +15,7 @@ import pytest
 import deepnotes as dn
 from deepnotes.backends import registry
 
-ENTRY_POINTS = registry._entry_points
+ENTRY_POINTS, BY_PRIORITY = registry._entry_points, registry._by_priority
 
 
 def strict() -> dn.Backend:
@@ -189,6 +189,10 @@ def test_auto_sorts_by_priority_and_imports_only_what_it_tries(monkeypatch: pyte
 def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_by_priority", lambda: ["missing"])
     with pytest.raises(dn.BackendUnavailable, match="none of missing works"):
+        dn.get_backend("auto")
+    monkeypatch.setattr(registry, "_priorities", dict)  # as of a deepnotes installed before there were any
+    monkeypatch.setattr(registry, "_by_priority", BY_PRIORITY)
+    with pytest.raises(dn.BackendUnavailable, match=r"all lack a priority, works.*pip install --force-reinstall"):
         dn.get_backend("auto")
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def test_layers_and_activations_of_ones_own_keep_what_they_say() -> None:
 # Where a dialect is in force
 
 
-def test_as_a_block_as_a_call_and_as_both() -> None:
+def test_blocks_nest_and_end_with_an_error_too() -> None:
     assert spoken() == "notes"
     with dn.defaults("torch") as outer:
         assert repr(outer) == "defaults('torch')"
@@ -214,21 +215,25 @@ def test_as_a_block_as_a_call_and_as_both() -> None:
             assert spoken() == "torch"
         assert spoken() == "torch"
     assert spoken() == "notes"
-    call = dn.defaults("sklearn")
-    try:
-        assert spoken() == "sklearn"
+    with dn.defaults("sklearn"):
         with pytest.raises(ValueError, match="boom"), dn.defaults("torch"):
             raise ValueError("boom")
         assert spoken() == "sklearn"
-        dn.defaults("notes")
-        assert spoken() == "notes"
-    finally:
-        dn.defaults("notes")
-    dn.defaults("keras")
-    with call:
-        assert spoken() == "sklearn"
-    assert spoken() == "keras"
-    dn.defaults("notes")
+    assert spoken() == "notes"
+
+
+def test_making_a_preset_changes_nothing() -> None:
+    usual = dn.RMSProp()
+    preset = dn.defaults("torch")
+    assert spoken() == "notes"
+    assert dn.RMSProp() == usual
+    with dn.defaults("keras"):
+        dn.defaults("sklearn")
+        assert spoken() == "keras"
+        with preset:
+            assert dn.RMSProp() == dn.RMSProp(0.01, rho=0.99, epsilon=1e-8) != usual
+        assert spoken() == "keras"
+    assert spoken() == "notes"
 
 
 @pytest.mark.parametrize("name", ["pytorch", "", None, 3, ["torch"]])
@@ -243,11 +248,10 @@ def test_threads_do_not_hear_each_other() -> None:
     together = threading.Barrier(3)
 
     def work(dialect: str) -> None:
-        if dialect:
-            dn.defaults(dialect)
-        together.wait(10)
-        for _ in range(100):
-            heard[dialect].append(dict(dn.Activation("leaky_relu").options)["slope"])
+        with dn.defaults(dialect) if dialect else nullcontext():
+            together.wait(10)
+            for _ in range(100):
+                heard[dialect].append(dict(dn.Activation("leaky_relu").options)["slope"])
 
     with dn.defaults("sklearn"):
         threads = [threading.Thread(target=work, args=(dialect,)) for dialect in heard]
