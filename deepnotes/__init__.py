@@ -9,13 +9,14 @@ from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import available_backends, get_backend, registered_backends, set_backend, use_backend
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.standardizer import Standardizer
+from deepnotes.equations.ops import Ops
 from deepnotes.network.loading.model_reading import load
 from deepnotes.network.network import Network
 from deepnotes.network.training.callbacks import EarlyStopping
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from deepnotes.nn.presets import defaults
@@ -75,6 +76,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Constant",
+    "Context",
     "CosineDecay",
     "DTypeError",
     "DataError",
@@ -99,7 +101,9 @@ __all__ = [
     "Network",
     "NonFiniteLossError",
     "OnDisk",
+    "Ops",
     "Optimizer",
+    "Parameter",
     "RMSProp",
     "ReduceOnPlateau",
     "Schedule",

@@ -1,0 +1,58 @@
+"""Each script of examples/ runs, from any folder, writes only to its own, and prints what its reader came for."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "examples"
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+SCRIPTS = {
+    "train_and_save": ((), r"epoch 15: loss 0\.\d+, accuracy on held-out digits [89]\d\.\d%"),
+    "regression_from_csv": (("pyarrow",), r"mean absolute error on held-out rows: [1-4]\d,"),
+    "early_stopping_and_checkpoints": ((), r"the same bits as without an interruption: True"),
+    "sklearn_pipeline": (("sklearn",), r"accuracy on held-out wines: (9\d\.\d|100\.0)%"),
+    "export": (("onnx", "onnxruntime"), r"--check: passed"),
+    "compare_backends": ((), r"numpy +\d+\.\d+ +0\.\d+ +[89]\d\.\d%  0\.0e\+00"),
+    "learning_rate_schedule": (("matplotlib",), r"cosine, warm-up +last rate 0\.0000"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_runs(name: str, tmp_path: Path) -> None:
+    modules, wanted = SCRIPTS[name]
+    for module in modules:
+        pytest.importorskip(module, reason=f"examples/{name}.py needs {module}")
+    given, current, temporary = (tmp_path / part for part in ("given", "current", "temporary"))
+    for folder in (given, current, temporary):
+        folder.mkdir()
+    before = sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(FOLDER / f"{name}.py"), str(given)],
+        cwd=current, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.search(wanted, done.stdout), done.stdout
+    assert not list(current.iterdir())
+    assert not [path for path in temporary.iterdir() if path.name != ".ses"]  # ONNX Runtime's
+    assert before == sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
+
+
+def test_without_a_folder_a_script_writes_to_a_temporary_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "train_and_save.py")],
+        cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (written,) = tmp_path.rglob("*.safetensors")
+    assert str(written) in done.stdout
+
+
+def test_the_readme_lists_each_script() -> None:
+    scripts = {path.stem for path in FOLDER.glob("*.py")}
+    assert scripts == set(SCRIPTS)
+    assert set(re.findall(r"\| \[(\w+)\.py\]\(\1\.py\) \|", README)) == scripts
