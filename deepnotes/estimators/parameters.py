@@ -1,4 +1,4 @@
-"""What the constructors of both estimators take, beyond what scikit-learn's own constraints say."""
+"""Constraints on the constructor arguments of both estimators, in addition to scikit-learn's."""
 
 from numbers import Real
 from typing import Any
