@@ -56,7 +56,7 @@ class Output:
             say(escaped(text))
 
     def show(self, renderable: "RenderableType") -> None:
-        """Write something of rich's: coloured and folded on a terminal, plain and unfolded elsewhere.
+        """Write a rich renderable: coloured and folded on a terminal, plain and unfolded elsewhere.
 
         Its texts have to be escaped by :func:`cell`, since the colours are escape sequences themselves.
         """

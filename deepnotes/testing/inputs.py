@@ -1,4 +1,4 @@
-"""What checks are made with: shapes, and layouts in memory."""
+"""Inputs of checks: shapes, and layouts in memory."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def in_columns(x: np.ndarray) -> np.ndarray:
 
 
 def sliced(x: np.ndarray) -> np.ndarray:
-    """Return x as every second element of every third row of something larger, which holds NaN elsewhere."""
+    """Return x as every second element of every third row of a larger array, which holds NaN elsewhere."""
     if x.ndim != 2:
         return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
     wide = np.full((3 * x.shape[0], 2 * x.shape[1]), np.nan if x.dtype.kind == "f" else 1).astype(x.dtype)
@@ -45,7 +45,7 @@ def read_only(x: np.ndarray) -> np.ndarray:
 
 
 def unaligned(x: np.ndarray) -> np.ndarray:
-    """Return x from an address that is no multiple of its elements' size."""
+    """Return x at an address that is not a multiple of its element size."""
     raw = np.zeros(x.nbytes + 1, np.uint8)
     out = raw[1:].view(x.dtype).reshape(x.shape)
     out[...] = x
@@ -53,7 +53,7 @@ def unaligned(x: np.ndarray) -> np.ndarray:
 
 
 def broadcast(x: np.ndarray) -> np.ndarray:
-    """Return the first column of x, again and again, with a stride of zero."""
+    """Return the first column of x, repeated with a stride of zero."""
     return np.broadcast_to(x[..., :1], x.shape) if x.ndim else x
 
 

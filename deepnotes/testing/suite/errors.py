@@ -1,4 +1,4 @@
-"""Bad input is refused with the same class of error whatever the backend, before anything changes."""
+"""Bad input raises the same class of error on every backend, before anything changes."""
 
 from collections.abc import Callable
 from typing import Any
