@@ -133,7 +133,7 @@ def of_encoder(folder: Path, rows: int, columns: int) -> Callable[[], object]:
 
 
 def of_model(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare a network of as many inputs, with their names, to be written and read."""
+    """Prepare a network with a number of named inputs, to be written and read."""
     net = dn.Network([dn.Dense(1)], inputs=columns, seed=0)
     net.metadata = {"features": names(columns)}
 

@@ -1,4 +1,4 @@
-"""The networks and batches that are measured on a GPU, and how each system is told a precision."""
+"""The networks and batches that are measured on a GPU, and the options for each precision."""
 
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
     @property
     def batches(self) -> int:
-        """How many there are to choose from in an epoch."""
+        """The number of batches in an epoch."""
         return max(1, min(64, ELEMENTS // (self.sizes[0] * self.batch)))
 
     @property
