@@ -1,7 +1,7 @@
-"""Rung 2: equations that are faster compiled than as NumPy's passes, for what runs eagerly on this backend.
+"""Rung 2: equations that are faster compiled than as NumPy's passes, for eager execution on this backend.
 
-Each takes one pass over its arrays where NumPy takes up to twenty. Arrays that are not NumPy's float32 or float64 go
-the way of the equation. The compiled functions are imported at the first call, since that takes Numba a second.
+Each takes one pass over its arrays where NumPy takes up to twenty. Arrays that are not NumPy's float32 or float64 use
+the equation itself. The compiled functions are imported at the first call, since importing Numba takes a second.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def kernels() -> dict[str, Callable[..., Any]]:
 
 
 def _kernel(name: str, arrays: int, function: str, *leading: str) -> Callable[..., Any]:
-    """Return a compiled function in the place of an equation, whose first arguments are that many arrays."""
+    """Return a compiled function that replaces an equation whose first arguments are the given number of arrays."""
     equation = EQUATIONS[name]
 
     @wraps(equation)
