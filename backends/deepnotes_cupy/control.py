@@ -31,7 +31,7 @@ def fresh(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
 
 
 def read(content: np.ndarray) -> np.void:
-    """Return what a download of the control's bytes holds, by name."""
+    """Return the fields of a downloaded control by name."""
     found: np.void = content.view(sources.control())[0]
     return found
 

@@ -105,7 +105,7 @@ class CupyInference(PartsInference):
             except DeviceMemoryError:
                 if stop - start == 1:
                     raise
-                self._step = (stop - start) // 2  # fewer at a time, from now on
+                self._step = (stop - start) // 2  # fewer samples at a time from now on
                 continue
             start = stop
         return in_columns(out, k, m), L.reshape(1, -1)
