@@ -21,7 +21,7 @@ from deepnotes.testing.bench.timing import UNRELIABLE
 
 YARDSTICK = "products"
 LEAST = 0.05
-"""No change smaller than that is told of times: another layout of the program in memory is enough for it."""
+"""Smaller changes of times are not reported: another layout of the program in memory can cause them."""
 COUNTS = 0.002
 """The noise of counted instructions."""
 

@@ -16,7 +16,7 @@ from deepnotes.testing.bench.timing import is_unreliable, scatter, seconds
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
 collect_ignore = ["gpu"]
-"""That one is a command of its own, ``python -m benchmarks.gpu``, and has no tests for pytest."""
+"""This folder is a command, ``python -m benchmarks.gpu``, without tests for pytest."""
 
 ROUNDS = 7
 Timed = Callable[..., Any]

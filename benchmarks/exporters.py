@@ -28,10 +28,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 FEATURES, CLASSES = 6, 4
 TOLERANCE = 1e-4
-"""How far predictions may be from the original's, relative to the largest of them: single precision, some layers."""
+"""The allowed error of predictions, relative to the largest of the original's: single precision, some layers."""
 
 HALF = 1e-2
-"""The same where the original computes in half precision."""
+"""The same if the original computes in half precision."""
 
 
 class Exported(NamedTuple):

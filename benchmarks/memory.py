@@ -40,7 +40,7 @@ FORMS: dict[str, Callable[[str], np.ndarray]] = {
     "memory-mapped": lambda path: np.load(path, mmap_mode="r").T,
     "read-only": read_only,
 }
-"""How X, shape (n[0], m), is made of a file of rows."""
+"""Functions that make X, shape (n[0], m), from a file of rows."""
 
 
 def growth(backend: str, form: str, path: str, samples: int = SAMPLES) -> int:
@@ -77,7 +77,7 @@ def _peak() -> int:
 
 
 GROWTH = "from benchmarks.memory import growth; print(growth({backend!r}, {form!r}, {path!r}))"
-"""What a new process is given to run."""
+"""The code that a new process runs."""
 
 
 def allowed() -> float:

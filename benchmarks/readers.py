@@ -28,7 +28,7 @@ COLUMNS, FEW_ROWS = (12_500, 25_000, 50_000, 100_000), 20
 ROWS, FEW_COLUMNS = (125_000, 250_000, 500_000, 1_000_000), 10
 
 Case = Callable[[Path, int, int], Callable[[], object]]
-"""Prepares a file of rows and columns in a folder, and returns what is measured."""
+"""Prepares a file of rows and columns in a folder, and returns the function to measure."""
 
 
 def numbers(rows: int, columns: int) -> np.ndarray:

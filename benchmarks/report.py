@@ -15,9 +15,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scikit-learn")
 """The ratios of training steps that docs/benchmarks.md shows; the files have all."""
 BRIEFLY = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
-"""Whose steps the README shows."""
+"""The contenders whose steps the README shows."""
 NOTHING = "–"
-"""In a cell of who was left out."""
+"""The cell of a contender that was left out."""
 
 
 def everybody(results: dict[str, Any]) -> list[str]:
@@ -195,13 +195,13 @@ TABLES = {
     "gpu-steps": (gpu_rows, set()),
     "gpu-predictions": (gpu_rows, set()),
 }
-"""By name, what makes the rows, and the packages that matter beside those that always do."""
+"""The function that makes the rows of each table, and the packages to name besides the usual ones."""
 TEXTS = {"exporters"}
 """Tables of words, which are aligned to the left."""
 DOCUMENTS_ONLY = {"steps-briefly", "gpu-steps", "gpu-predictions"}
 """Tables that the report leaves out: it has all of the steps, and is of one machine."""
 SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
-"""The file of results that something is made of, where it is not of its own name."""
+"""The file of results of a table or figure, if its name differs."""
 
 
 def markdown(name: str, content: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deepnotes_cupy.cuda import CudaDevice
 
 OLDEST = 14
-"""The version of CuPy that there has to be."""
+"""The oldest supported version of CuPy."""
 NO_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), or run where there is a GPU"
 
 

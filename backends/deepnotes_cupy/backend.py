@@ -19,9 +19,9 @@ from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
 
 SHARE = 0.3
-"""Of the memory that is free: samples that would take more stay on the host. To look at them takes as much again."""
+"""The share of the free memory above which samples stay on the host; checking them takes as much again."""
 SMALL = 1 << 25
-"""Bytes that are never more than that, and for which no Program has to let go of what it trained on."""
+"""Bytes that are always below that share, and for which no Program has to release its training data."""
 
 
 class CupyBackend(DeviceBackend):

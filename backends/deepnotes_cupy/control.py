@@ -8,7 +8,7 @@ from deepnotes_cupy import sources
 SIZE = sources.control().itemsize
 
 SCALARS = ("learning_rate", "rate", "epsilon", "share")
-"""The columns of the table of what each update needs."""
+"""The columns of the table of scalars of each update."""
 
 NOT_FINITE, CAREFUL = 1, 2
 """Values of `stopped`: cost or gradient are not finite; the update may overflow."""

@@ -22,9 +22,9 @@ TYPES: dict[Factors, tuple[int, int, int]] = {  # of the factors, of the product
 }
 DEFAULT_MATH, POINTERS_ON_HOST, DEFAULT_ALGORITHM = 0, 0, -1
 ONE_PART = 19
-"""Arguments of a product that is not in parts."""
+"""Arguments of a product without parts."""
 WORKSPACE = 32 << 20
-"""Bytes: what NVIDIA advises for Hopper, and more than enough for what came before it."""
+"""The bytes that NVIDIA recommends for Hopper, more than enough for earlier devices."""
 
 STATUS = {
     1: "not initialized",

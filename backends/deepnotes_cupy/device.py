@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 Call: TypeAlias = Callable[[], None]
-"""Something made ready to be enqueued, as often as one likes: a launch, a product, a copy."""
+"""A launch, product or copy that is prepared, and can be enqueued any number of times."""
 
 Factors: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16"]
-"""How a product sees its factors; it adds up in float64 for the first and in float32 for all others."""
+"""The precision of a product's factors; sums are in float64 for the first and in float32 for all others."""
 
 PRECISIONS: dict[str, Factors] = {"highest": "float32", "high": "tf32", "bfloat16": "bfloat16", "float16": "float16"}
 """The factors of float32 products, by `matmul_precision`; those of float64 stay float64."""

@@ -7,11 +7,11 @@ import numpy as np
 from deepnotes_cupy.sources import kernels
 
 LINE = 128
-"""Bytes of memory that a row of a tile takes, see ``Tile`` in kernels/common.cuh."""
+"""The bytes of a row of a tile, see ``Tile`` in kernels/common.cuh."""
 ROWS = 4
 """Rows that a thread of ``activation_backward`` gets before there is more than one chunk."""
 MOST_ROWS = 256
-"""Rows whose sum a thread of ``activation_backward`` takes at most, one after the other."""
+"""The most rows that a thread of ``activation_backward`` sums, one after the other."""
 STRIP = 4
 """Packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
 
 BATCH = 1 << 27
-"""Bytes of samples that go to the device at a time, where they stay on the host otherwise."""
+"""The bytes of samples that are sent to the device at a time if they stay on the host."""
 
 
 class PartsInference(EagerInference):

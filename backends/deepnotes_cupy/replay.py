@@ -15,9 +15,9 @@ from deepnotes_cupy.step import Arrays, Shared, Source, Step
 MANY = 16
 """Steps of a graph; what is left of a chunk takes a graph of one step."""
 COMPARED_ON_HOST = 1 << 22
-"""Numbers that are sooner fetched than CuPy has compiled what compares them on the device."""
+"""The count of numbers up to which fetching them is faster than compiling a comparison on the device."""
 WARM = 2
-"""Steps that are run one by one first, so that whatever is loaded at its first use is there."""
+"""Steps that are run one by one first, so that everything loaded at first use is loaded."""
 
 
 class Replay:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
-"""In the order of the program; the headers come where they are included."""
+"""The files in the order of the program; headers come where they are included."""
 REAL = {"float32": "float", "float64": "double"}
-"""What ``real`` is, by dtype."""
+"""The C type ``real``, by dtype."""
 
 _KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'

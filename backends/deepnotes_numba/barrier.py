@@ -15,10 +15,10 @@ from deepnotes_numba.compiling import jit
 from deepnotes_numba.vectors import WORD
 
 LINE = 16
-"""Words that two neighbouring cache lines hold: what is written often lies apart from what is read often."""
+"""The words of two neighbouring cache lines, which separate frequently written from frequently read data."""
 ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
 SPINS = 256
-"""Looks at a barrier before a thread offers its core to others."""
+"""The number of looks at a barrier before a thread yields its core."""
 
 _pass_on = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 PAUSE = "llvm.x86.sse2.pause" if machine() in {"x86_64", "AMD64"} else None

@@ -8,13 +8,13 @@ from deepnotes_numba.products import padded
 from deepnotes_numba.vectors import block, matrix, prefetch, transpose, view
 
 AHEAD = 12
-"""Samples by which memory is asked in advance for rows of X: in a shuffled order the processor cannot foresee them."""
+"""The samples by which rows of X are prefetched ahead: in a shuffled order the processor cannot predict them."""
 BEGINNING = 64
-"""Elements of a row that are asked for: after so many, the processor has seen where it goes."""
+"""The elements of a row that are prefetched: after these, the processor's own prefetcher takes over."""
 CACHE = 1 << 20
-"""Bytes of X up to which nothing is asked for: they are at hand."""
+"""The bytes of X up to which nothing is prefetched, since X is in the cache."""
 LINE = 64
-"""Bytes that memory gives at a time."""
+"""The bytes of a cache line."""
 
 
 @jit

@@ -39,7 +39,7 @@ numba: Any = import_module("numba")  # its type stubs lack its settings and sets
 DIGEST = 32
 """Bytes of a digest."""
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML")
-"""Settings of Numba that change the code it makes."""
+"""Settings of Numba that change the generated code."""
 
 _log = logging.getLogger("deepnotes")
 _announced: set[str] = set()

@@ -15,9 +15,9 @@ from deepnotes_numba.cache import CodeCache
 numba: Any = import_module("numba")  # its type stubs lack its settings and sets of flags
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
-"""No check for division by zero, which would keep loops from being vectorised, and no GIL."""
+"""No check for division by zero, which would prevent vectorisation, and no GIL."""
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
-"""Without the code by which Python would call a function, which takes a quarter of the compiler's time."""
+"""Omits the wrapper for calls from Python, which takes a quarter of the compiler's time."""
 
 
 def jit(function: Callable[..., Any]) -> Any:

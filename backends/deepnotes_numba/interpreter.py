@@ -20,11 +20,11 @@ from deepnotes_numba.vectors import ROWS, block, view
 
 DENSE, DROPOUT = 0, 1
 KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, TURNED, TILES = range(12)
-"""Columns of the table of layers. Z, A, D (dA, then dZ) and TURNED (the layer's inputs, turned over) are regions."""
+"""Columns of the table of layers. Z, A, D (dA, then dZ) and TURNED (the layer's inputs, transposed) are regions."""
 X_AT, X_TURNED, TARGETS, EACH, END = range(5)
-"""Further regions: X, X turned over, the targets, and four rows for each block."""
+"""Further regions: X, X transposed, the targets, and four rows for each block."""
 SHARES, LOSSES, LARGEST, SUMS = range(4)
-"""These rows: what each sample counts for, its loss, and two that softmax uses."""
+"""These rows: the share of each sample, its loss, and two that softmax uses."""
 
 
 @jit

@@ -15,7 +15,7 @@ from deepnotes_numba.codes import ACTIVATIONS
 
 OPTIMIZERS = ("momentum", "rmsprop", "adam")
 AS_FAST = ("identity", "tanh")
-"""What NumPy does in one pass that is as fast; plain gradient descent is another such."""
+"""Equations that NumPy computes as fast in one pass; plain gradient descent is another."""
 
 
 def kernels() -> dict[str, Callable[..., Any]]:

@@ -27,11 +27,11 @@ from deepnotes_numba.vectors import (
 )
 
 TERMS = 512
-"""Terms of a sum that are taken at a time, so that the inputs of some blocks stay in a core's cache."""
+"""The terms of a sum that are added at a time, so that the inputs of some blocks stay in a core's cache."""
 ONCE, NOTHING = np.int64(1), np.int64(0)
-"""Numbers, where a 1 or 0 in the code would have Numba compile a function of its own for it."""
+"""Variables, since literals 1 or 0 would make Numba compile a separate function for them."""
 RUN = 512
-"""Samples whose products are summed in registers, one after the other; longer sums are put together of such runs."""
+"""Samples whose products are summed in registers, one after the other; longer sums consist of several runs."""
 GROUP = 8 * ROWS
 """Rows of a weight gradient that are computed together, for the same reason."""
 

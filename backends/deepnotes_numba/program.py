@@ -15,7 +15,7 @@ from deepnotes_numba.team import run
 
 INDICES = np.dtype(np.int64)
 ELEMENTS = 1 << 23
-"""Elements of workspace that a batch may take at a time; of a larger batch, so many samples are taken in turns."""
+"""The elements of workspace that a batch may use at a time; larger batches are processed in parts."""
 
 
 class NumbaProgram(EagerProgram):

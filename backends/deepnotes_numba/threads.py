@@ -18,20 +18,20 @@ from typing import Any
 from deepnotes_numba.compiling import numba
 
 WORK_PER_THREAD = 600_000
-"""Multiplications of a step, for each thread, below which one more costs more than it brings: they meet thrice."""
+"""Multiplications of a step, for each thread, below which one more thread does not pay, as they meet three times."""
 WORK_PER_START = 20_000_000
 """The same for all steps of a call: it takes a tenth of a millisecond to start a thread.
 
 Both were measured by ``python -m benchmarks.threads``.
 """
 WORK_BEYOND_DOUBT = 50_000_000
-"""Multiplications of a step, for each thread, from which on all threads are surely worth it."""
+"""Multiplications of a step, for each thread, from which on all threads certainly pay."""
 WORK_OF_TRIAL = 300_000_000
 """Multiplications by which the clock judges a number of threads: some milliseconds."""
 WORK_BETWEEN_TRIALS = 30 * WORK_OF_TRIAL
-"""Multiplications after which another number than the fastest is tried again."""
+"""Multiplications after which a number of threads that is not the fastest is tried again."""
 RECENT = 3
-"""Times by the best of which a number of threads is judged: one that something disturbed shall not decide."""
+"""The number of recent times, the best of which counts, so that a disturbed one does not decide."""
 
 
 def limit(asked: int | None) -> int:

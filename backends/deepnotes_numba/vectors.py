@@ -23,12 +23,12 @@ def _has(feature):
 
 
 FUSED = _has("fma") or machine() not in {"x86_64", "AMD64"}
-"""Whether the processor rounds ``a b + c`` once: others of our time all do."""
+"""Whether the processor rounds ``a b + c`` once: all current ones but some x86 processors do."""
 WIDE = _has("avx512f")
 REGISTER = 64 if WIDE else 32
 """Bytes of a vector register, as far as this file is concerned."""
 ROWS = 8 if WIDE else 6
-"""Rows of a tile of a product: as many as the registers hold, two to a row."""
+"""Rows of a tile of a product: as many as fit in the registers, two for each row."""
 WORD = ir.IntType(64)
 
 

@@ -12,7 +12,7 @@ from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
 
 NODES = 256
-"""Of the graph whose nodes are timed."""
+"""The number of nodes of the graph that is timed."""
 
 
 def products(case: Case, precision: str, device: Device) -> Callable[[], float]:

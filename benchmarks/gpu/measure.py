@@ -10,7 +10,7 @@ from benchmarks.gpu.cases import AGREEMENT, Case
 from benchmarks.gpu.rivals import Rival, ours
 
 SECONDS = 0.3
-"""That one turn takes at least, where a step is short."""
+"""The least seconds of one turn if a step is short."""
 
 
 def per_step(case: Case, rival: Rival) -> Callable[[], float]:

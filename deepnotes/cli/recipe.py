@@ -32,7 +32,7 @@ SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
     "inverse": lambda rate, steps, epochs: InverseScaling(rate, power=1 / math.log10(max(steps, 10))),
     "plateau": lambda rate, steps, epochs: ReduceOnPlateau(rate, factor=0.3, patience=max(2, epochs // 10)),
 }
-"""Each makes a schedule of the first rate, the number of updates in all, and the number of epochs."""
+"""Each makes a schedule from the initial rate, the total number of updates, and the number of epochs."""
 
 
 def hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:

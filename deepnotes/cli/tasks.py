@@ -21,7 +21,7 @@ from deepnotes.utils.errors import ArgumentError, DataError
 from deepnotes.utils.wording import listed, shown
 
 MOST_CLASSES = 20
-"""Whole numbers of more distinct values than that are taken for quantities."""
+"""Integers with more distinct values than this are taken as quantities."""
 
 
 @dataclass(frozen=True)

@@ -15,30 +15,30 @@ MISSING = (
     "", "?", "-", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "\\n",
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 )  # fmt: skip
-"""What stands for no value among numbers, in whatever case; among texts, only the empty cell does."""
+"""Spellings of a missing value in columns of numbers, in any case; in columns of text, only the empty cell is one."""
 
 NAN = ("nan", "-nan")
-"""Those that are themselves numbers of a kind."""
+"""Those of them that are spellings of NaN."""
 
 BOOLEANS = {"true": 1.0, "false": 0.0}
-"""Cells of columns that hold nothing else, in whatever case."""
+"""The cells of boolean columns, which hold no others, in any case."""
 
 EMPTY_TEXT = "an empty cell where a value was expected"
 
 FEW = 20
-"""A column where numbers and words are mixed is one of categories if it has so few distinct values, ..."""
+"""A column that mixes numbers and words holds categories if it has at most this many distinct values, ..."""
 
 OFTEN = 4
-"""... each of them so often on average, and the words, too."""
+"""... each at least this often on average, and the words as well."""
 
 DAY = 86_400_000_000
 """Microseconds."""
 
 TOGETHER = 1 << 16
-"""Cells of several columns that are looked at at a time."""
+"""The number of cells of several columns that are checked at a time."""
 
 FINITE = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-"""The usual form of a number."""
+"""The usual notation of a number."""
 
 
 class CellError(Exception):
@@ -436,7 +436,7 @@ FORMATS = (
     (r"[A-Za-z]{3,9}\.? [0-9]{1,2},? [0-9]{4}", "--dates with --date-format reads the column as dates"),
     (r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", "--dates with --date-format reads the column as times"),
 )  # fmt: skip
-"""How numbers and dates are written that are neither read as such nor are categories, and the option for each."""
+"""Notations of numbers and dates that are neither read as such nor are categories, and the option for each."""
 
 
 def hint_of(cell: str) -> str:

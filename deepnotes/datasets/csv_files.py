@@ -42,16 +42,16 @@ __all__ = ["NEEDS", "TextStream", "fault_of", "number_of", "read", "write_file",
 NEEDS = 'pip install "deepnotes[data]"'
 
 SEPARATORS = ",;\t|"
-"""What is tried, in this order, where nobody says what stands between cells."""
+"""The separators that are tried, in this order, if none is given."""
 
 GZIP, CELL_ENDS = b"\x1f\x8b", b",;\t| \r\n"
-"""How files of gzip begin, and bytes that may end a cell."""
+"""The first bytes of gzip files, and bytes that may end a cell."""
 
 HEAD = 1 << 16
-"""Bytes that are looked at to see what stands between cells."""
+"""The number of bytes in which the separator is detected."""
 
 LONGEST_CELL = 131_072
-"""Characters of a cell that Python's csv module takes."""
+"""The largest number of characters of a cell that Python's csv module accepts."""
 
 BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
 """pyarrow reads blocks of this many bytes at least, this many blocks at most, and one of many columns.
@@ -60,7 +60,7 @@ Each block is a part of every column.
 """
 
 FIRST_ROWS = 20
-"""Rows that are looked at to see what separates cells, or what a faulty header is."""
+"""The number of rows in which the separator, or the cause of a faulty header, is detected."""
 
 WITHOUT_HEADER = "; if there is no header, --no-header (header=False) names the columns x0, x1, ..."
 
@@ -71,7 +71,7 @@ OTHER_ENCODINGS = "; --encoding (encoding=) reads others, such as latin-1 or utf
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
 SEPARATOR_LINE = re.compile(rb"sep=([!#-/:-@[-^`{-~]|\t)[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
-"""The first line by which Excel says what stands between cells."""
+"""The first line in which Excel states the separator."""
 
 
 class TextStream(Protocol):

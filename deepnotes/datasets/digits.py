@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIGITS = files("deepnotes.datasets").joinpath("digits.npz")
-"""Where the digits are kept."""
+"""The file of the digits."""
 
 
 class Digits(NamedTuple):

@@ -16,13 +16,13 @@ from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed, shown
 
 MOST_CATEGORIES = 64
-"""A column of text with more distinct values is taken for names or notes, and refused unless it is named."""
+"""A text column with more distinct values is taken as names or notes, and refused unless it is named."""
 
 FEW_CATEGORIES, SHARE = 10, 0.5
-"""So is one with more than a few, if they are more than this share of its rows."""
+"""So is one with more than `FEW_CATEGORIES`, if they are more than this share of its rows."""
 
 CODE = re.compile(r"[+-]?0[0-9]")
-"""How codes begin that look like numbers: 007 and 7 are not the same."""
+"""The beginning of codes that look like numbers: 007 and 7 differ."""
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
 

@@ -17,7 +17,7 @@ COMPANIONS = {
     "data": ["targets", "labels"],
     "features": ["targets", "labels"],
 }
-"""What the targets are called of samples that are called so."""
+"""The names of targets, by the names of their samples."""
 
 WORDS = "|".join(COMPANIONS)
 

@@ -25,19 +25,19 @@ from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, reason
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What NumPy writes; Python unpacks others in pieces of any size."""
+"""The compression methods that NumPy writes; Python unpacks others in pieces of unbounded size."""
 
 MOST_HEADER = 10_000
-"""Bytes of the header of an array; NumPy takes no more either."""
+"""The largest header of an array in bytes, which is also NumPy's limit."""
 
 READ = {
     b"\x01\x00": (2, np.lib.format.read_array_header_1_0),
     b"\x02\x00": (4, np.lib.format.read_array_header_2_0),
 }
-"""By version, how many bytes tell the length of the header, and what reads it."""
+"""The number of bytes that hold the length of the header, and the function that reads it, by version."""
 
 PER_COLUMN = 512
-"""Bytes that a column takes beside its values."""
+"""The bytes that a column takes in addition to its values."""
 
 UNPACK = "save it with numpy.savez, without compression"
 

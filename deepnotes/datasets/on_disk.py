@@ -8,10 +8,10 @@ import numpy as np
 from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError
 
 ROOM = 1 << 25
-"""Bytes that samples take at a time, with all that is made of them before they are trained on."""
+"""The bytes of the samples in memory at a time, including all copies made before they are trained on."""
 
 COPIES = 4
-"""How often they are there then: as read, in order, converted, standardized."""
+"""The number of these copies: as read, in order, converted, standardized."""
 
 
 class OnDisk:

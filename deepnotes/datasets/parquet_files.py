@@ -31,10 +31,10 @@ from deepnotes.utils.wording import brief, reason, shown
 NEEDS = 'pip install "deepnotes[data]"'
 
 LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 20, "schema_depth_limit": 16}
-"""What the metadata of a file may hold."""
+"""Limits on the metadata of a file."""
 
 ROWS, ROOM, FEW_ROWS = 1 << 16, 1 << 25, 32
-"""The most rows, and their bytes, that are held at a time while a file is read, and the fewest: each has its cost."""
+"""Rows held at a time while a file is read: the most, their bytes, and the fewest, since each read has its cost."""
 
 
 @contextmanager

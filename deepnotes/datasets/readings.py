@@ -15,22 +15,22 @@ Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table: numbers or text, shape (m,). NaN or an empty text stands where a value is missing."""
 
 RATIO, FREE = 64, 1 << 30
-"""A file may unpack to as many times its size, and so many bytes beside: more is a bomb, or needs another format."""
+"""A file may unpack to `RATIO` times its size plus `FREE` bytes: more is a bomb, or needs another format."""
 
 MOST_COMPARED = 5000
-"""Names among which the nearest is looked for, which takes a while."""
+"""The largest number of names that are searched for the nearest match, which is slow."""
 
 MOST_PLACES = 5
-"""Missing values whose places are told."""
+"""The number of missing values whose places are reported."""
 
 EXACT = 2**53
-"""Up to here float64 holds every whole number."""
+"""Up to this number, float64 represents every integer."""
 
 WHITESPACE = "whitespace"
 """The separator that is any run of spaces and tabs."""
 
 BAD_MARKS = frozenset('"\r\n\\' + "0123456789" + "abcdefghijklmnopqrstuvwxyz" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""Characters that neither separate cells nor are a point."""
+"""Characters that can be neither a separator nor a decimal point."""
 
 
 @dataclass(frozen=True)

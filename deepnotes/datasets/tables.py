@@ -31,7 +31,7 @@ from deepnotes.utils.wording import listed, one_line, reason, shown
 __all__ = ["Column", "Table", "read_table", "write_table"]
 
 CSV = (".csv", ".tsv")
-"""The suffixes of text files, which may be packed: .csv.gz."""
+"""The suffixes of text files, which may be compressed, as in .csv.gz."""
 
 WANTED = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
 
@@ -44,7 +44,7 @@ PANDAS = {
     ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
     ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
 }  # fmt: skip
-"""The function of pandas that reads a file of each suffix that is none of ours."""
+"""The function of pandas that reads files of each unsupported suffix."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError
 
 SIGMOID = {"logistic", "sigmoid"}
-"""What scikit-learn and we call it."""
+"""Its names in scikit-learn and here."""
 
 
 OUTPUTS: dict[str, ActivationFunction] = {

@@ -18,4 +18,4 @@ CONSTRAINTS: dict[str, Any] = {
     "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
     "callbacks": [list, tuple, None],
 }
-"""scikit-learn's own, and those of what it does not have."""
+"""scikit-learn's own constraints, and those of parameters that it does not have."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from deepnotes.network.training.state import Training
 
 LEAST_RATE = 1e-6
-"""At which the adaptive rule ends a training instead of dividing the rate by 5."""
+"""The rate at which the adaptive rule ends a training instead of dividing the rate by 5."""
 
 
 class Order:

@@ -15,9 +15,9 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import needed
 
 OPSET = 13
-"""Of the nodes that the equations are traced to."""
+"""The opset of the nodes that the equations are traced to."""
 OPTIONS = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True], "nocl": [True, False]}
-"""What skl2onnx offers for a classifier."""
+"""The options of skl2onnx for a classifier."""
 
 
 def register_skl2onnx() -> None:

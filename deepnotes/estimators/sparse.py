@@ -11,7 +11,7 @@ from deepnotes.equations.array import Array
 from deepnotes.nn.steps import Gradient
 
 BYTES = 1 << 26
-"""Of dense samples that are held at a time, or those of one batch if they are more."""
+"""The bytes of dense samples in memory at a time, or those of one batch if they are more."""
 
 
 class SparseSamples:

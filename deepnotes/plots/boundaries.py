@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepnotes.plots.protocols import NetworkLike
 
 MANY = 1000
-"""Points from which on they are drawn small."""
+"""The number of points from which on they are drawn small."""
 
 
 def boundary(

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 INK, PALE = "#333333", "#8c8c8c"
 TRAINING, VALIDATION = "#0072b2", "#d55e00"
-"""Blue and vermilion of Okabe and Ito (2008): apart in hue, in lightness, and for every kind of colour vision."""
+"""Blue and vermilion of Okabe and Ito (2008): distinct in hue, in lightness, and for every kind of colour vision."""
 CLASSES = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
-"""Ten colours that were chosen to stay apart with deficient colour vision (Petroff, arXiv:2107.02270)."""
+"""Ten colours chosen to remain distinct with deficient colour vision (Petroff, arXiv:2107.02270)."""
 MARKERS = "os^DvPX<>*"
-"""A shape for each of them, so that colour never tells a class alone."""
+"""A shape for each of them, so that classes never differ by colour alone."""
 
 
 def require_matplotlib() -> None:

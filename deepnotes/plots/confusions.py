@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 1000
 MOST_SHARES, MOST_COUNTS = 6, 20
-"""Classes up to which cells have room for a count and a share, and for a count."""
+"""The number of classes up to which cells have room for a count and a share, and for a count."""
 
 
 def confusion(

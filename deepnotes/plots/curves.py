@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from deepnotes.plots.protocols import HistoryLike
 
 FEW = 30
-"""Epochs up to which each is marked."""
+"""The number of epochs up to which each is marked."""
 WIDE = 20.0
-"""By what factor a loss has to fall for a logarithmic scale."""
+"""The factor by which a loss has to fall for a logarithmic scale."""
 
 
 def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, ax: Any = None) -> "Figure":

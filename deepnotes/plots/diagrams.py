@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from deepnotes.plots.protocols import NetworkLike
 
 MOST = 10
-"""Neurons of a layer that are drawn; a wider one has dots in its middle."""
+"""The number of neurons of a layer that are drawn; a wider one has dots in its middle."""
 STEP = 2.3
-"""From layer to layer, where neurons are 1 apart."""
+"""The distance between layers; neurons are 1 apart."""
 
 
 def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":

@@ -62,7 +62,7 @@ class Draw:
 
 
 Arguments: TypeAlias = Callable[[Draw, int, int, int], tuple[Any, ...]]
-"""From a draw and sizes n, k and m: rows, terms of a product or outputs, samples."""
+"""Makes arguments from a draw and sizes n, k and m: rows, terms of a product or outputs, samples."""
 
 OPTIONS = {name: traits.options for name, traits in ACTIVATIONS.items()}
 
@@ -128,7 +128,7 @@ CALLS: dict[str, Arguments] = {
     "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
     "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
 }
-"""How to call each equation; philox, whose counter is a tuple, is called by way of :func:`call`."""
+"""How to call each equation; philox, whose counter is a tuple, is called through :func:`call`."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "leaky_relu": [{"slope": 0.3}],
@@ -139,7 +139,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "huber_derivative": [{"delta": 0.4}],
     "momentum": [{"nesterov": True}],
 }
-"""Options beside the defaults that an equation is called with as well."""
+"""Further options, besides the defaults, that an equation is called with."""
 
 
 def call(name: str, options: dict[str, Any]) -> Callable[..., Any]:

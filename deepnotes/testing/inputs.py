@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (3, 4), (17, 33), (64, 128), (127, 131)]
-"""Of matrices: ones, primes, powers of two."""
+"""Shapes of matrices: ones, primes, powers of two."""
 EMPTY = [(3, 0), (0, 4), (0, 0)]
 PRODUCTS = [(1, 1, 1), (2, 3, 5), (7, 1, 4), (1, 64, 1), (16, 16, 16), (31, 37, 29), (128, 300, 67)]
 """n, k, m of an (n, k) by (k, m) product."""
@@ -66,4 +66,4 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "unaligned": unaligned,
     "broadcast": broadcast,
 }
-"""Ways for the same numbers to lie in memory; the last repeats a column."""
+"""Memory layouts of the same numbers; the last repeats a column."""

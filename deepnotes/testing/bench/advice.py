@@ -8,7 +8,7 @@ from deepnotes.testing.bench.runs import Found, share
 from deepnotes.testing.bench.timing import UNRELIABLE
 
 DOUBT = "~"
-"""Before a number whose rounds scatter too much."""
+"""The mark before a number whose rounds scatter too much."""
 FOOTNOTE = f"{DOUBT} unreliable: the middle half of its rounds spans more than {UNRELIABLE:.0%} of their median"
 
 Rows = list[list[str]]

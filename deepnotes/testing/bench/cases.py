@@ -11,10 +11,10 @@ from deepnotes.nn.plan import Plan
 from deepnotes.testing.bench.machine import available_memory
 
 LEARNING_RATE = 1e-5
-"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, deepnotes needs no bound."""
+"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, while deepnotes need not."""
 
 SHARE_OF_MEMORY = 0.7
-"""Of what is available: a case that needs more is too large."""
+"""The share of the available memory that a case may use."""
 
 
 class Case(NamedTuple):

@@ -20,10 +20,10 @@ from deepnotes.testing.bench.timing import blas_threads
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeepnotesError, UnknownNameError
 
 Train: TypeAlias = Callable[[int, bool], list[float]]
-"""Of the number of epochs, and whether to draw a new order of the samples for each; gives the mean loss of each."""
+"""Takes the number of epochs, and whether to draw a new order of samples for each; returns the mean loss of each."""
 
 AGREEMENT = 1e-3
-"""By what share first losses may differ where the same work is done: orders of adding up, not other formulas."""
+"""The relative difference allowed between first losses: enough for another order of summation, not another formula."""
 
 
 class Contender(NamedTuple):

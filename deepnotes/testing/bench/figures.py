@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Of Okabe and Ito, told apart by the colour-blind too; marks and strokes differ as well."""
+"""Colours of Okabe and Ito, distinct for the colour-blind too; marks and strokes differ as well."""
 MARKS, STROKES = "os^Dv<>P", ("-", "--", "-.", ":")
 STYLE: Any = {
     "svg.fonttype": "none",

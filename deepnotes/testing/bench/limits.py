@@ -26,13 +26,13 @@ from deepnotes.testing.bench.timing import blas_threads, seconds
 COUNTED = (BINARY - {"equal", "less", "less_equal", "greater", "greater_equal"} | UNARY) - {
     "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
 }  # fmt: skip
-"""Elementwise instructions that count as one operation for each element; comparisons and conversions are none."""
+"""Elementwise instructions that count as one operation for each element; comparisons and conversions do not count."""
 
 PRODUCT_SIZES = (512, 1024)
 DEVICE_PRODUCT_SIZES = (1024, 4096)
-"""Of square matrices, whose products run at the best rate."""
+"""Sizes of square matrices whose products run at the best rate."""
 COPY_BYTES = (1 << 18, 1 << 21, 1 << 24, 1 << 27)
-"""Read and written together: those that fit a core's cache, all cores' cache, and none."""
+"""Bytes read and written together: some fit a core's cache, some that of all cores, some neither."""
 
 
 class Work(NamedTuple):

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_SWEEP = 5.0
-"""Seconds that the lines get even where a compiler has used up the time."""
+"""The seconds for the sweep even if compilation has used up the time."""
 
 PATIENCE = 2
-"""A case that takes more than so many times the seconds that all may take is left out."""
+"""A case that takes more than this multiple of the total seconds is left out."""
 
 OnProgress = Callable[[str, float, str], None]
-"""Of what is going on, how much of all is done, and a line worth keeping, or none."""
+"""Called with the current activity, the share of the work that is done, and a line to keep, or an empty one."""
 
 
 @dataclass

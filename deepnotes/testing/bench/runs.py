@@ -14,9 +14,9 @@ from deepnotes.testing.bench.timing import seconds, summary, turns
 from deepnotes.utils.errors import DeepnotesError
 
 ROUND_SECONDS = 0.05
-"""How long a contender is timed in each round, in a short run."""
+"""The seconds for which a contender is timed in each round of a short run."""
 MOST_BATCHES = 200
-"""In an epoch; their samples are drawn once."""
+"""The most batches in an epoch; their samples are drawn once."""
 
 Found = dict[str, Any]
 """JSON values."""

@@ -17,11 +17,11 @@ BATCHES = (1, 16, 256, 4096, 65_536)
 LONGEST_STEP = 2.0
 """Seconds: a case whose step must take longer than that is left out."""
 TURNS = 12
-"""About how many steps, or rounds, a contender runs for one point: what a point will take is reckoned from it."""
+"""The approximate number of steps, or rounds, of a contender for one point, from which its time is estimated."""
 
 
 LEAD = 1.1
-"""How many times as fast as the one before a contender must be to have overtaken it."""
+"""The factor by which a contender must be faster than the one before to have overtaken it."""
 
 
 class Point(NamedTuple):

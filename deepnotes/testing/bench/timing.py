@@ -9,7 +9,7 @@ from typing import TypeVar
 Name = TypeVar("Name")
 
 PAUSE_SECONDS = 0.15
-"""Before each turn: threads of the one before would take a core from the next; a BLAS keeps its own awake for 0.1 s."""
+"""The pause before each turn: a BLAS keeps its threads awake for 0.1 s, and they would take a core from the next."""
 
 UNRELIABLE = 0.2
 """The :func:`scatter` from which on a result is marked as unreliable."""

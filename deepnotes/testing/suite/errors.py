@@ -92,7 +92,7 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
         "a parameter": (UnknownParameterError, lambda net: net.parameters["W9"]),
     },
 }
-"""What is wrong, the class of error, and how it is done to a network of 4 inputs and 2 outputs."""
+"""The fault, the class of error, and a call that provokes it on a network of 4 inputs and 2 outputs."""
 
 
 def _sigmoid(net: Network) -> Network:

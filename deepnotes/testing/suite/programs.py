@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items
     "rmsprop_inside": RMSProp(epsilon=1e-3, epsilon_inside=True),
     "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
 }
-"""All of the library's, with numbers that make their bounds narrow, and forms of them."""
+"""All optimizers of the library and variants of them, with options that make their bounds narrow."""
 LAST = {
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "categorical_cross_entropy": ["softmax"],

@@ -24,7 +24,7 @@ LOGITS = _of_few_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, 
 TARGETS = (0.0, 1e-3, 0.5, 0.9, 0.999, 1.0)
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus")
 MANY = 100_000
-"""Samples of which a sum of one after the other has lost four digits of single precision."""
+"""The number of samples for which sequential summation loses four digits of single precision."""
 
 
 def _of_sigmoid() -> tuple[np.ndarray, np.ndarray]:
