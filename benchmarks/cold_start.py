@@ -30,9 +30,9 @@ END = "\nimport time\nprint(time.perf_counter())"
 
 
 def start_to_end(code: str, cache: str) -> float:
-    """Return the seconds from before the interpreter is started to when it has run some code."""
+    """Return the seconds from before the interpreter starts until it has run some code."""
     environment = os.environ | {"DEEPNOTES_CACHE_DIR": cache}
-    began = time.perf_counter()  # the system's clock: the other process reads the same
+    began = time.perf_counter()  # the system's clock, which both processes share
     done = subprocess.run(
         [sys.executable, "-c", code + END], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -40,7 +40,7 @@ def start_to_end(code: str, cache: str) -> float:
 
 
 def measure(codes: dict[str, str], rounds: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of the first run and of the warm ones, each as least, median and greatest, by contender."""
+    """Return minimum, median and maximum seconds of the first run and of the warm ones, by contender."""
     times: dict[str, dict[str, list[float]]] = {who: {"first": [], "warm": []} for who in codes}
     for code in codes.values():
         with TemporaryDirectory() as cache:
@@ -54,7 +54,7 @@ def measure(codes: dict[str, str], rounds: int, repeats: int) -> dict[str, dict[
 
 
 def main() -> None:
-    """Measure, print a table, and write the results where asked."""
+    """Measure, print a table, and write the results if requested."""
     line = parser(__doc__, rounds=3)
     line.add_argument("--repeats", type=int, default=5, help="warm runs in a round; default: 5")
     options = Options(line)

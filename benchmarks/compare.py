@@ -21,13 +21,13 @@ from deepnotes.testing.bench.timing import UNRELIABLE
 
 YARDSTICK = "products"
 LEAST = 0.05
-"""No change smaller than that is told of times: another layout of the program in memory is enough for it."""
+"""Smaller changes of times are not reported: another layout of the program in memory can cause them."""
 COUNTS = 0.002
 """The noise of counted instructions."""
 
 
 class Value(NamedTuple):
-    """The figure of a case, the share of it that is noise, and the least change worth telling."""
+    """The figure of a case, the share of it that is noise, and the least change worth reporting."""
 
     figure: float
     noise: float
@@ -35,7 +35,7 @@ class Value(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What became of a case: by what factor, beside the yardstick, and how much of it may be noise."""
+    """The change of a case: its factor, that of the yardstick, and how much of it may be noise."""
 
     case: str
     old: float
@@ -52,7 +52,7 @@ class Change(NamedTuple):
 
 
 def values(content: dict[str, Any]) -> dict[str, dict[str, Value]]:
-    """Return the figures of a file of results, by case and by whose they are."""
+    """Return the figures of a file of results, by case and contender."""
     return {case: dict(_values(result)) for case, result in _cases(content["results"])}
 
 
@@ -78,7 +78,7 @@ def _values(result: dict[str, Any]) -> Iterator[tuple[str, Value]]:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Return what became of each case that both files have."""
+    """Return the change of each case that both files have."""
     found = []
     before, after = values(old), values(new)
     for case in before:

@@ -1,7 +1,7 @@
-"""``pytest benchmarks/ --backend numpy,numba``: what the benchmarks of pytest-benchmark have in common.
+"""``pytest benchmarks/ --backend numpy,numba``: fixtures and options of the pytest-benchmark files.
 
-Each result has with it the operations and bytes of its case, the share of the machine's limit that it reached, and
-whether its rounds scatter too much to be relied on (``extra_info`` in the JSON of ``--benchmark-json``).
+Each result includes the operations and bytes of its case, the share of the machine's limit that it reached, and whether
+its rounds scatter too much to be reliable (``extra_info`` in the JSON of ``--benchmark-json``).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from deepnotes.testing.bench.timing import is_unreliable, scatter, seconds
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
 collect_ignore = ["gpu"]
-"""That one is a command of its own, ``python -m benchmarks.gpu``, and has no tests for pytest."""
+"""This folder is a command, ``python -m benchmarks.gpu``, without tests for pytest."""
 
 ROUNDS = 7
 Timed = Callable[..., Any]
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make a test that takes a backend for each that was asked for, absent ones included, to be skipped by name."""
+    """Parametrize tests over the requested backends, absent ones included, which are skipped by name."""
     if "backend" in metafunc.fixturenames:
         asked = metafunc.config.getoption("--backend")
         names = available_backends() if asked == "all" else asked.split(",")
@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Return a backend, or skip what is asked of one that is absent."""
+    """Return a backend, or skip the test if it is absent."""
     try:
         return get_backend(request.param)
     except (BackendUnavailable, UnknownNameError) as error:
@@ -49,7 +49,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="session")
 def limits() -> Callable[[Backend], Ceilings]:
-    """Return a function that gives the ceilings of where a backend computes; each is measured once."""
+    """Return a function that returns the ceilings of the place where a backend computes; each is measured once."""
     known: dict[str, Ceilings] = {}
 
     def of(backend: Backend) -> Ceilings:
@@ -62,7 +62,7 @@ def limits() -> Callable[[Backend], Ceilings]:
 
 @pytest.fixture
 def timed(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], Ceilings]) -> Timed:
-    """Return a function that times a call for some rounds of about the same length, and sets it beside its limit."""
+    """Return a function that times a call for some rounds of about equal length, and compares it with its limit."""
     config = request.config
 
     def run(
@@ -77,7 +77,7 @@ def timed(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Back
             )
         times = max(1, round(config.getoption("--round-seconds") / once))
         benchmark.pedantic(function, rounds=ROUNDS, iterations=times)
-        stats = benchmark.stats.stats if benchmark.stats else None  # none where benchmarks are disabled
+        stats = benchmark.stats.stats if benchmark.stats else None  # None if benchmarks are disabled
         if stats is None:
             return
         share = scatter(stats.data)

@@ -31,7 +31,7 @@ THEIRS = "scikit-learn"
 
 @dataclass(frozen=True)
 class Case:
-    """What is fitted: hidden layers, batch size and epochs, and the samples to train on and to score."""
+    """A fit: hidden layers, batch size and epochs, and the samples to train on and to score."""
 
     hidden: tuple[int, ...]
     batch: int
@@ -50,7 +50,7 @@ def generated(features: int, classes: int, samples: int, held_out: int) -> tuple
 
 
 def digits() -> tuple[Samples, Samples]:
-    """Return the digits, of which the last come from other writers."""
+    """Return the digits; the last ones come from other writers."""
     X, y = load_digits()[:2]
     X = (X / 16).astype(np.float32)
     return (X[:1500], y[:1500]), (X[1500:], y[1500:])
@@ -67,7 +67,7 @@ CASES = {
 
 
 def estimators(case: Case, backends: list[str]) -> dict[str, Any]:
-    """Return the estimators by name, new ones, with the same hyperparameters."""
+    """Return new estimators by name, with the same hyperparameters."""
     options: dict[str, Any] = {
         "hidden_layer_sizes": case.hidden,
         "batch_size": case.batch,
@@ -80,7 +80,7 @@ def estimators(case: Case, backends: list[str]) -> dict[str, Any]:
 
 
 def same(fitted: dict[str, Any], held_out: Samples) -> dict[str, float]:
-    """Return the accuracies by name, after a look at whether all losses and accuracies are the same."""
+    """Return the accuracies by name, after checking that all losses and accuracies agree."""
     X, y = held_out
     theirs, accuracies = fitted[THEIRS], {}
     for who, model in fitted.items():
@@ -94,12 +94,12 @@ def same(fitted: dict[str, Any], held_out: Samples) -> dict[str, float]:
 
 
 def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
-    """Return the median times of a fit in microseconds, and the ratios as least, median and greatest, of one case."""
+    """Return the median times of a fit in microseconds, and minimum, median and maximum of the ratios, of one case."""
     case = CASES[name]
     (X, y), held_out = case.data()
     rivals = estimators(case, backends)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # all of them shall make all epochs
+        warnings.simplefilter("ignore", ConvergenceWarning)  # all have to run all epochs
         accuracies = same({who: model.fit(X, y) for who, model in rivals.items()}, held_out)
         times = turns({who: partial(seconds, partial(model.fit, X, y)) for who, model in rivals.items()}, rounds)
     units = [X.shape[1], *case.hidden, rivals[THEIRS].n_outputs_]
@@ -115,7 +115,7 @@ def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print a table, and write the results where asked."""
+    """Measure, print a table, and write the results if requested."""
     line = parser(__doc__)
     line.add_argument("--cases", default=",".join(CASES), help="with commas between; default: all")
     options = Options(line)

@@ -28,10 +28,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 FEATURES, CLASSES = 6, 4
 TOLERANCE = 1e-4
-"""How far predictions may be from the original's, relative to the largest of them: single precision, some layers."""
+"""The allowed error of predictions, relative to the largest of the original's: single precision, some layers."""
 
 HALF = 1e-2
-"""The same where the original computes in half precision."""
+"""The same if the original computes in half precision."""
 
 
 class Exported(NamedTuple):
@@ -39,7 +39,7 @@ class Exported(NamedTuple):
 
     path: Path
     rows: np.ndarray
-    """Inputs, shape (samples, features), for the network that is read."""
+    """Inputs of the network that is read, shape (samples, features)."""
     outputs: np.ndarray
     """The original's predictions for them, one row for each sample."""
 
@@ -67,7 +67,7 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
             return self.dense(x.view(x.size(0), -1)).relu()
 
     class Squeezed(nn.Module):
-        """A softmax over the batch, which no network of samples can be."""
+        """A softmax over the batch, which is not a function of single samples."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -102,7 +102,7 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
         return nn.Sequential(*parts, *([] if head is None else [head]))
 
     def normed(*parts: Any) -> Any:
-        """Return a module whose batch normalizations have statistics as after a training."""
+        """Return a module whose batch normalizations have the statistics of a training."""
         net = nn.Sequential(*parts).train()
         for _ in range(3):
             net(torch.randn(32, FEATURES) * 3 + 1)
@@ -323,7 +323,7 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             exported = case(Path(folder), rows)
-        except Exception as error:  # of the exporter, whatever it is
+        except Exception as error:  # any error of the exporter
             told = " ".join(f"{type(error).__name__}: {error}".split()).partition(", scope")[0]
             return {"outcome": "not exported", "why": re.sub(r"/\S+", "...", told)[:100]}
         try:
@@ -340,7 +340,7 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
 
 
 def reason(told: str, folder: str) -> str:
-    """Return what is said of a file, without its path, the node's name and the list of what is supported."""
+    """Return the reason given for a file, without its path, the node's name and the list of supported operators."""
     told = re.sub(r"^\S+: ", "", told.replace(folder, "")).partition("; supported are")[0]
     return re.sub(r"node '.*?' \((\S+?)\)", r"\1", told)
 
@@ -359,7 +359,7 @@ def run() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def main() -> None:
-    """Try, print a table, and write the results where asked."""
+    """Try all cases, print a table, and write the results if requested."""
     line = ArgumentParser(description=__doc__)
     line.add_argument("--json", type=Path, help="where the results go; by default only a table is printed")
     options = line.parse_args()

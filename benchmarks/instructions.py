@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 def counted(code: str) -> int:
-    """Return the instructions that Python executes to run some code, as valgrind counts them.
+    """Return the number of instructions that Python executes to run some code, as counted by valgrind.
 
     Raises
     ------
@@ -63,20 +63,20 @@ def counted(code: str) -> int:
 
 
 def per_step(backend: str, count: Callable[[str], int] = counted) -> dict[str, Any]:
-    """Return the instructions of one step, and of the whole training that has fewer of them."""
+    """Return the instructions of one step, and of the whole shorter training."""
     codes = [TRAIN.format(backend=backend, epochs=epochs) for epochs in EPOCHS]
     few, many = map(count, codes)
     return {"per_step": round((many - few) / (EPOCHS[1] - EPOCHS[0]) / BATCHES, 1), "few": few, "many": many}
 
 
 def main() -> None:
-    """Count, print a table, and write the results where asked."""
+    """Count, print a table, and write the results if requested."""
     options = Options(parser(__doc__, rounds=1))
     if shutil.which("valgrind") is None:
         options.line.error("valgrind is not installed")
     results = {}
     for backend in options.in_turn(options.backends):
-        code = TRAIN.format(backend=backend, epochs=1)  # compiles, for the processor that is counted on
+        code = TRAIN.format(backend=backend, epochs=1)  # compiles for the processor that valgrind simulates
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | SETTINGS, check=True)
         try:
             results[backend] = per_step(backend)

@@ -40,11 +40,11 @@ FORMS: dict[str, Callable[[str], np.ndarray]] = {
     "memory-mapped": lambda path: np.load(path, mmap_mode="r").T,
     "read-only": read_only,
 }
-"""How X, shape (n[0], m), is made of a file of rows."""
+"""Functions that make X, shape (n[0], m), from a file of rows."""
 
 
 def growth(backend: str, form: str, path: str, samples: int = SAMPLES) -> int:
-    """Return by how many bytes the peak resident size grows while a network is trained for one epoch, in this process.
+    """Return the growth in bytes of the peak resident size while a network trains for one epoch in this process.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def growth(backend: str, form: str, path: str, samples: int = SAMPLES) -> int:
     path : str
         A file with an array of shape (m, n[0]).
     samples : int
-        How many of them are trained on.
+        The number of samples to train on.
     """
     X = FORMS[form](path)[:, :samples]
     y = np.random.default_rng(0).integers(0, CASE.sizes[-1], X.shape[1])
@@ -65,7 +65,7 @@ def growth(backend: str, form: str, path: str, samples: int = SAMPLES) -> int:
 
     train(X[:, : 2 * CASE.batch], y[: 2 * CASE.batch])
     X.max()  # the pages of a mapped file, now all resident, can make the peak no higher: only new memory can
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now the present size
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is now the current size
     before = _peak()
     train(X, y)
     return _peak() - before
@@ -77,11 +77,11 @@ def _peak() -> int:
 
 
 GROWTH = "from benchmarks.memory import growth; print(growth({backend!r}, {form!r}, {path!r}))"
-"""What a new process is given to run."""
+"""The code that a new process runs."""
 
 
 def allowed() -> float:
-    """Return by how many MB the peak may grow: parameters, gradient and slots for each thread, and 64 MB."""
+    """Return the MB by which the peak may grow: parameters, gradient and slots for each thread, and 64 MB."""
     net = dn.Network(CASE.layers, CASE.sizes[0], backend="numpy", seed=0)
     return net.layout.size * 4 * (2 + len(dn.Adam().slots)) * cores() / MB + 64
 
@@ -101,13 +101,13 @@ def measure(backends: list[str]) -> dict[str, Any]:
 
 
 def said_by(code: str) -> float:
-    """Return the number that some code prints, in a new process."""
+    """Run some code in a new process and return the number that it prints."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def main() -> None:
-    """Measure, print a table, and write the results where asked."""
+    """Measure, print a table, and write the results if requested."""
     options = Options(parser(__doc__, rounds=1))
     results = measure(options.backends)
     what = f"growth of the peak while {'-'.join(map(str, CASE.sizes))} is trained on {SAMPLES} samples, float32, MB"

@@ -1,4 +1,4 @@
-"""The networks that every benchmark speaks of."""
+"""The networks of all benchmarks."""
 
 from deepnotes.testing.bench.cases import Case
 

@@ -1,4 +1,4 @@
-"""The command line that the benchmarks share: what is wrong ends with code 2, what is absent is left out by name."""
+"""The command line that the benchmarks share: wrong usage ends with code 2, absent backends are named and left out."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from deepnotes.utils.errors import UnknownNameError
 
 
 def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
-    """Return a parser with what all benchmarks have."""
+    """Return a parser with the options of all benchmarks."""
     made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     made.add_argument("--backends", default="all", help="with commas between; default: all that work here")
     made.add_argument("--rounds", type=int, default=rounds, help=f"turns that each takes; default: {rounds}")
@@ -24,7 +24,7 @@ def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
 
 
 class Options:
-    """What was asked for, checked.
+    """The checked options.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Options:
     rounds : int
     json : Path or None
     given : argparse.Namespace
-        All that was given.
+        All arguments.
     """
 
     def __init__(self, line: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ class Options:
             line.error("--backends: none of them works here")
 
     def known(self, option: str, names: Iterable[str]) -> list[str]:
-        """Return the names that an option gives, if all of them are known."""
+        """Return the names given by an option, if all of them are known."""
         names = list(names)
         given = [name for name in getattr(self.given, option.lstrip("-")).split(",") if name]
         unknown = [name for name in given if name not in names]
@@ -62,17 +62,17 @@ class Options:
         return given
 
     def says(self, text: str) -> None:
-        """Say how far things are."""
+        """Report progress."""
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def leaves_out(self, what: str, why: str | None) -> bool:
-        """Say what is left out, if there is a reason; return whether there is."""
+        """Report what is left out if there is a reason; return whether there is."""
         if why is not None:
             self.says(f"without {what}: {why}")
         return why is not None
 
     def in_turn(self, cases: Iterable[str]) -> Iterator[str]:
-        """Yield the cases, and say of each that it begins, and how long the rest may take."""
+        """Yield the cases, and report the start of each and the estimated remaining time."""
         cases = list(cases)
         began = time.perf_counter()
         for number, case in enumerate(cases):
@@ -83,7 +83,7 @@ class Options:
 
     @cached_property
     def limits(self) -> dict[str, Ceilings]:
-        """What the machine, and each device, does at best: measured now."""
+        """The ceilings of the machine and of each device, measured on access."""
         places = {place(get_backend(name)): get_backend(name) for name in ["numpy", *self.backends]}
         return {where: ceilings(backend) for where, backend in places.items()}
 

@@ -2,7 +2,7 @@
 
 A peer is a function of a network, rows X, classes y and a deepnotes network to start from. It returns a function that
 trains for some epochs, anew from that start at every call, and gives the mean loss of each epoch. What was tried and
-found fastest for the network at hand are keywords of the partial function that it returns.
+found fastest for the current network are keywords of the partial function that it returns.
 
 - PyTorch: its fused Adam, ``zero_grad(set_to_none=True)``, losses left on the device; once eager, once with model and
   loss in one ``torch.compile``, which needs a C++ compiler.
@@ -40,7 +40,7 @@ def scikit_learn(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) ->
 
     def train(epochs: int, shuffle: bool) -> list[float]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns that it has not converged
+            warnings.simplefilter("ignore")  # it warns about not having converged
             if not hasattr(model, "coefs_"):
                 model.fit(X[: case.batch * 2], np.arange(case.batch * 2) % max(2, case.sizes[-1]))
             layers = parameters(start)
@@ -94,7 +94,7 @@ def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, compile
 
 
 def pytorch_compiled(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the same, with the samples' gathering, model and loss compiled, forward and backward."""
+    """Return the same with gathering, model and loss compiled, forward and backward."""
     return pytorch(case, X, y, start, compiled=True)
 
 
@@ -163,7 +163,7 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_ste
         state = layers, jax.tree.map(jnp.zeros_like, layers), jax.tree.map(jnp.zeros_like, layers), jnp.float32(0)
         losses = []
         for _ in range(epochs):
-            # NumPy draws an order faster than jax.random does on a CPU
+            # NumPy draws an order faster than jax.random on a CPU
             order = rng.permutation(len(X)) if shuffle else np.arange(len(X))
             state, loss = run(state, samples, targets, order.astype(np.int32), gather)
             losses.append(loss)
@@ -175,7 +175,7 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_ste
 
 
 def jax_steps(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the training with XLA, a call of a compiled, donating function for each step."""
+    """Return the training with XLA, one call of a compiled, donating function for each step."""
     return jax_scan(case, X, y, start, by_step=True)
 
 

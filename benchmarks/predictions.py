@@ -76,7 +76,7 @@ def products(net: dn.Network, X: np.ndarray) -> Callable[[], None]:
 def measure(
     case: Case, backends: list[str], rounds: int, limits: Mapping[str, Ceilings], with_onnx: bool = True
 ) -> dict[str, Any]:
-    """Return the median times in microseconds, and the ratios as least, median and greatest, for the case's batch."""
+    """Return the median times in microseconds, and minimum, median and maximum of the ratios, for the case's batch."""
     rows, _ = case.data(case.batch)
     X = rows.T
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
@@ -107,7 +107,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure, print a table, and write the results where asked."""
+    """Measure, print a table, and write the results if requested."""
     line = parser(__doc__)
     line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
     options = Options(line)

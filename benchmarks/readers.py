@@ -28,7 +28,7 @@ COLUMNS, FEW_ROWS = (12_500, 25_000, 50_000, 100_000), 20
 ROWS, FEW_COLUMNS = (125_000, 250_000, 500_000, 1_000_000), 10
 
 Case = Callable[[Path, int, int], Callable[[], object]]
-"""Prepares a file of rows and columns in a folder, and returns what is measured."""
+"""Prepares a file of rows and columns in a folder, and returns the function to measure."""
 
 
 def numbers(rows: int, columns: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def of_encoder(folder: Path, rows: int, columns: int) -> Callable[[], object]:
 
 
 def of_model(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare a network of as many inputs, with their names, to be written and read."""
+    """Prepare a network with a number of named inputs, to be written and read."""
     net = dn.Network([dn.Dense(1)], inputs=columns, seed=0)
     net.metadata = {"features": names(columns)}
 

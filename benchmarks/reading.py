@@ -52,7 +52,7 @@ def epoch(X: Any, y: np.ndarray, standardizer: dn.Standardizer) -> None:
 
 
 def contenders(folder: Path) -> dict[str, Callable[[], object]]:
-    """Return what is measured, by name."""
+    """Return the contenders by name."""
     csv, rows, y = folder / "a.csv", np.load(folder / "X.npy"), np.load(folder / "y.npy")
     on_disk, _ = dn.open_table(folder / "X.npy").features(exclude=["y"])
     standardizer = dn.Standardizer.fit(rows.T)

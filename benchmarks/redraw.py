@@ -1,4 +1,4 @@
-"""Every table and figure of the documents and the report, drawn anew from the results: ``python -m benchmarks.redraw``.
+"""Redraw all tables and figures of the documents, and the report, from the results: ``python -m benchmarks.redraw``.
 
 The documents are the README and the pages under docs. A table stands there between ``<!-- name -->`` and
 ``<!-- /name -->`` and is made of ``benchmarks/results/name.json``; where either is missing, nothing is done. The
@@ -21,13 +21,13 @@ CAPTION = "How long a training step takes over the width of two layers, for each
 
 
 def results(name: str) -> dict[str, Any] | None:
-    """Return the content of the file that a table or figure is made of, or None where there is none."""
+    """Return the content of the file that a table or figure is made from, or None if there is none."""
     path = RESULTS / f"{SOURCES.get(name, name)}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def digest(name: str) -> str:
-    """Return the digest of that file, by which a figure says what it was drawn from."""
+    """Return the digest of that file, which a figure records."""
     return hashlib.sha256((RESULTS / f"{SOURCES.get(name, name)}.json").read_bytes()).hexdigest()
 
 
@@ -37,7 +37,7 @@ def documents() -> list[Path]:
 
 
 def fill(document: str) -> str:
-    """Return a document with its tables, and the lines under its figure, made anew."""
+    """Return a document with its tables, and the lines under its figure, regenerated."""
     for name in [*TABLES, "crossover"]:
         content = results(name)
         if content is not None:

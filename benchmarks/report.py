@@ -15,13 +15,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scikit-learn")
 """The ratios of training steps that docs/benchmarks.md shows; the files have all."""
 BRIEFLY = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
-"""Whose steps the README shows."""
+"""The contenders whose steps the README shows."""
 NOTHING = "–"
-"""In a cell of who was left out."""
+"""The cell of a contender that was left out."""
 
 
 def everybody(results: dict[str, Any]) -> list[str]:
-    """Return who was timed in any of the results, in their order."""
+    """Return all contenders that were timed in any of the results, in their order."""
     return list(dict.fromkeys(who for r in results.values() for who in r["microseconds"]))
 
 
@@ -36,13 +36,13 @@ def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
 
 
 def _timed(result: dict[str, Any], who: str) -> str:
-    """Return a time, marked where it is in doubt, or that there is none."""
+    """Return a time, marked if it is in doubt, or a placeholder if there is none."""
     us = result["microseconds"].get(who)
     return NOTHING if us is None else figure(us, who in result.get("unreliable", []))
 
 
 def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of what the limits of the machine allow, and the share of it that each reaches."""
+    """Return the rows of the machine's limits and the share of them that each contender reaches."""
     results = {name: r for name, r in results.items() if "limits" in r}
     names = everybody(results)
     rows = [["network", "Mflop", "MB", "at least, µs", *names]]
@@ -72,7 +72,7 @@ def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 
 def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``gpu-steps.json`` or ``gpu-predictions.json``, with the figures as they were recorded."""
+    """Return the rows of ``gpu-steps.json`` or ``gpu-predictions.json``, with the figures as recorded."""
     heads = {"network": "network", "batch": "batch", "samples": "samples", "precision": "precision"}
     heads |= {who: f"{who} µs" for who in everybody(results)} | {"rest_of_fit": "rest of a fit, ms"}
     cases = [r | r["microseconds"] for r in results.values()]
@@ -195,13 +195,13 @@ TABLES = {
     "gpu-steps": (gpu_rows, set()),
     "gpu-predictions": (gpu_rows, set()),
 }
-"""By name, what makes the rows, and the packages that matter beside those that always do."""
+"""The function that makes the rows of each table, and the packages to name besides the usual ones."""
 TEXTS = {"exporters"}
 """Tables of words, which are aligned to the left."""
 DOCUMENTS_ONLY = {"steps-briefly", "gpu-steps", "gpu-predictions"}
 """Tables that the report leaves out: it has all of the steps, and is of one machine."""
 SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
-"""The file of results that something is made of, where it is not of its own name."""
+"""The file of results of a table or figure, if its name differs."""
 
 
 def markdown(name: str, content: dict[str, Any]) -> str:
@@ -231,7 +231,7 @@ def measured_on(content: dict[str, Any], packages: set[str]) -> str:
 
 
 def publish(name: str, what: str, results: dict[str, Any], path: Path | None, **more: Any) -> None:
-    """Print the results as a table, and write them, with what they are and where they were measured, if asked."""
+    """Print the results as a table and, if requested, write them with their kind and the machine."""
     head, *rows = TABLES[name][0](results, True)
     table = Table(*head, title=what, box=None)
     for column in table.columns[1:]:

@@ -19,7 +19,7 @@ from benchmarks.report import RESULTS, ROOT
 
 
 class Part(NamedTuple):
-    """A benchmark: its module, what it is given, about how many seconds it takes, and what it has to have."""
+    """A benchmark: its module, arguments, approximate seconds, and requirements."""
 
     name: str
     module: str
@@ -53,7 +53,7 @@ LEAST_PATIENCE = 300
 
 
 def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str | None:
-    """Run a part, and return why it has no results, or None if it has."""
+    """Run a part, and return why it has no results, or None on success."""
     if part.needs and shutil.which(part.needs) is None:
         return f"{part.needs} is not installed"
     path = folder / f"{part.name}.json"
@@ -63,9 +63,9 @@ def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+            os.killpg(process.pid, signal.SIGKILL)  # including the processes that it started
             return f"ended after {patience:.0f} s"
-        except BaseException:  # Ctrl-C, which a session of its own does not hear of
+        except BaseException:  # Ctrl-C, which does not reach a process in its own session
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode:
@@ -74,7 +74,7 @@ def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str
 
 
 def main() -> None:
-    """Run all parts, draw everything, and say what failed."""
+    """Run all parts, draw everything, and report what failed."""
     line = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     line.add_argument("--backends", default="all", help="with commas between; default: all that work here")
     line.add_argument("--parts", default=",".join(part.name for part in PARTS), help="default: all")

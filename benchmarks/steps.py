@@ -54,7 +54,7 @@ def products(case: Case) -> Callable[[], None]:
 def rivals(
     case: Case, backends: list[str], peers: list[str], X: np.ndarray, y: np.ndarray
 ) -> tuple[dict[str, Train], dict[str, str]]:
-    """Return the trainings by name, and the peers that are left out, and why: they fail, or have other losses.
+    """Return the trainings by name, and the peers that are left out because they fail or have other losses.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def rivals(
             train = PEERS[peer](case, X, y, start)
             agreeing({first: found[first], peer: train})
             found[peer] = train
-        except Exception as error:  # somebody else's program: whatever it says
+        except Exception as error:  # any error of a third-party program
             failed[peer] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return found, failed
 
@@ -79,7 +79,7 @@ def rivals(
 def measure(
     case: Case, backends: list[str], peers: list[str], rounds: int, limits: Mapping[str, Ceilings]
 ) -> dict[str, Any]:
-    """Return the median times in microseconds, and the ratios as least, median and greatest, of one case."""
+    """Return the median times in microseconds, and minimum, median and maximum of the ratios, of one case."""
     alone = products(case)
     per_step = min(seconds(alone, 3) for _ in range(5))
     batches = batches_for(case, max(least_seconds(case, limits), per_step / 16), ROUND_SECONDS)
@@ -99,7 +99,7 @@ def measure(
 
 
 def main() -> None:
-    """Measure, print a table, and write the results where asked."""
+    """Measure, print a table, and write the results if requested."""
     line = parser(__doc__)
     line.add_argument("--peers", help=f"of {', '.join(PEERS)}; default: those installed; none for float64")
     line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")

@@ -14,7 +14,7 @@ from deepnotes.testing.bench.sweep import Point, grid, sweep
 
 
 def main() -> None:
-    """Measure, print a table, and write the results where asked."""
+    """Measure, print a table, and write the results if requested."""
     line = parser(__doc__, rounds=5)
     line.add_argument("--seconds", type=float, default=240.0, help="about how long all may take; default: 240")
     line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")

@@ -17,7 +17,7 @@ N, K, M = 128, 256, 64
 
 
 def arguments(name: str, dtype: str) -> list[Any]:
-    """Return what the equation is called with: host arrays in the dtype, and what is passed on as it is."""
+    """Return the arguments of the equation: host arrays in the dtype, and others unchanged."""
     made: list[Any] = []
     for x in CALLS[name](Draw(np.random.default_rng(0), special=False), N, K, M):
         if isinstance(x, Derived):
@@ -30,7 +30,7 @@ def arguments(name: str, dtype: str) -> list[Any]:
 
 
 def work_of(name: str, given: list[Any], dtype: str) -> Work:
-    """Return the operations of an equation, and the bytes of what goes in and comes out."""
+    """Return the operations of an equation, and the bytes of its inputs and outputs."""
     arrays = [x for x in given if isinstance(x, np.ndarray)]
     moved = sum(x.nbytes for x in arrays)
 
@@ -47,7 +47,7 @@ def work_of(name: str, given: list[Any], dtype: str) -> Work:
     return Work(flops, moved, moved)
 
 
-@np.errstate(all="ignore")  # as in programs and predictions: exp may overflow on the way to a right result
+@np.errstate(all="ignore")  # as in programs and predictions: exp may overflow in a computation whose result is right
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_equation(timed: Any, backend: Backend, name: str, dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""What takes a process of its own: import, cold start, and the memory of a training."""
+"""Benchmarks that need a process of their own: import, cold start, and the memory of a training."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def test_cold_start(benchmark: Any, backend: Backend, tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
 @pytest.mark.parametrize("form", memory.FORMS)
 def test_memory(benchmark: Any, backend: Backend, form: str, tmp_path: Path) -> None:
-    """By how many bytes the peak of the resident size grows while a network is trained."""
+    """The growth in bytes of the peak resident size while a network is trained."""
     path = tmp_path / "rows.npy"
     np.save(path, memory.CASE.data(memory.SAMPLES)[0])
     code = memory.GROWTH.format(backend=backend.name, form=form, path=str(path))

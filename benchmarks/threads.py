@@ -49,7 +49,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print a table, and write the results where asked."""
+    """Measure, print a table, and write the results if requested."""
     from deepnotes_numba import threads
 
     options = Options(parser(__doc__))

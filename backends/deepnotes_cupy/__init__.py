@@ -17,20 +17,20 @@ def create(
     device : int, default 0
         Which of the devices that CUDA sees.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
-        How float32 products are computed: in float32, or with their factors rounded to TF32 or to 16 bits; sums and
+        How float32 products are computed: in float32, or with factors rounded to TF32 or to 16 bits; sums and
         parameters stay float32.
     loss_scale : float or "dynamic", optional
-        For "float16": what small derivatives are multiplied by before they are rounded.
+        For "float16": the factor by which small derivatives are multiplied before they are rounded.
     resident_bytes : int, optional
-        Samples, targets or weights of more bytes stay on the host and are streamed; by default those that would take
-        more than 0.3 of the device memory that is free.
+        Samples, targets or weights larger than this stay on the host and are streamed; by default those that would take
+        more than 0.3 of the free device memory.
 
     Raises
     ------
     ArgumentError
-        If an option has a value that cannot be.
+        If an option has an invalid value.
     BackendUnavailable
-        If there is no CuPy, driver, device, NVRTC or cuBLAS that works, with the cause and the command that mends it: a
+        If there is no working CuPy, driver, device, NVRTC or cuBLAS, with the cause and the command that fixes it; a
         kernel and a product are run to find out.
     """
     from deepnotes_cupy.availability import opened

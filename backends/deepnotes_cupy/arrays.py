@@ -1,4 +1,4 @@
-"""Arrays of samples as the kernels read them: flat, one sample after the other."""
+"""Arrays of samples in the layout of the kernels: flat, one sample after the other."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def by_sample(xp: Any, x: Any) -> Any:
-    """Return `x`, shape (n, m), as a flat array by sample: itself if it lies like that, else a copy."""
+    """Return `x`, shape (n, m), as a flat array by sample: a view if it has that layout, else a copy."""
     rows = x.T
     return (rows if rows.flags.c_contiguous else xp.ascontiguousarray(rows)).reshape(-1)
 

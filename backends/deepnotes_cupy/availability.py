@@ -1,4 +1,4 @@
-"""Whether there is a GPU that works: found out by running a kernel and a product on it, and told with what mends it."""
+"""Check whether there is a working GPU by running a kernel and a product on it, and suggest the fix if not."""
 
 import ctypes
 import re
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from deepnotes_cupy.cuda import CudaDevice
 
 OLDEST = 14
-"""The version of CuPy that there has to be."""
+"""The oldest supported version of CuPy."""
 NO_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), or run where there is a GPU"
 
 
 def opened(index: int) -> "CudaDevice":
-    """Return the device, after a kernel and a product came out right on it.
+    """Open the device, and check a kernel and a product on it.
 
     Raises
     ------
     BackendUnavailable, ArgumentError
     """
     driver = driver_version()
-    if driver is None:  # the usual case where there is no GPU: told at once, without importing CuPy
+    if driver is None:  # the usual case without a GPU: reported at once, without importing CuPy
         also = "" if find_spec("cupy") else ", and CuPy is not installed"
         raise _unavailable(
             f"there is no NVIDIA driver (libcuda.so.1 is not found){also}",
@@ -52,7 +52,7 @@ def opened(index: int) -> "CudaDevice":
         )
         raise _unavailable(cause, _install(_cuda_for(driver))) from error
     major = _cuda_of(wheels[0]) if wheels else _built_for(cupy)
-    if int(cupy.__version__.partition(".")[0]) < OLDEST:  # before that its namespace was not the standard's
+    if int(cupy.__version__.partition(".")[0]) < OLDEST:  # earlier namespaces do not follow the standard
         raise _unavailable(f"CuPy {cupy.__version__} is older than {OLDEST}", _install(major))
     if 0 < driver < 1000 * major:
         raise _unavailable(*_old_driver(driver, major))
@@ -67,7 +67,7 @@ def opened(index: int) -> "CudaDevice":
 
 
 def driver_version() -> int | None:
-    """Return the newest CUDA that the driver knows, such as 12040, or None where there is no driver."""
+    """Return the newest CUDA version that the driver supports, such as 12040, or None if there is no driver."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             library = ctypes.CDLL(name)
@@ -85,7 +85,7 @@ def installed_wheels() -> list[str]:
 
 
 def _proved(index: int) -> "CudaDevice":
-    """Return the device, after it has rounded some numbers and multiplied some matrices."""
+    """Return the device after testing that it rounds numbers and multiplies matrices correctly."""
     from deepnotes_cupy.cuda import CudaDevice
 
     device = CudaDevice(index)
@@ -107,7 +107,7 @@ def _proved(index: int) -> "CudaDevice":
 
 
 def _try(function: Callable[[], Any], driver: int, major: int) -> Any:
-    """Return what a function gives; what it raises is told with its cure."""
+    """Return the result of a function; report its errors with their fix."""
     try:
         return function()
     except (BackendUnavailable, ArgumentError):
@@ -117,7 +117,7 @@ def _try(function: Callable[[], Any], driver: int, major: int) -> Any:
 
 
 def _cause(error: Exception, driver: int, major: int) -> tuple[str, str]:
-    """Return cause and cure of what was raised while the device was opened and tried."""
+    """Return cause and fix of an error that was raised while the device was opened and tested."""
     text, kind = str(error), type(error).__name__
     if "InsufficientDriver" in text:
         return _old_driver(driver, major)
@@ -164,7 +164,7 @@ def _install(major: int) -> str:
 
 
 def _cuda_for(driver: int) -> int:
-    """Return the CUDA that a driver can run."""
+    """Return the CUDA version that a driver can run."""
     return 13 if driver >= 13000 else 12
 
 
@@ -174,10 +174,10 @@ def _cuda_of(wheel: str) -> int:
 
 
 def _built_for(cupy: Any) -> int:
-    """Return the CUDA that CuPy was built for, where it did not come as a wheel."""
+    """Return the CUDA version that CuPy was built for, if it was not installed as a wheel."""
     return int(cupy.cuda.runtime.runtimeGetVersion()) // 1000
 
 
 def _first(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of the message of an error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

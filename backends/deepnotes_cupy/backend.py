@@ -19,9 +19,9 @@ from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
 
 SHARE = 0.3
-"""Of the memory that is free: samples that would take more stay on the host. To look at them takes as much again."""
+"""The share of the free memory above which samples stay on the host; checking them takes as much again."""
 SMALL = 1 << 25
-"""Bytes that are never more than that, and for which no Program has to let go of what it trained on."""
+"""Bytes that are always below that share, and for which no Program has to release its training data."""
 
 
 class CupyBackend(DeviceBackend):
@@ -35,7 +35,8 @@ class CupyBackend(DeviceBackend):
     loss_scale : float, "dynamic" or None
         For float16 only.
     resident_bytes : int or None
-        Samples, targets or weights of more bytes stay on the host; by default of more than a good part of what is free.
+        Samples, targets or weights larger than this stay on the host; by default those larger than a good part of the
+        free memory.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class CupyBackend(DeviceBackend):
         super().__init__("cupy", device.xp, kernels(self))
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the Program of captured steps, or the eager one where a part has no kernel, on this device."""
+        """Return the Program of captured steps, or the eager one if a part has no kernel, on this device."""
         if supported().has_plan(plan) and plan.objective == NOTES:
             program = CupyProgram(self, plan)
             self._programs.add(program)
@@ -63,7 +64,7 @@ class CupyBackend(DeviceBackend):
         return SectionedProgram(self, plan)
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
-        """Return the fused forward pass, or the eager one where a part has no kernel, on this device."""
+        """Return the fused forward pass, or the eager one if a part has no kernel, on this device."""
         if supported().has_layers(layers):
             return CupyInference(self, layers, layout, dtype)
         _log_eager(layers)
@@ -76,7 +77,7 @@ class CupyBackend(DeviceBackend):
         yield from warmup(self, dtypes)
 
     def running(self) -> AbstractContextManager[None]:
-        """Return what computing on this backend's arrays happens within; see :meth:`Backend.running`."""
+        """Return the context for computing on this backend's arrays; see :meth:`Backend.running`."""
         return self.device.section()
 
     # --- to the device and back -------------------------------------------------------------------------------------
@@ -93,11 +94,11 @@ class CupyBackend(DeviceBackend):
             return held.reshape(host.T.shape).T if turned else held.reshape(host.shape)
 
     def from_samples(self, x: np.ndarray) -> Any:
-        """Return samples by sample on the device, or, if they would take too much of it, as they are on the host."""
+        """Return samples, laid out by sample, on the device, or unchanged on the host if they are too large."""
         if x.nbytes > SMALL:
             for program in list(self._programs):
                 program.let_go()
-        if self.resident_bytes is None:  # to ask what is free takes longer than to send a few samples
+        if self.resident_bytes is None:  # asking for the free memory takes longer than sending a few samples
             stays = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
         else:
             stays = x.nbytes > self.resident_bytes
@@ -108,7 +109,7 @@ class CupyBackend(DeviceBackend):
         return self.from_numpy(x.view(np.ndarray)[:, order]) if on_host(x) else super().take_samples(x, order)
 
     def to_numpy(self, x: Any) -> np.ndarray:
-        """Return a copy on the host; what is there already is returned as it is."""
+        """Return a copy on the host; host arrays are returned unchanged."""
         if on_host(x):
             return np.asarray(x.view(np.ndarray))
         if not self.is_array(x):

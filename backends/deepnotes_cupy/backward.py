@@ -15,7 +15,7 @@ FUSED = {name: traits.fused[1] for name, traits in LIBRARY.items() if traits.fus
 
 
 class Targets(NamedTuple):
-    """What a batch is held to.
+    """The targets of a batch.
 
     Attributes
     ----------
@@ -51,14 +51,15 @@ def loss(
     D: Any,
     L: Any,
 ) -> None:
-    """Add the losses of the samples and what they send back: dZ where the loss is fused (N11), else dA.
+    """Add the losses of the samples and their derivatives: dZ if the loss is fused (N11), else dA.
 
     Parameters
     ----------
     row : Row
         The last layer.
     Z, A : array
-        Its product without b, where the loss is fused: then A is written to, unless it is None. Else its outputs are A.
+        If the loss is fused, Z is the product without b, and A is written unless it is None; otherwise A holds the
+        outputs.
     D, L : array
         Written to: shapes (m * k,) and (m,).
     """
@@ -87,12 +88,12 @@ def backward(
         As of :func:`deepnotes_cupy.forward.weights`.
     m : int
     D : list of two arrays
-        The first holds what the loss sends back; both are overwritten.
+        The first holds the derivatives of the loss; both are overwritten.
     masks : Masks
     fused : bool
-        Whether that is dZ already.
+        Whether these are already dZ.
     scale : float
-        What dZ is multiplied by where it is rounded to 16 bits; the products take it back out.
+        The factor of dZ where it is rounded to 16 bits; the products divide by it.
     """
     first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow))
     for place in reversed(range(len(caches))):
@@ -112,7 +113,7 @@ def backward(
 
 
 def of_linear(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> None:
-    """Add ``dZ = dA * g'(Z)`` in place (N12), unless D is dZ already, and ``db`` (N14)."""
+    """Add ``dZ = dA * g'(Z)`` in place (N12), unless D is already dZ, and ``db`` (N14)."""
     row = cache.row
     assert isinstance(row, DenseRow)
     activation = row.activation

@@ -1,4 +1,4 @@
-"""The backend as its Programs and Inferences know it; the backend itself knows them."""
+"""The interface of the backend that its Programs and Inferences use, without importing the backend."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class DeviceBackend(Backend):
     loss_scale : float, "dynamic" or None
         For float16 only.
     stage_bytes : int
-        Of the buffers that samples on the host pass through.
+        The size of the buffers that stream samples from the host.
     """
 
     device: Device
@@ -23,5 +23,5 @@ class DeviceBackend(Backend):
     stage_bytes: int
 
     def factors(self, dtype: str) -> Factors:
-        """Return how products of this dtype see their factors."""
+        """Return the precision to which products of this dtype round their factors."""
         return "float64" if dtype == "float64" else PRECISIONS[self.matmul_precision]

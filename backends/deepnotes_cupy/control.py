@@ -8,7 +8,7 @@ from deepnotes_cupy import sources
 SIZE = sources.control().itemsize
 
 SCALARS = ("learning_rate", "rate", "epsilon", "share")
-"""The columns of the table of what each update needs."""
+"""The columns of the table of scalars of each update."""
 
 NOT_FINITE, CAREFUL = 1, 2
 """Values of `stopped`: cost or gradient are not finite; the update may overflow."""
@@ -31,7 +31,7 @@ def fresh(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
 
 
 def read(content: np.ndarray) -> np.void:
-    """Return what a download of the control's bytes holds, by name."""
+    """Return the fields of a downloaded control by name."""
     found: np.void = content.view(sources.control())[0]
     return found
 

@@ -22,9 +22,9 @@ TYPES: dict[Factors, tuple[int, int, int]] = {  # of the factors, of the product
 }
 DEFAULT_MATH, POINTERS_ON_HOST, DEFAULT_ALGORITHM = 0, 0, -1
 ONE_PART = 19
-"""Arguments of a product that is not in parts."""
+"""Arguments of a product without parts."""
 WORKSPACE = 32 << 20
-"""Bytes: what NVIDIA advises for Hopper, and more than enough for what came before it."""
+"""The bytes that NVIDIA recommends for Hopper, more than enough for earlier devices."""
 
 STATUS = {
     1: "not initialized",
@@ -40,7 +40,7 @@ STATUS = {
 
 
 class CublasError(RuntimeError):
-    """cuBLAS says that something failed."""
+    """A call of cuBLAS failed."""
 
 
 class CublasMissing(RuntimeError):
@@ -69,7 +69,7 @@ def load(major: int) -> Any:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    if elsewhere is not None:  # of another CUDA: better than none, and it is tried before it is used
+    if elsewhere is not None:  # of another CUDA version: better than none, and tested before it is used
         return ctypes.CDLL(elsewhere)
     raise CublasMissing(f"cuBLAS for CUDA {major} is found neither among Python's packages nor as {names[0]}")
 
@@ -83,7 +83,7 @@ class Cublas:
     stream : int
         The address of the stream that products are enqueued to.
     workspace : (int, int), optional
-        Address and size of device memory of its own. Without, cuBLAS has its own, which may not be captured.
+        Address and size of device memory for it. Without it, cuBLAS allocates its own, which may not be captured.
 
     Raises
     ------
@@ -98,7 +98,7 @@ class Cublas:
         self._call("cublasSetMathMode", self.handle, ctypes.c_int(DEFAULT_MATH))
         self._call("cublasSetPointerMode_v2", self.handle, ctypes.c_int(POINTERS_ON_HOST))
         self.follow(stream)
-        if workspace is not None:  # after the stream: setting that takes the workspace away
+        if workspace is not None:  # after the stream, since setting the stream resets the workspace
             self._call(
                 "cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(workspace[0]), ctypes.c_size_t(workspace[1])
             )
@@ -110,7 +110,7 @@ class Cublas:
         return version.value
 
     def follow(self, stream: int) -> None:
-        """Enqueue to another stream from now on, without the workspace."""
+        """Use another stream from now on, without the workspace."""
         self._call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
 
     def prepared(self, product: Product) -> tuple[Any, ...]:
@@ -122,7 +122,7 @@ class Cublas:
         batch = parts > 1
 
         def steps(size: int) -> tuple[Any, ...]:
-            """Return how far it is from one part to the next, where that is asked for."""
+            """Return the strides from one part to the next, if there are several."""
             return (ctypes.c_longlong(size),) if batch else ()
 
         return (
@@ -159,5 +159,5 @@ class Cublas:
 
 
 def address(array: Any) -> int:
-    """Return where an array of CuPy's begins."""
+    """Return the address of a CuPy array."""
     return int(array.data.ptr)

@@ -34,7 +34,7 @@ class CudaDevice:
     Parameters
     ----------
     index : int
-        Which of CUDA's devices.
+        The index of the CUDA device.
     """
 
     xp = cupy
@@ -53,7 +53,7 @@ class CudaDevice:
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
             self._cublas = Cublas(library, self._stream.ptr, (self._workspace.data.ptr, WORKSPACE))
-            self._elsewhere = Cublas(library, 0, None)  # for what runs eagerly in other streams than ours
+            self._elsewhere = Cublas(library, 0, None)  # for eager execution in streams that are not ours
             self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
 
     # --- where work goes ----------------------------------------------------------------------------------------
@@ -89,11 +89,11 @@ class CudaDevice:
         self.check_process()
         try:
             return cupy.empty(size, dtype)
-        except MemoryError:  # CuPy has given back what its pool held, and tried again
+        except MemoryError:  # CuPy has already released its pool and tried again
             raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free()) from None
 
     def free(self) -> int:
-        """Return the bytes that could be had: the driver's, and those that CuPy's pool keeps for later."""
+        """Return the bytes that can be allocated: free in the driver, or kept by CuPy's pool."""
         with cupy.cuda.Device(self.index):
             return int(runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
 
@@ -106,7 +106,7 @@ class CudaDevice:
 
     def download(self, source: Any) -> np.ndarray:
         """Copy to the host, and wait for it."""
-        return np.asarray(cupy.asnumpy(source, stream=self._stream, order="A"))  # as it lies, turned by nobody
+        return np.asarray(cupy.asnumpy(source, stream=self._stream, order="A"))  # in its own layout, not transposed
 
     def copier(self, source: Any, target: Any) -> Call:
         """Return a copy within the device."""
@@ -123,7 +123,7 @@ class CudaDevice:
         return np.frombuffer(memory, dtype, size)
 
     def send(self, pairs: Sequence[tuple[np.ndarray, Any]], after: Any) -> Any:
-        """Copy pinned arrays in the stream beside; see :meth:`Device.send`."""
+        """Copy pinned arrays in the copy stream; see :meth:`Device.send`."""
         if after is not None:
             self._beside.wait_event(after)
         for host, target in pairs:
@@ -185,7 +185,7 @@ class CudaDevice:
             try:
                 run()
             except BaseException:
-                with suppress(Exception):  # it says once more what went wrong, and leaves the stream usable
+                with suppress(Exception):  # it reports the error again, and leaves the stream usable
                     self._stream.end_capture()
                 raise
             graph = self._stream.end_capture()

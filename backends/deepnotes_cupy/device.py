@@ -1,8 +1,8 @@
-"""The seam inside this backend: what everything above asks of a device.
+"""The interface to a device, which everything above it in this backend uses.
 
 :class:`~deepnotes_cupy.cuda.CudaDevice` is the real one. In the tests a stand-in has NumPy's arrays, runs the same
-kernels compiled for the CPU and writes down every call, so that Programs, fallbacks, streaming and errors are held to
-the equations without a GPU.
+kernels compiled for the CPU and records every call, so that Programs, fallbacks, streaming and errors are checked
+against the equations without a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 Call: TypeAlias = Callable[[], None]
-"""Something made ready to be enqueued, as often as one likes: a launch, a product, a copy."""
+"""A launch, product or copy that is prepared, and can be enqueued any number of times."""
 
 Factors: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16"]
-"""How a product sees its factors; it adds up in float64 for the first and in float32 for all others."""
+"""The precision of a product's factors; sums are in float64 for the first and in float32 for all others."""
 
 PRECISIONS: dict[str, Factors] = {"highest": "float32", "high": "tf32", "bfloat16": "bfloat16", "float16": "float16"}
 """The factors of float32 products, by `matmul_precision`; those of float64 stay float64."""
@@ -31,11 +31,11 @@ UNITS: dict[Factors, float] = {
 
 
 class CaptureRefused(RuntimeError):
-    """What was enqueued cannot become a graph; the message says why."""
+    """The enqueued work cannot become a graph; the message says why."""
 
 
 class Product(NamedTuple):
-    """``C = alpha op(A) op(B)`` in column-major words: op(A) is (m, k), op(B) is (k, n), C is (m, n).
+    """``C = alpha op(A) op(B)`` in column-major terms: op(A) is (m, k), op(B) is (k, n), C is (m, n).
 
     Attributes
     ----------
@@ -44,10 +44,10 @@ class Product(NamedTuple):
     m, n, k : int
     alpha : float
     A, B, C : array
-        Flat, without gaps between columns: A is stored as (m, k), or (k, m) where it is turned.
+        Flat, without gaps between columns: A is stored as (m, k), or (k, m) if it is transposed.
     factors : str
     parts : int
-        With more than one, as many products of k terms each: A, B and C hold theirs one after the other.
+        The number of products, each of k terms; A, B and C hold them one after the other.
     """
 
     turned: tuple[bool, bool]
@@ -70,19 +70,19 @@ class Graph(Protocol):
 
 
 class Device(Protocol):
-    """One device, with a stream of this backend's own in which everything enqueued happens in turn."""
+    """One device, with a stream of this backend's own in which all enqueued work runs in order."""
 
     xp: Any
     """The array module of its arrays."""
 
     processors: int
-    """How many multiprocessors it has."""
+    """The number of multiprocessors."""
 
     keeps_subnormals: bool
-    """Whether float32 numbers below the smallest normal one are kept, and not taken for 0."""
+    """Whether float32 subnormals are kept instead of flushed to 0."""
 
     def section(self) -> AbstractContextManager[None]:
-        """Return what holds the device for this thread: its stream is the current one, after all work so far."""
+        """Return a context that holds the device for this thread: its stream is current, after all work so far."""
 
     def empty(self, size: int, dtype: str) -> Any:
         """Return a new flat array.
@@ -96,10 +96,10 @@ class Device(Protocol):
         """Return the launch of a kernel built for `dtype`: arrays, None for no array, and numbers are its arguments."""
 
     def prepare(self, kernel: str, dtype: str) -> None:
-        """Compile a kernel and load it, if it is not."""
+        """Compile a kernel and load it, unless it is already loaded."""
 
     def multiplier(self, product: Product) -> Call:
-        """Return the product, by cuBLAS or its like."""
+        """Return the product, by cuBLAS or its equivalent."""
 
     def copier(self, source: Any, target: Any) -> Call:
         """Return the copy of an array to another one of the same size, both on the device."""
@@ -108,7 +108,7 @@ class Device(Protocol):
         """Enqueue the copy of a host array to the first elements of `target`; the host array may change afterwards."""
 
     def download(self, source: Any) -> np.ndarray:
-        """Return a copy of an array on the host, after all that was enqueued before."""
+        """Return a copy of an array on the host, after all earlier work."""
 
     def capture(self, run: Call) -> Graph:
         """Return what `run` enqueues as a graph; it is not executed.
@@ -122,22 +122,22 @@ class Device(Protocol):
         """Return a flat host array that can be sent while the device computes."""
 
     def send(self, pairs: Sequence[tuple[np.ndarray, Any]], after: Any) -> Any:
-        """Copy pinned arrays to as many elements on the device beside the stream; return an event.
+        """Copy pinned arrays to the device, one target each, concurrently with the stream; return an event.
 
-        It begins when the event `after` has happened, if there is one.
+        It begins after the event `after`, if there is one.
         """
 
     def mark(self) -> Any:
-        """Return an event: everything enqueued so far has happened."""
+        """Return an event that occurs when all work enqueued so far is done."""
 
     def await_event(self, event: Any) -> None:
-        """Have what is enqueued from now on wait for an event."""
+        """Make work enqueued from now on wait for an event."""
 
     def settle(self, event: Any) -> None:
         """Wait for an event on the host."""
 
     def free(self) -> int:
-        """Return the bytes that could be had."""
+        """Return the bytes that can be allocated."""
 
     def describe(self) -> str:
-        """Return what it is, in a few words."""
+        """Describe the device in a few words."""

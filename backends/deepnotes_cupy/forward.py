@@ -9,7 +9,7 @@ from deepnotes_cupy.tape import Tape
 
 
 class Cache(NamedTuple):
-    """What backward needs of a layer: its row, its input, Z and A, each flat, by sample."""
+    """The values of a layer that backward needs: its row, its input, Z and A, each flat, by sample."""
 
     row: Row
     A_prev: Any
@@ -18,14 +18,14 @@ class Cache(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """What dropout draws its masks by: the network's seed, and the control that counts the steps."""
+    """The source of dropout masks: the network's seed, and the control that counts the steps."""
 
     seed: int
     control: Any
 
 
 def weights(tape: Tape, theta: Any, decaying: int) -> Any:
-    """Return the flat buffer as products want it: the weights lie first in it, so one launch rounds them all."""
+    """Return the flat buffer with weights rounded for products: they come first, so one launch rounds them all."""
     return tape.factor(theta[:decaying])
 
 
@@ -47,14 +47,14 @@ def forward(
     masks : Masks or None
         None when predicting.
     fused : bool
-        Whether the last layer ends with its product: the loss does the rest.
+        Whether the last layer ends with its product, and the loss does the rest.
     """
     A = X
     caches: list[Cache] = []
     for place, row in enumerate(rows):
         if isinstance(row, DropoutRow):
             assert masks is not None
-            # In place where nobody asks for what was there, which is the slope of an activation at most.
+            # In place, unless the slope of an activation needs the old values.
             kept, A = A, (tape.empty(m * row.n) if _wanted(caches) else A)
             dropout(tape, row, kept, A, m, masks)
             caches.append(Cache(row, None, None, A))
@@ -74,7 +74,7 @@ def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
 
 
 def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None) -> Any:
-    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3), and return A: in Z's place where the slope does not need Z."""
+    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3), and return A, which overwrites Z if the slope does not need Z."""
     b = theta[row.b]
     if A is None:
         shared = row.activation == "identity" or row.activation in FROM_A
@@ -94,6 +94,6 @@ def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks)
 
 
 def _wanted(caches: Sequence[Cache]) -> bool:
-    """Return whether backward will read the A of the layer before, or the Z that lies in the same place."""
+    """Return whether backward will read the A of the previous layer, or the Z in the same buffer."""
     row = caches[-1].row if caches else None
     return isinstance(row, DenseRow) and row.activation in FROM_A

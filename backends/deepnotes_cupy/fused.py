@@ -1,6 +1,6 @@
-"""Rung 2: equations as fused kernels and cuBLAS products of our own precision, for what runs eagerly on this backend.
+"""Rung 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution here.
 
-Arrays that are not the backend's own float32 or float64 matrices, and empty ones, go the way of the equation.
+Empty arrays, and those that are not the backend's own float32 or float64 matrices, use the equation itself.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
 
 
 def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str, matrices: bool = True) -> Any:
-    """Return a function in the place of an equation, where its first arguments, that many arrays, suit it."""
+    """Return a function that replaces an equation if its first arguments, the given number of arrays, suit it."""
     equation = EQUATIONS[name]
 
     @wraps(equation)
@@ -60,7 +60,7 @@ def _suit(arrays: tuple[Any, ...], dimensions: int) -> bool:
 
 
 class Fused:
-    """The kernels in the place of equations: new arrays from arrays, in the current stream.
+    """Kernels that replace equations: they return new arrays, in the current stream.
 
     Parameters
     ----------
@@ -177,14 +177,14 @@ class Fused:
         return self._run(tape, mask, n, m)
 
     def gather(self, xp: Any, X: Any, indices: Any) -> Any:
-        """Return the columns of `X` at `indices`, from wherever it is."""
+        """Return the columns of `X` at `indices`, on the device or the host."""
         if not on_host(X):
             return EQUATIONS["gather"](xp, X, indices)
         chosen = X.view(np.ndarray).T[self._backend.to_numpy(indices)].T
         return self._backend.from_numpy(chosen)
 
     def one_hot(self, xp: Any, y: Any, k: int, dtype: Any) -> Any:
-        """Return class indices as columns, where they are."""
+        """Return class indices as one-hot columns, on the same side as they are."""
         if not on_host(y):
             return EQUATIONS["one_hot"](xp, y, k, dtype)
         return EQUATIONS["one_hot"](np, y.view(np.ndarray), k, np.dtype(dtype)).view(HostSamples)
@@ -194,7 +194,7 @@ class Fused:
         return Tape(self._device, dtype, self._backend.factors(dtype))
 
     def _scale(self, like: Any) -> float:
-        """Return what dZ is multiplied by where it is rounded; a scale that adapts belongs to a Program."""
+        """Return the factor of dZ where it is rounded; an adaptive scale belongs to a Program."""
         of = self._backend.loss_scale
         return float(of) if isinstance(of, int | float) and str(like.dtype) == "float32" else 1.0
 

@@ -1,4 +1,4 @@
-"""How many blocks of how many threads a kernel gets. Any grid gives the right result; these give it fast."""
+"""The grid and block size of each kernel. Any grid gives the right result; these are fast."""
 
 from math import isqrt
 
@@ -7,11 +7,11 @@ import numpy as np
 from deepnotes_cupy.sources import kernels
 
 LINE = 128
-"""Bytes of memory that a row of a tile takes, see ``Tile`` in kernels/common.cuh."""
+"""The bytes of a row of a tile, see ``Tile`` in kernels/common.cuh."""
 ROWS = 4
 """Rows that a thread of ``activation_backward`` gets before there is more than one chunk."""
 MOST_ROWS = 256
-"""Rows whose sum a thread of ``activation_backward`` takes at most, one after the other."""
+"""The most rows that a thread of ``activation_backward`` sums, one after the other."""
 STRIP = 4
 """Packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
@@ -84,14 +84,14 @@ def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> t
     """
     across, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
     wanted = -(-4 * processors // across)
-    count = max(1, min(wanted, -(-m // (ROWS * height)), isqrt(m)))  # as the chunks' sums have to be summed up, too
+    count = max(1, min(wanted, -(-m // (ROWS * height)), isqrt(m)))  # as the chunks' sums have to be added, too
     count = max(count, -(-m // (MOST_ROWS * height)))  # so that the roundings of a sum do not grow with the batch
     rows = max(1, -(-m // count))
     return rows, max(1, -(-m // rows))
 
 
 def _tiles(n: int, dtype: str, threads: int, packed: bool = True) -> tuple[int, int]:
-    """Return how many tiles lie side by side, and the rows of one."""
+    """Return the number of tiles side by side, and the rows of one."""
     size = np.dtype(dtype).itemsize
     numbers = 16 // size if packed and n % (16 // size) == 0 else 1
     width = _power(n // numbers, LINE // (numbers * size))
@@ -99,7 +99,7 @@ def _tiles(n: int, dtype: str, threads: int, packed: bool = True) -> tuple[int, 
 
 
 def _power(count: int, most: int) -> int:
-    """Return the smallest power of two that is at least `count`, but not above `most`, which is one."""
+    """Return the smallest power of two that is at least `count`, but at most `most`, itself a power of two."""
     return min(1 << max(count - 1, 0).bit_length(), most)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
 
 BATCH = 1 << 27
-"""Bytes of samples that go to the device at a time, where they stay on the host otherwise."""
+"""The bytes of samples that are sent to the device at a time if they stay on the host."""
 
 
 class PartsInference(EagerInference):
@@ -105,7 +105,7 @@ class CupyInference(PartsInference):
             except DeviceMemoryError:
                 if stop - start == 1:
                     raise
-                self._step = (stop - start) // 2  # fewer at a time, from now on
+                self._step = (stop - start) // 2  # fewer samples at a time from now on
                 continue
             start = stop
         return in_columns(out, k, m), L.reshape(1, -1)

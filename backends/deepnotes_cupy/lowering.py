@@ -1,4 +1,4 @@
-"""From layers to what the kernels are called with: sizes, places in the flat buffer, codes."""
+"""Lower layers to the arguments of kernels: sizes, places in the flat buffer, codes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -50,13 +50,13 @@ OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
 
 
 def update_of(optimizer: Optimizer) -> Update | None:
-    """Return the update of an optimizer, or None if there is none for its class or its options."""
+    """Return the update of an optimizer, or None if its class or its options have none."""
     find = OPTIMIZERS.get(type(optimizer))
     return find(optimizer) if find else None
 
 
 def supported() -> Supported:
-    """Return the parts that there are kernels for, as the sources name them."""
+    """Return the parts that have kernels, as named in the sources."""
     return Supported(codes("Activation"), codes("Loss"), lambda optimizer: update_of(optimizer) is not None)
 
 
@@ -84,7 +84,7 @@ Row: TypeAlias = DenseRow | DropoutRow
 
 
 def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
-    """Return the rows of supported layers; dropout is for `training` alone, and where it drops anything.
+    """Return the rows of supported layers; dropout only for `training`, and only if its rate is not 0.
 
     Raises
     ------
@@ -106,9 +106,9 @@ def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
 
 
 def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, factors: str) -> int:
-    """Return how many numbers of memory one sample of a batch takes at most: what a batch size is suggested from."""
+    """Return the most numbers of memory that one sample of a batch takes, for suggesting a batch size."""
     widest = max(row.n for row in rows)
-    kept = 2 * sum(row.n for row in rows)  # Z, A and what dropout makes of it
+    kept = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
     if factors in ("bfloat16", "float16"):
         kept += (inputs + 2 * sum(row.n for row in rows)) // 2
     of_products = max(row.n_prev + row.n for row in rows if isinstance(row, DenseRow))  # of blocks of samples

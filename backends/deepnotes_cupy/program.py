@@ -1,4 +1,4 @@
-"""The Program of this backend: chunks of mini-batches enqueued as CUDA graphs; the host asks once what came of them."""
+"""The Program of this backend: chunks of mini-batches enqueued as CUDA graphs; the host reads the result once."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -60,15 +60,15 @@ class CupyProgram(EagerProgram):
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         order = np.ascontiguousarray(order, dtype=np.int64)
         samples = data.X.shape[1]
-        if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel looks again
+        if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel checks again
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
-        batch_size = min(batch_size, max(samples, len(order)))  # samples may come more than once
+        batch_size = min(batch_size, max(samples, len(order)))  # samples may occur more than once
         made, chunk = 0, Chunk(*sums, 0, 0.0)
         with self._device.section():
             while made < len(rates):
                 chunk, stopped = self._train(state, data, order[made * batch_size :], batch_size, rates[made:], sums)
                 sums, made = (chunk.loss_sum, chunk.weight_sum), made + chunk.steps
-                if stopped == control.CAREFUL:  # the next update may overflow: the eager Program makes it, or does not
+                if stopped == control.CAREFUL:  # the next update may overflow: the eager Program makes it or reports it
                     part = order[made * batch_size :][:batch_size]
                     chunk = super().train(state, data, part, batch_size, rates[made : made + 1], sums)
                     sums, made = (chunk.loss_sum, chunk.weight_sum), made + chunk.steps
@@ -105,7 +105,7 @@ class CupyProgram(EagerProgram):
             super().update(state, g, rate)
 
     def let_go(self) -> None:
-        """Hold no data of the last training any longer: another one wants the memory."""
+        """Release the data of the last training, since another one needs the memory."""
         with self._device.section():
             self._sourced, self._stage = (None, None, None), None
             self._hosts.clear()
@@ -117,10 +117,10 @@ class CupyProgram(EagerProgram):
     def _train(
         self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums
     ) -> tuple[Chunk, int]:
-        """Enqueue as many updates as there is room for, and return what came of them and why they stopped."""
+        """Enqueue as many updates as there is room for, and return their result and why they stopped."""
         steps = min(len(rates), SCALAR_STEPS, max(1, ORDER // batch_size), self._scale.until_growth)
         order, rates = order[: steps * batch_size], rates[:steps]
-        self._replay(state, min(batch_size, len(order)), data.w is not None)  # first: it tells which size would fit
+        self._replay(state, min(batch_size, len(order)), data.w is not None)  # first: its error says what would fit
         self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
         self._device.upload(control.fresh(state.step, sums), self._shared.control)
         if any(map(on_host, data)):
@@ -139,7 +139,7 @@ class CupyProgram(EagerProgram):
         return chunk, stopped
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
-        """Enqueue steps on as many samples."""
+        """Enqueue the steps for `count` samples of a source, in batches."""
         for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
             if m and steps:
                 replay = self._replay(state, m, source.w is not None)
@@ -151,7 +151,7 @@ class CupyProgram(EagerProgram):
         hosts = Data(*(None if a is None else self._on_host(a) for a in data))  # type: ignore[arg-type]
         widths = self.plan.inputs, self._targets, int(data.w is not None)
         if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
-            self._stage = None  # before the next one: there may be no room for both
+            self._stage = None  # before the next one, since there may be no room for both
             self._stage = Stage(self._device, widths, self.plan.dtype, batch_size, self._stage_bytes)
         stage = self._stage
         self._send_order(stage.places(len(order)), 2 * stage.room)
@@ -187,7 +187,7 @@ class CupyProgram(EagerProgram):
             return Replay(device, plan, step, shared, arrays, self._factors)
         except DeviceMemoryError as error:
             requested = error.requested
-        # Not before that exception is gone, and with it what was had already: so a smaller batch works right away.
+        # Raised after that exception and the memory it holds are released, so that a smaller batch works right away.
         self._replays.clear()
         free = device.free()
         each = numbers_of_a_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
@@ -198,14 +198,14 @@ class CupyProgram(EagerProgram):
         raise DeviceMemoryError(requested, free, f"batch_size={fits} would fit", fits)
 
     def _send_order(self, order: np.ndarray, expected: int) -> None:
-        """Put an order on the device, in a place that stays the same for what was captured, as long as it is enough."""
+        """Put an order on the device, in a buffer whose address captured graphs rely on, unless it is too small."""
         wanted = max(len(order), min(expected, ORDER))
         if self._shared.order.size < wanted:
             self._shared.order = self._device.empty(wanted, "int64")
         self._device.upload(np.ascontiguousarray(order, np.int64), self._shared.order)
 
     def _source(self, data: Data) -> Source:
-        """Return where batches are gathered from: the data's own memory, or copies in places that stay the same."""
+        """Return the arrays that batches are gathered from: the data themselves, or copies at fixed addresses."""
         before, copies, source = self._sourced
         if not (before and all(a is b for a, b in zip(data, before, strict=True))):
             arrays = [None if a is None else self._flat(a) for a in data]
@@ -214,7 +214,7 @@ class CupyProgram(EagerProgram):
             self._sourced = data, copies, source
             return source
         for x, copied, target in zip(data, copies, source, strict=True):
-            if copied:  # what it is a copy of may have changed
+            if copied:  # the original may have changed
                 turned: Any = x.T  # type: ignore[union-attr]
                 target.reshape(turned.shape)[...] = turned
         return source  # type: ignore[no-any-return]
@@ -227,7 +227,7 @@ class CupyProgram(EagerProgram):
         return flat, converted is not x or not x.T.flags.c_contiguous
 
     def _on_host(self, x: Any) -> np.ndarray:
-        """Return `x` on the host, where most of it may be already; what is smaller than that is fetched once."""
+        """Return `x` on the host, where large data already are; smaller data are fetched once."""
         if on_host(x):
             return x  # type: ignore[no-any-return]
         kept = self._hosts.get(id(x))

@@ -1,4 +1,4 @@
-"""Replay: a step as CUDA graphs, each checked against the same steps run one by one before it is ever trained with."""
+"""Replay: a step as CUDA graphs, each checked against the same steps run one by one before its first use."""
 
 import logging
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from deepnotes_cupy.step import Arrays, Shared, Source, Step
 MANY = 16
 """Steps of a graph; what is left of a chunk takes a graph of one step."""
 COMPARED_ON_HOST = 1 << 22
-"""Numbers that are sooner fetched than CuPy has compiled what compares them on the device."""
+"""The count of numbers up to which fetching them is faster than compiling a comparison on the device."""
 WARM = 2
-"""Steps that are run one by one first, so that whatever is loaded at its first use is there."""
+"""Steps that are run one by one first, so that everything loaded at first use is loaded."""
 
 
 class Replay:
@@ -49,12 +49,12 @@ class Replay:
             self._run = 0
 
     def unbind(self) -> None:
-        """Hold nobody's data any longer, nor graphs that read them."""
+        """Release the data, and the graphs that read them."""
         self.step.unbind()
         self._graphs.clear()
 
     def run(self, steps: int) -> None:
-        """Enqueue as many steps."""
+        """Enqueue a number of steps."""
         while steps:
             count = MANY if steps >= MANY else 1
             graph = self._graph(count) if self._run >= WARM and not self.refused else None
@@ -71,14 +71,14 @@ class Replay:
             self.step.run()
 
     def _graph(self, steps: int) -> Graph | None:
-        """Return the graph of as many steps, once it was found to do what they do; None where there is none."""
+        """Return the graph of a number of steps once it was checked against them; None if there is none."""
         if steps not in self._graphs:
             try:
                 graph = self._device.capture(lambda: self._steps(steps))
                 difference = self._difference(graph, steps)
             except (CaptureRefused, DeviceMemoryError) as error:
                 difference = f"it cannot be captured: {error}"
-            if difference is None:  # nothing was trained on that could show it: some time later
+            if difference is None:  # the steps could not show it; try again later
                 self._run = -MANY
                 return None
             if difference:
@@ -94,7 +94,7 @@ class Replay:
     def _difference(self, graph: Graph, steps: int) -> str | None:
         """Return how a replay differs from steps run one by one, from the same start; "" if it does not.
 
-        θ, the slots and the control are as before afterwards. None if the steps came to a stop, and so show nothing.
+        θ, the slots and the control are restored afterwards. None if the steps stopped, which shows nothing.
         """
         device = self._device
         changing = [self._arrays.theta, *self._arrays.slots, self._shared.control]
@@ -104,7 +104,7 @@ class Replay:
             self._steps(steps)
             self._copy(results, wanted)
             self._copy(before, changing)
-            self.step.spoil()  # what the graph leaves out must not be found as the steps have left it
+            self.step.spoil()  # results that the graph leaves out must not be taken from the steps before
             graph.launch()
             told = control.read(device.download(self._shared.control))
             told_eager = control.read(device.download(wanted[len(changing) - 1]))
@@ -114,7 +114,7 @@ class Replay:
                 return f"a replay made {told['made']} updates of {told_eager['made']}"
             names = ["θ", *self._plan.optimizer.slots, "", "the gradient"]
             for name, found, other in zip(names, results, wanted, strict=True):
-                if name and not (off := self._off(found, other)) <= self._bound:  # NaN is no agreement
+                if name and not (off := self._off(found, other)) <= self._bound:  # NaN does not count as agreement
                     return f"{name} of a replay is off by {off:.2g} of its norm, beyond {self._bound:.2g}"
             return ""
         finally:
@@ -122,7 +122,7 @@ class Replay:
 
     @property
     def _bound(self) -> float:
-        """How far results may be off, as a share of their norm: ``2 sqrt(k) u`` for each product of the step."""
+        """Return the allowed error as a share of the norm: ``2 sqrt(k) u`` for each product of the step."""
         sizes = self._plan.layout.sizes
         return 6 * len(sizes) * sqrt(max(*sizes, self.step.m)) * self._u
 

@@ -1,4 +1,4 @@
-"""Loss scaling: what keeps small derivatives above the smallest number of float16."""
+"""Loss scaling, which keeps small derivatives above the smallest number of float16."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ LARGEST, SMALLEST = 2.0**24, 2.0**-24
 
 
 class LossScale:
-    """What dZ is multiplied by where it is rounded.
+    """The factor of dZ where it is rounded to 16 bits.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ class LossScale:
     Attributes
     ----------
     value : float
-        A power of two where it is dynamic, so that scaling rounds nothing.
+        A power of two if dynamic, so that scaling is exact.
     """
 
     def __init__(self, wanted: "float | Literal['dynamic'] | None") -> None:
@@ -28,11 +28,11 @@ class LossScale:
 
     @property
     def until_growth(self) -> int:
-        """How many updates may be made before :meth:`note` has to be told."""
+        """The number of updates that may be made before :meth:`note` has to be called."""
         return max(1, GROW_AFTER - self._good) if self.dynamic else 1 << 62
 
     def note(self, made: int) -> bool:
-        """Count updates that were made; return whether the scale doubles."""
+        """Count updates; return whether the scale doubles."""
         self._good += made
         if not self.dynamic or self._good < GROW_AFTER or self.value >= LARGEST:
             return False

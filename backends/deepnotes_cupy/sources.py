@@ -1,4 +1,4 @@
-"""The CUDA sources, shipped as package data, and what their text says of every kernel: nothing here is written twice.
+"""The CUDA sources, shipped as package data, and the declarations parsed from them, so that nothing is written twice.
 
 The kernels are one program: :func:`program` joins the files, each included once, so that one compilation per dtype
 serves all of them. :func:`kernels` has each kernel's parameters as the source declares them, and :func:`codes` the
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
-"""In the order of the program; the headers come where they are included."""
+"""The files in the order of the program; headers come where they are included."""
 REAL = {"float32": "float", "float64": "double"}
-"""What ``real`` is, by dtype."""
+"""The C type ``real``, by dtype."""
 
 _KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'
@@ -35,10 +35,10 @@ class Parameter:
     ----------
     name : str
     kind : str
-        The C type without ``const``, ``*`` and ``__restrict__``: of the number, or of what is pointed to.
+        The C type without ``const``, ``*`` and ``__restrict__``: of the number, or of the elements pointed to.
     pointer : bool
     const : bool
-        Whether it points to what the kernel does not change.
+        Whether it points to data that the kernel does not change.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Parameter:
         Raises
         ------
         KeyError
-            If it is a structure's: ``Control``.
+            If it is a structure, ``Control``.
         """
         kind: np.dtype[Any] = np.dtype(_SCALARS[REAL[dtype] if self.kind == "real" else self.kind])
         return kind
@@ -67,7 +67,7 @@ class Kernel:
     name : str
     parameters : tuple of Parameter
     threads : int
-        How many threads a block may have at most, and should have.
+        The largest number of threads of a block, which is also the best.
     """
 
     name: str

@@ -18,14 +18,14 @@ SCALAR_STEPS = 1 << 13
 
 
 class Arrays(NamedTuple):
-    """What a training changes: θ and the optimizer's slots, shape (p,) each, the network's own arrays."""
+    """The arrays that a training changes: θ and the optimizer's slots, shape (p,) each, those of the network itself."""
 
     theta: Any
     slots: tuple[Any, ...]
 
 
 class Source(NamedTuple):
-    """Where batches are gathered from: flat arrays by sample, Y also (samples,) class numbers; w may be None."""
+    """The arrays that batches are gathered from, flat, by sample; Y may be (samples,) class indices; w may be None."""
 
     X: Any
     Y: Any
@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 
 class Shared:
-    """What all batch sizes of a Program share on the device.
+    """The device memory shared by all batch sizes of a Program.
 
     Parameters
     ----------
@@ -74,9 +74,9 @@ class Step:
     plan : Plan
         Of the library's own parts only.
     factors : str
-        How products see their factors.
+        The precision to which products round their factors.
     scale : float
-        What dZ is multiplied by where it is rounded to 16 bits.
+        The factor of dZ where it is rounded to 16 bits.
     shared : Shared
     arrays : Arrays
     m : int
@@ -129,16 +129,16 @@ class Step:
 
     @property
     def names(self) -> list[str]:
-        """What a step enqueues, in order: the nodes of its graph."""
+        """The names of the calls of a step, in order: the nodes of its graph."""
         return ["gather", *self.gradient.names, *self.update.names]
 
     def spoil(self) -> None:
-        """Overwrite all that a step computes on its way to the next parameters, so that nothing of it can be used."""
+        """Overwrite all intermediate results of a step, so that none of them can be reused."""
         for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN, too
 
     def bind(self, source: Source, batch_size: int) -> bool:
-        """Gather from these arrays from now on; return whether that is another place than before."""
+        """Gather from these arrays from now on; return whether their addresses have changed."""
         wanted = (*source, self._shared.order)
         same = len(self._bound) == len(wanted) and all(a is b for a, b in zip(wanted, self._bound, strict=True))
         if same and batch_size == self._batch_size:
@@ -154,7 +154,7 @@ class Step:
         return True
 
     def unbind(self) -> None:
-        """Hold nobody's data any longer."""
+        """Release the data."""
         self._gather, self._bound = None, ()
 
     def compute(self) -> None:

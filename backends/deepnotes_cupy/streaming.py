@@ -1,4 +1,4 @@
-"""Data that stay on the host: samples of a chunk are gathered there, and sent while the device computes on others."""
+"""Data that stay on the host: the samples of a chunk are gathered there, and sent while the device computes."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ STAGE = 64 << 20
 
 
 class HostSamples(np.ndarray):
-    """Samples, targets or weights that stay on the host, as an array of NumPy's: one in each column."""
+    """Samples, targets or weights that stay on the host in a NumPy array, one in each column."""
 
 
 def on_host(x: Any) -> bool:
@@ -37,16 +37,16 @@ class Stage:
     ----------
     device : Device
     widths : (int, int, int)
-        Numbers of a sample in X and Y, and 1 or 0 for w.
+        The numbers of each sample in X and in Y, and 1 or 0 for w.
     dtype : {"float32", "float64"}
     batch_size : int
 
     Attributes
     ----------
     source : Source
-        What batches are gathered from.
+        The arrays that batches are gathered from.
     room : int
-        Samples of a buffer: whole batches.
+        The number of samples of a buffer, a multiple of the batch size.
 
     Raises
     ------
@@ -62,18 +62,18 @@ class Stage:
         self.source = Source(X, Y, w)
         self._pinned = [[device.pinned(self.room * width, dtype) for width in widths if width] for _ in range(2)]
         self._sent: list[Any] = [None, None]
-        self._trained = [device.mark()] * 2  # the buffers' memory may have been something else's until now
+        self._trained = [device.mark()] * 2  # the memory of the buffers may still be in use by earlier work
 
     def places(self, count: int) -> np.ndarray:
-        """Return where the first `count` samples of a chunk will lie, whatever else is in the buffers then."""
+        """Return the places of the first `count` samples of a chunk in the buffers."""
         at = np.arange(count)
         return at // self.room % 2 * self.room + at % self.room
 
     def send(self, number: int, data: Data, indices: np.ndarray) -> None:
-        """Gather the `number`-th part of a chunk and send it; what is enqueued from now on has it."""
+        """Gather the `number`-th part of a chunk and send it; work enqueued from now on waits for it."""
         slot, m = number % 2, len(indices)
         if self._sent[slot] is not None:
-            self._device.settle(self._sent[slot])  # its pinned memory is free again
+            self._device.settle(self._sent[slot])  # its pinned memory can be reused
         pairs = []
         arrays = [a for a in data if a is not None]
         targets = [a for a in self.source if a is not None]
@@ -85,5 +85,5 @@ class Stage:
         self._device.await_event(self._sent[slot])
 
     def done(self, number: int) -> None:
-        """Note that all that reads the `number`-th part is enqueued: its buffer may be written to after that."""
+        """Note that all work that reads the `number`-th part is enqueued; its buffer may be overwritten after that."""
         self._trained[number % 2] = self._device.mark()

@@ -1,4 +1,4 @@
-"""Tape: calls made ready once, to be enqueued in turn as often as one likes."""
+"""Tape: calls prepared once and enqueued in order any number of times."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ class Tape:
     device : Device
     dtype : {"float32", "float64"}
     factors : str
-        How products see their factors.
+        The precision to which products round their factors.
 
     Attributes
     ----------
     calls : list of callable
     names : list of str
-        What each of them is.
+        The names of the calls.
     buffers : list of array
-        What was had for it: all of it is written anew each time that the tape runs, before it is read.
+        The memory allocated for it; each run of the tape writes all of it before it reads it.
     """
 
     def __init__(self, device: Device, dtype: str, factors: Factors) -> None:
@@ -40,7 +40,7 @@ class Tape:
             call()
 
     def empty(self, size: int, dtype: str | None = None) -> Any:
-        """Return a new flat array, one of the buffers."""
+        """Return a new flat array, kept among the buffers."""
         self.buffers.append(self.device.empty(size, dtype or self.dtype))
         return self.buffers[-1]
 
@@ -64,14 +64,14 @@ class Tape:
         B: Any,
         C: Any,
     ) -> None:
-        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n, k, see :class:`Product`. Factors are rounded already."""
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n, k, see :class:`Product`. Factors are already rounded."""
         self.calls.append(self.device.multiplier(Product(turned, *sizes, alpha, A, B, C, self.factors)))
         self.names.append("product")
 
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
         """Add ``C = alpha A Bᵀ``, the sum over k samples, in blocks: their products, and the sum of these.
 
-        A block has :data:`SAMPLES` samples, or so many that the products take no more room than the factors.
+        A block has :data:`SAMPLES` samples, or enough that the products take no more room than the factors.
         """
         n, rows, m = sizes
         block = max(SAMPLES, -(-n * rows // (n + rows)))
@@ -89,15 +89,15 @@ class Tape:
         self.launch("sum_partials", (n * rows,), parts, C, n * rows, whole + (rest > 0))
 
     def factor(self, x: Any, lasting: bool = True, scale: float = 1.0) -> Any:
-        """Return `x` as products want it: itself, or rounded to 16 bits by one more launch.
+        """Return `x` as a factor of products: itself, or rounded to 16 bits by one more launch.
 
         Parameters
         ----------
         x : array
         lasting : bool, default True
-            Whether it stays as it is until the tape is done, so that a second use need not round again.
+            Whether it stays unchanged until the tape is done, so that a second use need not round it again.
         scale : float, default 1.0
-            It is multiplied by this before it is rounded.
+            The factor by which it is multiplied before it is rounded.
         """
         if self.factors not in codes("Half"):
             return x
@@ -107,5 +107,5 @@ class Tape:
         out = self.empty(x.size, "uint16")
         self.launch("round16", (x.size,), x, out, x.size, codes("Half")[self.factors], scale)
         if lasting:
-            self._rounded[id(x)] = (x, out)  # with x, so that no other array can get its id
+            self._rounded[id(x)] = (x, out)  # keeps x alive, so that no other array can get its id
         return out

@@ -19,8 +19,8 @@ class NumbaBackend(ThreadedBackend):
     Parameters
     ----------
     threads : int, optional
-        How many threads a call may take; by default what the machine and the user's other limits allow, and the work
-        is worth. See :mod:`deepnotes_numba.threads`.
+        The most threads that a call may use; by default as many as the machine and the user's other limits allow and as
+        the work warrants. See :mod:`deepnotes_numba.threads`.
     """
 
     determinism = "any threads"
@@ -30,16 +30,16 @@ class NumbaBackend(ThreadedBackend):
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the compiled Program, or None for a plan with a part that there is no kernel for."""
+        """Return the compiled Program, or None for a plan with a part that has no kernel."""
         if not SUPPORTED.has_plan(plan):
             _log_eager(plan)
             return None
-        from deepnotes_numba.program import NumbaProgram  # not before it is needed: it takes Numba a second
+        from deepnotes_numba.program import NumbaProgram  # imported when needed, since importing Numba takes a second
 
         return NumbaProgram(self, plan)
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
-        """Return the compiled forward pass, or None for layers or activations that there is no kernel for."""
+        """Return the compiled forward pass, or None for layers or activations without a kernel."""
         if not SUPPORTED.has_layers(layers):
             _log_eager(layers)
             return None
@@ -73,9 +73,9 @@ def create(threads: int | None = None) -> Backend:
     Raises
     ------
     ArgumentError
-        If `threads` is no whole number of at least 1.
+        If `threads` is not an integer of at least 1.
     BackendUnavailable
-        If Numba cannot be imported, or is set not to compile.
+        If Numba cannot be imported, or its settings disable compilation.
     """
     availability.check()
     return NumbaBackend(threads)

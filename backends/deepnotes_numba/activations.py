@@ -1,6 +1,6 @@
-"""Activations and their slopes, element by element, by code; loops over them are made below.
+"""Activations and their slopes, element by element and by code, and the loops over them.
 
-A slope is a function of z, or of ``a = g(z)`` where that is enough: then A may lie where Z was.
+A slope is a function of z, or of ``a = g(z)`` where that is enough: then A may overwrite Z.
 """
 
 from math import pi, sqrt
@@ -100,7 +100,7 @@ def _gelu_tanh(option, z):
 @inlined
 def _gelu_tanh_slope(option, z):
     s = sigmoid(C(z) * (z + CUBIC(z) * z * z * z))
-    t = z * (s * (ONE(z) - s))  # 0 long before z * z overflows
+    t = z * (s * (ONE(z) - s))  # reaches 0 long before z * z overflows
     return s + C(z) * t + THREE(z) * CUBIC(z) * C(z) * (t * z * z)
 
 
@@ -164,7 +164,7 @@ def _times(slope):
     return run
 
 
-# A loop over two arrays that may be the same one is not vectorised, hence those in place.
+# A loop over two arrays that may be the same is not vectorised, hence the loops in place.
 _sigmoid_here, _tanh_here, _relu_here = _in_place(_sigmoid), _in_place(_tanh), _in_place(_relu)
 _sigmoid_to, _tanh_to, _relu_to = mapped(_sigmoid), mapped(_tanh), mapped(_relu)
 _leaky_relu_to, _elu_to, _gelu_to = mapped(_leaky_relu), mapped(_elu), mapped(_gelu)
@@ -240,9 +240,9 @@ def backward(code, option, D, Z, A):
 
 @jit
 def softmax(work, z, a, n, largest, total):
-    """Write the softmax of the n rows of the block at `z` to the block at `a`; `largest` and `total` are rows to use.
+    """Write the softmax of the n rows of the block at `z` to the block at `a`; `largest` and `total` are scratch rows.
 
-    The row of largest logits and that of the sums of ``e^(z - largest)`` are left there for the loss.
+    They keep the largest logits and the sums of ``e^(z - largest)`` for the loss.
     """
     S = block(work)
     M, T = view(work, largest, S), view(work, total, S)
@@ -266,7 +266,7 @@ def softmax(work, z, a, n, largest, total):
 
 @jit
 def softmax_backward(work, d, a, n, total):
-    """Turn the block at `d` from dA into ``dZ = a * (dA - Σ dA a)``; `total` is a row to use."""
+    """Turn the block at `d` from dA into ``dZ = a * (dA - Σ dA a)``; `total` is a scratch row."""
     S = block(work)
     T, D, A = view(work, total, S), matrix(work, d, n, S), matrix(work, a, n, S)
     for s in range(S):

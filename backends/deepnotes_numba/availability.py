@@ -1,4 +1,4 @@
-"""Whether Numba can compile here: found out from its import and its settings, with what mends it."""
+"""Check by its import and settings whether Numba can compile here, and suggest the fix if not."""
 
 import logging
 import os
@@ -31,15 +31,15 @@ def check() -> None:
 
 
 def _cause_and_fix(error: Exception) -> tuple[str, str]:
-    """Return why Numba cannot be imported, and what to do."""
+    """Return why Numba cannot be imported, and the fix."""
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or "numba").partition(".")[0]
         return f"Python cannot find {missing!r}", INSTALL
     kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
     cause = f"Numba cannot be imported: {kind}{reason(error)}"
-    if "scipy" in str(error).lower():  # which Numba does without if it is missing, so that pip does not mend it
+    if "scipy" in str(error).lower():  # optional for Numba, so pip does not install it
         return cause, "pip install --upgrade scipy"
-    if isinstance(error, ImportError):  # Numba says which version of which library it needs; pip knows as well
+    if isinstance(error, ImportError):  # Numba says which version of which library it needs, and pip can resolve it
         return cause, INSTALL
     settings = sorted(name for name in os.environ if name.startswith("NUMBA_"))
     if os.path.exists(".numba_config.yaml"):
@@ -50,7 +50,7 @@ def _cause_and_fix(error: Exception) -> tuple[str, str]:
 
 
 def _pass_on(warning: warnings.WarningMessage) -> None:
-    """Log in one line what Numba, with a traceback, warns of a setting; show other warnings as they are."""
+    """Log Numba's warning about a setting, which has a traceback, in one line; show other warnings unchanged."""
     setting = re.match(r"Environment variable '(\w+)' is defined but its associated value '(.*)'", str(warning.message))
     if setting is None:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
@@ -60,7 +60,7 @@ def _pass_on(warning: warnings.WarningMessage) -> None:
 
 
 def _check_features(setting: str | None) -> None:
-    """Raise for features of a processor that are misspelled, by which LLVM ends the process, or that it lacks."""
+    """Raise for misspelled processor features, for which LLVM would end the process, or features that it lacks."""
     if not setting:
         return
     present = import_module("llvmlite.binding").get_host_cpu_features()

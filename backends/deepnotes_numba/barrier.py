@@ -1,7 +1,7 @@
-"""Where threads wait for each other: a few words of memory, and instructions that no other thread can come between.
+"""Barriers at which threads wait for each other, made of a few words of memory and atomic instructions.
 
-A *meeting* is a pointer to `SIZE` words, 0 at first. A thread that waits looks again and again, since the others are
-about to come; after a while it offers its core to others between looks.
+A *meeting* is a pointer to `SIZE` words, initially 0. A waiting thread spins, since the others are about to arrive;
+after a while it yields its core between looks.
 """
 
 import os
@@ -15,10 +15,10 @@ from deepnotes_numba.compiling import jit
 from deepnotes_numba.vectors import WORD
 
 LINE = 16
-"""Words that two neighbouring cache lines hold: what is written often lies apart from what is read often."""
+"""The words of two neighbouring cache lines, which separate frequently written from frequently read data."""
 ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
 SPINS = 256
-"""Looks at a barrier before a thread offers its core to others."""
+"""The number of looks at a barrier before a thread yields its core."""
 
 _pass_on = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 PAUSE = "llvm.x86.sse2.pause" if machine() in {"x86_64", "AMD64"} else None
@@ -26,7 +26,7 @@ PAUSE = "llvm.x86.sse2.pause" if machine() in {"x86_64", "AMD64"} else None
 
 @intrinsic
 def _arrive(typingctx, x, at):
-    """Add 1 to x[at], x being a pointer, and return what was there; no other thread can come between."""
+    """Atomically add 1 to x[at], where x is a pointer, and return the old value."""
 
     def generate(context, builder, signature, arguments):
         return builder.atomic_rmw("add", _word(context, builder, signature, arguments), WORD(1), "acq_rel")
@@ -36,7 +36,7 @@ def _arrive(typingctx, x, at):
 
 @intrinsic
 def _look(typingctx, x, at):
-    """Return x[at] as other threads have left it, with all that they wrote before."""
+    """Load x[at] with acquire order, so that all earlier writes of other threads are visible."""
 
     def generate(context, builder, signature, arguments):
         return builder.load_atomic(_word(context, builder, signature, arguments), "acquire", 8)
@@ -46,7 +46,7 @@ def _look(typingctx, x, at):
 
 @intrinsic
 def _tell(typingctx, x, at, value):
-    """Set x[at], after all that this thread wrote before."""
+    """Store x[at] with release order, after all earlier writes of this thread."""
 
     def generate(context, builder, signature, arguments):
         builder.store_atomic(arguments[2], _word(context, builder, signature, arguments), "release", 8)
@@ -57,7 +57,7 @@ def _tell(typingctx, x, at, value):
 
 @intrinsic
 def _pause(typingctx):
-    """Tell the processor that this is a loop that waits."""
+    """Tell the processor that this is a spin loop."""
 
     def generate(context, builder, signature, arguments):
         if PAUSE:

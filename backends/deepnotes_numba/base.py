@@ -1,15 +1,15 @@
-"""The backend as its Programs and Inferences know it; the backend itself knows them."""
+"""The interface of the backend that its Programs and Inferences use, without importing the backend."""
 
 from deepnotes.backends import HostBackend
 
 
 class ThreadedBackend(HostBackend):
-    """NumPy's arrays, and a limit of threads.
+    """NumPy's arrays, and a limit on threads.
 
     Attributes
     ----------
     threads : int or None
-        How many threads a call may take, if the user says so.
+        The most threads that a call may use, if the user sets it.
     """
 
     threads: int | None

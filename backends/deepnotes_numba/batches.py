@@ -1,6 +1,6 @@
 """From data to blocks: the samples of a batch, their targets and weights.
 
-The last block of a batch may have room for more samples than there are: it repeats the last one, with the weight 0.
+If the last block of a batch is not full, it repeats the last sample with the weight 0.
 """
 
 from deepnotes_numba.compiling import jit
@@ -8,21 +8,21 @@ from deepnotes_numba.products import padded
 from deepnotes_numba.vectors import block, matrix, prefetch, transpose, view
 
 AHEAD = 12
-"""Samples by which memory is asked in advance for rows of X: in a shuffled order the processor cannot foresee them."""
+"""The samples by which rows of X are prefetched ahead: in a shuffled order the processor cannot predict them."""
 BEGINNING = 64
-"""Elements of a row that are asked for: after so many, the processor has seen where it goes."""
+"""The elements of a row that are prefetched: after these, the processor's own prefetcher takes over."""
 CACHE = 1 << 20
-"""Bytes of X up to which nothing is asked for: they are at hand."""
+"""The bytes of X up to which nothing is prefetched, since X is in the cache."""
 LINE = 64
-"""Bytes that memory gives at a time."""
+"""The bytes of a cache line."""
 
 
 @jit
 def gather(X, by_sample, indices, m, work, A, turned, blocks, room, training):
-    """Write the columns of X at the first m of `indices`, for a range of blocks, to the region A, and to `turned`.
+    """Write the columns of X at the first m of `indices`, for a range of blocks, to the region A and to `turned`.
 
-    X is (n, samples), or (samples, n) where `by_sample`; the samples at the other indices may be wanted soon. In
-    `turned` they are turned over; where not `training`, it is not all filled.
+    X is (n, samples), or (samples, n) if `by_sample`; the samples at the other indices may be needed soon. `turned`
+    holds the transposed samples; unless `training`, it is not filled completely.
     """
     S = block(work)
     n = X.shape[1] if by_sample else X.shape[0]
@@ -60,7 +60,7 @@ def gather(X, by_sample, indices, m, work, A, turned, blocks, room, training):
 
 @jit
 def turn(work, A, n, turned, blocks, room, part):
-    """Write a range of blocks of the region A, n rows, to the panels of `turned`; each thread takes its panels."""
+    """Transpose a range of blocks of the region A, n rows, to the panels of `turned`; each thread takes its panels."""
     S = block(work)
     step = padded(n, work) * S
     for at in range(blocks[0], blocks[1]):
@@ -91,7 +91,7 @@ def gather_targets(Y, w, weighted, total, indices, m, work, targets, rows, block
 
 @jit
 def total_of(w, by_weight, indices):
-    """Return what the losses of a batch are divided by: its number of samples, or the sum of their weights."""
+    """Return the divisor of the losses of a batch: its number of samples, or the sum of their weights."""
     if not by_weight:
         return float(indices.shape[0])
     total = rest = 0.0
@@ -102,7 +102,7 @@ def total_of(w, by_weight, indices):
 
 @jit
 def plus(total, rest, x):
-    """Return a sum with x added, and what all additions to it have rounded off (Knuth's two-sum)."""
+    """Return a sum with x added, and the accumulated rounding error of all additions (Knuth's two-sum)."""
     new = total + x
     of_x = new - total
     off = (total - (new - of_x)) + (x - of_x)

@@ -34,12 +34,12 @@ from numba.core.caching import _Cache
 
 from deepnotes.backends import replacing
 
-numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
+numba: Any = import_module("numba")  # its type stubs lack its settings and sets of flags
 
 DIGEST = 32
 """Bytes of a digest."""
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML")
-"""Settings of Numba that change the code it makes."""
+"""Settings of Numba that change the generated code."""
 
 _log = logging.getLogger("deepnotes")
 _announced: set[str] = set()
@@ -54,14 +54,14 @@ class CodeCache(_Cache):
     function : callable
         The Python function.
     what : str
-        A few words for what it does, for the user who waits for the compiler.
+        A few words on what it does, for the user who waits for the compiler.
     """
 
     def __init__(self, function: Callable[..., Any], what: str) -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
         self._what = what
         self._enabled = True
-        # Found now, since the source files may be replaced while this process runs on with what it has imported.
+        # Computed now, since the source files may be replaced while this process runs on with its imported code.
         self._folder = cache_folder()
 
     @property
@@ -78,7 +78,7 @@ class CodeCache(_Cache):
         self._enabled = False
 
     def flush(self) -> None:
-        """Do nothing: what is saved next replaces what is there."""
+        """Do nothing: the next save replaces what is there."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled code for a signature, or None, after saying that the compiler takes a while."""
@@ -97,19 +97,19 @@ class CodeCache(_Cache):
             others = any(folder.glob(f"{path.name.rpartition('-')[0]}-*.nbc"))
             return _announce(f"{what} for this processor" if others else what, folder)
         except OSError as error:
-            at_fault = os.access(folder, os.X_OK)  # else it is the folder, of which the announcement speaks anyway
+            at_fault = os.access(folder, os.X_OK)  # else it is the folder, which the announcement names anyway
             return _announce(what, folder, f"{path} cannot be read ({error.strerror})" if at_fault else None)
         if _digest(key, found[DIGEST:]) != found[:DIGEST]:
             return _announce(what, folder, f"{path} is damaged")
         try:
             return numba.core.compiler.CompileResult._rebuild(target_context, *pickle.loads(found[DIGEST:]))
-        except Exception as error:  # it is as it was written, so this is not to be expected
+        except Exception as error:  # unexpected, since the digest is right
             return _announce(what, folder, f"{path} cannot be loaded ({type(error).__name__}: {error})")
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep compiled code, if possible."""
         folder = self._folder
-        # Code with addresses of this process in it is of no use to others; Numba makes such without optimisation.
+        # Code with addresses of this process in it is useless to others; Numba makes such code without optimisation.
         if not self._enabled or folder is None or data.library.has_dynamic_globals:
             return
         key, path = self._place(folder, sig, data.codegen)
@@ -121,14 +121,14 @@ class CodeCache(_Cache):
             with replacing(path) as file:
                 file.write(_digest(key, content) + content)
         except OSError as error:
-            if _obstacle(folder) is None:  # else it has been announced
+            if _obstacle(folder) is None:  # otherwise it has been announced
                 _warn_once(
                     "save", f"numba: compiled code cannot be kept in {folder} ({error.strerror}): the next process "
                     "compiles it anew",
                 )  # fmt: skip
 
     def _place(self, folder: Path, sig: Any, codegen: Any) -> tuple[bytes, Path]:
-        """Return the key, and the file, of the code for some types of arguments and for the processor at hand."""
+        """Return the key and the file of the code for some argument types and the current processor."""
         types, target = repr(sig).encode(), repr(codegen.magic_tuple()).encode()
         name = "-".join([self._name, *(hashlib.sha256(part).hexdigest()[:12] for part in (types, target))])
         return b"\0".join([self._name.encode(), types, target]), folder / f"{name}.nbc"
@@ -146,14 +146,14 @@ def cache_folder() -> Path | None:
     if not root and expanded.startswith("~"):
         return None
     try:
-        # Resolved now, since the working directory may be another one when something is compiled.
+        # Resolved now, since the working directory may have changed when something is compiled.
         return Path(os.path.abspath(expanded)) / folder_name(files(__package__))
     except FileNotFoundError:  # the path is relative to a working directory that was deleted
         return None
 
 
 def folder_name(sources: Traversable) -> str:
-    """Return the name of the folder for the code of a package, `sources`: a digest of what determines that code."""
+    """Return the name of the folder for the code of a package, `sources`: a digest of everything that determines it."""
     digest = hashlib.sha256()
     compiled_in = files("deepnotes.equations") / "activations.py"  # its constants
     own = [source for source in sources.iterdir() if source.name.endswith((".py", ".pyc"))]
@@ -181,7 +181,7 @@ def _worded(what: str, sig: Any) -> str:
 
 
 def _announce(what: str, folder: Path | None, fault: str | None = None) -> None:
-    """Say once, before the wait, that there is one, and why; of damaged files only the first is worth a warning."""
+    """Announce the wait once, with the reason; warn only about the first damaged file."""
     if fault is not None:
         fault, level = f"{fault}; ", logging.INFO if "fault" in _warned else logging.WARNING
         _warned.add("fault")
@@ -194,7 +194,7 @@ def _announce(what: str, folder: Path | None, fault: str | None = None) -> None:
 
 
 def _kept(folder: Path | None) -> str:
-    """Return where compiled code will be kept, in words, or why it will not be."""
+    """Return, in words, where compiled code will be kept, or why it will not be."""
     if folder is None:
         obstacle = "there is no home directory to keep the result in; DEEPNOTES_CACHE_DIR can name another folder"
     else:
@@ -206,7 +206,7 @@ def _kept(folder: Path | None) -> str:
 
 
 def _obstacle(folder: Path) -> str | None:
-    """Return why nothing can be written to a folder, or None; it is made if need be."""
+    """Return why a folder cannot be written to, or None; it is created if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The parts that this backend has kernels for, and the numbers that the compiled functions know them by.
+"""The parts that this backend has kernels for, and their codes in the compiled functions.
 
 A part that is not in these tables runs eagerly. The module does not import Numba, which takes a second.
 """
@@ -50,7 +50,7 @@ OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
 
 
 def update_of(optimizer: Optimizer) -> Update | None:
-    """Return the update of an optimizer, or None if there is none for its class or its options."""
+    """Return the update of an optimizer, or None if its class or its options have none."""
     find = OPTIMIZERS.get(type(optimizer))
     return find(optimizer) if find else None
 

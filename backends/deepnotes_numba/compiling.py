@@ -1,9 +1,9 @@
-"""How the backend compiles: as written, to the last bit.
+"""Compilation without liberties: results are as written, to the last bit.
 
-The compiler may not reorder or fuse what it is given (``fastmath`` is off): a function is optimised in several places,
-alone and within each of its callers, and which of these copies is called depends on what the process compiled or
-loaded before. With liberties they would round differently. What is worth a fused multiply-add or a sum in parts says
-so itself, see :mod:`deepnotes_numba.vectors`.
+The compiler may not reorder or fuse operations (``fastmath`` is off): a function is optimised in several places, alone
+and within each of its callers, and which of these copies is called depends on what the process compiled or loaded
+before. With ``fastmath`` the copies could round differently. Where a fused multiply-add or a sum in parts pays, the
+code asks for it explicitly, see :mod:`deepnotes_numba.vectors`.
 """
 
 from collections.abc import Callable
@@ -12,24 +12,24 @@ from typing import Any
 
 from deepnotes_numba.cache import CodeCache
 
-numba: Any = import_module("numba")  # its types know neither its settings nor sets of flags
+numba: Any = import_module("numba")  # its type stubs lack its settings and sets of flags
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
-"""No check for division by zero, which would keep loops from being vectorised, and no GIL."""
+"""No check for division by zero, which would prevent vectorisation, and no GIL."""
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
-"""Without the code by which Python would call a function, which takes a quarter of the compiler's time."""
+"""Omits the wrapper for calls from Python, which takes a quarter of the compiler's time."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Return `function`, to be compiled with what calls it: compiled code alone may call it, from Python it crashes."""
+    """Return `function`, compiled with its callers: only compiled code may call it; a call from Python crashes."""
     return numba.njit(**INNER)(function)
 
 
 def jit_for(*made_for: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return :func:`jit` for a function that is made anew for each of some others, by whose names it is told apart.
+    """Return :func:`jit` for a function that is generated for each of several others, and distinguished by their names.
 
-    In the code that is kept on disk, functions of one name differ by a number that each process counts anew. A process
-    that has the code of two others, or some of its own, would take one for the other, and compute something else.
+    In the code on disk, functions of the same name differ only by a number that each process counts from the start. A
+    process that loads the code of two others, or has some of its own, would confuse them and compute something else.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -40,12 +40,12 @@ def jit_for(*made_for: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Return `function` as :func:`jit` does, but so that it becomes a part of whatever calls it."""
+    """Return `function` as :func:`jit` does, but always inlined into its callers."""
     return numba.njit(forceinline=True, **INNER)(function)
 
 
 def standalone(function: Callable[..., Any]) -> Any:
-    """Return `function`, which Python may call, compiled at its first call; not kept on disk."""
+    """Return `function`, callable from Python, compiled at its first call and not kept on disk."""
     return numba.njit(no_cfunc_wrapper=True, **OPTIONS)(function)
 
 
@@ -55,7 +55,7 @@ def entry(what: str) -> Callable[[Callable[..., Any]], Any]:
     Parameters
     ----------
     what : str
-        A few words for what it does, for the user who waits for the compiler.
+        A few words on what it does, for the user who waits for the compiler.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:

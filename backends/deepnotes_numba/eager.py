@@ -1,4 +1,4 @@
-"""Equations as compiled passes: new arrays from arrays; see `kernels`."""
+"""Equations as compiled passes that return new arrays; see `kernels`."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """Elementary functions that the compiler can vectorise: no call, no branch, no table.
 
-`exp` and its kin reduce their argument to ``n ln 2 + r`` with ``|r| <= ln(2) / 2`` and take the series of ``e^r - 1``;
-`log` takes that of ``log((1 + s) / (1 - s))`` (W. J. Cody and W. Waite, Software Manual for the Elementary Functions,
-1980). NaN in gives NaN out. The order of operations is what makes them accurate.
+`exp` and its variants reduce their argument to ``n ln 2 + r`` with ``|r| <= ln(2) / 2``, then sum the series of
+``e^r - 1``; `log` sums that of ``log((1 + s) / (1 - s))`` (W. J. Cody and W. Waite, Software Manual for the Elementary
+Functions, 1980). NaN in gives NaN out. Their accuracy depends on the order of operations.
 """
 
 from math import factorial, inf, log2, nan, sqrt
@@ -18,7 +18,7 @@ from deepnotes_numba.vectors import multiply_add
 
 
 def constant(single, double):
-    """Return a function that gives the one or the other number, of the type of its argument."""
+    """Return a function that returns one of two numbers, chosen by the type of its argument."""
 
     @intrinsic
     def number(typingctx, x):
@@ -32,7 +32,7 @@ def constant(single, double):
 
 
 def _polynomial(single, double):
-    """Return a function of r: the polynomial with the one or the other coefficients, highest first."""
+    """Return a function of r: a polynomial whose coefficients, highest first, are chosen by the type of r."""
 
     @intrinsic
     def polynomial(typingctx, r):
@@ -85,7 +85,7 @@ def _exponent(typingctx, x):
 
 @intrinsic
 def _fraction(typingctx, x):
-    """Return ``x / 2^n`` for that n, also where 2^-n is no normal number."""
+    """Return ``x / 2^n`` for that n, also where 2^-n is not a normal number."""
 
     def generate(context, builder, signature, arguments):
         word, mantissa = _word(signature.args[0])
@@ -103,14 +103,14 @@ def _root_half(word):
 
 
 def _word(kind):
-    """Return the integer as wide as a float, and the number of its lower bits that hold the mantissa."""
+    """Return the integer type as wide as a float, and the number of its mantissa bits."""
     return (ir.IntType(32), 23) if kind == types.float32 else (ir.IntType(64), 52)
 
 
 ZERO, HALF, ONE, TWO, THREE, SIX = (constant(x, x) for x in (0.0, 0.5, 1.0, 2.0, 3.0, 6.0))
 INFINITY, NAN, ROOT_HALF = (constant(x, x) for x in (inf, nan, sqrt(0.5)))
 PER_LN2 = constant(log2(np.e), log2(np.e))
-LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # so few digits that n times it is exact
+LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # short enough that n times it is exact
 LN2_LOW = constant(-2.12194440054690581e-4, 1.90821492927058770e-10)
 LOWEST, HIGHEST = constant(-104.0, -746.0), constant(89.0, 710.0)  # beyond, e^x is 0 or infinite
 SATURATED = constant(20.0, 44.0)  # beyond, tanh(x / 2) is 1
@@ -121,7 +121,7 @@ ERFC_SERIES = _polynomial(ERFC[::-1], ERFC[::-1])
 
 @inlined
 def _reduce(x):
-    """Return n and ``e^r - 1`` with ``x = n ln 2 + r``, for an x that is no NaN and not too large."""
+    """Return n and ``e^r - 1`` with ``x = n ln 2 + r``, for an x that is not NaN and not too large."""
     n = _nearest(x * PER_LN2(x))
     r = (x - n * LN2_HIGH(x)) - n * LN2_LOW(x)
     return n, r + r * r * EXPONENTIAL(r)
@@ -130,7 +130,7 @@ def _reduce(x):
 @inlined
 def exp(x):
     """Return ``e^x``."""
-    t = x if x > LOWEST(x) else LOWEST(x)  # NaN goes there, too: it must not become an integer
+    t = x if x > LOWEST(x) else LOWEST(x)  # includes NaN, which must not be converted to an integer
     n, p = _reduce(t if t < HIGHEST(x) else HIGHEST(x))
     half = _nearest(n * HALF(x))  # 2^n in two factors, since it may overflow, or be subnormal, where e^x is not yet
     y = (ONE(x) + p) * _power_of_two(half) * _power_of_two(n - half)
@@ -140,7 +140,7 @@ def exp(x):
 @inlined
 def expm1(x):
     """Return ``e^x - 1`` for x up to 80."""
-    t = x if x > -SATURATED(x) else -SATURATED(x)  # there it is -1, but for a rounding
+    t = x if x > -SATURATED(x) else -SATURATED(x)  # -1 up to rounding
     n, p = _reduce(t)
     s = _power_of_two(n)
     y = s * p + (s - ONE(x))
@@ -180,7 +180,7 @@ def log(x):
 
 @inlined
 def log1p(x):
-    """Return ``log(1 + x)`` for finite x above -1: what ``1 + x`` has lost is put right to first order."""
+    """Return ``log(1 + x)`` for finite x above -1, corrected to first order for the rounding of ``1 + x``."""
     w = ONE(x) + x
     return log(w) + (x - (w - ONE(x))) / w
 

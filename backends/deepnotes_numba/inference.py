@@ -1,4 +1,4 @@
-"""Inference on this backend: the compiled forward pass, and what it keeps from call to call."""
+"""Inference on this backend: the compiled forward pass, and the state kept between calls."""
 
 import threading
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ their threads costs more than the work.
 class NumbaInference(EagerInference):
     """Outputs and losses by the compiled forward pass; see :class:`deepnotes.backends.Inference`.
 
-    One of it may be used from many threads: all that a call writes to is its own.
+    It may be shared by threads: each call writes only to memory of its own.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class NumbaInference(EagerInference):
         self._table, self._options, _ = self._lowered[False].net
         self._outputs = layout.sizes[-1]
         self._stride = -(-max(layout.sizes) // 64) * 64
-        # Of narrow layers the activations take the most time, one of them as long as some multiplications.
+        # In narrow layers the activations dominate; each takes as long as several multiplications.
         self._at_first = WORK_AT_FIRST // (layout.decaying + 16 * sum(layout.sizes))
         self._own = threading.local()
 
@@ -63,7 +63,7 @@ class NumbaInference(EagerInference):
         own = self._own
         if getattr(own, "theta", None) is not theta:
             self._prepare_one(theta)
-        # One sample takes less than a microsecond, so what is done for it in Python counts.
+        # One sample takes less than a microsecond, so the overhead of Python matters.
         predict_one(X.flatten(), out, self._table, own.options, own.address, own.place, self._stride)
         return out
 
@@ -79,7 +79,7 @@ class NumbaInference(EagerInference):
         return out, losses
 
     def _prepare_one(self, theta: np.ndarray) -> None:
-        """Keep this thread's workspace for single samples, and the addresses."""
+        """Create this thread's workspace for single samples, and keep the addresses."""
         own = self._own
         own.work = aligned(4 * self._stride, self._dtype)
         own.options, own.place = self._options.ctypes.data, own.work.ctypes.data
@@ -89,7 +89,7 @@ class NumbaInference(EagerInference):
         self, theta: np.ndarray, X: Any, out: np.ndarray, Y: Any, loss: int, delta: np.floating,
         losses: np.ndarray, labelled: bool,
     ) -> None:  # fmt: skip
-        """Fill `out` and `losses`, a chunk of samples at a time, since Ctrl-C is heeded only between compiled calls."""
+        """Fill `out` and `losses`, a chunk of samples at a time: Ctrl-C is handled only between compiled calls."""
         S = block_of(self._dtype)
         net, units, _ = self._lowered[labelled]
         samples = out.shape[1]
@@ -99,7 +99,7 @@ class NumbaInference(EagerInference):
         work = aligned(units * room * S * (1 if split else size), self._dtype)
         x, by_sample = readable(X)
         targets = out if Y is None else plain(Y, self._dtype)
-        unit = room * S * (1 if split else size)  # a workspace full: chunks are multiples of it
+        unit = room * S * (1 if split else size)  # as many as fit a workspace; chunks are multiples of it
         chunk, least, done = max(1, self._at_first // unit) * unit, max(1, self._at_first // 4 // unit) * unit, 0
         while True:
             stop, began = min(samples, done + chunk), perf_counter()

@@ -1,4 +1,4 @@
-"""One interpreter of any plan of the library's own parts: it is compiled once for a dtype.
+"""An interpreter of any plan of the library's own parts, compiled once for each dtype.
 
 A network is a table of integers, one row for each layer, an option for each, and the places of further regions. All
 arrays lie in one workspace, in regions of `room` blocks of S samples, see `products`. A thread computes a range of
@@ -20,16 +20,16 @@ from deepnotes_numba.vectors import ROWS, block, view
 
 DENSE, DROPOUT = 0, 1
 KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, TURNED, TILES = range(12)
-"""Columns of the table of layers. Z, A, D (dA, then dZ) and TURNED (the layer's inputs, turned over) are regions."""
+"""Columns of the table of layers. Z, A, D (dA, then dZ) and TURNED (the layer's inputs, transposed) are regions."""
 X_AT, X_TURNED, TARGETS, EACH, END = range(5)
-"""Further regions: X, X turned over, the targets, and four rows for each block."""
+"""Further regions: X, X transposed, the targets, and four rows for each block."""
 SHARES, LOSSES, LARGEST, SUMS = range(4)
-"""These rows: what each sample counts for, its loss, and two that softmax uses."""
+"""These rows: the share of each sample, its loss, and two that softmax uses."""
 
 
 @jit
 def forward(net, theta, work, blocks, room, part, meeting, training, seed, step, first):
-    """Run all layers over a range of blocks; return whether all threads came along."""
+    """Run all layers over a range of blocks; return whether all threads took part."""
     layers, options, places = net
     rank, size = part
     S = block(work)
@@ -101,7 +101,7 @@ def deltas(net, theta, work, blocks, room, part, meeting, loss):
         stride = padded(n, work) * S
         code = row[ACTIVATION]
         if layer == last and loss >= SIGMOID_FUSED:
-            code = IDENTITY  # dZ = A - Y is there already: N11
+            code = IDENTITY  # dZ = A - Y is already there: N11
         rows = share(n, part)
         count = (rows[1] - rows[0]) * S
         before = layers[layer - 1][D] * unit if layer > 0 else 0
@@ -134,9 +134,9 @@ def deltas(net, theta, work, blocks, room, part, meeting, loss):
 def gradient(net, theta, g, lost, several, work, squares, blocks, room, part, l2, add, last):
     """Write this thread's rows of the gradient (N13, N14), or add to them; and, with the `last`, the sums of squares.
 
-    Where the sums have `several` parts, `lost` gathers what additions round off, and goes to g with the last of them.
-    There is a square for each tile of rows, whoever computes it: their sum does not depend on the threads. Those of the
-    weights, where L2 asks for them, follow in the second half.
+    If the sums have `several` parts, `lost` accumulates the rounding errors of the additions, which are added to g with
+    the last part. There is one sum of squares for each tile of rows, whichever thread computes it, so their total does
+    not depend on the threads. Those of the weights, if L2 needs them, follow in the second half.
     """
     layers = net[0]
     tiles = squares.shape[0] // 2
@@ -189,8 +189,8 @@ def increase(x, y, at, n):
 def regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np.ndarray:
     """Fill the regions into a table of layers, for blocks of S samples, and return the further regions' places.
 
-    Where the slope of an activation is a function of A alone, and for nothing but the fused losses, Z and A share one.
-    The last of the numbers returned is that of the sums of squares.
+    Z and A share a region where the slope of the activation is a function of A alone, except in the last layer, whose Z
+    the fused losses need. The last of the numbers returned is the place of the sums of squares.
     """
     at = tiles = 0
 

@@ -1,7 +1,7 @@
-"""Rung 2: equations that are faster compiled than as NumPy's passes, for what runs eagerly on this backend.
+"""Rung 2: equations that are faster compiled than as NumPy's passes, for eager execution on this backend.
 
-Each takes one pass over its arrays where NumPy takes up to twenty. Arrays that are not NumPy's float32 or float64 go
-the way of the equation. The compiled functions are imported at the first call, since that takes Numba a second.
+Each takes one pass over its arrays where NumPy takes up to twenty. Arrays that are not NumPy's float32 or float64 use
+the equation itself. The compiled functions are imported at the first call, since importing Numba takes a second.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from deepnotes_numba.codes import ACTIVATIONS
 
 OPTIMIZERS = ("momentum", "rmsprop", "adam")
 AS_FAST = ("identity", "tanh")
-"""What NumPy does in one pass that is as fast; plain gradient descent is another such."""
+"""Equations that NumPy computes as fast in one pass; plain gradient descent is another."""
 
 
 def kernels() -> dict[str, Callable[..., Any]]:
@@ -27,7 +27,7 @@ def kernels() -> dict[str, Callable[..., Any]]:
 
 
 def _kernel(name: str, arrays: int, function: str, *leading: str) -> Callable[..., Any]:
-    """Return a compiled function in the place of an equation, whose first arguments are that many arrays."""
+    """Return a compiled function that replaces an equation whose first arguments are the given number of arrays."""
     equation = EQUATIONS[name]
 
     @wraps(equation)

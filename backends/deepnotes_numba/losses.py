@@ -129,7 +129,7 @@ def _positive(a):
 
 @inlined
 def target(i, y, labelled):
-    """Return the target of output i, given the targets' element: it, or whether it is the class."""
+    """Return the target of output i from an element of the targets: the element, or whether it is the class i."""
     return (ONE(y) if y == i else ZERO(y)) if labelled else y
 
 
@@ -166,7 +166,7 @@ _logistic_block = _over_outputs(_logistic, _difference)
 
 @jit
 def loss_and_delta(code, option, work, z, a, d, y, c, L, k, labelled, largest, total):
-    """Write the losses and derivatives of a block; `largest` and `total` are the rows that softmax left."""
+    """Write the losses and derivatives of a block; `largest` and `total` are the rows written by softmax."""
     share = ONE(option) if code == CATEGORICAL else ONE(option) / as_of(k, work)
     if code == SOFTMAX_FUSED:
         _softmax_block(work, z, a, d, y, c, L, k, labelled, largest, total)
@@ -197,7 +197,7 @@ def _softmax_block(work, z, a, d, y, c, L, k, labelled, largest, total):
     weights, losses, M, T = view(work, c, S), view(work, L, S), view(work, largest, S), view(work, total, S)
     for s in range(S):
         T[s] = ZERO(T[s])
-        losses[s] = M[s] - M[s]  # NaN where a logit is infinite, also if no label names it
+        losses[s] = M[s] - M[s]  # NaN if a logit is infinite, even if no label names it
     for i in range(k):
         targets = view(work, y if labelled else y + i * S, S)
         for s in range(S):

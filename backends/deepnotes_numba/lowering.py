@@ -1,4 +1,4 @@
-"""From a plan to numbers: the tables and codes that the compiled functions read."""
+"""Lower a plan to the tables and codes that the compiled functions read."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from deepnotes_numba.vectors import REGISTER
 
 
 class Lowered(NamedTuple):
-    """A network as the compiled functions read it.
+    """A network in the form that the compiled functions read.
 
     Attributes
     ----------
     net : tuple of ndarray
         The table of layers, their options, and the places of further regions.
     units : int
-        How many numbers of workspace a sample takes.
+        The number of workspace elements for each sample.
     tiles : int
-        How many tiles of rows the weights have.
+        The number of tiles of rows of the weights.
     """
 
     net: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -31,7 +31,7 @@ class Lowered(NamedTuple):
 def lower_network(
     layers: Sequence[Layer], layout: Layout, dtype: np.dtype, class_indices: bool, training: bool
 ) -> Lowered:
-    """Return the tables of a network of supported layers; dropout is for `training` alone.
+    """Return the tables of a network of supported layers, with dropout only for `training`.
 
     Raises
     ------

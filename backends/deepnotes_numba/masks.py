@@ -25,7 +25,7 @@ def philox(c0, c1, c2, c3, seed):
 
 @jit
 def dropout(work, a_prev, a, mask, n, rate, seed, step, layer, first):
-    """Write the n rows of the block at `a_prev`, without what is dropped, to `a`, and the factors to `mask`.
+    """Write the n rows of the block at `a_prev` with dropout applied to `a`, and the factors to `mask`.
 
     The factors are 0 and ``1 / (1 - rate)``. The block's samples are numbers `first`, `first` + 1 ... of the batch.
     """

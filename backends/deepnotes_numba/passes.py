@@ -1,4 +1,4 @@
-"""Compiled functions of whole arrays, each one pass: what rung 2 calls."""
+"""Compiled functions of whole arrays, one pass each, called by rung 2."""
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def update(code, theta, g, first, second, rate, epsilon, beta1, beta2):
 
 @entry("dropout masks")
 def mask(mask, rate, seed, step, layer):
-    """Fill ``mask.T``, flat, with whether each element is kept: four of them have one counter."""
+    """Fill ``mask.T``, flat, with whether each element is kept; four elements share a counter."""
     threshold = np.uint64(round(rate * 4294967296.0))
     low, high = np.uint64(step) & np.uint64(0xFFFFFFFF), np.uint64(step) >> np.uint64(32)
     for b in range(mask.shape[0]):

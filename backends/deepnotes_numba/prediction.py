@@ -1,4 +1,4 @@
-"""Forward without training, inside one compiled call: outputs and losses of many samples, or the output of one."""
+"""Prediction inside one compiled call: outputs and losses of many samples, or the output of one."""
 
 from deepnotes_numba.activations import NEEDS_Z, activate, softmax_of
 from deepnotes_numba.barrier import wait
@@ -41,7 +41,7 @@ def predict(
     unit = room * S
     samples = order.shape[0]
     low, high, part = 0, samples, (rank, size)
-    if not split:  # each thread has samples and a workspace of its own, and need not wait for others
+    if not split:  # each thread has its own samples and workspace, and need not wait for others
         blocks = (samples + S - 1) // S
         low, high, part = blocks * rank // size * S, min(samples, blocks * (rank + 1) // size * S), (0, 1)
     work = pointer(work, 0 if split else rank * places[END] * unit)
@@ -93,7 +93,7 @@ def _write(net, work, room, blocks, start, out, losses):
 def predict_one(x, out, layers, options_address, theta_address, work_address, stride):
     """Write the output for one sample, shape (n[0],), to `out`, (k, 1); the workspace has four vectors, `stride` apart.
 
-    What does not change from call to call comes by its address: to hand an array over takes longer than some layers.
+    Whatever stays the same between calls is passed by address: passing an array takes longer than some layers.
     """
     options, theta, work = pointer_to(options_address, x), pointer_to(theta_address, x), pointer_to(work_address, x)
     A_prev = pointer(x, 0)

@@ -1,8 +1,8 @@
 """The three matrix products of a dense layer (N2, N13, N15), tile by tile, over blocks of samples.
 
 A region of a workspace holds an array (n, m) as blocks of S samples, each an (n, S) matrix with `padded(n)` rows
-of room. A region of inputs turned over, for N13, holds panels of S features, each a (samples, S) matrix. A tile of a
-product is a few rows of one block; whatever thread computes it adds up the same numbers in the same order.
+of room. A region of transposed inputs, for N13, holds panels of S features, each a (samples, S) matrix. A tile of a
+product is a few rows of one block; whichever thread computes it adds the same numbers in the same order.
 """
 
 import numpy as np
@@ -27,18 +27,18 @@ from deepnotes_numba.vectors import (
 )
 
 TERMS = 512
-"""Terms of a sum that are taken at a time, so that the inputs of some blocks stay in a core's cache."""
+"""The terms of a sum that are added at a time, so that the inputs of some blocks stay in a core's cache."""
 ONCE, NOTHING = np.int64(1), np.int64(0)
-"""Numbers, where a 1 or 0 in the code would have Numba compile a function of its own for it."""
+"""Variables, since literals 1 or 0 would make Numba compile a separate function for them."""
 RUN = 512
-"""Samples whose products are summed in registers, one after the other; longer sums are put together of such runs."""
+"""Samples whose products are summed in registers, one after the other; longer sums consist of several runs."""
 GROUP = 8 * ROWS
 """Rows of a weight gradient that are computed together, for the same reason."""
 
 
 @jit
 def padded(n, like):
-    """Return the rows of room that n rows take: whole squares can be transposed."""
+    """Return the rows of room for n rows, rounded up so that whole squares can be transposed."""
     S = block(like)
     return (n + S - 1) // S * S
 
@@ -55,7 +55,7 @@ def share(n, part):
 
 @jit
 def _tile(rows, W, weights, A, a, out, place, total):
-    """Compute the first rows of what is left, as many as there is a tile for, and return how many.
+    """Compute the largest tile that fits the remaining rows, and return its number of rows.
 
     `weights` are the place of the first weight and the strides w_row, w_column and w_next; `place` is that of the first
     result, the stride o_row, and the columns; `total` are terms, times, start and the place of the first bias.
@@ -127,7 +127,7 @@ def input_gradient(theta, w, n, n_prev, work, D, D_prev, blocks, rows):
 def weight_gradient(g, lost, w, n, n_prev, work, D, turned, blocks, room, rows, add):
     """Write ``dW = dZ A_prevᵀ`` (N13; the 1/m is in dZ) for a range of rows, or add it to what is there.
 
-    The inputs lie turned over, in panels with room for `room` blocks. See :func:`add_run` for `lost`.
+    The inputs are transposed, in panels with room for `room` blocks. See :func:`add_run` for `lost`.
     """
     S = block(work)
     step = padded(n, work) * S
@@ -187,10 +187,10 @@ def bias_gradient(g, lost, b, n, work, D, blocks, rows, add):
 
 @jit
 def add_run(g, lost, at, part, o, count):
-    """Add what one run of samples gives to g; what the additions round off is gathered in `lost`.
+    """Add the contribution of one run of samples to g; `lost` accumulates the rounding errors of the additions.
 
-    So the error of a sum is that of one run, however many there are (the two-sum of D. E. Knuth, The Art of Computer
-    Programming 2, 4.2.2; T. Ogita, S. M. Rump and S. Oishi, SIAM J. Sci. Comput. 26 (2005) 1955).
+    So the error of a sum is that of one run, whatever the number of runs (the two-sum of D. E. Knuth, The Art of
+    Computer Programming 2, 4.2.2; T. Ogita, S. M. Rump and S. Oishi, SIAM J. Sci. Comput. 26 (2005) 1955).
     """
     sums, rest, more = view(g, at, count), view(lost, at, count), view(part, o, count)
     for c in range(count):

@@ -15,7 +15,7 @@ from deepnotes_numba.team import run
 
 INDICES = np.dtype(np.int64)
 ELEMENTS = 1 << 23
-"""Elements of workspace that a batch may take at a time; of a larger batch, so many samples are taken in turns."""
+"""The elements of workspace that a batch may use at a time; larger batches are processed in parts."""
 
 
 class NumbaProgram(EagerProgram):
@@ -37,7 +37,7 @@ class NumbaProgram(EagerProgram):
         self._loss, self._delta = lower_loss(cast(Loss, plan.loss), plan.layers[-1], self._dtype)
         self._optimizer, self._numbers = lower_optimizer(plan)
         self._multiplications = 3 * plan.layout.decaying
-        # A tile may read, though not write, a little beyond its columns, hence the room after the gradient.
+        # A tile may read, but not write, a little beyond its columns, hence the room after the gradient.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
         self._work = self._none = self._lost = np.empty(0, self._dtype)
         self._no_weights = np.empty((1, 0), self._dtype)
@@ -55,12 +55,12 @@ class NumbaProgram(EagerProgram):
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         order = plain(order, INDICES)
         samples = data.X.shape[1]
-        # The compiled code does not look again; an index below 0 is a large one here.
+        # The compiled code does not check again; as unsigned, an index below 0 is a large one.
         if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         made, compiled = 0, True
         while True:
-            # The compiled training stops where an update may overflow: the eager one makes it, or says it cannot.
+            # The compiled training stops before an update that may overflow: the eager one makes it or reports it.
             train = self._train if compiled else super().train
             part = order[made * batch_size :][: None if compiled else batch_size]
             now = rates[made:] if compiled else rates[made : made + 1]
@@ -74,16 +74,16 @@ class NumbaProgram(EagerProgram):
     def _train(
         self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums
     ) -> Chunk:
-        """Train as far as the compiled code goes by itself."""
+        """Train as far as the compiled code gets."""
         X, by_sample = readable(data.X)
-        Y = plain(data.Y, self._dtype)  # class indices too, so that there is one type to compile for
+        Y = plain(data.Y, self._dtype)  # class indices too, so that only one type is compiled
         w = self._no_weights if data.w is None else plain(data.w, self._dtype)
         first, second = (*state.slots, self._none, self._none)[:2]
         batch_size = min(batch_size, len(order))
         blocks = -(-batch_size // self._block)
-        room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # whatever the threads: the sums follow it
+        room = max(1, min(blocks, ELEMENTS // (self._units * self._block)))  # for any threads: the sums depend on it
         work = self._multiplications * blocks * self._block
-        # A sum is put together of several parts if there are several runs, or if the workspace cannot hold the batch.
+        # A sum has several parts if there are several runs, or if the workspace cannot hold the batch.
         several = batch_size > products.RUN or room < blocks
         if several and not len(self._lost):
             self._lost = aligned(len(self._g), self._dtype)

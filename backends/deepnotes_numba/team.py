@@ -1,8 +1,8 @@
-"""Threads that run one compiled function together, each its part, and wait for each other at barriers.
+"""Threads that run parts of one compiled function together and wait for each other at barriers.
 
 There is no pool: a call starts the threads that it needs, in less than a tenth of a millisecond, and ends them. So
-nothing outlives a call, nothing is lost in a fork, any number of calls may run at once, and no other library's threads
-have to be kept in check.
+nothing outlives a call or is lost in a fork, any number of calls may run at once, and other libraries' threads need no
+control.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
     RuntimeError
         If a thread cannot be started.
     Exception
-        What any of the calls raised; the others are told, and have ended.
+        What any of the calls raised, after the others were stopped.
     """
     meeting = np.zeros(SIZE, np.int64)
     if size == 1:
@@ -60,9 +60,9 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _leave(core: int | None) -> None:
-    """Keep this thread off a core, if there are others: a new one often begins where the one that waits for it runs.
+    """Keep this thread off a core, if there are others: a new one often starts on the core of the one that waits.
 
-    The system would part them, but not before its next tick, and many steps are done in less.
+    The system would separate them only at its next tick, while many steps take less time than that.
     """
     if core is not None:
         with suppress(OSError):
@@ -72,7 +72,7 @@ def _leave(core: int | None) -> None:
 
 
 def _core() -> int | None:
-    """Return the core that this thread runs on, where the system tells and lets threads be moved."""
+    """Return the core that this thread runs on, if the system says so and allows moving threads."""
     tells = _teller()
     return None if tells is None else int(tells())
 

@@ -1,12 +1,12 @@
-"""How many threads a call takes, and whether each takes samples or rows: the limits, the rule, and the clock.
+"""The number of threads of a call, and whether they split samples or rows: the limits, the rule, and the clock.
 
-The limit is the least of what the user said with ``threads=``, what the operating system grants the process, what
-``NUMBA_NUM_THREADS`` says, and what the BLAS under NumPy may use at this moment. The last stands for
-``OMP_NUM_THREADS`` and ``OPENBLAS_NUM_THREADS``, and for ``threadpoolctl.threadpool_limits`` where that is installed.
+The limit is the least of the user's ``threads=``, the cores that the operating system grants the process,
+``NUMBA_NUM_THREADS``, and the current limit of NumPy's BLAS. The last reflects ``OMP_NUM_THREADS`` and
+``OPENBLAS_NUM_THREADS``, and ``threadpoolctl.threadpool_limits`` where that is installed.
 
-The rule knows the work, but not how long it takes one core to read what another wrote: where they share no cache it is
-five times as long, and on a virtual machine that changes from minute to minute. So a training has its own chunks timed,
-and goes on with the number of threads that was faster. It can, since the results are the same.
+The rule knows the work, but not how long it takes one core to read what another wrote: this is five times as long where
+they share no cache, and on a virtual machine it changes from minute to minute. So a training times its own chunks and
+continues with the number of threads that was faster. The results are the same.
 """
 
 import os
@@ -18,24 +18,24 @@ from typing import Any
 from deepnotes_numba.compiling import numba
 
 WORK_PER_THREAD = 600_000
-"""Multiplications of a step, for each thread, below which one more costs more than it brings: they meet thrice."""
+"""Multiplications of a step, for each thread, below which one more thread does not pay, as they meet three times."""
 WORK_PER_START = 20_000_000
 """The same for all steps of a call: it takes a tenth of a millisecond to start a thread.
 
 Both were measured by ``python -m benchmarks.threads``.
 """
 WORK_BEYOND_DOUBT = 50_000_000
-"""Multiplications of a step, for each thread, from which on all threads are surely worth it."""
+"""Multiplications of a step, for each thread, from which on all threads certainly pay."""
 WORK_OF_TRIAL = 300_000_000
 """Multiplications by which the clock judges a number of threads: some milliseconds."""
 WORK_BETWEEN_TRIALS = 30 * WORK_OF_TRIAL
-"""Multiplications after which another number than the fastest is tried again."""
+"""Multiplications after which a number of threads that is not the fastest is tried again."""
 RECENT = 3
-"""Times by the best of which a number of threads is judged: one that something disturbed shall not decide."""
+"""The number of recent times, the best of which counts, so that a disturbed one does not decide."""
 
 
 def limit(asked: int | None) -> int:
-    """Return the most threads that a call may take now; `asked` is the user's own number for this backend."""
+    """Return the most threads that a call may use now; `asked` is the user's setting for this backend."""
     if asked is not None:
         return asked
     affinity = getattr(os, "sched_getaffinity", None)
@@ -48,8 +48,8 @@ def choose(
 ) -> tuple[int, bool]:
     """Return the number of threads for steps of this size, and whether they split rows instead of samples.
 
-    Rows are split where that is wished, and where there are fewer blocks of samples than threads; the threads meet
-    after every layer then. Either way, and for any number of threads, the results are the same to the last bit.
+    Rows are split on request, and if there are fewer blocks of samples than threads; the threads then meet after every
+    layer. Either way, and for any number of threads, the results are the same to the last bit.
     """
     worth = min(multiplications // WORK_PER_THREAD, multiplications * steps // WORK_PER_START)
     size = min(worth, limit(asked)) if worth > 1 else 1
@@ -57,16 +57,16 @@ def choose(
 
 
 def moves_less(samples: int, sizes: Sequence[int], parameters: int) -> bool:
-    """Return whether threads that split rows have less to read of each other's than threads that split samples.
+    """Return whether threads that split rows read less of each other's data than threads that split samples.
 
-    Who splits samples reads all the parameters that others have changed, and takes them back to change its own; who
-    splits rows reads the activations of each layer.
+    Threads that split samples read all parameters that others have changed, and take back those that they change
+    themselves; threads that split rows read the activations of each layer.
     """
     return samples * sum(sizes) < 2 * parameters
 
 
 def candidates(most: int) -> list[int]:
-    """Return the numbers of threads worth a try: the most that the rule allows, and halves of it.
+    """Return the numbers of threads worth trying: the most that the rule allows, and successive halves of it.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def candidates(most: int) -> list[int]:
 
 
 class Pace:
-    """How fast the steps of a training are, by the number of threads: what to do next, and what came of it."""
+    """The speed of the steps of a training by number of threads: chooses the next number, and records the result."""
 
     def __init__(self) -> None:
         self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
@@ -89,10 +89,10 @@ class Pace:
     def choose(
         self, asked: int | None, blocks: int, multiplications: int, steps: int, rows: bool
     ) -> tuple[int, bool, int]:
-        """Return the number of threads, whether they split rows, and for how many of the steps.
+        """Return the number of threads, whether they split rows, and the number of steps to use them for.
 
-        Where the clock is asked, all numbers are tried at first, and later again what was not used for the longest; a
-        trial lasts until there is enough to judge by.
+        If the clock decides, all numbers are tried at first, and later the one unused for the longest; a trial lasts
+        until there is enough to judge by.
         """
         most, split = choose(asked, blocks, multiplications, steps, rows)
         if most == 1 or multiplications >= most * WORK_BEYOND_DOUBT:
@@ -107,7 +107,7 @@ class Pace:
         return size, size > 1 and (rows or size > blocks), min(steps, max(1, work // multiplications))
 
     def note(self, size: int, multiplications: int, seconds: float) -> None:
-        """Remember how long some steps took; those of short calls together, until they are enough to judge by."""
+        """Record the time of some steps; short calls are added up until they are enough to judge by."""
         self._turn += 1
         self._used[size] = self._turn
         self._since += multiplications

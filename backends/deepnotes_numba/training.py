@@ -1,4 +1,4 @@
-"""Chunks of mini-batches inside one compiled call: gather, gradient, clip, update, again and again."""
+"""Train on chunks of mini-batches inside one compiled call: gather, gradient, clip, update, for each batch."""
 
 from math import isfinite, sqrt
 
@@ -37,10 +37,10 @@ def train(
 ):  # fmt: skip
     """Train on consecutive batches; return `sums` (of losses, of weights) grown, the updates made, and the last cost.
 
-    It stops before the first update whose cost or gradient is not finite, or so large (as `safe` says of the step and
-    of the norm) that what comes next may not be. This is thread number `rank` of `size`; all of them come to the same
-    numbers. The rows of `scalars` are those that change from update to update: the optimizer's rate and epsilon, the
-    share of θ that decays, and what the gradient is multiplied by.
+    It stops before the first update whose cost or gradient is not finite, or so large (by the limits `safe` on the step
+    and the norm) that the result may not be. This is thread number `rank` of `size`; all of them compute the same
+    numbers. The rows of `scalars` hold the values that change from update to update: the optimizer's rate and epsilon,
+    the share of θ that decays, and the factor of the gradient.
     """
     if split and rank > 0:
         net = _with_own_samples(net, rank)
@@ -61,7 +61,7 @@ def train(
         total = total_of(w, weighted and weighted_mean != 0, indices)
         penalty = l2 / total if share_l2 and total > 0 else l2
         cost = rest = 0.0
-        for start in range(0, m, unit):  # what the workspace has room for
+        for start in range(0, m, unit):  # as many as the workspace has room for
             begin, count = made * batch + start, min(unit, m - start)
             onwards = view(order, begin, order.shape[0] - begin)
             blocks = (count + S - 1) // S
@@ -125,7 +125,7 @@ def train(
 
 @jit
 def sum_of(x):
-    """Return the sum of a row of a block, in four parts, so that no addition has to wait for the one before it."""
+    """Return the sum of a row of a block, in four parts, so that additions do not wait for each other."""
     a = b = c = d = 0.0
     for s in range(0, x.shape[0], 4):
         a += x[s]
@@ -137,9 +137,9 @@ def sum_of(x):
 
 @jit
 def _with_own_samples(net, rank):
-    """Return the tables for a thread that gathers the samples into regions of its own, behind all others.
+    """Return the tables for a thread that gathers the samples into regions of its own, after all others.
 
-    Threads that split rows all read all samples: to gather them again takes less time than to read them from another
+    All threads that split rows read all samples: gathering them again takes less time than reading them from another
     core's cache.
     """
     layers, options, places = net

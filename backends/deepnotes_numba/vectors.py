@@ -1,4 +1,4 @@
-"""What Python has no words for: views without reference counts, and operations on whole vector registers.
+"""Intrinsics that Python cannot express: views without reference counts, and operations on vector registers.
 
 Numba compiles these functions from the LLVM instructions that they build. A *block* is a matrix of S columns in C
 order, S being two registers' worth of elements: `block(x)` for the dtype of the array x.
@@ -16,24 +16,24 @@ carray = numba.carray
 
 
 def _has(feature):
-    """Return whether an x86 processor has a feature: what Numba's own setting says, else the processor."""
+    """Return whether an x86 processor has a feature, by Numba's own setting or else by the processor."""
     if numba.config.CPU_FEATURES is not None:
         return f"+{feature}" in numba.config.CPU_FEATURES
     return binding.get_host_cpu_features().get(feature, False)
 
 
 FUSED = _has("fma") or machine() not in {"x86_64", "AMD64"}
-"""Whether the processor rounds ``a b + c`` once: others of our time all do."""
+"""Whether the processor rounds ``a b + c`` once: all current ones but some x86 processors do."""
 WIDE = _has("avx512f")
 REGISTER = 64 if WIDE else 32
 """Bytes of a vector register, as far as this file is concerned."""
 ROWS = 8 if WIDE else 6
-"""Rows of a tile of a product: as many as the registers hold, two to a row."""
+"""Rows of a tile of a product: as many as fit in the registers, two for each row."""
 WORD = ir.IntType(64)
 
 
 def _lanes(kind):
-    """Return how many numbers of an array's type a register holds."""
+    """Return the number of elements of an array's type that fit in a register."""
     return REGISTER * 8 // kind.dtype.bitwidth
 
 
@@ -66,7 +66,7 @@ def block(typingctx, x):
 
 @intrinsic
 def pointer(typingctx, x, at):
-    """Return the address of x[at]: as an argument it is one word, where an array is seven or more."""
+    """Return the address of x[at]: as an argument it takes one word, where an array takes seven or more."""
 
     def generate(context, builder, signature, arguments):
         return _pointer(context, builder, signature.args[0], *arguments)
@@ -97,7 +97,7 @@ def pointer_to(typingctx, address, like):
 
 @intrinsic
 def prefetch(typingctx, x, at):
-    """Ask for the cache line of x[at], which shall be read soon; no address is a wrong one."""
+    """Prefetch the cache line of x[at], which will be read soon; any address is allowed."""
 
     def generate(context, builder, signature, arguments):
         place = _pointer(context, builder, signature.args[0], *arguments)
@@ -112,7 +112,7 @@ def prefetch(typingctx, x, at):
 
 @intrinsic
 def as_of(typingctx, value, x):
-    """Return a number as one of the dtype of x."""
+    """Convert a number to the dtype of x."""
 
     def generate(context, builder, signature, arguments):
         return context.cast(builder, arguments[0], signature.args[0], signature.return_type)
@@ -122,7 +122,7 @@ def as_of(typingctx, value, x):
 
 @jit
 def view(x, at, n):
-    """Return ``x[at : at + n]`` without touching a reference count; whoever calls keeps the memory alive."""
+    """Return ``x[at : at + n]`` without touching a reference count; the caller keeps the memory alive."""
     return carray(pointer(x, at), (n,))
 
 
@@ -136,7 +136,7 @@ def matrix(x, at, n, m):
 def matrix_at(address, shape, like):
     """Return the C-ordered matrix at an address, of the dtype of `like`.
 
-    A read-only array has a type of its own in Numba, and would be compiled for anew.
+    A read-only array has a type of its own in Numba, which would need another compilation.
     """
     return carray(pointer_to(address, like), shape)
 
@@ -222,7 +222,7 @@ def _first(builder, count, lanes):
 
 
 def _store_masked(builder, x, pointer, align, mask):
-    """Build the store of those lanes of x that the mask has."""
+    """Build the store of the lanes of x that are in the mask."""
     kind = f"v{x.type.count}f{align * 8}"
     parameters = [x.type, pointer.type, ir.IntType(32), mask.type]
     store = builder.module.declare_intrinsic(
@@ -329,7 +329,7 @@ dots8, dots1 = _dots(8), _dots(1)
 
 @intrinsic
 def squares(typingctx, x, at, registers):
-    """Return the sum of the squares of as many registers as are said, from x[at] on: each lane has a sum of its own."""
+    """Return the sum of the squares of a number of registers from x[at] on; each lane has a sum of its own."""
 
     def generate(context, builder, signature, arguments):
         x, at, registers = arguments

@@ -1,1 +1,1 @@
-"""The CuPy backend on a GPU, held to the equations and measured beside others: ``python -m benchmarks.gpu``."""
+"""The CuPy backend on a GPU, checked against the equations and measured beside others: ``python -m benchmarks.gpu``."""

@@ -31,7 +31,7 @@ UPDATED = 64 << 20
 
 
 def conformance(precision: str, device: int, note: Callable[[str], None]) -> dict[str, Any]:
-    """Return what the conformance suite says of the backend at one precision of products."""
+    """Return the conformance report of the backend at one precision of products."""
     from deepnotes.testing import run
 
     backend = get_backend("cupy", device=device, matmul_precision=cases.MATMUL[precision])
@@ -51,7 +51,7 @@ def overtaking(device: int, note: Callable[[str], None]) -> dict[str, Any]:
 
 
 def parts(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str, Callable[[], Any]]:
-    """Return what there is to do, by name, in order."""
+    """Return the parts to run, by name, in order."""
     from benchmarks.gpu import device  # imports the backend, hence CuPy
 
     def chosen() -> Any:
@@ -78,7 +78,7 @@ def parts(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str,
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do all parts, and return 0; 1 if one failed; 2 if the command was wrong or there is no GPU to run on."""
+    """Run all parts, and return 0; 1 if one failed; 2 if the command was wrong or there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--device", type=int, default=0, help="number of the GPU (default: 0)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each rival takes (default: 5)")
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         note(name)
         try:
             results[name] = do()
-        except Exception as error:  # the other parts are worth having
+        except Exception as error:  # go on with the other parts
             results[name] = {"error": f"{type(error).__name__}: {error}"}
             failed = True
         record.write(options.json, about, results)

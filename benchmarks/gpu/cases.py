@@ -1,4 +1,4 @@
-"""The networks and batches that are measured on a GPU, and how each system is told a precision."""
+"""The networks and batches that are measured on a GPU, and the options for each precision."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,19 @@ import numpy as np
 import deepnotes as dn
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-"""Of the factors of products; everything else is float32."""
+"""The precisions of the factors of products; everything else is float32."""
 
 MATMUL = {"float32": "highest", "tf32": "high", "bfloat16": "bfloat16"}
-"""As deepnotes says it: ``get_backend("cupy", matmul_precision=...)``."""
+"""Their names in deepnotes: ``get_backend("cupy", matmul_precision=...)``."""
 
 AGREEMENT = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
-"""How far the losses of two systems may be apart, relatively, before they are taken to do different things."""
+"""The relative difference of losses above which two systems are taken to compute different things."""
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-5, 0.9, 0.999, 1e-8
 """A small rate, so that rounding does not make trainings drift apart while they are compared."""
 
 ELEMENTS = 1 << 28
-"""Numbers that the samples of a case may be at most: 1 GiB in float32."""
+"""The most numbers in the samples of a case: 1 GiB in float32."""
 
 
 class Case(NamedTuple):
@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
     @property
     def batches(self) -> int:
-        """How many there are to choose from in an epoch."""
+        """The number of batches in an epoch."""
         return max(1, min(64, ELEMENTS // (self.sizes[0] * self.batch)))
 
     @property

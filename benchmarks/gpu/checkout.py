@@ -1,4 +1,4 @@
-"""deepnotes from a checkout that nobody installed: its folders on the path, its backends registered."""
+"""Use deepnotes from a checkout that is not installed: put its folders on the path and register its backends."""
 
 import sys
 import tempfile
@@ -19,7 +19,7 @@ def make_importable() -> None:
 
 
 def _described() -> str:
-    """Return a new folder that describes the project as an installed one is described."""
+    """Return a new folder with the metadata that an installed project has."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name, version = project["name"], project["version"]
     folder = Path(tempfile.mkdtemp(prefix="deepnotes-"))

@@ -1,4 +1,4 @@
-"""What a GPU can do at most: the products of a step alone, a node of a graph, the bandwidth of an update."""
+"""Limits of a GPU: the products of a step alone, a node of a graph, the bandwidth of an update."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
 
 NODES = 256
-"""Of the graph whose nodes are timed."""
+"""The number of nodes of the graph that is timed."""
 
 
 def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
@@ -35,7 +35,7 @@ def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
 
 
 def node(device: Device) -> dict[str, float]:
-    """Return the microseconds of a node of a graph that does next to nothing: a copy of four bytes, and a launch."""
+    """Return the microseconds of a minimal graph node: a copy of four bytes, and a launch."""
     source, target = (_filled(device, 1, "float32") for _ in range(2))
     short, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
     grid, block = geometry.grid("round16", 1)
@@ -47,7 +47,7 @@ def node(device: Device) -> dict[str, float]:
 
 
 def bandwidths(device: Device, parameters: int) -> dict[str, float]:
-    """Return GB/s of a copy within the device and of the update by Adam, for a buffer of so many float32.
+    """Return GB/s of a copy within the device and of Adam's update, for a buffer of a number of float32.
 
     A copy reads and writes: two passes. The update reads θ, its gradient and two slots, and writes all but the
     gradient: seven.
@@ -67,9 +67,9 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
 
 
 def repeated(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:
-    """Return what times all the calls, captured as one graph and launched until that takes a while."""
+    """Return a function that times all the calls, captured as one graph and launched repeatedly."""
     with device.section():
-        for call in calls:  # what is made at its first use, is made before the capture
+        for call in calls:  # whatever is created at first use is created before the capture
             call()
         flag = _filled(device, 1, "float32")
         device.download(flag)

@@ -10,7 +10,7 @@ from benchmarks.gpu.cases import AGREEMENT, Case
 from benchmarks.gpu.rivals import Rival, ours
 
 SECONDS = 0.3
-"""That one turn takes at least, where a step is short."""
+"""The least seconds of one turn if a step is short."""
 
 
 def per_step(case: Case, rival: Rival) -> Callable[[], float]:
@@ -29,7 +29,7 @@ def per_step(case: Case, rival: Rival) -> Callable[[], float]:
 
 
 def in_turns(rivals: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Return what each said in each round: they take turns, so that what slows the machine slows all."""
+    """Return the times of each in each round: they take turns, so that whatever slows the machine slows all."""
     times: dict[str, list[float]] = {who: [] for who in rivals}
     for _ in range(rounds):
         for who, timed in rivals.items():
@@ -45,19 +45,19 @@ def steps(
     rounds: int,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return the times of one case by rival, and of what could not be run, why.
+    """Return the times of one case by rival, and why others could not be run.
 
     Parameters
     ----------
     case : Case
     precision : str
     makers : mapping of str to callable
-        The rivals; the first is ours, whose loss the others are compared with before anything is timed.
+        The rivals; the first is ours, and the losses of the others are compared with its before anything is timed.
     products : callable
-        Returns what times the products of a step alone.
+        Returns a function that times the products of a step alone.
     rounds : int
     note : callable
-        Told what is being done.
+        Called with a description of the current work.
     """
     X, y = case.data()
     start = case.start()
@@ -73,7 +73,7 @@ def steps(
             if not apart <= AGREEMENT[precision]:
                 raise ArithmeticError(f"its first loss {rival.first_loss:.6g} is not {wanted:.6g}: it does other work")
             ready[who] = per_step(case, rival)
-        except Exception as error:  # a rival that cannot run is told of, and the others go on
+        except Exception as error:  # a rival that cannot run is reported, and the others go on
             missing[who] = _said(error)
     try:
         ready["products"] = products(case, precision)

@@ -1,4 +1,4 @@
-"""The file of results of a GPU, and its tables."""
+"""The results file of a GPU, and its tables."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from deepnotes.utils.atomic import replacing
 
 
 def earlier(path: Path) -> dict[str, Any]:
-    """Return the results that a file has already; none where there is no file."""
+    """Return the results that a file already has; none if there is no file."""
     if not path.exists():
         return {}
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
@@ -16,13 +16,13 @@ def earlier(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
-    """Write the results, whole or not at all, with what they were measured on."""
+    """Write the results atomically, with the machine that they were measured on."""
     with replacing(path, text=True) as file:
         file.write(json.dumps({"machine": about, "results": results}, indent=1) + "\n")
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return what was found, for people."""
+    """Return the results as tables for people."""
     blocks = []
     for name, found in results.items():
         if "error" in found:
@@ -40,7 +40,7 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Return rows as text: the first column to the left, the others to the right."""
+    """Return rows as text: the first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))

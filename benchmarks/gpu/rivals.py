@@ -1,4 +1,4 @@
-"""What trains the same network on the same GPU: deepnotes, PyTorch in three ways, JAX.
+"""Rivals that train the same network on the same GPU: deepnotes, PyTorch in three ways, JAX.
 
 A rival is made from a case, a precision, the data and a network to start from. It has the mean loss of a first epoch in
 the order of the samples, from that start, and a function that trains for some epochs in random order and waits.
@@ -16,7 +16,7 @@ from benchmarks.gpu.cases import BETA1, BETA2, EPSILON, LEARNING_RATE, MATMUL, C
 
 
 class Rival(NamedTuple):
-    """A training ready to be timed: the loss of its first epoch, and what trains for some epochs and waits."""
+    """A training ready to be timed: the loss of its first epoch, and a function that trains some epochs and waits."""
 
     first_loss: float
     train: Callable[[int], None]
@@ -29,7 +29,7 @@ def deepnotes(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: d
 
 
 def ours(backend: dn.Backend, case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Rival:
-    """Return the training of any backend of deepnotes, the data where it wants them."""
+    """Return the training of any backend of deepnotes, with the data where it expects them."""
     net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
     samples, classes = backend.from_numpy(X.T), backend.from_numpy(y)
     fit = partial(net.fit, samples, classes, optimizer=dn.Adam(LEARNING_RATE, BETA1, BETA2, EPSILON))
@@ -75,7 +75,7 @@ def pytorch(
     total, chosen = torch.zeros((), device=device), torch.arange(case.batch, device=device)
 
     def step(batch: Any) -> None:
-        if not graph:  # whose gradients have their own places, and are overwritten
+        if not graph:  # whose gradients keep their buffers, which are overwritten
             optimizer.zero_grad(set_to_none=True)
         loss = cost(batch)
         loss.backward()
@@ -107,7 +107,7 @@ def pytorch(
 
 
 def _captured(step: Callable[[], None], model: Any, optimizer: Any, total: Any) -> Callable[[], None]:
-    """Return the replay of a step captured by PyTorch, everything as it was before its warm-up."""
+    """Return the replay of a step captured by PyTorch, with the state from before its warm-up restored."""
     import torch
 
     kept = [parameter.detach().clone() for parameter in model.parameters()]

@@ -1,7 +1,7 @@
 """The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``export``, ``backends`` and others.
 
-The exit status is 0; 1 where a run fails; 2 for wrong usage; 130 after Ctrl-C; 141 where the reader of stdout went
-away. What goes wrong is reported in a line or two on stderr, with a traceback only where ``--debug`` asks for it.
+The exit status is 0; 1 if a run fails; 2 for wrong usage; 130 after Ctrl-C; 141 if the reader of stdout has closed it.
+Errors are reported in a line or two on stderr, with a traceback only if ``--debug`` is given.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The words after ``deepnotes``; by default those that the process was started with.
+        The arguments after ``deepnotes``; by default those of the process.
     """
     debug = False
     _occupy_closed_descriptors()
@@ -66,7 +66,7 @@ def _status(error: BaseException) -> int:
 
 
 def _lines(error: BaseException) -> list[str]:
-    """Return what to say of `error`: one line, and one for each note that it has."""
+    """Return the message of `error`: one line, and one more for each of its notes."""
     if isinstance(error, KeyboardInterrupt):
         return ["deepnotes: " + escaped("; ".join(["interrupted", *map(str, error.args)]))]
     text = str(error)
@@ -77,22 +77,22 @@ def _lines(error: BaseException) -> list[str]:
     elif not isinstance(error, DeepnotesError):
         text = f"this is a bug of deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
     if isinstance(error, BackendUnavailable | MissingExtraError) or not isinstance(error, DeepnotesError):
-        text = " ".join(text.split())  # whose causes others have put into words
+        text = " ".join(text.split())  # whose causes are worded by other libraries
     notes = getattr(error, "__notes__", []) if isinstance(error, DeepnotesError) else []
     return [f"deepnotes: error: {escaped(text)}", *map(escaped, notes)]
 
 
 def _occupy_closed_descriptors() -> None:
-    """Open the null device where a standard stream is closed, so that no file of ours gets its number."""
+    """Open the null device where a standard stream is closed, so that no file of ours gets its descriptor."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
 
 
 def _settle(stream: Any) -> None:
-    """Write what a stream still holds, or drop it where nobody can take it, so that Python's end does not fail."""
+    """Flush a stream, or drop its buffer if it cannot be written, so that Python's shutdown does not fail."""
     try:
         stream.flush()
     except OSError:
@@ -103,7 +103,7 @@ def _settle(stream: Any) -> None:
 
 
 class _Log(logging.Handler):
-    """Shows warnings of the library, where nobody has arranged for something else."""
+    """A handler that shows the library's warnings, unless the user has configured logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record to stderr."""
@@ -112,7 +112,7 @@ class _Log(logging.Handler):
 
 @contextlib.contextmanager
 def _shown_messages() -> Iterator[None]:
-    """Write logs and warnings to stderr as the other messages are, while a command runs."""
+    """Write logs and warnings to stderr like other messages while a command runs."""
     before = logging.lastResort, warnings.formatwarning
     logging.lastResort = _Log(logging.WARNING)
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {escaped(str(message))}\n"

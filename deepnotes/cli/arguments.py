@@ -1,4 +1,4 @@
-"""The parser, the options that commands share, and the types of options: what is impossible is told before any work."""
+"""The parser, the options that commands share, and the types of options, which check values before any work."""
 
 import argparse
 import importlib
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises its errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise `message` with the way to the help."""
+        """Raise `message` with a pointer to the help."""
         raise hinted(ArgumentError(message), f"try: {self.prog} --help")
 
     def _print_message(self, message: str, file: object = None) -> None:
@@ -119,7 +119,7 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
     ------
     UnknownNameError, BackendUnavailable
     ArgumentError
-        If it cannot be told how many threads to use, or not so many.
+        If it has no option for the number of threads, or does not accept this number.
     """
     if args.threads is None:
         return get_backend(args.backend)
@@ -147,7 +147,7 @@ def named(kind: str, known: Iterable[str]) -> Callable[[str], str]:
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """Return the type of an option that takes a whole number of at least `least`."""
+    """Return the type of an option that takes an integer of at least `least`."""
     return _checked(WHOLE, int, lambda value: value >= least, f"a whole number of at least {least}")
 
 
@@ -167,7 +167,7 @@ def _checked(
     def checked(text: str) -> T:
         try:
             value = convert(text) if form.fullmatch(text) else None
-        except ValueError:  # more digits than Python converts
+        except ValueError:  # more digits than Python is willing to convert
             value = None
         if value is None or not good(value):
             raise argparse.ArgumentTypeError(f"got {brief(repr(text))}, wanted {wanted}")

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Try each and tell."""
+    """Try each backend and report."""
     from rich.table import Table
 
     selected = _selected(output)

@@ -71,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Time, tell, and write what was asked for."""
+    """Time the cases, report, and write the requested files."""
     from deepnotes.testing.bench.cases import Case
     from deepnotes.testing.bench.report import measure
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
 
 def _told(show: Callable[[str, float], None], output: Output) -> Callable[[str, float, str], None]:
-    """Return what takes progress: words and a share for the bar, and what deserves a line of its own."""
+    """Return the callback for progress: words and a share for the bar, and messages that get a line of their own."""
 
     def tell(what: str, share: float, line: str = "") -> None:
         show(what, share)
@@ -129,7 +129,7 @@ def _show(report: "Report", output: Output) -> None:
 
 
 def _write(report: "Report", args: argparse.Namespace, output: Output) -> None:
-    """Write the files that were asked for."""
+    """Write the requested files."""
     written = []
     makers: dict[str, tuple[str, Callable[[IO[Any]], object]]] = {
         "plot": ("figure", lambda file: _draw(report, args.plot, file)),
@@ -146,7 +146,7 @@ def _write(report: "Report", args: argparse.Namespace, output: Output) -> None:
 
 
 def _paths(args: argparse.Namespace) -> dict[str, Path]:
-    """Return the files that were asked for, by option."""
+    """Return the requested files, by option."""
     asked = {"plot": args.plot, "html": args.html, "json": args.json if isinstance(args.json, str) else None}
     return {name: Path(path) for name, path in asked.items() if path is not None}
 
@@ -169,7 +169,7 @@ def _sizes(text: str) -> "tuple[int, ...]":
 
 
 def _list_of(convert: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Return the type of an option that takes values with commas between."""
+    """Return the type of an option that takes comma-separated values."""
 
     def split(text: str) -> list[Any]:
         return [convert(part.strip(" ")) for part in text.split(",")]

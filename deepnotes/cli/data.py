@@ -1,4 +1,4 @@
-"""DATA: a set that comes with the package, or a file, as a table; which column is the target, which are features."""
+"""DATA, a set that comes with the package or a file, as a table; the choice of target and features."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -25,17 +25,17 @@ FILES = ("FILE.csv", "FILE.parquet", "FILE.npz", "FILE.npy")
 
 
 def files(data: str) -> list[Path]:
-    """Return the files that are read for `data`, as far as they can be."""
+    """Return the files that are read for `data`, as far as they can be determined."""
     if data in SETS:
         return [Path(str(datasets.DIGITS))] if data == DIGITS else []
     try:
         return files_of(Path(data))
-    except OSError:  # such as a name that is too long, which reading will report
+    except OSError:  # such as a name that is too long, which reading reports later
         return []
 
 
 def read(data: str, request: Request = EVERYTHING) -> Table:
-    """Return what was asked for of the table that `data` names, with missing values in it.
+    """Read what was requested of the table that `data` names, keeping missing values.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def read(data: str, request: Request = EVERYTHING) -> Table:
 
 
 def read_from_disk(data: str, request: Request = EVERYTHING) -> DiskTable:
-    """Return the table that `data` names, its samples left on disk.
+    """Open the table that `data` names, with its samples left on disk.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def read_from_disk(data: str, request: Request = EVERYTHING) -> DiskTable:
 
 
 def usual_target(data: str) -> str | None:
-    """Return the name of the target that such data always have, or None."""
+    """Return the standard target name of this kind of data, or None."""
     if data in SETS:
         return SETS[data]
     if Path(data).suffix.lower() in (".npz", ".npy"):
@@ -70,12 +70,12 @@ def usual_target(data: str) -> str | None:
 
 
 def target_of(table: Table | DiskTable, asked: str | None) -> str:
-    """Return the name of the target column: the one asked for, or the one that such data always have.
+    """Return the name of the target column: the requested one, or the standard one of this kind of data.
 
     Raises
     ------
     ArgumentError
-        If none was asked for, and it is not clear.
+        If none was requested and there is no standard one.
     TableError
         If there is no such column.
     """
@@ -102,7 +102,7 @@ def target_column(table: Table | DiskTable, target: str) -> Column:
 
 
 def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str]) -> list[str]:
-    """Return the columns that are features: all others.
+    """Return the feature columns: all but the target.
 
     Raises
     ------

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Predict, compare and tell."""
+    """Predict, compare and report."""
     require_places({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target

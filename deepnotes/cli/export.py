@@ -1,4 +1,4 @@
-"""``deepnotes export``: a model as an ONNX file, and as a file of Python that needs only NumPy."""
+"""``deepnotes export``: a model as an ONNX file, and as a Python file that needs only NumPy."""
 
 import argparse
 from pathlib import Path
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Read, translate, hold what came of it to the test vectors, write and tell."""
+    """Read and convert the model, check the result against the test vectors, write it and report."""
     from deepnotes.network.formats.chain import Chain
     from deepnotes.network.formats.onnx_writing import write
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "use --python, which does it all, or net.to_onnx for the network behind it",
         )
     makers: dict[str, Any] = {"onnx": _onnx, "python": _python}
-    # All of them are made before one is written.
+    # All files are made before any is written.
     made: dict[str, Any] = {name: makers[name](chain, output) for name in paths}
     found: dict[str, Any] = {"onnx": None, "python": None}
     told = [("model", f"{args.model}: {chain}, {chain.dtype}")]

@@ -1,4 +1,4 @@
-"""A trained network together with what its inputs and outputs mean."""
+"""A trained network together with the meaning of its inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from deepnotes.utils.errors import ModelFileError
 
 @dataclass(frozen=True)
 class Model:
-    """What a model file of the command line holds.
+    """The content of a model file of the command line.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ class Model:
         The column that it predicts.
     task : Task
     encoder : Encoder, optional
-        Makes the inputs of the columns of a table; by default each feature is a column.
+        Encodes the columns of a table as inputs; by default each feature is a column.
     dates : sequence of str
         The columns that are read as dates.
     format : mapping
-        How the data that it was trained on were written, as far as that was said: see :mod:`deepnotes.cli.reading`.
+        The reading options that were given for the training data: see :mod:`deepnotes.cli.reading`.
     """
 
     network: Network
@@ -59,7 +59,7 @@ class Model:
         self.network.save(path)
 
     def label(self, **more: Any) -> None:
-        """Put what inputs and outputs mean into the network's metadata, and `more`."""
+        """Put the meaning of inputs and outputs, and `more`, into the network's metadata."""
         named = {"features": self.features, "target": self.target}
         columns = {} if self.encoder.is_plain else {"columns": self.encoder.as_metadata()}
         dates = {"dates": list(self.dates)} if self.dates else {}
@@ -68,12 +68,12 @@ class Model:
 
     @classmethod
     def load(cls, path: str, backend: Backend) -> "Model":
-        """Return what is in a model file, to run on `backend`.
+        """Load a model file, to run on `backend`.
 
         Raises
         ------
         ModelFileError
-            If it cannot be read, or does not say what the inputs and outputs mean.
+            If it cannot be read, or does not give the meaning of inputs and outputs.
         """
         network = deepnotes.load(path, backend)
         try:
@@ -104,7 +104,7 @@ class Model:
         form: Format | None = None,
         drop_missing: bool = False,
     ) -> Table | DiskTable:
-        """Return the table that `source` names: the columns that are features, and the target if it is given.
+        """Read the table that `source` names: the feature columns, and the target if it is given.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class Model:
         return data.read_from_disk(source, request) if from_disk else data.read(source, request)
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
-        """Return X, shape (n, m): the columns of `table` that are features, whatever else it has.
+        """Return X, shape (n, m), from the feature columns of `table`; others are ignored.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Model:
         return data.samples(table, self.encoder, unknown)
 
     def facts(self, path: str) -> list[tuple[str, str]]:
-        """Return what the model in the file `path` is, in words."""
+        """Describe the model in the file `path`."""
         network = self.network
         features = counted(len(self.features), "feature")
         return [

@@ -1,8 +1,8 @@
-"""What a command says, and where: the report, the log, the table, and the one JSON object.
+"""The output of a command: the report, the log, the table, and the one JSON object.
 
-What goes to stdout is the outcome: all of it arrives, or the command fails, after it has finished its work. What goes
-to stderr is for whoever watches: a stderr that is closed or full changes nothing. In all that is written for people,
-whatever a terminal would act on is escaped; CSV and JSON are exact, except that CSV on a terminal is for people.
+Results go to stdout: either all of it is written, or the command fails after it has finished its work. Everything else
+goes to stderr, and a stderr that is closed or full changes nothing. In text for people, everything that a terminal
+would act on is escaped; CSV and JSON are exact, except for CSV on a terminal, which is for people.
 """
 
 import json
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Where the words of a command go.
+    """The destinations of a command's output.
 
     Parameters
     ----------
     as_json : bool
         Keep stdout for one JSON object; the report goes to stderr.
     quiet : bool
-        Say nothing but errors, and the JSON object.
+        Write only errors and the JSON object.
     """
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
@@ -45,7 +45,7 @@ class Output:
         self._report(escaped(text, keep="\n"))
 
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
-        """Write lines of a name and what there is to say about it, aligned."""
+        """Write aligned lines of a name and its description."""
         facts = [(escaped(name), escaped(text)) for name, text in facts]
         width = max(8, *(len(name) for name, _ in facts))
         self._report("\n".join(f"{name:<{width}}  {text}" for name, text in facts))
@@ -56,9 +56,9 @@ class Output:
             say(escaped(text))
 
     def show(self, renderable: "RenderableType") -> None:
-        """Write something of rich's: coloured and folded on a terminal, plain and unfolded elsewhere.
+        """Write a rich renderable: coloured and folded on a terminal, plain and unfolded elsewhere.
 
-        Its texts are those of :func:`cell`, since the colours are escape sequences themselves.
+        Its texts have to be escaped by :func:`cell`, since the colours are escape sequences themselves.
         """
         from rich.console import Console
 
@@ -91,7 +91,7 @@ class Output:
             raise unwritten(reason(error)) from error
 
     def waiting(self, text: str) -> AbstractContextManager[object]:
-        """Return a context in which a terminal shows that work is under way; it must write nothing to stdout."""
+        """Return a context that shows activity on a terminal; its block must not write to stdout."""
         if self.quiet or not stderr().isatty():
             return nullcontext()
         from rich.console import Console
@@ -100,7 +100,7 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, float], None]]:
-        """Yield a function that shows what is done and how much of all, from 0 to 1: on a terminal, else nowhere."""
+        """Yield a function that shows what is being done and the share done, from 0 to 1, on a terminal only."""
         if self.quiet or not stderr().isatty():
             yield lambda what, share: None
             return
@@ -113,12 +113,12 @@ class Output:
             yield lambda what, share: bar.update(task, completed=share, description=escaped(what))
 
     def outcome(self, outcome: Mapping[str, Any]) -> None:
-        """Write the JSON object, if it was asked for; what is not finite becomes null."""
+        """Write the JSON object if it was requested; numbers that are not finite become null."""
         if self.as_json:
             self._write(json.dumps(finite(outcome), allow_nan=False).replace("\x7f", "\\u007f"))
 
     def finish(self) -> None:
-        """Raise an error if stdout did not take all that was written to it.
+        """Raise an error if not everything could be written to stdout.
 
         Raises
         ------
@@ -142,12 +142,12 @@ class Output:
         if self._fault is None:
             try:
                 write_stdout(f"{text}\n")
-            except (OSError, ValueError) as error:  # a ValueError where it has been closed since
+            except (OSError, ValueError) as error:  # a ValueError if it has been closed since
                 self._fault = error
 
 
 def write_stdout(text: str) -> None:
-    """Write text to stdout, every byte of it; what its encoding does not have becomes a question mark.
+    """Write text to stdout, every byte of it; characters that its encoding lacks become question marks.
 
     Raises
     ------
@@ -159,19 +159,19 @@ def write_stdout(text: str) -> None:
 
 
 def unwritten(why: str) -> DeepnotesError:
-    """Return the error for what did not arrive at stdout."""
+    """Return the error for output that could not be written to stdout."""
     return DeepnotesError(f"cannot write to stdout: {why}")
 
 
 def say(text: str) -> None:
-    """Write text that is escaped already to stderr, if that can be written to."""
+    """Write text that is already escaped to stderr, if possible."""
     stream = stderr()
     stream.write(f"{text}\n")
     stream.flush()
 
 
 def cell(text: str, style: str = "") -> "Text":
-    """Return text for a table of rich's, with everything but line breaks escaped."""
+    """Return text for a rich table, with everything but line breaks escaped."""
     from rich.text import Text
 
     return Text(escaped(text, keep="\n"), style)
@@ -202,7 +202,7 @@ def figure(value: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Return a value fit for JSON: None in place of each number that is not finite."""
+    """Return a value that is valid JSON: numbers that are not finite become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

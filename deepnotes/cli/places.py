@@ -1,4 +1,4 @@
-"""Where a command writes: each place is checked before any work is done, and nothing that is read is written."""
+"""Output paths of a command: each is checked before any work is done, and no input is overwritten."""
 
 import os
 import re
@@ -24,17 +24,17 @@ def require_places(
     checkpoints: Path | None = None,
     special: bool = False,
 ) -> None:
-    """Raise an error if an output cannot be written, or would replace what is read or another output.
+    """Raise an error if an output cannot be written, or would replace an input or another output.
 
-    Files are compared as the system does, so that links, hard or symbolic, and other spellings of a path do not matter.
+    Files are compared as the system does, so links, hard or symbolic, and other spellings of a path do not matter.
 
     Parameters
     ----------
     outputs : mapping of str to Path or None
-        Where to write, by the option that says so; None for an option that was not given.
+        The path to write, by option; None for an option that was not given.
     inputs : iterable of Path
-        All files that the command reads, those beside the ones that were named included. What does not exist does not
-        matter: it cannot be lost.
+        All files that the command reads, companion files included. Files that do not exist are ignored, since they
+        cannot be lost.
     checkpoints : Path, optional
         A directory of checkpoints, which the command both reads and writes.
     special : bool, default False
@@ -43,14 +43,14 @@ def require_places(
     Raises
     ------
     ArgumentError
-        If two of them are one file.
+        If two of them are the same file.
     DeepnotesError
         If one cannot be written.
     """
     given = {option: path for option, path in outputs.items() if path is not None}
     for option, path in given.items():
         if checkpoints is None or os.path.lexists(checkpoints) or not _same(path.parent, checkpoints):
-            _require_writable(path, special)  # in a directory of checkpoints to come, the training says what is wrong
+            _require_writable(path, special)  # else the training reports it
         for other, place in given.items():
             if other == option:
                 break
@@ -66,10 +66,10 @@ def require_places(
         if _is_stream(path, sys.stdout):
             raise ArgumentError(f"stdout is {path}, which the command reads")
         if _is_stream(path, sys.stderr):
-            sys.stderr = sys.stdout  # since this message would be written to the file as well
+            sys.stderr = sys.stdout  # since this message would go to the file as well
             raise ArgumentError(f"stderr is {path}, which the command reads")
     for option, place in given.items():
-        if _is_stream(place, sys.stdout) and not special:  # where /dev/stdout is an output, too
+        if _is_stream(place, sys.stdout) and not special:  # if /dev/stdout is also an output
             raise ArgumentError(f"{option} {place} is where stdout goes as well")
 
 
@@ -90,12 +90,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _require_writable(path: Path, special: bool) -> None:
-    """Raise DeepnotesError unless a file can be made and put in the place of `path`."""
+    """Raise DeepnotesError unless a file can be made that replaces `path`."""
     try:
         there = os.stat(path)
     except FileNotFoundError:
         there = None
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid path
         raise DeepnotesError(f"cannot write {path}: {reason(error)}") from None
     if there is not None and stat.S_ISDIR(there.st_mode):
         raise DeepnotesError(f"cannot write {path}: it is a directory")
@@ -105,7 +105,7 @@ def _require_writable(path: Path, special: bool) -> None:
         if not os.access(path, os.W_OK):
             raise DeepnotesError(f"cannot write {path}: Permission denied")
         return
-    parent = Path(os.path.realpath(path)).parent  # a link stays a link: what it leads to is written
+    parent = Path(os.path.realpath(path)).parent  # a link stays a link: its target is written
     try:
         with tempfile.TemporaryFile(dir=parent):
             pass
@@ -134,7 +134,7 @@ def _require_apart(directory: Path, outputs: Mapping[str, Path], inputs: Iterabl
             raise ArgumentError(f"{path} has the name of a checkpoint, and --checkpoint {directory} may remove it")
     try:
         return [path for path in directory.iterdir() if _is_checkpoint(path.name)]
-    except OSError:  # it is not there yet, or the training will say what is wrong with it
+    except OSError:  # it does not exist yet, or the training reports what is wrong with it
         return []
 
 
@@ -150,7 +150,7 @@ def _exists(path: Path) -> bool:
 
 
 def _same(path: Path, other: Path) -> bool:
-    """Return whether two paths lead to one file, or will if neither is there yet."""
+    """Return whether two paths lead to the same file, or will if neither exists yet."""
     try:
         return os.path.samefile(path, other)
     except OSError:
@@ -158,9 +158,9 @@ def _same(path: Path, other: Path) -> bool:
 
 
 def _is_stream(path: Path, stream: TextIO) -> bool:
-    """Return whether a file is what a stream goes to."""
+    """Return whether a stream writes to a file."""
     try:
         there, open_file = os.stat(path), os.fstat(stream.fileno())
-    except (OSError, ValueError, AttributeError):  # it is not there, or the stream is closed or no file
+    except (OSError, ValueError, AttributeError):  # it does not exist, or the stream is closed or not a file
         return False
     return stat.S_ISREG(there.st_mode) and os.path.samestat(there, open_file)

@@ -1,4 +1,4 @@
-"""``deepnotes predict``: what a model says about each row of a table, as CSV."""
+"""``deepnotes predict``: the predictions of a model for each row of a table, as CSV."""
 
 import argparse
 from pathlib import Path

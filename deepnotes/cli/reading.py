@@ -1,4 +1,4 @@
-"""How the data of a command are read: the options, and what a model remembers of those that it was trained with."""
+"""Options for reading the data of a command, and those that a model remembers from its training."""
 
 import argparse
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def add_names(group: argparse._ActionsContainer, name: str, about: str) -> None:
 
 
 def format_of(args: argparse.Namespace, remembered: Mapping[str, Any] | None = None) -> Format:
-    """Return how a file is written: as the options say, else as a model remembers it.
+    """Return the format of a file: as the options say, else as a model remembers it.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def from_metadata(found: Any) -> dict[str, Any]:
     Raises
     ------
     TypeError, ValueError
-        If it makes no sense.
+        If it is not valid.
     """
     if not isinstance(found, dict) or not set(found) <= set(FIELDS):
         raise TypeError(f"reading {found!r}")

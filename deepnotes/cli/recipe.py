@@ -1,4 +1,4 @@
-"""How a network is built and trained where the options leave it open."""
+"""Defaults for building and training a network."""
 
 import argparse
 import math
@@ -32,11 +32,11 @@ SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
     "inverse": lambda rate, steps, epochs: InverseScaling(rate, power=1 / math.log10(max(steps, 10))),
     "plateau": lambda rate, steps, epochs: ReduceOnPlateau(rate, factor=0.3, patience=max(2, epochs // 10)),
 }
-"""Each makes a schedule of the first rate, the number of updates in all, and the number of epochs."""
+"""Each makes a schedule from the initial rate, the total number of updates, and the number of epochs."""
 
 
 def hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:
-    """Return all layers but the last, for a task of a `kind`."""
+    """Return the default hidden layers for a task of a `kind`."""
     rate = DROPOUT[kind] if args.dropout is None else args.dropout
     layers: list[Layer] = []
     for size in args.layers:
@@ -45,14 +45,14 @@ def hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:
 
 
 def epochs(args: argparse.Namespace, rows: int) -> int:
-    """Return the number of epochs: as asked, or enough for some 2,000 updates."""
+    """Return the number of epochs: as requested, or enough for some 2,000 updates."""
     updates = math.ceil(rows / args.batch_size)  # of an epoch
     chosen: int = args.epochs or min(max(math.ceil(UPDATES / updates), FEWEST_EPOCHS), MOST_EPOCHS)
     return chosen
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ArgumentError for options that do not go together."""
+    """Raise ArgumentError for options that exclude each other."""
     if args.momentum is not None and args.optimizer != "sgd":
         raise ArgumentError(f"--momentum belongs to --optimizer sgd, and the optimizer is {args.optimizer}")
     if args.from_disk and (args.impute or args.categorical):
@@ -67,7 +67,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def optimizer(args: argparse.Namespace, rows: int) -> Optimizer:
-    """Return the optimizer, with its rate on the schedule, for a training on so many rows."""
+    """Return the optimizer, with its rate on the schedule, for a training on a number of rows."""
     first = RATES.get(args.optimizer, 1e-3) if args.learning_rate is None else args.learning_rate
     passes = epochs(args, rows)
     rate = SCHEDULES[args.schedule](first, passes * math.ceil(rows / args.batch_size), passes)

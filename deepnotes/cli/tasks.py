@@ -1,4 +1,4 @@
-"""What a target means, classes or a quantity: how its column becomes Y, and outputs become columns and figures."""
+"""Classification and regression: how a target column becomes Y, and outputs become columns and figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from deepnotes.utils.errors import ArgumentError, DataError
 from deepnotes.utils.wording import listed, shown
 
 MOST_CLASSES = 20
-"""Whole numbers of more distinct values than that are taken for quantities."""
+"""Integers with more distinct values than this are taken as quantities."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Classification:
         Raises
         ------
         DataError
-            If a row's class is none of them.
+            If a row's class is not among them.
         """
         values, inverse = np.unique(labels_of(column), return_inverse=True)
         codes = codes_of(values.tolist(), self.classes)
@@ -83,7 +83,7 @@ class Classification:
         return indices if LOSSES[self.loss].targets == "simplex" else np.eye(len(self.classes))[:, indices]
 
     def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what a prediction file holds for the outputs A, shape (k, m)."""
+        """Return the columns of a prediction file for the outputs A, shape (k, m)."""
         likeliest = np.array(self.classes)[A.argmax(axis=0)]
         return {"prediction": likeliest, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
 
@@ -93,7 +93,7 @@ class Classification:
         return {"accuracy": values["accuracy"], "loss": values["loss"]}
 
     def facts(self, figures: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Return the figures in words, which say what `rows` they are of."""
+        """Return the figures in words; `rows` names the rows that they describe."""
         return [
             ("accuracy", f"{figures['accuracy']:.2%} of {rows}"),
             ("loss", f"{figure(figures['loss'])} ({self.loss})"),
@@ -116,14 +116,14 @@ class Regression:
 
     @classmethod
     def of(cls, column: Column, loss: str | None = None) -> "Regression":
-        """Return the task for targets as `column` has them; `loss` is by default the mean squared error.
+        """Return the task for the targets in `column`; `loss` is by default the mean squared error.
 
         Raises
         ------
         ArgumentError
             If `loss` is not for quantities.
         DataError
-            If the targets are text, or not what `loss` is for.
+            If the targets are text, or outside the domain of `loss`.
         """
         loss = loss or "mean_squared_error"
         quantities = [name for name, traits in LOSSES.items() if traits.targets in {"real", "count"}]
@@ -146,11 +146,11 @@ class Regression:
         return (self._numbers(column).reshape(1, -1) - self.mean) / self.scale
 
     def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what a prediction file holds for the outputs A, shape (1, m)."""
+        """Return the columns of a prediction file for the outputs A, shape (1, m)."""
         return {"prediction": A[0].astype(np.float64) * self.scale + self.mean}
 
     def figures(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
-        """Return the figures of merit for X, shape (n, m), by name: in the target's units, but for the loss."""
+        """Return the figures of merit for X, shape (n, m), by name, in the target's units except for the loss."""
         y = self._numbers(column).reshape(1, -1)
         predicted = self.columns(network.predict(X))["prediction"].reshape(1, -1)
         return {
@@ -161,7 +161,7 @@ class Regression:
         }
 
     def facts(self, figures: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Return the figures in words, which say what `rows` they are of."""
+        """Return the figures in words; `rows` names the rows that they describe."""
         return [
             ("RMSE", f"{figure(figures['rmse'])} on {rows}"),
             ("MAE", figure(figures["mae"])),
@@ -223,12 +223,12 @@ def as_metadata(task: Task) -> dict[str, Any]:
 
 
 def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
-    """Return the task that :func:`as_metadata` put into words, for a network of so many outputs.
+    """Return the task from the JSON values of :func:`as_metadata`, for a network with a number of outputs.
 
     Raises
     ------
     KeyError, TypeError, ValueError, OverflowError
-        If that makes no sense.
+        If they are not valid.
     """
     kind, loss = metadata["task"], metadata["loss"]
     if kind not in TASKS or loss not in LOSSES:

@@ -1,4 +1,4 @@
-"""``deepnotes train``: from a table to a model file, and how good it is on rows that it was not trained on."""
+"""``deepnotes train``: train a model file on a table, and measure it on rows that were held out."""
 
 import argparse
 import time
@@ -34,7 +34,7 @@ HELP = "Train a network on the rows of a table, and write it to a file."
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Read, train, measure, write and tell."""
+    """Read, train, measure, write and report."""
     recipe.check(args)
     backend = chosen_backend(args)
     name = Path(args.data).stem if is_packed_csv(Path(args.data)) else Path(args.data).name
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     train, held_out = _split(table, y if kind is Classification else None, args.validation, args.seed)
     encoder = _encoder(args, table, names, categorical, train, output)
     X, features = data.samples(table, encoder, unknown="zeros"), encoder.inputs
-    with np.errstate(all="ignore"):  # what overflows is refused with a message
+    with np.errstate(all="ignore"):  # overflow is refused with a message
         task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(data.some(X, train))
     layers = [*recipe.hidden_layers(args, task.kind), task.output_layer()]
     network = Network(
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
     model = Model(network, features, target, task, encoder, dates, as_metadata(form))
-    model.label()  # so that a checkpoint says it, too
+    model.label()  # so that a checkpoint holds it, too
     model_files.check(network)
     history, seconds = _fit(args, network, task, X, y, train, held_out, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
 
 def _request(args: argparse.Namespace, form: Format) -> Request:
-    """Return what is asked for of the data."""
+    """Return the request for the data."""
     target = [] if args.target is None else [args.target]
     as_text = target if args.task == "classification" else []
     return Request(
@@ -147,7 +147,7 @@ def _request(args: argparse.Namespace, form: Format) -> Request:
 
 
 def _picture(asked: str | None) -> Path | None:
-    """Return where to draw the curves, once it is certain that they can be drawn."""
+    """Return where to draw the curves, after checking that they can be drawn."""
     if asked is None:
         return None
     try:
@@ -159,26 +159,26 @@ def _picture(asked: str | None) -> Path | None:
 
 
 def _kept(error: DeepnotesError, checkpoint: str | None) -> DeepnotesError:
-    """Return the error of a model that could not be written, with the way to write it yet, if there is one."""
+    """Return the error of a model that could not be written, with a way to recover it, if there is one."""
     if checkpoint is None:
         return error
     return hinted(error, f"the training is kept: the same command with --resume goes on from {checkpoint}")
 
 
 class Resumed(Callback):
-    """Tells where a training goes on."""
+    """Reports where a training resumes."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
 
     def on_ready(self, training: Training) -> None:
-        """Say it, if it is not the start."""
+        """Report it, unless it is the start."""
         if training.state.step:
             self.output.facts([("resumed", f"after {counted(training.step, 'update')}, in epoch {training.epoch}")])
 
 
 def _kind(asked: str, target: str, y: Column, output: Output) -> type[Task]:
-    """Return the task that was asked for, or the one that the target suggests, and say so."""
+    """Return the requested task, or the one that the target suggests, and report it."""
     if asked != "auto":
         return TASKS[asked]
     kind, why = choose(y)
@@ -194,7 +194,7 @@ def _encoder(
     train: np.ndarray,
     output: Output,
 ) -> Encoder:
-    """Return what makes inputs of the features, learned from the rows `train`, and say what it does to them."""
+    """Return the encoder of the features, fitted to the rows `train`, and report what it does."""
     if isinstance(table, DiskTable):
         return data.plain(names)
     encoder = Encoder.fit(table, names, rows=train, categorical=categorical, impute=args.impute)
@@ -211,7 +211,7 @@ def _encoder(
 
 
 def _split(table: Table | DiskTable, classes: Column | None, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and the rows to hold out, of each class its share."""
+    """Return the rows to train on and the rows to hold out, stratified by class."""
     if table.n_rows < 2:
         raise DataError(f"{table.source} has one row only, and training needs at least 2")
     if share == 0:
@@ -235,7 +235,7 @@ def _fit(
     held_out: np.ndarray,
     output: Output,
 ) -> tuple[History, float]:
-    """Train on the rows `train`, with an eye on those held out; return the history and the seconds it took."""
+    """Train on the rows `train`, validating on those held out; return the history and the seconds it took."""
     validation = (data.some(X, held_out), task.encode(y[held_out])) if len(held_out) else None
     began = time.perf_counter()
     try:

@@ -1,4 +1,4 @@
-"""``deepnotes warmup``: what a backend compiles, compiled before anybody waits for it."""
+"""``deepnotes warmup``: compile ahead of time what a backend would compile at its first use."""
 
 import argparse
 import time
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Make one thing ready after the other, and tell of each how long it took."""
+    """Prepare one item after the other, and report how long each took."""
     backend = get_backend(args.backend)
     output.facts([("backend", f"{backend.name}: {backend.describe()}")])
     prepared: list[dict[str, str | float]] = []

@@ -1,4 +1,4 @@
-"""Data sets that come with the package: digits, small enough to ship and real enough to learn from, and made ones."""
+"""Data sets: the digits that come with the package, synthetic data, and readers of data files."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: the readers and Standardizer beside it shall not wait for that."""
+    """Import a data set lazily, so that importing the readers or Standardizer stays quick."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

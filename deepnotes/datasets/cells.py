@@ -1,4 +1,4 @@
-"""Cells of text as a column: of numbers or of text, by all of them."""
+"""Turn the text cells of a column into numbers or text, decided by all of its cells."""
 
 import re
 from collections.abc import Callable
@@ -15,41 +15,41 @@ MISSING = (
     "", "?", "-", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "\\n",
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 )  # fmt: skip
-"""What stands for no value among numbers, in whatever case; among texts, only the empty cell does."""
+"""Spellings of a missing value in columns of numbers, in any case; in columns of text, only the empty cell is one."""
 
 NAN = ("nan", "-nan")
-"""Those that are themselves numbers of a kind."""
+"""Those of them that are spellings of NaN."""
 
 BOOLEANS = {"true": 1.0, "false": 0.0}
-"""Cells of columns that hold nothing else, in whatever case."""
+"""The cells of boolean columns, which hold no others, in any case."""
 
 EMPTY_TEXT = "an empty cell where a value was expected"
 
 FEW = 20
-"""A column where numbers and words are mixed is one of categories if it has so few distinct values, ..."""
+"""A column that mixes numbers and words holds categories if it has at most this many distinct values, ..."""
 
 OFTEN = 4
-"""... each of them so often on average, and the words, too."""
+"""... each at least this often on average, and the words as well."""
 
 DAY = 86_400_000_000
 """Microseconds."""
 
 TOGETHER = 1 << 16
-"""Cells of several columns that are looked at at a time."""
+"""The number of cells of several columns that are checked at a time."""
 
 FINITE = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-"""The usual form of a number."""
+"""The usual notation of a number."""
 
 
 class CellError(Exception):
-    """A cell that its column cannot have.
+    """A cell that its column cannot hold.
 
     Attributes
     ----------
     row : int
         Counted from 0.
     told : str
-        What it holds, and what was expected.
+        The cell's content, and what was expected.
     hint : str
         What to do about it.
     """
@@ -60,14 +60,14 @@ class CellError(Exception):
 
 
 class Typed:
-    """A column made of cells.
+    """A column converted from its cells.
 
     Parameters
     ----------
     column : array, shape (m,)
         float64 or text.
     missing : bool array, shape (m,), optional
-        Where there is no value; by default there is one everywhere.
+        Where values are missing; by default nowhere.
     """
 
     def __init__(self, column: Column, missing: NDArray[np.bool_] | None = None) -> None:
@@ -76,7 +76,7 @@ class Typed:
 
 
 def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Typed:
-    """Return the column that an Arrow array of strings without nulls makes.
+    """Convert an Arrow array of strings without nulls to a column.
 
     Parameters
     ----------
@@ -84,11 +84,11 @@ def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Type
     name : str
         The column.
     request : Request
-        Whether it is of text, numbers or dates, if that is not left to the cells.
+        Whether the column is text, numbers or dates, unless the cells decide.
     what : str
         The file and the column, for error messages.
     size : int
-        Of the file, in bytes: text may take memory in proportion to it.
+        The size of the file in bytes, which bounds the memory that text may take.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Type
     if may_be_plain and not form.missing_values:
         try:
             return _of_numbers(cells, cells, None, name, request, what)
-        except pa.ArrowInvalid:  # some cell is no number
+        except pa.ArrowInvalid:  # some cell is not a number
             pass
     cells = pc.utf8_trim_whitespace(cells)
     if may_be_plain:
@@ -119,12 +119,12 @@ def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Type
 
 
 def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, Typed]:
-    """Return those columns that are plainly of numbers, each looked at with many others: a file may have very many.
+    """Return the columns that hold only plain numbers, checked many at a time, since a file may have very many.
 
     Parameters
     ----------
     columns : dict of str to pyarrow.StringArray
-        As of :func:`typed`, which takes the others.
+        As for :func:`typed`, which converts the others.
     request : Request
     """
     import pyarrow as pa
@@ -146,14 +146,14 @@ def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, Typed]
         shape = len(group), rows
         values, gaps = values.reshape(shape), missing.to_numpy(zero_copy_only=False).reshape(shape)
         with np.errstate(invalid="ignore"):
-            small = ((np.abs(values) < EXACT) | gaps).all(axis=1)  # and each of them a number
+            small = ((np.abs(values) < EXACT) | gaps).all(axis=1)  # each of which is a number
         for i in np.flatnonzero(small & ~gaps.all(axis=1)):
             found[group[i]] = Typed(values[i], gaps[i])
     return found
 
 
 def spelling(cells: Any, missing: NDArray[np.bool_] | None, what: str, size: int) -> NDArray[np.str_]:
-    """Return Arrow strings as text, shape (m,), trimmed, and empty where a value is missing."""
+    """Return Arrow strings as trimmed text, shape (m,), empty where a value is missing."""
     import pyarrow.compute as pc
 
     codes, distinct = _coded(pc.utf8_trim_whitespace(cells))
@@ -162,7 +162,7 @@ def spelling(cells: Any, missing: NDArray[np.bool_] | None, what: str, size: int
 
 
 def _of_numbers(cells: Any, present: Any, missing: Any, name: str, request: Request, what: str) -> Typed:
-    """Return the column where every cell that is `present` is a plain number, else raise ArrowInvalid."""
+    """Return the column if every `present` cell is a plain number, else raise ArrowInvalid."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -179,14 +179,14 @@ def _of_numbers(cells: Any, present: Any, missing: Any, name: str, request: Requ
 
 
 def column_of(codes: NDArray[Any], distinct: list[str], name: str, request: Request, what: str, size: int) -> Typed:
-    """Return the column that cells make; each distinct one is looked at once.
+    """Return the column made of the cells; each distinct cell is parsed once.
 
     Parameters
     ----------
     codes : int array, shape (m,)
-        Which of the distinct cells each is.
+        The index of each cell in `distinct`.
     distinct : list of str
-        Without white space around them.
+        Without surrounding white space.
     name, request, what, size
         As for :func:`typed`.
 
@@ -234,7 +234,7 @@ def column_of(codes: NDArray[Any], distinct: list[str], name: str, request: Requ
 def _of_no_value(
     codes: NDArray[Any], distinct: list[str], lower: list[str], missing: NDArray[np.bool_], what: str, size: int
 ) -> Typed:
-    """Return a column without a value: numbers if it says so of itself, else text."""
+    """Return a column that has no value at all: numbers if its cells or the request say so, else text."""
     if all(text in NAN for text in lower):
         return Typed(np.full(len(codes), np.nan), missing[codes])
     texts = _text(codes, np.array(distinct, object), what, size)
@@ -250,11 +250,11 @@ def _require_of_one_kind(
     name: str,
     form: Format,
 ) -> None:
-    """Raise CellError for a column of numbers in which something else stands; categories may be of both kinds."""
+    """Raise CellError if a column of numbers has another cell; categories may mix both kinds."""
     odd = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~blank
     values, numbers, others = (int(counts[which].sum()) for which in (~blank, is_number, odd))
     if numbers and others and all(hint_of(distinct[code]) for code in np.flatnonzero(odd)):
-        row = int(np.argmax(odd[codes]))  # numbers in another form, which are no categories however few they are
+        row = int(np.argmax(odd[codes]))  # numbers in another notation, which are not categories however few they are
         cell = distinct[codes[row]]
         hint = f"{hint_of(cell)}; or name the column (--exclude or --categorical {_quoted(name)})"
         raise CellError(row, expected(cell, form), hint)
@@ -271,7 +271,7 @@ def _require_of_one_kind(
 
 
 def is_given_missing(text: str, form: Format) -> bool:
-    """Return whether text is one of the given spellings of a missing value, or the number that one of them is."""
+    """Return whether text is one of the given spellings of a missing value, or equals one of them as a number."""
     if not form.missing_values or text in form.missing_values:
         return text in form.missing_values
     value = number_of(text, form)
@@ -279,7 +279,7 @@ def is_given_missing(text: str, form: Format) -> bool:
 
 
 def without_given(values: NDArray[np.float64], form: Format) -> NDArray[np.bool_]:
-    """Put NaN where a value is a number that stands for a missing one; return where there is none, shape (m,)."""
+    """Replace numbers that stand for a missing value by NaN; return the mask of missing values, shape (m,)."""
     given = [value for text in form.missing_values if (value := number_of(text, form)) is not None]
     if given:
         values[np.isin(values, given)] = np.nan
@@ -287,14 +287,14 @@ def without_given(values: NDArray[np.float64], form: Format) -> NDArray[np.bool_
 
 
 def _require_finite(values: NDArray[np.float64], cell: Callable[[int], str]) -> None:
-    """Raise CellError where a number is infinite; `cell` returns what a row has."""
+    """Raise CellError where a number is infinite; `cell` returns the content of a row."""
     if (endless := np.isinf(values)).any():
         row = int(np.argmax(endless))
         raise CellError(row, f"{shown(cell(row))} where a finite number was expected")
 
 
 def _require_exact(values: NDArray[np.float64], cells: Callable[[NDArray[np.bool_]], list[str]], what: str) -> None:
-    """Raise TableError where two whole numbers become one; `cells` returns the distinct ones of some rows."""
+    """Raise TableError if two integers become equal as float64; `cells` returns the distinct cells of some rows."""
     big = np.abs(values) >= EXACT
     if big.any():
         whole = (int(text) for text in cells(big) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", text))
@@ -315,7 +315,7 @@ def _dates(codes: NDArray[Any], distinct: list[str], form: Format) -> Typed:
 
 
 def days_of(text: str, date_format: str | None) -> float:
-    """Return a date, and perhaps a time, as days since 1970-01-01; NaN for what is none.
+    """Return a date, with or without a time, as days since 1970-01-01; NaN for other text.
 
     Examples
     --------
@@ -334,7 +334,7 @@ def days_of(text: str, date_format: str | None) -> float:
 
 
 def _coded(cells: Any) -> tuple[NDArray[Any], list[str]]:
-    """Return for each cell which of the distinct ones it is, and those."""
+    """Return the index of each cell among the distinct ones, and the distinct ones."""
     coded = cells.dictionary_encode()
     return coded.indices.to_numpy(zero_copy_only=False), coded.dictionary.to_pylist()
 
@@ -376,7 +376,7 @@ def _pattern(form: Format) -> re.Pattern[str]:
 
 
 def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
-    """Return the number that a cell is, in the usual forms alone: not 1_000, 0x10 nor digits beyond ASCII; else None.
+    """Return a cell as a number, or None; only the usual notations count, not 1_000, 0x10 or non-ASCII digits.
 
     Examples
     --------
@@ -399,14 +399,14 @@ def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
 
 
 def where_missing(cell: str, column: Column, form: Format) -> str:
-    """Return what stands where a column has no value, and what was expected there."""
+    """Return the text of a missing value of a column, and what was expected there."""
     if column.dtype.kind == "f":
         return expected(cell, form)
     return f"{shown(cell)} where a value was expected" if cell else EMPTY_TEXT
 
 
 def expected(cell: str, form: Format = Format()) -> str:  # noqa: B008
-    """Return what a cell among numbers is, and what was expected there."""
+    """Describe a cell among numbers, and what was expected there."""
     plain = number_of(cell, form)
     endless = cell.lower() in NAN or (plain is not None and cell not in form.missing_values)
     kind = "a finite number" if endless else "a number"
@@ -436,11 +436,11 @@ FORMATS = (
     (r"[A-Za-z]{3,9}\.? [0-9]{1,2},? [0-9]{4}", "--dates with --date-format reads the column as dates"),
     (r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", "--dates with --date-format reads the column as times"),
 )  # fmt: skip
-"""How numbers and dates are written that are neither read as such nor are categories, and the option for each."""
+"""Notations of numbers and dates that are neither read as such nor are categories, and the option for each."""
 
 
 def hint_of(cell: str) -> str:
-    """Return which option reads a cell as a number or date; empty for other text.
+    """Return the option that reads a cell as a number or date; empty for other text.
 
     Examples
     --------

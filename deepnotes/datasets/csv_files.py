@@ -1,7 +1,8 @@
-"""CSV files: columns out of the bytes of one, with the line of every fault, and rows into one.
+"""Read columns from the bytes of a CSV file, with the line of every fault, and write rows to one.
 
-pyarrow cuts the text into cells; :mod:`deepnotes.datasets.cells` makes columns of them. Python's own csv module reads
-what programs differ on, such as quotes that do not enclose whole cells, and finds the line that an error is about.
+pyarrow splits the text into cells, and :mod:`deepnotes.datasets.cells` converts them to columns. Python's csv module
+reads text that programs read differently, such as quotes that do not enclose whole cells, and finds the line of an
+error.
 """
 
 import codecs
@@ -41,16 +42,16 @@ __all__ = ["NEEDS", "TextStream", "fault_of", "number_of", "read", "write_file",
 NEEDS = 'pip install "deepnotes[data]"'
 
 SEPARATORS = ",;\t|"
-"""What is tried, in this order, where nobody says what stands between cells."""
+"""The separators that are tried, in this order, if none is given."""
 
 GZIP, CELL_ENDS = b"\x1f\x8b", b",;\t| \r\n"
-"""How files of gzip begin, and bytes that may end a cell."""
+"""The first bytes of gzip files, and bytes that may end a cell."""
 
 HEAD = 1 << 16
-"""Bytes that are looked at to see what stands between cells."""
+"""The number of bytes in which the separator is detected."""
 
 LONGEST_CELL = 131_072
-"""Characters of a cell that Python's csv module takes."""
+"""The largest number of characters of a cell that Python's csv module accepts."""
 
 BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
 """pyarrow reads blocks of this many bytes at least, this many blocks at most, and one of many columns.
@@ -59,7 +60,7 @@ Each block is a part of every column.
 """
 
 FIRST_ROWS = 20
-"""Rows that are looked at to see what separates cells, or what a faulty header is."""
+"""The number of rows in which the separator, or the cause of a faulty header, is detected."""
 
 WITHOUT_HEADER = "; if there is no header, --no-header (header=False) names the columns x0, x1, ..."
 
@@ -70,11 +71,11 @@ OTHER_ENCODINGS = "; --encoding (encoding=) reads others, such as latin-1 or utf
 LINE_END = re.compile(rb"\r\n|\r|\n")
 
 SEPARATOR_LINE = re.compile(rb"sep=([!#-/:-@[-^`{-~]|\t)[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
-"""The first line by which Excel says what stands between cells."""
+"""The first line in which Excel states the separator."""
 
 
 class TextStream(Protocol):
-    """What :func:`write_rows` needs of a stream."""
+    """The part of a stream's interface that :func:`write_rows` needs."""
 
     def write(self, text: str, /) -> object: ...
 
@@ -106,12 +107,12 @@ class Text:
     first_line: int = 1
 
     def records(self, width: int = 0) -> Iterator[Record]:
-        """Yield each row that is not blank; an empty cell is one where `width` is 1.
+        """Yield each row that is not blank; where `width` is 1, a blank line is an empty cell.
 
         Raises
         ------
         TableError
-            Where the text is not CSV.
+            If the text is not CSV.
         """
         stream = io.TextIOWrapper(io.BytesIO(self.data), encoding="utf-8", newline="")
         reader = csv.reader(stream, strict=True, skipinitialspace=self.separator != " ", delimiter=self.separator)
@@ -130,7 +131,7 @@ class Text:
         Raises
         ------
         TableError
-            Where the text is not CSV, or a row is of another width.
+            If the text is not CSV, or a row has another width.
         """
         records = self.records(width)
         last: list[Record] = []
@@ -143,7 +144,7 @@ class Text:
             last = [row]
 
     def after(self, lines: int) -> "Text":
-        """Return what follows some lines."""
+        """Return the text after some lines."""
         if not lines:
             return self
         ends = [found.end() for found in islice(LINE_END.finditer(self.data), min(lines, len(self.data)))]
@@ -152,7 +153,7 @@ class Text:
 
 
 def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
-    """Return what was asked for of the `data` of a file.
+    """Read what was requested from the `data` of a file.
 
     Raises
     ------
@@ -220,12 +221,12 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def unpacked(data: bytes, source: str) -> bytes:
-    """Return the content of a gzip file, whatever its name; any other data as they are.
+    """Return the content of a gzip file, whatever its name; other data unchanged.
 
     Raises
     ------
     TableError
-        If it is damaged, or its text and numbers take more memory than such a file may.
+        If it is damaged, or would take more memory than a file of its size may.
     """
     if not data.startswith(GZIP):
         return data
@@ -243,7 +244,7 @@ def unpacked(data: bytes, source: str) -> bytes:
 
 
 def text_of(data: bytes, source: str, request: Request) -> Text:
-    """Return the text of a file with what separates its cells."""
+    """Return the text of a file, with its separator."""
     form, separator = request.format, request.format.separator
     is_utf8 = codecs.lookup(form.encoding).name == "utf-8"
     data = (data if is_utf8 else _decoded(data, source, form.encoding)).removeprefix(codecs.BOM_UTF8)
@@ -262,13 +263,13 @@ def text_of(data: bytes, source: str, request: Request) -> Text:
 
 
 def _tabbed(data: bytes) -> bytes:
-    """Return text with a tab in the place of each run of white space."""
+    """Return text with each run of white space replaced by a tab."""
     data = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r|$)", b"", data)
     return re.sub(rb'("(?:[^"]|"")*")|[ \t]+', lambda found: found[1] or b"\t", data)
 
 
 def _decoded(data: bytes, source: str, encoding: str) -> bytes:
-    """Return text of an encoding as UTF-8."""
+    """Return text of another encoding as UTF-8."""
     try:
         text = data.decode(encoding)
     except UnicodeError as error:
@@ -282,7 +283,7 @@ def _decoded(data: bytes, source: str, encoding: str) -> bytes:
 
 
 def require_text(data: bytes, source: str, first_line: int) -> None:
-    """Raise TableError where what begins on a line of a file is not UTF-8, or has NUL in it."""
+    """Raise TableError if text that starts at a given line of a file is not UTF-8, or contains NUL."""
     wrong = data.find(b"\0")
     decoder, step = codecs.getincrementaldecoder("utf-8")(), 1 << 20
     for start in range(0, len(data), step):
@@ -303,18 +304,18 @@ def require_text(data: bytes, source: str, first_line: int) -> None:
 
 
 def _separator(data: bytes, source: str, form: Format) -> str:
-    """Return what separates the cells: what cuts the first rows alike, and the header into the most.
+    """Return the separator: the one that gives the first rows equal widths, and the header the most cells.
 
     Raises
     ------
     TableError
-        If nothing does but white space.
+        If only white space separates them.
     """
     head, is_cut = data[:HEAD], len(data) > HEAD
     found = {separator: _first_rows(head, separator, is_cut) for separator in SEPARATORS}
     widths = {separator: list(map(len, rows)) for separator, rows in found.items() if rows}
     ranks = {separator: (_likeness(of_rows), of_rows[0]) for separator, of_rows in widths.items() if of_rows[0] > 1}
-    best = max(ranks, key=lambda separator: ranks[separator], default=",")  # the first of several
+    best = max(ranks, key=lambda separator: ranks[separator], default=",")  # the first of equals
     rank, _ = ranks.get(best, (0, 0))
     if rank > 1:
         return best
@@ -325,7 +326,7 @@ def _separator(data: bytes, source: str, form: Format) -> str:
 
 
 def _first_rows(head: bytes, separator: str, is_cut: bool) -> list[list[str]]:
-    """Return the first rows that are not blank, without the last if it may be cut short; none of what is not CSV."""
+    """Return the first rows that are not blank, without a last one that may be cut short; empty if they are not CSV."""
     stream = io.StringIO(head.decode("utf-8", "ignore"), newline="")
     rows = csv.reader(stream, skipinitialspace=True, delimiter=separator)
     try:
@@ -336,7 +337,7 @@ def _first_rows(head: bytes, separator: str, is_cut: bool) -> list[list[str]]:
 
 
 def _likeness(widths: list[int]) -> int:
-    """Return how alike rows are to their header: 3 if all are, 2 if all have one cell more, 1 if half of them are."""
+    """Rate how well rows fit their header: 3 if all have its width, 2 if all have one cell more, 1 if half fit."""
     width, *others = widths
     if set(others) <= {width}:
         return 3
@@ -344,18 +345,18 @@ def _likeness(widths: list[int]) -> int:
 
 
 def _above(widths: Sequence[int]) -> int:
-    """Return how many rows stand above those that are as wide as the last one, to the end."""
+    """Return the number of rows above the final run of rows of equal width."""
     return len(widths) - next((n for n, width in enumerate(reversed(widths)) if width != widths[-1]), len(widths))
 
 
 def _is_titled(widths: Sequence[int]) -> bool:
-    """Return whether rows of one width stand below a title of fewer rows."""
+    """Return whether the rows are a title above more rows of equal width."""
     above = _above(widths)
     return 0 < above <= len(widths) - above > 1
 
 
 def _by_white_space(rows: list[list[str]], form: Format) -> bool:
-    """Return whether a text without separators is a table when white space cuts it, and no column of phrases."""
+    """Return whether a text without separators is a table separated by white space, and not a column of phrases."""
     widths = list(map(len, rows))
     above = _above(widths)
     body = rows[above + 1 :]
@@ -368,7 +369,7 @@ def _by_white_space(rows: list[list[str]], form: Format) -> bool:
 
 
 def _like_number(cell: str, form: Format) -> bool:
-    """Return whether a cell is a number, or stands for a missing one."""
+    """Return whether a cell is a number or a spelling of a missing value."""
     return number_of(cell, form) is not None or cell.strip().lower() in MISSING
 
 
@@ -376,7 +377,7 @@ def _like_number(cell: str, form: Format) -> bool:
 
 
 def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text, int]:
-    """Return the names, those of them that are an index, the rows that follow, and the line of the header."""
+    """Return the column names, those of an index among them, the rows that follow, and the line of the header."""
     source = text.source
     stream = io.TextIOWrapper(io.BytesIO(text.data), encoding="utf-8", newline="")
     reader = csv.reader(stream, strict=True, skipinitialspace=text.separator != " ", delimiter=text.separator)
@@ -408,12 +409,12 @@ def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text,
         )
     if _has_row_names(names, below, form):
         names = ["", *names]
-    lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes no name over an index
+    lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes an empty name above an index
     if fault := fault_of(names[lead : end_of(names)], lead):
         raise TableError(f"{place}: {fault}{past_header(names, below, form)}")
     _require_fit(names, below, form)
     unnamed = [""] * min(lead, 1)
-    for name in names[lead:-1]:  # as pandas calls an index that it wrote and read again, each time it did so
+    for name in names[lead:-1]:  # pandas' names for an index that it wrote and read back, once or several times
         if not re.fullmatch(r"Unnamed: [0-9]+(\.[0-9]+)*", name) or request.names(name):
             break
         unnamed.append(name)
@@ -421,10 +422,10 @@ def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text,
 
 
 def _has_row_names(names: list[str], below: Text, form: Format) -> bool:
-    """Return whether each row has one cell more than the header, as R writes it: the first is the name of the row.
+    """Return whether each row has one cell more than the header: R writes row names like this, in the first cell.
 
-    Where the last cell is empty in all rows, they may as well end in a separator; and what looks like a header of one
-    column may be a title, with a header of two below.
+    If the last cell is empty in all rows, they may merely end in a separator; and an apparent header of one column may
+    be a title above a header of two.
     """
     first: list[list[str]] = []
     filled = not names[-1]
@@ -440,7 +441,7 @@ def _has_row_names(names: list[str], below: Text, form: Format) -> bool:
 
 
 def _require_fit(names: list[str], below: Text, form: Format) -> None:
-    """Raise TableError where the first rows show that a header is none: no message about its names is of use then."""
+    """Raise TableError if the first rows show that the first line is not a header, before any error about its names."""
     end = end_of(names)
     filled = [
         j for row in islice(below.rows(len(names)), FIRST_ROWS) for j in range(end, len(names)) if row.cells[j].strip()
@@ -450,7 +451,7 @@ def _require_fit(names: list[str], below: Text, form: Format) -> None:
 
 
 def _resolved(request: Request, names: list[str], below: Text) -> Request:
-    """Return the request for a file that has columns of these names; an error says which line may be the header.
+    """Resolve the request for a file with these column names; an error says which line may be the header.
 
     Raises
     ------
@@ -470,22 +471,22 @@ def _resolved(request: Request, names: list[str], below: Text) -> Request:
 
 
 def past_line(line: int) -> str:
-    """Return the option that leaves out what cannot be read as a header, as the end of a message."""
+    """Return, as the end of a message, the option that skips lines which cannot be a header."""
     return f"; if it is a title, --skip-rows {line} (skip_rows={line}) leaves it out"
 
 
 def past_title(below: Text, width: int, number: int, rows: list[Record]) -> str:
-    """Return the options for rows of another width than the header, as the end of a message.
+    """Return, as the end of a message, the options for rows whose width differs from the header's.
 
     Parameters
     ----------
     below : Text
-        What follows the header.
+        The text after the header.
     width : int
-        Of the header, and of as many rows after it as `number` says.
+        The width of the header and of the `number` rows after it.
     number : int
     rows : list of Record
-        The first that follow these.
+        The first rows after these.
     """
     widths = [width] * (number + 1) + [len(row.cells) for row in rows]
     if number == 0 and set(widths[1:]) == {width + 1} and not any(row.cells[-1].strip() for row in rows):
@@ -494,7 +495,7 @@ def past_title(below: Text, width: int, number: int, rows: list[Record]) -> str:
     at = _above(widths) - number - 1
     if number > FIRST_ROWS or at < 0 or not _is_titled(widths):
         return ""
-    if at and len(rows[at - 1].cells) == widths[-1] - 1:  # it may be the header, and the others have names of rows
+    if at and len(rows[at - 1].cells) == widths[-1] - 1:  # it may be the header, and the other rows have row names
         forms = Format(), Format(decimal=",")
         names, data = (all(_are_names(row.cells, 0, form) for form in forms) for row in rows[at - 1 : at + 1])
         at -= names and not data
@@ -503,12 +504,12 @@ def past_title(below: Text, width: int, number: int, rows: list[Record]) -> str:
 
 
 def past_numbers(width: int, below: Text) -> str:
-    """Return the option for a first row of numbers, as the end of a message: they may be a title, such as a year."""
+    """Return, as the end of a message, the option for a first row of numbers, which may be a title such as a year."""
     return past_title(below, width, 0, some(below.records(width))) or WITHOUT_HEADER
 
 
 def past_header(names: list[str], below: Text, form: Format) -> str:
-    """Return the options by which a table is read whose header gives no names, as the end of a message."""
+    """Return, as the end of a message, the options for a table whose header gives no names."""
     rows = some(below.records(len(names)))
     first = rows[0].cells if rows else names
     numbers = [number_of(name, form) is not None for name in names]
@@ -536,21 +537,21 @@ def past_header(names: list[str], below: Text, form: Format) -> str:
 
 
 def _without_names(line: int, exclude: str | None) -> str:
-    """Return the options that leave out the header, which ends on a line, and one of the columns."""
+    """Return the options that skip the header, given its last line, and leave out one column."""
     words, arguments = (f" --exclude {exclude}", f", exclude=[{exclude!r}]") if exclude else ("", "")
     told = f"--skip-rows {line} --no-header{words} (skip_rows={line}, header=False{arguments})"
     return f"{told} names the columns x0, x1, ..."
 
 
 def _are_names(cells: list[str], more_than: int, form: Format) -> bool:
-    """Return whether cells may be a header of more names than so many, none of them twice."""
+    """Return whether cells may be a header of more than a given number of distinct names."""
     cells = [cell.strip() for cell in cells]
     cells = cells[not cells[0] : end_of(cells)]
     return len(cells) > more_than and not fault_of(cells) and not any(_like_number(cell, form) for cell in cells)
 
 
 def some(records: Iterator[Record]) -> list[Record]:
-    """Return the next few records; only those before the first that is not CSV."""
+    """Return the next few records, up to the first that is not CSV."""
     found: list[Record] = []
     try:
         for record in islice(records, FIRST_ROWS):
@@ -561,7 +562,7 @@ def some(records: Iterator[Record]) -> list[Record]:
 
 
 def end_of(names: list[str]) -> int:
-    """Return after how many columns come only those without a name, where rows end in separators."""
+    """Return the number of columns before the trailing nameless ones, which arise where rows end in separators."""
     return len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)
 
 
@@ -570,7 +571,7 @@ def is_blank(cells: list[str]) -> bool:
 
 
 def fault_of(names: Sequence[str], before: int = 0) -> str | None:
-    """Return what keeps `names` from naming the columns after the first `before`, or None."""
+    """Return why `names` cannot name the columns after the first `before`, or None."""
     seen: set[str] = set()
     for number, name in enumerate(names, start=before + 1):
         if not name:
@@ -587,26 +588,26 @@ def fault_of(names: Sequence[str], before: int = 0) -> str | None:
 def _columns(
     text: Text, names: list[str], taken: list[str], empty: list[int], form: Format
 ) -> tuple[dict[str, Any], int]:
-    """Return the cells of each column that is taken, as Arrow strings, and the number of rows.
+    """Return the cells of each requested column as Arrow strings, and the number of rows.
 
     Raises
     ------
     TableError
-        If rows differ in width, the text is not CSV, or one of the `empty` columns is not.
+        If rows differ in width, the text is not CSV, or one of the `empty` columns is not empty.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     body, place = text.data, {name: j for j, name in enumerate(names)}
     has_mark = body.startswith(codecs.BOM_UTF8)  # of a cell: pyarrow would drop it
-    if has_mark or (b'"' in body and _quoted_well(text.separator).fullmatch(body) is None):  # programs differ on these
+    if has_mark or (b'"' in body and _quoted_well(text.separator).fullmatch(body) is None):  # ambiguous
         body = _rewritten(text, len(names))
     longest = _longest_line(body)
     chosen = [*(place[name] for name in taken), *empty]
     try:
         table = _parsed(body, text.separator, names, chosen, longest)
     except (pa.ArrowException, ValueError):
-        body = _rewritten(text, len(names))  # which raises where the text is wrong
+        body = _rewritten(text, len(names))  # which raises an error for invalid text
         try:
             table = _parsed(body, text.separator, names, chosen, len(body))
         except (pa.ArrowException, ValueError) as error:
@@ -628,13 +629,13 @@ def _parsed(body: bytes, separator: str, names: list[str], chosen: list[int], lo
     import pyarrow as pa
     from pyarrow import csv as reader
 
-    buffer = pa.allocate_buffer(len(body))  # Arrow's own: its threads may let go of it at any time
+    buffer = pa.allocate_buffer(len(body))  # a buffer of Arrow's own, since its threads may release it at any time
     np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(body, np.uint8)
     blocks = BLOCKS if len(names) < MANY_COLUMNS else 1
     return reader.read_csv(
         pa.BufferReader(buffer),
         read_options=reader.ReadOptions(
-            column_names=list(map(str, range(len(names)))),  # of unnamed columns there may be several
+            column_names=list(map(str, range(len(names)))),  # there may be several unnamed columns
             use_threads=len(body) > BLOCK,
             block_size=min(max(BLOCK, 2 * longest, len(body) // blocks + 1), (1 << 31) - 1),
         ),
@@ -649,7 +650,7 @@ def _parsed(body: bytes, separator: str, names: list[str], chosen: list[int], lo
 
 
 def _quoted_well(separator: str) -> re.Pattern[bytes]:
-    """Return the pattern of text whose quotes enclose whole cells, so that no two readers differ about it."""
+    """Return the pattern of text whose quotes enclose whole cells, which all readers read alike."""
     mark = re.escape(separator.encode())
     return re.compile(rb'(?:[^"]++|(?<![^%b\r\n])"(?:[^"]++|"")*+"(?![^%b\r\n]))*+' % (mark, mark))
 
@@ -660,7 +661,7 @@ def _rewritten(text: Text, width: int) -> bytes:
     Raises
     ------
     TableError
-        Where the text is not CSV, or a row is not of `width` cells.
+        If the text is not CSV, or a row does not have `width` cells.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL, delimiter=text.separator)
@@ -690,7 +691,7 @@ def _is_too_long(column: Any) -> bool:
 
 
 def _by_row(places: dict[str, tuple[int, list[int]]], place: dict[str, int]) -> dict[int, list[int]]:
-    """Return the columns to be looked up in each row."""
+    """Return the columns to look up in each row."""
     wanted: dict[int, list[int]] = {}
     for name, (_, rows) in places.items():
         for row in rows:
@@ -699,10 +700,10 @@ def _by_row(places: dict[str, tuple[int, list[int]]], place: dict[str, int]) -> 
 
 
 def _lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]]) -> dict[tuple[int, int], int]:
-    """Return the line of each wanted cell, by its row and column; the text has `rows` rows of `width` cells."""
+    """Return the line of each requested cell by row and column; the text has `rows` rows of `width` cells."""
     data = text.data
     ends = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
-    if ends + (not data.endswith((b"\n", b"\r"))) == rows:  # then each row is one line
+    if ends + (not data.endswith((b"\n", b"\r"))) == rows:  # so each row is one line
         return {(row, j): text.first_line + row for row, columns in wanted.items() for j in columns}
     found: dict[tuple[int, int], int] = {}
     last = max(wanted, default=-1)
@@ -714,7 +715,7 @@ def _lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]]) -> d
 
 
 def cell_lines(record: Record) -> list[int]:
-    """Return the line on which each cell starts: line breaks inside quoted cells move those after them down."""
+    """Return the line on which each cell starts, counting line breaks inside quoted cells."""
     lines, line = [], record.line
     for cell in record.cells:
         lines.append(line)
@@ -728,11 +729,11 @@ def cell_lines(record: Record) -> list[int]:
 
 def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]]) -> None:
     """Write a header and then the rows, given as one list of `cells` per column."""
-    # A lone carriage return ends a line for readers, and in the header they look for what separates cells; the csv
-    # module quotes neither by itself.
+    # Readers take a lone carriage return as a line end, and detect the separator from the header; the csv
+    # module does not quote for either reason.
     texts = [*names, *(cell for column in cells for cell in column if isinstance(cell, str))]
     odd = any("\r" in text for text in texts) or any(set(name) & set(SEPARATORS) for name in names)
-    if len(names) == 1:  # then they look in the rows, too, and at white space
+    if len(names) == 1:  # then readers also look at the rows, and at white space
         cut = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
         odd = odd or " " in names[0] or (cut and len(texts) > 2)
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL)
@@ -741,6 +742,6 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
 
 
 def write_file(path: Path, names: Sequence[str], cells: list[list[object]]) -> None:
-    """Write as :func:`write_rows` to a file, which has all of it or what it had before."""
+    """Write rows to a file by :func:`write_rows`, atomically."""
     with replacing(path, text=True) as file:
         write_rows(file, names, cells)

@@ -1,4 +1,4 @@
-"""The digits that come with the package: small enough to ship, and real enough to learn from."""
+"""The handwritten digits that come with the package."""
 
 from importlib.resources import files
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIGITS = files("deepnotes.datasets").joinpath("digits.npz")
-"""Where the digits are kept."""
+"""The file of the digits."""
 
 
 class Digits(NamedTuple):
@@ -16,7 +16,7 @@ class Digits(NamedTuple):
     Attributes
     ----------
     X : float64 array, shape (1797, 64)
-        How much ink each of the 8 x 8 pixels has, from 0 (none) to 16 (full).
+        The ink in each of the 8 x 8 pixels, from 0 (none) to 16 (full).
     y : int64 array, shape (1797,)
         The digit that each image shows, 0 to 9.
     feature_names : list of str
@@ -32,7 +32,7 @@ class Digits(NamedTuple):
 
 
 def load_digits() -> Digits:
-    """Return 1,797 images of handwritten digits, from a file of this package: nothing is downloaded.
+    """Load 1,797 images of handwritten digits from a file of this package; nothing is downloaded.
 
     This is the test set of the UCI "Optical Recognition of Handwritten Digits"; ``digits.LICENSE``, next to the
     data, names its authors and its terms (CC BY 4.0).

@@ -1,4 +1,4 @@
-"""Data files of which the samples stay on disk, for those that do not fit into memory."""
+"""Data files whose samples stay on disk because they do not fit into memory."""
 
 import os
 import tempfile
@@ -23,21 +23,21 @@ __all__ = ["DiskTable", "open_table"]
 
 @dataclass(frozen=True, eq=False)
 class DiskTable:
-    """Named columns of which those in one matrix stay on disk.
+    """Named columns; those in one matrix stay on disk.
 
     Parameters
     ----------
     rows : ndarray, shape (m, n)
         Mapped into memory.
     numbered : dict of str to int
-        Which columns of the matrix have which names.
+        The name and index of each column of the matrix.
     columns : dict of str to array
         Further columns, in memory, each of shape (m,).
     source : str
     spelled : dict of str to array
-        The values as `source` spells them of columns for which that was asked.
+        The original spelling of the values in `source`, for the columns where it was requested.
     notes : sequence of str
-        What was left out without being asked for, in words.
+        Notes on columns that were left out automatically.
     """
 
     rows: np.ndarray
@@ -75,7 +75,7 @@ class DiskTable:
         return column
 
     def labels(self, name: str) -> NDArray[np.str_]:
-        """Return one column as names of classes, shape (m,), in memory: as they are spelled, if that is known.
+        """Return one column as class names, shape (m,), in memory, in their original spelling where it is known.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class DiskTable:
         return np.asarray(self.rows[:, self.numbered[name]])
 
     def features(self, exclude: Collection[str] = (), names: Sequence[str] | None = None) -> tuple[OnDisk, list[str]]:
-        """Return columns of numbers side by side, as samples that stay on disk, and their names.
+        """Return numeric columns as samples that stay on disk, and their names.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class DiskTable:
         Raises
         ------
         TableError
-            If there is no such column, or it is not in the matrix.
+            If a column does not exist or is not in the matrix.
         """
         known = self.names
         if names is None:
@@ -130,12 +130,12 @@ def open_table(
     exclude: Collection[str] = (),
     spelled: Collection[str] = (),
 ) -> DiskTable:
-    """Open a data file of which the samples stay on disk.
+    """Open a data file whose samples stay on disk.
 
     Parameters
     ----------
     path : path
-        ``.npy``, ``.npz`` with an array X, both uncompressed, or IDX that is not packed: they are mapped into memory.
+        ``.npy``, ``.npz`` with an array X, or IDX, all uncompressed: they are mapped into memory.
         ``.parquet``: its columns of numbers are written as a matrix, some rows at a time, to a temporary file, which
         is gone when the process ends; ``TMPDIR`` says where.
     columns, exclude, spelled : collection of str
@@ -144,7 +144,7 @@ def open_table(
     Raises
     ------
     TableError
-        If the file cannot be read, or not without reading it all.
+        If the file cannot be read, or only by loading all of it.
     ArgumentError
 
     Examples
@@ -161,7 +161,7 @@ def open_table(
 
 
 def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
-    """Open what was asked for of a data file; see :func:`open_table`.
+    """Open what was requested of a data file; see :func:`open_table`.
 
     Raises
     ------
@@ -184,7 +184,7 @@ def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: what has to be read of it does not fit into memory") from error
-    if opener is not _open_parquet:  # which has read nothing of what is excluded
+    if opener is not _open_parquet:  # which has read nothing of the excluded columns
         request.resolved(source, table.names)
     return table
 
@@ -212,9 +212,9 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
             within = file.tell()
     except TableError:
         raise
-    except Exception as error:  # whatever a damaged file makes of zipfile
+    except Exception as error:  # whatever zipfile raises for a damaged file
         raise TableError(f"{source}: array {x!r} cannot be read: {brief(reason(error))}") from error
-    with path.open("rb") as whole:  # the local header, whose length no central directory tells
+    with path.open("rb") as whole:  # the local header, whose length is not in the central directory
         whole.seek(info.header_offset)
         local = whole.read(30)
     at = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
@@ -292,17 +292,17 @@ def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
 
 
 def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.ndarray:
-    """Return a matrix in a temporary file, which nobody else sees, and which is gone with the process.
+    """Return a matrix in a private temporary file that is deleted with the process.
 
     Raises
     ------
     TableError
-        If there is no room for it.
+        If the disk has no room for it.
     """
     size = shape[0] * shape[1] * dtype.itemsize
     try:
         with tempfile.TemporaryFile(prefix="deepnotes-") as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a signal later
+            if hasattr(os, "posix_fallocate"):  # so that a full disk is an error now instead of a signal later
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, dtype, "r+", 0, shape)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""From the columns of a table to the inputs of a network: categories one-hot, missing values filled, both kept."""
+"""Encode table columns as network inputs: categories one-hot, missing values filled, by rules kept with the network."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +16,13 @@ from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed, shown
 
 MOST_CATEGORIES = 64
-"""A column of text with more distinct values is taken for names or notes, and refused unless it is named."""
+"""A text column with more distinct values is taken as names or notes, and refused unless it is named."""
 
 FEW_CATEGORIES, SHARE = 10, 0.5
-"""So is one with more than a few, if they are more than this share of its rows."""
+"""So is one with more than `FEW_CATEGORIES`, if they are more than this share of its rows."""
 
 CODE = re.compile(r"[+-]?0[0-9]")
-"""How codes begin that look like numbers: 007 and 7 are not the same."""
+"""The beginning of codes that look like numbers: 007 and 7 differ."""
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
 
@@ -33,15 +33,15 @@ IMPUTE = ("mean", "median", "zero", "most_frequent")
 
 @dataclass(frozen=True)
 class Feature:
-    """A column that goes into a network.
+    """A column that is an input of a network.
 
     Parameters
     ----------
     name : str
     categories : tuple of str or of float, optional
-        Its distinct values, of which each is an input of its own; None for a column that is an input by itself.
+        Its distinct values, each an input of its own; None for a column that is one input.
     fill : float or str, optional
-        What takes the place of a missing value; None if there must be none.
+        The replacement for a missing value; None if missing values are not allowed.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes X of a table, for new rows just as for those that it was fitted to.
+    """Makes X from a table, for new rows exactly as for the rows that it was fitted to.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Encoder:
         categorical: Sequence[str] = (),
         impute: str | None = None,
     ) -> "Encoder":
-        """Return the encoder that some rows of a table call for.
+        """Fit an encoder to some rows of a table.
 
         Parameters
         ----------
@@ -101,19 +101,19 @@ class Encoder:
         names : sequence of str, optional
             The columns that are features; by default all.
         rows : array of int, optional
-            The rows that it learns from: means, and which categories there are; by default all.
+            The rows from which means and categories are learned; by default all.
         categorical : sequence of str
-            Columns to encode one-hot whatever they hold: numbers, or text of more than 64 distinct values.
+            Columns to encode one-hot even if they hold numbers, or text of more than 64 distinct values.
         impute : {"mean", "median", "zero", "most_frequent"}, optional
-            What fills missing values of numbers; those of categories are filled with the most frequent. By default
-            there must be none.
+            How missing numbers are filled; missing categories are filled with the most frequent one. By default missing
+            values are errors.
 
         Raises
         ------
         TableError
             If a value is missing, a column of text has too many distinct values, or no feature is left.
         ArgumentError
-            If `impute` is none of them.
+            If `impute` is not one of these.
         """
         if impute is not None and impute not in IMPUTE:
             raise ArgumentError(f"impute={impute!r}, wanted one of {', '.join(IMPUTE)}")
@@ -137,7 +137,7 @@ class Encoder:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each column is an input as it is, so that the names of the inputs say all."""
+        """Whether each column is one input, unchanged, so that the input names describe the encoder fully."""
         return all(feature.categories is None and feature.fill is None for feature in self.features)
 
     @property
@@ -162,12 +162,12 @@ class Encoder:
         ----------
         table : Table
         unknown : {"error", "zeros"}
-            Whether a category that the encoder does not know is an error, or one of no category.
+            Whether a category that the encoder does not know is an error, or encoded as all zeros.
 
         Raises
         ------
         TableError
-            If a column is not there or of another kind, or a value is missing or unknown.
+            If a column is missing or of another kind, or a value is missing or unknown.
         """
         if unknown not in ("error", "zeros"):
             raise ArgumentError(f"unknown={unknown!r}, wanted 'error' or 'zeros'")
@@ -175,7 +175,7 @@ class Encoder:
         return inputs_of(table, self.features, unknown).T
 
     def strangers(self, table: Table) -> dict[str, int]:
-        """Return for each column that has them how many rows are of no known category."""
+        """Return the number of rows of unknown category, for each column that has any."""
         found = {}
         for feature in self.features:
             if feature.categories is None:
@@ -195,18 +195,18 @@ class Encoder:
 
     @classmethod
     def from_metadata(cls, metadata: Sequence[Mapping[str, Any]]) -> "Encoder":
-        """Return the encoder that :meth:`as_metadata` put into words.
+        """Return the encoder from the JSON values of :meth:`as_metadata`.
 
         Raises
         ------
         KeyError, TypeError, ValueError, OverflowError
-            If that makes no sense.
+            If they are not valid.
         """
         return cls(tuple(_of_words(entry["name"], entry.get("categories"), entry.get("fill")) for entry in metadata))
 
 
 def _told(value: str | float) -> str:
-    """Return a category as it is told: a whole number without a point."""
+    """Return a category as messages show it: a whole number without a decimal point."""
     return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
@@ -260,7 +260,7 @@ def _feature(table: Table, name: str, rows: Any, categorical: bool, impute: str 
 
 
 def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
-    """Return why the distinct values of so many rows of text are hardly categories, or None.
+    """Return why the distinct values of a number of rows of text are unlikely to be categories, or None.
 
     Examples
     --------
@@ -278,7 +278,7 @@ def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
 
 
 def _option(values: NDArray[np.str_]) -> str:
-    """Return the option that would read most of the values, as the end of a message."""
+    """Return, as the end of a message, the option that would read most of the values."""
     if are_numbers(values.tolist()):
         return "; --numeric (numeric=) reads it as numbers"
     hints = [hint for value in values[: 4 * MOST_CATEGORIES].tolist() if (hint := hint_of(value))]
@@ -287,7 +287,7 @@ def _option(values: NDArray[np.str_]) -> str:
 
 
 def are_numbers(texts: Iterable[str]) -> bool:
-    """Return whether each text is a number, as in columns of text that are not from a CSV."""
+    """Return whether each text is a number, for text columns that do not come from a CSV."""
     return all(number_of(text) is not None for text in texts)
 
 
@@ -297,12 +297,12 @@ def _statistic(values: NDArray[np.float64], impute: str) -> float:
     if impute == "most_frequent":
         distinct, counts = np.unique(values, return_counts=True)
         return float(distinct[counts.argmax()])
-    power = np.frexp(np.abs(values).max())[1]  # values times a power of 2, so that no sum overflows
+    power = np.frexp(np.abs(values).max())[1]  # values scaled by a power of 2, so that no sum overflows
     return float(np.ldexp(getattr(np, impute)(np.ldexp(values, -power)), power))
 
 
 def inputs_of(table: Table, features: Sequence[Feature], unknown: str) -> NDArray[np.float64]:
-    """Return the inputs that the columns of a table make, shape (m, n)."""
+    """Encode the columns of a table as inputs, shape (m, n)."""
     X = np.empty((table.n_rows, sum(len(feature.inputs) for feature in features)))
     at = 0
     for feature in features:
@@ -314,7 +314,7 @@ def inputs_of(table: Table, features: Sequence[Feature], unknown: str) -> NDArra
 
 
 def _filled(table: Table, feature: Feature) -> Column:
-    """Return the column of a feature, of the kind that it was, without missing values."""
+    """Return the column of a feature with missing values filled, its kind unchanged."""
     column = table.column(feature.name)
     missing = missing_in(column)
     if feature.is_text:
@@ -336,7 +336,7 @@ def _filled(table: Table, feature: Feature) -> Column:
 
 
 def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDArray[np.float64]:
-    """Return the inputs that a column makes, shape (m, width)."""
+    """Encode a column as inputs, shape (m, width)."""
     if feature.categories is None:
         return np.asarray(column, np.float64).reshape(-1, 1)
     codes = _codes(feature, column)
@@ -352,7 +352,7 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
 
 
 def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
-    """Return which category each value is, shape (m,), or -1."""
+    """Return the index of each value's category, shape (m,), or -1."""
     values, inverse = np.unique(column, return_inverse=True)
     categories = feature.categories or ()
     if feature.is_text:
@@ -362,10 +362,10 @@ def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
 
 
 def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
-    """Return which of the `known` labels each is, or -1.
+    """Return the index of each label among the `known` ones, or -1.
 
-    One that is spelled like none of them is the one that is the same number, if there is just one: other programs write
-    1.0 for 1, and true for True or 1.
+    A label whose spelling is unknown matches the one label that is the same number, if there is exactly one: other
+    programs write 1.0 for 1, and true for True or 1.
 
     Examples
     --------
@@ -387,7 +387,7 @@ def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
 
 
 def value_of(label: str) -> Decimal | None:
-    """Return the exact number that a label is, 1 or 0 for true or false; None for text, and for codes such as 007."""
+    """Return the exact number that a label denotes, 1 or 0 for true or false; None for text and codes such as 007."""
     if CODE.match(label):
         return None
     if label.lower() in BOOLEANS:
@@ -397,7 +397,7 @@ def value_of(label: str) -> Decimal | None:
 
 
 def same_number(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Return two labels that are one number where all are numbers, such as 1 and 1.0, or None.
+    """Return two labels that denote one number, such as 1 and 1.0, if all labels are numbers; else None.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST: images as rows of pixels, and the labels in the file beside them; plain or gzip."""
+"""IDX files, the format of MNIST, plain or gzip: images as rows of pixels, and labels from a companion file."""
 
 import gzip
 import zlib
@@ -20,7 +20,7 @@ LABEL = "label"
 
 
 class Header(NamedTuple):
-    """What an IDX file says of itself."""
+    """The header of an IDX file."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -28,7 +28,7 @@ class Header(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the array takes."""
+        """The size of the array in bytes."""
         size = self.dtype.itemsize
         for n in self.shape:
             size *= n
@@ -36,24 +36,24 @@ class Header(NamedTuple):
 
 
 def is_idx(path: Path) -> bool:
-    """Return whether a name is one of an IDX file: ends in .idx, or says idx3-ubyte or so, perhaps with .gz."""
+    """Return whether a file name is that of an IDX file: with .idx, or idx3-ubyte or similar, and perhaps .gz."""
     name = path.name.lower().removesuffix(".gz")
     return name.endswith(".idx") or any(f"{sign}idx{n}-" in name for sign in "-." for n in range(1, 5))
 
 
 def is_packed(path: Path) -> bool:
-    """Return whether a file is of gzip, whatever its name."""
+    """Return whether a file is gzip-compressed, whatever its name."""
     with path.open("rb") as file:
         return file.read(2) == GZIP
 
 
 def read_header(file: BinaryIO, source: str) -> Header:
-    """Return what an IDX file says of itself.
+    """Read the header of an IDX file.
 
     Raises
     ------
     TableError
-        If the magic number is no such file's.
+        If the magic number is not that of an IDX file.
     """
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= 4:
@@ -65,12 +65,12 @@ def read_header(file: BinaryIO, source: str) -> Header:
 
 
 def array(path: Path, source: str) -> np.ndarray:
-    """Return the array of an IDX file.
+    """Read the array of an IDX file.
 
     Raises
     ------
     TableError
-        If it is damaged, or takes more memory than it may.
+        If it is damaged, or would take more memory than allowed.
     """
     opener = gzip.open if is_packed(path) else open
     try:
@@ -81,7 +81,7 @@ def array(path: Path, source: str) -> np.ndarray:
             columns = floats // max(1, header.shape[0])
             wants, size = wanted + 8 * floats + PER_COLUMN * columns, path.stat().st_size
             require_room(wants, size, f"{source}: its array", "unpack it with gunzip")
-            data = file.read(wanted if opener is gzip.open else min(wanted, size))  # it takes memory for so many first
+            data = file.read(wanted if opener is gzip.open else min(wanted, size))  # it allocates all of it first
             if len(data) < wanted or file.read(1):
                 told = f"has {len(data):,}" if len(data) < wanted else "has more"
                 raise TableError(f"{source}: its header says {brief(header.shape)}, {wanted:,} bytes, and it {told}")
@@ -91,7 +91,7 @@ def array(path: Path, source: str) -> np.ndarray:
 
 
 def labels_of(path: Path) -> Path | None:
-    """Return the file of labels that belongs to one of images by its name, plain or gzip, or None.
+    """Return the file of labels that belongs to a file of images by name, plain or gzip, or None.
 
     ``train-images-idx3-ubyte.gz`` has ``train-labels-idx1-ubyte.gz``.
     """
@@ -107,7 +107,7 @@ def labels_of(path: Path) -> Path | None:
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
-    """Return what was asked for: ``pixel_ROW_COLUMN`` of the images, and ``label``.
+    """Read the requested columns: ``pixel_ROW_COLUMN`` of the images, and ``label``.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, np.ndarray]:
-    """Return the columns of images, or of labels alone, and of the labels beside them."""
+    """Return the columns of images with the labels of the companion file, or of labels alone."""
     labels = None if images.ndim == 1 else read_labels(path, len(images))
     if 0 in images.shape:
         raise TableError(f"{source}: its array has shape {images.shape}; at least one of each was wanted")
@@ -141,12 +141,12 @@ def pixel_names(shape: tuple[int, ...]) -> list[str]:
 
 
 def read_labels(path: Path, m: int) -> Column | None:
-    """Return the labels that belong to m images, shape (m,), or None where there is no such file.
+    """Read the labels that belong to m images, shape (m,), or return None if there is no such file.
 
     Raises
     ------
     TableError
-        If there are not as many.
+        If their number differs from m.
     """
     beside = labels_of(path)
     if beside is None:

@@ -1,4 +1,4 @@
-"""Single NumPy arrays as data: a matrix of samples, mapped into memory, and perhaps its targets in a file beside it."""
+"""Single NumPy arrays as data: a memory-mapped matrix of samples, with optional targets in a companion file."""
 
 import re
 from pathlib import Path
@@ -17,18 +17,18 @@ COMPANIONS = {
     "data": ["targets", "labels"],
     "features": ["targets", "labels"],
 }
-"""What the targets are called of samples that are called so."""
+"""The names of targets, by the names of their samples."""
 
 WORDS = "|".join(COMPANIONS)
 
 
 def mapped(path: Path, source: str) -> np.ndarray:
-    """Return the array of a file, mapped into memory: what is not looked at is not read.
+    """Map the array of a file into memory, so that only the parts that are used are read.
 
     Raises
     ------
     TableError
-        If it is none, or of something else than real numbers or text, or shorter than it says.
+        If the file holds no array, anything but real numbers or text, or less than its header says.
     """
     with path.open("rb") as file:
         header = read_header(file, f"{source}: the file")
@@ -37,7 +37,7 @@ def mapped(path: Path, source: str) -> np.ndarray:
 
 
 def map_part(path: Path, dtype: np.dtype, shape: tuple[int, ...], at: int, by_column: bool, source: str) -> np.ndarray:
-    """Return an array that lies in a file from the byte `at` on, mapped into memory.
+    """Map an array that begins at byte `at` of a file into memory.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def map_part(path: Path, dtype: np.dtype, shape: tuple[int, ...], at: int, by_co
 
 
 def companion(path: Path) -> Path | None:
-    """Return the file of the targets that belong to a file of samples by its name: y.npy to X.npy, or None.
+    """Return the file of targets that belongs to a file of samples by name, such as y.npy for X.npy, or None.
 
     The letter X or x, or the words images, data or features, at the beginning or the end of the name and set apart
     from the rest, stand for y, labels or targets: ``X_train.npy`` has ``y_train.npy``, ``images-1.npy`` has
@@ -78,7 +78,7 @@ def companion(path: Path) -> Path | None:
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
-    """Return what was asked for of a matrix, and of the targets beside it.
+    """Read what was requested of a matrix and of the targets in its companion file.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def matrix_and_targets(path: Path, source: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the matrix of a file, still mapped, and the columns of the targets beside it.
+    """Return the matrix of a file, still mapped, and the columns of the targets in its companion file.
 
     Raises
     ------

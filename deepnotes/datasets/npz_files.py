@@ -1,4 +1,4 @@
-"""NumPy's files: columns out of an archive or a single array; no header is believed before its size was looked at."""
+"""Read columns from NumPy's archives and array files; sizes in a header are checked before memory is allocated."""
 
 import io
 import zipfile
@@ -25,25 +25,25 @@ from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, reason
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What NumPy writes; Python unpacks others in pieces of any size."""
+"""The compression methods that NumPy writes; Python unpacks others in pieces of unbounded size."""
 
 MOST_HEADER = 10_000
-"""Bytes of the header of an array; NumPy takes no more either."""
+"""The largest header of an array in bytes, which is also NumPy's limit."""
 
 READ = {
     b"\x01\x00": (2, np.lib.format.read_array_header_1_0),
     b"\x02\x00": (4, np.lib.format.read_array_header_2_0),
 }
-"""By version, how many bytes tell the length of the header, and what reads it."""
+"""The number of bytes that hold the length of the header, and the function that reads it, by version."""
 
 PER_COLUMN = 512
-"""Bytes that a column takes beside its values."""
+"""The bytes that a column takes in addition to its values."""
 
 UNPACK = "save it with numpy.savez, without compression"
 
 
 class Header(NamedTuple):
-    """What an array file says of itself."""
+    """The header of an array file."""
 
     shape: tuple[int, ...]
     by_column: bool
@@ -51,20 +51,20 @@ class Header(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the array takes."""
+        """The size of the array in bytes."""
         size = self.dtype.itemsize
-        for n in self.shape:  # Python's numbers, which do not overflow
+        for n in self.shape:  # Python's integers, which do not overflow
             size *= n
         return size
 
 
 class Archive(Mapping[str, np.ndarray]):
-    """The arrays of an ``.npz`` file, read when they are asked for.
+    """The arrays of an ``.npz`` file, read on access.
 
     Raises
     ------
     TableError
-        If it is none; and, when an array is asked for, if that is damaged, or takes more memory than it may.
+        If it is not an archive; on access, if an array is damaged or would take more memory than allowed.
     """
 
     def __init__(self, path: Path, source: str) -> None:
@@ -74,7 +74,7 @@ class Archive(Mapping[str, np.ndarray]):
                 raise TableError(f"{source}: not a NumPy archive, as numpy.savez writes")
         try:
             self._zip = zipfile.ZipFile(path)
-        except Exception as error:  # whatever a damaged file makes of zipfile
+        except Exception as error:  # whatever zipfile raises for a damaged file
             raise TableError(f"{source}: the archive is damaged: {brief(reason(error))}") from error
         self.members = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
         if len(self.members) < len(self._zip.infolist()):
@@ -95,7 +95,7 @@ class Archive(Mapping[str, np.ndarray]):
                     raise TableError(f"{self.source}: array {brief(repr(name))} cannot be read: it has {told}")
         except (TableError, MemoryError):
             raise
-        except Exception as error:  # whatever a damaged array makes of zipfile and NumPy
+        except Exception as error:  # whatever zipfile and NumPy raise for a damaged array
             raise TableError(
                 f"{self.source}: array {brief(repr(name))} cannot be read: {brief(reason(error))}"
             ) from error
@@ -103,14 +103,14 @@ class Archive(Mapping[str, np.ndarray]):
         return array.reshape(header.shape, order="F" if header.by_column else "C")
 
     def opened(self, name: str) -> BinaryIO:
-        """Return a member as a file of its own."""
+        """Open a member as a file."""
         info = self.members[name]
         if info.compress_type not in METHODS:
             raise TableError(f"{self.source}: array {brief(repr(name))} is packed by a method that NumPy does not use")
         return self._zip.open(info)  # type: ignore[return-value]
 
     def header(self, name: str, file: BinaryIO) -> Header:
-        """Return what a member says of itself; `file` stands after it then."""
+        """Read the header of a member; `file` is then positioned after it."""
         return read_header(file, f"{self.source}: array {brief(repr(name))}")
 
     def __iter__(self) -> Any:
@@ -121,12 +121,12 @@ class Archive(Mapping[str, np.ndarray]):
 
 
 def read_header(file: BinaryIO, what: str) -> Header:
-    """Return the header of an array file.
+    """Read the header of an array file.
 
     Raises
     ------
     TableError
-        If there is none, or the array is not of real numbers or text.
+        If there is none, or the array holds anything but real numbers or text.
     """
     magic = file.read(6)
     if magic != np.lib.format.MAGIC_PREFIX:
@@ -137,10 +137,10 @@ def read_header(file: BinaryIO, what: str) -> Header:
             raise ValueError(f"its format is {version!r}")
         width, read = READ[version]
         length = file.read(width)
-        if int.from_bytes(length, "little") > MOST_HEADER:  # NumPy would take memory for it before it looks
+        if int.from_bytes(length, "little") > MOST_HEADER:  # NumPy would allocate memory before it checks
             raise ValueError(f"its header claims {int.from_bytes(length, 'little'):,} bytes")
         shape, by_column, dtype = read(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
-    except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of them on deep nesting
+    except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of these on deep nesting
         raise TableError(f"{what} cannot be read: {brief(reason(error))}") from None
     if dtype.hasobject:
         raise TableError(f"{what} cannot be read: it holds Python objects, which only pickle could load")
@@ -152,7 +152,7 @@ def read_header(file: BinaryIO, what: str) -> Header:
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
-    """Return what was asked for of an archive.
+    """Read what was requested of an archive.
 
     Raises
     ------
@@ -168,12 +168,12 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
-    """Return the names of the arrays X and y of an archive, as far as it has them.
+    """Return the names of those arrays X and y that an archive has.
 
     Raises
     ------
     TableError
-        If there are two of one of them.
+        If there are two of either.
     """
     found = {letter: [name for name in archive if name.lower() == letter] for letter in "xy"}
     for both in found.values():
@@ -183,12 +183,12 @@ def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
 
 
 def chosen(columns: dict[str, NDArray[Any]], request: Request, names: list[str], source: str) -> Content:
-    """Return those of the columns that were asked for, and their gaps.
+    """Return the requested columns and their gaps.
 
     Raises
     ------
     TableError
-        If there is none of a name that was asked for, or a column is not of the kind that was.
+        If a requested column does not exist, or is not of the requested kind.
     """
     request = request.resolved(source, names)
     taken: dict[str, Column] = {}
@@ -214,7 +214,7 @@ def chosen(columns: dict[str, NDArray[Any]], request: Request, names: list[str],
 
 
 def require_exact(column: NDArray[Any], what: str) -> None:
-    """Raise TableError if two whole numbers of an array become one as float64."""
+    """Raise TableError if two integers of an array become equal as float64."""
     if column.dtype.kind in "iu" and column.dtype.itemsize == 8:
         big = (column >= EXACT) | (column <= -EXACT)
         if big.any():
@@ -241,7 +241,7 @@ def matrix(X: np.ndarray, name: str, source: str) -> dict[str, NDArray[Any]]:
 
 
 def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
-    """Raise TableError unless it is a matrix that has something in it."""
+    """Raise TableError unless it is a matrix that is not empty."""
     if len(shape) != 2 or 0 in shape:
         raise TableError(
             f"{source}: array {name!r} has shape {brief(shape)}; (samples, features), both over 0, was wanted"
@@ -249,7 +249,7 @@ def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
 
 
 def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, NDArray[Any]]:
-    """Return the columns of an array of m targets: y, or y0, y1, ...; whole numbers and booleans as they are."""
+    """Return the columns of an array of m targets: y, or y0, y1, ...; integers and booleans keep their dtype."""
     if y.ndim not in (1, 2) or not y.size or len(y) != m:
         raise TableError(
             f"{source}: array {name!r} has shape {brief(y.shape)}; ({m},) or ({m}, k) was wanted, as {x!r} has"
@@ -283,19 +283,19 @@ def _named_columns(archive: Archive, request: Request) -> dict[str, NDArray[Any]
 
 
 def exactly(array: np.ndarray, name: str, source: str) -> NDArray[Any]:
-    """Return whole numbers and booleans as they are, and anything else as :func:`as_column` does."""
+    """Return integers and booleans unchanged, and anything else as :func:`as_column` does."""
     return array if array.dtype.kind in "biu" else as_column(array, name, source)
 
 
 def as_column(array: np.ndarray, name: str, source: str) -> Column:
-    """Return an array of float64 numbers, none of them infinite, or of text."""
+    """Convert to an array of float64 numbers, none of them infinite, or of text."""
     if array.dtype.kind == "U":
         text = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
         points = text.view(np.uint32)
         if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
             raise TableError(f"{source}: array {name!r} is no text: it has numbers that stand for no character")
         return text
-    with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, which is told below
+    with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, which is reported below
         values = array.astype(np.float64)
     if np.isinf(values).any():
         at = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])

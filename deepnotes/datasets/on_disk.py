@@ -8,23 +8,23 @@ import numpy as np
 from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError
 
 ROOM = 1 << 25
-"""Bytes that samples take at a time, with all that is made of them before they are trained on."""
+"""The bytes of the samples in memory at a time, including all copies made before they are trained on."""
 
 COPIES = 4
-"""How often they are there then: as read, in order, converted, standardized."""
+"""The number of these copies: as read, in order, converted, standardized."""
 
 
 class OnDisk:
-    """Samples as columns, shape (n, m), that lie in a file as rows and are read when they are needed.
+    """Samples as columns, shape (n, m), stored in a file as rows and read when needed.
 
-    Everything of a :class:`~deepnotes.Network` takes it for X, and ``Standardizer.fit``: memory is taken for some
-    batches at a time, whatever the dtype in the file, on every backend. What an epoch's order asks for is read from
-    where it lies, so shuffling costs what random reading costs.
+    All methods of :class:`~deepnotes.Network` accept it as X, and so does ``Standardizer.fit``: only some batches at a
+    time are in memory, whatever the dtype in the file, on every backend. Samples are read in the order of the epoch, so
+    shuffling costs as much as random reads.
 
     Parameters
     ----------
     rows : ndarray, shape (m, n)
-        Of real numbers, mapped into memory: as by ``np.load("X.npy", mmap_mode="r")``.
+        Real numbers, mapped into memory, as by ``np.load("X.npy", mmap_mode="r")``.
     index : ndarray of int64, shape (k,), optional
         Which rows, and in which order; by default all.
     columns : sequence of int, optional
@@ -60,13 +60,13 @@ class OnDisk:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Features and samples."""
+        """The number of features and of samples."""
         n = self.rows.shape[1] if self.columns is None else len(self.columns)
         return n, len(self.rows) if self.index is None else len(self.index)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What the file holds."""
+        """The dtype in the file."""
         return self.rows.dtype
 
     def __getitem__(self, key: Any) -> "OnDisk":
@@ -77,7 +77,7 @@ class OnDisk:
         return OnDisk(self.rows, np.atleast_1d(index[key[1]]), self.columns)
 
     def read(self, samples: np.ndarray) -> np.ndarray:
-        """Return a copy of some samples, shape (n, k), laid out by sample; they are read in the order of the file.
+        """Return a copy of some samples, shape (n, k), laid out by sample; the file is read in its own order.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class OnDisk:
 
 
 def is_mapped(x: Any) -> bool:
-    """Return whether an array is a part of a file that is mapped into memory."""
+    """Return whether an array is a view of a memory-mapped file."""
     while isinstance(x, np.ndarray):
         if isinstance(x, np.memmap):
             return True
@@ -115,13 +115,13 @@ def is_mapped(x: Any) -> bool:
 
 
 def statistics(X: OnDisk) -> tuple[np.ndarray, ...]:
-    """Return of each feature the least and the greatest value, the mean and the standard deviation, shape (n, 1) each.
+    """Return minimum, maximum, mean and standard deviation of each feature, shape (n, 1) each.
 
-    The sums are of values divided by a power of two, so that none overflows.
+    Values are divided by a power of two before they are summed, so that no sum overflows.
     """
     n, m = X.shape
     low, high = np.full((n, 1), np.inf), np.full((n, 1), -np.inf)
-    for block in X.blocks():  # NaN passes minimum and maximum
+    for block in X.blocks():  # minimum and maximum propagate NaN
         low = np.minimum(low, block.min(axis=1, keepdims=True))
         high = np.maximum(high, block.max(axis=1, keepdims=True))
     _, power = np.frexp(np.maximum(abs(low), abs(high)))

@@ -1,4 +1,4 @@
-"""Parquet files: columns out of one, by pyarrow, whole or a few rows at a time."""
+"""Read columns of Parquet files by pyarrow, whole or a few rows at a time."""
 
 import re
 from collections.abc import Iterator
@@ -31,20 +31,20 @@ from deepnotes.utils.wording import brief, reason, shown
 NEEDS = 'pip install "deepnotes[data]"'
 
 LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 20, "schema_depth_limit": 16}
-"""What the metadata of a file may hold."""
+"""Limits on the metadata of a file."""
 
 ROWS, ROOM, FEW_ROWS = 1 << 16, 1 << 25, 32
-"""The most rows, and their bytes, that are held at a time while a file is read, and the fewest: each has its cost."""
+"""Rows held at a time while a file is read: the most, their bytes, and the fewest, since each read has its cost."""
 
 
 @contextmanager
 def opened(path: Path, source: str) -> Iterator[Any]:
-    """Open a file; what pyarrow says against it in the block becomes a TableError.
+    """Open a file; pyarrow's errors in the block become TableErrors.
 
     Raises
     ------
     TableError
-        If it is no such file, or pyarrow is not installed.
+        If it is not a Parquet file, or pyarrow is not installed.
     """
     try:
         import pyarrow as pa
@@ -53,13 +53,13 @@ def opened(path: Path, source: str) -> Iterator[Any]:
         raise TableError(f"{source}: to read .parquet files takes pyarrow: {NEEDS}") from error
     import inspect
 
-    streaming = {"pre_buffer": False, "buffer_size": 1 << 16}  # else whole row groups are read ahead
+    streaming = {"pre_buffer": False, "buffer_size": 1 << 16}  # otherwise whole row groups are read ahead
     known = inspect.signature(pq.ParquetFile.__init__).parameters
     try:
         limits = {name: limit for name, limit in LIMITS.items() if name in known}
         with pq.ParquetFile(path, **streaming, **limits) as file:
             yield file
-    except MemoryError:  # of which Arrow has one of its own
+    except MemoryError:  # Arrow has a type of its own for these
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError, IndexError) as error:
         if isinstance(error, TableError):
@@ -68,20 +68,20 @@ def opened(path: Path, source: str) -> Iterator[Any]:
 
 
 def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple[dict[str, str], list[str], list[str]]:
-    """Return what is asked for of a file: for each column whether it is of "number" or "text".
+    """Return the kind, "number" or "text", of each requested column of a file.
 
     Returns
     -------
     kinds : dict of str to str
     names : list of str
-        Of all columns.
+        All columns.
     index : list of str
-        Of those that are the index of a pandas frame, and are left out.
+        The columns that are the index of a pandas frame, which are left out.
 
     Raises
     ------
     TableError
-        If a column is of neither.
+        If a column is of neither kind.
     """
     import pyarrow.types as of
 
@@ -118,7 +118,7 @@ def index_of(schema: Any) -> list[str]:
     """Return the names of the columns that are, or once were, the index of a pandas frame."""
     try:
         told = schema.pandas_metadata["index_columns"]
-    except (TypeError, LookupError, ValueError):  # there is none, or it makes no sense
+    except (TypeError, LookupError, ValueError):  # missing or invalid
         told = []
     named = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
     lead = takewhile(re.compile(r"Unnamed: [0-9]+(\.[0-9]+)*").fullmatch, schema.names)  # once read from a CSV
@@ -134,12 +134,12 @@ def fits_float32(file: Any, names: list[str]) -> bool:
 
 
 def rows_at_a_time(columns: int) -> int:
-    """Return how many rows are held at a time of so many columns."""
+    """Return the number of rows to hold at a time for a number of columns."""
     return max(FEW_ROWS, min(ROWS, ROOM // (64 * max(1, columns))))
 
 
 def batches(file: Any, names: list[str], rows: int = ROWS) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the Arrow columns of a few rows after the others, with the number of the first row."""
+    """Yield the Arrow columns of a few rows at a time, with the number of the first row."""
     done = 0
     for batch in file.iter_batches(rows, columns=names, use_threads=False):
         yield done, dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -147,7 +147,7 @@ def batches(file: Any, names: list[str], rows: int = ROWS) -> Iterator[tuple[int
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
-    """Return what was asked for of a file.
+    """Read what was requested of a file.
 
     Raises
     ------
@@ -184,12 +184,12 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def is_beyond(column: NDArray[Any]) -> bool:
-    """Return whether a column has numbers from which on float64 does not hold every whole one."""
+    """Return whether a column has numbers so large that float64 does not represent every integer."""
     return bool((np.abs(column) >= EXACT).any())
 
 
 def require_exact(file: Any, name: str, source: str) -> None:
-    """Raise TableError if two whole numbers of a column of a file are one and the same as float64."""
+    """Raise TableError if two integers of a column of a file become equal as float64."""
     import pyarrow.types as of
 
     array = file.read(columns=[name]).column(0)
@@ -200,12 +200,12 @@ def require_exact(file: Any, name: str, source: str) -> None:
 
 
 def as_column(array: Any, kind: str, name: str, source: str, done: int, request: Request) -> Column:
-    """Return an Arrow array as a column of numbers or text, as `kind` says; its first row is the one of number `done`.
+    """Return an Arrow array as a column of numbers or text, as `kind` says; its first row has the number `done`.
 
     Raises
     ------
     TableError
-        If a value is infinite, or is not what was asked for.
+        If a value is infinite, or not of the requested kind.
     """
     import pyarrow as pa
     import pyarrow.types as of
@@ -245,17 +245,17 @@ def as_column(array: Any, kind: str, name: str, source: str, done: int, request:
 
 
 def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
-    """Return an Arrow array as text, each whole number with all its digits; empty where a value is missing."""
+    """Return an Arrow array as text, integers with all their digits; empty where a value is missing."""
     import pyarrow as pa
     import pyarrow.types as of
 
     coded = array if of.is_dictionary(array.type) else array.dictionary_encode()
-    single = of.is_float32(coded.dictionary.type)  # whose 0.1 is not the 0.1 of Python
+    single = of.is_float32(coded.dictionary.type)  # whose 0.1 differs from Python's
     distinct = coded.dictionary.to_numpy(zero_copy_only=False) if single else coded.dictionary.to_pylist()
     texts = ["", *(_label(value) for value in distinct)]
     codes = coded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     if lost := next((text for text in texts if text.endswith("\0")), None):
-        # An array of text drops it, and two texts would become one. A CSV file with a NUL is refused as a whole.
+        # An array of text drops it, and two texts would become equal. A CSV file with a NUL is refused as a whole.
         raise TableError(f"{source}: column {name!r} has {shown(lost)}, wanted text that does not end in NUL")
     width = max(map(len, texts))
     require_room(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} texts of up to {width:,}")
@@ -265,7 +265,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
 
 def _label(value: Any) -> str:
     if value is None or isinstance(value, str):
-        return (value or "").strip()  # as the cells of a CSV
+        return (value or "").strip()  # as for the cells of a CSV
     return label_of(value) if isinstance(value, bool | int | float | Decimal | np.floating) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What the readers of data files share: what is asked of a file, what was found in it, how much memory it may take."""
+"""Shared by the readers of data files: requests, contents, and limits on memory."""
 
 import codecs
 from collections.abc import Collection, Container, Iterable, Sequence
@@ -15,47 +15,47 @@ Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table: numbers or text, shape (m,). NaN or an empty text stands where a value is missing."""
 
 RATIO, FREE = 64, 1 << 30
-"""A file may unpack to as many times its size, and so many bytes beside: more is a bomb, or needs another format."""
+"""A file may unpack to `RATIO` times its size plus `FREE` bytes: more is a bomb, or needs another format."""
 
 MOST_COMPARED = 5000
-"""Names among which the nearest is looked for, which takes a while."""
+"""The largest number of names that are searched for the nearest match, which is slow."""
 
 MOST_PLACES = 5
-"""Missing values whose places are told."""
+"""The number of missing values whose places are reported."""
 
 EXACT = 2**53
-"""Up to here float64 holds every whole number."""
+"""Up to this number, float64 represents every integer."""
 
 WHITESPACE = "whitespace"
 """The separator that is any run of spaces and tabs."""
 
 BAD_MARKS = frozenset('"\r\n\\' + "0123456789" + "abcdefghijklmnopqrstuvwxyz" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""Characters that neither separate cells nor are a point."""
+"""Characters that can be neither a separator nor a decimal point."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How values are written in a text file; in a Parquet file, in its columns of text.
+    """How values are written in a text file, or in the text columns of a Parquet file.
 
     Parameters
     ----------
     separator : str, optional
-        What stands between cells; by default found out: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run
-        of spaces and tabs.
+        The separator of cells; by default detected: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
+        spaces and tabs.
     decimal : str
         The decimal point.
     thousands : str, optional
-        What groups the digits before the point by threes.
+        The character that groups the digits before the decimal point by threes.
     strip : str
         Characters that are dropped before and after numbers, such as ``$%``.
     encoding : str
-        One that Python knows.
+        The name of an encoding that Python knows.
     header : bool
-        Whether the first row holds the names; else they are x0, x1, ...
+        Whether the first row holds the column names; otherwise they are x0, x1, ...
     skip_rows : int
-        How many lines at the beginning of the file are not looked at, such as a title above the header.
+        The number of lines to skip at the beginning of the file, such as a title above the header.
     comment : str, optional
-        The character that begins a comment, which goes on to the end of its line.
+        The character that begins a comment, which ends with its line.
     missing_values : sequence of str
         Further spellings of a missing value, in columns of numbers and of text.
     date_format : str, optional
@@ -82,7 +82,7 @@ class Format:
             value = getattr(self, name)
             if (value is None and name != "decimal") or (name, value) == ("separator", WHITESPACE):
                 continue
-            blanks = "\u00a0\u202f" if name == "thousands" else ""  # which keep a number from being broken
+            blanks = "\u00a0\u202f" if name == "thousands" else ""  # which would break numbers apart
             if isinstance(value, str) and len(value) == 1 and value in blanks:
                 continue
             if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in BAD_MARKS:
@@ -112,7 +112,7 @@ class Format:
 
     @property
     def is_plain(self) -> bool:
-        """Whether numbers are written as programs write them."""
+        """Whether numbers have the default notation of programs."""
         return self.decimal == "." and self.thousands is None and not self.strip
 
 
@@ -125,20 +125,20 @@ class Request:
     columns : collection of str, optional
         Only these; by default all.
     exclude : collection of str
-        None of these: they are not even looked at.
+        Columns that are not read at all.
     text : collection of str
-        These as text, even if they look like numbers.
+        Columns to read as text, even if they look like numbers.
     numeric : collection of str
-        These as numbers: anything else in them is an error.
+        Columns to read as numbers: anything else in them is an error.
     dates : collection of str
-        These as dates, which become days since 1970-01-01.
+        Columns to read as dates, which become days since 1970-01-01.
     spelled : collection of str
-        Of these the spelling is kept beside their numbers.
+        Columns whose spelling is kept beside their numbers.
     drop_missing : collection of str
-        Rows are dropped in which one of these has no value.
+        Columns in which a missing value drops its row.
     format : Format
     lists : bool
-        Whether a name that no column has is a list of names with commas between.
+        Whether a name that no column has is a comma-separated list of names.
     """
 
     columns: Collection[str] | None = None
@@ -156,7 +156,7 @@ class Request:
             value = getattr(self, argument)
             if isinstance(value, str) or not isinstance(value, Iterable | None):
                 raise ArgumentError(f"{argument} is {value!r}; a collection of column names was wanted")
-            if value is not None:  # in their order, and quick to look up: a file may have very many
+            if value is not None:  # in order, and quick to look up, since a file may have very many
                 object.__setattr__(self, argument, dict.fromkeys(value))
 
     def takes(self, name: str) -> bool:
@@ -164,18 +164,18 @@ class Request:
         return name not in self.exclude and (self.columns is None or name in self.columns)
 
     def names(self, name: str) -> bool:
-        """Return whether the column is asked for by its name."""
+        """Return whether the column is requested by name."""
         return any(name in (getattr(self, argument) or ()) for argument in ARGUMENTS if argument != "exclude")
 
     def resolved(self, source: str, names: Sequence[str]) -> "Request":
-        """Return the request for a file that has columns of these `names`.
+        """Resolve the request for a file whose columns have these `names`.
 
         Raises
         ------
         TableError
-            If a name that was asked for is none of them.
+            If a requested name is not among them.
         ArgumentError
-            If a column is asked for as two things at once.
+            If a column is requested as two kinds at once.
         """
         given = {argument: getattr(self, argument) for argument in ARGUMENTS}
         if not any(given.values()):
@@ -202,7 +202,7 @@ EVERYTHING = Request()
 
 
 def split_names(given: Iterable[str], known: Container[str]) -> list[str]:
-    """Return column names where each of those `given` is one, or else a list of names with commas between.
+    """Return column names, where each `given` one is a name or a comma-separated list of names.
 
     Examples
     --------
@@ -224,7 +224,7 @@ class Gap:
     places : list of int
         The lines (or rows, counted from 1, of files that have no lines) of the first few.
     told : str
-        What stands in the first of them, and what was expected there.
+        The content of the first of them, and what was expected there.
     by_line : bool
         Whether the places are lines.
     """
@@ -241,7 +241,7 @@ class Gap:
         return cls(len(rows), [int(row) + 1 for row in rows[:MOST_PLACES]], told)
 
     def words(self, source: str, name: str) -> str:
-        """Return what an error says of it."""
+        """Return the words of an error about it."""
         first, *rest = self.places
         place = f"{source}:{first}:" if self.by_line else f"{source}: row {first}:"
         told = f"{place} column {name!r} has {self.told}"
@@ -262,17 +262,17 @@ class Content:
     Attributes
     ----------
     columns : dict of str to array
-        Those that were asked for.
+        The requested columns.
     lines : dict of str to int
-        The line where each column's first value stands, as far as there are lines.
+        The line of each column's first value, for files that have lines.
     gaps : dict of str to Gap
         The missing values of the columns that have any.
     names : list of str
-        Of all columns in the file, in its order, those that were not asked for, too.
+        The names of all columns in the file, in its order, including those not requested.
     spelled : dict of str to array
-        The values as they are written of the columns for which that was asked.
+        The original spelling of the values, for the columns where it was requested.
     notes : list of str
-        What was left out without being asked for.
+        Notes on columns that were left out automatically.
     """
 
     columns: dict[str, Column]
@@ -284,18 +284,18 @@ class Content:
 
 
 def index_note(name: str) -> str:
-    """Return the note on a column that was left out since it is the index of a pandas frame."""
+    """Return the note on a column that was left out because it is the index of a pandas frame."""
     told = f"column {name!r}" if name else "the first column, which has no name,"
     return f"{told} is the index of a pandas frame, and was left out"
 
 
 def missing_in(column: Column) -> NDArray[np.bool_]:
-    """Return where a column has no value, shape (m,)."""
+    """Return the mask of missing values of a column, shape (m,)."""
     return np.asarray(column == "" if column.dtype.kind == "U" else np.isnan(column))
 
 
 def label_of(value: Any) -> str:
-    """Return the name of the class or category that a number or boolean stands for: a whole number without a point.
+    """Return the class or category name of a number or boolean: a whole number has no decimal point.
 
     Examples
     --------
@@ -308,7 +308,7 @@ def label_of(value: Any) -> str:
 
 
 def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
-    """Return a column as text, shape (m,): each value as :func:`label_of` names it, text as it is."""
+    """Return a column as text, shape (m,): each value as named by :func:`label_of`, text unchanged."""
     if column.dtype.kind == "U":
         return column
     values, inverse = np.unique(column, return_inverse=True)
@@ -317,7 +317,7 @@ def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
 
 
 def merged(whole: Iterable[int]) -> tuple[int, int] | None:
-    """Return two of the whole numbers that are one and the same as float64, or None.
+    """Return two of the integers that are equal as float64, or None.
 
     Examples
     --------
@@ -332,7 +332,7 @@ def merged(whole: Iterable[int]) -> tuple[int, int] | None:
 
 
 def require_distinct(whole: Iterable[int], what: str) -> None:
-    """Raise TableError if two of the whole numbers in a column become one as float64; `what` names the column."""
+    """Raise TableError if two integers of a column become equal as float64; `what` names the column."""
     if two := merged(whole):
         raise TableError(
             f"{what} has {two[0]} and {two[1]}, whole numbers that float64 cannot tell apart; exclude it, or name it "
@@ -352,20 +352,20 @@ def gaps_of(columns: dict[str, Column]) -> dict[str, Gap]:
 
 
 def has_room(wanted: int, size: int) -> bool:
-    """Return whether a file of `size` bytes may unpack to as many as are `wanted`."""
+    """Return whether a file of `size` bytes may unpack to `wanted` bytes."""
     return wanted <= FREE + RATIO * size
 
 
 def require_room(wanted: int, size: int, what: str, remedy: str = "") -> None:
-    """Raise TableError if what a file of `size` bytes holds would take more memory than such a file may.
+    """Raise TableError if the content of a file of `size` bytes would take more memory than such a file may.
 
     Parameters
     ----------
     wanted, size : int
     what : str
-        What wants the memory, with its place.
+        What needs the memory, with its place.
     remedy : str
-        What to do if the file is meant so.
+        What to do if the file is intended.
     """
     if not has_room(wanted, size):
         hint = f"; {remedy}" if remedy else ""
@@ -373,7 +373,7 @@ def require_room(wanted: int, size: int, what: str, remedy: str = "") -> None:
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """Return the first name that is there twice, or None."""
+    """Return the first name that occurs twice, or None."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -383,9 +383,9 @@ def repeated(names: Iterable[str]) -> str | None:
 
 
 def require_names(source: str, names: Iterable[str], known: Sequence[str], there: Container[str] | None = None) -> None:
-    """Raise TableError if some of the names are none of the known ones, with the nearest of each.
+    """Raise TableError if some names are not among the known ones, with the nearest match of each.
 
-    `there` are the known ones again, if the caller has them where they are quick to look up.
+    `there` holds the known names in a form that is quick to look up, if the caller has one.
     """
     there = set(known) if there is None else there
     if missing := list(dict.fromkeys(name for name in names if name not in there)):

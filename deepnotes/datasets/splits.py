@@ -1,4 +1,4 @@
-"""Splitting samples into a training and a validation part."""
+"""Split samples into a training and a validation part."""
 
 from numbers import Integral, Real
 
@@ -23,9 +23,9 @@ def train_validation_split(
     m : int
         The number of samples, at least 2.
     share : float
-        The part of the samples to validate with, strictly between 0 and 1; rounded to whole samples.
+        The share of the samples to validate with, strictly between 0 and 1; rounded to whole samples.
     rng : numpy.random.Generator
-        Where the randomness comes from: one permutation is drawn, so an equal seed gives an equal split.
+        The source of randomness: one permutation is drawn, so an equal seed gives an equal split.
     stratify : integer array, shape (m,), optional
         A class label per sample. Each class is then split in the proportion of `share` as closely as whole samples
         allow, but one member of each class always stays in training.
@@ -33,7 +33,7 @@ def train_validation_split(
     Returns
     -------
     train, validation : int64 arrays
-        Sorted, disjoint, together all of 0 .. m-1, and neither is empty.
+        Sorted, disjoint, not empty, together all of 0 .. m-1.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:
 
 
 def _validation_counts(sizes: Indices, share: float, wanted: int) -> Indices:
-    """Share out `wanted` validation samples by largest remainders, and leave each class one to train on."""
+    """Distribute `wanted` validation samples by largest remainders, leaving each class at least one to train on."""
     room = sizes - 1
     quotas = sizes * share
     counts = np.minimum(np.floor(quotas).astype(np.int64), room)

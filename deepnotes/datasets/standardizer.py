@@ -1,4 +1,4 @@
-"""What is done to the inputs before the first layer, and kept with the network."""
+"""Standardization of the inputs before the first layer, kept with the network."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from deepnotes.utils.errors import DataError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Shift and scale each feature to mean 0 and standard deviation 1, as it was in the training data.
+    """Shift and scale each feature so that it has mean 0 and standard deviation 1 in the training data.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class Standardizer:
     Raises
     ------
     ShapeError, DataError
-        If the two do not match, or hold what no data can give.
+        If the two do not match, or hold values that no data can have.
     """
 
     mean: np.ndarray
@@ -38,7 +38,7 @@ class Standardizer:
     def fit(cls, X: np.ndarray | OnDisk) -> "Standardizer":
         """Return the standardizer of the samples X, shape (n, m); a feature that never varies keeps its scale.
 
-        Samples that stay on disk are gone through three times, some at a time.
+        Samples that stay on disk are read three times, some at a time.
 
         Examples
         --------
@@ -50,7 +50,7 @@ class Standardizer:
         X = X if isinstance(X, OnDisk) else np.asarray(X, dtype=np.float64)
         if X.ndim != 2 or 0 in X.shape:
             raise ShapeError(f"X has shape {X.shape}, wanted (n, m): n features, m samples, at least one of each")
-        with np.errstate(all="ignore"):  # what is not finite shows in mean and scale
+        with np.errstate(all="ignore"):  # values that are not finite show in mean and scale
             low, high, mean, scale = statistics(X) if isinstance(X, OnDisk) else _statistics(X)
         # The deviation of equal values is a rounding error of the mean, not always exactly 0.
         constant = (low == high) | (scale <= 4 * np.finfo(np.float64).eps * np.abs(mean))
@@ -63,8 +63,8 @@ class Standardizer:
 
 
 def _statistics(X: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return of each feature the least and the greatest value, the mean and the standard deviation, shape (n, 1)."""
-    # Each feature times a power of 2, which is exact: no sum and no square overflows.
+    """Return minimum, maximum, mean and standard deviation of each feature, shape (n, 1)."""
+    # Each feature is scaled by a power of 2, which is exact, so that no sum or square overflows.
     _, power = np.frexp(np.abs(X).max(axis=1, keepdims=True))
     X = np.ldexp(X, -power)
     low, high = X.min(axis=1, keepdims=True), X.max(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Data that are made, for tests and for teaching: any number of samples, the same ones for the same seed."""
+"""Synthetic data for tests and teaching: any number of samples, reproducible by seed."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from deepnotes.utils.arguments import number, whole
 
 
 class Points(NamedTuple):
-    """Samples of some classes, as rows.
+    """Samples with class labels, as rows.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Points(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Samples with a quantity to be predicted, as rows.
+    """Samples with a quantity to predict, as rows.
 
     Attributes
     ----------
@@ -45,14 +45,14 @@ class Samples(NamedTuple):
 
 
 def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Points:
-    """Return two half circles of radius 1 that reach into each other: one layer cannot part them, two can.
+    """Return two interleaved half circles of radius 1: one layer cannot separate them, two can.
 
     Parameters
     ----------
     samples : int, default 1000
-        Half of them of each class, in a random order.
+        Half of them in each class, in random order.
     noise : float, default 0.1
-        The standard deviation of what is added to both coordinates.
+        The standard deviation of the noise added to both coordinates.
     seed : int, default 0
 
     Raises
@@ -67,7 +67,7 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
     """
     y, rng = _classes(samples, 2, seed)
     angle = rng.uniform(0, np.pi, len(y))
-    sign = 1 - 2 * y  # the lower moon is the upper one turned about (1/2, 1/4)
+    sign = 1 - 2 * y  # the lower moon is the upper one rotated about (1/2, 1/4)
     X = np.column_stack([y + sign * np.cos(angle), y / 2 + sign * np.sin(angle)])
     return _points(X + rng.normal(0, number("noise", noise), X.shape), y, 2)
 
@@ -75,17 +75,17 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
 def make_spirals(
     samples: int = 1000, *, classes: int = 2, turns: float = 1.0, noise: float = 0.1, seed: int = 0
 ) -> Points:
-    """Return arms that wind about the origin: no small network parts them soon.
+    """Return spiral arms around the origin, which a small network does not separate quickly.
 
     Parameters
     ----------
     samples : int, default 1000
     classes : int, default 2
-        Arms, each with its share of the samples.
+        The number of arms, each with its share of the samples.
     turns : float, default 1.0
-        Of each arm, from the origin out to a radius of 2π times as many.
+        The turns of each arm, from the origin out to a radius of 2π times `turns`.
     noise : float, default 0.1
-        The standard deviation of what is added to both coordinates.
+        The standard deviation of the noise added to both coordinates.
     seed : int, default 0
 
     Raises
@@ -102,14 +102,14 @@ def make_spirals(
 def make_blobs(
     samples: int = 1000, *, features: int = 2, classes: int = 3, spread: float = 1.0, seed: int = 0
 ) -> Points:
-    """Return a round cloud of samples for each class, about a centre drawn from the cube between -10 and 10.
+    """Return a round cloud of samples for each class, around a centre drawn from the cube between -10 and 10.
 
     Parameters
     ----------
     samples : int, default 1000
     features : int, default 2
     classes : int, default 3
-        Each has its share of the samples.
+        The number of classes, each with its share of the samples.
     spread : float, default 1.0
         The standard deviation of each feature within a class.
     seed : int, default 0
@@ -127,7 +127,7 @@ def make_blobs(
 def make_teacher(
     samples: int = 1000, *, features: int = 10, hidden: int = 8, noise: float = 0.0, seed: int = 0
 ) -> Samples:
-    """Return what a small random network, the teacher, makes of normally distributed samples.
+    """Return normally distributed samples with the outputs of a small random network, the teacher.
 
     ``y = v · tanh(W x + b) + noise``, with b standard normal, W of standard deviation ``2 / sqrt(features)`` and v of
     ``1 / sqrt(hidden)``. A network of one hidden layer of tanh, as wide as the teacher's, can learn it exactly.
@@ -137,9 +137,9 @@ def make_teacher(
     samples : int, default 1000
     features : int, default 10
     hidden : int, default 8
-        The neurons of the teacher.
+        The number of hidden neurons of the teacher.
     noise : float, default 0.0
-        The standard deviation of what is added to y.
+        The standard deviation of the noise added to y.
     seed : int, default 0
 
     Raises
@@ -156,7 +156,7 @@ def make_teacher(
 
 
 def _classes(samples: int, classes: int, seed: int) -> tuple[NDArray[np.int64], np.random.Generator]:
-    """Return the class of each sample, as many of each as can be, in a random order."""
+    """Return the class of each sample, evenly distributed, in random order."""
     rng = np.random.default_rng(whole("seed", seed, 0))
     whole("classes", classes, 2)
     y = np.arange(whole("samples", samples, classes), dtype=np.int64) % classes

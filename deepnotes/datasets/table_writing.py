@@ -1,4 +1,4 @@
-"""Tables out: columns as CSV."""
+"""Write tables as CSV."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -27,24 +27,25 @@ def write_table(
     """Write columns as CSV with a header row.
 
     Floats get the fewest digits that read back as the same number of their dtype, integers are written as integers,
-    booleans as 0 and 1, and text as it is, so that it is read back as it was.
+    booleans as 0 and 1, and text so that it reads back unchanged.
 
     Parameters
     ----------
     path_or_stream : path or text stream
-        A path is written to all at once: it has the whole table, or what it had before.
+        A path is replaced atomically: it holds the whole table or its previous content.
     names : sequence of str
-        The header: one name per column, none empty, none twice.
+        The header: one name per column, distinct and not empty.
     columns : sequence of arrays, or mapping of names to arrays
         Numbers or text, each of shape (m,).
     spreadsheet : bool, default False
-        Whether to put an apostrophe before whatever a spreadsheet could take for a formula, also within text, after a
-        character that separates cells for it: the file is safe to open there, and other programs see the apostrophe.
+        Whether to put an apostrophe before everything that a spreadsheet could take as a formula, also within text,
+        after a character that it may take as a separator. The file is then safe to open there; other programs see the
+        apostrophe.
 
     Raises
     ------
     TableError
-        If the file cannot be written. A stream's BrokenPipeError passes, for its owner to see.
+        If the file cannot be written. A stream's BrokenPipeError is passed on to its owner.
     ArgumentError, ShapeError, DTypeError
         If `names` or `columns` do not make a table.
 
@@ -69,7 +70,7 @@ def write_table(
         path = Path(path_or_stream)
         try:
             csv_files.write_file(path, names, cells)
-        except (OSError, ValueError) as error:  # ValueError: a path that no file can have, text that UTF-8 has not
+        except (OSError, ValueError) as error:  # ValueError: an invalid path, or text that UTF-8 cannot encode
             raise TableError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
     elif hasattr(path_or_stream, "write"):
         try:
@@ -83,12 +84,12 @@ def write_table(
 
 
 def formulas(texts: NDArray[Any]) -> list[str]:
-    """Return the distinct texts that a spreadsheet may take for formulas, or find some in."""
+    """Return the distinct texts that a spreadsheet may take as formulas, or that contain some."""
     return [text for text in np.unique(texts).tolist() if text != inert(text)] if texts.dtype.kind == "U" else []
 
 
 def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[ArrayLike]) -> list[list[object]]:
-    """Return each column as a list of what the csv module writes as wanted."""
+    """Return each column as a list of values that the csv module writes correctly."""
     if isinstance(columns, Mapping):
         if missing := [name for name in names if name not in columns]:
             raise ArgumentError(f"columns have no {listed(missing)}; a column for each of the names was wanted")
@@ -115,7 +116,7 @@ def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
 
 
 def exact(array: NDArray[Any]) -> list[object]:
-    """Return a column as a list of what the csv module writes with the fewest digits that read back as the same."""
+    """Return a column as a list that the csv module writes with the fewest digits that read back unchanged."""
     if array.dtype.kind == "b":
         array = array.astype(np.int8)
     if array.dtype.kind == "f" and array.dtype != np.float64:

@@ -1,7 +1,7 @@
 """Data files as tables of named columns.
 
-A table holds rows = samples, as files do. A cell that cannot be used is an error that says where it stands, and what is
-left out without being asked for, such as the index of a pandas frame, is noted.
+The rows of a table are samples, as in files. A cell that cannot be used is an error that names its place, and columns
+that are left out automatically, such as the index of a pandas frame, are noted.
 """
 
 import os
@@ -31,7 +31,7 @@ from deepnotes.utils.wording import listed, one_line, reason, shown
 __all__ = ["Column", "Table", "read_table", "write_table"]
 
 CSV = (".csv", ".tsv")
-"""The suffixes of text files, which may be packed: .csv.gz."""
+"""The suffixes of text files, which may be compressed, as in .csv.gz."""
 
 WANTED = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
 
@@ -44,12 +44,12 @@ PANDAS = {
     ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
     ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
 }  # fmt: skip
-"""The function of pandas that reads a file of each suffix that is none of ours."""
+"""The function of pandas that reads files of each unsupported suffix."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Named columns of one length.
+    """Named columns of equal length.
 
     Parameters
     ----------
@@ -59,17 +59,17 @@ class Table:
         For each name a float64 array (numbers) or a unicode string array (text), each of shape (m,). NaN or an empty
         text stands where a value is missing.
     source : str
-        Where the table comes from; error messages begin with it.
+        The origin of the table; error messages begin with it.
     lines : dict of str to int
-        The line of `source` where each column's first value stands, as far as lines are known.
+        The line in `source` of each column's first value, as far as lines are known.
     gaps : dict of str to Gap
         Where values are missing, as far as that is known.
     others : list of str
-        The names of further columns of `source`, that were not read.
+        The names of further columns of `source` that were not read.
     spelled : dict of str to array
-        The values as `source` spells them of columns for which that was asked; see :meth:`labels`.
+        The original spelling of the values in `source`, for the columns where it was requested; see :meth:`labels`.
     notes : list of str
-        What was left out without being asked for, such as an index, in words.
+        Notes on columns that were left out automatically, such as an index.
 
     Examples
     --------
@@ -117,13 +117,13 @@ class Table:
         Raises
         ------
         TableError
-            If there is none; the message has the nearest name, and the first ten.
+            If there is none; the message gives the nearest name and the first ten.
         """
         self.require([name])
         return self.columns[name]
 
     def labels(self, name: str) -> NDArray[np.str_]:
-        """Return the column `name` as names of classes, shape (m,): as they are spelled, if that is known.
+        """Return the column `name` as class names, shape (m,), in their original spelling where it is known.
 
         Raises
         ------
@@ -136,14 +136,14 @@ class Table:
     def features(
         self, exclude: Sequence[str] = (), names: Sequence[str] | None = None
     ) -> tuple[NDArray[np.float64], list[str]]:
-        """Return columns of numbers side by side.
+        """Return numeric columns as a matrix.
 
         Parameters
         ----------
         exclude : sequence of str
             Columns to leave out when `names` is None, such as the target.
         names : sequence of str, optional
-            Take exactly these columns, in this order, and nothing of the others.
+            Take exactly these columns, in this order.
 
         Returns
         -------
@@ -154,7 +154,7 @@ class Table:
         Raises
         ------
         TableError
-            If a column does not exist, is text, or if none is left.
+            If a column does not exist or is text, or no column is left.
         ArgumentError
             If `exclude` or `names` is one string.
         """
@@ -177,7 +177,7 @@ class Table:
         return np.column_stack([self.columns[name] for name in names]).astype(np.float64, copy=False), list(names)
 
     def require_complete(self, names: Iterable[str], hint: str = "") -> None:
-        """Raise TableError if one of these columns misses a value; the message says where, and ends with `hint`."""
+        """Raise TableError if one of these columns lacks a value; the message says where and ends with `hint`."""
         for name in names:
             missing = missing_in(self.column(name))
             if missing.any():
@@ -185,11 +185,11 @@ class Table:
                 raise TableError(f"{gap.words(self.source, name)}{f'; {hint}' if hint else ''}")
 
     def place(self, name: str) -> str:
-        """Return where a column begins, as error messages say it."""
+        """Return where a column begins, in the form of error messages."""
         return f"{self.source}:{self.lines[name]}" if name in self.lines else self.source
 
     def require(self, names: Iterable[str]) -> None:
-        """Raise TableError unless columns of these names were read, with the nearest to each that there is not."""
+        """Raise TableError unless columns of these names were read, with the nearest match of each missing one."""
         if missing := [name for name in names if name not in self.columns]:
             require_names(self.source, missing, [*self.names, *self.others])
             raise TableError(f"{self.source}: column {missing[0]!r} is excluded, and so was not read")
@@ -222,13 +222,13 @@ def read_table(
     Parameters
     ----------
     path : path
-        ``.csv`` or ``.tsv``, with the extra ``data``: text whose first row holds the column names. White space around
-        a cell is dropped, blank lines are skipped. A column in which every cell is a number or a spelling of a missing
-        value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in whatever case) is of
-        numbers; one of true and false alone is of 1 and 0; any other is text, where only an empty cell is missing. A
-        column of numbers in which something else stands is an error, unless its values are few enough for categories.
-        A first column without a name, as pandas writes an index, is left out, and so is the first where each row has
-        one cell more than the header, as R writes them. Either may be packed by gzip: ``.csv.gz``, ``.tsv.gz``.
+        ``.csv`` or ``.tsv``, with the extra ``data``: text whose first row holds the column names. White space around a
+        cell is dropped, blank lines are skipped. A column in which every cell is a number or a spelling of a missing
+        value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in whatever case) is numeric;
+        one of true and false alone becomes 1 and 0; any other is text, where only an empty cell is missing. Other text
+        in a column of numbers is an error, unless its values are few enough to be categories. A first column without a
+        name, as pandas writes an index, is left out, and so is the first where each row has one cell more than the
+        header, as R writes row names. Both may be compressed by gzip: ``.csv.gz``, ``.tsv.gz``.
 
         ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas frame is
         left out.
@@ -245,7 +245,7 @@ def read_table(
     columns : collection of str, optional
         Read only these columns; by default all.
     exclude : collection of str
-        Columns that are not even looked at, whatever they hold.
+        Columns that are not read at all, whatever they hold.
     text : collection of str
         Columns that are text even if they look like numbers.
     numeric : collection of str
@@ -253,28 +253,28 @@ def read_table(
     dates : collection of str
         Columns of dates, which become days since 1970-01-01.
     spelled : collection of str
-        Columns of which :meth:`Table.labels` keeps the spelling, such as 007.
+        Columns whose spelling, such as 007, is kept for :meth:`Table.labels`.
     missing : {"error", "keep"}
-        Whether a missing value is an error, or becomes NaN, or an empty text.
+        Whether a missing value is an error, or becomes NaN or empty text.
     drop_missing : collection of str
-        Rows in which one of these columns has no value are dropped, such as those without a target.
+        Columns, such as the target, in which a missing value drops its row.
     missing_values : sequence of str
-        Further spellings of a missing value, of numbers and of text.
+        Further spellings of a missing value, in columns of numbers and of text.
     separator : str, optional
-        What stands between cells; by default found out: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
+        The separator of cells; by default detected: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
         spaces and tabs.
     decimal, thousands : str
-        The decimal point, and what groups the digits before it.
+        The decimal point, and the character that groups the digits before it.
     strip : str
         Characters that are dropped around numbers, such as ``"$%"``.
     encoding : str
         Such as ``"latin-1"``.
     header : bool
-        Whether the first row holds the names; else they are x0, x1, ...
+        Whether the first row holds the column names; otherwise they are x0, x1, ...
     skip_rows : int
-        How many lines at the beginning of a text file are not looked at, such as a title above the header.
+        The number of lines to skip at the beginning of a text file, such as a title above the header.
     comment : str, optional
-        The character with which comments begin, which end with the line.
+        The character that begins a comment, which ends with its line.
     date_format : str, optional
         Such as ``"%d/%m/%Y"``; by default ISO 8601.
 
@@ -315,7 +315,7 @@ def read_table(
 
 
 def read(path: str | os.PathLike[str], request: Request) -> Table:
-    """Read what was asked for of a data file, with missing values in it.
+    """Read what was requested of a data file, keeping missing values.
 
     Raises
     ------
@@ -327,11 +327,11 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
     reader = reader_of(path)
     try:
         if reader is None:
-            with path.open("rb"):  # what cannot be opened is told in the words of the system
+            with path.open("rb"):  # a file that cannot be opened is reported in the system's words
                 pass
             raise TableError(f"{source}: the suffix is {path.suffix!r}; {WANTED} was wanted{conversion_of(path)}")
         content = reader(path, source, request)
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an invalid path
         if isinstance(error, DeepnotesError):
             raise
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
@@ -343,7 +343,7 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
 
 
 def _without_rows(content: Content, names: Collection[str], source: str) -> Table:
-    """Return the table of a file without the rows in which one of these columns has no value."""
+    """Return the table of a file without the rows that lack a value in one of these columns."""
     others = [name for name in content.names if name not in content.columns]
     columns, gaps, spelled, notes = content.columns, content.gaps, content.spelled, content.notes
     kept = np.ones(len(next(iter(columns.values()))), np.bool_)
@@ -367,7 +367,7 @@ def _without_rows(content: Content, names: Collection[str], source: str) -> Tabl
 
 
 def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
-    """Return the function that reads files of such a name, or None."""
+    """Return the reader for files of this name, or None."""
     from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
 
     suffix = (Path(path.stem) if is_packed_csv(path) else path).suffix.lower()
@@ -377,12 +377,12 @@ def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
 
 
 def is_packed_csv(path: Path) -> bool:
-    """Return whether a name is that of a text file packed by gzip."""
+    """Return whether a name is that of a gzip-compressed text file."""
     return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in CSV
 
 
 def conversion_of(path: Path) -> str:
-    """Return how a file that is not read by its name is made one that is, as the end of a message.
+    """Return, as the end of a message, how to convert a file of an unsupported format.
 
     Examples
     --------
@@ -401,7 +401,7 @@ def conversion_of(path: Path) -> str:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that are read where a data file is named: itself, and the targets or labels beside it."""
+    """Return the files that are read for a data file: itself, and its companion file of targets or labels."""
     from deepnotes.datasets import idx_files, npy_files
 
     beside = None
@@ -421,7 +421,7 @@ def _read_csv(path: Path, source: str, request: Request) -> Content:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path as one.
+    """Return a path as a Path.
 
     Raises
     ------

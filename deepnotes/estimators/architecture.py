@@ -1,4 +1,4 @@
-"""From scikit-learn's parameters to layers, initial parameters, losses and their objectives."""
+"""Translate scikit-learn's parameters to layers, initial parameters, losses and their objectives."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError
 
 SIGMOID = {"logistic", "sigmoid"}
-"""What scikit-learn and we call it."""
+"""Its names in scikit-learn and here."""
 
 
 OUTPUTS: dict[str, ActivationFunction] = {
@@ -31,7 +31,7 @@ def hidden_sizes(given: Any) -> list[int]:
     Raises
     ------
     ArgumentError
-        If one is not a whole number above 0.
+        If one is not an integer above 0.
     """
     sizes = [given] if np.ndim(given) == 0 else list(given)
     for size in sizes:
@@ -63,11 +63,11 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     units : sequence of int
         ``n[0], n[1], ..., n[L]``.
     activation : str, ActivationFunction or list of them
-        Of the hidden layers.
+        The activation of the hidden layers.
     dropout : float or list of float
-        What is dropped of the outputs of each hidden layer.
+        The share of the outputs of each hidden layer that is dropped.
     out_activation : str
-        Of the last layer, see :data:`OUTPUTS`.
+        The activation of the last layer, see :data:`OUTPUTS`.
 
     Raises
     ------
@@ -89,8 +89,8 @@ def initial(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return weights, shape (n_prev, n), and biases, shape (n,), drawn as scikit-learn draws them.
 
-    Uniform within the bound of Glorot and Bengio (AISTATS 2010), which sigmoid makes smaller; the last layer follows
-    the last hidden one.
+    Uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for sigmoid; the last layer uses the
+    bound of the last hidden one.
     """
     kinds = hidden_activations(activation, len(units) - 2)
     kinds = [*kinds, kinds[-1] if kinds else activation]
@@ -104,10 +104,10 @@ def initial(
 
 
 def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tuple[LossFunction, Objective]:
-    """Return a loss and its objective: scikit-learn's sums over outputs, where it is one of scikit-learn's.
+    """Return a loss and its objective: for scikit-learn's own losses, summed over outputs as it does.
 
-    Of several targets of a regression, scikit-learn's gradient is that of the sum of half the squared errors, and the
-    loss that it reports is their mean.
+    For a regression of several targets, scikit-learn's gradient is that of the sum of half the squared errors, while
+    the loss that it reports is their mean.
     """
     k, softmax = float(outputs), out_activation == "softmax"
     table: dict[Any, tuple[str, float, float]] = {

@@ -1,4 +1,4 @@
-"""What both estimators have in common: scikit-learn's parameters, checks and attributes around the one fit loop."""
+"""The common base of both estimators: scikit-learn's parameters, checks and attributes around the one fit loop."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -39,7 +39,7 @@ LEAST_WEIGHT, MOST_WEIGHT = 1e-25, 1e25
 
 
 class DenseEstimator(BaseEstimator, ABC):
-    """The base of :class:`DenseClassifier` and :class:`DenseRegressor`, which name the parameters."""
+    """The base class of :class:`DenseClassifier` and :class:`DenseRegressor`, which declare the parameters."""
 
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
@@ -48,7 +48,7 @@ class DenseEstimator(BaseEstimator, ABC):
     loss_curve_: list[float]
 
     def _set(self, given: dict[str, Any]) -> None:
-        """Keep the arguments of the constructor, as they are."""
+        """Keep the arguments of the constructor unchanged."""
         for name, value in given.items():
             if name not in {"self", "__class__"}:
                 setattr(self, name, value)
@@ -58,7 +58,7 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return samples, and targets of shape (m, k), or class indices of shape (m,)."""
 
     def _outputs_for(self, y: np.ndarray) -> int:
-        """Return the number of outputs for targets as they were checked."""
+        """Return the number of outputs for checked targets."""
         return int(y.shape[1])
 
     @abstractmethod
@@ -67,10 +67,10 @@ class DenseEstimator(BaseEstimator, ABC):
 
     @abstractmethod
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        """Return the score of outputs of shape (m, k) and targets as they were checked."""
+        """Return the score of outputs of shape (m, k) for checked targets."""
 
     def _weights(self, y: np.ndarray, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
-        """Return the weight of each sample, if they have any; `y` as it was checked."""
+        """Return the weight of each sample, if there are weights; `y` holds the checked targets."""
         weights = None
         if sample_weight is not None:
             refuse_masked(sample_weight, "sample_weight")
@@ -83,7 +83,7 @@ class DenseEstimator(BaseEstimator, ABC):
         return weights
 
     def _class_weights(self, y: np.ndarray, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
-        """Return the weight that each sample has by its class, if classes have any."""
+        """Return the class weight of each sample, if there are class weights."""
         return None
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -103,14 +103,14 @@ class DenseEstimator(BaseEstimator, ABC):
         Raises
         ------
         ValueError, TypeError
-            As scikit-learn's estimators do; also for parameters or a loss that stop being finite.
+            As scikit-learn's estimators do; also if the parameters or the loss become NaN or infinite.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
     def to_network(self) -> Network:
-        """Return a :class:`~deepnotes.Network` with these layers and parameters, which are its own: to save, to export.
+        """Return a :class:`~deepnotes.Network` with copies of the layers and parameters, to save or export.
 
-        Its samples are columns. The names of features and classes, if there are any, are in its ``metadata``.
+        Its samples are columns. Its ``metadata`` holds the names of features and classes, if there are any.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class DenseEstimator(BaseEstimator, ABC):
         return True
 
     def _check_numbers(self) -> None:
-        """Raise ArgumentError where a number is wanted and True or False came: to scikit-learn they are 1 and 0."""
+        """Raise ArgumentError if True or False is given for a number; scikit-learn takes them as 1 and 0."""
         for name, constraints in self._parameter_constraints.items():
             value = getattr(self, name)
             takes_numbers = name == "random_state" or any(isinstance(c, Interval) for c in constraints)
@@ -159,7 +159,7 @@ class DenseEstimator(BaseEstimator, ABC):
         if first:
             self._initialize(units, X.dtype)
         network = self._network(units, backend)
-        if self.solver != "lbfgs" and not first:  # what another solver, or a user who set the parameters, left undone
+        if self.solver != "lbfgs" and not first:  # left unset by another solver, or a user's parameters
             self.loss_curve_ = getattr(self, "loss_curve_", [])
             self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
             if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:
@@ -178,15 +178,15 @@ class DenseEstimator(BaseEstimator, ABC):
         return watchers
 
     def _initialize(self, units: list[int], dtype: Any) -> None:
-        """Set what a training starts from, and draw the parameters as scikit-learn does."""
+        """Set the initial state of a training, and draw the parameters as scikit-learn does."""
         if self.solver == "lbfgs" and self.dtype is None:
-            dtype = np.dtype(np.float64)  # SciPy's, whatever X is of: so it is in scikit-learn
+            dtype = np.dtype(np.float64)  # SciPy's dtype, whatever that of X: as in scikit-learn
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._out_activation()
         made = architecture.layers(units, self.activation, self.dropout, self.out_activation_)
         loss, _ = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
-        architecture.check(loss, made[-1])  # before there is anything
+        architecture.check(loss, made[-1])  # before anything is set
         self.coefs_, self.intercepts_ = architecture.initial(units, self.activation, self._random_state, dtype)
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
         self._running = Running(self.learning_rate_init)
@@ -196,7 +196,7 @@ class DenseEstimator(BaseEstimator, ABC):
             self._begin_curves()
 
     def _begin_curves(self) -> None:
-        """Set what the best and the curves of an epoch's figures start from."""
+        """Reset the best values and the curves of loss and score."""
         scored = self.early_stopping
         self.validation_scores_: list[float] | None = [] if scored else None
         self.validation_loss_curve_: list[float] | None = [] if scored else None
@@ -204,12 +204,12 @@ class DenseEstimator(BaseEstimator, ABC):
         self.best_loss_: float | None = None if scored else np.inf
 
     def _network(self, units: list[int] | None = None, backend: Backend | None = None) -> Network:
-        """Return the network with the parameters that the estimator shows.
+        """Return the network with the parameters in ``coefs_`` and ``intercepts_``.
 
         Raises
         ------
         ArgumentError
-            If it should have layers of other sizes.
+            If its layer sizes would have to differ.
         """
         shown = self._shown_sizes()
         if units is not None and units != shown:
@@ -263,7 +263,7 @@ class DenseEstimator(BaseEstimator, ABC):
         if self.solver == "adam":
             return Adam(self._running.rate, self.beta_1, self.beta_2, self.epsilon, epsilon_hat=True)
         nesterov = self.nesterovs_momentum and self.momentum > 0
-        return SGD(self._running.rate, self.momentum, nesterov, rate_in_velocity=False)  # see Rules: it is fast, too
+        return SGD(self._running.rate, self.momentum, nesterov, rate_in_velocity=False)  # see Rules; it is also fast
 
     def _data(self, network: Network, plan: Plan, X: Any, y: np.ndarray, weights: np.ndarray | None) -> Data:
         """Return rows as columns on the network's backend."""
@@ -274,7 +274,7 @@ class DenseEstimator(BaseEstimator, ABC):
         else:
             rows = X.toarray() if issparse(X) else X
             samples = backend.from_numpy(np.asarray(rows, dtype=dtype).T)
-        with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite, and training refuses it
+        with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite, and training refuses them
             if plan.class_indices:
                 Y = y[None]
             else:
@@ -357,7 +357,7 @@ class DenseEstimator(BaseEstimator, ABC):
             network.set_flat(rules.best)
 
     def _split(self, X: Any, y: np.ndarray, weights: np.ndarray | None) -> tuple[Any, ...]:
-        """Return samples, targets and weights to train on, and those to validate with: the same as scikit-learn's."""
+        """Return samples, targets and weights to train on and to validate with, split as scikit-learn does."""
         train, held_out = train_test_split(
             np.arange(len(y)),
             random_state=self._random_state,
@@ -385,7 +385,7 @@ class DenseEstimator(BaseEstimator, ABC):
     def _evaluate(
         self, network: Network, plan: Plan, held_out: Data, y: np.ndarray, weights: np.ndarray | None
     ) -> dict[str, float]:
-        """Return loss and score on the samples that were held out."""
+        """Return loss and score on the held-out samples."""
         X: Any = held_out.X
         if isinstance(X, SparseSamples):
             X = np.concatenate(list(X.blocks()), axis=1)
@@ -396,7 +396,7 @@ class DenseEstimator(BaseEstimator, ABC):
         return {"val_loss": told, "val_score": self._score_outputs(outputs.T, y, weights) if finite else np.nan}
 
     def _diverged(self, error: NonFiniteLossError) -> None:
-        """Tell an epoch that came to no end by a loss and a score that are NaN."""
+        """Record an epoch that diverged as a loss and a score of NaN."""
         self.loss_ = np.nan
         self.n_iter_ += 1
         for curve in (self.loss_curve_, self.validation_scores_, self.validation_loss_curve_):

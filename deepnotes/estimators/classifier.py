@@ -28,19 +28,20 @@ from deepnotes.utils.wording import listed
 
 
 class DenseClassifier(ClassifierMixin, DenseEstimator):
-    """A classifier that minimizes the log-loss, trained and asked on any backend.
+    """A classifier that minimizes the log-loss, on any backend.
 
-    All parameters of scikit-learn's ``MLPClassifier`` are here by the same names, with the same meanings, defaults and
-    errors. With the same ``random_state`` the initial weights, the split for early stopping and the order of samples
-    are the same, too, and the trained parameters equal but for rounding. See there for what is not told here.
+    It has all parameters of scikit-learn's ``MLPClassifier``, with the same names, meanings, defaults and errors. With
+    the same ``random_state`` the initial weights, the split for early stopping and the order of samples are the same,
+    too, and the trained parameters are equal but for rounding. What is not described here is in scikit-learn's
+    documentation.
 
     Parameters
     ----------
     hidden_layer_sizes : int or array_like of int, default (100,)
-        Neurons of each hidden layer.
+        The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        Of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of deepnotes, or
-        one that a user wrote.
+        The activation of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of
+        deepnotes, or one that a user wrote.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
@@ -57,27 +58,28 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     shuffle : bool, default True
     random_state : int, RandomState or None, default None
     tol : float, default 1e-4
-        What the loss (or the score, with `early_stopping`) has to improve by; the gradient that ends ``lbfgs``.
+        The least improvement of the loss (or of the score, with `early_stopping`); for ``lbfgs``, the gradient at which
+        it ends.
     verbose : bool, default False
     warm_start : bool, default False
-        Whether ``fit`` goes on from the last parameters.
+        Whether ``fit`` continues from the last parameters.
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
     early_stopping : bool, default False
-        Whether a part of the samples is held out, and the parameters with the best score on it are the ones that stay.
+        Whether to hold out a part of the samples, and to keep the parameters with the best score on it.
     validation_fraction : float, default 0.1
-        How large a part.
+        The share of the samples that is held out.
     beta_1, beta_2 : float, default 0.9 and 0.999
     epsilon : float, default 1e-8
         Of ``adam``; added before the bias is corrected, as in scikit-learn.
     n_iter_no_change : int or inf, default 10
-        Epochs without improvement that are waited for.
+        The number of epochs without improvement after which training ends.
     max_fun : int, default 15000
-        Most calls of the loss by ``lbfgs``.
+        The largest number of calls of the loss by ``lbfgs``.
     loss : str or LossFunction, default "log_loss"
         Another loss of deepnotes, by name or with options, or one that a user wrote.
     class_weight : dict, list of dict, "balanced" or None, default None
-        The weight of each class, which multiplies the sample weights, as of scikit-learn's other classifiers.
+        The weight of each class, which multiplies the sample weights, as in scikit-learn's other classifiers.
     dropout : float or list of float, default 0.0
         The share of the outputs of each hidden layer that is dropped while training.
     backend : str or Backend, optional
@@ -85,7 +87,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     dtype : {"float32", "float64"}, optional
         By default that of X; float64 for ``lbfgs``.
     callbacks : list of Callback, optional
-        They see the :class:`~deepnotes.network.training.state.Training` after each epoch.
+        Called with the :class:`~deepnotes.network.training.state.Training` after each epoch.
 
     Attributes
     ----------
@@ -236,7 +238,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         return len(self.classes_) if y.ndim == 1 else y.shape[1]
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
-        return y if self.n_outputs_ == 1 else None  # scikit-learn does not with more classes than two
+        return y if self.n_outputs_ == 1 else None  # scikit-learn does not for more than two classes
 
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
         right = A.argmax(axis=1) == y if y.ndim == 1 else ((A > 0.5) == y).all(axis=1)
@@ -245,7 +247,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
-        """Train on some more samples, once.
+        """Train one pass over further samples.
 
         Parameters
         ----------
@@ -253,7 +255,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         y : array_like, shape (samples,) or (samples, outputs)
         sample_weight : array_like, shape (samples,), optional
         classes : array_like, shape (classes,), optional
-            All that there will be; needed in the first call, and not later.
+            All classes that will occur; required in the first call only.
 
         Returns
         -------
@@ -272,7 +274,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     def predict(self, X: Any) -> Any:
         """Return the class of each sample, shape (samples,), or a column for each label, shape (samples, labels).
 
-        The columns are sparse where those of the training were.
+        The columns are sparse if those of the training targets were.
 
         Parameters
         ----------
@@ -312,12 +314,12 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
 
 
 def _by_class(class_weight: Any, labels: np.ndarray, classes: list[Any], weights: np.ndarray, name: str) -> np.ndarray:
-    """Return the weight of each sample by its class: ``"balanced"``, or by a dict of the classes' own names.
+    """Return the weight of each sample by its class: ``"balanced"``, or by a dict keyed by class.
 
     Raises
     ------
     ArgumentError
-        If a weight is no finite number of at least 0, or the dict is of other classes.
+        If a weight is not a finite number of at least 0, or the dict has other classes.
     """
     if isinstance(class_weight, str):
         return cast(np.ndarray, class_weights(class_weight, labels, len(classes), weights)[labels])

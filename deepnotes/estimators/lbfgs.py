@@ -1,4 +1,4 @@
-"""The solver ``lbfgs``: SciPy's L-BFGS-B, given the cost and the gradient of the backend."""
+"""The solver ``lbfgs``: SciPy's L-BFGS-B on the cost and gradient that the backend computes."""
 
 import sys
 import warnings
@@ -12,7 +12,7 @@ from deepnotes.utils.streams import BestEffort
 
 
 class Minimum(NamedTuple):
-    """Where the search ended: the cost there, and after how many iterations."""
+    """The end of the search: the cost there, and the number of iterations."""
 
     cost: float
     iterations: int
@@ -29,12 +29,12 @@ def minimize(
     tol: float,
     verbose: Any,
 ) -> Minimum:
-    """Search the parameters of the least cost of `data` as one batch, from those that the network has.
+    """Minimize the cost of `data` as one batch, starting from the network's parameters.
 
     Warns
     -----
     ConvergenceWarning
-        If the search ended for another reason than that it was over.
+        If the search ended without converging.
     """
     from scipy.optimize import minimize as search
     from sklearn.exceptions import ConvergenceWarning

@@ -1,4 +1,4 @@
-"""What runs an estimator: a network that follows ``coefs_`` and ``intercepts_``, and the state of its optimizer."""
+"""The network behind an estimator, which follows ``coefs_`` and ``intercepts_``, and the state of its optimizer."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -14,7 +14,7 @@ from deepnotes.nn.schedules import Schedule
 
 
 class EpochRate(Schedule):
-    """A rate that scikit-learn's rules set after an epoch.
+    """A learning rate that scikit-learn's rules set after each epoch.
 
     Attributes
     ----------
@@ -29,16 +29,16 @@ class EpochRate(Schedule):
         return self.rate
 
     def rates(self, first: int, count: int) -> list[float]:
-        """Return it `count` times."""
+        """Return the rate `count` times."""
         return [self.rate] * count
 
 
 class Running:
-    """A network whose parameters are those of an estimator, which are the ones that count.
+    """A network that follows the parameters of an estimator, which are authoritative.
 
     ``coefs_`` and ``intercepts_`` are what users see, change and pickle. On backends with NumPy's arrays they are views
-    of the network's parameters; elsewhere copies that cannot be written to, so that nobody changes them in vain. Other
-    arrays in their place are noticed when the network is next asked for.
+    of the network's parameters; elsewhere they are read-only copies, since writing to them would have no effect. New
+    arrays assigned to them are noticed at the next access to the network.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Running:
         coefs: Sequence[np.ndarray],
         intercepts: Sequence[np.ndarray],
     ) -> Network:
-        """Return the network with these parameters: the last one, unless its layers, backend or dtype are others."""
+        """Return the network with these parameters: the last one, unless its layers, backend or dtype differ."""
         net = self._network
         if net is None or net.backend is not backend or net.layers != tuple(layers) or net.dtype != _dtype(coefs):
             inputs = int(np.shape(coefs[0])[0])
@@ -74,7 +74,7 @@ class Running:
         return net
 
     def asked(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Network | None:
-        """Return the network if it has these very parameters, else None: the short way of a prediction."""
+        """Return the network if it has exactly these parameter arrays, else None: the fast path of a prediction."""
         return self._network if self._shows(coefs, intercepts) else None
 
     def show(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -94,7 +94,7 @@ class Running:
         return coefs, intercepts
 
     def start(self, plan: Plan, go_on: bool) -> tuple[Program, State]:
-        """Return a Program and its state: with fresh moments, or to `go_on` with those there are."""
+        """Return a Program and its state, with new moments or, to `go_on`, with the existing ones."""
         net = self._network
         assert net is not None
         kept = self._kept if net._training is None else None
@@ -125,7 +125,7 @@ class Running:
         return [np.array(net.backend.to_numpy(slot)) for slot in state.slots], state.step
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the rate and the optimizer's moments; the parameters are the estimator's to keep."""
+        """Return the rate and the optimizer's moments; the estimator keeps the parameters."""
         net = self._network
         kept = self._kept if net is None or net._training is None else self._moments(net)
         return {"rate": self.rate.rate, "kept": kept}

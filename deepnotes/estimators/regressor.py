@@ -19,22 +19,23 @@ from deepnotes.utils.errors import DataError
 
 
 class DenseRegressor(RegressorMixin, DenseEstimator):
-    """A regressor that minimizes the squared error, trained and asked on any backend.
+    """A regressor that minimizes the squared error, on any backend.
 
-    All parameters of scikit-learn's ``MLPRegressor`` are here by the same names, with the same meanings, defaults and
-    errors. With the same ``random_state`` the initial weights, the split for early stopping and the order of samples
-    are the same, too, and the trained parameters equal but for rounding. See there for what is not told here.
+    It has all parameters of scikit-learn's ``MLPRegressor``, with the same names, meanings, defaults and errors. With
+    the same ``random_state`` the initial weights, the split for early stopping and the order of samples are the same,
+    too, and the trained parameters are equal but for rounding. What is not described here is in scikit-learn's
+    documentation.
 
     Parameters
     ----------
     loss : str or LossFunction, default "squared_error"
-        ``squared_error`` is half of it, ``poisson`` half the Poisson deviance of an exponential output; or a loss of
-        deepnotes, by name or with options, or one that a user wrote.
+        ``squared_error`` is half the squared error, ``poisson`` half the Poisson deviance of an exponential output; or
+        a loss of deepnotes, by name or with options, or one that a user wrote.
     hidden_layer_sizes : int or array_like of int, default (100,)
-        Neurons of each hidden layer.
+        The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        Of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of deepnotes, or
-        one that a user wrote.
+        The activation of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of
+        deepnotes, or one that a user wrote.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
@@ -51,23 +52,24 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     shuffle : bool, default True
     random_state : int, RandomState or None, default None
     tol : float, default 1e-4
-        What the loss (or the score, with `early_stopping`) has to improve by; the gradient that ends ``lbfgs``.
+        The least improvement of the loss (or of the score, with `early_stopping`); for ``lbfgs``, the gradient at which
+        it ends.
     verbose : bool, default False
     warm_start : bool, default False
-        Whether ``fit`` goes on from the last parameters.
+        Whether ``fit`` continues from the last parameters.
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
     early_stopping : bool, default False
-        Whether a part of the samples is held out, and the parameters with the best score on it are the ones that stay.
+        Whether to hold out a part of the samples, and to keep the parameters with the best score on it.
     validation_fraction : float, default 0.1
-        How large a part.
+        The share of the samples that is held out.
     beta_1, beta_2 : float, default 0.9 and 0.999
     epsilon : float, default 1e-8
         Of ``adam``; added before the bias is corrected, as in scikit-learn.
     n_iter_no_change : int or inf, default 10
-        Epochs without improvement that are waited for.
+        The number of epochs without improvement after which training ends.
     max_fun : int, default 15000
-        Most calls of the loss by ``lbfgs``.
+        The largest number of calls of the loss by ``lbfgs``.
     dropout : float or list of float, default 0.0
         The share of the outputs of each hidden layer that is dropped while training.
     backend : str or Backend, optional
@@ -75,7 +77,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     dtype : {"float32", "float64"}, optional
         By default that of X; float64 for ``lbfgs``.
     callbacks : list of Callback, optional
-        They see the :class:`~deepnotes.network.training.state.Training` after each epoch.
+        Called with the :class:`~deepnotes.network.training.state.Training` after each epoch.
 
     Attributes
     ----------
@@ -173,7 +175,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Train on some more samples, once.
+        """Train one pass over further samples.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""scikit-learn's rules between epochs: when the rate falls, when a training ends, in what order samples come."""
+"""scikit-learn's rules between epochs: when the rate falls, when training ends, and the order of samples."""
 
 import sys
 from math import isfinite
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from deepnotes.network.training.state import Training
 
 LEAST_RATE = 1e-6
-"""At which the adaptive rule ends a training instead of dividing the rate by 5."""
+"""The rate at which the adaptive rule ends a training instead of dividing the rate by 5."""
 
 
 class Order:
-    """Draws the order of samples from scikit-learn's kind of generator, as its own shuffling does."""
+    """Draws the order of samples from a RandomState, as scikit-learn's shuffling does."""
 
     def __init__(self, random_state: np.random.RandomState) -> None:
         self._random_state = random_state
         self._order: np.ndarray | None = None
 
     def permutation(self, samples: int) -> np.ndarray:
-        """Return the next order of so many samples: the last one, shuffled again."""
+        """Return the next order of the samples: the last one, shuffled again."""
         drawn = np.arange(samples)
         self._random_state.shuffle(drawn)
         self._order = drawn if self._order is None else self._order[drawn]
@@ -33,15 +33,15 @@ class Order:
 
 
 class Rules(Callback):
-    """What happens after an epoch, told to the attributes of the estimator.
+    """The rules applied after each epoch; results go to the attributes of the estimator.
 
     Parameters
     ----------
     estimator : DenseEstimator
     rate : EpochRate
-        To be set for the next epoch.
+        The rate to set for the next epoch.
     best : ndarray or None
-        The parameters to start from, if it is the score on held-out samples that has to improve, and not the loss.
+        The initial parameters, if the score on held-out samples has to improve instead of the loss.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Rules(Callback):
         self.validated = best is not None
 
     def on_epoch(self, training: "Training") -> None:
-        """Count, compare with the best, set the rate, and end the training if it is no longer getting better."""
+        """Count the epoch, compare it with the best, set the rate, and end the training if it has stopped improving."""
         e = self.estimator
         e.n_iter_ += 1
         e.t_ += training.samples
@@ -76,7 +76,7 @@ class Rules(Callback):
         e = self.estimator
         e.validation_scores_.append(score)
         self._say(f"Validation score: {score:.6f}")
-        # A score that is NaN counts as an improvement here, but never as the best one: so it is in scikit-learn.
+        # As in scikit-learn, a score of NaN counts as an improvement, but never as the best score.
         e._no_improvement_count = e._no_improvement_count + 1 if score < e.best_validation_score_ + e.tol else 0
         if score > e.best_validation_score_:
             e.best_validation_score_ = score
@@ -101,10 +101,10 @@ class Rules(Callback):
         self._say(f"{said} {'Learning rate too small. ' if adaptive else ''}Stopping.")
 
     def _set_rate(self, training: "Training", rate: float) -> None:
-        """Set the rate of the next epoch, and the velocity to the steps that were made.
+        """Set the rate of the next epoch, and rescale the velocity to match the steps that were made.
 
-        Ours is the sum of the gradients, which the rate of the day multiplies; scikit-learn's is that of the steps,
-        each with the rate of its day.
+        Our velocity is a sum of gradients, multiplied by the current rate; scikit-learn's is a sum of steps, each with
+        the rate at its time.
         """
         ratio = self.rate.rate / rate if rate else 1.0
         self.rate.rate = rate

@@ -1,8 +1,8 @@
-"""Our estimators in pipelines that skl2onnx exports.
+"""Export of our estimators in pipelines by skl2onnx.
 
-``register()`` makes skl2onnx know them; then ``skl2onnx.to_onnx(pipeline, X[:1])`` works as for scikit-learn's own. The
-network is traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`; what an estimator adds to it,
-the probability of the other class and the label, follows here.
+``register()`` makes them known to skl2onnx; then ``skl2onnx.to_onnx(pipeline, X[:1])`` works as for scikit-learn's own.
+The network is traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`; what an estimator adds to
+it, the probability of the other class and the label, follows here.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import needed
 
 OPSET = 13
-"""Of the nodes that the equations are traced to."""
+"""The opset of the nodes that the equations are traced to."""
 OPTIONS = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True], "nocl": [True, False]}
-"""What skl2onnx offers for a classifier."""
+"""The options of skl2onnx for a classifier."""
 
 
 def register_skl2onnx() -> None:
@@ -50,7 +50,7 @@ def register_skl2onnx() -> None:
 
 
 def _classifier_shapes(operator: Any) -> None:
-    """State the types of label and probabilities."""
+    """Set the types of label and probabilities."""
     types = needed("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
     model, samples = operator.raw_operator, operator.inputs[0].get_first_dimension()
     kind = types.StringTensorType if model.classes_.dtype.kind in "UO" else types.Int64TensorType
@@ -60,7 +60,7 @@ def _classifier_shapes(operator: Any) -> None:
 
 
 def _regressor_shapes(operator: Any) -> None:
-    """State the shape of the numbers."""
+    """Set the shape of the numbers."""
     samples = operator.inputs[0].get_first_dimension()
     operator.outputs[0].type.shape = [samples, operator.raw_operator.n_outputs_]
 

@@ -1,4 +1,4 @@
-"""Sparse samples: rows of a CSR matrix that become dense a chunk of batches at a time."""
+"""Sparse samples: rows of a CSR matrix that are made dense a chunk of batches at a time."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -11,11 +11,11 @@ from deepnotes.equations.array import Array
 from deepnotes.nn.steps import Gradient
 
 BYTES = 1 << 26
-"""Of dense samples that are held at a time, or those of one batch if they are more."""
+"""The bytes of dense samples in memory at a time, or those of one batch if they are more."""
 
 
 class SparseSamples:
-    """A CSR matrix, shape (m, n), in the place of X, shape (n, m), of a Data; its columns are dense.
+    """A CSR matrix, shape (m, n), that stands for the X of a Data, shape (n, m); its columns are dense.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class SparseSamples:
 
 
 class SparseProgram:
-    """A Program that makes its samples dense before another trains on them.
+    """A Program that makes samples dense before another Program trains on them.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class SparseProgram:
         return chunk._replace(steps=first + chunk.steps)
 
     def gradients(self, state: State, data: Data) -> Gradient:
-        """Return the cost of all of `data` as one batch, and its gradient; all samples are dense for that."""
+        """Return the cost of all of `data` as one batch, and its gradient; all samples are made dense at once."""
         return self.program.gradients(state, self._dense(data, np.arange(data.X.shape[1])))
 
     def update(self, state: State, g: Array, rate: float) -> None:

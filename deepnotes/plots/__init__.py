@@ -1,8 +1,8 @@
 """Pictures of trainings and networks, by matplotlib: ``pip install "deepnotes[plot]"``.
 
 Each function draws into the axes that it is given, or into a new figure, and returns the figure; what pyplot keeps is
-neither read nor changed. :func:`save` writes a figure to a file. The colours can be told apart with any colour vision,
-and nothing is told by colour alone.
+neither read nor changed. :func:`save` writes a figure to a file. The colours can be distinguished with any colour
+vision, and nothing is shown by colour alone.
 """
 
 from deepnotes.plots.boundaries import boundary

@@ -1,4 +1,4 @@
-"""What a network of two inputs makes of the plane."""
+"""Plot the output of a network of two inputs over the plane."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepnotes.plots.protocols import NetworkLike
 
 MANY = 1000
-"""Points from which on they are drawn small."""
+"""The number of points from which on they are drawn small."""
 
 
 def boundary(
@@ -31,20 +31,20 @@ def boundary(
     resolution: int = 256,
     ax: Any = None,
 ) -> "Figure":
-    """Draw the output of a network of two inputs over the plane around X, and X itself where Y says what it is.
+    """Draw the output of a network of two inputs over the plane around X, and the samples X if Y is given.
 
     Parameters
     ----------
     network : Network
         With two inputs. The classes of a softmax or sigmoid layer are drawn as regions, paler where the network is less
-        sure, with a line between them; any other single output as levels.
+        certain, with a line between them; any other single output as levels.
     X : array_like, shape (2, m)
     Y : array_like, optional
         Class indices of shape (m,), or columns of shape (k, m); numbers of shape (m,) or (1, m) for a quantity.
     classes : sequence, optional
         The names of the classes; by default those in the metadata of the network, else their numbers.
     resolution : int, default 256
-        Points along each side at which the network is asked.
+        The number of points along each side at which the network is evaluated.
     ax : Axes, optional
 
     Returns
@@ -54,7 +54,7 @@ def boundary(
     Raises
     ------
     ShapeError
-        If the network has other than two inputs, or Y other than m samples.
+        If the network does not have two inputs, or Y does not have m samples.
     ArgumentError, DataError, DTypeError, ForeignArrayError, MissingExtraError
     """
     if network.inputs != 2:
@@ -107,7 +107,7 @@ def boundary(
 
 
 def _sides(points: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the plane is looked at along each side: the range of the points and a tenth more."""
+    """Return the coordinates along each side: the range of the points, extended by a tenth."""
     low, high = points.min(axis=1), points.max(axis=1)
     margin = 0.1 * (high - low)
     margin = np.where(margin > 0, margin, np.maximum(1.0, 0.1 * abs(high)))
@@ -116,7 +116,7 @@ def _sides(points: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _regions(ax: "Axes", x: np.ndarray, y: np.ndarray, P: np.ndarray) -> None:
-    """Draw which class is likeliest, in its colour, by how likely it is, with lines between."""
+    """Draw the most likely class in its colour, shaded by its probability, with lines between classes."""
     from matplotlib.colors import to_rgb
 
     colours = np.array([to_rgb(colour(i)) for i in range(len(P))])
@@ -156,7 +156,7 @@ def _classes(ax: "Axes", points: np.ndarray, labels: np.ndarray, names: list[str
 def _levels(
     ax: "Axes", x: np.ndarray, y: np.ndarray, Z: np.ndarray, points: np.ndarray, targets: np.ndarray | None
 ) -> None:
-    """Draw a quantity as levels, and the samples filled by what they are."""
+    """Draw a quantity as levels, and the samples filled by their values."""
     from matplotlib.colors import Normalize
 
     shown = [Z[np.isfinite(Z)], *([] if targets is None else [targets.ravel().astype(np.float64)])]

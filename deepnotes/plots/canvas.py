@@ -1,4 +1,4 @@
-"""What all pictures share: figures without pyplot, colours, names that fit, files."""
+"""Shared by all pictures: figures without pyplot, colours, shortened names, files."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 INK, PALE = "#333333", "#8c8c8c"
 TRAINING, VALIDATION = "#0072b2", "#d55e00"
-"""Blue and vermilion of Okabe and Ito (2008): apart in hue, in lightness, and for every kind of colour vision."""
+"""Blue and vermilion of Okabe and Ito (2008): distinct in hue, in lightness, and for every kind of colour vision."""
 CLASSES = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
-"""Ten colours that were chosen to stay apart with deficient colour vision (Petroff, arXiv:2107.02270)."""
+"""Ten colours chosen to remain distinct with deficient colour vision (Petroff, arXiv:2107.02270)."""
 MARKERS = "os^DvPX<>*"
-"""A shape for each of them, so that colour never tells a class alone."""
+"""A shape for each of them, so that classes never differ by colour alone."""
 
 
 def require_matplotlib() -> None:
-    """Import matplotlib, before any work is done for a picture.
+    """Import matplotlib before any other work for a picture.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure of that size in inches.
+    """Return an empty figure of the given size in inches.
 
     Raises
     ------
@@ -65,12 +65,12 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def one_axes(ax: Any, width: float, height: float) -> "Axes":
-    """Return `ax`, or new axes in a figure of that size in inches.
+    """Return `ax`, or new axes in a figure of the given size in inches.
 
     Raises
     ------
     ArgumentError
-        If `ax` is none of matplotlib's axes.
+        If `ax` is not matplotlib axes.
     MissingExtraError
     """
     if ax is None:
@@ -79,26 +79,26 @@ def one_axes(ax: Any, width: float, height: float) -> "Axes":
 
 
 def as_axes(ax: Any, name: str = "ax") -> "Axes":
-    """Return `ax`, checked to be matplotlib's."""
+    """Return `ax` after checking that it is matplotlib axes."""
     if not hasattr(ax, "add_artist") or not hasattr(ax, "figure"):
         raise ArgumentError(f"{name}={ax!r}, wanted axes of matplotlib, such as those of figure.add_subplot()")
     return cast("Axes", ax)
 
 
 def figure_of(ax: "Axes") -> "Figure":
-    """Return the figure that axes are in."""
+    """Return the figure that contains the axes."""
     return cast("Figure", ax.get_figure(root=True))
 
 
 def panels(n: int, width: float, height: float) -> "list[Axes]":
-    """Return the axes of n panels of that size in inches in a new figure, at most three in a row."""
+    """Return the axes of n panels in a new figure, each of the given size in inches, at most three in a row."""
     columns = min(n, 3)
     figure = new_figure(width * columns, height * ceil(n / columns))
     return [figure.add_subplot(ceil(n / columns), columns, i + 1) for i in range(n)]
 
 
 def tidy(ax: "Axes") -> None:
-    """Take away the lines that say nothing."""
+    """Remove the lines that carry no information."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.tick_params(labelsize=9)
@@ -110,7 +110,7 @@ def colour(i: int) -> str:
 
 
 def shortened(name: object, most: int = 20) -> str:
-    """Return a name in at most so many letters, on one line; its end stays, which often tells it from others.
+    """Return a name on one line, cut to a number of letters; its end is kept, since that often distinguishes it.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def shortened(name: object, most: int = 20) -> str:
 
 
 def literal(text: str) -> str:
-    """Return text that matplotlib shows as it is, and does not take for a formula."""
+    """Return text that matplotlib shows literally instead of as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -133,7 +133,7 @@ def class_names(classes: Sequence[object] | None, metadata: Any, k: int) -> list
     Raises
     ------
     ArgumentError
-        If other than k are given.
+        If the number given is not k.
     """
     if classes is None:
         found = metadata.get("classes") if isinstance(metadata, dict) else None
@@ -144,12 +144,12 @@ def class_names(classes: Sequence[object] | None, metadata: Any, k: int) -> list
 
 
 def check_path(path: str | PathLike[str]) -> Path:
-    """Return the path of a picture to be written.
+    """Check the path of a picture to write.
 
     Raises
     ------
     ArgumentError
-        If its ending is none of .png, .svg and .pdf.
+        If it does not end in .png, .svg or .pdf.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def save(figure: "Figure", path: str | PathLike[str], dpi: float = 150) -> None:
     Raises
     ------
     ArgumentError
-        If its ending is another.
+        If it has another ending.
     OSError
         If it cannot be written.
     """

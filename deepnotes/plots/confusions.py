@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Plot which classes a network confuses."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 1000
 MOST_SHARES, MOST_COUNTS = 6, 20
-"""Classes up to which cells have room for a count and a share, and for a count."""
+"""The number of classes up to which cells have room for a count and a share, and for a count."""
 
 
 def confusion(
@@ -28,7 +28,7 @@ def confusion(
     Parameters
     ----------
     predictions, Y : array_like
-        What was predicted, and what is so: outputs or one-hot columns of shape (k, m), outputs between 0 and 1 of shape
+        The predicted and the true classes: outputs or one-hot columns of shape (k, m), outputs between 0 and 1 of shape
         (1, m), or class indices of shape (m,).
     classes : sequence, optional
         The names of the classes; by default their numbers.
@@ -114,7 +114,7 @@ def confusion_of(
 
 
 def indices(given: Any, name: str) -> tuple[np.ndarray, int]:
-    """Return class indices, shape (m,), and the number of classes that they are known to be of.
+    """Return class indices, shape (m,), and the number of classes as far as it is known.
 
     Parameters
     ----------

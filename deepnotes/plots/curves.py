@@ -1,4 +1,4 @@
-"""How a training went: loss and metrics, epoch by epoch."""
+"""Plot the loss and metrics of a training, epoch by epoch."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from deepnotes.plots.protocols import HistoryLike
 
 FEW = 30
-"""Epochs up to which each is marked."""
+"""The number of epochs up to which each is marked."""
 WIDE = 20.0
-"""By what factor a loss has to fall for a logarithmic scale."""
+"""The factor by which a loss has to fall for a logarithmic scale."""
 
 
 def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, ax: Any = None) -> "Figure":
@@ -38,7 +38,7 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
     Raises
     ------
     ArgumentError
-        If there is no epoch to draw, or not one of `ax` for each figure.
+        If there is no epoch to draw, or not one axes for each figure.
     UnknownNameError
         If there is no such figure.
     MissingExtraError
@@ -47,7 +47,7 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
     Notes
     -----
     The best epoch is the one that early stopping restored, else that of the lowest validation loss. A loss that falls
-    by more than a factor of 20 has a logarithmic scale. What is not finite is marked at the upper edge.
+    by more than a factor of 20 has a logarithmic scale. Values that are not finite are marked at the upper edge.
     """
     if history.epochs == 0:
         raise ArgumentError("history: no epoch was finished, so there is nothing to draw")
@@ -77,7 +77,7 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
 
 
 def _best(history: "HistoryLike") -> tuple[int | None, str]:
-    """Return the best epoch, counted from 1, and what it is."""
+    """Return the best epoch, counted from 1, and its description."""
     if history.best_epoch is not None:
         return history.best_epoch, f"best epoch {history.best_epoch}, restored"
     losses = np.asarray(history.val_loss, dtype=np.float64)
@@ -135,12 +135,12 @@ def _panel(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
     ax.set_xlabel("epoch")
     ax.set_ylabel(literal(name.replace("_", " ")))
-    ax.legend(fontsize=9, facecolor="white", edgecolor="none", framealpha=0.85)  # the line of the best epoch is behind
+    ax.legend(fontsize=9, facecolor="white", edgecolor="none", framealpha=0.85)  # above the line of the best epoch
     tidy(ax)
 
 
 def _logarithmic(ax: "Axes", ratio: float) -> None:
-    """Make the vertical scale logarithmic, with plain numbers: 1, 2, 5, 10 where there is room for them."""
+    """Make the vertical scale logarithmic, with plain numbers, 1, 2, 5, 10, where there is room."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set_yscale("log")
@@ -150,6 +150,6 @@ def _logarithmic(ax: "Axes", ratio: float) -> None:
 
 
 def _lonely(finite: np.ndarray) -> bool:
-    """Return whether there is a value without a neighbour, which no line would show."""
+    """Return whether there is a value without neighbours, which a line would not show."""
     padded = np.concatenate([[False], finite, [False]])
     return bool((padded[1:-1] & ~padded[:-2] & ~padded[2:]).any())

@@ -1,4 +1,4 @@
-"""A network drawn as its layers, with the shapes of all that flows and all that is learned."""
+"""Draw the layers of a network, with the shapes of activations and parameters."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from deepnotes.plots.protocols import NetworkLike
 
 MOST = 10
-"""Neurons of a layer that are drawn; a wider one has dots in its middle."""
+"""The number of neurons of a layer that are drawn; a wider one has dots in its middle."""
 STEP = 2.3
-"""From layer to layer, where neurons are 1 apart."""
+"""The distance between layers; neurons are 1 apart."""
 
 
 def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":
@@ -32,7 +32,7 @@ def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":
     Raises
     ------
     ArgumentError
-        If `ax` is none of matplotlib's axes.
+        If `ax` is not matplotlib axes.
     MissingExtraError
         If matplotlib cannot be imported.
     """
@@ -65,7 +65,7 @@ def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":
 
 
 def _places(n: int) -> list[float]:
-    """Return where the drawn neurons of a layer of n lie, around 0, from the top."""
+    """Return the positions of the drawn neurons of a layer of n, around 0, from the top."""
     if n <= MOST:
         return [(n - 1) / 2 - i for i in range(n)]
     upper = [(MOST - 1) / 2 - i for i in range(MOST // 2 - 1)]
@@ -73,7 +73,7 @@ def _places(n: int) -> list[float]:
 
 
 def _joints(ax: "Axes", x: float, left: list[float], x_next: float, right: list[float], is_full: bool) -> None:
-    """Draw the lines from layer to layer: from each neuron to each, or to its own."""
+    """Draw the lines between two layers: from each neuron to every other, or one to one."""
     from matplotlib.collections import LineCollection
 
     pairs = [(a, b) for a in left for b in right] if is_full else list(zip(left, right, strict=False))
@@ -100,7 +100,7 @@ def _neurons(ax: "Axes", x: float, column: list[float], n: int, fill: str, is_ga
 
 
 def _words(layer: Layer) -> tuple[str, str]:
-    """Return what a layer is, and what more there is to say of it."""
+    """Return the name of a layer and its details."""
     if isinstance(layer, Dropout):
         return "dropout", f"{layer.rate:g}"
     name = shortened(type(layer).__name__.lower(), 12)

@@ -1,4 +1,4 @@
-"""What the neurons of the first layer look for, as images."""
+"""Plot the weights of the first layer as images."""
 
 from math import ceil, isqrt, sqrt
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,11 @@ def weights(
     Parameters
     ----------
     network : Network
-        Whose inputs are the pixels of an image, row by row.
+        A network whose inputs are the pixels of an image, row by row.
     shape : (int, int), optional
         Height and width of the image; by default those of a square.
     most : int, default 64
-        How many neurons to draw, the first ones.
+        The number of neurons to draw, from the first on.
     ax : Axes, optional
 
     Returns

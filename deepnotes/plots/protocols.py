@@ -1,4 +1,4 @@
-"""What pictures ask of a network and of a history, so that those can draw themselves."""
+"""The interfaces of networks and histories that pictures need, so that those classes can draw themselves."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from deepnotes.nn.plan import Layout
 
 
 class NetworkLike(Protocol):
-    """A network, as far as it is drawn; see :class:`~deepnotes.Network` for each name."""
+    """The part of a network that pictures use; see :class:`~deepnotes.Network` for each name."""
 
     layers: tuple[Layer, ...]
     inputs: int
@@ -28,7 +28,7 @@ class NetworkLike(Protocol):
 
 
 class HistoryLike(Protocol):
-    """The figures of a training, as far as they are drawn; see :class:`~deepnotes.History` for each name."""
+    """The part of a training's history that pictures use; see :class:`~deepnotes.History` for each name."""
 
     loss: list[float]
     val_loss: list[float]

@@ -3,8 +3,8 @@
     deepnotes conformance --backend NAME
     pytest --pyargs deepnotes.testing --deepnotes-backend NAME
 
-or, in the tests of a backend, ``class TestMine(BackendConformance): backend = "mine"``. Each check holds results to the
-equations on arrays that carry a bound of their error, see :mod:`deepnotes.backends.bounds`, or to the last bit.
+or, in the tests of a backend, ``class TestMine(BackendConformance): backend = "mine"``. Each check compares results
+with the equations, on arrays that carry a bound of their error, see :mod:`deepnotes.backends.bounds`, or bit by bit.
 """
 
 from deepnotes.testing.checks import Check, Failure, NotApplicable, Trial

@@ -1,4 +1,4 @@
-"""Arguments for every equation, by its name: random ones of the shapes that it takes."""
+"""Random arguments of valid shapes for every equation, by its name."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ class Draw:
     ----------
     rng : numpy.random.Generator
     special : bool, default True
-        Whether zeros, and numbers that are large or small, are among them.
+        Whether to include zeros and numbers that are large or small.
     """
 
     def __init__(self, rng: np.random.Generator, special: bool = True) -> None:
@@ -52,7 +52,7 @@ class Draw:
         return self.rng.integers(0, 2, shape).astype(np.float64)
 
     def columns(self, k: int, m: int) -> np.ndarray:
-        """Return distributions, one a column."""
+        """Return probability distributions, one in each column."""
         x = self.rng.uniform(0.05, 1, (k, m))
         return np.asarray(x / x.sum(axis=0))
 
@@ -62,7 +62,7 @@ class Draw:
 
 
 Arguments: TypeAlias = Callable[[Draw, int, int, int], tuple[Any, ...]]
-"""From a draw and sizes n, k and m: rows, terms of a product or outputs, samples."""
+"""Makes arguments from a draw and sizes n, k and m: rows, terms of a product or outputs, samples."""
 
 OPTIONS = {name: traits.options for name, traits in ACTIVATIONS.items()}
 
@@ -72,7 +72,7 @@ def _backward(name: str) -> Arguments:
 
 
 def _flat(*more: Any, slots: int = 0, decays: bool = False) -> Arguments:
-    """Return what an optimizer's equation takes: θ, the gradient, and slots that are no less than 0."""
+    """Return the arguments of an optimizer's equation: θ, the gradient, and slots that are at least 0."""
 
     def arguments(d: Draw, n: int, k: int, m: int) -> tuple[Any, ...]:
         p = n * m
@@ -128,7 +128,7 @@ CALLS: dict[str, Arguments] = {
     "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
     "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
 }
-"""How to call each equation; philox, whose counter is a tuple, is called by way of :func:`call`."""
+"""How to call each equation; philox, whose counter is a tuple, is called through :func:`call`."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "leaky_relu": [{"slope": 0.3}],
@@ -139,7 +139,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "huber_derivative": [{"delta": 0.4}],
     "momentum": [{"nesterov": True}],
 }
-"""Options beside the defaults that an equation is called with as well."""
+"""Further options, besides the defaults, that an equation is called with."""
 
 
 def call(name: str, options: dict[str, Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What a check is, and the trial of a backend in which it is made: comparisons that remember the worst."""
+"""Checks, and the trial of a backend in which one is made: comparisons that remember the largest error."""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,21 +16,21 @@ DTYPES = ("float32", "float64")
 
 
 class Failure(AssertionError):
-    """A backend does not do what a check asks for; the message says where, what came and what was wanted."""
+    """A backend fails a check; the message says where, what the result was and what was wanted."""
 
 
 class NotApplicable(Exception):
-    """A check asks for something that this backend, as it was given, does not have; the message says what."""
+    """A check needs something that this backend, as configured, does not have; the message says what."""
 
 
 class Derived(NamedTuple):
-    """An argument that is an equation's result of another: its rounding is part of what an implementation may skip.
+    """An argument that an equation computes from another one; an implementation may skip its rounding.
 
     Attributes
     ----------
     equation : str
     source : int
-        Which argument it is made of.
+        The argument from which it is computed.
     options : mapping
         Of the equation.
     """
@@ -45,7 +45,7 @@ DTYPE = object()
 
 
 class Trial:
-    """One check on one backend: where its inputs come from, and what it found.
+    """One check on one backend: the source of its inputs, and its findings.
 
     Parameters
     ----------
@@ -59,11 +59,11 @@ class Trial:
     ----------
     rng : numpy.random.Generator
     worst : float
-        The largest error found, as a multiple of its bound; 0 where all was exact.
+        The largest error found, as a multiple of its bound; 0 if everything was exact.
     where : str
-        Where that was.
+        The place of that error.
     compared : int
-        Numbers that were compared.
+        The number of values that were compared.
     """
 
     def __init__(self, backend: Backend, check: str, quick: bool = False) -> None:
@@ -76,7 +76,7 @@ class Trial:
         return Bounds(dtype, self.products(dtype), random)
 
     def products(self, dtype: str) -> str | None:
-        """Return the precision of matrix products, where the backend says that it is not the dtype's."""
+        """Return the precision of matrix products, if the backend says that it differs from the dtype's."""
         said = self.backend.matmul_precision
         return {"high": "tf32"}.get(said, said) if dtype == "float32" and said != "highest" else None
 
@@ -86,16 +86,16 @@ class Trial:
         Raises
         ------
         Failure
-            If it is none of the backend's.
+            If it is not an array of the backend.
         """
-        if isinstance(x, np.generic):  # what NumPy gives for an array of no dimensions
+        if isinstance(x, np.generic):  # what NumPy returns for an array without dimensions
             return np.asarray(x)
         if not self.backend.is_array(x):
             raise Failure(f"got {type(x).__name__}, wanted an array of the backend")
         return np.asarray(self.backend.to_numpy(x))
 
     def compare(self, found: Any, expected: BoundedArray, where: str) -> None:
-        """Hold a result of the backend's to the reference: dtype, shape, and each number within its bound.
+        """Check a result of the backend against the reference: dtype, shape, and each number within its bound.
 
         Raises
         ------
@@ -130,19 +130,19 @@ class Trial:
         layout: Callable[[np.ndarray], np.ndarray] = np.copy,
         random: bool = True,
     ) -> None:
-        """Hold a function of the protocol to the reference, and to leaving its arguments as they are.
+        """Check a function of the protocol against the reference, and that it leaves its arguments unchanged.
 
         Parameters
         ----------
         function : callable
             Takes an :class:`~deepnotes.equations.ops.Ops` and the arguments, and returns arrays by the protocol alone.
         arguments : sequence
-            Host arrays, those of floats in any precision; :class:`Derived` ones; or what is passed on as it is.
+            Host arrays, those of floats in any precision; :class:`Derived` ones; or anything else, passed on unchanged.
         dtype : {"float32", "float64"}
-            What floats are rounded to.
+            The dtype that floats are rounded to.
         where : str
         layout : callable, optional
-            How the host arrays shall lie in memory.
+            The layout of the host arrays in memory.
         random : bool, default True
             Whether they are random, see :func:`~deepnotes.backends.bounds.sum_factor`.
 
@@ -181,7 +181,7 @@ class Trial:
             self.same(x, before, f"{where}: the argument afterwards")
 
     def same(self, found: Any, expected: Any, where: str) -> None:
-        """Hold a result to the last bit; NaN equals NaN, and 0 equals -0.
+        """Check that a result is equal bit by bit; NaN equals NaN, and 0 equals -0.
 
         Raises
         ------
@@ -202,7 +202,7 @@ class Trial:
             )
 
     def that(self, condition: Any, wanted: str) -> None:
-        """Hold the backend to something that is true or not.
+        """Check a condition.
 
         Raises
         ------
@@ -215,7 +215,7 @@ class Trial:
 
     @contextmanager
     def raises(self, error: type[BaseException], where: str) -> Iterator[None]:
-        """Hold what happens in a ``with`` block to an error of this very class.
+        """Check that a ``with`` block raises an error of exactly this class.
 
         Raises
         ------
@@ -241,16 +241,16 @@ CheckFunction: TypeAlias = Callable[[Trial], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that every backend has to do.
+    """One requirement on every backend.
 
     Attributes
     ----------
     id : str
-        Such as "equations.relu": what known gaps and reports name it by.
+        The name that known gaps and reports use, such as "equations.relu".
     about : str
-        What it asks for, in a line.
+        The requirement, in a line.
     function : callable
-        Makes the check in a :class:`Trial`, and raises :class:`Failure`.
+        Makes the check in a :class:`Trial`, and raises :class:`Failure` if it fails.
     """
 
     id: str
@@ -263,7 +263,7 @@ REGISTERED: dict[str, Check] = {}
 
 
 def check(id: str, about: str = "") -> Callable[[CheckFunction], CheckFunction]:
-    """Register a function as the check of that name; its docstring's first line says what it asks for."""
+    """Register a function as a check; the first line of its docstring states the requirement."""
 
     def register(function: CheckFunction) -> CheckFunction:
         if id in REGISTERED:

@@ -1,4 +1,4 @@
-"""The suite as test classes of pytest: one test for each check, and properties where Hypothesis is installed."""
+"""The suite as pytest classes: one test for each check, and property tests if Hypothesis is installed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from deepnotes.testing.runner import Result, all_checks, check_gaps, run_check
 
 
 def report(result: Result) -> None:
-    """End a test as the check ended: in an assertion, as expected failure, skipped, or well."""
+    """Turn the result of a check into that of a test: failed, expected failure, skipped or passed."""
     import pytest
 
     if result.verdict == "not applicable":
@@ -20,13 +20,13 @@ def report(result: Result) -> None:
 
 
 class BackendConformance:
-    """All checks of a backend; derive a class from it in your tests and say which backend.
+    """All checks of a backend; derive a class from it in your tests and set `backend`.
 
     Attributes
     ----------
     backend : Backend or str
     known_gaps : mapping of str to str, optional
-        Checks that are known to fail, and why; by default what the backend itself says.
+        Checks that are known to fail, with the reasons; by default those that the backend declares.
     quick : bool, default False
         Fewer and smaller inputs.
 
@@ -50,7 +50,7 @@ class BackendConformance:
         report(run_check(self.backend, deepnotes_check, quick=self.quick, known_gaps=self.known_gaps))
 
     def test_known_gaps_are_checks(self) -> None:
-        """What is declared as a gap is the id of a check, and has a reason."""
+        """Each declared gap is the id of a check and has a reason."""
         backend = get_backend(self.backend)
         check_gaps(backend.known_gaps if self.known_gaps is None else self.known_gaps)
 

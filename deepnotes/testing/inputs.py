@@ -1,11 +1,11 @@
-"""What checks are made with: shapes, and layouts in memory."""
+"""Inputs of checks: shapes, and layouts in memory."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (3, 4), (17, 33), (64, 128), (127, 131)]
-"""Of matrices: ones, primes, powers of two."""
+"""Shapes of matrices: ones, primes, powers of two."""
 EMPTY = [(3, 0), (0, 4), (0, 0)]
 PRODUCTS = [(1, 1, 1), (2, 3, 5), (7, 1, 4), (1, 64, 1), (16, 16, 16), (31, 37, 29), (128, 300, 67)]
 """n, k, m of an (n, k) by (k, m) product."""
@@ -24,7 +24,7 @@ def in_columns(x: np.ndarray) -> np.ndarray:
 
 
 def sliced(x: np.ndarray) -> np.ndarray:
-    """Return x as every second element of every third row of something larger, which holds NaN elsewhere."""
+    """Return x as every second element of every third row of a larger array, which holds NaN elsewhere."""
     if x.ndim != 2:
         return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
     wide = np.full((3 * x.shape[0], 2 * x.shape[1]), np.nan if x.dtype.kind == "f" else 1).astype(x.dtype)
@@ -45,7 +45,7 @@ def read_only(x: np.ndarray) -> np.ndarray:
 
 
 def unaligned(x: np.ndarray) -> np.ndarray:
-    """Return x from an address that is no multiple of its elements' size."""
+    """Return x at an address that is not a multiple of its element size."""
     raw = np.zeros(x.nbytes + 1, np.uint8)
     out = raw[1:].view(x.dtype).reshape(x.shape)
     out[...] = x
@@ -53,7 +53,7 @@ def unaligned(x: np.ndarray) -> np.ndarray:
 
 
 def broadcast(x: np.ndarray) -> np.ndarray:
-    """Return the first column of x, again and again, with a stride of zero."""
+    """Return the first column of x, repeated with a stride of zero."""
     return np.broadcast_to(x[..., :1], x.shape) if x.ndim else x
 
 
@@ -66,4 +66,4 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "unaligned": unaligned,
     "broadcast": broadcast,
 }
-"""Ways for the same numbers to lie in memory; the last repeats a column."""
+"""Memory layouts of the same numbers; the last repeats a column."""

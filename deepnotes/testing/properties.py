@@ -1,4 +1,4 @@
-"""Equations on inputs that Hypothesis thinks of: nothing is random about those, so the bounds are the worst case's."""
+"""Equations on inputs that Hypothesis chooses: these are not random, so worst-case bounds apply."""
 
 from typing import Any
 
@@ -52,9 +52,9 @@ def hold_equations(backend: Backend, examples: int, random: bool = False) -> Non
     ----------
     backend : Backend
     examples : int
-        The number of inputs. A profile of Hypothesis that asks for more than its default of 100 multiplies it.
+        The number of inputs, multiplied if the Hypothesis profile asks for more than the default of 100.
     random : bool, default False
-        Draw other inputs in each run, or those of ``--hypothesis-seed``, instead of always the same.
+        Whether to draw other inputs in each run, or those of ``--hypothesis-seed``, instead of always the same ones.
 
     Raises
     ------

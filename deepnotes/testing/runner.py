@@ -1,4 +1,4 @@
-"""Running checks on a backend, and what came of them."""
+"""Run checks on a backend, and report the results."""
 
 import importlib
 import os
@@ -38,7 +38,7 @@ Verdict: TypeAlias = Literal["passed", "failed", "known gap", "not applicable"]
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check.
+    """The result of one check.
 
     Attributes
     ----------
@@ -46,13 +46,13 @@ class Result:
         Its id.
     verdict : {"passed", "failed", "known gap", "not applicable"}
     worst : float
-        The largest error found, as a multiple of its bound: at most 1 where all was right, 0 where all was exact.
+        The largest error found, as a multiple of its bound: at most 1 if it passed, 0 if everything was exact.
     where : str
-        Where that was.
+        The place of that error.
     message : str
-        What was wrong, or why it does not apply; empty where it passed.
+        What was wrong, or why the check does not apply; empty if it passed.
     compared : int
-        Numbers that were compared.
+        The number of values that were compared.
     seconds : float
     """
 
@@ -67,13 +67,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of all checks on a backend.
+    """The results of all checks on a backend.
 
     Attributes
     ----------
     backend : str
     environment : dict of str to str
-        What a reader wants to know of where it ran.
+        Facts about the machine and versions that it ran on.
     quick : bool
     results : list of Result
     """
@@ -126,7 +126,7 @@ def matching(patterns: Iterable[str] | None) -> list[str]:
 
 
 def check_gaps(gaps: Mapping[str, str]) -> None:
-    """Raise ArgumentError unless known gaps are ids of checks, each with a reason."""
+    """Raise ArgumentError unless all known gaps are ids of checks, each with a reason."""
     for id, reason in gaps.items():
         if id not in all_checks():
             raise ArgumentError(f"known_gaps: {unknown_name('check', id, all_checks())}")
@@ -137,7 +137,7 @@ def check_gaps(gaps: Mapping[str, str]) -> None:
 def run_check(
     backend: Backend | str, check: str, *, quick: bool = False, known_gaps: Mapping[str, str] | None = None
 ) -> Result:
-    """Make one check, and return what came of it.
+    """Make one check, and return its result.
 
     Parameters
     ----------
@@ -147,7 +147,8 @@ def run_check(
     quick : bool, default False
         Fewer and smaller inputs.
     known_gaps : mapping of str to str, optional
-        Checks that are known to fail, and why; by default what the backend says. One that passes all the same fails.
+        Checks that are known to fail, with the reasons; by default those that the backend declares. If one passes, the
+        result is a failure.
     """
     backend = get_backend(backend)
     gaps = backend.known_gaps if known_gaps is None else known_gaps
@@ -192,14 +193,14 @@ def run(
     known_gaps : mapping of str to str, optional
         As of :func:`run_check`.
     on_result : callable, optional
-        Called after each check with its result, its number and the number of all.
+        Called after each check with its result, its number and the total number.
 
     Raises
     ------
     UnknownNameError
         If a pattern matches no check.
     ArgumentError
-        If a known gap is no check's id, or has no reason.
+        If a known gap is not the id of a check, or has no reason.
 
     Examples
     --------
@@ -218,7 +219,7 @@ def run(
 
 
 def environment(backend: Backend, results: Iterable[Result] = ()) -> dict[str, str]:
-    """Return where a backend runs, and what of its settings decides about its numbers."""
+    """Return where a backend runs, and those of its settings that affect its numbers."""
     subnormals = next((r.verdict for r in results if r.check == "semantics.subnormals"), None)
     said = {"passed": "kept", "known gap": "taken for 0", "failed": "not kept"}
     options = ", ".join(f"{name}={value!r}" for name, value in backend.options.items())

@@ -1,4 +1,4 @@
-"""What ``pytest --pyargs deepnotes.testing`` collects: every check on every backend that was asked for."""
+"""The tests of ``pytest --pyargs deepnotes.testing``: every check on every requested backend."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def test_check(backend: str, check: str, quick: bool) -> None:
 
 
 def test_known_gaps_are_checks(backend: str) -> None:
-    """What is declared as a gap is the id of a check, and has a reason."""
+    """Each declared gap is the id of a check and has a reason."""
     check_gaps(get_backend(backend).known_gaps)
 
 

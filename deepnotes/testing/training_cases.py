@@ -1,4 +1,4 @@
-"""Trainings for checks: a plan, data and a start, run by a backend's Program and by the equations with bounds."""
+"""Trainings for checks: a plan, data and initial parameters, run by a Program and by the bounded equations."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from deepnotes.testing.checks import Failure, Trial
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, on which data, how.
+    """A training: the layers, the data and the options.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class Training:
     weighted : bool
     objective : Objective
     layout : callable
-        How X lies in memory.
+        The layout of X in memory.
     seed : int
-        Of data, parameters and dropout masks.
+        The seed of data, parameters and dropout masks.
     """
 
     layers: list[Layer]
@@ -60,14 +60,14 @@ class Training:
 
     @property
     def plan(self) -> Plan:
-        """The plan that Programs are made of."""
+        """The plan that Programs are made from."""
         return Plan(
             self.inputs, tuple(self.layers), self.dtype, self.seed, as_loss(self.loss), self.optimizer, self.l2,
             self.clip, self.targets == "labels", self.objective,
         )  # fmt: skip
 
     def theta(self) -> np.ndarray:
-        """Return parameters to start from, biases that are not 0 among them."""
+        """Return initial parameters, with biases that are not 0."""
         rng = np.random.default_rng(self.seed)
         layout = self.plan.layout
         return (layout.initial(rng) + rng.normal(0, 0.1, layout.size)).astype(self.dtype)
@@ -95,7 +95,7 @@ class Training:
         ]
 
     def rates(self, order: np.ndarray) -> np.ndarray:
-        """Return learning rates, another for each update."""
+        """Return learning rates, a different one for each update."""
         return self.rate / (1 + 0.1 * np.arange(-(-len(order) // self.batch)))
 
 
@@ -112,7 +112,7 @@ def inference(backend: Any, training: Training) -> Inference:
 
 
 def placed(backend: Any, training: Training) -> tuple[State, Data]:
-    """Return the start and the data on a backend."""
+    """Return the initial parameters and the data on a backend."""
     X, Y, w = training.data()
     zeros = np.zeros(training.plan.layout.size, training.dtype)
     state = State(
@@ -122,7 +122,7 @@ def placed(backend: Any, training: Training) -> tuple[State, Data]:
 
 
 def bounded(bounds: Bounds, training: Training) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
-    """Train by the equations, with bounds; return the state, and for each call the sums of losses and of weights."""
+    """Train by the bounded equations; return the state, and the sums of losses and of weights of each call."""
     eager = EagerProgram(bounds, training.plan)
     state, data = placed(bounds, training)
     sums = []
@@ -150,7 +150,7 @@ def trained(trial: Trial, training: Training) -> tuple[State, list[Chunk]]:
 
 
 def hold_training(trial: Trial, training: Training, where: str, random: bool = True) -> None:
-    """Hold a whole training to the equations: parameters, slots, and what it says of the losses.
+    """Check a whole training against the equations: parameters, slots and reported losses.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def hold_training(trial: Trial, training: Training, where: str, random: bool = T
 
 
 def hold_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -> None:
-    """Hold a Python number to the reference.
+    """Check a Python number against the reference.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def hold_number(trial: Trial, found: float, wanted: BoundedArray, where: str) ->
 
 
 def hold_gradients(trial: Trial, training: Training, where: str) -> None:
-    """Hold cost, weight and gradient of all samples as one batch to the equations, and the arguments to staying.
+    """Check cost, weight and gradient of one batch against the equations, and that the arguments stay unchanged.
 
     Raises
     ------

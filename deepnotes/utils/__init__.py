@@ -1,1 +1,1 @@
-"""What every package uses: errors and their wording, checks of arguments, streams, files; it imports no other one."""
+"""Shared by all packages: errors and their wording, checks of arguments, streams, files. Imports none of the others."""

@@ -1,4 +1,4 @@
-"""Numbers that users give as arguments: the one place where they are checked and worded."""
+"""Checks of numbers that users give as arguments, and the wording of their errors."""
 
 from math import isfinite, nan
 from typing import Any
@@ -39,11 +39,11 @@ def number(
     positive : bool, default False
         Whether 0 is refused.
     signed : bool, default False
-        Whether numbers below 0 are welcome.
+        Whether numbers below 0 are allowed.
     below : float, optional
-        What the value must be less than.
+        An exclusive upper bound.
     most : float, optional
-        What it may be at most.
+        An inclusive upper bound.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def number(
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     try:
         found = float(value) if real else nan
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer too large for a float
         found = nan
     above = signed or found > 0 or (found == 0 and not positive)
     if isfinite(found) and above and (below is None or found < below) and (most is None or found <= most):

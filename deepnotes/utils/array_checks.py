@@ -1,4 +1,4 @@
-"""What NumPy would lose without a word: masks, and NULs at the end of text."""
+"""Refuse what NumPy would drop silently: masks, and NULs at the end of text."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from deepnotes.utils.errors import DataError
 def refuse_masked(x: Any, name: str) -> None:
     """Raise DataError if `x` is a masked array with masked elements, or a list with such an array in it.
 
-    NumPy would go on with the numbers behind the mask.
+    NumPy would silently use the numbers behind the mask.
     """
     parts = x if isinstance(x, list | tuple) else [x]
     masked = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
@@ -22,7 +22,7 @@ def refuse_masked(x: Any, name: str) -> None:
 
 
 def refuse_lost_nuls(x: Any, name: str) -> None:
-    """Raise DataError if a list holds text that ends in NUL: NumPy's fixed-width text drops it, and two names merge."""
+    """Raise DataError if a list holds text that ends in NUL, which NumPy would drop: two names could merge."""
     if isinstance(x, list | tuple) and any(isinstance(part, str) and part.endswith("\0") for part in x):
         raise DataError(
             f"{name} has text that ends in NUL (\\x00), which NumPy's arrays of text drop; take it off, or pass an "

@@ -10,10 +10,10 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
-    """Open a file whose content takes the place of `path` once the block has ended well; else nothing changes.
+    """Open a file that replaces `path` when the block ends without an error; otherwise nothing changes.
 
-    A device or a pipe is written to, since to replace it would be to lose it; a link stays a link. A file that is
-    replaced keeps its mode and, where permitted, its owner and group; a new one has the mode that the umask leaves.
+    A device or a pipe is written to directly, since replacing it would destroy it; a link stays a link. A replaced file
+    keeps its mode and, where permitted, its owner and group; a new file gets the mode that the umask leaves.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
     Raises
     ------
     OSError
-        If it cannot be written; what was there is untouched.
+        If it cannot be written; the existing file is untouched.
     """
     options: dict[str, Any] = {"encoding": "utf-8", "newline": ""} if text else {}
     kind = "" if text else "b"
@@ -47,7 +47,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
 
 
 def _keep_owner_and_mode(path: Path, temporary: Path) -> None:
-    """Give the file that will replace `path` its owner, group and mode, before anything is written to it."""
+    """Copy owner, group and mode of `path` to the file that will replace it, before anything is written to it."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -56,19 +56,19 @@ def _keep_owner_and_mode(path: Path, temporary: Path) -> None:
     if hasattr(os, "chown"):
         try:
             os.chown(temporary, found.st_uid, found.st_gid)
-        except OSError:  # only a superuser gives files away, and only a member to a group
-            kept &= 0o777  # another's set-user-ID bit is not ours to set
+        except OSError:  # only a superuser may change the owner, and only a member of a group may set it
+            kept &= 0o777  # never set a set-user-ID bit that another user's file had
             with suppress(OSError):
                 os.chown(temporary, -1, found.st_gid)
-    with suppress(OSError):  # a file system without modes
+    with suppress(OSError):  # a file system that has no modes
         os.chmod(temporary, kept)
 
 
 def _keep_names(directory: Path) -> None:
-    """Have the names in a directory on the disk, where the system lets it be opened."""
+    """Call fsync on a directory, where the system allows opening it."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
-    except PermissionError:  # it may be written to, but not listed; or this is Windows
+    except PermissionError:  # a directory that may be written to but not listed, or Windows
         return
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """Every error that deepnotes raises on purpose: one base class, and the built-in class a caller would expect.
 
-Each message names the argument, says what came and what was wanted, and is raised before any state changes.
+Each message names the argument, what was given and what was wanted; the error is raised before any state changes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ Entry = TypeVar("Entry")
 
 
 class DeepnotesError(Exception):
-    """The base of all of them, so that one ``except`` can catch what deepnotes refuses."""
+    """The base class of all of them, so that one ``except`` catches every error of deepnotes."""
 
 
 class ArgumentError(DeepnotesError, ValueError):
@@ -24,7 +24,7 @@ class ShapeError(DeepnotesError, ValueError):
 
 
 class DTypeError(DeepnotesError, TypeError):
-    """An array holds something that is not real numbers: objects, strings, complex numbers."""
+    """An array's dtype is not real: objects, strings, complex numbers."""
 
 
 class DataError(DeepnotesError, ValueError):
@@ -32,7 +32,7 @@ class DataError(DeepnotesError, ValueError):
 
 
 class ForeignArrayError(DeepnotesError, TypeError):
-    """An array lives on another device or backend, and nothing moves unless asked."""
+    """An array lives on another device or backend; deepnotes does not move arrays implicitly."""
 
 
 class UnknownNameError(DeepnotesError, ValueError):
@@ -43,7 +43,7 @@ class UnknownParameterError(UnknownNameError, KeyError):
     """A name of a parameter that the network does not have."""
 
     def __str__(self) -> str:
-        """Return the message as it is; a KeyError would quote it."""
+        """Return the message unquoted; a KeyError would quote it."""
         return str(self.args[0])
 
 
@@ -55,9 +55,9 @@ class BackendUnavailable(DeepnotesError, RuntimeError):
     name : str
         The backend that was asked for.
     cause : str
-        What is wrong, in a few words.
+        The reason, in a few words.
     fix : str
-        The exact command, or the step, that mends it.
+        The exact command or step that fixes it.
     """
 
     def __init__(self, name: str, cause: str, fix: str) -> None:
@@ -66,16 +66,16 @@ class BackendUnavailable(DeepnotesError, RuntimeError):
 
 
 class NonFiniteLossError(DeepnotesError, ArithmeticError):
-    """Training met a loss or gradient that is NaN or infinite; the parameters are the last finite ones.
+    """A loss or gradient became NaN or infinite during training; the parameters are the last finite ones.
 
     Attributes
     ----------
     step : int
-        The update, counted from 1 since training began, that was not made.
+        The update that was not made, counted from 1 since training began.
     history : object
-        The :class:`~deepnotes.network.training.history.History` up to there, or None.
+        The :class:`~deepnotes.network.training.history.History` up to that update, or None.
     layer : int or None
-        The layer, counted from 1, whose output or gradient was the first that is not finite; None where none was.
+        The first layer, counted from 1, whose output or gradient is not finite; None if all are.
     """
 
     def __init__(self, message: str, step: int, history: object = None, layer: int | None = None) -> None:
@@ -84,16 +84,16 @@ class NonFiniteLossError(DeepnotesError, ArithmeticError):
 
 
 class MissingExtraError(DeepnotesError, ImportError):
-    """What was asked for needs a library that comes with an extra, and it cannot be imported.
+    """A feature needs a library from an optional extra, and the library cannot be imported.
 
     Parameters
     ----------
     what : str
-        What was asked for.
+        The feature.
     extra : str
-        The extra that brings it.
+        The extra that installs the library.
     cause : object
-        What is wrong, in a few words.
+        The reason, in a few words.
     """
 
     def __init__(self, what: str, extra: str, cause: object) -> None:
@@ -101,16 +101,16 @@ class MissingExtraError(DeepnotesError, ImportError):
 
 
 class DeviceMemoryError(DeepnotesError, MemoryError):
-    """A device has too little memory left for what was asked of it; something smaller works in the same process.
+    """A device has too little free memory for a request; a smaller one still works in the same process.
 
     Parameters
     ----------
     requested, free : int
         Bytes.
     advice : str, optional
-        What would fit.
+        A request that would fit.
     batch_size : int, optional
-        A batch size that would.
+        A batch size that would fit.
 
     Examples
     --------
@@ -128,15 +128,15 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
 
 
 class ForkedProcessError(DeepnotesError, RuntimeError):
-    """A process that was forked uses a device that its parent had opened, which no driver allows."""
+    """A forked process uses a device that its parent opened, which no driver allows."""
 
 
 class BusyError(DeepnotesError, RuntimeError):
-    """A network is being trained already; two trainings at once would be none."""
+    """A network is already being trained; two trainings at once would overwrite each other's updates."""
 
 
 class CheckpointError(DeepnotesError, ValueError):
-    """There is no checkpoint to go on from, or it is of another training; or one cannot be written."""
+    """There is no checkpoint to resume from, it belongs to another training, or one cannot be written."""
 
 
 class TableError(DeepnotesError, ValueError):
@@ -153,7 +153,7 @@ def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
     Raises
     ------
     UnknownNameError
-        If `name` is no key of it, whatever else it may be.
+        If `name` is not a key, whatever its type.
     """
     if not isinstance(name, str) or name not in library:
         raise unknown_name(kind, name, library)
@@ -161,12 +161,12 @@ def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
-    """Return the error for a `name` that is none of the `known` ones, with the nearest match.
+    """Return the error for a `name` that is not among the `known` ones, with the nearest match.
 
     Parameters
     ----------
     kind : str
-        What it should be the name of.
+        The kind of thing that it should name.
     name : object
     known : iterable of str
 
@@ -175,7 +175,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     >>> print(unknown_name("activation", "rleu", ["relu", "tanh"]))
     unknown activation 'rleu'; did you mean 'relu'? known: relu, tanh
     """
-    from difflib import get_close_matches  # slow to import, and seldom needed
+    from difflib import get_close_matches  # slow to import and rarely needed
 
     known = sorted(known)
     asked = str(name).lower()

@@ -1,4 +1,4 @@
-"""Libraries that are not always there: imported where they are used, with an error that says how to get them."""
+"""Optional libraries: imported where they are used, with an error that says how to install them."""
 
 from importlib import import_module
 from typing import Any
@@ -13,9 +13,9 @@ def needed(module: str, extra: str, what: str) -> Any:
     ----------
     module : str
     extra : str
-        The extra of deepnotes that has it.
+        The extra of deepnotes that installs it.
     what : str
-        What needs it.
+        The feature that needs it.
 
     Raises
     ------
@@ -31,5 +31,5 @@ def needed(module: str, extra: str, what: str) -> Any:
         return import_module(module)
     except ImportError as error:
         if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
-            raise  # it is there, and something else is not
+            raise  # the module itself exists; something that it imports does not
         raise MissingExtraError(what, extra, error) from None

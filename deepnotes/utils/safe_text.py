@@ -1,6 +1,6 @@
-r"""Text that others wrote, made safe to show on a terminal and to open in a spreadsheet.
+r"""Make untrusted text safe to show on a terminal and to open in a spreadsheet.
 
-The files of Python that networks are exported to carry these functions word for word, so they need nothing else.
+Exported Python files contain these functions word for word, so they depend on nothing else.
 """
 
 import re
@@ -11,9 +11,10 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def escaped(text: str, keep: str = "") -> str:
-    r"""Return text with whatever a terminal would act on, hide or reorder written as an escape.
+    r"""Return text with everything that a terminal would act on, hide or reorder escaped.
 
-    That is whatever Python's ``repr`` escapes: control characters, line breaks, bidirectional overrides, surrogates.
+    These are the characters that Python's ``repr`` escapes: control characters, line breaks, bidirectional overrides,
+    surrogates.
 
     Parameters
     ----------
@@ -32,10 +33,10 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def inert(text: str) -> str:
-    r"""Return text with an apostrophe wherever a spreadsheet could take it, or a part of it, for a formula.
+    r"""Return text with an apostrophe wherever a spreadsheet could take it, or a part of it, as a formula.
 
-    A part begins after a semicolon, a tab, a bar or a line break: where a spreadsheet separates cells by these, as in
-    countries with a decimal comma, quotes around text do not keep it together.
+    A part begins after a semicolon, a tab, a bar or a line break: a spreadsheet that separates cells at these, as in
+    countries with a decimal comma, does so even within quotes.
 
     Examples
     --------
@@ -48,7 +49,7 @@ def inert(text: str) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Return whether a cell of this text may be taken for a formula, full-width signs and leading blanks included."""
+    """Return whether a spreadsheet may take this text as a formula, full-width signs and leading blanks included."""
     for c in text:
         if not (c.isspace() or c in '"`' or not c.isprintable()):
             sign = unicodedata.normalize("NFKC", c)[0]

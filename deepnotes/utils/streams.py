@@ -1,4 +1,4 @@
-"""Streams of text: each byte is written or an error raised; where nothing depends on it, failures are ignored."""
+"""Text streams that write every byte or raise an error, and best-effort ones that ignore failures."""
 
 import contextlib
 import errno
@@ -13,13 +13,13 @@ from deepnotes.utils.safe_text import escaped
 def write_all(stream: Any, text: str) -> None:
     """Write text to a stream, every byte of it.
 
-    Over an unbuffered file, as with ``PYTHONUNBUFFERED``, a stream of Python's does not notice that a write took only
-    the beginning of what it was given.
+    Over an unbuffered file, as with ``PYTHONUNBUFFERED``, Python's text streams do not notice a partial write.
 
     Raises
     ------
     OSError
-        If not all of it could be written. A stream that is None was closed before the program began.
+        If not all of it could be written, or the stream is None, which means that it was closed before the program
+        began.
     """
     if stream is None:
         raise OSError(errno.EBADF, "it is closed")
@@ -31,13 +31,13 @@ def write_all(stream: Any, text: str) -> None:
     left = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
     while left:
         written = raw.write(left)
-        if written is None:  # it does not block, and has no room
+        if written is None:  # non-blocking, and full
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         left = left[written:]
 
 
 class Whole:
-    """A stream that is written to by :func:`write_all`."""
+    """A stream that writes by :func:`write_all`."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -48,7 +48,7 @@ class Whole:
 
 
 class Escaping(Whole):
-    """A stream to a terminal that takes one row with its line break at a time, and shows what is in it."""
+    """A stream to a terminal that takes one row with its line break at a time and escapes the row."""
 
     def write(self, text: str) -> None:
         """Write `text` with everything but its last line break escaped."""
@@ -56,12 +56,12 @@ class Escaping(Whole):
 
 
 class BestEffort(io.TextIOBase):
-    """A stream that drops what cannot be written: progress and logs are no reason to fail.
+    """A stream that drops what cannot be written: progress and logs must not make a run fail.
 
     Parameters
     ----------
     stream : text stream or None
-        None is a stream that was closed before the program began.
+        None if the stream was closed before the program began.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -73,13 +73,13 @@ class BestEffort(io.TextIOBase):
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write as much as possible."""
         with contextlib.suppress(OSError, ValueError):
             write_all(self._stream, text.encode(self.encoding, "replace").decode(self.encoding))
         return len(text)
 
     def flush(self) -> None:
-        """Write what is still held."""
+        """Write what is still buffered."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._stream.flush()
 
@@ -91,12 +91,12 @@ class BestEffort(io.TextIOBase):
             return False
 
     def fileno(self) -> int:
-        """Return the descriptor of the stream; an OSError says that it has none."""
+        """Return the file descriptor; raise OSError if there is none."""
         if self._stream is None:
             raise io.UnsupportedOperation("it is closed")
         return int(self._stream.fileno())
 
 
 def stderr() -> TextIO:
-    """Return the standard stream of errors as it is now, for what need not arrive."""
+    """Return the current standard error stream as a best-effort stream."""
     return cast(TextIO, BestEffort(sys.stderr))

@@ -1,1 +1,1 @@
-"""What ``deepnotes bench`` and the benchmarks of the source tree measure with: clock, limits, runs, figures."""
+"""Tools of ``deepnotes bench`` and of the benchmarks in the source tree: clock, limits, runs, figures."""

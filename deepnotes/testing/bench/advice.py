@@ -1,4 +1,4 @@
-"""What results say: who is best, by how much, how sure that is; and the rows of the tables that show it."""
+"""Conclusions from results: who is fastest, by how much and how surely; and rows of tables."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from deepnotes.testing.bench.runs import Found, share
 from deepnotes.testing.bench.timing import UNRELIABLE
 
 DOUBT = "~"
-"""Before a number whose rounds scatter too much."""
+"""The mark before a number whose rounds scatter too much."""
 FOOTNOTE = f"{DOUBT} unreliable: the middle half of its rounds spans more than {UNRELIABLE:.0%} of their median"
 
 Rows = list[list[str]]
@@ -16,7 +16,7 @@ Rows = list[list[str]]
 
 
 class Best(NamedTuple):
-    """The contender to take, those as fast as far as can be told, and the best of another backend: it takes `times`."""
+    """The recommended contender, those as fast within noise, and the best of another backend, `times` as slow."""
 
     contender: Contender
     equals: list[str]
@@ -26,7 +26,7 @@ class Best(NamedTuple):
 
 
 def best(found: Found, contenders: Sequence[Contender]) -> Best:
-    """Return the fastest contender of a result; of those that noise does not tell apart, that of the fewest threads."""
+    """Return the fastest contender of a result; among those equal within noise, the one with the fewest threads."""
     times, scatter = found["microseconds"], found["scatter"]
     fastest = min(times, key=times.__getitem__)
 
@@ -48,7 +48,7 @@ def best(found: Found, contenders: Sequence[Contender]) -> Best:
 
 
 def figure(value: float, doubtful: bool = False) -> str:
-    """Return a time with as many digits as are worth reading, marked where it is in doubt.
+    """Return a time with its significant digits, marked if it is in doubt.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def figure(value: float, doubtful: bool = False) -> str:
 
 
 def timed(found: Found, who: str) -> str:
-    """Return the median of a contender, marked where it is in doubt."""
+    """Return the median of a contender, marked if it is in doubt."""
     return figure(found["microseconds"][who], who in found["unreliable"])
 
 
@@ -82,7 +82,7 @@ def rows(steps: Found, predictions: Sequence[Found], contenders: Sequence[Conten
 
 
 def advice(what: str, found: Found, contenders: Sequence[Contender]) -> str:
-    """Return whom to take, in a sentence: what for, what to write, how much faster than others."""
+    """Return the recommendation in a sentence: what for, which options, and how much faster than others."""
     b = best(found, contenders)
     words = f"for {what} take {b.contender.name}: {b.contender.options}"
     if b.contender.environment:

@@ -11,10 +11,10 @@ from deepnotes.nn.plan import Plan
 from deepnotes.testing.bench.machine import available_memory
 
 LEARNING_RATE = 1e-5
-"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, deepnotes needs no bound."""
+"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, while deepnotes need not."""
 
 SHARE_OF_MEMORY = 0.7
-"""Of what is available: a case that needs more is too large."""
+"""The share of the available memory that a case may use."""
 
 
 class Case(NamedTuple):
@@ -45,23 +45,23 @@ class Case(NamedTuple):
 
     @property
     def plan(self) -> Plan:
-        """What a training step computes: Adam, and the loss that goes with the last layer."""
+        """The plan of a training step: Adam, and the loss that suits the last layer."""
         binary = self.sizes[-1] == 1
         loss = Loss("binary_cross_entropy" if binary else "categorical_cross_entropy")
         layers = tuple(self.layers)
         return Plan(self.sizes[0], layers, self.dtype, 0, loss, Adam(LEARNING_RATE), class_indices=not binary)
 
     def data(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return random X, shape (samples, n[0]): rows, as peers want them; and classes y, shape (samples,)."""
+        """Return random X, shape (samples, n[0]), as rows for the peers, and classes y, shape (samples,)."""
         rng = np.random.default_rng(0)
         X = rng.standard_normal((samples, self.sizes[0]), np.float32).astype(self.dtype, copy=False)
         return X, rng.integers(0, max(2, self.sizes[-1]), samples)
 
     def memory(self, samples: int) -> int:
-        """Return about how many bytes it takes to train on so many samples.
+        """Estimate the bytes needed to train on a number of samples.
 
-        θ, gradient, slots and as much again while the start is drawn; the samples; and what a backend that computes
-        whole batches, equation by equation, keeps of each layer.
+        They are: θ, gradient and slots, and as much again while the start is drawn; the samples; and what a backend
+        that computes whole batches, equation by equation, keeps of each layer.
         """
         p = sum((before + 1) * size for before, size in zip(self.sizes, self.sizes[1:], strict=False))
         numbers = p * (4 + len(Adam().slots)) + samples * (self.sizes[0] + 1)
@@ -69,7 +69,7 @@ class Case(NamedTuple):
         return numbers * np.dtype(self.dtype).itemsize + 8 * p  # the start is drawn in double precision
 
     def too_large(self, samples: int) -> str | None:
-        """Return why this case cannot be run with so many samples, or None if it can."""
+        """Return why this case cannot be run with a number of samples, or None if it can."""
         needed, free = self.memory(samples), available_memory()
         if free is None or needed <= SHARE_OF_MEMORY * free:
             return None

@@ -1,7 +1,7 @@
-"""Who takes part: backends by name, each with the numbers of threads that it can be told; and what each does.
+"""Contenders: backends by name, each with the numbers of threads that it can be given, and their trainings.
 
-No backend is known here by its name: one that has the option ``threads`` is told by it, one whose arrays are NumPy's
-by way of the BLAS, if threadpoolctl is installed, and any other runs as it likes.
+No backend is known here by its name. The number of threads is set by the backend's option ``threads``, or for NumPy's
+arrays through the BLAS, if threadpoolctl is installed; any other backend runs with its own default.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from deepnotes.testing.bench.timing import blas_threads
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeepnotesError, UnknownNameError
 
 Train: TypeAlias = Callable[[int, bool], list[float]]
-"""Of the number of epochs, and whether to draw a new order of the samples for each; gives the mean loss of each."""
+"""Takes the number of epochs, and whether to draw a new order of samples for each; returns the mean loss of each."""
 
 AGREEMENT = 1e-3
-"""By what share first losses may differ where the same work is done: orders of adding up, not other formulas."""
+"""The relative difference allowed between first losses: enough for another order of summation, not another formula."""
 
 
 class Contender(NamedTuple):
-    """A backend, and how many threads it is given."""
+    """A backend and its number of threads."""
 
     name: str
     backend: Backend
@@ -35,33 +35,33 @@ class Contender(NamedTuple):
     by_blas: bool = False
 
     def running(self) -> AbstractContextManager[None]:
-        """Return the context in which it has its threads."""
+        """Return the context that sets its number of threads."""
         return blas_threads(self.threads if self.by_blas else None)
 
     @property
     def options(self) -> str:
-        """What to write on the command line to have it so."""
+        """The command-line options that select it."""
         told = f" --threads {self.threads}" if self.threads and not self.by_blas else ""
         return f"--backend {self.backend.name}{told}"
 
     @property
     def environment(self) -> str:
-        """What to set for it beside, or nothing."""
+        """The environment variables that it needs in addition, or nothing."""
         return f"OMP_NUM_THREADS={self.threads}" if self.by_blas else ""
 
 
 def chosen(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
-    """Return the backends of these names, and why the others are absent.
+    """Return the backends with these names, and why others are absent.
 
     Parameters
     ----------
     names : sequence of str
-        ``["all"]`` stands for all that are registered.
+        ``["all"]`` stands for all registered ones.
 
     Raises
     ------
     UnknownNameError
-        If a name is no backend's.
+        If a name is not that of a backend.
     """
     found: list[Backend] = []
     absent = {}
@@ -86,7 +86,7 @@ def thread_counts() -> list[int]:
 
 
 def contenders(backends: Sequence[Backend], counts: Sequence[int] | None = None) -> list[Contender]:
-    """Return each backend with each number of threads that it can be told, by default :func:`thread_counts`."""
+    """Return each backend with each number of threads that it can be given, by default :func:`thread_counts`."""
     found = []
     for backend in backends:
         for threads in thread_counts() if counts is None else counts:
@@ -99,7 +99,7 @@ def contenders(backends: Sequence[Backend], counts: Sequence[int] | None = None)
 
 
 def _told(backend: Backend, threads: int) -> Contender | None:
-    """Return the backend with so many threads, or None if it cannot be told."""
+    """Return the backend with a number of threads, or None if that cannot be set."""
     name = f"{backend.name}, {threads} thread{'' if threads == 1 else 's'}"
     try:
         return Contender(name, get_backend(backend.name, threads=threads), threads)
@@ -113,7 +113,7 @@ def _told(backend: Backend, threads: int) -> Contender | None:
 
 
 def network(backend: Backend | str, case: Case, theta: np.ndarray | None = None) -> Network:
-    """Return a new network of the case, started from `theta`, or as the seed 0 has it."""
+    """Return a new network of the case, with parameters `theta`, or drawn by seed 0."""
     return Network(case.layers, case.sizes[0], backend=backend, dtype=case.dtype, theta=theta, seed=0)
 
 
@@ -130,12 +130,12 @@ def training(backend: Backend | str, case: Case, X: np.ndarray, y: np.ndarray, t
 
 
 def agreeing(trainings: dict[str, Train]) -> None:
-    """Raise an error unless all of them have the same losses in the first two epochs, in a given order.
+    """Raise an error unless all have the same losses in the first two epochs, with a given order of samples.
 
     Raises
     ------
     DeepnotesError
-        With the name of the one that trains otherwise: what it does is no equal work, and is not timed.
+        With the name of the one that trains differently: its work is not comparable, so it is not timed.
     """
     losses = {who: train(2, False) for who, train in trainings.items()}
     first = next(iter(losses))

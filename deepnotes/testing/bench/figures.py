@@ -1,4 +1,4 @@
-"""Pictures of results, by matplotlib (extra ``plot``), which is imported when the first is drawn."""
+"""Pictures of results by matplotlib (extra ``plot``), which is imported when the first is drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Of Okabe and Ito, told apart by the colour-blind too; marks and strokes differ as well."""
+"""Colours of Okabe and Ito, distinct for the colour-blind too; marks and strokes differ as well."""
 MARKS, STROKES = "os^Dv<>P", ("-", "--", "-.", ":")
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -28,14 +28,14 @@ Line = Mapping[str, Sequence[tuple[int, float]]]
 
 
 def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, across: int = 2) -> "Figure":
-    """Return lines of the time of a step, a panel for each line of a sweep; where the fastest changes is marked.
+    """Plot the time of a step, one panel for each line of a sweep, marking where the fastest contender changes.
 
     Parameters
     ----------
     panels : mapping of str to Line
         By title.
     axes : mapping of str to str
-        What the x of a panel is.
+        The label of the x axis, by panel.
     title : str
     across : int, default 2
         Panels in a row.
@@ -88,7 +88,7 @@ def _lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], ticks:
 
 
 def bars(microseconds: Mapping[str, float], least: float | None, title: str, doubtful: Sequence[str] = ()) -> "Figure":
-    """Return horizontal bars of the time of a step, beside the least time that the machine allows, if that is given."""
+    """Plot the time of a step as horizontal bars, beside the least time that the machine allows, if that is given."""
     require_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -110,7 +110,7 @@ def bars(microseconds: Mapping[str, float], least: float | None, title: str, dou
 
 
 def save(drawn: "Figure", path: Any, format: str | None = None) -> None:
-    """Write a picture to a file or stream; the same figure gives the same bytes, but for other versions."""
+    """Write a picture to a file or stream; with the same versions, the same figure gives the same bytes."""
     import matplotlib as mpl
 
     dated = {"Date": None} if (format or str(path).rpartition(".")[2]).lower() == "svg" else None

@@ -1,9 +1,10 @@
-"""What the machine allows: the work of a case, counted, over what the machine does at best, measured.
+"""Limits of the machine: the counted work of a case over the measured best rate of the machine.
 
 The work is counted from the plan: its step is recorded (:mod:`deepnotes.backends.recording.trace`), and each
-instruction is so many operations. The fewest bytes are those that no order of computing can spare: each sample is read,
-each parameter and slot read and written once. A result's share of the limit is the time that the slower of both would
-take at the ceilings, over the time that was measured (the roofline of Williams, Waterman and Patterson, CACM 2009).
+instruction is a number of operations. The fewest bytes are those that any order of computation has to move: each sample
+is read once, each parameter and slot read and written once. A result's share of the limit is the time that the slower
+of both would take at the ceilings, over the time that was measured (the roofline of Williams, Waterman and Patterson,
+CACM 2009).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,17 +25,17 @@ from deepnotes.testing.bench.timing import blas_threads, seconds
 COUNTED = (BINARY - {"equal", "less", "less_equal", "greater", "greater_equal"} | UNARY) - {
     "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
 }  # fmt: skip
-"""Elementwise instructions that count as one operation for each element; comparisons and conversions are none."""
+"""Elementwise instructions that count as one operation for each element; comparisons and conversions do not count."""
 
 PRODUCT_SIZES = (512, 1024)
 DEVICE_PRODUCT_SIZES = (1024, 4096)
-"""Of square matrices, whose products run at the best rate."""
+"""Sizes of square matrices whose products run at the best rate."""
 COPY_BYTES = (1 << 18, 1 << 21, 1 << 24, 1 << 27)
-"""Read and written together: those that fit a core's cache, all cores' cache, and none."""
+"""Bytes read and written together: some fit a core's cache, some that of all cores, some neither."""
 
 
 class Work(NamedTuple):
-    """What has to be done: operations, bytes that have to move, and the bytes among which they are moved."""
+    """The work of a step: operations, bytes that have to move, and the bytes of the working set."""
 
     flops: int
     bytes: int
@@ -42,7 +43,7 @@ class Work(NamedTuple):
 
 
 def operations(function: Callable[..., Sequence[Any]], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> int:
-    """Return how many floating-point operations a pure function of arrays takes, for inputs of these shapes.
+    """Count the floating-point operations of a pure function of arrays, for inputs of these shapes.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def operations(function: Callable[..., Sequence[Any]], shapes: Sequence[tuple[in
         for shape, dtype in zip(shapes, dtypes, strict=True)
     )
     wanted = list(function(recorder, *(Symbol(recorder, model) for model in thin)))
-    needed: dict[int, Instruction] = {}  # what no output is computed from, nobody has to do
+    needed: dict[int, Instruction] = {}  # instructions that no output depends on are not counted
     while wanted:
         source = wanted.pop().root.source
         if source is not None and id(source) not in needed:
@@ -124,23 +125,23 @@ def _step_operations(plan: Plan, m: int) -> int:
 
 
 def _affine(count: Callable[[int], int], m: int) -> int:
-    """Return ``count(m)``: each instruction is for all samples or for none, so two small batches tell of any other."""
+    """Return ``count(m)``: each instruction is per sample or per batch, so two small batches determine any other."""
     two, three = count(2), count(3)
     return two + (m - 2) * (three - two)
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a machine, or a device, does at best.
+    """The best measured rates of a machine or a device.
 
     Attributes
     ----------
     flops : dict of str to float
         Floating-point operations a second in matrix products, by dtype.
     copies : list of [int, float]
-        How many bytes were copied from and to, and the bytes read and written a second.
+        The bytes of source and target together, and the bytes read and written a second.
     call : float
-        Seconds that the smallest call of the array library takes.
+        The seconds of the smallest call of the array library.
     """
 
     flops: dict[str, float]
@@ -148,11 +149,11 @@ class Ceilings:
     call: float
 
     def bandwidth(self, resident: int) -> float:
-        """Return the most bytes a second among so many: what was measured on as many or more."""
+        """Return the most bytes a second for a working set: as measured on one of that size or larger."""
         return max([rate for size, rate in self.copies if size >= resident] or [self.copies[-1][1]])
 
     def seconds(self, work: Work, dtype: str, calls: int = 0) -> float:
-        """Return the least time that the work can take, begun by so many calls."""
+        """Return the least time that the work can take, started by a number of calls."""
         return max(work.flops / self.flops[dtype], work.bytes / self.bandwidth(work.resident)) + calls * self.call
 
     def as_dict(self) -> dict[str, Any]:
@@ -160,7 +161,7 @@ class Ceilings:
         return asdict(self)
 
     def beside(self, work: Work, dtype: str, microseconds: dict[str, float], calls: int = 0) -> dict[str, Any]:
-        """Return the limit of a case, and the share of it that each result reaches, as JSON values."""
+        """Return the limit of a case and the share of it that each result reaches, as JSON values."""
         least = self.seconds(work, dtype, calls) * 1e6
         return {
             "flops": work.flops,
@@ -176,7 +177,7 @@ def place(backend: Backend) -> str:
 
 
 def ceilings(backend: Backend, dtypes: Sequence[str] = ("float32", "float64"), rounds: int = 3) -> Ceilings:
-    """Measure what can be done at best where a backend computes, by its array library."""
+    """Measure the best rates of the place where a backend computes, by its array library."""
     one = backend.from_numpy(np.ones((1, 1), dtypes[0]))
     call = min(_awaited(backend, lambda: abs(one), 200) for _ in range(rounds))
     copy = _host_copies if place(backend) == "host" else _device_copies
@@ -196,7 +197,7 @@ def _products(backend: Backend, dtype: str, rounds: int) -> float:
 
 
 def _thread_counts(backend: Backend) -> list[int | None]:
-    """Return the numbers of BLAS threads to try; None, as it is, where there is no telling it."""
+    """Return the numbers of BLAS threads to try; None where the number cannot be set."""
     if place(backend) != "host":
         return [None]
     try:
@@ -207,18 +208,18 @@ def _thread_counts(backend: Backend) -> list[int | None]:
 
 
 def _awaited(backend: Backend, function: Callable[[], Any], times: int) -> float:
-    """Return the mean seconds of a call, begun one after the other, until the last result is there."""
+    """Return the mean seconds of a call, of several issued in a row, until the last result is ready."""
 
     def run() -> None:
         for _ in range(times):
             result = function()
-        backend.to_numpy(result[:1, :1])  # a device has to be waited for
+        backend.to_numpy(result[:1, :1])  # waits for a device
 
     return seconds(run) / times
 
 
 def _host_copies(backend: Backend, size: int, rounds: int) -> float:
-    """Return the bytes read and written a second, with one thread or as many as there are cores, if that is more."""
+    """Return the bytes read and written a second, with one thread or one for each core, whichever is faster."""
     rates = []
     for threads in sorted({1, cores()}):
         pairs = [(np.ones(size // 16 // threads), np.zeros(size // 16 // threads)) for _ in range(threads)]
@@ -233,7 +234,7 @@ def _host_copies(backend: Backend, size: int, rounds: int) -> float:
             def run(pool: ThreadPoolExecutor = pool, pairs: list[Any] = pairs) -> None:
                 list(pool.map(copy, pairs))
 
-            run()  # the pages are there, and the threads
+            run()  # pages are mapped and threads started
             rates += [size * times / seconds(run) for _ in range(rounds)]
     return max(rates)
 

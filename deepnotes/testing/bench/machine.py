@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""Describe the machine that a result was measured on."""
 
 import datetime
 import os
@@ -40,13 +40,13 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def available_memory() -> int | None:
-    """Return how many bytes can still be taken without swapping, or None where the system does not say."""
+    """Return the bytes that can still be allocated without swapping, or None if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -57,11 +57,11 @@ def available_memory() -> int | None:
 
 
 def _container_memory() -> int | None:
-    """Return what a container of this process has left of its own limit."""
+    """Return what is left of the memory limit of this process's container."""
     try:
         limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
         return max(0, int(limit) - int(used))
-    except (OSError, ValueError):  # there is none, or it says "max"
+    except (OSError, ValueError):  # no limit, or "max"
         return None
 
 
@@ -91,17 +91,17 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree that this file is of, with a plus where sources differ from it."""
+    """Return the commit of the source tree that contains this file, with a plus if sources differ from it."""
     here = Path(__file__)
     if _git("ls-files", "--error-unmatch", here.name) is None:
-        return None  # installed: if there is a repository around it, it is another's
+        return None  # installed: a repository around it is not this project's
     changed = _git("diff", "--quiet", "HEAD", "--", *(f":(top){pattern}" for pattern in SOURCES)) is None
     commit = _git("rev-parse", "--short", "HEAD")
     return f"{commit}+" if commit and changed else commit
 
 
 def _git(*words: str) -> str | None:
-    """Return what git says, or None if it says no."""
+    """Return the output of git, or None if it fails."""
     try:
         done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

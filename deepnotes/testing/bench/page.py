@@ -1,4 +1,4 @@
-"""One HTML page with everything in it: figures, tables, machine, versions. It loads nothing from anywhere."""
+"""One self-contained HTML page: figures, tables, machine, versions."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ code { background: #f2f2f2; padding: .1rem .3rem; border-radius: 3px } .small { 
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """Return the page of a title and parts, which are HTML already."""
+    """Return a page made of a title and parts, which are already HTML."""
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
@@ -46,7 +46,7 @@ def listing(items: Iterable[str], name: str = "") -> str:
 
 
 def table(rows: Rows) -> str:
-    """Return a table, with the footnote about doubtful numbers where there are any."""
+    """Return a table, with the footnote about doubtful numbers if there are any."""
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
@@ -55,7 +55,7 @@ def table(rows: Rows) -> str:
 
 
 def picture(svg: bytes, told: str) -> str:
-    """Return a picture; `told` says what it shows to who cannot see it."""
+    """Return a picture; `told` is its alternative text."""
     return f'<p><img alt="{escape(told)}" src="data:image/svg+xml;base64,{b64encode(svg).decode("ascii")}"></p>'
 
 

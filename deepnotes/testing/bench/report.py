@@ -1,4 +1,4 @@
-"""What ``deepnotes bench`` measures and shows: one network, some batches, all contenders, and lines around it."""
+"""The report of ``deepnotes bench``: one network, some batches, all contenders, and a sweep around it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST_SWEEP = 5.0
-"""Seconds that the lines get even where a compiler has used up the time."""
+"""The seconds for the sweep even if compilation has used up the time."""
 
 PATIENCE = 2
-"""A case that takes more than so many times the seconds that all may take is left out."""
+"""A case that takes more than this multiple of the total seconds is left out."""
 
 OnProgress = Callable[[str, float, str], None]
-"""Of what is going on, how much of all is done, and a line worth keeping, or none."""
+"""Called with the current activity, the share of the work that is done, and a line to keep, or an empty one."""
 
 
 @dataclass
 class Report:
-    """What was measured, and of whom.
+    """The measurements of all contenders.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Report:
         ]
 
     def advice(self) -> list[str]:
-        """Return whom to take, for each case: to train, and to predict."""
+        """Return the recommendations for each case: to train, and to predict."""
         told = []
         for s, predictions in zip(self.steps, self.predictions, strict=True):
             told.append(advice.advice(f"training with batches of {s['batch']:,}", s, self.contenders))
@@ -75,7 +75,7 @@ class Report:
         return list(dict.fromkeys(told))
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return the limits of the machine, what was left out, and how long all took."""
+        """Return the limits of the machine, what was left out, and the time that everything took."""
         told = [(f"at best, {where}", _worded(limits)) for where, limits in self.limits.items()]
         slow = [f"{who} after {seconds:.1f} s" for who, seconds in self.ready.items() if seconds > 0.5]
         if slow:
@@ -163,7 +163,7 @@ def measure(
     seconds: float = 50.0,
     on_progress: OnProgress = lambda what, share, line: None,
 ) -> Report:
-    """Measure the cases on these backends, and lines around the first if wished, in what is left of the seconds.
+    """Measure the cases on these backends and, on request, a sweep around the first in the remaining seconds.
 
     Raises
     ------
@@ -208,7 +208,7 @@ def measure(
 
 
 class _Shares:
-    """How much of all is done: parts of one size, then a sweep of so many seconds."""
+    """The share of the work that is done: parts of equal size, then a sweep of a number of seconds."""
 
     def __init__(self, parts: int, sweep_seconds: float, on_progress: OnProgress) -> None:
         self.sweep = sweep_seconds
@@ -229,7 +229,7 @@ def _one_of_each_place(backends: Sequence[Any]) -> list[Any]:
 
 
 def _too_long(case: Case, report: Report, seconds: float) -> str | None:
-    """Return that a case takes far longer than it may, or None if it does not."""
+    """Return the reason to skip a case that takes far too long, or None."""
     needed = sum(runs.reckoned(case, c, report.limits, report.rounds) for c in report.contenders)
     if needed <= PATIENCE * seconds:
         return None
@@ -239,7 +239,7 @@ def _too_long(case: Case, report: Report, seconds: float) -> str | None:
 
 
 def _first_step(contender: Contender, case: Case) -> float:
-    """Return how long it takes until a first step is made and a first prediction: imports, compilers, caches."""
+    """Return the time until the first step and the first prediction are done: imports, compilers, caches."""
     X, y = case.data(case.batch)
     began = time.perf_counter()
     try:

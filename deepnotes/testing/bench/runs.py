@@ -1,4 +1,4 @@
-"""A case, run by all contenders in turns: training steps and predictions, timed, and set beside the limit."""
+"""Time the training steps and predictions of a case by all contenders in turn, and compare them with the limit."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +14,16 @@ from deepnotes.testing.bench.timing import seconds, summary, turns
 from deepnotes.utils.errors import DeepnotesError
 
 ROUND_SECONDS = 0.05
-"""How long a contender is timed in each round, in a short run."""
+"""The seconds for which a contender is timed in each round of a short run."""
 MOST_BATCHES = 200
-"""In an epoch; their samples are drawn once."""
+"""The most batches in an epoch; their samples are drawn once."""
 
 Found = dict[str, Any]
 """JSON values."""
 
 
 def batches_for(case: Case, per_step: float, round_seconds: float) -> int:
-    """Return how many batches an epoch shall have: a small part of a round, and what the memory has room for."""
+    """Return the number of batches of an epoch: a small part of a round that fits into memory."""
     least = 4 if per_step < round_seconds else 1
     wanted = int(min(MOST_BATCHES, max(least, round_seconds / 16 / per_step)))
     while wanted > 1 and case.too_large(wanted * case.batch):
@@ -32,7 +32,7 @@ def batches_for(case: Case, per_step: float, round_seconds: float) -> int:
 
 
 def timed_training(train: Train, batches: int, round_seconds: float) -> Callable[[], float]:
-    """Return a function that trains for about so many seconds, and says how long a step took."""
+    """Return a function that trains for about a number of seconds and returns the time of a step."""
     warm = seconds(partial(train, 1, True))
     if warm < round_seconds:
         warm = seconds(partial(train, 1, True))
@@ -41,7 +41,7 @@ def timed_training(train: Train, batches: int, round_seconds: float) -> Callable
 
 
 def timed_call(function: Callable[[], object], round_seconds: float) -> Callable[[], float]:
-    """Return a function that calls for about so many seconds, and says how long a call took."""
+    """Return a function that calls for about a number of seconds and returns the time of a call."""
     function()
     times = max(1, round(round_seconds / min(seconds(function) for _ in range(3))))
     return lambda: seconds(function, times)
@@ -64,7 +64,7 @@ def least_seconds(case: Case, limits: Mapping[str, Ceilings]) -> float:
 
 
 def reckoned(case: Case, contender: Contender, limits: Mapping[str, Ceilings], rounds: int) -> float:
-    """Return about how many seconds a contender takes for the steps of a case, as if at half of its limit."""
+    """Estimate the seconds that a contender takes for the steps of a case, at half of its limit."""
     step = least_seconds(case, {"": limits[place(contender.backend)]})
     batches = batches_for(case, least_seconds(case, limits), ROUND_SECONDS)
     return (rounds + 4) * max(ROUND_SECONDS, batches * 2 * step)
@@ -77,7 +77,7 @@ def steps(
     rounds: int,
     round_seconds: float = ROUND_SECONDS,
 ) -> Found:
-    """Return the time of a training step of each contender, of one case, beside the limit.
+    """Return the time of a training step of each contender for one case, and its limit.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def described(
     work: Work,
     calls: int,
 ) -> Found:
-    """Return a result with its case before it, and the limits of the places where it was computed behind it."""
+    """Return a result between its case and the limits of the places where it was computed."""
     beside: Found = {}
     for where, ceilings in limits.items():
         here = {c.name: found["microseconds"][c.name] for c in contenders if place(c.backend) == where}
@@ -145,5 +145,5 @@ def described(
 
 
 def share(found: Found, who: str) -> float:
-    """Return which share of its limit a contender of a result reached."""
+    """Return the share of its limit that a contender of a result reached."""
     return next((limit["share"][who] for limit in found["limits"].values() if who in limit["share"]), math.nan)

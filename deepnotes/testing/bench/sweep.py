@@ -1,4 +1,4 @@
-"""Lines over width and batch: how long a step takes, and where one contender overtakes another."""
+"""A sweep over width and batch: the time of a step, and where one contender overtakes another."""
 
 import math
 import time
@@ -17,11 +17,11 @@ BATCHES = (1, 16, 256, 4096, 65_536)
 LONGEST_STEP = 2.0
 """Seconds: a case whose step must take longer than that is left out."""
 TURNS = 12
-"""About how many steps, or rounds, a contender runs for one point: what a point will take is reckoned from it."""
+"""The approximate number of steps, or rounds, of a contender for one point, from which its time is estimated."""
 
 
 LEAD = 1.1
-"""How many times as fast as the one before a contender must be to have overtaken it."""
+"""The factor by which a contender must be faster than the one before to have overtaken it."""
 
 
 class Point(NamedTuple):
@@ -41,7 +41,7 @@ class Overtaking(NamedTuple):
 
 
 def with_width(case: Case, width: int) -> Case:
-    """Return the case with all its hidden layers of that width; with one, if it has none.
+    """Return the case with all hidden layers of the given width; with one hidden layer if it has none.
 
     Examples
     --------
@@ -72,15 +72,15 @@ def sweep(
     rounds: int = 3,
     on_point: Callable[[Point, int, float], None] | None = None,
 ) -> list[Found]:
-    """Return what came of each point, the least work first, within about so many seconds.
+    """Return the result of each point, the least work first, within about a number of seconds.
 
     A point that is too large for the memory, would take too long or comes when the time is up has ``skipped``, the
-    reason, in place of numbers. Who alone would take too long is not among its numbers.
+    reason, instead of numbers. A single contender that would take too long is left out of the point.
 
     Parameters
     ----------
     on_point : callable, optional
-        Told of each point before it is run, how many were run, and the seconds left.
+        Called before each point is run, with the point, the number of points that were run, and the seconds left.
     """
     end = time.perf_counter() + seconds
     by_case: dict[Case, Found] = {}
@@ -136,9 +136,9 @@ def lines(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[int, float]]
 
 
 def overtakings(line: Mapping[str, Sequence[tuple[int, float]]]) -> list[Overtaking]:
-    """Return where on a line the fastest contender changes, read off between two points on logarithmic axes.
+    """Return where on a line the fastest contender changes, interpolated between points on logarithmic axes.
 
-    One that is ahead by less than a tenth has not overtaken: that much can be noise.
+    A lead of less than a tenth does not count, since it can be noise.
 
     Examples
     --------
@@ -165,5 +165,5 @@ def overtakings(line: Mapping[str, Sequence[tuple[int, float]]]) -> list[Overtak
 
 
 def skipped(found: Sequence[Found]) -> list[tuple[Any, str]]:
-    """Return the network and batch of each point without numbers, and why it has none, each once."""
+    """Return the network and batch of each skipped point with the reason, each once."""
     return list(dict.fromkeys(((f["network"], f["batch"]), f["skipped"]) for f in found if "skipped" in f))

@@ -1,4 +1,4 @@
-"""How things are timed: all of them take turns, and are compared turn by turn; what scatters too much is marked."""
+"""Timing: contenders take turns and are compared turn by turn; results that scatter too much are marked."""
 
 import statistics
 import time
@@ -9,14 +9,14 @@ from typing import TypeVar
 Name = TypeVar("Name")
 
 PAUSE_SECONDS = 0.15
-"""Before each turn: threads of the one before would take a core from the next; a BLAS keeps its own awake for 0.1 s."""
+"""The pause before each turn: a BLAS keeps its threads awake for 0.1 s, and they would take a core from the next."""
 
 UNRELIABLE = 0.2
 """The :func:`scatter` from which on a result is marked as unreliable."""
 
 
 def seconds(function: Callable[[], object], times: int = 1) -> float:
-    """Return how long one call takes, the mean of some calls in a row."""
+    """Return the time of one call, the mean of several calls in a row."""
     began = time.perf_counter()
     for _ in range(times):
         function()
@@ -25,7 +25,7 @@ def seconds(function: Callable[[], object], times: int = 1) -> float:
 
 @contextmanager
 def blas_threads(threads: int | None) -> Iterator[None]:
-    """Have the BLAS of this process use so many threads, in a ``with`` block; None leaves it as it is.
+    """Set the number of BLAS threads of this process in a ``with`` block; None leaves it unchanged.
 
     Raises
     ------
@@ -42,13 +42,13 @@ def blas_threads(threads: int | None) -> Iterator[None]:
 
 
 def on_blas_threads(threads: int | None, function: Callable[[], object], times: int = 1) -> float:
-    """Return what :func:`seconds` does, with that many threads in the BLAS."""
+    """Return :func:`seconds`, run with the given number of BLAS threads."""
     with blas_threads(threads):
         return seconds(function, times)
 
 
 def turns(rivals: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
-    """Return what each rival, a function that times itself, said in each round."""
+    """Return the times that each rival, a function that times itself, returned in each round."""
     times: dict[Name, list[float]] = {who: [] for who in rivals}
     for _ in range(rounds):
         for who, rival in rivals.items():
@@ -67,12 +67,12 @@ def fastest(choices: Sequence[Name], trial: Callable[[Name], float]) -> Name:
 
 
 def spread(values: Sequence[float], digits: int = 4) -> list[float]:
-    """Return the least, the median and the greatest, rounded."""
+    """Return minimum, median and maximum, rounded."""
     return [round(f(values), digits) for f in (min, statistics.median, max)]
 
 
 def scatter(values: Sequence[float]) -> float | None:
-    """Return how wide the middle half of the values is, as a share of their median; None where there are not three.
+    """Return the interquartile range of the values as a share of their median; None for fewer than three.
 
     Examples
     --------
@@ -86,12 +86,12 @@ def scatter(values: Sequence[float]) -> float | None:
 
 
 def is_unreliable(share: float | None) -> bool:
-    """Return whether a :func:`scatter` is so large, or unknown, that its result is to be marked."""
+    """Return whether a :func:`scatter` is so large, or unknown, that its result has to be marked."""
     return share is None or share > UNRELIABLE
 
 
 def summary(times: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    """Return for each rival the median in microseconds and the scatter of its rounds, and who is unreliable."""
+    """Return the median in microseconds and the scatter of the rounds of each rival, and the unreliable ones."""
     shares = {who: scatter(values) for who, values in times.items()}
     return {
         "microseconds": {who: round(statistics.median(values) * 1e6, 2) for who, values in times.items()},
@@ -101,9 +101,9 @@ def summary(times: Mapping[str, Sequence[float]]) -> dict[str, object]:
 
 
 def compared(times: Mapping[str, Sequence[float]], ours: Sequence[str]) -> dict[str, object]:
-    """Return the :func:`summary`, and the :func:`spread` of the ratios of each of `ours` to each other.
+    """Return the :func:`summary`, and the :func:`spread` of the ratios of each of `ours` to each other rival.
 
-    A ratio is taken round by round: what slows the machine for a while slows both.
+    Ratios are taken round by round, since whatever slows the machine for a while slows both.
     """
     ratios = {
         f"{who} to {other}": spread([a / b for a, b in zip(times[who], times[other], strict=True)])

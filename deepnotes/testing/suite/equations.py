@@ -6,7 +6,7 @@ from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LARGE, LAYOUTS, PRODUCTS, SHAPES
 
 PRODUCT_LIKE = {"linear", "weight_gradient", "input_gradient", "bias_gradient", "gather"}
-"""Those that have three sizes."""
+"""Equations that have three sizes."""
 HEAVY = {"linear", "weight_gradient", "input_gradient"}
 ABOUT = {"dropout_mask": "the same bits as everywhere", "philox": "the same bits as everywhere"}
 

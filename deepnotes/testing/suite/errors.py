@@ -1,4 +1,4 @@
-"""Bad input is refused with the same class of error whatever the backend, before anything changes."""
+"""Bad input raises the same class of error on every backend, before anything changes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -92,7 +92,7 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
         "a parameter": (UnknownParameterError, lambda net: net.parameters["W9"]),
     },
 }
-"""What is wrong, the class of error, and how it is done to a network of 4 inputs and 2 outputs."""
+"""The fault, the class of error, and a call that provokes it on a network of 4 inputs and 2 outputs."""
 
 
 def _sigmoid(net: Network) -> Network:

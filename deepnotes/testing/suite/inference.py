@@ -13,7 +13,7 @@ from deepnotes.testing.training_cases import Training, inference, placed
 
 
 def hold_predictions(trial: Trial, training: Training, where: str) -> None:
-    """Hold outputs, and losses, to the equations."""
+    """Check outputs, and losses, against the equations."""
     bounds, plan = trial.bounds(training.dtype), training.plan
     reference = EagerInference(bounds, plan.layers, plan.layout, plan.dtype)
     (start, samples), (state, data) = placed(bounds, training), placed(trial.backend, training)

@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items
     "rmsprop_inside": RMSProp(epsilon=1e-3, epsilon_inside=True),
     "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
 }
-"""All of the library's, with numbers that make their bounds narrow, and forms of them."""
+"""All optimizers of the library and variants of them, with options that make their bounds narrow."""
 LAST = {
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "categorical_cross_entropy": ["softmax"],
@@ -38,7 +38,7 @@ TARGETS = {"unit": "bits", "simplex": "columns", "count": "bits", "real": "real"
 
 
 def small() -> list[Layer]:
-    """Return layers of several kinds: square ones, where a transpose would go unseen by the shapes, among them."""
+    """Return layers of several kinds, square ones included, where a wrong transpose would not change the shapes."""
     return [Dense(7, "tanh"), Dense(7, "gelu"), Dense(4, "leaky_relu"), Dense(3)]
 
 
@@ -269,6 +269,6 @@ def not_finite(trial: Trial) -> None:
                 eager = program(bounds, training.plan)
                 eager.update(start, eager.gradients(start, eager.batch(samples, np.arange(8))).flat, 0.05)  # type: ignore[attr-defined]
             trial.that(chunk.steps == 1, f"{dtype} {value}: one update made, before the batch with it")
-            if np.isnan(value):  # tanh of infinity is 1: then it is the gradient that is not finite
+            if np.isnan(value):  # tanh of infinity is 1, so that the gradient is what is not finite
                 trial.that(np.isnan(chunk.cost), f"{dtype}: the cost of that batch is told")
             trial.compare(state.theta, start.theta, f"{dtype} {value}: θ")  # type: ignore[arg-type]

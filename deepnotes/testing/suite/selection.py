@@ -1,4 +1,4 @@
-"""Choosing the backend, and keeping networks on it apart: names, threads, copies."""
+"""Choice of the backend, and independence of networks on it: names, threads, copies."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ def _registered(trial: Trial) -> str:
     name, options = trial.backend.name, trial.backend.options
     try:
         known = name in registered_backends() and get_backend(name, **options) is trial.backend
-    except BackendUnavailable:  # the one of that name is not this one
+    except BackendUnavailable:  # the registered backend of that name differs from this one
         known = False
     if not known:
         raise NotApplicable("the backend was given as an object, not by a registered name")
@@ -36,7 +36,7 @@ def _data(trial: Trial, m: int = 60) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_threads(functions: list[Any]) -> list[Any]:
-    """Return what functions give that run at once; what they raise is raised."""
+    """Run functions at the same time and return their results; their errors are raised."""
     results: list[Any] = [None] * len(functions)
     barrier = threading.Barrier(len(functions))
 

@@ -1,4 +1,4 @@
-"""What no tolerance can say: NaN, infinity, nothing at all, ties, subnormals, exact arithmetic, precision, bias."""
+"""Properties that a tolerance cannot express: NaN, infinity, empty arrays, ties, subnormals, precision, bias."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +43,7 @@ def of_extremes(name: str) -> CheckFunction:
         for dtype in DTYPES:
             largest = float(np.finfo(dtype).max)
             values = [1e4, -1e4, 0.25 * largest, -0.25 * largest]
-            if name not in {"softmax", "gelu", "gelu_tanh", "silu"}:  # whose formulas have infinity times 0
+            if name not in {"softmax", "gelu", "gelu_tanh", "silu"}:  # whose formulas multiply infinity by 0
                 values += [np.inf, -np.inf]
             if name == "gelu_tanh":
                 values = values[:2]  # beyond, z³ is
@@ -195,9 +195,10 @@ def precision(trial: Trial) -> None:
 def bias(trial: Trial) -> None:
     """Roundings of positive numbers go up as often as down: their mean is far below one of them.
 
-    Each of N results is off by k roundings, each within u and as often up as down; by Hoeffding's inequality the mean
-    of them exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``: with ten thousand results, never.
-    Where products round their factors, the means of 6,400 such roundings in each come on top, within ``0.1 u`` as well.
+    Each of N results is off by k roundings, each within u and as often up as down; by Hoeffding's inequality their mean
+    exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``, which is negligible for ten thousand
+    results. Where products round their factors, the means of 6,400 such roundings in each come on top, within ``0.1 u``
+    as well.
     """
     rng = trial.rng
 

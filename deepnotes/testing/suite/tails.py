@@ -1,4 +1,4 @@
-"""Digits that only special inputs lose: small losses and outputs in the tails, and sums over many samples."""
+"""Loss of digits for special inputs: small losses and outputs in the tails, and sums over many samples."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from deepnotes.testing.training_cases import Training, hold_number, hold_trainin
 
 
 def _of_few_bits(x: np.ndarray) -> np.ndarray:
-    """Return numbers close to x that every precision of products has."""
+    """Return numbers close to x that are exact in every precision of products."""
     mantissa, exponent = np.frexp(x)
     found: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
     return found
@@ -24,7 +24,7 @@ LOGITS = _of_few_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, 
 TARGETS = (0.0, 1e-3, 0.5, 0.9, 0.999, 1.0)
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus")
 MANY = 100_000
-"""Samples of which a sum of one after the other has lost four digits of single precision."""
+"""The number of samples for which sequential summation loses four digits of single precision."""
 
 
 def _of_sigmoid() -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def _of_sigmoid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_softmax() -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and targets, shape (3, m): the right class is ahead by each logit; certain or not, and ties."""
+    """Return logits and targets, shape (3, m): the right class leads by each logit; certain or not, and ties."""
     ahead = np.vstack([LOGITS, np.zeros_like(LOGITS), np.full_like(LOGITS, -0.5)])
     certain = np.zeros_like(ahead)
     certain[0] = 1
@@ -72,7 +72,7 @@ def _passing_on(name: str, dtype: str, targets: str) -> tuple[Training, np.ndarr
 
 
 def _passed_on(trial: Trial, dtype: str) -> Any:
-    """Yield what goes through such networks: a name, the network, its parameters, X, Y and the losses wanted."""
+    """Yield cases of such networks: a name, the network, its parameters, X, Y and the losses wanted."""
     for name, (Z, Y) in {"sigmoid": _of_sigmoid(), "softmax": _of_softmax()}.items():
         X, Y = Z.astype(dtype), Y.astype(dtype)
         ops, put = trial.bounds(dtype).ops, trial.bounds(dtype).from_numpy

@@ -1,4 +1,4 @@
-"""To the backend and back: the same bits, nobody's array changed, nothing shared that should not be."""
+"""Transfers to the backend and back: the same bits, no argument changed, no memory shared by mistake."""
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def identity(trial: Trial) -> None:
         net = Network([Dense(4)], 4, backend=trial.backend, dtype=dtype, seed=0)
         net.parameters["W1"] = np.eye(4, dtype=dtype)
         X = trial.rng.normal(size=(4, 9)).astype(dtype)
-        if trial.products(dtype):  # factors that are rounded: numbers of a few bits
+        if trial.products(dtype):  # if factors are rounded, numbers of few bits
             X = np.round(16 * X) / 16
         before = X.copy()
         A = net.predict(X)

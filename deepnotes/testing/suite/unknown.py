@@ -1,4 +1,4 @@
-"""Parts that no backend has a kernel for: they train as their equations say, and are not taken for others."""
+"""Parts that no backend has a kernel for: they train by their equations, and are not mistaken for others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Signs(Optimizer):
 
 @dataclass(frozen=True)
 class SlowAdam(Adam):
-    """Adam at half its rate: derived from an optimizer of the library, and another one."""
+    """Adam at half its rate: derived from an optimizer of the library, but different from it."""
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
@@ -41,7 +41,7 @@ class SlowAdam(Adam):
 class Square(ActivationFunction):
     """``a = z²``."""
 
-    name = "relu"  # of another one: the class says what it is
+    name = "relu"  # inherited; the class identifies the activation
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         """Return ``z²``."""
