@@ -39,8 +39,8 @@ from deepnotes.utils.wording import brief, reason
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""The version of the training's part of a checkpoint. Version 1 kept it all in the header."""
+FORMAT = 3
+"""The version of the training's part of a checkpoint. Version 1 kept it all in the header, 2 a plateau."""
 
 SOON = 2.0
 """Seconds after a change within which another change may get the same time stamp: the resolution of FAT."""
