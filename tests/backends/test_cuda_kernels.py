@@ -13,6 +13,8 @@ from cuda_step_checks import STEP_CHECKS
 from deepnotes_cupy.geometry import chunks, grid
 from deepnotes_cupy.sources import control, kernels
 
+pytestmark = pytest.mark.slow
+
 ALL = CHECKS | STEP_CHECKS
 DTYPES = ["float32", "float64"]
 
@@ -23,7 +25,6 @@ def compiled() -> None:
     prepare(*((dtype, "checked", "") for dtype in DTYPES), ("float32", "fast", ""))
 
 
-@pytest.mark.thinned(8)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_are_the_equations_and_no_access_is_wrong(check: str, dtype: str) -> None:
@@ -31,7 +32,6 @@ def test_kernels_are_the_equations_and_no_access_is_wrong(check: str, dtype: str
         ALL[check](Host(dtype, checked=True))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="takes subnormal numbers for 0 on x86 alone")
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: str) -> None:
@@ -42,7 +42,6 @@ def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: st
         ALL[check](host)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_are_the_equations_where_products_and_sums_are_fused(check: str) -> None:
     """As NVRTC's default ``-fmad=true`` has it."""

@@ -22,6 +22,8 @@ from deepnotes_numba.functions import exp, expm1, log, log1p, normal_cdf, sigmoi
 from deepnotes_numba.lowering import block_of
 from deepnotes_numba.vectors import block
 
+pytestmark = pytest.mark.slow
+
 DTYPES = ["float32", "float64"]
 FUNCTIONS = ["exp", "expm1", "tanh", "sigmoid", "log", "log1p", "softplus", "normal_cdf"]
 ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
@@ -235,7 +237,6 @@ def by_equations(name: str, Z: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, n
         return A[0], EQUATIONS[f"{name}_backward"](np, D, Z, A, **options)[0]
 
 
-@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("length", [1, 7, 64, 1000])
 @pytest.mark.parametrize(
@@ -284,7 +285,6 @@ def test_nan_and_infinity_pass_as_they_do_in_the_equations(name: str, dtype: str
             assert np.isfinite(dZ[place]) == np.isfinite(value)
 
 
-@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 2, 10, 100])
 def test_softmax_and_its_slope_are_those_of_the_equations(n: int, dtype: str) -> None:

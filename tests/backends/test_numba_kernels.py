@@ -9,6 +9,8 @@ import deepnotes as dn
 from deepnotes.equations import EQUATIONS
 from deepnotes.nn.activations import LIBRARY
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("numba")
 
 BACKEND = dn.get_backend("numba")
@@ -29,7 +31,6 @@ def assert_close(found: Any, wanted: Any, dtype: str) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=32 * np.finfo(dtype).eps * scale)
 
 
-@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -20,6 +20,8 @@ from deepnotes_numba.products import (
 )
 from deepnotes_numba.vectors import ROWS, block, pointer, transpose
 
+pytestmark = pytest.mark.slow
+
 DTYPES = ["float32", "float64"]
 LINEAR, INPUT, WEIGHT, BIAS, TURN = range(5)
 PRODUCTS = {"linear": LINEAR, "input_gradient": INPUT, "weight_gradient": WEIGHT, "bias_gradient": BIAS}
@@ -181,7 +183,6 @@ def bits(x: np.ndarray) -> np.ndarray:
     return x.view(f"u{x.dtype.itemsize}")
 
 
-@pytest.mark.thinned(6)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("what", PRODUCTS.values(), ids=PRODUCTS)
@@ -207,7 +208,6 @@ def test_a_product_of_small_integers_is_exact_and_nothing_else_is_written(
         np.testing.assert_array_equal(bits(array), old)
 
 
-@pytest.mark.thinned(4)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("what", PRODUCTS.values(), ids=PRODUCTS)
@@ -227,7 +227,6 @@ def test_whoever_computes_a_row_or_a_block_finds_the_same_bits(
     np.testing.assert_array_equal(bits(found), bits(wanted))
 
 
-@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("what", [WEIGHT, BIAS], ids=["weight_gradient", "bias_gradient"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -284,7 +283,6 @@ def test_a_block_is_transposed(dtype: str) -> None:
             assert np.isnan(out[[0, -1]]).all()
 
 
-@pytest.mark.thinned(2)
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 1001])
 @pytest.mark.parametrize("size", [1, 2, 3, 64])
 def test_shares_are_whole_tiles_and_together_all_rows(n: int, size: int) -> None:

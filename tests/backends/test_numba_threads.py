@@ -20,6 +20,8 @@ from test_numba_team import _no_second_thread, within  # noqa: F401
 from deepnotes_numba import inference, program, threads
 from deepnotes_numba.lowering import block_of
 
+pytestmark = pytest.mark.slow
+
 DTYPES = ["float32", "float64"]
 COUNTS = [1, 2, 3, 5]
 LAYERS = [dn.Dense(41, "tanh"), dn.Dropout(0.3), dn.Dense(70, "gelu"), dn.Dropout(0.1), dn.Dense(5, "softmax")]
@@ -100,7 +102,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("m", "batch_size"), [(7, 1), (50, 20), (430, 70), (430, 200), (430, 1000)])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -125,7 +126,6 @@ def test_threads_that_split_rows_train_to_the_bits_of_those_that_split_samples(
     assert chosen == [(1, False), (2, rows), (3, rows)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("elements", [1, 1 << 18])
 def test_batches_larger_than_the_workspace_train_to_the_same_bits(
@@ -136,7 +136,6 @@ def test_batches_larger_than_the_workspace_train_to_the_same_bits(
     assert {size for size, _ in chosen} == set(COUNTS)
 
 
-@pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch_size", [20, 200])
 def test_any_number_of_threads_stops_at_the_same_update(

@@ -72,7 +72,7 @@ LBFGS_AT_ODDS = {("values", "lbfgs")}
 """scikit-learn gives L-BFGS the mean of the outputs' losses, and the gradient of their sum; we the sum of both."""
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("task", "solver"), sorted({(t, s) for t in TASKS for s in SOLVERS} - LBFGS_AT_ODDS))
 def test_a_training_ends_where_scikit_learns_ends(task, solver, backend) -> None:

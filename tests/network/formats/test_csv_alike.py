@@ -298,7 +298,7 @@ def both(
     return ours, theirs
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [(name, content, error) for name, _, content, error in CASES],
@@ -348,6 +348,7 @@ def test_files_that_cannot_be_read(path: str, exported: Callable[[str], ModuleTy
     assert capsys.readouterr().err.startswith(f"error: {path}: cannot be read: ")
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize(
     ("more", "told"),
     [

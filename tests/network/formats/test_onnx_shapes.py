@@ -17,6 +17,7 @@ W, W1, b = rng.normal(size=(3, 4)), rng.normal(size=(3, 1)), rng.normal(size=4)
 X = rng.normal(size=(6, 3)).astype("float32")
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("block", range(4))
 def test_random_graphs_are_refused_or_the_same_in_onnx_runtime(block: int, tmp_path: Path) -> None:
     """`python tests/onnx_random.py` goes on for longer."""

@@ -374,7 +374,7 @@ class OnlyFails(dn.Callback):
             raise self.error("stopped")
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, pytest.param(SystemExit, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("every", [1, "0.000000001s", pytest.param("1h", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("last", [False, True])
