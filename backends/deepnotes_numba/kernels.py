@@ -1,7 +1,8 @@
-"""Rung 2: equations that are faster compiled than as NumPy's passes, for eager execution on this backend.
+"""Rung 2: compiled replacements of equations that would take NumPy several passes, for eager execution.
 
-Each takes one pass over its arrays where NumPy takes up to twenty. Arrays that are not NumPy's float32 or float64 use
-the equation itself. The compiled functions are imported at the first call, since importing Numba takes a second.
+Each makes one pass over its arrays where NumPy makes up to twenty. The equation itself is called unless all arrays are
+NumPy's, have the same shape (not 0-d), and are all float32 or all float64. The compiled functions are imported at the
+first call, since importing Numba takes a second.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The number of threads of a call, and whether they split samples or rows: the limits, the rule, and the clock.
 
-The limit is the least of the user's ``threads=``, the cores that the operating system grants the process,
+The limit is the user's ``threads=``, or else the least of the cores that the operating system grants the process,
 ``NUMBA_NUM_THREADS``, and the current limit of NumPy's BLAS. The last reflects ``OMP_NUM_THREADS`` and
 ``OPENBLAS_NUM_THREADS``, and ``threadpoolctl.threadpool_limits`` where that is installed.
 

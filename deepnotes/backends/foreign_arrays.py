@@ -1,4 +1,4 @@
-"""Arrays of other libraries, read in place through DLPack or NumPy's own protocol; they are never moved.
+"""Arrays of other libraries, read in place through DLPack or NumPy's own protocol; only :func:`to_host` moves one.
 
 An array on the host, from any library (PyTorch, JAX, ...), is read by NumPy in place. An array in the memory of a GPU
 is read in place by a backend whose arrays are there; any other backend raises an error that names the call to copy it.
@@ -72,7 +72,7 @@ def to_host(backend: "Backend", x: Any, name: str) -> Any:
 
 
 def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
-    """Return `x`, which is not an array of `backend`, as a NumPy array of real numbers; arrays are not copied.
+    """Return `x`, which is not an array of `backend`, as real numbers in NumPy, without a copy where possible.
 
     Raises
     ------

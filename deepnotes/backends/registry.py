@@ -1,10 +1,10 @@
 """The registry of backends: discovery by entry points, selection, and errors that say how to fix the problem.
 
-A backend is registered by a factory under the entry-point group ``deepnotes.backends``: a function that returns a
-:class:`~deepnotes.backends.base.Backend`, and whose parameters, each with a default, are the options of the backend.
-Listing the backends imports none of them; using one imports only that one. A backend that ``"auto"`` may choose is
-registered under ``deepnotes.auto`` as well, with its priority, a whole number, as the name of the entry point: the
-backends are sorted without importing any.
+A backend is registered as an entry point in the group ``deepnotes.backends``. The entry point is a factory: a function
+that returns a :class:`~deepnotes.backends.base.Backend`, and whose parameters, each with a default, are its options.
+Listing the backends imports none of them; using one imports only that one. A backend that ``"auto"`` may choose has a
+second entry point, in the group ``deepnotes.auto``, whose name is its priority, a whole number. So the backends can be
+sorted without importing any.
 """
 
 import os
@@ -55,8 +55,8 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
     """Return the given backend, or by default the selected one.
 
     The order is: the argument, :func:`use_backend`, :func:`set_backend`, the environment variable
-    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the backend of the highest priority that works
-    and takes the options, if there are any: of the library's own, for the first of cupy, numba and numpy.
+    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the backend with the highest priority among
+    those that work and accept `options`. The library's own are tried in the order cupy, numba, numpy.
 
     Parameters
     ----------

@@ -102,7 +102,7 @@ def target_column(table: Table | DiskTable, target: str) -> Column:
 
 
 def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str]) -> list[str]:
-    """Return the feature columns: all but the target.
+    """Return the names of the feature columns: all columns except the target and those in `exclude`.
 
     Raises
     ------

@@ -1,7 +1,8 @@
-"""The dense layer, forward and backward (N1 to N5 and N12 to N16).
+"""The dense layer: its linear part (N2, a row of which is N1) and its gradients (N13 to N15).
 
 Samples are columns. Shapes are given as in the notes: ``n`` = neurons of layer ``l``, ``n_prev`` = neurons of layer
-``l - 1``, ``m`` = samples. Every function takes the namespace ``xp`` first and returns new arrays of the dtype given.
+``l - 1``, ``m`` = samples. Every function takes the namespace ``xp`` first, and returns a new array of the dtype of
+its floating-point arguments.
 """
 
 from deepnotes.equations import samples

@@ -89,8 +89,8 @@ def initial(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return weights, shape (n_prev, n), and biases, shape (n,), drawn as scikit-learn draws them.
 
-    Uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for sigmoid; the last layer uses the
-    bound of the last hidden one.
+    Uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for sigmoid. The bound of the last
+    layer is computed as if it had the activation of the last hidden layer.
     """
     kinds = hidden_activations(activation, len(units) - 2)
     kinds = [*kinds, kinds[-1] if kinds else activation]

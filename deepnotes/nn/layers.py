@@ -90,8 +90,8 @@ class Dense(Layer):
     units : int
         The number of neurons, ``n[l]``.
     activation : str or ActivationFunction, default "identity"
-        ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, an
-        :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined one.
+        ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, exp,
+        an :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined one.
     initializer : str or callable, optional
         Draws the initial ``W``: zeros, or he, glorot or lecun with ``_normal`` or ``_uniform``, or a function of a
         NumPy generator and a shape. By default he_normal for the relu family and glorot_uniform for the others, or the

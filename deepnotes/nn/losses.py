@@ -126,7 +126,7 @@ class Loss(LossFunction):
         return L
 
     def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dZ[L] = A - Y`` (N11) of the fused activation, shape (k, m)."""
+        """Return ``dZ[L]`` (N11), shape (k, m): ``A - Y`` after softmax, ``(A - Y) / k`` after sigmoid or exp."""
         dZ: Array = getattr(ops, f"{self._fused_equation}_delta")(A, Y)
         return dZ
 
@@ -159,7 +159,7 @@ def check_pair(loss: LossFunction, activation: Any) -> None:
 
 
 def loss_after(g: ActivationFunction | None, loss: str | LossFunction | None) -> LossFunction:
-    """Return a loss that is given by name or as an object; if it is None, the one that matches the last activation.
+    """Return the loss named or given; if None, the one that belongs to the last layer's activation `g`.
 
     Raises
     ------

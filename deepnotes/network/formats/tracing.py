@@ -129,7 +129,10 @@ class Trace:
         return self.where(x1 > x2, x2, x1)
 
     def tanh(self, x: Any, /) -> Any:
-        """Return the hyperbolic tangent (N7): ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, with the sign of x."""
+        """Return the hyperbolic tangent (N7), as the node ``Tanh`` in single precision.
+
+        In double precision it is ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, and then gets the sign of x.
+        """
         if x.dtype == "float32":
             return self.node("Tanh", x)
         t = self.expm1(-2 * abs(x))

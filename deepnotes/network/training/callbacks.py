@@ -1,4 +1,4 @@
-"""Early stopping, and the list of callbacks that the arguments of ``fit`` give."""
+"""Early stopping, and the function that makes the list of callbacks from the arguments of ``fit``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class EarlyStopping(Callback):
         self._require_mode()
 
     def _require_mode(self) -> None:
-        """Raise ArgumentError if `mode` is missing and the figure is not one whose direction is known."""
+        """Raise ArgumentError if `mode` is missing and it is not known whether the figure should rise or fall."""
         monitor = self.monitor
         if monitor is None or self.mode is not None:
             return
@@ -91,7 +91,7 @@ class EarlyStopping(Callback):
         training.stop = training.stop or self._waited > self.patience
 
     def memory(self) -> dict[str, Any]:
-        """Return the best value, its epoch and parameters, and the number of epochs waited since."""
+        """Return the best value, its epoch and parameters, and the number of epochs without improvement since then."""
         theta = {} if self._theta is None else {"theta": self._theta}
         return {"best": self._best, "waited": self._waited, "epoch": self._epoch} | theta
 

@@ -9,10 +9,10 @@ from typing import TypeVar
 Name = TypeVar("Name")
 
 PAUSE_SECONDS = 0.15
-"""The pause before each turn: a BLAS keeps its threads awake for 0.1 s, and they would take a core from the next."""
+"""Seconds to wait before each turn: BLAS threads stay awake for 0.1 s, and would take a core from the next."""
 
 UNRELIABLE = 0.2
-"""The :func:`scatter` from which on a result is marked as unreliable."""
+"""A result is marked as unreliable if its :func:`scatter` is larger than this."""
 
 
 def seconds(function: Callable[[], object], times: int = 1) -> float:
