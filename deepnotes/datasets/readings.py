@@ -284,9 +284,9 @@ class Content:
 
 
 def index_note(name: str) -> str:
-    """Return the note on a column that was left out because it is the index of a pandas frame."""
+    """Return the note on a column that was left out because it is an index: a pandas frame's, or R's row names."""
     told = f"column {name!r}" if name else "the first column, which has no name,"
-    return f"{told} is the index of a pandas frame, and was left out"
+    return f"{told} is an index, and was left out"
 
 
 def missing_in(column: Column) -> NDArray[np.bool_]:

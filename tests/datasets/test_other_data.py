@@ -102,12 +102,12 @@ def test_the_index_in_a_csv_file_is_no_feature(run, index):
     pd.DataFrame(FRAME, index=index).to_csv("a.csv")
     table = read_table("a.csv")
     assert table.names == ["a", "y"]
-    assert table.notes == ["the first column, which has no name, is the index of a pandas frame, and was left out"]
+    assert table.notes == ["the first column, which has no name, is an index, and was left out"]
     pd.read_csv("a.csv").to_csv("again.csv", index=False)
     assert read_table("again.csv").names == ["a", "y"]
     assert read_table("again.csv", columns=["Unnamed: 0", "a"]).names == ["Unnamed: 0", "a"]
     _, err = run("train", "a.csv", "--target", "y", "--validation", "0", "--epochs", "1")
-    assert "the first column, which has no name, is the index of a pandas frame, and was left out" in err
+    assert "the first column, which has no name, is an index, and was left out" in err
     assert dn.load("a.safetensors").metadata["features"] == ["a"]
 
 
