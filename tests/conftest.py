@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     seen = set()
     for item in items:
         if item.nodeid.startswith("deepnotes/testing/"):  # which bring no marks: they are for any backend
-            item.add_marker(pytest.mark.thinned(3))
+            item.add_marker(pytest.mark.thinned(5))
         if thinned := item.get_closest_marker("thinned"):
             name = item.nodeid.partition("[")[0]
             if name in seen and crc32(item.nodeid.encode()) % thinned.args[0]:

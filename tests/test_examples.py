@@ -21,6 +21,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     modules, wanted = SCRIPTS[name]
@@ -42,6 +43,7 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     assert before == sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
 
 
+@pytest.mark.slow
 def test_without_a_folder_a_script_writes_to_a_temporary_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(FOLDER / "train_and_save.py")],
@@ -52,6 +54,7 @@ def test_without_a_folder_a_script_writes_to_a_temporary_one(tmp_path: Path) -> 
     assert str(written) in done.stdout
 
 
+@pytest.mark.slow
 def test_the_readme_lists_each_script() -> None:
     scripts = {path.stem for path in FOLDER.glob("*.py")}
     assert scripts == set(SCRIPTS)

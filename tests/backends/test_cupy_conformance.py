@@ -28,7 +28,7 @@ def _known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._loaded, ("cupy",), HIGHEST)
 
 
-@pytest.mark.thinned(8)
+@pytest.mark.slow
 class TestHighest(BackendConformance):
     """All of it, in float32 and float64, products in float32 arithmetic."""
 

@@ -81,6 +81,7 @@ STEPS: list[Callable[[Any, Any, Any], Any]] = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=settings().max_examples * 60 // 100)
 @given(st.data(), st.sampled_from([(3, 4), (6 * TILE // 3, 3)]))
 def test_random_programs_replay_bit_for_bit_also_into_their_own_inputs(data: st.DataObject, shape: Any) -> None:

@@ -177,12 +177,14 @@ def test_early_stopping(run, flowers):
     assert told["metrics"]["loss"] == pytest.approx(min(told["history"]["val_loss"]))
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("schedule", recipe.SCHEDULES)
 def test_schedules(run, flowers, schedule):
     told = outcome(run("train", *flowers, *SMALL, "--schedule", schedule)[0])
     assert told["metrics"]["accuracy"] > 0.9
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_optimizers(run, flowers, houses, optimizer):
     told = outcome(run("train", *flowers, *SMALL, "--optimizer", optimizer)[0])
@@ -230,6 +232,7 @@ def test_other_losses_of_classes(run, flowers, loss):
     assert outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["loss"] == loss
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("loss", ["huber", "mean_absolute_error", "poisson"])
 def test_other_losses_of_quantities(run, houses, loss):
     assert outcome(run("train", *houses, *SMALL, "--loss", loss)[0])["metrics"]["r2"] > 0.9

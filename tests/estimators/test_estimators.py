@@ -46,7 +46,7 @@ def checked(backend: str) -> Iterator[object]:
             yield estimator(backend=backend, solver="lbfgs", max_iter=20)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the checks look at the warnings that they care for
 @parametrize_with_checks([*checked("numpy")])
 def test_scikit_learns_own_checks(estimator, check) -> None:

@@ -186,6 +186,7 @@ def test_several_targets(backend) -> None:
     assert model.loss_ == pytest.approx(half, rel=1e-9)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_partial_fits_are_the_epochs_of_a_fit(backend) -> None:
     for classes in (2, 3):

@@ -81,6 +81,7 @@ def test_the_table_of_faults_is_what_the_tests_say() -> None:
     assert text.partition("<!-- mutants -->\n")[2].partition("\n<!-- /mutants -->")[0] == table
 
 
+@pytest.mark.slow
 def test_three_runs_give_the_same_verdict_to_the_last_digit() -> None:
     reports = [run_suite("numpy", checks=["equations.s*", "programs.optimizer.adam"], quick=True) for _ in range(3)]
     first, *others = [
