@@ -98,6 +98,14 @@ def _ctrl_c():
 
 
 @pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder of its own, with the backend that everybody has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
 def csv_file(tmp_path):
     """Write text or bytes to a CSV file and return its path."""
 
@@ -130,5 +138,19 @@ def run(capsys):
         out, err = capsys.readouterr()
         assert status == 0, err
         return out, err
+
+    return call
+
+
+@pytest.fixture
+def fails(capsys):
+    """Return a function that runs a command that must fail, and returns what it says after "deepnotes: error: "."""
+
+    def call(status, *argv):
+        assert main([str(word) for word in argv]) == status
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        return err.removeprefix("deepnotes: error: ")
 
     return call

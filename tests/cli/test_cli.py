@@ -23,12 +23,7 @@ SMALL = ("--layers", "32", "--dropout", "0", "--quiet", "--json")
 KINDS = np.array(["rose", "red tulip", "daisy, wild"])
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Work in a folder of its own, with the backend that everybody has."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -10,32 +10,12 @@ import pytest
 from test_data_files import idx
 
 import deepnotes as dn
-from deepnotes.cli import main
 from deepnotes.datasets.tables import write_table
 
 QUICK = ("--epochs", "2", "--layers", "8", "--quiet")
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Work in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def fails(capsys):
-    """Return a function that runs a command that must fail, and returns what it says."""
-
-    def call(status, *words):
-        assert main([str(word) for word in words]) == status
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert "Traceback" not in err
-        return err.removeprefix("deepnotes: error: ")
-
-    return call
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture

@@ -17,15 +17,13 @@ COMMAND = [sys.executable, "-m", "deepnotes"]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
+def folder(folder):
     """Work in a folder of its own, with some good data and a model in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 40))
     write_table("good.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])
     assert main(["train", "good.csv", "--target", "kind", "--exclude", "price", "--epochs", "1", "--quiet"]) == 0
-    return tmp_path
+    return folder
 
 
 @pytest.fixture

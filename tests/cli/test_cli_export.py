@@ -18,17 +18,15 @@ from deepnotes.network.formats import onnx_writing, vectors
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
+def folder(folder):
     """Work in a folder of its own, with models of both kinds in it."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 40))
     write_table("data.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])
     for target, other in (("kind", "price"), ("price", "kind")):
         words = ["--target", target, "--exclude", other, "--epochs", "2", "--layers", "8", "--quiet"]
         assert main(["train", "data.csv", *words, "-o", f"{target}.safetensors"]) == 0
-    return tmp_path
+    return folder
 
 
 def predicted(run, model):

@@ -143,11 +143,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Work in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def advice(message, which):

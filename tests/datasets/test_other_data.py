@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.cli import main
 from deepnotes.datasets.cells import MISSING, hint_of
 from deepnotes.datasets.tables import read_table
 from deepnotes.utils.errors import ArgumentError, DataError, TableError
@@ -20,26 +19,7 @@ pd = pytest.importorskip("pandas", reason='the extra "test" (pandas) is not inst
 QUICK = ("--epochs", "2", "--layers", "8", "--quiet")
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Work in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def fails(capsys):
-    """Return a function that runs a command that must fail, and returns what it says."""
-
-    def call(status, *words):
-        assert main([str(word) for word in words]) == status
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert "Traceback" not in err
-        return err
-
-    return call
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def write(text, name="a.csv", encoding="utf-8"):

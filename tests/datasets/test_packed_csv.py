@@ -21,11 +21,7 @@ pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not install
 TEXT = "x,kind,y\n" + "".join(f"{i % 7}.5,{'uv'[i % 3 % 2]},{'ab'[i % 2]}\n" for i in range(60))
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Work in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "A.CSV.GZ", "a.csv", "a.b.tsv.gz"])
