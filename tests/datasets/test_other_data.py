@@ -453,7 +453,7 @@ def test_a_target_that_is_excluded(fails, name):
     pd.DataFrame(FRAME).to_csv("a.csv", index=False)
     pd.DataFrame(FRAME).to_parquet("a.parquet")
     told = fails(1, "train", name, "--target", target, "--exclude", target)
-    assert told == f"deepnotes: error: {name}: column '{target}' is excluded, and so was not read\n"
+    assert told == f"{name}: column '{target}' is excluded, and so was not read\n"
 
 
 def test_rows_without_a_target(run, fails):
