@@ -2,9 +2,9 @@
 
     python -m benchmarks.threads --json benchmarks/results/threads.json
 
-The rule in ``deepnotes_numba.threads`` is made of this: with it and the clock switched off, so that even the smallest
-step takes all threads, the table shows from how many multiplications on a second thread pays. Steps of fewer blocks
-than threads split rows instead of samples.
+This is the measurement behind the rule in ``deepnotes_numba.thread_count``. The rule and the clock are switched off, so
+that even the smallest step uses all threads; the table shows from how many multiplications on a second thread pays.
+Steps of fewer blocks than threads split rows instead of samples.
 """
 
 from collections.abc import Callable
@@ -50,13 +50,13 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print a table, and write the results if requested."""
-    from deepnotes_numba import threads
+    from deepnotes_numba import thread_count
 
     options = Options(parser(__doc__))
     if "numba" not in options.backends:
         options.line.error("--backends: this one is about numba, and that is not among them")
-    threads.WORK_PER_THREAD = threads.WORK_PER_START = 1
-    threads.candidates = lambda most: [most]
+    thread_count.WORK_PER_THREAD = thread_count.WORK_PER_START = 1
+    thread_count.candidates = lambda most: [most]
     cases = [Case(sizes, batch) for sizes in SIZES for batch in BATCHES]
     results = {f"{case.network}, {case.batch}": measure(case, options.rounds) for case in cases}
     publish("threads", "one Adam step, float32, numba", results, options.json)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from deepnotes.backends.registry import get_backend
 from deepnotes.cli.models import Model
-from deepnotes.datasets import readings, tables
+from deepnotes.datasets import reading, tables
 from deepnotes.datasets.disk_tables import open_table
 from deepnotes.datasets.tables import Table, read_table
 
@@ -32,12 +32,12 @@ FREE = 1 << 20
 @contextmanager
 def little() -> Iterator[None]:
     """Let files unpack to little."""
-    before = readings.FREE
-    readings.FREE = FREE
+    before = reading.FREE
+    reading.FREE = FREE
     try:
         yield
     finally:
-        readings.FREE = before
+        reading.FREE = before
 
 
 def hold(table: Table) -> None:
@@ -49,7 +49,7 @@ def hold(table: Table) -> None:
         else:
             column[:5].tolist()
         gap = table.gaps.get(name)
-        assert (gap.count if gap else 0) == int(readings.missing_in(column).sum())
+        assert (gap.count if gap else 0) == int(reading.missing_in(column).sum())
         if gap:
             assert "\n" not in gap.words("a path", name)
     for names in (table.names[:2], [name for name in table.names if table.columns[name].dtype.kind == "f"][:50]):

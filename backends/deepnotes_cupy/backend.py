@@ -11,11 +11,11 @@ import numpy as np
 from deepnotes.backends import NOTES, Inference, Layer, Layout, Plan, Program
 from deepnotes_cupy.base import DeviceBackend
 from deepnotes_cupy.device import Device
-from deepnotes_cupy.eager import SectionedProgram
-from deepnotes_cupy.fused import kernels
+from deepnotes_cupy.eager_kernels import kernels
 from deepnotes_cupy.inference import CupyInference, PartsInference
 from deepnotes_cupy.lowering import supported
 from deepnotes_cupy.program import CupyProgram
+from deepnotes_cupy.sectioned_program import SectionedProgram
 from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
 
 SHARE = 0.3
@@ -76,8 +76,8 @@ class CupyBackend(DeviceBackend):
 
         yield from warmup(self, dtypes)
 
-    def running(self) -> AbstractContextManager[None]:
-        """Return the context for computing on this backend's arrays; see :meth:`Backend.running`."""
+    def execution_context(self) -> AbstractContextManager[None]:
+        """Return the context for computing on this backend's arrays; see :meth:`Backend.execution_context`."""
         return self.device.section()
 
     # --- to the device and back -------------------------------------------------------------------------------------

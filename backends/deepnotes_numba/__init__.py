@@ -8,7 +8,7 @@ from deepnotes.backends import Backend, Inference, Layer, Layout, Plan, Program,
 from deepnotes_numba import availability
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
-from deepnotes_numba.kernels import kernels
+from deepnotes_numba.eager_kernels import kernels
 
 __all__ = ["NumbaBackend", "create"]
 
@@ -20,7 +20,7 @@ class NumbaBackend(ThreadedBackend):
     ----------
     threads : int, optional
         The most threads that a call may use; by default as many as the machine and the user's other limits allow and as
-        the work warrants. See :mod:`deepnotes_numba.threads`.
+        the work warrants. See :mod:`deepnotes_numba.thread_count`.
     """
 
     determinism = "any threads"

@@ -21,7 +21,7 @@ from deepnotes_numba.codes import (
     TANH,
 )
 from deepnotes_numba.compiling import inlined, jit, jit_for
-from deepnotes_numba.functions import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
+from deepnotes_numba.elementary import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.vectors import block, matrix, view
 
 NEEDS_Z = np.isin(sorted(ACTIVATIONS.values()), (LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS))

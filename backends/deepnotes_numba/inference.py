@@ -8,13 +8,13 @@ from typing import Any, cast
 import numpy as np
 
 from deepnotes.backends import CHUNK_SECONDS, EagerInference, Layer, Layout, Loss, LossFunction, aligned
-from deepnotes_numba import threads
+from deepnotes_numba import thread_count
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network
 from deepnotes_numba.prediction import predict, predict_one
-from deepnotes_numba.team import run
+from deepnotes_numba.thread_team import run
 
 ELEMENTS = 1 << 17
 """Elements of workspace for each thread: they fit its cache. Of a wide network there are at least `LEAST` blocks."""
@@ -94,7 +94,7 @@ class NumbaInference(EagerInference):
         net, units, _ = self._lowered[labelled]
         samples = out.shape[1]
         blocks = max(1, -(-samples // S))
-        size, split = threads.choose(self._threads, blocks, self.layout.decaying * blocks * S)
+        size, split = thread_count.choose(self._threads, blocks, self.layout.decaying * blocks * S)
         room = min(blocks if split else -(-blocks // size), max(LEAST, ELEMENTS // (units * S)))
         work = aligned(units * room * S * (1 if split else size), self._dtype)
         x, by_sample = readable(X)

@@ -19,7 +19,7 @@ from deepnotes_numba.codes import (
     SQUARED,
 )
 from deepnotes_numba.compiling import inlined, jit, jit_for
-from deepnotes_numba.functions import HALF, ONE, TWO, ZERO, constant, exp, log, log1p
+from deepnotes_numba.elementary import HALF, ONE, TWO, ZERO, constant, exp, log, log1p
 from deepnotes_numba.vectors import as_of, block, matrix, view
 
 EPS = constant(*(float(np.finfo(dtype).eps) for dtype in ("float32", "float64")))

@@ -86,5 +86,5 @@ def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
     code, beta1, beta2 = update
     clip = 0.0 if plan.clip_norm is None else plan.clip_norm
     how = plan.objective
-    objective = how.scale, how.told, how.share_l2, how.weighted_mean
+    objective = how.scale, how.reported_scale, how.share_l2, how.weighted_mean
     return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, *objective))

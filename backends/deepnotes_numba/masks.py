@@ -3,7 +3,7 @@
 import numpy as np
 
 from deepnotes_numba.compiling import inlined, jit
-from deepnotes_numba.functions import ZERO
+from deepnotes_numba.elementary import ZERO
 from deepnotes_numba.vectors import as_of, block, matrix
 
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)

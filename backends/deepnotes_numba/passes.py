@@ -1,10 +1,10 @@
-"""Compiled functions of whole arrays, one pass each, called by rung 2."""
+"""Compiled functions of whole arrays, one pass each, called by level 2."""
 
 import numpy as np
 
 from deepnotes_numba import activations, updates
 from deepnotes_numba.compiling import entry, inlined
-from deepnotes_numba.functions import ZERO, exp
+from deepnotes_numba.elementary import ZERO, exp
 from deepnotes_numba.masks import philox
 
 

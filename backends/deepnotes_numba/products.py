@@ -8,7 +8,7 @@ product is a few rows of one block; whichever thread computes it adds the same n
 import numpy as np
 
 from deepnotes_numba.compiling import jit
-from deepnotes_numba.functions import ZERO
+from deepnotes_numba.elementary import ZERO
 from deepnotes_numba.vectors import (
     ROWS,
     block,

@@ -7,11 +7,11 @@ from typing import cast
 import numpy as np
 
 from deepnotes.backends import Chunk, Data, EagerProgram, Loss, Plan, State, Sums, aligned
-from deepnotes_numba import interpreter, products, threads, training
+from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
-from deepnotes_numba.team import run
+from deepnotes_numba.thread_team import run
 
 INDICES = np.dtype(np.int64)
 ELEMENTS = 1 << 23
@@ -41,7 +41,7 @@ class NumbaProgram(EagerProgram):
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
         self._work = self._none = self._lost = np.empty(0, self._dtype)
         self._no_weights = np.empty((1, 0), self._dtype)
-        self._pace = threads.Pace()
+        self._pace = thread_count.Pace()
 
     def train(
         self,
@@ -87,7 +87,9 @@ class NumbaProgram(EagerProgram):
         several = batch_size > products.RUN or room < blocks
         if several and not len(self._lost):
             self._lost = aligned(len(self._g), self._dtype)
-        rows = threads.moves_less(min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size)
+        rows = thread_count.moves_less(
+            min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size
+        )
         changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
         scalars = np.empty((4, len(rates)))
         for row, (name, usual) in enumerate({"rate": 0.0, "epsilon": 0.0, "share": 0.0, "gain": 1.0}.items()):

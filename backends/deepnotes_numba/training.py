@@ -45,7 +45,7 @@ def train(
     if split and rank > 0:
         net = _with_own_samples(net, rank)
     layers, _, places = net
-    l2, clip, beta1, beta2, scale, told, share_l2, weighted_mean = numbers
+    l2, clip, beta1, beta2, scale, reported_scale, share_l2, weighted_mean = numbers
     X = matrix_at(x_address, x_shape, theta)
     S = block(work)
     unit = room * S
@@ -95,7 +95,7 @@ def train(
         for i in range(squares.shape[0] // 2):
             square += squares[i]
             squared_weights += squares[squares.shape[0] // 2 + i]
-        cost = (cost + rest) * (told / scale)
+        cost = (cost + rest) * (reported_scale / scale)
         if share_l2:
             cost += 0.5 * penalty * squared_weights
         norm = sqrt(square)

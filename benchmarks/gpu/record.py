@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deepnotes.utils.atomic import replacing
+from deepnotes.utils.atomic_files import replacing
 
 
 def earlier(path: Path) -> dict[str, Any]:

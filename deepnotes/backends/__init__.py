@@ -1,8 +1,8 @@
 """The interface on which the backends under ``backends/`` are built: all that a backend needs, and nothing else.
 
 A backend derives from :class:`Backend` or, on NumPy's arrays, from :class:`HostBackend`. The namespace is enough to
-train (rung 1); ``kernels`` replace equations (rung 2); ``compile`` and ``compile_inference`` return the backend's own
-:class:`Program` and :class:`Inference` for plans whose parts it has kernels for, see :class:`Supported` (rung 3). The
+train (level 1); ``kernels`` replace equations (level 2); ``compile`` and ``compile_inference`` return the backend's own
+:class:`Program` and :class:`Inference` for plans whose parts it has kernels for, see :class:`Supported` (level 3). The
 other names are the types and helpers that these need.
 
 These names are stable; the modules that they come from are not.
@@ -27,7 +27,7 @@ from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
 from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported
 from deepnotes.nn.steps import Gradient, fuses
 from deepnotes.utils.arguments import number, whole
-from deepnotes.utils.atomic import replacing
+from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeviceMemoryError, ForkedProcessError
 from deepnotes.utils.wording import reason
 

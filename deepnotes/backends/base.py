@@ -1,7 +1,7 @@
 """Backend: an array namespace, transfers to and from NumPy, and two optional levels of acceleration.
 
-The namespace alone (rung 1) is enough. Rung 2 is a table of kernels, each of which replaces the equation of the same
-name and signature. Rung 3 is :meth:`Backend.compile`. Each rung falls back to the one before it.
+The namespace alone (level 1) is enough. Level 2 is a table of kernels, each of which replaces the equation of the same
+name and signature. Level 3 is :meth:`Backend.compile`. Each level falls back to the one before it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class Backend:
     namespace : Namespace
         A module that follows the Python array API standard, or at least :class:`deepnotes.equations.array.Namespace`.
     kernels : mapping of str to callable, optional
-        Rung 2: functions that replace equations; each must have the signature of its equation.
+        Level 2: functions that replace equations; each must have the signature of its equation.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Backend:
         self._array_type, self.dlpack_device = type(sample), device_of(sample)
 
     def compile(self, plan: "Plan") -> "Program | None":
-        """Return a Program for `plan` (rung 3), or None to use the eager Program."""
+        """Return a Program for `plan` (level 3), or None to use the eager Program."""
         return None
 
     def compile_inference(self, layers: "Sequence[Layer]", layout: "Layout", dtype: str) -> "Inference | None":
@@ -128,7 +128,7 @@ class Backend:
         """
         yield from ()
 
-    def running(self) -> AbstractContextManager[None]:
+    def execution_context(self) -> AbstractContextManager[None]:
         """Return the context for arithmetic on this backend's arrays, such as a library's current device."""
         return nullcontext()
 

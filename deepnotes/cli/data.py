@@ -12,7 +12,7 @@ from deepnotes.datasets.encoding import Encoder, Feature
 from deepnotes.datasets.idx_files import LABEL, is_idx
 from deepnotes.datasets.npz_files import chosen
 from deepnotes.datasets.on_disk import OnDisk
-from deepnotes.datasets.readings import EVERYTHING, Request
+from deepnotes.datasets.reading import EVERYTHING, Request
 from deepnotes.datasets.tables import Column, Table, files_of
 from deepnotes.utils.errors import ArgumentError, TableError, unknown_name
 from deepnotes.utils.wording import listed

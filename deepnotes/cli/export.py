@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import deepnotes
 from deepnotes.cli.arguments import add_model, hinted
 from deepnotes.cli.output import Output, counted
-from deepnotes.cli.places import require_places
+from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.tasks import Regression, from_metadata
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     paths = {name: Path(path) for name, path in wanted.items() if path is not None}
     if not paths:
         raise hinted(ArgumentError("--onnx FILE, --python FILE or both are wanted"), "try: deepnotes export --help")
-    require_places({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
+    require_output_paths({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
     network = deepnotes.load(args.model, "numpy")
     chain = Chain.of(network, _target(args.model, network))
@@ -86,18 +86,18 @@ def _target(path: str, network: Network) -> "Target | None":
 
 
 def _onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
-    from deepnotes.network.formats import onnx_writing, vectors
+    from deepnotes.network.formats import check_vectors, onnx_writing
 
     content = onnx_writing.to_onnx(chain)
     told = f"by onnx.checker, opset {onnx_writing.OPSET}"
     about: dict[str, Any] = {"opset": onnx_writing.OPSET, "checked_with": None, "worst": None}
-    tests = vectors.vectors_of(chain)
+    tests = check_vectors.vectors_of(chain)
     try:
         found, runtime = onnx_writing.run(content, tests)
     except MissingExtraError as error:
         output.log(f"not run: {error}")
         return content, about, told
-    worst = vectors.worst(found, tests)
+    worst = check_vectors.worst(found, tests)
     if not worst <= 1:
         raise DeepnotesError(f"{runtime} is off by {worst:.3g} times what rounding may do; nothing was written")
     about |= {"checked_with": runtime, "worst": worst}

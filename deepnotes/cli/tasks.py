@@ -10,7 +10,7 @@ from deepnotes.cli.output import counted, figure
 from deepnotes.datasets.cells import hint_of
 from deepnotes.datasets.encoding import are_numbers, codes_of, same_number, value_of
 from deepnotes.datasets.on_disk import OnDisk
-from deepnotes.datasets.readings import labels_of
+from deepnotes.datasets.reading import labels_of
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.datasets.tables import Column
 from deepnotes.network.network import Network

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.datasets.readings import EXACT, Column, Format, Request, require_distinct, require_room
+from deepnotes.datasets.reading import EXACT, Column, Format, Request, require_distinct, require_room
 from deepnotes.utils.wording import shown
 
 MISSING = (

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import MISSING, CellError, Typed, number_of, plain_numbers, spelling, typed, where_missing
-from deepnotes.datasets.readings import (
+from deepnotes.datasets.reading import (
     ARGUMENTS,
     EVERYTHING,
     MOST_PLACES,
@@ -33,7 +33,7 @@ from deepnotes.datasets.readings import (
     index_note,
     require_room,
 )
-from deepnotes.utils.atomic import replacing
+from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import listed, reason
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
 from deepnotes.datasets.on_disk import OnDisk
-from deepnotes.datasets.readings import Column, Request, index_note, labels_of, missing_in, require_names, require_room
+from deepnotes.datasets.reading import Column, Request, index_note, labels_of, missing_in, require_names, require_room
 from deepnotes.datasets.tables import as_path
 from deepnotes.utils.errors import DeepnotesError, TableError
 from deepnotes.utils.wording import brief, listed, one_line, reason

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
-from deepnotes.datasets.readings import Column, labels_of, missing_in, repeated
+from deepnotes.datasets.reading import Column, labels_of, missing_in, repeated
 from deepnotes.datasets.tables import Table
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed, shown

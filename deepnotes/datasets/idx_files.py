@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from deepnotes.datasets.npz_files import PER_COLUMN, as_column, chosen
-from deepnotes.datasets.readings import EVERYTHING, Column, Content, Request, require_room
+from deepnotes.datasets.reading import EVERYTHING, Column, Content, Request, require_room
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, one_line, reason
 

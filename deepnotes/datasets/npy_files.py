@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from deepnotes.datasets.npz_files import chosen, matrix, read_header, require_matrix, targets
-from deepnotes.datasets.readings import EVERYTHING, Content, Request
+from deepnotes.datasets.reading import EVERYTHING, Content, Request
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import reason
 

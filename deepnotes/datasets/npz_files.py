@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.datasets.readings import (
+from deepnotes.datasets.reading import (
     EVERYTHING,
     EXACT,
     Column,

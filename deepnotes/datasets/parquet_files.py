@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import DAY, CellError, is_given_missing, typed, without_given
-from deepnotes.datasets.readings import (
+from deepnotes.datasets.reading import (
     EVERYTHING,
     EXACT,
     Column,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.datasets.readings import (
+from deepnotes.datasets.reading import (
     Column,
     Content,
     Format,

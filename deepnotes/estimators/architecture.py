@@ -115,8 +115,8 @@ def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tupl
         "squared_error": ("mean_squared_error", k / 2, 0.5),
         "poisson": ("half_poisson_deviance", k, k),
     }
-    ours, scale, told = table.get(name, (name, 1.0, 1.0))
-    return as_loss(ours), Objective(scale, told, share_l2=True, weighted_mean=True)
+    ours, scale, reported_scale = table.get(name, (name, 1.0, 1.0))
+    return as_loss(ours), Objective(scale, reported_scale, share_l2=True, weighted_mean=True)
 
 
 def check(loss: LossFunction, last: Layer) -> None:

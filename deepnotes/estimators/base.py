@@ -21,8 +21,8 @@ from deepnotes.backends.program import Data, Program
 from deepnotes.backends.registry import get_backend
 from deepnotes.estimators import architecture
 from deepnotes.estimators.lbfgs import minimize
-from deepnotes.estimators.live_network import Running
-from deepnotes.estimators.rules import Order, Rules
+from deepnotes.estimators.live_network import LiveNetwork
+from deepnotes.estimators.sklearn_rules import Order, Rules
 from deepnotes.estimators.sparse import SparseProgram, SparseSamples
 from deepnotes.network.network import Network
 from deepnotes.network.training.callbacks import as_callbacks
@@ -189,7 +189,7 @@ class DenseEstimator(BaseEstimator, ABC):
         architecture.check(loss, made[-1])  # before anything is set
         self.coefs_, self.intercepts_ = architecture.initial(units, self.activation, self._random_state, dtype)
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
-        self._running = Running(self.learning_rate_init)
+        self._running = LiveNetwork(self.learning_rate_init)
         if self.solver != "lbfgs":
             self.loss_curve_ = []
             self._no_improvement_count = 0
@@ -216,7 +216,7 @@ class DenseEstimator(BaseEstimator, ABC):
             raise ArgumentError(f"the layers of the last fit have the sizes {shown}, and now {units} are asked for")
         layers = architecture.layers(shown, self.activation, self.dropout, self.out_activation_)
         if not hasattr(self, "_running"):
-            self._running = Running(self.learning_rate_init)
+            self._running = LiveNetwork(self.learning_rate_init)
         network = self._running.network(
             layers, backend or get_backend(self.backend), getattr(self, "_seed", 0), self.coefs_, self.intercepts_
         )
@@ -251,8 +251,8 @@ class DenseEstimator(BaseEstimator, ABC):
 
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
         loss, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
-        if exact and how.told != how.scale:
-            how = replace(how, told=how.scale)
+        if exact and how.reported_scale != how.scale:
+            how = replace(how, reported_scale=how.scale)
         labels = loss.targets == "simplex" and self.out_activation_ == "softmax"
         return Plan(
             network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha), None,
@@ -298,7 +298,7 @@ class DenseEstimator(BaseEstimator, ABC):
         _, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         samples = len(y) if weights is None else weights.sum()
         penalty = 0.5 * float(self.alpha) / samples * sum(float(np.vdot(W, W)) for W in self._running.show()[0])
-        self.loss_ = penalty + (cost - penalty) * how.told / plan.objective.told
+        self.loss_ = penalty + (cost - penalty) * how.reported_scale / plan.objective.reported_scale
         if not np.isfinite(network.flat()).all():
             raise _not_finite("the search left them")
 
@@ -391,7 +391,7 @@ class DenseEstimator(BaseEstimator, ABC):
             X = np.concatenate(list(X.blocks()), axis=1)
         A, losses = network.inference.losses(network.theta, X, held_out.Y, plan.loss)
         outputs, L = (network.backend.to_numpy(x) for x in (A, losses))
-        told = plan.objective.told * float(np.average(L[0].astype(np.float64), weights=weights))
+        told = plan.objective.reported_scale * float(np.average(L[0].astype(np.float64), weights=weights))
         finite = bool(np.isfinite(outputs).all())
         return {"val_loss": told, "val_score": self._score_outputs(outputs.T, y, weights) if finite else np.nan}
 

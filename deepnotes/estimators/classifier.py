@@ -17,8 +17,8 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.validation import validate_data
 
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
-from deepnotes.estimators.parameters import CONSTRAINTS
-from deepnotes.network.validation import class_weights
+from deepnotes.estimators.constraints import CONSTRAINTS
+from deepnotes.network.array_validation import class_weights
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.arguments import number

@@ -33,7 +33,7 @@ class EpochRate(Schedule):
         return [self.rate] * count
 
 
-class Running:
+class LiveNetwork:
     """A network that follows the parameters of an estimator, which are authoritative.
 
     ``coefs_`` and ``intercepts_`` are what users see, change and pickle. On backends with NumPy's arrays they are views

@@ -12,7 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from deepnotes.estimators.architecture import loss_of
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
-from deepnotes.estimators.parameters import CONSTRAINTS
+from deepnotes.estimators.constraints import CONSTRAINTS
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.errors import DataError

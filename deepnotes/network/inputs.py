@@ -7,7 +7,7 @@ import numpy as np
 from deepnotes.backends.foreign_arrays import adopted, as_host, is_neighbour
 from deepnotes.backends.program import Data
 from deepnotes.equations.array import Array
-from deepnotes.network import validation
+from deepnotes.network import array_validation
 from deepnotes.network.streaming import Streamed, streamed
 from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.errors import DataError
@@ -43,18 +43,18 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
         return place(X)
     if is_native(network, X):
         X = adopted(backend, X, name)
-        validation.check_samples(X, name, network.inputs)
-        validation.check_real(backend, X, name)
+        array_validation.check_samples(X, name, network.inputs)
+        array_validation.check_real(backend, X, name)
         samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))
         if standardizer is not None:
             constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
             samples = backend.ops.standardize(samples, *constants)
         return samples
     if (on_disk := streamed(network, X)) is not None:
-        validation.check_samples(on_disk, name, network.inputs)
+        array_validation.check_samples(on_disk, name, network.inputs)
         return on_disk[:, :] if together else cast(Array, on_disk)
     host = as_host(backend, X, name)
-    validation.check_samples(host, name, network.inputs)
+    array_validation.check_samples(host, name, network.inputs)
     with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite, and training refuses them
         if standardizer is not None:
             host = standardizer(host)
@@ -74,7 +74,7 @@ def as_data(
 ) -> tuple[Data, bool]:
     """Return samples with their targets and weights, and whether the targets are class indices.
 
-    `together` is as for :func:`as_samples`, `scaled` as for :func:`deepnotes.network.validation.as_weights`.
+    `together` is as for :func:`as_samples`, `scaled` as for :func:`deepnotes.network.array_validation.as_weights`.
 
     Raises
     ------
@@ -87,13 +87,13 @@ def as_data(
         raise DataError(f"{names[0]} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
     if isinstance(samples, Streamed):
         for span in samples.spans():
-            validation.check_finite(backend, samples[:, span], names[0], first=span.start)
+            array_validation.check_finite(backend, samples[:, span], names[0], first=span.start)
     else:
-        validation.check_finite(backend, samples, names[0], X)
+        array_validation.check_finite(backend, samples, names[0], X)
     k = network.outputs
-    targets, class_indices = validation.as_targets(backend, Y, loss, k, m, network.dtype, names[:2], together)
-    labels = None if class_weight is None else validation.as_labels(backend.to_numpy(targets), loss)
-    weights = validation.as_weights(
+    targets, class_indices = array_validation.as_targets(backend, Y, loss, k, m, network.dtype, names[:2], together)
+    labels = None if class_weight is None else array_validation.as_labels(backend.to_numpy(targets), loss)
+    weights = array_validation.as_weights(
         backend, sample_weight, class_weight, labels, max(k, 2), m, network.dtype, together, names[2], scaled
     )
     return Data(samples, targets, weights), class_indices

@@ -29,7 +29,7 @@ from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
 from deepnotes.nn.plan import Layout, Plan
-from deepnotes.nn.presets import spoken
+from deepnotes.nn.presets import current_dialect
 from deepnotes.utils.arguments import float_dtype, number, whole
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, ShapeError
@@ -106,7 +106,7 @@ class Network(Exports):
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
-        self.dialect, self.layers = spoken(), started(self.layers)
+        self.dialect, self.layers = current_dialect(), started(self.layers)
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
         self.layout = Layout(self.inputs, self.layers)
@@ -334,7 +334,7 @@ class Network(Exports):
         chosen = self._loss(loss)
         data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
         plan = self._plan(chosen, "sgd", l2, None, class_indices)
-        with np.errstate(all="ignore"), self.backend.running():
+        with np.errstate(all="ignore"), self.backend.execution_context():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         parts = self.layout.split(self.backend.xp, g)
         entries = self.layout.entries
@@ -366,8 +366,8 @@ class Network(Exports):
 
     def __repr__(self) -> str:
         made = f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}"
-        spoken = "" if self.dialect == "notes" else f", dialect={self.dialect!r}"
-        return f"{made}, seed={self.seed}{spoken})"
+        dialect = "" if self.dialect == "notes" else f", dialect={self.dialect!r}"
+        return f"{made}, seed={self.seed}{dialect})"
 
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""

@@ -8,7 +8,7 @@ import numpy as np
 from deepnotes.backends.foreign_arrays import as_host, to_host
 from deepnotes.backends.program import State
 from deepnotes.equations.array import Array
-from deepnotes.network import validation
+from deepnotes.network import array_validation
 from deepnotes.utils.errors import ShapeError, UnknownNameError, UnknownParameterError, look_up
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Parameters(MutableMapping[str, Array]):
             raise ShapeError(f"{name}: got shape {host.shape}, wanted {entry.parameter.shape}")
         with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite and are refused
             values = np.ascontiguousarray(host, dtype=network.dtype)
-        validation.check_finite(network.backend, values, name, host)
+        array_validation.check_finite(network.backend, values, name, host)
         flat = network.backend.from_numpy(values.reshape(-1))
         network.theta = network.backend.write(network.theta, entry.start, flat)
 

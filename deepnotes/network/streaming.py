@@ -65,7 +65,7 @@ def streamed(network: "NetworkLike", X: Any) -> Streamed | None:
     return Streamed(network, OnDisk(X.T))
 
 
-def at_hand(network: "NetworkLike", data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
+def in_memory(network: "NetworkLike", data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
     """Return data that holds the samples at `order` in memory, and their indices in these data."""
     if not isinstance(data.X, Streamed):
         return data, order
@@ -73,6 +73,6 @@ def at_hand(network: "NetworkLike", data: Data, order: np.ndarray) -> tuple[Data
     return Data(data.X.take(order), *some), np.arange(len(order))
 
 
-def updates_at_hand(data: Data, batch_size: int) -> int:
+def updates_in_memory(data: Data, batch_size: int) -> int:
     """Return the number of batches that may be in memory at a time."""
     return max(1, data.X.most // batch_size) if isinstance(data.X, Streamed) else 1 << 62

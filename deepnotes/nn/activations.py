@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.presets import said
+from deepnotes.nn.presets import default
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, look_up
 
@@ -93,7 +93,7 @@ class Activation(ActivationFunction):
 
     def __init__(self, name: str, **options: float) -> None:
         traits = look_up("activation", name, LIBRARY)
-        usual = {option: said(f"{name}.{option}") for option in traits.options}
+        usual = {option: default(f"{name}.{option}") for option in traits.options}
         checked = checked_options(name, usual, options, signed=True)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "options", tuple(checked.items()))

@@ -12,7 +12,7 @@ from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import Activation, ActivationFunction, as_activation
 from deepnotes.nn.initializers import Initializer, as_initializer
-from deepnotes.nn.presets import said
+from deepnotes.nn.presets import default
 from deepnotes.utils.arguments import number, whole
 
 
@@ -207,7 +207,7 @@ def started(layers: tuple["Layer", ...]) -> tuple["Layer", ...]:
 
     The dialect of the notes fills in nothing: there each layer chooses by its activation.
     """
-    names = [(key, said(f"Dense.{key}")) for key in ("initializer", "bias_initializer")]
+    names = [(key, default(f"Dense.{key}")) for key in ("initializer", "bias_initializer")]
     if not any(name for _, name in names):
         return layers
     dense = [layer for layer in layers if isinstance(layer, Dense)]

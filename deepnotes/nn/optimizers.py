@@ -6,7 +6,7 @@ from typing import Any
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.presets import by_dialect, speaking
+from deepnotes.nn.presets import default_of, in_dialect
 from deepnotes.nn.schedules import Rate, as_schedule
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, look_up
@@ -80,10 +80,10 @@ class SGD(Optimizer):
     The defaults of all optimizers are those of the notes; :class:`~deepnotes.defaults` selects others.
     """
 
-    learning_rate: Rate = field(default_factory=by_dialect("SGD.learning_rate"))
-    momentum: float = field(default_factory=by_dialect("SGD.momentum"))
-    nesterov: bool = field(default_factory=by_dialect("SGD.nesterov"))
-    rate_in_velocity: bool = field(default_factory=by_dialect("SGD.rate_in_velocity"), kw_only=True)
+    learning_rate: Rate = field(default_factory=default_of("SGD.learning_rate"))
+    momentum: float = field(default_factory=default_of("SGD.momentum"))
+    nesterov: bool = field(default_factory=default_of("SGD.nesterov"))
+    rate_in_velocity: bool = field(default_factory=default_of("SGD.rate_in_velocity"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -138,10 +138,10 @@ class RMSProp(Optimizer):
         If a value is out of its range.
     """
 
-    learning_rate: Rate = field(default_factory=by_dialect("RMSProp.learning_rate"))
-    rho: float = field(default_factory=by_dialect("RMSProp.rho"))
-    epsilon: float = field(default_factory=by_dialect("RMSProp.epsilon"))
-    epsilon_inside: bool = field(default_factory=by_dialect("RMSProp.epsilon_inside"), kw_only=True)
+    learning_rate: Rate = field(default_factory=default_of("RMSProp.learning_rate"))
+    rho: float = field(default_factory=default_of("RMSProp.rho"))
+    epsilon: float = field(default_factory=default_of("RMSProp.epsilon"))
+    epsilon_inside: bool = field(default_factory=default_of("RMSProp.epsilon_inside"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -183,11 +183,11 @@ class Adam(Optimizer):
         If a value is out of its range.
     """
 
-    learning_rate: Rate = field(default_factory=by_dialect("Adam.learning_rate"))
-    beta1: float = field(default_factory=by_dialect("Adam.beta1"))
-    beta2: float = field(default_factory=by_dialect("Adam.beta2"))
-    epsilon: float = field(default_factory=by_dialect("Adam.epsilon"))
-    epsilon_hat: bool = field(default_factory=by_dialect("Adam.epsilon_hat"), kw_only=True)
+    learning_rate: Rate = field(default_factory=default_of("Adam.learning_rate"))
+    beta1: float = field(default_factory=default_of("Adam.beta1"))
+    beta2: float = field(default_factory=default_of("Adam.beta2"))
+    epsilon: float = field(default_factory=default_of("Adam.epsilon"))
+    epsilon_hat: bool = field(default_factory=default_of("Adam.epsilon_hat"), kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
@@ -241,8 +241,8 @@ class AdamW(Adam):
         If a value is out of its range.
     """
 
-    weight_decay: float = field(default_factory=by_dialect("AdamW.weight_decay"))
-    decay_biases: bool = field(default_factory=by_dialect("AdamW.decay_biases"), kw_only=True)
+    weight_decay: float = field(default_factory=default_of("AdamW.weight_decay"))
+    decay_biases: bool = field(default_factory=default_of("AdamW.decay_biases"), kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -282,5 +282,5 @@ def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **op
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
-    with speaking(dialect):
+    with in_dialect(dialect):
         return look_up("optimizer", optimizer, LIBRARY)(**options)

@@ -116,8 +116,8 @@ class Objective:
     ----------
     scale : float, default 1.0
         The gradient is that of `scale` times the mean loss.
-    told : float, default 1.0
-        The reported cost is `told` times the mean loss.
+    reported_scale : float, default 1.0
+        The reported cost is `reported_scale` times the mean loss.
     share_l2 : bool, default False
         Whether L2 is divided by the same number as the losses of the batch, and included in the reported cost.
     weighted_mean : bool, default False
@@ -125,7 +125,7 @@ class Objective:
     """
 
     scale: float = 1.0
-    told: float = 1.0
+    reported_scale: float = 1.0
     share_l2: bool = False
     weighted_mean: bool = False
 

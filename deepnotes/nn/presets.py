@@ -110,43 +110,43 @@ class defaults:
         self._tokens: list[Token[defaults | None]] = []
 
     def __enter__(self) -> "defaults":
-        self._tokens.append(_spoken.set(self))
+        self._tokens.append(_current.set(self))
         return self
 
     def __exit__(self, *error: object) -> None:
-        _spoken.reset(self._tokens.pop())
+        _current.reset(self._tokens.pop())
 
     def __repr__(self) -> str:
         return f"defaults({self.name!r})"
 
 
-_spoken: ContextVar[defaults | None] = ContextVar("deepnotes_defaults", default=None)
+_current: ContextVar[defaults | None] = ContextVar("deepnotes_defaults", default=None)
 
 
-def spoken() -> str:
+def current_dialect() -> str:
     """Return the name of the current dialect."""
-    in_force = _spoken.get()
+    in_force = _current.get()
     return "notes" if in_force is None else in_force.name
 
 
-def said(key: str) -> Any:
+def default(key: str) -> Any:
     """Return the value of a setting in the current dialect.
 
     Examples
     --------
-    >>> said("leaky_relu.slope")
+    >>> default("leaky_relu.slope")
     0.001
     """
-    return DIALECTS[spoken()][key]
+    return DIALECTS[current_dialect()][key]
 
 
-def by_dialect(key: str) -> Callable[[], Any]:
+def default_of(key: str) -> Callable[[], Any]:
     """Return a default factory for a dataclass field; each call looks the setting up in the current dialect."""
-    return partial(said, key)
+    return partial(default, key)
 
 
 @contextmanager
-def speaking(name: str | None) -> Iterator[None]:
+def in_dialect(name: str | None) -> Iterator[None]:
     """Make a dialect the current one within a ``with`` block; None leaves the current one as it is."""
     if name is None:
         yield

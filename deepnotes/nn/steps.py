@@ -126,8 +126,8 @@ def gradient_step(
         dA, gradients[i] = plan.layers[i].backward(ops, parameters[i], caches[i], dA)
 
     g = plan.layout.join(xp, gradients)
-    if objective.told != 1:
-        cost = objective.told * cost
+    if objective.reported_scale != 1:
+        cost = objective.reported_scale * cost
     if plan.l2:
         l2: Any = plan.l2
         if objective.share_l2:

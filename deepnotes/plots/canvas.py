@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from deepnotes.utils.atomic import replacing
+from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError
 from deepnotes.utils.safe_text import escaped
 from deepnotes.utils.wording import reason

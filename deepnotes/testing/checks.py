@@ -121,7 +121,7 @@ class Trial:
                 f"{times.size} are out of bounds"
             )
 
-    def hold(
+    def check(
         self,
         function: Callable[..., Any],
         arguments: Sequence[Any],

@@ -45,7 +45,7 @@ class Styled(Draw):
         return self.real(*shape) if self.style != "random" else super().weights(*shape)
 
 
-def hold_equations(backend: Backend, examples: int, random: bool = False) -> None:
+def check_equations(backend: Backend, examples: int, random: bool = False) -> None:
     """Check equations against the reference on inputs that Hypothesis draws; it shows the smallest that fails.
 
     Parameters
@@ -82,15 +82,15 @@ def hold_equations(backend: Backend, examples: int, random: bool = False) -> Non
     @example("relu_backward", 4, 1, 9, "float64", "backwards", "signs", 2)  # ties at the kink
     @example("mean_absolute_error_derivative", 2, 1, 9, "float32", "sliced", "signs", 3)
     @example("clip_by_global_norm", 1, 1, 1, "float32", "C order", "constant", 4)
-    def hold(name: str, n: int, k: int, m: int, dtype: str, layout: str, style: str, seed: int) -> None:
+    def examine(name: str, n: int, k: int, m: int, dtype: str, layout: str, style: str, seed: int) -> None:
         trial = Trial(backend, name)
         options: list[dict[str, Any]] = [{}, *VARIANTS.get(name, [])]
         for chosen in options:
             arguments = CALLS[name](Styled(np.random.default_rng(seed), style), n, k, m)
             where = f"{name} {dtype} ({n}, {k}, {m}) {layout} {style} {chosen or ''} seed {seed}"
-            trial.hold(call(name, chosen), arguments, dtype, where, LAYOUTS[layout], random=False)
+            trial.check(call(name, chosen), arguments, dtype, where, LAYOUTS[layout], random=False)
 
-    hold()
+    examine()
 
 
 def random_is_asked_for(config: Any) -> bool:

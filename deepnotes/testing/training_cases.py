@@ -17,7 +17,7 @@ from deepnotes.testing.checks import Failure, Trial
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCase:
     """A training: the layers, the data and the options.
 
     Attributes
@@ -104,14 +104,14 @@ def program(backend: Any, plan: Plan) -> Program:
     return backend.compile(plan) or EagerProgram(backend, plan)
 
 
-def inference(backend: Any, training: Training) -> Inference:
+def inference(backend: Any, training: TrainingCase) -> Inference:
     """Return the backend's Inference, or the eager one."""
     plan = training.plan
     made = backend.compile_inference(plan.layers, plan.layout, plan.dtype)
     return made or EagerInference(backend, plan.layers, plan.layout, plan.dtype)
 
 
-def placed(backend: Any, training: Training) -> tuple[State, Data]:
+def placed(backend: Any, training: TrainingCase) -> tuple[State, Data]:
     """Return the initial parameters and the data on a backend."""
     X, Y, w = training.data()
     zeros = np.zeros(training.plan.layout.size, training.dtype)
@@ -121,7 +121,7 @@ def placed(backend: Any, training: Training) -> tuple[State, Data]:
     return state, Data(*(None if a is None else backend.from_numpy(a) for a in (X, Y, w)))  # type: ignore[arg-type]
 
 
-def bounded(bounds: Bounds, training: Training) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
+def bounded(bounds: Bounds, training: TrainingCase) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
     """Train by the bounded equations; return the state, and the sums of losses and of weights of each call."""
     eager = EagerProgram(bounds, training.plan)
     state, data = placed(bounds, training)
@@ -138,7 +138,7 @@ def bounded(bounds: Bounds, training: Training) -> tuple[State, list[tuple[Bound
     return state, sums
 
 
-def trained(trial: Trial, training: Training) -> tuple[State, list[Chunk]]:
+def trained(trial: Trial, training: TrainingCase) -> tuple[State, list[Chunk]]:
     """Train by the backend's Program, all updates of a call at once."""
     made = program(trial.backend, training.plan)
     state, data = placed(trial.backend, training)
@@ -149,7 +149,7 @@ def trained(trial: Trial, training: Training) -> tuple[State, list[Chunk]]:
     return state, chunks
 
 
-def hold_training(trial: Trial, training: Training, where: str, random: bool = True) -> None:
+def check_training(trial: Trial, training: TrainingCase, where: str, random: bool = True) -> None:
     """Check a whole training against the equations: parameters, slots and reported losses.
 
     Raises
@@ -162,8 +162,8 @@ def hold_training(trial: Trial, training: Training, where: str, random: bool = T
     for call, (chunk, order, (loss_sum, weight_sum)) in enumerate(zip(chunks, training.orders(), sums, strict=True)):
         steps = -(-len(order) // training.batch)
         trial.that(chunk.steps == steps, f"{where}: {steps} updates in call {call}, made {chunk.steps}")
-        hold_number(trial, chunk.loss_sum, loss_sum, f"{where}: loss_sum of call {call}")
-        hold_number(trial, chunk.weight_sum, weight_sum, f"{where}: weight_sum of call {call}")
+        check_number(trial, chunk.loss_sum, loss_sum, f"{where}: loss_sum of call {call}")
+        check_number(trial, chunk.weight_sum, weight_sum, f"{where}: weight_sum of call {call}")
     total = sum(-(-len(order) // training.batch) for order in training.orders())
     trial.that(state.step == total, f"{where}: step {total} at the end, found {state.step}")
     trial.compare(state.theta, wanted.theta, f"{where}: θ")  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def hold_training(trial: Trial, training: Training, where: str, random: bool = T
         trial.compare(slot, of, f"{where}: slot {name}")  # type: ignore[arg-type]
 
 
-def hold_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -> None:
+def check_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -> None:
     """Check a Python number against the reference.
 
     Raises
@@ -190,7 +190,7 @@ def hold_number(trial: Trial, found: float, wanted: BoundedArray, where: str) ->
         raise Failure(f"{where}: {found!r}, wanted {float(wanted)!r} to within {float(wanted.error):.3g}")
 
 
-def hold_gradients(trial: Trial, training: Training, where: str) -> None:
+def check_gradients(trial: Trial, training: TrainingCase, where: str) -> None:
     """Check cost, weight and gradient of one batch against the equations, and that the arguments stay unchanged.
 
     Raises

@@ -136,7 +136,9 @@ def test_any_change_of_any_file_opens_a_new_cache(tmp_path: Path) -> None:
 
 
 def test_nowhere_to_write_is_no_reason_to_fail() -> None:
-    code = "from deepnotes_numba.eager import dropout_mask; print(dropout_mask((2, 2), 0.0, 1, 2, 3).sum())"
+    code = (
+        "from deepnotes_numba.compiled_equations import dropout_mask; print(dropout_mask((2, 2), 0.0, 1, 2, 3).sum())"
+    )
     done = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
     assert "compiling dropout masks takes some seconds, in each process anew" in done.stderr

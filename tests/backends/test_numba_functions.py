@@ -18,7 +18,7 @@ pytest.importorskip("numba")
 from deepnotes_numba.activations import NEEDS_Z, activate, backward, softmax, softmax_backward, softmax_of
 from deepnotes_numba.codes import ACTIVATIONS
 from deepnotes_numba.compiling import standalone
-from deepnotes_numba.functions import exp, expm1, log, log1p, normal_cdf, sigmoid, softplus, tanh
+from deepnotes_numba.elementary import exp, expm1, log, log1p, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.lowering import block_of
 from deepnotes_numba.vectors import block
 

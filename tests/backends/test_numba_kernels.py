@@ -1,4 +1,4 @@
-"""Rung 2 of the Numba backend: each kernel does what the equation of its name does."""
+"""Level 2 of the Numba backend: each kernel does what the equation of its name does."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ import pytest
 from watchdog import within
 
 pytest.importorskip("numba")
-from deepnotes_numba import team
+from deepnotes_numba import thread_team
 from deepnotes_numba.barrier import ARRIVED, BROKEN, SIZE, wait
 from deepnotes_numba.compiling import standalone
 from deepnotes_numba.vectors import pointer
@@ -51,7 +51,7 @@ def test_a_team_calls_a_function_once_for_each_rank_and_returns_what_the_first_d
         assert meeting.tolist() == [0] * SIZE
         return 10 + rank
 
-    assert team.run(size, function, "a", 2) == 10
+    assert thread_team.run(size, function, "a", 2) == 10
     assert sorted(calls) == [(rank, size, "a", 2) for rank in range(size)]
 
 
@@ -67,7 +67,7 @@ def test_an_error_in_one_thread_ends_all_and_is_raised(culprit: int, error: type
         ended.append(rank)
 
     with pytest.raises(error, match="of one"):
-        within(60, team.run, 3, function)
+        within(60, thread_team.run, 3, function)
     assert sorted(ended) == sorted({0, 1, 2} - {culprit})
 
 
@@ -81,7 +81,7 @@ def test_an_error_releases_those_that_wait_in_compiled_code() -> None:
         came.append(meet(rank, size, meeting))
 
     with pytest.raises(ValueError, match="too late"):
-        within(60, team.run, 3, function)
+        within(60, thread_team.run, 3, function)
     assert came == [False, False]
 
 
@@ -89,7 +89,7 @@ def test_an_error_releases_those_that_wait_in_compiled_code() -> None:
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_nobody_passes_a_barrier_before_all_have_come(size: int) -> None:
     """Also where there are more threads than processors."""
-    assert within(60, team.run, size, meet_often, 1000, np.zeros((size, 16), np.int64)) == 0
+    assert within(60, thread_team.run, size, meet_often, 1000, np.zeros((size, 16), np.int64)) == 0
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def _no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thread_that_cannot_be_started_leaves_none_waiting() -> None:
     came = []
     with pytest.raises(RuntimeError, match="can't start"):
-        within(60, team.run, 3, lambda *arguments: came.append(meet(*arguments)))
+        within(60, thread_team.run, 3, lambda *arguments: came.append(meet(*arguments)))
     assert came == [False]
 
 
@@ -120,7 +120,7 @@ def test_threads_begin_on_other_cores_than_the_one_that_waits_for_them() -> None
     def function(rank: int, size: int, meeting: np.ndarray) -> None:
         cores[rank] = set(os.sched_getaffinity(0))
 
-    team.run(3, function)
+    thread_team.run(3, function)
     assert cores[0] == os.sched_getaffinity(0) == granted  # the caller's own thread stays as it was
     left = 1 if len(granted) > 1 else 0
     assert [len(granted - cores[rank]) for rank in (1, 2)] == [left, left]

@@ -17,7 +17,7 @@ from deepnotes.nn.losses import Loss
 pytest.importorskip("numba")
 from test_numba_team import _no_second_thread, within  # noqa: F401
 
-from deepnotes_numba import inference, program, threads
+from deepnotes_numba import inference, program, thread_count
 from deepnotes_numba.lowering import block_of
 
 pytestmark = pytest.mark.slow
@@ -30,16 +30,16 @@ LAYERS = [dn.Dense(41, "tanh"), dn.Dropout(0.3), dn.Dense(70, "gelu"), dn.Dropou
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """Let the smallest work be worth all threads; return a list that fills with the numbers of them, and the modes."""
-    monkeypatch.setattr(threads, "WORK_PER_THREAD", 1)
-    monkeypatch.setattr(threads, "WORK_PER_START", 1)
+    monkeypatch.setattr(thread_count, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(thread_count, "WORK_PER_START", 1)
     found: list[tuple[int, bool]] = []
-    choose = threads.choose
+    choose = thread_count.choose
 
     def spy(*arguments: Any) -> tuple[int, bool]:
         found.append(choose(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(threads, "choose", spy)
+    monkeypatch.setattr(thread_count, "choose", spy)
     return found
 
 
@@ -120,7 +120,7 @@ def test_any_number_of_threads_trains_to_the_same_bits(
 def test_threads_that_split_rows_train_to_the_bits_of_those_that_split_samples(
     rows: bool, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "moves_less", lambda *_: rows)
+    monkeypatch.setattr(thread_count, "moves_less", lambda *_: rows)
     results = [trained(count, dtype, 430, 200, optimizer=dn.Adam(), l2=0.1, weighted=True) for count in (1, 2, 3)]
     assert_same_bits(results)
     assert chosen == [(1, False), (2, rows), (3, rows)]
@@ -191,12 +191,12 @@ def test_what_is_no_number_of_threads_is_refused(count: Any) -> None:
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
-several = pytest.mark.skipif(threads.limit(None) < 2, reason="one thread is all that this machine grants")
+several = pytest.mark.skipif(thread_count.limit(None) < 2, reason="one thread is all that this machine grants")
 LIMIT = """
-from deepnotes_numba import threads
-print(threads.limit(None))
-threads._controller = lambda: None
-print(threads.limit(None))
+from deepnotes_numba import thread_count
+print(thread_count.limit(None))
+thread_count._controller = lambda: None
+print(thread_count.limit(None))
 """
 
 
@@ -220,17 +220,17 @@ def test_the_limits_of_the_environment_hold(variable: str) -> None:
 @several
 def test_threadpoolctl_limits_the_threads_too() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    before = threads.limit(None)
+    before = thread_count.limit(None)
     with threadpoolctl.threadpool_limits(1):
-        assert threads.limit(None) == 1
-        assert threads.limit(2) == 2
-    assert threads.limit(None) == before
+        assert thread_count.limit(None) == 1
+        assert thread_count.limit(2) == 2
+    assert thread_count.limit(None) == before
 
 
 @several
 def test_the_processors_that_the_process_may_use_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    assert threads.limit(None) == 1
+    assert thread_count.limit(None) == 1
 
 
 def test_other_libraries_keep_their_threads(chosen: list[tuple[int, bool]]) -> None:
@@ -244,16 +244,16 @@ def test_other_libraries_keep_their_threads(chosen: list[tuple[int, bool]]) -> N
 
 def test_more_work_never_gets_fewer_threads_and_none_gets_more_than_it_may() -> None:
     for steps in (1, 100, 10**9):
-        sizes = [threads.choose(4, 2, 10**digits, steps)[0] for digits in range(15)]
+        sizes = [thread_count.choose(4, 2, 10**digits, steps)[0] for digits in range(15)]
         assert sizes == sorted(sizes)
         assert (sizes[0], sizes[-1]) == (1, 4)
-    assert threads.choose(4, 4, 10**14) == (4, False)
-    assert threads.choose(4, 3, 10**14) == (4, True)
-    assert threads.choose(4, 9, 10**14, rows=True) == (4, True)
+    assert thread_count.choose(4, 4, 10**14) == (4, False)
+    assert thread_count.choose(4, 3, 10**14) == (4, True)
+    assert thread_count.choose(4, 9, 10**14, rows=True) == (4, True)
 
 
 def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: list[tuple[int, bool]]) -> None:
-    pace = threads.Pace()
+    pace = thread_count.Pace()
 
     def train(work: int, seconds: dict[int, float]) -> tuple[list[int], dict[int, int]]:
         order, done = [], dict.fromkeys(seconds, 0)
@@ -277,7 +277,7 @@ def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: l
 
 def test_short_calls_are_judged_together() -> None:
     """Epochs of a few steps, none of which is enough by itself: the number of threads is found all the same."""
-    pace, done = threads.Pace(), {2: 0, 1: 0}
+    pace, done = thread_count.Pace(), {2: 0, 1: 0}
     for call in range(3000):
         size, _, steps = pace.choose(2, 9, 2 * 10**6, 24, False)
         assert steps == 24
@@ -329,11 +329,11 @@ def test_a_fork_after_training_with_threads_trains_and_predicts_with_threads() -
 import os
 import numpy as np
 import deepnotes as dn
-from deepnotes_numba import threads
-threads.WORK_PER_THREAD = threads.WORK_PER_START = 1
+from deepnotes_numba import thread_count
+thread_count.WORK_PER_THREAD = thread_count.WORK_PER_START = 1
 chosen = []
-choose = threads.choose
-threads.choose = lambda *a: chosen.append(choose(*a)) or chosen[-1]
+choose = thread_count.choose
+thread_count.choose = lambda *a: chosen.append(choose(*a)) or chosen[-1]
 X = np.random.default_rng(0).normal(size=(9, 300))
 net = dn.Network([dn.Dense(20, "tanh"), dn.Dense(1)], inputs=9, backend=dn.get_backend("numba", threads=2), seed=0)
 net.fit(X, X[:1], epochs=2, batch_size=150)

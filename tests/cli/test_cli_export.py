@@ -14,7 +14,7 @@ import pytest
 import deepnotes as dn
 from deepnotes.cli import main
 from deepnotes.datasets.tables import read_table, write_table
-from deepnotes.network.formats import onnx_writing, vectors
+from deepnotes.network.formats import check_vectors, onnx_writing
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_onnx_gives_what_predict_gives(target, run):
     assert "model     " in out
     assert "by onnx.checker, opset 13, and run by onnxruntime" in out
     X = read_table("data.csv").features(names=["x", "y"])[0].astype("float32")
-    found, _ = onnx_writing.run(Path("model.onnx").read_bytes(), vectors.Vectors(X, X, X))
+    found, _ = onnx_writing.run(Path("model.onnx").read_bytes(), check_vectors.Vectors(X, X, X))
     model = dn.from_onnx("model.onnx")
     model.save("again.safetensors")
     if target == "price":
@@ -100,7 +100,7 @@ def test_any_model_file_can_be_exported(run):
 
 def test_a_fault_is_found_before_anything_is_written(monkeypatch, capsys):
     pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
-    monkeypatch.setattr(vectors, "worst", lambda found, tests: 3.5)
+    monkeypatch.setattr(check_vectors, "worst", lambda found, tests: 3.5)
     assert main(["export", "kind.safetensors", "--python", "a.py", "--onnx", "a.onnx"]) == 1
     assert "is off by 3.5 times what rounding may do; nothing was written" in capsys.readouterr().err
     assert not list(Path().glob("a.*"))

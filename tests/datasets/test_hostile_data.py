@@ -12,7 +12,7 @@ from fuzzing import bounded
 from table_errors import error_of
 from test_data_files import IMAGES, idx
 
-from deepnotes.datasets import readings
+from deepnotes.datasets import reading
 from deepnotes.datasets.disk_tables import open_table
 from deepnotes.datasets.tables import read_table
 from deepnotes.utils.errors import TableError
@@ -21,7 +21,7 @@ from deepnotes.utils.errors import TableError
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """Return a function that writes a file, of which little may be unpacked."""
-    monkeypatch.setattr(readings, "FREE", 1 << 20)
+    monkeypatch.setattr(reading, "FREE", 1 << 20)
 
     def write(name, content):
         path = tmp_path / name

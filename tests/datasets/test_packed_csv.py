@@ -13,7 +13,7 @@ from test_csv_alike import imported
 
 import deepnotes as dn
 from deepnotes.cli import main
-from deepnotes.datasets import readings
+from deepnotes.datasets import reading
 from deepnotes.datasets.tables import conversion_of, read_table
 
 pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
@@ -85,7 +85,7 @@ def test_a_damaged_one_is_refused_in_one_line(capsys):
     "part", [b"\0" * 1000, b"1,2,3\n" * 200, b"x" * 1200, b"1 1 1 1 1\n" * 100, b"\n" * 1000], ids=repr
 )
 def test_a_bomb_is_refused_before_it_is_unpacked(part, monkeypatch):
-    monkeypatch.setattr(readings, "FREE", 1 << 20)
+    monkeypatch.setattr(reading, "FREE", 1 << 20)
     stream = io.BytesIO()
     with gzip.GzipFile(fileobj=stream, mode="wb") as file:
         file.write(b"a,b,c\n")

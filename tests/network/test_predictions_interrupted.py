@@ -77,8 +77,8 @@ def test_chunks_give_the_bits_of_one_call(
     threads: int, dtype: Any, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from deepnotes_numba import inference
-    from deepnotes_numba import threads as rule
-    from deepnotes_numba.team import run
+    from deepnotes_numba import thread_count as rule
+    from deepnotes_numba.thread_team import run
 
     monkeypatch.setattr(rule, "WORK_PER_START", 1000)
     monkeypatch.setattr(rule, "WORK_PER_THREAD", 1000)

@@ -11,7 +11,7 @@ from checkpointed import BACKENDS
 import deepnotes as dn
 from deepnotes.backends.bounds import UNIT
 from deepnotes.testing.checks import Trial
-from deepnotes.testing.training_cases import Training, hold_training
+from deepnotes.testing.training_cases import TrainingCase, check_training
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 @dataclass(frozen=True)
-class Given(Training):
+class Given(TrainingCase):
     """A training on samples that are said, or that are random ones times a factor, from parameters that are said."""
 
     X: Any = None
@@ -63,7 +63,7 @@ def test_few_samples_odd_batches_dull_features_and_very_many(backend: str, dtype
     settings = STRESS[case]
     layers = LAYERS[settings.get("targets", "real")] if settings.get("inputs") != 10**6 else [dn.Dense(1, "tanh")]
     trial = Trial(dn.get_backend(backend), case)
-    hold_training(trial, Given(layers, dtype, **settings), case, random="X" not in settings)
+    check_training(trial, Given(layers, dtype, **settings), case, random="X" not in settings)
     assert trial.compared > 10
 
 
@@ -96,7 +96,7 @@ def test_inputs_from_subnormals_to_nearly_the_largest_float(
         assert 0 < moved.max() <= 2.1 * optimizer.learning_rate  # no step of Adam's first is larger than its rate
         return
     trial = Trial(dn.get_backend(backend), size)
-    hold_training(trial, training, size, random=False)
+    check_training(trial, training, size, random=False)
     assert trial.compared > 8
 
 
@@ -133,7 +133,7 @@ def test_training_from_such_logits_keeps_its_bound(backend: str, dtype: str, las
         X=np.hstack([EXTREME, -EXTREME[:, :2]]), inputs=2, samples=5, batch=2, updates=(5, 5), rate=1e-3,
         start=[1.0, 0, 0, 1, 0, 0],
     )  # fmt: skip
-    hold_training(trial, training, "logits", random=False)
+    check_training(trial, training, "logits", random=False)
 
 
 @on_every_backend

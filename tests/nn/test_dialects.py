@@ -19,7 +19,7 @@ from deepnotes.network.formats import containers
 from deepnotes.network.formats.model_files import content
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 from deepnotes.nn.optimizers import as_optimizer
-from deepnotes.nn.presets import DIALECTS, NOTES, spoken
+from deepnotes.nn.presets import DIALECTS, NOTES, current_dialect
 
 with np.load(Path(__file__).parents[1] / "fixtures" / "dialects.npz") as file:
     STORED = dict(file)
@@ -202,45 +202,45 @@ def test_layers_and_activations_of_ones_own_keep_what_they_say() -> None:
 
 
 def test_blocks_nest_and_end_with_an_error_too() -> None:
-    assert spoken() == "notes"
+    assert current_dialect() == "notes"
     with dn.defaults("torch") as outer:
         assert repr(outer) == "defaults('torch')"
         with dn.defaults("keras"):
-            assert spoken() == "keras"
+            assert current_dialect() == "keras"
             with outer:
-                assert spoken() == "torch"
-            assert spoken() == "keras"
-        assert spoken() == "torch"
+                assert current_dialect() == "torch"
+            assert current_dialect() == "keras"
+        assert current_dialect() == "torch"
         with outer:
-            assert spoken() == "torch"
-        assert spoken() == "torch"
-    assert spoken() == "notes"
+            assert current_dialect() == "torch"
+        assert current_dialect() == "torch"
+    assert current_dialect() == "notes"
     with dn.defaults("sklearn"):
         with pytest.raises(ValueError, match="boom"), dn.defaults("torch"):
             raise ValueError("boom")
-        assert spoken() == "sklearn"
-    assert spoken() == "notes"
+        assert current_dialect() == "sklearn"
+    assert current_dialect() == "notes"
 
 
 def test_making_a_preset_changes_nothing() -> None:
     usual = dn.RMSProp()
     preset = dn.defaults("torch")
-    assert spoken() == "notes"
+    assert current_dialect() == "notes"
     assert dn.RMSProp() == usual
     with dn.defaults("keras"):
         dn.defaults("sklearn")
-        assert spoken() == "keras"
+        assert current_dialect() == "keras"
         with preset:
             assert dn.RMSProp() == dn.RMSProp(0.01, rho=0.99, epsilon=1e-8) != usual
-        assert spoken() == "keras"
-    assert spoken() == "notes"
+        assert current_dialect() == "keras"
+    assert current_dialect() == "notes"
 
 
 @pytest.mark.parametrize("name", ["pytorch", "", None, 3, ["torch"]])
 def test_an_unknown_dialect_changes_nothing(name: Any) -> None:
     with pytest.raises(dn.UnknownNameError, match=r"unknown dialect .*known: keras, notes, sklearn, torch"):
         dn.defaults(name)
-    assert spoken() == "notes"
+    assert current_dialect() == "notes"
 
 
 def test_threads_do_not_hear_each_other() -> None:
@@ -259,7 +259,7 @@ def test_threads_do_not_hear_each_other() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        assert spoken() == "sklearn"
+        assert current_dialect() == "sklearn"
     assert {dialect: set(slopes) for dialect, slopes in heard.items()} == {"torch": {0.01}, "keras": {0.2}, "": {0.001}}
 
 
@@ -276,7 +276,7 @@ def test_tasks_do_not_hear_each_other() -> None:
         return await asyncio.gather(work("keras"), work("torch"))
 
     assert asyncio.run(both()) == [[1e-7] * 5, [1e-8] * 5]
-    assert spoken() == "notes"
+    assert current_dialect() == "notes"
 
 
 # What a network remembers
@@ -292,7 +292,7 @@ def test_a_network_says_and_keeps_its_dialect(dialect: str, tmp_path: Path) -> N
     net.save(path)
     with dn.defaults("notes" if dialect == "torch" else "torch"):
         loaded = dn.load(path)
-        assert spoken() != dialect
+        assert current_dialect() != dialect
     for like in (loaded, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert like.dialect == dialect
         assert like.layers == net.layers

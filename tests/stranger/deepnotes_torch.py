@@ -1,4 +1,4 @@
-"""deepnotes on PyTorch, by way of array-api-compat: a backend of the first rung, in a package of its own."""
+"""deepnotes on PyTorch, by way of array-api-compat: a backend that has only a namespace, in a package of its own."""
 
 from collections.abc import Mapping
 from typing import Any

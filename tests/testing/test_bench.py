@@ -158,7 +158,7 @@ def test_a_backend_with_the_option_is_told_by_it_and_one_of_numpys_by_the_blas()
     assert found["numba, 1 thread"].options == "--backend numba --threads 1"
     by_blas = found["numpy, 1 thread"]
     assert (by_blas.options, by_blas.environment) == ("--backend numpy", "OMP_NUM_THREADS=1")
-    with by_blas.running():
+    with by_blas.execution_context():
         assert {x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"} <= {1}
 
 

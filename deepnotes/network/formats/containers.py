@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.utils.atomic import replacing
+from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ArgumentError, ModelFileError
 from deepnotes.utils.wording import brief, reason
 

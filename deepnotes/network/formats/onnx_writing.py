@@ -9,10 +9,10 @@ import numpy as np
 
 from deepnotes.equations.ops import Ops
 from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.tracing import KERNELS, Trace, Value
-from deepnotes.network.formats.vectors import Vectors
-from deepnotes.utils.atomic import replacing
+from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import needed
 from deepnotes.utils.version import __version__

@@ -2,7 +2,7 @@
 
 The formulas in the file are the source of :mod:`deepnotes.equations`, word for word: the functions that this network
 needs and everything that they refer to. The file also holds the parameters, test vectors with error bounds, and
-:mod:`deepnotes.network.formats.carried` with the library's own functions that read and write CSV.
+:mod:`deepnotes.network.formats.python_runtime` with the library's own functions that read and write CSV.
 """
 
 import ast
@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from deepnotes.datasets.encoding import Encoder, Feature
-from deepnotes.datasets.readings import Format
+from deepnotes.datasets.reading import Format
 from deepnotes.equations import EQUATIONS
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.vectors import vectors_of
+from deepnotes.network.formats.check_vectors import vectors_of
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.version import __version__
 
 WIDTH = 118
-CARRIED = "deepnotes.network.formats.carried"
+CARRIED = "deepnotes.network.formats.python_runtime"
 
 
 def to_python(chain: Chain) -> str:
@@ -168,7 +168,7 @@ class Carried:
     Attributes
     ----------
     first, last : str
-        The source of :mod:`deepnotes.network.formats.carried` between its marks, and below them.
+        The source of :mod:`deepnotes.network.formats.python_runtime` between its marks, and below them.
     library : list of str
         The definitions that it uses from the library, each after those that it needs when it is defined.
     imports : set of str

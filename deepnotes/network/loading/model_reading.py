@@ -15,7 +15,7 @@ from deepnotes.nn.activations import Activation
 from deepnotes.nn.initializers import LIBRARY as INITIALIZERS
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.plan import Layout
-from deepnotes.nn.presets import DIALECTS, speaking
+from deepnotes.nn.presets import DIALECTS, in_dialect
 from deepnotes.utils.errors import DeepnotesError, ModelFileError
 from deepnotes.utils.wording import brief
 
@@ -56,7 +56,7 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
         standardizer = Standardizer(*numbers) if numbers else None
     except DeepnotesError as error:
         raise ModelFileError(f"{path}: {error}") from None
-    with speaking(description.get("dialect", "notes")):
+    with in_dialect(description.get("dialect", "notes")):
         network = Network(
             layers,
             description["inputs"],

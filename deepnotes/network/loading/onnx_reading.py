@@ -9,7 +9,7 @@ from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.onnx_file import Graph, read
 from deepnotes.network.formats.onnx_nodes import Refusal, Walk
 from deepnotes.network.formats.onnx_shapes import SAMPLES, UNKNOWN, Shape
-from deepnotes.network.loading.chains import network_of
+from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY
 from deepnotes.utils.errors import DeepnotesError, ModelFileError
 

@@ -8,7 +8,7 @@ import numpy as np
 from deepnotes.backends.base import Backend
 from deepnotes.network.formats.chain import Chain
 from deepnotes.network.formats.composing import Known, composed
-from deepnotes.network.loading.chains import network_of
+from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY, Activation, ActivationFunction
 from deepnotes.nn.layers import Dense
 from deepnotes.utils.arguments import float_dtype

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 import numpy as np
 
 from deepnotes.backends.program import CHUNK_SECONDS, Program
-from deepnotes.network.streaming import at_hand, updates_at_hand
-from deepnotes.network.training.diagnosis import first_fault
+from deepnotes.network.streaming import in_memory, updates_in_memory
 from deepnotes.network.training.history import History
+from deepnotes.network.training.nonfinite import first_fault
 from deepnotes.network.training.signals import deferred
 from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.nn.schedules import Memory, Rate, as_schedule
@@ -159,7 +159,7 @@ def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException]
 def _chunks(training: Training, program: Program) -> Iterator[None]:
     """Train to the end of an epoch, a chunk of batches at a time."""
     at, state, samples, batch_size = training.at, training.state, training.samples, training.batch_size
-    schedule, held = training.plan.optimizer.learning_rate, updates_at_hand(training.data, batch_size)
+    schedule, held = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
     while at.order is None or at.done < samples:
         updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), held)
         rates = _rates(schedule, state.step, updates, at.memory)
@@ -169,7 +169,7 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
         part = at.order[at.done : at.done + updates * batch_size]
         began = time.perf_counter()
         training.at_rest = False
-        data, samples_of_it = at_hand(training.network, training.data, part)
+        data, samples_of_it = in_memory(training.network, training.data, part)
         chunk = program.train(state, data, samples_of_it, batch_size, rates, at.sums)
         at.sums, at.rate = (chunk.loss_sum, chunk.weight_sum), float(rates[-1])
         at.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
@@ -218,7 +218,7 @@ def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
     assert at.order is not None
     batch = at.order[at.done : at.done + training.batch_size]
     fault = first_fault(
-        training.network.backend, training.plan, training.state, *at_hand(training.network, training.data, batch)
+        training.network.backend, training.plan, training.state, *in_memory(training.network, training.data, batch)
     )
     found = (
         f"the loss is {cost}"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.network.training.fingerprint import NoFingerprintError, fingerprint, settings_of
 from deepnotes.network.training.loop import remembering
+from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, settings_of
 from deepnotes.utils.wording import brief
 
 if TYPE_CHECKING:

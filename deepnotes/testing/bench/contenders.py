@@ -34,7 +34,7 @@ class Contender(NamedTuple):
     threads: int | None = None
     by_blas: bool = False
 
-    def running(self) -> AbstractContextManager[None]:
+    def execution_context(self) -> AbstractContextManager[None]:
         """Return the context that sets its number of threads."""
         return blas_threads(self.threads if self.by_blas else None)
 

@@ -243,7 +243,7 @@ def _first_step(contender: Contender, case: Case) -> float:
     X, y = case.data(case.batch)
     began = time.perf_counter()
     try:
-        with contender.running():
+        with contender.execution_context():
             net = network(contender.backend, case)
             net.fit(X.T, y, epochs=1, batch_size=case.batch)
             net.predict(X.T)

@@ -51,7 +51,7 @@ def within(contender: Contender, function: Callable[[], float]) -> Callable[[], 
     """Return `function`, run with the contender's threads."""
 
     def run() -> float:
-        with contender.running():
+        with contender.execution_context():
             return function()
 
     return run
@@ -91,7 +91,7 @@ def steps(
     agreeing(trainings)
     timed = {}
     for c in contenders:
-        with c.running():
+        with c.execution_context():
             timed[c.name] = within(c, timed_training(trainings[c.name], batches, round_seconds))
     found = summary(turns(timed, rounds))
     return described(case, found, contenders, limits, step_work(case.plan, case.batch), 0)
@@ -121,7 +121,7 @@ def predictions(
             raise DeepnotesError(f"{who} predicts otherwise than {first}")
     timed = {}
     for c in contenders:
-        with c.running():
+        with c.execution_context():
             timed[c.name] = within(c, timed_call(calls[c.name], round_seconds))
     found = summary(turns(timed, rounds))
     return described(case, found, contenders, limits, prediction_work(case.plan, case.batch), 1)

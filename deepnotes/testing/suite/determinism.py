@@ -9,7 +9,7 @@ from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.optimizers import Adam
 from deepnotes.testing.checks import DTYPES, Trial, check
 from deepnotes.testing.suite.programs import small
-from deepnotes.testing.training_cases import Training, inference, placed, program, trained
+from deepnotes.testing.training_cases import TrainingCase, inference, placed, program, trained
 
 
 @check("determinism.training")
@@ -17,7 +17,7 @@ def determinism(trial: Trial) -> None:
     """The same training twice gives the same bits; with another seed it does not."""
     layers: list[Layer] = [Dense(7, "tanh"), Dropout(0.3), Dense(3)]
     for dtype in DTYPES:
-        results = [trained(trial, Training(layers, dtype, optimizer=Adam(), seed=seed)) for seed in (0, 0, 1)]
+        results = [trained(trial, TrainingCase(layers, dtype, optimizer=Adam(), seed=seed)) for seed in (0, 0, 1)]
         first, again, other = (trial.host(state.theta) for state, _ in results)
         trial.same(again, first, f"{dtype}: θ the second time")
         trial.that(results[0][1] == results[1][1], f"{dtype}: the same losses the second time")
@@ -28,7 +28,7 @@ def determinism(trial: Trial) -> None:
 def determinism_of_predictions(trial: Trial) -> None:
     """The same prediction twice gives the same bits."""
     for dtype in DTYPES:
-        training = Training(small(), dtype, samples=300)
+        training = TrainingCase(small(), dtype, samples=300)
         made = inference(trial.backend, training)
         state, data = placed(trial.backend, training)
         first = trial.host(made.predict(state.theta, data.X)).copy()
@@ -39,7 +39,7 @@ def determinism_of_predictions(trial: Trial) -> None:
 def determinism_of_chunks(trial: Trial) -> None:
     """Wherever a training is cut into calls, parameters, slots and sums of losses have the same bits."""
     for dtype in DTYPES:
-        training = Training(small(), dtype, optimizer=Adam(), samples=61, updates=(61,), weighted=True)
+        training = TrainingCase(small(), dtype, optimizer=Adam(), samples=61, updates=(61,), weighted=True)
         (order,) = training.orders()
         rates, batch = training.rates(order), training.batch
         whole, (chunk,) = trained(trial, training)
@@ -61,7 +61,7 @@ def determinism_of_chunks(trial: Trial) -> None:
 def determinism_of_programs(trial: Trial) -> None:
     """Two Programs of one plan do not share what they keep."""
     for dtype in DTYPES:
-        training = Training(small(), dtype, optimizer=Adam())
+        training = TrainingCase(small(), dtype, optimizer=Adam())
         alone, _ = trained(trial, training)
         both = [program(trial.backend, training.plan) for _ in range(2)]
         pairs: list[tuple[State, Data]] = [placed(trial.backend, training) for _ in both]

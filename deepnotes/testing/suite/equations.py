@@ -1,4 +1,4 @@
-"""Rung 2: every equation, forward and backward, in both dtypes, all shapes and layouts, within its derived bound."""
+"""Level 2: every equation, forward and backward, in both dtypes, all shapes and layouts, within its derived bound."""
 
 from deepnotes.equations import EQUATIONS
 from deepnotes.testing.calls import CALLS, VARIANTS, Draw, call
@@ -25,14 +25,14 @@ def of_equation(name: str) -> CheckFunction:
             told = ", ".join(["", *(f"{k}={v}" for k, v in options.items())])
             for dtype in DTYPES:
                 for sizes in _sizes(trial, name):
-                    trial.hold(call(name, options), CALLS[name](draw, *sizes), dtype, f"{dtype} {sizes}{told}")
+                    trial.check(call(name, options), CALLS[name](draw, *sizes), dtype, f"{dtype} {sizes}{told}")
                 for layout, laid_out in LAYOUTS.items():
                     where = f"{dtype} (6, 9, 11) {layout}{told}"
                     random = layout != "broadcast"
-                    trial.hold(call(name, options), CALLS[name](draw, 6, 9, 11), dtype, where, laid_out, random)
+                    trial.check(call(name, options), CALLS[name](draw, 6, 9, 11), dtype, where, laid_out, random)
         if name in HEAVY and not trial.quick:
             arguments = CALLS[name](Draw(trial.rng), *LARGE)
-            trial.hold(call(name, {}), arguments, "float32", f"float32 {LARGE}")
+            trial.check(call(name, {}), arguments, "float32", f"float32 {LARGE}")
 
     return function
 

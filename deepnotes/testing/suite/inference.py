@@ -9,10 +9,10 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 from deepnotes.testing.suite.programs import LAST, TARGETS, small
-from deepnotes.testing.training_cases import Training, inference, placed
+from deepnotes.testing.training_cases import TrainingCase, inference, placed
 
 
-def hold_predictions(trial: Trial, training: Training, where: str) -> None:
+def check_predictions(trial: Trial, training: TrainingCase, where: str) -> None:
     """Check outputs, and losses, against the equations."""
     bounds, plan = trial.bounds(training.dtype), training.plan
     reference = EagerInference(bounds, plan.layers, plan.layout, plan.dtype)
@@ -37,7 +37,7 @@ def of_prediction(name: str) -> CheckFunction:
         for dtype in DTYPES:
             layers: list[Layer] = [Dense(n, name) for n in (9, 33, 3)]
             for samples in (1, 40):
-                hold_predictions(trial, Training(layers, dtype, samples=samples), f"{dtype} {samples} samples")
+                check_predictions(trial, TrainingCase(layers, dtype, samples=samples), f"{dtype} {samples} samples")
 
     return made
 
@@ -51,8 +51,10 @@ def samples(trial: Trial) -> None:
     """Any number of samples: none, one, around the width of a register, many."""
     for dtype in DTYPES:
         for m in (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 200 if trial.quick else 5000):
-            hold_predictions(
-                trial, Training([Dense(7, "tanh"), Dropout(0.5), Dense(3)], dtype, samples=m), f"{dtype} {m} samples"
+            check_predictions(
+                trial,
+                TrainingCase([Dense(7, "tanh"), Dropout(0.5), Dense(3)], dtype, samples=m),
+                f"{dtype} {m} samples",
             )
 
 
@@ -62,8 +64,8 @@ def inference_layouts(trial: Trial) -> None:
     for dtype in DTYPES:
         for name, layout in LAYOUTS.items():
             for m in (1, 23):
-                hold_predictions(
-                    trial, Training(small(), dtype, samples=m, layout=layout), f"{dtype} {m} samples, {name}"
+                check_predictions(
+                    trial, TrainingCase(small(), dtype, samples=m, layout=layout), f"{dtype} {m} samples, {name}"
                 )
 
 
@@ -74,15 +76,15 @@ def losses(trial: Trial) -> None:
         for name, traits in LOSSES.items():
             for activation in LAST.get(name, ["identity", "softmax"]):
                 layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
-                training = Training(layers, dtype, name, targets=TARGETS[traits.targets])
-                hold_predictions(trial, training, f"{dtype} {name} after {activation}")
+                training = TrainingCase(layers, dtype, name, targets=TARGETS[traits.targets])
+                check_predictions(trial, training, f"{dtype} {name} after {activation}")
 
 
 @check("inference.new_parameters")
 def new_parameters(trial: Trial) -> None:
     """Predictions are those of the parameters handed in, also of others than the time before."""
     for dtype in DTYPES:
-        training = Training(small(), dtype)
+        training = TrainingCase(small(), dtype)
         made, bounds = inference(trial.backend, training), trial.bounds(dtype)
         reference = inference(bounds, training)
         _, data = placed(trial.backend, training)

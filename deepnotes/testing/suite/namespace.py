@@ -1,4 +1,4 @@
-"""Rung 1: each function and operator of the Array and Namespace protocols."""
+"""Level 1: each function and operator of the Array and Namespace protocols."""
 
 from collections.abc import Callable
 from typing import Any
@@ -92,13 +92,13 @@ def of_unary(name: str) -> CheckFunction:
         for dtype in DTYPES:
             for shape in SHAPES[:5] if trial.quick else SHAPES:
                 more = [draw.indices(shape[1], 5)] if name == "take" else []
-                trial.hold(function, [draw_it(draw, *shape), *more], dtype, f"{dtype} {shape}")
+                trial.check(function, [draw_it(draw, *shape), *more], dtype, f"{dtype} {shape}")
             for shape in [] if name in NO_EMPTY else EMPTY:
-                trial.hold(function, [np.zeros(shape)], dtype, f"{dtype} {shape}")
+                trial.check(function, [np.zeros(shape)], dtype, f"{dtype} {shape}")
             for layout, laid_out in LAYOUTS.items():
                 more = [draw.indices(11, 5)] if name == "take" else []
                 arguments, random = [draw_it(draw, 6, 11), *more], layout != "broadcast"
-                trial.hold(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out, random)
+                trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out, random)
 
     return made
 
@@ -120,12 +120,12 @@ def of_binary(name: str) -> CheckFunction:
         for dtype in DTYPES:
             for first, second in pairs:
                 arguments = [draw_it(draw, *first), draw_it(draw, *second)]
-                trial.hold(function, arguments, dtype, f"{dtype} {first} with {second}")
+                trial.check(function, arguments, dtype, f"{dtype} {first} with {second}")
             for layout, laid_out in LAYOUTS.items():
                 arguments = [draw_it(draw, 6, 11), draw_it(draw, 6, 11)]
-                trial.hold(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out)
+                trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out)
             if name in NUMBERS:
-                trial.hold(NUMBERS[name], [draw_it(draw, 6, 11)], dtype, f"{dtype} (6, 11) with a number")
+                trial.check(NUMBERS[name], [draw_it(draw, 6, 11)], dtype, f"{dtype} (6, 11) with a number")
 
     return made
 
@@ -146,17 +146,17 @@ def matmul(trial: Trial) -> None:
 
     for dtype in DTYPES:
         for n, k, m in PRODUCTS:
-            trial.hold(product, [draw.weights(n, k), draw.weights(k, m)], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
+            trial.check(product, [draw.weights(n, k), draw.weights(k, m)], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
         for n, k, m in [(0, 3, 2), (2, 0, 3), (3, 2, 0)]:
-            trial.hold(product, [np.zeros((n, k)), np.zeros((k, m))], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
+            trial.check(product, [np.zeros((n, k)), np.zeros((k, m))], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
         for layout, laid_out in LAYOUTS.items():
             arguments, random = [draw.weights(6, 9), draw.weights(9, 11)], layout != "broadcast"
-            trial.hold(product, arguments, dtype, f"{dtype} (6, 9) (9, 11) {layout}", laid_out, random)
+            trial.check(product, arguments, dtype, f"{dtype} (6, 9) (9, 11) {layout}", laid_out, random)
         arguments = [draw.weights(9, 6), draw.weights(11, 9)]
-        trial.hold(lambda ops, a, b: a.T @ b.T, arguments, dtype, f"{dtype} (6, 9) (9, 11) of transposes")
+        trial.check(lambda ops, a, b: a.T @ b.T, arguments, dtype, f"{dtype} (6, 9) (9, 11) of transposes")
     if not trial.quick:
         n, k, m = LARGE
-        trial.hold(product, [draw.weights(n, k), draw.weights(k, m)], "float32", f"float32 {LARGE}")
+        trial.check(product, [draw.weights(n, k), draw.weights(k, m)], "float32", f"float32 {LARGE}")
 
 
 @check("namespace.creation")

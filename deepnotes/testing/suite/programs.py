@@ -1,4 +1,4 @@
-"""Rung 3: Programs and Inferences, and the eager ones where a backend has none of its own."""
+"""Level 3: Programs and Inferences, and the eager ones where a backend has none of its own."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSPro
 from deepnotes.nn.plan import Objective
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
-from deepnotes.testing.training_cases import Training, hold_gradients, hold_training, placed, program
+from deepnotes.testing.training_cases import TrainingCase, check_gradients, check_training, placed, program
 
 OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items()} | {
     "sgd": SGD(0.1),
@@ -49,7 +49,7 @@ def of_activation(name: str) -> CheckFunction:
         for dtype in DTYPES:
             for activation in [Activation(name), *([Activation(name, **_other(name))] if _other(name) else [])]:
                 layers: list[Layer] = [Dense(n, activation) for n in (7, 7, 3)]
-                hold_gradients(trial, Training(layers, dtype), f"{dtype} {activation}")
+                check_gradients(trial, TrainingCase(layers, dtype), f"{dtype} {activation}")
 
     return made
 
@@ -67,14 +67,14 @@ def of_loss(name: str) -> CheckFunction:
             for activation in LAST.get(name, ["identity", "softmax", "sigmoid"]):
                 for weighted in (False, True):
                     layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
-                    training = Training(layers, dtype, name, targets=targets, weighted=weighted)
-                    hold_gradients(trial, training, f"{dtype} {activation}{', weighted' if weighted else ''}")
+                    training = TrainingCase(layers, dtype, name, targets=targets, weighted=weighted)
+                    check_gradients(trial, training, f"{dtype} {activation}{', weighted' if weighted else ''}")
             if LOSSES[name].targets == "simplex":
                 layers = [Dense(6, "tanh"), Dense(3, "softmax")]
-                hold_gradients(trial, Training(layers, dtype, name, targets="labels"), f"{dtype} class indices")
+                check_gradients(trial, TrainingCase(layers, dtype, name, targets="labels"), f"{dtype} class indices")
             if LOSSES[name].targets == "unit":
                 layers = [Dense(6, "tanh"), Dense(1, "sigmoid")]
-                hold_gradients(trial, Training(layers, dtype, name, targets="bits"), f"{dtype} one output")
+                check_gradients(trial, TrainingCase(layers, dtype, name, targets="bits"), f"{dtype} one output")
 
     return made
 
@@ -84,9 +84,9 @@ def of_optimizer(name: str) -> CheckFunction:
 
     def made(trial: Trial) -> None:
         for dtype in DTYPES:
-            hold_training(trial, Training(small(), dtype, optimizer=OPTIMIZERS[name]), dtype)
-            decayed = Training(small(), dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
-            hold_training(trial, decayed, f"{dtype}, with L2, clipping and weights")
+            check_training(trial, TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name]), dtype)
+            decayed = TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
+            check_training(trial, decayed, f"{dtype}, with L2, clipping and weights")
 
     return made
 
@@ -104,8 +104,8 @@ def ragged_batch(trial: Trial) -> None:
     """A last batch that is smaller counts for the samples it has: of 1, of 2, of all but one."""
     for dtype in DTYPES:
         for samples in (9, 10, 15):
-            hold_training(
-                trial, Training(small(), dtype, samples=samples, updates=(samples,) * 2), f"{dtype} {samples} by 8"
+            check_training(
+                trial, TrainingCase(small(), dtype, samples=samples, updates=(samples,) * 2), f"{dtype} {samples} by 8"
             )
 
 
@@ -114,7 +114,9 @@ def batches(trial: Trial) -> None:
     """Batches of one sample, of all, and larger than all of them."""
     for dtype in DTYPES:
         for batch, updates in [(1, (5,)), (23, (23, 23)), (100, (23,)), (33, (70,))]:
-            hold_training(trial, Training(small(), dtype, batch=batch, updates=updates), f"{dtype} batches of {batch}")
+            check_training(
+                trial, TrainingCase(small(), dtype, batch=batch, updates=updates), f"{dtype} batches of {batch}"
+            )
 
 
 @check("programs.chunks")
@@ -122,15 +124,17 @@ def chunks(trial: Trial) -> None:
     """Where a training is cut into calls makes no difference, and nothing of one batch is left in the next."""
     for dtype in DTYPES:
         for updates in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
-            training = Training([Dense(7, "tanh"), Dropout(0.3), Dense(3)], dtype, optimizer=Adam(), updates=updates)
-            hold_training(trial, training, f"{dtype} {updates}")
+            training = TrainingCase(
+                [Dense(7, "tanh"), Dropout(0.3), Dense(3)], dtype, optimizer=Adam(), updates=updates
+            )
+            check_training(trial, training, f"{dtype} {updates}")
 
 
 @check("programs.sizes_in_turn")
 def sizes_in_turn(trial: Trial) -> None:
     """One Program takes batches of many sizes, one after the other, as it takes each afresh."""
     for dtype in DTYPES:
-        training = Training(small(), dtype)
+        training = TrainingCase(small(), dtype)
         made = program(trial.backend, training.plan)
         state, data = placed(trial.backend, training)
         bounds = trial.bounds(dtype)
@@ -147,8 +151,8 @@ def sizes_in_turn(trial: Trial) -> None:
 def sample_weights(trial: Trial) -> None:
     """A batch divides by its number of samples; weights of 1 change nothing; a batch of weight 0 has no gradient."""
     for dtype in DTYPES:
-        hold_training(trial, Training(small(), dtype, weighted=True), f"{dtype} random weights")
-        training = Training(small(), dtype)
+        check_training(trial, TrainingCase(small(), dtype, weighted=True), f"{dtype} random weights")
+        training = TrainingCase(small(), dtype)
         state, data = placed(trial.backend, training)
         made = program(trial.backend, training.plan)
         for value in (1, 0):
@@ -173,12 +177,12 @@ def objective(trial: Trial) -> None:
             "weighted mean, shared L2": Objective(2.0, 2.0, share_l2=True, weighted_mean=True),
         }.items():
             for weighted in (False, True):
-                training = Training(
+                training = TrainingCase(
                     small(), dtype, optimizer=Adam(epsilon=1e-3), l2=0.7, weighted=weighted, objective=how
                 )
                 where = f"{dtype} {name}{', weighted' if weighted else ''}"
-                hold_gradients(trial, training, where)
-                hold_training(trial, training, where)
+                check_gradients(trial, training, where)
+                check_training(trial, training, where)
 
 
 @check("programs.class_indices")
@@ -186,7 +190,7 @@ def class_indices(trial: Trial) -> None:
     """Class indices train as one-hot columns do."""
     for dtype in DTYPES:
         layers: list[Layer] = [Dense(7, "relu"), Dense(4, "softmax")]
-        hold_training(trial, Training(layers, dtype, "categorical_cross_entropy", targets="labels"), dtype)
+        check_training(trial, TrainingCase(layers, dtype, "categorical_cross_entropy", targets="labels"), dtype)
 
 
 @check("programs.dropout")
@@ -195,7 +199,7 @@ def dropout(trial: Trial) -> None:
     for dtype in DTYPES:
         for seed in (0, 2**63 + 11):
             layers: list[Layer] = [Dropout(0.2), Dense(9, "tanh"), Dropout(0.5), Dense(3)]
-            hold_training(trial, Training(layers, dtype, seed=seed, updates=(23, 23, 23)), f"{dtype} seed {seed}")
+            check_training(trial, TrainingCase(layers, dtype, seed=seed, updates=(23, 23, 23)), f"{dtype} seed {seed}")
 
 
 @check("programs.layouts")
@@ -204,8 +208,8 @@ def layouts(trial: Trial) -> None:
     for dtype in DTYPES:
         for name, layout in LAYOUTS.items():
             random = name != "broadcast"
-            hold_training(trial, Training(small(), dtype, layout=layout), f"{dtype} {name}", random)
-        training = Training(small(), dtype)
+            check_training(trial, TrainingCase(small(), dtype, layout=layout), f"{dtype} {name}", random)
+        training = TrainingCase(small(), dtype)
         state, data = placed(trial.backend, training)
         program(trial.backend, training.plan).train(state, data, np.arange(23), 8, np.full(3, 0.05))
         for x, before in zip(data[:2], training.data()[:2], strict=True):
@@ -218,8 +222,8 @@ def widths(trial: Trial) -> None:
     for dtype in DTYPES:
         for sizes in [(1,), (1, 1), (31, 37, 2), (64, 128, 10), (130, 3)]:
             layers: list[Layer] = [*(Dense(n, "tanh") for n in sizes[:-1]), Dense(sizes[-1])]
-            training = Training(layers, dtype, inputs=67, samples=40, batch=17, updates=(40,))
-            hold_training(trial, training, f"{dtype} 67-{'-'.join(map(str, sizes))}")
+            training = TrainingCase(layers, dtype, inputs=67, samples=40, batch=17, updates=(40,))
+            check_training(trial, training, f"{dtype} 67-{'-'.join(map(str, sizes))}")
 
 
 @check("programs.large")
@@ -227,11 +231,11 @@ def large(trial: Trial) -> None:
     """Products that are larger than a core's cache."""
     layers: list[Layer] = [Dense(611, "relu"), Dense(389, "tanh"), Dense(10, "softmax")]
     samples = 150 if trial.quick else 700
-    training = Training(
+    training = TrainingCase(
         layers, "float32", "categorical_cross_entropy", inputs=784, samples=samples, batch=samples, targets="labels",
         updates=(samples,),
     )  # fmt: skip
-    hold_gradients(trial, training, f"float32 784-611-389-10, {samples} samples")
+    check_gradients(trial, training, f"float32 784-611-389-10, {samples} samples")
 
 
 @check("programs.update")
@@ -239,7 +243,7 @@ def update(trial: Trial) -> None:
     """An update with a gradient that comes from outside."""
     for dtype in DTYPES:
         for name, optimizer in OPTIMIZERS.items():
-            training = Training(small(), dtype, optimizer=optimizer, clip=0.5)
+            training = TrainingCase(small(), dtype, optimizer=optimizer, clip=0.5)
             g = np.random.default_rng(3).normal(size=training.plan.layout.size).astype(dtype)
             bounds = trial.bounds(dtype)
             (start, _), (state, _) = placed(bounds, training), placed(trial.backend, training)
@@ -256,7 +260,7 @@ def not_finite(trial: Trial) -> None:
     """A cost or gradient that is not finite stops a training before its update, the parameters as they were."""
     for dtype in DTYPES:
         for value in (np.nan, np.inf):
-            training = Training(small(), dtype)
+            training = TrainingCase(small(), dtype)
             state, data = placed(trial.backend, training)
             X = training.data()[0].copy()
             X[2, 12] = value

@@ -11,7 +11,7 @@ from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.testing.calls import Draw, call
 from deepnotes.testing.checks import DTYPES, CheckFunction, Derived, NotApplicable, Trial, check
 from deepnotes.testing.suite.programs import small
-from deepnotes.testing.training_cases import Training, inference, placed, program
+from deepnotes.testing.training_cases import TrainingCase, inference, placed, program
 
 
 def of_nan(name: str) -> CheckFunction:
@@ -21,12 +21,12 @@ def of_nan(name: str) -> CheckFunction:
         for dtype in DTYPES:
             Z = Draw(trial.rng, special=False).real(5, 7)
             Z[3, 2] = np.nan
-            trial.hold(call(name, {}), [Z], dtype, f"{dtype} forward")
+            trial.check(call(name, {}), [Z], dtype, f"{dtype} forward")
             for place in (0, 1):
                 dA = Draw(trial.rng, special=False).real(5, 7)
                 arguments: list[Any] = [dA, Draw(trial.rng, special=False).real(5, 7), Derived(name, 1)]
                 arguments[place][1, 4] = np.nan
-                trial.hold(
+                trial.check(
                     call(f"{name}_backward", {}),
                     arguments,
                     dtype,
@@ -48,13 +48,13 @@ def of_extremes(name: str) -> CheckFunction:
             if name == "gelu_tanh":
                 values = values[:2]  # beyond, z³ is
             Z = np.array([values, values[::-1]])
-            trial.hold(call(name, {}), [Z], dtype, f"{dtype} forward")
+            trial.check(call(name, {}), [Z], dtype, f"{dtype} forward")
             if name == "softmax":
                 columns = np.array([[1e4, -1e4, 0], [1e4, 1e4, -1e4], [-1e4, 0, -1e4]])
-                trial.hold(call(name, {}), [columns], dtype, f"{dtype} columns of large logits")
+                trial.check(call(name, {}), [columns], dtype, f"{dtype} columns of large logits")
             backward = np.array([[1e4, -1e4, 300.0, -300.0]])
             arguments = [np.ones((1, 4)), backward, Derived(name, 1)]
-            trial.hold(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} backward")
+            trial.check(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} backward")
 
     return made
 
@@ -79,7 +79,7 @@ def nan_in_namespace(trial: Trial) -> None:
     for dtype in DTYPES:
         x, y = Draw(trial.rng, special=False).real(4, 6), Draw(trial.rng, special=False).real(4, 6)
         x[1, 2] = y[3, 3] = np.nan
-        trial.hold(functions, [x, y], dtype, dtype)
+        trial.check(functions, [x, y], dtype, dtype)
 
 
 @check("semantics.logits")
@@ -88,8 +88,8 @@ def logits(trial: Trial) -> None:
     for dtype in DTYPES:
         Z = np.array([[1e4, -1e4, 1e4, -1e4, 0, 40.0]])
         Y = np.array([[1.0, 0, 0, 1, 1, 0]])
-        trial.hold(call("sigmoid_cross_entropy", {}), [Z, Y], dtype, f"{dtype} sigmoid")
-        trial.hold(
+        trial.check(call("sigmoid_cross_entropy", {}), [Z, Y], dtype, f"{dtype} sigmoid")
+        trial.check(
             call("softmax_cross_entropy", {}), [np.vstack([Z, -Z]), np.vstack([Y, 1 - Y])], dtype, f"{dtype} softmax"
         )
 
@@ -99,11 +99,11 @@ def empty(trial: Trial) -> None:
     """No samples: every activation, the product, the gather and the prediction give no results, of the right shape."""
     for dtype in DTYPES:
         for name in ACTIVATIONS:
-            trial.hold(call(name, {}), [np.zeros((3, 0))], dtype, f"{dtype} {name}")
-        trial.hold(call("linear", {}), [np.ones((2, 3)), np.ones((3, 0)), np.ones((2, 1))], dtype, f"{dtype} linear")
+            trial.check(call(name, {}), [np.zeros((3, 0))], dtype, f"{dtype} {name}")
+        trial.check(call("linear", {}), [np.ones((2, 3)), np.ones((3, 0)), np.ones((2, 1))], dtype, f"{dtype} linear")
         nothing = np.zeros(0, np.int64)
-        trial.hold(call("gather", {}), [np.ones((3, 4)), nothing], dtype, f"{dtype} gather")
-        training = Training(small(), dtype, samples=0)
+        trial.check(call("gather", {}), [np.ones((3, 4)), nothing], dtype, f"{dtype} gather")
+        training = TrainingCase(small(), dtype, samples=0)
         state, data = placed(trial.backend, training)
         found = inference(trial.backend, training).predict(state.theta, data.X)
         trial.same(found, np.zeros((3, 0), dtype), f"{dtype} predict")
@@ -121,7 +121,7 @@ def ties(trial: Trial) -> None:
         A = np.array([[0.0, 0, 1, -1]])
         for name, wanted in DERIVATIVES_AT_KINKS.items():
             arguments = [dA, Z, Derived(name, 1)]
-            trial.hold(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} {name}_backward")
+            trial.check(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} {name}_backward")
             found = getattr(trial.backend.ops, f"{name}_backward")(
                 *(trial.backend.from_numpy(x.astype(dtype)) for x in (dA, Z, A))
             )
@@ -129,8 +129,8 @@ def ties(trial: Trial) -> None:
             trial.that(near.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {wanted} for a dA of 2")
         E = np.zeros((2, 3))
         for name in ("mean_absolute_error", "huber", "mean_squared_error"):
-            trial.hold(call(f"{name}_derivative", {}), [E, E], dtype, f"{dtype} {name}_derivative of no error")
-        trial.hold(call("softmax", {}), [np.zeros((4, 3))], dtype, f"{dtype} softmax of equal logits")
+            trial.check(call(f"{name}_derivative", {}), [E, E], dtype, f"{dtype} {name}_derivative of no error")
+        trial.check(call("softmax", {}), [np.zeros((4, 3))], dtype, f"{dtype} softmax of equal logits")
 
 
 @check("semantics.subnormals")
@@ -242,7 +242,7 @@ def bias(trial: Trial) -> None:
 def stale(trial: Trial) -> None:
     """Data that change in place between two calls are read anew, and results are not overwritten by later ones."""
     for dtype in DTYPES:
-        training = Training(small(), dtype)
+        training = TrainingCase(small(), dtype)
         made = program(trial.backend, training.plan)
         predictions = inference(trial.backend, training)
         state, data = placed(trial.backend, training)

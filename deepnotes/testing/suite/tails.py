@@ -10,7 +10,7 @@ from deepnotes.nn.layers import Dense
 from deepnotes.nn.optimizers import SGD
 from deepnotes.testing.calls import call
 from deepnotes.testing.checks import DTYPES, Trial, check
-from deepnotes.testing.training_cases import Training, hold_number, hold_training, inference, program
+from deepnotes.testing.training_cases import TrainingCase, check_number, check_training, inference, program
 
 
 def _of_few_bits(x: np.ndarray) -> np.ndarray:
@@ -50,24 +50,24 @@ def tails(trial: Trial) -> None:
     for dtype in DTYPES:
         eps = float(np.finfo(dtype).eps)
         for name in ACTIVATIONS:
-            trial.hold(call(name, {}), [LOGITS[None]], dtype, f"{dtype} {name}")
-        trial.hold(call("sigmoid_cross_entropy", {}), _of_sigmoid(), dtype, f"{dtype} sigmoid_cross_entropy")
-        trial.hold(call("softmax_cross_entropy", {}), _of_softmax(), dtype, f"{dtype} softmax_cross_entropy")
+            trial.check(call(name, {}), [LOGITS[None]], dtype, f"{dtype} {name}")
+        trial.check(call("sigmoid_cross_entropy", {}), _of_sigmoid(), dtype, f"{dtype} sigmoid_cross_entropy")
+        trial.check(call("softmax_cross_entropy", {}), _of_softmax(), dtype, f"{dtype} softmax_cross_entropy")
         near = np.array([eps, 4 * eps, 1e-3, 0.5, 1 - 1e-3, 1 - 4 * eps, 1 - eps])
         A, Y = (x.reshape(1, -1) for x in np.meshgrid(near, [0.0, 1.0]))
         for end in ("", "_derivative"):
             for name in ("binary_cross_entropy", "categorical_cross_entropy", "poisson"):
-                trial.hold(call(name + end, {}), [A, Y], dtype, f"{dtype} {name}{end}")
+                trial.check(call(name + end, {}), [A, Y], dtype, f"{dtype} {name}{end}")
             close = np.array([[2 - 2 * eps, 2, 2 + 2 * eps, 2 + 1e-3]])
             for name in ("mean_squared_error", "mean_absolute_error", "huber", "poisson"):
-                trial.hold(call(name + end, {}), [close, np.full((1, 4), 2.0)], dtype, f"{dtype} {name}{end} close")
+                trial.check(call(name + end, {}), [close, np.full((1, 4), 2.0)], dtype, f"{dtype} {name}{end} close")
 
 
-def _passing_on(name: str, dtype: str, targets: str) -> tuple[Training, np.ndarray]:
+def _passing_on(name: str, dtype: str, targets: str) -> tuple[TrainingCase, np.ndarray]:
     """Return a network of one layer whose logits are its inputs, to the last bit, and its parameters."""
     k = 1 if name == "sigmoid" else 3
     loss = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}[name]
-    training = Training([Dense(k, name)], dtype, loss, optimizer=SGD(0.1), inputs=k, targets=targets)
+    training = TrainingCase([Dense(k, name)], dtype, loss, optimizer=SGD(0.1), inputs=k, targets=targets)
     return training, np.concatenate([np.eye(k).ravel(), np.zeros(k)]).astype(dtype)
 
 
@@ -106,7 +106,7 @@ def programs_tails(trial: Trial) -> None:
             with np.errstate(all="ignore"):
                 for sample in range(0, X.shape[1], 7 if trial.quick else 1):
                     chunk = made.train(State(put(theta.copy())), data, np.array([sample]), 1, np.array([1e-3]))
-                    hold_number(trial, chunk.cost, wanted[0, sample], f"{where}, logits {X[:, sample]}")
+                    check_number(trial, chunk.cost, wanted[0, sample], f"{where}, logits {X[:, sample]}")
 
 
 def _many(trial: Trial) -> int:
@@ -122,11 +122,11 @@ def many_samples(trial: Trial) -> None:
         for name, arguments in {
             "weight_gradient": [dZ, A], "bias_gradient": [dZ], "mean_loss": [dZ[:1]], "total_weight": [dZ[:1]],
         }.items():  # fmt: skip
-            trial.hold(call(name, {}), arguments, dtype, f"{dtype} {name} of {m} samples", random=False)
+            trial.check(call(name, {}), arguments, dtype, f"{dtype} {name} of {m} samples", random=False)
 
 
 @dataclass(frozen=True)
-class Equal(Training):
+class Equal(TrainingCase):
     """A training on samples that are all equal."""
 
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -143,4 +143,4 @@ def programs_many_samples(trial: Trial) -> None:
         for weighted in (False, True):
             training = Equal([Dense(3)], dtype, inputs=2, samples=m, batch=m, updates=(m,), rate=1.0, weighted=weighted)
             where = f"{dtype} {m} samples{', weighted' if weighted else ''}"
-            hold_training(trial, training, where, random=False)
+            check_training(trial, training, where, random=False)

@@ -11,7 +11,7 @@ from deepnotes.nn.layers import Dense, Layer
 from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.optimizers import Adam, Optimizer
 from deepnotes.testing.checks import DTYPES, Trial, check
-from deepnotes.testing.training_cases import Training, hold_training
+from deepnotes.testing.training_cases import TrainingCase, check_training
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def unknown_parts(trial: Trial) -> None:
     for dtype in DTYPES:
         layers: list[Layer] = [Dense(5, "tanh"), Dense(3)]
         for optimizer in (Signs(), SlowAdam(epsilon=1e-3)):
-            hold_training(trial, Training(layers, dtype, optimizer=optimizer), f"{dtype} {type(optimizer).__name__}")
+            check_training(
+                trial, TrainingCase(layers, dtype, optimizer=optimizer), f"{dtype} {type(optimizer).__name__}"
+            )
         for other in ([Dense(5, Square()), Dense(3)], [Doubled(5, "tanh"), Dense(3)]):
-            hold_training(trial, Training(list(other), dtype), f"{dtype} {other[0]}")
-        hold_training(trial, Training(layers, dtype, Quartic()), f"{dtype} Quartic")
+            check_training(trial, TrainingCase(list(other), dtype), f"{dtype} {other[0]}")
+        check_training(trial, TrainingCase(layers, dtype, Quartic()), f"{dtype} Quartic")

@@ -8,7 +8,7 @@ import pytest
 
 import deepnotes as dn
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.vectors import Vectors, expected, worst
+from deepnotes.network.formats.check_vectors import Vectors, expected, worst
 
 pytest.importorskip("sklearn", reason='the extra "sklearn" is not installed')
 

@@ -10,9 +10,9 @@ import pytest
 
 import deepnotes as dn
 from deepnotes.network.formats.chain import Chain, Target
+from deepnotes.network.formats.check_vectors import Vectors, expected, vectors_of, worst
 from deepnotes.network.formats.onnx_writing import run, to_onnx
-from deepnotes.network.formats.vectors import Vectors, expected, vectors_of, worst
-from deepnotes.network.loading.chains import network_of
+from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY
 
 onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')

@@ -13,7 +13,7 @@ import pytest
 import deepnotes as dn
 from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, gamma
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.vectors import Vectors, worst
+from deepnotes.network.formats.check_vectors import Vectors, worst
 from deepnotes.nn.activations import LIBRARY
 
 onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')

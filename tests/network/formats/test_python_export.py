@@ -19,7 +19,7 @@ from deepnotes.equations import activations
 from deepnotes.network.formats import python_writing
 from deepnotes.network.formats.chain import Chain, Target
 from deepnotes.network.formats.python_writing import check, equations_of, to_python
-from deepnotes.network.loading.chains import network_of
+from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY
 
 ALONE = "import sys; sys.modules['deepnotes'] = None; import runpy; sys.argv = sys.argv[1:]; "

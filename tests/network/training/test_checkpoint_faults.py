@@ -23,7 +23,7 @@ from deepnotes.network.formats import containers, model_files
 from deepnotes.network.training import checkpoints
 from deepnotes.network.training.checkpoints import latest_first
 from deepnotes.network.training.locks import HeldError, Lock
-from deepnotes.utils.atomic import replacing
+from deepnotes.utils.atomic_files import replacing
 
 PER_EPOCH = -(-SAMPLES // BATCH)
 WITHOUT = {"early_stopping": None, "metrics": ()}
@@ -936,7 +936,7 @@ def test_an_owner_that_cannot_be_kept_is_no_error(tmp_path: Path, monkeypatch: p
     path = tmp_path / "file"
     path.write_bytes(b"old")
     path.chmod(0o4750)
-    monkeypatch.setattr("deepnotes.utils.atomic.os.chown", refused)
+    monkeypatch.setattr("deepnotes.utils.atomic_files.os.chown", refused)
     with replacing(path) as file:
         file.write(b"new")
     assert stat.S_IMODE(path.stat().st_mode) == 0o750

@@ -15,7 +15,7 @@ from checkpointed import fit, network
 from watchdog import python
 
 import deepnotes as dn
-from deepnotes.network.training.fingerprint import NoFingerprintError, fingerprint, settings_of
+from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, settings_of
 
 SCALE = 2.0
 
@@ -148,7 +148,7 @@ def test_what_is_the_same_is_so_in_another_process(tmp_path: Path) -> None:
         "    kinds = {'x', 'y', 'z'}\n"
         "    def __init__(self): self.weights, self.me, self.f = np.arange(3000.), self, functools.partial(helper, 2)\n"
         "    def value(self, ops, A, Y): return helper(A) * super().value(ops, A, Y)\n"
-        "print(__import__('importlib').import_module('deepnotes.network.training.fingerprint').fingerprint(Own()))\n"
+        "print(__import__('importlib').import_module('deepnotes.network.training.object_fingerprint').fingerprint(Own()))\n"
     )
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import own"
     found = {python(program, PYTHONHASHSEED=str(seed)) for seed in range(2)}

@@ -22,7 +22,7 @@ from checkpointed import BACKENDS, fit, network, outcome, train_and_tell
 import deepnotes as dn
 from deepnotes.network.formats import containers
 from deepnotes.network.training.checkpoints import latest_first
-from deepnotes.utils import atomic
+from deepnotes.utils import atomic_files
 
 KILLS = 25
 DAMAGED = int(os.environ.get("DEEPNOTES_DAMAGED_RUNS", "6"))
@@ -219,7 +219,7 @@ def failing(call: str, fault: Callable[[], None], monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", opened)
-        patch.setattr(atomic, "os", System())
+        patch.setattr(atomic_files, "os", System())
         yield
     assert seen[call] > after, "the fault never happened"
 

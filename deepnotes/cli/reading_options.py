@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from deepnotes.cli.arguments import whole
-from deepnotes.datasets.readings import WHITESPACE, Format
+from deepnotes.datasets.reading import WHITESPACE, Format
 from deepnotes.utils.errors import ArgumentError
 
 FIELDS = tuple(field.name for field in fields(Format))

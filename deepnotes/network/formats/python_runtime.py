@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepnotes.datasets.cells import CellError, column_of, where_missing
 from deepnotes.datasets.csv_files import cell_lines, end_of, header_of, text_of, unpacked, write_rows
 from deepnotes.datasets.encoding import Feature, inputs_of
-from deepnotes.datasets.readings import MOST_PLACES, Format, Gap, Request
+from deepnotes.datasets.reading import MOST_PLACES, Format, Gap, Request
 from deepnotes.datasets.table_writing import exact
 from deepnotes.equations import EQUATIONS
 from deepnotes.utils.safe_text import escaped, inert

@@ -1,4 +1,4 @@
-"""Rung 2: compiled replacements of equations that would take NumPy several passes, for eager execution.
+"""Level 2: compiled replacements of equations that would take NumPy several passes, for eager execution.
 
 Each makes one pass over its arrays where NumPy makes up to twenty. The equation itself is called unless all arrays are
 NumPy's, have the same shape (not 0-d), and are all float32 or all float64. The compiled functions are imported at the
@@ -35,9 +35,9 @@ def _kernel(name: str, arrays: int, function: str, *leading: str) -> Callable[..
     def kernel(xp: Any, *arguments: Any, **options: Any) -> Any:
         if not _suit(*arguments[:arrays]):
             return equation(xp, *arguments, **options)
-        from deepnotes_numba import eager
+        from deepnotes_numba import compiled_equations
 
-        return getattr(eager, function)(*leading, *arguments, **options)
+        return getattr(compiled_equations, function)(*leading, *arguments, **options)
 
     return kernel
 
@@ -46,9 +46,9 @@ def _kernel(name: str, arrays: int, function: str, *leading: str) -> Callable[..
 def _dropout_mask(
     xp: Any, shape: tuple[int, int], rate: float, seed: int, step: Any, layer: int, dtype: Any
 ) -> np.ndarray:
-    from deepnotes_numba import eager
+    from deepnotes_numba import compiled_equations
 
-    return eager.dropout_mask(shape, rate, seed, int(step), layer).astype(dtype, copy=False)
+    return compiled_equations.dropout_mask(shape, rate, seed, int(step), layer).astype(dtype, copy=False)
 
 
 def _suit(*arrays: Any) -> bool:

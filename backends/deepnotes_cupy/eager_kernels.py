@@ -1,4 +1,4 @@
-"""Rung 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution here.
+"""Level 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution here.
 
 Empty arrays, and those that are not the backend's own float32 or float64 matrices, use the equation itself.
 """
