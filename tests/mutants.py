@@ -11,7 +11,7 @@ import numpy as np
 from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import EagerInference, EagerProgram
 from deepnotes.backends.inference import Inference
-from deepnotes.backends.program import Chunk, Data, Program, State, Sums
+from deepnotes.backends.program import Batches, Chunk, Data, Program, State
 from deepnotes.equations import EQUATIONS
 from deepnotes.nn.optimizers import SGD, Adam, AdamW, RMSProp
 from deepnotes.nn.plan import Plan
@@ -222,12 +222,10 @@ class _StaleBuffer(EagerProgram):
 
 
 class _RaggedByFullSize(EagerProgram):
-    def train(
-        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums = (0.0, 0.0)
-    ) -> Chunk:
-        self._full = batch_size
+    def train(self, state: State, batches: Batches) -> Chunk:
+        self._full = batches.batch_size
         try:
-            return super().train(state, data, order, batch_size, rates, sums)
+            return super().train(state, batches)
         finally:
             del self._full
 
@@ -253,10 +251,9 @@ class _WeightsForgotten(EagerProgram):
 
 
 class _NanTrained(EagerProgram):
-    def train(
-        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums = (0.0, 0.0)
-    ) -> Chunk:
-        (loss_sum, weight_sum), cost = sums, 0.0
+    def train(self, state: State, batches: Batches) -> Chunk:
+        data, order, batch_size, rates, (loss_sum, weight_sum) = batches
+        cost = 0.0
         for made, rate in enumerate(rates.tolist()):
             gradient = self.gradients(state, self.batch(data, order[made * batch_size : (made + 1) * batch_size]))
             self.update(state, gradient.flat, rate)

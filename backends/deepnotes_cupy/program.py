@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.backends import Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State, Sums
+from deepnotes.backends import Batches, Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import by_sample, placed
 from deepnotes_cupy.lowering import lower, numbers_of_a_sample
@@ -48,30 +48,21 @@ class CupyProgram(EagerProgram):
 
     # --- the three methods of a Program ---------------------------------------------------------------------------
 
-    def train(
-        self,
-        state: State,
-        data: Data,
-        order: np.ndarray,
-        batch_size: int,
-        rates: np.ndarray,
-        sums: Sums = (0.0, 0.0),
-    ) -> Chunk:
+    def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
-        order = np.ascontiguousarray(order, dtype=np.int64)
-        samples = data.X.shape[1]
+        order, samples = np.ascontiguousarray(batches.order, dtype=np.int64), batches.data.X.shape[1]
         if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel checks again
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
-        batch_size = min(batch_size, max(samples, len(order)))  # samples may occur more than once
-        made, chunk = 0, Chunk(*sums, 0, 0.0)
+        batch_size = min(batches.batch_size, max(samples, len(order)))  # samples may occur more than once
+        remaining = batches._replace(order=order, batch_size=batch_size)
+        made, chunk = 0, Chunk(*batches.sums, 0, 0.0)
         with self._device.section():
-            while made < len(rates):
-                chunk, stopped = self._train(state, data, order[made * batch_size :], batch_size, rates[made:], sums)
-                sums, made = (chunk.loss_sum, chunk.weight_sum), made + chunk.steps
+            while len(remaining.rates):
+                chunk, stopped = self._train(state, remaining)
+                remaining, made = remaining.after(chunk), made + chunk.steps
                 if stopped == control.CAREFUL:  # the next update may overflow: the eager Program makes it or reports it
-                    part = order[made * batch_size :][:batch_size]
-                    chunk = super().train(state, data, part, batch_size, rates[made : made + 1], sums)
-                    sums, made = (chunk.loss_sum, chunk.weight_sum), made + chunk.steps
+                    chunk = super().train(state, remaining.first(1))
+                    remaining, made = remaining.after(chunk), made + chunk.steps
                     stopped = 0 if chunk.steps else control.NOT_FINITE
                 elif stopped and np.isfinite(chunk.cost) and self._scale.reduce():
                     self._replays.clear()
@@ -114,12 +105,10 @@ class CupyProgram(EagerProgram):
 
     # --- a chunk ----------------------------------------------------------------------------------------------------
 
-    def _train(
-        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums
-    ) -> tuple[Chunk, int]:
-        """Enqueue as many updates as there is room for, and return their result and why they stopped."""
-        steps = min(len(rates), SCALAR_STEPS, max(1, ORDER // batch_size), self._scale.until_growth)
-        order, rates = order[: steps * batch_size], rates[:steps]
+    def _train(self, state: State, batches: Batches) -> tuple[Chunk, int]:
+        """Enqueue as many updates as the device buffers hold, and return their result and why they stopped."""
+        steps = min(len(batches.rates), SCALAR_STEPS, max(1, ORDER // batches.batch_size), self._scale.until_growth)
+        data, order, batch_size, rates, sums = batches.first(steps)
         self._replay(state, min(batch_size, len(order)), data.w is not None)  # first: its error says what would fit
         self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
         self._device.upload(control.fresh(state.step, sums), self._shared.control)

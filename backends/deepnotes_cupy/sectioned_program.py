@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from deepnotes.backends import Chunk, Data, EagerProgram, Gradient, State, Sums
+from deepnotes.backends import Batches, Chunk, Data, EagerProgram, Gradient, State
 from deepnotes_cupy.arrays import placed
 
 if TYPE_CHECKING:
@@ -19,18 +17,10 @@ class SectionedProgram(EagerProgram):
         with self._device.section():
             super().__init__(backend, plan)
 
-    def train(
-        self,
-        state: State,
-        data: Data,
-        order: np.ndarray,
-        batch_size: int,
-        rates: np.ndarray,
-        sums: Sums = (0.0, 0.0),
-    ) -> Chunk:
+    def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         with self._device.section():
-            return super().train(state, data, order, batch_size, rates, sums)
+            return super().train(state, batches)
 
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""

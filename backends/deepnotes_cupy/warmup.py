@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from deepnotes.backends import Adam, Data, Dense, Loss, Plan, State
+from deepnotes.backends import Adam, Batches, Data, Dense, Loss, Plan, State
 from deepnotes_cupy.base import DeviceBackend
 from deepnotes_cupy.sources import kernels
 
@@ -25,7 +25,7 @@ def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
         X, Y = (backend.from_samples(np.ones(shape, dtype)) for shape in ((2, 64), (1, 64)))
         state, rates = State(theta, tuple(slots)), np.full(32, 0.001)
         for _ in range(2):  # enough steps to capture their graphs
-            program.train(state, Data(X, Y), np.arange(64), 2, rates)
+            program.train(state, Batches(Data(X, Y), np.arange(64), 2, rates))
         yield f"training, {dtype}"
         inference.predict(theta, X)
         yield f"prediction, {dtype}"

@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from deepnotes.backends import Chunk, Data, EagerProgram, Loss, Plan, State, Sums, aligned
+from deepnotes.backends import Batches, Chunk, EagerProgram, Loss, Plan, State, aligned
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.base import ThreadedBackend
@@ -43,38 +43,26 @@ class NumbaProgram(EagerProgram):
         self._no_weights = np.empty((1, 0), self._dtype)
         self._pace = thread_count.Pace()
 
-    def train(
-        self,
-        state: State,
-        data: Data,
-        order: np.ndarray,
-        batch_size: int,
-        rates: np.ndarray,
-        sums: Sums = (0.0, 0.0),
-    ) -> Chunk:
+    def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
-        order = plain(order, INDICES)
-        samples = data.X.shape[1]
+        order, samples = plain(batches.order, INDICES), batches.data.X.shape[1]
         # The compiled code does not check again; as unsigned, an index below 0 is a large one.
         if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
+        remaining = batches._replace(order=order)
         made, compiled = 0, True
         while True:
             # The compiled training stops before an update that may overflow: the eager one makes it or reports it.
-            train = self._train if compiled else super().train
-            part = order[made * batch_size :][: None if compiled else batch_size]
-            now = rates[made:] if compiled else rates[made : made + 1]
-            chunk = train(state, data, part, batch_size, now, sums)
-            sums = chunk.loss_sum, chunk.weight_sum
+            chunk = self._train(state, remaining) if compiled else super().train(state, remaining.first(1))
             made += chunk.steps
-            if made == len(rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
+            if made == len(batches.rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
                 return chunk if made == chunk.steps else chunk._replace(steps=made)
+            remaining = remaining.after(chunk)
             compiled = not compiled
 
-    def _train(
-        self, state: State, data: Data, order: np.ndarray, batch_size: int, rates: np.ndarray, sums: Sums
-    ) -> Chunk:
-        """Train as far as the compiled code gets."""
+    def _train(self, state: State, batches: Batches) -> Chunk:
+        """Train until all updates are made, or up to the first that the compiled code does not make."""
+        data, order, batch_size, rates, sums = batches
         X, by_sample = readable(data.X)
         Y = plain(data.Y, self._dtype)  # class indices too, so that only one type is compiled
         w = self._no_weights if data.w is None else plain(data.w, self._dtype)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from deepnotes.backends import Adam, Array, Backend, Data, Dense, Loss, Plan, State, aligned
+from deepnotes.backends import Adam, Array, Backend, Batches, Data, Dense, Loss, Plan, State, aligned
 
 
 def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
@@ -16,7 +16,7 @@ def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
         assert inference is not None
         theta, *slots = (_zeros(backend, plan.layout.size, dtype) for _ in ("theta", *plan.optimizer.slots))
         X, x, Y = (backend.from_samples(np.ones(shape, dtype)) for shape in ((2, 2), (2, 1), (1, 2)))
-        program.train(State(theta, tuple(slots)), Data(X, Y), np.arange(2), 2, np.array([0.001]))
+        program.train(State(theta, tuple(slots)), Batches(Data(X, Y), np.arange(2), 2, np.array([0.001])))
         yield f"training, {dtype}"
         inference.predict(theta, X)
         yield f"prediction, {dtype}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.program import Chunk, Data, State, Sums
+from deepnotes.backends.program import Batches, Chunk, Data, State
 from deepnotes.equations.array import Array
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.losses import LossFunction
@@ -31,17 +31,10 @@ class EagerProgram:
         self.safe_norm = 1e-6 * sqrt(largest)  # below this, no sum of squared gradients can overflow
         self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
 
-    def train(
-        self,
-        state: State,
-        data: Data,
-        order: np.ndarray,
-        batch_size: int,
-        rates: np.ndarray,
-        sums: Sums = (0.0, 0.0),
-    ) -> Chunk:
+    def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`Program.train`."""
-        (loss_sum, weight_sum), cost = sums, 0.0
+        data, order, batch_size, rates, (loss_sum, weight_sum) = batches
+        cost = 0.0
         for made, rate in enumerate(rates.tolist()):
             batch = self.batch(data, order[made * batch_size : (made + 1) * batch_size])
             gradient = self.gradients(state, batch)

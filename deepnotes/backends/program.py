@@ -36,13 +36,18 @@ class Data(NamedTuple):
     w: Array | None = None
 
 
+Sums: TypeAlias = tuple[float, float]
+"""The sums of losses and weights so far. Each batch is added to them, so they do not depend on where chunks end."""
+
+
 class Chunk(NamedTuple):
     """The result of training on a chunk of batches.
 
     Attributes
     ----------
     loss_sum, weight_sum : float
-        Their ratio is the mean loss over the samples of this chunk and of the earlier ones in `sums`.
+        The sums of the losses and weights of this chunk and of the earlier chunks of the epoch. Their ratio is the mean
+        loss.
     steps : int
         The number of updates made: all of them, or those before the first whose cost or gradient is not finite.
     cost : float
@@ -54,36 +59,54 @@ class Chunk(NamedTuple):
     steps: int
     cost: float
 
+    @property
+    def sums(self) -> Sums:
+        """The sums of losses and weights, to which the next chunk is added."""
+        return self.loss_sum, self.weight_sum
 
-Sums: TypeAlias = tuple[float, float]
-"""The sums of losses and weights so far. Each batch is added to them, so they do not depend on where chunks end."""
+
+class Batches(NamedTuple):
+    """The mini-batches of one call of :meth:`Program.train`.
+
+    Attributes
+    ----------
+    data : Data
+    order : ndarray of int64, shape (k,)
+        Valid indices of samples. Every `batch_size` of them are a batch; the last batch may be smaller.
+    batch_size : int
+    rates : ndarray of float64, shape (updates,)
+        The learning rate of each update. There is one update per batch.
+    sums : (float, float)
+        The sums to which the losses and weights of the batches are added.
+    """
+
+    data: Data
+    order: np.ndarray
+    batch_size: int
+    rates: np.ndarray
+    sums: Sums = (0.0, 0.0)
+
+    def first(self, updates: int) -> "Batches":
+        """Return the batches of the first `updates` updates."""
+        return self._replace(order=self.order[: updates * self.batch_size], rates=self.rates[:updates])
+
+    def after(self, chunk: Chunk) -> "Batches":
+        """Return the batches that remain after `chunk`, with its sums."""
+        return self._replace(
+            order=self.order[chunk.steps * self.batch_size :], rates=self.rates[chunk.steps :], sums=chunk.sums
+        )
 
 
 class Program(Protocol):
     """A training step that is ready to run many times."""
 
-    def train(
-        self,
-        state: State,
-        data: Data,
-        order: np.ndarray,
-        batch_size: int,
-        rates: np.ndarray,
-        sums: Sums = (0.0, 0.0),
-    ) -> Chunk:
+    def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch, and change `state`.
 
         Parameters
         ----------
         state : State
-        data : Data
-        order : ndarray of int64
-            Valid indices of samples. Every `batch_size` of them make a batch; the last batch may be smaller.
-        batch_size : int
-        rates : ndarray of float64
-            The learning rate of each update.
-        sums : (float, float)
-            The sums to which the losses and weights of the batches are added.
+        batches : Batches
 
         Returns
         -------

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.program import Chunk, Data, Program, State, Sums
+from deepnotes.backends.program import Batches, Chunk, Data, Program, State
 from deepnotes.equations.array import Array
 from deepnotes.nn.steps import Gradient
 
@@ -50,24 +50,19 @@ class SparseProgram:
     def __init__(self, program: Program, backend: Backend) -> None:
         self.program, self.backend = program, backend
 
-    def train(
-        self,
-        state: State,
-        data: Data,
-        order: np.ndarray,
-        batch_size: int,
-        rates: np.ndarray,
-        sums: Sums = (0.0, 0.0),
-    ) -> Chunk:
+    def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`Program.train`."""
+        data, order, batch_size, rates, sums = batches
         X = cast(SparseSamples, data.X)
         per_batch = batch_size * X.shape[0] * X.dtype.itemsize
         updates = max(1, BYTES // per_batch)
         for first in range(0, len(rates), updates):
             part = order[first * batch_size : (first + updates) * batch_size]
             now = rates[first : first + updates]
-            chunk = self.program.train(state, self._dense(data, part), np.arange(len(part)), batch_size, now, sums)
-            sums = chunk.loss_sum, chunk.weight_sum
+            chunk = self.program.train(
+                state, Batches(self._dense(data, part), np.arange(len(part)), batch_size, now, sums)
+            )
+            sums = chunk.sums
             if chunk.steps < len(now):
                 break
         return chunk._replace(steps=first + chunk.steps)

@@ -8,7 +8,7 @@ import numpy as np
 from deepnotes.backends.bounds import BoundedArray, Bounds
 from deepnotes.backends.eager import EagerInference, EagerProgram
 from deepnotes.backends.inference import Inference
-from deepnotes.backends.program import Chunk, Data, Program, State
+from deepnotes.backends.program import Batches, Chunk, Data, Program, State
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.losses import LossFunction, as_loss
 from deepnotes.nn.optimizers import SGD, Optimizer
@@ -145,7 +145,7 @@ def trained(trial: Trial, training: TrainingCase) -> tuple[State, list[Chunk]]:
     chunks = []
     with np.errstate(all="ignore"):
         for order in training.orders():
-            chunks.append(made.train(state, data, order, training.batch, training.rates(order)))
+            chunks.append(made.train(state, Batches(data, order, training.batch, training.rates(order))))
     return state, chunks
 
 

@@ -67,9 +67,9 @@ def test_the_host_waits_once_for_a_chunk_and_graphs_do_nearly_all() -> None:
         net.theta, tuple(on.from_numpy(np.zeros(net.layout.size, "float32")) for _ in range(2))
     )
     order = np.arange(800)
-    program.train(state, data, order, 8, np.full(100, 1e-3))  # captures, and checks
+    program.train(state, dn.backends.Batches(data, order, 8, np.full(100, 1e-3)))  # captures, and checks
     device.log.clear()
-    chunk = program.train(state, data, order, 8, np.full(100, 1e-3))
+    chunk = program.train(state, dn.backends.Batches(data, order, 8, np.full(100, 1e-3)))
     assert chunk.steps == 100
     assert device.count("download") == 1
     assert device.count("upload") == 3  # order, scalars, control
@@ -161,7 +161,7 @@ def test_data_that_change_in_place_between_two_chunks_are_read_anew() -> None:
         for _ in range(2):
             data = dn.backends.program.Data(held.copy() if copied else held, labels.copy() if copied else labels)
             kept = data if copied else dn.backends.program.Data(held, labels)
-            program.train(state, kept, np.arange(64), 8, np.full(8, 0.1))
+            program.train(state, dn.backends.Batches(kept, np.arange(64), 8, np.full(8, 0.1)))
             held += 1
             labels[:] = 2 - labels
         results.append(net.flat())
@@ -277,7 +277,9 @@ def test_the_sums_go_on_after_an_update_made_with_care() -> None:
         w[:, 24:40] = w[:, 160:168] = 0
         data = dn.backends.program.Data(X.astype("float32"), y.reshape(1, -1), w)
         state = dn.backends.program.State(net.theta)
-        chunks.append((program.train(state, data, np.arange(200), 8, rates), net.flat(), state.step))
+        chunks.append(
+            (program.train(state, dn.backends.Batches(data, np.arange(200), 8, rates)), net.flat(), state.step)
+        )
     (ours, theta, step), (theirs, wanted, _) = chunks
     assert (ours.steps, step) == (theirs.steps, 25)
     assert np.allclose(ours[:2], theirs[:2], rtol=1e-5)
@@ -291,7 +293,10 @@ def test_indices_outside_the_data_are_refused_before_a_kernel_sees_them() -> Non
     data = dn.backends.program.Data(np.ones((2, 4), "float32"), np.ones((1, 4), "float32"))
     for wrong in (-1, 4):
         with pytest.raises(IndexError, match=r"0 \.\. 3"):
-            program.train(dn.backends.program.State(net.theta), data, np.array([0, wrong]), 2, np.array([0.1]))
+            program.train(
+                dn.backends.program.State(net.theta),
+                dn.backends.Batches(data, np.array([0, wrong]), 2, np.array([0.1])),
+            )
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

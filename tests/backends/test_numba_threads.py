@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.backends.program import Data, State
+from deepnotes.backends.program import Batches, Data, State
 from deepnotes.nn.losses import Loss
 
 pytest.importorskip("numba")
@@ -83,7 +83,7 @@ def trained(count: int, dtype: str, m: int, batch_size: int, **settings: Any) ->
     state = State(net.flat(), tuple(np.zeros_like(net.flat()) for _ in plan.optimizer.slots))
     order = np.concatenate([np.random.default_rng(2).permutation(m) for _ in range(2)])
     rates = np.full(-(-2 * m // batch_size), 0.01)
-    chunk = made.train(state, Data(X, y[None], w), order, batch_size, rates)
+    chunk = made.train(state, Batches(Data(X, y[None], w), order, batch_size, rates))
     assert chunk.steps == len(rates)
     return [state.theta, *state.slots, *chunk]
 

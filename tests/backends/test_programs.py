@@ -8,7 +8,7 @@ import pytest
 from plans import NETWORKS, OPTIMIZERS, programs
 
 import deepnotes as dn
-from deepnotes.backends.program import Data
+from deepnotes.backends.program import Batches, Data
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, check_pair
@@ -41,7 +41,7 @@ def train(both: list[Any], states: list[Any], data: Data, batch: int = 8) -> lis
     rng = np.random.default_rng(6)
     order = np.concatenate([rng.permutation(23) for _ in range(3)])
     with np.errstate(all="ignore"):
-        return [p.train(s, data, order, batch, RATES) for p, s in zip(both, states, strict=True)]
+        return [p.train(s, Batches(data, order, batch, RATES)) for p, s in zip(both, states, strict=True)]
 
 
 def assert_alike(both: list[Any], states: list[Any], chunks: list[Any]) -> None:
@@ -126,7 +126,9 @@ def test_nothing_of_one_batch_is_left_in_the_next(backend: str) -> None:
     both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
     data = samples(net, "classes")
     for size in (8, 3, 23, 1, 8, 5):
-        chunks = [p.train(s, data, np.arange(size), size, RATES[:1]) for p, s in zip(both, states, strict=True)]
+        chunks = [
+            p.train(s, Batches(data, np.arange(size), size, RATES[:1])) for p, s in zip(both, states, strict=True)
+        ]
         np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-12)
         np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
 

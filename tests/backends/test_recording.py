@@ -12,7 +12,7 @@ from plans import NETWORKS, programs
 
 import deepnotes as dn
 from deepnotes import equations
-from deepnotes.backends.program import Data
+from deepnotes.backends.program import Batches, Data
 from deepnotes.backends.recording.allocation import TILE
 from deepnotes.backends.recording.replay import record
 from deepnotes.equations.array import Namespace
@@ -199,7 +199,7 @@ def test_the_two_halves_of_a_program_make_a_training() -> None:
     rng = np.random.default_rng(5)
     data = Data(rng.normal(size=(5, 6)), rng.integers(0, 2, (1, 6)).astype(float))
     program = both[1]
-    program.train(states[0], data, np.arange(6), 6, np.array([0.05]))
+    program.train(states[0], Batches(data, np.arange(6), 6, np.array([0.05])))
     gradient = program.gradients(states[1], data)
     program.update(states[1], np.array(gradient.flat), 0.05)
     np.testing.assert_array_equal(states[0].theta, states[1].theta)
@@ -219,7 +219,7 @@ def test_a_warm_program_allocates_nothing() -> None:
     program, state, order, rates = both[1], states[1], np.arange(5000), np.full(5, 0.01)
 
     def train() -> None:
-        program.train(state, data, order, 1000, rates)
+        program.train(state, Batches(data, order, 1000, rates))
 
     train()
     tracemalloc.start()

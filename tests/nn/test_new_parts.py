@@ -11,7 +11,7 @@ from host_device import backend as cupy_backend
 import deepnotes as dn
 from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import EagerProgram
-from deepnotes.backends.program import Data, State
+from deepnotes.backends.program import Batches, Data, State
 from deepnotes.backends.recording.program import RecordedProgram
 from deepnotes.equations import EQUATIONS
 from deepnotes.nn import activations, losses, optimizers
@@ -86,7 +86,7 @@ def trained(backend: Backend, of: Plan) -> tuple[np.ndarray, float]:
     zeros = tuple(backend.from_numpy(np.zeros_like(theta)) for _ in of.optimizer.slots)
     state = State(backend.from_numpy(theta), zeros)
     data = Data(backend.from_samples(X), backend.from_samples(Y))
-    chunk = program.train(state, data, rng.permutation(40), 8, np.full(5, 0.01))
+    chunk = program.train(state, Batches(data, rng.permutation(40), 8, np.full(5, 0.01)))
     return np.array(backend.to_numpy(state.theta)), chunk.loss_sum
 
 
@@ -149,7 +149,7 @@ def test_a_missing_kernel_is_an_error_in_the_lowering_and_never_another_one(name
         slots = tuple(backend.from_numpy(np.zeros(of.layout.size)) for _ in optimizer.slots)
         data = Data(backend.from_samples(np.ones((3, 4))), backend.from_samples(np.ones((2, 4))))
         with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
-            program.train(State(theta, slots), data, np.arange(4), 2, np.full(2, 0.1))
+            program.train(State(theta, slots), Batches(data, np.arange(4), 2, np.full(2, 0.1)))
 
 
 def test_supported_asks_for_the_very_class_and_name() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import EagerProgram
-from deepnotes.backends.program import Chunk, Data, State, Sums
+from deepnotes.backends.program import Batches, Chunk, Data, State
 from deepnotes.backends.recording.replay import Recording, record
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
@@ -100,18 +100,10 @@ class RecordedProgram(EagerProgram):
         self._update.run()
         state.step += 1
 
-    def train(
-        self,
-        state: State,
-        data: Data,
-        order: np.ndarray,
-        batch_size: int,
-        rates: np.ndarray,
-        sums: Sums = (0.0, 0.0),
-    ) -> Chunk:
+    def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`Program.train`."""
         self._bind(state)
-        return super().train(state, data, order, batch_size, rates, sums)
+        return super().train(state, batches)
 
     def _bind(self, state: State) -> None:
         """Discard the recordings if they were made for arrays that are not the state's."""

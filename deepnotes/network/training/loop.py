@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from deepnotes.backends.program import CHUNK_SECONDS, Program
+from deepnotes.backends.program import CHUNK_SECONDS, Batches, Program
 from deepnotes.network.streaming import in_memory, updates_in_memory
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
@@ -170,8 +170,8 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
         began = time.perf_counter()
         training.at_rest = False
         data, samples_of_it = in_memory(training.network, training.data, part)
-        chunk = program.train(state, data, samples_of_it, batch_size, rates, at.sums)
-        at.sums, at.rate = (chunk.loss_sum, chunk.weight_sum), float(rates[-1])
+        chunk = program.train(state, Batches(data, samples_of_it, batch_size, rates, at.sums))
+        at.sums, at.rate = chunk.sums, float(rates[-1])
         at.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
         training.step += chunk.steps
         training.at_rest = True

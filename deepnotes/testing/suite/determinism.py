@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from deepnotes.backends.program import Data, State
+from deepnotes.backends.program import Batches, Data, State
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.optimizers import Adam
 from deepnotes.testing.checks import DTYPES, Trial, check
@@ -48,7 +48,7 @@ def determinism_of_chunks(trial: Trial) -> None:
             state, data = placed(trial.backend, training)
             sums = (0.0, 0.0)
             for a, b in pairwise(cuts):
-                part = made.train(state, data, order[a * batch : b * batch], batch, rates[a:b], sums)
+                part = made.train(state, Batches(data, order[a * batch : b * batch], batch, rates[a:b], sums))
                 sums = part.loss_sum, part.weight_sum
             where = f"{dtype} cut before update {', '.join(map(str, cuts[1:-1]))}"
             trial.same(state.theta, trial.host(whole.theta), f"{where}: θ")
@@ -67,6 +67,6 @@ def determinism_of_programs(trial: Trial) -> None:
         pairs: list[tuple[State, Data]] = [placed(trial.backend, training) for _ in both]
         for order in training.orders():
             for made, (state, data) in zip(both, pairs, strict=True):
-                made.train(state, data, order, training.batch, training.rates(order))
+                made.train(state, Batches(data, order, training.batch, training.rates(order)))
         for state, _ in pairs:
             trial.same(state.theta, trial.host(alone.theta), f"{dtype}: θ of two trainings that take turns")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepnotes.backends.program import Data
+from deepnotes.backends.program import Batches, Data
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation
 from deepnotes.nn.layers import Dense, Dropout, Layer
@@ -143,7 +143,7 @@ def sizes_in_turn(trial: Trial) -> None:
             order = np.arange(size)
             wanted = eager.gradients(start, eager.batch(samples, order))  # type: ignore[attr-defined]
             eager.update(start, wanted.flat, 0.05)
-            made.train(state, data, order, size, np.array([0.05]))
+            made.train(state, Batches(data, order, size, np.array([0.05])))
             trial.compare(state.theta, start.theta, f"{dtype} after a batch of {size}")  # type: ignore[arg-type]
 
 
@@ -211,7 +211,7 @@ def layouts(trial: Trial) -> None:
             check_training(trial, TrainingCase(small(), dtype, layout=layout), f"{dtype} {name}", random)
         training = TrainingCase(small(), dtype)
         state, data = placed(trial.backend, training)
-        program(trial.backend, training.plan).train(state, data, np.arange(23), 8, np.full(3, 0.05))
+        program(trial.backend, training.plan).train(state, Batches(data, np.arange(23), 8, np.full(3, 0.05)))
         for x, before in zip(data[:2], training.data()[:2], strict=True):
             trial.same(x, before, f"{dtype}: the data afterwards")
 
@@ -267,7 +267,7 @@ def not_finite(trial: Trial) -> None:
             spoiled = Data(trial.backend.from_numpy(X), data.Y)
             made = program(trial.backend, training.plan)
             with np.errstate(all="ignore"):
-                chunk = made.train(state, spoiled, np.arange(23), 8, np.full(3, 0.05))
+                chunk = made.train(state, Batches(spoiled, np.arange(23), 8, np.full(3, 0.05)))
                 bounds = trial.bounds(dtype)
                 start, samples = placed(bounds, training)
                 eager = program(bounds, training.plan)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.backends.program import Data, State
+from deepnotes.backends.program import Batches, Data, State
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.optimizers import SGD
 from deepnotes.testing.calls import call
@@ -105,7 +105,7 @@ def programs_tails(trial: Trial) -> None:
             data = Data(put(X), put(Y))
             with np.errstate(all="ignore"):
                 for sample in range(0, X.shape[1], 7 if trial.quick else 1):
-                    chunk = made.train(State(put(theta.copy())), data, np.array([sample]), 1, np.array([1e-3]))
+                    chunk = made.train(State(put(theta.copy())), Batches(data, np.array([sample]), 1, np.array([1e-3])))
                     check_number(trial, chunk.cost, wanted[0, sample], f"{where}, logits {X[:, sample]}")
 
 
