@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepnotes.backends import Optimizer, Sums
+from deepnotes.backends import Optimizer, Sums, scalar_table
 from deepnotes_cupy import sources
 
 SIZE = sources.control().itemsize
@@ -38,9 +38,4 @@ def read(content: np.ndarray) -> np.void:
 
 def table(optimizer: Optimizer, step: int, rates: np.ndarray) -> np.ndarray:
     """Return the scalars of the updates after `step`, shape (updates, 4), float64."""
-    scalars = np.zeros((len(rates), len(SCALARS)))
-    scalars[:, 0] = rates
-    changing = optimizer.scalars(np.arange(step + 1, step + 1 + len(rates)), rates)
-    for column, name in enumerate(SCALARS[1:], 1):
-        scalars[:, column] = changing.get(name, getattr(optimizer, name, 0.0))
-    return scalars
+    return np.column_stack([rates, *scalar_table(optimizer, SCALARS[1:], step, rates)])

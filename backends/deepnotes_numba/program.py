@@ -6,13 +6,15 @@ from typing import cast
 
 import numpy as np
 
-from deepnotes.backends import Batches, Chunk, EagerProgram, Loss, Plan, State, aligned
+from deepnotes.backends import Batches, Chunk, EagerProgram, Loss, Plan, State, aligned, scalar_table
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
 from deepnotes_numba.thread_team import run
 
+SCALARS = ("rate", "epsilon", "share", "gain")
+"""The rows of the table of scalars that the compiled training reads."""
 INDICES = np.dtype(np.int64)
 ELEMENTS = 1 << 23
 """The elements of workspace that a batch may use at a time; larger batches are processed in parts."""
@@ -78,10 +80,7 @@ class NumbaProgram(EagerProgram):
         rows = thread_count.moves_less(
             min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size
         )
-        changing = self.plan.optimizer.scalars(np.arange(state.step + 1, state.step + 1 + len(rates)), rates)
-        scalars = np.empty((4, len(rates)))
-        for row, (name, usual) in enumerate({"rate": 0.0, "epsilon": 0.0, "share": 0.0, "gain": 1.0}.items()):
-            scalars[row] = changing[name] if name in changing else getattr(self.plan.optimizer, name, usual)
+        scalars = scalar_table(self.plan.optimizer, SCALARS, state.step, rates)
         done = 0
         while True:
             size, split, count = self._pace.choose(self._threads, room, work, len(rates) - done, rows)

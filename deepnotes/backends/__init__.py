@@ -24,7 +24,7 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported
+from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported, scalar_table
 from deepnotes.nn.steps import Gradient, fuses
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.atomic_files import replacing
@@ -87,6 +87,7 @@ __all__ = [
     "reason",
     "recordable",
     "replacing",
+    "scalar_table",
     "whole",
 ]
 

@@ -153,12 +153,16 @@ class RMSProp(Optimizer):
         """``s``, the running mean of the squared gradient."""
         return ("s",)
 
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the rate and epsilon, which is the same in each update."""
+        return {"rate": rate, "epsilon": self.epsilon}
+
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
         update = ops.rmsprop_inside if self.epsilon_inside else ops.rmsprop
-        theta, s = update(theta, g, *slots, scalars["rate"], self.rho, self.epsilon)
+        theta, s = update(theta, g, *slots, scalars["rate"], self.rho, scalars["epsilon"])
         return theta, (s,)
 
 

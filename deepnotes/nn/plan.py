@@ -174,6 +174,44 @@ class Plan:
         return Layout(self.inputs, self.layers)
 
 
+NEUTRAL = {"epsilon": 0.0, "share": 0.0, "gain": 1.0}
+"""The values in a scalar table of the scalars that an optimizer does not have: they leave its update as it is."""
+
+
+def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: np.ndarray) -> np.ndarray:
+    """Return the optimizer's scalars for a run of updates, shape (len(names), updates), float64: one row for each name.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    names : sequence of str
+        The scalars that the kernels of a backend read: ``"rate"`` and keys of `NEUTRAL`.
+    step : int
+        The number of updates made before the run.
+    rates : ndarray of float64, shape (updates,)
+        The learning rate of each update.
+
+    Raises
+    ------
+    KeyError
+        If the optimizer has a scalar that is not among `names`, or lacks one that has no neutral value.
+
+    Examples
+    --------
+    >>> from deepnotes.nn.optimizers import SGD
+    >>> scalar_table(SGD(), ["rate", "gain"], 0, np.array([0.1, 0.2]))
+    array([[0.1, 0.2],
+           [1. , 1. ]])
+    """
+    values = optimizer.scalars(np.arange(step + 1, step + 1 + len(rates)), rates)
+    if unread := values.keys() - set(names):
+        raise KeyError(f"scalars of {optimizer!r}: got {', '.join(sorted(unread))}, wanted only {', '.join(names)}")
+    table = np.empty((len(names), len(rates)))
+    for row, name in zip(table, names, strict=True):
+        row[...] = values[name] if name in values else NEUTRAL[name]
+    return table
+
+
 class Supported(NamedTuple):
     """The parts that a backend has kernels for; it checks a plan against them before compiling it.
 

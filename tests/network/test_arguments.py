@@ -127,7 +127,7 @@ def test_the_signs_of_options() -> None:
 def test_hyperparameters_of_numpy_keep_the_dtype_of_the_parameters() -> None:
     theta, slots = np.ones(2, np.float32), (np.ones(2, np.float32),)
     for optimizer in (dn.RMSProp(rho=np.float64(0.5)), dn.SGD(momentum=np.float64(0.5))):
-        found, _ = optimizer.update(dn.get_backend("numpy").ops, theta, theta, slots, theta, {"rate": 0.5})
+        found, _ = optimizer.update(dn.get_backend("numpy").ops, theta, theta, slots, theta, optimizer.scalars(1, 0.5))
         assert found.dtype == np.float32
 
 

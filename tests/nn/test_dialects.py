@@ -345,9 +345,8 @@ def test_a_file_from_before_there_were_dialects_is_read(tmp_path: Path) -> None:
 
 def test_epsilon_inside_the_root() -> None:
     g = np.array([3.0])
-    found, s = dn.RMSProp(0.1, 0.5, 0.25, epsilon_inside=True).update(
-        dn.get_backend("numpy").ops, np.array([1.0]), g, (np.zeros(1),), np.ones(1), {"rate": 0.1}
-    )
+    optimizer, ops = dn.RMSProp(0.1, 0.5, 0.25, epsilon_inside=True), dn.get_backend("numpy").ops
+    found, s = optimizer.update(ops, np.array([1.0]), g, (np.zeros(1),), np.ones(1), optimizer.scalars(1, 0.1))
     assert s[0].tolist() == [4.5]
     assert found.tolist() == [1.0 - 0.1 * (3.0 / math.sqrt(4.75))]
 
