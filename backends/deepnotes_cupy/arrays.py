@@ -1,24 +1,12 @@
 """Arrays of samples in the layout of the kernels: flat, one sample after the other."""
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from deepnotes_cupy.streaming import on_host
-
-if TYPE_CHECKING:
-    from deepnotes_cupy.base import DeviceBackend
+from typing import Any
 
 
 def by_sample(xp: Any, x: Any) -> Any:
     """Return `x`, shape (n, m), as a flat array by sample: a view if it has that layout, else a copy."""
     rows = x.T
     return (rows if rows.flags.c_contiguous else xp.ascontiguousarray(rows)).reshape(-1)
-
-
-def placed(backend: "DeviceBackend | Any", x: Any) -> Any:
-    """Return `x` on the device, wherever it was."""
-    return backend.from_numpy(x.view(np.ndarray)) if on_host(x) else x
 
 
 def in_columns(flat: Any, n: int, m: int) -> Any:

@@ -12,11 +12,11 @@ from deepnotes.backends import NOTES, Inference, Layer, Layout, Plan, Program
 from deepnotes_cupy.base import DeviceBackend
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.eager_kernels import kernels
-from deepnotes_cupy.inference import CupyInference, PartsInference
+from deepnotes_cupy.inference import CupyInference, SectionedInference
 from deepnotes_cupy.lowering import supported
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sectioned_program import SectionedProgram
-from deepnotes_cupy.streaming import STAGE, HostSamples, on_host
+from deepnotes_cupy.streaming import STAGE, HostSamples
 
 SHARE = 0.3
 """The share of the free memory above which samples stay on the host; checking them takes as much again."""
@@ -68,7 +68,7 @@ class CupyBackend(DeviceBackend):
         if supported().has_layers(layers):
             return CupyInference(self, layers, layout, dtype)
         _log_eager(layers)
-        return PartsInference(self, layers, layout, dtype)
+        return SectionedInference(self, layers, layout, dtype)
 
     def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
         """Compile all kernels for each dtype, and run what trains and predicts; see :meth:`Backend.warmup`."""
@@ -102,24 +102,14 @@ class CupyBackend(DeviceBackend):
             stays = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
         else:
             stays = x.nbytes > self.resident_bytes
-        return np.asarray(x).view(HostSamples) if stays else self.from_numpy(x)
-
-    def take_samples(self, x: Any, order: np.ndarray) -> Any:
-        """Return the columns of `x` at `order` on the device; those left on the host are gathered there."""
-        return self.from_numpy(x.view(np.ndarray)[:, order]) if on_host(x) else super().take_samples(x, order)
+        return HostSamples(self, x) if stays else self.from_numpy(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         """Return a copy on the host; host arrays are returned unchanged."""
-        if on_host(x):
-            return np.asarray(x.view(np.ndarray))
         if not self.is_array(x):
             return np.asarray(x)
         with self.device.section():
             return self.device.download(x)
-
-    def is_array(self, x: object) -> bool:
-        """Return whether `x` is an array of this backend."""
-        return isinstance(x, self._array_type) and not on_host(x)
 
     def write(self, flat: Any, start: int, values: Any) -> Any:
         """Write `values`, shape (k,), into `flat`, shape (p,), from `start` on, and return `flat`."""

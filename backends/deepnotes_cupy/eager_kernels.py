@@ -15,7 +15,6 @@ from deepnotes_cupy import control
 from deepnotes_cupy.arrays import by_sample, in_columns
 from deepnotes_cupy.lowering import FROM_A
 from deepnotes_cupy.sources import codes
-from deepnotes_cupy.streaming import HostSamples, on_host
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
         table[name] = _kernel(name, 2, getattr(fused, name))
     for name in ("momentum", "rmsprop", "adam"):
         table[name] = _kernel(name, 2, getattr(fused, name), matrices=False)
-    for name in ("dropout_mask", "gather", "one_hot"):
-        table[name] = _kernel(name, 0, getattr(fused, name))
+    table["dropout_mask"] = _kernel("dropout_mask", 0, fused.dropout_mask)
     return table
 
 
@@ -55,7 +53,7 @@ def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str,
 def _suit(arrays: tuple[Any, ...], dimensions: int) -> bool:
     dtype = arrays[0].dtype
     return dtype in (np.float32, np.float64) and all(
-        x.ndim == dimensions and x.dtype == dtype and x.size and not on_host(x) for x in arrays
+        x.ndim == dimensions and x.dtype == dtype and x.size for x in arrays
     )
 
 
@@ -175,19 +173,6 @@ class Fused:
         held = self._control(step=int(step))
         tape.launch("dropout", (n, m), mask, mask, n, m, round(rate * 2**32), seed, layer, held, 1.0)
         return self._run(tape, mask, n, m)
-
-    def gather(self, xp: Any, X: Any, indices: Any) -> Any:
-        """Return the columns of `X` at `indices`, on the device or the host."""
-        if not on_host(X):
-            return EQUATIONS["gather"](xp, X, indices)
-        chosen = X.view(np.ndarray).T[self._backend.to_numpy(indices)].T
-        return self._backend.from_numpy(chosen)
-
-    def one_hot(self, xp: Any, y: Any, k: int, dtype: Any) -> Any:
-        """Return class indices as one-hot columns, on the same side as they are."""
-        if not on_host(y):
-            return EQUATIONS["one_hot"](xp, y, k, dtype)
-        return EQUATIONS["one_hot"](np, y.view(np.ndarray), k, np.dtype(dtype)).view(HostSamples)
 
     def _tape(self, like: Any) -> Tape:
         dtype = str(like.dtype)

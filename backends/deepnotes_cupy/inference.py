@@ -1,28 +1,22 @@
 """Inference on this backend: the forward pass and the losses as launches, a bounded number of samples at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
 
 from deepnotes.backends import ELEMENTS, DeviceMemoryError, EagerInference, Layer, Layout, LossFunction, fuses
 from deepnotes.backends import Loss as LibraryLoss
-from deepnotes_cupy.arrays import by_sample, in_columns, placed
+from deepnotes_cupy.arrays import by_sample, in_columns
 from deepnotes_cupy.backward import Loss, Targets, loss
 from deepnotes_cupy.forward import activate, forward, linear, weights
 from deepnotes_cupy.lowering import DenseRow, lower, supported
-from deepnotes_cupy.streaming import HostSamples, on_host
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
 
-BATCH = 1 << 27
-"""The bytes of samples that are sent to the device at a time if they stay on the host."""
 
-
-class PartsInference(EagerInference):
-    """The eager Inference in this backend's stream; samples that stay on the host pass through the device in parts.
+class SectionedInference(EagerInference):
+    """The eager Inference in this backend's stream.
 
     Parameters
     ----------
@@ -35,43 +29,18 @@ class PartsInference(EagerInference):
     backend: "DeviceBackend"
 
     def predict(self, theta: Any, X: Any) -> Any:
-        """Return the outputs, on the host if X is; see :meth:`deepnotes.backends.Inference.predict`."""
+        """Return the outputs; see :meth:`deepnotes.backends.Inference.predict`."""
         with self.backend.device.section():
-            if not on_host(X):
-                return self._outputs(theta, X)
-            return self._by_parts(lambda x: (self._outputs(theta, x),), X)[0]
+            return super().predict(theta, X)
 
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
-        """Return outputs and losses, on the host if X or Y is; see :meth:`deepnotes.backends.Inference.losses`."""
+        """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
         with self.backend.device.section():
-            if not on_host(X) and not on_host(Y):
-                return self._losses(theta, X, Y, loss)
-            outputs, losses = self._by_parts(lambda x, y: self._losses(theta, x, y, loss), X, Y)
-            return outputs, losses
-
-    def _outputs(self, theta: Any, X: Any) -> Any:
-        """Return the outputs for samples on the device."""
-        return super().predict(theta, X)
-
-    def _losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
-        """Return outputs and losses for samples on the device."""
-        return super().losses(theta, X, Y, loss)
-
-    def _by_parts(self, function: Callable[..., tuple[Any, ...]], *arrays: Any) -> list[Any]:
-        m = arrays[0].shape[1]
-        room = max(1, BATCH // max(1, sum(x.dtype.itemsize * x.shape[0] for x in arrays)))
-        whole: list[Any] = []
-        for start in range(0, m, room):
-            parts = function(*(placed(self.backend, x[:, start : start + room]) for x in arrays))
-            if not whole:
-                whole = [np.empty((m, part.shape[0]), str(part.dtype)).T.view(HostSamples) for part in parts]
-            for target, part in zip(whole, parts, strict=True):
-                target[:, start : start + room] = self.backend.to_numpy(part)
-        return whole
+            return super().losses(theta, X, Y, loss)
 
 
-class CupyInference(PartsInference):
-    """Outputs and losses by the fused kernels, for layers of the library's own."""
+class CupyInference(SectionedInference):
+    """Outputs and losses by the fused kernels, for layers that have kernels."""
 
     def __init__(self, backend: "DeviceBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
         super().__init__(backend, layers, layout, dtype)
@@ -79,13 +48,17 @@ class CupyInference(PartsInference):
         self._factors = backend.factors(dtype)
         self._step = max(1, ELEMENTS // max(layout.sizes))
 
-    def _outputs(self, theta: Any, X: Any) -> Any:
-        return self._run(theta, X)[0]
+    def predict(self, theta: Any, X: Any) -> Any:
+        """Return the outputs; see :meth:`deepnotes.backends.Inference.predict`."""
+        with self.backend.device.section():
+            return self._run(theta, X)[0]
 
-    def _losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
+    def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
+        """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
         if not supported().has_loss(loss):
-            return super()._losses(theta, X, Y, loss)
-        return self._run(theta, X, Y, cast(LibraryLoss, loss))
+            return super().losses(theta, X, Y, loss)
+        with self.backend.device.section():
+            return self._run(theta, X, Y, cast(LibraryLoss, loss))
 
     def _run(self, theta: Any, X: Any, Y: Any = None, of: LibraryLoss | None = None) -> tuple[Any, Any]:
         device, xp = self.backend.device, self.backend.xp

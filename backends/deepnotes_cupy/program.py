@@ -6,12 +6,12 @@ import numpy as np
 
 from deepnotes.backends import Batches, Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State
 from deepnotes_cupy import control
-from deepnotes_cupy.arrays import by_sample, placed
+from deepnotes_cupy.arrays import by_sample
 from deepnotes_cupy.lowering import lower, numbers_of_a_sample
 from deepnotes_cupy.replay import Replay
 from deepnotes_cupy.scaling import LossScale
 from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
-from deepnotes_cupy.streaming import Stage, on_host
+from deepnotes_cupy.streaming import HostSamples, Stage
 
 if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
@@ -75,13 +75,11 @@ class CupyProgram(EagerProgram):
         """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""
         with self._device.section():
             xp: Any = self.ops.xp
-            X, Y = placed(self.backend, data.X), placed(self.backend, data.Y)
-            w = None if data.w is None else placed(self.backend, data.w)
-            m = X.shape[1]
+            m = data.X.shape[1]
             dtype = getattr(xp, self.plan.dtype)
-            step = self._replay(state, m, w is not None).step
+            step = self._replay(state, m, data.w is not None).step
             self._send_order(np.arange(m), m)
-            step.bind(self._source(Data(X, Y, w)), m)
+            step.bind(self._source(data), m)
             self._device.upload(control.fresh(state.step), self._shared.control)
             self._device.upload(np.zeros((1, len(control.SCALARS))), self._shared.scalars)
             step.compute()
@@ -112,7 +110,7 @@ class CupyProgram(EagerProgram):
         self._replay(state, min(batch_size, len(order)), data.w is not None)  # first: its error says what would fit
         self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
         self._device.upload(control.fresh(state.step, sums), self._shared.control)
-        if any(map(on_host, data)):
+        if any(isinstance(x, HostSamples) for x in data):
             self._streamed(state, data, order, batch_size)
         else:
             self._send_order(order, data.X.shape[1])
@@ -137,7 +135,7 @@ class CupyProgram(EagerProgram):
 
     def _streamed(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue steps on data that stay on the host, part by part."""
-        hosts = Data(*(None if a is None else self._on_host(a) for a in data))  # type: ignore[arg-type]
+        hosts: list[np.ndarray] = [self._on_host(x) for x in data if x is not None]
         widths = self.plan.inputs, self._targets, int(data.w is not None)
         if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
             self._stage = None  # before the next one, since there may be no room for both
@@ -217,8 +215,8 @@ class CupyProgram(EagerProgram):
 
     def _on_host(self, x: Any) -> np.ndarray:
         """Return `x` on the host, where large data already are; smaller data are fetched once."""
-        if on_host(x):
-            return x  # type: ignore[no-any-return]
+        if isinstance(x, HostSamples):
+            return x.array
         kept = self._hosts.get(id(x))
         if kept is None:
             if len(self._hosts) > 2:

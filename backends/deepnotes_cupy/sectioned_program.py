@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from deepnotes.backends import Batches, Chunk, Data, EagerProgram, Gradient, State
-from deepnotes_cupy.arrays import placed
 
 if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
@@ -25,7 +24,7 @@ class SectionedProgram(EagerProgram):
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""
         with self._device.section():
-            return super().gradients(state, Data(*(None if a is None else placed(self.backend, a) for a in data)))  # type: ignore[arg-type]
+            return super().gradients(state, data)
 
     def update(self, state: State, g: Any, rate: float) -> None:
         """Make one update with the gradient `g`; see :meth:`deepnotes.backends.Program.update`."""

@@ -1,29 +1,43 @@
 """Data that stay on the host: the samples of a chunk are gathered there, and sent while the device computes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from deepnotes.backends import Data
+from deepnotes.backends import Backend, Indices, Samples
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.step import Source
 
 STAGE = 64 << 20
-"""Bytes of samples in each of the two buffers, and at least one batch."""
+"""The bytes of samples in each of the two buffers, which hold at least one batch."""
+BLOCK = 1 << 27
+"""The bytes of samples that predictions send to the device at a time."""
 
 
-class HostSamples(np.ndarray):
-    """Samples, targets or weights that stay on the host in a NumPy array, one in each column."""
+class HostSamples(Samples):
+    """Samples, targets or weights that stay on the host, where Programs gather the samples of their batches.
+
+    Parameters
+    ----------
+    backend : Backend
+    array : ndarray, shape (n, m)
+    """
+
+    read_by_programs = True
+
+    def __init__(self, backend: Backend, array: np.ndarray) -> None:
+        self.array = np.asarray(array)
+        super().__init__(backend, self.array.shape, BLOCK // max(1, self.array[:, :1].nbytes))
+
+    def read(self, indices: Indices) -> np.ndarray:
+        """Return some samples, shape (n, k)."""
+        return self.array.T[indices].T
 
 
-def on_host(x: Any) -> bool:
-    """Return whether `x` stayed on the host."""
-    return isinstance(x, HostSamples)
-
-
-def take(x: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
+def gather_rows(x: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
     """Write the columns of `x`, shape (n, samples), at `indices` to the rows of `out`, shape (m, n), converted."""
-    rows = x.view(np.ndarray).T
+    rows = x.T
     if rows.flags.c_contiguous and rows.dtype == out.dtype:
         rows.take(indices, 0, out, "clip")
     else:
@@ -69,17 +83,16 @@ class Stage:
         at = np.arange(count)
         return at // self.room % 2 * self.room + at % self.room
 
-    def send(self, number: int, data: Data, indices: np.ndarray) -> None:
+    def send(self, number: int, arrays: Sequence[np.ndarray], indices: np.ndarray) -> None:
         """Gather the `number`-th part of a chunk and send it; work enqueued from now on waits for it."""
         slot, m = number % 2, len(indices)
         if self._sent[slot] is not None:
             self._device.settle(self._sent[slot])  # its pinned memory can be reused
         pairs = []
-        arrays = [a for a in data if a is not None]
         targets = [a for a in self.source if a is not None]
         for host, width, pinned, target in zip(arrays, self.widths, self._pinned[slot], targets, strict=False):
             here = pinned[: m * width]
-            take(host, indices, here.reshape(m, width))  # type: ignore[arg-type]
+            gather_rows(host, indices, here.reshape(m, width))
             pairs.append((here, target[slot * self.room * width :][: m * width]))
         self._sent[slot] = self._device.send(pairs, self._trained[slot])
         self._device.await_event(self._sent[slot])

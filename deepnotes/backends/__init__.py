@@ -15,6 +15,7 @@ from deepnotes.backends.eager import ELEMENTS, EagerInference, EagerProgram
 from deepnotes.backends.host import HostBackend, aligned
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, Program, State, Sums
+from deepnotes.backends.samples import Indices, Samples
 from deepnotes.equations.array import Array, DType, Namespace, Shape
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
@@ -63,6 +64,7 @@ __all__ = [
     "ForkedProcessError",
     "Gradient",
     "HostBackend",
+    "Indices",
     "Inference",
     "Layer",
     "Layout",
@@ -77,6 +79,7 @@ __all__ = [
     "Program",
     "RMSProp",
     "RecordedProgram",
+    "Samples",
     "Shape",
     "State",
     "Sums",

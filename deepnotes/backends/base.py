@@ -136,18 +136,17 @@ class Backend:
         """Return the host array `x` as an array of this backend, without a copy where possible."""
         return self.xp.asarray(x, dtype=dtype)
 
-    def from_samples(self, x: np.ndarray) -> Array:
-        """Return samples, targets or weights (the columns of `x`) in the form that Programs and Inferences read.
+    def from_samples(self, x: np.ndarray) -> Any:
+        """Return samples, targets or weights, one in each column of `x`, as an array or as Samples.
 
         By default this is :meth:`from_numpy`. A backend may choose the memory layout that suits its Programs, and may
-        leave data that do not fit into its memory on the host, in an array class of its own.
+        leave data that do not fit into its memory on the host, as :class:`~deepnotes.backends.Samples`.
+
+        Returns
+        -------
+        Array or Samples, of the shape of `x`
         """
         return self.from_numpy(x)
-
-    def take_samples(self, x: Array, order: np.ndarray) -> Array:
-        """Return the columns of `x` at `order`, as an ordinary array; `x` is what :meth:`from_samples` returned."""
-        columns: Array = self.ops.gather(x, self.from_numpy(order))
-        return columns
 
     def to_numpy(self, x: Array) -> np.ndarray:
         """Return an array of this backend as a NumPy array, without a copy where possible."""

@@ -71,8 +71,7 @@ class EagerProgram:
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         """Return the samples at `indices`, shape (m,)."""
-        chosen = self.backend.from_numpy(indices)
-        return Data(*(None if a is None else self.ops.gather(a, chosen) for a in data))  # type: ignore[arg-type]
+        return data.take(self.backend, indices)
 
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`Program.gradients`."""

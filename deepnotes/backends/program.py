@@ -1,12 +1,16 @@
 """Program: the interface that runs training steps, with its inputs and results."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from deepnotes.backends.samples import Samples
 from deepnotes.equations.array import Array
 from deepnotes.nn.steps import Gradient
+
+if TYPE_CHECKING:
+    from deepnotes.backends.base import Backend
 
 
 @dataclass
@@ -29,11 +33,23 @@ class State:
 
 
 class Data(NamedTuple):
-    """Samples on the backend: X of shape (n[0], samples), Y of (k, samples), sample weights of (1, samples)."""
+    """Samples X of shape (n[0], m), targets Y of shape (k, m) or (1, m), and weights w of shape (1, m), if any.
+
+    Each is an array of the backend, or :class:`~deepnotes.backends.Samples`, which have the same shape. A Program gets
+    only arrays and those Samples that are ``read_by_programs``.
+    """
 
     X: Array
     Y: Array
     w: Array | None = None
+
+    def take(self, backend: "Backend", indices: np.ndarray) -> "Data":
+        """Return the samples at `indices`, shape (k,), in arrays of the backend."""
+        chosen = backend.from_numpy(indices)
+        return Data._make(
+            x if x is None else x.take(indices) if isinstance(x, Samples) else backend.ops.gather(x, chosen)
+            for x in self
+        )
 
 
 Sums: TypeAlias = tuple[float, float]

@@ -76,14 +76,16 @@ class OnDisk:
         index = np.arange(len(self.rows)) if self.index is None else self.index
         return OnDisk(self.rows, np.atleast_1d(index[key[1]]), self.columns)
 
-    def read(self, samples: np.ndarray) -> np.ndarray:
+    def read(self, samples: np.ndarray | slice) -> np.ndarray:
         """Return a copy of some samples, shape (n, k), laid out by sample; the file is read in its own order.
 
         Parameters
         ----------
-        samples : ndarray of int64, shape (k,)
-            Which, and in which order.
+        samples : ndarray of int64, shape (k,), or slice
+            The indices of the samples, in the order of the result.
         """
+        if isinstance(samples, slice):
+            samples = np.arange(*samples.indices(self.shape[1]))
         wanted = samples if self.index is None else self.index[samples]
         ascending = bool((wanted[1:] >= wanted[:-1]).all())
         by_place = wanted if ascending else np.argsort(wanted, kind="stable")

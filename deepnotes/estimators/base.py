@@ -17,13 +17,14 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.program import Data, Program
+from deepnotes.backends.program import Data
 from deepnotes.backends.registry import get_backend
+from deepnotes.backends.samples import columns, spans
 from deepnotes.estimators import architecture
 from deepnotes.estimators.lbfgs import minimize
 from deepnotes.estimators.live_network import LiveNetwork
 from deepnotes.estimators.sklearn_rules import Order, Rules
-from deepnotes.estimators.sparse import SparseProgram, SparseSamples
+from deepnotes.estimators.sparse import SparseSamples
 from deepnotes.network.network import Network
 from deepnotes.network.training.callbacks import as_callbacks
 from deepnotes.network.training.loop import callbacks_called
@@ -270,7 +271,7 @@ class DenseEstimator(BaseEstimator, ABC):
         backend, dtype = network.backend, network.host_dtype
         samples: Any
         if issparse(X) and backend.on_host:
-            samples = SparseSamples(X.tocsr(), dtype)
+            samples = SparseSamples(backend, X.tocsr(), dtype)
         else:
             rows = X.toarray() if issparse(X) else X
             samples = backend.from_numpy(np.asarray(rows, dtype=dtype).T)
@@ -283,16 +284,13 @@ class DenseEstimator(BaseEstimator, ABC):
             w = None if weights is None else backend.from_numpy(weights[None].astype(dtype))
         return Data(samples, backend.from_numpy(Y), w)
 
-    def _program(self, program: Program, data: Data, network: Network) -> Program:
-        sparse = isinstance(data.X, SparseSamples)
-        return SparseProgram(program, network.backend) if sparse else program
-
     def _fit_lbfgs(self, network: Network, X: Any, y: np.ndarray, weights: np.ndarray | None) -> None:
         plan = self._plan(network, SGD(), exact=True)
         data = self._data(network, plan, X, y, weights)
+        data = data._replace(X=columns(data.X, slice(0, len(y))))  # each step needs all samples at once
         program, state = self._running.start(plan, go_on=False)
         cost, self.n_iter_ = minimize(
-            network, self._program(program, data, network), state, data, max_iter=self.max_iter, max_fun=self.max_fun,
+            network, program, state, data, max_iter=self.max_iter, max_fun=self.max_fun,
             tol=self.tol, verbose=self.verbose,
         )  # fmt: skip
         _, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
@@ -339,7 +337,7 @@ class DenseEstimator(BaseEstimator, ABC):
             with callbacks_called(training), np.errstate(all="ignore"):
                 program, training.state = self._running.start(plan, go_on=incremental)
                 self.n_iter_, self.history_ = 0, training.history
-                run_fit(training, self._program(program, data, network), evaluate)
+                run_fit(training, program, evaluate)
         except KeyboardInterrupt:
             warnings.warn("the training was interrupted; the parameters are those that it had reached", stacklevel=5)
         except NonFiniteLossError as error:
@@ -386,9 +384,7 @@ class DenseEstimator(BaseEstimator, ABC):
         self, network: Network, plan: Plan, held_out: Data, y: np.ndarray, weights: np.ndarray | None
     ) -> dict[str, float]:
         """Return loss and score on the held-out samples."""
-        X: Any = held_out.X
-        if isinstance(X, SparseSamples):
-            X = np.concatenate(list(X.blocks()), axis=1)
+        X = columns(held_out.X, slice(0, len(y)))
         A, losses = network.inference.losses(network.theta, X, held_out.Y, plan.loss)
         outputs, L = (network.backend.to_numpy(x) for x in (A, losses))
         told = plan.objective.reported_scale * float(np.average(L[0].astype(np.float64), weights=weights))
@@ -412,8 +408,8 @@ class DenseEstimator(BaseEstimator, ABC):
         network = (running and running.asked(self.coefs_, self.intercepts_)) or self._network()
         if not issparse(X):
             return cast(np.ndarray, network.predict(X.T).T)
-        blocks = SparseSamples(X.tocsr(), network.host_dtype).blocks()
-        return np.concatenate([network.predict(block).T for block in blocks])
+        samples = SparseSamples(network.backend, X.tocsr(), network.host_dtype)
+        return np.concatenate([network.predict(samples.read(span)).T for span in spans(samples)])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

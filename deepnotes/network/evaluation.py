@@ -1,13 +1,13 @@
 """Outputs, losses and metrics of a network, for samples in memory and on disk."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from deepnotes.backends.program import Data
+from deepnotes.backends.samples import Columns, Samples, columns, host_columns, spans
 from deepnotes.equations.array import Array
-from deepnotes.network.streaming import Streamed
 from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.metrics import LIBRARY, Metric
 from deepnotes.utils.errors import ArgumentError
@@ -24,10 +24,9 @@ def figures(network: "NetworkLike", data: Data, loss: LossFunction, metrics: dic
     w = np.ones(L.shape) if data.w is None else _host(network, data.w)
     values = {"loss": float((L * w).sum()) / float(w.sum())}
     if metrics:
-        Y = data.Y
-        if Y.shape[0] != network.outputs:
-            Y = network.backend.ops.one_hot(Y, network.outputs, A.dtype)
-        A_host, Y_host = _host(network, A), _host(network, Y)
+        A_host, Y_host = _host(network, A), _host(network, data.Y)
+        if len(Y_host) != network.outputs:
+            Y_host = (Y_host == np.arange(network.outputs)[:, None]).astype(np.float64)
         weights = {} if data.w is None else {"w": w[0]}
         for name, metric in metrics.items():
             found = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))
@@ -39,20 +38,24 @@ def figures(network: "NetworkLike", data: Data, loss: LossFunction, metrics: dic
 
 
 def _outputs_and_losses(network: "NetworkLike", data: Data, loss: LossFunction) -> tuple[Array, Array]:
-    infer, theta, X = network.inference, network.theta, data.X
-    if not isinstance(X, Streamed):
-        return infer.losses(theta, X, data.Y, loss)
-    parts = [infer.losses(theta, X[:, span], data.Y[:, span], loss) for span in X.spans()]
-    A, losses = (network.backend.xp.concat(list(found), axis=1) for found in zip(*parts, strict=True))
-    return A, losses
+    infer, theta, (X, Y, _) = network.inference, network.theta, data
+    if not isinstance(X, Samples) and not isinstance(Y, Samples):
+        return infer.losses(theta, X, Y, loss)
+    parts = [infer.losses(theta, columns(X, span), columns(Y, span), loss) for span in spans(X, Y)]
+    return _joined(network, (A for A, _ in parts)), _joined(network, (losses for _, losses in parts))
 
 
 def outputs(network: "NetworkLike", X: Array) -> Array:
-    """Return the outputs, on the backend, for samples from :func:`deepnotes.network.inputs.as_samples`."""
+    """Return the outputs for samples from :func:`deepnotes.network.inputs.as_samples`: for Samples, in NumPy."""
     infer, theta = network.inference, network.theta
-    if not isinstance(X, Streamed):
+    if not isinstance(X, Samples):
         return infer.predict(theta, X)
-    return network.backend.xp.concat([infer.predict(theta, X[:, span]) for span in X.spans()], axis=1)
+    return _joined(network, (infer.predict(theta, columns(X, span)) for span in spans(X)))
+
+
+def _joined(network: "NetworkLike", parts: Iterable[Array]) -> Array:
+    """Return the parts side by side on the host, since the memory of a device may not hold them all."""
+    return cast(Array, np.concatenate([network.backend.to_numpy(part) for part in parts], axis=1))
 
 
 def watching(
@@ -73,5 +76,5 @@ def watching(
     return evaluate
 
 
-def _host(network: "NetworkLike", x: Array) -> np.ndarray:
-    return network.backend.to_numpy(x).astype(np.float64)
+def _host(network: "NetworkLike", x: Columns) -> np.ndarray:
+    return host_columns(network.backend, x).astype(np.float64)

@@ -6,9 +6,10 @@ import numpy as np
 
 from deepnotes.backends.foreign_arrays import adopted, as_host, is_neighbour
 from deepnotes.backends.program import Data
+from deepnotes.backends.samples import Samples, host_columns, spans
 from deepnotes.equations.array import Array
 from deepnotes.network import array_validation
-from deepnotes.network.streaming import Streamed, streamed
+from deepnotes.network.streaming import DiskSamples, disk_samples
 from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.errors import DataError
 
@@ -50,9 +51,9 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
             constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
             samples = backend.ops.standardize(samples, *constants)
         return samples
-    if (on_disk := streamed(network, X)) is not None:
+    if (on_disk := disk_samples(network, X)) is not None:
         array_validation.check_samples(on_disk, name, network.inputs)
-        return on_disk[:, :] if together else cast(Array, on_disk)
+        return on_disk.take(slice(None)) if together else cast(Array, on_disk)
     host = as_host(backend, X, name)
     array_validation.check_samples(host, name, network.inputs)
     with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite, and training refuses them
@@ -85,14 +86,15 @@ def as_data(
     m = samples.shape[1]
     if m == 0:
         raise DataError(f"{names[0]} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
-    if isinstance(samples, Streamed):
-        for span in samples.spans():
-            array_validation.check_finite(backend, samples[:, span], names[0], first=span.start)
+    if isinstance(samples, DiskSamples):
+        for span in spans(samples):
+            array_validation.check_finite(backend, samples.read(span), names[0], first=span.start)
     else:
-        array_validation.check_finite(backend, samples, names[0], X)
+        in_memory = samples.read(slice(None)) if isinstance(samples, Samples) else samples
+        array_validation.check_finite(backend, in_memory, names[0], X)
     k = network.outputs
     targets, class_indices = array_validation.as_targets(backend, Y, loss, k, m, network.dtype, names[:2], together)
-    labels = None if class_weight is None else array_validation.as_labels(backend.to_numpy(targets), loss)
+    labels = None if class_weight is None else array_validation.as_labels(host_columns(backend, targets), loss)
     weights = array_validation.as_weights(
         backend, sample_weight, class_weight, labels, max(k, 2), m, network.dtype, together, names[2], scaled
     )

@@ -13,6 +13,7 @@ from deepnotes.backends.host import aligned
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.program import Program, State
 from deepnotes.backends.registry import get_backend
+from deepnotes.backends.samples import host_columns
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.network.evaluation import figures, outputs, watching
@@ -291,7 +292,7 @@ class Network(Exports):
         training.state = state
         with np.errstate(all="ignore"):
             cost = run_fit(training, program, dict).loss[-1]
-        return cost if data.w is None else cost / float(self.backend.to_numpy(data.w).mean(dtype=np.float64))
+        return cost if data.w is None else cost / float(host_columns(self.backend, data.w).mean(dtype=np.float64))
 
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).

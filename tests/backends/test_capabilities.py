@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
+from deepnotes.backends import Indices, Samples
 from deepnotes.datasets.on_disk import OnDisk
 
 RNG = np.random.default_rng(0)
@@ -50,25 +51,41 @@ def test_a_backend_on_the_host_takes_sparse_samples_a_few_at_a_time(
     np.testing.assert_allclose(model.coefs_[0], dense.coefs_[0], rtol=1e-12)
 
 
-class Left(np.ndarray):
-    """Targets that a backend has left where they were."""
-
-
 class Leaving(dn.Backend):
-    """A backend that leaves samples where they are and takes some of them in its own way."""
+    """A backend that leaves targets on the host, where its Programs cannot read them."""
 
     def from_samples(self, x: np.ndarray) -> Any:
-        return x.view(Left)
-
-    def take_samples(self, x: Any, order: np.ndarray) -> Any:
-        assert isinstance(x, Left)
-        self.taken = getattr(self, "taken", 0) + len(order)
-        return self.from_numpy(x.view(np.ndarray)[:, order])
+        return Left(self, x)
 
 
-def test_samples_that_a_backend_left_are_taken_by_that_backend() -> None:
-    backend = Leaving("leaving", np)
-    nets = [dn.Network([dn.Dense(3, "tanh"), dn.Dense(1)], inputs=9, backend=b, seed=0) for b in (backend, "numpy")]
-    losses = [net.fit(OnDisk(X), y[None], epochs=2, batch_size=16).loss for net in nets]
-    assert backend.taken == 2 * len(y)
-    np.testing.assert_allclose(*losses, rtol=1e-12)
+class Left(Samples):
+    """Targets that stay in a NumPy array, and that count how many of them were taken."""
+
+    taken = 0
+
+    def __init__(self, backend: dn.Backend, array: np.ndarray) -> None:
+        super().__init__(backend, array.shape, 50)
+        self.array = array
+
+    def read(self, indices: Indices) -> np.ndarray:
+        return self.array[:, indices]
+
+    def take(self, indices: Indices) -> Any:
+        Left.taken += self.array[:, indices].shape[1]
+        return super().take(indices)
+
+
+@pytest.mark.parametrize("samples", [OnDisk(X), X.T], ids=["on disk", "in memory"])
+def test_samples_that_a_backend_leaves_on_the_host_are_taken_when_needed(
+    samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Left, "taken", 0)
+    trained = []
+    for backend in (Leaving("leaving", np), "numpy"):
+        net = dn.Network([dn.Dense(3, "tanh"), dn.Dense(1)], 9, dtype="float64", backend=backend, seed=0)
+        history = net.fit(samples, y[None], epochs=2, batch_size=16)
+        loss = net.evaluate(samples, y[None], metrics="r2", sample_weight=np.arange(120.0))
+        trained.append([*history.loss, *loss.values(), *net.predict(samples)[0]])
+    arrays = 1 if isinstance(samples, OnDisk) else 2
+    assert Left.taken >= 2 * len(y) * arrays
+    np.testing.assert_allclose(*trained, rtol=1e-12)

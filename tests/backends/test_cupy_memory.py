@@ -13,6 +13,7 @@ from plans import blobs
 import deepnotes as dn
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy import backend as backend_module
+from deepnotes_cupy import streaming as streaming_module
 from deepnotes_cupy.streaming import HostSamples, Stage
 
 pytestmark = pytest.mark.slow
@@ -92,28 +93,22 @@ def test_the_next_part_is_sent_before_the_last_one_is_awaited() -> None:
 
         setattr(device, name, noted)
     stage = Stage(device, (4, 1, 0), "float32", 8, 1)
-    data = dn.backends.program.Data(*(np.zeros((n, 40), "float32").view(HostSamples) for n in (4, 1)))
+    arrays = [np.zeros((n, 40), "float32") for n in (4, 1)]
     for number in range(4):
-        stage.send(number, data, np.arange(8))
+        stage.send(number, arrays, np.arange(8))
         stage.done(number)
     assert events == ["mark", *["send", "await_event", "mark"] * 2, *["settle", "send", "await_event", "mark"] * 2]
 
 
-def test_what_is_predicted_of_streamed_data_stays_on_the_host() -> None:
+def test_predictions_from_streamed_samples_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     on = streaming()
     X, y = blobs(500)
     net = fitted(on, X, y, epochs=1)
-    from deepnotes_cupy import inference
-
-    before = inference.BATCH
-    try:
-        inference.BATCH = 100 * 16
-        on.device.log.clear()
-        A = net.predict(X)
-    finally:
-        inference.BATCH = before
+    monkeypatch.setattr(streaming_module, "BLOCK", 100 * 16)
+    on.device.log.clear()
+    A = net.predict(X)
     assert type(A) is np.ndarray
-    assert on.device.count("download") == 5
+    assert on.device.count("download") == 6  # five parts, then all together: on a GPU, these are on the host already
     assert max(entry[1] for entry in on.device.log if entry[0] == "upload") == 100 * 16
     on.resident_bytes = 1 << 30
     np.testing.assert_allclose(A, net.predict(X), rtol=1e-5, atol=1e-5)  # the host's BLAS rounds by the width

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 import numpy as np
 
 from deepnotes.backends.program import CHUNK_SECONDS, Batches, Program
-from deepnotes.network.streaming import in_memory, updates_in_memory
+from deepnotes.network.streaming import data_for_program, updates_in_memory
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
 from deepnotes.network.training.signals import deferred
@@ -159,9 +159,9 @@ def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException]
 def _chunks(training: Training, program: Program) -> Iterator[None]:
     """Train to the end of an epoch, a chunk of batches at a time."""
     at, state, samples, batch_size = training.at, training.state, training.samples, training.batch_size
-    schedule, held = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
+    schedule, most = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
     while at.order is None or at.done < samples:
-        updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), held)
+        updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), most)
         rates = _rates(schedule, state.step, updates, at.memory)
         if at.order is None:  # after the rates, so that an error in them is raised before anything changes
             at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
@@ -169,8 +169,8 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
         part = at.order[at.done : at.done + updates * batch_size]
         began = time.perf_counter()
         training.at_rest = False
-        data, samples_of_it = in_memory(training.network, training.data, part)
-        chunk = program.train(state, Batches(data, samples_of_it, batch_size, rates, at.sums))
+        data, order = data_for_program(training.network.backend, training.data, part)
+        chunk = program.train(state, Batches(data, order, batch_size, rates, at.sums))
         at.sums, at.rate = chunk.sums, float(rates[-1])
         at.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
         training.step += chunk.steps
@@ -217,9 +217,7 @@ def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
     at, update = training.at, training.state.step + 1
     assert at.order is not None
     batch = at.order[at.done : at.done + training.batch_size]
-    fault = first_fault(
-        training.network.backend, training.plan, training.state, *in_memory(training.network, training.data, batch)
-    )
+    fault = first_fault(training.network.backend, training.plan, training.state, training.data, batch)
     found = (
         f"the loss is {cost}"
         if not isfinite(cost)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepnotes.backends.samples import host_columns
 from deepnotes.network.training.loop import remembering
 from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, settings_of
 from deepnotes.utils.wording import brief
@@ -97,6 +98,6 @@ def digest(backend: "Backend", data: "Data") -> str:
         found.update(f"{n} {m};".encode())
         step = max(1, (1 << 20) // max(1, n))
         for start in range(0, m, step):
-            part = backend.to_numpy(array[:, start : min(m, start + step)])
+            part = host_columns(backend, array, slice(start, min(m, start + step)))
             found.update(np.ascontiguousarray(part.T).data)
     return found.hexdigest()

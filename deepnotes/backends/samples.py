@@ -1,0 +1,72 @@
+"""Samples: columns that are not an array of a backend, but are read from a file or from host memory as needed."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from deepnotes.equations.array import Array
+
+if TYPE_CHECKING:
+    from deepnotes.backends.base import Backend
+
+Indices: TypeAlias = np.ndarray | slice
+"""The indices of samples, as an array of int64 or as a slice ``start:stop``."""
+
+
+class Samples:
+    """Samples, targets or weights, one in each column, of which a bounded number is in memory at a time.
+
+    Derive from it and define :meth:`read`. :class:`~deepnotes.backends.Data` may hold Samples instead of arrays.
+
+    Parameters
+    ----------
+    backend : Backend
+        The backend of the arrays that :meth:`take` returns.
+    shape : (int, int)
+        The numbers of features and of samples.
+    most : int
+        The largest number of samples to read at a time.
+
+    Attributes
+    ----------
+    read_by_programs : bool
+        Whether the Programs of the backend accept these Samples. By default they get arrays instead: a few batches at a
+        time, of at most `most` samples together, or a single batch. Inferences always get arrays.
+    """
+
+    ndim = 2
+    read_by_programs = False
+
+    def __init__(self, backend: "Backend", shape: tuple[int, int], most: int) -> None:
+        self.backend, self.shape, self.most = backend, shape, max(1, most)
+
+    def read(self, indices: Indices) -> np.ndarray:
+        """Return some samples, shape (n, k), as a NumPy array in the dtype of the network."""
+        raise NotImplementedError
+
+    def take(self, indices: Indices) -> Array:
+        """Return some samples, shape (n, k), as an array of the backend."""
+        return self.backend.from_numpy(self.read(indices))
+
+
+Columns: TypeAlias = Array | Samples
+"""Samples, targets or weights, one in each column: an array of the backend, or Samples."""
+
+
+def spans(*arrays: Columns) -> Iterator[slice]:
+    """Yield slices that together cover all samples of some arrays or Samples, each as long as the latter allow."""
+    m = arrays[0].shape[1]
+    most = min((x.most for x in arrays if isinstance(x, Samples)), default=max(1, m))
+    for start in range(0, max(1, m), most):
+        yield slice(start, min(start + most, m))
+
+
+def columns(x: Columns, span: slice) -> Array:
+    """Return some columns of an array or of Samples as an array of the backend."""
+    return x.take(span) if isinstance(x, Samples) else x[:, span]
+
+
+def host_columns(backend: "Backend", x: Columns, span: slice = slice(None)) -> np.ndarray:
+    """Return some columns of an array or of Samples as a NumPy array."""
+    return x.read(span) if isinstance(x, Samples) else backend.to_numpy(x[:, span])
