@@ -8,6 +8,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.program import Batches, Chunk, Data, State
+from deepnotes.backends.samples import take
 from deepnotes.equations.array import Array
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.losses import LossFunction
@@ -71,7 +72,7 @@ class EagerProgram:
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         """Return the samples at `indices`, shape (m,)."""
-        return data.take(self.backend, indices)
+        return take(self.backend, data, indices)
 
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`Program.gradients`."""

@@ -1,16 +1,12 @@
 """Program: the interface that runs training steps, with its inputs and results."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from deepnotes.backends.samples import Samples
 from deepnotes.equations.array import Array
 from deepnotes.nn.steps import Gradient
-
-if TYPE_CHECKING:
-    from deepnotes.backends.base import Backend
 
 
 @dataclass
@@ -42,14 +38,6 @@ class Data(NamedTuple):
     X: Array
     Y: Array
     w: Array | None = None
-
-    def take(self, backend: "Backend", indices: np.ndarray) -> "Data":
-        """Return the samples at `indices`, shape (k,), in arrays of the backend."""
-        chosen = backend.from_numpy(indices)
-        return Data._make(
-            x if x is None else x.take(indices) if isinstance(x, Samples) else backend.ops.gather(x, chosen)
-            for x in self
-        )
 
 
 Sums: TypeAlias = tuple[float, float]

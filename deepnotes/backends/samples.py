@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from deepnotes.backends.program import Data
 from deepnotes.equations.array import Array
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ class Samples:
 
 Columns: TypeAlias = Array | Samples
 """Samples, targets or weights, one in each column: an array of the backend, or Samples."""
+
+
+def take(backend: "Backend", data: Data, indices: np.ndarray) -> Data:
+    """Return the samples of `data` at `indices`, shape (k,), in arrays of the backend."""
+    chosen = backend.from_numpy(indices)
+    return Data._make(
+        x if x is None else x.take(indices) if isinstance(x, Samples) else backend.ops.gather(x, chosen) for x in data
+    )
 
 
 def spans(*arrays: Columns) -> Iterator[slice]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.program import Data
-from deepnotes.backends.samples import Indices, Samples
+from deepnotes.backends.samples import Indices, Samples, take
 from deepnotes.datasets import on_disk
 from deepnotes.datasets.on_disk import OnDisk, is_mapped
 
@@ -53,7 +53,7 @@ def data_for_program(backend: Backend, data: Data, order: np.ndarray) -> tuple[D
     """Return data that a Program accepts, and the indices in these data of the samples at `order`."""
     if not _streamed(data):
         return data, order
-    return data.take(backend, order), np.arange(len(order))
+    return take(backend, data, order), np.arange(len(order))
 
 
 def updates_in_memory(data: Data, batch_size: int) -> int:
