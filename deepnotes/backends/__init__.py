@@ -1,11 +1,11 @@
-"""The interface on which the backends under ``backends/`` are built: all that a backend needs, and nothing else.
+"""The interface of backends: everything that the packages under ``backends/`` use, and nothing else.
 
 A backend derives from :class:`Backend` or, on NumPy's arrays, from :class:`HostBackend`. The namespace is enough to
 train (level 1); ``kernels`` replace equations (level 2); ``compile`` and ``compile_inference`` return the backend's own
-:class:`Program` and :class:`Inference` for plans whose parts it has kernels for, see :class:`Supported` (level 3). The
+:class:`Program` and :class:`Inference` for plans that it has kernels for, see :class:`Supported` (level 3). The
 other names are the types and helpers that these need.
 
-These names are stable; the modules that they come from are not.
+These names are stable; the modules that define them are not.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in {"RecordedProgram", "recordable"}:  # imported late: most programs do without them
+    if name not in {"RecordedProgram", "recordable"}:  # imported late, since most programs do not use them
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from deepnotes.backends.recording import program
 

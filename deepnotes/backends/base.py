@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 PROMISES = {
     "any threads": "the same bits again, with any number of threads",
     "same threads": "the same bits again, with the same number of threads",
-    "none": "nothing is promised of the last bits",
+    "none": "the last bits may differ",
 }
-"""The values of :attr:`Backend.determinism`, in words."""
+"""A description of each value of :attr:`Backend.determinism`."""
 
 
 class Backend:
@@ -45,12 +45,12 @@ class Backend:
     Attributes
     ----------
     options : dict of str to object
-        The options that it was made with, as in ``get_backend("numba", threads=2)``; pickles store them.
+        The options passed to its constructor, as in ``get_backend("numba", threads=2)``; pickles store them.
     dlpack_device : (int, int) or None
         The device of its arrays, as DLPack reports it; other libraries' arrays on that device are used without a copy.
     on_host : bool
-        Whether its arrays are NumPy's, in the memory of the host. Then estimators train on sparse samples a few batches
-        at a time, and ceilings measured for one such backend are those of all.
+        Whether its arrays are NumPy's, in the memory of the host. If so, estimators convert sparse samples a few
+        batches at a time, and the ceilings that are measured for one such backend hold for all.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32 ("highest"), or with factors that are rounded on purpose, to TF32
         ("high") or to the 16-bit format of that name. Conformance derives its bounds from it.
@@ -64,7 +64,7 @@ class Backend:
     Raises
     ------
     TypeError
-        If there is no equation of a kernel's name, or its signature differs from the kernel's.
+        If a kernel does not have the name and the signature of an equation.
 
     Examples
     --------
@@ -106,20 +106,19 @@ class Backend:
         return None
 
     def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
-        """Prepare, for ``deepnotes warmup``, what would otherwise delay the first use; by default nothing.
+        """Do the work that would otherwise delay the first use, for ``deepnotes warmup``; by default there is none.
 
-        A backend that compiles overrides this, so that a machine is prepared once, for example by filling a cache on
-        disk.
+        A backend that compiles overrides this method, for example to fill a cache on disk.
 
         Parameters
         ----------
         dtypes : sequence of str
-            The dtypes to prepare for.
+            The dtypes to compile for.
 
         Yields
         ------
         str
-            What has just become ready, in a few words, such as ``"training, float32"``.
+            A short description of each item when it is ready, such as ``"training, float32"``.
 
         Examples
         --------
@@ -157,7 +156,7 @@ class Backend:
         return isinstance(x, self._array_type)
 
     def write(self, flat: Array, start: int, values: Array) -> Array:
-        """Return `flat`, shape (p,), with `values` from `start` on: a new array, or `flat` itself if it is writable.
+        """Return `flat`, shape (p,), with `values` from `start` on: a new array, or `flat` itself if it can be written.
 
         Parameters
         ----------
@@ -187,15 +186,15 @@ class Backend:
 def _check_signatures(backend: str, kernels: Mapping[str, Callable[..., Any]]) -> None:
     if not kernels:
         return
-    from inspect import signature  # slow to import, and most backends come without kernels
+    from inspect import signature  # slow to import, and most backends have no kernels
 
     for name, kernel in kernels.items():
         if name not in EQUATIONS:
             raise TypeError(f"backend {backend!r} has a kernel {name!r}, and there is no such equation")
-        wanted, found = (
+        expected, actual = (
             [(p.name, p.kind, p.default) for p in signature(f).parameters.values()] for f in (EQUATIONS[name], kernel)
         )
-        if wanted != found:
+        if expected != actual:
             raise TypeError(
                 f"backend {backend!r}: kernel {name}{signature(kernel)} must have the parameters of the equation, "
                 f"{name}{signature(EQUATIONS[name])}"

@@ -3,14 +3,14 @@
 from typing import Any
 
 HOST = {1, 3, 11}
-"""DLPack's device types for memory that the host can read: its own, and host memory pinned by CUDA and ROCm."""
+"""DLPack's device types for memory that the host can read: its own memory, and that pinned by CUDA and ROCm."""
 
 Device = tuple[int, int]
 """A device as DLPack reports it: its type, and its number among devices of that type."""
 
 
 def device_of(x: Any) -> Device | None:
-    """Return the device of an array; None if it does not report one, or is where DLPack does not reach.
+    """Return the device of an array, or None if the array does not report one that DLPack knows.
 
     Examples
     --------
@@ -21,5 +21,5 @@ def device_of(x: Any) -> Device | None:
     try:
         kind, number = x.__dlpack_device__()
         return int(kind), int(number)
-    except Exception:  # any error that a foreign array raises, such as PyTorch's for its device meta
+    except Exception:  # a foreign array may raise any error, as PyTorch's do on the device "meta"
         return None

@@ -36,18 +36,18 @@ class EagerProgram:
         """Make one update per mini-batch; see :meth:`Program.train`."""
         data, order, batch_size, rates, (loss_sum, weight_sum) = batches
         cost = 0.0
-        for made, rate in enumerate(rates.tolist()):
-            batch = self.batch(data, order[made * batch_size : (made + 1) * batch_size])
+        for done, rate in enumerate(rates.tolist()):
+            batch = self.batch(data, order[done * batch_size : (done + 1) * batch_size])
             gradient = self.gradients(state, batch)
             cost, weight = float(gradient.cost), float(gradient.weight)
             norm = self._norm(gradient)
             if not isfinite(cost) or not isfinite(norm):
-                return Chunk(loss_sum, weight_sum, made, cost)
+                return Chunk(loss_sum, weight_sum, done, cost)
             clipped = min(norm, self.plan.clip_norm or norm)
             if rate * max(norm, 1.0) < self.safe and clipped < self.safe_norm:
                 self.update(state, gradient.flat, rate)
             elif not self._careful_update(state, gradient.flat, rate):
-                return Chunk(loss_sum, weight_sum, made, cost)
+                return Chunk(loss_sum, weight_sum, done, cost)
             loss_sum += cost * weight
             weight_sum += weight
         return Chunk(loss_sum, weight_sum, len(rates), cost)
@@ -58,7 +58,7 @@ class EagerProgram:
         return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
 
     def _careful_update(self, state: State, g: Array, rate: float) -> bool:
-        """Make an update so large that it may overflow; return True, or undo it and return False if it did."""
+        """Make an update that may overflow; if it does, undo it and return False, else return True."""
         before = [np.array(self.backend.to_numpy(a)) for a in (state.theta, *state.slots)]
         self.update(state, g, rate)
         after = (state.theta, *state.slots)
@@ -91,9 +91,9 @@ class EagerProgram:
 ELEMENTS = 1 << 22
 """The largest number of elements of the widest layer in memory at a time; more samples are processed in blocks."""
 WORK = 10**10
-"""Multiplications per block, a fraction of a second, since Ctrl-C takes effect only between blocks."""
+"""Multiplications per block: they take a fraction of a second, since Ctrl-C takes effect only between blocks."""
 LEAST = 256
-"""Samples per block, even beyond `WORK`: with fewer, reading a wide layer's weights would dominate."""
+"""The smallest number of samples per block: with fewer, reading the weights of a wide layer would dominate."""
 
 
 class EagerInference:
@@ -112,29 +112,29 @@ class EagerInference:
 
     def predict(self, theta: Array, X: Array) -> Array:
         """Return the outputs; see :meth:`Inference.predict`."""
-        return self._joined([self._forward(theta, part)[0] for part in self._parts(X)])
+        return self._join([self._forward(theta, part)[0] for part in self._split(X)])
 
     def losses(self, theta: Array, X: Array, Y: Array, loss: LossFunction) -> tuple[Array, Array]:
         """Return outputs and losses; see :meth:`Inference.losses`."""
-        ops, found = self.backend.ops, []
-        for x, y in zip(self._parts(X), self._parts(Y), strict=True):
+        ops, parts = self.backend.ops, []
+        for x, y in zip(self._split(X), self._split(Y), strict=True):
             A, caches = self._forward(theta, x)
             if y.shape[0] != A.shape[0]:
                 y = ops.one_hot(y, A.shape[0], A.dtype)
             with np.errstate(all="ignore"):
-                found.append((A, sample_losses(ops, self.layers, loss, A, caches, y)))
-        outputs, losses = zip(*found, strict=True)
-        return self._joined(outputs), self._joined(losses)
+                parts.append((A, sample_losses(ops, self.layers, loss, A, caches, y)))
+        outputs, losses = zip(*parts, strict=True)
+        return self._join(outputs), self._join(losses)
 
     def _forward(self, theta: Array, X: Array) -> tuple[Array, list[Any]]:
         parameters = self.layout.split(self.backend.xp, theta)
         with np.errstate(all="ignore"):
             return forward(self.backend.ops, self.layers, parameters, X, 0, None)
 
-    def _parts(self, X: Array) -> list[Array]:
+    def _split(self, X: Array) -> list[Array]:
         m, layout = X.shape[1], self.layout
         step = max(1, min(ELEMENTS // max(layout.sizes), max(LEAST, WORK // max(1, layout.decaying))))
         return [X] if m <= step else [X[:, start : start + step] for start in range(0, m, step)]
 
-    def _joined(self, parts: Sequence[Array]) -> Array:
+    def _join(self, parts: Sequence[Array]) -> Array:
         return parts[0] if len(parts) == 1 else self.backend.xp.concat(list(parts), axis=1)

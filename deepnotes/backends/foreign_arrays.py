@@ -1,7 +1,7 @@
-"""Arrays of other libraries, read in place through DLPack or NumPy's own protocol; only :func:`to_host` moves one.
+"""Arrays of other libraries, read in place through DLPack or NumPy's own protocol; only :func:`to_host` copies them.
 
-An array on the host, from any library (PyTorch, JAX, ...), is read by NumPy in place. An array in the memory of a GPU
-is read in place by a backend whose arrays are there; any other backend raises an error that names the call to copy it.
+NumPy reads an array on the host in place, whatever its library (PyTorch, JAX, ...). An array in the memory of a GPU is
+read in place by a backend that has its arrays there; any other backend raises an error that names the call to copy it.
 """
 
 import re
@@ -24,7 +24,7 @@ COPIES = {
     "jaxlib": "jax.device_get({0})",
     "torch": "{0}.cpu()",
 }
-"""The calls that copy arrays of some libraries to the host."""
+"""For each library, the call that copies its arrays to the host."""
 
 
 def is_neighbour(backend: "Backend", x: Any) -> bool:
@@ -39,13 +39,13 @@ def is_neighbour(backend: "Backend", x: Any) -> bool:
     return device_of(x) == backend.dlpack_device
 
 
-def adopted(backend: "Backend", x: Any, name: str) -> Any:
-    """Return a neighbour as an array of the backend, without a copy, and anything else unchanged.
+def adopt(backend: "Backend", x: Any, name: str) -> Any:
+    """Return an array on the backend's device as one of the backend, without a copy, and anything else unchanged.
 
     Raises
     ------
     DTypeError
-        If it cannot be read.
+        If the array cannot be read.
     """
     if not is_neighbour(backend, x):
         return x
@@ -53,21 +53,21 @@ def adopted(backend: "Backend", x: Any, name: str) -> Any:
     try:
         return namespace.from_dlpack(x)
     except Exception as error:  # a foreign array may raise any error
-        raise DTypeError(_unreadable(x, name, error)) from None
+        raise DTypeError(_unreadable_message(x, name, error)) from None
 
 
 def to_host(backend: "Backend", x: Any, name: str) -> Any:
-    """Return an array of the backend or a neighbour as a NumPy array, and anything else unchanged.
+    """Return an array on the backend's device as a NumPy array, and anything else unchanged.
 
     Raises
     ------
     DTypeError
-        As in :func:`adopted`.
+        As in :func:`adopt`.
     DataError
-        If elements of it are masked.
+        If elements are masked.
     """
     refuse_masked(x, name)
-    x = adopted(backend, x, name)
+    x = adopt(backend, x, name)
     return backend.to_numpy(x) if backend.is_array(x) else x
 
 
@@ -77,17 +77,17 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
     Raises
     ------
     ForeignArrayError
-        If it is on another device.
+        If the array is on another device.
     DTypeError
-        If it holds anything but real numbers, or cannot be read.
+        If the array does not hold real numbers, or cannot be read.
     DataError
-        If elements of it are masked.
+        If elements are masked.
     """
     refuse_masked(x, name)
     if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack_device__"):
         device = device_of(x)
         if device is None or device[0] not in HOST:
-            raise ForeignArrayError(_elsewhere(backend, x, name))
+            raise ForeignArrayError(_device_message(backend, x, name))
     if hasattr(x, "tocsr"):
         raise DTypeError(f"{name} is a sparse {type(x).__name__}; {name}.toarray() is what a network takes")
     try:
@@ -95,19 +95,19 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
         by_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
         array = np.from_dlpack(x) if by_dlpack else np.asarray(x)
     except Exception as error:  # a foreign array may raise any error
-        raise DTypeError(_unreadable(x, name, error)) from None
+        raise DTypeError(_unreadable_message(x, name, error)) from None
     if array.dtype.kind == "V" and array.dtype.names is None:
-        raise DTypeError(_exotic(name, array.dtype))
+        raise DTypeError(_dtype_message(name, array.dtype))
     if array.dtype.kind == "O" and hasattr(x, "dtypes"):
-        array = _of_frame(x, array)
+        array = _convert_frame(x, array)
     if array.dtype.kind not in "biuf":
         hint = f"; {name}.astype('float64') converts numbers, deepnotes.Encoder text" if hasattr(x, "dtypes") else ""
         raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers{hint}")
     return array
 
 
-def _of_frame(x: Any, array: np.ndarray) -> np.ndarray:
-    """Return a pandas frame or series of (nullable) numbers and booleans as an array, with NaN for missing values."""
+def _convert_frame(x: Any, array: np.ndarray) -> np.ndarray:
+    """Return the elements of a pandas frame or series: numbers and booleans as numbers, with NaN for missing values."""
     dtypes = x.dtypes if x.ndim == 2 else [x.dtypes]
     kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}
     if not kinds <= set("biuf"):
@@ -122,24 +122,24 @@ def _library(x: Any) -> str:
     return type(x).__module__.partition(".")[0]
 
 
-def _elsewhere(backend: "Backend", x: Any, name: str) -> str:
+def _device_message(backend: "Backend", x: Any, name: str) -> str:
     copy = COPIES.get(_library(x), ANY_COPY).format(name)
     return (
         f"{name} is a {_library(x)}.{type(x).__name__} on another device, and this network runs on {backend.name!r}; "
-        f"nothing moves between devices unless asked: copy it with {copy}, or make the network with the backend that "
-        f"{name} belongs to"
+        f"arrays are not copied between devices implicitly: copy it with {copy}, or make the network with the backend "
+        f"of {name}"
     )
 
 
-def _unreadable(x: Any, name: str, error: Exception) -> str:
+def _unreadable_message(x: Any, name: str, error: Exception) -> str:
     kind = type(x).__name__
     if getattr(x, "requires_grad", False) is True:
         return f"{name}: got a {kind} that requires a gradient, and none flows through a network; pass {name}.detach()"
     if re.search("bfloat16|float8|float4", str(getattr(x, "dtype", ""))):
-        return _exotic(name, x.dtype)
+        return _dtype_message(name, x.dtype)
     words = " ".join(str(error).split()) or type(error).__name__
     return f"{name}: got {kind}, wanted an array of real numbers ({words})"
 
 
-def _exotic(name: str, dtype: Any) -> str:
+def _dtype_message(name: str, dtype: Any) -> str:
     return f"{name}: got an array of {dtype}, which NumPy cannot read; convert it, such as to float32"

@@ -1,4 +1,4 @@
-"""Program: the interface that runs training steps, with its inputs and results."""
+"""Program: the interface of the training steps of a plan, and the types of their inputs and results."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
@@ -41,7 +41,7 @@ class Data(NamedTuple):
 
 
 Sums: TypeAlias = tuple[float, float]
-"""The sums of losses and weights so far. Each batch is added to them, so they do not depend on where chunks end."""
+"""The sums of losses and of weights. Batches are added one by one, so the sums do not depend on where chunks end."""
 
 
 class Chunk(NamedTuple):
@@ -115,7 +115,7 @@ class Program(Protocol):
         Returns
         -------
         Chunk
-            If a cost or gradient is not finite, training stops before that update, and `state` is the one before it.
+            If a cost or gradient is not finite, training stops before that update, and `state` is the state before it.
         """
 
     def gradients(self, state: State, data: Data) -> Gradient:
@@ -126,4 +126,4 @@ class Program(Protocol):
 
 
 CHUNK_SECONDS = 0.075
-"""The duration of one call of ``train``: short enough for Ctrl-C and progress, long enough to add no overhead."""
+"""The intended duration of a call of ``train``: short enough for Ctrl-C and progress, long enough to hide overhead."""

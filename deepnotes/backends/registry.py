@@ -1,10 +1,10 @@
 """The registry of backends: discovery by entry points, selection, and errors that say how to fix the problem.
 
 A backend is registered as an entry point in the group ``deepnotes.backends``. The entry point is a factory: a function
-that returns a :class:`~deepnotes.backends.base.Backend`, and whose parameters, each with a default, are its options.
-Listing the backends imports none of them; using one imports only that one. A backend that ``"auto"`` may choose has a
-second entry point, in the group ``deepnotes.auto``, whose name is its priority, a whole number. So the backends can be
-sorted without importing any.
+that returns a :class:`~deepnotes.backends.base.Backend`. Its parameters, each with a default, are the options of the
+backend. Listing the backends does not import them; using a backend imports only that backend. A backend that
+``"auto"`` may choose has a second entry point, in the group ``deepnotes.auto``. The name of the second entry point is
+the priority, a whole number, so the backends can be sorted before any is imported.
 """
 
 import os
@@ -35,12 +35,12 @@ _lock = threading.RLock()
 
 
 def registered_backends() -> list[str]:
-    """Return the names of all registered backends, whether or not they work here, without importing them."""
+    """Return the names of all registered backends, also of those that do not work here, without importing them."""
     return sorted(_entry_points())
 
 
 def available_backends() -> list[str]:
-    """Return the names of the registered backends that work here; each is loaded to find out."""
+    """Return the names of the registered backends that work on this machine; each backend is loaded to find out."""
     names = []
     for name in registered_backends():
         try:
@@ -81,7 +81,7 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
     """
     if isinstance(backend, Backend):
         if options:
-            raise ArgumentError(f"backend={backend!r} is made already, and got {_worded(options)}; wanted a name")
+            raise ArgumentError(f"backend={backend!r}: got {_format_options(options)}, wanted options with a name only")
         return backend
     if backend is None:
         name, selected = _selected.get() or _process_default or (os.environ.get("DEEPNOTES_BACKEND") or "numpy", {})
@@ -94,18 +94,18 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
 def set_backend(name: str | None, **options: Any) -> None:
     """Make `name`, with these options, the default of the whole process, in all threads; None removes the default.
 
-    Existing networks keep the backend that they were made with.
+    Existing networks keep their backend.
 
     Raises
     ------
     UnknownNameError, BackendUnavailable, ArgumentError
-        As for :func:`get_backend`, before anything changes.
+        As for :func:`get_backend`; the default then stays as it was.
     """
     global _process_default
     if name is None and not options:
         _process_default = None
     else:
-        _named(name, options)
+        _get_by_name(name, options)
         _process_default = (str(name), options)
 
 
@@ -128,7 +128,7 @@ def use_backend(name: str, **options: Any) -> Iterator[Backend]:
     ...     get_backend() is backend
     True
     """
-    backend = _named(name, options)
+    backend = _get_by_name(name, options)
     token = _selected.set((name, options))
     try:
         yield backend
@@ -137,14 +137,14 @@ def use_backend(name: str, **options: Any) -> Iterator[Backend]:
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
-    """Return the backend that is registered as `name`, with `options`; it is imported at its first use.
+    """Return the backend that is registered as `name`, with `options`, and import it at its first use.
 
     Raises
     ------
     UnknownNameError
         If no backend of that name is registered; the message suggests the nearest match.
     BackendUnavailable
-        If it does not work here; the message has the cause and the fix.
+        If it does not work on this machine; the message has the cause and the fix.
     ArgumentError
         If it has no such option or refuses the value.
     """
@@ -156,7 +156,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
         hash(key)
     except TypeError:
         raise ArgumentError(
-            f"backend {name!r}: got {_worded(options)}, wanted values that cannot change, such as a tuple for a list"
+            f"backend {name!r}: got {_format_options(options)}, wanted hashable values, such as a tuple"
         ) from None
     with _lock:
         if key in _loaded:
@@ -169,15 +169,15 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
         return backend
 
 
-def _named(name: object, options: dict[str, Any]) -> Backend:
+def _get_by_name(name: object, options: dict[str, Any]) -> Backend:
     if not isinstance(name, str):
-        given = f" with {_worded(options)}" if options else ""
-        raise ArgumentError(f"name={name!r}{given}, wanted the name of a backend")
+        suffix = f" with {_format_options(options)}" if options else ""
+        raise ArgumentError(f"name={name!r}{suffix}, wanted the name of a backend")
     return get_backend(name, **options)
 
 
 def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
-    """Return the first of the backends that works and takes the options."""
+    """Return the first candidate that works and accepts the options."""
     refusals = []
     for candidate in candidates:
         try:
@@ -191,7 +191,7 @@ def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
         return chosen
     none = f"none of {', '.join(candidates) or 'the backends, which all lack a priority,'} works"
     if refusals:
-        raise ArgumentError(f"backend 'auto': {none} here with {_worded(options)} ({', '.join(refusals)})")
+        raise ArgumentError(f"backend 'auto': {none} here with {_format_options(options)} ({', '.join(refusals)})")
     raise BackendUnavailable("auto", none, "pip install --force-reinstall deepnotes")
 
 
@@ -223,7 +223,7 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
     """Raise ArgumentError unless all options are parameters of the factory, or it takes ``**kwargs``."""
     if not options:
         return
-    from inspect import Parameter, signature  # slow to import, and most backends are made without options
+    from inspect import Parameter, signature  # slow to import, and most backends are used without options
 
     parameters = signature(factory).parameters.values()
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
@@ -235,7 +235,7 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
             raise ArgumentError(f"backend {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}")
 
 
-def _worded(options: Mapping[str, Any]) -> str:
+def _format_options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{option}={value!r}" for option, value in options.items())
 
 
@@ -248,7 +248,7 @@ def _by_priority() -> list[str]:
 
 @cache
 def _priorities() -> dict[str, int]:
-    """Return the priority of each factory, by its reference, such as ``"deepnotes_numpy:create"``."""
+    """Return the priorities, by the reference of the factory, such as ``"deepnotes_numpy:create"``."""
     from importlib.metadata import entry_points
 
     return {entry.value: int(entry.name) for entry in entry_points(group=AUTO_GROUP) if entry.name.isdecimal()}
@@ -256,7 +256,7 @@ def _priorities() -> dict[str, int]:
 
 @cache
 def _entry_points() -> "dict[str, EntryPoint]":
-    from importlib.metadata import entry_points  # slow to import, so not until a backend is needed
+    from importlib.metadata import entry_points  # slow to import, so only when a backend is needed
 
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 

@@ -7,28 +7,28 @@ import numpy as np
 
 from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError
 
-ROOM = 1 << 25
-"""The bytes of the samples in memory at a time, including all copies made before they are trained on."""
+BYTES_IN_MEMORY = 1 << 25
+"""The bytes of samples in memory at a time, including all copies that are made before training."""
 
 COPIES = 4
-"""The number of these copies: as read, in order, converted, standardized."""
+"""The number of copies of a sample: as read, in order, converted and standardized."""
 
 
 class OnDisk:
     """Samples as columns, shape (n, m), stored in a file as rows and read when needed.
 
-    All methods of :class:`~deepnotes.Network` accept it as X, and so does ``Standardizer.fit``: only some batches at a
-    time are in memory, whatever the dtype in the file, on every backend. Samples are read in the order of the epoch, so
-    shuffling costs as much as random reads.
+    All methods of :class:`~deepnotes.Network` accept it as X, and so does ``Standardizer.fit``. On every backend, only
+    a few batches are in memory at a time, whatever the dtype in the file. Samples are read in the order of the epoch,
+    so with shuffling, reads are random.
 
     Parameters
     ----------
     rows : ndarray, shape (m, n)
         Real numbers, mapped into memory, as by ``np.load("X.npy", mmap_mode="r")``.
     index : ndarray of int64, shape (k,), optional
-        Which rows, and in which order; by default all.
+        The rows to use, in this order; by default all.
     columns : sequence of int, optional
-        Which columns; by default all.
+        The columns to use, in this order; by default all.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class OnDisk:
         return self.rows.dtype
 
     def __getitem__(self, key: Any) -> "OnDisk":
-        """Return the samples at ``[:, slice or indices]``, which stay on disk."""
+        """Return the samples at ``[:, slice or indices]`` as another OnDisk."""
         if not (isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], slice) and key[0] == slice(None)):
             raise ArgumentError(f"X[{key!r}]: wanted X[:, samples], all features of some samples")
         index = np.arange(len(self.rows)) if self.index is None else self.index
@@ -86,23 +86,23 @@ class OnDisk:
         """
         if isinstance(samples, slice):
             samples = np.arange(*samples.indices(self.shape[1]))
-        wanted = samples if self.index is None else self.index[samples]
-        ascending = bool((wanted[1:] >= wanted[:-1]).all())
-        by_place = wanted if ascending else np.argsort(wanted, kind="stable")
-        found = np.asarray(self.rows[wanted if ascending else wanted[by_place]])
+        rows = samples if self.index is None else self.index[samples]
+        ascending = bool((rows[1:] >= rows[:-1]).all())
+        sorting = None if ascending else np.argsort(rows, kind="stable")
+        by_row = np.asarray(self.rows[rows if sorting is None else rows[sorting]])
         if self.columns is not None:
-            found = found[:, self.columns]
-        if ascending:
-            return np.ascontiguousarray(found).T
-        in_order = np.empty_like(found, order="C")
-        in_order[by_place] = found
-        turned: np.ndarray = in_order.T
-        return turned
+            by_row = by_row[:, self.columns]
+        if sorting is None:
+            return np.ascontiguousarray(by_row).T
+        in_order = np.empty_like(by_row, order="C")
+        in_order[sorting] = by_row
+        transposed: np.ndarray = in_order.T
+        return transposed
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all samples in order, shape (n, k) each, as float64."""
+        """Yield all samples in order, in float64 arrays of shape (n, k)."""
         n, m = self.shape
-        step = max(1, ROOM // (COPIES * 8 * max(1, n)))
+        step = max(1, BYTES_IN_MEMORY // (COPIES * 8 * max(1, n)))
         for start in range(0, m, step):
             yield self.read(np.arange(start, min(m, start + step))).astype(np.float64, copy=False)
 
@@ -117,7 +117,7 @@ def is_mapped(x: Any) -> bool:
 
 
 def statistics(X: OnDisk) -> tuple[np.ndarray, ...]:
-    """Return minimum, maximum, mean and standard deviation of each feature, shape (n, 1) each.
+    """Return the minimum, maximum, mean and standard deviation of each feature, each of shape (n, 1).
 
     Values are divided by a power of two before they are summed, so that no sum overflows.
     """

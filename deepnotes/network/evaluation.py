@@ -1,4 +1,4 @@
-"""Outputs, losses and metrics of a network, for samples in memory and on disk."""
+"""Outputs, losses and metrics of a network, for arrays and for Samples."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def figures(network: "NetworkLike", data: Data, loss: LossFunction, metrics: dict[str, Metric]) -> dict[str, float]:
-    """Return the weighted mean loss and the metrics of `data`, by name; the library's metrics are weighted, too."""
+    """Return the weighted mean loss and the metrics of `data`, by name; only the library's metrics are weighted."""
     A, losses = _outputs_and_losses(network, data, loss)
     L = _host(network, losses)
     w = np.ones(L.shape) if data.w is None else _host(network, data.w)
@@ -29,11 +29,11 @@ def figures(network: "NetworkLike", data: Data, loss: LossFunction, metrics: dic
             Y_host = (Y_host == np.arange(network.outputs)[:, None]).astype(np.float64)
         weights = {} if data.w is None else {"w": w[0]}
         for name, metric in metrics.items():
-            found = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))
+            value = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))
             try:
-                values[name] = float(found)
+                values[name] = float(value)
             except (TypeError, ValueError, OverflowError):
-                raise ArgumentError(f"metrics: {name} returned {brief(repr(found))}, wanted a number") from None
+                raise ArgumentError(f"metrics: {name} returned {brief(repr(value))}, wanted a number") from None
     return values
 
 
@@ -61,10 +61,10 @@ def _joined(network: "NetworkLike", parts: Iterable[Array]) -> Array:
 def watching(
     network: "NetworkLike", data: Data, held_out: Data | None, loss: LossFunction, metrics: dict[str, Metric]
 ) -> Callable[[], dict[str, float]]:
-    """Return a function that computes the figures to watch after each epoch.
+    """Return a function that computes the figures to record after each epoch.
 
-    They are the :func:`figures` of `held_out`, or, if it is None, the metrics of `data`. The latter are not weighted,
-    since the weights of `data` serve training and may be class weights.
+    They are the :func:`figures` of `held_out`, or, if `held_out` is None, the metrics of `data`. The latter are not
+    weighted, since the weights of `data` are for training and may be class weights.
     """
 
     def evaluate() -> dict[str, float]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from deepnotes.backends.foreign_arrays import adopted, as_host, is_neighbour
+from deepnotes.backends.foreign_arrays import adopt, as_host, is_neighbour
 from deepnotes.backends.program import Data
 from deepnotes.backends.samples import Samples, host_columns, spans
 from deepnotes.equations.array import Array
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def is_native(network: "NetworkLike", X: Any) -> bool:
-    """Return whether X is not NumPy's, but the backend's or on its device; then results are the backend's as well."""
+    """Return whether X is not a NumPy array but on the backend's device; if so, results are arrays of the backend."""
     return not isinstance(X, np.ndarray) and (network.backend.is_array(X) or is_neighbour(network.backend, X))
 
 
 def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool = False) -> Array:
     """Return samples of shape (n[0], m) in the network's dtype, standardized if the network has a standardizer.
 
-    If they are to be used all `together`, the result is an ordinary array of the backend; otherwise see
-    :meth:`~deepnotes.backends.base.Backend.from_samples`.
+    If they are used all `together`, as one batch, the result is an array of the backend; otherwise it may be
+    :class:`~deepnotes.backends.Samples`.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
     """
     backend, standardizer = network.backend, network.standardizer
     place = backend.from_numpy if together else backend.from_samples
-    if (  # the usual case: nothing to convert, which this finds out in a fraction of a microsecond
+    if (  # nothing to convert: this quick check speeds up predictions for single samples
         type(X) is np.ndarray
         and standardizer is None
         and X.dtype == network.host_dtype
@@ -43,7 +43,7 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
     ):
         return place(X)
     if is_native(network, X):
-        X = adopted(backend, X, name)
+        X = adopt(backend, X, name)
         array_validation.check_samples(X, name, network.inputs)
         array_validation.check_real(backend, X, name)
         samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))

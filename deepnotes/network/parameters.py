@@ -1,4 +1,4 @@
-"""The parameters of a network, by name and as training state; both use the network's flat buffer."""
+"""The parameters of a network, by name and as the state of a training: two views of the network's flat buffer."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Parameters(MutableMapping[str, Array]):
     """The parameters of a network by name (``W1``, ``b1``, ...), as views of its flat buffer where possible.
 
-    Assignment checks the values, which may be an array of NumPy or of the backend, and copies them.
+    An assigned value, which may be an array of NumPy or of the backend, is checked and copied.
     """
 
     def __init__(self, network: "NetworkLike") -> None:
@@ -60,7 +60,7 @@ class Parameters(MutableMapping[str, Array]):
 
 
 class NetworkState(State):
-    """A training state that uses the network's own θ, so that both are always the same."""
+    """A training state whose θ is the network's."""
 
     def __init__(self, network: "NetworkLike", slots: tuple[Array, ...]) -> None:
         self._network = network

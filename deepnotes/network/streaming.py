@@ -26,7 +26,7 @@ class DiskSamples(Samples):
     def __init__(self, network: "NetworkLike", source: OnDisk) -> None:
         n, m = source.shape
         widest = max(8, source.dtype.itemsize)  # the standardizer works in double precision
-        super().__init__(network.backend, (n, m), on_disk.ROOM // (on_disk.COPIES * widest * max(1, n)))
+        super().__init__(network.backend, (n, m), on_disk.BYTES_IN_MEMORY // (on_disk.COPIES * widest * max(1, n)))
         self._source, self._dtype, self._standardizer = source, network.host_dtype, network.standardizer
 
     def read(self, indices: Indices) -> np.ndarray:

@@ -19,17 +19,17 @@ class Optimizer:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The names of the buffers kept from step to step, each of the shape of θ and initially 0."""
+        """The names of the buffers that are kept between updates; each has the shape of θ and starts at 0."""
         return ()
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the numbers that change from step to step, for update number `step`, counted from 1.
+        """Return the numbers of update number `step` (counted from 1) that change between updates, by name.
 
         Parameters
         ----------
         step : int or ndarray of int64
         rate : float or ndarray of float64
-            Arrays of the same shape stand for several steps; the values returned are arrays as well.
+            If both are arrays, of the same shape, the results for all these updates are returned as arrays.
         """
         return {"rate": rate}
 
@@ -44,14 +44,14 @@ class Optimizer:
             All parameters, and the gradient of the cost.
         slots : tuple of Array, shape (p,)
         decays : Array, shape (p,)
-            1 for parameters that weight decay applies to (weights), 0 for the others (biases).
+            1 for the parameters that weight decay applies to (weights), 0 for the others (biases).
         scalars : mapping
-            The values of :meth:`scalars`, as numbers or 0-d arrays.
+            The result of :meth:`scalars`, as numbers or 0-d arrays.
         """
         raise NotImplementedError
 
     def _check(self, name: str, **limits: Any) -> None:
-        """Check a hyperparameter and make it a Python number: a NumPy number would change the dtype of θ."""
+        """Check a hyperparameter and make it a Python number, since a NumPy number would change the dtype of θ."""
         object.__setattr__(self, name, number(name, getattr(self, name), **limits))
 
 
@@ -66,9 +66,9 @@ class SGD(Optimizer):
         Between 0 and 1.
     nesterov : bool, default False
     rate_in_velocity : bool, default False
-        Whether the velocity sums steps, each scaled by the learning rate of its own update, as in Keras and
-        scikit-learn, or sums gradients, which the current rate then multiplies, as in PyTorch. While the rate is
-        constant, both are the same.
+        Whether the velocity is a sum of steps, each the product of a gradient and the learning rate of its update, as
+        in Keras and scikit-learn, or a sum of gradients that is multiplied by the current rate, as in PyTorch. Both are
+        the same while the rate is constant.
 
     Raises
     ------
@@ -88,7 +88,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
         self._check("momentum", most=1)
-        if self.nesterov is None:  # in some dialects: wherever there is momentum
+        if self.nesterov is None:  # the default of some presets: Nesterov momentum if there is momentum
             object.__setattr__(self, "nesterov", self.momentum > 0)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
@@ -126,7 +126,7 @@ class RMSProp(Optimizer):
     ----------
     learning_rate : float or Schedule, default 0.001
     rho : float, default 0.9
-        The fraction of the mean square that is kept at each step.
+        The factor of the running mean square in each update.
     epsilon : float, default 1e-7
         Added outside the root.
     epsilon_inside : bool, default False
@@ -201,22 +201,22 @@ class Adam(Optimizer):
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """``m`` and ``v``, the discounted sums of the gradient and of its square."""
+        """``m`` and ``v``, the discounted sums of the gradients and of their squares."""
         return ("m", "v")
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the rate and epsilon of update number `step`, counted from 1, bias corrections included.
+        """Return the rate and epsilon of update number `step` (counted from 1), with the bias corrections.
 
         With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
-        ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` is ``rate' m / (sqrt v + epsilon')`` with the two numbers returned:
-        the paper's own order of computation (end of its section 2), which saves passes over the parameters. ε̂ is added
-        to ``sqrt((1 - beta2) v)``, so with it ``epsilon'`` is ``epsilon / sqrt(1 - beta2)``.
+        ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` equals ``rate' m / (sqrt v + epsilon')`` for the returned ``rate'``
+        and ``epsilon'``. The paper computes in this order (end of its section 2), since it saves passes over the
+        parameters. ε̂ is added to ``sqrt((1 - beta2) v)``; then ``epsilon'`` is ``epsilon / sqrt(1 - beta2)``.
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
         root = s2**0.5
-        place = root**0 / (1 - self.beta2) ** 0.5 if self.epsilon_hat else root
-        return {"rate": rate * root / s1, "epsilon": self.epsilon * place}
+        factor = root**0 / (1 - self.beta2) ** 0.5 if self.epsilon_hat else root
+        return {"rate": rate * root / s1, "epsilon": self.epsilon * factor}
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
@@ -235,7 +235,7 @@ class AdamW(Adam):
     learning_rate, beta1, beta2, epsilon, epsilon_hat
         As for :class:`Adam`.
     weight_decay : float, default 0.01
-        Each step subtracts the fraction ``rate * weight_decay`` of every weight.
+        Each update subtracts the fraction ``rate * weight_decay`` of each weight.
     decay_biases : bool, default False
         Whether biases decay as well, as in PyTorch and Keras.
 
@@ -253,7 +253,7 @@ class AdamW(Adam):
         self._check("weight_decay")
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the scalars of :class:`Adam`, and the fraction by which each weight decays."""
+        """Return the scalars of :class:`Adam`, and ``share``, the fraction that is subtracted from each weight."""
         return super().scalars(step, rate) | {"share": rate * self.weight_decay}
 
     def update(
@@ -270,7 +270,7 @@ LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": A
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
-    """Return an optimizer of this name, made with `options`; an optimizer object is returned unchanged.
+    """Return the optimizer of this name with `options`; an optimizer object is returned unchanged.
 
     Parameters
     ----------

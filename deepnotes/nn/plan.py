@@ -1,4 +1,4 @@
-"""Plan: the frozen description of a training step. Layout: its flat buffer. Supported: what a backend can compile."""
+"""The description of a training step, the layout of its parameters, and the plans that a backend can compile."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from deepnotes.utils.errors import ArgumentError
 
 
 class Entry(NamedTuple):
-    """One parameter: its name in the network (``W1``), its layer's index from 0, its name there, and its slice."""
+    """One parameter: its name in the network (``W1``), the index of its layer, its key in the layer, and its slice."""
 
     name: str
     layer: int
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 class Layout:
-    """The places of the parameters of a chain of layers in one flat buffer: those that decay (weights) come first.
+    """The slices of one flat buffer for the parameters of a chain of layers; weights, which decay, come first.
 
     Parameters
     ----------
@@ -41,29 +41,29 @@ class Layout:
     sizes : list of int
         ``n[0], n[1], ...``, one more than the number of layers.
     entries : dict of str to Entry
-        In the order of the buffer. ``W2`` belongs to the second layer that has parameters.
+        By name, in the order of the buffer. ``W2`` belongs to the second layer that has parameters.
     size : int
         ``p``, the number of parameters.
     decaying : int
-        The number of parameters that decay; they come first.
+        The number of parameters that decay, which come first.
     """
 
     def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
         self.sizes = [inputs]
-        found: list[tuple[str, int, str, Parameter]] = []
+        unordered: list[tuple[str, int, str, Parameter]] = []
         number = 0
         for index, layer in enumerate(layers):
             parameters = layer.parameters(self.sizes[-1])
             number += bool(parameters)
-            found += [(f"{key}{number}", index, key, parameter) for key, parameter in parameters.items()]
+            unordered += [(f"{key}{number}", index, key, parameter) for key, parameter in parameters.items()]
             self.sizes.append(layer.output_size(self.sizes[-1]))
         self.layers = len(self.sizes) - 1
-        self.in_order = [name for name, *_ in found]
-        if not found:
+        self.in_order = [name for name, *_ in unordered]
+        if not unordered:
             raise ArgumentError("layers have no parameters, wanted at least one layer to train, such as Dense")
         self.entries: dict[str, Entry] = {}
         self.size = self.decaying = 0
-        for name, index, key, parameter in sorted(found, key=lambda f: not f[3].decays):
+        for name, index, key, parameter in sorted(unordered, key=lambda entry: not entry[3].decays):
             stop = self.size + prod(parameter.shape)
             self.entries[name] = Entry(name, index, key, parameter, self.size, stop)
             self.size = stop
@@ -107,10 +107,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Objective:
-    """How the cost of a batch is computed from its samples' losses and L2; the options reproduce other libraries.
+    """The options of the cost of a batch, with which other libraries are reproduced.
 
-    By default the cost is the mean over the samples (N10) of the losses, each times its weight if there are weights; L2
-    contributes to the gradient, but not to the reported cost.
+    By default the cost is the mean over the samples (N10) of the losses, each times its weight if there are weights.
+    L2 contributes to the gradient, but not to the reported cost.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class Plan:
     class_indices : bool
         Whether Y holds class indices, shape (1, m), instead of columns, shape (k, m).
     objective : Objective
-        How cost and gradient are computed from the losses and L2.
+        The options of the cost.
     """
 
     inputs: int
@@ -170,7 +170,7 @@ class Plan:
 
     @cached_property
     def layout(self) -> Layout:
-        """The places of the parameters in the flat buffer."""
+        """The slices of the flat buffer for the parameters."""
         return Layout(self.inputs, self.layers)
 
 
@@ -213,14 +213,14 @@ def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: n
 
 
 class Supported(NamedTuple):
-    """The parts that a backend has kernels for; it checks a plan against them before compiling it.
+    """The activations, losses and optimizers that a backend has kernels for, to decide whether it compiles a plan.
 
     Parameters
     ----------
     activations, losses : container of str
-        Their names in the library's tables; preferably the same tables in which the backend looks its kernels up.
+        Their names in the library's tables; preferably the tables in which the backend looks up its kernels.
     optimizer : callable
-        Returns whether an :class:`~deepnotes.nn.optimizers.Optimizer`, with its options, has a kernel.
+        Returns whether there is a kernel for an :class:`~deepnotes.nn.optimizers.Optimizer` and its options.
 
     Examples
     --------
@@ -235,7 +235,7 @@ class Supported(NamedTuple):
     optimizer: Callable[[Optimizer], bool]
 
     def has_layers(self, layers: Sequence[Layer]) -> bool:
-        """Return whether all layers and their activations have kernels; a class derived from a layer has none."""
+        """Return whether all layers and their activations have kernels; a derived class has none."""
         return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g)) for x in layers)
 
     def has_activation(self, activation: ActivationFunction) -> bool:

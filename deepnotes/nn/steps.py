@@ -20,10 +20,10 @@ class Gradient(NamedTuple):
     Attributes
     ----------
     cost : Array, 0-d
-        The mean over the batch of the losses, each times its weight, without the L2 penalty; or as the plan's objective
-        defines it.
+        By default the mean over the batch of the losses, each times its weight, without the L2 penalty; see
+        :class:`~deepnotes.nn.plan.Objective`.
     weight : Array, 0-d
-        The weight of `cost` in the mean over an epoch: the number of samples.
+        The weight of `cost` in the mean over an epoch, which is the number of samples of the batch.
     flat : Array, shape (p,)
         The gradient of the cost, the L2 penalty included.
     square : Array, 0-d
@@ -44,7 +44,7 @@ def forward(
     seed: int,
     step: Array | None,
 ) -> tuple[Array, list[Any]]:
-    """Return the output of the last layer (N2, N3, layer by layer, as drawn in N5), and each layer's cache.
+    """Return the output of the last layer (N2, N3, layer by layer, as in the drawing N5), and each layer's cache.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def forward(
 
 
 def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
-    """Return whether the last layer and the loss are computed in the fused form ``dZ = A - Y`` (N11).
+    """Return whether ``dZ = A - Y`` is computed at once for the last layer and the loss (N11).
 
-    A class derived from Dense may compute A from Z in another way, so it is never fused.
+    This is never so for a class derived from Dense, which may compute A from Z differently.
     """
     return type(last) is Dense and loss.fused_with(last.g)
 
@@ -71,7 +71,7 @@ def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
 def sample_losses(
     ops: Ops, layers: Sequence[Layer], loss: LossFunction, A: Array, caches: Sequence[Any], Y: Array
 ) -> Array:
-    """Return the loss of each sample, shape (1, m), from the logits where loss and activation are fused (N11)."""
+    """Return the loss of each sample, shape (1, m), from the logits if the loss and the activation are fused (N11)."""
     if fuses(layers[-1], loss):
         return loss.value_of_logits(ops, caches[-1].Z, Y)
     return loss.value(ops, A, Y)
@@ -88,7 +88,7 @@ def gradient_step(
     ----------
     theta : Array, shape (p,)
     decays : Array, shape (p,)
-        1 for parameters that L2 and weight decay apply to, 0 for the others.
+        1 for the parameters that L2 and weight decay apply to, 0 for the others.
     step : Array of int64, 0-d
         The number of updates made so far.
     X : Array, shape (n[0], m)
@@ -104,7 +104,7 @@ def gradient_step(
         Y = ops.one_hot(Y, A.shape[0], A.dtype)
 
     gradients: list[dict[str, Array]] = [{} for _ in plan.layers]
-    behind = len(plan.layers)  # the layers before this index do not have their gradients yet
+    pending = len(plan.layers)  # the number of layers, from the first, whose gradients are not computed yet
     last = plan.layers[-1]
     L = sample_losses(ops, plan.layers, loss, A, caches, Y)
     samples = xp.asarray(L.shape[1], dtype=L.dtype)
@@ -116,13 +116,13 @@ def gradient_step(
         scale = xp.asarray(objective.scale, dtype=L.dtype) if scale is None else objective.scale * scale
     if fuses(last, loss):
         dZ = loss.delta(ops, A, Y)
-        behind -= 1
+        pending -= 1
         dZ = dZ if scale is None else dZ * scale
         dA, gradients[-1] = last.backward_linear(ops, parameters[-1], caches[-1].A_prev, dZ)
     else:
         dA = loss.derivative(ops, A, Y)
         dA = dA if scale is None else dA * scale
-    for i in reversed(range(behind)):
+    for i in reversed(range(pending)):
         dA, gradients[i] = plan.layers[i].backward(ops, parameters[i], caches[i], dA)
 
     g = plan.layout.join(xp, gradients)
@@ -140,14 +140,14 @@ def gradient_step(
 def update_step(
     ops: Ops, plan: Plan, theta: Array, decays: Array, g: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Return the next θ and slots; the gradient `g` is clipped first if the plan has a `clip_norm`.
+    """Return the next θ and slots, after clipping the gradient `g` if the plan has a `clip_norm`.
 
     Parameters
     ----------
     theta, decays, g : Array, shape (p,)
     slots : tuple of Array, shape (p,)
     scalars : mapping of str to float or 0-d Array
-        The values of the optimizer's ``scalars``.
+        The result of the optimizer's ``scalars``.
     """
     if plan.clip_norm is not None:
         g = ops.clip_by_global_norm(g, plan.clip_norm)

@@ -91,16 +91,14 @@ def test_a_value_that_the_factory_refuses_is_the_callers_error() -> None:
 
 
 def test_a_value_that_may_change_is_refused() -> None:
-    with pytest.raises(
-        dn.ArgumentError, match=r"'open_to_all': got devices=\[0, 1\], wanted values that cannot change"
-    ):
+    with pytest.raises(dn.ArgumentError, match=r"'open_to_all': got devices=\[0, 1\], wanted hashable values"):
         dn.get_backend("open_to_all", devices=[0, 1])
     assert made == []
 
 
 def test_options_and_a_backend_that_is_made_already_exclude_each_other() -> None:
     backend = dn.get_backend("tuned")
-    with pytest.raises(dn.ArgumentError, match=r"'tuned'.* is made already, and got threads=2; wanted a name"):
+    with pytest.raises(dn.ArgumentError, match=r"'tuned'.*: got threads=2, wanted options with a name only"):
         dn.get_backend(backend, threads=2)
 
 

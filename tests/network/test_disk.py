@@ -33,7 +33,7 @@ def on_disk(tmp_path):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Let very little be held in memory, so that it takes many turns."""
-    monkeypatch.setattr(disk, "ROOM", 1 << 14)
+    monkeypatch.setattr(disk, "BYTES_IN_MEMORY", 1 << 14)
     monkeypatch.setattr(streaming, "AT_ONCE", 0)
     monkeypatch.setattr(parquet_files, "ROOM", 1 << 12)
 
@@ -103,7 +103,7 @@ def test_a_mapped_array_that_has_to_be_converted_stays_on_disk(on_disk, monkeypa
     monkeypatch.setattr(streaming.DiskSamples, "read", counted)
     np.testing.assert_array_equal(trained(on_disk(rows).T), trained(rows.T))
     assert sum(taken) == 300 * 3  # one look at all, and two epochs
-    assert max(taken) * 5 * 8 * disk.COPIES <= disk.ROOM
+    assert max(taken) * 5 * 8 * disk.COPIES <= disk.BYTES_IN_MEMORY
     taken.clear()
     trained(on_disk(rows.astype("float32")).T)  # nothing to convert
     assert not taken
@@ -300,7 +300,7 @@ import numpy as np
 import deepnotes as dn
 from deepnotes.datasets import on_disk as disk, parquet_files
 
-disk.ROOM = parquet_files.ROOM = 1 << 22
+disk.BYTES_IN_MEMORY = parquet_files.ROOM = 1 << 22
 
 def train(path):
     X, _ = dn.open_table(path).features()

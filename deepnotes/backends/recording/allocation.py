@@ -1,13 +1,13 @@
-"""Lowering of recorded instructions to in-place calls: which are needed, in which buffer, in which tile.
+"""Lowering of recorded instructions to in-place calls, with a buffer for each result.
 
-The rules, in the order in which they are applied:
+The rules are:
 
 1. An instruction whose result is not needed is dropped.
-2. The parts of a concatenation are computed in place, in slices of the whole.
+2. The parts of a concatenation are computed in slices of the result of the concatenation.
 3. An output with a target array is computed in the target, if all reads of the target's old value come earlier.
-4. An elementwise result takes over the buffer of an operand that is used here for the last time.
-5. Any other result takes a free buffer of about its size, or a new one.
-6. A run of elementwise instructions over the same long shape is computed tile by tile; a result that is used only
+4. An elementwise result takes over the buffer of an operand that is not used later.
+5. Any other result takes a free buffer of about its size, or a new buffer.
+6. A run of elementwise instructions over the same long shape is computed tile by tile. A result that is used only
    within the run has a buffer of one tile.
 """
 
@@ -21,13 +21,13 @@ import numpy as np
 from deepnotes.backends.recording.trace import Instruction, Symbol
 
 TILE = 32_768
-"""Elements of a tile: the six arrays of an Adam step, 768 kB in float32, stay in the second-level cache."""
+"""Elements of a tile, chosen so that the six arrays of an Adam step, 768 kB in float32, stay in the L2 cache."""
 
 
 def lower(
     xp: Any, instructions: list[Instruction], inputs: list[Symbol], outputs: list[Symbol], targets: list[Any]
 ) -> tuple[list[Callable[[], Any]], list[Any]]:
-    """Return the calls that compute `outputs`, each in its target where one is given, and the outputs' arrays."""
+    """Return the calls that compute `outputs`, and the arrays that hold the outputs: the targets that are not None."""
     needed = _needed(instructions, outputs)
     lowering = _Lowering(xp, needed, outputs)
     lowering.place_outputs(inputs, outputs, targets)
@@ -44,13 +44,14 @@ def lower(
 
 
 def _needed(instructions: list[Instruction], outputs: list[Symbol]) -> list[Instruction]:
-    wanted = {id(s.root) for s in outputs}
-    kept = []
+    """Return the instructions on which the outputs depend (rule 1)."""
+    used = {id(s.root) for s in outputs}
+    needed = []
     for instruction in reversed(instructions):
-        if id(instruction.result) in wanted:
-            wanted.update(id(s.root) for s in instruction.symbols)
-            kept.append(instruction)
-    return kept[::-1]
+        if id(instruction.result) in used:
+            used.update(id(s.root) for s in instruction.symbols)
+            needed.append(instruction)
+    return needed[::-1]
 
 
 class _Lowering:
@@ -61,14 +62,14 @@ class _Lowering:
         for i, instruction in enumerate(instructions):
             for symbol in instruction.symbols:
                 self.last_use[id(symbol.root)] = i
-        self.kept = {id(s.root) for s in outputs}  # never reused
+        self.permanent = {id(s.root) for s in outputs}  # their buffers are never reused
         self.group = self._groups()
         self.free: list[Any] = []
         self.filled: dict[Any, Any] = {}
-        self.memory: dict[int, Any] = {}  # id of a root -> the raw buffer that it may pass on
+        self.memory: dict[int, Any] = {}  # id of a root -> its raw buffer, which may be reused after the last use
 
     def _groups(self) -> list[int]:
-        """Return the number of each instruction's tiled run, or -1."""
+        """Return for each instruction the index of the first instruction of its tiled run, or -1 if it is in none."""
         numbers: list[int] = []
         for i, instruction in enumerate(self.instructions):
             size = prod(instruction.result.shape)
@@ -81,7 +82,7 @@ class _Lowering:
         return numbers
 
     def array(self, symbol: Symbol) -> Any:
-        """Return the array of a placed symbol, views and constants included."""
+        """Return the array of a symbol: a view, a constant, or a result that has its buffer."""
         if symbol.array is None:
             if symbol.known:
                 symbol.array = self.xp.asarray(symbol.model)
@@ -90,28 +91,28 @@ class _Lowering:
         return symbol.array
 
     def place_outputs(self, inputs: list[Symbol], outputs: list[Symbol], targets: list[Any]) -> None:
-        """Rule 3."""
+        """Compute outputs in their targets where possible (rule 3)."""
         for output, target in zip(outputs, targets, strict=True):
             if target is None or output.source is None or output.array is not None:
                 continue
-            at = self.position[id(output)]
-            readers = [s for s in inputs if s.array is target]
+            position = self.position[id(output)]
+            readers = [s for s in inputs if s.array is target]  # the inputs that are overwritten
             fits = target.shape == output.shape and target.dtype == output.dtype and target.flags.c_contiguous
-            early = all(self.last_use.get(id(s), -1) <= at for s in readers)
-            in_step = output.source.elementwise and output.source.name != "where"
-            aligned = in_step or not any(s.root in readers for s in output.source.symbols)
-            if fits and early and aligned:
+            read_before = all(self.last_use.get(id(s), -1) <= position for s in readers)
+            elementwise = output.source.elementwise and output.source.name != "where"
+            safe = elementwise or not any(s.root in readers for s in output.source.symbols)
+            if fits and read_before and safe:
                 output.array = target
 
     def place_concatenations(self) -> None:
-        """Rule 2."""
+        """Compute the parts of concatenations in slices of the result (rule 2)."""
         for instruction in self.instructions:
             if instruction.name != "concat" or instruction.options["axis"] != 0:
                 continue
             whole = instruction.result
             if whole.array is None:
                 whole.array = self.xp.empty(whole.shape, dtype=whole.dtype)
-                self.kept.add(id(whole))
+                self.permanent.add(id(whole))
             start = 0
             for part in instruction.symbols:
                 stop = start + part.shape[0]
@@ -121,6 +122,7 @@ class _Lowering:
                 start = stop
 
     def calls(self) -> list[Callable[[], Any]]:
+        """Return the calls that compute all instructions, in order."""
         calls: list[Callable[[], Any]] = []
         i = 0
         while i < len(self.instructions):
@@ -138,13 +140,13 @@ class _Lowering:
         return calls
 
     def _place(self, i: int) -> None:
-        """Rules 4 and 5."""
+        """Choose the buffer of an instruction's result (rules 4 and 5)."""
         instruction = self.instructions[i]
         result = instruction.result
         if result.array is not None:
             return
         raw = None
-        if instruction.elementwise and instruction.name != "where":  # where reads its operands after writing
+        if instruction.elementwise and instruction.name != "where":  # which reads operands after writing
             for symbol in instruction.symbols:
                 root = symbol.root
                 same = symbol.model.nbytes == result.model.nbytes == root.model.nbytes
@@ -157,7 +159,7 @@ class _Lowering:
         result.array = raw[: result.model.nbytes].view(result.dtype).reshape(result.shape)
 
     def _dies(self, root: Symbol, i: int) -> bool:
-        return id(root) in self.memory and id(root) not in self.kept and self.last_use[id(root)] == i
+        return id(root) in self.memory and id(root) not in self.permanent and self.last_use[id(root)] == i
 
     def _release(self, i: int) -> None:
         for symbol in self.instructions[i].symbols:
@@ -173,14 +175,14 @@ class _Lowering:
         return self.xp.empty((max(size, 1),), dtype=self.xp.uint8)
 
     def _tiled(self, start: int, end: int) -> list[Callable[[], Any]]:
-        """Rule 6: the calls of a run, tile after tile."""
+        """Return the calls of a run, tile after tile (rule 6)."""
         run = self.instructions[start:end]
         size = prod(run[0].result.shape)
         small: dict[int, Any] = {}  # id of a symbol -> its buffer of one tile
         spare: list[Any] = []
         for i, instruction in enumerate(run, start):
             result = instruction.result
-            inner = result.array is None and id(result) not in self.kept and self.last_use[id(result)] < end
+            inner = result.array is None and id(result) not in self.permanent and self.last_use[id(result)] < end
             dying = [s for s in instruction.symbols if id(s.root) in small and self.last_use[id(s.root)] == i]
             if inner:
                 own = next((s for s in dying if s.dtype == result.dtype and instruction.name != "where"), None)
@@ -239,15 +241,19 @@ class _Lowering:
             return self._copies(out, operands, options["axis"])
         if name == "square_sum":
             return [partial(xp.dot, operands[0].reshape(-1), operands[0].reshape(-1), out)]
-        if name == "sum" and options["axis"] == 1 and options["keepdims"] and operands[0].ndim == 2:
-            ones = self._full(xp.asarray(1, dtype=out.dtype), (operands[0].shape[1], 1))
-            return [partial(xp.dot, operands[0], ones, out)]  # BLAS sums rows several times faster
         if name == "take":
             return [partial(xp.take, *operands, options["axis"], out)]
         if name in {"sum", "max"}:
-            reduce = (xp.add if name == "sum" else xp.maximum).reduce
-            return [partial(reduce, operands[0], options["axis"], None, out, options["keepdims"])]
+            return [self._reduction(name, operands[0], out, **options)]
         return [partial(getattr(xp, name), *operands, out)]
+
+    def _reduction(self, name: str, x: Any, out: Any, axis: int | None, keepdims: bool) -> Callable[[], Any]:
+        """Return the call that computes the sums or maxima of `x` along an axis."""
+        if name == "sum" and axis == 1 and keepdims and x.ndim == 2:
+            ones = self._full(self.xp.asarray(1, dtype=out.dtype), (x.shape[1], 1))
+            return partial(self.xp.dot, x, ones, out)  # BLAS sums rows several times faster
+        reduce = (self.xp.add if name == "sum" else self.xp.maximum).reduce
+        return partial(reduce, x, axis, None, out, keepdims)
 
     def _number(self, value: float, instruction: Instruction) -> Any:
         """Return a Python number as a 0-d array, so that it is not converted again at each call."""
@@ -255,7 +261,7 @@ class _Lowering:
         return self.xp.asarray(value, dtype=(instruction.symbols[0] if compares else instruction.result).dtype)
 
     def _full(self, number: Any, shape: tuple[int, ...]) -> Any:
-        """Return a 0-d constant as an array of full shape: with a scalar, NumPy's maximum takes five times as long."""
+        """Return a 0-d constant as an array of this shape: with a scalar, NumPy's maximum takes five times as long."""
         key = (number.item(), number.dtype.str, shape)
         if key not in self.filled:
             self.filled[key] = self.xp.full(shape, number, dtype=number.dtype)

@@ -1,7 +1,7 @@
 """The recorded Program: the two pure steps of :mod:`deepnotes.nn.steps`, recorded once per batch size and replayed.
 
-It is for backends whose arrays are writable and whose functions take ``out`` (NumPy, CuPy). It contains no formulas, so
-it cannot diverge from the eager Program.
+It is for backends whose arrays are writable and whose functions take ``out``, as NumPy's do. It contains no formulas,
+so it cannot diverge from the eager Program.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 from deepnotes.nn.plan import Plan, Supported
 from deepnotes.nn.steps import Gradient, gradient_step, update_step
 
-KEPT = 4
-"""The number of batch sizes whose recordings are kept: usually there are two, full batches and an epoch's last one."""
+MAX_RECORDINGS = 4
+"""The number of batch sizes with a recording at a time: usually two, full batches and the last batch of an epoch."""
 
 
 def recordable(plan: Plan) -> bool:
-    """Return whether all parts of a plan are the library's, whose equations can be recorded.
+    """Return whether a plan has only layers, losses and optimizers of the library, whose equations can be recorded.
 
-    User-defined parts may do what cannot be recorded, such as branching on values.
+    User-defined ones may do things that cannot be recorded, such as branching on values.
     """
     supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in OPTIMIZERS.values())
     return supported.has_plan(plan)
@@ -84,7 +84,7 @@ class RecordedProgram(EagerProgram):
                 cast(Any, buffer)[...] = source
         self._step[...] = state.step
         recording.run()
-        if data is buffers:  # from train, which has used the results before the next step
+        if data is buffers:  # called by train, which needs the results only until the next step
             return Gradient(*recording.outputs)
         return Gradient(*(cast(Any, x).copy() for x in recording.outputs))
 
@@ -106,7 +106,7 @@ class RecordedProgram(EagerProgram):
         return super().train(state, batches)
 
     def _bind(self, state: State) -> None:
-        """Discard the recordings if they were made for arrays that are not the state's."""
+        """Discard the recordings if they read other arrays than those of `state`."""
         arrays = (state.theta, *state.slots)
         if len(arrays) != len(self._state) or any(a is not b for a, b in zip(arrays, self._state, strict=True)):
             self._state = arrays
@@ -117,7 +117,7 @@ class RecordedProgram(EagerProgram):
         by_sample = data.X.T.flags.c_contiguous  # type: ignore[attr-defined]
         key = (m, by_sample, data.w is None)
         if key not in self._batches:
-            if len(self._batches) >= KEPT:
+            if len(self._batches) >= MAX_RECORDINGS:
                 del self._batches[next(iter(self._batches))]
             buffers = Data(*(None if a is None else self._buffer(a, m, by_sample) for a in data))  # type: ignore[arg-type]
             self._batches[key] = RecordedBatch(buffers, self._record_gradient(buffers))

@@ -3,7 +3,7 @@
 The function is traced (:mod:`deepnotes.backends.recording.trace`), and
 :mod:`deepnotes.backends.recording.allocation` turns its instructions into a flat list of calls such as
 ``multiply(a, b, out)``. The functions of the namespace must take ``out``, as NumPy's and CuPy's do. The inputs have
-fixed shapes, and the function must not branch on values; both hold for every equation.
+fixed shapes, and the function must not branch on values, as is the case for every equation.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ class Recording:
     Attributes
     ----------
     outputs : list of arrays
-        The results, valid after :meth:`run`; the same arrays every time.
+        The results, valid after :meth:`run`; every run writes to the same arrays.
     """
 
     def __init__(self, calls: list[Callable[[], Any]], outputs: list[Any]) -> None:
         self.calls, self.outputs = calls, outputs
 
     def run(self) -> None:
-        """Compute the outputs from what the input arrays hold now."""
+        """Compute the outputs from the current contents of the input arrays."""
         for call in self.calls:
             call()
 
@@ -45,7 +45,8 @@ def record(
     inputs : sequence of arrays
         The arrays to read at each run.
     into : sequence of arrays or None
-        The arrays to write the outputs to, in order; they may also be inputs. Other outputs get new arrays.
+        The arrays to write the outputs to, in order; they may also be inputs. None stands for a new array, as do
+        missing elements at the end.
 
     Returns
     -------

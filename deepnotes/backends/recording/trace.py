@@ -1,7 +1,7 @@
 """Tracing: a namespace that records the operations of a function of arrays instead of computing them.
 
-An equation that is called with a :class:`Recorder` as its namespace leaves one :class:`Instruction` per operation.
-Equal operations are recorded once, and results that depend only on constants become constants.
+An equation that is called with a :class:`Recorder` as its namespace adds one :class:`Instruction` per operation to it.
+Equal operations are recorded once, and results that depend only on constants are computed at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +19,20 @@ ELEMENTWISE = BINARY | UNARY | {"where", "astype"}
 
 
 class Symbol:
-    """An array while recording: its source, shape and strides, but no values.
+    """An array during recording, with shape, dtype and strides, but without values unless it is a constant.
 
     Attributes
     ----------
     model : numpy.ndarray
-        An array of the same shape, dtype and strides; its memory is never touched unless it is an input or constant.
+        An array of the same shape, dtype and strides; only the values of inputs and constants are meaningful.
     source : Instruction or None
         The instruction that computes it; None for inputs, constants and views.
     root : Symbol
         The array whose memory it shares: itself, unless it is a view.
     view : callable
-        Makes this view from the root's array.
+        Returns this view of the root's array.
     known : bool
-        Whether it is a constant, whose values `model` holds.
+        Whether it is a constant, with its values in `model`.
     """
 
     __array_priority__ = 1000
@@ -41,7 +41,7 @@ class Symbol:
         self.recorder, self.model, self.known = recorder, model, known
         self.source: Instruction | None = None
         self.root: Symbol = self
-        self.view: Callable[[Any], Any] = _same
+        self.view: Callable[[Any], Any] = _identity
         self.array: Any = None
 
     @property
@@ -171,14 +171,14 @@ class Recorder:
     def view_of(self, x: Symbol, view: Callable[[Any], Any], key: tuple[Any, ...]) -> Symbol:
         key = (*key, id(x))
         if key not in self._seen:
-            made = Symbol(self, view(x.model), x.known)
+            result = Symbol(self, view(x.model), x.known)
             if not x.known:
-                made.root, made.view = x.root, lambda a: view(x.view(a))
-            self._seen[key] = made
+                result.root, result.view = x.root, lambda a: view(x.view(a))
+            self._seen[key] = result
         return self._seen[key]
 
     def apply(self, name: str, *operands: Any, **options: Any) -> Symbol:
-        """Return the result of an instruction: that of an equal earlier one, or a constant if all operands are."""
+        """Return the result of an operation, which is a constant if all operands are, and record it if it is new."""
         key = (name, *(id(s) if isinstance(s, Symbol) else (type(s), s) for s in operands), *options.items())
         if key not in self._seen:
             symbols = [s for s in operands if isinstance(s, Symbol)]
@@ -211,16 +211,17 @@ def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.
     if name == "matmul":
         return np.empty((models[0].shape[0], models[1].shape[1]), np.result_type(*models))
     if name == "concat" or name in {"sum", "max"}:
-        # Zero strides: the whole array is a single number, so these arrays take no memory.
-        thin = [np.broadcast_to(np.zeros((), m.dtype), m.shape) for m in models]
+        # Zero strides: all elements are the same number in memory, so these arrays take hardly any.
+        models = [np.broadcast_to(np.zeros((), m.dtype), m.shape) for m in models]
         if name == "concat":
             axis = options["axis"]
-            shape = list(thin[0].shape)
-            shape[axis] = sum(t.shape[axis] for t in thin)
-            return np.empty(shape, thin[0].dtype)
-        axes = range(thin[0].ndim) if options["axis"] is None else [options["axis"] % thin[0].ndim]
-        kept = [1 if a in axes else n for a, n in enumerate(thin[0].shape) if options["keepdims"] or a not in axes]
-        return np.empty(kept, thin[0].dtype)
+            shape = list(models[0].shape)
+            shape[axis] = sum(m.shape[axis] for m in models)
+            return np.empty(shape, models[0].dtype)
+        first = models[0]
+        axes = range(first.ndim) if options["axis"] is None else [options["axis"] % first.ndim]
+        reduced = [1 if a in axes else n for a, n in enumerate(first.shape) if options["keepdims"] or a not in axes]
+        return np.empty(reduced, first.dtype)
     if name == "astype":
         return np.empty(models[0].shape, options["dtype"])
     ones = [np.ones((), m.dtype) if isinstance(m, np.ndarray) else m for m in models]
@@ -229,7 +230,7 @@ def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.
 
 
 def _evaluate(name: str, values: list[Any], options: dict[str, Any]) -> np.ndarray:
-    """Return the value of an instruction on constants."""
+    """Return the result of an operation on constants."""
     if name == "astype":
         return np.asarray(values[0]).astype(options["dtype"])
     if name == "concat":
@@ -237,5 +238,5 @@ def _evaluate(name: str, values: list[Any], options: dict[str, Any]) -> np.ndarr
     return np.asarray(getattr(np, name)(*values, **options))
 
 
-def _same(a: Any) -> Any:
+def _identity(a: Any) -> Any:
     return a

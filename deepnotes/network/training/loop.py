@@ -29,9 +29,9 @@ _busy: dict[int, object] = {}
 
 
 def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
-    """Return a method that trains a network and refuses to run while another such call trains the same one.
+    """Return a method that trains a network, and refuses to run while another such call trains the same network.
 
-    Two trainings at once would overwrite each other's parameters and slots.
+    Two trainings at the same time would overwrite each other's parameters and slots.
 
     Raises
     ------
@@ -41,7 +41,9 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
     @wraps(method)
     def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
         call = object()
-        if _busy.setdefault(id(network), call) is not call:  # atomic: no other thread can come in between
+        if (
+            _busy.setdefault(id(network), call) is not call
+        ):  # atomic, so only one of several threads gets its own call back
             raise BusyError(
                 "the network is being trained already, in another thread or by the training whose callback this is; "
                 "wait for its end, or train a copy (copy.deepcopy)"
@@ -60,15 +62,15 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     Parameters
     ----------
     training : Training
-        A new one, whose callbacks were started, see :func:`callbacks_called`. Its state changes during training.
+        A new training whose callbacks were started, see :func:`callbacks_called`. It changes during the call.
     program : Program
     evaluate : callable
-        Returns the figures to watch after each epoch, by name.
+        Returns the figures to record after each epoch, by name.
 
     Raises
     ------
     NonFiniteLossError
-        Before an update whose loss or gradient is not finite; the state is the one before that update.
+        Before an update whose loss or gradient is not finite; the state is that before the update.
     KeyboardInterrupt, SystemExit
         After the chunk during which the signal arrived, or during the evaluation after an epoch.
     """
@@ -82,7 +84,7 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
                 training.at.seconds = time.perf_counter() - began
                 _notify(training, "on_chunk")
                 signals.check()
-            # A user's metric or schedule may fail here, or a signal may interrupt it; then the history is unchanged.
+            # If a user's metric or schedule fails here, or a signal interrupts it, the history is unchanged.
             with signals.lifted():
                 figures = evaluate()
             memory = checked_memory(schedule.observe(training.at.memory, figures.get("val_loss", training.loss)))
@@ -101,7 +103,7 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
 
 @contextmanager
 def callbacks_called(training: Training) -> Iterator[None]:
-    """Start the callbacks of a training, and end those that were started, whatever happens in between.
+    """Start the callbacks of a training, and at the end, even after an error, end those that were started.
 
     Raises
     ------
@@ -119,15 +121,15 @@ def callbacks_called(training: Training) -> Iterator[None]:
 
 
 def remembering(training: Training) -> list[Callback]:
-    """Return the callbacks that have a memory, which a checkpoint has to keep."""
+    """Return the callbacks that have a memory, which is part of a checkpoint."""
     return [callback for callback in training.callbacks if type(callback).memory is not Callback.memory]
 
 
 def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None:
-    """Call all callbacks, even if one fails: all of them must have seen the moment that a checkpoint records.
+    """Call all callbacks, even if one fails: a checkpoint records a moment that all of them have seen.
 
-    A callback with a memory that fails may have changed only half of it, and after an interrupt the remaining callbacks
-    are not called. Then this moment cannot be a checkpoint, so the training is marked as not at rest.
+    A callback that fails may have changed only half of its memory, and after an interrupt the remaining callbacks are
+    not called. In both cases this moment cannot be a checkpoint, so the training is marked as not at rest.
     """
 
     def call(callback: Callback) -> None:
@@ -142,7 +144,7 @@ def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None
 
 
 def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException] = Exception) -> None:
-    """Call each function, then raise the first error of this kind; later errors are added to it as notes."""
+    """Call each function, then raise the first error of this kind, with later errors added as notes."""
     first: BaseException | None = None
     for function in functions:
         try:
@@ -163,7 +165,7 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
     while at.order is None or at.done < samples:
         updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), most)
         rates = _rates(schedule, state.step, updates, at.memory)
-        if at.order is None:  # after the rates, so that an error in them is raised before anything changes
+        if at.order is None:  # after the rates, since an error in them must be raised before anything changes
             at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
             training.epoch += 1
         part = at.order[at.done : at.done + updates * batch_size]
@@ -184,7 +186,7 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
 
 
 def checked_memory(memory: Any) -> dict[str, float]:
-    """Return what a schedule remembers, checked: it may be a user's own.
+    """Return the memory of a schedule, after checking it, since the schedule may be a user's own.
 
     Raises
     ------
@@ -198,17 +200,17 @@ def checked_memory(memory: Any) -> dict[str, float]:
 
 
 def _rates(schedule: Rate, first: int, count: int, memory: Memory) -> np.ndarray:
-    """Return the rates of some updates, checked: a schedule may be a user's own."""
+    """Return the rates of some updates, after checking them, since the schedule may be a user's own."""
     try:
         by_step = as_schedule(schedule)
         rates = np.array(by_step.adjust(by_step.rates(first, count), memory), dtype=np.float64)
-        good = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # no NaN is either
+        valid = rates.shape == (count,) and rates.min() >= 0 and rates.max() < inf  # both are False for NaN
     except (TypeError, ValueError, ArithmeticError):
-        good = False
-    if not good:
+        valid = False
+    if not valid:
         raise ArgumentError(
-            f"learning_rate: {schedule!r} gave for updates {first} to {first + count - 1} other than finite numbers of "
-            "at least 0"
+            f"learning_rate: got {schedule!r}, wanted finite rates of at least 0 for updates {first} to "
+            f"{first + count - 1}"
         )
     return rates
 
@@ -218,13 +220,13 @@ def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
     assert at.order is not None
     batch = at.order[at.done : at.done + training.batch_size]
     fault = first_fault(training.network.backend, training.plan, training.state, training.data, batch)
-    found = (
+    cause = (
         f"the loss is {cost}"
         if not isfinite(cost)
-        else "the gradient, or what it would make of the parameters or of the optimizer's sums, is not finite"
+        else "the gradient, the parameters after the update, or the optimizer's sums are not finite"
     )
     return NonFiniteLossError(
-        f"training stopped before update {update} (epoch {training.epoch}): {found}; {fault.words}. The parameters are "
+        f"training stopped before update {update} (epoch {training.epoch}): {cause}; {fault.words}. The parameters are "
         "the last finite ones; a smaller learning rate, clip_norm=1.0 or standardized inputs often help",
         update,
         training.history,

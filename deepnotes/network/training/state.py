@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 class Callback:
     """The base class of callbacks; derive from it and override the methods that you need.
 
-    An error in one callback ends the training, but only after all callbacks were called for the same chunk or epoch, so
-    that each of them has seen everything that a checkpoint records as done.
+    An error in one callback ends the training, but only after all callbacks were called for the same chunk or epoch:
+    each of them must have seen all updates that a checkpoint records.
 
     Attributes
     ----------
     saves : bool
-        Whether it writes the training to files. If so, SIGTERM ends the training only after the current chunk.
+        Whether the callback writes checkpoints. If so, SIGTERM ends the training only after the current chunk.
     """
 
     saves = False
@@ -34,37 +34,37 @@ class Callback:
         """Called once, before anything changes; raise an error to refuse the training."""
 
     def on_ready(self, training: "Training") -> None:
-        """Called once, before the first update; the last callback comes first, since it may restore a checkpoint."""
+        """Called once, before the first update; the last callback first, since it may restore a checkpoint."""
 
     def on_chunk(self, training: "Training") -> None:
         """Called after each chunk of batches, about ten times a second."""
 
     def on_epoch(self, training: "Training") -> None:
-        """Called after each epoch; ``training.stop = True`` ends this run of the training.
+        """Called after each epoch; set ``training.stop = True`` to end the training.
 
-        If the training is resumed later, it goes on. To end it for good, a callback also sets ``training.stop`` in
-        :meth:`on_ready`, from its memory.
+        If the training is resumed from a checkpoint, it goes on. To prevent this, a callback remembers that it ended
+        the training, and sets ``training.stop`` in :meth:`on_ready` as well.
         """
 
     def on_end(self, training: "Training") -> None:
-        """Called once at the end, even after an error, if ``on_start`` succeeded; the last callback comes first."""
+        """Called once at the end, even after an error, if ``on_start`` succeeded; the last callback first."""
 
     def memory(self) -> dict[str, Any]:
-        """Return the values that a checkpoint keeps for this callback: JSON values and NumPy arrays, by name.
+        """Return the values of this callback that a checkpoint stores: JSON values and NumPy arrays, by name.
 
-        Lists of numbers that grow belong in an array. A callback with a memory is part of the training: to resume, its
-        class and the arguments of its constructor must be the same. They are compared by the attributes of the same
-        names, or by the result of its own ``fingerprint()``.
+        Use arrays for lists of numbers that grow. A training can be resumed only with callbacks of the same classes and
+        arguments, as far as they define this method. Arguments are compared by the attributes of the same names, or by
+        the result of the callback's own ``fingerprint()``.
         """
         return {}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
-        """Restore what :meth:`memory` returned earlier; called after ``on_start``."""
+        """Restore the values that :meth:`memory` returned; called after ``on_start``."""
 
 
 @dataclass
 class Position:
-    """The position of a training within its epochs; together with the state, it determines how training goes on.
+    """The position of a training within its epochs. Together with the state, it determines all further updates.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Position:
     rate : float
         The learning rate of the last update.
     memory : mapping of str to float
-        What the schedule of the learning rate remembers.
+        The memory of the schedule of the learning rate.
     """
 
     order: np.ndarray | None = None
@@ -99,11 +99,11 @@ class Training:
     network : Network
     plan : Plan
     data, held_out : Data
-        The training data, and the data to evaluate on after each epoch, or None.
+        The training data, and the data to evaluate on after each epoch; `held_out` may be None.
     batch_size, epochs : int
         As passed to ``fit``.
     rng : Generator or None
-        Draws a new order of the samples for each epoch; None keeps their order.
+        Draws a new order of the samples for each epoch; if None, their order stays the same.
     callbacks : list of Callback
     watched : tuple of str
         The names of the figures that are available after each epoch.
@@ -111,7 +111,7 @@ class Training:
     state : State
         The parameters, slots and number of updates; available from ``on_ready`` on.
     epoch : int
-        The current epoch, counted from 1; in ``on_epoch``, the one just finished.
+        The current epoch, counted from 1; in ``on_epoch``, the epoch that has just ended.
     at : Position
         The position within the epoch.
     step, steps : int
@@ -119,11 +119,11 @@ class Training:
     loss : float
         The mean loss of the epoch so far.
     at_rest : bool
-        Whether everything here, and the memories of the callbacks, belong to the same moment. False while updates are
-        made, and after an error has left a callback with half of an epoch or chunk.
+        Whether these attributes and the memories of the callbacks belong to the same moment, and can be a checkpoint.
+        False during updates, and after an error in a callback that has seen half of a chunk or epoch.
     stop : bool
-        Set it to True to end this run after the epoch. Checkpoints do not keep it: a training that is resumed goes on,
-        unless a callback sets it again, as :class:`EarlyStopping` does.
+        Set it to True to end the training after the epoch. It is not part of checkpoints: a training that is resumed
+        goes on unless a callback sets it again, as :class:`EarlyStopping` does.
     per_chunk : int
         The number of updates in the next chunk.
     """
