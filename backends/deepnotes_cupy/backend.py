@@ -97,7 +97,7 @@ class CupyBackend(DeviceBackend):
         """Return samples, laid out by sample, on the device, or unchanged on the host if they are too large."""
         if x.nbytes > SMALL:
             for program in list(self._programs):
-                program.let_go()
+                program.release_data()
         if self.resident_bytes is None:  # asking for the free memory takes longer than sending a few samples
             stays = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
         else:

@@ -1,4 +1,4 @@
-"""Control: the few numbers that change from step to step, in device memory so that a captured graph can be replayed."""
+"""Control: the numbers that change between updates, in device memory so that a captured graph can be replayed."""
 
 import numpy as np
 
@@ -8,21 +8,21 @@ from deepnotes_cupy import sources
 SIZE = sources.control().itemsize
 
 SCALARS = ("learning_rate", "rate", "epsilon", "share")
-"""The columns of the table of scalars of each update."""
+"""The columns of the table of scalars, which has a row for each update."""
 
 NOT_FINITE, CAREFUL = 1, 2
-"""Values of `stopped`: cost or gradient are not finite; the update may overflow."""
+"""Values of `stopped`: the cost or the gradient is not finite, or the update may overflow."""
 
 
-def fresh(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
-    """Return the control of a chunk about to begin, as bytes.
+def initial(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
+    """Return the control at the start of a chunk, as bytes.
 
     Parameters
     ----------
     step : int
-        Updates made so far.
+        The number of updates made so far.
     sums : (float, float)
-        Of losses and weights so far.
+        The sums of losses and weights so far.
     """
     control = np.zeros(1, sources.control())
     control["loss_sum"], control["weight_sum"] = sums
@@ -32,8 +32,8 @@ def fresh(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
 
 def read(content: np.ndarray) -> np.void:
     """Return the fields of a downloaded control by name."""
-    found: np.void = content.view(sources.control())[0]
-    return found
+    fields: np.void = content.view(sources.control())[0]
+    return fields
 
 
 def table(optimizer: Optimizer, step: int, rates: np.ndarray) -> np.ndarray:

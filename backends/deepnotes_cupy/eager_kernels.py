@@ -184,7 +184,7 @@ class Fused:
         return float(of) if isinstance(of, int | float) and str(like.dtype) == "float32" else 1.0
 
     def _control(self, **values: float) -> Any:
-        host = control.fresh(0)
+        host = control.initial(0)
         for name, value in values.items():
             control.read(host)[name] = value
         with self._device.section():

@@ -1,4 +1,4 @@
-"""Inference on this backend: the forward pass and the losses as launches, a bounded number of samples at a time."""
+"""Inference on this backend: the forward pass and the losses, for a bounded number of samples at a time."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 from deepnotes.backends import ELEMENTS, DeviceMemoryError, EagerInference, Layer, Layout, LossFunction, fuses
 from deepnotes.backends import Loss as LibraryLoss
 from deepnotes_cupy.arrays import by_sample, in_columns
-from deepnotes_cupy.backward import Loss, Targets, loss
+from deepnotes_cupy.backward import Loss, Targets
+from deepnotes_cupy.backward import loss as append_loss
 from deepnotes_cupy.forward import activate, forward, linear, weights
 from deepnotes_cupy.lowering import DenseRow, lower, supported
 from deepnotes_cupy.tape import Tape
@@ -60,11 +61,11 @@ class CupyInference(SectionedInference):
         with self.backend.device.section():
             return self._run(theta, X, Y, cast(LibraryLoss, loss))
 
-    def _run(self, theta: Any, X: Any, Y: Any = None, of: LibraryLoss | None = None) -> tuple[Any, Any]:
+    def _run(self, theta: Any, X: Any, Y: Any = None, loss: LibraryLoss | None = None) -> tuple[Any, Any]:
         device, xp = self.backend.device, self.backend.xp
         m, (inputs, *_, k) = X.shape[1], self.layout.sizes
         out = device.empty(m * k, self.dtype)
-        L = device.empty(m if of else 0, self.dtype)
+        L = device.empty(m if loss else 0, self.dtype)
         x = by_sample(xp, X)
         y = None if Y is None else by_sample(xp, xp.astype(Y, getattr(xp, self.dtype)))
         targets = 0 if Y is None else Y.shape[0]
@@ -73,8 +74,8 @@ class CupyInference(SectionedInference):
             stop = min(m, start + self._step)
             try:
                 y_part = None if y is None else y[start * targets : stop * targets]
-                parts = x[start * inputs : stop * inputs], y_part, of, out[start * k : stop * k], L[start:stop]
-                self._part(theta, *parts, stop - start, targets != k)
+                arguments = x[start * inputs : stop * inputs], y_part, loss, out[start * k : stop * k], L[start:stop]
+                self._enqueue(theta, *arguments, stop - start, targets != k)
             except DeviceMemoryError:
                 if stop - start == 1:
                     raise
@@ -83,10 +84,10 @@ class CupyInference(SectionedInference):
             start = stop
         return in_columns(out, k, m), L.reshape(1, -1)
 
-    def _part(
-        self, theta: Any, x: Any, y: Any, of: LibraryLoss | None, out: Any, L: Any, m: int, by_class: bool
+    def _enqueue(
+        self, theta: Any, x: Any, y: Any, loss: LibraryLoss | None, out: Any, L: Any, m: int, by_class: bool
     ) -> None:
-        """Enqueue the outputs of some samples, and their losses if there is one."""
+        """Enqueue the computation of the outputs of some samples and, if a loss is given, of their losses."""
         device = self.backend.device
         tape = Tape(device, self.dtype, self._factors)
         rounded = weights(tape, theta, self.layout.decaying)
@@ -94,11 +95,11 @@ class CupyInference(SectionedInference):
         assert isinstance(row, DenseRow)
         caches = forward(tape, before, theta, rounded, x, m, None, fused=False)
         Z = linear(tape, row, rounded, caches[-1].A if caches else x, m)
-        fused = of is not None and fuses(self.layers[-1], of)
+        fused = loss is not None and fuses(self.layers[-1], loss)
         if not fused:
             activate(tape, row, theta, Z, m, out)
-        if of is not None:
-            how = Loss(of.name, next((value for _, value in of.options), 0.0), fused)
+        if loss is not None:
+            lowered = Loss(loss.name, next((value for _, value in loss.options), 0.0), fused)
             spare = device.empty(m * row.n, self.dtype)
-            loss(tape, how, row, Z, out, theta, Targets(y, by_class), m, spare, L)
+            append_loss(tape, lowered, row, Z, out, theta, Targets(y, by_class), m, spare, L)
         tape.run()

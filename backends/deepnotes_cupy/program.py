@@ -1,4 +1,4 @@
-"""The Program of this backend: chunks of mini-batches enqueued as CUDA graphs; the host reads the result once."""
+"""The Program of this backend: it enqueues a chunk of mini-batches as CUDA graphs, and reads the result once."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,10 @@ from deepnotes_cupy.streaming import HostSamples, Stage
 if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
 
-KEPT = 3
-"""Batch sizes whose buffers are kept: usually there are two, the full one and the last one of an epoch."""
+MAX_REPLAYS = 3
+"""The number of batch sizes with buffers at a time: usually two, full batches and the last batch of an epoch."""
 ORDER = 1 << 22
-"""Samples whose order is on the device at a time."""
+"""The largest number of indices of samples on the device at a time."""
 
 
 class CupyProgram(EagerProgram):
@@ -29,7 +29,7 @@ class CupyProgram(EagerProgram):
     ----------
     backend : DeviceBackend
     plan : Plan
-        Of the library's own parts only.
+        A plan that has kernels, see :func:`deepnotes_cupy.lowering.supported`.
     """
 
     def __init__(self, backend: "DeviceBackend", plan: Plan) -> None:
@@ -55,21 +55,21 @@ class CupyProgram(EagerProgram):
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         batch_size = min(batches.batch_size, max(samples, len(order)))  # samples may occur more than once
         remaining = batches._replace(order=order, batch_size=batch_size)
-        made, chunk = 0, Chunk(*batches.sums, 0, 0.0)
+        done, chunk = 0, Chunk(*batches.sums, 0, 0.0)
         with self._device.section():
             while len(remaining.rates):
                 chunk, stopped = self._train(state, remaining)
-                remaining, made = remaining.after(chunk), made + chunk.steps
+                remaining, done = remaining.after(chunk), done + chunk.steps
                 if stopped == control.CAREFUL:  # the next update may overflow: the eager Program makes it or reports it
                     chunk = super().train(state, remaining.first(1))
-                    remaining, made = remaining.after(chunk), made + chunk.steps
+                    remaining, done = remaining.after(chunk), done + chunk.steps
                     stopped = 0 if chunk.steps else control.NOT_FINITE
                 elif stopped and np.isfinite(chunk.cost) and self._scale.reduce():
                     self._replays.clear()
                     stopped = 0
                 if stopped:
                     break
-        return chunk._replace(steps=made)
+        return chunk._replace(steps=done)
 
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""
@@ -80,12 +80,12 @@ class CupyProgram(EagerProgram):
             step = self._replay(state, m, data.w is not None).step
             self._send_order(np.arange(m), m)
             step.bind(self._source(data), m)
-            self._device.upload(control.fresh(state.step), self._shared.control)
+            self._device.upload(control.initial(state.step), self._shared.control)
             self._device.upload(np.zeros((1, len(control.SCALARS))), self._shared.scalars)
             step.compute()
-            found = control.read(self._device.download(self._shared.control))
+            result = control.read(self._device.download(self._shared.control))
             g = self._shared.g.copy()
-            cost = xp.asarray(float(found["cost"]), dtype=dtype)
+            cost = xp.asarray(float(result["cost"]), dtype=dtype)
             return Gradient(cost, xp.asarray(m, dtype=dtype), g, xp.sum(g * g))
 
     def update(self, state: State, g: Any, rate: float) -> None:
@@ -93,8 +93,8 @@ class CupyProgram(EagerProgram):
         with self._device.section():
             super().update(state, g, rate)
 
-    def let_go(self) -> None:
-        """Release the data of the last training, since another one needs the memory."""
+    def release_data(self) -> None:
+        """Release the data of the last training, since another training needs the memory."""
         with self._device.section():
             self._sourced, self._stage = (None, None, None), None
             self._hosts.clear()
@@ -107,22 +107,23 @@ class CupyProgram(EagerProgram):
         """Enqueue as many updates as the device buffers hold, and return their result and why they stopped."""
         steps = min(len(batches.rates), SCALAR_STEPS, max(1, ORDER // batches.batch_size), self._scale.until_growth)
         data, order, batch_size, rates, sums = batches.first(steps)
-        self._replay(state, min(batch_size, len(order)), data.w is not None)  # first: its error says what would fit
+        # First, since its error says which batch size would fit.
+        self._replay(state, min(batch_size, len(order)), data.w is not None)
         self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
-        self._device.upload(control.fresh(state.step, sums), self._shared.control)
+        self._device.upload(control.initial(state.step, sums), self._shared.control)
         if any(isinstance(x, HostSamples) for x in data):
             self._streamed(state, data, order, batch_size)
         else:
             self._send_order(order, data.X.shape[1])
             self._enqueue(state, self._source(data), batch_size, len(order))
-        found = control.read(self._device.download(self._shared.control))
-        made, stopped = int(found["made"]), int(found["stopped"])
-        if made != steps and not stopped:
-            raise RuntimeError(f"the device counted {made} of {steps} updates, and does not say why")
-        state.step += made
-        if self._scale.note(made):
+        result = control.read(self._device.download(self._shared.control))
+        done, stopped = int(result["made"]), int(result["stopped"])
+        if done != steps and not stopped:
+            raise RuntimeError(f"the device counted {done} of {steps} updates without a reason to stop")
+        state.step += done
+        if self._scale.note(done):
             self._replays.clear()
-        chunk = Chunk(float(found["loss_sum"]), float(found["weight_sum"]), made, float(found["cost"]))
+        chunk = Chunk(float(result["loss_sum"]), float(result["weight_sum"]), done, float(result["cost"]))
         return chunk, stopped
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
@@ -138,17 +139,17 @@ class CupyProgram(EagerProgram):
         hosts: list[np.ndarray] = [self._on_host(x) for x in data if x is not None]
         widths = self.plan.inputs, self._targets, int(data.w is not None)
         if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
-            self._stage = None  # before the next one, since there may be no room for both
+            self._stage = None  # released first, since the memory may not suffice for both
             self._stage = Stage(self._device, widths, self.plan.dtype, batch_size, self._stage_bytes)
         stage = self._stage
-        self._send_order(stage.places(len(order)), 2 * stage.room)
-        for number, start in enumerate(range(0, len(order), stage.room)):
-            part = order[start : start + stage.room]
+        self._send_order(stage.positions(len(order)), 2 * stage.capacity)
+        for number, start in enumerate(range(0, len(order), stage.capacity)):
+            part = order[start : start + stage.capacity]
             stage.send(number, hosts, part)
             self._enqueue(state, stage.source, batch_size, len(part))
             stage.done(number)
 
-    # --- what is kept -----------------------------------------------------------------------------------------------
+    # --- buffers and graphs -----------------------------------------------------------------------------------------
 
     def _replay(self, state: State, m: int, weighted: bool) -> Replay:
         """Return the steps for batches of `m` samples of this state's arrays."""
@@ -160,12 +161,13 @@ class CupyProgram(EagerProgram):
             self._replays.clear()
         key = m, weighted
         if key not in self._replays:
-            if len(self._replays) >= KEPT:
+            if len(self._replays) >= MAX_REPLAYS:
                 del self._replays[next(iter(self._replays))]
-            self._replays[key] = self._made(m, weighted)
+            self._replays[key] = self._capture(m, weighted)
         return self._replays[key]
 
-    def _made(self, m: int, weighted: bool) -> Replay:
+    def _capture(self, m: int, weighted: bool) -> Replay:
+        """Return new steps for batches of `m` samples, or raise an error that says which batch size would fit."""
         assert self._arrays is not None
         device, plan, shared, arrays = self._device, self.plan, self._shared, self._arrays
         requested = 0
@@ -174,7 +176,7 @@ class CupyProgram(EagerProgram):
             return Replay(device, plan, step, shared, arrays, self._factors)
         except DeviceMemoryError as error:
             requested = error.requested
-        # Raised after that exception and the memory it holds are released, so that a smaller batch works right away.
+        # The exception that was caught holds memory, so it is released before this one is raised.
         self._replays.clear()
         free = device.free()
         each = numbers_of_a_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
@@ -185,10 +187,10 @@ class CupyProgram(EagerProgram):
         raise DeviceMemoryError(requested, free, f"batch_size={fits} would fit", fits)
 
     def _send_order(self, order: np.ndarray, expected: int) -> None:
-        """Put an order on the device, in a buffer whose address captured graphs rely on, unless it is too small."""
-        wanted = max(len(order), min(expected, ORDER))
-        if self._shared.order.size < wanted:
-            self._shared.order = self._device.empty(wanted, "int64")
+        """Copy an order to the device, to the same address if it fits: captured graphs contain the address."""
+        needed = max(len(order), min(expected, ORDER))
+        if self._shared.order.size < needed:
+            self._shared.order = self._device.empty(needed, "int64")
         self._device.upload(np.ascontiguousarray(order, np.int64), self._shared.order)
 
     def _source(self, data: Data) -> Source:
@@ -202,8 +204,8 @@ class CupyProgram(EagerProgram):
             return source
         for x, copied, target in zip(data, copies, source, strict=True):
             if copied:  # the original may have changed
-                turned: Any = x.T  # type: ignore[union-attr]
-                target.reshape(turned.shape)[...] = turned
+                by_sample: Any = x.T  # type: ignore[union-attr]
+                target.reshape(by_sample.shape)[...] = by_sample
         return source  # type: ignore[no-any-return]
 
     def _flat(self, x: Any) -> tuple[Any, bool]:
@@ -214,12 +216,12 @@ class CupyProgram(EagerProgram):
         return flat, converted is not x or not x.T.flags.c_contiguous
 
     def _on_host(self, x: Any) -> np.ndarray:
-        """Return `x` on the host, where large data already are; smaller data are fetched once."""
+        """Return `x` as a NumPy array; arrays on the device are downloaded once."""
         if isinstance(x, HostSamples):
             return x.array
-        kept = self._hosts.get(id(x))
-        if kept is None:
+        cached = self._hosts.get(id(x))
+        if cached is None:
             if len(self._hosts) > 2:
                 self._hosts.clear()
-            kept = self._hosts[id(x)] = (x, self._device.download(x))
-        return kept[1]
+            cached = self._hosts[id(x)] = (x, self._device.download(x))
+        return cached[1]

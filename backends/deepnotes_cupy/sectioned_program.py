@@ -1,4 +1,4 @@
-"""The eager Program in this backend's stream, for plans with a user's own parts; data may stay on the host."""
+"""The eager Program in this backend's stream, for plans that are partly user-defined."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class SectionedProgram(EagerProgram):
-    """The eager Program, for plans with a user's own parts."""
+    """The eager Program, in this backend's stream."""
 
     def __init__(self, backend: "DeviceBackend", plan: Any) -> None:
         self._device = backend.device

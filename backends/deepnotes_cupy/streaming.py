@@ -1,4 +1,4 @@
-"""Data that stay on the host: the samples of a chunk are gathered there, and sent while the device computes."""
+"""Samples that stay on the host: those of a chunk are gathered there, and sent while the device computes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -51,15 +51,17 @@ class Stage:
     ----------
     device : Device
     widths : (int, int, int)
-        The numbers of each sample in X and in Y, and 1 or 0 for w.
+        The number of elements of a sample in X and in Y, and 1 if there are weights, else 0.
     dtype : {"float32", "float64"}
     batch_size : int
+    stage : int
+        The bytes of samples in each buffer; a buffer holds at least one batch.
 
     Attributes
     ----------
     source : Source
         The arrays that batches are gathered from.
-    room : int
+    capacity : int
         The number of samples of a buffer, a multiple of the batch size.
 
     Raises
@@ -71,17 +73,17 @@ class Stage:
         self.widths, self.batch_size = widths, batch_size
         self._device = device
         sample = sum(widths) * np.dtype(dtype).itemsize
-        self.room = max(1, stage // (sample * batch_size)) * batch_size
-        X, Y, w = [device.empty(2 * self.room * width, dtype) if width else None for width in widths]
+        self.capacity = max(1, stage // (sample * batch_size)) * batch_size
+        X, Y, w = [device.empty(2 * self.capacity * width, dtype) if width else None for width in widths]
         self.source = Source(X, Y, w)
-        self._pinned = [[device.pinned(self.room * width, dtype) for width in widths if width] for _ in range(2)]
+        self._pinned = [[device.pinned(self.capacity * width, dtype) for width in widths if width] for _ in range(2)]
         self._sent: list[Any] = [None, None]
         self._trained = [device.mark()] * 2  # the memory of the buffers may still be in use by earlier work
 
-    def places(self, count: int) -> np.ndarray:
-        """Return the places of the first `count` samples of a chunk in the buffers."""
-        at = np.arange(count)
-        return at // self.room % 2 * self.room + at % self.room
+    def positions(self, count: int) -> np.ndarray:
+        """Return the positions of the first `count` samples of a chunk in the buffers."""
+        samples = np.arange(count)
+        return samples // self.capacity % 2 * self.capacity + samples % self.capacity
 
     def send(self, number: int, arrays: Sequence[np.ndarray], indices: np.ndarray) -> None:
         """Gather the `number`-th part of a chunk and send it; work enqueued from now on waits for it."""
@@ -91,12 +93,12 @@ class Stage:
         pairs = []
         targets = [a for a in self.source if a is not None]
         for host, width, pinned, target in zip(arrays, self.widths, self._pinned[slot], targets, strict=False):
-            here = pinned[: m * width]
-            gather_rows(host, indices, here.reshape(m, width))
-            pairs.append((here, target[slot * self.room * width :][: m * width]))
+            rows = pinned[: m * width]
+            gather_rows(host, indices, rows.reshape(m, width))
+            pairs.append((rows, target[slot * self.capacity * width :][: m * width]))
         self._sent[slot] = self._device.send(pairs, self._trained[slot])
         self._device.await_event(self._sent[slot])
 
     def done(self, number: int) -> None:
-        """Note that all work that reads the `number`-th part is enqueued; its buffer may be overwritten after that."""
+        """Note that all work that reads the `number`-th part is enqueued; after it, the buffer may be overwritten."""
         self._trained[number % 2] = self._device.mark()

@@ -1,4 +1,4 @@
-"""The Program of this backend: a plan lowered to tables, and calls of the compiled training."""
+"""The Program of this backend: it lowers a plan to tables, and calls the compiled training."""
 
 from math import isfinite
 from time import perf_counter
@@ -17,7 +17,7 @@ SCALARS = ("rate", "epsilon", "share", "gain")
 """The rows of the table of scalars that the compiled training reads."""
 INDICES = np.dtype(np.int64)
 ELEMENTS = 1 << 23
-"""The elements of workspace that a batch may use at a time; larger batches are processed in parts."""
+"""The largest number of elements of the workspace; larger batches are processed in parts."""
 
 
 class NumbaProgram(EagerProgram):
@@ -27,7 +27,7 @@ class NumbaProgram(EagerProgram):
     ----------
     backend : ThreadedBackend
     plan : Plan
-        Of the library's own parts only.
+        A plan that has kernels, see :func:`deepnotes_numba.codes.update_of`.
     """
 
     def __init__(self, backend: ThreadedBackend, plan: Plan) -> None:
@@ -39,7 +39,7 @@ class NumbaProgram(EagerProgram):
         self._loss, self._delta = lower_loss(cast(Loss, plan.loss), plan.layers[-1], self._dtype)
         self._optimizer, self._numbers = lower_optimizer(plan)
         self._multiplications = 3 * plan.layout.decaying
-        # A tile may read, but not write, a little beyond its columns, hence the room after the gradient.
+        # A tile may read, but not write, a little beyond its columns, so there are elements after the gradient.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
         self._work = self._none = self._lost = np.empty(0, self._dtype)
         self._no_weights = np.empty((1, 0), self._dtype)
@@ -66,7 +66,7 @@ class NumbaProgram(EagerProgram):
         """Train until all updates are made, or up to the first that the compiled code does not make."""
         data, order, batch_size, rates, sums = batches
         X, by_sample = readable(data.X)
-        Y = plain(data.Y, self._dtype)  # class indices too, so that only one type is compiled
+        Y = plain(data.Y, self._dtype)  # class indices as well, so that one type is compiled
         w = self._no_weights if data.w is None else plain(data.w, self._dtype)
         first, second = (*state.slots, self._none, self._none)[:2]
         batch_size = min(batch_size, len(order))

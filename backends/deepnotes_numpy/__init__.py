@@ -1,4 +1,4 @@
-"""The NumPy backend: runs everywhere, trains in place, and is in float64 the reference for every other backend."""
+"""The NumPy backend: it runs everywhere, trains in place, and in float64 is the reference for other backends."""
 
 import logging
 
@@ -10,13 +10,13 @@ __all__ = ["NumpyBackend", "create"]
 
 
 def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    """Write ``X[:, indices]`` to `out`, which is laid out as X is, without a temporary where X is contiguous.
+    """Write ``X[:, indices]`` to `out`, without a temporary array if X and `out` are contiguous in the same order.
 
     Parameters
     ----------
     X : ndarray, shape (n, samples)
     indices : ndarray of int64, shape (m,)
-        Valid ones: they are not checked, since ``mode="raise"`` makes NumPy buffer the output.
+        Valid indices. They are not checked, since NumPy would buffer the output with ``mode="raise"``.
     out : ndarray, shape (n, m)
     """
     if X.T.flags.c_contiguous and out.T.flags.c_contiguous:
@@ -30,15 +30,15 @@ def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
 class NumpyBackend(HostBackend):
     """NumPy as a backend."""
 
-    determinism = "same threads"  # a BLAS shares a sum among threads as it likes
+    determinism = "same threads"  # the BLAS may split a sum differently among other numbers of threads
 
     def __init__(self) -> None:
         super().__init__("numpy")
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the recorded Program, or None for parts that are not written as equations of the library."""
+        """Return the recorded Program, or None if the plan has user-defined layers, losses or optimizers."""
         if not recordable(plan):
-            logging.getLogger("deepnotes").debug("numpy: %s holds parts of the user's own, so it runs eagerly", plan)
+            logging.getLogger("deepnotes").debug("numpy: %s is partly user-defined, so it runs eagerly", plan)
             return None
         return RecordedProgram(self, plan, gather_into)
 

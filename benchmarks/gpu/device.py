@@ -54,7 +54,7 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
     """
     theta, g, first, second = (_filled(device, parameters, "float32") for _ in range(4))
     state = device.empty(control.SIZE, "uint8")
-    device.upload(control.fresh(0), state)
+    device.upload(control.initial(0), state)
     grid, block = geometry.grid("adam", parameters, processors=device.processors)
     update = device.launcher(
         "adam", "float32", grid, block, (theta, g, first, second, parameters, parameters, state, 0.9, 0.999)
