@@ -1,4 +1,4 @@
-"""Every Program that a backend makes trains as the eager one does."""
+"""The Program of each backend trains as the eager Program does."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -37,21 +37,21 @@ def samples(net: dn.Network, targets: str, m: int = 23, dtype: str = "float64") 
 
 
 def train(both: list[Any], states: list[Any], data: Data, batch: int = 8) -> list[Any]:
-    """Train three epochs of 23 samples with each Program; the last batch of each is smaller."""
+    """Train three epochs of 23 samples with each Program; the last batch of an epoch is smaller."""
     rng = np.random.default_rng(6)
     order = np.concatenate([rng.permutation(23) for _ in range(3)])
     with np.errstate(all="ignore"):
         return [p.train(s, Batches(data, order, batch, RATES)) for p, s in zip(both, states, strict=True)]
 
 
-def assert_alike(both: list[Any], states: list[Any], chunks: list[Any]) -> None:
-    """Products and sums may be taken in another order; 9 steps of float64 let that grow a little."""
+def assert_close(both: list[Any], states: list[Any], chunks: list[Any]) -> None:
+    """Check that the results of both Programs differ no more than by the order of terms in products and sums."""
     assert chunks[0].steps == chunks[1].steps == 9
     np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-12)
     np.testing.assert_allclose(chunks[1].weight_sum, chunks[0].weight_sum, rtol=1e-14)
     np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
-    for slot, wanted in zip(states[1].slots, states[0].slots, strict=True):
-        np.testing.assert_allclose(slot, wanted, rtol=0, atol=1e-10 * max(1.0, float(np.abs(wanted).max())))
+    for slot, expected in zip(states[1].slots, states[0].slots, strict=True):
+        np.testing.assert_allclose(slot, expected, rtol=0, atol=1e-10 * max(1.0, float(np.abs(expected).max())))
 
 
 TARGETS = {"categorical": "classes", "binary": "bits", "regression": "numbers", "unfused": "distributions"}
@@ -76,38 +76,38 @@ def test_every_optimizer(backend: str, kind: str, optimizer: dn.Optimizer, weigh
     elif layout == "read-only":
         X.flags.writeable = False  # type: ignore[attr-defined]
     w = np.random.default_rng(5).uniform(size=(1, 23)) if weighted else None
-    assert_alike(both, states, train(both, states, Data(X, Y, w)))
+    assert_close(both, states, train(both, states, Data(X, Y, w)))
 
 
 def pairs() -> list[Any]:
     """Return every allowed pair of a last activation and a loss."""
-    found = []
+    allowed = []
     for activation in ACTIVATIONS:
         for name in LOSSES:
             try:
                 check_pair(Loss(name), dn.Activation(activation))
             except ArgumentError:
                 continue
-            found.append((activation, name))
-    return found
+            allowed.append((activation, name))
+    return allowed
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("activation", "loss"), pairs())
 def test_every_pair_of_activation_and_loss(backend: str, activation: str, loss: str) -> None:
-    hidden = "tanh" if activation == "exp" else activation  # an exponential of itself soon overflows
+    hidden = "tanh" if activation == "exp" else activation  # exponentials in several layers overflow
     layers: list[dn.Layer] = [dn.Dense(7, hidden), dn.Dropout(0.2), dn.Dense(6, hidden), dn.Dense(3, activation)]
     both, states, net = programs(backend, layers, loss=loss, optimizer=dn.SGD(0.1), l2=0.0, clip_norm=None)
     targets = {"simplex": "distributions", "unit": "bits"}.get(LOSSES[loss].targets, "numbers")
-    assert_alike(both, states, train(both, states, samples(net, targets)))
+    assert_close(both, states, train(both, states, samples(net, targets)))
 
 
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [(1, 1), (40, 33), (300, 120)], ids=str)
-def test_single_precision_is_as_good_as_numpys(backend: str, activation: str, sizes: tuple[int, int]) -> None:
-    """The error against double precision is at most 4 times the eager one's, plus some roundings of the largest θ."""
+def test_errors_in_float32_are_comparable_to_numpys(backend: str, activation: str, sizes: tuple[int, int]) -> None:
+    """The error is at most 4 times the eager Program's, plus 8 roundings of the largest θ."""
     layers: list[dn.Layer] = [dn.Dense(n, activation) for n in sizes] + [dn.Dense(2)]
     results = {}
     for dtype in ("float64", "float32"):
@@ -120,8 +120,7 @@ def test_single_precision_is_as_good_as_numpys(backend: str, activation: str, si
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_of_one_batch_is_left_in_the_next(backend: str) -> None:
-    """Batches of many sizes through the same buffers, one at a time, give what they give afresh."""
+def test_batches_of_different_sizes_do_not_affect_each_other(backend: str) -> None:
     layers, _ = NETWORKS["categorical"]
     both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
     data = samples(net, "classes")
@@ -135,7 +134,7 @@ def test_nothing_of_one_batch_is_left_in_the_next(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "softmax"])
-def test_nan_stops_the_training_whatever_it_passes(backend: str, activation: str) -> None:
+def test_nan_stops_the_training_with_every_activation(backend: str, activation: str) -> None:
     layers: list[dn.Layer] = [dn.Dense(4, activation), dn.Dense(1)]
     both, states, net = programs(backend, layers, optimizer=dn.SGD(0.1))
     X, Y, _ = samples(net, "numbers")
@@ -149,7 +148,7 @@ def test_nan_stops_the_training_whatever_it_passes(backend: str, activation: str
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_data_that_change_in_place_are_read_anew(backend: str) -> None:
+def test_data_that_change_in_place_are_read_again(backend: str) -> None:
     layers, _ = NETWORKS["categorical"]
     both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
     data = samples(net, "classes")
@@ -161,7 +160,7 @@ def test_data_that_change_in_place_are_read_anew(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_same_start_gives_the_same_bits(backend: str) -> None:
+def test_two_trainings_from_the_same_start_have_the_same_bits(backend: str) -> None:
     layers, _ = NETWORKS["categorical"]
     results = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Recorded functions give what the pure functions give, in place and without allocating."""
+"""Recorded functions compute the results of the pure functions, in place and without allocating memory."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -21,12 +21,13 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 
 
 def replay(function: Callable[..., list[Any]], *inputs: np.ndarray) -> list[np.ndarray]:
+    """Return the results of the first of two runs, after checking that the second run gives the same bits."""
     recording = record(np, function, inputs)
     recording.run()
     first = [np.array(a) for a in recording.outputs]
     recording.run()
     for a, b in zip(first, recording.outputs, strict=True):
-        np.testing.assert_array_equal(a, b)  # buffers of the first run must not leak into the second
+        np.testing.assert_array_equal(a, b)  # the second run must not read buffers of the first
     return first
 
 
@@ -45,8 +46,8 @@ def test_every_activation_replays_bit_for_bit(name: str, shape: tuple[int, int],
         A = forward(xp, Z)
         return [A, backward(xp, dA, Z, A)]
 
-    for found, wanted in zip(replay(both, Z, dA), both(np, Z, dA), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for result, expected in zip(replay(both, Z, dA), both(np, Z, dA), strict=True):
+        np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -59,11 +60,11 @@ def test_every_loss_replays_bit_for_bit(name: str, shape: tuple[int, int]) -> No
         value = equations.EQUATIONS[name](xp, A, Y)
         return [value, equations.mean_loss(xp, value), equations.EQUATIONS[f"{name}_derivative"](xp, A, Y)]
 
-    for found, wanted in zip(replay(both, A, Y), both(np, A, Y), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for result, expected in zip(replay(both, A, Y), both(np, A, Y), strict=True):
+        np.testing.assert_array_equal(result, expected)
 
 
-# Random straight-line programs: each step takes earlier values and gives a new one of the same shape.
+# Random straight-line programs: each step computes a new value from two earlier values of the same shape.
 STEPS: list[Callable[[Any, Any, Any], Any]] = [
     lambda xp, a, b: a + b,
     lambda xp, a, b: a * 0.5 - b,
@@ -84,7 +85,7 @@ STEPS: list[Callable[[Any, Any, Any], Any]] = [
 @pytest.mark.slow
 @settings(max_examples=settings().max_examples * 60 // 100)
 @given(st.data(), st.sampled_from([(3, 4), (6 * TILE // 3, 3)]))
-def test_random_programs_replay_bit_for_bit_also_into_their_own_inputs(data: st.DataObject, shape: Any) -> None:
+def test_random_programs_replay_into_new_arrays_and_into_their_inputs(data: st.DataObject, shape: Any) -> None:
     picks = data.draw(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9), st.integers(0, 9)), max_size=8))
     outputs = data.draw(st.lists(st.integers(0, 9), min_size=2, max_size=2))
     rng = np.random.default_rng(3)
@@ -94,25 +95,25 @@ def test_random_programs_replay_bit_for_bit_also_into_their_own_inputs(data: st.
         values = [x, y]
         for step, i, j in picks:
             values.append(step(xp, values[i % len(values)], values[j % len(values)]))
-        return [values[k % len(values)] + 0.0 for k in outputs]  # pure functions return no input itself
+        return [values[k % len(values)] + 0.0 for k in outputs]  # a pure function does not return its inputs
 
-    wanted = function(np, x, y)
-    for found, value in zip(replay(function, x, y), wanted, strict=True):
-        assert_same(found, value)
+    expected = function(np, x, y)
+    for result, value in zip(replay(function, x, y), expected, strict=True):
+        assert_same(result, value)
     recording = record(np, function, [x, y], into=[x, y])
     recording.run()
     assert recording.outputs[0] is x
     assert recording.outputs[1] is y
-    assert_same(x, wanted[0])
-    assert_same(y, wanted[1])
+    assert_same(x, expected[0])
+    assert_same(y, expected[1])
 
 
-def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
-    """Bit for bit but for sums and products, which another memory layout may order differently."""
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9 * max(1.0, float(np.abs(wanted).max())))
+def assert_same(result: np.ndarray, expected: np.ndarray) -> None:
+    """Check equality up to rounding, since the order of the terms of sums and products depends on the memory layout."""
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-9 * max(1.0, float(np.abs(expected).max())))
 
 
-# Each function of the namespace, of x and y, shape (2, 3), and indices i: those that compute, and those that make.
+# An expression with each function of the namespace, for x and y of shape (2, 3) and indices i.
 NAMESPACE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "asarray": lambda xp, x, y, i: xp.asarray(3, dtype=x.dtype) * x,
     "arange": lambda xp, x, y, i: xp.astype(xp.arange(1, 7, 2, dtype=xp.int64), x.dtype) - x,
@@ -151,15 +152,15 @@ def test_every_function_of_the_namespace_replays_bit_for_bit(name: str, order: A
     def function(xp: Any, x: Any, y: Any, i: Any) -> list[Any]:
         return [NAMESPACE[name](xp, x, y, i)]
 
-    (found,), (wanted,) = replay(function, x, y, i), function(np, x, y, i)
-    assert found.dtype == wanted.dtype
-    np.testing.assert_array_equal(found, wanted, strict=True)
+    (result,), (expected,) = replay(function, x, y, i), function(np, x, y, i)
+    assert result.dtype == expected.dtype
+    np.testing.assert_array_equal(result, expected, strict=True)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T, lambda x: x[:, 1:]])
 def test_take_reads_its_operands_anew(axis: int, view: Callable[[Any], Any]) -> None:
-    """Also into its own operand, and with negative and constant indices."""
+    """The indices may be negative or constant, and the result may be written into the operand."""
     x, i = np.arange(16.0).reshape(4, 4), np.array([1, -1, 0])
 
     def function(xp: Any, x: Any, i: Any) -> list[Any]:
@@ -168,14 +169,14 @@ def test_take_reads_its_operands_anew(axis: int, view: Callable[[Any], Any]) -> 
     recording = record(np, function, [x, i])
     for _ in range(2):
         recording.run()
-        for found, wanted in zip(recording.outputs, function(np, x, i), strict=True):
-            np.testing.assert_array_equal(found, wanted, strict=True)
+        for result, expected in zip(recording.outputs, function(np, x, i), strict=True):
+            np.testing.assert_array_equal(result, expected, strict=True)
         x *= 2
         i[:] = [2, 0, 1]
     backwards = record(np, lambda xp, x, i: [xp.take(x, i, axis=0)], [x, np.array([3, 2, 1, 0])], into=[x])
-    wanted = x[::-1].copy()
+    expected = x[::-1].copy()
     backwards.run()
-    np.testing.assert_array_equal(x, wanted)
+    np.testing.assert_array_equal(x, expected)
 
 
 def test_a_branch_on_values_is_refused() -> None:
@@ -183,7 +184,7 @@ def test_a_branch_on_values_is_refused() -> None:
         record(np, lambda xp, x: [x if x[0] > 0 else -x], [np.ones(3)])
 
 
-def test_what_cannot_be_recorded_is_refused() -> None:
+def test_a_function_outside_the_namespace_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="linspace cannot be recorded"):
         record(np, lambda xp, x: [xp.linspace(0, 1, 3) + x], [np.ones(3)])
 
@@ -194,7 +195,7 @@ def test_unneeded_work_is_dropped_and_equal_work_done_once() -> None:
     assert len(recording.calls) == 2  # one sqrt, one add, no exp
 
 
-def test_the_two_halves_of_a_program_make_a_training() -> None:
+def test_gradients_and_update_have_the_result_of_train() -> None:
     both, states, _ = programs("numpy", NETWORKS["binary"][0], optimizer=dn.Adam(), class_indices=False)
     rng = np.random.default_rng(5)
     data = Data(rng.normal(size=(5, 6)), rng.integers(0, 2, (1, 6)).astype(float))
@@ -206,8 +207,8 @@ def test_the_two_halves_of_a_program_make_a_training() -> None:
     assert states[1].step == 1
 
 
-def test_a_warm_program_allocates_nothing() -> None:
-    """NumPy itself takes a buffer of 8,192 elements for a moment where it broadcasts; arrays here are far larger."""
+def test_a_program_allocates_no_memory_after_its_first_batches() -> None:
+    """The arrays are far larger than the temporary buffer of 8,192 elements that NumPy needs to broadcast."""
     both, states, _ = programs(
         "numpy",
         [dn.Dense(300, "gelu"), dn.Dropout(0.1), dn.Dense(3, "softmax")],

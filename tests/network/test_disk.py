@@ -1,4 +1,4 @@
-"""Samples that stay on disk: the same bits as from memory, on every backend, and memory for some batches at a time."""
+"""Samples that stay on disk: training has the same bits as from memory, and needs memory for a few batches."""
 
 import gzip
 import os
@@ -21,42 +21,42 @@ from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, NonFini
 
 @pytest.fixture
 def on_disk(tmp_path):
-    """Return a function that saves rows and maps them."""
+    """Return a function that saves rows and maps the file into memory."""
 
-    def make(rows):
+    def save(rows):
         np.save(tmp_path / "rows.npy", rows)
         return np.load(tmp_path / "rows.npy", mmap_mode="r")
 
-    return make
+    return save
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Let very little be held in memory, so that it takes many turns."""
+    """Keep few samples in memory, so that all code that reads them runs many times."""
     monkeypatch.setattr(disk, "BYTES_IN_MEMORY", 1 << 14)
     monkeypatch.setattr(streaming, "AT_ONCE", 0)
     monkeypatch.setattr(parquet_files, "ROOM", 1 << 12)
 
 
-def chosen(backend):
-    """Return the backend, or skip the test."""
+def available(backend):
+    """Return the backend, or skip the test if it is not installed."""
     if backend == "numba":
         pytest.importorskip("numba", reason='the extra "numba" is not installed')
     if backend == "a device":
-        import host_device  # the CuPy backend on what stands in for a GPU; it needs g++
+        import host_device  # the CuPy backend on a CPU that stands in for a GPU; it needs g++
 
         return host_device.backend()
     return backend
 
 
-# --- the same as in memory --------------------------------------------------------------------------------------------
+# --- training and statistics ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "uint8"])
 @pytest.mark.parametrize("backend", ["numpy", "numba", "a device"])
 def test_training_from_disk_gives_the_bits_of_training_from_memory(on_disk, backend, dtype):
-    on = chosen(backend)
+    on = available(backend)
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=(1500, 12)) * 40 + 120).astype(dtype)
     y, weights = rng.integers(0, 3, 1000), rng.uniform(size=1000)
@@ -77,7 +77,7 @@ def test_training_from_disk_gives_the_bits_of_training_from_memory(on_disk, back
     trained_from_disk, predicted_from_disk, _ = results(OnDisk(on_disk(rows)))
     for memory, from_disk in zip(trained, trained_from_disk, strict=True):
         np.testing.assert_array_equal(from_disk, memory)
-    # Predictions are made in parts: a BLAS may round a column's sums differently where the matrix has another width.
+    # Predictions are computed in parts, and a BLAS may round differently if the matrix is narrower.
     rtol = 0 if promise == "any threads" else 1e-5
     for memory, from_disk in zip(predicted, predicted_from_disk, strict=True):
         np.testing.assert_allclose(from_disk, memory, rtol=rtol, atol=rtol)
@@ -102,14 +102,14 @@ def test_a_mapped_array_that_has_to_be_converted_stays_on_disk(on_disk, monkeypa
 
     monkeypatch.setattr(streaming.DiskSamples, "read", counted)
     np.testing.assert_array_equal(trained(on_disk(rows).T), trained(rows.T))
-    assert sum(taken) == 300 * 3  # one look at all, and two epochs
+    assert sum(taken) == 300 * 3  # a check of all samples, and two epochs
     assert max(taken) * 5 * 8 * disk.COPIES <= disk.BYTES_IN_MEMORY
     taken.clear()
     trained(on_disk(rows.astype("float32")).T)  # nothing to convert
     assert not taken
 
 
-def test_resuming_a_training_from_disk(on_disk, tmp_path):
+def test_a_training_from_disk_is_resumed(on_disk, tmp_path):
     rows = np.random.default_rng(1).normal(size=(300, 5))
     X, y = OnDisk(on_disk(rows)), (rows[:, 0] > 0).astype(float)
 
@@ -119,7 +119,7 @@ def test_resuming_a_training_from_disk(on_disk, tmp_path):
         return net.flat()
 
     trained(X, 2, checkpoint=tmp_path / "run")
-    for samples in (X, rows.T):  # a checkpoint knows the data, wherever they are
+    for samples in (X, rows.T):  # a checkpoint recognizes the same data in memory
         resumed = trained(samples, 4, checkpoint=tmp_path / "run", resume=True)
         np.testing.assert_array_equal(resumed, trained(rows.T, 4))
 
@@ -127,15 +127,15 @@ def test_resuming_a_training_from_disk(on_disk, tmp_path):
 def test_statistics_of_samples_on_disk(on_disk):
     rows = np.random.default_rng(2).normal(size=(1000, 7)) * 10.0 ** np.arange(-3, 4) + 5
     rows[:, 3] = 0.1
-    ours, wanted = dn.Standardizer.fit(OnDisk(on_disk(rows))), dn.Standardizer.fit(rows.T)
-    np.testing.assert_allclose(ours.mean, wanted.mean, rtol=1e-14)  # sums of 1000 terms, in another order
-    np.testing.assert_allclose(ours.scale, wanted.scale, rtol=1e-13)
+    ours, expected = dn.Standardizer.fit(OnDisk(on_disk(rows))), dn.Standardizer.fit(rows.T)
+    np.testing.assert_allclose(ours.mean, expected.mean, rtol=1e-14)  # sums of 1000 terms in a different order
+    np.testing.assert_allclose(ours.scale, expected.scale, rtol=1e-13)
     assert ours.scale[3] == 1
     big = dn.Standardizer.fit(OnDisk(on_disk(np.array([[1.7e308], [-1.7e308]]))))
     assert (big.mean[0, 0], big.scale[0, 0]) == (0, pytest.approx(1.7e308))
 
 
-def test_parts_of_samples(on_disk):
+def test_indexing_selects_samples_of_the_chosen_columns(on_disk):
     rows = np.arange(20.0).reshape(5, 4)
     X = OnDisk(on_disk(rows), columns=[3, 1])
     assert X.shape == (2, 5)
@@ -143,11 +143,11 @@ def test_parts_of_samples(on_disk):
     assert X[:, [4, 0]][:, -1:].read(np.array([0])).tolist() == rows[[0]][:, [3, 1]].T.tolist()
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "told"),
+    ("arguments", "error", "message"),
     [
         (([[1.0]],), ArgumentError, "rows: got list, wanted a NumPy array"),
         ((np.ones(3),), ShapeError, r"rows has shape \(3,\), wanted \(m, n\)"),
@@ -156,17 +156,17 @@ def test_parts_of_samples(on_disk):
         ((np.ones((2, 2)), [-1]), ArgumentError, r"index holds rows outside 0 \.\. 1"),
     ],
 )
-def test_what_is_no_samples(arguments, error, told):
-    with pytest.raises(error, match=told):
+def test_wrong_rows_and_indices_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
         OnDisk(*arguments)
 
 
-def test_wrong_parts():
+def test_only_samples_can_be_selected():
     with pytest.raises(ArgumentError, match=r"wanted X\[:, samples\]"):
         OnDisk(np.ones((2, 2)))[0]
 
 
-def test_what_training_says_of_them(on_disk):
+def test_training_reports_wrong_samples_on_disk(on_disk):
     rows = np.zeros((500, 5))
     net = dn.Network([dn.Dense(1)], inputs=5, seed=0)
     before = net.flat()
@@ -187,7 +187,7 @@ def test_what_training_says_of_them(on_disk):
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "idx", "parquet"])
-def test_a_file_opened_is_the_file_read(tmp_path, kind):
+def test_an_open_table_has_the_contents_of_the_table_in_memory(tmp_path, kind):
     rows = np.arange(600, dtype=np.uint8).reshape(100, 6)
     y = np.arange(100) % 3
     path = tmp_path / f"images.{kind}"
@@ -204,44 +204,44 @@ def test_a_file_opened_is_the_file_read(tmp_path, kind):
         pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
         named = {f"x{j}": rows[:, j] for j in range(6)} | {"y": [f"kind {i}" for i in y]}
         pq.write_table(pa.table(named), path, row_group_size=7)
-    there, here = dn.open_table(path), read_table(path)
-    assert there.names == here.names
-    assert there.n_rows == 100
-    target = there.names[-1]
-    assert there.column(target).tolist() == here.column(target).tolist()
-    X, names = there.features(exclude=[target])
-    assert names == there.names[:-1]
-    np.testing.assert_array_equal(np.concatenate(list(X.blocks()), axis=1), here.features(exclude=[target])[0].T)
-    some, _ = there.features(names=names[4:1:-1])
+    on_disk, in_memory = dn.open_table(path), read_table(path)
+    assert on_disk.names == in_memory.names
+    assert on_disk.n_rows == 100
+    target = on_disk.names[-1]
+    assert on_disk.column(target).tolist() == in_memory.column(target).tolist()
+    X, names = on_disk.features(exclude=[target])
+    assert names == on_disk.names[:-1]
+    np.testing.assert_array_equal(np.concatenate(list(X.blocks()), axis=1), in_memory.features(exclude=[target])[0].T)
+    some, _ = on_disk.features(names=names[4:1:-1])
     np.testing.assert_array_equal(some.read(np.array([3])), rows[[3], 4:1:-1].T)
     with pytest.raises(TableError, match="no column 'zz'"):
-        there.features(exclude=["zz"])
+        on_disk.features(exclude=["zz"])
     with pytest.raises(TableError, match="no column 'zz'"):
         dn.open_table(path, exclude=["zz"])
 
 
 def test_files_that_cannot_stay_on_disk(tmp_path):
-    def told(name, content=None):
+    def message(name, content=None):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(TableError) as caught:
             dn.open_table(tmp_path / name)
         return str(caught.value)
 
-    assert "convert it to one of them" in told("a.csv", b"a,b\n1,2\n")
+    assert "convert it to one of them" in message("a.csv", b"a,b\n1,2\n")
     np.savez_compressed(tmp_path / "a.npz", X=np.ones((2, 2)))
-    assert "array 'X' is compressed; save it with numpy.savez" in told("a.npz")
+    assert "array 'X' is compressed; save it with numpy.savez" in message("a.npz")
     np.savez(tmp_path / "b.npz", a=np.ones(2))
-    assert "only in an array X" in told("b.npz")
-    assert "unpack it with gunzip" in told("a.idx", gzip.compress(idx(np.ones((2, 2)))))
-    assert "it is not as long" in told("b.idx", idx(np.ones((2, 2))) + b"x")
-    assert "two dimensions or more" in told("c.idx", idx(np.ones(2)))
-    assert "cannot be read: No such file" in told("d.npy")
+    assert "only in an array X" in message("b.npz")
+    assert "unpack it with gunzip" in message("a.idx", gzip.compress(idx(np.ones((2, 2)))))
+    assert "it is not as long" in message("b.idx", idx(np.ones((2, 2))) + b"x")
+    assert "two dimensions or more" in message("c.idx", idx(np.ones(2)))
+    assert "cannot be read: No such file" in message("d.npy")
     with pytest.raises(ArgumentError, match="exclude is 'y'; a collection of column names was wanted"):
         dn.open_table(tmp_path / "a.npz", exclude="y")
 
 
-def test_text_and_missing_values_in_a_parquet_file(tmp_path):
+def test_text_and_missing_values_in_a_parquet_file_are_refused(tmp_path):
     pa = pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
     pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
     path = tmp_path / "a.parquet"
@@ -253,8 +253,8 @@ def test_text_and_missing_values_in_a_parquet_file(tmp_path):
         table.column("a")
 
 
-def test_a_local_header_that_lies(tmp_path):
-    """The array begins after the local header, whose length only it tells: it is looked at, and bounded by the file."""
+def test_a_wrong_local_header_is_refused(tmp_path):
+    """The array begins after the local header of the archive's entry, and the header here states a wrong length."""
     path = tmp_path / "a.npz"
     np.savez(path, X=np.ones((3, 2)))
     with zipfile.ZipFile(path) as archive:
@@ -273,9 +273,9 @@ def test_a_local_header_that_lies(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
 @pytest.mark.parametrize("form", ["npy", "npz", "parquet"])
 def test_memory_is_bounded_whatever_the_size_of_the_data(tmp_path, form):
-    """A process that may take 16 MB more trains on 31 MB, with a standardizer, and cannot read them into memory.
+    """A process that may allocate 16 MB trains on 31 MB, with a standardizer, and cannot read them into memory.
 
-    (Parquet takes 32 MB more to train on 61 MB: its library holds some rows of all columns, decoded and not.)
+    With Parquet it may allocate 32 MB and trains on 61 MB, since pyarrow holds some rows both encoded and decoded.
     """
     m, n = (240_000 if form == "parquet" else 120_000), 32
     rng = np.random.default_rng(0)
@@ -314,7 +314,7 @@ if sys.argv[1].endswith("parquet"):
     import pyarrow
     pyarrow.set_cpu_count(1), pyarrow.set_io_thread_count(1)
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-train(sys.argv[2])  # what is loaded once, and the workspace of the BLAS
+train(sys.argv[2])  # loads modules and the workspace of the BLAS
 np.ones((999, 999)) @ np.ones((999, 999))
 words = next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()
 more = 32 if sys.argv[1].endswith("parquet") else 16
