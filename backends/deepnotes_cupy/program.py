@@ -43,8 +43,8 @@ class CupyProgram(EagerProgram):
         self._arrays: Arrays | None = None
         self._replays: dict[tuple[int, bool], Replay] = {}
         self._stage: Stage | None = None
-        self._hosts: dict[int, tuple[Any, np.ndarray]] = {}
-        self._sourced: tuple[Any, Any, Any] = (None, None, None)
+        self._host_copies: dict[int, tuple[Any, np.ndarray]] = {}
+        self._source_cache: tuple[Any, Any, Any] = (None, None, None)
 
     # --- the three methods of a Program ---------------------------------------------------------------------------
 
@@ -96,8 +96,8 @@ class CupyProgram(EagerProgram):
     def release_data(self) -> None:
         """Release the data of the last training, since another training needs the memory."""
         with self._device.section():
-            self._sourced, self._stage = (None, None, None), None
-            self._hosts.clear()
+            self._source_cache, self._stage = (None, None, None), None
+            self._host_copies.clear()
             for replay in self._replays.values():
                 replay.unbind()
 
@@ -112,7 +112,7 @@ class CupyProgram(EagerProgram):
         self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
         self._device.upload(control.initial(state.step, sums), self._shared.control)
         if any(isinstance(x, HostSamples) for x in data):
-            self._streamed(state, data, order, batch_size)
+            self._enqueue_from_host(state, data, order, batch_size)
         else:
             self._send_order(order, data.X.shape[1])
             self._enqueue(state, self._source(data), batch_size, len(order))
@@ -134,9 +134,9 @@ class CupyProgram(EagerProgram):
                 replay.bind(source, batch_size)
                 replay.run(steps)
 
-    def _streamed(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
+    def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue steps on data that stay on the host, part by part."""
-        hosts: list[np.ndarray] = [self._on_host(x) for x in data if x is not None]
+        hosts: list[np.ndarray] = [self._host_array(x) for x in data if x is not None]
         widths = self.plan.inputs, self._targets, int(data.w is not None)
         if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
             self._stage = None  # released first, since the memory may not suffice for both
@@ -195,12 +195,12 @@ class CupyProgram(EagerProgram):
 
     def _source(self, data: Data) -> Source:
         """Return the arrays that batches are gathered from: the data themselves, or copies at fixed addresses."""
-        before, copies, source = self._sourced
+        before, copies, source = self._source_cache
         if not (before and all(a is b for a, b in zip(data, before, strict=True))):
             arrays = [None if a is None else self._flat(a) for a in data]
             source = Source(*(None if pair is None else pair[0] for pair in arrays))
             copies = [pair is not None and pair[1] for pair in arrays]
-            self._sourced = data, copies, source
+            self._source_cache = data, copies, source
             return source
         for x, copied, target in zip(data, copies, source, strict=True):
             if copied:  # the original may have changed
@@ -215,13 +215,13 @@ class CupyProgram(EagerProgram):
         flat = by_sample(xp, converted)
         return flat, converted is not x or not x.T.flags.c_contiguous
 
-    def _on_host(self, x: Any) -> np.ndarray:
+    def _host_array(self, x: Any) -> np.ndarray:
         """Return `x` as a NumPy array; arrays on the device are downloaded once."""
         if isinstance(x, HostSamples):
             return x.array
-        cached = self._hosts.get(id(x))
+        cached = self._host_copies.get(id(x))
         if cached is None:
-            if len(self._hosts) > 2:
-                self._hosts.clear()
-            cached = self._hosts[id(x)] = (x, self._device.download(x))
+            if len(self._host_copies) > 2:
+                self._host_copies.clear()
+            cached = self._host_copies[id(x)] = (x, self._device.download(x))
         return cached[1]
