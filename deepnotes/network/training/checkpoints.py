@@ -278,7 +278,7 @@ class Checkpoint:
         write = network.backend.write
         state.slots = tuple(write(a, 0, network.from_host(b)) for a, b in zip(state.slots, self.slots, strict=True))
         state.step = training.step = self.step
-        training.epoch, training.at = self.epoch, self.at
+        training.epoch, training.position = self.epoch, self.at
         vars(training.history).update(vars(self.history))
         loss, weight = self.at.sums
         training.loss = loss / weight if weight else (self.history.loss or [training.loss])[-1]
@@ -323,7 +323,7 @@ def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str,
     CheckpointError
         If a callback's memory holds something that cannot be written to a file.
     """
-    network, state, at, history = training.network, training.state, training.at, training.history
+    network, state, at, history = training.network, training.state, training.position, training.history
     header, tensors = model_files.content(network, _described)
     arrays = {f"slot{i}": network.backend.to_numpy(slot) for i, slot in enumerate(state.slots)}
     if at.order is not None:
@@ -535,7 +535,7 @@ def _described(layer: Layer) -> dict[str, Any]:
 
 
 def _moment(training: Training) -> tuple[int, bool]:
-    return training.state.step, training.at.order is None
+    return training.state.step, training.position.order is None
 
 
 def _place(directory: Path, step: int) -> Path:

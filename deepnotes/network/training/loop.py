@@ -78,23 +78,23 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
     with deferred(terminate=any(callback.saves for callback in training.callbacks)) as signals:
-        while training.at.order is not None or (training.epoch < training.epochs and not training.stop):
-            began = time.perf_counter() - training.at.seconds
+        while training.position.order is not None or (training.epoch < training.epochs and not training.stop):
+            began = time.perf_counter() - training.position.seconds
             for _ in _chunks(training, program):
-                training.at.seconds = time.perf_counter() - began
+                training.position.seconds = time.perf_counter() - began
                 _notify(training, "on_chunk")
                 signals.check()
             # If a user's metric or schedule fails here, or a signal interrupts it, the history is unchanged.
             with signals.lifted():
                 figures = evaluate()
-            memory = checked_memory(schedule.observe(training.at.memory, figures.get("val_loss", training.loss)))
+            memory = checked_memory(schedule.observe(training.position.memory, figures.get("val_loss", training.loss)))
             training.at_rest = False
             history.loss.append(training.loss)
-            history.learning_rate.append(training.at.rate)
+            history.learning_rate.append(training.position.rate)
             for name, value in figures.items():
                 (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
             history.seconds.append(time.perf_counter() - began)
-            training.at = Position(memory=memory)
+            training.position = Position(memory=memory)
             training.at_rest = True
             _notify(training, "on_epoch")
             signals.check()
@@ -160,21 +160,21 @@ def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException]
 
 def _chunks(training: Training, program: Program) -> Iterator[None]:
     """Train to the end of an epoch, a chunk of batches at a time."""
-    at, state, samples, batch_size = training.at, training.state, training.samples, training.batch_size
+    position, state, samples, batch_size = training.position, training.state, training.samples, training.batch_size
     schedule, most = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
-    while at.order is None or at.done < samples:
-        updates = min(training.per_chunk, -(-(samples - at.done) // batch_size), most)
-        rates = _rates(schedule, state.step, updates, at.memory)
-        if at.order is None:  # after the rates, since an error in them must be raised before anything changes
-            at.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
+    while position.order is None or position.done < samples:
+        updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), most)
+        rates = _rates(schedule, state.step, updates, position.memory)
+        if position.order is None:  # after the rates, since an error in them must be raised before anything changes
+            position.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
             training.epoch += 1
-        part = at.order[at.done : at.done + updates * batch_size]
+        part = position.order[position.done : position.done + updates * batch_size]
         began = time.perf_counter()
         training.at_rest = False
         data, order = data_for_program(training.network.backend, training.data, part)
-        chunk = program.train(state, Batches(data, order, batch_size, rates, at.sums))
-        at.sums, at.rate = chunk.sums, float(rates[-1])
-        at.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
+        chunk = program.train(state, Batches(data, order, batch_size, rates, position.sums))
+        position.sums, position.rate = chunk.sums, float(rates[-1])
+        position.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
         training.step += chunk.steps
         training.at_rest = True
         if chunk.steps < updates:
@@ -216,9 +216,9 @@ def _rates(schedule: Rate, first: int, count: int, memory: Memory) -> np.ndarray
 
 
 def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
-    at, update = training.at, training.state.step + 1
-    assert at.order is not None
-    batch = at.order[at.done : at.done + training.batch_size]
+    position, update = training.position, training.state.step + 1
+    assert position.order is not None
+    batch = position.order[position.done : position.done + training.batch_size]
     fault = first_fault(training.network.backend, training.plan, training.state, training.data, batch)
     cause = (
         f"the loss is {cost}"

@@ -112,7 +112,7 @@ class Training:
         The parameters, slots and number of updates; available from ``on_ready`` on.
     epoch : int
         The current epoch, counted from 1; in ``on_epoch``, the epoch that has just ended.
-    at : Position
+    position : Position
         The position within the epoch.
     step, steps : int
         The number of updates made so far in this training, and the total number.
@@ -140,7 +140,7 @@ class Training:
     history: History = field(default_factory=History)
     state: State = field(init=False)
     epoch: int = 0
-    at: Position = field(default_factory=Position)
+    position: Position = field(default_factory=Position)
     step: int = 0
     loss: float = inf
     at_rest: bool = True

@@ -32,7 +32,7 @@ class Stop(dn.Callback):
         self.epoch = epoch
 
     def on_chunk(self, training: Any) -> None:
-        if training.epoch == self.epoch and training.at.done > 50:
+        if training.epoch == self.epoch and training.position.done > 50:
             raise InterruptedError("stopped")
 
 
