@@ -102,7 +102,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("callbacks", lambda n: n.fit(X, Y, callbacks=[3]), dn.ArgumentError, r"callbacks\[0\] is 3, wanted an object", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=[dn.Callback]), dn.ArgumentError, r"callbacks\[0\] is <class", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=dn.Callback()), dn.ArgumentError, "wanted a list of callbacks", None),
-    ("schedule", lambda n: n.fit(X, Y, optimizer=dn.SGD(Ascent())), dn.ArgumentError, "learning_rate: .* gave for upd", None),
+    ("schedule", lambda n: n.fit(X, Y, optimizer=dn.SGD(Ascent())), dn.ArgumentError, "learning_rate: got .*, wanted finite", None),
     ("beyond the dtype", lambda n: n.fit(np.where(X[1, 2] == X, 1e39, X), Y), dn.DataError,
      r"X\[1, 2\] is 1e\+39, beyond float32, as 1 values are; use dtype='float64'", None),
     ("beyond the dtype", lambda n: n.fit(X, [0, 0, 0, 1e39, 0, 0]), dn.DataError, r"Y\[0, 3\] is 1e\+39, beyond", LINEAR),
