@@ -21,7 +21,7 @@ import os
 import pickle
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -174,10 +174,18 @@ def _digest(key: bytes, content: bytes) -> bytes:
 
 
 def _worded(what: str, sig: Any) -> str:
-    """Return `what`, and the dtype of the first array of floats among the arguments, if there is one."""
-    arrays = (kind for kind in sig if isinstance(kind, numba.types.Array) and isinstance(kind.dtype, numba.types.Float))
-    dtype = next((kind.dtype for kind in arrays), None)
+    """Return `what` with the dtype of the first array of floats among the arguments, if any is such an array."""
+    dtype = next(_float_dtypes(sig), None)
     return what if dtype is None else f"{what} for {dtype}"
+
+
+def _float_dtypes(kinds: Iterable[Any]) -> Iterator[Any]:
+    """Yield the dtypes of arrays of floats among some types, and in tuples among them."""
+    for kind in kinds:
+        if isinstance(kind, numba.types.BaseTuple):
+            yield from _float_dtypes(kind.types)
+        elif isinstance(kind, numba.types.Array) and isinstance(kind.dtype, numba.types.Float):
+            yield kind.dtype
 
 
 def _announce(what: str, folder: Path | None, fault: str | None = None) -> None:

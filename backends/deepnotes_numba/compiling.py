@@ -44,6 +44,14 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(forceinline=True, **INNER)(function)
 
 
+def substituted(function: Callable[..., Any]) -> Any:
+    """Return `function`, substituted into its callers before they are compiled.
+
+    Otherwise each level of calls takes the compiler longer: it optimizes a function together with all that it calls.
+    """
+    return numba.njit(inline="always", **INNER)(function)
+
+
 def standalone(function: Callable[..., Any]) -> Any:
     """Return `function`, callable from Python, compiled at its first call and not kept on disk."""
     return numba.njit(no_cfunc_wrapper=True, **OPTIONS)(function)

@@ -145,23 +145,26 @@ def _tile(rows, registers):
     """Return the function that computes some rows of one block of a product, one or two registers wide."""
 
     @intrinsic
-    def tile(typingctx, W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b):
-        """Write ``Σ W[r, p] A[p, :]`` to the rows r at out[o], `o_row` apart, as far as `columns` go.
+    def tile(typingctx, W, factor, A, a, out, tile, extent):
+        """Write ``Σ W[r, p] A[p, :]`` for some rows r to a tile of `out`.
 
-        W[r, p] lies at ``W[w + r w_row + p w_column]``, for `terms` terms, and again `times` times: for each further
-        time, `w_next` further on in W and `terms` rows further on in A. The sum begins with 0, or with what is in out,
-        or with the numbers that begin at ``W[b]``, as `start` is 0, 1 or 2.
+        W[r, p] lies at ``W[factor.start + r factor.row + p factor.column]``, for ``extent.terms`` terms, which are
+        repeated ``extent.times`` times: each time `factor.again` further on in W, and `extent.terms` rows further on in
+        A, from offset `a`. See :class:`Tile` and :class:`Sum` for the rest.
         """
 
         def generate(context, builder, signature, arguments):
-            W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b = arguments
+            W, factor, A, a, out, tile, extent = arguments
+            w, w_row, w_column, w_again = cgutils.unpack_tuple(builder, factor)
+            o, o_row, columns = cgutils.unpack_tuple(builder, tile)
+            terms, times, start, b = cgutils.unpack_tuple(builder, extent)
             kinds = signature.args
             lanes = _lanes(kinds[0])
             register = ir.VectorType(context.get_data_type(kinds[0].dtype), lanes)
             align = kinds[0].dtype.bitwidth // 8
             weights, begin = (_pointer(context, builder, kinds[0], W, at) for at in (w, b))
-            panel = _pointer(context, builder, kinds[5], A, a)
-            first = _pointer(context, builder, kinds[7], out, o)
+            panel = _pointer(context, builder, kinds[2], A, a)
+            first = _pointer(context, builder, kinds[4], out, o)
 
             def place(start, half):
                 return builder.bitcast(builder.gep(start, [WORD(half * lanes)]), register.as_pointer())
@@ -180,7 +183,7 @@ def _tile(rows, registers):
                     builder.store(_broadcast(builder, bias, lanes), sums[r][half])
 
             with cgutils.for_range(builder, times) as again:
-                here = builder.gep(weights, [builder.mul(again.index, w_next)])
+                here = builder.gep(weights, [builder.mul(again.index, w_again)])
                 there = builder.gep(panel, [builder.mul(again.index, builder.mul(terms, WORD(2 * lanes)))])
                 lines = [builder.gep(here, [builder.mul(w_row, WORD(r))]) for r in range(rows)]
                 with cgutils.for_range(builder, terms) as term:
@@ -204,7 +207,7 @@ def _tile(rows, registers):
                         builder.store(builder.load(sums[r][half]), place(out_rows[r], half), align=align)
             return context.get_dummy_value()
 
-        return types.void(W, *[types.intp] * 4, A, types.intp, out, *[types.intp] * 7), generate
+        return types.void(W, factor, A, types.intp, out, tile, extent), generate
 
     return tile
 

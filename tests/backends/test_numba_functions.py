@@ -15,7 +15,15 @@ from test_activations import reference, ulps
 from deepnotes.equations import EQUATIONS
 
 pytest.importorskip("numba")
-from deepnotes_numba.activations import NEEDS_Z, activate, backward, softmax, softmax_backward, softmax_of
+from deepnotes_numba.activations import (
+    NEEDS_Z,
+    activate,
+    activate_in_place,
+    backward,
+    softmax,
+    softmax_backward,
+    softmax_of,
+)
 from deepnotes_numba.codes import ACTIVATIONS
 from deepnotes_numba.compiling import standalone
 from deepnotes_numba.elementary import exp, expm1, log, log1p, normal_cdf, sigmoid, softplus, tanh
@@ -77,8 +85,11 @@ def run(which, x, out):
 
 @standalone
 def activity(code, option, Z, A, D, shared):
-    """Write A = g(Z), and turn D from dA into dZ."""
-    activate(code, option, Z, A, shared)
+    """Write A = g(Z), and replace dA, in D, by dZ; if `shared`, A is Z."""
+    if shared:
+        activate_in_place(code, option, A)
+    else:
+        activate(code, option, Z, A)
     backward(code, option, D, Z, A)
 
 
