@@ -123,14 +123,14 @@ class LossFunction(NamedTuple):
     Attributes
     ----------
     code : int
-    option : float
+    option : floating
         The loss's option, of the workspace's dtype.
     labelled : bool
         Whether the targets are class indices.
     """
 
     code: int
-    option: float
+    option: np.floating
     labelled: bool
 
 
@@ -263,8 +263,8 @@ class Objective(NamedTuple):
     ----------
     loss : int
         The code of the loss.
-    option : float
-        The loss's option.
+    option : floating
+        The loss's option, of the workspace's dtype.
     labelled : bool
         Whether the targets are class indices.
     l2 : float
@@ -275,7 +275,7 @@ class Objective(NamedTuple):
     """
 
     loss: int
-    option: float
+    option: np.floating
     labelled: bool
     l2: float
     scale: float

@@ -1,4 +1,4 @@
-"""Dropout's masks: Philox-4x32-10, the same words as :func:`deepnotes.equations.philox`."""
+"""Dropout masks from Philox-4x32-10, with the same random words as :func:`deepnotes.equations.philox`."""
 
 import numpy as np
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from deepnotes_numba.activations import NEEDS_Z, activate, activate_in_place, softmax_of
-from deepnotes_numba.arguments import Draw, LossFunction, Samples, Tables, Targets, Team, Workspace
+from deepnotes_numba.arguments import DenseLayer, Draw, LossFunction, Samples, Tables, Targets, Team, Workspace
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import gather, gather_targets
 from deepnotes_numba.codes import IDENTITY, SOFTMAX
@@ -129,27 +129,11 @@ def predict_one(x, out, layers, options_address, theta_address, work_address, st
     """
     options, theta, work = pointer_to(options_address, x), pointer_to(theta_address, x), pointer_to(work_address, x)
     A_prev = pointer(x, 0)
-    lanes = block(x) // 2
     for layer in range(layers.shape[0]):
         row = layers[layer]
-        n_prev, n, w, b, code = row[INPUTS], row[OUTPUTS], row[W], row[B], row[ACTIVATION]
-        z = pointer(work, 2 * (layer % 2) * stride)
-        whole = n_prev // lanes
-        i = 0
-        while i + 8 <= n:
-            dots8(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
-            i += 8
-        while i < n:
-            dots1(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
-            i += 1
+        n, code, z = row[OUTPUTS], row[ACTIVATION], pointer(work, 2 * (layer % 2) * stride)
+        _multiply_vector(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), A_prev, z)
         Z = view(z, 0, n)
-        if whole * lanes < n_prev:
-            rest = n_prev - whole * lanes
-            last = view(A_prev, whole * lanes, rest)
-            for i in range(n):
-                weights = view(theta, w + i * n_prev + whole * lanes, rest)
-                for p in range(rest):
-                    Z[i] += weights[p] * last[p]
         if code == SOFTMAX:
             softmax_of(Z)
         elif code != IDENTITY:
@@ -163,3 +147,25 @@ def predict_one(x, out, layers, options_address, theta_address, work_address, st
     A = view(A_prev, 0, out.shape[0])
     for i in range(out.shape[0]):
         out[i, 0] = A[i]
+
+
+@substituted
+def _multiply_vector(theta, layer, A_prev, z):
+    """Write ``z = W a_prev + b`` for one sample."""
+    w, b, n, n_prev = layer
+    lanes = block(theta) // 2
+    whole = n_prev // lanes
+    i = 0
+    while i + 8 <= n:
+        dots8(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
+        i += 8
+    while i < n:
+        dots1(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
+        i += 1
+    if whole * lanes < n_prev:
+        rest = n_prev - whole * lanes
+        last, Z = view(A_prev, whole * lanes, rest), view(z, 0, n)
+        for i in range(n):
+            weights = view(theta, w + i * n_prev + whole * lanes, rest)
+            for p in range(rest):
+                Z[i] += weights[p] * last[p]
