@@ -120,10 +120,8 @@ def compiled() -> dict[Path, tuple[Any, Any]]:
     entries = {}
     for function in (training.train, prediction.predict, prediction.predict_one):
         for sig in function.overloads:
-            entries[function._cache._place(function._cache._folder, sig, function.targetctx.codegen())[1]] = (
-                function,
-                sig,
-            )
+            _, path = function._cache._place(function._cache._folder, sig, function.targetctx.codegen())
+            entries[path] = function, sig
     if not all(path.exists() for path in entries):
         pytest.skip(f"compiled code cannot be kept in {cache.cache_folder()}")
     return entries

@@ -1,4 +1,4 @@
-"""The errors of the Numba backend's elementary functions and activations, in units of the last index (ulp).
+"""The errors of the Numba backend's elementary functions and activations, in units of the last place (ulp).
 
 Let u be half an ulp of 1; then a relative error of k u is at most k ulp. The bounds of exp, tanh, sigmoid and softplus
 are from section 4 of the design. The other bounds are derived below, and those of the activations in
@@ -43,7 +43,7 @@ BOUNDS = {
     "softplus": 5,
     # The result is 2^n p + (2^n - 1) with p = e^r - 1. The error of p is below 4 u |r|: u |r| each for r and for the
     # sum, and together u |r| for r * r, the series and their product, since r² / 2 is at most a fifth of r. 2^n |r| is
-    # at most 1.68 |e^x - 1|, for x = ln(2) / 2 and n = 1, which gives 6.7; the last sum adds 1.
+    # at most 1.68 |e^x - 1|, for x = ln(2) / 2 and n = 1, which gives 6.7; with the last sum it is below 8.
     "expm1": 8,
     # log m is 2 s plus terms below 1/100 of it, with s = f / (2 + f) and an exact f: 2 u for s, and u for the sum.
     # Adding n ln 2 (n LN2_HIGH is exact) costs u; it is at least twice log m, so their sum is at least log m. All other
@@ -119,9 +119,7 @@ def reference_values(name: str, x: np.ndarray) -> np.ndarray:
         if name == "softplus":
             return np.logaddexp(0, wide)
         if name == "normal_cdf":
-            return EQUATIONS["normal_cdf"](
-                np, wide
-            )  # accurate in double precision: tests/equations/test_activations.py
+            return EQUATIONS["normal_cdf"](np, wide)  # as accurate as tests/equations/test_activations.py says
         return getattr(np, name)(wide)
 
 
@@ -162,7 +160,7 @@ def assert_within(name: str, out: np.ndarray, true: np.ndarray, bound: Any) -> N
     ("name", "dtype"), [(f, d) for f in FUNCTIONS for d in DTYPES if (f, d) != ("normal_cdf", "float64")]
 )
 def test_every_function_is_within_its_bound(name: str, dtype: str) -> None:
-    """Computed as 2 σ(2x) - 1, tanh would be off by 10^7 ulp near 0; so would log(1 + e^x) for very negative x."""
+    """Near 0, tanh as 2 σ(2x) - 1 would be off by 10^7 ulp; so would softplus as log(1 + e^x) for very negative x."""
     if dtype == "float64" and np.finfo(np.longdouble).eps > np.finfo(dtype).eps / 256:
         pytest.skip("there is no wider type for the reference")
     x = grid(name, dtype)
