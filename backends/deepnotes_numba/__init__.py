@@ -1,4 +1,4 @@
-"""The Numba backend: chunks of mini-batches inside one compiled call, on NumPy's arrays."""
+"""The Numba backend: compiled training and prediction on NumPy's arrays."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ __all__ = ["NumbaBackend", "create"]
 
 
 class NumbaBackend(ThreadedBackend):
-    """NumPy's arrays, and Programs compiled by Numba.
+    """A backend with NumPy's arrays, whose Programs are compiled by Numba.
 
     Parameters
     ----------
     threads : int, optional
-        The most threads that a call may use; by default as many as the machine and the user's other limits allow and as
-        the work warrants. See :mod:`deepnotes_numba.thread_count`.
+        The maximum number of threads of a call. By default it is limited by the machine and by the settings of other
+        libraries. A call with little work uses fewer threads; see :mod:`deepnotes_numba.thread_count`.
     """
 
     determinism = "any threads"
@@ -30,11 +30,11 @@ class NumbaBackend(ThreadedBackend):
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the compiled Program, or None for a plan with a part that has no kernel."""
+        """Return the compiled Program, or None for a plan that uses anything without a kernel."""
         if not SUPPORTED.has_plan(plan):
             _log_eager(plan)
             return None
-        from deepnotes_numba.program import NumbaProgram  # imported when needed, since importing Numba takes a second
+        from deepnotes_numba.program import NumbaProgram  # not before, since importing Numba takes a second
 
         return NumbaProgram(self, plan)
 
@@ -48,18 +48,18 @@ class NumbaBackend(ThreadedBackend):
         return NumbaInference(self, layers, layout, dtype)
 
     def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
-        """Compile training and prediction for each dtype, or find them in the cache; see :meth:`Backend.warmup`."""
+        """Compile training and prediction for each dtype, or load them from the cache; see :meth:`Backend.warmup`."""
         from deepnotes_numba.warmup import warmup
 
         yield from warmup(self, dtypes)
 
     def describe(self) -> str:
-        """Return the versions that matter."""
+        """Return the versions of Numba and NumPy."""
         return ", ".join(f"{name} {import_module(name).__version__}" for name in ("numba", "numpy"))
 
 
-def _log_eager(what: object) -> None:
-    logging.getLogger("deepnotes").debug("numba: %s has parts that there is no kernel for, so it runs eagerly", what)
+def _log_eager(plan: object) -> None:
+    logging.getLogger("deepnotes").debug("numba: %s uses something without a kernel, so it runs eagerly", plan)
 
 
 def create(threads: int | None = None) -> Backend:
@@ -68,7 +68,7 @@ def create(threads: int | None = None) -> Backend:
     Parameters
     ----------
     threads : int, optional
-        As of :class:`NumbaBackend`.
+        See :class:`NumbaBackend`.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Activations and their slopes, element by element and by code, and the loops over them.
+"""Activations and their slopes, of one element and of arrays, and their dispatch by code.
 
-A slope is a function of z, or of ``a = g(z)`` where that is enough: then A may overwrite Z.
+A slope is a function of z, or of ``a = g(z)`` where possible: then A may overwrite Z.
 """
 
 from math import pi, sqrt
@@ -54,7 +54,7 @@ def _tanh_slope(option, a):
 
 @inlined
 def _relu(option, z):
-    return ZERO(z) if z < ZERO(z) else z  # NaN is not below zero, and stays
+    return ZERO(z) if z < ZERO(z) else z  # NaN is not below zero, so it is returned
 
 
 @inlined
@@ -144,7 +144,7 @@ def _in_place(g):
     return run
 
 
-def mapped(g):
+def _elementwise(g):
     """Return a function that writes ``g(option, z)`` for each element of Z to A."""
 
     @jit_for(g)
@@ -166,29 +166,33 @@ def _times(slope):
 
 # A loop over two arrays that may be the same is not vectorised, hence the loops in place.
 _sigmoid_here, _tanh_here, _relu_here = _in_place(_sigmoid), _in_place(_tanh), _in_place(_relu)
-_sigmoid_to, _tanh_to, _relu_to = mapped(_sigmoid), mapped(_tanh), mapped(_relu)
-_leaky_relu_to, _elu_to, _gelu_to = mapped(_leaky_relu), mapped(_elu), mapped(_gelu)
-_gelu_tanh_to, _silu_to, _softplus_to = mapped(_gelu_tanh), mapped(_silu), mapped(_softplus)
+_sigmoid_to, _tanh_to, _relu_to = _elementwise(_sigmoid), _elementwise(_tanh), _elementwise(_relu)
+_leaky_relu_to, _elu_to, _gelu_to = _elementwise(_leaky_relu), _elementwise(_elu), _elementwise(_gelu)
+_gelu_tanh_to, _silu_to, _softplus_to = _elementwise(_gelu_tanh), _elementwise(_silu), _elementwise(_softplus)
 _times_sigmoid, _times_tanh, _times_relu = _times(_sigmoid_slope), _times(_tanh_slope), _times(_relu_slope)
 _times_leaky_relu, _times_elu, _times_gelu = _times(_leaky_relu_slope), _times(_elu_slope), _times(_gelu_slope)
 _times_gelu_tanh, _times_silu = _times(_gelu_tanh_slope), _times(_silu_slope)
 _times_softplus = _times(_softplus_slope)
-_exp_here, _exp_to, _times_exp = _in_place(_exp), mapped(_exp), _times(_exp_slope)
+_exp_here, _exp_to, _times_exp = _in_place(_exp), _elementwise(_exp), _times(_exp_slope)
 
 
 @jit
-def activate(code, option, Z, A, shared):
-    """Write ``A = g(Z)`` (N3) for any activation but softmax; A is Z where `shared`. Both are one-dimensional."""
-    if shared:
-        if code == RELU:
-            _relu_here(option, A)
-        elif code == SIGMOID:
-            _sigmoid_here(option, A)
-        elif code == TANH:
-            _tanh_here(option, A)
-        elif code == EXP:
-            _exp_here(option, A)
-    elif code == RELU:
+def activate_in_place(code, option, A):
+    """Replace Z, in A, by ``A = g(Z)`` (N3), for an activation whose slope is a function of A; A is one-dimensional."""
+    if code == RELU:
+        _relu_here(option, A)
+    elif code == SIGMOID:
+        _sigmoid_here(option, A)
+    elif code == TANH:
+        _tanh_here(option, A)
+    elif code == EXP:
+        _exp_here(option, A)
+
+
+@jit
+def activate(code, option, Z, A):  # noqa: C901 - one branch per activation
+    """Write ``A = g(Z)`` (N3) for any activation but softmax; Z and A are one-dimensional, and share no memory."""
+    if code == RELU:
         _relu_to(option, Z, A)
     elif code == SIGMOID:
         _sigmoid_to(option, Z, A)
@@ -214,8 +218,8 @@ def activate(code, option, Z, A, shared):
 
 
 @jit
-def backward(code, option, D, Z, A):
-    """Turn D from dA into ``dZ = dA * g'(Z)`` (N12), in place, for any activation but softmax."""
+def backward(code, option, D, Z, A):  # noqa: C901 - one branch per activation
+    """Replace dA, in D, by ``dZ = dA * g'(Z)`` (N12), for any activation but softmax."""
     if code == RELU:
         _times_relu(option, D, A)
     elif code == SIGMOID:
@@ -240,9 +244,10 @@ def backward(code, option, D, Z, A):
 
 @jit
 def softmax(work, z, a, n, largest, total):
-    """Write the softmax of the n rows of the block at `z` to the block at `a`; `largest` and `total` are scratch rows.
+    """Write the softmax of the n rows of the block at offset `z` to the block at `a`.
 
-    They keep the largest logits and the sums of ``e^(z - largest)`` for the loss.
+    The largest logits and the sums of ``e^(z - largest)``, which the loss needs, are written to the rows at `largest`
+    and `total`.
     """
     S = block(work)
     M, T = view(work, largest, S), view(work, total, S)
@@ -266,7 +271,7 @@ def softmax(work, z, a, n, largest, total):
 
 @jit
 def softmax_backward(work, d, a, n, total):
-    """Turn the block at `d` from dA into ``dZ = a * (dA - Σ dA a)``; `total` is a scratch row."""
+    """Replace dA, in the block at `d`, by ``dZ = a * (dA - Σ dA a)``; the row at `total` is overwritten."""
     S = block(work)
     T, D, A = view(work, total, S), matrix(work, d, n, S), matrix(work, a, n, S)
     for s in range(S):

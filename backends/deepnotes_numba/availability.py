@@ -1,4 +1,4 @@
-"""Check by its import and settings whether Numba can compile here, and suggest the fix if not."""
+"""Check whether Numba can be imported and can compile, and suggest a fix if not."""
 
 import logging
 import os
@@ -13,9 +13,12 @@ INSTALL = 'pip install "deepnotes[numba]"'
 
 
 def check() -> None:
-    """Import Numba, and raise BackendUnavailable if it cannot be imported, or could not compile.
+    """Import Numba; log a warning for each setting that Numba ignores because its value is invalid.
 
-    A setting that Numba cannot read and therefore ignores is logged as a warning.
+    Raises
+    ------
+    BackendUnavailable
+        If Numba cannot be imported, or its settings prevent it from compiling.
     """
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
@@ -24,22 +27,22 @@ def check() -> None:
         except Exception as error:
             raise BackendUnavailable("numba", *_cause_and_fix(error)) from error
     for warning in raised:
-        _pass_on(warning)
+        _report(warning)
     if numba.config.DISABLE_JIT:
         raise BackendUnavailable("numba", "NUMBA_DISABLE_JIT switches the compiler off", "unset NUMBA_DISABLE_JIT")
     _check_features(numba.config.CPU_FEATURES)
 
 
 def _cause_and_fix(error: Exception) -> tuple[str, str]:
-    """Return why Numba cannot be imported, and the fix."""
+    """Return the reason why Numba cannot be imported, and the fix."""
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or "numba").partition(".")[0]
         return f"Python cannot find {missing!r}", INSTALL
     kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
     cause = f"Numba cannot be imported: {kind}{reason(error)}"
-    if "scipy" in str(error).lower():  # optional for Numba, so pip does not install it
+    if "scipy" in str(error).lower():  # an optional dependency of Numba, which pip does not install
         return cause, "pip install --upgrade scipy"
-    if isinstance(error, ImportError):  # Numba says which version of which library it needs, and pip can resolve it
+    if isinstance(error, ImportError):  # Numba's message names the library and the version, and pip installs it
         return cause, INSTALL
     settings = sorted(name for name in os.environ if name.startswith("NUMBA_"))
     if os.path.exists(".numba_config.yaml"):
@@ -49,18 +52,18 @@ def _cause_and_fix(error: Exception) -> tuple[str, str]:
     return cause, "pip install --force-reinstall numba llvmlite"
 
 
-def _pass_on(warning: warnings.WarningMessage) -> None:
-    """Log Numba's warning about a setting, which has a traceback, in one line; show other warnings unchanged."""
+def _report(warning: warnings.WarningMessage) -> None:
+    """Log a warning of Numba's about a setting, which includes a traceback, in one line; pass other warnings on."""
     setting = re.match(r"Environment variable '(\w+)' is defined but its associated value '(.*)'", str(warning.message))
     if setting is None:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return
     name, value = setting.groups()
-    logging.getLogger("deepnotes").warning("numba: %s=%r is not a value that Numba takes, and is ignored", name, value)
+    logging.getLogger("deepnotes").warning("numba: %s=%r is not a valid value and is ignored", name, value)
 
 
 def _check_features(setting: str | None) -> None:
-    """Raise for misspelled processor features, for which LLVM would end the process, or features that it lacks."""
+    """Raise if processor features are misspelled, which would make LLVM end the process, or are missing here."""
     if not setting:
         return
     present = import_module("llvmlite.binding").get_host_cpu_features()

@@ -1,7 +1,7 @@
 """Barriers at which threads wait for each other, made of a few words of memory and atomic instructions.
 
-A *meeting* is a pointer to `SIZE` words, initially 0. A waiting thread spins, since the others are about to arrive;
-after a while it yields its core between looks.
+The barrier of a team is a pointer, `meeting`, to `SIZE` words, initially 0. A waiting thread spins, since the others
+are about to arrive; after a while it yields its core between checks.
 """
 
 import os
@@ -18,9 +18,9 @@ LINE = 16
 """The words of two neighbouring cache lines, which separate frequently written from frequently read data."""
 ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
 SPINS = 256
-"""The number of looks at a barrier before a thread yields its core."""
+"""The number of times that a thread checks a barrier before it yields its core."""
 
-_pass_on = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
+_yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 PAUSE = "llvm.x86.sse2.pause" if machine() in {"x86_64", "AMD64"} else None
 
 
@@ -35,7 +35,7 @@ def _arrive(typingctx, x, at):
 
 
 @intrinsic
-def _look(typingctx, x, at):
+def _load(typingctx, x, at):
     """Load x[at] with acquire order, so that all earlier writes of other threads are visible."""
 
     def generate(context, builder, signature, arguments):
@@ -45,7 +45,7 @@ def _look(typingctx, x, at):
 
 
 @intrinsic
-def _tell(typingctx, x, at, value):
+def _store(typingctx, x, at, value):
     """Store x[at] with release order, after all earlier writes of this thread."""
 
     def generate(context, builder, signature, arguments):
@@ -57,7 +57,7 @@ def _tell(typingctx, x, at, value):
 
 @intrinsic
 def _pause(typingctx):
-    """Tell the processor that this is a spin loop."""
+    """Hint to the processor that this is a spin loop."""
 
     def generate(context, builder, signature, arguments):
         if PAUSE:
@@ -72,22 +72,23 @@ def _word(context, builder, signature, arguments):
 
 
 @jit
-def wait(meeting, size):
-    """Return True once all `size` threads have called this, or False if one of them never will."""
-    if size == 1:
+def wait(team):
+    """Return True once all threads of the team have called this, or False if one of them never will."""
+    if team.size == 1:
         return True
-    passed = _look(meeting, PASSED)
-    if _arrive(meeting, ARRIVED) == size - 1:
-        _tell(meeting, ARRIVED, 0)
-        _tell(meeting, PASSED, passed + 1)
+    meeting = team.meeting
+    passed = _load(meeting, PASSED)
+    if _arrive(meeting, ARRIVED) == team.size - 1:
+        _store(meeting, ARRIVED, 0)
+        _store(meeting, PASSED, passed + 1)
         return True
     spins = 0
-    while _look(meeting, PASSED) == passed:
-        if _look(meeting, BROKEN) != 0:
+    while _load(meeting, PASSED) == passed:
+        if _load(meeting, BROKEN) != 0:
             return False
         spins += 1
         if spins > SPINS:
-            _pass_on()
+            _yield_core()
         else:
             _pause()
     return True

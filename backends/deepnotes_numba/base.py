@@ -1,15 +1,15 @@
-"""The interface of the backend that its Programs and Inferences use, without importing the backend."""
+"""The base class of the backend, which Programs and Inferences import instead of the backend itself."""
 
 from deepnotes.backends import HostBackend
 
 
 class ThreadedBackend(HostBackend):
-    """NumPy's arrays, and a limit on threads.
+    """A backend with NumPy's arrays and a limit on the number of threads.
 
     Attributes
     ----------
     threads : int or None
-        The most threads that a call may use, if the user sets it.
+        The maximum number of threads of a call, or None if the user has not set it.
     """
 
     threads: int | None

@@ -1,18 +1,21 @@
-"""The disk cache of compiled code: a file for each function, the types of its arguments, and the processor.
+"""The disk cache of compiled code: one file for each function, types of arguments, and processor.
 
-Numba's own cache is not used. It needs a folder that it can write to even to read, it unpickles and runs what it reads
-unchecked, so that a damaged file ends the process, and two processes that save at once can lose one another's entries.
+Numba's own cache is not used. It needs a folder that it can write to, even for reading; it unpickles and runs files
+unchecked, so that a damaged file ends the process; and processes that save at the same time can lose each other's
+entries.
 
-A file here is the SHA-256 digest of its key and content, then the content, a pickle; nothing is unpickled before the
-digest is found to be right. What is damaged or cannot be read is compiled anew, and replaced if possible. Files are
-replaced whole, so any number of processes may read and write at once.
+A file here is the SHA-256 digest of its key and content, followed by the content, a pickle, which is loaded only if the
+digest is right. If a file is damaged or cannot be read, the function is compiled again and the file replaced, if
+possible. Files are replaced as a whole, so any number of processes may read and write at the same time.
 
-The digest protects against damage, not against an attacker: **whoever can write to the folder can run code as whoever
-reads it**, as with Python's own ``__pycache__``. So the folder should be writable only by its user or, in a container
-image, by whoever installs software. Its owner is not checked: an image is often built by one user and run by another.
+The digest protects against damage, not against an attacker: **anyone who can write to the folder can run code as any
+user who reads it**, as with Python's own ``__pycache__``. So the folder should be writable only by its user or, in a
+container image, only by the installer. Its owner is not checked: an image is often built by one user and run by
+another.
 
-The cache lies in a folder that is named by a digest of all that the code is compiled from, file contents rather than
-dates, and of the versions that matter. Any change opens a new folder, and a copy of the same files finds the old one.
+The folder is named after a digest of everything that determines the code: the contents of the source files, not their
+dates, and the versions of Python and of the libraries. Any change leads to a new folder, while a copy of the same files
+elsewhere uses the same one.
 """
 
 import hashlib
@@ -21,7 +24,7 @@ import os
 import pickle
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -37,7 +40,7 @@ from deepnotes.backends import replacing
 numba: Any = import_module("numba")  # its type stubs lack its settings and sets of flags
 
 DIGEST = 32
-"""Bytes of a digest."""
+"""The bytes of a digest."""
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML")
 """Settings of Numba that change the generated code."""
 
@@ -47,21 +50,21 @@ _warned: set[str] = set()
 
 
 class CodeCache(_Cache):
-    """The cache of one compiled function, in the form that Numba's dispatchers ask for.
+    """The cache of one compiled function, with the interface of Numba's own caches.
 
     Parameters
     ----------
     function : callable
         The Python function.
     what : str
-        A few words on what it does, for the user who waits for the compiler.
+        A short description of the function, shown to the user while it is compiled.
     """
 
     def __init__(self, function: Callable[..., Any], what: str) -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
         self._what = what
         self._enabled = True
-        # Computed now, since the source files may be replaced while this process runs on with its imported code.
+        # Not later: the source files may be replaced, while this process continues with the code that it imported.
         self._folder = cache_folder()
 
     @property
@@ -70,20 +73,20 @@ class CodeCache(_Cache):
         return None if self._folder is None else str(self._folder)
 
     def enable(self) -> None:
-        """Load and save from now on."""
+        """Enable loading and saving."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Neither load nor save from now on."""
+        """Disable loading and saving."""
         self._enabled = False
 
     def flush(self) -> None:
-        """Do nothing: the next save replaces what is there."""
+        """Do nothing: the next save replaces the file."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled code for a signature, or None, after saying that the compiler takes a while."""
+        """Return the compiled code for a signature, or None after announcing that it has to be compiled."""
         target_context.refresh()
-        folder, what = self._folder, _worded(self._what, sig)
+        folder, what = self._folder, _describe(self._what, sig)
         if not self._enabled:
             return None
         if folder is None:
@@ -92,24 +95,24 @@ class CodeCache(_Cache):
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 return _announce(what, folder, f"{path} is not a file")
-            found = path.read_bytes()
+            data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             others = any(folder.glob(f"{path.name.rpartition('-')[0]}-*.nbc"))
             return _announce(f"{what} for this processor" if others else what, folder)
         except OSError as error:
-            at_fault = os.access(folder, os.X_OK)  # else it is the folder, which the announcement names anyway
-            return _announce(what, folder, f"{path} cannot be read ({error.strerror})" if at_fault else None)
-        if _digest(key, found[DIGEST:]) != found[:DIGEST]:
+            searchable = os.access(folder, os.X_OK)  # otherwise the announcement names the folder as the cause
+            return _announce(what, folder, f"{path} cannot be read ({error.strerror})" if searchable else None)
+        if _digest(key, data[DIGEST:]) != data[:DIGEST]:
             return _announce(what, folder, f"{path} is damaged")
         try:
-            return numba.core.compiler.CompileResult._rebuild(target_context, *pickle.loads(found[DIGEST:]))
+            return numba.core.compiler.CompileResult._rebuild(target_context, *pickle.loads(data[DIGEST:]))
         except Exception as error:  # unexpected, since the digest is right
             return _announce(what, folder, f"{path} cannot be loaded ({type(error).__name__}: {error})")
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep compiled code, if possible."""
+        """Save compiled code, if possible."""
         folder = self._folder
-        # Code with addresses of this process in it is useless to others; Numba makes such code without optimisation.
+        # Code that contains addresses of this process is useless to others; Numba makes it if it does not optimize.
         if not self._enabled or folder is None or data.library.has_dynamic_globals:
             return
         key, path = self._place(folder, sig, data.codegen)
@@ -121,7 +124,7 @@ class CodeCache(_Cache):
             with replacing(path) as file:
                 file.write(_digest(key, content) + content)
         except OSError as error:
-            if _obstacle(folder) is None:  # otherwise it has been announced
+            if _obstacle(folder) is None:  # otherwise the announcement has named it
                 _warn_once(
                     "save", f"numba: compiled code cannot be kept in {folder} ({error.strerror}): the next process "
                     "compiles it anew",
@@ -136,9 +139,9 @@ class CodeCache(_Cache):
 
 @cache
 def cache_folder() -> Path | None:
-    """Return the folder of this version of this backend, in ``DEEPNOTES_CACHE_DIR`` or the user's cache folder.
+    """Return the folder for the current sources, in ``DEEPNOTES_CACHE_DIR`` or the user's cache folder.
 
-    None stands for a user without a home directory.
+    Return None if the user has no home directory.
     """
     root = os.environ.get("DEEPNOTES_CACHE_DIR")
     base = root or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "deepnotes")
@@ -146,14 +149,14 @@ def cache_folder() -> Path | None:
     if not root and expanded.startswith("~"):
         return None
     try:
-        # Resolved now, since the working directory may have changed when something is compiled.
+        # Not later: the working directory may change before a function is compiled.
         return Path(os.path.abspath(expanded)) / folder_name(files(__package__))
     except FileNotFoundError:  # the path is relative to a working directory that was deleted
         return None
 
 
 def folder_name(sources: Traversable) -> str:
-    """Return the name of the folder for the code of a package, `sources`: a digest of everything that determines it."""
+    """Return the name of the folder for the code of a package: a digest of everything that determines the code."""
     digest = hashlib.sha256()
     compiled_in = files("deepnotes.equations") / "activations.py"  # its constants
     own = [source for source in sources.iterdir() if source.name.endswith((".py", ".pyc"))]
@@ -173,15 +176,23 @@ def _digest(key: bytes, content: bytes) -> bytes:
     return digest.digest()
 
 
-def _worded(what: str, sig: Any) -> str:
-    """Return `what`, and the dtype of the first array of floats among the arguments, if there is one."""
-    arrays = (kind for kind in sig if isinstance(kind, numba.types.Array) and isinstance(kind.dtype, numba.types.Float))
-    dtype = next((kind.dtype for kind in arrays), None)
+def _describe(what: str, sig: Any) -> str:
+    """Return `what` with the dtype of the first array of floats among the arguments, if any is such an array."""
+    dtype = next(_float_dtypes(sig), None)
     return what if dtype is None else f"{what} for {dtype}"
 
 
+def _float_dtypes(kinds: Iterable[Any]) -> Iterator[Any]:
+    """Yield the dtypes of arrays of floats among some types, and in tuples among them."""
+    for kind in kinds:
+        if isinstance(kind, numba.types.BaseTuple):
+            yield from _float_dtypes(kind.types)
+        elif isinstance(kind, numba.types.Array) and isinstance(kind.dtype, numba.types.Float):
+            yield kind.dtype
+
+
 def _announce(what: str, folder: Path | None, fault: str | None = None) -> None:
-    """Announce the wait once, with the reason; warn only about the first damaged file."""
+    """Announce once that a function is compiled, with the reason; warn only about the first damaged file."""
     if fault is not None:
         fault, level = f"{fault}; ", logging.INFO if "fault" in _warned else logging.WARNING
         _warned.add("fault")
@@ -190,11 +201,11 @@ def _announce(what: str, folder: Path | None, fault: str | None = None) -> None:
     else:
         fault, level = "", logging.WARNING
     _announced.add(what)
-    _log.log(level, "numba: %scompiling %s takes some seconds, %s", fault, what, _kept(folder))
+    _log.log(level, "numba: %scompiling %s takes some seconds, %s", fault, what, _describe_folder(folder))
 
 
-def _kept(folder: Path | None) -> str:
-    """Return, in words, where compiled code will be kept, or why it will not be."""
+def _describe_folder(folder: Path | None) -> str:
+    """Return the end of the announcement: the folder of the compiled code, or the reason why it is not saved."""
     if folder is None:
         obstacle = "there is no home directory to keep the result in; DEEPNOTES_CACHE_DIR can name another folder"
     else:
@@ -206,7 +217,7 @@ def _kept(folder: Path | None) -> str:
 
 
 def _obstacle(folder: Path) -> str | None:
-    """Return why a folder cannot be written to, or None; it is created if it does not exist."""
+    """Return the reason why a folder cannot be written to, or None; create it if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

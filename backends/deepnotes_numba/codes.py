@@ -1,6 +1,6 @@
-"""The parts that this backend has kernels for, and their codes in the compiled functions.
+"""The activations, losses and optimizers with kernels, and their codes in the compiled functions.
 
-A part that is not in these tables runs eagerly. The module does not import Numba, which takes a second.
+Plans that use any others run eagerly. This module does not import Numba, which takes a second.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ LOSSES = {
     "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON, "half_poisson_deviance": HALF_POISSON,
 }  # fmt: skip
 FUSED = {BINARY: SIGMOID_FUSED, CATEGORICAL: SOFTMAX_FUSED, HALF_POISSON: EXP_FUSED}
-"""The codes of losses that are taken from the logits (N11)."""
+"""The codes of losses that are computed from the logits (N11)."""
 
 PLAIN, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 Update = tuple[int, float, float]
-"""The code of an optimizer, and its two discounts."""
+"""The code of an optimizer, and its two decay rates."""
 
 
 def _sgd(o: SGD) -> Update:
@@ -50,7 +50,7 @@ OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
 
 
 def update_of(optimizer: Optimizer) -> Update | None:
-    """Return the update of an optimizer, or None if its class or its options have none."""
+    """Return the update of an optimizer, or None if there is no kernel for its class or its options."""
     find = OPTIMIZERS.get(type(optimizer))
     return find(optimizer) if find else None
 

@@ -1,4 +1,4 @@
-"""Equations as compiled passes that return new arrays; see `kernels`."""
+"""Equations that call the compiled passes and return new arrays; see :mod:`deepnotes_numba.eager_kernels`."""
 
 from typing import Any
 
@@ -37,14 +37,14 @@ def momentum(
     theta: np.ndarray, g: np.ndarray, v: np.ndarray, rate: float, momentum: float, nesterov: bool = False
 ) -> tuple[np.ndarray, ...]:
     """Return the next θ and ``v``, shape (p,) each."""
-    return _updated(codes.NESTEROV if nesterov else codes.MOMENTUM, theta, g, (v,), rate, beta1=momentum)
+    return _update(codes.NESTEROV if nesterov else codes.MOMENTUM, theta, g, (v,), rate, beta1=momentum)
 
 
 def rmsprop(
     theta: np.ndarray, g: np.ndarray, s: np.ndarray, rate: float, rho: float, epsilon: float
 ) -> tuple[np.ndarray, ...]:
     """Return the next θ and ``s``, shape (p,) each."""
-    return _updated(codes.RMSPROP, theta, g, (s,), rate, epsilon, beta2=rho)
+    return _update(codes.RMSPROP, theta, g, (s,), rate, epsilon, beta2=rho)
 
 
 def adam(
@@ -52,7 +52,7 @@ def adam(
     beta2: float,
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     """Return the next θ, ``m`` and ``v``, shape (p,) each."""
-    return _updated(codes.ADAM, theta, g, (m, v), rate, epsilon, beta1, beta2)
+    return _update(codes.ADAM, theta, g, (m, v), rate, epsilon, beta1, beta2)
 
 
 def dropout_mask(shape: tuple[int, int], rate: float, seed: int, step: int, layer: int) -> np.ndarray:
@@ -63,13 +63,15 @@ def dropout_mask(shape: tuple[int, int], rate: float, seed: int, step: int, laye
     return mask.reshape(-1)[: n * m].reshape(m, n).T
 
 
-def _updated(
+def _update(
     code: int, theta: np.ndarray, g: np.ndarray, slots: tuple[np.ndarray, ...], rate: float, epsilon: float = 0.0,
     beta1: float = 0.0, beta2: float = 0.0,
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
+    """Return copies of θ and of the optimizer's slots, updated."""
     new = tuple(np.array(x, order="C") for x in (theta, *slots))
     first, second = (*new[1:], new[0], new[0])[:2]
-    passes.update(code, new[0], plain(g, g.dtype), first, second, *map(float, (rate, epsilon, beta1, beta2)))
+    scalars = float(rate), float(epsilon), float(beta1), float(beta2)
+    passes.update(code, new[0], plain(g, g.dtype), first, second, scalars)
     return new
 
 

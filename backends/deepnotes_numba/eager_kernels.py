@@ -1,8 +1,8 @@
 """Level 2: compiled replacements of equations that would take NumPy several passes, for eager execution.
 
-Each makes one pass over its arrays where NumPy makes up to twenty. The equation itself is called unless all arrays are
-NumPy's, have the same shape (not 0-d), and are all float32 or all float64. The compiled functions are imported at the
-first call, since importing Numba takes a second.
+Each makes one pass over its arrays, where NumPy makes up to twenty. They are called if all arrays are NumPy's, of the
+same shape (not 0-d), and all float32 or all float64; otherwise the equation itself is called. The compiled functions
+are imported at the first call, since importing Numba takes a second.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from deepnotes_numba.codes import ACTIVATIONS
 
 OPTIMIZERS = ("momentum", "rmsprop", "adam")
 AS_FAST = ("identity", "tanh")
-"""Equations that NumPy computes as fast in one pass; plain gradient descent is another."""
+"""Activations that NumPy computes in one pass, as fast. So is plain gradient descent, which has no kernel either."""
 
 
 def kernels() -> dict[str, Callable[..., Any]]:
-    """Return the table, by the names of the equations."""
+    """Return the replacements by the names of their equations."""
     table = {name: _kernel(name, 1, "activate", name) for name in ACTIVATIONS if name not in AS_FAST}
     table |= {f"{name}_backward": _kernel(f"{name}_backward", 3, "backward", name) for name in table}
     table |= {name: _kernel(name, 2, name) for name in OPTIMIZERS}
@@ -33,7 +33,7 @@ def _kernel(name: str, arrays: int, function: str, *leading: str) -> Callable[..
 
     @wraps(equation)
     def kernel(xp: Any, *arguments: Any, **options: Any) -> Any:
-        if not _suit(*arguments[:arrays]):
+        if not _are_supported(*arguments[:arrays]):
             return equation(xp, *arguments, **options)
         from deepnotes_numba import compiled_equations
 
@@ -51,8 +51,8 @@ def _dropout_mask(
     return compiled_equations.dropout_mask(shape, rate, seed, int(step), layer).astype(dtype, copy=False)
 
 
-def _suit(*arrays: Any) -> bool:
-    """Return whether there are compiled functions for these arrays."""
+def _are_supported(*arrays: Any) -> bool:
+    """Return whether the compiled functions accept these arrays."""
     first = arrays[0]
     return (
         len(first.shape) > 0

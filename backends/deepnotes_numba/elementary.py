@@ -2,7 +2,7 @@
 
 `exp` and its variants reduce their argument to ``n ln 2 + r`` with ``|r| <= ln(2) / 2``, then sum the series of
 ``e^r - 1``; `log` sums that of ``log((1 + s) / (1 - s))`` (W. J. Cody and W. Waite, Software Manual for the Elementary
-Functions, 1980). NaN in gives NaN out. Their accuracy depends on the order of operations.
+Functions, 1980). All return NaN for NaN. Their accuracy depends on the order of operations.
 """
 
 from math import factorial, inf, log2, nan, sqrt
@@ -50,7 +50,7 @@ def _polynomial(single, double):
 
 @intrinsic
 def _nearest(typingctx, x):
-    """Return the whole number next to x, as a float."""
+    """Return the integer nearest to x, as a float."""
 
     def generate(context, builder, signature, arguments):
         return builder.call(builder.module.declare_intrinsic("llvm.rint", [arguments[0].type]), arguments)
@@ -60,7 +60,7 @@ def _nearest(typingctx, x):
 
 @intrinsic
 def _power_of_two(typingctx, n):
-    """Return 2^n for a whole n, held as a float, within the exponents of normal numbers."""
+    """Return 2^n for an integer n, given as a float, if 2^n is a normal number."""
 
     def generate(context, builder, signature, arguments):
         word, mantissa = _word(signature.args[0])
@@ -73,7 +73,7 @@ def _power_of_two(typingctx, n):
 
 @intrinsic
 def _exponent(typingctx, x):
-    """Return the whole n, as a float, for which ``x / 2^n`` lies in sqrt(1/2) .. sqrt(2); x is normal and positive."""
+    """Return the integer n, as a float, with ``x / 2^n`` from sqrt(1/2) to sqrt(2); x is normal and positive."""
 
     def generate(context, builder, signature, arguments):
         word, mantissa = _word(signature.args[0])
@@ -85,7 +85,7 @@ def _exponent(typingctx, x):
 
 @intrinsic
 def _fraction(typingctx, x):
-    """Return ``x / 2^n`` for that n, also where 2^-n is not a normal number."""
+    """Return ``x / 2^n`` for the n of `_exponent`, even if 2^-n is not a normal number."""
 
     def generate(context, builder, signature, arguments):
         word, mantissa = _word(signature.args[0])
@@ -121,7 +121,7 @@ ERFC_SERIES = _polynomial(ERFC[::-1], ERFC[::-1])
 
 @inlined
 def _reduce(x):
-    """Return n and ``e^r - 1`` with ``x = n ln 2 + r``, for an x that is not NaN and not too large."""
+    """Return n and ``e^r - 1`` with ``x = n ln 2 + r``; x is not NaN, and small enough that 2^n is a normal number."""
     n = _nearest(x * PER_LN2(x))
     r = (x - n * LN2_HIGH(x)) - n * LN2_LOW(x)
     return n, r + r * r * EXPONENTIAL(r)
@@ -132,7 +132,7 @@ def exp(x):
     """Return ``e^x``."""
     t = x if x > LOWEST(x) else LOWEST(x)  # includes NaN, which must not be converted to an integer
     n, p = _reduce(t if t < HIGHEST(x) else HIGHEST(x))
-    half = _nearest(n * HALF(x))  # 2^n in two factors, since it may overflow, or be subnormal, where e^x is not yet
+    half = _nearest(n * HALF(x))  # 2^n in two factors: it may overflow, or be subnormal, before e^x does
     y = (ONE(x) + p) * _power_of_two(half) * _power_of_two(n - half)
     return y if x == x else x
 
@@ -161,7 +161,7 @@ def tanh(x):
 
 @inlined
 def sigmoid(x):
-    """Return ``1 / (1 + e^-x)``, for negative x in the form that keeps its digits."""
+    """Return ``1 / (1 + e^-x)``, for negative x as ``e^x / (1 + e^x)``, which is accurate there."""
     e = exp(-abs(x))
     return (ONE(x) if x >= ZERO(x) else e) / (ONE(x) + e)
 

@@ -1,217 +1,289 @@
-"""An interpreter of any plan of the library's own parts, compiled once for each dtype.
+"""An interpreter of networks whose layers all have kernels, compiled once for each dtype.
 
-A network is a table of integers, one row for each layer, an option for each, and the places of further regions. All
-arrays lie in one workspace, in regions of `room` blocks of S samples, see `products`. A thread computes a range of
-blocks; or, if its `part` is not (0, 1), its part of the rows of each array, and waits for the others after each.
+A network is a table of integers, with one row for each layer, an option for each layer, and the regions that belong to
+no layer. All arrays lie in one workspace, in regions for a number of blocks of S samples; see
+:mod:`deepnotes_numba.products`. The tables hold the start of each region for a workspace of one sample, so a region
+starts at that number times the samples of the workspace.
+
+Each thread computes a range of blocks, as a team of one. Or the threads of a larger team share the rows of each array,
+and wait for each other after each layer.
 """
 
 import numpy as np
 
-from deepnotes_numba.activations import NEEDS_Z, activate, backward, softmax, softmax_backward
+from deepnotes_numba.activations import (
+    NEEDS_Z,
+    activate,
+    activate_in_place,
+    backward,
+    softmax,
+    softmax_backward,
+)
+from deepnotes_numba.arguments import DenseLayer, Draw, OutputBlock
 from deepnotes_numba.barrier import wait
-from deepnotes_numba.batches import turn
+from deepnotes_numba.batches import transpose_blocks
 from deepnotes_numba.codes import IDENTITY, SIGMOID_FUSED, SOFTMAX
-from deepnotes_numba.compiling import jit
+from deepnotes_numba.compiling import jit, substituted
 from deepnotes_numba.losses import loss_and_delta
 from deepnotes_numba.masks import dropout
 from deepnotes_numba.products import GROUP, bias_gradient, input_gradient, linear, padded, share, weight_gradient
-from deepnotes_numba.updates import squares_of
+from deepnotes_numba.updates import add_l2
 from deepnotes_numba.vectors import ROWS, block, view
 
 DENSE, DROPOUT = 0, 1
-KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, TURNED, TILES = range(12)
-"""Columns of the table of layers. Z, A, D (dA, then dZ) and TURNED (the layer's inputs, transposed) are regions."""
-X_AT, X_TURNED, TARGETS, EACH, END = range(5)
-"""Further regions: X, X transposed, the targets, and four rows for each block."""
+KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, PANELS, TILES = range(12)
+"""Columns of the table of layers. Z, A, D (dA, then dZ) and PANELS (the layer's inputs, transposed) are regions.
+
+TILES is the number of the layer's first tile of rows, among those of all layers.
+"""
+X_BLOCKS, X_PANELS, TARGETS, SAMPLE_ROWS, END = range(5)
+"""Further regions: X, X transposed, the targets, and four rows for each block. END is the size of all regions."""
 SHARES, LOSSES, LARGEST, SUMS = range(4)
-"""These rows: the share of each sample, its loss, and two that softmax uses."""
+"""The four rows: each sample's share of the mean, its loss, and two that softmax uses."""
 
 
 @jit
-def forward(net, theta, work, blocks, room, part, meeting, training, seed, step, first):
-    """Run all layers over a range of blocks; return whether all threads took part."""
-    layers, options, places = net
-    rank, size = part
-    S = block(work)
-    unit = room * S
-    before = places[X_AT] * unit
-    for layer in range(layers.shape[0]):
-        row = layers[layer]
-        n_prev, n, z, a, code = row[INPUTS], row[OUTPUTS], row[Z] * unit, row[A] * unit, row[ACTIVATION]
-        stride = padded(n, work) * S
-        if row[KIND] == DROPOUT:
-            if not training:
-                continue
-            for at in range(blocks[0] + rank, blocks[1], size):
-                x = at * stride
-                dropout(
-                    work, before + x, a + x, z + x, n, options[layer], seed, step, row[NUMBER], first + at * S
-                )  # fmt: skip
+def forward(tables, theta, work, blocks, team, draw):
+    """Run all layers over a range of blocks; return whether all threads of the team took part."""
+    unit = work.capacity * block(work.memory)
+    before = tables.regions[X_BLOCKS] * unit
+    for layer in range(tables.layers.shape[0]):
+        row = tables.layers[layer]
+        if row[KIND] == DENSE:
+            if not _run_dense(tables, layer, theta, work, before, blocks, team, draw.training):
+                return False
+        elif draw.training:
+            _run_dropout(tables, layer, work, before, blocks, team, draw)
         else:
-            if training and layer > 0:
-                turn(work, before, n_prev, row[TURNED] * unit, blocks, room, part)
-            rows = share(n, part)
-            linear(theta, row[W], row[B], n, n_prev, work, before, z, blocks, rows)
-            if code == SOFTMAX:
-                if not wait(meeting, size):
-                    return False
-                for at in range(blocks[0] + rank, blocks[1], size):
-                    each = places[EACH] * unit + at * 4 * S
-                    softmax(work, z + at * stride, a + at * stride, n, each + LARGEST * S, each + SUMS * S)
-            elif code != IDENTITY or z != a:
-                count = (rows[1] - rows[0]) * S
-                for at in range(blocks[0], blocks[1]):
-                    x = at * stride + rows[0] * S
-                    activate(code, options[layer], view(work, z + x, count), view(work, a + x, count), z == a)
-        if not wait(meeting, size):
+            continue
+        if not wait(team):
             return False
-        before = a
+        before = row[A] * unit
+    return True
+
+
+@substituted
+def _run_dropout(tables, layer, work, before, blocks, team, draw):
+    """Apply dropout to the activations at offset `before`."""
+    row, memory = tables.layers[layer], work.memory
+    S = block(memory)
+    unit = work.capacity * S
+    stride = padded(row[OUTPUTS], memory) * S
+    for at in range(blocks[0] + team.rank, blocks[1], team.size):
+        x = at * stride
+        a, mask = row[A] * unit + x, row[Z] * unit + x
+        now = Draw(draw.training, draw.seed, draw.step, draw.first + at * S)
+        dropout(memory, before + x, a, mask, row[OUTPUTS], tables.options[layer], row[NUMBER], now)
+
+
+@substituted
+def _run_dense(tables, layer, theta, work, before, blocks, team, training):
+    """Compute Z and A from the activations at offset `before`; return as `forward` does."""
+    row, memory = tables.layers[layer], work.memory
+    S = block(memory)
+    unit = work.capacity * S
+    n, z, a, code = row[OUTPUTS], row[Z] * unit, row[A] * unit, row[ACTIVATION]
+    stride = padded(n, memory) * S
+    if training and layer > 0:
+        transpose_blocks(work, before, row[INPUTS], row[PANELS] * unit, blocks, team.rank, team.size)
+    rows = share(n, team.rank, team.size)
+    linear(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), memory, before, z, blocks, rows)
+    if code == SOFTMAX:
+        if not wait(team):
+            return False
+        for at in range(blocks[0] + team.rank, blocks[1], team.size):
+            each = tables.regions[SAMPLE_ROWS] * unit + at * 4 * S
+            softmax(memory, z + at * stride, a + at * stride, n, each + LARGEST * S, each + SUMS * S)
+    elif code != IDENTITY or z != a:
+        count = (rows[1] - rows[0]) * S
+        for at in range(blocks[0], blocks[1]):
+            x = at * stride + rows[0] * S
+            if z == a:
+                activate_in_place(code, tables.options[layer], view(memory, a + x, count))
+            else:
+                activate(code, tables.options[layer], view(memory, z + x, count), view(memory, a + x, count))
     return True
 
 
 @jit
-def losses_and_deltas(net, work, blocks, room, part, labelled, loss, delta):
+def losses_and_deltas(tables, work, blocks, rank, size, function):
     """Write the losses, and dA or dZ of the last layer, of a range of blocks."""
-    layers, _, places = net
-    S = block(work)
-    unit = room * S
+    layers, regions, memory = tables.layers, tables.regions, work.memory
+    S = block(memory)
+    unit = work.capacity * S
     row = layers[layers.shape[0] - 1]
     k, z, a, d = row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit
-    stride = padded(k, work) * S
-    for at in range(blocks[0] + part[0], blocks[1], part[1]):
-        each = places[EACH] * unit + at * 4 * S
-        y = places[TARGETS] * unit + at * (1 if labelled else k) * S
-        loss_and_delta(
-            loss, delta, work, z + at * stride, a + at * stride, d + at * stride, y, each + SHARES * S,
-            each + LOSSES * S, k, labelled, each + LARGEST * S, each + SUMS * S,
+    stride = padded(k, memory) * S
+    for at in range(blocks[0] + rank, blocks[1], size):
+        each = regions[SAMPLE_ROWS] * unit + at * 4 * S
+        y = regions[TARGETS] * unit + at * (1 if function.labelled else k) * S
+        outputs = OutputBlock(
+            z + at * stride, a + at * stride, d + at * stride, y,
+            each + SHARES * S, each + LOSSES * S, each + LARGEST * S, each + SUMS * S, k,
         )  # fmt: skip
+        loss_and_delta(function, memory, outputs)
 
 
 @jit
-def deltas(net, theta, work, blocks, room, part, meeting, loss):
-    """Turn dA of the last layer into dZ of all layers (N12, N15), for a range of blocks; return as `forward` does."""
-    layers, options, places = net
-    rank, size = part
-    S = block(work)
-    unit = room * S
+def deltas(tables, theta, work, blocks, team, loss):
+    """Compute dZ of all layers from dA of the last one (N12, N15), for a range of blocks; return as `forward` does."""
+    layers, memory = tables.layers, work.memory
+    unit = work.capacity * block(memory)
     last = layers.shape[0] - 1
     for layer in range(last, -1, -1):
         row = layers[layer]
-        n_prev, n, z, a, d = row[INPUTS], row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit
-        stride = padded(n, work) * S
-        code = row[ACTIVATION]
-        if layer == last and loss >= SIGMOID_FUSED:
-            code = IDENTITY  # dZ = A - Y is already there: N11
-        rows = share(n, part)
-        count = (rows[1] - rows[0]) * S
         before = layers[layer - 1][D] * unit if layer > 0 else 0
-        if row[KIND] == DROPOUT:
-            for at in range(blocks[0], blocks[1] if layer > 0 else blocks[0]):
-                x = at * stride + rows[0] * S
-                mask, D_prev, here = view(work, z + x, count), view(work, before + x, count), view(work, d + x, count)
-                for i in range(count):
-                    D_prev[i] = here[i] * mask[i]
-        elif code == SOFTMAX:
-            for at in range(blocks[0] + rank, blocks[1], size):
-                each = places[EACH] * unit + at * 4 * S
-                softmax_backward(work, d + at * stride, a + at * stride, n, each + SUMS * S)
-        elif code != IDENTITY:
-            for at in range(blocks[0], blocks[1]):
-                x = at * stride + rows[0] * S
-                backward(
-                    code, options[layer], view(work, d + x, count), view(work, z + x, count), view(work, a + x, count)
-                )  # fmt: skip
-        if not wait(meeting, size):
+        if row[KIND] == DENSE:
+            if layer < last or loss < SIGMOID_FUSED:  # else dZ = A - Y, computed with the loss: N11
+                _run_activation_backward(tables, layer, work, blocks, team)
+        elif layer > 0:
+            _run_dropout_backward(row, work, before, blocks, team)
+        if not wait(team):
             return False
         if row[KIND] == DENSE and layer > 0:
-            input_gradient(theta, row[W], n, n_prev, work, d, before, blocks, share(n_prev, part))
-            if not wait(meeting, size):
+            dense = DenseLayer(row[W], row[B], row[OUTPUTS], row[INPUTS])
+            rows = share(row[INPUTS], team.rank, team.size)
+            input_gradient(theta, dense, memory, row[D] * unit, before, blocks, rows)
+            if not wait(team):
                 return False
     return True
 
 
-@jit
-def gradient(net, theta, g, lost, several, work, squares, blocks, room, part, l2, add, last):
-    """Write this thread's rows of the gradient (N13, N14), or add to them; and, with the `last`, the sums of squares.
+@substituted
+def _run_dropout_backward(row, work, before, blocks, team):
+    """Write dA of the layer before, at offset `before`."""
+    memory = work.memory
+    S = block(memory)
+    unit = work.capacity * S
+    stride = padded(row[OUTPUTS], memory) * S
+    rows = share(row[OUTPUTS], team.rank, team.size)
+    count = (rows[1] - rows[0]) * S
+    for at in range(blocks[0], blocks[1]):
+        x = at * stride + rows[0] * S
+        mask, D_prev = view(memory, row[Z] * unit + x, count), view(memory, before + x, count)
+        here = view(memory, row[D] * unit + x, count)
+        for i in range(count):
+            D_prev[i] = here[i] * mask[i]
 
-    If the sums have `several` parts, `lost` accumulates the rounding errors of the additions, which are added to g with
-    the last part. There is one sum of squares for each tile of rows, whichever thread computes it, so their total does
-    not depend on the threads. Those of the weights, if L2 needs them, follow in the second half.
+
+@substituted
+def _run_activation_backward(tables, layer, work, blocks, team):
+    """Compute dZ of a layer from its dA (N12)."""
+    row, memory = tables.layers[layer], work.memory
+    S = block(memory)
+    unit = work.capacity * S
+    n, z, a, d, code = row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit, row[ACTIVATION]
+    stride = padded(n, memory) * S
+    if code == SOFTMAX:
+        for at in range(blocks[0] + team.rank, blocks[1], team.size):
+            each = tables.regions[SAMPLE_ROWS] * unit + at * 4 * S
+            softmax_backward(memory, d + at * stride, a + at * stride, n, each + SUMS * S)
+    elif code != IDENTITY:
+        rows = share(n, team.rank, team.size)
+        count = (rows[1] - rows[0]) * S
+        for at in range(blocks[0], blocks[1]):
+            x = at * stride + rows[0] * S
+            dA, Z_, A_ = view(memory, d + x, count), view(memory, z + x, count), view(memory, a + x, count)
+            backward(code, tables.options[layer], dA, Z_, A_)
+
+
+@jit
+def gradient(layers, buffers, squares, work, blocks, team, l2, stage):
+    """Write this thread's rows of the gradient (N13, N14), or add to them, for the first `blocks` of the workspace.
+
+    `stage` is whether these samples are the first of the batch and whether they are the last, after which the rounding
+    errors are added and the sums of squares are written. There is one sum of squares for each tile of rows, whichever
+    thread computes it, so their total does not depend on the number of threads. The sums of squares of the weights,
+    needed for L2, follow in the second half of `squares`.
     """
-    layers = net[0]
-    tiles = squares.shape[0] // 2
-    unit = room * block(work)
+    first, last = stage
+    memory = work.memory
+    unit = work.capacity * block(memory)
     for layer in range(layers.shape[0]):
         row = layers[layer]
         if row[KIND] != DENSE:
             continue
-        n_prev, n, d, turned = row[INPUTS], row[OUTPUTS], row[D] * unit, row[TURNED] * unit
-        start, stop = share(n, part)
+        dense = DenseLayer(row[W], row[B], row[OUTPUTS], row[INPUTS])
+        d, panels = row[D] * unit, row[PANELS] * unit
+        start, stop = share(dense.n, team.rank, team.size)
         for low in range(start, stop, GROUP):
-            high = min(stop, low + GROUP)
-            first, b_first = row[W] + low * n_prev, row[B] + low
-            if several and not add:
-                fill(lost, first, (high - low) * n_prev)
-                fill(lost, b_first, high - low)
-            weight_gradient(g, lost, row[W], n, n_prev, work, d, turned, blocks, room, (low, high), add)
-            bias_gradient(g, lost, row[B], n, work, d, blocks, (low, high), add)
+            rows = low, min(stop, low + GROUP)
+            if buffers.compensated and first:
+                _clear_rows(buffers.errors, dense, rows)
+            weight_gradient(buffers, dense, work, d, panels, blocks, rows, not first)
+            bias_gradient(buffers, dense, memory, d, blocks, rows, not first)
             if not last:
                 continue
-            if several:
-                increase(g, lost, first, (high - low) * n_prev)
-                increase(g, lost, b_first, high - low)
-            for i in range(low, high, ROWS):
-                count = min(ROWS, high - i)
-                square, weights = squares_of(g, theta, row[W] + i * n_prev, count * n_prev, l2)
-                squares[tiles + row[TILES] + i // ROWS] = weights
-                b = view(g, row[B] + i, count)
-                for r in range(count):
-                    square += b[r] * b[r]
-                squares[row[TILES] + i // ROWS] = square
+            if buffers.compensated:
+                _add_rows(buffers.gradient, buffers.errors, dense, rows)
+            _sum_squares(buffers, squares, dense, row[TILES], rows, l2)
+
+
+@substituted
+def _sum_squares(buffers, squares, dense, tile, rows, l2):
+    """Add the gradient of L2 to some rows, and write the sums of squares; `tile` is the layer's first tile."""
+    g, n_prev, tiles = buffers.gradient, dense.n_prev, squares.shape[0] // 2
+    for i in range(rows[0], rows[1], ROWS):
+        count = min(ROWS, rows[1] - i)
+        square, weights = add_l2(g, buffers.theta, dense.w + i * n_prev, count * n_prev, l2)
+        squares[tiles + tile + i // ROWS] = weights
+        b = view(g, dense.b + i, count)
+        for r in range(count):
+            square += b[r] * b[r]
+        squares[tile + i // ROWS] = square
 
 
 @jit
-def fill(x, at, n):
-    """Fill ``x[at : at + n]`` with zeros."""
-    part = view(x, at, n)
-    for i in range(n):
-        part[i] = 0
+def _clear_rows(x, dense, rows):
+    """Set some rows of a layer's weights and biases to zero."""
+    low, count = rows[0], rows[1] - rows[0]
+    weights = view(x, dense.w + low * dense.n_prev, count * dense.n_prev)
+    for i in range(weights.shape[0]):
+        weights[i] = 0
+    biases = view(x, dense.b + low, count)
+    for i in range(count):
+        biases[i] = 0
 
 
 @jit
-def increase(x, y, at, n):
-    """Add ``y[at : at + n]`` to ``x[at : at + n]``."""
-    part, more = view(x, at, n), view(y, at, n)
+def _add_rows(x, y, dense, rows):
+    """Add y to x in some rows of a layer's weights and biases."""
+    low, count = rows[0], rows[1] - rows[0]
+    at, n = dense.w + low * dense.n_prev, count * dense.n_prev
+    weights, other_weights = view(x, at, n), view(y, at, n)
     for i in range(n):
-        part[i] += more[i]
+        weights[i] += other_weights[i]
+    biases, other_biases = view(x, dense.b + low, count), view(y, dense.b + low, count)
+    for i in range(count):
+        biases[i] += other_biases[i]
 
 
-def regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np.ndarray:
-    """Fill the regions into a table of layers, for blocks of S samples, and return the further regions' places.
+def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np.ndarray:
+    """Write the regions into a table of layers, for blocks of S samples; return the regions that belong to no layer.
 
     Z and A share a region where the slope of the activation is a function of A alone, except in the last layer, whose Z
-    the fused losses need. The last of the numbers returned is the place of the sums of squares.
+    the fused losses need. The last number returned is that of all tiles of rows.
     """
-    at = tiles = 0
+    end = tiles = 0
 
     def take(n: int) -> int:
-        nonlocal at
-        at += n
-        return at - n
+        nonlocal end
+        end += n
+        return end - n
 
-    def room_for(n: int) -> int:
+    def padded_rows(n: int) -> int:
         return -(-n // S) * S
 
-    x, x_turned = take(room_for(rows[0, INPUTS])), take(room_for(rows[0, INPUTS]))
+    x, x_panels = take(padded_rows(rows[0, INPUTS])), take(padded_rows(rows[0, INPUTS]))
     last = len(rows) - 1
     for layer, row in enumerate(rows):
-        room = room_for(row[OUTPUTS])
-        row[Z] = take(room)
+        height = padded_rows(row[OUTPUTS])
+        row[Z] = take(height)
         shared = row[KIND] == DENSE and not NEEDS_Z[row[ACTIVATION]] and layer != last
-        row[A] = row[Z] if shared else take(room)
-        row[D] = take(room) if training or layer == last else 0
+        row[A] = row[Z] if shared else take(height)
+        row[D] = take(height) if training or layer == last else 0
         if row[KIND] == DENSE and training:
-            row[TURNED] = x_turned if layer == 0 else take(room_for(row[INPUTS]))
+            row[PANELS] = x_panels if layer == 0 else take(padded_rows(row[INPUTS]))
             row[TILES] = tiles
             tiles += -(-int(row[OUTPUTS]) // ROWS)
-    return np.array([x, x_turned, take(targets), take(4), at, tiles], np.int64)
+    return np.array([x, x_panels, take(targets), take(4), end, tiles], np.int64)

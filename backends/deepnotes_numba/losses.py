@@ -1,7 +1,7 @@
 """Losses by code, over one block of samples, and their derivatives by the outputs or, where fused, the logits (N11).
 
-All functions take the workspace and the places in it of blocks of k rows (z, a, the derivative d, the targets y: one
-row of class indices where `labelled`) and of rows: c, each sample's share of the mean, and L, c times the loss.
+All functions take the workspace's memory and an :class:`OutputBlock`, the offsets of one block's arrays in it. They
+write the derivatives, and each sample's loss times its share of the mean.
 """
 
 import numpy as np
@@ -134,21 +134,25 @@ def target(i, y, labelled):
 
 
 def _over_outputs(loss, derivative):
-    """Return a function that sums `loss` over the outputs, and writes the derivatives."""
+    """Return a function that sums `loss` over the outputs, and writes the derivatives.
+
+    The offset `x` is that of the argument of `loss`, Z or A; `factor` is the weight of each output.
+    """
 
     @jit_for(loss, derivative)
-    def run(option, work, x, a, d, y, c, L, k, labelled, share):
-        S = block(work)
-        X, A, D = matrix(work, x, k, S), matrix(work, a, k, S), matrix(work, d, k, S)
-        weights, losses = view(work, c, S), view(work, L, S)
+    def run(function, memory, outputs, x, factor):
+        option, labelled = function.option, function.labelled
+        S, k, y = block(memory), outputs.k, outputs.y
+        X, A, D = matrix(memory, x, k, S), matrix(memory, outputs.a, k, S), matrix(memory, outputs.d, k, S)
+        shares, losses = view(memory, outputs.shares, S), view(memory, outputs.losses, S)
         for s in range(S):
-            losses[s] = ZERO(share)
+            losses[s] = ZERO(factor)
         for i in range(k):
-            targets = view(work, y if labelled else y + i * S, S)
+            targets = view(memory, y if labelled else y + i * S, S)
             for s in range(S):
                 t = target(i, targets[s], labelled)
-                losses[s] += weights[s] * share * loss(option, X[i, s], t)
-                D[i, s] = weights[s] * share * derivative(option, A[i, s], t)
+                losses[s] += shares[s] * factor * loss(option, X[i, s], t)
+                D[i, s] = shares[s] * factor * derivative(option, A[i, s], t)
 
     return run
 
@@ -165,49 +169,52 @@ _logistic_block = _over_outputs(_logistic, _difference)
 
 
 @jit
-def loss_and_delta(code, option, work, z, a, d, y, c, L, k, labelled, largest, total):
-    """Write the losses and derivatives of a block; `largest` and `total` are the rows written by softmax."""
-    share = ONE(option) if code == CATEGORICAL else ONE(option) / as_of(k, work)
+def loss_and_delta(function, memory, outputs):  # noqa: C901 - one branch per loss
+    """Write the losses and derivatives of a block."""
+    code, z, a = function.code, outputs.z, outputs.a
+    one = ONE(function.option)
+    factor = one if code == CATEGORICAL else one / as_of(outputs.k, memory)
     if code == SOFTMAX_FUSED:
-        _softmax_block(work, z, a, d, y, c, L, k, labelled, largest, total)
+        _softmax_block(function, memory, outputs)
     elif code == SIGMOID_FUSED:
-        _logistic_block(option, work, z, a, d, y, c, L, k, labelled, share)
+        _logistic_block(function, memory, outputs, z, factor)
     elif code == BINARY:
-        _binary_block(option, work, a, a, d, y, c, L, k, labelled, share)
+        _binary_block(function, memory, outputs, a, factor)
     elif code == CATEGORICAL:
-        _categorical_block(option, work, a, a, d, y, c, L, k, labelled, share)
+        _categorical_block(function, memory, outputs, a, factor)
     elif code == SQUARED:
-        _squared_block(option, work, a, a, d, y, c, L, k, labelled, share)
+        _squared_block(function, memory, outputs, a, factor)
     elif code == ABSOLUTE:
-        _absolute_block(option, work, a, a, d, y, c, L, k, labelled, share)
+        _absolute_block(function, memory, outputs, a, factor)
     elif code == HUBER:
-        _huber_block(option, work, a, a, d, y, c, L, k, labelled, share)
+        _huber_block(function, memory, outputs, a, factor)
     elif code == POISSON:
-        _poisson_block(option, work, a, a, d, y, c, L, k, labelled, share)
+        _poisson_block(function, memory, outputs, a, factor)
     elif code == HALF_POISSON:
-        _half_poisson_block(option, work, a, a, d, y, c, L, k, labelled, share)
+        _half_poisson_block(function, memory, outputs, a, factor)
     elif code == EXP_FUSED:
-        _exp_block(option, work, z, a, d, y, c, L, k, labelled, share)
+        _exp_block(function, memory, outputs, z, factor)
 
 
 @jit
-def _softmax_block(work, z, a, d, y, c, L, k, labelled, largest, total):
-    S = block(work)
-    Z, A, D = matrix(work, z, k, S), matrix(work, a, k, S), matrix(work, d, k, S)
-    weights, losses, M, T = view(work, c, S), view(work, L, S), view(work, largest, S), view(work, total, S)
+def _softmax_block(function, memory, outputs):
+    labelled, S, k, y = function.labelled, block(memory), outputs.k, outputs.y
+    Z, A, D = matrix(memory, outputs.z, k, S), matrix(memory, outputs.a, k, S), matrix(memory, outputs.d, k, S)
+    shares, losses = view(memory, outputs.shares, S), view(memory, outputs.losses, S)
+    M, T = view(memory, outputs.largest, S), view(memory, outputs.total, S)
     for s in range(S):
         T[s] = ZERO(T[s])
-        losses[s] = M[s] - M[s]  # NaN if a logit is infinite, even if no label names it
+        losses[s] = M[s] - M[s]  # NaN if a logit is infinite, even where it does not belong to the sample's class
     for i in range(k):
-        targets = view(work, y if labelled else y + i * S, S)
+        targets = view(memory, y if labelled else y + i * S, S)
         for s in range(S):
             T[s] += exp(Z[i, s] - M[s]) - target(i, targets[s], labelled)
     for s in range(S):
         T[s] = log1p(T[s])
     for i in range(k):
-        targets = view(work, y if labelled else y + i * S, S)
+        targets = view(memory, y if labelled else y + i * S, S)
         for s in range(S):
             t = target(i, targets[s], labelled)
             loss = t * (T[s] - (Z[i, s] - M[s]))
-            losses[s] += weights[s] * (loss if t != ZERO(t) else ZERO(t))
-            D[i, s] = weights[s] * (A[i, s] - t)
+            losses[s] += shares[s] * (loss if t != ZERO(t) else ZERO(t))
+            D[i, s] = shares[s] * (A[i, s] - t)

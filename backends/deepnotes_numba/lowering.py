@@ -1,29 +1,30 @@
 """Lower a plan to the tables and codes that the compiled functions read."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from deepnotes.backends import Activation, Dense, Dropout, Layer, Layout, Loss, Plan, fuses
 from deepnotes_numba import codes, interpreter
+from deepnotes_numba.arguments import Objective
 from deepnotes_numba.vectors import REGISTER
 
 
 class Lowered(NamedTuple):
-    """A network in the form that the compiled functions read.
+    """A network as the compiled functions read it.
 
     Attributes
     ----------
-    net : tuple of ndarray
-        The table of layers, their options, and the places of further regions.
+    tables : tuple of ndarray
+        The fields of :class:`deepnotes_numba.arguments.Tables`, as a plain tuple.
     units : int
         The number of workspace elements for each sample.
     tiles : int
         The number of tiles of rows of the weights.
     """
 
-    net: tuple[np.ndarray, np.ndarray, np.ndarray]
+    tables: tuple[np.ndarray, np.ndarray, np.ndarray]
     units: int
     tiles: int
 
@@ -54,13 +55,13 @@ def lower_network(
     table = np.zeros((len(rows), interpreter.TILES + 1), np.int64)
     table[:, : interpreter.NUMBER + 1] = rows
     targets = 1 if class_indices else layout.sizes[-1]
-    places = interpreter.regions(table, block_of(dtype), targets, training)
-    units, tiles = int(places[interpreter.END]), int(places[-1])
-    return Lowered((table, np.array(options, dtype), places), units, tiles)
+    regions = interpreter.assign_regions(table, block_of(dtype), targets, training)
+    units, tiles = int(regions[interpreter.END]), int(regions[-1])
+    return Lowered((table, np.array(options, dtype), regions), units, tiles)
 
 
 def block_of(dtype: np.dtype) -> int:
-    """Return S, the samples of a block."""
+    """Return S, the number of samples in a block."""
     return 2 * REGISTER // dtype.itemsize
 
 
@@ -72,8 +73,20 @@ def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floati
     return code, dtype.type(dict(loss.options).get("delta", 1.0))
 
 
-def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
-    """Return the optimizer's code, and l2, clip (0 for none), both betas, and the objective's numbers.
+def lower_objective(plan: Plan, dtype: np.dtype) -> tuple[Any, ...]:
+    """Return the fields of :class:`deepnotes_numba.arguments.Objective`, as a plain tuple."""
+    code, option = lower_loss(cast(Loss, plan.loss), plan.layers[-1], dtype)
+    objective = plan.objective
+    return tuple(
+        Objective(
+            code, option, plan.class_indices, float(plan.l2), float(objective.scale), float(objective.reported_scale),
+            bool(objective.share_l2), bool(objective.weighted_mean),
+        )
+    )  # fmt: skip
+
+
+def lower_optimizer(plan: Plan) -> tuple[int, float, float, float, int]:
+    """Return the first fields of :class:`deepnotes_numba.arguments.Optimizer`: all except the limits.
 
     Raises
     ------
@@ -84,7 +97,4 @@ def lower_optimizer(plan: Plan) -> tuple[int, tuple[float, ...]]:
     if update is None:
         raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
     code, beta1, beta2 = update
-    clip = 0.0 if plan.clip_norm is None else plan.clip_norm
-    how = plan.objective
-    objective = how.scale, how.reported_scale, how.share_l2, how.weighted_mean
-    return code, tuple(float(x) for x in (plan.l2, clip, beta1, beta2, *objective))
+    return code, float(beta1), float(beta2), float(plan.clip_norm or 0.0), plan.layout.decaying

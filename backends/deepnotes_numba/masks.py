@@ -1,4 +1,4 @@
-"""Dropout's masks: Philox-4x32-10, the same words as :func:`deepnotes.equations.philox`."""
+"""Dropout masks from Philox-4x32-10, with the same random words as :func:`deepnotes.equations.philox`."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ FIRST_KEY, SECOND_KEY = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 @inlined
 def philox(c0, c1, c2, c3, seed):
-    """Return the four words for one counter, all held in 64 bits."""
+    """Return the four words for one counter, each as 64 bits."""
     x0, x1, x2, x3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
     key0, key1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
     for _ in range(10):
@@ -24,16 +24,17 @@ def philox(c0, c1, c2, c3, seed):
 
 
 @jit
-def dropout(work, a_prev, a, mask, n, rate, seed, step, layer, first):
-    """Write the n rows of the block at `a_prev` with dropout applied to `a`, and the factors to `mask`.
+def dropout(memory, a_prev, a, mask, n, rate, layer, draw):
+    """Write the n rows of the block at `a_prev`, with dropout applied, to `a`, and the factors to `mask`.
 
-    The factors are 0 and ``1 / (1 - rate)``. The block's samples are numbers `first`, `first` + 1 ... of the batch.
+    The factors are 0 and ``1 / (1 - rate)``. `layer` is the layer's number.
     """
-    S = block(work)
-    A_prev, A, M = matrix(work, a_prev, n, S), matrix(work, a, n, S), matrix(work, mask, n, S)
-    keep, none = as_of(1 / (1 - rate), work), ZERO(as_of(0, work))
+    S = block(memory)
+    A_prev, A, M = matrix(memory, a_prev, n, S), matrix(memory, a, n, S), matrix(memory, mask, n, S)
+    keep, none = as_of(1 / (1 - rate), memory), ZERO(as_of(0, memory))
     threshold = np.uint64(round(rate * 4294967296.0))
-    low, high = np.uint64(step) & LOW, np.uint64(step) >> HALF
+    low, high = np.uint64(draw.step) & LOW, np.uint64(draw.step) >> HALF
+    first, seed = draw.first, draw.seed
     if n % 4 == 0:  # the four words of a counter are for four rows of one sample
         for i in range(0, n, 4):
             for s in range(S):
@@ -47,8 +48,8 @@ def dropout(work, a_prev, a, mask, n, rate, seed, step, layer, first):
             for s in range(S):
                 element = (first + s) * n + i
                 w0, w1, w2, w3 = philox(element >> 2, layer, low, high, seed)
-                place = element & 3
-                word = w0 if place == 0 else (w1 if place == 1 else (w2 if place == 2 else w3))
+                lane = element & 3
+                word = w0 if lane == 0 else (w1 if lane == 1 else (w2 if lane == 2 else w3))
                 M[i, s] = keep if word >= threshold else none
     for i in range(n):
         for s in range(S):

@@ -1,8 +1,9 @@
-"""Compiled functions of whole arrays, one pass each, called by level 2."""
+"""Compiled functions that make one pass over whole arrays, for eager execution."""
 
 import numpy as np
 
 from deepnotes_numba import activations, updates
+from deepnotes_numba.arguments import Buffers, Update
 from deepnotes_numba.compiling import entry, inlined
 from deepnotes_numba.elementary import ZERO, exp
 from deepnotes_numba.masks import philox
@@ -10,7 +11,7 @@ from deepnotes_numba.masks import philox
 
 @entry("activations one by one")
 def activate(code, option, Z, A):
-    activations.activate(code, option, Z, A, False)
+    activations.activate(code, option, Z, A)
 
 
 @entry("activations one by one")
@@ -55,13 +56,16 @@ def softmax_backward(D, A, total):
 
 
 @entry("updates one by one")
-def update(code, theta, g, first, second, rate, epsilon, beta1, beta2):
-    updates.update(code, theta, g, first, second, 0, theta.shape[0], 1.0, rate, epsilon, beta1, beta2, 0.0)
+def update(code, theta, g, first, second, scalars):
+    """Update θ and the optimizer's slots; `scalars` are the rate, epsilon, beta1 and beta2."""
+    rate, epsilon, beta1, beta2 = scalars
+    step = Update(code, 1.0, rate, epsilon, beta1, beta2)
+    updates.update(step, Buffers(theta, g, g, first, second, False), 0, theta.shape[0])
 
 
 @entry("dropout masks")
 def mask(mask, rate, seed, step, layer):
-    """Fill ``mask.T``, flat, with whether each element is kept; four elements share a counter."""
+    """Write whether each element is kept, in the order of ``mask.T``; each row is the four words of one counter."""
     threshold = np.uint64(round(rate * 4294967296.0))
     low, high = np.uint64(step) & np.uint64(0xFFFFFFFF), np.uint64(step) >> np.uint64(32)
     for b in range(mask.shape[0]):

@@ -1,130 +1,171 @@
 """Prediction inside one compiled call: outputs and losses of many samples, or the output of one."""
 
-from deepnotes_numba.activations import NEEDS_Z, activate, softmax_of
+import numpy as np
+
+from deepnotes_numba.activations import NEEDS_Z, activate, activate_in_place, softmax_of
+from deepnotes_numba.arguments import DenseLayer, Draw, LossFunction, Samples, Tables, Targets, Team, Workspace
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import gather, gather_targets
 from deepnotes_numba.codes import IDENTITY, SOFTMAX
-from deepnotes_numba.compiling import entry, jit
+from deepnotes_numba.compiling import entry, jit, substituted
 from deepnotes_numba.interpreter import (
     ACTIVATION,
-    EACH,
     END,
     INPUTS,
     LOSSES,
     OUTPUTS,
+    SAMPLE_ROWS,
     TARGETS,
-    X_AT,
-    X_TURNED,
+    X_BLOCKS,
+    X_PANELS,
     A,
     B,
     W,
     forward,
     losses_and_deltas,
 )
-from deepnotes_numba.products import padded
+from deepnotes_numba.products import NOTHING, ONCE, padded
 from deepnotes_numba.vectors import block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
+
+PREDICTION, NOT_WEIGHTED, NO_SEED = np.bool_(False), np.bool_(False), np.uint64(0)
+"""Variables, since literals would make Numba compile separate functions."""
 
 
 @entry("prediction")
-def predict(
-    rank, size, meeting, split, net, theta, work, room, x_address, x_shape, by_sample, order, out, Y, labelled, loss,
-    delta, losses,
-):  # fmt: skip
-    """Write outputs of some samples to `out`, (k, all samples), and, if there is room for them, each sample's loss.
+def predict(team, tables, theta, workspace, samples, Y, loss, results):
+    """Write the outputs of some samples and, if there is memory for them, each sample's loss.
 
-    This is thread number `rank` of `size`. `order` holds the numbers of the samples, which are consecutive; they begin
-    and end at whole blocks, but for the last of all samples.
+    The samples are consecutive; they begin and end at whole blocks, except for the last of all samples.
+
+    Parameters
+    ----------
+    team : tuple
+        The fields of :class:`Team`, with the words of the barrier as an array.
+    tables : tuple
+        The fields of :class:`Tables`.
+    theta : ndarray
+    workspace : tuple
+        The fields of :class:`Workspace`, with the memory as an array, and whether threads share the rows of each array;
+        otherwise there is memory for each thread.
+    samples : tuple
+        The address and shape of X, whether X is laid out by sample, and the indices of the samples.
+    Y : ndarray
+        The targets, or any matrix if no losses are wanted.
+    loss : tuple
+        The fields of :class:`LossFunction`.
+    results : tuple of ndarray
+        The outputs, (k, all samples), and the losses, (1, all samples) or (0, 0).
     """
-    places = net[2]
-    X = matrix_at(x_address, x_shape, theta)
-    S = block(work)
-    unit = room * S
-    samples = order.shape[0]
-    low, high, part = 0, samples, (rank, size)
-    if not split:  # each thread has its own samples and workspace, and need not wait for others
-        blocks = (samples + S - 1) // S
-        low, high, part = blocks * rank // size * S, min(samples, blocks * (rank + 1) // size * S), (0, 1)
-    work = pointer(work, 0 if split else rank * places[END] * unit)
-    theta, meeting = pointer(theta, 0), pointer(meeting, 0)
+    rank, size, barrier = team
+    memory, capacity, split = workspace
+    address, shape, by_sample, order = samples
+    tables, function, losses = Tables(*tables), LossFunction(*loss), results[1]
+    X, targets = matrix_at(address, shape, theta), Targets(Y, losses, NOT_WEIGHTED)
+    S = block(memory)
+    unit = capacity * S
+    low, high = 0, order.shape[0]
+    if not split:  # each thread has samples and memory of its own, and need not wait for others
+        blocks = (high + S - 1) // S
+        low, high = blocks * rank // size * S, min(high, blocks * (rank + 1) // size * S)
+    work = Workspace(pointer(memory, 0 if split else rank * tables.regions[END] * unit), capacity)
+    team = Team(rank if split else 0, size if split else 1, pointer(barrier, 0))
     for start in range(low, high, unit):
-        onwards, count = view(order, start, samples - start), min(unit, high - start)
-        every = (0, (count + S - 1) // S)
-        if part[0] == 0:
-            inputs, turned = places[X_AT] * unit, places[X_TURNED] * unit
-            gather(X, by_sample, onwards, count, work, inputs, turned, every, room, False)
+        part, count = Samples(X, by_sample, view(order, start, order.shape[0] - start)), min(unit, high - start)
+        every = NOTHING, (count + S - 1) // S
+        if team.rank == 0:
+            _gather(tables, work, part, targets, count)
+        if not wait(team):
+            return
+        if not forward(tables, pointer(theta, 0), work, every, team, Draw(PREDICTION, NO_SEED, NOTHING, start)):
+            return
+        if team.rank == 0:
             if losses.shape[0] > 0:
-                targets, each = places[TARGETS] * unit, places[EACH] * unit
-                gather_targets(Y, losses, False, 1.0, onwards, count, work, targets, each, every)
-        if not wait(meeting, part[1]):
+                losses_and_deltas(tables, work, every, NOTHING, ONCE, function)
+            _write(tables, work, every, order[start], results)
+        if not wait(team):
             return
-        if not forward(net, theta, work, every, room, part, meeting, False, 0, 0, start):
-            return
-        if part[0] == 0:
-            if losses.shape[0] > 0:
-                losses_and_deltas(net, work, every, room, (0, 1), labelled, loss, delta)
-            _write(net, work, room, every, order[start], out, losses)
-        if not wait(meeting, part[1]):
-            return
+
+
+@substituted
+def _gather(tables, work, samples, targets, m):
+    """Gather the first m samples and, if losses are wanted, their targets."""
+    S = block(work.memory)
+    regions, unit, blocks = tables.regions, work.capacity * S, (NOTHING, (m + S - 1) // S)
+    gather(samples, m, work, regions[X_BLOCKS] * unit, regions[X_PANELS] * unit, blocks, PREDICTION)
+    if targets.weights.shape[0] > 0:
+        y, rows = regions[TARGETS] * unit, regions[SAMPLE_ROWS] * unit
+        gather_targets(targets, 1.0, samples.order, m, work.memory, y, rows, blocks)
 
 
 @jit
-def _write(net, work, room, blocks, start, out, losses):
-    """Copy outputs and losses from a range of blocks to where the user sees them, from sample `start` on."""
-    layers, _, places = net
-    S = block(work)
-    unit = room * S
+def _write(tables, work, blocks, start, results):
+    """Copy outputs and losses of a range of blocks to `results`, from sample `start` on."""
+    layers, memory = tables.layers, work.memory
+    out, losses = results
+    S = block(memory)
+    unit = work.capacity * S
     k, samples = out.shape
     region = layers[layers.shape[0] - 1][A] * unit
     for at in range(blocks[0], blocks[1]):
         first = start + at * S
         count = min(S, samples - first)
-        results = matrix(work, region + at * padded(k, work) * S, k, S)
+        outputs = matrix(memory, region + at * padded(k, memory) * S, k, S)
         for i in range(k):
             row = out[i]
             for s in range(count):
-                row[first + s] = results[i, s]
+                row[first + s] = outputs[i, s]
         if losses.shape[0] > 0:
-            own = view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S)
+            block_losses = view(memory, tables.regions[SAMPLE_ROWS] * unit + (at * 4 + LOSSES) * S, S)
             for s in range(count):
-                losses[0, first + s] = own[s]
+                losses[0, first + s] = block_losses[s]
 
 
 @entry("prediction of one sample")
 def predict_one(x, out, layers, options_address, theta_address, work_address, stride):
-    """Write the output for one sample, shape (n[0],), to `out`, (k, 1); the workspace has four vectors, `stride` apart.
+    """Write the output for one sample, x of shape (n[0],), to `out`, (k, 1).
 
-    Whatever stays the same between calls is passed by address: passing an array takes longer than some layers.
+    The workspace has memory for four vectors, `stride` apart. Arrays that stay the same between calls are passed by
+    address: passing an array takes longer than some layers.
     """
     options, theta, work = pointer_to(options_address, x), pointer_to(theta_address, x), pointer_to(work_address, x)
     A_prev = pointer(x, 0)
-    lanes = block(x) // 2
     for layer in range(layers.shape[0]):
         row = layers[layer]
-        n_prev, n, w, b, code = row[INPUTS], row[OUTPUTS], row[W], row[B], row[ACTIVATION]
-        z = pointer(work, 2 * (layer % 2) * stride)
-        whole = n_prev // lanes
-        i = 0
-        while i + 8 <= n:
-            dots8(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
-            i += 8
-        while i < n:
-            dots1(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
-            i += 1
+        n, code, z = row[OUTPUTS], row[ACTIVATION], pointer(work, 2 * (layer % 2) * stride)
+        _multiply_vector(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), A_prev, z)
         Z = view(z, 0, n)
-        if whole * lanes < n_prev:
-            rest = n_prev - whole * lanes
-            last = view(A_prev, whole * lanes, rest)
-            for i in range(n):
-                weights = view(theta, w + i * n_prev + whole * lanes, rest)
-                for p in range(rest):
-                    Z[i] += weights[p] * last[p]
         if code == SOFTMAX:
             softmax_of(Z)
         elif code != IDENTITY:
-            shared = not NEEDS_Z[code]
-            z = pointer(z, 0 if shared else stride)
-            activate(code, view(options, layer, 1)[0], Z, view(z, 0, n), shared)
+            option = view(options, layer, 1)[0]
+            if NEEDS_Z[code]:
+                z = pointer(z, stride)
+                activate(code, option, Z, view(z, 0, n))
+            else:
+                activate_in_place(code, option, Z)
         A_prev = z
     A = view(A_prev, 0, out.shape[0])
     for i in range(out.shape[0]):
         out[i, 0] = A[i]
+
+
+@substituted
+def _multiply_vector(theta, layer, A_prev, z):
+    """Write ``z = W a_prev + b`` for one sample."""
+    w, b, n, n_prev = layer
+    lanes = block(theta) // 2
+    whole = n_prev // lanes
+    i = 0
+    while i + 8 <= n:
+        dots8(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
+        i += 8
+    while i < n:
+        dots1(theta, w + i * n_prev, n_prev, A_prev, 0, whole, z, i, b + i)
+        i += 1
+    if whole * lanes < n_prev:
+        rest = n_prev - whole * lanes
+        last, Z = view(A_prev, whole * lanes, rest), view(z, 0, n)
+        for i in range(n):
+            weights = view(theta, w + i * n_prev + whole * lanes, rest)
+            for p in range(rest):
+                Z[i] += weights[p] * last[p]

@@ -2,15 +2,14 @@
 
 from math import isfinite
 from time import perf_counter
-from typing import cast
 
 import numpy as np
 
-from deepnotes.backends import Batches, Chunk, EagerProgram, Loss, Plan, State, aligned, scalar_table
+from deepnotes.backends import Batches, Chunk, EagerProgram, Plan, State, aligned, scalar_table
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import plain, readable
 from deepnotes_numba.base import ThreadedBackend
-from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_optimizer
+from deepnotes_numba.lowering import block_of, lower_network, lower_objective, lower_optimizer
 from deepnotes_numba.thread_team import run
 
 SCALARS = ("rate", "epsilon", "share", "gain")
@@ -35,9 +34,11 @@ class NumbaProgram(EagerProgram):
         self._threads = backend.threads
         self._dtype = np.dtype(plan.dtype)
         self._block = block_of(self._dtype)
-        self._net, self._units, tiles = lower_network(plan.layers, plan.layout, self._dtype, plan.class_indices, True)
-        self._loss, self._delta = lower_loss(cast(Loss, plan.loss), plan.layers[-1], self._dtype)
-        self._optimizer, self._numbers = lower_optimizer(plan)
+        self._tables, self._units, tiles = lower_network(
+            plan.layers, plan.layout, self._dtype, plan.class_indices, True
+        )
+        self._objective = lower_objective(plan, self._dtype)
+        self._optimizer = *lower_optimizer(plan), self.safe, self.safe_norm
         self._multiplications = 3 * plan.layout.decaying
         # A tile may read, but not write, a little beyond its columns, so there are elements after the gradient.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
@@ -81,6 +82,8 @@ class NumbaProgram(EagerProgram):
             min(batch_size, room * self._block), self.plan.layout.sizes, self.plan.layout.size
         )
         scalars = scalar_table(self.plan.optimizer, SCALARS, state.step, rates)
+        errors = self._lost if several else self._none
+        buffers = state.theta, self._g, errors, first, second, self._squares
         done = 0
         while True:
             size, split, count = self._pace.choose(self._threads, room, work, len(rates) - done, rows)
@@ -88,13 +91,11 @@ class NumbaProgram(EagerProgram):
             now_changing = scalars if count == len(rates) else np.ascontiguousarray(scalars[:, now])
             began = perf_counter()
             *both, made, cost = run(
-                size, training.train, split, self._net, state.theta, self._g,
-                self._lost if several else self._none, first, second,
-                self._take(room, size if split else 1), self._squares, room, X.ctypes.data, X.shape, by_sample, Y, w,
-                data.w is not None, self.plan.class_indices, order[done * batch_size : (done + count) * batch_size],
-                batch_size, rates[now], self._loss, self._delta, self._optimizer, self._numbers,
-                now_changing, self.plan.layout.decaying, np.uint64(self.plan.seed), state.step,
-                (self.safe, self.safe_norm), sums,
+                size, training.train, self._tables, buffers, (self._take(room, size if split else 1), room, split),
+                (X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None),
+                (order[done * batch_size : (done + count) * batch_size], batch_size, rates[now], now_changing,
+                 np.uint64(self.plan.seed), state.step, *sums),
+                self._objective, self._optimizer,
             )  # fmt: skip
             self._pace.note(size, made * work, perf_counter() - began)
             state.step += made
@@ -104,7 +105,8 @@ class NumbaProgram(EagerProgram):
 
     def _take(self, room: int, gathering: int) -> np.ndarray:
         """Return a workspace for this many blocks, and for threads that each gather all samples."""
-        width = int(self._net[2][interpreter.X_TURNED] - self._net[2][interpreter.X_AT])
+        regions = self._tables[2]
+        width = int(regions[interpreter.X_PANELS] - regions[interpreter.X_BLOCKS])
         wanted = (self._units + 2 * (gathering - 1) * width) * room * self._block
         if len(self._work) < wanted:
             self._work = aligned(wanted, self._dtype)

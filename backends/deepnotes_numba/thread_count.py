@@ -1,12 +1,12 @@
-"""The number of threads of a call, and whether they split samples or rows: the limits, the rule, and the clock.
+"""The number of threads of a call, and whether they split samples or rows.
 
-The limit is the user's ``threads=``, or else the least of the cores that the operating system grants the process,
-``NUMBA_NUM_THREADS``, and the current limit of NumPy's BLAS. The last reflects ``OMP_NUM_THREADS`` and
-``OPENBLAS_NUM_THREADS``, and ``threadpoolctl.threadpool_limits`` where that is installed.
+The limit is the user's ``threads=``, or else the smallest of three numbers: the cores that the operating system grants
+the process, ``NUMBA_NUM_THREADS``, and the current limit of NumPy's BLAS. The last reflects ``OMP_NUM_THREADS``,
+``OPENBLAS_NUM_THREADS`` and, if threadpoolctl is installed, ``threadpoolctl.threadpool_limits``.
 
-The rule knows the work, but not how long it takes one core to read what another wrote: this is five times as long where
-they share no cache, and on a virtual machine it changes from minute to minute. So a training times its own chunks and
-continues with the number of threads that was faster. The results are the same.
+Below the limit, a rule chooses the number of threads by the work. It does not know how long a core takes to read data
+that another core wrote: five times as long if they share no cache, and on a virtual machine this changes from minute to
+minute. So training times its own chunks and continues with the fastest number of threads. The results are the same.
 """
 
 import os
@@ -18,24 +18,24 @@ from typing import Any
 from deepnotes_numba.compiling import numba
 
 WORK_PER_THREAD = 600_000
-"""Multiplications of a step, for each thread, below which one more thread does not pay, as they meet three times."""
+"""The least number of multiplications per step and thread for which another thread pays: threads meet three times."""
 WORK_PER_START = 20_000_000
-"""The same for all steps of a call: it takes a tenth of a millisecond to start a thread.
+"""The least number of multiplications per call and thread: it takes a tenth of a millisecond to start a thread.
 
-Both were measured by ``python -m benchmarks.threads``.
+Both numbers were measured by ``python -m benchmarks.threads``.
 """
 WORK_BEYOND_DOUBT = 50_000_000
-"""Multiplications of a step, for each thread, from which on all threads certainly pay."""
+"""The number of multiplications per step and thread from which all threads pay without a trial."""
 WORK_OF_TRIAL = 300_000_000
-"""Multiplications by which the clock judges a number of threads: some milliseconds."""
+"""The number of multiplications of a trial of a number of threads: some milliseconds."""
 WORK_BETWEEN_TRIALS = 30 * WORK_OF_TRIAL
-"""Multiplications after which a number of threads that is not the fastest is tried again."""
+"""The number of multiplications after which a number of threads that was not the fastest is tried again."""
 RECENT = 3
-"""The number of recent times, the best of which counts, so that a disturbed one does not decide."""
+"""The number of recent times, of which the best counts, so that a disturbed one does not decide."""
 
 
 def limit(asked: int | None) -> int:
-    """Return the most threads that a call may use now; `asked` is the user's setting for this backend."""
+    """Return the current maximum number of threads of a call; `asked` is the user's setting for this backend."""
     if asked is not None:
         return asked
     affinity = getattr(os, "sched_getaffinity", None)
@@ -59,14 +59,14 @@ def choose(
 def moves_less(samples: int, sizes: Sequence[int], parameters: int) -> bool:
     """Return whether threads that split rows read less of each other's data than threads that split samples.
 
-    Threads that split samples read all parameters that others have changed, and take back those that they change
-    themselves; threads that split rows read the activations of each layer.
+    Threads that split samples read all parameters that others have changed, and get back those that they change
+    themselves. Threads that split rows read the activations of each layer.
     """
     return samples * sum(sizes) < 2 * parameters
 
 
 def candidates(most: int) -> list[int]:
-    """Return the numbers of threads worth trying: the most that the rule allows, and successive halves of it.
+    """Return the numbers of threads worth trying: the maximum that the rule allows, and successive halves of it.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def candidates(most: int) -> list[int]:
 
 
 class Pace:
-    """The speed of the steps of a training by number of threads: chooses the next number, and records the result."""
+    """The speed of training for each number of threads: chooses the next number, and records the time."""
 
     def __init__(self) -> None:
         self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
@@ -91,8 +91,8 @@ class Pace:
     ) -> tuple[int, bool, int]:
         """Return the number of threads, whether they split rows, and the number of steps to use them for.
 
-        If the clock decides, all numbers are tried at first, and later the one unused for the longest; a trial lasts
-        until there is enough to judge by.
+        Unless there is so much work that all threads pay, all numbers are tried at first, and later the number that has
+        been unused for the longest time. A trial lasts until its time can be compared.
         """
         most, split = choose(asked, blocks, multiplications, steps, rows)
         if most == 1 or multiplications >= most * WORK_BEYOND_DOUBT:
@@ -107,7 +107,7 @@ class Pace:
         return size, size > 1 and (rows or size > blocks), min(steps, max(1, work // multiplications))
 
     def note(self, size: int, multiplications: int, seconds: float) -> None:
-        """Record the time of some steps; short calls are added up until they are enough to judge by."""
+        """Record the time of some steps; short calls are added up until their time can be compared."""
         self._turn += 1
         self._used[size] = self._turn
         self._since += multiplications
@@ -122,7 +122,7 @@ class Pace:
 
 
 def _blas_limit() -> int:
-    """Return the least number of threads that a loaded BLAS or OpenMP may use now."""
+    """Return the smallest current limit on threads of any loaded BLAS or OpenMP."""
     controller = _controller()
     if controller is not None:
         return min((library["num_threads"] for library in controller.info()), default=1 << 30)

@@ -1,8 +1,8 @@
-"""Threads that run parts of one compiled function together and wait for each other at barriers.
+"""Threads that execute one compiled function together and wait for each other at barriers.
 
 There is no pool: a call starts the threads that it needs, in less than a tenth of a millisecond, and ends them. So
-nothing outlives a call or is lost in a fork, any number of calls may run at once, and other libraries' threads need no
-control.
+no thread outlives a call or is lost in a fork, any number of calls may run at once, and the threads of other libraries
+are left alone.
 """
 
 import ctypes
@@ -19,25 +19,32 @@ from deepnotes_numba.barrier import BROKEN, SIZE
 
 
 def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call ``function(rank, size, meeting, *arguments)`` for each rank in as many threads; return what rank 0 returns.
+    """Call ``function((rank, size, meeting), *arguments)`` for each rank in a thread of its own.
+
+    `meeting` is the memory of a barrier; see :mod:`deepnotes_numba.barrier`.
+
+    Returns
+    -------
+    object
+        The result for rank 0.
 
     Raises
     ------
     RuntimeError
         If a thread cannot be started.
     Exception
-        What any of the calls raised, after the others were stopped.
+        The first exception of any of the calls, after the others were stopped.
     """
     meeting = np.zeros(SIZE, np.int64)
     if size == 1:
-        return function(0, 1, meeting, *arguments)
+        return function((0, 1, meeting), *arguments)
     errors: list[BaseException] = []
-    here = _core()
+    here = _current_core()
 
     def follow(rank: int) -> None:
         try:
-            _leave(here)
-            function(rank, size, meeting, *arguments)
+            _leave_core(here)
+            function((rank, size, meeting), *arguments)
         except BaseException as error:
             meeting[BROKEN] = 1
             errors.append(error)
@@ -48,7 +55,7 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
             thread = threading.Thread(target=follow, args=(rank,), name=f"deepnotes-{rank}", daemon=True)
             thread.start()
             started.append(thread)
-        return function(0, size, meeting, *arguments)
+        return function((0, size, meeting), *arguments)
     except BaseException:
         meeting[BROKEN] = 1
         raise
@@ -59,10 +66,10 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
             raise errors[0]
 
 
-def _leave(core: int | None) -> None:
-    """Keep this thread off a core, if there are others: a new one often starts on the core of the one that waits.
+def _leave_core(core: int | None) -> None:
+    """Keep this thread off a core, if it may use others: new threads often start on the core of the waiting thread.
 
-    The system would separate them only at its next tick, while many steps take less time than that.
+    The system would separate them only at its next tick, and many steps take less time than that.
     """
     if core is not None:
         with suppress(OSError):
@@ -71,12 +78,12 @@ def _leave(core: int | None) -> None:
                 os.sched_setaffinity(0, others)
 
 
-def _core() -> int | None:
-    """Return the core that this thread runs on, if the system says so and allows moving threads."""
-    tells = _teller()
-    return None if tells is None else int(tells())
+def _current_core() -> int | None:
+    """Return the core that this thread runs on, or None if the system does not report it or cannot move threads."""
+    get_core = _find_getcpu()
+    return None if get_core is None else int(get_core())
 
 
 @cache
-def _teller() -> Any:
+def _find_getcpu() -> Any:
     return getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None

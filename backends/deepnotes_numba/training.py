@@ -1,22 +1,39 @@
-"""Train on chunks of mini-batches inside one compiled call: gather, gradient, clip, update, for each batch."""
+"""Training on chunks of mini-batches inside one compiled call: gather, gradient, clip, update, for each batch."""
 
 from math import isfinite, sqrt
 
+import numpy as np
+
+from deepnotes_numba.arguments import (
+    Batches,
+    Buffers,
+    Draw,
+    LossFunction,
+    Objective,
+    Optimizer,
+    Samples,
+    Tables,
+    Targets,
+    Team,
+    Training,
+    Update,
+    Workspace,
+)
 from deepnotes_numba.barrier import wait
-from deepnotes_numba.batches import gather, gather_targets, plus, total_of
-from deepnotes_numba.compiling import entry, jit
+from deepnotes_numba.batches import add, divisor, gather, gather_targets
+from deepnotes_numba.compiling import entry, jit, substituted
 from deepnotes_numba.interpreter import (
     DENSE,
-    EACH,
     END,
     INPUTS,
     KIND,
     LOSSES,
     OUTPUTS,
+    PANELS,
+    SAMPLE_ROWS,
     TARGETS,
-    TURNED,
-    X_AT,
-    X_TURNED,
+    X_BLOCKS,
+    X_PANELS,
     B,
     W,
     deltas,
@@ -24,107 +41,195 @@ from deepnotes_numba.interpreter import (
     gradient,
     losses_and_deltas,
 )
-from deepnotes_numba.products import share
-from deepnotes_numba.updates import update
+from deepnotes_numba.products import NOTHING, share
+from deepnotes_numba.updates import decay, update
 from deepnotes_numba.vectors import block, matrix_at, pointer, view
+
+TRAINING = np.bool_(True)
+"""A variable, since a literal would make Numba compile a separate function."""
 
 
 @entry("training")
-def train(
-    rank, size, meeting, split, net, theta, g, lost, first, second, work, squares, room, x_address, x_shape, by_sample,
-    Y, w, weighted, labelled, order, batch, rates, loss, delta, optimizer, numbers, scalars, decaying, seed, step, safe,
-    sums,
-):  # fmt: skip
-    """Train on consecutive batches; return `sums` (of losses, of weights) grown, the updates made, and the last cost.
+def train(team, tables, buffers, workspace, data, batches, objective, optimizer):
+    """Train on consecutive batches; return the sums of losses and weights, the number of updates, and the last cost.
 
-    It stops before the first update whose cost or gradient is not finite, or so large (by the limits `safe` on the step
-    and the norm) that the result may not be. This is thread number `rank` of `size`; all of them compute the same
-    numbers. The rows of `scalars` hold the values that change from update to update: the optimizer's rate and epsilon,
-    the share of θ that decays, and the factor of the gradient.
+    Training stops before the first update whose cost or gradient is not finite, or so large (by the limits
+    `optimizer.safe_step` and `optimizer.safe_norm`) that the result may not be. All threads of a team compute the same
+    numbers.
+
+    Parameters
+    ----------
+    team : tuple
+        The fields of :class:`Team`, with the words of the barrier as an array.
+    tables : tuple
+        The fields of :class:`Tables`.
+    buffers : tuple
+        The first fields of :class:`Buffers`, as arrays, and the sums of squares (see `gradient`). `errors` is empty if
+        no sum has several parts.
+    workspace : tuple
+        The fields of :class:`Workspace`, with the memory as an array, and whether threads share the rows of each array.
+    data : tuple
+        The address and shape of X, whether X is laid out by sample, and the fields of :class:`Targets`.
+    batches, objective, optimizer : tuple
+        The fields of :class:`Batches`, :class:`Objective` and :class:`Optimizer`.
     """
-    if split and rank > 0:
-        net = _with_own_samples(net, rank)
-    layers, _, places = net
-    l2, clip, beta1, beta2, scale, reported_scale, share_l2, weighted_mean = numbers
-    X = matrix_at(x_address, x_shape, theta)
-    S = block(work)
-    unit = room * S
-    biases = theta.shape[0] - decaying
-    several = lost.shape[0] > 0
-    work, theta, g, lost = pointer(work, 0), pointer(theta, 0), pointer(g, 0), pointer(lost, 0)
-    first, second, meeting = pointer(first, 0), pointer(second, 0), pointer(meeting, 0)
-    loss_sum, weight_sum = sums
+    batches, objective, optimizer = Batches(*batches), Objective(*objective), Optimizer(*optimizer)
+    address, shape, by_sample, Y, weights, weighted = data
+    theta = buffers[0]
+    X, parameters = matrix_at(address, shape, theta), theta.shape[0]
+    call = _prepare(team, tables, buffers, workspace, Targets(Y, weights, weighted), objective)
+    loss_sum, weight_sum = batches.loss_sum, batches.weight_sum
     cost = 0.0
-    for made in range(rates.shape[0]):
-        indices = view(order, made * batch, min(batch, order.shape[0] - made * batch))
-        m = indices.shape[0]
-        total = total_of(w, weighted and weighted_mean != 0, indices)
-        penalty = l2 / total if share_l2 and total > 0 else l2
-        cost = rest = 0.0
-        for start in range(0, m, unit):  # as many as the workspace has room for
-            begin, count = made * batch + start, min(unit, m - start)
-            onwards = view(order, begin, order.shape[0] - begin)
-            blocks = (count + S - 1) // S
-            mine = (blocks * rank // size, blocks * (rank + 1) // size) if size > 1 else (0, blocks)
-            taken = (0, blocks) if split else mine
-            inputs, turned = places[X_AT] * unit, places[X_TURNED] * unit
-            gather(X, by_sample, onwards, count, work, inputs, turned, taken, room, True)
-            targets, each = places[TARGETS] * unit, places[EACH] * unit
-            gather_targets(Y, w, weighted, total / scale, onwards, count, work, targets, each, mine)
-            part = (0, 1)
-            if split:
-                part, mine = (rank, size), (0, blocks)
-            if not forward(net, theta, work, mine, room, part, meeting, True, seed, step + made, start):
-                return loss_sum, weight_sum, made, cost
-            losses_and_deltas(net, work, mine, room, part, labelled, loss, delta)
-            if not wait(meeting, part[1]) or not deltas(net, theta, work, mine, room, part, meeting, loss):
-                return loss_sum, weight_sum, made, cost
-            if not wait(meeting, size):
-                return loss_sum, weight_sum, made, cost
-            for at in range(blocks):
-                losses = sum_of(view(work, places[EACH] * unit + (at * 4 + LOSSES) * S, S))
-                cost, rest = plus(cost, rest, losses)
-            gradient(
-                net, theta, g, lost, several, work, squares, blocks, room, (rank, size), penalty, start > 0,
-                start + unit >= m,
-            )  # fmt: skip
-            if not wait(meeting, size):
-                return loss_sum, weight_sum, made, cost
-
-        square = squared_weights = 0.0
-        for i in range(squares.shape[0] // 2):
-            square += squares[i]
-            squared_weights += squares[squares.shape[0] // 2 + i]
-        cost = (cost + rest) * (reported_scale / scale)
-        if share_l2:
-            cost += 0.5 * penalty * squared_weights
-        norm = sqrt(square)
-        shrunk = clip / norm if 0 < clip < norm else 1.0
-        if not isfinite(cost) or not rates[made] * max(norm, 1.0) < safe[0] or not norm * shrunk < safe[1]:
+    for made in range(batches.rates.shape[0]):
+        start = made * batches.size
+        samples = Samples(X, by_sample, view(batches.order, start, batches.order.shape[0] - start))
+        m = min(batches.size, samples.order.shape[0])
+        total = divisor(weights, weighted and objective.weighted_mean, view(samples.order, 0, m))
+        l2 = objective.l2 / total if objective.share_l2 and total > 0 else objective.l2
+        draw = Draw(TRAINING, batches.seed, batches.step + made, NOTHING)
+        complete, cost = _differentiate(call, samples, m, total / objective.scale, l2, draw)
+        if not complete:
             return loss_sum, weight_sum, made, cost
-        rate, epsilon, decay = scalars[0, made], scalars[1, made], scalars[2, made]
-        shrunk *= scalars[3, made]
-        for layer in range(layers.shape[0]):
-            row = layers[layer]
-            low, high = share(row[OUTPUTS], (rank, size))
-            at, count, b_at, b_count = row[W] + low * row[INPUTS], (high - low) * row[INPUTS], row[B] + low, high - low
-            if size == 1:  # all layers at once
-                at, count, b_at, b_count = 0, decaying, decaying, biases
-            elif row[KIND] != DENSE:
-                continue
-            update(optimizer, theta, g, first, second, at, count, shrunk, rate, epsilon, beta1, beta2, decay)
-            update(optimizer, theta, g, first, second, b_at, b_count, shrunk, rate, epsilon, beta1, beta2, 0.0)
-            if size == 1:
-                break
-        if not wait(meeting, size):
+        square, squared_weights = _total_squares(call.squares)
+        cost *= objective.reported / objective.scale
+        if objective.share_l2:
+            cost += 0.5 * l2 * squared_weights
+        norm = sqrt(square)
+        clipping = optimizer.clip_norm / norm if 0 < optimizer.clip_norm < norm else 1.0
+        if not _is_safe(cost, batches.rates[made] * max(norm, 1.0), norm * clipping, optimizer):
+            return loss_sum, weight_sum, made, cost
+        rate, epsilon, scale = batches.scalars[0, made], batches.scalars[1, made], clipping * batches.scalars[3, made]
+        step = Update(optimizer.code, scale, rate, epsilon, optimizer.beta1, optimizer.beta2)
+        _update_parameters(call, step, batches.scalars[2, made], optimizer.decaying, parameters)
+        if not wait(call.team):
             return loss_sum, weight_sum, made, cost
         loss_sum += cost * m
         weight_sum += m
-    return loss_sum, weight_sum, rates.shape[0], cost
+    return loss_sum, weight_sum, batches.rates.shape[0], cost
+
+
+@substituted
+def _prepare(team, tables, buffers, workspace, targets, objective):
+    """Return the :class:`Training`, with pointers instead of arrays."""
+    rank, size, barrier = team
+    theta, g, errors, first, second, squares = buffers
+    memory, capacity, split = workspace
+    tables = Tables(*tables)
+    if split and rank > 0:
+        tables = _with_own_samples(tables, rank)
+    pointers = Buffers(
+        pointer(theta, 0), pointer(g, 0), pointer(errors, 0), pointer(first, 0), pointer(second, 0),
+        errors.shape[0] > 0,
+    )  # fmt: skip
+    return Training(
+        Team(rank, size, pointer(barrier, 0)), tables, pointers, squares, Workspace(pointer(memory, 0), capacity),
+        split, targets, objective,
+    )  # fmt: skip
 
 
 @jit
-def sum_of(x):
+def _with_own_samples(tables, rank):
+    """Return the tables for a thread that gathers the samples into regions of its own, after all others.
+
+    All threads that share the rows of each array read all samples: gathering them again takes less time than reading
+    them from another core's cache.
+    """
+    layers, regions = tables.layers.copy(), tables.regions.copy()
+    width = regions[X_PANELS] - regions[X_BLOCKS]
+    regions[X_BLOCKS] = regions[END] + 2 * (rank - 1) * width
+    regions[X_PANELS] = regions[X_BLOCKS] + width
+    if layers[0, KIND] == DENSE:
+        layers[0, PANELS] = regions[X_PANELS]
+    return Tables(layers, tables.options, regions)
+
+
+@substituted
+def _differentiate(call, samples, m, total, l2, draw):
+    """Compute the gradient of a batch, the first m samples, in parts if the workspace cannot hold all of them.
+
+    `total` is the divisor of the losses. Return whether all threads took part, and the sum of the losses.
+    """
+    work, memory = call.work, call.work.memory
+    S = block(memory)
+    unit = work.capacity * S
+    cost = rest = 0.0
+    for start in range(0, m, unit):
+        count, order = min(unit, m - start), view(samples.order, start, samples.order.shape[0] - start)
+        part, now = Samples(samples.X, samples.by_sample, order), Draw(draw.training, draw.seed, draw.step, start)
+        if not _run_network(call, part, count, total, now):
+            return False, cost
+        blocks = (count + S - 1) // S
+        for at in range(blocks):
+            losses = view(memory, call.tables.regions[SAMPLE_ROWS] * unit + (at * 4 + LOSSES) * S, S)
+            cost, rest = add(cost, rest, _sum(losses))
+        stage = start == 0, start + unit >= m
+        gradient(call.tables.layers, call.buffers, call.squares, work, blocks, call.team, l2, stage)
+        if not wait(call.team):
+            return False, cost
+    return True, cost + rest
+
+
+@substituted
+def _run_network(call, samples, m, total, draw):
+    """Compute the losses of the first m samples and dZ of all layers; return whether all threads took part."""
+    tables, work, team, loss = call.tables, call.work, call.team, call.objective
+    S = block(work.memory)
+    unit = work.capacity * S
+    blocks = (m + S - 1) // S
+    mine = blocks * team.rank // team.size, blocks * (team.rank + 1) // team.size
+    computed = (NOTHING, blocks) if call.split else mine
+    inputs, panels = tables.regions[X_BLOCKS] * unit, tables.regions[X_PANELS] * unit
+    gather(samples, m, work, inputs, panels, computed, TRAINING)
+    targets, rows = tables.regions[TARGETS] * unit, tables.regions[SAMPLE_ROWS] * unit
+    gather_targets(call.targets, total, samples.order, m, work.memory, targets, rows, mine)
+    partners = Team(team.rank if call.split else 0, team.size if call.split else 1, team.meeting)
+    if not forward(tables, call.buffers.theta, work, computed, partners, draw):
+        return False
+    function = LossFunction(loss.loss, loss.option, loss.labelled)
+    losses_and_deltas(tables, work, computed, partners.rank, partners.size, function)
+    if not wait(partners) or not deltas(tables, call.buffers.theta, work, computed, partners, loss.loss):
+        return False
+    return wait(team)
+
+
+@substituted
+def _total_squares(squares):
+    """Return the sums of squares of the gradient and of the weights."""
+    half = squares.shape[0] // 2
+    gradient_sum = weight_sum = 0.0
+    for i in range(half):
+        gradient_sum += squares[i]
+        weight_sum += squares[half + i]
+    return gradient_sum, weight_sum
+
+
+@substituted
+def _is_safe(cost, step, norm, optimizer):
+    """Return whether an update cannot overflow; NaN is not safe."""
+    return isfinite(cost) and step < optimizer.safe_step and norm < optimizer.safe_norm
+
+
+@substituted
+def _update_parameters(call, step, share_of_decay, decaying, parameters):
+    """Update this thread's rows of all layers, or all parameters at once if there is one thread."""
+    team, buffers = call.team, call.buffers
+    if team.size == 1:
+        decay(buffers.theta, NOTHING, decaying, share_of_decay)
+        update(step, buffers, NOTHING, parameters)
+        return
+    for layer in range(call.tables.layers.shape[0]):
+        row = call.tables.layers[layer]
+        if row[KIND] != DENSE:
+            continue
+        low, high = share(row[OUTPUTS], team.rank, team.size)
+        at, count = row[W] + low * row[INPUTS], (high - low) * row[INPUTS]
+        decay(buffers.theta, at, count, share_of_decay)
+        update(step, buffers, at, count)
+        update(step, buffers, row[B] + low, high - low)
+
+
+@jit
+def _sum(x):
     """Return the sum of a row of a block, in four parts, so that additions do not wait for each other."""
     a = b = c = d = 0.0
     for s in range(0, x.shape[0], 4):
@@ -133,20 +238,3 @@ def sum_of(x):
         c += x[s + 2]
         d += x[s + 3]
     return (a + b) + (c + d)
-
-
-@jit
-def _with_own_samples(net, rank):
-    """Return the tables for a thread that gathers the samples into regions of its own, after all others.
-
-    All threads that split rows read all samples: gathering them again takes less time than reading them from another
-    core's cache.
-    """
-    layers, options, places = net
-    layers, places = layers.copy(), places.copy()
-    width = places[X_TURNED] - places[X_AT]
-    places[X_AT] = places[END] + 2 * (rank - 1) * width
-    places[X_TURNED] = places[X_AT] + width
-    if layers[0, KIND] == DENSE:
-        layers[0, TURNED] = places[X_TURNED]
-    return layers, options, places

@@ -8,13 +8,13 @@ from deepnotes_numba.vectors import as_of, block, squares, view
 
 
 @jit
-def squares_of(g, theta, at, n, l2):
-    """Add the gradient of the L2 penalty to a range of g; return the sums of its squares and, with L2, of theta's."""
+def add_l2(g, theta, at, n, l2):
+    """Add the gradient of the L2 penalty to a range of g; return the sums of squares of g and, with L2, of theta."""
     weights = as_of(0, g)
     if l2 != 0:
-        G, W, part = view(g, at, n), view(theta, at, n), as_of(l2, g)
+        G, W, factor = view(g, at, n), view(theta, at, n), as_of(l2, g)
         for i in range(n):
-            G[i] += part * W[i]
+            G[i] += factor * W[i]
         weights = _sum_of_squares(theta, at, n)
     return _sum_of_squares(g, at, n), weights
 
@@ -31,36 +31,42 @@ def _sum_of_squares(x, at, n):
 
 
 @inlined
-def update(code, theta, g, first, second, at, n, scale, rate, epsilon, beta1, beta2, decay):
-    """Update a range of θ with ``scale g``; it loses its share `decay` before."""
-    W, G = view(theta, at, n), view(g, at, n)
-    k, lr, eps = as_of(scale, g), as_of(rate, g), as_of(epsilon, g)
-    b1, b2, rest = as_of(beta1, g), as_of(beta2, g), as_of(1 - beta2, g)
-    if decay != 0:
-        part = as_of(decay, g)
+def decay(theta, at, n, share):
+    """Multiply a range of θ by ``1 - share``."""
+    if share != 0:
+        W, part = view(theta, at, n), as_of(share, theta)
         for i in range(n):
             W[i] -= part * W[i]
-    if code == PLAIN:
+
+
+@jit
+def update(step, buffers, at, n):  # noqa: C901 - one branch and one loop per optimizer
+    """Update a range of θ and of the optimizer's slots."""
+    g = buffers.gradient
+    W, G = view(buffers.theta, at, n), view(g, at, n)
+    k, lr, eps = as_of(step.scale, g), as_of(step.rate, g), as_of(step.epsilon, g)
+    b1, b2, rest = as_of(step.beta1, g), as_of(step.beta2, g), as_of(1 - step.beta2, g)
+    if step.code == PLAIN:
         for i in range(n):
             W[i] -= lr * (k * G[i])
         return
-    V = view(first, at, n)
-    if code == MOMENTUM:
+    V = view(buffers.first, at, n)
+    if step.code == MOMENTUM:
         for i in range(n):
             V[i] = b1 * V[i] + k * G[i]
             W[i] -= lr * V[i]
-    elif code == NESTEROV:
+    elif step.code == NESTEROV:
         for i in range(n):
             x = k * G[i]
             V[i] = b1 * V[i] + x
             W[i] -= lr * (x + b1 * V[i])
-    elif code == RMSPROP:
+    elif step.code == RMSPROP:
         for i in range(n):
             x = k * G[i]
             V[i] = b2 * V[i] + rest * (x * x)
             W[i] -= lr * (x / (sqrt(V[i]) + eps))
-    elif code == ADAM:
-        U = view(second, at, n)
+    elif step.code == ADAM:
+        U = view(buffers.second, at, n)
         for i in range(n):
             x = k * G[i]
             V[i] = b1 * V[i] + x

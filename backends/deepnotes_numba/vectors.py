@@ -1,9 +1,10 @@
-"""Intrinsics that Python cannot express: views without reference counts, and operations on vector registers.
+"""Operations that Python cannot express: views without reference counts, and operations on vector registers.
 
 Numba compiles these functions from the LLVM instructions that they build. A *block* is a matrix of S columns in C
-order, S being two registers' worth of elements: `block(x)` for the dtype of the array x.
+order, where S elements fill two registers: `block(x)` for the dtype of the array x.
 """
 
+from itertools import chain
 from platform import machine
 
 from llvmlite import binding, ir
@@ -16,19 +17,19 @@ carray = numba.carray
 
 
 def _has(feature):
-    """Return whether an x86 processor has a feature, by Numba's own setting or else by the processor."""
+    """Return whether an x86 processor has a feature, according to Numba's setting or else to the processor."""
     if numba.config.CPU_FEATURES is not None:
         return f"+{feature}" in numba.config.CPU_FEATURES
     return binding.get_host_cpu_features().get(feature, False)
 
 
 FUSED = _has("fma") or machine() not in {"x86_64", "AMD64"}
-"""Whether the processor rounds ``a b + c`` once: all current ones but some x86 processors do."""
+"""Whether the processor rounds ``a b + c`` once, as all current processors except some x86 ones do."""
 WIDE = _has("avx512f")
 REGISTER = 64 if WIDE else 32
-"""Bytes of a vector register, as far as this file is concerned."""
+"""The bytes of a vector register; wider registers of the processor are not used."""
 ROWS = 8 if WIDE else 6
-"""Rows of a tile of a product: as many as fit in the registers, two for each row."""
+"""The number of rows of a tile of a product, so that two registers for each row are available."""
 WORD = ir.IntType(64)
 
 
@@ -38,14 +39,14 @@ def _lanes(kind):
 
 
 def _pointer(context, builder, kind, x, at):
-    """Build the address of element number `at` of an array in C order, or from a pointer on."""
+    """Build the address of element number `at` of an array in C order, or of a pointer."""
     if not isinstance(kind, types.CPointer):
         x = context.make_array(kind)(context, builder, x).data
     return builder.gep(x, [at])
 
 
 def multiply_add(builder, a, b, c):
-    """Build ``a b + c``, rounded once where the processor does that, of numbers or registers."""
+    """Build ``a b + c`` of numbers or registers, rounded once if the processor can."""
     if not FUSED:
         return builder.fadd(builder.fmul(a, b), c)
     number = a.type.element if isinstance(a.type, ir.VectorType) else a.type
@@ -56,7 +57,7 @@ def multiply_add(builder, a, b, c):
 
 @intrinsic
 def block(typingctx, x):
-    """Return S, the columns of a block of x's dtype: a constant where it is compiled."""
+    """Return S, the number of columns of a block of x's dtype: a constant in the compiled code."""
 
     def generate(context, builder, signature, arguments):
         return WORD(2 * _lanes(signature.args[0]))
@@ -66,7 +67,7 @@ def block(typingctx, x):
 
 @intrinsic
 def pointer(typingctx, x, at):
-    """Return the address of x[at]: as an argument it takes one word, where an array takes seven or more."""
+    """Return the address of x[at]: an argument of one word, while an array takes seven or more."""
 
     def generate(context, builder, signature, arguments):
         return _pointer(context, builder, signature.args[0], *arguments)
@@ -76,7 +77,7 @@ def pointer(typingctx, x, at):
 
 @intrinsic
 def scratch(typingctx, like):
-    """Return the address of room for one tile of a product, on the stack of the function that calls."""
+    """Return the address of memory for one tile of a product, on the stack of the calling function."""
 
     def generate(context, builder, signature, arguments):
         number = context.get_data_type(signature.args[0].dtype)
@@ -100,11 +101,11 @@ def prefetch(typingctx, x, at):
     """Prefetch the cache line of x[at], which will be read soon; any address is allowed."""
 
     def generate(context, builder, signature, arguments):
-        place = _pointer(context, builder, signature.args[0], *arguments)
+        address = _pointer(context, builder, signature.args[0], *arguments)
         word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
-        ask = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
-        builder.call(ask, [place, word(0), word(3), word(1)])  # to read, to keep in every cache, data
+        kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
+        function = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
+        builder.call(function, [address, word(0), word(3), word(1)])  # for reading, in all caches, of data
         return context.get_dummy_value()
 
     return types.void(x, types.intp), generate
@@ -136,77 +137,99 @@ def matrix(x, at, n, m):
 def matrix_at(address, shape, like):
     """Return the C-ordered matrix at an address, of the dtype of `like`.
 
-    A read-only array has a type of its own in Numba, which would need another compilation.
+    Matrices are passed by address, since Numba would compile another function for read-only arrays.
     """
     return carray(pointer_to(address, like), shape)
 
 
 def _tile(rows, registers):
-    """Return the function that computes some rows of one block of a product, one or two registers wide."""
+    """Return a function that computes some rows of one block of a product, one or two registers wide."""
 
     @intrinsic
-    def tile(typingctx, W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b):
-        """Write ``Σ W[r, p] A[p, :]`` to the rows r at out[o], `o_row` apart, as far as `columns` go.
+    def tile(typingctx, W, factor, A, a, out, tile, extent):
+        """Write ``Σ W[r, p] A[p, :]`` for some rows r to a tile of `out`.
 
-        W[r, p] lies at ``W[w + r w_row + p w_column]``, for `terms` terms, and again `times` times: for each further
-        time, `w_next` further on in W and `terms` rows further on in A. The sum begins with 0, or with what is in out,
-        or with the numbers that begin at ``W[b]``, as `start` is 0, 1 or 2.
+        W[r, p] lies at ``W[factor.start + r factor.row + p factor.column]``, for ``extent.terms`` terms, which are
+        repeated ``extent.times`` times: each time `factor.again` further on in W, and `extent.terms` rows further on in
+        A, from offset `a`. See :class:`Tile` and :class:`Sum` for the rest.
         """
 
         def generate(context, builder, signature, arguments):
-            W, w, w_row, w_column, w_next, A, a, out, o, o_row, columns, terms, times, start, b = arguments
+            W, factor, A, a, out, tile, extent = arguments
+            w, w_row, w_column, w_again = cgutils.unpack_tuple(builder, factor)
+            o, o_row, columns = cgutils.unpack_tuple(builder, tile)
+            terms, times, start, b = cgutils.unpack_tuple(builder, extent)
             kinds = signature.args
             lanes = _lanes(kinds[0])
             register = ir.VectorType(context.get_data_type(kinds[0].dtype), lanes)
             align = kinds[0].dtype.bitwidth // 8
             weights, begin = (_pointer(context, builder, kinds[0], W, at) for at in (w, b))
-            panel = _pointer(context, builder, kinds[5], A, a)
-            first = _pointer(context, builder, kinds[7], out, o)
+            panel = _pointer(context, builder, kinds[2], A, a)
+            first = _pointer(context, builder, kinds[4], out, o)
 
-            def place(start, half):
+            def address(start, half):
                 return builder.bitcast(builder.gep(start, [WORD(half * lanes)]), register.as_pointer())
 
             sums = [[cgutils.alloca_once(builder, register) for _ in range(registers)] for _ in range(rows)]
             out_rows = [builder.gep(first, [builder.mul(o_row, WORD(r))]) for r in range(rows)]
-            every = [(r, half) for r in range(rows) for half in range(registers)]
-            for r, half in every:
-                builder.store(ir.Constant(register, [0.0] * lanes), sums[r][half])
-            with builder.if_then(builder.icmp_signed("==", start, WORD(1))):
-                for r, half in every:
-                    builder.store(builder.load(place(out_rows[r], half), align=align), sums[r][half])
-            with builder.if_then(builder.icmp_signed("==", start, WORD(2))):
-                for r, half in every:
-                    bias = builder.load(builder.gep(begin, [WORD(r)]))
-                    builder.store(_broadcast(builder, bias, lanes), sums[r][half])
+            results = [[address(row, half) for half in range(registers)] for row in out_rows]
+            _initialize(builder, sums, start, results, begin)
 
             with cgutils.for_range(builder, times) as again:
-                here = builder.gep(weights, [builder.mul(again.index, w_next)])
+                here = builder.gep(weights, [builder.mul(again.index, w_again)])
                 there = builder.gep(panel, [builder.mul(again.index, builder.mul(terms, WORD(2 * lanes)))])
                 lines = [builder.gep(here, [builder.mul(w_row, WORD(r))]) for r in range(rows)]
                 with cgutils.for_range(builder, terms) as term:
                     row = builder.gep(there, [builder.mul(term.index, WORD(2 * lanes))])
                     across = builder.mul(term.index, w_column)
-                    halves = [builder.load(place(row, half), align=align) for half in range(registers)]
-                    for r in range(rows):
-                        weight = _broadcast(builder, builder.load(builder.gep(lines[r], [across])), lanes)
-                        for half in range(registers):
-                            total = multiply_add(builder, weight, halves[half], builder.load(sums[r][half]))
-                            builder.store(total, sums[r][half])
-
-            with builder.if_else(builder.icmp_signed("<", columns, WORD(registers * lanes))) as (narrow, full):
-                with narrow:
-                    for half in range(registers):
-                        kept = _first(builder, builder.sub(columns, WORD(half * lanes)), lanes)
-                        for r in range(rows):
-                            _store_masked(builder, builder.load(sums[r][half]), place(out_rows[r], half), align, kept)
-                with full:
-                    for r, half in every:
-                        builder.store(builder.load(sums[r][half]), place(out_rows[r], half), align=align)
+                    halves = [builder.load(address(row, half), align=align) for half in range(registers)]
+                    for line, totals in zip(lines, sums, strict=True):
+                        weight = _broadcast(builder, builder.load(builder.gep(line, [across])), lanes)
+                        for values, total in zip(halves, totals, strict=True):
+                            builder.store(multiply_add(builder, weight, values, builder.load(total)), total)
+            _store_tile(builder, sums, results, columns)
             return context.get_dummy_value()
 
-        return types.void(W, *[types.intp] * 4, A, types.intp, out, *[types.intp] * 7), generate
+        return types.void(W, factor, A, types.intp, out, tile, extent), generate
 
     return tile
+
+
+def _initialize(builder, sums, start, results, biases):
+    """Build the initial values of sums: 0, or the current results if `start` is 1, or the biases if it is 2."""
+    register = sums[0][0].type.pointee
+    align, lanes = _alignment(register), register.count
+    for total in chain(*sums):
+        builder.store(ir.Constant(register, [0.0] * lanes), total)
+    with builder.if_then(builder.icmp_signed("==", start, WORD(1))):
+        for total, result in zip(chain(*sums), chain(*results), strict=True):
+            builder.store(builder.load(result, align=align), total)
+    with builder.if_then(builder.icmp_signed("==", start, WORD(2))):
+        for r, row in enumerate(sums):
+            bias = _broadcast(builder, builder.load(builder.gep(biases, [WORD(r)])), lanes)
+            for total in row:
+                builder.store(bias, total)
+
+
+def _store_tile(builder, sums, results, columns):
+    """Build the stores of a tile's sums, or of their first `columns` if the tile has fewer than the registers."""
+    register = sums[0][0].type.pointee
+    align, lanes = _alignment(register), register.count
+    fewer = builder.icmp_signed("<", columns, WORD(len(sums[0]) * lanes))
+    with builder.if_else(fewer) as (narrow, full):
+        with narrow:
+            for half in range(len(sums[0])):
+                mask = _mask_first(builder, builder.sub(columns, WORD(half * lanes)), lanes)
+                for total, result in zip(sums, results, strict=True):
+                    _store_masked(builder, builder.load(total[half]), result[half], align, mask)
+        with full:
+            for total, result in zip(chain(*sums), chain(*results), strict=True):
+                builder.store(builder.load(total), result, align=align)
+
+
+def _alignment(register):
+    """Return the bytes of one element of a register."""
+    return 4 if isinstance(register.element, ir.FloatType) else 8
 
 
 def _broadcast(builder, x, lanes):
@@ -215,7 +238,7 @@ def _broadcast(builder, x, lanes):
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
-def _first(builder, count, lanes):
+def _mask_first(builder, count, lanes):
     """Build the mask of the first `count` lanes."""
     numbers = ir.Constant(ir.VectorType(WORD, lanes), list(range(lanes)))
     return builder.icmp_signed("<", numbers, _broadcast(builder, count, lanes))
@@ -236,11 +259,11 @@ narrow_full, narrow4, narrow2, narrow1 = (_tile(rows, 1) for rows in (ROWS, 4, 2
 
 
 def _sums(rows):
-    """Return the function that sums some rows of blocks."""
+    """Return a function that sums some rows of blocks."""
 
     @intrinsic
     def sums(typingctx, x, at, step, times, out, o):
-        """Write the sums of the rows at x[at], of `times` blocks `step` apart, to out[o] and on."""
+        """Write the sums of the rows that start at x[at], over `times` blocks `step` apart, to ``out[o:]``."""
 
         def generate(context, builder, signature, arguments):
             x, at, step, times, out, o = arguments
@@ -274,11 +297,11 @@ sums8, sums1 = _sums(8), _sums(1)
 
 
 def _dots(rows):
-    """Return the function that multiplies some rows with one vector."""
+    """Return a function that multiplies some rows with one vector."""
 
     @intrinsic
-    def dots(typingctx, W, w, step, x, at, registers, out, o, b):
-        """Write ``W[b + r] + Σ W[w + r step + p] x[at + p]`` to out[o + r], for p as far as whole registers go."""
+    def dots(typingctx, W, w, step, x, at, registers, out, o, b):  # noqa: PLR0913 - a tuple would take longer to compile
+        """Write ``W[b + r] + Σ W[w + r step + p] x[at + p]`` to out[o + r], summed over `registers` whole registers."""
 
         def generate(context, builder, signature, arguments):
             W, w, step, x, at, registers, out, o, b = arguments
@@ -329,7 +352,7 @@ dots8, dots1 = _dots(8), _dots(1)
 
 @intrinsic
 def squares(typingctx, x, at, registers):
-    """Return the sum of the squares of a number of registers from x[at] on; each lane has a sum of its own."""
+    """Return the sum of the squares of a number of registers from x[at] on; the lanes are summed separately first."""
 
     def generate(context, builder, signature, arguments):
         x, at, registers = arguments
@@ -341,8 +364,8 @@ def squares(typingctx, x, at, registers):
             builder.store(ir.Constant(register, [0.0] * lanes), total)
 
         def add(number, total):
-            place = builder.gep(begin, [builder.mul(number, WORD(lanes))])
-            values = builder.load(builder.bitcast(place, register.as_pointer()), align=align)
+            address = builder.gep(begin, [builder.mul(number, WORD(lanes))])
+            values = builder.load(builder.bitcast(address, register.as_pointer()), align=align)
             builder.store(multiply_add(builder, values, values, builder.load(total)), total)
 
         fours = builder.sdiv(registers, WORD(4))
@@ -360,7 +383,7 @@ def squares(typingctx, x, at, registers):
 
 @intrinsic
 def _transpose_square(typingctx, x, at, out, o):
-    """Write the transpose of one register's worth of rows and columns of the block at x[at] to the block at out[o]."""
+    """Transpose one square of the block at x[at], as wide as a register, to the block at out[o]."""
 
     def generate(context, builder, signature, arguments):
         x, at, out, o = arguments
@@ -369,11 +392,11 @@ def _transpose_square(typingctx, x, at, out, o):
         register = ir.VectorType(number, lanes)
         align = signature.args[0].dtype.bitwidth // 8
 
-        def place(kind, array, start, row):
+        def address(kind, array, start, row):
             pointer = builder.gep(_pointer(context, builder, kind, array, start), [WORD(row * 2 * lanes)])
             return builder.bitcast(pointer, register.as_pointer())
 
-        rows = [builder.load(place(signature.args[0], x, at, r), align=align) for r in range(lanes)]
+        rows = [builder.load(address(signature.args[0], x, at, r), align=align) for r in range(lanes)]
         half = lanes // 2
         while half:  # swap the off-diagonal quarters of ever smaller squares
             for r in range(lanes):
@@ -387,7 +410,7 @@ def _transpose_square(typingctx, x, at, out, o):
                     rows[into] = builder.shuffle_vector(upper, lower, mask)
             half //= 2
         for r in range(lanes):
-            builder.store(rows[r], place(signature.args[2], out, o, r), align=align)
+            builder.store(rows[r], address(signature.args[2], out, o, r), align=align)
         return context.get_dummy_value()
 
     return types.void(x, types.intp, out, types.intp), generate
@@ -395,7 +418,7 @@ def _transpose_square(typingctx, x, at, out, o):
 
 @jit
 def transpose(x, at, out, o, rows, columns):
-    """Write the transpose of the S rows at x[at] to those at out[o]; only `rows` and `columns` of x are needed."""
+    """Write the transpose of the block at x[at] to the block at out[o]; only `rows` and `columns` of x are needed."""
     S = block(x)
     L = S // 2
     for r in range(0, rows, L):

@@ -1,4 +1,4 @@
-"""Compile everything that this backend compiles, with the smallest plan that calls it."""
+"""Compilation of everything that training and prediction call, by running a minimal plan."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ from deepnotes.backends import Adam, Array, Backend, Batches, Data, Dense, Loss,
 
 
 def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
-    """Yield a few words for each item once it is ready; cached items are ready at once."""
+    """Yield a short description of each item once it is ready; cached items are ready at once."""
     for dtype in dtypes:
         plan = Plan(2, (Dense(1),), dtype, 0, Loss("mean_squared_error"), Adam())
         program, inference = backend.compile(plan), backend.compile_inference(plan.layers, plan.layout, dtype)

@@ -1,4 +1,4 @@
-"""The Numba backend beyond its numbers, which test_programs.py holds: cache, memory, threads, forks, absence."""
+"""The Numba backend's cache, memory, threads and forks; test_programs.py checks its results."""
 
 import json
 import os
@@ -37,19 +37,19 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 NARROW = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+f16c"}
-"""What makes Numba compile for registers of half the width, with other tiles, where the processor has wider ones."""
+"""Settings that make Numba compile for narrower registers, and so with smaller tiles, on processors with AVX-512."""
 EVERYTHING = """
 import json, sys
 sys.path.insert(0, {tests!r})
-from test_numba import figures
-print(json.dumps(figures({predict_first})))
+from test_numba import train_all
+print(json.dumps(train_all({predict_first})))
 """
 
 
-def figures(predict_first: bool) -> list[list[str]]:
-    """Return what trainings with many losses and activations come to, to the last bit: losses, θ and predictions."""
+def train_all(predict_first: bool) -> list[list[str]]:
+    """Train with many losses and activations; return losses, θ and predictions, in hexadecimal."""
     rng = np.random.default_rng(0)
-    X, w, found = rng.normal(size=(19, 100)), np.linspace(0.5, 2, 100), []
+    X, w, results = rng.normal(size=(19, 100)), np.linspace(0.5, 2, 100), []
     for name, last, loss, optimizer in [
         ("tanh", dn.Dense(5, "softmax"), None, "adam"),
         ("gelu", dn.Dense(5, "softmax"), "mean_absolute_error", "rmsprop"),
@@ -66,15 +66,15 @@ def figures(predict_first: bool) -> list[list[str]]:
             X, Y, loss=loss, optimizer=optimizer, epochs=3, validation=(X, Y), clip_norm=1.0, sample_weight=w
         )
         numbers = [*history.loss, *history.val_loss, *net.flat(), *net.predict(X).ravel()]
-        found.append([float(number).hex() for number in numbers])
-    return found
+        results.append([float(number).hex() for number in numbers])
+    return results
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
-    """Return three processes that train: one that compiles, and two that load, one of which predicts before it trains.
+    """Return three processes that train: the first compiles, the others load, and the last predicts before it trains.
 
-    On x86 they compile for narrow registers.
+    On x86, they compile for narrow registers.
     """
     environment = NARROW if platform.machine() in {"x86_64", "AMD64"} else {}
     environment = environment | {"DEEPNOTES_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
@@ -83,8 +83,10 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.Compl
 
 
 @pytest.mark.slow
-def test_later_processes_find_what_the_first_compiled(processes: list[subprocess.CompletedProcess[str]]) -> None:
-    """And the first says what it is waiting for."""
+def test_later_processes_load_the_code_that_the_first_compiled(
+    processes: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """The first announces that it compiles; the others log nothing."""
     first, *others = processes
     assert first.returncode == 0, first.stderr
     assert "numba: compiling training for float64" in first.stderr
@@ -93,39 +95,39 @@ def test_later_processes_find_what_the_first_compiled(processes: list[subprocess
 
 
 @pytest.mark.slow
-def test_compiled_or_loaded_in_any_order_the_code_gives_the_same_bits(
+def test_compiled_and_loaded_code_gives_the_same_bits_in_any_order(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
-    """A function is compiled by itself and into each of its callers, and who calls which copy depends on the order."""
+    """A function is compiled alone and into each of its callers, and the copy that is called depends on the order."""
     first, *others = processes
     assert len(json.loads(first.stdout)) == 6
     assert [done.stdout for done in others] == [first.stdout] * 2
 
 
 @pytest.mark.slow
-def test_a_processor_with_narrower_registers_trains_to_the_same_numbers(
+def test_narrower_registers_train_to_the_same_numbers(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
     """Only rounding may differ."""
-    for pair in zip(json.loads(processes[0].stdout), figures(False), strict=True):
+    for pair in zip(json.loads(processes[0].stdout), train_all(False), strict=True):
         narrow, wide = (np.array([float.fromhex(number) for number in numbers]) for numbers in pair)
         assert abs(narrow - wide).max() <= 1e-12 * abs(wide).max()
 
 
-def test_no_two_compiled_functions_have_one_name() -> None:
-    """In the cache they are told apart by that alone; else a process that loads what two others compiled errs."""
-    found: dict[tuple[str, str], set[int]] = {}
+def test_no_two_compiled_functions_have_the_same_name() -> None:
+    """Cached code refers to functions by name, so a process that loads the code of two others would confuse them."""
+    names: dict[tuple[str, str], set[int]] = {}
     for path in FOLDER.glob("*.py"):
         module = import_module(f"deepnotes_numba.{path.stem}" if path.stem != "__init__" else "deepnotes_numba")
         for function in vars(module).values():
             if isinstance(function, Dispatcher):
                 python = function.py_func
-                found.setdefault((python.__module__, python.__qualname__), set()).add(id(python))
-    assert len(found) > 60
-    assert [name for name, functions in found.items() if len(functions) > 1] == []
+                names.setdefault((python.__module__, python.__qualname__), set()).add(id(python))
+    assert len(names) > 60
+    assert [name for name, functions in names.items() if len(functions) > 1] == []
 
 
-def test_any_change_of_any_file_opens_a_new_cache(tmp_path: Path) -> None:
+def test_any_change_of_any_file_changes_the_cache_folder(tmp_path: Path) -> None:
     copy = tmp_path / "deepnotes_numba"
     shutil.copytree(FOLDER, copy)
     seen = {cache.folder_name(copy)}
@@ -135,7 +137,7 @@ def test_any_change_of_any_file_opens_a_new_cache(tmp_path: Path) -> None:
         seen.add(cache.folder_name(copy))
 
 
-def test_nowhere_to_write_is_no_reason_to_fail() -> None:
+def test_without_a_writable_folder_the_code_is_compiled_in_each_process() -> None:
     code = (
         "from deepnotes_numba.compiled_equations import dropout_mask; print(dropout_mask((2, 2), 0.0, 1, 2, 3).sum())"
     )
@@ -144,12 +146,12 @@ def test_nowhere_to_write_is_no_reason_to_fail() -> None:
     assert "compiling dropout masks takes some seconds, in each process anew" in done.stderr
 
 
-def test_numbas_own_setting_is_left_alone() -> None:
+def test_numbas_own_cache_setting_is_unchanged() -> None:
     code = "import numba, deepnotes_numba.training; print(repr(numba.config.CACHE_DIR))"
     assert run(code, NUMBA_CACHE_DIR="").stdout == "''\n"
 
 
-def test_without_numba_the_backend_says_what_to_install() -> None:
+def test_without_numba_the_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['numba'] = None; import deepnotes as dn; dn.get_backend('numba')"
     done = run(code)
     assert "BackendUnavailable" in done.stderr
@@ -180,25 +182,25 @@ def test_the_data_are_never_copied(layout: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_that_are_asked_for_in_advance_are_those_that_are_trained_on(dtype: str) -> None:
-    rows = np.random.default_rng(0).normal(size=(9001, 37)).astype(dtype)  # a batch of one sample at the end, too
+def test_prefetching_rows_does_not_change_the_result(dtype: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(9001, 37)).astype(dtype)  # the last batch has one sample
     assert rows.nbytes > batches.CACHE
     nets = [dn.Network([dn.Dense(3)], inputs=37, backend="numba", dtype=dtype, seed=0) for _ in range(2)]
-    for net, X in zip(nets, (rows.T, np.ascontiguousarray(rows.T)), strict=True):  # by feature, none are asked for
+    for net, X in zip(nets, (rows.T, np.ascontiguousarray(rows.T)), strict=True):  # by feature, no row is prefetched
         net.fit(X, X[:3], epochs=2, batch_size=90)
     np.testing.assert_array_equal(nets[0].flat(), nets[1].flat())
 
 
-def test_many_threads_train_and_predict_at_once() -> None:
+def test_several_threads_can_train_and_predict_at_once() -> None:
     X, Y = np.random.default_rng(0).normal(size=(5, 300)), np.ones((1, 300))
     shared = dn.Network([dn.Dense(20, "tanh"), dn.Dense(1)], inputs=5, backend="numba", seed=0)
-    wanted = shared.predict(X)
+    expected = shared.predict(X)
     nets = [dn.Network(shared.layers, inputs=5, backend="numba", seed=1) for _ in range(8)]
     same = []
 
     def work(net: dn.Network) -> None:
         net.fit(X, Y, epochs=3)
-        same.append(all(np.array_equal(shared.predict(X), wanted) for _ in range(20)))
+        same.append(all(np.array_equal(shared.predict(X), expected) for _ in range(20)))
 
     threads = [threading.Thread(target=work, args=(net,)) for net in nets]
     for thread in threads:
@@ -211,7 +213,7 @@ def test_many_threads_train_and_predict_at_once() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_trains_on() -> None:
+def test_a_forked_process_continues_to_train() -> None:
     code = f"""
 {TRAIN}
 import os, sys
@@ -224,5 +226,5 @@ print(loss)
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
-    first, mine, childs = done.stdout.split()[-3:]
-    assert mine == childs != first
+    first, *after_fork = done.stdout.split()[-3:]
+    assert after_fork[0] == after_fork[1] != first

@@ -1,4 +1,4 @@
-"""What keeps Numba from working is named with its cure, and ``auto`` goes on to NumPy; what does not, works."""
+"""If Numba cannot work, the error names the cause and the fix, and ``auto`` falls back to NumPy."""
 
 import os
 import subprocess
@@ -25,14 +25,14 @@ print(dn.get_backend("auto").name)
 INSTALL = 'pip install "deepnotes[numba]"'
 
 
-def tried(before: str = "", **environment: str) -> tuple[str, str, str]:
-    """Return what a new process says of the backend, which one "auto" is there, and what it wrote to stderr."""
+def try_backend(before: str = "", **environment: str) -> tuple[str, str, str]:
+    """Return a new process's description of the backend or its error, the name of its "auto", and its stderr."""
     done = subprocess.run(
         [sys.executable, "-c", before + TRY], env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    said, auto = done.stdout.splitlines()
-    return said, auto, done.stderr
+    outcome, auto = done.stdout.splitlines()
+    return outcome, auto, done.stderr
 
 
 @pytest.mark.thinned(2)
@@ -45,24 +45,24 @@ def tried(before: str = "", **environment: str) -> tuple[str, str, str]:
         ("NUMBA_CPU_FEATURES", "avx2", "NUMBA_CPU_FEATURES holds 'avx2', wanted + or - and"),
     ],
 )
-def test_a_setting_with_which_numba_does_not_work(name: str, value: str, cause: str) -> None:
-    said, auto, err = tried(**{name: value})
-    assert said.startswith(cause)
-    assert said.endswith(f"| unset {name}")
+def test_a_setting_that_disables_numba_is_named(name: str, value: str, cause: str) -> None:
+    outcome, auto, err = try_backend(**{name: value})
+    assert outcome.startswith(cause)
+    assert outcome.endswith(f"| unset {name}")
     assert (auto, err) == ("numpy", "")
 
 
-def test_the_list_of_backends_says_so() -> None:
+def test_the_list_of_backends_names_the_setting() -> None:
     words = [sys.executable, "-m", "deepnotes", "backends", "--json"]
     done = subprocess.run(words, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)
     assert done.returncode == 0
     assert '"cause": "NUMBA_DISABLE_JIT switches the compiler off"' in done.stdout
 
 
-def test_a_setting_that_numba_ignores_is_a_line_in_the_log() -> None:
-    said, auto, err = tried(NUMBA_NUM_THREADS="two")
-    assert (said[:6], auto) == ("works:", "numba")
-    assert err == "numba: NUMBA_NUM_THREADS='two' is not a value that Numba takes, and is ignored\n"
+def test_a_setting_that_numba_ignores_is_logged_in_one_line() -> None:
+    outcome, auto, err = try_backend(NUMBA_NUM_THREADS="two")
+    assert (outcome[:6], auto) == ("works:", "numba")
+    assert err == "numba: NUMBA_NUM_THREADS='two' is not a valid value and is ignored\n"
 
 
 @pytest.mark.thinned(2)
@@ -79,17 +79,19 @@ def test_a_setting_that_numba_ignores_is_a_line_in_the_log() -> None:
         ),
     ],
 )  # fmt: skip
-def test_libraries_that_are_missing_or_do_not_fit(before: str, cause: str, fix: str) -> None:
-    said, auto, _ = tried(before)
-    assert said.startswith(cause)
-    assert said.endswith(f"| {fix}")
+def test_missing_or_incompatible_libraries_are_named(before: str, cause: str, fix: str) -> None:
+    outcome, auto, _ = try_backend(before)
+    assert outcome.startswith(cause)
+    assert outcome.endswith(f"| {fix}")
     assert auto == "numpy"
 
 
-def test_scipy_is_not_needed() -> None:
+def test_numba_works_without_scipy() -> None:
     load = "from deepnotes_numba.compiled_equations import dropout_mask"
-    said, auto, _ = tried(f"import sys; sys.modules['scipy'] = None; {load}; dropout_mask((2, 2), 0.0, 1, 2, 3)")
-    assert (said[:6], auto) == ("works:", "numba")
+    outcome, auto, _ = try_backend(
+        f"import sys; sys.modules['scipy'] = None; {load}; dropout_mask((2, 2), 0.0, 1, 2, 3)"
+    )
+    assert (outcome[:6], auto) == ("works:", "numba")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,9 @@ def test_scipy_is_not_needed() -> None:
     [(None, False), ("", False), ("-avx512f", False), ("+unheard-of,-avx", False), ("+no", True), ("avx", True),
      ("+avx,,", True)],
 )  # fmt: skip
-def test_features_of_a_processor(setting: str | None, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelled_or_missing_processor_features_are_refused(
+    setting: str | None, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from llvmlite import binding
 
     monkeypatch.setattr(binding, "get_host_cpu_features", lambda: {"avx": True, "no": False})
@@ -108,7 +112,7 @@ def test_features_of_a_processor(setting: str | None, refused: bool, monkeypatch
         availability._check_features(setting)
 
 
-def test_a_damaged_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_settings_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".numba_config.yaml").write_text("a: [")
     monkeypatch.chdir(tmp_path)
     cause, fix = availability._cause_and_fix(RuntimeError("while parsing\n a flow"))

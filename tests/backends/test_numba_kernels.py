@@ -1,4 +1,4 @@
-"""Level 2 of the Numba backend: each kernel does what the equation of its name does."""
+"""Level 2 of the Numba backend: each kernel agrees with the equation of the same name."""
 
 from typing import Any
 
@@ -23,33 +23,35 @@ def numbers(shape: tuple[int, ...], dtype: str, scale: float = 4.0) -> np.ndarra
     return (scale * np.random.default_rng(sum(shape)).normal(size=shape)).astype(dtype)
 
 
-def assert_close(found: Any, wanted: Any, dtype: str) -> None:
-    """Both are off by some units in the last place of numbers of this size: 32 allow for every activation's form."""
-    wanted = np.asarray(wanted, dtype=np.float64)
-    scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0)
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=32 * np.finfo(dtype).eps * scale)
+def assert_close(actual: Any, expected: Any, dtype: str) -> None:
+    """Assert that two results differ by at most 32 units in the last place of the largest value."""
+    expected = np.asarray(expected, dtype=np.float64)
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
+    assert actual.dtype == dtype
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=32 * np.finfo(dtype).eps * scale)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_and_their_backward_forms(name: str, shape: tuple[int, int], dtype: str) -> None:
+def test_activations_and_their_derivatives_agree_with_the_equations(
+    name: str, shape: tuple[int, int], dtype: str
+) -> None:
     Z, dA = numbers(shape, dtype), numbers(shape, dtype, 1.0)
     exact = Z.astype(np.float64)
     A = EQUATIONS[name](np, exact)
     assert_close(getattr(BACKEND.ops, name)(Z), A, dtype)
-    wanted = EQUATIONS[f"{name}_backward"](np, dA.astype(np.float64), exact, A)
-    found = getattr(BACKEND.ops, f"{name}_backward")(dA, Z, A.astype(dtype))
-    assert_close(found, wanted, dtype)
+    expected = EQUATIONS[f"{name}_backward"](np, dA.astype(np.float64), exact, A)
+    actual = getattr(BACKEND.ops, f"{name}_backward")(dA, Z, A.astype(dtype))
+    assert_close(actual, expected, dtype)
 
 
 @pytest.mark.parametrize(("name", "option"), [("leaky_relu", "slope"), ("elu", "alpha")])
-def test_options_reach_the_kernel_by_name_and_by_place(name: str, option: str) -> None:
+def test_options_can_be_passed_by_name_and_by_position(name: str, option: str) -> None:
     Z = numbers((4, 9), "float64")
-    wanted = EQUATIONS[name](np, Z, 0.3)
-    np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, 0.3), wanted, rtol=1e-14)
-    np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, **{option: 0.3}), wanted, rtol=1e-14)
+    expected = EQUATIONS[name](np, Z, 0.3)
+    np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, 0.3), expected, rtol=1e-14)
+    np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, **{option: 0.3}), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -61,36 +63,36 @@ def test_nan_in_gives_nan_out(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", UPDATES)
-def test_updates(name: str, dtype: str) -> None:
+def test_updates_agree_with_the_equations(name: str, dtype: str) -> None:
     count, scalars = UPDATES[name]
     theta, g, *slots = (abs(numbers((1003,), dtype, s)) for s in (1.0, 0.5, 0.2, 0.3)[: 2 + count])
     before = [np.array(x) for x in (theta, g, *slots)]
-    found = getattr(BACKEND.ops, name)(theta, g, *slots, *scalars)
-    wanted = EQUATIONS[name](np, *(x.astype(np.float64) for x in before), *scalars)
-    for f, w in zip(found, wanted, strict=True):
+    actual = getattr(BACKEND.ops, name)(theta, g, *slots, *scalars)
+    expected = EQUATIONS[name](np, *(x.astype(np.float64) for x in before), *scalars)
+    for f, w in zip(actual, expected, strict=True):
         assert_close(f, w, dtype)
     for x, y in zip((theta, g, *slots), before, strict=True):
         np.testing.assert_array_equal(x, y)  # equations are pure
 
 
-def test_nesterov() -> None:
+def test_nesterov_momentum_agrees_with_the_equation() -> None:
     theta, g, v = (numbers((50,), "float64", s) for s in (1.0, 0.5, 0.2))
-    found = BACKEND.ops.momentum(theta, g, v, 0.1, 0.9, nesterov=True)
-    for f, w in zip(found, EQUATIONS["momentum"](np, theta, g, v, 0.1, 0.9, nesterov=True), strict=True):
+    actual = BACKEND.ops.momentum(theta, g, v, 0.1, 0.9, nesterov=True)
+    for f, w in zip(actual, EQUATIONS["momentum"](np, theta, g, v, 0.1, 0.9, nesterov=True), strict=True):
         np.testing.assert_allclose(f, w, rtol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (4, 6)], ids=str)
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.999])
-def test_masks_are_the_same_bits(shape: tuple[int, int], rate: float) -> None:
+def test_dropout_masks_are_equal_to_the_last_bit(shape: tuple[int, int], rate: float) -> None:
     arguments = (shape, rate, 2**64 - 5, np.asarray(2**40 + 7), 3, np.float32)
-    found = BACKEND.ops.dropout_mask(*arguments)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, EQUATIONS["dropout_mask"](np, *arguments))
+    actual = BACKEND.ops.dropout_mask(*arguments)
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, EQUATIONS["dropout_mask"](np, *arguments))
 
 
 @pytest.mark.parametrize("layout", ["fortran", "strided", "read-only", "float16"])
-def test_any_layout_and_dtype_is_taken(layout: str) -> None:
+def test_any_layout_and_dtype_is_accepted(layout: str) -> None:
     Z = numbers((6, 10), "float64")
     if layout == "fortran":
         Z = np.asfortranarray(Z)
@@ -100,13 +102,13 @@ def test_any_layout_and_dtype_is_taken(layout: str) -> None:
         Z.flags.writeable = False
     else:
         Z = Z.astype(np.float16)
-    found = BACKEND.ops.silu(Z)
-    assert found.dtype == Z.dtype
-    np.testing.assert_allclose(found, EQUATIONS["silu"](np, Z), rtol=4 * float(np.finfo(Z.dtype).eps))
+    actual = BACKEND.ops.silu(Z)
+    assert actual.dtype == Z.dtype
+    np.testing.assert_allclose(actual, EQUATIONS["silu"](np, Z), rtol=4 * float(np.finfo(Z.dtype).eps))
 
 
 class Cubic(dn.ActivationFunction):
-    """The user's own: what is not the library's trains eagerly, on the kernels."""
+    """A user's activation, which runs eagerly, next to the kernels."""
 
     range = "real"
 
@@ -117,7 +119,7 @@ class Cubic(dn.ActivationFunction):
         return 3 * dA * Z * Z
 
 
-def test_a_network_with_a_part_of_the_users_own_trains_as_on_numpy(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_with_a_users_activation_trains_as_on_numpy(caplog: pytest.LogCaptureFixture) -> None:
     X, Y = numbers((5, 64), "float64", 1.0), numbers((1, 64), "float64", 1.0)
     flat = []
     with caplog.at_level("DEBUG", "deepnotes"):

@@ -1,4 +1,4 @@
-"""The Numba backend's team of threads: each has its part, nobody passes a barrier early, an error in one ends all."""
+"""The Numba backend's threads: each is called once, none passes a barrier early, and an error in one ends all."""
 
 import os
 import threading
@@ -12,27 +12,31 @@ from watchdog import within
 
 pytest.importorskip("numba")
 from deepnotes_numba import thread_team
+from deepnotes_numba.arguments import Team
 from deepnotes_numba.barrier import ARRIVED, BROKEN, SIZE, wait
 from deepnotes_numba.compiling import standalone
 from deepnotes_numba.vectors import pointer
 
 
 @standalone
-def meet(rank, size, meeting):
-    return wait(pointer(meeting, 0), size)
+def meet(team):
+    rank, size, meeting = team
+    return wait(Team(rank, size, pointer(meeting, 0)))
 
 
 @standalone
-def meet_often(rank, size, meeting, rounds, places):
-    """Return how often, past a barrier, another thread was not where this one is."""
+def meet_often(team, rounds, progress):
+    """Return how often, after a barrier, another thread was in a different round."""
+    rank, size, meeting = team
+    threads = Team(rank, size, pointer(meeting, 0))
     faults = 0
     for r in range(rounds):
-        places[rank, 0] = r
-        if not wait(pointer(meeting, 0), size):
+        progress[rank, 0] = r
+        if not wait(threads):
             return -1
         for other in range(size):
-            faults += places[other, 0] != r
-        if not wait(pointer(meeting, 0), size):
+            faults += progress[other, 0] != r
+        if not wait(threads):
             return -1
     return faults
 
@@ -43,10 +47,11 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_a_team_calls_a_function_once_for_each_rank_and_returns_what_the_first_does(size: int) -> None:
+def test_a_team_calls_a_function_once_for_each_rank_and_returns_the_first_result(size: int) -> None:
     calls = []
 
-    def function(rank: int, size: int, meeting: np.ndarray, *arguments: Any) -> int:
+    def function(team: tuple[int, int, np.ndarray], *arguments: Any) -> int:
+        rank, size, meeting = team
         calls.append((rank, size, *arguments))
         assert meeting.tolist() == [0] * SIZE
         return 10 + rank
@@ -60,35 +65,37 @@ def test_a_team_calls_a_function_once_for_each_rank_and_returns_what_the_first_d
 def test_an_error_in_one_thread_ends_all_and_is_raised(culprit: int, error: type[BaseException]) -> None:
     ended = []
 
-    def function(rank: int, size: int, meeting: np.ndarray) -> None:
+    def function(team: tuple[int, int, np.ndarray]) -> None:
+        rank, _, meeting = team
         if rank == culprit:
-            raise error("of one")
+            raise error("one failed")
         wait_for(lambda: meeting[BROKEN])
         ended.append(rank)
 
-    with pytest.raises(error, match="of one"):
+    with pytest.raises(error, match="one failed"):
         within(60, thread_team.run, 3, function)
     assert sorted(ended) == sorted({0, 1, 2} - {culprit})
 
 
-def test_an_error_releases_those_that_wait_in_compiled_code() -> None:
-    came = []
+def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
+    results = []
 
-    def function(rank: int, size: int, meeting: np.ndarray) -> None:
+    def function(team: tuple[int, int, np.ndarray]) -> None:
+        rank, _, meeting = team
         if rank == 0:
             wait_for(lambda: meeting[ARRIVED] == 2)
             raise ValueError("too late")
-        came.append(meet(rank, size, meeting))
+        results.append(meet(team))
 
     with pytest.raises(ValueError, match="too late"):
         within(60, thread_team.run, 3, function)
-    assert came == [False, False]
+    assert results == [False, False]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_nobody_passes_a_barrier_before_all_have_come(size: int) -> None:
-    """Also where there are more threads than processors."""
+def test_no_thread_passes_a_barrier_before_all_have_reached_it(size: int) -> None:
+    """More threads than processors make no difference."""
     assert within(60, thread_team.run, size, meet_often, 1000, np.zeros((size, 16), np.int64)) == 0
 
 
@@ -105,22 +112,22 @@ def _no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_no_second_thread")
-def test_a_thread_that_cannot_be_started_leaves_none_waiting() -> None:
-    came = []
+def test_a_thread_that_cannot_be_started_leaves_no_other_waiting() -> None:
+    results = []
     with pytest.raises(RuntimeError, match="can't start"):
-        within(60, thread_team.run, 3, lambda *arguments: came.append(meet(*arguments)))
-    assert came == [False]
+        within(60, thread_team.run, 3, lambda team: results.append(meet(team)))
+    assert results == [False]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let threads be moved")
-def test_threads_begin_on_other_cores_than_the_one_that_waits_for_them() -> None:
+def test_threads_start_away_from_the_core_of_the_thread_that_waits() -> None:
     granted = os.sched_getaffinity(0)
     cores: dict[int, set[int]] = {}
 
-    def function(rank: int, size: int, meeting: np.ndarray) -> None:
-        cores[rank] = set(os.sched_getaffinity(0))
+    def function(team: tuple[int, int, np.ndarray]) -> None:
+        cores[team[0]] = set(os.sched_getaffinity(0))
 
     thread_team.run(3, function)
-    assert cores[0] == os.sched_getaffinity(0) == granted  # the caller's own thread stays as it was
-    left = 1 if len(granted) > 1 else 0
-    assert [len(granted - cores[rank]) for rank in (1, 2)] == [left, left]
+    assert cores[0] == os.sched_getaffinity(0) == granted  # the calling thread is not moved
+    avoided = 1 if len(granted) > 1 else 0
+    assert [len(granted - cores[rank]) for rank in (1, 2)] == [avoided, avoided]

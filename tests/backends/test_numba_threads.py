@@ -1,4 +1,4 @@
-"""The Numba backend's threads: whatever their number, the same bits; and none of them is left when a call returns."""
+"""The Numba backend's threads: any number of them gives the same bits, and all have ended when a call returns."""
 
 import os
 import subprocess
@@ -29,23 +29,23 @@ LAYERS = [dn.Dense(41, "tanh"), dn.Dropout(0.3), dn.Dense(70, "gelu"), dn.Dropou
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """Let the smallest work be worth all threads; return a list that fills with the numbers of them, and the modes."""
+    """Make all threads pay for any work; return a list that records each choice: size, and whether rows are split."""
     monkeypatch.setattr(thread_count, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(thread_count, "WORK_PER_START", 1)
-    found: list[tuple[int, bool]] = []
+    choices: list[tuple[int, bool]] = []
     choose = thread_count.choose
 
     def spy(*arguments: Any) -> tuple[int, bool]:
-        found.append(choose(*arguments))
-        return found[-1]
+        choices.append(choose(*arguments))
+        return choices[-1]
 
     monkeypatch.setattr(thread_count, "choose", spy)
-    return found
+    return choices
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that fills with the names of the threads that are started."""
+    """Return a list that records the names of the threads that are started."""
     names: list[str] = []
     start = threading.Thread.start
 
@@ -58,7 +58,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _none_is_left() -> Iterator[None]:
+def _check_that_all_threads_ended() -> Iterator[None]:
     yield
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("deepnotes-")]
 
@@ -72,26 +72,26 @@ def data(m: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(37, m)).astype(dtype), rng.integers(0, 5, m)
 
 
-def trained(count: int, dtype: str, m: int, batch_size: int, **settings: Any) -> list[Any]:
-    """Train two epochs of m samples; return all that changes: parameters, optimizer's slots, sums of the loss."""
+def train(count: int, dtype: str, m: int, batch_size: int, **settings: Any) -> list[Any]:
+    """Train two epochs of m samples; return the parameters, the optimizer's slots, and the fields of the Chunk."""
     net, (X, y) = network(count, dtype), data(m, dtype)
     w = np.random.default_rng(1).uniform(size=(1, m)).astype(dtype) if settings.pop("weighted", False) else None
     loss = Loss("categorical_cross_entropy")
     plan = net._plan(loss, **({"l2": 0.0, "clip_norm": None, "class_indices": True} | settings))
-    made = net.backend.compile(plan)
-    assert made is not None
+    program = net.backend.compile(plan)
+    assert program is not None
     state = State(net.flat(), tuple(np.zeros_like(net.flat()) for _ in plan.optimizer.slots))
     order = np.concatenate([np.random.default_rng(2).permutation(m) for _ in range(2)])
     rates = np.full(-(-2 * m // batch_size), 0.01)
-    chunk = made.train(state, Batches(Data(X, y[None], w), order, batch_size, rates))
+    chunk = program.train(state, Batches(Data(X, y[None], w), order, batch_size, rates))
     assert chunk.steps == len(rates)
     return [state.theta, *state.slots, *chunk]
 
 
 def assert_same_bits(results: list[list[Any]]) -> None:
-    for found in results[1:]:
-        for array, wanted in zip(found, results[0], strict=True):
-            np.testing.assert_array_equal(array, wanted)
+    for result in results[1:]:
+        for array, expected in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -108,8 +108,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_any_number_of_threads_trains_to_the_same_bits(
     settings: dict[str, Any], m: int, batch_size: int, dtype: str, chosen: list[tuple[int, bool]]
 ) -> None:
-    """Batches of fewer blocks than threads, of more, none of them whole, and the last one smaller; rows and samples."""
-    assert_same_bits([trained(count, dtype, m, batch_size, **settings) for count in COUNTS])
+    """Batches have fewer blocks than threads or more, the last block is not full, and the last batch is smaller."""
+    assert_same_bits([train(count, dtype, m, batch_size, **settings) for count in COUNTS])
     blocks = -(-min(batch_size, 2 * m) // block_of(np.dtype(dtype)))
     rows = batch_size < 50
     assert set(chosen) == {(count, count > 1 and (rows or count > blocks)) for count in COUNTS}
@@ -117,11 +117,11 @@ def test_any_number_of_threads_trains_to_the_same_bits(
 
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_that_split_rows_train_to_the_bits_of_those_that_split_samples(
+def test_splitting_rows_or_samples_trains_to_the_same_bits(
     rows: bool, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_count, "moves_less", lambda *_: rows)
-    results = [trained(count, dtype, 430, 200, optimizer=dn.Adam(), l2=0.1, weighted=True) for count in (1, 2, 3)]
+    results = [train(count, dtype, 430, 200, optimizer=dn.Adam(), l2=0.1, weighted=True) for count in (1, 2, 3)]
     assert_same_bits(results)
     assert chosen == [(1, False), (2, rows), (3, rows)]
 
@@ -132,7 +132,7 @@ def test_batches_larger_than_the_workspace_train_to_the_same_bits(
     elements: int, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "ELEMENTS", elements)
-    assert_same_bits([trained(count, dtype, 430, 430, optimizer=dn.Adam(), l2=0.1, clip_norm=0.1) for count in COUNTS])
+    assert_same_bits([train(count, dtype, 430, 430, optimizer=dn.Adam(), l2=0.1, clip_norm=0.1) for count in COUNTS])
     assert {size for size, _ in chosen} == set(COUNTS)
 
 
@@ -141,7 +141,7 @@ def test_batches_larger_than_the_workspace_train_to_the_same_bits(
 def test_any_number_of_threads_stops_at_the_same_update(
     batch_size: int, dtype: str, chosen: list[tuple[int, bool]]
 ) -> None:
-    """A rate that is far too large: the parameters left are the last finite ones, and the message names the update."""
+    """The rate is far too large: the last finite parameters remain, and the message names the update."""
     results = []
     X, _ = data(430, dtype)
     for count in COUNTS:
@@ -184,14 +184,14 @@ def test_a_call_starts_its_threads_and_ends_them(chosen: list[tuple[int, bool]],
 
 
 @pytest.mark.parametrize("count", [0, -1, "2", 1.5, True])
-def test_what_is_no_number_of_threads_is_refused(count: Any) -> None:
+def test_an_invalid_number_of_threads_is_refused(count: Any) -> None:
     with pytest.raises(dn.ArgumentError, match="threads"):
         dn.get_backend("numba", threads=count)
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
-several = pytest.mark.skipif(thread_count.limit(None) < 2, reason="one thread is all that this machine grants")
+several = pytest.mark.skipif(thread_count.limit(None) < 2, reason="this machine grants only one thread")
 LIMIT = """
 from deepnotes_numba import thread_count
 print(thread_count.limit(None))
@@ -210,10 +210,10 @@ def run(code: str, **environment: str) -> list[str]:
 
 @several
 @pytest.mark.parametrize("variable", ["NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
-def test_the_limits_of_the_environment_hold(variable: str) -> None:
-    """With threadpoolctl, which asks the BLAS that NumPy brought, and without it."""
+def test_environment_variables_limit_the_threads(variable: str) -> None:
+    """With threadpoolctl, which asks NumPy's BLAS, and without it."""
     if variable != "NUMBA_NUM_THREADS" and "openblas" not in str(np.show_config("dicts")["Build Dependencies"]):
-        pytest.skip("this NumPy's BLAS may have variables of its own")
+        pytest.skip("this NumPy's BLAS may use other variables")
     assert run(LIMIT, **{variable: "1"}) == ["1", "1"]
 
 
@@ -228,7 +228,7 @@ def test_threadpoolctl_limits_the_threads_too() -> None:
 
 
 @several
-def test_the_processors_that_the_process_may_use_are_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processors_granted_to_the_process_limit_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert thread_count.limit(None) == 1
 
@@ -242,7 +242,7 @@ def test_other_libraries_keep_their_threads(chosen: list[tuple[int, bool]]) -> N
     assert controller.info() == before
 
 
-def test_more_work_never_gets_fewer_threads_and_none_gets_more_than_it_may() -> None:
+def test_more_work_never_gets_fewer_threads_and_the_limit_holds() -> None:
     for steps in (1, 100, 10**9):
         sizes = [thread_count.choose(4, 2, 10**digits, steps)[0] for digits in range(15)]
         assert sizes == sorted(sizes)
@@ -252,7 +252,7 @@ def test_more_work_never_gets_fewer_threads_and_none_gets_more_than_it_may() -> 
     assert thread_count.choose(4, 9, 10**14, rows=True) == (4, True)
 
 
-def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: list[tuple[int, bool]]) -> None:
+def test_training_continues_with_the_fastest_number_of_threads(chosen: list[tuple[int, bool]]) -> None:
     pace = thread_count.Pace()
 
     def train(work: int, seconds: dict[int, float]) -> tuple[list[int], dict[int, int]]:
@@ -268,15 +268,15 @@ def test_a_training_goes_on_with_the_number_of_threads_that_was_faster(chosen: l
     order, done = train(10**12, {5: 3.0, 2: 1.0, 1: 2.0})
     assert order[:5] == [5, 2, 1, 2, 5]
     assert done[2] > 0.9 * 10**12
-    order, done = train(10**12, {5: 0.5, 2: 1.0, 1: 2.0})  # the cores have come closer
+    order, done = train(10**12, {5: 0.5, 2: 1.0, 1: 2.0})  # now more threads are faster
     assert done[5] > 0.8 * 10**12
     assert set(order) == {5, 2, 1}
-    assert pace.choose(5, 2, 10**9, 100, False) == (5, True, 100)  # so much work that there is no doubt
+    assert pace.choose(5, 2, 10**9, 100, False) == (5, True, 100)  # so much work that no trial is needed
     assert pace.choose(1, 2, 10**6, 100, True) == (1, False, 100)
 
 
-def test_short_calls_are_judged_together() -> None:
-    """Epochs of a few steps, none of which is enough by itself: the number of threads is found all the same."""
+def test_the_times_of_short_calls_are_added_up() -> None:
+    """No epoch is long enough for a trial, but the fastest number of threads is found."""
     pace, done = thread_count.Pace(), {2: 0, 1: 0}
     for call in range(3000):
         size, _, steps = pace.choose(2, 9, 2 * 10**6, 24, False)
@@ -284,16 +284,16 @@ def test_short_calls_are_judged_together() -> None:
         pace.note(size, steps * 2 * 10**6, steps * {2: 3.0, 1: 2.0}[size])
         done[size] += 1
         if call == 7:
-            assert done == {2: 4, 1: 4}  # one trial each: four calls have half the work that one is meant to have
+            assert done == {2: 4, 1: 4}  # one trial each: four calls do half the work of a trial
     assert 0 < done[2] < 0.1 * done[1]
 
 
-# --- many at once, and too few --------------------------------------------------------------------------------------
+# --- many callers, and too few threads -------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_no_second_thread")
 @pytest.mark.parametrize("m", [7, 200])
-def test_training_that_gets_no_threads_changes_nothing(m: int, chosen: list[tuple[int, bool]]) -> None:
+def test_training_that_cannot_start_threads_changes_no_parameter(m: int, chosen: list[tuple[int, bool]]) -> None:
     net = network(3, "float32")
     X, Y = data(m, "float32")
     before = net.flat()
@@ -305,14 +305,16 @@ def test_training_that_gets_no_threads_changes_nothing(m: int, chosen: list[tupl
 
 
 @pytest.mark.parametrize("m", [1, 7, 200])
-def test_many_threads_predict_on_one_network_with_two_threads_each(m: int, chosen: list[tuple[int, bool]]) -> None:
+def test_several_threads_can_predict_on_one_network_with_two_threads_each(
+    m: int, chosen: list[tuple[int, bool]]
+) -> None:
     net = network(2, "float32")
     X, _ = data(m, "float32")
-    wanted = net.predict(X)
+    expected = net.predict(X)
     same: list[bool] = []
 
     def work() -> None:
-        same.append(all(np.array_equal(net.predict(X), wanted) for _ in range(20)))
+        same.append(all(np.array_equal(net.predict(X), expected) for _ in range(20)))
 
     workers = [threading.Thread(target=work) for _ in range(8)]
     for worker in workers:
