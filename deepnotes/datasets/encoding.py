@@ -116,7 +116,7 @@ class Encoder:
             If `impute` is not one of these.
         """
         if impute is not None and impute not in IMPUTE:
-            raise ArgumentError(f"impute={impute!r}, wanted one of {', '.join(IMPUTE)}")
+            raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
         names = table.names if names is None else list(names)
         for name in (*names, *categorical):
             table.column(name)
@@ -170,7 +170,7 @@ class Encoder:
             If a column is missing or of another kind, or a value is missing or unknown.
         """
         if unknown not in ("error", "zeros"):
-            raise ArgumentError(f"unknown={unknown!r}, wanted 'error' or 'zeros'")
+            raise ArgumentError.of("unknown", unknown, "'error' or 'zeros'")
         table.require(self.names)
         return inputs_of(table, self.features, unknown).T
 

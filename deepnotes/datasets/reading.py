@@ -86,29 +86,29 @@ class Format:
             if isinstance(value, str) and len(value) == 1 and value in blanks:
                 continue
             if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in BAD_MARKS:
-                raise ArgumentError(f"{name}={value!r}, wanted one ASCII character that is no letter, digit or quote")
+                raise ArgumentError.of(name, value, "one ASCII character that is no letter, digit or quote")
         marks = [mark for mark in (self.separator, self.decimal, self.thousands, self.comment) if mark is not None]
         if len(set(marks)) < len(marks):
             told = f"separator={self.separator!r}, decimal={self.decimal!r}, thousands={self.thousands!r}"
             raise ArgumentError(f"{told}, comment={self.comment!r}: they must differ")
         if not isinstance(self.strip, str) or set(self.strip) & set("0123456789.,+-eE"):
-            raise ArgumentError(f"strip={self.strip!r}, wanted characters that are no part of a number, such as '$%'")
+            raise ArgumentError.of("strip", self.strip, "characters that are no part of a number, such as '$%'")
         if set(self.strip) & set("()\u2212"):
             raise ArgumentError(f"strip={self.strip!r} has a sign: accountants write (5) for -5; correct the file")
         if not isinstance(self.header, bool):
-            raise ArgumentError(f"header={self.header!r}, wanted True or False")
+            raise ArgumentError.of("header", self.header, "True or False")
         if not isinstance(self.skip_rows, int) or isinstance(self.skip_rows, bool) or self.skip_rows < 0:
-            raise ArgumentError(f"skip_rows={self.skip_rows!r}, wanted a number of lines, such as 1")
+            raise ArgumentError.of("skip_rows", self.skip_rows, "a number of lines, such as 1")
         try:
             if not codecs.lookup(self.encoding)._is_text_encoding:
                 raise LookupError
         except (LookupError, TypeError, ValueError):
-            raise ArgumentError(f"encoding={self.encoding!r}, wanted one that Python knows, such as latin-1") from None
+            raise ArgumentError.of("encoding", self.encoding, "one that Python knows, such as latin-1") from None
         if isinstance(self.missing_values, str) or not all(isinstance(value, str) for value in self.missing_values):
-            raise ArgumentError(f"missing_values={self.missing_values!r}, wanted a sequence of strings")
+            raise ArgumentError.of("missing_values", self.missing_values, "a sequence of strings")
         object.__setattr__(self, "missing_values", tuple(value.strip() for value in self.missing_values))
         if self.date_format is not None and (not isinstance(self.date_format, str) or "%" not in self.date_format):
-            raise ArgumentError(f"date_format={self.date_format!r}, wanted one such as '%d/%m/%Y'")
+            raise ArgumentError.of("date_format", self.date_format, "one such as '%d/%m/%Y'")
 
     @property
     def is_plain(self) -> bool:
@@ -155,7 +155,7 @@ class Request:
         for argument in ARGUMENTS:
             value = getattr(self, argument)
             if isinstance(value, str) or not isinstance(value, Iterable | None):
-                raise ArgumentError(f"{argument} is {value!r}; a collection of column names was wanted")
+                raise ArgumentError.of(argument, value, "a collection of column names")
             if value is not None:  # in order, and quick to look up, since a file may have very many
                 object.__setattr__(self, argument, dict.fromkeys(value))
 

@@ -51,11 +51,11 @@ def train_validation_split(
     array([0, 0, 0, 1, 1])
     """
     if not isinstance(m, Integral) or m < 2:
-        raise ArgumentError(f"m is {m!r}; an integer of at least 2 samples was wanted")
+        raise ArgumentError.of("m", m, "an integer of at least 2")
     if not isinstance(share, Real) or not 0 < share < 1:
-        raise ArgumentError(f"share is {share!r}; a number strictly between 0 and 1 was wanted")
+        raise ArgumentError.of("share", share, "a number strictly between 0 and 1")
     if not isinstance(rng, np.random.Generator):
-        raise ArgumentError(f"rng is a {type(rng).__name__}; a numpy.random.Generator was wanted")
+        raise ArgumentError.of("rng", rng, "a numpy.random.Generator")
     labels = np.zeros(m, np.int64) if stratify is None else _labels(stratify, m)
     wanted = round(m * float(share))
     if not 0 < wanted < m:
@@ -81,11 +81,11 @@ def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:
     try:
         labels = np.asarray(stratify)
     except ValueError as error:
-        raise ArgumentError(f"stratify is no array ({error}); integer labels were wanted") from error
+        raise ArgumentError(f"stratify is not an array ({error}), wanted integer labels") from error
     if labels.dtype.kind not in "iu":
-        raise ArgumentError(f"stratify has dtype {labels.dtype}; integer labels were wanted")
+        raise ArgumentError(f"stratify has dtype {labels.dtype}, wanted integer labels")
     if labels.shape != (m,):
-        raise ArgumentError(f"stratify has shape {labels.shape}; {(m,)}, one label per sample, was wanted")
+        raise ArgumentError(f"stratify has shape {labels.shape}, wanted {(m,)}: one label per sample")
     return labels
 
 

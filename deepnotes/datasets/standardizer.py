@@ -49,7 +49,7 @@ class Standardizer:
         refuse_masked(X, "X")
         X = X if isinstance(X, OnDisk) else np.asarray(X, dtype=np.float64)
         if X.ndim != 2 or 0 in X.shape:
-            raise ShapeError(f"X has shape {X.shape}, wanted (n, m): n features, m samples, at least one of each")
+            raise ShapeError.of("X", X.shape, "(n, m): n features, m samples, at least one of each")
         with np.errstate(all="ignore"):  # values that are not finite show in mean and scale
             low, high, mean, scale = statistics(X) if isinstance(X, OnDisk) else _statistics(X)
         # The deviation of equal values is a rounding error of the mean, not always exactly 0.

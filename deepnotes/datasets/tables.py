@@ -93,17 +93,17 @@ class Table:
     def __post_init__(self) -> None:
         if not self.names or self.names != list(self.columns):
             raise ArgumentError(
-                f"names are {listed(self.names)} and columns are {listed(self.columns)}; "
-                "the same names in the same order, at least one, were wanted"
+                f"names is {listed(self.names)} and columns has {listed(self.columns)}, "
+                "wanted at least one name, the same names in the same order"
             )
         rows = self.n_rows
         for name, column in self.columns.items():
             refuse_masked(column, f"column {name!r}")
             if column.dtype != np.float64 and column.dtype.kind != "U":
-                raise DTypeError(f"column {name!r} has dtype {column.dtype}; float64 or unicode strings were wanted")
+                raise DTypeError.of(f"column {name!r}", column.dtype, "float64 or unicode strings")
             if column.shape != (rows,) or not column.size:
-                raise ShapeError(
-                    f"column {name!r} has shape {column.shape}; (m,) was wanted, the same m for all, at least 1"
+                raise ShapeError.of(
+                    f"column {name!r}", column.shape, "(m,) with the same m of at least 1 for all columns"
                 )
 
     @property
@@ -160,7 +160,7 @@ class Table:
         """
         for argument, value in (("exclude", exclude), ("names", names)):
             if isinstance(value, str):
-                raise ArgumentError(f"{argument} is the string {value!r}; a sequence of column names was wanted")
+                raise ArgumentError.of(argument, value, "a sequence of column names")
         if names is None:
             self.require(exclude)
             left_out = set(exclude)
@@ -295,7 +295,7 @@ def read_table(
     (array([1.5, 2. ]), array(['rose', 'tulip'], dtype='<U5'))
     """
     if missing not in ("error", "keep"):
-        raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
+        raise ArgumentError.of("missing", missing, "'error' or 'keep'")
     form = Format(
         separator=separator,
         decimal=decimal,
@@ -430,4 +430,4 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path)
     except TypeError as error:
-        raise ArgumentError(f"path is {path!r}; a path, as a string or os.PathLike, was wanted") from error
+        raise ArgumentError.of("path", path, "a path, as a string or os.PathLike") from error

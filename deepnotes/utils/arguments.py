@@ -17,7 +17,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
         If it is not a whole number of at least `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ArgumentError(f"{name}={value!r}, wanted a whole number of at least {least}")
+        raise ArgumentError.of(name, value, f"a whole number of at least {least}")
     return int(value)
 
 
@@ -71,7 +71,7 @@ def number(
         wanted = "a finite number"
     else:
         wanted = f"a finite number {'above' if positive else 'of at least'} 0"
-    raise ArgumentError(f"{name}={value!r}, wanted {wanted}")
+    raise ArgumentError.of(name, value, wanted)
 
 
 def float_dtype(dtype: Any) -> str:
@@ -85,4 +85,4 @@ def float_dtype(dtype: Any) -> str:
     for name in ("float32", "float64"):
         if dtype is not None and (dtype == name or dtype is getattr(np, name) or dtype == np.dtype(name)):
             return name
-    raise ArgumentError(f"dtype={dtype!r}, wanted 'float32' or 'float64'")
+    raise ArgumentError.of("dtype", dtype, "'float32' or 'float64'")

@@ -1,10 +1,11 @@
-"""Every error that deepnotes raises on purpose: one base class, and the built-in class a caller would expect.
+"""The errors that deepnotes raises: each derives from one base class and from the built-in class a caller would expect.
 
-Each message names the argument, what was given and what was wanted; the error is raised before any state changes.
+A message about an argument names the argument, its value and what was wanted; the error is raised before any state
+changes.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from deepnotes.utils.wording import brief
 
@@ -12,23 +13,63 @@ Entry = TypeVar("Entry")
 
 
 class DeepnotesError(Exception):
-    """The base class of all of them, so that one ``except`` catches every error of deepnotes."""
+    """The base class of the errors below, so that one ``except`` catches every error of deepnotes."""
 
 
-class ArgumentError(DeepnotesError, ValueError):
+class _InvalidArgument(DeepnotesError):
+    """An error about one argument, whose message names the argument, its value and what was wanted instead."""
+
+    _template: ClassVar[str]
+
+    @classmethod
+    def of(cls, name: str, value: object, wanted: str) -> Self:
+        """Return the error for an argument.
+
+        Parameters
+        ----------
+        name : str
+            The argument, or an element of it, such as ``layers[2]``.
+        value : object
+            The argument's value; for a ShapeError its shape, for a DTypeError its dtype.
+        wanted : str
+            A description of the values that are accepted.
+
+        Examples
+        --------
+        >>> print(ArgumentError.of("mode", "up", "'min' or 'max'"))
+        mode='up', wanted 'min' or 'max'
+        >>> print(ShapeError.of("theta", (3,), "(4,)"))
+        theta has shape (3,), wanted (4,)
+        >>> print(DTypeError.of("X", "complex128", "real numbers"))
+        X: got an array of complex128, wanted real numbers
+        >>> print(DataError.of("Y[0]", -1, "at least 0"))
+        Y[0] is -1, wanted at least 0
+        """
+        return cls(cls._template.format(name=name, value=value, wanted=wanted))
+
+
+class ArgumentError(_InvalidArgument, ValueError):
     """An argument has a value outside its range, such as ``batch_size=0``."""
 
+    _template = "{name}={value!r}, wanted {wanted}"
 
-class ShapeError(DeepnotesError, ValueError):
+
+class ShapeError(_InvalidArgument, ValueError):
     """An array has a shape that does not fit the network or another array."""
 
+    _template = "{name} has shape {value}, wanted {wanted}"
 
-class DTypeError(DeepnotesError, TypeError):
+
+class DTypeError(_InvalidArgument, TypeError):
     """An array's dtype is not real: objects, strings, complex numbers."""
 
+    _template = "{name}: got an array of {value}, wanted {wanted}"
 
-class DataError(DeepnotesError, ValueError):
+
+class DataError(_InvalidArgument, ValueError):
     """An array holds numbers that cannot be used: NaN, infinity, labels out of range."""
+
+    _template = "{name} is {value}, wanted {wanted}"
 
 
 class ForeignArrayError(DeepnotesError, TypeError):
@@ -119,8 +160,8 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
     """
 
     def __init__(self, requested: int, free: int, advice: str = "", batch_size: int | None = None) -> None:
-        told = f"{requested:,} bytes were asked for on the device and {free:,} are free"
-        super().__init__(f"{told}; {advice}" if advice else told)
+        message = f"{requested:,} bytes were asked for on the device and {free:,} are free"
+        super().__init__(f"{message}; {advice}" if advice else message)
         self.requested, self.free, self.advice, self.batch_size = requested, free, advice, batch_size
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
@@ -166,7 +207,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     Parameters
     ----------
     kind : str
-        The kind of thing that it should name.
+        What the name should refer to, such as ``"activation"``.
     name : object
     known : iterable of str
 

@@ -176,18 +176,18 @@ def test_streams_that_fail():
 @pytest.mark.parametrize(
     ("names", "columns", "error", "message"),
     [
-        ([], [], ArgumentError, r"^names are \[\]; a sequence of at least one column name was wanted"),
-        ("ab", [[1], [2]], ArgumentError, "^names are 'ab'; a sequence"),
-        ([1], [[1]], ArgumentError, r"^names are \[1\]; a sequence"),
+        ([], [], ArgumentError, r"^names=\[\], wanted a sequence of at least one column name"),
+        ("ab", [[1], [2]], ArgumentError, "^names='ab', wanted a sequence"),
+        ([1], [[1]], ArgumentError, r"^names=\[1\], wanted a sequence"),
         (["a", ""], [[1], [2]], ArgumentError, "column 2 has no name"),
         (["a", "a"], [[1], [2]], ArgumentError, "two columns have the name 'a'"),
-        (["a", "b"], [[1]], ArgumentError, "^columns are 1; 2 were wanted"),
-        (["a", "b"], {"a": [1]}, ArgumentError, "^columns have no b; a column for each"),
+        (["a", "b"], [[1]], ArgumentError, "^columns has 1 columns, wanted 2"),
+        (["a", "b"], {"a": [1]}, ArgumentError, "^columns lacks b, wanted a column for each"),
         (["a", "b"], [[1], [1, 2]], ShapeError, r"^column 'b' has shape \(2,\)"),
         (["a"], [[[1]]], ShapeError, r"^column 'a' has shape \(1, 1\)"),
         (["a"], [[[1], [1, 2]]], ShapeError, "^column 'a' is no array"),
-        (["a"], [[1j]], DTypeError, "^column 'a' has dtype complex128; real numbers or text were wanted"),
-        (["a"], [[None]], DTypeError, "^column 'a' has dtype object; real numbers or text were wanted"),
+        (["a"], [[1j]], DTypeError, "^column 'a': got an array of complex128, wanted real numbers or text"),
+        (["a"], [[None]], DTypeError, "^column 'a': got an array of object, wanted real numbers or text"),
     ],
 )
 def test_wrong_columns_write_nothing(tmp_path, names, columns, error, message):
@@ -197,5 +197,5 @@ def test_wrong_columns_write_nothing(tmp_path, names, columns, error, message):
 
 
 def test_neither_path_nor_stream():
-    with pytest.raises(ArgumentError, match=r"^path_or_stream is 5; a path or a text stream was wanted"):
+    with pytest.raises(ArgumentError, match=r"^path_or_stream=5, wanted a path or a text stream"):
         write_table(5, ["a"], [[1]])

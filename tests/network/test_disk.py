@@ -231,7 +231,7 @@ def test_files_that_cannot_stay_on_disk(tmp_path):
     assert "it is not as long" in told("b.idx", idx(np.ones((2, 2))) + b"x")
     assert "two dimensions or more" in told("c.idx", idx(np.ones(2)))
     assert "cannot be read: No such file" in told("d.npy")
-    with pytest.raises(ArgumentError, match="exclude is 'y'; a collection of column names was wanted"):
+    with pytest.raises(ArgumentError, match="exclude='y', wanted a collection of column names"):
         dn.open_table(tmp_path / "a.npz", exclude="y")
 
 
