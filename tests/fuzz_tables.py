@@ -51,7 +51,7 @@ def hold(table: Table) -> None:
         gap = table.gaps.get(name)
         assert (gap.count if gap else 0) == int(reading.missing_in(column).sum())
         if gap:
-            assert "\n" not in gap.words("a path", name)
+            assert "\n" not in gap.message("a path", name)
     for names in (table.names[:2], [name for name in table.names if table.columns[name].dtype.kind == "f"][:50]):
         told = ""
         try:

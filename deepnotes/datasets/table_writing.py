@@ -38,16 +38,18 @@ def write_table(
     columns : sequence of arrays, or mapping of names to arrays
         Numbers or text, each of shape (m,).
     spreadsheet : bool, default False
-        Whether to put an apostrophe before everything that a spreadsheet could take as a formula, also within text,
-        after a character that it may take as a separator. The file is then safe to open there; other programs see the
-        apostrophe.
+        Whether to put an apostrophe before everything that a spreadsheet could take as a formula, also within a text
+        after a character that the spreadsheet may take as a separator. The file is then safe to open in a spreadsheet;
+        other programs see the apostrophes.
 
     Raises
     ------
     TableError
-        If the file cannot be written. A stream's BrokenPipeError is passed on to its owner.
+        If the file or stream cannot be written to.
+    BrokenPipeError
+        If the stream raises it.
     ArgumentError, ShapeError, DTypeError
-        If `names` or `columns` do not make a table.
+        If `names` or `columns` are not valid for a table.
 
     Examples
     --------
@@ -59,8 +61,8 @@ def write_table(
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
         raise ArgumentError.of("names", names, "a sequence of at least one column name")
-    if fault := csv_files.fault_of(names):
-        raise ArgumentError(f"names are {listed(names)}: {fault}")
+    if fault := csv_files.name_fault(names):
+        raise ArgumentError(f"names is {listed(names)}: {fault}")
     cells = _cells(names, columns)
     if spreadsheet:
         names, *cells = [  # type: ignore[assignment]
@@ -84,7 +86,7 @@ def write_table(
 
 
 def formulas(texts: NDArray[Any]) -> list[str]:
-    """Return the distinct texts that a spreadsheet may take as formulas, or that contain some."""
+    """Return the distinct texts that a spreadsheet may take as formulas, or that contain formulas."""
     return [text for text in np.unique(texts).tolist() if text != inert(text)] if texts.dtype.kind == "U" else []
 
 
@@ -104,12 +106,13 @@ def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[Arr
 
 
 def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
+    """Return a column as an array of numbers or text; raise an error if it cannot be written."""
     refuse_lost_nuls(column, f"column {name!r}")
     refuse_masked(column, f"column {name!r}")
     try:
         array = np.asarray(column)
     except (TypeError, ValueError) as error:
-        raise ShapeError(f"column {name!r} is no array: {reason(error)}") from error
+        raise ShapeError(f"column {name!r} is not an array: {reason(error)}") from error
     if array.dtype.kind not in "biufU":
         raise DTypeError.of(f"column {name!r}", array.dtype, "real numbers or text")
     return array

@@ -160,9 +160,9 @@ def unnamed(line, index=None):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "data.csv:1: the file is empty; a header row and rows below it were wanted"),
-        ("\ufeff", "data.csv:1: the file is empty; a header row and rows below it were wanted"),
-        ("\n \n\n", "data.csv:1: the file is empty; a header row and rows below it were wanted"),
+        ("", "data.csv:1: the file is empty, wanted a header row and rows below it"),
+        ("\ufeff", "data.csv:1: the file is empty, wanted a header row and rows below it"),
+        ("\n \n\n", "data.csv:1: the file is empty, wanted a header row and rows below it"),
         ("a,b\n", "data.csv:1: no row follows the header"),
         ("\na,b\n\n \n", "data.csv:2: no row follows the header"),
         ("a,b,a\n1,2,3\n", f"data.csv:1: two columns have the name 'a'{unnamed(1)}"),

@@ -59,12 +59,12 @@ def test_an_unknown_category(flowers):
     with pytest.raises(TableError, match=r"row 5: column 'kind' has the category 'daisy', which is unknown; known are"):
         encoder(flowers)
     assert encoder(flowers, unknown="zeros")[:, 4].tolist() == [0, 0]
-    assert encoder.strangers(flowers) == {"kind": 1}
+    assert encoder.count_unknown(flowers) == {"kind": 1}
 
 
 def test_columns_of_another_kind(csv_file):
     numbers, text = (read_table(csv_file(f"a\n{cell}\n")) for cell in ("1", "x"))
-    with pytest.raises(TableError, match="column 'a' is text, its first value is 'x', and numbers were wanted"):
+    with pytest.raises(TableError, match="column 'a' is text, its first value is 'x', wanted numbers"):
         Encoder.fit(numbers)(text)
     with pytest.raises(TableError, match="column 'a' has the category '1', which is unknown; known are x"):
         Encoder.fit(text)(numbers)

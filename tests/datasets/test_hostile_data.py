@@ -97,7 +97,7 @@ def test_idx_of_more_than_there_is(file):
         with bounded(len(content)):
             assert "too many for a file of" in error_of(path)
     head = bytes([0, 0, 8, 2]) + struct.pack(">2I", 1000, 100)
-    assert "and it has 50" in error_of(file("a.idx", head + bytes(50)))
+    assert "but it has 50" in error_of(file("a.idx", head + bytes(50)))
 
 
 def test_a_header_of_hundreds_of_megabytes(file):
@@ -143,7 +143,7 @@ def test_members_that_lie_over_each_other(file):
 def test_methods_that_unpack_to_any_size_at_once(file, method):
     path = file("a.npz", archive({"X.npy": npy(claims("(10000000, 4)"), bytes(10**7))}, method))
     with bounded(path.stat().st_size):
-        assert "is packed by a method that NumPy does not use" in error_of(path)
+        assert "is compressed by a method that NumPy does not use" in error_of(path)
 
 
 def test_a_bomb_of_gzip(file):
@@ -153,7 +153,7 @@ def test_a_bomb_of_gzip(file):
     }.items():
         path = file(f"{name}.idx", gzip.compress(content, 9))
         with bounded(path.stat().st_size):
-            assert ("too many" if name == "said" else "and it has more") in error_of(path)
+            assert ("too many" if name == "said" else "but it has more") in error_of(path)
 
 
 def test_one_long_cell_among_many_short_ones(file):
@@ -180,7 +180,7 @@ def test_formulas_are_text(file, cell):
 def test_numbers_that_are_no_characters(file, point):
     text = npy(claims("(1,)", "'<U1'"), struct.pack("<I", point))
     assert error_of(file("a.npz", archive({"a.npy": text}))) == (
-        "a.npz: array 'a' is no text: it has numbers that stand for no character"
+        "a.npz: array 'a' is not valid text: it has numbers that are not characters"
     )
 
 

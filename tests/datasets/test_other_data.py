@@ -275,7 +275,7 @@ def test_dates_and_times_in_both(run, fails):
         np.testing.assert_allclose(tables[0].column(name), tables[1].column(name), rtol=1e-15)
     assert tables[0].column("day")[:2].tolist() == [19752.0, 19753.5]
     assert run("evaluate", "csv", "a.parquet")[0].replace("a.parquet", "a.csv") == run("evaluate", "csv", "a.csv")[0]
-    with pytest.raises(TableError, match="column 'x' has type double; dates were wanted"):
+    with pytest.raises(TableError, match="column 'x' has type double, wanted dates"):
         read_table("a.parquet", dates=["x", "day", "date"])
 
 
@@ -289,7 +289,7 @@ def test_spellings_of_a_missing_value_in_a_column_of_numbers(csv_file, word, at)
     cells[at] = word
     table = read_table(csv_file("a,b\n" + "".join(f"{cell},x\n" for cell in cells)), missing="keep")
     assert np.isnan(table.column("a")).tolist() == [i == at for i in range(3)]
-    assert table.gaps["a"].places == [at + 2]
+    assert table.gaps["a"].positions == [at + 2]
 
 
 @pytest.mark.parametrize("cells", [["1", "2", "K"], ["K", "1", "2"], ["1", "K", "2"], ["2", "1", "K"]])
@@ -314,7 +314,7 @@ def test_a_word_among_many_numbers_is_an_error_that_says_what_to_do(csv_file):
     lines = "".join(f"{i}\n" for i in range(50))
     with pytest.raises(TableError, match=r"data\.csv:52: column 'x' has 'oops' where a number was expected$"):
         read_table(csv_file(f"x\n{lines}oops\n"))
-    with pytest.raises(TableError, match=r"it is there 2 times; .*--missing-value oops.*--categorical x"):
+    with pytest.raises(TableError, match=r"it occurs 2 times; .*--missing-value oops.*--categorical x"):
         read_table(csv_file(f"x\noops\n{lines}oops\n"))
 
 
@@ -396,7 +396,7 @@ def test_other_forms_of_files(csv_file):
     table = read_table(csv_file("a,y\n1,\n2,u\n,v\n"), drop_missing=["y"], missing="keep")
     assert table.column("y").tolist() == ["u", "v"]
     assert table.notes == ["1 row was dropped, without a value of y"]
-    assert table.gaps["a"].places == [3]
+    assert table.gaps["a"].positions == [3]
 
 
 @pytest.mark.parametrize(

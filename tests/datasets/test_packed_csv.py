@@ -128,8 +128,8 @@ def test_text_may_be_packed_well(monkeypatch):
 )
 def test_other_names_say_how_to_convert(name, told, capsys):
     Path(name).write_bytes(b"PK\3\4")
-    wanted = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file was wanted"
-    assert error_of(Path(name)) == f"{name}: the suffix is {Path(name).suffix!r}; {wanted}{told}"
+    wanted = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+    assert error_of(Path(name)) == f"{name}: the suffix is {Path(name).suffix!r}, wanted {wanted}{told}"
     assert main(["train", name, "--target", "y"]) == 1
     assert capsys.readouterr().err == f"deepnotes: error: {error_of(Path(name))}\n"
 

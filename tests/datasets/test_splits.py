@@ -89,7 +89,7 @@ def test_stratified_properties(labels, share, seed):
     m, labels = len(labels), np.array(labels)
     sizes = np.unique(labels, return_counts=True)[1]
     if round(m * share) in (0, m) or sizes.max() == 1:
-        with pytest.raises(ArgumentError, match=r"part (is )?empty"):
+        with pytest.raises(ArgumentError, match=r"set (is )?empty"):
             train_validation_split(m, share, rng(seed), stratify=labels)
         return
     train, validation = train_validation_split(m, share, rng(seed), stratify=labels)
@@ -136,12 +136,12 @@ def test_wrong_labels(stratify, message):
 
 @pytest.mark.parametrize(("share", "part"), [(0.1, "validation"), (0.9, "training")])
 def test_an_empty_part_is_refused(share, part):
-    with pytest.raises(ArgumentError, match=f"share {share} of 3 samples leaves the {part} part empty"):
+    with pytest.raises(ArgumentError, match=f"share {share} of 3 samples leaves the {part} set empty"):
         train_validation_split(3, share, rng())
 
 
 def test_labels_that_are_all_different_leave_nothing_to_validate_with():
-    with pytest.raises(ArgumentError, match=r"stratify has 6 classes .* the validation part is empty"):
+    with pytest.raises(ArgumentError, match=r"stratify has 6 classes .* the validation set is empty"):
         train_validation_split(6, 0.5, rng(), stratify=np.arange(6))
 
 

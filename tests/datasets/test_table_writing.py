@@ -185,7 +185,7 @@ def test_streams_that_fail():
         (["a", "b"], {"a": [1]}, ArgumentError, "^columns lacks b, wanted a column for each"),
         (["a", "b"], [[1], [1, 2]], ShapeError, r"^column 'b' has shape \(2,\)"),
         (["a"], [[[1]]], ShapeError, r"^column 'a' has shape \(1, 1\)"),
-        (["a"], [[[1], [1, 2]]], ShapeError, "^column 'a' is no array"),
+        (["a"], [[[1], [1, 2]]], ShapeError, "^column 'a' is not an array"),
         (["a"], [[1j]], DTypeError, "^column 'a': got an array of complex128, wanted real numbers or text"),
         (["a"], [[None]], DTypeError, "^column 'a': got an array of object, wanted real numbers or text"),
     ],

@@ -47,8 +47,8 @@ def test_unknown_suffix(tmp_path, name):
     path = tmp_path / name
     path.write_text("a\n1\n")
     assert error_of(path) == (
-        f"{name}: the suffix is {path.suffix!r}; .csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name "
-        f"of an IDX file was wanted{'; unpack it first' if name == '.csv.gz' else ''}"
+        f"{name}: the suffix is {path.suffix!r}, wanted .csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or "
+        f"the name of an IDX file{'; unpack it first' if name == '.csv.gz' else ''}"
     )
 
 
@@ -64,7 +64,7 @@ def test_a_table_beyond_the_memory(csv_file, monkeypatch):
         raise MemoryError
 
     path = csv_file("a\n1\n")
-    monkeypatch.setattr(csv_files, "_parsed", exhausted)
+    monkeypatch.setattr(csv_files, "_parse", exhausted)
     assert error_of(path) == "data.csv: the table does not fit into memory"
 
 

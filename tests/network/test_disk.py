@@ -35,7 +35,7 @@ def small(monkeypatch):
     """Let very little be held in memory, so that it takes many turns."""
     monkeypatch.setattr(disk, "ROOM", 1 << 14)
     monkeypatch.setattr(streaming, "AT_ONCE", 0)
-    monkeypatch.setattr(parquet_files, "ROOM", 1 << 12)
+    monkeypatch.setattr(parquet_files, "MAX_BYTES", 1 << 12)
 
 
 def chosen(backend):
@@ -294,7 +294,7 @@ import numpy as np
 import deepnotes as dn
 from deepnotes.datasets import on_disk as disk, parquet_files
 
-disk.ROOM = parquet_files.ROOM = 1 << 22
+disk.ROOM = parquet_files.MAX_BYTES = 1 << 22
 
 def train(path):
     X, _ = dn.open_table(path).features()
