@@ -228,7 +228,7 @@ def test_files_that_cannot_stay_on_disk(tmp_path):
     np.savez(tmp_path / "b.npz", a=np.ones(2))
     assert "only in an array X" in told("b.npz")
     assert "unpack it with gunzip" in told("a.idx", gzip.compress(idx(np.ones((2, 2)))))
-    assert "it is not as long" in told("b.idx", idx(np.ones((2, 2))) + b"x")
+    assert "but its length differs" in told("b.idx", idx(np.ones((2, 2))) + b"x")
     assert "two dimensions or more" in told("c.idx", idx(np.ones(2)))
     assert "cannot be read: No such file" in told("d.npy")
     with pytest.raises(ArgumentError, match="exclude='y', wanted a collection of column names"):
@@ -241,7 +241,7 @@ def test_text_and_missing_values_in_a_parquet_file(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a": [1.0, None], "s": ["x", "y"], "y": [1, 2]}), path)
     table = dn.open_table(path)
-    with pytest.raises(TableError, match="column 's' is none of the samples that stay on disk"):
+    with pytest.raises(TableError, match="column 's' is not in the matrix of numbers that stays on disk"):
         table.features(exclude=["y"])
     with pytest.raises(TableError, match="row 2: column 'a' has no value"):
         table.column("a")
