@@ -75,11 +75,13 @@ FIRST_ROWS = 20
 
 WITHOUT_HEADER = "; if there is no header, --no-header (header=False) names the columns x0, x1, ..."
 
-BY_WHITE_SPACE = "; --separator whitespace (separator='whitespace') reads them, and --separator , reads one column"
+BY_WHITE_SPACE = "; --separator whitespace (separator='whitespace') reads it, and --separator , reads one column"
 
 OTHER_ENCODINGS = "; --encoding (encoding=) reads others, such as latin-1 or utf-16"
+"""The ends of error messages, which name the options that read a file."""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
+"""The pattern of a line end."""
 
 PANDAS_INDEX = re.compile(r"Unnamed: [0-9]+(\.[0-9]+)*")
 """The names that pandas gives to an index that it has written to a CSV file and read back, once or several times."""
@@ -197,7 +199,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise TableError(f"{source}: to read .csv files takes pyarrow: {NEEDS}") from error
+        raise TableError(f"{source}: reading .csv files requires pyarrow: {NEEDS}") from error
     size = len(data)
     text = parse_text(unpack(data, source), source, request)
     del data
@@ -217,7 +219,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     if not chosen:
         return Content({}, {}, {}, known, {}, notes)
     columns, rows = _read_columns(text, names, chosen, request.format)
-    number = {name: j for j, name in enumerate(names)}
+    index_of = {name: j for j, name in enumerate(names)}
     plain = plain_numbers(columns, request)
     converted: dict[str, TypedColumn] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
@@ -227,7 +229,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
         try:
             column = converted[name] = plain.get(name) or convert(cells, options)
         except CellError as error:
-            line = _find_lines(text, len(names), rows, {error.row: [number[name]]})[error.row, number[name]]
+            line = _find_lines(text, len(names), rows, {error.row: [index_of[name]]})[error.row, index_of[name]]
             hint = f"; {error.hint}" if error.hint else ""
             raise TableError(f"{source}:{line}: column {name!r} has {error.message}{hint}") from None
         if name in request.spelled:
@@ -240,14 +242,14 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     columns_by_row: dict[int, list[int]] = {}
     for name, gap in row_gaps.items():
         for row in gap.positions:
-            columns_by_row.setdefault(row, []).append(number[name])
+            columns_by_row.setdefault(row, []).append(index_of[name])
     lines = _find_lines(text, len(names), rows, columns_by_row)
     first_lines = cell_lines(first)
     return Content(
         {name: column.column for name, column in converted.items()},
-        {name: first_lines[number[name]] for name in chosen},
+        {name: first_lines[index_of[name]] for name in chosen},
         {
-            name: replace(gap, positions=[lines[row, number[name]] for row in gap.positions])
+            name: replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
             for name, gap in row_gaps.items()
         },
         known,
@@ -374,7 +376,7 @@ def _detect_separator(data: bytes, source: str, form: Format) -> str:
         separator: (sizes[-1], -_count_title_rows(sizes)) for separator, sizes in widths.items() if _has_title(sizes)
     }
     if "\t" not in titled and _is_whitespace_table(_first_rows(_replace_whitespace(head), "\t", is_cut), form):
-        raise TableError(f"{source}: no separator was found, but white space cuts the rows alike{BY_WHITE_SPACE}")
+        raise TableError(f"{source}: no separator was found, but white space splits all rows alike{BY_WHITE_SPACE}")
     return max(titled, key=lambda separator: titled[separator], default=best if rank else ",")
 
 
@@ -665,13 +667,13 @@ def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format)
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    body, number = text.data, {name: j for j, name in enumerate(names)}
+    body, index_of = text.data, {name: j for j, name in enumerate(names)}
     nameless = range(count_named(names), len(names))
     begins_with_mark = body.startswith(codecs.BOM_UTF8)  # part of the first cell, but pyarrow would drop it
     if begins_with_mark or (b'"' in body and _unambiguous_quotes(text.separator).fullmatch(body) is None):
         body = _quote_all(text, len(names))
     longest = _longest_line(body)
-    numbers = [*(number[name] for name in chosen), *nameless]
+    numbers = [*(index_of[name] for name in chosen), *nameless]
     try:
         table = _parse(body, text.separator, names, numbers, longest)
     except (pa.ArrowException, ValueError):

@@ -55,7 +55,7 @@ def open_file(path: Path, source: str) -> Iterator[Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise TableError(f"{source}: to read .parquet files takes pyarrow: {NEEDS}") from error
+        raise TableError(f"{source}: reading .parquet files requires pyarrow: {NEEDS}") from error
     import inspect
 
     streaming = {"pre_buffer": False, "buffer_size": 1 << 16}  # by default, whole row groups are read ahead

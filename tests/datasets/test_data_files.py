@@ -232,5 +232,5 @@ def test_a_parquet_file_without_pyarrow_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "a.parquet").touch()
     assert error_of(tmp_path / "a.parquet") == (
-        'a.parquet: to read .parquet files takes pyarrow: pip install "deepnotes[data]"'
+        'a.parquet: reading .parquet files requires pyarrow: pip install "deepnotes[data]"'
     )

@@ -469,7 +469,7 @@ def test_rows_without_a_target_are_refused_or_dropped(run, fails):
 
 def test_a_csv_file_without_pyarrow_is_refused(csv_file, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(TableError, match=r'to read \.csv files takes pyarrow: pip install "deepnotes\[data\]"'):
+    with pytest.raises(TableError, match=r'reading \.csv files requires pyarrow: pip install "deepnotes\[data\]"'):
         read_table(csv_file("a\n1\n"))
 
 
