@@ -487,8 +487,8 @@ def _first_row(text: Text) -> tuple[Record, int]:
 def _has_row_names(names: list[str], below: Text, form: Format) -> bool:
     """Return whether each row has one cell more than the header, as in the files that R writes with row names.
 
-    Two other causes are ruled out: rows that end in a separator, whose last cell is empty, and a title of one cell
-    above a header of two.
+    Two other causes of the extra cell are ruled out: a separator at the end of each row, after which the cell is empty,
+    and a title of one cell above a header of two.
     """
     first: list[list[str]] = []
     has_row_names = not names[-1]

@@ -23,7 +23,7 @@ __all__ = ["DiskTable", "open_table"]
 
 @dataclass(frozen=True, eq=False)
 class DiskTable:
-    """Named columns, of which the columns of one matrix stay on disk.
+    """Named columns; those of one matrix stay on disk, and the others are in memory.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
 
 
 def _of_matrix(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
-    """Return the table of a matrix that stays on disk, whose columns have these `names`, and of further `columns`."""
+    """Return the table of a matrix on disk, with the `names` of its columns, and of further `columns` in memory."""
     return DiskTable(X, {name: j for j, name in enumerate(names)}, columns, source)
 
 
@@ -312,6 +312,6 @@ def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.nd
             return np.memmap(file, dtype, "r+", 0, shape)
     except OSError as error:
         raise TableError(
-            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be made: {reason(error)}; "
+            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be created: {reason(error)}; "
             "set TMPDIR to a directory with enough free space"
         ) from error

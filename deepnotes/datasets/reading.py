@@ -349,7 +349,7 @@ def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
 
 
 def find_collision(integers: Iterable[int]) -> tuple[int, int] | None:
-    """Return two different integers that are equal as float64, or None if there are no such two.
+    """Return two different integers that are equal as float64, or None if all differ.
 
     Examples
     --------
@@ -397,7 +397,7 @@ def require_memory(needed: int, size: int, what: str, remedy: str = "") -> None:
     what : str
         The part of the file that needs the memory, for the error message.
     remedy : str
-        The advice to a user whose file is not malicious.
+        The advice to a user whose file is legitimate.
     """
     if needed > FREE + RATIO * size:
         hint = f"; {remedy}" if remedy else ""
@@ -428,7 +428,7 @@ def require_names(
     known : sequence of str
         The columns of the file.
     known_set : set of str, optional
-        The same as `known`, if the caller has such a set already; it is made otherwise.
+        The set of `known`, which is created if the caller does not pass it.
     """
     known_set = set(known) if known_set is None else known_set
     if missing := list(dict.fromkeys(name for name in names if name not in known_set)):

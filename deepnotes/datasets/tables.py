@@ -264,7 +264,7 @@ def read_table(
     dates : collection of str
         Columns of dates, which become days since 1970-01-01.
     spelled : collection of str
-        Columns whose spelling, such as 007, is kept for :meth:`Table.labels`.
+        Columns whose spelling, such as 007, is keep for :meth:`Table.labels`.
     missing : {"error", "keep"}
         Whether a missing value is an error, or becomes NaN or an empty text.
     drop_missing : collection of str
@@ -358,21 +358,21 @@ def _without_rows(content: Content, names: Collection[str], source: str) -> Tabl
     """Return the content of a file as a table, without the rows in which one of the columns `names` lacks a value."""
     others = [name for name in content.names if name not in content.columns]
     columns, gaps, spelled, notes = content.columns, content.gaps, content.spelled, content.notes
-    kept = np.ones(len(next(iter(columns.values()))), np.bool_)
+    keep = np.ones(len(next(iter(columns.values()))), np.bool_)
     for name in names:
         if name in gaps:
-            kept &= ~missing_in(columns[name])
-    if not kept.all():
-        if not kept.any():
+            keep &= ~missing_in(columns[name])
+    if not keep.all():
+        if not keep.any():
             raise TableError(f"{source}: no row has a value of {listed(names)}")
-        columns = {name: column[kept] for name, column in columns.items()}
-        spelled = {name: column[kept] for name, column in spelled.items()}
-        numbers = np.flatnonzero(kept) + 1
+        columns = {name: column[keep] for name, column in columns.items()}
+        spelled = {name: column[keep] for name, column in spelled.items()}
+        numbers = np.flatnonzero(keep) + 1
         gaps = {
             name: Gap(gap.count, [int(numbers[row - 1]) for row in gap.positions], gaps[name].description)
             for name, gap in gaps_of({name: columns[name] for name in gaps}).items()
         }
-        dropped = int((~kept).sum())
+        dropped = int((~keep).sum())
         rows = "1 row was" if dropped == 1 else f"{dropped:,} rows were"
         notes = [*notes, f"{rows} dropped, without a value of {listed(names)}"]
     return Table(list(columns), columns, source, content.lines, gaps, others, spelled, notes)
