@@ -29,9 +29,8 @@ if find_spec("onnx"):
     ATTRIBUTES = ["axis", "axes", "transA", "alpha", "beta", "to", "perm", "value", "epsilon", "keepdims"]
     INTEGERS = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([x for x in NUMBERS if abs(x) < 2**62])
 
-    def alter_node(draw: st.DrawFn, graph: Any, change: str) -> None:
-        """Change the operator, operands or attributes of a node, or copy or remove it."""
-        names = [t.name for t in graph.initializer] + [node.output[0] for node in graph.node] + ["X", "", "nowhere"]
+    def alter_node(draw: st.DrawFn, graph: Any, names: list[str], change: str) -> None:
+        """Change the operator, the operands (to some of `names`) or the attributes of a node, or copy or remove it."""
         node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
         if change == "op":
             node.op_type = draw(st.sampled_from(OPS))
@@ -63,10 +62,11 @@ if find_spec("onnx"):
         """Return the valid file with changed nodes, tensors or metadata; it is still valid protobuf."""
         content = ModelProto.FromString(VALID)
         graph = content.graph
+        names = [t.name for t in graph.initializer] + [node.output[0] for node in graph.node] + ["X", "", "nowhere"]
         for _ in range(draw(st.integers(1, 4))):
             change = draw(st.sampled_from([*NODE_CHANGES, *TENSOR_CHANGES, "metadata"]))
             if change in NODE_CHANGES:
-                alter_node(draw, graph, change)
+                alter_node(draw, graph, names, change)
             elif change in TENSOR_CHANGES:
                 alter_tensor(draw, graph.initializer[draw(st.integers(0, len(graph.initializer) - 1))], change)
             else:
