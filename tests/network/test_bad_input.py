@@ -100,7 +100,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("monitor", lambda n: n.fit(X, Y, early_stopping=dn.EarlyStopping(monitor="val_loss")), dn.ArgumentError,
      "monitor='val_loss' is not among what is watched: loss", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=[3]), dn.ArgumentError, r"callbacks\[0\]=3, wanted an object", None),
-    ("callbacks", lambda n: n.fit(X, Y, callbacks=[dn.Callback]), dn.ArgumentError, r"callbacks\[0\] is <class", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=[dn.Callback]), dn.ArgumentError, r"callbacks\[0\]=<class", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=dn.Callback()), dn.ArgumentError, "wanted a list of callbacks", None),
     ("schedule", lambda n: n.fit(X, Y, optimizer=dn.SGD(Ascent())), dn.ArgumentError, "learning_rate: .* gave for upd", None),
     ("beyond the dtype", lambda n: n.fit(np.where(X[1, 2] == X, 1e39, X), Y), dn.DataError,
