@@ -1,4 +1,4 @@
-"""Target: checkpoints, as a training that is resumed reads them."""
+"""Fuzzing target: checkpoints, read to resume a training."""
 
 import json
 import tempfile
@@ -16,34 +16,34 @@ from deepnotes.network.training.checkpoints import latest_first
 EPOCHS = 2
 
 
-def content() -> bytes:
-    """Return a checkpoint of a training that is over."""
+def checkpoint() -> bytes:
+    """Return a checkpoint of a finished training."""
     with tempfile.TemporaryDirectory() as folder:
         fit(network(), Path(folder), epochs=EPOCHS)
         return latest_first(Path(folder))[0].read_bytes()
 
 
-GOOD = content()
-HEADER, TENSORS = hostile.header_of(GOOD), hostile.tensors(GOOD)
+VALID = checkpoint()
+HEADER, TENSORS = hostile.header_of(VALID), hostile.tensors(VALID)
 ENTRIES = json.loads(TENSORS["training.json"].tobytes())
 
 
 @st.composite
 def sealed(draw: st.DrawFn) -> bytes:
-    """Return a checkpoint that lies about the training, and whose digests are right all the same."""
+    """Return a checkpoint with wrong contents but correct digests."""
     entries = np.frombuffer(json.dumps(draw(altered(ENTRIES))).encode(), np.uint8)
     arrays = TENSORS | {"training.json": entries}
     for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
-        spoilt = np.array(arrays[name])
-        spoilt.flat[0] = np.nan if spoilt.dtype.kind == "f" else 127
-        ways: list[Any] = [arrays[name][:-1], arrays[name].astype(np.float16), arrays[name].reshape(1, -1), spoilt]
-        arrays[name] = np.ascontiguousarray(draw(st.sampled_from(ways)))
+        invalid = np.array(arrays[name])
+        invalid.flat[0] = np.nan if invalid.dtype.kind == "f" else 127
+        variants: list[Any] = [arrays[name][:-1], arrays[name].astype(np.float16), arrays[name].reshape(1, -1), invalid]
+        arrays[name] = np.ascontiguousarray(draw(st.sampled_from(variants)))
     return hostile.sealed(HEADER, arrays)
 
 
-@target("checkpoint", st.one_of(st.just(GOOD), damaged(GOOD), sealed()), ".safetensors")
+@target("checkpoint", st.one_of(st.just(VALID), damaged(VALID), sealed()), ".safetensors")
 def resume(path: Path) -> None:
-    """Resume: from the parameters that were written, and nothing is lost of what was there."""
+    """Resume the training; the parameters must be finite."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         (run / "step-000000020.safetensors").write_bytes(path.read_bytes())

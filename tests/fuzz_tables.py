@@ -1,9 +1,10 @@
-"""Targets: data files, as tables in memory and on disk, and what a model file says of the columns of such."""
+"""Fuzzing targets: data files, read into memory and from disk, and model files with the encoding of columns."""
 
 import gzip
 import io
 import json
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,15 +24,15 @@ from deepnotes.datasets import reading, tables
 from deepnotes.datasets.disk_tables import open_table
 from deepnotes.datasets.tables import Table, read_table
 
-gzipped = partial(gzip.compress, mtime=0)  # the same bytes in every run
+compress = partial(gzip.compress, mtime=0)  # without the time, to get the same bytes in every run
 
 FREE = 1 << 20
-"""Instead of a gigabyte, so that what small files unpack to stays within what the fuzzer allows."""
+"""The replacement for reading.FREE, a gigabyte, so that unpacking small files stays within the fuzzer's limits."""
 
 
 @contextmanager
-def little() -> Iterator[None]:
-    """Let files unpack to little."""
+def low_memory_limit() -> Iterator[None]:
+    """Lower the limit on the memory that files may unpack to."""
     before = reading.FREE
     reading.FREE = FREE
     try:
@@ -40,8 +41,8 @@ def little() -> Iterator[None]:
         reading.FREE = before
 
 
-def hold(table: Table) -> None:
-    """Hold a table to what it promises: columns of one length, numbers finite or missing, text that can be written."""
+def check(table: Table) -> None:
+    """Check that columns have equal lengths, numbers are finite or missing, and errors are of one line."""
     for name, column in table.columns.items():
         assert column.shape == (table.n_rows,)
         if column.dtype.kind == "f":
@@ -51,15 +52,15 @@ def hold(table: Table) -> None:
         gap = table.gaps.get(name)
         assert (gap.count if gap else 0) == int(reading.missing_in(column).sum())
         if gap:
-            assert "\n" not in gap.words("a path", name)
+            assert "\n" not in gap.message("a path", name)
     for names in (table.names[:2], [name for name in table.names if table.columns[name].dtype.kind == "f"][:50]):
-        told = ""
+        message = ""
         try:
             table.require_complete(names)
             table.features(names=names)
         except tables.TableError as error:
-            told = str(error)
-        assert "\n" not in told
+            message = str(error)
+        assert "\n" not in message
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -74,16 +75,16 @@ CELLS = [
 
 @st.composite
 def tables_of_cells(draw: st.DrawFn) -> bytes:
-    """Return what may be a CSV file, made of cells that nobody should write."""
+    """Return a CSV file with unusual and malicious cells, which may be invalid."""
     rows = draw(st.lists(st.lists(st.sampled_from(CELLS) | st.text(max_size=5), max_size=4), max_size=5))
     text = draw(st.sampled_from(["", "a,b\n", "\ufeffa,b\n", "a\n"])) + "\n".join(",".join(row) for row in rows)
     return text.encode("utf-8", "surrogatepass")
 
 
 def csv_files() -> st.SearchStrategy[bytes]:
-    """Return a strategy of everything that may be handed in for a CSV file."""
-    packed = tables_of_cells().map(gzipped) | damaged(gzipped(CSV))
-    return st.one_of(st.just(CSV), damaged(CSV), tables_of_cells(), packed, st.binary(max_size=100))
+    """Return a strategy of valid, damaged and malicious CSV files, plain and compressed."""
+    compressed = tables_of_cells().map(compress) | damaged(compress(CSV))
+    return st.one_of(st.just(CSV), damaged(CSV), tables_of_cells(), compressed, st.binary(max_size=100))
 
 
 if find_spec("pyarrow"):
@@ -93,12 +94,12 @@ if find_spec("pyarrow"):
     @target("csv", csv_files(), ".csv")
     def read_csv(path: Path) -> None:
         """Read a table."""
-        with little():
-            hold(read_table(path, missing="keep"))
+        with low_memory_limit():
+            check(read_table(path, missing="keep"))
 
-    @target("csv in other forms", csv_files(), ".csv")
-    def read_csv_in_other_forms(path: Path) -> None:
-        """Read a table with every option."""
+    @target("csv with options", csv_files(), ".csv")
+    def read_csv_with_options(path: Path) -> None:
+        """Read a table with several sets of options; it is refused if all of them fail."""
         forms: list[dict[str, Any]] = [
             {"separator": "whitespace", "header": False},
             {"separator": ";", "decimal": ",", "thousands": ".", "strip": "$%"},
@@ -108,9 +109,9 @@ if find_spec("pyarrow"):
         ]
         refused: list[tables.TableError] = []
         for form in forms:
-            with little():
+            with low_memory_limit():
                 try:
-                    hold(read_table(path, missing="keep", **form))
+                    check(read_table(path, missing="keep", **form))
                 except tables.TableError as error:
                     refused.append(error)
         if len(refused) == len(forms):
@@ -128,32 +129,32 @@ if find_spec("pyarrow"):
 
     @st.composite
     def parquet_files(draw: st.DrawFn) -> bytes:
-        """Return a Parquet file with a damaged footer of the right length, which is where its structure is."""
+        """Return a Parquet file with a damaged footer, which describes its structure, of the right length."""
         body, footer = PARQUET[: -8 - FOOTER], draw(damaged(PARQUET[-8 - FOOTER : -8]))
         return body + footer + struct.pack("<I", len(footer)) + b"PAR1"
 
     @target("parquet", st.one_of(st.just(PARQUET), damaged(PARQUET), parquet_files()), ".parquet")
     def read_parquet(path: Path) -> None:
-        """Read a table, into memory and as one that stays on disk."""
-        with little():
+        """Read a table into memory, and open it from disk."""
+        with low_memory_limit():
             table = read_table(path, missing="keep")
-            hold(table)
-            there = open_table(path)
-            assert there.n_rows == table.n_rows
+            check(table)
+            disk_table = open_table(path)
+            assert disk_table.n_rows == table.n_rows
 
 
-# --- NumPy's files ----------------------------------------------------------------------------------------------------
+# --- NumPy files ------------------------------------------------------------------------------------------------------
 
 
 def npy(array: np.ndarray) -> bytes:
-    """Return the file of an array."""
+    """Return an array as an .npy file."""
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
 
 
 def npz(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
-    """Return the archive of some arrays."""
+    """Return arrays as an .npz file."""
     stream = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(stream, **arrays)
     return stream.getvalue()
@@ -168,7 +169,7 @@ DESCRS = ["'<f8'", "'<f4'", "'>i8'", "'|b1'", "'|O'", "'<U3'", "'<U0'", "'|V8'",
 
 @st.composite
 def npy_headers(draw: st.DrawFn) -> bytes:
-    """Return an array file whose header lies."""
+    """Return an .npy file with a wrong header."""
     descr, shape = draw(st.sampled_from(DESCRS)), draw(st.sampled_from(SHAPES))
     order = draw(st.sampled_from(["False", "True", "2", "'x'"]))
     more = draw(st.sampled_from(["", "", "'x': 1, ", "__import__('os'), "]))
@@ -184,23 +185,23 @@ MATRIX = npy(np.arange(8.0).reshape(4, 2))
 
 @target("npy", st.one_of(st.just(MATRIX), damaged(MATRIX), npy_headers()), ".npy")
 def read_npy(path: Path) -> None:
-    """Read a matrix, into memory and left on disk."""
-    with little():
+    """Open a matrix from disk, and read it into memory."""
+    with low_memory_limit():
         table = open_table(path)
         assert table.features()[0].shape == (len(table.names), table.n_rows)
-        hold(read_table(path, missing="keep"))
+        check(read_table(path, missing="keep"))
 
 
 BIG = npy(np.zeros((50_000, 4), np.uint8))
-"""What becomes 1.6 MB of float64, from 200 bytes once it is compressed."""
+"""An .npy file that compresses to some 200 bytes, and becomes 1.6 MB of float64."""
 
 ARRAYS = {"X": np.arange(8.0).reshape(4, 2), "y": np.array([0, 1, 0, 1])}
-GOOD_ARCHIVES = [npz(ARRAYS), npz(ARRAYS, True), npz({"a": np.arange(3), "b": np.array(["x", "y", "zz"])})]
+VALID_ARCHIVES = [npz(ARRAYS), npz(ARRAYS, True), npz({"a": np.arange(3), "b": np.array(["x", "y", "zz"])})]
 
 
 @st.composite
 def archives(draw: st.DrawFn) -> bytes:
-    """Return an archive of members with names and contents that NumPy would not write."""
+    """Return an archive with names and contents that NumPy would not write."""
     stream = io.BytesIO()
     names = st.sampled_from(
         ["X.npy", "y.npy", "x.npy", "a.npy", "../../x.npy", "/etc/passwd", "", "a\0b.npy", "X", "é.npy"]
@@ -215,22 +216,22 @@ def archives(draw: st.DrawFn) -> bytes:
 
 
 def archive_files() -> st.SearchStrategy[bytes]:
-    """Return a strategy of everything that may be handed in for an archive."""
-    good = st.sampled_from(GOOD_ARCHIVES)
-    return st.one_of(good, good.flatmap(damaged), archives(), archives().flatmap(damaged))
+    """Return a strategy of valid, damaged and malicious archives."""
+    valid = st.sampled_from(VALID_ARCHIVES)
+    return st.one_of(valid, valid.flatmap(damaged), archives(), archives().flatmap(damaged))
 
 
 @target("npz", archive_files(), ".npz")
 def read_npz(path: Path) -> None:
     """Read a table."""
-    with little():
-        hold(read_table(path, missing="keep"))
+    with low_memory_limit():
+        check(read_table(path, missing="keep"))
 
 
 @target("npz on disk", archive_files(), ".npz")
 def open_npz(path: Path) -> None:
     """Open a table whose samples stay on disk."""
-    with little():
+    with low_memory_limit():
         table = open_table(path)
         X, _ = table.features(exclude=[name for name in table.names if name.startswith("y")])
         assert X.rows.nbytes <= path.stat().st_size
@@ -245,7 +246,7 @@ IMAGES = bytes([0, 0, 8, 3]) + struct.pack(">3I", 3, 2, 2) + bytes(range(12))
 
 @st.composite
 def idx_files(draw: st.DrawFn) -> bytes:
-    """Return an IDX file whose header lies."""
+    """Return an IDX file with a wrong header."""
     magic = bytes([draw(st.sampled_from([0, 0, 0, 1])), 0, draw(st.sampled_from([8, 9, 11, 13, 14, 7, 255]))])
     dimensions = draw(st.integers(0, 5))
     sizes = [draw(st.sampled_from([0, 1, 2, 3, 255, 65536, 2**31, 2**32 - 1])) for _ in range(dimensions)]
@@ -253,35 +254,35 @@ def idx_files(draw: st.DrawFn) -> bytes:
 
 
 def bomb(zeros: int) -> bytes:
-    """Return a packed file of many pixels that are 0."""
-    return gzipped(bytes([0, 0, 8, 2]) + struct.pack(">2I", zeros // 4, 4) + bytes(zeros))
+    """Return a compressed IDX file with many pixels of 0."""
+    return compress(bytes([0, 0, 8, 2]) + struct.pack(">2I", zeros // 4, 4) + bytes(zeros))
 
 
-BOMBS = [bomb(400_000), gzipped(bytes([0, 0, 8, 2]) + struct.pack(">2I", 2**31, 2**31) + bytes(10**5))]
+BOMBS = [bomb(400_000), compress(bytes([0, 0, 8, 2]) + struct.pack(">2I", 2**31, 2**31) + bytes(10**5))]
 
 
 def all_idx_files() -> st.SearchStrategy[bytes]:
-    """Return a strategy of everything that may be handed in for an IDX file."""
+    """Return a strategy of valid, damaged and malicious IDX files, plain and compressed."""
     plain = st.one_of(st.just(IMAGES), damaged(IMAGES), idx_files())
-    packed = plain.map(gzipped)
-    return st.one_of(plain, packed, packed.flatmap(damaged), st.integers(0, 1).map(BOMBS.__getitem__))
+    compressed = plain.map(compress)
+    return st.one_of(plain, compressed, compressed.flatmap(damaged), st.integers(0, 1).map(BOMBS.__getitem__))
 
 
 @target("idx", all_idx_files(), ".idx")
 def read_idx(path: Path) -> None:
-    """Read a table, and open it, if it is not packed."""
-    with little():
+    """Read a table into memory, and open it from disk if it is not compressed."""
+    with low_memory_limit():
         table = read_table(path, missing="keep")
-        hold(table)
+        check(table)
         if path.read_bytes()[:2] == b"\0\0" and table.names != ["label"]:
             assert open_table(path).names == table.names
 
 
-# --- models that know columns -----------------------------------------------------------------------------------------
+# --- models with the encoding of columns ------------------------------------------------------------------------------
 
 
 def with_columns() -> dict[str, Any]:
-    """Return the header of a model file of three inputs, of two columns."""
+    """Return the header of a model file with three inputs from two columns."""
     header = hostile.header_of(hostile_model())
     columns = [{"name": "size", "fill": 1.5}, {"name": "kind", "categories": ["a", "b"], "fill": "a"}]
     header["metadata"] |= {"features": ["size", "kind=a", "kind=b"], "columns": columns}
@@ -290,8 +291,6 @@ def with_columns() -> dict[str, Any]:
 
 def hostile_model() -> bytes:
     """Return a model file."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         hostile.network().save(path)
@@ -303,7 +302,7 @@ HEADER, TENSORS = with_columns(), hostile.tensors(hostile_model())
 
 @st.composite
 def models(draw: st.DrawFn) -> bytes:
-    """Return a model file that lies about its columns, with every digest right."""
+    """Return a model file with wrong metadata on its columns, but with correct digests."""
     metadata = draw(st.just(HEADER["metadata"]) | altered(HEADER["metadata"]) | altered(HEADER["metadata"]["columns"]))
     if isinstance(metadata, list):
         metadata = HEADER["metadata"] | {"columns": metadata}
@@ -312,7 +311,7 @@ def models(draw: st.DrawFn) -> bytes:
 
 @target("model with columns", models(), ".safetensors")
 def load_model(path: Path) -> None:
-    """Load a model, and predict for a table of the columns that it wants, or say what is wrong with that."""
+    """Load a model, and predict for a table of its columns."""
     model = Model.load(str(path), get_backend("numpy"))
     json.dumps(model.encoder.as_metadata())
     text = model.encoder.text

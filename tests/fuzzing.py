@@ -1,7 +1,7 @@
-"""What the fuzzers of files share: targets, the bounds that every reading is held to, and ways to damage a file.
+"""Shared by the fuzzers of files: targets, the limits on the time and memory of a reader, and damage to files.
 
-A module ``fuzz_*.py`` beside this one makes targets with :func:`target`; ``test_fuzz.py`` tries each for a second or
-two, the same examples every time where ``CI`` is set, and ``fuzz.py`` for as long as one likes.
+The modules ``fuzz_*.py`` in this directory make targets with :func:`target`. ``test_fuzz.py`` tries each of them for a
+second or two, and ``fuzz.py`` for a given time.
 """
 
 import json
@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from deepnotes import DeepnotesError
 
 SECONDS = 60
-"""What no reading of a small file takes, on however busy a machine: it hangs."""
+"""The time after which a reader of a small file is considered to hang, even on a busy machine."""
 
 MEMORY = 8 << 20, 256
-"""Bytes that a reading may take, and how many more for each byte of the file."""
+"""The bytes of memory that a reader may use, and the bytes that it may use for each byte of the file in addition."""
 
 
 class Hang(AssertionError):
-    """A reading took more than ``SECONDS``."""
+    """A reader took more than ``SECONDS``."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Target:
     ----------
     name : str
     files : strategy of bytes
-        Damaged, hostile and good ones.
+        Damaged, malicious and valid files.
     read : callable
-        Reads the file at a path, and asserts what must be so if it can be read; raises a DeepnotesError if it cannot.
+        Reads the file at a path and checks the result; raises a DeepnotesError if the file cannot be read.
     suffix : str
-        Of the file's name.
+        The suffix of the file's name.
     """
 
     name: str
@@ -49,13 +49,14 @@ class Target:
     read: Callable[[Path], None]
     suffix: str = ""
 
-    def hold(self, content: bytes, folder: Path) -> bool:
-        """Return whether the file could be read.
+    def check(self, content: bytes, folder: Path) -> bool:
+        """Return whether a file can be read.
 
         Raises
         ------
         Exception
-            If there is a fault: any exception but a DeepnotesError, too much memory, a message of no readable length.
+            If the reader fails: with an exception other than a DeepnotesError, with a check of its result, with too
+            much memory, or with a message of unreadable length.
         """
         path = folder / f"fuzzed{self.suffix}"
         path.write_bytes(content)
@@ -63,10 +64,10 @@ class Target:
             try:
                 self.read(path)
             except DeepnotesError as error:
-                told = str(error)
+                message = str(error)
             else:
                 return True
-        assert len(told) < 2000 + 2 * len(str(path)), f"a message of {len(told):,} characters"
+        assert len(message) < 2000 + 2 * len(str(path)), f"a message of {len(message):,} characters"
         return False
 
 
@@ -74,17 +75,17 @@ TARGETS: dict[str, Target] = {}
 
 
 def target(name: str, files: st.SearchStrategy[bytes], suffix: str = "") -> Callable[[Callable[[Path], None]], Target]:
-    """Return a decorator that makes a target of a function that reads a file."""
+    """Return a decorator that makes a function that reads a file a target."""
 
-    def made(read: Callable[[Path], None]) -> Target:
+    def make(read: Callable[[Path], None]) -> Target:
         TARGETS[name] = Target(name, files, read, suffix)
         return TARGETS[name]
 
-    return made
+    return make
 
 
 def load_targets() -> dict[str, Target]:
-    """Return the targets of all modules ``fuzz_*.py``."""
+    """Import all modules ``fuzz_*.py`` and return their targets."""
     for path in sorted(Path(__file__).parent.glob("fuzz_*.py")):
         import_module(path.stem)
     return TARGETS
@@ -92,14 +93,14 @@ def load_targets() -> dict[str, Target]:
 
 @contextmanager
 def bounded(size: int) -> Iterator[None]:
-    """Fail if the block hangs (where there are alarms), or takes more memory than a file of that size may."""
+    """Fail if the block hangs (on systems with alarms), or uses more memory than allowed for a file of that size."""
 
-    def rung(number: int, frame: Any) -> None:
+    def ring(number: int, frame: Any) -> None:
         raise Hang(f"it still runs after {SECONDS} seconds")
 
-    alarm = hasattr(signal, "setitimer")
-    if alarm:
-        before = signal.signal(signal.SIGALRM, rung)
+    has_alarm = hasattr(signal, "setitimer")
+    if has_alarm:
+        before = signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
     tracemalloc.start()
     try:
@@ -107,14 +108,14 @@ def bounded(size: int) -> Iterator[None]:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-        if alarm:
+        if has_alarm:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
     allowed = MEMORY[0] + MEMORY[1] * size
     assert peak <= allowed, f"reading {size:,} bytes took {peak:,}, more than {allowed:,}"
 
 
-# --- ways to damage a file --------------------------------------------------------------------------------------------
+# --- damage to files --------------------------------------------------------------------------------------------------
 
 NUMBERS = [0, 1, -1, 2, 7, 255, 256, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, -(2**62), 10**400]
 WORDS = [
@@ -126,26 +127,26 @@ WORDS = [
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Return `content` cut, with some bits turned, or with some pieces put in, taken out or repeated."""
-    found = bytearray(content)
+    """Return `content` truncated, with bits flipped, or with bytes replaced, inserted, removed or repeated."""
+    data = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
-        way = draw(st.sampled_from(["cut", "turn", "set", "replace", "repeat"]))
-        at = draw(st.integers(0, len(found)))
-        if way == "cut":
-            del found[at:]
-        elif way in {"turn", "set"} and at < len(found):
-            found[at] = found[at] ^ 1 << draw(st.integers(0, 7)) if way == "turn" else draw(st.integers(0, 255))
-        elif way == "replace":
-            found[at : at + draw(st.integers(0, 40))] = draw(st.binary(max_size=40))
-        elif way == "repeat":
-            end = min(len(found), at + draw(st.integers(0, 200)))
-            to = draw(st.integers(0, len(found)))
-            found[to:to] = found[at:end]
-    return bytes(found)
+        damage = draw(st.sampled_from(["truncate", "flip", "set", "replace", "repeat"]))
+        at = draw(st.integers(0, len(data)))
+        if damage == "truncate":
+            del data[at:]
+        elif damage in {"flip", "set"} and at < len(data):
+            data[at] = data[at] ^ 1 << draw(st.integers(0, 7)) if damage == "flip" else draw(st.integers(0, 255))
+        elif damage == "replace":
+            data[at : at + draw(st.integers(0, 40))] = draw(st.binary(max_size=40))
+        elif damage == "repeat":
+            end = min(len(data), at + draw(st.integers(0, 200)))
+            to = draw(st.integers(0, len(data)))
+            data[to:to] = data[at:end]
+    return bytes(data)
 
 
 def hostile_values() -> st.SearchStrategy[Any]:
-    """Return a strategy of JSON values, and of what Python takes for JSON."""
+    """Return a strategy of JSON values, including those that only Python accepts, such as NaN."""
     leaf = st.one_of(
         st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(WORDS), st.floats(), st.integers(-3, 70),
         st.text(max_size=10),
@@ -159,43 +160,43 @@ def hostile_values() -> st.SearchStrategy[Any]:
     )
 
 
-def places(tree: Any) -> list[list[Any]]:
-    """Return the way to each value in a tree of dicts and lists, by keys and indices; the first is to itself."""
-    found: list[list[Any]] = [[]]
+def paths(tree: Any) -> list[list[Any]]:
+    """Return the path to each value in a tree of dicts and lists, as keys and indices; the first is empty."""
+    result: list[list[Any]] = [[]]
     steps = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, below in steps:
-        found += [[key, *way] for way in places(below)]
-    return found
+    for key, child in steps:
+        result += [[key, *path] for path in paths(child)]
+    return result
 
 
 @st.composite
 def altered(draw: st.DrawFn, tree: Any) -> Any:
-    """Return a copy of a JSON tree in which a few values are others, gone, doubled or elsewhere."""
+    """Return a copy of a JSON tree with a few values replaced, removed, inserted or copied from elsewhere."""
     tree = json.loads(json.dumps(tree))
     for _ in range(draw(st.integers(1, 3))):
-        ways = places(tree)[1:]
-        if not ways:
+        known_paths = paths(tree)[1:]
+        if not known_paths:
             return draw(hostile_values())
-        *way, last = draw(st.sampled_from(ways))
-        above = tree
-        for step in way:
-            above = above[step]
-        do = draw(st.sampled_from(["other", "other", "near", "gone", "new", "moved"]))
-        if do == "gone":
-            del above[last]
-        elif do == "new":
+        *path, last = draw(st.sampled_from(known_paths))
+        parent = tree
+        for step in path:
+            parent = parent[step]
+        change = draw(st.sampled_from(["replace", "replace", "increment", "remove", "insert", "copy"]))
+        if change == "remove":
+            del parent[last]
+        elif change == "insert":
             value = draw(hostile_values())
-            if isinstance(above, dict):
-                above[draw(st.sampled_from(WORDS) | st.text(max_size=5))] = value
+            if isinstance(parent, dict):
+                parent[draw(st.sampled_from(WORDS) | st.text(max_size=5))] = value
             else:
-                above.insert(draw(st.integers(0, len(above))), value)
-        elif do == "near" and type(above[last]) is int:
-            above[last] += draw(st.integers(-2, 2))
-        elif do == "moved":
+                parent.insert(draw(st.integers(0, len(parent))), value)
+        elif change == "increment" and type(parent[last]) is int:
+            parent[last] += draw(st.integers(-2, 2))
+        elif change == "copy":
             source: Any = tree
-            for step in draw(st.sampled_from(ways)):
+            for step in draw(st.sampled_from(known_paths)):
                 source = source[step]
-            above[last] = json.loads(json.dumps(source))
+            parent[last] = json.loads(json.dumps(source))
         else:
-            above[last] = draw(hostile_values())
+            parent[last] = draw(hostile_values())
     return tree

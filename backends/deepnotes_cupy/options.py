@@ -24,7 +24,7 @@ def checked(device: Any, matmul_precision: Any, loss_scale: Any, resident_bytes:
     ArgumentError
     """
     if not isinstance(matmul_precision, str) or matmul_precision not in PRECISIONS:
-        raise ArgumentError(f"matmul_precision={matmul_precision!r}, wanted one of {', '.join(PRECISIONS)}")
+        raise ArgumentError.of("matmul_precision", matmul_precision, f"one of {', '.join(PRECISIONS)}")
     if loss_scale is not None:
         if matmul_precision != "float16":
             raise ArgumentError(
@@ -33,6 +33,6 @@ def checked(device: Any, matmul_precision: Any, loss_scale: Any, resident_bytes:
             )
         a_number = isinstance(loss_scale, int | float) and not isinstance(loss_scale, bool)
         if loss_scale != "dynamic" and not (a_number and 0 < loss_scale <= LARGEST):
-            raise ArgumentError(f"loss_scale={loss_scale!r}, wanted 'dynamic' or a number above 0 and at most 2^24")
+            raise ArgumentError.of("loss_scale", loss_scale, "'dynamic' or a number above 0 and at most 2^24")
     room = None if resident_bytes is None else whole("resident_bytes", resident_bytes, 0)
     return Options(whole("device", device, 0), matmul_precision, loss_scale, room)

@@ -102,7 +102,7 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
         array = _convert_frame(x, array)
     if array.dtype.kind not in "biuf":
         hint = f"; {name}.astype('float64') converts numbers, deepnotes.Encoder text" if hasattr(x, "dtypes") else ""
-        raise DTypeError(f"{name}: got an array of {array.dtype}, wanted real numbers{hint}")
+        raise DTypeError.of(name, array.dtype, f"real numbers{hint}")
     return array
 
 

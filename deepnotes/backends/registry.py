@@ -149,7 +149,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
         If it has no such option or refuses the value.
     """
     if not isinstance(name, str):
-        raise ArgumentError(f"backend: got {name!r}, wanted a name or a deepnotes Backend")
+        raise ArgumentError.of("backend", name, "a name or a deepnotes Backend")
     options = dict(options or {})
     key = (name, *((option, type(value), value) for option, value in sorted(options.items())))  # 1 is not True
     try:

@@ -10,7 +10,7 @@ from deepnotes.datasets import tables
 from deepnotes.datasets.disk_tables import DiskTable, open_requested
 from deepnotes.datasets.encoding import Encoder, Feature
 from deepnotes.datasets.idx_files import LABEL, is_idx
-from deepnotes.datasets.npz_files import chosen
+from deepnotes.datasets.npz_files import select
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import EVERYTHING, Request
 from deepnotes.datasets.tables import Column, Table, files_of
@@ -162,6 +162,6 @@ def _built_in(name: str, request: Request) -> Table:
     made = datasets.load_digits() if name == DIGITS else getattr(datasets, f"make_{name}")()
     y = made.y if made.y.dtype.kind == "f" else np.array(made.classes)[made.y]
     columns = dict(zip(made.feature_names, made.X.T, strict=True)) | {SETS[name]: y}
-    content = chosen(columns, request, list(columns), name)
+    content = select(columns, request, list(columns), name)
     others = [column for column in columns if column not in content.columns]
     return Table(list(content.columns), content.columns, name, {}, {}, others, content.spelled)

@@ -205,7 +205,7 @@ def _encoder(
         if feature.name in table.gaps:
             missing = counted(table.gaps[feature.name].count, "missing value")
             output.log(f"{told} {missing} filled with {feature.fill!r}")
-    for name, count in encoder.strangers(table).items():
+    for name, count in encoder.count_unknown(table).items():
         output.log(f"column {name!r}: {counted(count, 'held-out row')} of a category that no training row has: as none")
     return encoder
 

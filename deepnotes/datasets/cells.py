@@ -1,65 +1,64 @@
-"""Turn the text cells of a column into numbers or text, decided by all of its cells."""
+"""Convert the text cells of a column to numbers or text; all cells of the column together decide which."""
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.datasets.reading import EXACT, Column, Format, Request, require_distinct, require_room
+from deepnotes.datasets.reading import EXACT, Column, Format, Request, require_distinct, require_memory
 from deepnotes.utils.wording import shown
 
 MISSING = (
     "", "?", "-", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "\\n",
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 )  # fmt: skip
-"""Spellings of a missing value in columns of numbers, in any case; in columns of text, only the empty cell is one."""
+"""The spellings of a missing value in columns of numbers, in lower case; in columns of text, it is the empty cell."""
 
 NAN = ("nan", "-nan")
-"""Those of them that are spellings of NaN."""
+"""The spellings of NaN in `MISSING`."""
 
 BOOLEANS = {"true": 1.0, "false": 0.0}
-"""The cells of boolean columns, which hold no others, in any case."""
+"""The values of the cells of a boolean column, which holds no other cells, in lower case."""
 
-EMPTY_TEXT = "an empty cell where a value was expected"
+MAX_MIXED, MIN_REPEATS = 20, 4
+"""A column that mixes numbers and words holds categories if it has at most `MAX_MIXED` distinct values.
 
-FEW = 20
-"""A column that mixes numbers and words holds categories if it has at most this many distinct values, ..."""
-
-OFTEN = 4
-"""... each at least this often on average, and the words as well."""
+Its values, and its words alone, must also occur `MIN_REPEATS` times on average.
+"""
 
 DAY = 86_400_000_000
-"""Microseconds."""
+"""The length of a day in microseconds."""
 
-TOGETHER = 1 << 16
-"""The number of cells of several columns that are checked at a time."""
+CELLS_AT_A_TIME = 1 << 16
+"""The number of cells, of several columns, that :func:`plain_numbers` checks at a time."""
 
 FINITE = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-"""The usual notation of a number."""
+"""The pattern of a finite number in the notation of programs."""
 
 
 class CellError(Exception):
-    """A cell that its column cannot hold.
+    """A cell that does not fit the type of its column.
 
     Attributes
     ----------
     row : int
-        Counted from 0.
-    told : str
+        The row of the cell, counted from 0.
+    message : str
         The cell's content, and what was expected.
     hint : str
-        What to do about it.
+        The advice to the user, or an empty text.
     """
 
-    def __init__(self, row: int, told: str, hint: str = "") -> None:
-        super().__init__(told)
-        self.row, self.told, self.hint = row, told, hint
+    def __init__(self, row: int, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.row, self.message, self.hint = row, message, hint
 
 
-class Typed:
+class TypedColumn:
     """A column converted from its cells.
 
     Parameters
@@ -67,7 +66,7 @@ class Typed:
     column : array, shape (m,)
         float64 or text.
     missing : bool array, shape (m,), optional
-        Where values are missing; by default nowhere.
+        The mask of missing values; by default none is missing.
     """
 
     def __init__(self, column: Column, missing: NDArray[np.bool_] | None = None) -> None:
@@ -75,20 +74,88 @@ class Typed:
         self.missing = missing if missing is not None and missing.any() else None
 
 
-def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Typed:
-    """Convert an Arrow array of strings without nulls to a column.
+@dataclass(frozen=True)
+class ColumnRequest:
+    """The name of a column and the options for its conversion.
 
     Parameters
     ----------
-    cells : pyarrow.StringArray or LargeStringArray, length m
     name : str
-        The column.
     request : Request
-        Whether the column is text, numbers or dates, unless the cells decide.
+        Says whether the column is text, numbers or dates; if it does not, the cells decide.
     what : str
         The file and the column, for error messages.
     size : int
         The size of the file in bytes, which bounds the memory that text may take.
+    """
+
+    name: str
+    request: Request
+    what: str
+    size: int
+
+    @property
+    def format(self) -> Format:
+        """The notation of the values."""
+        return self.request.format
+
+    def text(self, coded: "CodedCells") -> NDArray[np.str_]:
+        """Return the cells as an array of text, shape (m,).
+
+        Raises
+        ------
+        TableError
+            If it would take too much memory.
+        """
+        codes, distinct = coded
+        width = max(map(len, distinct), default=0)
+        what = f"{self.what}, {len(codes):,} texts of up to {width:,} characters,"
+        require_memory(4 * width * len(codes), self.size, what, "leave the column out")
+        texts: NDArray[np.str_] = np.array(list(distinct), np.str_)[codes]
+        return texts
+
+    def require_exact(self, values: NDArray[np.float64], cells: Callable[[NDArray[np.bool_]], list[str]]) -> None:
+        """Raise TableError if two integers become equal as float64, unless the spelling of the column is kept.
+
+        Parameters
+        ----------
+        values : float64 array, shape (m,)
+        cells : callable
+            Returns the distinct cells of the rows that a mask selects.
+        """
+        is_big = np.abs(values) >= EXACT
+        if self.name not in self.request.spelled and is_big.any():
+            integers = (int(text) for text in cells(is_big) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", text))
+            require_distinct(integers, self.what)
+
+
+class CodedCells(NamedTuple):
+    """The cells of a column, with each distinct cell stored once.
+
+    Attributes
+    ----------
+    codes : int array, shape (m,)
+        The index of each cell in `distinct`.
+    distinct : list of str
+        The distinct cells, without surrounding white space.
+    """
+
+    codes: NDArray[Any]
+    distinct: list[str]
+
+    def without(self, is_missing: NDArray[np.bool_]) -> "CodedCells":
+        """Return the cells with an empty text instead of each distinct cell that is missing."""
+        texts = ["" if missing else text for text, missing in zip(self.distinct, is_missing, strict=True)]
+        return CodedCells(self.codes, texts)
+
+
+def convert(cells: Any, column: ColumnRequest) -> TypedColumn:
+    """Convert an Arrow array of strings without nulls, of length m, to a column.
+
+    Parameters
+    ----------
+    cells : pyarrow.StringArray or LargeStringArray
+    column : ColumnRequest
 
     Raises
     ------
@@ -97,34 +164,34 @@ def typed(cells: Any, name: str, request: Request, what: str, size: int) -> Type
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    form = request.format
+    name, request, form = column.name, column.request, column.format
     may_be_plain = name not in request.dates and name not in request.text and form.is_plain
     if may_be_plain and not form.missing_values:
         try:
-            return _of_numbers(cells, cells, None, name, request, what)
+            return _convert_numbers(cells, cells, column)
         except pa.ArrowInvalid:  # some cell is not a number
             pass
     cells = pc.utf8_trim_whitespace(cells)
     if may_be_plain:
         missing = pc.is_in(pc.utf8_lower(cells), value_set=_missing_words())
         if form.missing_values:
-            missing = pc.or_(missing, _is_one_of(cells, form.missing_values))
+            missing = pc.or_(missing, pc.is_in(cells, value_set=pa.array(form.missing_values, cells.type)))
         present = pc.if_else(missing, pa.scalar(None, cells.type), cells)
         if present.null_count < len(cells):
             try:
-                return _of_numbers(cells, present, missing, name, request, what)
+                return _convert_numbers(cells, present, column)
             except pa.ArrowInvalid:
                 pass
-    return column_of(*_coded(cells), name, request, what, size)
+    return convert_coded(_encode(cells), column)
 
 
-def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, Typed]:
-    """Return the columns that hold only plain numbers, checked many at a time, since a file may have very many.
+def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, TypedColumn]:
+    """Convert the columns that hold only plain numbers, many at a time, since a file may have very many columns.
 
     Parameters
     ----------
     columns : dict of str to pyarrow.StringArray
-        As for :func:`typed`, which converts the others.
+        The cells of each column, as for :func:`convert`, which has to convert the columns that are not returned.
     request : Request
     """
     import pyarrow as pa
@@ -134,10 +201,10 @@ def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, Typed]
         return {}
     names = [name for name in columns if name not in request.text and name not in request.dates]
     rows = len(columns[names[0]]) if names else 0
-    found: dict[str, Typed] = {}
-    together = TOGETHER // max(1, rows)
-    for start in range(0, len(names), together) if together > 1 else ():
-        group = names[start : start + together]
+    converted: dict[str, TypedColumn] = {}
+    columns_at_a_time = CELLS_AT_A_TIME // max(1, rows)
+    for start in range(0, len(names), columns_at_a_time) if columns_at_a_time > 1 else ():
+        group = names[start : start + columns_at_a_time]
         cells = pc.utf8_trim_whitespace(pa.concat_arrays([columns[name] for name in group]))
         missing = pc.is_in(pc.utf8_lower(cells), value_set=_missing_words())
         numbers = pc.match_substring_regex(cells, f"^(?:{FINITE})$")
@@ -145,173 +212,155 @@ def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, Typed]
         values = np.array(pc.if_else(known, cells, pa.scalar(None, cells.type)).cast(pa.float64()).fill_null(np.nan))
         shape = len(group), rows
         values, gaps = values.reshape(shape), missing.to_numpy(zero_copy_only=False).reshape(shape)
-        with np.errstate(invalid="ignore"):
-            small = ((np.abs(values) < EXACT) | gaps).all(axis=1)  # each of which is a number
-        for i in np.flatnonzero(small & ~gaps.all(axis=1)):
-            found[group[i]] = Typed(values[i], gaps[i])
-    return found
+        with np.errstate(invalid="ignore"):  # text has become NaN, which is not less than EXACT
+            are_plain = ((np.abs(values) < EXACT) | gaps).all(axis=1)
+        for i in np.flatnonzero(are_plain & ~gaps.all(axis=1)):
+            converted[group[i]] = TypedColumn(values[i], gaps[i])
+    return converted
 
 
-def spelling(cells: Any, missing: NDArray[np.bool_] | None, what: str, size: int) -> NDArray[np.str_]:
+def spelling(cells: Any, missing: NDArray[np.bool_] | None, column: ColumnRequest) -> NDArray[np.str_]:
     """Return Arrow strings as trimmed text, shape (m,), empty where a value is missing."""
     import pyarrow.compute as pc
 
-    codes, distinct = _coded(pc.utf8_trim_whitespace(cells))
-    texts = _text(codes, distinct, what, size)
+    texts = column.text(_encode(pc.utf8_trim_whitespace(cells)))
     return texts if missing is None else np.where(missing, "", texts)
 
 
-def _of_numbers(cells: Any, present: Any, missing: Any, name: str, request: Request, what: str) -> Typed:
-    """Return the column if every `present` cell is a plain number, else raise ArrowInvalid."""
+def _convert_numbers(cells: Any, present: Any, column: ColumnRequest) -> TypedColumn:
+    """Convert cells that are all plain numbers; raise ArrowInvalid if one is not.
+
+    `present` holds the same cells, with a null for each missing value.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     numbers = present.cast(pa.float64())
-    none = cells.filter(pc.fill_null(pc.is_nan(numbers), False)).unique().to_pylist()
-    if any(text.strip().lower() not in MISSING for text in none):
-        raise pa.ArrowInvalid("such as nan(1) and +nan, which no other rule takes for a number")
+    nan_cells = cells.filter(pc.fill_null(pc.is_nan(numbers), False)).unique().to_pylist()
+    if any(text.strip().lower() not in MISSING for text in nan_cells):
+        raise pa.ArrowInvalid("Arrow also accepts spellings such as nan(1) and +nan, which are not numbers here")
     values = np.array(numbers.fill_null(np.nan) if numbers.null_count else numbers, np.float64)
-    gaps = without_given(values, request.format)
+    missing = replace_missing(values, column.format)
     _require_finite(values, lambda row: cells[row].as_py().strip())
-    if name not in request.spelled:
-        _require_exact(values, lambda which: cells.filter(pa.array(which)).unique().to_pylist(), what)
-    return Typed(values, gaps)
+    column.require_exact(values, lambda rows: cells.filter(pa.array(rows)).unique().to_pylist())
+    return TypedColumn(values, missing)
 
 
-def column_of(codes: NDArray[Any], distinct: list[str], name: str, request: Request, what: str, size: int) -> Typed:
-    """Return the column made of the cells; each distinct cell is parsed once.
-
-    Parameters
-    ----------
-    codes : int array, shape (m,)
-        The index of each cell in `distinct`.
-    distinct : list of str
-        Without surrounding white space.
-    name, request, what, size
-        As for :func:`typed`.
+def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
+    """Convert cells to a column, parsing each distinct cell once.
 
     Raises
     ------
     CellError, TableError
     """
-    form, forced = request.format, name in request.numeric
+    codes, distinct = coded
+    name, request, form = column.name, column.request, column.format
+    is_numeric = name in request.numeric
     if name in request.dates:
-        return _dates(codes, distinct, form)
+        return _convert_dates(coded, form)
     lower = [text.lower() for text in distinct]
-    blank = np.array([text == "" or is_given_missing(text, form) for text in distinct])
+    is_blank = np.array([text == "" or is_missing_value(text, form) for text in distinct])
     if name in request.text:
-        return Typed(_text(codes, np.where(blank, "", np.array(distinct, object)), what, size), blank[codes])
-    missing = blank | np.array([text in MISSING for text in lower])
-    words = BOOLEANS if forced else {}
+        return TypedColumn(column.text(coded.without(is_blank)), is_blank[codes])
+    is_missing = is_blank | np.array([text in MISSING for text in lower])
+    booleans = BOOLEANS if is_numeric else {}
     numbers = np.array(
         [
-            np.nan if gone else words.get(text.lower(), number_of(text, form))
-            for text, gone in zip(distinct, missing, strict=True)
+            np.nan if missing else booleans.get(text.lower(), number_of(text, form))
+            for text, missing in zip(distinct, is_missing, strict=True)
         ],
         object,
     )
-    is_number = np.array([value is not None for value in numbers]) & ~missing
-    if forced or (is_number | missing).all():
-        if not forced and not is_number.any():
-            return _of_no_value(codes, distinct, lower, missing, what, size)
-        if not (is_number | missing).all():
-            row = int(np.argmax(~(is_number | missing)[codes]))
-            raise CellError(row, expected(distinct[codes[row]], form), hint_of(distinct[codes[row]]))
+    is_number = np.array([value is not None for value in numbers]) & ~is_missing
+    fits = is_number | is_missing
+    if is_numeric and not fits.all():
+        row = int(np.argmax(~fits[codes]))
+        raise CellError(row, describe_cell(distinct[codes[row]], form), hint_of(distinct[codes[row]]))
+    if fits.all() and not is_numeric and not is_number.any():
+        return _convert_missing(coded, is_missing, column)
+    if fits.all():
         values = numbers.astype(np.float64)[codes]
-        gaps = without_given(values, form)
+        missing = replace_missing(values, form)
         _require_finite(values, lambda row: distinct[codes[row]])
-        if name not in request.spelled:
-            _require_exact(values, lambda which: [distinct[code] for code in np.unique(codes[which])], what)
-        return Typed(values, gaps)
+        column.require_exact(values, lambda rows: [distinct[code] for code in np.unique(codes[rows])])
+        return TypedColumn(values, missing)
     truth = [BOOLEANS.get(text, np.nan) for text in lower]
-    if (missing | ~np.isnan(truth)).all():
-        return Typed(np.array(truth)[codes], missing[codes])
-    counts = np.bincount(codes, minlength=len(distinct))
-    _require_of_one_kind(codes, distinct, counts, is_number, blank, name, form)
-    return Typed(_text(codes, np.where(blank, "", np.array(distinct, object)), what, size), blank[codes])
+    if (is_missing | ~np.isnan(truth)).all():
+        return TypedColumn(np.array(truth)[codes], is_missing[codes])
+    _require_one_type(coded, is_number, is_blank, column)
+    return TypedColumn(column.text(coded.without(is_blank)), is_blank[codes])
 
 
-def _of_no_value(
-    codes: NDArray[Any], distinct: list[str], lower: list[str], missing: NDArray[np.bool_], what: str, size: int
-) -> Typed:
-    """Return a column that has no value at all: numbers if its cells or the request say so, else text."""
-    if all(text in NAN for text in lower):
-        return Typed(np.full(len(codes), np.nan), missing[codes])
-    texts = _text(codes, np.array(distinct, object), what, size)
-    return Typed(texts, texts == "")
+def _convert_missing(coded: CodedCells, is_missing: NDArray[np.bool_], column: ColumnRequest) -> TypedColumn:
+    """Convert a column in which every value is missing: to numbers if its cells are spellings of NaN, else to text."""
+    if all(text.lower() in NAN for text in coded.distinct):
+        return TypedColumn(np.full(len(coded.codes), np.nan), is_missing[coded.codes])
+    texts = column.text(coded)
+    return TypedColumn(texts, texts == "")
 
 
-def _require_of_one_kind(
-    codes: NDArray[Any],
-    distinct: list[str],
-    counts: NDArray[Any],
-    is_number: NDArray[np.bool_],
-    blank: NDArray[np.bool_],
-    name: str,
-    form: Format,
+def _require_one_type(
+    coded: CodedCells, is_number: NDArray[np.bool_], is_blank: NDArray[np.bool_], column: ColumnRequest
 ) -> None:
-    """Raise CellError if a column of numbers has another cell; categories may mix both kinds."""
-    odd = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~blank
-    values, numbers, others = (int(counts[which].sum()) for which in (~blank, is_number, odd))
-    if numbers and others and all(hint_of(distinct[code]) for code in np.flatnonzero(odd)):
-        row = int(np.argmax(odd[codes]))  # numbers in another notation, which are not categories however few they are
-        cell = distinct[codes[row]]
-        hint = f"{hint_of(cell)}; or name the column (--exclude or --categorical {_quoted(name)})"
-        raise CellError(row, expected(cell, form), hint)
-    few = (~blank).sum() <= FEW and OFTEN * (~blank).sum() <= values and OFTEN * odd.sum() <= others
-    if few or (numbers <= others and 2 * numbers < values):
-        return
-    row = int(np.argmax(odd[codes]))
+    """Raise CellError if a column of numbers has a cell that is not a number; categories may mix numbers and words."""
+    codes, distinct = coded
+    counts = np.bincount(codes, minlength=len(distinct))
+    is_word = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~is_blank
+    values, numbers, words = (int(counts[mask].sum()) for mask in (~is_blank, is_number, is_word))
+    row = int(np.argmax(is_word[codes]))
     cell, times = distinct[codes[row]], int(counts[codes[row]])
     hint = hint_of(cell)
+    if numbers and words and all(hint_of(distinct[code]) for code in np.flatnonzero(is_word)):
+        # The words are numbers in another notation; these are not categories, however few they are.
+        hint = f"{hint}; or name the column (--exclude or --categorical {_quote(column.name)})"
+        raise CellError(row, describe_cell(cell, column.format), hint)
+    n_distinct = (~is_blank).sum()
+    is_repeated = MIN_REPEATS * n_distinct <= values and MIN_REPEATS * is_word.sum() <= words
+    if (n_distinct <= MAX_MIXED and is_repeated) or (numbers <= words and 2 * numbers < values):
+        return
     if not hint and times > 1:
-        hint = f"it is there {times:,} times; if it stands for no value, say so (--missing-value {_quoted(cell)})"
-        hint += f", or if these are categories, name the column (--categorical {_quoted(name)})"
-    raise CellError(row, expected(cell, form), hint)
+        hint = (
+            f"it occurs {times:,} times; if it stands for a missing value, say so (--missing-value {_quote(cell)}), or "
+            f"if these are categories, name the column (--categorical {_quote(column.name)})"
+        )
+    raise CellError(row, describe_cell(cell, column.format), hint)
 
 
-def is_given_missing(text: str, form: Format) -> bool:
-    """Return whether text is one of the given spellings of a missing value, or equals one of them as a number."""
+def is_missing_value(text: str, form: Format) -> bool:
+    """Return whether text is one of the format's spellings of a missing value, or equals one of them as a number."""
     if not form.missing_values or text in form.missing_values:
         return text in form.missing_values
     value = number_of(text, form)
     return value is not None and value in map(partial(number_of, form=form), form.missing_values)
 
 
-def without_given(values: NDArray[np.float64], form: Format) -> NDArray[np.bool_]:
-    """Replace numbers that stand for a missing value by NaN; return the mask of missing values, shape (m,)."""
-    given = [value for text in form.missing_values if (value := number_of(text, form)) is not None]
-    if given:
-        values[np.isin(values, given)] = np.nan
+def replace_missing(values: NDArray[np.float64], form: Format) -> NDArray[np.bool_]:
+    """Replace numbers that stand for a missing value by NaN, in place, and return the mask of missing values."""
+    spellings = [value for text in form.missing_values if (value := number_of(text, form)) is not None]
+    if spellings:
+        values[np.isin(values, spellings)] = np.nan
     return np.isnan(values)
 
 
 def _require_finite(values: NDArray[np.float64], cell: Callable[[int], str]) -> None:
-    """Raise CellError where a number is infinite; `cell` returns the content of a row."""
-    if (endless := np.isinf(values)).any():
-        row = int(np.argmax(endless))
+    """Raise CellError if a number is infinite; `cell` returns the content of a row."""
+    if (is_infinite := np.isinf(values)).any():
+        row = int(np.argmax(is_infinite))
         raise CellError(row, f"{shown(cell(row))} where a finite number was expected")
 
 
-def _require_exact(values: NDArray[np.float64], cells: Callable[[NDArray[np.bool_]], list[str]], what: str) -> None:
-    """Raise TableError if two integers become equal as float64; `cells` returns the distinct cells of some rows."""
-    big = np.abs(values) >= EXACT
-    if big.any():
-        whole = (int(text) for text in cells(big) if re.fullmatch(r"\s*[+-]?[0-9]+\s*", text))
-        require_distinct(whole, what)
-
-
-def _dates(codes: NDArray[Any], distinct: list[str], form: Format) -> Typed:
-    """Return dates as days since 1970-01-01."""
-    missing = np.array([text.lower() in MISSING or text in form.missing_values for text in distinct])
-    days = np.array([np.nan if gone else days_of(text, form.date_format)
-                     for text, gone in zip(distinct, missing, strict=True)])  # fmt: skip
-    if (wrong := (np.isnan(days) & ~missing)[codes]).any():
-        row = int(np.argmax(wrong))
+def _convert_dates(coded: CodedCells, form: Format) -> TypedColumn:
+    """Convert dates to days since 1970-01-01."""
+    codes, distinct = coded
+    is_missing = np.array([text.lower() in MISSING or text in form.missing_values for text in distinct])
+    days = np.array([np.nan if missing else days_of(text, form.date_format)
+                     for text, missing in zip(distinct, is_missing, strict=True)])  # fmt: skip
+    if (is_invalid := (np.isnan(days) & ~is_missing)[codes]).any():
+        row = int(np.argmax(is_invalid))
         wanted = "of ISO 8601, such as 2024-01-31" if form.date_format is None else f"like {form.date_format!r}"
         hint = "--date-format '%d/%m/%Y' reads others" if form.date_format is None else ""
         raise CellError(row, f"{shown(distinct[codes[row]])} where a date {wanted}, was expected", hint)
-    return Typed(days[codes], missing[codes])
+    return TypedColumn(days[codes], is_missing[codes])
 
 
 def days_of(text: str, date_format: str | None) -> float:
@@ -325,49 +374,37 @@ def days_of(text: str, date_format: str | None) -> float:
     from datetime import datetime, timedelta, timezone
 
     try:
-        found = datetime.fromisoformat(text) if date_format is None else datetime.strptime(text, date_format)
+        date = datetime.fromisoformat(text) if date_format is None else datetime.strptime(text, date_format)
     except ValueError:
         return float("nan")
     utc = timezone.utc  # noqa: UP017  # Python 3.10, on which exported files run, has no datetime.UTC
-    found = found.replace(tzinfo=utc) if found.tzinfo is None else found
-    return (found - datetime(1970, 1, 1, tzinfo=utc)) / timedelta(days=1)
+    date = date.replace(tzinfo=utc) if date.tzinfo is None else date
+    return (date - datetime(1970, 1, 1, tzinfo=utc)) / timedelta(days=1)
 
 
-def _coded(cells: Any) -> tuple[NDArray[Any], list[str]]:
-    """Return the index of each cell among the distinct ones, and the distinct ones."""
-    coded = cells.dictionary_encode()
-    return coded.indices.to_numpy(zero_copy_only=False), coded.dictionary.to_pylist()
-
-
-def _text(codes: NDArray[Any], distinct: Any, what: str, size: int) -> NDArray[np.str_]:
-    width = max(map(len, distinct), default=0)
-    told = f"{what}, {len(codes):,} texts of up to {width:,} characters,"
-    require_room(4 * width * len(codes), size, told, "leave the column out")
-    texts: NDArray[np.str_] = np.array(list(distinct), np.str_)[codes]
-    return texts
+def _encode(cells: Any) -> CodedCells:
+    """Return Arrow strings with each distinct string stored once."""
+    encoded = cells.dictionary_encode()
+    return CodedCells(encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist())
 
 
 @cache
 def _missing_words() -> Any:
+    """Return `MISSING` as an Arrow array."""
     import pyarrow as pa
 
     return pa.array(MISSING)
 
 
-def _is_one_of(cells: Any, values: Any) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    return pc.is_in(cells, value_set=pa.array(values, cells.type))
-
-
 # --- one cell ---------------------------------------------------------------------------------------------------------
 
 PLAIN = re.compile(rf"{FINITE}|[+-]?(?i:inf|infinity)")
+"""The pattern of a number in the notation of programs, infinity included."""
 
 
 @cache
-def _pattern(form: Format) -> re.Pattern[str]:
+def _number_pattern(form: Format) -> re.Pattern[str]:
+    """Return the pattern of a number in a notation, infinity included."""
     point = re.escape(form.decimal)
     whole = "[0-9]+"
     if form.thousands is not None:
@@ -376,7 +413,7 @@ def _pattern(form: Format) -> re.Pattern[str]:
 
 
 def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
-    """Return a cell as a number, or None; only the usual notations count, not 1_000, 0x10 or non-ASCII digits.
+    """Return a cell as a number, or None if it is not a number; 1_000, 0x10 and non-ASCII digits are not numbers.
 
     Examples
     --------
@@ -390,7 +427,7 @@ def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
         if form.strip:
             sign, cell = (cell[:1], cell[1:]) if cell[:1] in ("+", "-") else ("", cell)
             cell = sign + cell.strip(form.strip + " \u00a0")
-        if not _pattern(form).fullmatch(cell):
+        if not _number_pattern(form).fullmatch(cell):
             return None
         if form.thousands is not None:
             cell = cell.replace(form.thousands, "")
@@ -398,24 +435,24 @@ def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
     return float(cell) if PLAIN.fullmatch(cell) else None
 
 
-def where_missing(cell: str, column: Column, form: Format) -> str:
-    """Return the text of a missing value of a column, and what was expected there."""
+def describe_missing(cell: str, column: Column, form: Format) -> str:
+    """Return the content of a cell whose value is missing, and what was expected there, for an error message."""
     if column.dtype.kind == "f":
-        return expected(cell, form)
-    return f"{shown(cell)} where a value was expected" if cell else EMPTY_TEXT
+        return describe_cell(cell, form)
+    return f"{shown(cell)} where a value was expected" if cell else "an empty cell where a value was expected"
 
 
-def expected(cell: str, form: Format = Format()) -> str:  # noqa: B008
-    """Describe a cell among numbers, and what was expected there."""
-    plain = number_of(cell, form)
-    endless = cell.lower() in NAN or (plain is not None and cell not in form.missing_values)
-    kind = "a finite number" if endless else "a number"
+def describe_cell(cell: str, form: Format) -> str:
+    """Return the content of a cell of a column of numbers, and what was expected there, for an error message."""
+    is_not_finite = cell.lower() in NAN or (number_of(cell, form) is not None and cell not in form.missing_values)
+    kind = "a finite number" if is_not_finite else "a number"
     if form.decimal != "." and kind == "a number" and cell:
         kind = f"a number with the decimal point {form.decimal!r}"
     return f"{shown(cell) if cell else 'an empty cell'} where {kind} was expected"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
+    """Return text as an argument of a shell command."""
     return text if re.fullmatch(r"[\w.]+", text) else repr(text)
 
 
@@ -436,11 +473,11 @@ FORMATS = (
     (r"[A-Za-z]{3,9}\.? [0-9]{1,2},? [0-9]{4}", "--dates with --date-format reads the column as dates"),
     (r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", "--dates with --date-format reads the column as times"),
 )  # fmt: skip
-"""Notations of numbers and dates that are neither read as such nor are categories, and the option for each."""
+"""Patterns of numbers and dates in notations that need an option to be read, and the hint at the option for each."""
 
 
 def hint_of(cell: str) -> str:
-    """Return the option that reads a cell as a number or date; empty for other text.
+    """Return a hint at the option that reads a cell as a number or date, or an empty text.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""Read columns from the bytes of a CSV file, with the line of every fault, and write rows to one.
+"""Read columns from the bytes of a CSV file, with the line number in every error, and write CSV files.
 
-pyarrow splits the text into cells, and :mod:`deepnotes.datasets.cells` converts them to columns. Python's csv module
-reads text that programs read differently, such as quotes that do not enclose whole cells, and finds the line of an
-error.
+pyarrow splits the text into cells, and :mod:`deepnotes.datasets.cells` converts the cells to columns. Python's csv
+module finds the line of an error, and reads text on which parsers disagree, such as quotes that do not enclose whole
+cells.
 """
 
 import codecs
@@ -12,70 +12,86 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.datasets.cells import MISSING, CellError, Typed, number_of, plain_numbers, spelling, typed, where_missing
+from deepnotes.datasets.cells import (
+    MISSING,
+    CellError,
+    ColumnRequest,
+    TypedColumn,
+    convert,
+    describe_missing,
+    number_of,
+    plain_numbers,
+    spelling,
+)
 from deepnotes.datasets.reading import (
-    ARGUMENTS,
     EVERYTHING,
-    MOST_PLACES,
+    MAX_POSITIONS,
+    NAME_FIELDS,
     WHITESPACE,
     Content,
     Format,
     Gap,
     Request,
     index_note,
-    require_room,
+    require_memory,
 )
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import listed, reason
 
-__all__ = ["NEEDS", "TextStream", "fault_of", "number_of", "read", "write_file", "write_rows"]
+__all__ = ["NEEDS", "TextStream", "name_fault", "number_of", "read", "write_file", "write_rows"]
 
 NEEDS = 'pip install "deepnotes[data]"'
+"""The command that installs pyarrow."""
 
 SEPARATORS = ",;\t|"
-"""The separators that are tried, in this order, if none is given."""
+"""The separators that are tried, in this order, if no separator is given."""
 
 GZIP, CELL_ENDS = b"\x1f\x8b", b",;\t| \r\n"
-"""The first bytes of gzip files, and bytes that may end a cell."""
+"""The first two bytes of gzip files, and the bytes that may end a cell."""
 
 HEAD = 1 << 16
-"""The number of bytes in which the separator is detected."""
+"""The number of bytes from which the separator is detected."""
 
 LONGEST_CELL = 131_072
-"""The largest number of characters of a cell that Python's csv module accepts."""
+"""The largest number of characters in a cell that Python's csv module accepts."""
 
 BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
-"""pyarrow reads blocks of this many bytes at least, this many blocks at most, and one of many columns.
+"""The smallest block that pyarrow reads, in bytes, and the largest number of blocks.
 
-Each block is a part of every column.
+A file of `MANY_COLUMNS` columns or more is read as one block, since each block adds a chunk to every column.
 """
 
 FIRST_ROWS = 20
-"""The number of rows in which the separator, or the cause of a faulty header, is detected."""
+"""The number of rows from which the separator, or the cause of a faulty header, is detected."""
 
 WITHOUT_HEADER = "; if there is no header, --no-header (header=False) names the columns x0, x1, ..."
 
-BY_WHITE_SPACE = "; --separator whitespace (separator='whitespace') reads them, and --separator , reads one column"
+BY_WHITE_SPACE = "; --separator whitespace (separator='whitespace') reads it, and --separator , reads one column"
 
 OTHER_ENCODINGS = "; --encoding (encoding=) reads others, such as latin-1 or utf-16"
+"""The ends of error messages, which name the options that read a file."""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
+"""The pattern of a line end."""
+
+PANDAS_INDEX = re.compile(r"Unnamed: [0-9]+(\.[0-9]+)*")
+"""The names that pandas gives to an index that it has written to a CSV file and read back, once or several times."""
 
 SEPARATOR_LINE = re.compile(rb"sep=([!#-/:-@[-^`{-~]|\t)[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
-"""The first line in which Excel states the separator."""
+"""The line in which Excel states the separator, at the beginning of a file."""
 
 
 class TextStream(Protocol):
-    """The part of a stream's interface that :func:`write_rows` needs."""
+    """A stream with the method that :func:`write_rows` needs."""
 
     def write(self, text: str, /) -> object: ...
 
@@ -87,6 +103,24 @@ class Record(NamedTuple):
     cells: list[str]
 
 
+class Header(NamedTuple):
+    """The header of a file.
+
+    Attributes
+    ----------
+    names : list of str
+        The names of all columns; an empty text for a column without a name.
+    index_names : list of str
+        The names of the first columns that are an index.
+    line : int
+        The line on which the header starts.
+    """
+
+    names: list[str]
+    index_names: list[str]
+    line: int
+
+
 @dataclass(frozen=True)
 class Text:
     """The text of a file.
@@ -96,9 +130,11 @@ class Text:
     data : bytes
         UTF-8, without a byte order mark.
     source : str
+        The name of the file, with which error messages begin.
     separator : str
+        The separator of cells.
     first_line : int
-        The line of `source` on which `data` begins.
+        The line of the file on which `data` begins.
     """
 
     data: bytes
@@ -107,7 +143,7 @@ class Text:
     first_line: int = 1
 
     def records(self, width: int = 0) -> Iterator[Record]:
-        """Yield each row that is not blank; where `width` is 1, a blank line is an empty cell.
+        """Yield each row that is not blank; if `width` is 1, a blank line is a row with one empty cell.
 
         Raises
         ------
@@ -126,91 +162,96 @@ class Text:
             raise TableError(f"{self.source}:{line}: the row that starts here is not CSV: {error}") from error
 
     def rows(self, width: int) -> Iterator[Record]:
-        """Yield the rows, each of `width` cells.
+        """Yield the rows, each with `width` cells.
 
         Raises
         ------
         TableError
-            If the text is not CSV, or a row has another width.
+            If the text is not CSV, or a row has a different number of cells.
         """
         records = self.records(width)
         last: list[Record] = []
         for number, row in enumerate(records):
             if len(row.cells) != width:
                 count = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
-                hint = past_title(self, width, number - len(last), [*last, row, *some(records)])
+                hint = title_advice(self, width, number - len(last), [*last, row, *first_records(records)])
                 raise TableError(f"{self.source}:{row.line}: {count} where the header has {width}{hint}")
             yield row
             last = [row]
 
     def after(self, lines: int) -> "Text":
-        """Return the text after some lines."""
+        """Return the text after the first `lines` lines."""
         if not lines:
             return self
-        ends = [found.end() for found in islice(LINE_END.finditer(self.data), min(lines, len(self.data)))]
+        ends = [match.end() for match in islice(LINE_END.finditer(self.data), min(lines, len(self.data)))]
         rest = self.data[ends[-1] :] if len(ends) == lines else b""
         return Text(rest, self.source, self.separator, self.first_line + lines)
 
 
 def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
-    """Read what was requested from the `data` of a file.
+    """Read the requested columns from the `data` of a file.
 
     Raises
     ------
     TableError
-        At the first fault; the message begins with `source` and the line.
+        If the file is faulty; the message begins with `source` and the line of the first fault.
     """
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise TableError(f"{source}: to read .csv files takes pyarrow: {NEEDS}") from error
+        raise TableError(f"{source}: reading .csv files requires pyarrow: {NEEDS}") from error
     size = len(data)
-    text = text_of(unpacked(data, source), source, request)
+    text = parse_text(unpack(data, source), source, request)
     del data
-    names, unnamed, text, header_line = header_of(text, request)
-    request = _resolved(request, names, text)
-    asked = request.columns is not None
-    notes = [index_note(name) for name in unnamed if not (name and asked) and name not in request.exclude]
-    taken = [name for name in names if name and request.takes(name) and name not in unnamed]
+    header, text = read_header(text, request)
+    names = header.names
+    request = _resolve(request, names, text)
+    notes = [
+        index_note(name)
+        for name in header.index_names
+        if not (name and request.columns is not None) and name not in request.exclude
+    ]
+    chosen = [name for name in names if name and request.includes(name) and name not in header.index_names]
     first = next(text.records(len(names)), None)
     if first is None:
-        raise TableError(f"{source}:{header_line}: no row follows the header")
+        raise TableError(f"{source}:{header.line}: no row follows the header")
     known = [name for name in names if name]
-    if not taken:
+    if not chosen:
         return Content({}, {}, {}, known, {}, notes)
-    after = end_of(names)
-    columns, rows = _columns(text, names, taken, list(range(after, len(names))), request.format)
-    place = {name: j for j, name in enumerate(names)}
+    columns, rows = _read_columns(text, names, chosen, request.format)
+    index_of = {name: j for j, name in enumerate(names)}
     plain = plain_numbers(columns, request)
-    made: dict[str, Typed] = {}
+    converted: dict[str, TypedColumn] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
-    places: dict[str, tuple[int, list[int]]] = {}
-    told: dict[str, str] = {}
-    for name in taken:
-        cells, what = columns.pop(name), f"{source}: column {name!r}"
+    row_gaps: dict[str, Gap] = {}  # with rows, counted from 0, instead of lines
+    for name in chosen:
+        cells, options = columns.pop(name), ColumnRequest(name, request, f"{source}: column {name!r}", size)
         try:
-            column = made[name] = plain.get(name) or typed(cells, name, request, what, size)
+            column = converted[name] = plain.get(name) or convert(cells, options)
         except CellError as error:
-            line = _lines(text, len(names), rows, {error.row: [place[name]]})[error.row, place[name]]
+            line = _find_lines(text, len(names), rows, {error.row: [index_of[name]]})[error.row, index_of[name]]
             hint = f"; {error.hint}" if error.hint else ""
-            raise TableError(f"{source}:{line}: column {name!r} has {error.told}{hint}") from None
+            raise TableError(f"{source}:{line}: column {name!r} has {error.message}{hint}") from None
         if name in request.spelled:
-            spelled[name] = spelling(cells, column.missing, what, size)
+            spelled[name] = spelling(cells, column.missing, options)
         if column.missing is not None:
             missing = np.flatnonzero(column.missing)
-            places[name] = len(missing), missing[:MOST_PLACES].tolist()
-            cell = cells[places[name][1][0]].as_py().strip()
-            told[name] = where_missing(cell, column.column, request.format)
-    lines = _lines(text, len(names), rows, _by_row(places, place))
-    gaps = {
-        name: Gap(count, [lines[row, place[name]] for row in some], told[name], True)
-        for name, (count, some) in places.items()
-    }
-    begins = cell_lines(first)
+            cell = cells[int(missing[0])].as_py().strip()
+            description = describe_missing(cell, column.column, request.format)
+            row_gaps[name] = Gap(len(missing), missing[:MAX_POSITIONS].tolist(), description, True)
+    columns_by_row: dict[int, list[int]] = {}
+    for name, gap in row_gaps.items():
+        for row in gap.positions:
+            columns_by_row.setdefault(row, []).append(index_of[name])
+    lines = _find_lines(text, len(names), rows, columns_by_row)
+    first_lines = cell_lines(first)
     return Content(
-        {name: column.column for name, column in made.items()},
-        {name: begins[place[name]] for name in taken},
-        gaps,
+        {name: column.column for name, column in converted.items()},
+        {name: first_lines[index_of[name]] for name in chosen},
+        {
+            name: replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
+            for name, gap in row_gaps.items()
+        },
         known,
         spelled,
         notes,
@@ -220,37 +261,43 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def unpacked(data: bytes, source: str) -> bytes:
-    """Return the content of a gzip file, whatever its name; other data unchanged.
+def unpack(data: bytes, source: str) -> bytes:
+    """Return the content of a gzip file, whatever its name; return other data unchanged.
 
     Raises
     ------
     TableError
-        If it is damaged, or would take more memory than a file of its size may.
+        If the file is damaged, or would take more memory than a file of its size may.
     """
     if not data.startswith(GZIP):
         return data
-    wanted = 0
+    needed = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             while part := file.read(1 << 20):
                 cells = len(part) - len(part.translate(None, CELL_ENDS))
-                wanted += len(part) + 8 * cells
-                require_room(wanted, len(data), f"{source}: its text", "unpack it with gunzip")
+                needed += len(part) + 8 * cells
+                require_memory(needed, len(data), f"{source}: its text", "unpack it with gunzip")
             file.seek(0)
             return file.read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TableError(f"{source}: the gzip file is damaged: {reason(error)}") from error
 
 
-def text_of(data: bytes, source: str, request: Request) -> Text:
-    """Return the text of a file, with its separator."""
+def parse_text(data: bytes, source: str, request: Request) -> Text:
+    """Return the text of a file, decoded, without skipped lines and comments, and with its separator.
+
+    Raises
+    ------
+    TableError
+        If the text is not valid in its encoding, or has no separator but white space.
+    """
     form, separator = request.format, request.format.separator
     is_utf8 = codecs.lookup(form.encoding).name == "utf-8"
-    data = (data if is_utf8 else _decoded(data, source, form.encoding)).removeprefix(codecs.BOM_UTF8)
-    if found := SEPARATOR_LINE.match(data):
-        separator = separator or found[1].decode()
-    text = Text(data, source, "").after(max(form.skip_rows, 1 if found else 0))
+    data = (data if is_utf8 else _to_utf8(data, source, form.encoding)).removeprefix(codecs.BOM_UTF8)
+    if separator_line := SEPARATOR_LINE.match(data):
+        separator = separator or separator_line[1].decode()
+    text = Text(data, source, "").after(max(form.skip_rows, 1 if separator_line else 0))
     data, line = text.data, text.first_line
     if is_utf8:
         require_text(data, source, line)
@@ -258,18 +305,24 @@ def text_of(data: bytes, source: str, request: Request) -> Text:
         mark = re.escape(form.comment.encode())
         data = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", rb"\1", data)
     if separator == WHITESPACE:
-        data, separator = _tabbed(data), "\t"
-    return Text(data, source, separator or _separator(data, source, form), line)
+        data, separator = _replace_whitespace(data), "\t"
+    return Text(data, source, separator or _detect_separator(data, source, form), line)
 
 
-def _tabbed(data: bytes) -> bytes:
-    """Return text with each run of white space replaced by a tab."""
+def _replace_whitespace(data: bytes) -> bytes:
+    """Return text with each run of white space outside quotes replaced by a tab."""
     data = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r|$)", b"", data)
-    return re.sub(rb'("(?:[^"]|"")*")|[ \t]+', lambda found: found[1] or b"\t", data)
+    return re.sub(rb'("(?:[^"]|"")*")|[ \t]+', lambda match: match[1] or b"\t", data)
 
 
-def _decoded(data: bytes, source: str, encoding: str) -> bytes:
-    """Return text of another encoding as UTF-8."""
+def _to_utf8(data: bytes, source: str, encoding: str) -> bytes:
+    """Return text in another encoding as UTF-8.
+
+    Raises
+    ------
+    TableError
+        If it is not valid in the encoding, or contains NUL.
+    """
     try:
         text = data.decode(encoding)
     except UnicodeError as error:
@@ -297,36 +350,41 @@ def require_text(data: bytes, source: str, first_line: int) -> None:
             break
     if wrong >= 0:
         line = first_line + len(LINE_END.findall(data[:wrong]))
-        usual = OTHER_ENCODINGS if data[wrong] else ""
+        hint = OTHER_ENCODINGS if data[wrong] else ""
         raise TableError(
-            f"{source}:{line}: byte 0x{data[wrong]:02x} is not UTF-8 text, which a .csv file must be{usual}"
+            f"{source}:{line}: byte 0x{data[wrong]:02x} is not UTF-8 text, which a .csv file must be{hint}"
         )
 
 
-def _separator(data: bytes, source: str, form: Format) -> str:
-    """Return the separator: the one that gives the first rows equal widths, and the header the most cells.
+def _detect_separator(data: bytes, source: str, form: Format) -> str:
+    """Return the separator with which the first rows have equal widths; of several, the one with the widest header.
 
     Raises
     ------
     TableError
-        If only white space separates them.
+        If the cells are separated by white space only.
     """
     head, is_cut = data[:HEAD], len(data) > HEAD
-    found = {separator: _first_rows(head, separator, is_cut) for separator in SEPARATORS}
-    widths = {separator: list(map(len, rows)) for separator, rows in found.items() if rows}
-    ranks = {separator: (_likeness(of_rows), of_rows[0]) for separator, of_rows in widths.items() if of_rows[0] > 1}
-    best = max(ranks, key=lambda separator: ranks[separator], default=",")  # the first of equals
+    rows = {separator: _first_rows(head, separator, is_cut) for separator in SEPARATORS}
+    widths = {separator: [len(row) for row in first] for separator, first in rows.items() if first}
+    ranks = {separator: (_rate_fit(sizes), sizes[0]) for separator, sizes in widths.items() if sizes[0] > 1}
+    best = max(ranks, key=lambda separator: ranks[separator], default=",")  # if several are equal, the first
     rank, _ = ranks.get(best, (0, 0))
     if rank > 1:
         return best
-    below = {name: (of_rows[-1], -_above(of_rows)) for name, of_rows in widths.items() if _is_titled(of_rows)}
-    if "\t" not in below and _by_white_space(_first_rows(_tabbed(head), "\t", is_cut), form):
-        raise TableError(f"{source}: no separator was found, but white space cuts the rows alike{BY_WHITE_SPACE}")
-    return max(below, key=lambda separator: below[separator], default=best if rank else ",")
+    titled = {
+        separator: (sizes[-1], -_count_title_rows(sizes)) for separator, sizes in widths.items() if _has_title(sizes)
+    }
+    if "\t" not in titled and _is_whitespace_table(_first_rows(_replace_whitespace(head), "\t", is_cut), form):
+        raise TableError(f"{source}: no separator was found, but white space splits all rows alike{BY_WHITE_SPACE}")
+    return max(titled, key=lambda separator: titled[separator], default=best if rank else ",")
 
 
 def _first_rows(head: bytes, separator: str, is_cut: bool) -> list[list[str]]:
-    """Return the first rows that are not blank, without a last one that may be cut short; empty if they are not CSV."""
+    """Return the first rows that are not blank, or no rows if the text is not CSV.
+
+    If `is_cut`, the text may end within a row, so the last row is left out.
+    """
     stream = io.StringIO(head.decode("utf-8", "ignore"), newline="")
     rows = csv.reader(stream, skipinitialspace=True, delimiter=separator)
     try:
@@ -336,39 +394,39 @@ def _first_rows(head: bytes, separator: str, is_cut: bool) -> list[list[str]]:
     return first[:-1] if is_cut and len(first) > 1 else first
 
 
-def _likeness(widths: list[int]) -> int:
-    """Rate how well rows fit their header: 3 if all have its width, 2 if all have one cell more, 1 if half fit."""
+def _rate_fit(widths: list[int]) -> int:
+    """Rate how well rows fit their header: 3 if all have its width, 2 if all have one cell more, 1 if half have it."""
     width, *others = widths
     if set(others) <= {width}:
         return 3
     return 2 if set(others) == {width + 1} else int(2 * others.count(width) >= len(others))
 
 
-def _above(widths: Sequence[int]) -> int:
+def _count_title_rows(widths: Sequence[int]) -> int:
     """Return the number of rows above the final run of rows of equal width."""
     return len(widths) - next((n for n, width in enumerate(reversed(widths)) if width != widths[-1]), len(widths))
 
 
-def _is_titled(widths: Sequence[int]) -> bool:
-    """Return whether the rows are a title above more rows of equal width."""
-    above = _above(widths)
-    return 0 < above <= len(widths) - above > 1
+def _has_title(widths: Sequence[int]) -> bool:
+    """Return whether the first rows are a title above at least as many rows of equal width."""
+    title = _count_title_rows(widths)
+    return 0 < title <= len(widths) - title > 1
 
 
-def _by_white_space(rows: list[list[str]], form: Format) -> bool:
-    """Return whether a text without separators is a table separated by white space, and not a column of phrases."""
+def _is_whitespace_table(rows: list[list[str]], form: Format) -> bool:
+    """Return whether rows, split at white space, are a table, and not a column of phrases."""
     widths = list(map(len, rows))
-    above = _above(widths)
-    body = rows[above + 1 :]
-    if not body or (above and not _is_titled(widths)) or widths[-1] < (3 if above else 2) or form.thousands == " ":
+    title = _count_title_rows(widths)
+    body = rows[title + 1 :]
+    if not body or (title and not _has_title(widths)) or widths[-1] < (3 if title else 2) or form.thousands == " ":
         return False
     if any(cell.endswith(tuple(SEPARATORS)) for row in body for cell in row):
         return False
-    numbers = any(all(_like_number(row[j], form) for row in body) for j in range(widths[-1]))
-    return numbers or (widths[-1] > 2 and not above)
+    has_numbers = any(all(_is_numeric(row[j], form) for row in body) for j in range(widths[-1]))
+    return has_numbers or (widths[-1] > 2 and not title)
 
 
-def _like_number(cell: str, form: Format) -> bool:
+def _is_numeric(cell: str, form: Format) -> bool:
     """Return whether a cell is a number or a spelling of a missing value."""
     return number_of(cell, form) is not None or cell.strip().lower() in MISSING
 
@@ -376,141 +434,152 @@ def _like_number(cell: str, form: Format) -> bool:
 # --- the header -------------------------------------------------------------------------------------------------------
 
 
-def header_of(text: Text, request: Request) -> tuple[list[str], list[str], Text, int]:
-    """Return the column names, those of an index among them, the rows that follow, and the line of the header."""
-    source = text.source
-    stream = io.TextIOWrapper(io.BytesIO(text.data), encoding="utf-8", newline="")
-    reader = csv.reader(stream, strict=True, skipinitialspace=text.separator != " ", delimiter=text.separator)
-    form, line = request.format, text.first_line
-    cells: list[str] = []
-    try:
-        for cells in reader:
-            if not is_blank(cells):
-                break
-            line = text.first_line + reader.line_num
-        else:
-            cells, line = [], 1
-    except csv.Error as error:
-        hint = past_line(line)
-        raise TableError(f"{source}:{line}: the row that starts here is not CSV: {error}{hint}") from error
-    if not form.header and cells:
-        return [f"x{j}" for j in range(len(cells))], [], text, line
-    names = [cell.strip() for cell in cells]
-    place = f"{source}:{line}"
+def read_header(text: Text, request: Request) -> tuple[Header, Text]:
+    """Return the header of a text, and the text of the rows below it.
+
+    Raises
+    ------
+    TableError
+        If the header does not give the names of the columns.
+    """
+    form = request.format
+    first, lines = _first_row(text)
+    if first.cells and not form.header:
+        return Header([f"x{j}" for j in range(len(first.cells))], [], first.line), text
+    names = [cell.strip() for cell in first.cells]
+    place = f"{text.source}:{first.line}"
     if not names:
         skipped = form.skip_rows
-        found = f"nothing follows the {skipped:,} lines that are skipped" if skipped else "the file is empty"
-        raise TableError(f"{place}: {found}; a header row and rows below it were wanted")
-    below = text.after(reader.line_num)
+        fault = f"nothing follows the {skipped:,} lines that are skipped" if skipped else "the file is empty"
+        raise TableError(f"{place}: {fault}, wanted a header row and rows below it")
+    below = text.after(lines)
     if all(number_of(name) is not None for name in names):
         raise TableError(
             f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}"
-            f"{past_numbers(len(names), below)}"
+            f"{numbers_advice(len(names), below)}"
         )
     if _has_row_names(names, below, form):
         names = ["", *names]
     lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes an empty name above an index
-    if fault := fault_of(names[lead : end_of(names)], lead):
-        raise TableError(f"{place}: {fault}{past_header(names, below, form)}")
+    if problem := name_fault(names[lead : count_named(names)], lead):
+        raise TableError(f"{place}: {problem}{header_advice(names, below, form)}")
     _require_fit(names, below, form)
-    unnamed = [""] * min(lead, 1)
-    for name in names[lead:-1]:  # pandas' names for an index that it wrote and read back, once or several times
-        if not re.fullmatch(r"Unnamed: [0-9]+(\.[0-9]+)*", name) or request.names(name):
-            break
-        unnamed.append(name)
-    return names, unnamed, below, line
+    index = takewhile(lambda name: PANDAS_INDEX.fullmatch(name) and not request.mentions(name), names[lead:-1])
+    return Header(names, [""] * min(lead, 1) + list(index), first.line), below
+
+
+def _first_row(text: Text) -> tuple[Record, int]:
+    """Return the first row that is not blank, and the number of lines up to its end; an empty row if all are blank."""
+    stream = io.TextIOWrapper(io.BytesIO(text.data), encoding="utf-8", newline="")
+    reader = csv.reader(stream, strict=True, skipinitialspace=text.separator != " ", delimiter=text.separator)
+    line = text.first_line
+    try:
+        for cells in reader:
+            if not is_blank(cells):
+                return Record(line, cells), reader.line_num
+            line = text.first_line + reader.line_num
+    except csv.Error as error:
+        hint = line_advice(line)
+        raise TableError(f"{text.source}:{line}: the row that starts here is not CSV: {error}{hint}") from error
+    return Record(1, []), reader.line_num
 
 
 def _has_row_names(names: list[str], below: Text, form: Format) -> bool:
-    """Return whether each row has one cell more than the header: R writes row names like this, in the first cell.
+    """Return whether each row has one cell more than the header, as in the files that R writes with row names.
 
-    If the last cell is empty in all rows, they may merely end in a separator; and an apparent header of one column may
-    be a title above a header of two.
+    Two other causes of the extra cell are ruled out: a separator at the end of each row, after which the cell is empty,
+    and a title of one cell above a header of two.
     """
     first: list[list[str]] = []
-    filled = not names[-1]
+    has_row_names = not names[-1]
     for row in below.records(len(names) + 1):
         if len(row.cells) != len(names) + 1:
             return False
-        filled = filled or bool(row.cells[-1].strip())
+        has_row_names = has_row_names or bool(row.cells[-1].strip())
         if len(first) < 2:
             first.append(row.cells)
-    if len(first) == 2 and not any(cell.strip() and _like_number(cell, form) for cell in first[0]):
-        filled = filled and all(number_of(cell, form) is None for cell in first[1])
-    return bool(first) and filled
+    if len(first) == 2 and not any(cell.strip() and _is_numeric(cell, form) for cell in first[0]):
+        has_row_names = has_row_names and all(number_of(cell, form) is None for cell in first[1])
+    return bool(first) and has_row_names
 
 
 def _require_fit(names: list[str], below: Text, form: Format) -> None:
-    """Raise TableError if the first rows show that the first line is not a header, before any error about its names."""
-    end = end_of(names)
+    """Raise TableError if the first rows do not have the width of the header, or have values in its nameless columns.
+
+    Such a header may be a title, which an error about an unknown column name would not say.
+    """
+    end = count_named(names)
     filled = [
         j for row in islice(below.rows(len(names)), FIRST_ROWS) for j in range(end, len(names)) if row.cells[j].strip()
     ]
     if filled:
-        raise TableError(f"{below.source}: column {min(filled) + 1} has no name{past_header(names, below, form)}")
+        raise TableError(f"{below.source}: column {min(filled) + 1} has no name{header_advice(names, below, form)}")
 
 
-def _resolved(request: Request, names: list[str], below: Text) -> Request:
+def _resolve(request: Request, names: list[str], below: Text) -> Request:
     """Resolve the request for a file with these column names; an error says which line may be the header.
 
     Raises
     ------
     TableError, ArgumentError
-        As :meth:`Request.resolved`.
+        As :meth:`Request.resolve`.
     """
     try:
-        return request.resolved(below.source, [name for name in names if name])
+        return request.resolve(below.source, [name for name in names if name])
     except TableError as error:
-        wanted = {name for argument in ARGUMENTS for name in getattr(request, argument) or () if name not in names}
-        for row in some(below.records(len(names))) if request.format.header else ():
-            if found := wanted.intersection(cell.strip() for cell in row.cells):
-                line = row.line - 1
-                hint = f"line {row.line} has {min(found)!r}; if it is the header, --skip-rows {line} (skip_rows={line})"
-                raise TableError(f"{error}; {hint} leaves out what stands above") from None
+        wanted = {name for argument in NAME_FIELDS for name in getattr(request, argument) or () if name not in names}
+        for row in first_records(below.records(len(names))) if request.format.header else ():
+            if names_here := wanted.intersection(cell.strip() for cell in row.cells):
+                name, line = min(names_here), row.line - 1
+                hint = f"line {row.line} has {name!r}; if it is the header, --skip-rows {line} (skip_rows={line})"
+                raise TableError(f"{error}; {hint} leaves out the lines above it") from None
         raise
 
 
-def past_line(line: int) -> str:
-    """Return, as the end of a message, the option that skips lines which cannot be a header."""
+def line_advice(line: int) -> str:
+    """Return, as the end of a message, the option that skips the first `line` lines, which cannot be a header."""
     return f"; if it is a title, --skip-rows {line} (skip_rows={line}) leaves it out"
 
 
-def past_title(below: Text, width: int, number: int, rows: list[Record]) -> str:
-    """Return, as the end of a message, the options for rows whose width differs from the header's.
+def title_advice(below: Text, width: int, number: int, rows: list[Record]) -> str:
+    """Return, as the end of a message, the options for a file with rows whose width differs from the header's.
 
     Parameters
     ----------
     below : Text
-        The text after the header.
+        The text below the header.
     width : int
-        The width of the header and of the `number` rows after it.
+        The width of the header and of the first rows below it.
     number : int
+        The number of these rows.
     rows : list of Record
-        The first rows after these.
+        The next rows, of which at least one has a different width.
     """
     widths = [width] * (number + 1) + [len(row.cells) for row in rows]
     if number == 0 and set(widths[1:]) == {width + 1} and not any(row.cells[-1].strip() for row in rows):
-        way = _without_names(below.first_line - 1, f"x{width}")
-        return f"; rows end in a separator, and the header does not: {way}"
-    at = _above(widths) - number - 1
-    if number > FIRST_ROWS or at < 0 or not _is_titled(widths):
+        options = _no_header_options(below.first_line - 1, f"x{width}")
+        return f"; rows end in a separator, and the header does not: {options}"
+    at = _count_title_rows(widths) - number - 1
+    if number > FIRST_ROWS or at < 0 or not _has_title(widths):
         return ""
-    if at and len(rows[at - 1].cells) == widths[-1] - 1:  # it may be the header, and the other rows have row names
+    if at and len(rows[at - 1].cells) == widths[-1] - 1:  # it may be the header, with row names in the rows below
         forms = Format(), Format(decimal=",")
-        names, data = (all(_are_names(row.cells, 0, form) for form in forms) for row in rows[at - 1 : at + 1])
-        at -= names and not data
+        is_header, is_next_header = (
+            all(_are_names(row.cells, 0, form) for form in forms) for row in rows[at - 1 : at + 1]
+        )
+        at -= is_header and not is_next_header
     line = rows[at].line - 1
-    return f"; if what stands above line {line + 1} is a title, --skip-rows {line} (skip_rows={line}) leaves it out"
+    return f"; if the text above line {line + 1} is a title, --skip-rows {line} (skip_rows={line}) leaves it out"
 
 
-def past_numbers(width: int, below: Text) -> str:
+def numbers_advice(width: int, below: Text) -> str:
     """Return, as the end of a message, the option for a first row of numbers, which may be a title such as a year."""
-    return past_title(below, width, 0, some(below.records(width))) or WITHOUT_HEADER
+    return title_advice(below, width, 0, first_records(below.records(width))) or WITHOUT_HEADER
 
 
-def past_header(names: list[str], below: Text, form: Format) -> str:
-    """Return, as the end of a message, the options for a table whose header gives no names."""
-    rows = some(below.records(len(names)))
+def header_advice(names: list[str], below: Text, form: Format) -> str:
+    """Return, as the end of a message, the options for a table whose header has repeated or empty names."""
+    rows = first_records(below.records(len(names)))
     first = rows[0].cells if rows else names
     numbers = [number_of(name, form) is not None for name in names]
     named = {name for name in names if name}
@@ -524,54 +593,56 @@ def past_header(names: list[str], below: Text, form: Format) -> str:
             for name, is_number, cell in zip(names, numbers, first, strict=False)
         )
     ):
-        return WITHOUT_HEADER  # it is a row of data
-    line = below.first_line - 1
-    unnamed = _without_names(line, None if names[0] else "x0")
+        return WITHOUT_HEADER  # the first row is data
+    without_header = _no_header_options(below.first_line - 1, None if names[0] else "x0")
     if at is None:
-        return f"; {unnamed}"
+        return f"; {without_header}"
     title = rows[at].line - 1
-    leaves = f"--skip-rows {title} (skip_rows={title}) leaves out what stands above line {title + 1}"
+    without_title = f"--skip-rows {title} (skip_rows={title}) leaves out the text above line {title + 1}"
     columns = zip(*(row.cells for row in rows[at + 1 :]), strict=False)
-    names_numbers = any(all(_like_number(cell, form) for cell in column) for column in columns)
-    return f"; {leaves}" if is_title or names_numbers else f"; {unnamed}, or, if it is a title, {leaves}"
+    has_numbers = any(all(_is_numeric(cell, form) for cell in column) for column in columns)
+    if is_title or has_numbers:
+        return f"; {without_title}"
+    return f"; {without_header}, or, if it is a title, {without_title}"
 
 
-def _without_names(line: int, exclude: str | None) -> str:
-    """Return the options that skip the header, given its last line, and leave out one column."""
-    words, arguments = (f" --exclude {exclude}", f", exclude=[{exclude!r}]") if exclude else ("", "")
-    told = f"--skip-rows {line} --no-header{words} (skip_rows={line}, header=False{arguments})"
-    return f"{told} names the columns x0, x1, ..."
+def _no_header_options(line: int, exclude: str | None) -> str:
+    """Return the options that skip the first `line` lines, header included, and leave out one column."""
+    option, argument = (f" --exclude {exclude}", f", exclude=[{exclude!r}]") if exclude else ("", "")
+    options = f"--skip-rows {line} --no-header{option} (skip_rows={line}, header=False{argument})"
+    return f"{options} names the columns x0, x1, ..."
 
 
 def _are_names(cells: list[str], more_than: int, form: Format) -> bool:
-    """Return whether cells may be a header of more than a given number of distinct names."""
+    """Return whether cells may be a header of more than `more_than` distinct names."""
     cells = [cell.strip() for cell in cells]
-    cells = cells[not cells[0] : end_of(cells)]
-    return len(cells) > more_than and not fault_of(cells) and not any(_like_number(cell, form) for cell in cells)
+    cells = cells[not cells[0] : count_named(cells)]
+    return len(cells) > more_than and not name_fault(cells) and not any(_is_numeric(cell, form) for cell in cells)
 
 
-def some(records: Iterator[Record]) -> list[Record]:
+def first_records(records: Iterator[Record]) -> list[Record]:
     """Return the next few records, up to the first that is not CSV."""
-    found: list[Record] = []
+    first: list[Record] = []
     try:
         for record in islice(records, FIRST_ROWS):
-            found.append(record)
+            first.append(record)
     except TableError:
         pass
-    return found
+    return first
 
 
-def end_of(names: list[str]) -> int:
-    """Return the number of columns before the trailing nameless ones, which arise where rows end in separators."""
+def count_named(names: list[str]) -> int:
+    """Return the number of columns up to the last that has a name; rows that end in a separator have more columns."""
     return len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)
 
 
 def is_blank(cells: list[str]) -> bool:
+    """Return whether a row is a blank line."""
     return not cells or (len(cells) == 1 and not cells[0].strip())
 
 
-def fault_of(names: Sequence[str], before: int = 0) -> str | None:
-    """Return why `names` cannot name the columns after the first `before`, or None."""
+def name_fault(names: Sequence[str], before: int = 0) -> str | None:
+    """Return the fault of the names of the columns after the first `before`, or None if they can be used."""
     seen: set[str] = set()
     for number, name in enumerate(names, start=before + 1):
         if not name:
@@ -585,51 +656,51 @@ def fault_of(names: Sequence[str], before: int = 0) -> str | None:
 # --- cells ------------------------------------------------------------------------------------------------------------
 
 
-def _columns(
-    text: Text, names: list[str], taken: list[str], empty: list[int], form: Format
-) -> tuple[dict[str, Any], int]:
-    """Return the cells of each requested column as Arrow strings, and the number of rows.
+def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format) -> tuple[dict[str, Any], int]:
+    """Return the cells of each chosen column as Arrow strings, and the number of rows.
 
     Raises
     ------
     TableError
-        If rows differ in width, the text is not CSV, or one of the `empty` columns is not empty.
+        If rows differ in width, the text is not CSV, or a nameless column at the end is not empty.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    body, place = text.data, {name: j for j, name in enumerate(names)}
-    has_mark = body.startswith(codecs.BOM_UTF8)  # of a cell: pyarrow would drop it
-    if has_mark or (b'"' in body and _quoted_well(text.separator).fullmatch(body) is None):  # ambiguous
-        body = _rewritten(text, len(names))
+    body, index_of = text.data, {name: j for j, name in enumerate(names)}
+    nameless = range(count_named(names), len(names))
+    begins_with_mark = body.startswith(codecs.BOM_UTF8)  # part of the first cell, but pyarrow would drop it
+    if begins_with_mark or (b'"' in body and _unambiguous_quotes(text.separator).fullmatch(body) is None):
+        body = _quote_all(text, len(names))
     longest = _longest_line(body)
-    chosen = [*(place[name] for name in taken), *empty]
+    numbers = [*(index_of[name] for name in chosen), *nameless]
     try:
-        table = _parsed(body, text.separator, names, chosen, longest)
+        table = _parse(body, text.separator, names, numbers, longest)
     except (pa.ArrowException, ValueError):
-        body = _rewritten(text, len(names))  # which raises an error for invalid text
+        body = _quote_all(text, len(names))  # which raises an error for invalid text
         try:
-            table = _parsed(body, text.separator, names, chosen, len(body))
+            table = _parse(body, text.separator, names, numbers, len(body))
         except (pa.ArrowException, ValueError) as error:
             raise TableError(f"{text.source}: not CSV: {' '.join(str(error).split())[:200]}") from None
     if longest > LONGEST_CELL and any(map(_is_too_long, table.columns)):
-        _rewritten(text, len(names))
-    for j, column in zip(empty, table.columns[len(taken) :], strict=True):
+        _quote_all(text, len(names))  # which raises an error for a cell that is too long
+    for j, column in zip(nameless, table.columns[len(chosen) :], strict=True):
         if pc.any(pc.not_equal(pc.utf8_trim_whitespace(column), "")).as_py():
-            raise TableError(f"{text.source}: column {j + 1} has no name{past_header(names, text, form)}")
+            raise TableError(f"{text.source}: column {j + 1} has no name{header_advice(names, text, form)}")
     columns = {}
-    for name, column in zip(taken, table.columns[: len(taken)], strict=True):
+    for name, column in zip(chosen, table.columns[: len(chosen)], strict=True):
         if column.nbytes >= 1 << 31:
             column = column.cast(pa.large_string())
         columns[name] = column.combine_chunks()
     return columns, len(table)
 
 
-def _parsed(body: bytes, separator: str, names: list[str], chosen: list[int], longest: int) -> Any:
+def _parse(body: bytes, separator: str, names: list[str], chosen: list[int], longest: int) -> Any:
+    """Return the columns with the numbers `chosen` as an Arrow table; the longest line has `longest` bytes."""
     import pyarrow as pa
     from pyarrow import csv as reader
 
-    buffer = pa.allocate_buffer(len(body))  # a buffer of Arrow's own, since its threads may release it at any time
+    buffer = pa.allocate_buffer(len(body))  # owned by Arrow, since Arrow's threads may release it at any time
     np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(body, np.uint8)
     blocks = BLOCKS if len(names) < MANY_COLUMNS else 1
     return reader.read_csv(
@@ -649,14 +720,14 @@ def _parsed(body: bytes, separator: str, names: list[str], chosen: list[int], lo
     )
 
 
-def _quoted_well(separator: str) -> re.Pattern[bytes]:
-    """Return the pattern of text whose quotes enclose whole cells, which all readers read alike."""
+def _unambiguous_quotes(separator: str) -> re.Pattern[bytes]:
+    """Return the pattern of text whose quotes enclose whole cells, which all parsers read in the same way."""
     mark = re.escape(separator.encode())
     return re.compile(rb'(?:[^"]++|(?<![^%b\r\n])"(?:[^"]++|"")*+"(?![^%b\r\n]))*+' % (mark, mark))
 
 
-def _rewritten(text: Text, width: int) -> bytes:
-    """Return rows with every cell in quotes.
+def _quote_all(text: Text, width: int) -> bytes:
+    """Return the text with every cell in quotes, as Python's csv module reads it.
 
     Raises
     ------
@@ -670,7 +741,7 @@ def _rewritten(text: Text, width: int) -> bytes:
 
 
 def _longest_line(data: bytes) -> int:
-    """Return the length of the longest line."""
+    """Return the length of the longest line in bytes."""
     last, longest, step = -1, 0, 1 << 24
     for start in range(0, len(data), step):
         part = np.frombuffer(data, np.uint8, min(step, len(data) - start), start)
@@ -682,6 +753,7 @@ def _longest_line(data: bytes) -> int:
 
 
 def _is_too_long(column: Any) -> bool:
+    """Return whether a column has a cell that is longer than Python's csv module accepts."""
     import pyarrow.compute as pc
 
     return bool((pc.max(pc.utf8_length(column)).as_py() or 0) > LONGEST_CELL)
@@ -690,28 +762,32 @@ def _is_too_long(column: Any) -> bool:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _by_row(places: dict[str, tuple[int, list[int]]], place: dict[str, int]) -> dict[int, list[int]]:
-    """Return the columns to look up in each row."""
-    wanted: dict[int, list[int]] = {}
-    for name, (_, rows) in places.items():
-        for row in rows:
-            wanted.setdefault(row, []).append(place[name])
-    return wanted
+def _find_lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]]) -> dict[tuple[int, int], int]:
+    """Return the line on which each wanted cell starts.
 
+    Parameters
+    ----------
+    text : Text
+        The text of `rows` rows, each with `width` cells.
+    wanted : dict of int to list of int
+        The numbers of the columns to find, for each row.
 
-def _lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]]) -> dict[tuple[int, int], int]:
-    """Return the line of each requested cell by row and column; the text has `rows` rows of `width` cells."""
+    Returns
+    -------
+    dict of (int, int) to int
+        The line for each row and column.
+    """
     data = text.data
     ends = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
-    if ends + (not data.endswith((b"\n", b"\r"))) == rows:  # so each row is one line
+    if ends + (not data.endswith((b"\n", b"\r"))) == rows:  # each row is one line
         return {(row, j): text.first_line + row for row, columns in wanted.items() for j in columns}
-    found: dict[tuple[int, int], int] = {}
+    lines: dict[tuple[int, int], int] = {}
     last = max(wanted, default=-1)
     for row, record in enumerate(islice(text.records(width), last + 1)):
         if row in wanted:
-            begins = cell_lines(record)
-            found |= {(row, j): begins[j] for j in wanted[row]}
-    return found
+            starts = cell_lines(record)
+            lines |= {(row, j): starts[j] for j in wanted[row]}
+    return lines
 
 
 def cell_lines(record: Record) -> list[int]:
@@ -728,20 +804,29 @@ def cell_lines(record: Record) -> list[int]:
 
 
 def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]]) -> None:
-    """Write a header and then the rows, given as one list of `cells` per column."""
-    # Readers take a lone carriage return as a line end, and detect the separator from the header; the csv
-    # module does not quote for either reason.
+    """Write a header and rows.
+
+    Parameters
+    ----------
+    stream : TextStream
+    names : sequence of str
+        The header.
+    cells : list of list
+        The values of each column.
+    """
+    # Parsers take a lone carriage return as a line end, and detect the separator from the header; Python's csv module
+    # does not add quotes for either reason.
     texts = [*names, *(cell for column in cells for cell in column if isinstance(cell, str))]
-    odd = any("\r" in text for text in texts) or any(set(name) & set(SEPARATORS) for name in names)
-    if len(names) == 1:  # then readers also look at the rows, and at white space
-        cut = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
-        odd = odd or " " in names[0] or (cut and len(texts) > 2)
-    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL)
+    needs_quotes = any("\r" in text for text in texts) or any(set(name) & set(SEPARATORS) for name in names)
+    if len(names) == 1:  # then parsers also look at the rows, and at white space
+        may_be_split = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
+        needs_quotes = needs_quotes or " " in names[0] or (may_be_split and len(texts) > 2)
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL)
     writer.writerow(names)
     writer.writerows(zip(*cells, strict=True))
 
 
 def write_file(path: Path, names: Sequence[str], cells: list[list[object]]) -> None:
-    """Write rows to a file by :func:`write_rows`, atomically."""
+    """Write a table to a file by :func:`write_rows`, atomically."""
     with replacing(path, text=True) as file:
         write_rows(file, names, cells)

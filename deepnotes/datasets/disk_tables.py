@@ -1,4 +1,4 @@
-"""Data files whose samples stay on disk because they do not fit into memory."""
+"""Data files whose samples stay on disk because they may not fit into memory."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
 from deepnotes.datasets.on_disk import OnDisk
-from deepnotes.datasets.reading import Column, Request, index_note, labels_of, missing_in, require_names, require_room
+from deepnotes.datasets.reading import Column, Request, index_note, labels_of, missing_in, require_memory, require_names
 from deepnotes.datasets.tables import as_path
 from deepnotes.utils.errors import DeepnotesError, TableError
 from deepnotes.utils.wording import brief, listed, one_line, reason
@@ -23,19 +23,20 @@ __all__ = ["DiskTable", "open_table"]
 
 @dataclass(frozen=True, eq=False)
 class DiskTable:
-    """Named columns; those in one matrix stay on disk.
+    """Named columns; those of one matrix stay on disk, and the others are in memory.
 
     Parameters
     ----------
     rows : ndarray, shape (m, n)
-        Mapped into memory.
+        The matrix, mapped into memory.
     numbered : dict of str to int
         The name and index of each column of the matrix.
     columns : dict of str to array
         Further columns, in memory, each of shape (m,).
     source : str
+        The file; error messages begin with it.
     spelled : dict of str to array
-        The original spelling of the values in `source`, for the columns where it was requested.
+        The original spelling of the values in `source`, for the columns for which it was requested.
     notes : sequence of str
         Notes on columns that were left out automatically.
     """
@@ -63,7 +64,7 @@ class DiskTable:
         Raises
         ------
         TableError
-            If there is none, or a value is missing or infinite.
+            If there is no such column, or a value is missing or infinite.
         """
         values = self._values(name)
         if values.dtype.kind in "iu":
@@ -75,16 +76,17 @@ class DiskTable:
         return column
 
     def labels(self, name: str) -> NDArray[np.str_]:
-        """Return one column as class names, shape (m,), in memory, in their original spelling where it is known.
+        """Return one column as class names, shape (m,), in memory, in their original spelling if it is known.
 
         Raises
         ------
         TableError
-            If there is none.
+            If there is no such column.
         """
         return self.spelled[name] if name in self.spelled else labels_of(self._values(name))
 
     def _values(self, name: str) -> NDArray[Any]:
+        """Return one column in memory, with the dtype of the file; raise TableError if there is no such column."""
         if name in self.columns:
             return self.columns[name]
         if name not in self.numbered:
@@ -99,7 +101,7 @@ class DiskTable:
         exclude : collection of str
             Columns to leave out when `names` is None, such as the target.
         names : sequence of str, optional
-            Take exactly these columns, in this order.
+            The columns to take, in this order; by default all that are not excluded.
 
         Raises
         ------
@@ -116,8 +118,7 @@ class DiskTable:
             raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
         if others := [name for name in names if name not in self.numbered]:
             raise TableError(
-                f"{self.source}: column {others[0]!r} is none of the samples that stay on disk, which must be numbers; "
-                "exclude it"
+                f"{self.source}: column {others[0]!r} is not in the matrix of numbers that stays on disk; exclude it"
             )
         columns = [self.numbered[name] for name in names]
         return OnDisk(self.rows, None, None if columns == list(range(self.rows.shape[1])) else columns), list(names)
@@ -135,17 +136,18 @@ def open_table(
     Parameters
     ----------
     path : path
-        ``.npy``, ``.npz`` with an array X, or IDX, all uncompressed: they are mapped into memory.
-        ``.parquet``: its columns of numbers are written as a matrix, some rows at a time, to a temporary file, which
-        is gone when the process ends; ``TMPDIR`` says where.
+        ``.npy``, ``.npz`` with an array X, or IDX, all uncompressed: these files are mapped into memory.
+        ``.parquet``: its columns of numbers are written as a matrix, some rows at a time, to a temporary file that is
+        deleted when the process ends; ``TMPDIR`` sets its directory.
     columns, exclude, spelled : collection of str
-        As of :func:`deepnotes.read_table`.
+        As in :func:`deepnotes.read_table`.
 
     Raises
     ------
     TableError
-        If the file cannot be read, or only by loading all of it.
+        If the file cannot be read, or would have to be read into memory as a whole.
     ArgumentError
+        If an argument is invalid.
 
     Examples
     --------
@@ -161,7 +163,7 @@ def open_table(
 
 
 def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
-    """Open what was requested of a data file; see :func:`open_table`.
+    """Open the requested columns of a data file; see :func:`open_table`.
 
     Raises
     ------
@@ -183,13 +185,14 @@ def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
             raise
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
-        raise TableError(f"{source}: what has to be read of it does not fit into memory") from error
-    if opener is not _open_parquet:  # which has read nothing of the excluded columns
-        request.resolved(source, table.names)
+        raise TableError(f"{source}: the columns to read do not fit into memory") from error
+    if opener is not _open_parquet:  # it has checked the request itself, and has not read the excluded columns
+        request.resolve(source, table.names)
     return table
 
 
 def _of_matrix(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
+    """Return the table of a matrix on disk, with the `names` of its columns, and of further `columns` in memory."""
     return DiskTable(X, {name: j for j, name in enumerate(names)}, columns, source)
 
 
@@ -205,25 +208,25 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
         raise TableError(f"{source}: samples stay on disk only in an array X of shape (samples, features)")
     info = archive.members[x]
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise TableError(f"{source}: array {x!r} is compressed; {npz_files.UNPACK}")
+        raise TableError(f"{source}: array {x!r} is compressed; {npz_files.SAVE_UNCOMPRESSED}")
     try:
-        with archive.opened(x) as file:
+        with archive.open_array(x) as file:
             header = archive.header(x, file)
-            within = file.tell()
+            offset = file.tell()
     except TableError:
         raise
     except Exception as error:  # whatever zipfile raises for a damaged file
         raise TableError(f"{source}: array {x!r} cannot be read: {brief(reason(error))}") from error
-    with path.open("rb") as whole:  # the local header, whose length is not in the central directory
-        whole.seek(info.header_offset)
-        local = whole.read(30)
+    with path.open("rb") as archive_file:  # the length of the local header is not in the central directory
+        archive_file.seek(info.header_offset)
+        local = archive_file.read(30)
     at = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-    if within + header.nbytes != info.file_size:
-        raise TableError(f"{source}: array {x!r} cannot be read: it is not as long as it says")
+    if offset + header.nbytes != info.file_size:
+        raise TableError(f"{source}: array {x!r} cannot be read: its length differs from its header")
     if header.dtype.kind == "U":
         raise TableError(f"{source}: array {x!r} is text, and features must be numbers")
     npz_files.require_matrix(header.shape, x, source)
-    X = npy_files.map_part(path, header.dtype, header.shape, at + within, header.by_column, source)
+    X = npy_files.map_values(path, header, at + offset, source)
     columns: dict[str, NDArray[Any]] = {}
     for name in ys:
         columns |= npz_files.targets(archive[name], name, x, len(X), source)
@@ -232,53 +235,55 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
 
 def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
     if idx_files.is_packed(path):
-        raise TableError(f"{source}: the file is packed; unpack it with gunzip, so that its samples can stay on disk")
+        raise TableError(
+            f"{source}: the file is compressed; unpack it with gunzip, so that its samples can stay on disk"
+        )
     with path.open("rb") as file:
         header = idx_files.read_header(file, source)
     if len(header.shape) < 2 or 0 in header.shape:
-        raise TableError(f"{source}: its array has shape {header.shape}; two dimensions or more were wanted")
+        raise TableError(f"{source}: its array has shape {header.shape}, wanted two dimensions or more")
     if header.length + header.nbytes != path.stat().st_size:
-        raise TableError(f"{source}: its header says {header.shape}, and it is not as long")
+        raise TableError(f"{source}: its header says {header.shape}, but its length differs")
     shape = header.shape[0], header.nbytes // header.dtype.itemsize // header.shape[0]
-    X = npy_files.map_part(path, header.dtype, shape, header.length, False, source)
+    X = npy_files.map_values(path, npz_files.Header(shape, False, header.dtype), header.length, source)
     labels = idx_files.read_labels(path, shape[0])
     columns = {} if labels is None else {idx_files.LABEL: labels}
     return _of_matrix(X, idx_files.pixel_names(header.shape[1:]), columns, source)
 
 
 def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
-    with parquet_files.opened(path, source) as file:
-        request = request.resolved(source, file.schema_arrow.names)
-        kinds, _, index = parquet_files.column_types(file, source, request)
+    with parquet_files.open_file(path, source) as file:
+        request = request.resolve(source, file.schema_arrow.names)
+        types, _, index = parquet_files.column_types(file, source, request)
         m = file.metadata.num_rows
-        numbers = [name for name, kind in kinds.items() if kind == "number"]
+        numbers = [name for name, kind in types.items() if kind == "number"]
         if m <= 0 or not numbers:
             raise TableError(f"{source}: the file has no {'rows' if m <= 0 else 'columns of numbers'}")
-        require_room(8 * m * len(kinds), path.stat().st_size, f"{source}: {m:,} rows of {len(kinds):,} columns")
-        texts: dict[str, list[Column]] = {name: [] for name, kind in kinds.items() if kind == "text"}
-        spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in kinds if name in request.spelled}
+        require_memory(8 * m * len(types), path.stat().st_size, f"{source}: {m:,} rows of {len(types):,} columns")
+        texts: dict[str, list[Column]] = {name: [] for name, kind in types.items() if kind == "text"}
+        spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in types if name in request.spelled}
         dtype = np.float32 if parquet_files.fits_float32(file, numbers) else np.float64
         rows = _scratch((m, len(numbers)), np.dtype(dtype), source)
-        end, beyond = 0, set()
-        for done, batch in parquet_files.batches(file, list(kinds), parquet_files.rows_at_a_time(len(kinds))):
+        end, large = 0, set()
+        for done, batch in parquet_files.batches(file, list(types), parquet_files.rows_at_a_time(len(types))):
             end = done + len(batch[numbers[0]])
             if end > m:
                 break
             columns = {
-                name: parquet_files.as_column(array, kinds[name], name, source, done, request)
+                name: parquet_files.as_column(array, name, types[name], parquet_files.Rows(source, done, request))
                 for name, array in batch.items()
             }
             for j, name in enumerate(numbers):
                 rows[done:end, j] = columns[name]
-                if name not in spelled and parquet_files.is_beyond(columns[name]):
-                    beyond.add(name)
+                if name not in spelled and parquet_files.has_large_integers(columns[name]):
+                    large.add(name)
             for name, parts in texts.items():
                 parts.append(columns[name])
             for name, labels in spelled.items():
                 labels.append(parquet_files.labels(batch[name], name, source))
         if end != m:
-            raise TableError(f"{source}: the Parquet file is damaged: it says that it has {m:,} rows, and has not")
-        for name in beyond:
+            raise TableError(f"{source}: the Parquet file is damaged: it does not have the {m:,} rows that it declares")
+        for name in large:
             parquet_files.require_exact(file, name, source)
     notes = [index_note(name) for name in index if request.columns is None and name not in request.exclude]
     return DiskTable(
@@ -292,21 +297,21 @@ def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
 
 
 def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.ndarray:
-    """Return a matrix in a private temporary file that is deleted with the process.
+    """Return a matrix in a private temporary file that is deleted when the process ends.
 
     Raises
     ------
     TableError
-        If the disk has no room for it.
+        If the disk has not enough free space.
     """
     size = shape[0] * shape[1] * dtype.itemsize
     try:
         with tempfile.TemporaryFile(prefix="deepnotes-") as file:
-            if hasattr(os, "posix_fallocate"):  # so that a full disk is an error now instead of a signal later
+            if hasattr(os, "posix_fallocate"):  # a full disk is then an error now instead of a signal (SIGBUS) later
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, dtype, "r+", 0, shape)
     except OSError as error:
         raise TableError(
-            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be made: {reason(error)}; "
-            "set TMPDIR to a directory that has room"
+            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be created: {reason(error)}; "
+            "set TMPDIR to a directory with enough free space"
         ) from error

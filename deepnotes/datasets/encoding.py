@@ -1,4 +1,4 @@
-"""Encode table columns as network inputs: categories one-hot, missing values filled, by rules kept with the network."""
+"""Encode table columns as inputs of a network: encode categories one-hot and fill missing values."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,23 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
-from deepnotes.datasets.reading import Column, labels_of, missing_in, repeated
+from deepnotes.datasets.reading import Column, first_repeated, labels_of, missing_in
 from deepnotes.datasets.tables import Table
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed, shown
 
 MOST_CATEGORIES = 64
-"""A text column with more distinct values is taken as names or notes, and refused unless it is named."""
+"""A text column with more distinct values is assumed to hold names or notes: it must be named as categorical."""
 
 FEW_CATEGORIES, SHARE = 10, 0.5
-"""So is one with more than `FEW_CATEGORIES`, if they are more than this share of its rows."""
+"""So is a column with more than `FEW_CATEGORIES` distinct values, if there are more than this share of its rows."""
 
 CODE = re.compile(r"[+-]?0[0-9]")
-"""The beginning of codes that look like numbers: 007 and 7 differ."""
+"""The beginning of codes that look like numbers but are not: 007 and 7 differ."""
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
 
-UNKNOWN_ZEROS = "; asked to, unknown ones count as none (--unknown zeros)"
+UNKNOWN_ZEROS = "; --unknown zeros encodes unknown categories as zeros"
 
 IMPUTE = ("mean", "median", "zero", "most_frequent")
 
@@ -39,7 +39,7 @@ class Feature:
     ----------
     name : str
     categories : tuple of str or of float, optional
-        Its distinct values, each an input of its own; None for a column that is one input.
+        The distinct values of the column, each with an input of its own; None if the column is one input.
     fill : float or str, optional
         The replacement for a missing value; None if missing values are not allowed.
     """
@@ -55,15 +55,15 @@ class Feature:
 
     @property
     def inputs(self) -> list[str]:
-        """The names of its inputs."""
+        """The names of the inputs."""
         if self.categories is None:
             return [self.name]
-        return [f"{self.name}={_told(value)}" for value in self.categories]
+        return [f"{self.name}={_category_name(value)}" for value in self.categories]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes X from a table, for new rows exactly as for the rows that it was fitted to.
+    """The encoding of table columns as inputs X, the same for new rows as for the rows that it was fitted to.
 
     Parameters
     ----------
@@ -101,22 +101,22 @@ class Encoder:
         names : sequence of str, optional
             The columns that are features; by default all.
         rows : array of int, optional
-            The rows from which means and categories are learned; by default all.
+            The rows from which categories and fill values are learned; by default all.
         categorical : sequence of str
             Columns to encode one-hot even if they hold numbers, or text of more than 64 distinct values.
         impute : {"mean", "median", "zero", "most_frequent"}, optional
-            How missing numbers are filled; missing categories are filled with the most frequent one. By default missing
-            values are errors.
+            How missing numbers are filled; missing categories are filled with the most frequent one. By default, a
+            missing value is an error.
 
         Raises
         ------
         TableError
-            If a value is missing, a column of text has too many distinct values, or no feature is left.
+            If a value is missing, a text column has too many distinct values, or no feature is left.
         ArgumentError
-            If `impute` is not one of these.
+            If `impute` is not one of these names.
         """
         if impute is not None and impute not in IMPUTE:
-            raise ArgumentError(f"impute={impute!r}, wanted one of {', '.join(IMPUTE)}")
+            raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
         names = table.names if names is None else list(names)
         for name in (*names, *categorical):
             table.column(name)
@@ -125,19 +125,19 @@ class Encoder:
         if impute is None:
             table.require_complete(names, IMPUTE_THEM)
         chosen = set(categorical)
-        made = cls(tuple(_feature(table, name, rows, name in chosen, impute) for name in names))
-        if twice := repeated(made.inputs):
-            raise TableError(f"{table.source}: two inputs would have the name {twice!r}; exclude or rename a column")
-        return made
+        encoder = cls(tuple(_fit_feature(table, name, rows, name in chosen, impute) for name in names))
+        if repeated := first_repeated(encoder.inputs):
+            raise TableError(f"{table.source}: two inputs would have the name {repeated!r}; exclude or rename a column")
+        return encoder
 
     @property
     def inputs(self) -> list[str]:
-        """The names of the inputs, in order: of a column, or ``COLUMN=CATEGORY``."""
+        """The names of the inputs, in order: the name of a column, or ``COLUMN=CATEGORY``."""
         return [name for feature in self.features for name in feature.inputs]
 
     @property
     def is_plain(self) -> bool:
-        """Whether each column is one input, unchanged, so that the input names describe the encoder fully."""
+        """Whether each column is one input, without imputation, so that the input names describe the encoder fully."""
         return all(feature.categories is None and feature.fill is None for feature in self.features)
 
     @property
@@ -156,36 +156,38 @@ class Encoder:
         return [feature.name for feature in self.features if feature.categories is None]
 
     def __call__(self, table: Table, unknown: str = "error") -> NDArray[np.float64]:
-        """Return X, shape (n, m), of a table's rows.
+        """Encode the rows of a table as inputs X, shape (n, m).
 
         Parameters
         ----------
         table : Table
         unknown : {"error", "zeros"}
-            Whether a category that the encoder does not know is an error, or encoded as all zeros.
+            Whether an unknown category is an error, or encoded as all zeros.
 
         Raises
         ------
         TableError
-            If a column is missing or of another kind, or a value is missing or unknown.
+            If a column does not exist or has the wrong type, or a value is missing or unknown.
+        ArgumentError
+            If `unknown` is not one of these names.
         """
         if unknown not in ("error", "zeros"):
-            raise ArgumentError(f"unknown={unknown!r}, wanted 'error' or 'zeros'")
+            raise ArgumentError.of("unknown", unknown, "'error' or 'zeros'")
         table.require(self.names)
         return inputs_of(table, self.features, unknown).T
 
-    def strangers(self, table: Table) -> dict[str, int]:
-        """Return the number of rows of unknown category, for each column that has any."""
-        found = {}
+    def count_unknown(self, table: Table) -> dict[str, int]:
+        """Return the number of rows with an unknown category, for each column that has such rows."""
+        counts = {}
         for feature in self.features:
             if feature.categories is None:
                 continue
             if count := int((_codes(feature, _filled(table, feature)) < 0).sum()):
-                found[feature.name] = count
-        return found
+                counts[feature.name] = count
+        return counts
 
     def as_metadata(self) -> list[dict[str, Any]]:
-        """Return it as JSON values."""
+        """Return the encoder as JSON values."""
         return [
             {"name": feature.name}
             | ({} if feature.categories is None else {"categories": list(feature.categories)})
@@ -200,57 +202,62 @@ class Encoder:
         Raises
         ------
         KeyError, TypeError, ValueError, OverflowError
-            If they are not valid.
+            If the values are not valid.
         """
-        return cls(tuple(_of_words(entry["name"], entry.get("categories"), entry.get("fill")) for entry in metadata))
+        return cls(
+            tuple(_parse_feature(entry["name"], entry.get("categories"), entry.get("fill")) for entry in metadata)
+        )
 
 
-def _told(value: str | float) -> str:
-    """Return a category as messages show it: a whole number without a decimal point."""
+def _category_name(value: str | float) -> str:
+    """Return the name of a category; a whole number has no decimal point."""
     return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
-def _of_words(name: Any, categories: Any, fill: Any) -> Feature:
+def _parse_feature(name: Any, categories: Any, fill: Any) -> Feature:
+    """Return a feature from JSON values; raise TypeError or ValueError if they are not valid."""
     if not isinstance(name, str):
-        raise TypeError(f"the column {name!r}")
+        raise TypeError(f"the column name {name!r} is not text")
     if categories is not None:
         kind = str if isinstance(categories[0], str) else float
-        categories = tuple(_exactly(kind, value) for value in categories)
+        categories = tuple(_parse_value(kind, value) for value in categories)
         if len(set(categories)) < len(categories):
-            raise ValueError("a category is there twice")
+            raise ValueError("a category occurs twice")
         if fill is not None and fill not in categories:
-            raise ValueError(f"{fill!r} is no category")
+            raise ValueError(f"{fill!r} is not a category")
     elif fill is not None:
-        fill = _exactly(float, fill)
+        fill = _parse_value(float, fill)
     return Feature(name, categories, fill)
 
 
-def _exactly(kind: type[str] | type[float], value: Any) -> Any:
+def _parse_value(kind: type[str] | type[float], value: Any) -> Any:
+    """Return a category or fill value of a type; raise TypeError or ValueError if it is not valid."""
     if isinstance(value, bool) or not isinstance(value, str if kind is str else int | float):
-        raise TypeError(f"{value!r} among others")
+        raise TypeError(f"{value!r} is not of the type {kind.__name__}")
     value = kind(value)
     if value == "" or (kind is str and value.endswith("\0")) or (kind is float and not np.isfinite(value)):
-        raise ValueError(f"{value!r} is no value")
+        raise ValueError(f"{value!r} is not a valid value")
     return value
 
 
-def _feature(table: Table, name: str, rows: Any, categorical: bool, impute: str | None) -> Feature:
+def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: str | None) -> Feature:
+    """Return a column as a feature, with the categories and the fill value of some rows."""
     column = table.column(name)
-    seen = column[rows]
-    present = seen[~missing_in(seen)]
+    selected = column[rows]
+    present = selected[~missing_in(selected)]
     if not present.size:
         raise TableError(f"{table.source}: column {name!r} has no value in any of the rows to learn from; exclude it")
-    text = column.dtype.kind == "U"
-    if not text and not categorical:
+    is_text = column.dtype.kind == "U"
+    if not is_text and not categorical:
         return Feature(name, None, None if impute is None else _statistic(present, impute))
     values, counts = np.unique(present, return_counts=True)
-    if text and not categorical and (fault := unlike_categories(values, len(present))):
+    if is_text and not categorical and (fault := unlike_categories(values, len(present))):
         raise TableError(
             f"{table.place(name)}: column {name!r} is text {fault}, its first value is {shown(present[0])}, and "
-            f"features must be numbers or text of at most {MOST_CATEGORIES} that recur: exclude the column, or name it "
-            f"among the categorical ones{_option(values)}"
+            f"features must be numbers or text of at most {MOST_CATEGORIES} values that recur: exclude the column, or "
+            f"name it among the categorical ones{_option_hint(values)}"
         )
-    if text and (two := same_number(values.tolist())):
+    if is_text and (two := same_number(values.tolist())):
         raise TableError(
             f"{table.place(name)}: column {name!r} has the categories {two[0]} and {two[1]}, which are one number; "
             "write them alike, or name the column among the numeric ones"
@@ -260,44 +267,52 @@ def _feature(table: Table, name: str, rows: Any, categorical: bool, impute: str 
 
 
 def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
-    """Return why the distinct values of a number of rows of text are unlikely to be categories, or None.
+    """Return the reason why text is unlikely to be categories, or None.
+
+    Parameters
+    ----------
+    values : array of str
+        The distinct values.
+    rows : int
+        The number of rows.
 
     Examples
     --------
     >>> unlike_categories(np.array(["red", "blue"]), 9)
     >>> unlike_categories(np.array(["5%", "7%", "12.5%"]), 9)
-    'of 3 distinct values, of which most are numbers or dates in a form of their own'
+    'of 3 distinct values, most of them numbers or dates in an unusual notation'
     """
     if len(values) > MOST_CATEGORIES:
         return f"of {len(values):,} distinct values"
     if len(values) > FEW_CATEGORIES and len(values) > SHARE * rows:
         return f"of {len(values):,} distinct values in {rows:,} rows"
     if 2 * sum(bool(hint_of(value)) for value in values.tolist()) > len(values):
-        return f"of {len(values):,} distinct values, of which most are numbers or dates in a form of their own"
+        return f"of {len(values):,} distinct values, most of them numbers or dates in an unusual notation"
     return None
 
 
-def _option(values: NDArray[np.str_]) -> str:
+def _option_hint(values: NDArray[np.str_]) -> str:
     """Return, as the end of a message, the option that would read most of the values."""
     if are_numbers(values.tolist()):
         return "; --numeric (numeric=) reads it as numbers"
     hints = [hint for value in values[: 4 * MOST_CATEGORIES].tolist() if (hint := hint_of(value))]
-    usual = max(hints, key=hints.count, default="")
-    return f"; {usual}" if 2 * len(hints) > min(len(values), 4 * MOST_CATEGORIES) else ""
+    most_frequent = max(hints, key=hints.count, default="")
+    return f"; {most_frequent}" if 2 * len(hints) > min(len(values), 4 * MOST_CATEGORIES) else ""
 
 
 def are_numbers(texts: Iterable[str]) -> bool:
-    """Return whether each text is a number, for text columns that do not come from a CSV."""
+    """Return whether each text is a number, for a text column that was not read from a CSV file."""
     return all(number_of(text) is not None for text in texts)
 
 
 def _statistic(values: NDArray[np.float64], impute: str) -> float:
+    """Return the number that fills missing values by the method `impute`."""
     if impute == "zero":
         return 0.0
     if impute == "most_frequent":
         distinct, counts = np.unique(values, return_counts=True)
         return float(distinct[counts.argmax()])
-    power = np.frexp(np.abs(values).max())[1]  # values scaled by a power of 2, so that no sum overflows
+    power = np.frexp(np.abs(values).max())[1]  # scale the values by a power of 2, so that no sum overflows
     return float(np.ldexp(getattr(np, impute)(np.ldexp(values, -power)), power))
 
 
@@ -314,7 +329,7 @@ def inputs_of(table: Table, features: Sequence[Feature], unknown: str) -> NDArra
 
 
 def _filled(table: Table, feature: Feature) -> Column:
-    """Return the column of a feature with missing values filled, its kind unchanged."""
+    """Return the column of a feature with missing values filled, as text or numbers as the feature requires."""
     column = table.column(feature.name)
     missing = missing_in(column)
     if feature.is_text:
@@ -324,7 +339,7 @@ def _filled(table: Table, feature: Feature) -> Column:
     elif column.dtype.kind == "U" and feature.categories is None:
         raise TableError(
             f"{table.place(feature.name)}: column {feature.name!r} is text, its first value is {shown(column[0])}, "
-            "and numbers were wanted"
+            "wanted numbers"
         )
     elif column.dtype.kind == "U":
         column = np.array([np.nan if (value := value_of(cell)) is None else float(value) for cell in column.tolist()])
@@ -342,10 +357,10 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
     codes = _codes(feature, column)
     if unknown == "error" and (codes < 0).any():
         row = int(np.argmax(codes < 0))
-        value = shown(column[row]) if feature.is_text else _told(float(column[row]))
+        value = shown(column[row]) if feature.is_text else _category_name(float(column[row]))
         raise TableError(
             f"{table.source}: row {row + 1}: column {feature.name!r} has the category {value}, which is unknown; known "
-            f"are {listed(map(_told, feature.categories))}{UNKNOWN_ZEROS}"
+            f"are {listed(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
         )
     hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return hot
@@ -364,7 +379,7 @@ def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
 def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
     """Return the index of each label among the `known` ones, or -1.
 
-    A label whose spelling is unknown matches the one label that is the same number, if there is exactly one: other
+    A label with an unknown spelling matches the known label that is the same number, if there is exactly one: other
     programs write 1.0 for 1, and true for True or 1.
 
     Examples
@@ -377,13 +392,13 @@ def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
     for i, label in enumerate(known):
         if (value := value_of(label)) is not None:
             numbers[value] = -1 if value in numbers else i
-    found = np.full(len(labels), -1, np.int64)
+    codes = np.full(len(labels), -1, np.int64)
     for at, label in enumerate(labels):
         i = spelled.get(label, -1)
         if i < 0 and numbers and (value := value_of(label)) is not None:
             i = numbers.get(value, -1)
-        found[at] = i
-    return found
+        codes[at] = i
+    return codes
 
 
 def value_of(label: str) -> Decimal | None:
@@ -397,7 +412,7 @@ def value_of(label: str) -> Decimal | None:
 
 
 def same_number(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Return two labels that denote one number, such as 1 and 1.0, if all labels are numbers; else None.
+    """Return two labels that denote the same number, such as 1 and 1.0, if all labels are numbers; else None.
 
     Examples
     --------
@@ -405,11 +420,11 @@ def same_number(labels: Sequence[str]) -> tuple[str, str] | None:
     (('1', '1.0'), None, None)
     """
     seen: dict[Decimal, str] = {}
-    found = None
+    pair = None
     for label in labels:
         value = value_of(label)
         if value is None:
             return None
         if (other := seen.setdefault(value, label)) is not label:
-            found = found or (other, label)
-    return found
+            pair = pair or (other, label)
+    return pair

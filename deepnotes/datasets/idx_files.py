@@ -7,20 +7,31 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from deepnotes.datasets.npz_files import PER_COLUMN, as_column, chosen
-from deepnotes.datasets.reading import EVERYTHING, Column, Content, Request, require_room
+from deepnotes.datasets.npz_files import PER_COLUMN, as_column, select
+from deepnotes.datasets.reading import EVERYTHING, Column, Content, Request, require_memory
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, one_line, reason
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+"""The dtype for each code in the magic number."""
 
 GZIP = b"\x1f\x8b"
+"""The first two bytes of gzip files."""
 
 LABEL = "label"
+"""The name of the column of labels."""
 
 
 class Header(NamedTuple):
-    """The header of an IDX file."""
+    """The header of an IDX file.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+    shape : tuple of int
+    length : int
+        The length of the header in bytes.
+    """
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -36,7 +47,7 @@ class Header(NamedTuple):
 
 
 def is_idx(path: Path) -> bool:
-    """Return whether a file name is that of an IDX file: with .idx, or idx3-ubyte or similar, and perhaps .gz."""
+    """Return whether a file name is that of an IDX file: it has .idx, idx3-ubyte or similar, and optionally .gz."""
     name = path.name.lower().removesuffix(".gz")
     return name.endswith(".idx") or any(f"{sign}idx{n}-" in name for sign in "-." for n in range(1, 5))
 
@@ -56,35 +67,37 @@ def read_header(file: BinaryIO, source: str) -> Header:
         If the magic number is not that of an IDX file.
     """
     magic = file.read(4)
+    start = f"the first bytes are {magic.hex(' ')}" if magic else "the file is empty"
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= 4:
-        raise TableError(f"{source}: the first bytes are {magic.hex(' ') or 'not there'}; an IDX file was wanted")
+        raise TableError(f"{source}: {start}, wanted an IDX file")
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise TableError(f"{source}: the file ends within its header")
     return Header(np.dtype(DTYPES[magic[2]]), tuple(np.frombuffer(sizes, ">u4").tolist()), 4 + len(sizes))
 
 
-def array(path: Path, source: str) -> np.ndarray:
+def read_array(path: Path, source: str) -> np.ndarray:
     """Read the array of an IDX file.
 
     Raises
     ------
     TableError
-        If it is damaged, or would take more memory than allowed.
+        If the file is damaged, or the array would take more memory than allowed.
     """
     opener = gzip.open if is_packed(path) else open
     try:
         with opener(path, "rb") as file:
             header = read_header(file, source)  # type: ignore[arg-type]
-            wanted = header.nbytes
-            floats = wanted // header.dtype.itemsize
-            columns = floats // max(1, header.shape[0])
-            wants, size = wanted + 8 * floats + PER_COLUMN * columns, path.stat().st_size
-            require_room(wants, size, f"{source}: its array", "unpack it with gunzip")
-            data = file.read(wanted if opener is gzip.open else min(wanted, size))  # it allocates all of it first
-            if len(data) < wanted or file.read(1):
-                told = f"has {len(data):,}" if len(data) < wanted else "has more"
-                raise TableError(f"{source}: its header says {brief(header.shape)}, {wanted:,} bytes, and it {told}")
+            nbytes = header.nbytes
+            values = nbytes // header.dtype.itemsize
+            columns = values // max(1, header.shape[0])
+            needed, size = nbytes + 8 * values + PER_COLUMN * columns, path.stat().st_size
+            require_memory(needed, size, f"{source}: its array", "unpack it with gunzip")
+            # A plain file's read allocates as many bytes as it is asked for, whatever the size of the file.
+            data = file.read(nbytes if opener is gzip.open else min(nbytes, size))
+            if len(data) < nbytes or file.read(1):
+                fault = f"it has {len(data):,}" if len(data) < nbytes else "it has more"
+                raise TableError(f"{source}: its header says {brief(header.shape)}, {nbytes:,} bytes, but {fault}")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TableError(f"{source}: the gzip file is damaged: {reason(error)}") from error
     return np.frombuffer(data, header.dtype).reshape(header.shape)
@@ -93,7 +106,7 @@ def array(path: Path, source: str) -> np.ndarray:
 def labels_of(path: Path) -> Path | None:
     """Return the file of labels that belongs to a file of images by name, plain or gzip, or None.
 
-    ``train-images-idx3-ubyte.gz`` has ``train-labels-idx1-ubyte.gz``.
+    The labels of ``train-images-idx3-ubyte.gz`` are in ``train-labels-idx1-ubyte.gz``.
     """
     name = path.name.removesuffix(".gz")
     if "images" not in name:
@@ -101,9 +114,9 @@ def labels_of(path: Path) -> Path | None:
     name = name.replace("images", "labels")
     for n in (2, 3, 4):
         name = name.replace(f"idx{n}", "idx1")
-    both = (path.with_name(there) for there in (f"{name}.gz", name))
-    found = sorted((there for there in both if there.is_file()), key=lambda there: there.suffix != path.suffix)
-    return found[0] if found else None
+    candidates = (path.with_name(f"{name}.gz"), path.with_name(name))
+    files = sorted((file for file in candidates if file.is_file()), key=lambda file: file.suffix != path.suffix)
+    return files[0] if files else None
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
@@ -113,15 +126,15 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     ------
     TableError
     """
-    columns = columns_of(array(path, source), path, source)
-    return chosen(columns, request, list(columns), source)
+    columns = columns_of(read_array(path, source), path, source)
+    return select(columns, request, list(columns), source)
 
 
 def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, np.ndarray]:
-    """Return the columns of images with the labels of the companion file, or of labels alone."""
+    """Return the columns of an array of images, and the labels from the companion file; or an array of labels alone."""
     labels = None if images.ndim == 1 else read_labels(path, len(images))
     if 0 in images.shape:
-        raise TableError(f"{source}: its array has shape {images.shape}; at least one of each was wanted")
+        raise TableError(f"{source}: its array has shape {images.shape}, wanted sizes of at least 1")
     if images.ndim == 1:
         return {LABEL: as_column(images, LABEL, source)}
     X = as_column(images.reshape(len(images), -1), "X", source)
@@ -141,21 +154,21 @@ def pixel_names(shape: tuple[int, ...]) -> list[str]:
 
 
 def read_labels(path: Path, m: int) -> Column | None:
-    """Read the labels that belong to m images, shape (m,), or return None if there is no such file.
+    """Read the labels of a file of m images, shape (m,), or return None if there is no file of labels.
 
     Raises
     ------
     TableError
-        If their number differs from m.
+        If the number of labels is not m.
     """
-    beside = labels_of(path)
-    if beside is None:
+    labels_path = labels_of(path)
+    if labels_path is None:
         return None
-    source = one_line(beside)
+    source = one_line(labels_path)
     try:
-        labels = array(beside, source)
+        labels = read_array(labels_path, source)
     except OSError as error:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     if labels.shape != (m,):
-        raise TableError(f"{source}: the labels have shape {labels.shape}; ({m},) was wanted, one for each image")
+        raise TableError(f"{source}: the labels have shape {labels.shape}, wanted ({m},): one for each image")
     return as_column(labels, LABEL, source)

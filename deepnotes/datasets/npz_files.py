@@ -1,4 +1,4 @@
-"""Read columns from NumPy's archives and array files; sizes in a header are checked before memory is allocated."""
+"""Read columns from NumPy's archives and array files; the sizes in headers are checked before memory is allocated."""
 
 import io
 import zipfile
@@ -15,35 +15,43 @@ from deepnotes.datasets.reading import (
     Column,
     Content,
     Request,
+    first_repeated,
     gaps_of,
     labels_of,
-    repeated,
     require_distinct,
-    require_room,
+    require_memory,
 )
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, reason
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The compression methods that NumPy writes; Python unpacks others in pieces of unbounded size."""
+"""The compression methods that NumPy uses; others are refused, since Python unpacks them in pieces of any size."""
 
 MOST_HEADER = 10_000
-"""The largest header of an array in bytes, which is also NumPy's limit."""
+"""The largest size of an array's header in bytes, which is also NumPy's limit."""
 
 READ = {
     b"\x01\x00": (2, np.lib.format.read_array_header_1_0),
     b"\x02\x00": (4, np.lib.format.read_array_header_2_0),
 }
-"""The number of bytes that hold the length of the header, and the function that reads it, by version."""
+"""By format version, the number of bytes that hold the length of the header, and the function that reads it."""
 
 PER_COLUMN = 512
-"""The bytes that a column takes in addition to its values."""
+"""The memory that a column takes in addition to its values, in bytes."""
 
-UNPACK = "save it with numpy.savez, without compression"
+SAVE_UNCOMPRESSED = "save it with numpy.savez, without compression"
 
 
 class Header(NamedTuple):
-    """The header of an array file."""
+    """The header of an array file.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    by_column : bool
+        Whether the values are in Fortran order.
+    dtype : numpy.dtype
+    """
 
     shape: tuple[int, ...]
     by_column: bool
@@ -53,7 +61,7 @@ class Header(NamedTuple):
     def nbytes(self) -> int:
         """The size of the array in bytes."""
         size = self.dtype.itemsize
-        for n in self.shape:  # Python's integers, which do not overflow
+        for n in self.shape:  # in Python's integers, since NumPy's could overflow
             size *= n
         return size
 
@@ -64,11 +72,11 @@ class Archive(Mapping[str, np.ndarray]):
     Raises
     ------
     TableError
-        If it is not an archive; on access, if an array is damaged or would take more memory than allowed.
+        If the file is not an archive; on access, if an array is damaged or would take more memory than allowed.
     """
 
     def __init__(self, path: Path, source: str) -> None:
-        self.path, self.source, self.size, self._taken = path, source, path.stat().st_size, 0
+        self.path, self.source, self.size, self._needed = path, source, path.stat().st_size, 0
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 raise TableError(f"{source}: not a NumPy archive, as numpy.savez writes")
@@ -78,21 +86,21 @@ class Archive(Mapping[str, np.ndarray]):
             raise TableError(f"{source}: the archive is damaged: {brief(reason(error))}") from error
         self.members = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
         if len(self.members) < len(self._zip.infolist()):
-            name = repeated(info.filename.removesuffix(".npy") for info in self._zip.infolist())
+            name = first_repeated(info.filename.removesuffix(".npy") for info in self._zip.infolist())
             raise TableError(f"{source}: the archive has two arrays of the name {brief(repr(name))}")
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
-            with self.opened(name) as file:
+            with self.open_array(name) as file:
                 header = self.header(name, file)
-                wanted = header.nbytes
-                self._taken += wanted if header.dtype.kind == "U" else wanted // header.dtype.itemsize * 8
-                self._taken += PER_COLUMN * (header.shape[1] if len(header.shape) == 2 else 1)
-                require_room(self._taken, self.size, f"{self.source}: array {brief(repr(name))}", UNPACK)
-                data = file.read(wanted)
-                if len(data) < wanted or file.read(1):
-                    told = f"{'less' if len(data) < wanted else 'more'} than it says"
-                    raise TableError(f"{self.source}: array {brief(repr(name))} cannot be read: it has {told}")
+                nbytes = header.nbytes
+                self._needed += nbytes if header.dtype.kind == "U" else nbytes // header.dtype.itemsize * 8
+                self._needed += PER_COLUMN * (header.shape[1] if len(header.shape) == 2 else 1)
+                require_memory(self._needed, self.size, f"{self.source}: array {brief(repr(name))}", SAVE_UNCOMPRESSED)
+                data = file.read(nbytes)
+                if len(data) < nbytes or file.read(1):
+                    fault = f"it is {'shorter' if len(data) < nbytes else 'longer'} than its header says"
+                    raise TableError(f"{self.source}: array {brief(repr(name))} cannot be read: {fault}")
         except (TableError, MemoryError):
             raise
         except Exception as error:  # whatever zipfile and NumPy raise for a damaged array
@@ -102,15 +110,17 @@ class Archive(Mapping[str, np.ndarray]):
         array = np.frombuffer(data, header.dtype)
         return array.reshape(header.shape, order="F" if header.by_column else "C")
 
-    def opened(self, name: str) -> BinaryIO:
-        """Open a member as a file."""
+    def open_array(self, name: str) -> BinaryIO:
+        """Open an array as a file."""
         info = self.members[name]
         if info.compress_type not in METHODS:
-            raise TableError(f"{self.source}: array {brief(repr(name))} is packed by a method that NumPy does not use")
+            raise TableError(
+                f"{self.source}: array {brief(repr(name))} is compressed by a method that NumPy does not use"
+            )
         return self._zip.open(info)  # type: ignore[return-value]
 
     def header(self, name: str, file: BinaryIO) -> Header:
-        """Read the header of a member; `file` is then positioned after it."""
+        """Read the header of an array from its `file`, which is then positioned after the header."""
         return read_header(file, f"{self.source}: array {brief(repr(name))}")
 
     def __iter__(self) -> Any:
@@ -126,102 +136,103 @@ def read_header(file: BinaryIO, what: str) -> Header:
     Raises
     ------
     TableError
-        If there is none, or the array holds anything but real numbers or text.
+        If there is no valid header, or the array holds anything but real numbers or text.
     """
     magic = file.read(6)
     if magic != np.lib.format.MAGIC_PREFIX:
-        raise TableError(f"{what} has no array format; real numbers or text were wanted")
+        raise TableError(f"{what} is not in NumPy's array format")
     try:
         version = file.read(2)
         if version not in READ:
-            raise ValueError(f"its format is {version!r}")
+            raise ValueError(f"its format version is {version!r}")
         width, read = READ[version]
         length = file.read(width)
         if int.from_bytes(length, "little") > MOST_HEADER:  # NumPy would allocate memory before it checks
             raise ValueError(f"its header claims {int.from_bytes(length, 'little'):,} bytes")
         shape, by_column, dtype = read(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
-    except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of these on deep nesting
+    except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of these for deep nesting
         raise TableError(f"{what} cannot be read: {brief(reason(error))}") from None
     if dtype.hasobject:
         raise TableError(f"{what} cannot be read: it holds Python objects, which only pickle could load")
     if dtype.kind not in "biufU" or dtype.subdtype is not None:
-        raise TableError(f"{what} has dtype {brief(dtype)}; real numbers or text were wanted")
+        raise TableError(f"{what} has dtype {brief(dtype)}, wanted real numbers or text")
     if not dtype.itemsize or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
         raise TableError(f"{what} cannot be read: its shape is {brief(shape)} and its dtype {brief(dtype)}")
     return Header(shape, by_column, dtype)
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
-    """Read what was requested of an archive.
+    """Read the requested columns of an archive.
 
     Raises
     ------
     TableError
-        At the first fault; the message begins with `source`.
+        If the archive is faulty; the message begins with `source`.
     """
     archive = Archive(path, source)
     if not archive:
-        raise TableError(f"{source}: the archive has no arrays; an array X, or columns, were wanted")
+        raise TableError(f"{source}: the archive has no arrays, wanted an array X or columns")
     x, ys = matrix_of(archive, source)
     columns = _named_columns(archive, request) if x is None else _matrix_columns(archive, x, ys)
-    return chosen(columns, request, list(columns if x else archive), source)
+    return select(columns, request, list(columns if x else archive), source)
 
 
 def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
-    """Return the names of those arrays X and y that an archive has.
+    """Return the name of the array X in an archive, or None, and a list with the name of the array y, if it has one.
 
     Raises
     ------
     TableError
-        If there are two of either.
+        If the archive has both X and x, or both Y and y.
     """
-    found = {letter: [name for name in archive if name.lower() == letter] for letter in "xy"}
-    for both in found.values():
+    names = {letter: [name for name in archive if name.lower() == letter] for letter in "xy"}
+    for both in names.values():
         if len(both) > 1:
-            raise TableError(f"{source}: the archive has {' and '.join(map(repr, both))}; one of them was wanted")
-    return (found["x"][0] if found["x"] else None), found["y"]
+            raise TableError(f"{source}: the archive has {' and '.join(map(repr, both))}, wanted only one of them")
+    return (names["x"][0] if names["x"] else None), names["y"]
 
 
-def chosen(columns: dict[str, NDArray[Any]], request: Request, names: list[str], source: str) -> Content:
-    """Return the requested columns and their gaps.
+def select(columns: dict[str, NDArray[Any]], request: Request, names: list[str], source: str) -> Content:
+    """Return the requested columns, as the content of a file with the columns `names`.
 
     Raises
     ------
     TableError
-        If a requested column does not exist, or is not of the requested kind.
+        If a requested column does not exist, or does not have the requested type.
     """
-    request = request.resolved(source, names)
-    taken: dict[str, Column] = {}
+    request = request.resolve(source, names)
+    selected: dict[str, Column] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
     for name, column in columns.items():
-        if not request.takes(name):
+        if not request.includes(name):
             continue
         if name in request.dates:
-            raise TableError(f"{source}: column {name!r} has dtype {column.dtype}, and dates were wanted")
+            raise TableError(f"{source}: column {name!r} has dtype {column.dtype}, wanted dates")
         if name in request.numeric and column.dtype.kind == "U":
-            raise TableError(f"{source}: column {name!r} is text, and numbers were wanted")
+            raise TableError(f"{source}: column {name!r} is text, wanted numbers")
         if name in request.spelled or name in request.text:
             spelled[name] = labels_of(column)
         if name in request.text:
-            taken[name] = spelled[name]
+            selected[name] = spelled[name]
         elif column.dtype.kind in "biu":
             if name not in request.spelled:
                 require_exact(column, f"{source}: column {name!r}")
-            taken[name] = column.astype(np.float64)
+            selected[name] = column.astype(np.float64)
         else:
-            taken[name] = column
-    return Content(taken, {}, gaps_of(taken), names, spelled)
+            selected[name] = column
+    return Content(selected, {}, gaps_of(selected), names, spelled)
 
 
 def require_exact(column: NDArray[Any], what: str) -> None:
     """Raise TableError if two integers of an array become equal as float64."""
     if column.dtype.kind in "iu" and column.dtype.itemsize == 8:
-        big = (column >= EXACT) | (column <= -EXACT)
-        if big.any():
-            require_distinct(np.unique(column[big]).tolist(), what)
+        is_big = (column >= EXACT) | (column <= -EXACT)
+        if is_big.any():
+            require_distinct(np.unique(column[is_big]).tolist(), what)
 
 
 def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, NDArray[Any]]:
+    """Return the columns of an archive's array X, named `x`, and of its targets, named in `ys`."""
     columns = matrix(archive[x], x, archive.source)
     for name in ys:
         columns |= targets(archive[name], name, x, len(columns["x0"]), archive.source)
@@ -241,61 +252,66 @@ def matrix(X: np.ndarray, name: str, source: str) -> dict[str, NDArray[Any]]:
 
 
 def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
-    """Raise TableError unless it is a matrix that is not empty."""
+    """Raise TableError unless a shape is that of a matrix that is not empty."""
     if len(shape) != 2 or 0 in shape:
         raise TableError(
-            f"{source}: array {name!r} has shape {brief(shape)}; (samples, features), both over 0, was wanted"
+            f"{source}: array {name!r} has shape {brief(shape)}, wanted (samples, features), both at least 1"
         )
 
 
 def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, NDArray[Any]]:
-    """Return the columns of an array of m targets: y, or y0, y1, ...; integers and booleans keep their dtype."""
+    """Return the columns of the targets of m samples: y, or y0, y1, ...; integers and booleans keep their dtype."""
     if y.ndim not in (1, 2) or not y.size or len(y) != m:
         raise TableError(
-            f"{source}: array {name!r} has shape {brief(y.shape)}; ({m},) or ({m}, k) was wanted, as {x!r} has"
+            f"{source}: array {name!r} has shape {brief(y.shape)}, wanted ({m},) or ({m}, k), as {x!r} has"
         )
-    y = exactly(y, name, source)
+    y = keep_integers(y, name, source)
     if y.size == m:
         return {"y": y.reshape(-1)}
     return {f"y{j}": y[:, j] for j in range(y.shape[1])}
 
 
 def _named_columns(archive: Archive, request: Request) -> dict[str, NDArray[Any]]:
-    request = request.resolved(archive.source, list(archive))
+    """Return the requested arrays of an archive without an array X as columns."""
+    request = request.resolve(archive.source, list(archive))
     columns: dict[str, NDArray[Any]] = {}
     for name in archive:
-        if not request.takes(name):
+        if not request.includes(name):
             continue
         column = archive[name]
         if column.ndim != 1:
             raise TableError(
-                f"{archive.source}: array {brief(repr(name))} has shape {brief(column.shape)}; an array X of shape "
-                "(samples, features) was wanted, or else columns of shape (samples,) only"
+                f"{archive.source}: array {brief(repr(name))} has shape {brief(column.shape)}, wanted an array X of "
+                "shape (samples, features), or else only columns of shape (samples,)"
             )
-        columns[name] = exactly(column, name, archive.source)
+        columns[name] = keep_integers(column, name, archive.source)
         first = next(iter(columns))
         if not column.size or column.size != columns[first].size:
-            wanted = "at least one" if name == first else f"{columns[first].size}, as {first!r} has,"
-            raise TableError(
-                f"{archive.source}: array {brief(repr(name))} has {column.size} values; {wanted} was wanted"
-            )
+            wanted = "at least one" if name == first else f"{columns[first].size}, as {first!r} has"
+            raise TableError(f"{archive.source}: array {brief(repr(name))} has {column.size} values, wanted {wanted}")
     return columns
 
 
-def exactly(array: np.ndarray, name: str, source: str) -> NDArray[Any]:
-    """Return integers and booleans unchanged, and anything else as :func:`as_column` does."""
+def keep_integers(array: np.ndarray, name: str, source: str) -> NDArray[Any]:
+    """Return integers and booleans unchanged, and anything else as converted by :func:`as_column`."""
     return array if array.dtype.kind in "biu" else as_column(array, name, source)
 
 
 def as_column(array: np.ndarray, name: str, source: str) -> Column:
-    """Convert to an array of float64 numbers, none of them infinite, or of text."""
+    """Convert an array to text in native byte order, or to float64 numbers.
+
+    Raises
+    ------
+    TableError
+        If a number is infinite, or text is not valid.
+    """
     if array.dtype.kind == "U":
         text = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
         points = text.view(np.uint32)
         if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
-            raise TableError(f"{source}: array {name!r} is no text: it has numbers that stand for no character")
+            raise TableError(f"{source}: array {name!r} is not valid text: it has numbers that are not characters")
         return text
-    with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite, which is reported below
+    with np.errstate(over="ignore"):  # a long double too large for float64 becomes infinite, which is an error below
         values = array.astype(np.float64)
     if np.isinf(values).any():
         at = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])

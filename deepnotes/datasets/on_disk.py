@@ -50,9 +50,9 @@ class OnDisk:
         if not isinstance(rows, np.ndarray):
             raise ArgumentError(f"rows: got {type(rows).__name__}, wanted a NumPy array, mapped into memory")
         if rows.ndim != 2:
-            raise ShapeError(f"rows has shape {rows.shape}, wanted (m, n): samples as rows, as they lie in the file")
+            raise ShapeError.of("rows", rows.shape, "(m, n): samples as rows, as they lie in the file")
         if rows.dtype.kind not in "biuf":
-            raise DTypeError(f"rows: got an array of {rows.dtype}, wanted real numbers")
+            raise DTypeError.of("rows", rows.dtype, "real numbers")
         self.rows, self.columns = rows, None if columns is None else np.asarray(columns, np.intp)
         self.index = None if index is None else np.asarray(index, np.int64)
         if self.index is not None and len(self.index) and not 0 <= self.index.min() <= self.index.max() < len(rows):

@@ -1,4 +1,4 @@
-"""Shared by the readers of data files: requests, contents, and limits on memory."""
+"""Types and limits that the readers of data files share: formats, requests, contents, missing values, memory."""
 
 import codecs
 from collections.abc import Collection, Container, Iterable, Sequence
@@ -12,30 +12,33 @@ from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed
 
 Column = NDArray[np.float64] | NDArray[np.str_]
-"""One column of a table: numbers or text, shape (m,). NaN or an empty text stands where a value is missing."""
+"""One column of a table, shape (m,): numbers, NaN where a value is missing, or text, empty where one is missing."""
 
 RATIO, FREE = 64, 1 << 30
-"""A file may unpack to `RATIO` times its size plus `FREE` bytes: more is a bomb, or needs another format."""
+"""A file may unpack to `RATIO` times its size plus `FREE` bytes; a larger one is refused as a decompression bomb."""
 
-MOST_COMPARED = 5000
-"""The largest number of names that are searched for the nearest match, which is slow."""
+MAX_COMPARED = 5000
+"""The number of names up to which an error suggests the nearest match; finding it among more names is slow."""
 
-MOST_PLACES = 5
-"""The number of missing values whose places are reported."""
+MAX_POSITIONS = 5
+"""The number of missing values whose lines or rows an error lists."""
 
 EXACT = 2**53
-"""Up to this number, float64 represents every integer."""
+"""The largest integer up to which float64 represents every integer."""
 
 WHITESPACE = "whitespace"
-"""The separator that is any run of spaces and tabs."""
+"""The value of `separator` that stands for any run of spaces and tabs."""
 
-BAD_MARKS = frozenset('"\r\n\\' + "0123456789" + "abcdefghijklmnopqrstuvwxyz" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""Characters that can be neither a separator nor a decimal point."""
+INVALID_MARKS = frozenset('"\r\n\\' + "0123456789" + "abcdefghijklmnopqrstuvwxyz" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+"""Characters that cannot be a separator, a decimal point, a thousands separator or the start of a comment."""
+
+NO_BREAK_SPACES = "\u00a0\u202f"
+"""Characters outside ASCII that may separate thousands."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How values are written in a text file, or in the text columns of a Parquet file.
+    """The notation of values in a text file, or in the text columns of a Parquet file.
 
     Parameters
     ----------
@@ -47,7 +50,7 @@ class Format:
     thousands : str, optional
         The character that groups the digits before the decimal point by threes.
     strip : str
-        Characters that are dropped before and after numbers, such as ``$%``.
+        Characters that are removed before and after numbers, such as ``$%``.
     encoding : str
         The name of an encoding that Python knows.
     header : bool
@@ -55,11 +58,11 @@ class Format:
     skip_rows : int
         The number of lines to skip at the beginning of the file, such as a title above the header.
     comment : str, optional
-        The character that begins a comment, which ends with its line.
+        The character that begins a comment, which extends to the end of the line.
     missing_values : sequence of str
         Further spellings of a missing value, in columns of numbers and of text.
     date_format : str, optional
-        How dates are written, as for :func:`time.strptime`; by default ISO 8601.
+        The format of dates, as for :func:`time.strptime`; by default ISO 8601.
 
     Raises
     ------
@@ -78,67 +81,90 @@ class Format:
     date_format: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("separator", "decimal", "thousands", "comment"):
-            value = getattr(self, name)
-            if (value is None and name != "decimal") or (name, value) == ("separator", WHITESPACE):
+        self._check_marks()
+        strip, skip, missing, dates = self.strip, self.skip_rows, self.missing_values, self.date_format
+        checks = (
+            (
+                "strip",
+                isinstance(strip, str) and not set(strip) & set("0123456789.,+-eE"),
+                "characters that are not part of a number, such as '$%'",
+            ),
+            ("header", isinstance(self.header, bool), "True or False"),
+            (
+                "skip_rows",
+                isinstance(skip, int) and not isinstance(skip, bool) and skip >= 0,
+                "a number of lines, such as 1",
+            ),
+            ("encoding", _is_text_encoding(self.encoding), "an encoding that Python knows, such as latin-1"),
+            (
+                "missing_values",
+                not isinstance(missing, str) and all(isinstance(value, str) for value in missing),
+                "a sequence of strings",
+            ),
+            (
+                "date_format",
+                dates is None or (isinstance(dates, str) and "%" in dates),
+                "a format such as '%d/%m/%Y'",
+            ),
+        )
+        for name, is_valid, wanted in checks:
+            if not is_valid:
+                raise ArgumentError.of(name, getattr(self, name), wanted)
+        if set(strip) & set("()\u2212"):
+            raise ArgumentError(f"strip={strip!r} has a sign: accountants write (5) for -5; correct the file")
+        object.__setattr__(self, "missing_values", tuple(value.strip() for value in missing))
+
+    def _check_marks(self) -> None:
+        """Raise ArgumentError unless the separators, the decimal point and the comment mark are valid and differ."""
+        marks = {name: getattr(self, name) for name in ("separator", "decimal", "thousands", "comment")}
+        for name, mark in marks.items():
+            if mark is None and name != "decimal":
                 continue
-            blanks = "\u00a0\u202f" if name == "thousands" else ""  # which would break numbers apart
-            if isinstance(value, str) and len(value) == 1 and value in blanks:
-                continue
-            if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in BAD_MARKS:
-                raise ArgumentError(f"{name}={value!r}, wanted one ASCII character that is no letter, digit or quote")
-        marks = [mark for mark in (self.separator, self.decimal, self.thousands, self.comment) if mark is not None]
-        if len(set(marks)) < len(marks):
-            told = f"separator={self.separator!r}, decimal={self.decimal!r}, thousands={self.thousands!r}"
-            raise ArgumentError(f"{told}, comment={self.comment!r}: they must differ")
-        if not isinstance(self.strip, str) or set(self.strip) & set("0123456789.,+-eE"):
-            raise ArgumentError(f"strip={self.strip!r}, wanted characters that are no part of a number, such as '$%'")
-        if set(self.strip) & set("()\u2212"):
-            raise ArgumentError(f"strip={self.strip!r} has a sign: accountants write (5) for -5; correct the file")
-        if not isinstance(self.header, bool):
-            raise ArgumentError(f"header={self.header!r}, wanted True or False")
-        if not isinstance(self.skip_rows, int) or isinstance(self.skip_rows, bool) or self.skip_rows < 0:
-            raise ArgumentError(f"skip_rows={self.skip_rows!r}, wanted a number of lines, such as 1")
-        try:
-            if not codecs.lookup(self.encoding)._is_text_encoding:
-                raise LookupError
-        except (LookupError, TypeError, ValueError):
-            raise ArgumentError(f"encoding={self.encoding!r}, wanted one that Python knows, such as latin-1") from None
-        if isinstance(self.missing_values, str) or not all(isinstance(value, str) for value in self.missing_values):
-            raise ArgumentError(f"missing_values={self.missing_values!r}, wanted a sequence of strings")
-        object.__setattr__(self, "missing_values", tuple(value.strip() for value in self.missing_values))
-        if self.date_format is not None and (not isinstance(self.date_format, str) or "%" not in self.date_format):
-            raise ArgumentError(f"date_format={self.date_format!r}, wanted one such as '%d/%m/%Y'")
+            special = {"separator": (WHITESPACE,), "thousands": tuple(NO_BREAK_SPACES)}.get(name, ())
+            is_mark = isinstance(mark, str) and len(mark) == 1 and mark.isascii() and mark not in INVALID_MARKS
+            if not is_mark and mark not in special:
+                raise ArgumentError.of(name, mark, "one ASCII character, but not a letter, a digit, a quote or \\")
+        used = [mark for mark in marks.values() if mark is not None]
+        if len(set(used)) < len(used):
+            raise ArgumentError(f"{', '.join(f'{name}={mark!r}' for name, mark in marks.items())}: they must differ")
 
     @property
     def is_plain(self) -> bool:
-        """Whether numbers have the default notation of programs."""
+        """Whether numbers are written as in programs, with a decimal point and without thousands separators."""
         return self.decimal == "." and self.thousands is None and not self.strip
+
+
+def _is_text_encoding(encoding: object) -> bool:
+    """Return whether Python knows a text encoding by this name."""
+    try:
+        return bool(codecs.lookup(encoding)._is_text_encoding)  # type: ignore[arg-type]
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
 class Request:
-    """Which columns of a file are read, and how.
+    """The columns to read from a file, and their types.
 
     Parameters
     ----------
     columns : collection of str, optional
-        Only these; by default all.
+        The columns to read; by default all.
     exclude : collection of str
         Columns that are not read at all.
     text : collection of str
         Columns to read as text, even if they look like numbers.
     numeric : collection of str
-        Columns to read as numbers: anything else in them is an error.
+        Columns to read as numbers; anything else in them is an error.
     dates : collection of str
         Columns to read as dates, which become days since 1970-01-01.
     spelled : collection of str
-        Columns whose spelling is kept beside their numbers.
+        Columns whose original spelling is kept in addition to their numbers.
     drop_missing : collection of str
         Columns in which a missing value drops its row.
     format : Format
     lists : bool
-        Whether a name that no column has is a comma-separated list of names.
+        Whether to treat a name that no column has as a comma-separated list of names.
     """
 
     columns: Collection[str] | None = None
@@ -152,57 +178,62 @@ class Request:
     lists: bool = False
 
     def __post_init__(self) -> None:
-        for argument in ARGUMENTS:
+        for argument in NAME_FIELDS:
             value = getattr(self, argument)
             if isinstance(value, str) or not isinstance(value, Iterable | None):
-                raise ArgumentError(f"{argument} is {value!r}; a collection of column names was wanted")
-            if value is not None:  # in order, and quick to look up, since a file may have very many
+                raise ArgumentError.of(argument, value, "a collection of column names")
+            if value is not None:  # a dict keeps the order and looks names up fast, even among very many
                 object.__setattr__(self, argument, dict.fromkeys(value))
 
-    def takes(self, name: str) -> bool:
-        """Return whether the column is read."""
+    def includes(self, name: str) -> bool:
+        """Return whether the column is to be read."""
         return name not in self.exclude and (self.columns is None or name in self.columns)
 
-    def names(self, name: str) -> bool:
+    def mentions(self, name: str) -> bool:
         """Return whether the column is requested by name."""
-        return any(name in (getattr(self, argument) or ()) for argument in ARGUMENTS if argument != "exclude")
+        return any(name in (getattr(self, argument) or ()) for argument in NAME_FIELDS if argument != "exclude")
 
-    def resolved(self, source: str, names: Sequence[str]) -> "Request":
-        """Resolve the request for a file whose columns have these `names`.
+    def resolve(self, source: str, names: Sequence[str]) -> "Request":
+        """Return the request for a file whose columns have these `names`, with lists of names split.
 
         Raises
         ------
         TableError
-            If a requested name is not among them.
+            If the file does not have a requested column.
         ArgumentError
-            If a column is requested as two kinds at once.
+            If a column is requested with two types.
         """
-        given = {argument: getattr(self, argument) for argument in ARGUMENTS}
-        if not any(given.values()):
+        requested = {argument: getattr(self, argument) for argument in NAME_FIELDS}
+        if not any(requested.values()):
             return self
         known = set(names)
         if self.lists:
-            given = {
-                argument: None if value is None else split_names(value, known) for argument, value in given.items()
+            requested = {
+                argument: None if value is None else split_names(value, known) for argument, value in requested.items()
             }
-        require_names(source, [name for value in given.values() for name in value or ()], names, known)
-        if both := set(given["text"]) & set(given["exclude"]):
-            raise ArgumentError(f"--categorical {', '.join(sorted(both))}: excluded, and so no feature (text, exclude)")
-        kinds = [set(given[argument]) for argument in ("text", "numeric", "dates")]
-        if both := (kinds[0] & kinds[1]) | (kinds[0] & kinds[2]) | (kinds[1] & kinds[2]):
-            told = "it can be one of categorical (text), numeric and dates"
-            raise ArgumentError(f"column {min(both)!r} is asked for as two things at once; {told}")
-        return replace(self, **given, lists=False)
+        require_names(source, [name for value in requested.values() for name in value or ()], names, known)
+        if both := set(requested["text"]) & set(requested["exclude"]):
+            raise ArgumentError(
+                f"column {min(both)!r} is both categorical and excluded (--categorical and --exclude; text and exclude)"
+            )
+        text, numeric, dates = (set(requested[argument]) for argument in ("text", "numeric", "dates"))
+        if both := (text & numeric) | (text & dates) | (numeric & dates):
+            raise ArgumentError(
+                f"column {min(both)!r} is requested with two types; it can be only one of categorical (text), numeric "
+                "and dates"
+            )
+        return replace(self, **requested, lists=False)
 
 
-ARGUMENTS = ("columns", "exclude", "text", "numeric", "dates", "spelled", "drop_missing")
+NAME_FIELDS = ("columns", "exclude", "text", "numeric", "dates", "spelled", "drop_missing")
 """The fields of a request that name columns."""
 
 EVERYTHING = Request()
+"""The request for all columns, with default options."""
 
 
-def split_names(given: Iterable[str], known: Container[str]) -> list[str]:
-    """Return column names, where each `given` one is a name or a comma-separated list of names.
+def split_names(names: Iterable[str], known: Container[str]) -> list[str]:
+    """Return column names from `names`, each of which is a `known` name or a comma-separated list of names.
 
     Examples
     --------
@@ -210,7 +241,7 @@ def split_names(given: Iterable[str], known: Container[str]) -> list[str]:
     ['last, first', 'id', 'zip']
     """
     return [
-        part for name in given for part in ([name] if name in known else [part.strip() for part in name.split(",")])
+        part for name in names for part in ([name] if name in known else [part.strip() for part in name.split(",")])
     ]
 
 
@@ -221,56 +252,57 @@ class Gap:
     Attributes
     ----------
     count : int
-    places : list of int
-        The lines (or rows, counted from 1, of files that have no lines) of the first few.
-    told : str
-        The content of the first of them, and what was expected there.
+        The number of missing values.
+    positions : list of int
+        The lines of the first few missing values; the rows, counted from 1, if the file has no lines.
+    description : str
+        The content of the first of them, and what was expected instead.
     by_line : bool
-        Whether the places are lines.
+        Whether the positions are lines.
     """
 
     count: int
-    places: list[int]
-    told: str
+    positions: list[int]
+    description: str
     by_line: bool = False
 
     @classmethod
-    def of_rows(cls, missing: NDArray[np.bool_], told: str) -> "Gap":
-        """Return the gap of a column where `missing`, shape (m,), is true at least once."""
+    def of_rows(cls, missing: NDArray[np.bool_], description: str) -> "Gap":
+        """Return the gap of a column from the mask of its missing values, shape (m,); at least one is missing."""
         rows = np.flatnonzero(missing)
-        return cls(len(rows), [int(row) + 1 for row in rows[:MOST_PLACES]], told)
+        return cls(len(rows), [int(row) + 1 for row in rows[:MAX_POSITIONS]], description)
 
-    def words(self, source: str, name: str) -> str:
-        """Return the words of an error about it."""
-        first, *rest = self.places
+    def message(self, source: str, name: str) -> str:
+        """Return the error message about the missing values of the column `name`."""
+        first, *rest = self.positions
         place = f"{source}:{first}:" if self.by_line else f"{source}: row {first}:"
-        told = f"{place} column {name!r} has {self.told}"
+        message = f"{place} column {name!r} has {self.description}"
         more = self.count - 1
         if not more:
-            return told
+            return message
         unit = "line" if self.by_line else "row"
         if more == 1:
-            return f"{told}; one more is missing, in {unit} {rest[0]}"
+            return f"{message}; one more is missing, in {unit} {rest[0]}"
         dots = ", ..." if more > len(rest) else ""
-        return f"{told}; {more:,} more are missing, in {unit}s {', '.join(map(str, rest))}{dots}"
+        return f"{message}; {more:,} more are missing, in {unit}s {', '.join(map(str, rest))}{dots}"
 
 
 @dataclass
 class Content:
-    """What a reader found in a file.
+    """The columns that a reader has read from a file.
 
     Attributes
     ----------
     columns : dict of str to array
         The requested columns.
     lines : dict of str to int
-        The line of each column's first value, for files that have lines.
+        The line of each column's first value, if the file has lines.
     gaps : dict of str to Gap
-        The missing values of the columns that have any.
+        The missing values of each column that has any.
     names : list of str
-        The names of all columns in the file, in its order, including those not requested.
+        The names of all columns in the file, in order, including the columns that were not requested.
     spelled : dict of str to array
-        The original spelling of the values, for the columns where it was requested.
+        The original spelling of the values, for the columns for which it was requested.
     notes : list of str
         Notes on columns that were left out automatically.
     """
@@ -284,9 +316,9 @@ class Content:
 
 
 def index_note(name: str) -> str:
-    """Return the note on a column that was left out because it is an index: a pandas frame's, or R's row names."""
-    told = f"column {name!r}" if name else "the first column, which has no name,"
-    return f"{told} is an index, and was left out"
+    """Return the note on a column that was left out because it is the index of a pandas frame or R's row names."""
+    column = f"column {name!r}" if name else "the first column, which has no name,"
+    return f"{column} is an index, and was left out"
 
 
 def missing_in(column: Column) -> NDArray[np.bool_]:
@@ -295,7 +327,7 @@ def missing_in(column: Column) -> NDArray[np.bool_]:
 
 
 def label_of(value: Any) -> str:
-    """Return the class or category name of a number or boolean: a whole number has no decimal point.
+    """Return the class or category name for a number or boolean, without a decimal point for a whole number.
 
     Examples
     --------
@@ -308,7 +340,7 @@ def label_of(value: Any) -> str:
 
 
 def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
-    """Return a column as text, shape (m,): each value as named by :func:`label_of`, text unchanged."""
+    """Return a column as text, shape (m,): text unchanged, and the :func:`label_of` any other value."""
     if column.dtype.kind == "U":
         return column
     values, inverse = np.unique(column, return_inverse=True)
@@ -316,24 +348,24 @@ def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
     return texts
 
 
-def merged(whole: Iterable[int]) -> tuple[int, int] | None:
-    """Return two of the integers that are equal as float64, or None.
+def find_collision(integers: Iterable[int]) -> tuple[int, int] | None:
+    """Return two different integers that are equal as float64, or None if all differ.
 
     Examples
     --------
-    >>> merged([2**53, 2**53 + 1])
+    >>> find_collision([2**53, 2**53 + 1])
     (9007199254740992, 9007199254740993)
     """
     seen: dict[float, int] = {}
-    for value in sorted(set(whole)):
+    for value in sorted(set(integers)):
         if (other := seen.setdefault(float(value), value)) != value:
             return other, value
     return None
 
 
-def require_distinct(whole: Iterable[int], what: str) -> None:
+def require_distinct(integers: Iterable[int], what: str) -> None:
     """Raise TableError if two integers of a column become equal as float64; `what` names the column."""
-    if two := merged(whole):
+    if two := find_collision(integers):
         raise TableError(
             f"{what} has {two[0]} and {two[1]}, whole numbers that float64 cannot tell apart; exclude it, or name it "
             "among the categorical ones"
@@ -341,38 +373,38 @@ def require_distinct(whole: Iterable[int], what: str) -> None:
 
 
 def gaps_of(columns: dict[str, Column]) -> dict[str, Gap]:
-    """Return the gaps of columns of a file that has no lines."""
-    found = {}
+    """Return the gap of each column that has missing values, for a file without lines."""
+    gaps = {}
     for name, column in columns.items():
         if (missing := missing_in(column)).any():
-            text = column.dtype.kind == "U"
-            told = "an empty text where a value was expected" if text else "nan where a finite number was expected"
-            found[name] = Gap.of_rows(missing, told)
-    return found
+            is_text = column.dtype.kind == "U"
+            description = (
+                "an empty text where a value was expected" if is_text else "nan where a finite number was expected"
+            )
+            gaps[name] = Gap.of_rows(missing, description)
+    return gaps
 
 
-def has_room(wanted: int, size: int) -> bool:
-    """Return whether a file of `size` bytes may unpack to `wanted` bytes."""
-    return wanted <= FREE + RATIO * size
-
-
-def require_room(wanted: int, size: int, what: str, remedy: str = "") -> None:
-    """Raise TableError if the content of a file of `size` bytes would take more memory than such a file may.
+def require_memory(needed: int, size: int, what: str, remedy: str = "") -> None:
+    """Raise TableError if the content of a file would take more memory than a file of its size may.
 
     Parameters
     ----------
-    wanted, size : int
+    needed : int
+        The bytes that the content would take.
+    size : int
+        The size of the file in bytes.
     what : str
-        What needs the memory, with its place.
+        The part of the file that needs the memory, for the error message.
     remedy : str
-        What to do if the file is intended.
+        The advice to a user whose file is legitimate.
     """
-    if not has_room(wanted, size):
+    if needed > FREE + RATIO * size:
         hint = f"; {remedy}" if remedy else ""
-        raise TableError(f"{what} would take {wanted:,} bytes of memory, too many for a file of {size:,}{hint}")
+        raise TableError(f"{what} would take {needed:,} bytes of memory, too many for a file of {size:,}{hint}")
 
 
-def repeated(names: Iterable[str]) -> str | None:
+def first_repeated(names: Iterable[str]) -> str | None:
     """Return the first name that occurs twice, or None."""
     seen: set[str] = set()
     for name in names:
@@ -382,23 +414,35 @@ def repeated(names: Iterable[str]) -> str | None:
     return None
 
 
-def require_names(source: str, names: Iterable[str], known: Sequence[str], there: Container[str] | None = None) -> None:
-    """Raise TableError if some names are not among the known ones, with the nearest match of each.
+def require_names(
+    source: str, names: Iterable[str], known: Sequence[str], known_set: Container[str] | None = None
+) -> None:
+    """Raise TableError if some names are unknown, with the nearest match of each.
 
-    `there` holds the known names in a form that is quick to look up, if the caller has one.
+    Parameters
+    ----------
+    source : str
+        The file, with which the error message begins.
+    names : iterable of str
+        The requested columns.
+    known : sequence of str
+        The columns of the file.
+    known_set : set of str, optional
+        The set of `known`, which is created if the caller does not pass it.
     """
-    there = set(known) if there is None else there
-    if missing := list(dict.fromkeys(name for name in names if name not in there)):
+    known_set = set(known) if known_set is None else known_set
+    if missing := list(dict.fromkeys(name for name in names if name not in known_set)):
         lower = {name.lower(): name for name in known}
-        told = ", ".join(f"no column {name!r}{_nearest(name, lower)}" for name in missing[:10])
+        faults = ", ".join(f"no column {name!r}{_suggest(name, lower)}" for name in missing[:10])
         more = ", ..." if len(missing) > 10 else ""
-        raise TableError(f"{source}: {told}{more}; columns: {listed(known)}")
+        raise TableError(f"{source}: {faults}{more}; columns: {listed(known)}")
 
 
-def _nearest(name: object, lower: dict[str, str]) -> str:
+def _suggest(name: object, lower: dict[str, str]) -> str:
+    """Return, as part of a message, the nearest match of a name; `lower` maps lower-case names to the columns."""
     import difflib
 
-    if len(lower) > MOST_COMPARED:
+    if len(lower) > MAX_COMPARED:
         return ""
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
     return f" (did you mean {lower[near[0]]!r}?)" if near else ""

@@ -1,4 +1,4 @@
-"""Split samples into a training and a validation part."""
+"""Split samples into a training set and a validation set."""
 
 from numbers import Integral, Real
 
@@ -27,18 +27,18 @@ def train_validation_split(
     rng : numpy.random.Generator
         The source of randomness: one permutation is drawn, so an equal seed gives an equal split.
     stratify : integer array, shape (m,), optional
-        A class label per sample. Each class is then split in the proportion of `share` as closely as whole samples
-        allow, but one member of each class always stays in training.
+        A class label per sample. Each class is then split in the proportion `share`, as closely as whole samples allow,
+        but at least one sample of each class stays in the training set.
 
     Returns
     -------
     train, validation : int64 arrays
-        Sorted, disjoint, not empty, together all of 0 .. m-1.
+        The indices of the samples in each set: sorted, disjoint, not empty, and together all of 0 .. m-1.
 
     Raises
     ------
     ArgumentError
-        If an argument is outside its range, or one of the two parts would be empty.
+        If an argument is outside its range, or one of the two sets would be empty.
 
     Examples
     --------
@@ -51,23 +51,23 @@ def train_validation_split(
     array([0, 0, 0, 1, 1])
     """
     if not isinstance(m, Integral) or m < 2:
-        raise ArgumentError(f"m is {m!r}; an integer of at least 2 samples was wanted")
+        raise ArgumentError.of("m", m, "an integer of at least 2")
     if not isinstance(share, Real) or not 0 < share < 1:
-        raise ArgumentError(f"share is {share!r}; a number strictly between 0 and 1 was wanted")
+        raise ArgumentError.of("share", share, "a number strictly between 0 and 1")
     if not isinstance(rng, np.random.Generator):
-        raise ArgumentError(f"rng is a {type(rng).__name__}; a numpy.random.Generator was wanted")
+        raise ArgumentError.of("rng", rng, "a numpy.random.Generator")
     labels = np.zeros(m, np.int64) if stratify is None else _labels(stratify, m)
     wanted = round(m * float(share))
     if not 0 < wanted < m:
         part = "validation" if wanted == 0 else "training"
-        raise ArgumentError(f"share {share} of {m} samples leaves the {part} part empty; both need at least one")
+        raise ArgumentError(f"share {share} of {m} samples leaves the {part} set empty; both need at least one")
 
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     counts = _validation_counts(sizes, float(share), wanted)
     if not counts.any():
         raise ArgumentError(
             f"stratify has {sizes.size} classes with one of the {m} samples each, and one sample of each class stays "
-            "in training: the validation part is empty; both need at least one"
+            "in the training set: the validation set is empty; both need at least one"
         )
     order = rng.permutation(m)
     by_class = order[np.argsort(class_of[order], kind="stable")]
@@ -77,24 +77,28 @@ def train_validation_split(
 
 
 def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:
+    """Return `stratify` as an array of m integers; raise ArgumentError if it is not one."""
     refuse_masked(stratify, "stratify")
     try:
         labels = np.asarray(stratify)
     except ValueError as error:
-        raise ArgumentError(f"stratify is no array ({error}); integer labels were wanted") from error
+        raise ArgumentError(f"stratify is not an array ({error}), wanted integer labels") from error
     if labels.dtype.kind not in "iu":
-        raise ArgumentError(f"stratify has dtype {labels.dtype}; integer labels were wanted")
+        raise ArgumentError(f"stratify has dtype {labels.dtype}, wanted integer labels")
     if labels.shape != (m,):
-        raise ArgumentError(f"stratify has shape {labels.shape}; {(m,)}, one label per sample, was wanted")
+        raise ArgumentError(f"stratify has shape {labels.shape}, wanted {(m,)}: one label per sample")
     return labels
 
 
 def _validation_counts(sizes: Indices, share: float, wanted: int) -> Indices:
-    """Distribute `wanted` validation samples by largest remainders, leaving each class at least one to train on."""
-    room = sizes - 1
+    """Return the number of validation samples of each class, `wanted` in all, by the largest remainder method.
+
+    At least one sample of each class is left for training.
+    """
+    limits = sizes - 1
     quotas = sizes * share
-    counts = np.minimum(np.floor(quotas).astype(np.int64), room)
-    remainders = np.where(counts < room, quotas - counts, -1.0)
+    counts = np.minimum(np.floor(quotas).astype(np.int64), limits)
+    remainders = np.where(counts < limits, quotas - counts, -1.0)
     largest = np.argsort(-remainders, kind="stable")[: wanted - counts.sum()]
     counts[largest[remainders[largest] >= 0]] += 1
     result: Indices = counts

@@ -1,4 +1,4 @@
-"""Standardization of the inputs before the first layer, kept with the network."""
+"""Standardization of the inputs before the first layer; it is saved with the network."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,12 @@ class Standardizer:
     Parameters
     ----------
     mean, scale : ndarray of float64, shape (n, 1)
+        The mean and the standard deviation of each feature.
 
     Raises
     ------
     ShapeError, DataError
-        If the two do not match, or hold values that no data can have.
+        If the shapes differ, a value is not finite, or a scale is not above 0.
     """
 
     mean: np.ndarray
@@ -38,7 +39,7 @@ class Standardizer:
     def fit(cls, X: np.ndarray | OnDisk) -> "Standardizer":
         """Return the standardizer of the samples X, shape (n, m); a feature that never varies keeps its scale.
 
-        Samples that stay on disk are read three times, some at a time.
+        Samples that stay on disk are read three times, a part of them at a time.
 
         Examples
         --------
@@ -49,10 +50,10 @@ class Standardizer:
         refuse_masked(X, "X")
         X = X if isinstance(X, OnDisk) else np.asarray(X, dtype=np.float64)
         if X.ndim != 2 or 0 in X.shape:
-            raise ShapeError(f"X has shape {X.shape}, wanted (n, m): n features, m samples, at least one of each")
-        with np.errstate(all="ignore"):  # values that are not finite show in mean and scale
+            raise ShapeError.of("X", X.shape, "(n, m): n features, m samples, at least one of each")
+        with np.errstate(all="ignore"):  # values that are not finite make mean or scale not finite, which is an error
             low, high, mean, scale = statistics(X) if isinstance(X, OnDisk) else _statistics(X)
-        # The deviation of equal values is a rounding error of the mean, not always exactly 0.
+        # The computed deviation of equal values may be a rounding error of the mean instead of 0.
         constant = (low == high) | (scale <= 4 * np.finfo(np.float64).eps * np.abs(mean))
         return cls(mean, np.where(constant, 1.0, scale))
 
@@ -64,7 +65,7 @@ class Standardizer:
 
 def _statistics(X: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return minimum, maximum, mean and standard deviation of each feature, shape (n, 1)."""
-    # Each feature is scaled by a power of 2, which is exact, so that no sum or square overflows.
+    # Scale each feature by a power of 2, which is exact, so that no sum or square overflows.
     _, power = np.frexp(np.abs(X).max(axis=1, keepdims=True))
     X = np.ldexp(X, -power)
     low, high = X.min(axis=1, keepdims=True), X.max(axis=1, keepdims=True)

@@ -50,7 +50,7 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
     Parameters
     ----------
     samples : int, default 1000
-        Half of them in each class, in random order.
+        The number of samples, half of them in each class, in random order.
     noise : float, default 0.1
         The standard deviation of the noise added to both coordinates.
     seed : int, default 0
@@ -75,15 +75,16 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
 def make_spirals(
     samples: int = 1000, *, classes: int = 2, turns: float = 1.0, noise: float = 0.1, seed: int = 0
 ) -> Points:
-    """Return spiral arms around the origin, which a small network does not separate quickly.
+    """Return spiral arms around the origin, one for each class; a small network takes long to separate them.
 
     Parameters
     ----------
     samples : int, default 1000
+        The number of samples, in random order.
     classes : int, default 2
-        The number of arms, each with its share of the samples.
+        The number of arms, with equally many samples, up to one, in each.
     turns : float, default 1.0
-        The turns of each arm, from the origin out to a radius of 2π times `turns`.
+        The number of turns of each arm, from the origin out to a radius of 2π times `turns`.
     noise : float, default 0.1
         The standard deviation of the noise added to both coordinates.
     seed : int, default 0
@@ -102,14 +103,16 @@ def make_spirals(
 def make_blobs(
     samples: int = 1000, *, features: int = 2, classes: int = 3, spread: float = 1.0, seed: int = 0
 ) -> Points:
-    """Return a round cloud of samples for each class, around a centre drawn from the cube between -10 and 10.
+    """Return a round cloud of samples for each class, around a centre drawn uniformly from [-10, 10] in each feature.
 
     Parameters
     ----------
     samples : int, default 1000
+        The number of samples, in random order.
     features : int, default 2
+        The number of features, n.
     classes : int, default 3
-        The number of classes, each with its share of the samples.
+        The number of classes, with equally many samples, up to one, in each.
     spread : float, default 1.0
         The standard deviation of each feature within a class.
     seed : int, default 0
@@ -129,13 +132,16 @@ def make_teacher(
 ) -> Samples:
     """Return normally distributed samples with the outputs of a small random network, the teacher.
 
-    ``y = v · tanh(W x + b) + noise``, with b standard normal, W of standard deviation ``2 / sqrt(features)`` and v of
-    ``1 / sqrt(hidden)``. A network of one hidden layer of tanh, as wide as the teacher's, can learn it exactly.
+    ``y = v · tanh(W x + b) + noise``, where b is standard normal, and W and v are normal with the standard deviations
+    ``2 / sqrt(features)`` and ``1 / sqrt(hidden)``. A network with one hidden tanh layer, at least as wide as the
+    teacher's, can represent it exactly.
 
     Parameters
     ----------
     samples : int, default 1000
+        The number of samples.
     features : int, default 10
+        The number of features, n.
     hidden : int, default 8
         The number of hidden neurons of the teacher.
     noise : float, default 0.0

@@ -38,16 +38,18 @@ def write_table(
     columns : sequence of arrays, or mapping of names to arrays
         Numbers or text, each of shape (m,).
     spreadsheet : bool, default False
-        Whether to put an apostrophe before everything that a spreadsheet could take as a formula, also within text,
-        after a character that it may take as a separator. The file is then safe to open there; other programs see the
-        apostrophe.
+        Whether to put an apostrophe before everything that a spreadsheet could take as a formula, also within a text
+        after a character that the spreadsheet may take as a separator. The file is then safe to open in a spreadsheet;
+        other programs see the apostrophes.
 
     Raises
     ------
     TableError
-        If the file cannot be written. A stream's BrokenPipeError is passed on to its owner.
+        If the file or stream cannot be written to.
+    BrokenPipeError
+        If the stream raises it.
     ArgumentError, ShapeError, DTypeError
-        If `names` or `columns` do not make a table.
+        If `names` or `columns` are not valid for a table.
 
     Examples
     --------
@@ -58,9 +60,9 @@ def write_table(
     2.0,"tulip, red"
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
-        raise ArgumentError(f"names are {names!r}; a sequence of at least one column name was wanted")
-    if fault := csv_files.fault_of(names):
-        raise ArgumentError(f"names are {listed(names)}: {fault}")
+        raise ArgumentError.of("names", names, "a sequence of at least one column name")
+    if fault := csv_files.name_fault(names):
+        raise ArgumentError(f"names is {listed(names)}: {fault}")
     cells = _cells(names, columns)
     if spreadsheet:
         names, *cells = [  # type: ignore[assignment]
@@ -80,11 +82,11 @@ def write_table(
         except (OSError, ValueError) as error:
             raise TableError(f"the stream cannot be written to: {reason(error)}") from error
     else:
-        raise ArgumentError(f"path_or_stream is {path_or_stream!r}; a path or a text stream was wanted")
+        raise ArgumentError.of("path_or_stream", path_or_stream, "a path or a text stream")
 
 
 def formulas(texts: NDArray[Any]) -> list[str]:
-    """Return the distinct texts that a spreadsheet may take as formulas, or that contain some."""
+    """Return the distinct texts that a spreadsheet may take as formulas, or that contain formulas."""
     return [text for text in np.unique(texts).tolist() if text != inert(text)] if texts.dtype.kind == "U" else []
 
 
@@ -92,26 +94,27 @@ def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[Arr
     """Return each column as a list of values that the csv module writes correctly."""
     if isinstance(columns, Mapping):
         if missing := [name for name in names if name not in columns]:
-            raise ArgumentError(f"columns have no {listed(missing)}; a column for each of the names was wanted")
+            raise ArgumentError(f"columns lacks {listed(missing)}, wanted a column for each of the names")
         columns = [columns[name] for name in names]
     if len(columns) != len(names):
-        raise ArgumentError(f"columns are {len(columns)}; {len(names)} were wanted, one for each of the names")
+        raise ArgumentError(f"columns has {len(columns)} columns, wanted {len(names)}: one for each of the names")
     arrays = [_as_array(name, column) for name, column in zip(names, columns, strict=True)]
     for name, array in zip(names, arrays, strict=True):
         if array.ndim != 1 or array.size != arrays[0].size:
-            raise ShapeError(f"column {name!r} has shape {array.shape}; shape (m,), the same m for all, was wanted")
+            raise ShapeError.of(f"column {name!r}", array.shape, "(m,) with the same m for all columns")
     return [exact(array) for array in arrays]
 
 
 def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
+    """Return a column as an array of numbers or text; raise an error if it cannot be written."""
     refuse_lost_nuls(column, f"column {name!r}")
     refuse_masked(column, f"column {name!r}")
     try:
         array = np.asarray(column)
     except (TypeError, ValueError) as error:
-        raise ShapeError(f"column {name!r} is no array: {reason(error)}") from error
+        raise ShapeError(f"column {name!r} is not an array: {reason(error)}") from error
     if array.dtype.kind not in "biufU":
-        raise DTypeError(f"column {name!r} has dtype {array.dtype}; real numbers or text were wanted")
+        raise DTypeError.of(f"column {name!r}", array.dtype, "real numbers or text")
     return array
 
 

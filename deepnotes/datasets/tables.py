@@ -1,7 +1,7 @@
 """Data files as tables of named columns.
 
-The rows of a table are samples, as in files. A cell that cannot be used is an error that names its place, and columns
-that are left out automatically, such as the index of a pandas frame, are noted.
+The rows of a table are samples, as in files. The error for a cell that cannot be used gives its line or row. Columns
+that are left out automatically, such as the index of a pandas frame, are listed in the table's notes.
 """
 
 import os
@@ -33,10 +33,14 @@ __all__ = ["Column", "Table", "read_table", "write_table"]
 CSV = (".csv", ".tsv")
 """The suffixes of text files, which may be compressed, as in .csv.gz."""
 
-WANTED = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+SUFFIXES = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+"""The names of supported files, for error messages."""
 
 PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz")
+"""The suffixes of archives and compressed files that are not read."""
+
 TEXT = (".txt", ".dat", ".data", ".tab", ".text", ".psv", ".ssv")
+"""The suffixes of files that may hold a table as text."""
 
 PANDAS = {
     ".xlsx": "read_excel", ".xls": "read_excel", ".xlsm": "read_excel", ".xlsb": "read_excel", ".ods": "read_excel",
@@ -44,7 +48,7 @@ PANDAS = {
     ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
     ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
 }  # fmt: skip
-"""The function of pandas that reads files of each unsupported suffix."""
+"""The pandas function that reads each unsupported kind of file, by suffix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +60,18 @@ class Table:
     names : list of str
         The names of the columns, in order.
     columns : dict of str to array
-        For each name a float64 array (numbers) or a unicode string array (text), each of shape (m,). NaN or an empty
-        text stands where a value is missing.
+        For each name a float64 array (numbers) or a unicode string array (text), each of shape (m,). A missing value
+        is NaN or an empty text.
     source : str
         The origin of the table; error messages begin with it.
     lines : dict of str to int
-        The line in `source` of each column's first value, as far as lines are known.
+        The line in `source` of each column's first value, if known.
     gaps : dict of str to Gap
-        Where values are missing, as far as that is known.
+        The positions of missing values, if known.
     others : list of str
         The names of further columns of `source` that were not read.
     spelled : dict of str to array
-        The original spelling of the values in `source`, for the columns where it was requested; see :meth:`labels`.
+        The original spelling of the values in `source`, for the columns for which it was requested; see :meth:`labels`.
     notes : list of str
         Notes on columns that were left out automatically, such as an index.
 
@@ -93,17 +97,17 @@ class Table:
     def __post_init__(self) -> None:
         if not self.names or self.names != list(self.columns):
             raise ArgumentError(
-                f"names are {listed(self.names)} and columns are {listed(self.columns)}; "
-                "the same names in the same order, at least one, were wanted"
+                f"names is {listed(self.names)} and columns has {listed(self.columns)}, "
+                "wanted at least one name, the same names in the same order"
             )
         rows = self.n_rows
         for name, column in self.columns.items():
             refuse_masked(column, f"column {name!r}")
             if column.dtype != np.float64 and column.dtype.kind != "U":
-                raise DTypeError(f"column {name!r} has dtype {column.dtype}; float64 or unicode strings were wanted")
+                raise DTypeError.of(f"column {name!r}", column.dtype, "float64 or unicode strings")
             if column.shape != (rows,) or not column.size:
-                raise ShapeError(
-                    f"column {name!r} has shape {column.shape}; (m,) was wanted, the same m for all, at least 1"
+                raise ShapeError.of(
+                    f"column {name!r}", column.shape, "(m,) with the same m of at least 1 for all columns"
                 )
 
     @property
@@ -117,18 +121,18 @@ class Table:
         Raises
         ------
         TableError
-            If there is none; the message gives the nearest name and the first ten.
+            If there is no such column; the message gives the nearest name and the first ten names.
         """
         self.require([name])
         return self.columns[name]
 
     def labels(self, name: str) -> NDArray[np.str_]:
-        """Return the column `name` as class names, shape (m,), in their original spelling where it is known.
+        """Return the column `name` as class names, shape (m,), in their original spelling if it is known.
 
         Raises
         ------
         TableError
-            If there is none.
+            If there is no such column.
         """
         column = self.column(name)
         return self.spelled[name] if name in self.spelled else labels_of(column)
@@ -143,7 +147,7 @@ class Table:
         exclude : sequence of str
             Columns to leave out when `names` is None, such as the target.
         names : sequence of str, optional
-            Take exactly these columns, in this order.
+            The columns to take, in this order; by default all that are not excluded.
 
         Returns
         -------
@@ -160,7 +164,7 @@ class Table:
         """
         for argument, value in (("exclude", exclude), ("names", names)):
             if isinstance(value, str):
-                raise ArgumentError(f"{argument} is the string {value!r}; a sequence of column names was wanted")
+                raise ArgumentError.of(argument, value, "a sequence of column names")
         if names is None:
             self.require(exclude)
             left_out = set(exclude)
@@ -177,19 +181,26 @@ class Table:
         return np.column_stack([self.columns[name] for name in names]).astype(np.float64, copy=False), list(names)
 
     def require_complete(self, names: Iterable[str], hint: str = "") -> None:
-        """Raise TableError if one of these columns lacks a value; the message says where and ends with `hint`."""
+        """Raise TableError if a value is missing in one of these columns.
+
+        Parameters
+        ----------
+        names : iterable of str
+        hint : str
+            The advice with which the message ends.
+        """
         for name in names:
             missing = missing_in(self.column(name))
             if missing.any():
                 gap = self.gaps.get(name) or Gap.of_rows(missing, "no value where one was expected")
-                raise TableError(f"{gap.words(self.source, name)}{f'; {hint}' if hint else ''}")
+                raise TableError(f"{gap.message(self.source, name)}{f'; {hint}' if hint else ''}")
 
     def place(self, name: str) -> str:
-        """Return where a column begins, in the form of error messages."""
+        """Return the file and line of a column's first value, for error messages; only the file if it has no lines."""
         return f"{self.source}:{self.lines[name]}" if name in self.lines else self.source
 
     def require(self, names: Iterable[str]) -> None:
-        """Raise TableError unless columns of these names were read, with the nearest match of each missing one."""
+        """Raise TableError unless all these columns were read; the message gives the nearest match of unknown names."""
         if missing := [name for name in names if name not in self.columns]:
             require_names(self.source, missing, [*self.names, *self.others])
             raise TableError(f"{self.source}: column {missing[0]!r} is excluded, and so was not read")
@@ -222,40 +233,40 @@ def read_table(
     Parameters
     ----------
     path : path
-        ``.csv`` or ``.tsv``, with the extra ``data``: text whose first row holds the column names. White space around a
-        cell is dropped, blank lines are skipped. A column in which every cell is a number or a spelling of a missing
-        value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in whatever case) is numeric;
-        one of true and false alone becomes 1 and 0; any other is text, where only an empty cell is missing. Other text
-        in a column of numbers is an error, unless its values are few enough to be categories. A first column without a
-        name, as pandas writes an index, is left out, and so is the first where each row has one cell more than the
-        header, as R writes row names. Both may be compressed by gzip: ``.csv.gz``, ``.tsv.gz``.
+        ``.csv`` or ``.tsv``, with the extra ``data``: text whose first row holds the column names. White space around
+        cells is removed, and blank lines are skipped. A column in which every cell is a number or a spelling of a
+        missing value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in any case) is
+        numeric; a column of only true and false becomes 1 and 0; any other column is text, in which only an empty cell
+        is missing. Other text in a column of numbers is an error, unless the values are few enough to be categories. A
+        first column without a name, as pandas writes an index, is left out. So is the first column if each row has one
+        cell more than the header, as R writes row names. Both may be compressed by gzip: ``.csv.gz``, ``.tsv.gz``.
 
         ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas frame is
         left out.
 
-        ``.npz``: a NumPy archive with ``X`` of shape (m, n) and perhaps ``y`` of shape (m,) or (m, k), of either
-        case: the columns are x0, x1, ... and y, or y0, y1, ... where k > 1; other arrays are not looked at. Without
-        an ``X`` each array of shape (m,) is a column of its own name.
+        ``.npz``: a NumPy archive with ``X`` of shape (m, n) and optionally ``y`` of shape (m,) or (m, k), in upper or
+        lower case: the columns are x0, x1, ... and y, or y0, y1, ... if k > 1; other arrays are ignored. If there is no
+        ``X``, each array of shape (m,) is a column with the array's name.
 
-        ``.npy``: an array X, and y in a file beside it: ``X_train.npy`` and ``y_train.npy``, ``images.npy`` and
+        ``.npy``: an array X, and y in a file next to it: ``X_train.npy`` and ``y_train.npy``, ``images.npy`` and
         ``labels.npy``, ``features.npy`` and ``targets.npy``.
 
-        IDX, the format of MNIST, plain or gzip: ``train-images-idx3-ubyte.gz`` with ``train-labels-idx1-ubyte.gz``
-        beside it; the columns are pixel_ROW_COLUMN and label.
+        IDX, the format of MNIST, plain or gzip: ``train-images-idx3-ubyte.gz`` and ``train-labels-idx1-ubyte.gz`` next
+        to it; the columns are pixel_ROW_COLUMN and label.
     columns : collection of str, optional
-        Read only these columns; by default all.
+        The columns to read; by default all.
     exclude : collection of str
-        Columns that are not read at all, whatever they hold.
+        Columns that are not read at all, so that their cells cannot cause errors.
     text : collection of str
         Columns that are text even if they look like numbers.
     numeric : collection of str
-        Columns that are numbers: anything else in them is an error.
+        Columns that are numbers; anything else in them is an error.
     dates : collection of str
         Columns of dates, which become days since 1970-01-01.
     spelled : collection of str
-        Columns whose spelling, such as 007, is kept for :meth:`Table.labels`.
+        Columns whose spelling, such as 007, is keep for :meth:`Table.labels`.
     missing : {"error", "keep"}
-        Whether a missing value is an error, or becomes NaN or empty text.
+        Whether a missing value is an error, or becomes NaN or an empty text.
     drop_missing : collection of str
         Columns, such as the target, in which a missing value drops its row.
     missing_values : sequence of str
@@ -266,23 +277,24 @@ def read_table(
     decimal, thousands : str
         The decimal point, and the character that groups the digits before it.
     strip : str
-        Characters that are dropped around numbers, such as ``"$%"``.
+        Characters that are removed around numbers, such as ``"$%"``.
     encoding : str
-        Such as ``"latin-1"``.
+        The encoding of a text file, such as ``"latin-1"``.
     header : bool
         Whether the first row holds the column names; otherwise they are x0, x1, ...
     skip_rows : int
         The number of lines to skip at the beginning of a text file, such as a title above the header.
     comment : str, optional
-        The character that begins a comment, which ends with its line.
+        The character that begins a comment, which extends to the end of the line.
     date_format : str, optional
-        Such as ``"%d/%m/%Y"``; by default ISO 8601.
+        The format of dates, such as ``"%d/%m/%Y"``; by default ISO 8601.
 
     Raises
     ------
     TableError
-        If the file cannot be read, or does not hold such a table; one line that says where and what.
+        If the file cannot be read or is not a valid table; the message is one line, with the position of the fault.
     ArgumentError
+        If an argument is invalid, or arguments contradict each other.
 
     Examples
     --------
@@ -295,7 +307,7 @@ def read_table(
     (array([1.5, 2. ]), array(['rose', 'tulip'], dtype='<U5'))
     """
     if missing not in ("error", "keep"):
-        raise ArgumentError(f"missing={missing!r}, wanted 'error' or 'keep'")
+        raise ArgumentError.of("missing", missing, "'error' or 'keep'")
     form = Format(
         separator=separator,
         decimal=decimal,
@@ -315,7 +327,7 @@ def read_table(
 
 
 def read(path: str | os.PathLike[str], request: Request) -> Table:
-    """Read what was requested of a data file, keeping missing values.
+    """Read the requested columns of a data file, keeping missing values.
 
     Raises
     ------
@@ -329,7 +341,7 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
         if reader is None:
             with path.open("rb"):  # a file that cannot be opened is reported in the system's words
                 pass
-            raise TableError(f"{source}: the suffix is {path.suffix!r}; {WANTED} was wanted{conversion_of(path)}")
+            raise TableError(f"{source}: the suffix is {path.suffix!r}, wanted {SUFFIXES}{conversion_of(path)}")
         content = reader(path, source, request)
     except (OSError, ValueError) as error:  # ValueError: an invalid path
         if isinstance(error, DeepnotesError):
@@ -339,35 +351,35 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
         raise TableError(f"{source}: the table does not fit into memory") from error
     if not content.columns:
         raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
-    return _without_rows(content, request.resolved(source, content.names).drop_missing, source)
+    return _without_rows(content, request.resolve(source, content.names).drop_missing, source)
 
 
 def _without_rows(content: Content, names: Collection[str], source: str) -> Table:
-    """Return the table of a file without the rows that lack a value in one of these columns."""
+    """Return the content of a file as a table, without the rows in which one of the columns `names` lacks a value."""
     others = [name for name in content.names if name not in content.columns]
     columns, gaps, spelled, notes = content.columns, content.gaps, content.spelled, content.notes
-    kept = np.ones(len(next(iter(columns.values()))), np.bool_)
+    keep = np.ones(len(next(iter(columns.values()))), np.bool_)
     for name in names:
         if name in gaps:
-            kept &= ~missing_in(columns[name])
-    if not kept.all():
-        if not kept.any():
+            keep &= ~missing_in(columns[name])
+    if not keep.all():
+        if not keep.any():
             raise TableError(f"{source}: no row has a value of {listed(names)}")
-        columns = {name: column[kept] for name, column in columns.items()}
-        spelled = {name: column[kept] for name, column in spelled.items()}
-        numbers = np.flatnonzero(kept) + 1
+        columns = {name: column[keep] for name, column in columns.items()}
+        spelled = {name: column[keep] for name, column in spelled.items()}
+        numbers = np.flatnonzero(keep) + 1
         gaps = {
-            name: Gap(gap.count, [int(numbers[place - 1]) for place in gap.places], gaps[name].told)
+            name: Gap(gap.count, [int(numbers[row - 1]) for row in gap.positions], gaps[name].description)
             for name, gap in gaps_of({name: columns[name] for name in gaps}).items()
         }
-        dropped = int((~kept).sum())
+        dropped = int((~keep).sum())
         rows = "1 row was" if dropped == 1 else f"{dropped:,} rows were"
         notes = [*notes, f"{rows} dropped, without a value of {listed(names)}"]
     return Table(list(columns), columns, source, content.lines, gaps, others, spelled, notes)
 
 
 def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
-    """Return the reader for files of this name, or None."""
+    """Return the reader for a file, chosen by the file's name, or None if the name is not supported."""
     from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
 
     suffix = (Path(path.stem) if is_packed_csv(path) else path).suffix.lower()
@@ -377,12 +389,12 @@ def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
 
 
 def is_packed_csv(path: Path) -> bool:
-    """Return whether a name is that of a gzip-compressed text file."""
+    """Return whether a file name is that of a gzip-compressed text file."""
     return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in CSV
 
 
 def conversion_of(path: Path) -> str:
-    """Return, as the end of a message, how to convert a file of an unsupported format.
+    """Return, as the end of a message, how to convert a file in an unsupported format.
 
     Examples
     --------
@@ -394,22 +406,22 @@ def conversion_of(path: Path) -> str:
         return "; unpack it first"
     if suffix in TEXT:
         return "; if it holds a table as text, give it a name that ends in .csv"
-    made = f".to_csv({path.stem + '.csv'!r}, index=False) converts it"
+    to_csv = f".to_csv({path.stem + '.csv'!r}, index=False) converts it"
     if suffix in (".jsonl", ".ndjson"):
-        return f"; pandas.read_json({path.name!r}, lines=True){made}"
-    return f"; pandas.{PANDAS[suffix]}({path.name!r}){made}" if suffix in PANDAS else ""
+        return f"; pandas.read_json({path.name!r}, lines=True){to_csv}"
+    return f"; pandas.{PANDAS[suffix]}({path.name!r}){to_csv}" if suffix in PANDAS else ""
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that are read for a data file: itself, and its companion file of targets or labels."""
+    """Return the files that are read for a data file: the file itself, and its companion of targets or labels."""
     from deepnotes.datasets import idx_files, npy_files
 
-    beside = None
+    companion = None
     if idx_files.is_idx(path):
-        beside = idx_files.labels_of(path)
+        companion = idx_files.labels_of(path)
     elif path.suffix.lower() == ".npy":
-        beside = npy_files.companion(path)
-    return [path] if beside is None else [path, beside]
+        companion = npy_files.companion(path)
+    return [path] if companion is None else [path, companion]
 
 
 def _read_csv(path: Path, source: str, request: Request) -> Content:
@@ -426,8 +438,9 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     ArgumentError
+        If it is neither a string nor an os.PathLike.
     """
     try:
         return Path(path)
     except TypeError as error:
-        raise ArgumentError(f"path is {path!r}; a path, as a string or os.PathLike, was wanted") from error
+        raise ArgumentError.of("path", path, "a path, as a string or os.PathLike") from error

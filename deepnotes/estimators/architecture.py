@@ -36,7 +36,7 @@ def hidden_sizes(given: Any) -> list[int]:
     sizes = [given] if np.ndim(given) == 0 else list(given)
     for size in sizes:
         if not isinstance(size, int | np.integer) or isinstance(size, bool):
-            raise ArgumentError(f"hidden_layer_sizes={given!r}, wanted whole numbers: {size!r} is none")
+            raise ArgumentError.of("hidden_layer_sizes", given, f"whole numbers: {size!r} is none")
         if size <= 0:
             raise ArgumentError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return [int(size) for size in sizes]

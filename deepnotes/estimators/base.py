@@ -136,7 +136,7 @@ class DenseEstimator(BaseEstimator, ABC):
             value = getattr(self, name)
             takes_numbers = name == "random_state" or any(isinstance(c, Interval) for c in constraints)
             if isinstance(value, bool | np.bool_) and takes_numbers:
-                raise ArgumentError(f"{name}={value!r}, wanted a number")
+                raise ArgumentError.of(name, value, "a number")
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
         self._check_numbers()
@@ -421,7 +421,7 @@ def _check_largest(weights: np.ndarray, name: str) -> None:
     """Raise DataError if the sum of the weights might be 0, or more than float32 can hold."""
     most = float(weights.max())
     if not LEAST_WEIGHT <= most <= MOST_WEIGHT:
-        raise DataError(f"{name}: the largest is {most}, wanted between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}")
+        raise DataError.of(f"{name}: the largest", most, f"between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}")
 
 
 def _not_finite(cause: str) -> DataError:

@@ -324,7 +324,7 @@ def _by_class(class_weight: Any, labels: np.ndarray, classes: list[Any], weights
     if isinstance(class_weight, str):
         return cast(np.ndarray, class_weights(class_weight, labels, len(classes), weights)[labels])
     if not isinstance(class_weight, dict):
-        raise ArgumentError(f"{name}={class_weight!r}, wanted a dict or 'balanced'")
+        raise ArgumentError.of(name, class_weight, "a dict or 'balanced'")
     for c, weight in class_weight.items():
         number(f"{name}[{c!r}]", weight)
     missing = [c for c in classes if c not in class_weight]

@@ -27,7 +27,7 @@ def check_samples(x: Any, name: str, features: int) -> None:
         hint = f"; samples are columns here: {name}.T, of shape {shape[::-1]}, would fit"
     elif len(shape) == 1 and shape[0] == features:
         hint = f"; for one sample pass {name}.reshape(-1, 1)"
-    raise ShapeError(f"{name} has shape {shape}, wanted ({features}, m): {features} features, m samples{hint}")
+    raise ShapeError.of(name, shape, f"({features}, m): {features} features, m samples{hint}")
 
 
 def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: int = 0) -> None:
@@ -72,7 +72,7 @@ def check_real(backend: Backend, x: Any, name: str) -> None:
     """Raise DTypeError if an array of the backend, of at least one dimension, holds anything but real numbers."""
     dtype = backend.to_numpy(x[:0, ...]).dtype
     if dtype.kind not in "biuf":
-        raise DTypeError(f"{name}: got an array of {dtype}, wanted real numbers")
+        raise DTypeError.of(name, dtype, "real numbers")
 
 
 def as_targets(
@@ -171,12 +171,12 @@ def as_weights(
     if sample_weight is not None:
         given = as_host(backend, to_host(backend, sample_weight, name), name)
         if given.shape not in {(m,), (1, m)}:
-            raise ShapeError(f"{name} has shape {given.shape}, wanted ({m},): one weight for each sample")
+            raise ShapeError.of(name, given.shape, f"({m},): one weight for each sample")
         check_finite(backend, given, name)
         weights = given.reshape(m).astype(np.float64)
         if (weights < 0).any():
             at = int(np.argmax(weights < 0))
-            raise DataError(f"{name}[{at}] is {weights[at]}, wanted at least 0")
+            raise DataError.of(f"{name}[{at}]", weights[at], "at least 0")
         if not weights.any():
             raise DataError(f"{name}: every sample has the weight 0, wanted at least one above 0")
         exponent = int(np.frexp(weights.max())[1])
@@ -233,7 +233,7 @@ def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
     ):
         if wrong.any():
             at = int(np.argmax(wrong))
-            raise DataError(f"{name}[{at}] is {flat[at]}, wanted {wanted}; {int(wrong.sum())} labels are not")
+            raise DataError.of(f"{name}[{at}]", flat[at], f"{wanted}; {int(wrong.sum())} labels are not")
     return labels
 
 
@@ -245,7 +245,7 @@ def _check_range(Y: np.ndarray, loss: LossFunction, name: str) -> None:
         at = np.argwhere(wrong)[0]
         wanted = "at least 0" if loss.targets == "count" else "between 0 and 1"
         where = ", ".join(str(i) for i in at)
-        raise DataError(f"{name}[{where}] is {Y[tuple(at)]}, wanted {wanted} for the loss {loss.name!r}")
+        raise DataError.of(f"{name}[{where}]", Y[tuple(at)], f"{wanted} for the loss {loss.name!r}")
     if loss.targets == "simplex":
         off = np.abs(Y.sum(axis=0, dtype=np.float64) - 1) > 1e-3
         if off.any():
@@ -272,7 +272,7 @@ def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: 
     """
     if isinstance(class_weight, str):
         if class_weight != "balanced":
-            raise ArgumentError(f"class_weight={class_weight!r}, wanted 'balanced', a mapping or a sequence")
+            raise ArgumentError.of("class_weight", class_weight, "'balanced', a mapping or a sequence")
         sums = np.bincount(labels, weights, classes)
         present = sums > 0  # the weight of a class without samples is not used
         return np.asarray(sums.sum() / (np.count_nonzero(present) * np.where(present, sums, 1)))
@@ -284,7 +284,7 @@ def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: 
             of_class[c] = number(f"class_weight[{c!r}]", weight)
         return of_class
     if not isinstance(class_weight, Sequence) and not (isinstance(class_weight, np.ndarray) and class_weight.ndim == 1):
-        raise ArgumentError(f"class_weight={class_weight!r}, wanted 'balanced', a mapping or a sequence")
+        raise ArgumentError.of("class_weight", class_weight, "'balanced', a mapping or a sequence")
     refuse_masked(class_weight, "class_weight")
     if len(class_weight) != classes:
         raise ArgumentError(f"class_weight has {len(class_weight)} weights, wanted {classes}: one for each class")

@@ -94,16 +94,16 @@ class Network(Exports):
         self.layers = tuple(layers) if isinstance(layers, Sequence) else ()
         self.inputs = whole("inputs", inputs)
         if not self.layers:
-            raise ArgumentError(f"layers={layers!r}, wanted a list of at least one layer")
+            raise ArgumentError.of("layers", layers, "a list of at least one layer")
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
-                raise ArgumentError(f"layers[{i}] is {layer!r}, wanted a deepnotes Layer such as Dense(10, 'relu')")
+                raise ArgumentError.of(f"layers[{i}]", layer, "a deepnotes Layer such as Dense(10, 'relu')")
         self.dtype = float_dtype(dtype)
         self.host_dtype = np.dtype(self.dtype)
         drawn = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else seed
         self.seed = whole("seed", drawn, 0)
         if self.seed >= 1 << 64:
-            raise ArgumentError(f"seed={seed}, wanted less than 2^64")
+            raise ArgumentError.of("seed", seed, "less than 2^64")
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
@@ -115,7 +115,7 @@ class Network(Exports):
         refuse_masked(theta, "theta")
         theta = self.layout.initial(self._rng) if theta is None else np.asarray(theta)
         if theta.shape != (self.layout.size,):
-            raise ShapeError(f"theta has shape {theta.shape}, wanted ({self.layout.size},)")
+            raise ShapeError.of("theta", theta.shape, f"({self.layout.size},)")
         with np.errstate(over="ignore"):
             self.theta = self.from_host(theta)
             fits = np.isfinite(np.asarray(theta, self.host_dtype)) | ~np.isfinite(theta)
@@ -147,7 +147,7 @@ class Network(Exports):
         """Set all parameters from a host array of shape (p,)."""
         refuse_masked(theta, "theta")
         if np.shape(theta) != (self.layout.size,):
-            raise ShapeError(f"theta has shape {np.shape(theta)}, wanted ({self.layout.size},)")
+            raise ShapeError.of("theta", np.shape(theta), f"({self.layout.size},)")
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
 
     @exclusive

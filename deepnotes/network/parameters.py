@@ -33,7 +33,7 @@ class Parameters(MutableMapping[str, Array]):
         network, entry = self._network, self._entry(name)
         host = as_host(network.backend, to_host(network.backend, value, name), name)
         if host.shape != entry.parameter.shape:
-            raise ShapeError(f"{name}: got shape {host.shape}, wanted {entry.parameter.shape}")
+            raise ShapeError.of(name, host.shape, str(entry.parameter.shape))
         with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite and are refused
             values = np.ascontiguousarray(host, dtype=network.dtype)
         array_validation.check_finite(network.backend, values, name, host)

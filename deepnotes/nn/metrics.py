@@ -68,9 +68,7 @@ def as_metrics(metrics: Metrics) -> dict[str, Metric]:
     try:
         given = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
     except TypeError:
-        raise ArgumentError(
-            f"metrics={metrics!r}, wanted a name, a function or a sequence of them, () for none"
-        ) from None
+        raise ArgumentError.of("metrics", metrics, "a name, a function or a sequence of them, () for none") from None
     found: dict[str, Metric] = {}
     for metric in given:
         function = metric if callable(metric) else look_up("metric", metric, LIBRARY)

@@ -170,9 +170,9 @@ class CosineDecay(Schedule):
         number("learning_rate", self.learning_rate, positive=True)
         whole("steps", self.steps)
         if whole("warmup", self.warmup, 0) >= self.steps:
-            raise ArgumentError(f"warmup={self.warmup!r}, wanted at least 0 and less than steps={self.steps}")
+            raise ArgumentError.of("warmup", self.warmup, f"at least 0 and less than steps={self.steps}")
         if number("final", self.final) > self.learning_rate:
-            raise ArgumentError(f"final={self.final!r}, wanted between 0 and learning_rate={self.learning_rate}")
+            raise ArgumentError.of("final", self.final, f"between 0 and learning_rate={self.learning_rate}")
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0."""
@@ -241,9 +241,7 @@ class ReduceOnPlateau(Schedule):
         number("min_delta", self.min_delta)
         lowest = number("min_rate", self.min_rate)
         if isinstance(schedule, Constant) and lowest > schedule.learning_rate:
-            raise ArgumentError(
-                f"min_rate={self.min_rate!r}, wanted between 0 and learning_rate={schedule.learning_rate}"
-            )
+            raise ArgumentError.of("min_rate", self.min_rate, f"between 0 and learning_rate={schedule.learning_rate}")
 
     def __call__(self, step: int) -> float:
         """Return the rate of update number `step`, counted from 0, before any reduction."""

@@ -63,7 +63,7 @@ def boundary(
     points = as_host(network.backend, to_host(network.backend, X, "X"), "X").astype(np.float64)
     if points.ndim != 2 or points.shape[0] != 2 or points.shape[1] == 0:
         hint = "; samples are columns here: X.T would fit" if points.ndim == 2 and points.shape[1] == 2 else ""
-        raise ShapeError(f"X has shape {points.shape}, wanted (2, m), m at least 1{hint}")
+        raise ShapeError.of("X", points.shape, f"(2, m), m at least 1{hint}")
     if not np.isfinite(points).all():
         raise DataError("X holds numbers that are not finite, and a picture has no place for them")
     last = network.layers[-1]

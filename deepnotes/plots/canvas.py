@@ -81,7 +81,7 @@ def one_axes(ax: Any, width: float, height: float) -> "Axes":
 def as_axes(ax: Any, name: str = "ax") -> "Axes":
     """Return `ax` after checking that it is matplotlib axes."""
     if not hasattr(ax, "add_artist") or not hasattr(ax, "figure"):
-        raise ArgumentError(f"{name}={ax!r}, wanted axes of matplotlib, such as those of figure.add_subplot()")
+        raise ArgumentError.of(name, ax, "axes of matplotlib, such as those of figure.add_subplot()")
     return cast("Axes", ax)
 
 
@@ -139,7 +139,7 @@ def class_names(classes: Sequence[object] | None, metadata: Any, k: int) -> list
         found = metadata.get("classes") if isinstance(metadata, dict) else None
         classes = found if isinstance(found, list) and len(found) == k else range(k)
     if isinstance(classes, str) or len(classes) != k:
-        raise ArgumentError(f"classes={classes!r}, wanted {k} names")
+        raise ArgumentError.of("classes", classes, f"{k} names")
     return [str(name) for name in classes]
 
 
@@ -160,7 +160,7 @@ def check_path(path: str | PathLike[str]) -> Path:
     try:
         found = Path(path)
     except TypeError:
-        raise ArgumentError(f"path={path!r}, wanted the path of a file") from None
+        raise ArgumentError.of("path", path, "the path of a file") from None
     if found.suffix.lower().removeprefix(".") not in FORMATS:
         ends = f"ends in {found.suffix!r}" if found.suffix else "has no ending"
         raise ArgumentError(f"{str(found)!r} {ends}, wanted .png, .svg or .pdf")

@@ -129,13 +129,13 @@ def indices(given: Any, name: str) -> tuple[np.ndarray, int]:
     refuse_masked(given, name)
     array = np.asarray(given)
     if array.dtype.kind not in "biuf":
-        raise DTypeError(f"{name}: got an array of {array.dtype}, wanted class indices or outputs")
+        raise DTypeError.of(name, array.dtype, "class indices or outputs")
     if array.ndim == 2 and array.shape[0] > 1:
         if not np.isfinite(array).all():
             raise DataError(f"{name} holds numbers that are not finite, wanted outputs or one-hot columns")
         return array.argmax(axis=0), array.shape[0]
     if array.ndim not in {1, 2}:
-        raise ShapeError(f"{name} has shape {array.shape}, wanted (k, m), (1, m) or (m,)")
+        raise ShapeError.of(name, array.shape, "(k, m), (1, m) or (m,)")
     flat = array.reshape(-1)
     if not np.isfinite(flat).all():
         raise DataError(f"{name} holds numbers that are not finite, wanted class indices or outputs")

@@ -80,7 +80,7 @@ def _shape(shape: Any, inputs: int) -> tuple[int, int]:
             raise ArgumentError(f"the network has {inputs} inputs, which fill no square; wanted shape=(height, width)")
         return side, side
     if not isinstance(shape, tuple | list) or len(shape) != 2:
-        raise ArgumentError(f"shape={shape!r}, wanted (height, width)")
+        raise ArgumentError.of("shape", shape, "(height, width)")
     height, width = (whole("shape", side) for side in shape)
     if height * width != inputs:
         raise ArgumentError(f"shape={shape!r} has {height * width} pixels, and the network {inputs} inputs")

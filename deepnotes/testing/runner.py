@@ -131,7 +131,7 @@ def check_gaps(gaps: Mapping[str, str]) -> None:
         if id not in all_checks():
             raise ArgumentError(f"known_gaps: {unknown_name('check', id, all_checks())}")
         if not isinstance(reason, str) or not reason.strip():
-            raise ArgumentError(f"known_gaps[{id!r}] is {reason!r}, wanted the reason in words")
+            raise ArgumentError.of(f"known_gaps[{id!r}]", reason, "the reason in words")
 
 
 def run_check(

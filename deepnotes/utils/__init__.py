@@ -1,1 +1,1 @@
-"""Shared by all packages: errors and their wording, checks of arguments, streams, files. Imports none of the others."""
+"""Errors, checks of arguments, text streams and atomic files, which all packages use; imports no other package."""

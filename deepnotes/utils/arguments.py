@@ -1,4 +1,4 @@
-"""Checks of numbers that users give as arguments, and the wording of their errors."""
+"""Checks of arguments that are numbers or dtypes."""
 
 from math import isfinite, nan
 from typing import Any
@@ -14,10 +14,10 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     Raises
     ------
     ArgumentError
-        If it is not a whole number of at least `least`.
+        If `value` is not a whole number of at least `least`; the message begins with `name`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ArgumentError(f"{name}={value!r}, wanted a whole number of at least {least}")
+        raise ArgumentError.of(name, value, f"a whole number of at least {least}")
     return int(value)
 
 
@@ -35,9 +35,10 @@ def number(
     Parameters
     ----------
     name : str
+        The name of the argument, with which the error message begins.
     value : object
     positive : bool, default False
-        Whether 0 is refused.
+        Whether 0 is an error.
     signed : bool, default False
         Whether numbers below 0 are allowed.
     below : float, optional
@@ -48,7 +49,7 @@ def number(
     Raises
     ------
     ArgumentError
-        If it is not a finite number of at least (or above) 0, unless `signed`, less than `below` and at most `most`.
+        If `value` is not a finite number within these bounds.
 
     Examples
     --------
@@ -58,12 +59,12 @@ def number(
     """
     real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     try:
-        found = float(value) if real else nan
+        result = float(value) if real else nan
     except OverflowError:  # an integer too large for a float
-        found = nan
-    above = signed or found > 0 or (found == 0 and not positive)
-    if isfinite(found) and above and (below is None or found < below) and (most is None or found <= most):
-        return found
+        result = nan
+    is_above = signed or result > 0 or (result == 0 and not positive)
+    if isfinite(result) and is_above and (below is None or result < below) and (most is None or result <= most):
+        return result
     if below is not None or most is not None:
         limit = f"less than {below:g}" if below is not None else f"at most {most:g}"
         wanted = f"{'above' if positive else 'at least'} 0 and {limit}"
@@ -71,18 +72,18 @@ def number(
         wanted = "a finite number"
     else:
         wanted = f"a finite number {'above' if positive else 'of at least'} 0"
-    raise ArgumentError(f"{name}={value!r}, wanted {wanted}")
+    raise ArgumentError.of(name, value, wanted)
 
 
 def float_dtype(dtype: Any) -> str:
-    """Return the name of a dtype given by name, as a NumPy type or as a NumPy dtype.
+    """Return the name of a dtype, which may be a name, a NumPy type or a NumPy dtype.
 
     Raises
     ------
     ArgumentError
-        If it is neither float32 nor float64.
+        If the dtype is neither float32 nor float64.
     """
     for name in ("float32", "float64"):
         if dtype is not None and (dtype == name or dtype is getattr(np, name) or dtype == np.dtype(name)):
             return name
-    raise ArgumentError(f"dtype={dtype!r}, wanted 'float32' or 'float64'")
+    raise ArgumentError.of("dtype", dtype, "'float32' or 'float64'")

@@ -1,4 +1,4 @@
-"""Refuse what NumPy would drop silently: masks, and NULs at the end of text."""
+"""Refuse arrays of which NumPy would silently drop a part: masks, and NULs at the end of text."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ from deepnotes.utils.errors import DataError
 
 
 def refuse_masked(x: Any, name: str) -> None:
-    """Raise DataError if `x` is a masked array with masked elements, or a list with such an array in it.
+    """Raise DataError if `x` is a masked array with masked elements, or a list that contains such an array.
 
-    NumPy would silently use the numbers behind the mask.
+    NumPy would silently use the numbers under the mask.
     """
     parts = x if isinstance(x, list | tuple) else [x]
     masked = sum(int(np.ma.getmaskarray(part).sum()) for part in parts if isinstance(part, np.ma.MaskedArray))
     if masked:
         raise DataError(
-            f"{name} has {masked} masked elements, and masks are not honoured: leave these samples out, or pass "
+            f"{name} has {masked} masked elements, and masks are not supported: leave these samples out, or pass "
             f"{name}.filled(value)"
         )
 
 
 def refuse_lost_nuls(x: Any, name: str) -> None:
-    """Raise DataError if a list holds text that ends in NUL, which NumPy would drop: two names could merge."""
+    """Raise DataError if a list has text that ends in NUL, which NumPy would drop: two names could become equal."""
     if isinstance(x, list | tuple) and any(isinstance(part, str) and part.endswith("\0") for part in x):
         raise DataError(
-            f"{name} has text that ends in NUL (\\x00), which NumPy's arrays of text drop; take it off, or pass an "
+            f"{name} has text that ends in NUL (\\x00), which NumPy's arrays of text drop; remove it, or pass an "
             "array of dtype object"
         )

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing: a file is written completely or not at all."""
 
 import os
 import stat
@@ -10,21 +10,21 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
-    """Open a file that replaces `path` when the block ends without an error; otherwise nothing changes.
+    """Open a temporary file that replaces `path` if the block ends without an error, and is deleted otherwise.
 
     A device or a pipe is written to directly, since replacing it would destroy it; a link stays a link. A replaced file
-    keeps its mode and, where permitted, its owner and group; a new file gets the mode that the umask leaves.
+    keeps its mode and, if permitted, its owner and group; a new file gets the default mode of the umask.
 
     Parameters
     ----------
     path : Path
     text : bool, default False
-        Whether to write UTF-8 text, line ends as given, instead of bytes.
+        Whether to write UTF-8 text, with line ends unchanged, instead of bytes.
 
     Raises
     ------
     OSError
-        If it cannot be written; the existing file is untouched.
+        If the file cannot be written; an existing file is unchanged.
     """
     options: dict[str, Any] = {"encoding": "utf-8", "newline": ""} if text else {}
     kind = "" if text else "b"
@@ -36,39 +36,39 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
     temporary = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}.tmp")
     try:
         with temporary.open(f"x{kind}", **options) as file:
-            _keep_owner_and_mode(path, temporary)
+            _copy_owner_and_mode(path, temporary)
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _keep_names(path.parent)
+        _sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _keep_owner_and_mode(path: Path, temporary: Path) -> None:
-    """Copy owner, group and mode of `path` to the file that will replace it, before anything is written to it."""
+def _copy_owner_and_mode(path: Path, temporary: Path) -> None:
+    """Copy the owner, group and mode of `path` to the empty file that will replace it."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return
-    kept = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(status.st_mode)
     if hasattr(os, "chown"):
         try:
-            os.chown(temporary, found.st_uid, found.st_gid)
+            os.chown(temporary, status.st_uid, status.st_gid)
         except OSError:  # only a superuser may change the owner, and only a member of a group may set it
-            kept &= 0o777  # never set a set-user-ID bit that another user's file had
+            mode &= 0o777  # the set-user-ID bit of another user's file must not be set on ours
             with suppress(OSError):
-                os.chown(temporary, -1, found.st_gid)
-    with suppress(OSError):  # a file system that has no modes
-        os.chmod(temporary, kept)
+                os.chown(temporary, -1, status.st_gid)
+    with suppress(OSError):  # some file systems have no modes
+        os.chmod(temporary, mode)
 
 
-def _keep_names(directory: Path) -> None:
-    """Call fsync on a directory, where the system allows opening it."""
+def _sync_directory(directory: Path) -> None:
+    """Call fsync on a directory, so that a renamed file keeps its new name, if the system can open directories."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
-    except PermissionError:  # a directory that may be written to but not listed, or Windows
+    except PermissionError:  # Windows, or a directory that may be written to but not listed
         return
     try:
         os.fsync(descriptor)

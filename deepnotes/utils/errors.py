@@ -1,10 +1,11 @@
-"""Every error that deepnotes raises on purpose: one base class, and the built-in class a caller would expect.
+"""The errors of deepnotes: each derives from DeepnotesError and from the built-in class that a caller would expect.
 
-Each message names the argument, what was given and what was wanted; the error is raised before any state changes.
+A message about an argument names the argument, its value and what was wanted; the error is raised before any state
+changes.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from deepnotes.utils.wording import brief
 
@@ -12,23 +13,63 @@ Entry = TypeVar("Entry")
 
 
 class DeepnotesError(Exception):
-    """The base class of all of them, so that one ``except`` catches every error of deepnotes."""
+    """The base class of the errors below, so that one ``except`` catches every error of deepnotes."""
 
 
-class ArgumentError(DeepnotesError, ValueError):
+class _InvalidArgument(DeepnotesError):
+    """An error about one argument, whose message names the argument, its value and what was wanted instead."""
+
+    _template: ClassVar[str]
+
+    @classmethod
+    def of(cls, name: str, value: object, wanted: str) -> Self:
+        """Return the error for an argument.
+
+        Parameters
+        ----------
+        name : str
+            The argument, or an element of it, such as ``layers[2]``.
+        value : object
+            The argument's value; for a ShapeError its shape, for a DTypeError its dtype.
+        wanted : str
+            A description of the values that are accepted.
+
+        Examples
+        --------
+        >>> print(ArgumentError.of("mode", "up", "'min' or 'max'"))
+        mode='up', wanted 'min' or 'max'
+        >>> print(ShapeError.of("theta", (3,), "(4,)"))
+        theta has shape (3,), wanted (4,)
+        >>> print(DTypeError.of("X", "complex128", "real numbers"))
+        X: got an array of complex128, wanted real numbers
+        >>> print(DataError.of("Y[0]", -1, "at least 0"))
+        Y[0] is -1, wanted at least 0
+        """
+        return cls(cls._template.format(name=name, value=value, wanted=wanted))
+
+
+class ArgumentError(_InvalidArgument, ValueError):
     """An argument has a value outside its range, such as ``batch_size=0``."""
 
+    _template = "{name}={value!r}, wanted {wanted}"
 
-class ShapeError(DeepnotesError, ValueError):
+
+class ShapeError(_InvalidArgument, ValueError):
     """An array has a shape that does not fit the network or another array."""
 
+    _template = "{name} has shape {value}, wanted {wanted}"
 
-class DTypeError(DeepnotesError, TypeError):
+
+class DTypeError(_InvalidArgument, TypeError):
     """An array's dtype is not real: objects, strings, complex numbers."""
 
+    _template = "{name}: got an array of {value}, wanted {wanted}"
 
-class DataError(DeepnotesError, ValueError):
+
+class DataError(_InvalidArgument, ValueError):
     """An array holds numbers that cannot be used: NaN, infinity, labels out of range."""
+
+    _template = "{name} is {value}, wanted {wanted}"
 
 
 class ForeignArrayError(DeepnotesError, TypeError):
@@ -36,14 +77,14 @@ class ForeignArrayError(DeepnotesError, TypeError):
 
 
 class UnknownNameError(DeepnotesError, ValueError):
-    """A name of an activation, loss, optimizer, backend, ... that does not exist."""
+    """An activation, loss, optimizer, backend, ... of an unknown name."""
 
 
 class UnknownParameterError(UnknownNameError, KeyError):
-    """A name of a parameter that the network does not have."""
+    """A parameter that the network does not have."""
 
     def __str__(self) -> str:
-        """Return the message unquoted; a KeyError would quote it."""
+        """Return the message without quotes, which a KeyError would add."""
         return str(self.args[0])
 
 
@@ -53,11 +94,11 @@ class BackendUnavailable(DeepnotesError, RuntimeError):
     Parameters
     ----------
     name : str
-        The backend that was asked for.
+        The requested backend.
     cause : str
         The reason, in a few words.
     fix : str
-        The exact command or step that fixes it.
+        The exact command or step that fixes the cause.
     """
 
     def __init__(self, name: str, cause: str, fix: str) -> None:
@@ -71,11 +112,11 @@ class NonFiniteLossError(DeepnotesError, ArithmeticError):
     Attributes
     ----------
     step : int
-        The update that was not made, counted from 1 since training began.
+        The number of the update that was not made, counted from 1 since the beginning of the training.
     history : object
         The :class:`~deepnotes.network.training.history.History` up to that update, or None.
     layer : int or None
-        The first layer, counted from 1, whose output or gradient is not finite; None if all are.
+        The first layer, counted from 1, whose output or gradient is not finite; None if all are finite.
     """
 
     def __init__(self, message: str, step: int, history: object = None, layer: int | None = None) -> None:
@@ -106,9 +147,9 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
     Parameters
     ----------
     requested, free : int
-        Bytes.
+        The requested and the free memory in bytes.
     advice : str, optional
-        A request that would fit.
+        Advice on a request that would fit.
     batch_size : int, optional
         A batch size that would fit.
 
@@ -119,8 +160,8 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
     """
 
     def __init__(self, requested: int, free: int, advice: str = "", batch_size: int | None = None) -> None:
-        told = f"{requested:,} bytes were asked for on the device and {free:,} are free"
-        super().__init__(f"{told}; {advice}" if advice else told)
+        message = f"{requested:,} bytes were asked for on the device and {free:,} are free"
+        super().__init__(f"{message}; {advice}" if advice else message)
         self.requested, self.free, self.advice, self.batch_size = requested, free, advice, batch_size
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
@@ -128,7 +169,7 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
 
 
 class ForkedProcessError(DeepnotesError, RuntimeError):
-    """A forked process uses a device that its parent opened, which no driver allows."""
+    """A forked process uses a device that its parent process has opened, which no driver supports."""
 
 
 class BusyError(DeepnotesError, RuntimeError):
@@ -136,15 +177,15 @@ class BusyError(DeepnotesError, RuntimeError):
 
 
 class CheckpointError(DeepnotesError, ValueError):
-    """There is no checkpoint to resume from, it belongs to another training, or one cannot be written."""
+    """There is no checkpoint to resume from, a checkpoint belongs to another training, or it cannot be written."""
 
 
 class TableError(DeepnotesError, ValueError):
-    """A data file cannot be read as a table of numbers; the message gives line and column."""
+    """A data file cannot be read as a table, or a table written; the message gives the file and, if known, the line."""
 
 
 class ModelFileError(DeepnotesError, ValueError):
-    """A model file is truncated, altered, hostile, or of a format this version does not know."""
+    """A model file is truncated, altered or malicious, or has a format that this version does not know."""
 
 
 def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
@@ -153,7 +194,7 @@ def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
     Raises
     ------
     UnknownNameError
-        If `name` is not a key, whatever its type.
+        If `name`, of any type, is not a key.
     """
     if not isinstance(name, str) or name not in library:
         raise unknown_name(kind, name, library)
@@ -161,12 +202,12 @@ def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
-    """Return the error for a `name` that is not among the `known` ones, with the nearest match.
+    """Return the error for a `name` that is not one of the `known` names; the message suggests the nearest match.
 
     Parameters
     ----------
     kind : str
-        The kind of thing that it should name.
+        What the name should refer to, such as ``"activation"``.
     name : object
     known : iterable of str
 
@@ -178,8 +219,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     from difflib import get_close_matches  # slow to import and rarely needed
 
     known = sorted(known)
-    asked = str(name).lower()
-    initials = [k for k in known if "".join(word[0] for word in k.split("_")) == asked]  # mse, mae, bce
-    near = initials or (get_close_matches(asked, known, n=1, cutoff=0.5) if len(asked) < 100 else [])
+    lower = str(name).lower()
+    initials = [k for k in known if "".join(word[0] for word in k.split("_")) == lower]  # mse, mae, bce
+    near = initials or (get_close_matches(lower, known, n=1, cutoff=0.5) if len(lower) < 100 else [])
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UnknownNameError(f"unknown {kind} {brief(repr(name))}; {hint}known: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Optional libraries: imported where they are used, with an error that says how to install them."""
+"""Imports of optional libraries, with an error that says how to install them."""
 
 from importlib import import_module
 from typing import Any
@@ -7,19 +7,20 @@ from deepnotes.utils.errors import MissingExtraError
 
 
 def needed(module: str, extra: str, what: str) -> Any:
-    """Return a module of an optional library.
+    """Import a module of an optional library.
 
     Parameters
     ----------
     module : str
     extra : str
-        The extra of deepnotes that installs it.
+        The extra of deepnotes that installs the library.
     what : str
-        The feature that needs it.
+        The feature that needs the library.
 
     Raises
     ------
     MissingExtraError
+        If the library cannot be imported.
 
     Examples
     --------
@@ -31,5 +32,5 @@ def needed(module: str, extra: str, what: str) -> Any:
         return import_module(module)
     except ImportError as error:
         if error.name is not None and error.name.partition(".")[0] != module.partition(".")[0]:
-            raise  # the module itself exists; something that it imports does not
+            raise  # the module exists, but a module that it imports does not
         raise MissingExtraError(what, extra, error) from None

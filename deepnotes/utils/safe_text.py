@@ -7,14 +7,14 @@ import re
 import unicodedata
 
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-"""A finite number in ASCII digits: no underscores, no digits of other scripts, which ``float`` would take as well."""
+"""The pattern of a finite number in ASCII digits, without the underscores and other digits that ``float`` accepts."""
 
 
 def escaped(text: str, keep: str = "") -> str:
-    r"""Return text with everything that a terminal would act on, hide or reorder escaped.
+    r"""Return text with escapes for all characters that a terminal would act on, hide or reorder.
 
-    These are the characters that Python's ``repr`` escapes: control characters, line breaks, bidirectional overrides,
-    surrogates.
+    These are the characters that Python's ``repr`` escapes: control characters, line breaks, bidirectional overrides
+    and surrogates.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def inert(text: str) -> str:
-    r"""Return text with an apostrophe wherever a spreadsheet could take it, or a part of it, as a formula.
+    r"""Return text with an apostrophe before it, or before each part of it, that a spreadsheet could take as a formula.
 
-    A part begins after a semicolon, a tab, a bar or a line break: a spreadsheet that separates cells at these, as in
-    countries with a decimal comma, does so even within quotes.
+    A part begins after a semicolon, a tab, a vertical bar or a line break. Spreadsheets that separate cells at these
+    characters, as in countries with a decimal comma, do so even within quotes.
 
     Examples
     --------
@@ -44,12 +44,12 @@ def inert(text: str) -> str:
     ("'=1+1", "a;'=1+1", '-5', 'a = b')
     """
     parts = re.split(r"([;|\t\r\n])", text)
-    made = "".join(f"'{part}" if is_formula(part) else part for part in parts)
-    return f"'{made}" if made[:1] in ("\t", "\r", "\n") else made
+    escaped_text = "".join(f"'{part}" if is_formula(part) else part for part in parts)
+    return f"'{escaped_text}" if escaped_text[:1] in ("\t", "\r", "\n") else escaped_text
 
 
 def is_formula(text: str) -> bool:
-    """Return whether a spreadsheet may take this text as a formula, full-width signs and leading blanks included."""
+    """Return whether a spreadsheet may take a text as a formula; its sign may be full-width, and follow blanks."""
     for c in text:
         if not (c.isspace() or c in '"`' or not c.isprintable()):
             sign = unicodedata.normalize("NFKC", c)[0]

@@ -1,4 +1,4 @@
-"""Text streams that write every byte or raise an error, and best-effort ones that ignore failures."""
+"""Text streams that write every byte or raise an error, and streams that ignore failures."""
 
 import contextlib
 import errno
@@ -11,15 +11,15 @@ from deepnotes.utils.safe_text import escaped
 
 
 def write_all(stream: Any, text: str) -> None:
-    """Write text to a stream, every byte of it.
+    """Write all of a text to a stream.
 
-    Over an unbuffered file, as with ``PYTHONUNBUFFERED``, Python's text streams do not notice a partial write.
+    If the file is unbuffered, as with ``PYTHONUNBUFFERED``, Python's text streams do not notice a partial write.
 
     Raises
     ------
     OSError
-        If not all of it could be written, or the stream is None, which means that it was closed before the program
-        began.
+        If not all of the text could be written, or `stream` is None, which stands for a standard stream that was closed
+        before the program began.
     """
     if stream is None:
         raise OSError(errno.EBADF, "it is closed")
@@ -31,13 +31,13 @@ def write_all(stream: Any, text: str) -> None:
     left = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
     while left:
         written = raw.write(left)
-        if written is None:  # non-blocking, and full
+        if written is None:  # the file is non-blocking, and its buffer is full
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         left = left[written:]
 
 
 class Whole:
-    """A stream that writes by :func:`write_all`."""
+    """A stream that writes with :func:`write_all`."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -48,15 +48,15 @@ class Whole:
 
 
 class Escaping(Whole):
-    """A stream to a terminal that takes one row with its line break at a time and escapes the row."""
+    """A stream to a terminal that is given one row with its line break at a time, and escapes the row."""
 
     def write(self, text: str) -> None:
-        """Write `text` with everything but its last line break escaped."""
+        """Write `text`, escaped except for the line break at its end."""
         write_all(self._stream, escaped(text.removesuffix("\n")) + "\n")
 
 
 class BestEffort(io.TextIOBase):
-    """A stream that drops what cannot be written: progress and logs must not make a run fail.
+    """A stream for progress and logs, which drops text that cannot be written instead of making the run fail.
 
     Parameters
     ----------
@@ -84,19 +84,19 @@ class BestEffort(io.TextIOBase):
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Return whether it is a terminal."""
+        """Return whether the stream is a terminal."""
         try:
             return bool(self._stream.isatty())
         except (AttributeError, ValueError):
             return False
 
     def fileno(self) -> int:
-        """Return the file descriptor; raise OSError if there is none."""
+        """Return the file descriptor; raise OSError if the stream is closed."""
         if self._stream is None:
             raise io.UnsupportedOperation("it is closed")
         return int(self._stream.fileno())
 
 
 def stderr() -> TextIO:
-    """Return the current standard error stream as a best-effort stream."""
+    """Return the current standard error as a stream that ignores failures."""
     return cast(TextIO, BestEffort(sys.stderr))

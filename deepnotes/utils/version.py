@@ -1,3 +1,3 @@
-"""The version of deepnotes; pyproject.toml has the same."""
+"""The version of deepnotes, which must equal the version in pyproject.toml."""
 
 __version__ = "0.1.0"

@@ -1,16 +1,16 @@
-"""Wording of names, cells and causes in error messages: on one line and of readable length."""
+"""Texts within error messages: names, cells and causes, on one line and with a readable length."""
 
 from collections.abc import Iterable
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return at most ten names, then an ellipsis."""
+    """Return names, separated by commas; only the first ten if there are more, and an ellipsis."""
     names = list(names)
     return ", ".join(map(one_line, names[:10])) + (", ..." if len(names) > 10 else "")
 
 
 def one_line(name: object) -> str:
-    """Return a name or path unchanged, or escaped if it would break the line of a message."""
+    """Return a name or path, escaped if it would break the line of a message or hide a part of it."""
     text = str(name)
     return text if text.isprintable() else repr(text)
 
@@ -22,13 +22,13 @@ def shown(cell: object) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return the message of an error; for a system error, the system's own words."""
+    """Return the message of an error; for a system error, the system's description without number and path."""
     if isinstance(error, ValueError) and "embedded null" in str(error):  # its wording depends on the Python version
         return "the path contains a null byte"
     return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
 
-def brief(told: object) -> str:
-    """Return a text on one line, cut in the middle to a readable length, whatever a file contained."""
-    text = one_line(told)
+def brief(content: object) -> str:
+    """Return content of any length, such as that of a file, on one line, cut in the middle to a readable length."""
+    text = one_line(content)
     return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"

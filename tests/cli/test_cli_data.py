@@ -74,8 +74,8 @@ def test_a_category_that_is_unknown(run, fails, flats):
         file.write("area,town,zone\n30,Ulm,1\n40,Ems,1\n")
     told = fails(1, "predict", "flats.safetensors", "new.csv")
     assert told == (
-        "new.csv: row 2: column 'town' has the category 'Ems', which is unknown; known are Aub, Hof, Ulm; asked to, "
-        "unknown ones count as none (--unknown zeros)\n"
+        "new.csv: row 2: column 'town' has the category 'Ems', which is unknown; known are Aub, Hof, Ulm; --unknown "
+        "zeros encodes unknown categories as zeros\n"
     )
     assert len(predictions(run("predict", "flats.safetensors", "new.csv", "--unknown", "zeros")[0])) == 2
 
@@ -129,7 +129,7 @@ def test_a_mixed_column_harms_nobody_who_excludes_it(run, fails, flats):
     [
         ("--impute guess", 2, "unknown way to impute 'guess'"),
         ("--categorical price", 2, "--categorical price: the target, and so no feature"),
-        ("--categorical town,note --exclude note", 2, "--categorical note: excluded"),
+        ("--categorical town,note --exclude note", 2, "column 'note' is both categorical and excluded"),
         ("--categorical tonw --exclude note --impute mean", 1, "no column 'tonw' (did you mean 'town'?)"),
         ("--from-disk --impute mean", 2, "--impute: samples that stay on disk (--from-disk) are taken as they are"),
         ("--from-disk", 1, "convert it to one of them"),
@@ -188,7 +188,7 @@ def test_parquet(run, fails):
     assert dn.load("a.safetensors").metadata["features"] == ["a", "b", "s=u", "s=v"]
     assert len(predictions(run("predict", "a.safetensors", "a.parquet")[0])) == 100
     told = fails(1, "train", "a.parquet", "--target", "y", "--from-disk")
-    assert "column 's' is none of the samples that stay on disk, which must be numbers; exclude it" in told
+    assert "column 's' is not in the matrix of numbers that stays on disk; exclude it" in told
     assert "the model has categories or imputes" in fails(1, "predict", "a.safetensors", "a.parquet", "--from-disk")
     run("train", "a.parquet", "--target", "y", "--exclude", "s", "--from-disk", *QUICK)
     assert outcome(run("evaluate", "a.safetensors", "a.parquet", "--from-disk", "--json")[0])["rows"] == 100

@@ -130,7 +130,7 @@ def test_the_way_to_the_help(fails):
         ("x,kind\n1,a\n", "bad.csv has one row only, and training needs at least 2"),
         ("x,kind\n1,a\n2,a\n3,a\n4,a\n5,a\n", "the target has one class only, 'a'"),
         ("x,kind\n1,a\n2,b\n3,c\n4,d\n5,e\n", "bad.csv: each row has a class of its own"),
-        ("x,kind\n1,a\n2,a\n", "share 0.2 of 2 samples leaves the validation part empty"),
+        ("x,kind\n1,a\n2,a\n", "share 0.2 of 2 samples leaves the validation set empty"),
     ],
 )
 def test_bad_tables(fails, folder, text, told):

@@ -114,7 +114,7 @@ TABLES = {
             " ",
         ),
         "--separator whitespace --no-header --target x0 --exclude x3 --impute mean",
-        "no separator was found, but white space cuts the rows alike",
+        "no separator was found, but white space splits all rows alike",
         task="regression",
     ),
     "auto-mpg with names": Made(

@@ -1,4 +1,4 @@
-"""CSV: what is read, what is refused, and where the message says it stands."""
+"""CSV files: how cells and headers are read, and the errors for files that cannot be read."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from table_errors import error_of
 from deepnotes.datasets import csv_files
 from deepnotes.datasets.tables import read_table
 
-# --- CSV: what is read ------------------------------------------------------------------------------------------------
+# --- files that are read ----------------------------------------------------------------------------------------------
 
 
-OTHERS = "--encoding (encoding=) reads others, such as latin-1 or utf-16"
+OTHER_ENCODINGS = "--encoding (encoding=) reads others, such as latin-1 or utf-16"
 
 
-def test_numbers_and_text(csv_file):
+def test_columns_of_numbers_and_of_text(csv_file):
     table = read_table(csv_file("length,kind,n\n1.5,rose,1\n-2e3,tulip,2\n.5,red rose,3\n"))
     assert table.names == ["length", "kind", "n"]
     assert table.n_rows == 3
@@ -39,33 +39,33 @@ def test_numbers_and_text(csv_file):
         "\n\na,b\n\n1,x\n   \n2,y\n\n\n",
     ],
 )
-def test_equal_tables_in_other_clothes(csv_file, content):
+def test_line_ends_quotes_and_white_space_do_not_matter(csv_file, content):
     table = read_table(csv_file(content))
     assert {name: table.column(name).tolist() for name in table.names} == {"a": [1.0, 2.0], "b": ["x", "y"]}
 
 
-def test_quoted_cells_hold_commas_quotes_and_line_breaks(csv_file):
+def test_quoted_cells_may_have_commas_quotes_and_line_breaks(csv_file):
     table = read_table(csv_file('a,"b, c"\n"x, ""y""\nz",1\n'))
     assert table.names == ["a", "b, c"]
     assert table.column("a").tolist() == ['x, "y"\nz']
 
 
-def test_text_that_looks_like_a_number_further_down_stays_text(csv_file):
+def test_numbers_in_a_column_of_text_are_text(csv_file):
     assert read_table(csv_file("a\nx\n1\nnan\n")).column("a").tolist() == ["x", "1", "nan"]
 
 
 @pytest.mark.parametrize("cell", ["1_000", "１", "0x10", "1,5", "1e", "--1", "NA", "٣"])
-def test_what_is_no_number_makes_a_text_column(csv_file, cell):
+def test_other_notations_of_numbers_make_a_text_column(csv_file, cell):
     assert read_table(csv_file(f'a\n"{cell}"\n')).column("a").tolist() == [cell]
 
 
 @pytest.mark.parametrize("cell", ["0", "-0", "+1.5", "1.", ".5", "1e-320", "1E5", "007", "9007199254740993"])
-def test_what_is_a_number(csv_file, cell):
-    value = read_table(csv_file(f"a\n{cell}\n")).column("a")
-    assert value.tobytes() == np.float64(float(cell)).tobytes()
+def test_notations_of_numbers(csv_file, cell):
+    column = read_table(csv_file(f"a\n{cell}\n")).column("a")
+    assert column.tobytes() == np.float64(float(cell)).tobytes()
 
 
-def test_columns_longer_than_a_block(csv_file, monkeypatch):
+def test_columns_that_are_longer_than_a_block(csv_file, monkeypatch):
     monkeypatch.setattr(csv_files, "BLOCK", 20)
     monkeypatch.setattr(csv_files, "BLOCKS", 1000)
     words = ["a", "long one", "b", "c", "the longest of them", "d", "e"]
@@ -74,13 +74,13 @@ def test_columns_longer_than_a_block(csv_file, monkeypatch):
     assert table.column("w").tolist() == words
 
 
-def test_suffix_in_capitals(tmp_path):
+def test_the_suffix_may_be_in_capitals(tmp_path):
     path = tmp_path / "DATA.CSV"
     path.write_text("a\n1\n")
     assert read_table(str(path)).names == ["a"]
 
 
-# --- CSV: what is refused ---------------------------------------------------------------------------------------------
+# --- files that are refused -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_suffix_in_capitals(tmp_path):
         ("a\n1\n" + "x" * 99, "data.csv:3: column 'a' has '" + "x" * 56 + "... where a number was expected"),
     ],
 )
-def test_wrong_cell(csv_file, content, message):
+def test_the_error_for_an_invalid_cell(csv_file, content, message):
     assert error_of(csv_file(content)) == message
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_the_line_is_the_editors_line(csv_file, newline):
+def test_the_line_number_is_that_of_an_editor(csv_file, newline):
     lines = ["", 'note,"x', 'y",z', '"two', 'lines",1,2', '"three', "long", 'lines",3,bad']
     message = error_of(csv_file(newline.join(lines)))
     assert message == "data.csv:8: column 'z' has 'bad' where a number was expected"
@@ -129,7 +129,7 @@ def test_the_line_is_the_editors_line(csv_file, newline):
     )
 
 
-def test_the_line_in_a_later_block(csv_file, monkeypatch):
+def test_the_line_number_in_a_later_block(csv_file, monkeypatch):
     monkeypatch.setattr(csv_files, "BLOCK", 20)
     monkeypatch.setattr(csv_files, "BLOCKS", 1000)
     rows = [str(i) for i in range(20)]
@@ -146,29 +146,29 @@ def test_the_line_in_a_later_block(csv_file, monkeypatch):
         ('a,b\n"x\n\ny",1\n1,2,3\n', "data.csv:5: 3 cells where the header has 2"),
     ],
 )
-def test_ragged_rows(csv_file, content, message):
+def test_rows_with_a_different_number_of_cells_are_refused(csv_file, content, message):
     assert error_of(csv_file(content)) == message
 
 
-def unnamed(line, index=None):
-    """Return the way past a header that gives no names."""
-    words, arguments = ("", "") if index is None else (f" --exclude x{index}", f", exclude=['x{index}']")
-    told = f"--skip-rows {line} --no-header{words} (skip_rows={line}, header=False{arguments})"
-    return f"; {told} names the columns x0, x1, ..."
+def advice(line, index=None):
+    """Return the advice for a header that ends on a line; `index` is the column to leave out."""
+    option, argument = ("", "") if index is None else (f" --exclude x{index}", f", exclude=['x{index}']")
+    options = f"--skip-rows {line} --no-header{option} (skip_rows={line}, header=False{argument})"
+    return f"; {options} names the columns x0, x1, ..."
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "data.csv:1: the file is empty; a header row and rows below it were wanted"),
-        ("\ufeff", "data.csv:1: the file is empty; a header row and rows below it were wanted"),
-        ("\n \n\n", "data.csv:1: the file is empty; a header row and rows below it were wanted"),
+        ("", "data.csv:1: the file is empty, wanted a header row and rows below it"),
+        ("\ufeff", "data.csv:1: the file is empty, wanted a header row and rows below it"),
+        ("\n \n\n", "data.csv:1: the file is empty, wanted a header row and rows below it"),
         ("a,b\n", "data.csv:1: no row follows the header"),
         ("\na,b\n\n \n", "data.csv:2: no row follows the header"),
-        ("a,b,a\n1,2,3\n", f"data.csv:1: two columns have the name 'a'{unnamed(1)}"),
-        ("a,b, a \n1,2,3\n", f"data.csv:1: two columns have the name 'a'{unnamed(1)}"),
-        ("a,,c\n1,2,3\n", f"data.csv:1: column 2 has no name{unnamed(1)}"),
-        ("\n\n,\n1,2\n", f"data.csv:3: column 1 has no name{unnamed(3, 0)}"),
+        ("a,b,a\n1,2,3\n", f"data.csv:1: two columns have the name 'a'{advice(1)}"),
+        ("a,b, a \n1,2,3\n", f"data.csv:1: two columns have the name 'a'{advice(1)}"),
+        ("a,,c\n1,2,3\n", f"data.csv:1: column 2 has no name{advice(1)}"),
+        ("\n\n,\n1,2\n", f"data.csv:3: column 1 has no name{advice(3, 0)}"),
         (
             "1,2.5\n3,4\n",
             "data.csv:1: the first row must hold the column names, but it holds numbers: 1, 2.5; "
@@ -181,7 +181,7 @@ def unnamed(line, index=None):
         ),
     ],
 )
-def test_wrong_header(csv_file, content, message):
+def test_the_error_for_an_unusable_header(csv_file, content, message):
     assert error_of(csv_file(content)) == message
 
 
@@ -192,16 +192,16 @@ def test_some_names_may_be_numbers(csv_file):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a,b\n1,caf\xe9\n", f"data.csv:2: byte 0xe9 is not UTF-8 text, which a .csv file must be; {OTHERS}"),
+        (b"a,b\n1,caf\xe9\n", f"data.csv:2: byte 0xe9 is not UTF-8 text, which a .csv file must be; {OTHER_ENCODINGS}"),
         (b"a,b\r\n1,x\r\n2,\0\r\n", "data.csv:3: byte 0x00 is not UTF-8 text, which a .csv file must be"),
-        (b"a\r1\r\xff\0", f"data.csv:3: byte 0xff is not UTF-8 text, which a .csv file must be; {OTHERS}"),
+        (b"a\r1\r\xff\0", f"data.csv:3: byte 0xff is not UTF-8 text, which a .csv file must be; {OTHER_ENCODINGS}"),
         (
             "a,b\n1,2\n".encode("utf-16"),
-            f"data.csv:1: byte 0xff is not UTF-8 text, which a .csv file must be; {OTHERS}",
+            f"data.csv:1: byte 0xff is not UTF-8 text, which a .csv file must be; {OTHER_ENCODINGS}",
         ),
     ],
 )
-def test_not_text(csv_file, content, message):
+def test_bytes_that_are_not_utf_8_are_refused(csv_file, content, message):
     assert error_of(csv_file(content)) == message
 
 
@@ -209,5 +209,5 @@ def test_not_text(csv_file, content, message):
     ("content", "line"),
     [('a,b\n1,2\n3,"4\n5,6\n7,8\n', 3), ('a,b\n\n1,"2"x\n', 3), ("a\nx\n" + "y" * 200_000, 3)],
 )
-def test_not_csv(csv_file, content, line):
+def test_text_that_is_not_csv_is_refused(csv_file, content, line):
     assert error_of(csv_file(content)).startswith(f"data.csv:{line}: the row that starts here is not CSV: ")

@@ -1,4 +1,4 @@
-"""Parquet, .npy and IDX: what is read, what is refused, and which columns are looked at."""
+"""Parquet, .npy and IDX files, and the choice of columns."""
 
 import gzip
 import struct
@@ -19,10 +19,10 @@ def idx(array, code=0x08):
     return head + array.astype(DTYPES[code]).tobytes()
 
 
-# --- which columns ----------------------------------------------------------------------------------------------------
+# --- the choice of columns --------------------------------------------------------------------------------------------
 
 
-def test_what_is_excluded_is_not_even_looked_at(csv_file):
+def test_excluded_columns_are_not_read(csv_file):
     path = csv_file("a,mixed,b\n1,2,3\n4,oops,5\n6,,7\n")
     assert "column 'mixed' has 'oops'" in error_of(path)
     table = read_table(path, exclude=["mixed"])
@@ -32,20 +32,20 @@ def test_what_is_excluded_is_not_even_looked_at(csv_file):
     assert read_table(path, text=["mixed"], missing="keep").column("mixed").tolist() == ["2", "oops", ""]
 
 
-def test_names_that_are_not_there(csv_file, npz_file):
+def test_unknown_and_invalid_column_names_are_refused(csv_file, npz_file):
     for path in (csv_file("alpha,beta\n1,2\n"), npz_file(alpha=np.ones(1), beta=np.ones(1))):
         for arguments in ({"columns": ["alhpa"]}, {"exclude": ["alhpa"]}, {"columns": ["beta"], "text": ["alhpa"]}):
             with pytest.raises(TableError, match=r"no column 'alhpa' \(did you mean 'alpha'\?\); columns: "):
                 read_table(path, **arguments)
         with pytest.raises(TableError, match="no column is left to be read; columns: alpha, beta"):
             read_table(path, exclude=["alpha", "beta"])
-        with pytest.raises(ArgumentError, match="exclude is 'alpha'; a collection of column names was wanted"):
+        with pytest.raises(ArgumentError, match="exclude='alpha', wanted a collection of column names"):
             read_table(path, exclude="alpha")
     with pytest.raises(ArgumentError, match="missing='drop', wanted 'error' or 'keep'"):
         read_table(path, missing="drop")
 
 
-def test_missing_values_are_kept_where_they_may_be(csv_file, npz_file):
+def test_missing_values_are_kept_on_request(csv_file, npz_file):
     table = read_table(csv_file("a,b\n1,x\nNA,\n"), missing="keep")
     assert np.isnan(table.column("a")).tolist() == [False, True]
     assert table.column("b").tolist() == ["x", ""]
@@ -61,7 +61,7 @@ def test_missing_values_are_kept_where_they_may_be(csv_file, npz_file):
     [("X.npy", "y.npy"), ("X_train.npy", "y_train.npy"), ("images-2.npy", "labels-2.npy"), ("test_x.npy", "test_y.npy"),
      ("features.npy", "targets.npy"), ("run 1 data.npy", "run 1 labels.npy")],
 )  # fmt: skip
-def test_a_matrix_and_the_targets_beside_it(tmp_path, x, y):
+def test_a_matrix_and_the_targets_in_its_companion_file(tmp_path, x, y):
     np.save(tmp_path / x, np.arange(6, dtype=np.int16).reshape(3, 2))
     assert read_table(tmp_path / x).names == ["x0", "x1"]
     np.save(tmp_path / y, np.array([1, 0, 1]))
@@ -69,42 +69,42 @@ def test_a_matrix_and_the_targets_beside_it(tmp_path, x, y):
     assert table.names == ["x0", "x1", "y"]
     assert table.features()[0].tolist() == [[0, 1, 1], [2, 3, 0], [4, 5, 1]]
     np.save(tmp_path / y, np.ones(2))
-    assert error_of(tmp_path / x).endswith("array 'y' has shape (2,); (3,) or (3, k) was wanted, as 'X' has")
+    assert error_of(tmp_path / x).endswith("array 'y' has shape (2,), wanted (3,) or (3, k), as 'X' has")
 
 
 @pytest.mark.parametrize("name", ["Xavier.npy", "maximum.npy", "metadata.npy", "y.npy", "dataset.npy"])
 def test_names_that_have_no_companion(tmp_path, name):
-    for there in (name.replace("X", "y"), name.replace("data", "labels")):
-        (tmp_path / there).touch()
+    for candidate in (name.replace("X", "y"), name.replace("data", "labels")):
+        (tmp_path / candidate).touch()
     assert companion(tmp_path / name) is None
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "message"),
     [
-        (np.ones(3), "array 'X' has shape (3,); (samples, features), both over 0, was wanted"),
-        (np.ones((2, 0)), "array 'X' has shape (2, 0); (samples, features), both over 0, was wanted"),
+        (np.ones(3), "array 'X' has shape (3,), wanted (samples, features), both at least 1"),
+        (np.ones((2, 0)), "array 'X' has shape (2, 0), wanted (samples, features), both at least 1"),
         (np.array([["a"]]), "array 'X' is text, and features must be numbers"),
         (np.array([[{}]], object), "the file cannot be read: it holds Python objects, which only pickle could load"),
-        (np.ones((1, 1), complex), "the file has dtype complex128; real numbers or text were wanted"),
-        (np.ones((1, 1), [("a", "f8")]), "the file has dtype [('a', '<f8')]; real numbers or text were wanted"),
+        (np.ones((1, 1), complex), "the file has dtype complex128, wanted real numbers or text"),
+        (np.ones((1, 1), [("a", "f8")]), "the file has dtype [('a', '<f8')], wanted real numbers or text"),
         (np.array([[1, np.inf]]), "array 'X' has inf at [0, 1] where a finite number was expected"),
         (np.array([[1, np.nan]]), "row 1: column 'x1' has nan where a finite number was expected"),
     ],
 )
-def test_wrong_arrays(tmp_path, array, told):
+def test_invalid_arrays_are_refused(tmp_path, array, message):
     path = tmp_path / "a.npy"
     np.save(path, array, allow_pickle=True)
-    assert error_of(path) == f"a.npy: {told}"
+    assert error_of(path) == f"a.npy: {message}"
 
 
-def test_an_array_that_is_cut_short(tmp_path):
+def test_a_truncated_array_is_refused(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.ones((4, 2)))
     path.write_bytes(path.read_bytes()[:-1])
-    assert error_of(path) == "a.npy: the array takes 64 bytes, and the file ends before"
+    assert error_of(path) == "a.npy: the array takes 64 bytes, but the file ends before"
     path.write_bytes(b"")
-    assert "has no array format" in error_of(path)
+    assert "is not in NumPy's array format" in error_of(path)
 
 
 # --- IDX --------------------------------------------------------------------------------------------------------------
@@ -115,53 +115,53 @@ LABELS = np.array([7, 0, 7], np.uint8)
 
 @pytest.mark.parametrize("gz", [False, True])
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images.idx3-ubyte", "train-images.idx"])
-def test_images_and_labels(tmp_path, name, gz):
-    pack, end = (gzip.compress, ".gz") if gz else (bytes, "")
-    (tmp_path / f"{name}{end}").write_bytes(pack(idx(IMAGES)))
-    table = read_table(tmp_path / f"{name}{end}")
+def test_idx_files_of_images_and_labels(tmp_path, name, gz):
+    compress, suffix = (gzip.compress, ".gz") if gz else (bytes, "")
+    (tmp_path / f"{name}{suffix}").write_bytes(compress(idx(IMAGES)))
+    table = read_table(tmp_path / f"{name}{suffix}")
     assert table.names == ["pixel_0_0", "pixel_0_1", "pixel_1_0", "pixel_1_1"]
     (tmp_path / f"{name.replace('images', 'labels').replace('idx3', 'idx1')}.gz").write_bytes(
         gzip.compress(idx(LABELS))
     )
-    table = read_table(tmp_path / f"{name}{end}")
+    table = read_table(tmp_path / f"{name}{suffix}")
     assert table.column("label").tolist() == LABELS.tolist()
     assert table.features(exclude=["label"])[0].tolist() == IMAGES.reshape(3, 4).tolist()
 
 
 @pytest.mark.parametrize("code", DTYPES)
-def test_every_dtype(tmp_path, code):
+def test_all_dtypes_of_idx_files(tmp_path, code):
     path = tmp_path / "a.idx"
     path.write_bytes(idx(np.array([[1, 2], [3, 100]]), code))
     assert read_table(path).features()[0].tolist() == [[1, 2], [3, 100]]
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        (b"", "the first bytes are not there; an IDX file was wanted"),
-        (b"\x89PNG....", "the first bytes are 89 50 4e 47; an IDX file was wanted"),
-        (b"\0\0\x08\x00", "the first bytes are 00 00 08 00; an IDX file was wanted"),
-        (b"\0\0\x08\x05" + bytes(20), "the first bytes are 00 00 08 05; an IDX file was wanted"),
-        (b"\0\0\x07\x01" + bytes(20), "the first bytes are 00 00 07 01; an IDX file was wanted"),
+        (b"", "the file is empty, wanted an IDX file"),
+        (b"\x89PNG....", "the first bytes are 89 50 4e 47, wanted an IDX file"),
+        (b"\0\0\x08\x00", "the first bytes are 00 00 08 00, wanted an IDX file"),
+        (b"\0\0\x08\x05" + bytes(20), "the first bytes are 00 00 08 05, wanted an IDX file"),
+        (b"\0\0\x07\x01" + bytes(20), "the first bytes are 00 00 07 01, wanted an IDX file"),
         (b"\0\0\x08\x02\0\0", "the file ends within its header"),
-        (idx(IMAGES)[:-1], "its header says (3, 2, 2), 12 bytes, and it has 11"),
-        (idx(IMAGES) + b"x", "its header says (3, 2, 2), 12 bytes, and it has more"),
-        (idx(IMAGES[:0]), "its array has shape (0, 2, 2); at least one of each was wanted"),
+        (idx(IMAGES)[:-1], "its header says (3, 2, 2), 12 bytes, but it has 11"),
+        (idx(IMAGES) + b"x", "its header says (3, 2, 2), 12 bytes, but it has more"),
+        (idx(IMAGES[:0]), "its array has shape (0, 2, 2), wanted sizes of at least 1"),
         (gzip.compress(idx(IMAGES), mtime=0)[:-9], "the gzip file is damaged"),
         (gzip.compress(idx(IMAGES), mtime=0)[:-5] + b"oops!", "the gzip file is damaged"),
     ],
 )
-def test_wrong_idx(tmp_path, content, told):
+def test_invalid_idx_files_are_refused(tmp_path, content, message):
     path = tmp_path / "a-images.idx"
     path.write_bytes(content)
-    assert error_of(path).startswith(f"a-images.idx: {told}")
+    assert error_of(path).startswith(f"a-images.idx: {message}")
 
 
-def test_labels_of_another_number(tmp_path):
+def test_a_different_number_of_labels_than_images_is_refused(tmp_path):
     (tmp_path / "images.idx").write_bytes(idx(IMAGES))
     (tmp_path / "labels.idx").write_bytes(idx(LABELS[:2]))
     assert error_of(tmp_path / "images.idx") == (
-        "labels.idx: the labels have shape (2,); (3,) was wanted, one for each image"
+        "labels.idx: the labels have shape (2,), wanted (3,): one for each image"
     )
 
 
@@ -183,7 +183,7 @@ def parquet(tmp_path):
     return write
 
 
-def test_numbers_and_text(parquet):
+def test_parquet_columns_of_numbers_and_of_text(parquet):
     pa = parquet.pa
     columns = {
         "f": pa.array([1.5, 2.5, 3.5], pa.float32()),
@@ -200,9 +200,9 @@ def test_numbers_and_text(parquet):
     }  # fmt: skip
 
 
-def test_what_is_missing_in_a_parquet_file(parquet):
+def test_missing_values_in_a_parquet_file(parquet):
     path = parquet({"a": [1.0, None, float("nan")], "s": ["x", None, ""], "t": [[1], [2], [3]]})
-    assert error_of(path) == "data.parquet: column 't' has type list<element: int64>; numbers or text were wanted"
+    assert error_of(path) == "data.parquet: column 't' has type list<element: int64>, wanted numbers or text"
     with pytest.raises(TableError, match=r"row 2: column 'a' has nan where .*; one more is missing, in row 3"):
         read_table(path, exclude=["t"])
     table = read_table(path, exclude=["t"], missing="keep")
@@ -211,26 +211,26 @@ def test_what_is_missing_in_a_parquet_file(parquet):
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"a": [1.0, float("inf")]}, "row 2: column 'a' has inf where a finite number was expected"),
         ({"a": []}, "the file has no rows"),
     ],
 )
-def test_wrong_parquet(parquet, columns, told):
-    assert error_of(parquet(columns)) == f"data.parquet: {told}"
+def test_parquet_files_with_infinity_or_without_rows_are_refused(parquet, columns, message):
+    assert error_of(parquet(columns)) == f"data.parquet: {message}"
 
 
-def test_no_parquet(tmp_path):
+def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
     (tmp_path / "a.parquet").write_bytes(b"a,b\n1,2\n")
     assert error_of(tmp_path / "a.parquet").startswith("a.parquet: the Parquet file cannot be read: ")
     assert error_of(tmp_path / "b.parquet") == "b.parquet: cannot be read: No such file or directory"
 
 
-def test_without_pyarrow(tmp_path, monkeypatch):
+def test_a_parquet_file_without_pyarrow_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "a.parquet").touch()
     assert error_of(tmp_path / "a.parquet") == (
-        'a.parquet: to read .parquet files takes pyarrow: pip install "deepnotes[data]"'
+        'a.parquet: reading .parquet files requires pyarrow: pip install "deepnotes[data]"'
     )

@@ -1,4 +1,4 @@
-"""The bundled digits: what they hold, and that they are the data they claim to be; and data that are made."""
+"""The bundled digits, which must equal the data of the UCI repository, and synthetic data."""
 
 from importlib.resources import files
 
@@ -10,7 +10,7 @@ from deepnotes.datasets import load_digits, make_blobs, make_moons, make_spirals
 from deepnotes.utils.errors import ArgumentError
 
 
-def test_shapes_types_and_range():
+def test_the_shapes_dtypes_and_range_of_the_digits():
     digits = load_digits()
     assert digits.X.shape == (1797, 64)
     assert digits.X.dtype == np.float64
@@ -20,7 +20,7 @@ def test_shapes_types_and_range():
     assert np.array_equal(digits.X, digits.X.round())
 
 
-def test_names():
+def test_the_names_of_features_and_classes_of_the_digits():
     digits = load_digits()
     assert digits.classes == list("0123456789")
     assert len(set(digits.feature_names)) == 64
@@ -28,11 +28,11 @@ def test_names():
     assert digits.feature_names[8 * 3 + 5] == "pixel_3_5"
 
 
-def test_class_counts_are_those_the_repository_publishes():
+def test_class_counts_equal_those_that_the_repository_publishes():
     assert np.bincount(load_digits().y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
-def test_the_first_image_is_a_zero_with_a_hole():
+def test_the_first_image_shows_a_zero():
     digits = load_digits()
     image = digits.X[0].reshape(8, 8)
     assert digits.y[0] == 0
@@ -40,7 +40,7 @@ def test_the_first_image_is_a_zero_with_a_hole():
     assert image[3:5, 3:5].sum() < image[3:5, 1:3].sum()
 
 
-def test_equal_to_the_source():
+def test_the_digits_equal_those_of_scikit_learn():
     source = pytest.importorskip("sklearn.datasets").load_digits()
     digits = load_digits()
     assert np.array_equal(digits.X, source.data)
@@ -53,36 +53,36 @@ def test_each_call_returns_new_arrays():
     assert load_digits().X.min() == 0
 
 
-def test_the_licence_travels_with_the_data():
+def test_the_licence_is_packaged_with_the_data():
     text = files("deepnotes.datasets").joinpath("digits.LICENSE").read_text("utf-8")
     for part in ("Alpaydin", "Kaynak", "UCI Machine Learning", "10.24432/C50P49", "CC BY 4.0", "Changes"):
         assert part in text
 
 
-# --- made -------------------------------------------------------------------------------------------------------------
+# --- synthetic data ---------------------------------------------------------------------------------------------------
 
 POINTS = [(make_moons, 2), (make_spirals, 2), (make_blobs, 3)]
 
 
 @pytest.mark.parametrize(("make", "classes"), POINTS)
-def test_points_of_classes(make, classes):
-    made = make(31)
-    assert (made.X.shape, made.X.dtype, made.y.shape, made.y.dtype) == ((31, 2), np.float64, (31,), np.int64)
-    assert np.ptp(np.bincount(made.y, minlength=classes)) <= 1
-    assert (made.feature_names, made.classes) == (["x0", "x1"], [str(i) for i in range(classes)])
-    assert not np.array_equal(made.y, np.sort(made.y))  # in a random order
+def test_points_of_balanced_classes_in_random_order(make, classes):
+    points = make(31)
+    assert (points.X.shape, points.X.dtype, points.y.shape, points.y.dtype) == ((31, 2), np.float64, (31,), np.int64)
+    assert np.ptp(np.bincount(points.y, minlength=classes)) <= 1
+    assert (points.feature_names, points.classes) == (["x0", "x1"], [str(i) for i in range(classes)])
+    assert not np.array_equal(points.y, np.sort(points.y))
 
 
 @pytest.mark.parametrize("make", [make_moons, make_spirals, make_blobs, make_teacher])
-def test_a_seed_and_a_number_of_samples(make):
+def test_the_seed_decides_and_invalid_arguments_are_refused(make):
     for one, same, other in zip(make(50), make(50, seed=0), make(50, seed=1), strict=True):
         assert np.array_equal(one, same)
         assert isinstance(one, list) or not np.array_equal(one, other)
     make(50).X[:] = np.nan
     assert np.isfinite(make(50).X).all()
-    for wrong in ({"samples": 0}, {"samples": 1.5}, {"samples": True}, {"seed": -1}):
-        with pytest.raises(ArgumentError, match=f"{next(iter(wrong))}="):
-            make(**wrong)
+    for invalid in ({"samples": 0}, {"samples": 1.5}, {"samples": True}, {"seed": -1}):
+        with pytest.raises(ArgumentError, match=f"{next(iter(invalid))}="):
+            make(**invalid)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_a_seed_and_a_number_of_samples(make):
      (make_spirals, {"classes": 1}), (make_blobs, {"features": 0}), (make_blobs, {"spread": "x"}),
      (make_blobs, {"samples": 2}), (make_teacher, {"hidden": 0}), (make_teacher, {"noise": -0.1})],
 )  # fmt: skip
-def test_what_cannot_be_made(make, arguments):
+def test_arguments_outside_their_range_are_refused(make, arguments):
     with pytest.raises(ArgumentError, match=f"{next(iter(arguments))}="):
         make(**arguments)
 
 
-def test_the_shape_of_moons():
+def test_moons_are_two_half_circles():
     moons = make_moons(500, noise=0)
     upper, lower = moons.X[moons.y == 0], moons.X[moons.y == 1]
     assert np.hypot(*upper.T) == pytest.approx(1)
@@ -105,34 +105,34 @@ def test_the_shape_of_moons():
     assert lower[:, 1].max() <= 0.5
 
 
-def test_the_shape_of_spirals():
+def test_spirals_are_arms_around_the_origin():
     spirals = make_spirals(600, classes=3, turns=2, noise=0)
     angle = np.arctan2(*spirals.X.T[::-1])
     radius = np.hypot(*spirals.X.T)
     assert radius.max() <= 4 * np.pi
-    off = (radius + 2 * np.pi * spirals.y / 3 - angle + np.pi) % (2 * np.pi) - np.pi
-    assert np.abs(off).max() < 1e-6
+    deviation = (radius + 2 * np.pi * spirals.y / 3 - angle + np.pi) % (2 * np.pi) - np.pi
+    assert np.abs(deviation).max() < 1e-6
 
 
-def test_the_shape_of_blobs():
+def test_blobs_are_round_clouds():
     blobs = make_blobs(3000, features=5, spread=0.5)
     for i in range(3):
         cloud = blobs.X[blobs.y == i]
         assert np.abs(cloud.mean(axis=0)).max() < 10.1
-        assert cloud.std(axis=0) == pytest.approx(0.5, rel=0.1)  # of 1000 samples: a standard error of 0.011
+        assert cloud.std(axis=0) == pytest.approx(0.5, rel=0.1)  # 1000 samples: the standard error is 0.011
 
 
-def test_what_the_teacher_knows_can_be_learned():
-    taught = make_teacher(400, features=3, hidden=2)
+def test_a_network_learns_the_outputs_of_the_teacher():
+    samples = make_teacher(400, features=3, hidden=2)
     net = dn.Network([dn.Dense(6, "tanh"), dn.Dense(1)], inputs=3, seed=0)
-    before = net.evaluate(taught.X.T, taught.y)["loss"]
-    net.fit(taught.X.T, taught.y, epochs=60, optimizer=dn.Adam(0.01))
-    assert net.evaluate(taught.X.T, taught.y)["loss"] < 0.02 * before
+    before = net.evaluate(samples.X.T, samples.y)["loss"]
+    net.fit(samples.X.T, samples.y, epochs=60, optimizer=dn.Adam(0.01))
+    assert net.evaluate(samples.X.T, samples.y)["loss"] < 0.02 * before
     noisy = make_teacher(400, features=3, hidden=2, noise=0.5)
-    assert np.std(noisy.y - taught.y) == pytest.approx(0.5, rel=0.15)
+    assert np.std(noisy.y - samples.y) == pytest.approx(0.5, rel=0.15)
 
 
-def test_moons_are_parted_by_two_layers():
+def test_two_layers_separate_the_moons():
     moons = make_moons(400, noise=0.05)
     net = dn.Network([dn.Dense(16, "tanh"), dn.Dense(1, "sigmoid")], inputs=2, seed=0)
     history = net.fit(moons.X.T, moons.y, epochs=60, optimizer=dn.Adam(0.02), metrics="accuracy")

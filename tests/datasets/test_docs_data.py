@@ -1,10 +1,10 @@
-"""The examples of docs/data.md run, one after the other, as they stand there."""
+"""The examples in docs/data.md, run unchanged, one after another."""
 
 import re
 from pathlib import Path
 
 
-def test_the_examples_run(tmp_path, monkeypatch):
+def test_the_examples_in_the_page_on_data_run(tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 3

@@ -1,4 +1,4 @@
-"""Columns of a table as inputs of a network: categories, missing values, and what is said of those that do not fit."""
+"""The encoding of table columns as inputs: categories, missing values, and errors."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def flowers(csv_file):
     return read_table(csv_file(text), missing="keep")
 
 
-def test_categories_and_columns_side_by_side(flowers):
+def test_inputs_of_categories_and_of_numbers(flowers):
     encoder = Encoder.fit(flowers, ["kind", "size"], impute="median", rows=np.array([0, 1, 4]))
     assert encoder.inputs == ["kind=daisy", "kind=rose", "kind=tulip", "size"]
     assert encoder(flowers).T.tolist() == [[0, 1, 0, 1], [0, 0, 1, 2], [0, 1, 0, 2], [1, 0, 0, 4], [1, 0, 0, 9]]
@@ -24,18 +24,18 @@ def test_categories_and_columns_side_by_side(flowers):
 
 
 @pytest.mark.parametrize(("impute", "value"), [("mean", 4), ("median", 3), ("zero", 0), ("most_frequent", 1)])
-def test_what_is_imputed(flowers, impute, value):
+def test_fill_values(flowers, impute, value):
     encoder = Encoder.fit(flowers, ["size", "kind"], impute=impute)
     assert [feature.fill for feature in encoder.features] == [value, "rose"]
     assert encoder(flowers)[0].tolist() == [1, 2, value, 4, 9]
 
 
-def test_a_mean_near_the_largest_float():
+def test_the_mean_of_numbers_near_the_largest_float_does_not_overflow():
     table = Table(["a"], {"a": np.array([1.5e308, 1.7e308, np.nan])})
     assert Encoder.fit(table, impute="mean").features[0].fill == pytest.approx(1.6e308)
 
 
-def test_numbers_as_categories(flowers):
+def test_numbers_may_be_categories(flowers):
     encoder = Encoder.fit(flowers, ["zip"], categorical=["zip"])
     assert encoder.inputs == ["zip=10", "zip=20"]
     assert encoder(flowers).tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 0]]
@@ -47,24 +47,24 @@ def test_a_missing_value_is_an_error_unless_imputed(flowers):
         TableError, match=r"data\.csv:4: column 'size' has an empty cell where a number was expected; im"
     ):
         Encoder.fit(flowers)
-    whole = Encoder.fit(flowers, ["size"], impute="mean")
-    assert np.isfinite(whole(flowers)).all()
+    imputing = Encoder.fit(flowers, ["size"], impute="mean")
+    assert np.isfinite(imputing(flowers)).all()
     without = Encoder.fit(Table(["size"], {"size": np.ones(2)}))
     with pytest.raises(TableError, match=r"data\.csv:4: column 'size' has an empty cell .*trained without imputation"):
         without(flowers)
 
 
-def test_an_unknown_category(flowers):
+def test_an_unknown_category_is_an_error_or_encoded_as_zeros(flowers):
     encoder = Encoder.fit(flowers, ["kind"], impute="mean", rows=np.array([0, 1]))
     with pytest.raises(TableError, match=r"row 5: column 'kind' has the category 'daisy', which is unknown; known are"):
         encoder(flowers)
     assert encoder(flowers, unknown="zeros")[:, 4].tolist() == [0, 0]
-    assert encoder.strangers(flowers) == {"kind": 1}
+    assert encoder.count_unknown(flowers) == {"kind": 1}
 
 
-def test_columns_of_another_kind(csv_file):
+def test_columns_of_another_type_are_refused(csv_file):
     numbers, text = (read_table(csv_file(f"a\n{cell}\n")) for cell in ("1", "x"))
-    with pytest.raises(TableError, match="column 'a' is text, its first value is 'x', and numbers were wanted"):
+    with pytest.raises(TableError, match="column 'a' is text, its first value is 'x', wanted numbers"):
         Encoder.fit(numbers)(text)
     with pytest.raises(TableError, match="column 'a' has the category '1', which is unknown; known are x"):
         Encoder.fit(text)(numbers)
@@ -72,7 +72,7 @@ def test_columns_of_another_kind(csv_file):
         Encoder.fit(text)(Table(["b"], {"b": np.ones(1)}))
 
 
-def test_a_column_that_is_missing_altogether(csv_file):
+def test_a_column_without_values_can_be_imputed_but_not_fitted(csv_file):
     known = Encoder.fit(read_table(csv_file("a,b\nx,1\nx,2\n")), impute="mean")
     empty = read_table(csv_file("a,b\n,\n,\n"), missing="keep", text=["a"])
     assert known(empty).T.tolist() == [[1, 1.5], [1, 1.5]]
@@ -80,15 +80,15 @@ def test_a_column_that_is_missing_altogether(csv_file):
         Encoder.fit(empty, impute="mean")
 
 
-def test_names_of_inputs_that_would_be_the_same():
+def test_names_of_inputs_are_distinct():
     columns = {"a": np.array(["x", "y"]), "a=x": np.ones(2)}
     with pytest.raises(TableError, match="two inputs would have the name 'a=x'"):
         Encoder.fit(Table(list(columns), columns))
-    near = Table(["a"], {"a": np.array([0.1, 0.1 + 1e-15, 3, 1e300])})
-    assert Encoder.fit(near, categorical=["a"]).inputs == ["a=0.1", "a=0.100000000000001", "a=3", "a=1e+300"]
+    close = Table(["a"], {"a": np.array([0.1, 0.1 + 1e-15, 3, 1e300])})
+    assert Encoder.fit(close, categorical=["a"]).inputs == ["a=0.1", "a=0.100000000000001", "a=3", "a=1e+300"]
 
 
-def test_text_of_many_values_is_no_category_unless_named():
+def test_text_of_many_values_is_refused_unless_named_as_categorical():
     table = Table(["id"], {"id": np.array([f"n{i}" for i in range(65)])})
     with pytest.raises(TableError, match="column 'id' is text of 65 distinct values"):
         Encoder.fit(table)
@@ -96,7 +96,7 @@ def test_text_of_many_values_is_no_category_unless_named():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "told"),
+    ("arguments", "error", "message"),
     [
         ({"impute": "guess"}, ArgumentError, "impute='guess', wanted one of mean"),
         ({"names": []}, TableError, "no column is left"),
@@ -104,25 +104,25 @@ def test_text_of_many_values_is_no_category_unless_named():
         ({"categorical": ["c"]}, TableError, "no column 'c'"),
     ],
 )
-def test_wrong_arguments(arguments, error, told):
-    with pytest.raises(error, match=told):
+def test_invalid_arguments_of_fit_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
         Encoder.fit(Table(["a"], {"a": np.ones(1)}), **arguments)
 
 
-def test_unknown_must_be_a_word_that_is_known(flowers):
+def test_an_invalid_value_of_unknown_is_refused(flowers):
     with pytest.raises(ArgumentError, match="unknown='drop', wanted 'error' or 'zeros'"):
         Encoder.fit(flowers, ["zip"])(flowers, unknown="drop")
 
 
-def test_there_and_back(flowers):
+def test_an_encoder_survives_the_round_trip_through_metadata(flowers):
     encoder = dn.Encoder.fit(flowers, categorical=["zip"], impute="mean")
-    words = encoder.as_metadata()
-    assert words[1] == {"name": "kind", "categories": ["daisy", "rose", "tulip"], "fill": "rose"}
-    assert Encoder.from_metadata(words) == encoder
+    metadata = encoder.as_metadata()
+    assert metadata[1] == {"name": "kind", "categories": ["daisy", "rose", "tulip"], "fill": "rose"}
+    assert Encoder.from_metadata(metadata) == encoder
 
 
 @pytest.mark.parametrize(
-    "words",
+    "metadata",
     [
         [{"name": 1}],
         [{}],
@@ -139,6 +139,6 @@ def test_there_and_back(flowers):
         5,
     ],
 )
-def test_words_that_make_no_sense(words):
+def test_invalid_metadata_is_refused(metadata):
     with pytest.raises((LookupError, TypeError, ValueError, OverflowError, AttributeError)):
-        Encoder.from_metadata(words)
+        Encoder.from_metadata(metadata)

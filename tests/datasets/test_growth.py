@@ -1,4 +1,4 @@
-"""Twice the columns or rows take each reader and writer at most 2.5 times as long."""
+"""The time of each reader and writer grows at most by a factor of 2.5 if the columns or rows are doubled."""
 
 import gc
 import math
@@ -9,57 +9,57 @@ pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not install
 
 from benchmarks import readers
 
-resource = pytest.importorskip("resource", reason="of POSIX alone")
+resource = pytest.importorskip("resource", reason="only on POSIX")
 
 COLUMNS, ROWS = 2_000, 20_000
-LEAST = 0.03
-"""Seconds that the smaller size must take, or it is made larger: shorter times are noise."""
+MIN_SECONDS = 0.03
+"""The time that the smaller size must take, since shorter times are mostly noise; it is enlarged until it does."""
 
 
-def spent():
-    """Return the CPU time of this process, in seconds."""
+def cpu_time():
+    """Return the CPU time of this process in user mode, in seconds."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 
-def work(case, folder, rows, columns):
-    """Return the CPU time of a call, the best of two, without that of the kernel: others on the machine add little."""
+def time_case(case, folder, rows, columns):
+    """Return the CPU time of a call in user mode, the best of two, which depends little on other processes."""
     folder.mkdir()
     run = case(folder, rows, columns)
     times = []
     for _ in range(2):
         gc.collect()
-        began = spent()
+        start = cpu_time()
         run()
-        times.append(spent() - began)
+        times.append(cpu_time() - start)
     return min(times)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["columns", "rows"])
 @pytest.mark.parametrize("name", readers.CASES)
-def test_twice_as_much_takes_at_most_two_and_a_half_times_as_long(tmp_path, name, axis):
+def test_twice_the_size_takes_at_most_two_and_a_half_times_as_long(tmp_path, name, axis):
     if axis == "rows" and name in readers.BY_COLUMNS_ALONE:
         pytest.skip("a model file has no rows")
     case = readers.CASES[name]
     rows, columns = (10, COLUMNS) if axis == "columns" else (ROWS, 4)
     folders = (tmp_path / str(i) for i in range(99))
 
-    def measured(times_as_much):
-        size = (rows, times_as_much * columns) if axis == "columns" else (times_as_much * rows, columns)
-        return work(case, next(folders), *size)
+    def measure(factor):
+        size = (rows, factor * columns) if axis == "columns" else (factor * rows, columns)
+        return time_case(case, next(folders), *size)
 
-    much = 1
-    while (once := measured(much)) < LEAST:
-        much = math.ceil(min(8, 1.5 * LEAST / max(once, 1e-3)) * much)
+    factor = 1
+    while (single := measure(factor)) < MIN_SECONDS:
+        factor = math.ceil(min(8, 1.5 * MIN_SECONDS / max(single, 1e-3)) * factor)
     for _ in range(4):
-        if (twice := measured(2 * much)) <= 2.5 * once:
+        if (double := measure(2 * factor)) <= 2.5 * single:
             return
-        once = max(once, measured(much))  # something else had the caches of the processor meanwhile, or had not
-    assert twice <= 2.5 * once, (once, twice)
+        single = max(single, measure(factor))  # the caches may have been in another state for the first measurement
+    assert double <= 2.5 * single, (single, double)
 
 
-def test_a_table_of_very_many_columns_is_looked_up_without_going_through_all():
-    """20,000 columns took 82 s, each look-up making a list of all names: now the number of comparisons is counted."""
+def test_the_time_to_look_up_a_column_does_not_grow_with_their_number():
+    """20,000 columns once took 82 s, since each look-up made a list of all names; count the comparisons of names."""
     import numpy as np
 
     from deepnotes.datasets.encoding import Encoder
@@ -78,14 +78,14 @@ def test_a_table_of_very_many_columns_is_looked_up_without_going_through_all():
     def comparisons(n):
         names = [Name(f"x{j}") for j in range(n)]
         table = Table(names, {name: np.ones(2) for name in names})
-        asked = [Name(name) for name in names]
+        requested = [Name(name) for name in names]
         Name.compared = 0
-        for name in asked:
+        for name in requested:
             table.require([name])
             table.column(name)
-        table.require_complete(asked)
-        table.features(exclude=asked[: n // 2])
-        Encoder.fit(table, asked, categorical=asked[: n // 10])(table)
+        table.require_complete(requested)
+        table.features(exclude=requested[: n // 2])
+        Encoder.fit(table, requested, categorical=requested[: n // 10])(table)
         return Name.compared
 
     few, many = comparisons(500), comparisons(1000)

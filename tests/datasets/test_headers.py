@@ -1,4 +1,4 @@
-"""CSV files whose header cannot be used as it is: the error says how to read them, and whoever does it can train."""
+"""CSV files whose header cannot be used: the error names the options that read the file, and these options work."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,55 +16,68 @@ pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not install
 
 QUICK = ("--impute", "mean", "--epochs", "1", "--layers", "4", "--quiet", "--backend", "numpy")
 ADVICE = re.compile(r"((?:--[a-z-]+(?: [^\s(-][^\s(]*)? )+)\(([^()]*)\)")
-"""Options of the command line, and in parentheses those of the library."""
+"""The options of the command line, followed by the same options of the library in parentheses."""
 
 
 @dataclass
 class Case:
-    """A file, what its error says, and what is read by the advice in it."""
+    """A file with an unusable header, its error, and the columns that are read with the options in the error.
+
+    Attributes
+    ----------
+    text : str
+        The content of the file.
+    message : str
+        A part of the error message.
+    names : str
+        The names of the columns, the last of which is the target.
+    which : int
+        The index of the advice to follow, if the message gives several.
+    options : dict
+        Options of read_table that are used from the beginning.
+    """
 
     text: str
-    told: str
+    message: str
     names: str
-    """Of all columns, the last of which is the target."""
     which: int = 0
-    """Which advice is followed where there are several."""
-    given: dict[str, str] = field(default_factory=dict)
-    """What is known about the file."""
+    options: dict[str, str] = field(default_factory=dict)
 
 
 def rows(form, count=12, end="\n"):
-    """Return rows in which {i} is a number, {w} a word and {c} a class."""
+    """Return rows in which {i} and {h} are numbers, {w} is a word and {c} is a class."""
     return "".join(form.format(i=i, h=i / 2, w="uv"[i % 3 % 2], c="ab"[i % 2]) + end for i in range(count))
 
 
 COMMA = {"decimal": ","}
 
 CASES = {
-    "two columns of one name": Case("x,y,x\n" + rows("{i},{h},{c}"), ":1: two columns have the name 'x'", "x0 x1 x2"),
-    "two columns of one name, text alone": Case(
+    "repeated name": Case("x,y,x\n" + rows("{i},{h},{c}"), ":1: two columns have the name 'x'", "x0 x1 x2"),
+    "repeated name, only text": Case(
         "x,x,y\n" + rows("red,{w},{c}"), ":1: two columns have the name 'x'", "x0 x1 x2"
     ),
-    "two columns of one name, below a blank line": Case(
+    "repeated name, below a blank line": Case(
         "\nx;x;y\r\n" + rows("{i};{h};{c}", end="\r\n"), ":2: two columns have the name 'x'", "x0 x1 x2"
     ),
-    "two columns of one name, on two lines": Case(
+    "repeated name, on two lines": Case(
         '"x\nz","x\nz",y\n' + rows("{i},{h},{c}"), ":1: two columns have the name", "x0 x1 x2"
     ),
-    "two columns of one name beside an index": Case(
+    "repeated name, and an index": Case(
         ",x,x,y\n" + rows("{i},{i},{h},{c}"), ":1: two columns have the name 'x'", "x1 x2 x3"
     ),
-    "two columns of one name, as R writes them": Case(
+    "repeated name, and row names of R": Case(
         "x,x,y\n" + rows("{i},{i},{h},{c}"), ":1: two columns have the name 'x'", "x1 x2 x3"
     ),
     "a column without a name": Case("x,,y\n" + rows("{i},{h},{c}"), ":1: column 2 has no name", "x0 x1 x2"),
-    "a column without a name, text alone": Case("x,,y\n" + rows("{w},{w},{c}"), ":1: column 2 has no name", "x0 x1 x2"),
+    "a column without a name, only text": Case("x,,y\n" + rows("{w},{w},{c}"), ":1: column 2 has no name", "x0 x1 x2"),
     "a last column without a name": Case("x,y,\n" + rows("{i},{h},{c}"), ": column 3 has no name", "x0 x1 x2"),
-    "no header, with a number that is there twice": Case(
+    "no header, with a repeated number": Case(
         rows("{i},1.5,{h},1.5,{c}"), ":1: two columns have the name '1.5'", "x0 x1 x2 x3 x4"
     ),
     "no header, with a gap": Case("1,,2,a\n" + rows("{i},5,{h},{c}"), ":1: column 2 has no name", "x0 x1 x2 x3"),
-    "numbers alone": Case(rows("{i},{h},1", 6) + rows("{i},{h},0", 6), ":1: the first row must hold", "x0 x1 x2"),
+    "no header, only numbers": Case(
+        rows("{i},{h},1", 6) + rows("{i},{h},0", 6), ":1: the first row must hold", "x0 x1 x2"
+    ),
     "a title": Case("Results of 2024\nx,z,y\n" + rows("{i},{h},{c}"), ":2: 3 cells where the header has 1", "x z y"),
     "a title with commas": Case(
         "Results, by me\nx,z,w,y\n" + rows("{i},{h},{w},{c}"), ":2: 4 cells where the header has 2", "x z w y"
@@ -72,19 +85,19 @@ CASES = {
     "a title with as many commas as the table": Case(
         "Results, by me, 2024\nx,z,y\n" + rows("{i},{h},{c}"), ": no column 'y'", "x z y"
     ),
-    "a title of words, by spaces": Case(
+    "a title above columns separated by spaces": Case(
         "My results of\nx z y\n" + rows("{i} {h} {c}"), ": no separator was found", "x z y"
     ),
-    "a title above names of rows": Case(
+    "a title above row names": Case(
         "Results\nx,z,y\n" + rows("r{i},{i},{h},{c}"), ":2: 3 cells where the header has 1", "x z y"
     ),
-    "a title with a comma above names of rows": Case(
+    "a title with a comma above row names": Case(
         "Results, by me, 2024\nx;z;y\n" + rows("{i};{h};{h};{c}"), ":2: 3 cells where the header has 1", "x z y"
     ),
-    "a title as wide as the rows, above names of rows": Case(
+    "a title as wide as the rows, above row names": Case(
         "Results,,\nx,y\n" + rows("{i},{h},{c}"), ":2: 2 cells where the header has 3", "x y"
     ),
-    "a title of two cells above names of rows": Case(
+    "a title of two cells above row names": Case(
         "By me, 2024\nx,y\n" + rows("{i},{h},{c}"), ":3: 3 cells where the header has 2", "x y"
     ),
     "a year above the header": Case(
@@ -93,15 +106,15 @@ CASES = {
     "a year as wide as the table": Case("2024,,\nx,z,y\n" + rows("{i},{h},{c}"), ": column 2 has no name", "x z y"),
     "a title above two columns": Case("Results\nx,y\n" + rows("{i},{c}"), ":2: 2 cells where the header has 1", "x y"),
     "a title above semicolons": Case(
-        "Results\nx;z;y\n" + rows("{i},5;{i};{c}"), ":2: 3 cells where the header has 1", "x z y", given=COMMA
+        "Results\nx;z;y\n" + rows("{i},5;{i};{c}"), ":2: 3 cells where the header has 1", "x z y", options=COMMA
     ),
     "a title with a comma, above semicolons": Case(
-        "Results, mine\nx;y\n" + rows("{i},5;{c}"), ":2: 2 cells where the header has 1", "x y", given=COMMA
+        "Results, mine\nx;y\n" + rows("{i},5;{c}"), ":2: 2 cells where the header has 1", "x y", options=COMMA
     ),
     "a title above tabs, with a blank line": Case(
         "Results, mine\n\nx\tz\ty\n" + rows("{i}\t{h}\t{c}"), ":3: 3 cells where the header has 1", "x z y"
     ),
-    "three lines of a title": Case(
+    "a title of three lines": Case(
         "Results\nby me\nof 2024, all\nx,z,w,y\n" + rows("{i},{h},{w},{c}"),
         ":3: 2 cells where the header has 1",
         "x z w y",
@@ -109,19 +122,19 @@ CASES = {
     "a title as wide as the table": Case(
         "Results,,\nx,z,y\n" + rows("{i},{h},{c}"), ": column 2 has no name", "x z y"
     ),
-    "several titles as wide as the table": Case(
+    "a title of three lines as wide as the table": Case(
         "Results;;\n2024;;\n;;\nx;z;y\n" + rows("{i};{h};{c}"), ": column 2 has no name", "x z y"
     ),
     "two rows of names, as pandas writes them": Case(
         ",a,a,b\n,x,z,y\n" + rows("{i},{i},{h},{c}"), ":1: two columns have the name 'a'", "x z y"
     ),
-    "two rows of names, text alone": Case(
+    "two rows of names, only text": Case(
         "a,a,b\nx,z,y\n" + rows("red,{w},{c}"), ":1: two columns have the name 'a'", "x z y", 1
     ),
     "a title with a gap": Case(
         "Results,,by me,\nx,z,w,y\n" + rows("{i},{h},{w},{c}"), ":1: column 2 has no name", "x z w y", 1
     ),
-    "a title that is no CSV": Case(
+    "a title that is not CSV": Case(
         '"Results" of 2024\nx,y\n' + rows("{i},{c}"), ":1: the row that starts here is not CSV", "x y"
     ),
     "a title that opens a quote": Case(
@@ -132,14 +145,14 @@ CASES = {
     ),
     "spaces": Case("x z y\n" + rows("{i} {h} {c}"), ": no separator was found", "x z y"),
     "runs of spaces": Case("  x   z   y\n" + rows(" {i}  {h} {c}"), ": no separator was found", "x z y"),
-    "two columns by spaces": Case("x y\n" + rows("{i} {c}"), ": no separator was found", "x y"),
-    "words by spaces": Case("x z y\n" + rows("red {w} {c}"), ": no separator was found", "x z y"),
+    "two columns separated by spaces": Case("x y\n" + rows("{i} {c}"), ": no separator was found", "x y"),
+    "words separated by spaces": Case("x z y\n" + rows("red {w} {c}"), ": no separator was found", "x z y"),
     "spaces, as R writes them": Case('"x" "y"\n' + rows('"{i}" {h} "{c}"'), ": no separator was found", "x y"),
     "spaces with decimal commas": Case(
-        "x z y\n" + rows("{i},5 {i} {c}"), ": no separator was found", "x z y", given=COMMA
+        "x z y\n" + rows("{i},5 {i} {c}"), ": no separator was found", "x z y", options=COMMA
     ),
     "spaces below a title": Case("My results\nx z y\n" + rows("{i} {h} {c}"), ": no separator was found", "x z y"),
-    "spaces, and numbers alone": Case(rows("{i}.5 {h} 1", 6) + rows("{i} {h} 0", 6), ": no separator", "x0 x1 x2"),
+    "spaces, and only numbers": Case(rows("{i}.5 {h} 1", 6) + rows("{i} {h} 0", 6), ": no separator", "x0 x1 x2"),
 }  # fmt: skip
 
 
@@ -148,47 +161,47 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 def advice(message, which):
     """Return the options that a message names, for the command line and for the library."""
-    found = ADVICE.findall(message)
-    words, arguments = found[min(which, len(found) - 1)]
-    return words.split(), eval(f"dict({arguments})")
+    matches = ADVICE.findall(message)
+    options, arguments = matches[min(which, len(matches) - 1)]
+    return options.split(), eval(f"dict({arguments})")
 
 
 def as_options(arguments):
-    """Return the options of the command line that stand for arguments of read_table."""
-    words = []
+    """Return the options of the command line that correspond to arguments of read_table."""
+    options = []
     for name, value in arguments.items():
-        words += ["--no-header"] if name == "header" else [f"--{name.replace('_', '-')}", *np.atleast_1d(value)]
-    return list(map(str, words))
+        options += ["--no-header"] if name == "header" else [f"--{name.replace('_', '-')}", *np.atleast_1d(value)]
+    return list(map(str, options))
 
 
 @pytest.mark.thinned(3)
-@pytest.mark.parametrize("about", CASES)
-def test_the_advice_reads_and_trains(about, capsys):
-    case = CASES[about]
+@pytest.mark.parametrize("name", CASES)
+def test_the_options_in_the_error_read_the_file(name, capsys):
+    case = CASES[name]
     path = Path("data.csv")
     path.write_text(case.text, newline="")
     *features, target = case.names.split()
-    given, told = dict(case.given), []
-    while (status := main(["train", "data.csv", "--target", target, *as_options(given), *QUICK])) and len(told) < 3:
-        told.append(capsys.readouterr().err)
+    options, errors = dict(case.options), []
+    while (status := main(["train", "data.csv", "--target", target, *as_options(options), *QUICK])) and len(errors) < 3:
+        errors.append(capsys.readouterr().err)
         with pytest.raises(TableError) as caught:
-            read_table(path, spelled=[target], **given)
-        words, arguments = advice(told[-1], case.which)
-        assert words == as_options(arguments)
-        assert str(caught.value) in told[-1]
-        given |= arguments
+            read_table(path, spelled=[target], **options)
+        command_line, arguments = advice(errors[-1], case.which)
+        assert command_line == as_options(arguments)
+        assert str(caught.value) in errors[-1]
+        options |= arguments
     assert status == 0, capsys.readouterr().err
-    assert case.told in told[0]
+    assert case.message in errors[0]
     metadata = dn.load("data.safetensors").metadata
     assert [entry["name"] for entry in metadata["columns"]] == features
-    table = read_table(path, missing="keep", **given)
+    table = read_table(path, missing="keep", **options)
     assert table.names == [*features, target]
     assert table.column(target)[-1] in ("b", 0)
     for command in ("predict", "evaluate"):
         assert main([command, "data.safetensors", "data.csv", "--backend", "numpy"]) == 0, capsys.readouterr().err
 
 
-R = [
+ROW_NAMES = [
     ("x,y\n" + rows("{i},{h},{c}"), {}),
     ('"x","y"\n' + rows('"{i}",{h},"{c}"'), {}),
     ("x;y\n" + rows("{i};{h};{c}"), {}),
@@ -202,7 +215,7 @@ R = [
 ]
 
 
-@pytest.mark.parametrize(("text", "options"), R)
+@pytest.mark.parametrize(("text", "options"), ROW_NAMES)
 def test_row_names_of_r_are_an_index(text, options, csv_file):
     table = read_table(csv_file(text), missing="keep", **options)
     assert table.names == ["x", "y"]
@@ -215,17 +228,17 @@ def test_row_names_are_reported_by_train_and_predict(capsys):
     Path("b.csv").write_text("x\n" + rows("{h}"))
     assert main(["train", "a.csv", "--target", "y", *QUICK[:-3], "--backend", "numpy"]) == 0
     assert "the first column, which has no name," in capsys.readouterr().err
-    found = []
+    predictions = []
     for name in ("a.csv", "b.csv"):
         assert main(["predict", "a.safetensors", name, "--backend", "numpy"]) == 0
         out, err = capsys.readouterr()
-        found.append(out)
+        predictions.append(out)
         assert ("the first column, which has no name," in err) == (name == "a.csv")
-    assert found[0] == found[1]
+    assert predictions[0] == predictions[1]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("x,y\n1,2,3\n4,5\n", ":2: 3 cells where the header has 2"),
         ("x,y\n1,2\n3,4,5\n", ":3: 3 cells where the header has 2"),
@@ -235,8 +248,8 @@ def test_row_names_are_reported_by_train_and_predict(capsys):
         ("Title\nx,y\n1,2\n", ":2: 2 cells where the header has 1"),
     ],
 )
-def test_rows_that_are_wider_by_chance_have_no_names(csv_file, text, told):
-    with pytest.raises(TableError, match=f"data.csv{told}"):
+def test_rows_of_another_width_do_not_have_row_names(csv_file, text, message):
+    with pytest.raises(TableError, match=f"data.csv{message}"):
         read_table(csv_file(text))
 
 
@@ -248,7 +261,7 @@ def test_rows_that_are_wider_by_chance_have_no_names(csv_file, text, told):
         "x\na;b\nc\n",
     ],
 )  # fmt: skip
-def test_one_column_of_phrases_stays_one(csv_file, text):
+def test_a_column_of_phrases_is_not_split(csv_file, text):
     assert len(read_table(csv_file(text)).names) == 1
 
 
@@ -256,26 +269,26 @@ def test_one_column_of_phrases_stays_one(csv_file, text):
 @pytest.mark.parametrize(
     "cells", [["1 2", "3 4"], ["1;2", "3;4"], ["red one", "2"], ["a\tb", "c\td"], ["1 2 3", "4 5 6"]]
 )
-def test_one_column_that_we_wrote_is_read_as_one(tmp_path, name, cells):
+def test_a_single_column_written_by_write_table_is_not_split(tmp_path, name, cells):
     dn.write_table(tmp_path / "a.csv", [name], [np.array(cells)])
     table = read_table(tmp_path / "a.csv", text=[name])
     assert table.column(name).tolist() == cells
 
 
-def test_a_separator_that_is_given_is_not_doubted(csv_file):
+def test_an_explicit_separator_is_used_without_detection(csv_file):
     path = csv_file("x z y\n1 2 3\n4 5 6\n")
     assert read_table(path, separator=",").names == ["x z y"]
     assert read_table(csv_file("price eur\n1 000\n2 500\n"), thousands=" ").column("price eur").tolist() == [1000, 2500]
 
 
-def test_skipped_lines_are_remembered_by_the_model_and_said_anew(run, capsys):
+def test_skip_rows_is_kept_in_the_model_and_can_be_overridden(run, capsys):
     table = "x,z,y\n" + rows("{i},{h},{c}")
     Path("a.csv").write_text(f'made by "us\n\n{table}')
     Path("b.csv").write_text(table)
     run("train", "a.csv", "--target", "y", "--skip-rows", "2", *QUICK)
     assert dn.load("a.safetensors").metadata["format"] == {"skip_rows": 2}
-    found = [run("predict", "a.safetensors", *words)[0] for words in (["a.csv"], ["b.csv", "--skip-rows", "0"])]
-    assert found[0] == found[1]
+    predictions = [run("predict", "a.safetensors", *args)[0] for args in (["a.csv"], ["b.csv", "--skip-rows", "0"])]
+    assert predictions[0] == predictions[1]
     assert run("evaluate", "a.safetensors", "b.csv", "--skip-rows", "0", "--json")[0]
     assert main(["predict", "a.safetensors", "b.csv"]) == 1
     assert "columns: 1, 0.5, b" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""NumPy archives: what is read and what is refused."""
+"""NumPy archives: how they are read, and the errors for archives that cannot be read."""
 
 import zipfile
 
@@ -9,10 +9,8 @@ from table_errors import error_of
 from deepnotes.datasets.tables import read_table
 from deepnotes.utils.errors import TableError
 
-# --- NumPy archives ---------------------------------------------------------------------------------------------------
 
-
-def test_matrix_and_target(npz_file):
+def test_a_matrix_and_a_target(npz_file):
     X = np.arange(6, dtype=np.int16).reshape(3, 2)
     table = read_table(npz_file(X=X, y=np.array([1, 0, 1], np.uint8), extra=np.array([{}], dtype=object)))
     assert table.names == ["x0", "x1", "y"]
@@ -25,20 +23,20 @@ def test_matrix_and_target(npz_file):
     ("y", "names"),
     [(np.zeros(3), ["y"]), (np.zeros((3, 1)), ["y"]), (np.zeros((3, 2)), ["y0", "y1"]), (np.array(["a"] * 3), ["y"])],
 )
-def test_shapes_of_the_target(npz_file, y, names):
+def test_the_target_may_have_one_or_two_dimensions(npz_file, y, names):
     table = read_table(npz_file(x=np.ones((3, 1)), Y=y))
     assert table.names == ["x0", *names]
     assert np.array_equal(np.column_stack([table.column(name) for name in names]), y.reshape(3, -1))
 
 
-def test_matrix_alone_of_every_real_dtype(npz_file):
+def test_a_matrix_may_have_any_real_dtype(npz_file):
     for dtype in "?bBhHiIlLqQefdg":
         table = read_table(npz_file(X=np.array([[0, 1]], dtype)))
         assert table.features()[0].tolist() == [[0.0, 1.0]]
     assert read_table(npz_file(X=np.array([[0, 1]], ">f4"))).features()[0].tolist() == [[0.0, 1.0]]
 
 
-def test_named_columns(npz_file):
+def test_arrays_of_one_dimension_are_columns(npz_file):
     table = read_table(npz_file(b=np.array([1, 2]), a=np.array(["u", "vw"])))
     assert table.names == ["b", "a"]
     assert table.column("b").dtype == np.float64
@@ -48,14 +46,14 @@ def test_named_columns(npz_file):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"X": np.zeros(3)}, "array 'X' has shape (3,); (samples, features), both over 0, was wanted"),
-        ({"X": np.zeros((3, 1, 2))}, "array 'X' has shape (3, 1, 2); (samples, features), both over 0, was wanted"),
-        ({"x": np.zeros((0, 2))}, "array 'x' has shape (0, 2); (samples, features), both over 0, was wanted"),
-        ({"X": np.zeros((2, 0))}, "array 'X' has shape (2, 0); (samples, features), both over 0, was wanted"),
+        ({"X": np.zeros(3)}, "array 'X' has shape (3,), wanted (samples, features), both at least 1"),
+        ({"X": np.zeros((3, 1, 2))}, "array 'X' has shape (3, 1, 2), wanted (samples, features), both at least 1"),
+        ({"x": np.zeros((0, 2))}, "array 'x' has shape (0, 2), wanted (samples, features), both at least 1"),
+        ({"X": np.zeros((2, 0))}, "array 'X' has shape (2, 0), wanted (samples, features), both at least 1"),
         ({"X": np.array([["a"]])}, "array 'X' is text, and features must be numbers"),
-        ({"X": np.ones((1, 1), complex)}, "array 'X' has dtype complex128; real numbers or text were wanted"),
-        ({"X": np.ones((1, 1), "M8[s]")}, "array 'X' has dtype datetime64[s]; real numbers or text were wanted"),
-        ({"a": np.array([b"x"])}, "array 'a' has dtype |S1; real numbers or text were wanted"),
+        ({"X": np.ones((1, 1), complex)}, "array 'X' has dtype complex128, wanted real numbers or text"),
+        ({"X": np.ones((1, 1), "M8[s]")}, "array 'X' has dtype datetime64[s], wanted real numbers or text"),
+        ({"a": np.array([b"x"])}, "array 'a' has dtype |S1, wanted real numbers or text"),
         ({"X": np.array([[1, 2], [3, np.nan]])}, "row 2: column 'x1' has nan where a finite number was expected"),
         (
             {"X": np.ones((2, 2)), "y": np.array([1, -np.inf])},
@@ -64,33 +62,33 @@ def test_named_columns(npz_file):
         ({"a": np.array(["x", ""])}, "row 2: column 'a' has an empty text where a value was expected"),
         (
             {"X": np.ones((2, 2)), "y": np.ones(3)},
-            "array 'y' has shape (3,); (2,) or (2, k) was wanted, as 'X' has",
+            "array 'y' has shape (3,), wanted (2,) or (2, k), as 'X' has",
         ),
         (
             {"X": np.ones((2, 2)), "y": np.ones((3, 2))},
-            "array 'y' has shape (3, 2); (2,) or (2, k) was wanted, as 'X' has",
+            "array 'y' has shape (3, 2), wanted (2,) or (2, k), as 'X' has",
         ),
-        ({"X": np.ones((1, 1)), "y": np.ones(())}, "array 'y' has shape (); (1,) or (1, k) was wanted, as 'X' has"),
-        ({"X": np.ones((1, 1)), "x": np.ones((1, 1))}, "the archive has 'X' and 'x'; one of them was wanted"),
+        ({"X": np.ones((1, 1)), "y": np.ones(())}, "array 'y' has shape (), wanted (1,) or (1, k), as 'X' has"),
+        ({"X": np.ones((1, 1)), "x": np.ones((1, 1))}, "the archive has 'X' and 'x', wanted only one of them"),
         (
             {"X": np.ones((1, 1)), "y": np.ones(1), "Y": np.ones(1)},
-            "the archive has 'y' and 'Y'; one of them was wanted",
+            "the archive has 'y' and 'Y', wanted only one of them",
         ),
         (
             {"x_train": np.ones((3, 2)), "y_train": np.ones(3)},
-            "array 'x_train' has shape (3, 2); an array X of shape (samples, features) was wanted, or else columns "
-            "of shape (samples,) only",
+            "array 'x_train' has shape (3, 2), wanted an array X of shape (samples, features), or else only columns "
+            "of shape (samples,)",
         ),
-        ({"a": np.ones(3), "b": np.ones(2)}, "array 'b' has 2 values; 3, as 'a' has, was wanted"),
-        ({"a": np.ones(0)}, "array 'a' has 0 values; at least one was wanted"),
+        ({"a": np.ones(3), "b": np.ones(2)}, "array 'b' has 2 values, wanted 3, as 'a' has"),
+        ({"a": np.ones(0)}, "array 'a' has 0 values, wanted at least one"),
     ],
 )
-def test_wrong_arrays(npz_file, arrays, message):
+def test_invalid_arrays_are_refused(npz_file, arrays, message):
     assert error_of(npz_file(**arrays)) == f"data.npz: {message}"
 
 
-@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="no longer doubles here")
-def test_a_long_double_beyond_float64(npz_file):
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="long doubles are doubles here")
+def test_a_long_double_beyond_float64_is_refused(npz_file):
     X = np.array([[np.finfo(np.longdouble).max]])
     assert error_of(npz_file(X=X)) == "data.npz: array 'X' has inf at [0, 0] where a finite number was expected"
 
@@ -105,37 +103,37 @@ def test_object_arrays_are_never_unpickled(npz_file):
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n", b"\x93NUMPY\x01\x00", b"PK\x05\x06" + bytes(18)])
-def test_not_an_archive(tmp_path, content):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path, content):
     path = tmp_path / "data.npz"
     path.write_bytes(content)
     assert error_of(path) == "data.npz: not a NumPy archive, as numpy.savez writes"
 
 
-def test_an_archive_of_nothing(tmp_path):
+def test_an_empty_archive_is_refused(tmp_path):
     path = tmp_path / "data.npz"
     path.write_bytes(b"PK\x03\x04PK\x05\x06" + bytes(18))
-    assert error_of(path) == "data.npz: the archive has no arrays; an array X, or columns, were wanted"
+    assert error_of(path) == "data.npz: the archive has no arrays, wanted an array X or columns"
 
 
-def test_an_archive_of_something_else(tmp_path):
+def test_an_archive_of_other_files_is_refused(tmp_path):
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("X", "text")
-    assert error_of(path) == "data.npz: array 'X' has no array format; real numbers or text were wanted"
+    assert error_of(path) == "data.npz: array 'X' is not in NumPy's array format"
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_no_truncation_and_no_altered_byte_escapes(tmp_path, save):
+def test_truncated_and_altered_archives_are_refused(tmp_path, save):
     path = tmp_path / "data.npz"
     save(path, X=np.arange(4.0).reshape(2, 2), y=np.array(["a", "b"]))
-    whole = path.read_bytes()
-    for size in range(0, len(whole), 7):
-        path.write_bytes(whole[:size])
+    valid = path.read_bytes()
+    for size in range(0, len(valid), 7):
+        path.write_bytes(valid[:size])
         error_of(path)
     generator = np.random.default_rng(0)
     refused = 0
-    for at in range(0, len(whole), 3):
-        altered = bytearray(whole)
+    for at in range(0, len(valid), 3):
+        altered = bytearray(valid)
         altered[at] ^= int(generator.integers(1, 256))
         path.write_bytes(altered)
         try:

@@ -1,4 +1,4 @@
-"""Other people's files: indices, labels, booleans, missing values, formats; one frame as CSV and as Parquet."""
+"""Files from other programs: indices, labels, booleans, missing values, notations; a frame as CSV and as Parquet."""
 
 import csv
 import io
@@ -38,47 +38,47 @@ FRAME = {"a": [1.5, 2.5, 3.5, 4.5], "y": ["u", "v", "u", "v"]}
 
 
 def frames():
-    whole = pd.DataFrame(FRAME)
-    named = whole.set_index(pd.Index([7, 9, 8, 10], name="row"))
+    frame = pd.DataFrame(FRAME)
+    named = frame.set_index(pd.Index([7, 9, 8, 10], name="row"))
     pairs = pd.MultiIndex.from_tuples([("p", 1), ("p", 2), ("q", 1), ("q", 2)], names=["group", "member"])
     days = pd.date_range("2024-01-01", periods=4, name="day")
     return {
-        "a range": (whole, []),
-        "after a split": (whole.iloc[[2, 0, 3, 1]], ["__index_level_0__"]),
-        "a named range": (whole.rename_axis("number"), []),
+        "a range": (frame, []),
+        "after a split": (frame.iloc[[2, 0, 3, 1]], ["__index_level_0__"]),
+        "a named range": (frame.rename_axis("number"), []),
         "a named index": (named, ["row"]),
-        "several": (whole.set_index(pairs), ["group", "member"]),
+        "several": (frame.set_index(pairs), ["group", "member"]),
         "several without names": (
-            whole.set_index(pairs.set_names([None, None])), ["__index_level_0__", "__index_level_1__"],
+            frame.set_index(pairs.set_names([None, None])), ["__index_level_0__", "__index_level_1__"],
         ),
-        "dates": (whole.set_index(days), ["day"]),
+        "dates": (frame.set_index(days), ["day"]),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", frames())
-def test_the_index_in_a_parquet_file_is_no_feature(kind):
+def test_the_index_in_a_parquet_file_is_not_a_feature(kind):
     frame, index = frames()[kind]
     frame.to_parquet("a.parquet")
     table = read_table("a.parquet")
     assert table.names == ["a", "y"]
     assert [note.split("'")[1] for note in table.notes] == index
-    there = dn.open_table("a.parquet")
-    assert (there.names, list(there.notes)) == (["a", "y"], table.notes)
+    disk_table = dn.open_table("a.parquet")
+    assert (disk_table.names, list(disk_table.notes)) == (["a", "y"], table.notes)
     if index and kind != "dates":
         assert read_table("a.parquet", columns=[*index, "a"]).names == sorted([*index, "a"], key=["a", *index].index)
 
 
-def test_files_without_such_an_index_keep_all_columns():
+def test_files_without_the_index_of_a_frame_keep_all_columns():
     pq.write_table(pa.table({"index": [1, 2], "a": [3, 4]}), "a.parquet")
     assert read_table("a.parquet").names == ["index", "a"]
     table = pa.table({"index": [1, 2], "a": [3, 4]})
-    for told in (b"oops", b'{"index_columns": 5}', b'{"index_columns": ["gone", {"kind": "range"}]}', b"[]"):
-        pq.write_table(table.replace_schema_metadata({"pandas": told}), "a.parquet")
+    for metadata in (b"oops", b'{"index_columns": 5}', b'{"index_columns": ["gone", {"kind": "range"}]}', b"[]"):
+        pq.write_table(table.replace_schema_metadata({"pandas": metadata}), "a.parquet")
         assert read_table("a.parquet").names == ["index", "a"]
 
 
 @pytest.mark.parametrize("index", [[0, 1, 2, 3], [2, 0, 3, 1], ["r", "s", "t", "u"]])
-def test_the_index_in_a_csv_file_is_no_feature(run, index):
+def test_the_index_in_a_csv_file_is_not_a_feature(run, index):
     pd.DataFrame(FRAME, index=index).to_csv("a.csv")
     table = read_table("a.csv")
     assert table.names == ["a", "y"]
@@ -97,7 +97,7 @@ BIG = [9007199254740992, 9007199254740993, 9007199254740995]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
-def test_large_whole_numbers_are_classes_of_their_own(run, suffix):
+def test_large_integers_stay_different_classes(run, suffix):
     rng = np.random.default_rng(0)
     y = np.array(BIG * 20, np.uint64)
     columns = {"a": rng.normal(size=60), "y": y}
@@ -107,8 +107,8 @@ def test_large_whole_numbers_are_classes_of_their_own(run, suffix):
         pq.write_table(pa.table(columns), "a.parquet")
     else:
         np.savez("a.npz", X=columns["a"].reshape(-1, 1), y=y)
-    told = json.loads(run("train", f"a.{suffix}", "--target", "y", *QUICK, "--json")[0])
-    assert told["classes"] == list(map(str, BIG))
+    report = json.loads(run("train", f"a.{suffix}", "--target", "y", *QUICK, "--json")[0])
+    assert report["classes"] == list(map(str, BIG))
     assert json.loads(run("evaluate", "a.safetensors", f"a.{suffix}", "--json")[0])["rows"] == 60
     if suffix != "npz":
         run("train", f"a.{suffix}", "--target", "a", "--categorical", "y", *QUICK)
@@ -120,7 +120,7 @@ def test_large_whole_numbers_are_classes_of_their_own(run, suffix):
     "column",
     [np.array(BIG), np.array(BIG, np.uint64), -np.array(BIG), np.array([2**64 - 1, 2**64 - 2], np.uint64)],
 )
-def test_large_whole_numbers_that_would_become_one_are_no_feature(column):
+def test_large_integers_that_are_equal_as_float64_are_refused_as_features(column):
     columns = {"a": column, "y": np.arange(len(column))}
     dn.write_table("a.csv", ["a", "y"], columns)
     pq.write_table(pa.table(columns), "a.parquet")
@@ -134,7 +134,7 @@ def test_large_whole_numbers_that_would_become_one_are_no_feature(column):
     assert read_table("a.parquet", text=["a"]).column("a").tolist() == list(map(str, column.tolist()))
 
 
-def test_large_whole_numbers_that_stay_apart_are_numbers(csv_file):
+def test_large_integers_that_differ_as_float64_are_numbers(csv_file):
     assert read_table(csv_file(f"a\n{2**53}\n{2**53 + 1}1\n{2**70}\n")).column("a").tolist() == [
         2.0**53, float(f"{2**53 + 1}1"), 2.0**70,
     ]  # fmt: skip
@@ -162,9 +162,9 @@ def test_large_whole_numbers_that_stay_apart_are_numbers(csv_file):
 def test_labels_keep_their_spelling(run, labels):
     lines = [f"{i % 7},{labels[i % len(labels)]}" for i in range(60)]
     write("a,y\n" + "\n".join(lines))
-    kind = ["--task", "classification"] if labels[0] == "1.50" else []
-    told = json.loads(run("train", "a.csv", "--target", "y", *kind, *QUICK, "--json")[0])
-    assert sorted(told["classes"]) == sorted(labels)
+    task = ["--task", "classification"] if labels[0] == "1.50" else []
+    report = json.loads(run("train", "a.csv", "--target", "y", *task, *QUICK, "--json")[0])
+    assert sorted(report["classes"]) == sorted(labels)
     assert set(predictions(run("predict", "a.safetensors", "a.csv")[0])) <= set(labels)
     assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 60
     pq.write_table(
@@ -181,11 +181,11 @@ def test_one_number_in_two_spellings_is_refused(fails):
     write("a,y\n" + "1,1\n2,1.0\n3,2\n" * 5)
     assert "the target has the classes 1 and 1.0, which are one number" in fails(1, "train", "a.csv", "--target", "y")
     write("a,y\n" + "1,1\n2,1.0\n3,2\n" * 5)
-    told = fails(1, "train", "a.csv", "--target", "a", "--categorical", "y")
-    assert "column 'y' has the categories 1 and 1.0, which are one number" in told
+    message = fails(1, "train", "a.csv", "--target", "a", "--categorical", "y")
+    assert "column 'y' has the categories 1 and 1.0, which are one number" in message
 
 
-def test_codes_are_not_the_numbers_that_they_look_like(run, fails):
+def test_codes_with_leading_zeros_differ_from_numbers(run, fails):
     write("a,y\n" + "1,007\n2,012\n" * 10)
     run("train", "a.csv", "--target", "y", *QUICK)
     write("a,y\n1,7\n2,12\n", "b.csv")
@@ -194,18 +194,18 @@ def test_codes_are_not_the_numbers_that_they_look_like(run, fails):
     )
 
 
-def test_numbers_of_a_regression_are_numbers(run):
+def test_a_regression_reads_numbers_with_leading_zeros(run):
     write("a,y\n" + "".join(f"{i},{i:03d}.50\n" for i in range(40)))
-    told = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
-    assert told["task"] == "regression"
+    report = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
+    assert report["task"] == "regression"
     assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
 
 
 # --- one frame as CSV and as Parquet ----------------------------------------------------------------------------------
 
 
-def one_frame():
-    """Return a frame of every dtype that people have."""
+def frame_of_all_dtypes():
+    """Return a frame with columns of all common dtypes."""
     rng = np.random.default_rng(0)
     flag = rng.integers(0, 2, 80).astype(bool)
     size = rng.normal(size=80)
@@ -228,8 +228,8 @@ def one_frame():
 
 @pytest.mark.parametrize("target", ["flag", "arrow", "small", "kind", "level", "word", "size"])
 @pytest.mark.parametrize("trained_on", ["a.csv", "a.parquet"])
-def test_one_frame_in_two_files(run, trained_on, target):
-    frame = one_frame()
+def test_a_frame_as_csv_and_as_parquet_gives_the_same_predictions(run, trained_on, target):
+    frame = frame_of_all_dtypes()
     frame.to_csv("a.csv", index=False)
     frame.to_parquet("a.parquet")
     tables = [read_table(name, missing="keep") for name in ("a.csv", "a.parquet")]
@@ -239,23 +239,23 @@ def test_one_frame_in_two_files(run, trained_on, target):
         if columns[0].dtype.kind == "U":
             assert columns[0].tolist() == columns[1].tolist()
         else:
-            np.testing.assert_allclose(*columns, rtol=2.0**-24)  # one is of float32
+            np.testing.assert_allclose(*columns, rtol=2.0**-24)  # one column is float32
     categorical = "kind" if target == "level" else "level"
-    words = ("--impute", "mean", "--exclude", "half", "--categorical", categorical, "-o", "m", *QUICK)
-    run("train", trained_on, "--target", target, *words)
+    options = ("--impute", "mean", "--exclude", "half", "--categorical", categorical, "-o", "m", *QUICK)
+    run("train", trained_on, "--target", target, *options)
     other = "a.parquet" if trained_on == "a.csv" else "a.csv"
     for command in ("predict", "evaluate"):
-        found = [run(command, "m", name)[0] for name in (trained_on, other)]
-        assert found[0].replace(trained_on, other) == found[1]
+        outputs = [run(command, "m", name)[0] for name in (trained_on, other)]
+        assert outputs[0].replace(trained_on, other) == outputs[1]
 
 
 @pytest.mark.parametrize("words", [("True", "False"), ("true", "false"), ("TRUE", "FALSE")])
-def test_booleans(run, words):
+def test_booleans_are_numbers_as_features_and_text_as_classes(run, words):
     write("a,f,y\n" + "".join(f"{i % 5},{words[i % 2]},{words[i % 3 % 2]}\n" for i in range(60)))
     table = read_table("a.csv")
     assert table.column("f").tolist() == [1.0, 0.0] * 30
-    told = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
-    assert sorted(told["classes"]) == sorted(words)
+    report = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
+    assert sorted(report["classes"]) == sorted(words)
     pq.write_table(pa.table({"a": [1], "f": [True], "y": [False]}), "b.parquet")
     write("a,f,y\n1,1,0\n", "b.csv")
     for name in ("b.parquet", "b.csv"):
@@ -275,7 +275,7 @@ def test_dates_and_times_in_both(run, fails):
         np.testing.assert_allclose(tables[0].column(name), tables[1].column(name), rtol=1e-15)
     assert tables[0].column("day")[:2].tolist() == [19752.0, 19753.5]
     assert run("evaluate", "csv", "a.parquet")[0].replace("a.parquet", "a.csv") == run("evaluate", "csv", "a.csv")[0]
-    with pytest.raises(TableError, match="column 'x' has type double; dates were wanted"):
+    with pytest.raises(TableError, match="column 'x' has type double, wanted dates"):
         read_table("a.parquet", dates=["x", "day", "date"])
 
 
@@ -289,11 +289,11 @@ def test_spellings_of_a_missing_value_in_a_column_of_numbers(csv_file, word, at)
     cells[at] = word
     table = read_table(csv_file("a,b\n" + "".join(f"{cell},x\n" for cell in cells)), missing="keep")
     assert np.isnan(table.column("a")).tolist() == [i == at for i in range(3)]
-    assert table.gaps["a"].places == [at + 2]
+    assert table.gaps["a"].positions == [at + 2]
 
 
 @pytest.mark.parametrize("cells", [["1", "2", "K"], ["K", "1", "2"], ["1", "K", "2"], ["2", "1", "K"]])
-def test_a_column_is_typed_by_all_of_it(run, fails, csv_file, cells):
+def test_all_cells_of_a_column_decide_its_type(run, fails, csv_file, cells):
     few, many = ("g,y\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells * times)) for times in (1, 8))
     with pytest.raises(TableError, match="column 'g' has 'K' where a number was expected"):
         read_table(csv_file(few))
@@ -307,31 +307,31 @@ def test_a_column_is_typed_by_all_of_it(run, fails, csv_file, cells):
         1, "train", "a.csv", "--target", "y", "--numeric", "g"
     )
     run("train", "a.csv", "--target", "y", "--numeric", "g", "--missing-value", "K", "--impute", "mean", *QUICK)
-    assert len(predictions(run("predict", "a.safetensors", "a.csv")[0])) == 24  # K is remembered
+    assert len(predictions(run("predict", "a.safetensors", "a.csv")[0])) == 24  # the model file keeps --missing-value K
 
 
-def test_a_word_among_many_numbers_is_an_error_that_says_what_to_do(csv_file):
+def test_a_word_among_many_numbers_is_an_error_that_names_the_options(csv_file):
     lines = "".join(f"{i}\n" for i in range(50))
     with pytest.raises(TableError, match=r"data\.csv:52: column 'x' has 'oops' where a number was expected$"):
         read_table(csv_file(f"x\n{lines}oops\n"))
-    with pytest.raises(TableError, match=r"it is there 2 times; .*--missing-value oops.*--categorical x"):
+    with pytest.raises(TableError, match=r"it occurs 2 times; .*--missing-value oops.*--categorical x"):
         read_table(csv_file(f"x\noops\n{lines}oops\n"))
 
 
-def test_in_new_rows_a_column_is_what_the_model_says(run, fails):
+def test_the_model_decides_the_types_of_columns_in_new_rows(run, fails):
     write("size,zip\n" + "1,01\n2,02\n3,x\n" * 10)
     run("train", "a.csv", "--target", "size", "--task", "regression", *QUICK)
     assert len(predictions(run("predict", "a.safetensors", write("zip\n01\n02\n", "b.csv"))[0])) == 2
     run("train", "a.csv", "--target", "zip", *QUICK)
-    told = fails(1, "predict", "a.safetensors", write("size\noops\nother\n", "b.csv"))
-    assert "b.csv:2: column 'size' has 'oops' where a number was expected" in told
+    message = fails(1, "predict", "a.safetensors", write("size\noops\nother\n", "b.csv"))
+    assert "b.csv:2: column 'size' has 'oops' where a number was expected" in message
 
 
-# --- numbers and names in other forms ---------------------------------------------------------------------------------
+# --- numbers and names in other notations -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("cells", "told", "options"),
+    ("cells", "message", "options"),
     [
         (['"1,035"', '"2,140"', "999", '"10,000"'], "--thousands , reads it", ["--thousands", ","]),
         (["$100.50", "$99", "$1"], "--strip drops the character before it", ["--strip", "$"]),
@@ -343,10 +343,10 @@ def test_in_new_rows_a_column_is_what_the_model_says(run, fails):
         ([f"name {i}" for i in range(40)], "of 32 distinct values in 32 rows", ["--exclude", "p"]),
     ],
 )
-def test_text_that_is_hardly_categories(run, fails, cells, told, options):
+def test_text_that_is_unlikely_to_be_categories_is_refused(run, fails, cells, message, options):
     write("p,q,y\n" + "".join(f"{cells[i % len(cells)]},{i},{'uv'[i % 2]}\n" for i in range(40)))
     err = fails(1, "train", "a.csv", "--target", "y")
-    assert told in err
+    assert message in err
     assert "exclude" in err
     run("train", "a.csv", "--target", "y", *options, *QUICK)
     assert len(predictions(run("predict", "a.safetensors", "a.csv")[0])) == 40
@@ -354,11 +354,11 @@ def test_text_that_is_hardly_categories(run, fails, cells, told, options):
     assert len(predictions(run("predict", "a.safetensors", "a.csv", "--unknown", "zeros")[0])) == 40
 
 
-def test_a_target_that_is_hardly_classes(run, fails):
+def test_a_target_that_is_unlikely_to_be_classes_is_refused(run, fails):
     write("p,y\n" + "".join(f'{i},"{i + 1},000"\n' for i in range(40)))
     assert "--thousands , reads it as a number" in fails(1, "train", "a.csv", "--target", "y")
-    told = json.loads(run("train", "a.csv", "--target", "y", "--thousands", ",", *QUICK, "--json")[0])
-    assert told["task"] == "regression"
+    report = json.loads(run("train", "a.csv", "--target", "y", "--thousands", ",", *QUICK, "--json")[0])
+    assert report["task"] == "regression"
     assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
 
 
@@ -368,7 +368,7 @@ TABLE = [["a", "b, c", "y"], ["1.5", "red", "u"], ["2.5", "blue", "v"], ["-3.0",
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("point", [".", ","])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_separators_are_found_out(separator, point, end):
+def test_the_separator_is_detected(separator, point, end):
     stream = io.StringIO()
     rows = [[cell.replace(".", point) if cell[-1].isdigit() else cell for cell in row] for row in TABLE]
     csv.writer(stream, delimiter=separator, lineterminator=end).writerows(rows)
@@ -380,7 +380,7 @@ def test_separators_are_found_out(separator, point, end):
         assert table.lines["a"] == (3 if start.startswith("sep") else 2)
 
 
-def test_other_forms_of_files(csv_file):
+def test_options_for_the_format_of_a_file(csv_file):
     assert read_table(csv_file("caf\xe9,b\n1,\xfc\n".encode("latin-1")), encoding="latin-1").names == ["caf\xe9", "b"]
     assert read_table(csv_file("a\tb\n1\t2\n".encode("utf-16")), encoding="utf-16").names == ["a", "b"]
     table = read_table(csv_file("5.1,3,Iris\n4.9,3,Iris\n"), header=False)
@@ -396,7 +396,7 @@ def test_other_forms_of_files(csv_file):
     table = read_table(csv_file("a,y\n1,\n2,u\n,v\n"), drop_missing=["y"], missing="keep")
     assert table.column("y").tolist() == ["u", "v"]
     assert table.notes == ["1 row was dropped, without a value of y"]
-    assert table.gaps["a"].places == [3]
+    assert table.gaps["a"].positions == [3]
 
 
 @pytest.mark.parametrize(
@@ -409,27 +409,27 @@ def test_other_forms_of_files(csv_file):
      {"separator": ",", "decimal": ","}, {"numeric": "a"}, {"dates": "a"}, {"text": ["a"], "numeric": ["a"]},
      {"dates": ["a"], "numeric": ["a"]}, {"text": ["a"], "exclude": ["a"]}],
 )  # fmt: skip
-def test_options_that_cannot_be(csv_file, options):
+def test_invalid_and_contradictory_options_are_refused(csv_file, options):
     with pytest.raises(ArgumentError):
         read_table(csv_file("a,b\n1,2\n"), **options)
 
 
-def test_forms_are_remembered_by_the_model_and_said_anew(run, fails):
+def test_the_format_is_kept_in_the_model_and_can_be_overridden(run, fails):
     write("a;d;y\n" + "".join(f"{i},5;{i % 28 + 1:02d}.01.2024;{'uv'[i % 2]}\n" for i in range(40)))
-    words = ("--decimal", ",", "--dates", "d", "--date-format", "%d.%m.%Y")
-    run("train", "a.csv", "--target", "y", *words, *QUICK)
+    options = ("--decimal", ",", "--dates", "d", "--date-format", "%d.%m.%Y")
+    run("train", "a.csv", "--target", "y", *options, *QUICK)
     metadata = dn.load("a.safetensors").metadata
     assert (metadata["format"], metadata["dates"]) == ({"decimal": ",", "date_format": "%d.%m.%Y"}, ["d"])
-    wanted = run("predict", "a.safetensors", "a.csv")[0]
+    expected = run("predict", "a.safetensors", "a.csv")[0]
     assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
     with open("a.csv") as file:
         text = file.read().replace(",5;", ".5;").replace(";", ",")
     write(text, "b.csv")
     assert "where a number with the decimal point ',' was expected" in fails(1, "predict", "a.safetensors", "b.csv")
-    assert run("predict", "a.safetensors", "b.csv", "--decimal", ".")[0] == wanted
+    assert run("predict", "a.safetensors", "b.csv", "--decimal", ".")[0] == expected
 
 
-def test_columns_with_commas_in_their_names(run):
+def test_options_take_column_names_that_contain_commas(run):
     write('"last, first",id,"a, b",c,y\n' + "".join(f"n{i},{i},{i % 3},{i % 4},{i % 2}\n" for i in range(40)))
     run(
         "train",
@@ -448,39 +448,39 @@ def test_columns_with_commas_in_their_names(run):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "digits"])
-def test_a_target_that_is_excluded(fails, name):
+def test_an_excluded_target_is_refused(fails, name):
     target = "digit" if name == "digits" else "y"
     pd.DataFrame(FRAME).to_csv("a.csv", index=False)
     pd.DataFrame(FRAME).to_parquet("a.parquet")
-    told = fails(1, "train", name, "--target", target, "--exclude", target)
-    assert told == f"{name}: column '{target}' is excluded, and so was not read\n"
+    message = fails(1, "train", name, "--target", target, "--exclude", target)
+    assert message == f"{name}: column '{target}' is excluded, and so was not read\n"
 
 
-def test_rows_without_a_target(run, fails):
+def test_rows_without_a_target_are_refused_or_dropped(run, fails):
     write("a,y\n" + "1,u\n2,\n3,v\n" * 10)
     assert "--drop-missing-target drops such rows" in fails(1, "train", "a.csv", "--target", "y")
     out, err = run("train", "a.csv", "--target", "y", "--drop-missing-target", "--epochs", "1")
     assert "10 rows were dropped, without a value of y" in err
     assert "20 rows" in out
     assert "no row can be used without a target" in fails(1, "evaluate", "a.safetensors", "a.csv")
-    told = run("evaluate", "a.safetensors", "a.csv", "--drop-missing-target", "--json")[0]
-    assert json.loads(told)["rows"] == 20
+    report = run("evaluate", "a.safetensors", "a.csv", "--drop-missing-target", "--json")[0]
+    assert json.loads(report)["rows"] == 20
 
 
-def test_a_csv_without_pyarrow(csv_file, monkeypatch):
+def test_a_csv_file_without_pyarrow_is_refused(csv_file, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(TableError, match=r'to read \.csv files takes pyarrow: pip install "deepnotes\[data\]"'):
+    with pytest.raises(TableError, match=r'reading \.csv files requires pyarrow: pip install "deepnotes\[data\]"'):
         read_table(csv_file("a\n1\n"))
 
 
 # --- frames and sparse matrices for a network -------------------------------------------------------------------------
 
 
-def test_frames_of_every_dtype_for_a_network():
-    frame = one_frame()[["size", "flag", "arrow", "small", "half"]]
+def test_a_network_takes_frames_of_all_dtypes():
+    frame = frame_of_all_dtypes()[["size", "flag", "arrow", "small", "half"]]
     net = dn.Network([dn.Dense(2, "softmax")], inputs=5, seed=0)
-    wanted = net.predict(frame.astype("float64").to_numpy().T)
-    np.testing.assert_array_equal(net.predict(frame.T.astype("Float64")), wanted)
+    expected = net.predict(frame.astype("float64").to_numpy().T)
+    np.testing.assert_array_equal(net.predict(frame.T.astype("Float64")), expected)
     mixed = pd.DataFrame({"a": [True, False], "b": [1.5, 2.5]})
     small = dn.Network([dn.Dense(2, "softmax")], inputs=2, seed=0)
     np.testing.assert_array_equal(small.predict(mixed), small.predict(mixed.to_numpy(float)))
@@ -491,7 +491,7 @@ def test_frames_of_every_dtype_for_a_network():
         small.predict(pd.DataFrame({"a": ["1", "2"], "b": [1, 2]}))
 
 
-def test_sparse_matrices_for_a_network():
+def test_a_network_refuses_sparse_matrices():
     sparse = pytest.importorskip("scipy.sparse", reason='the extra "sklearn" (scipy) is not installed')
     net = dn.Network([dn.Dense(2, "softmax")], inputs=3, seed=0)
     for make in (sparse.csr_matrix, sparse.csc_array, sparse.coo_array):
@@ -503,20 +503,20 @@ def test_sparse_matrices_for_a_network():
             net.fit(make(np.eye(3)), [0, 1, 1], epochs=1)
 
 
-# --- found by a second reading ----------------------------------------------------------------------------------------
+# --- regressions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "header", ["Unnamed: 0,x,y", ",Unnamed: 0,x,y", "Unnamed: 0.1,Unnamed: 0,x,y", "Unnamed: 0,Unnamed: 1,x,y"]
 )
-def test_an_index_that_was_written_more_than_once_is_no_feature(csv_file, header):
+def test_an_index_that_was_written_more_than_once_is_not_a_feature(csv_file, header):
     row = ",".join(["{0}"] * (header.count(",") - 1) + ["{0}.5", "a"])
     table = read_table(csv_file("\n".join([header, *(row.format(i) for i in range(6))]) + "\n"))
     assert table.names == ["x", "y"]
     assert len(table.notes) == header.count(",") - 1
 
 
-def test_an_index_that_came_by_way_of_a_csv_is_no_feature_of_a_parquet_file(tmp_path):
+def test_an_index_read_from_a_csv_file_is_not_a_feature_of_a_parquet_file(tmp_path):
     pandas = pytest.importorskip("pandas")
     path = tmp_path / "rows.parquet"
     pandas.DataFrame({"Unnamed: 0.1": [0, 1], "Unnamed: 0": [0, 1], "x": [1.5, 2.5]}).to_parquet(path, index=False)
@@ -524,7 +524,7 @@ def test_an_index_that_came_by_way_of_a_csv_is_no_feature_of_a_parquet_file(tmp_
     assert read_table(path, columns=["Unnamed: 0"]).names == ["Unnamed: 0"]
 
 
-def test_a_missing_value_is_a_number_among_categories_too(csv_file, tmp_path):
+def test_a_missing_value_is_compared_as_a_number_among_categories_too(csv_file, tmp_path):
     pandas = pytest.importorskip("pandas")
     options = {"missing_values": ["-200"], "text": ["c"], "missing": "keep"}
     table = read_table(csv_file("c,x\n1,1\n-200.0,2\n2,3\n-200,4\n"), **options)
@@ -541,18 +541,18 @@ def test_a_missing_value_is_a_number_among_categories_too(csv_file, tmp_path):
         (["1", "2", "1\u202f035"], "--thousands"), (["1", "2", "2024/01/15"], "--dates"),
     ],
 )  # fmt: skip
-def test_numbers_in_another_form_are_no_categories_however_few(csv_file, cells, hint):
+def test_a_few_numbers_in_another_notation_are_not_categories(csv_file, cells, hint):
     rows = "".join(f'"{cells[i % 3]}",{i}\n' for i in range(80))
     with pytest.raises(dn.TableError, match=hint):
         read_table(csv_file(f"c,x\n{rows}"))
 
 
 @pytest.mark.parametrize("text", ["15-Jan-2024", "Jan 15 2024", "Jan 15, 2024", "2024/01/15"])
-def test_dates_of_every_usual_form_get_a_hint(text):
+def test_dates_in_common_notations_get_a_hint(text):
     assert "--dates" in hint_of(text)
 
 
-def test_thousands_set_apart_by_a_blank_that_does_not_break(csv_file):
+def test_thousands_may_be_separated_by_a_no_break_space(csv_file):
     table = read_table(csv_file("c;x\n1\u202f035;1\n2;2\n"), thousands="\u202f", separator=";")
     assert table.column("c").tolist() == [1035, 2]
 
@@ -563,7 +563,7 @@ def test_signs_are_not_stripped(csv_file, strip):
         read_table(csv_file("c,x\n(5),1\n"), strip=strip)
 
 
-def test_text_of_a_parquet_file_is_trimmed_as_that_of_a_csv_is(tmp_path):
+def test_text_in_a_parquet_file_is_trimmed_as_in_a_csv_file(tmp_path):
     pandas = pytest.importorskip("pandas")
     path = tmp_path / "rows.parquet"
     pandas.DataFrame({"c": [" <=50K", ">50K", "a\n"], "x": [1, 2, 3]}).to_parquet(path)

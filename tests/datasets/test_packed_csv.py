@@ -1,4 +1,4 @@
-"""CSV files packed by gzip, and the names of files that are not read, each with the way to one that is."""
+"""CSV files compressed by gzip, and the errors for unsupported files, which say how to convert them."""
 
 import gzip
 import io
@@ -25,10 +25,10 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "A.CSV.GZ", "a.csv", "a.b.tsv.gz"])
-@pytest.mark.parametrize("packed", [True, False])
-def test_it_is_read_as_the_file_in_it(name, packed):
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_compressed_file_is_read_like_a_plain_one(name, compressed):
     text = TEXT.replace(",", "\t") if "tsv" in name else TEXT
-    Path(name).write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    Path(name).write_bytes(gzip.compress(text.encode()) if compressed else text.encode())
     Path("plain.csv").write_text(TEXT)
     plain, table = read_table("plain.csv"), read_table(name)
     assert table.names == plain.names
@@ -36,7 +36,7 @@ def test_it_is_read_as_the_file_in_it(name, packed):
     assert table.lines == plain.lines
 
 
-def test_what_pandas_writes():
+def test_a_compressed_file_that_pandas_has_written():
     pd = pytest.importorskip("pandas", reason='the extra "test" (pandas) is not installed')
     frame = pd.DataFrame({"x": np.arange(5) / 3, "y": list("ababa")})
     frame.to_csv("a.csv.gz")
@@ -45,33 +45,33 @@ def test_what_pandas_writes():
     assert table.names == ["x", "y"]
 
 
-def test_from_training_to_the_exported_file(capsys):
+def test_a_compressed_file_for_training_prediction_and_the_exported_file(capsys):
     Path("a.csv.gz").write_bytes(gzip.compress(f"a title\n{TEXT}".encode("utf-16")))
-    words = ("--skip-rows", "1", "--encoding", "utf-16")
+    options = ("--skip-rows", "1", "--encoding", "utf-16")
     quick = ("--epochs", "1", "--layers", "4", "--backend", "numpy", "--json")
-    assert main(["train", "a.csv.gz", "--target", "y", *words, *quick]) == 0
+    assert main(["train", "a.csv.gz", "--target", "y", *options, *quick]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "a.safetensors"
     assert main(["evaluate", "a.safetensors", "a.csv.gz", "--json", "--backend", "numpy"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 60
     assert main(["export", "a.safetensors", "--python", "a.py"]) == 0
     capsys.readouterr()
     assert main(["predict", "a.safetensors", "a.csv.gz", "--backend", "numpy"]) == 0
-    ours = capsys.readouterr().out
+    predictions = capsys.readouterr().out
     assert imported(Path("a.py")).main(["a.csv.gz"]) == 0
-    assert capsys.readouterr().out == ours
-    assert ours.count("\n") == 61
+    assert capsys.readouterr().out == predictions
+    assert predictions.count("\n") == 61
     assert main(["train", "a.csv.gz", "--target", "y", "--from-disk"]) == 1
     assert "convert it to one of them" in capsys.readouterr().err
 
 
-def test_a_damaged_one_is_refused_in_one_line(capsys):
-    whole = gzip.compress(TEXT.encode())
+def test_a_damaged_gzip_file_is_refused_in_one_line(capsys):
+    valid = gzip.compress(TEXT.encode())
     Path("a.csv").write_text(TEXT)
     assert main(["train", "a.csv", "--target", "y", "--epochs", "1", "--layers", "4", "--backend", "numpy"]) == 0
     assert main(["export", "a.safetensors", "--python", "a.py"]) == 0
     module, path = imported(Path("a.py")), Path("b.csv.gz")
-    damaged = [whole[:n] for n in (2, 3, 9, 10, 11, len(whole) // 2, len(whole) - 8, len(whole) - 1)]
-    damaged += [whole[:-6] + b"\xff" + whole[-5:], whole[:30] + b"\0\0\0" + whole[33:], whole + b"more"]
+    damaged = [valid[:n] for n in (2, 3, 9, 10, 11, len(valid) // 2, len(valid) - 8, len(valid) - 1)]
+    damaged += [valid[:-6] + b"\xff" + valid[-5:], valid[:30] + b"\0\0\0" + valid[33:], valid + b"more"]
     for content in damaged:
         path.write_bytes(content)
         message = error_of(path)
@@ -84,7 +84,7 @@ def test_a_damaged_one_is_refused_in_one_line(capsys):
 @pytest.mark.parametrize(
     "part", [b"\0" * 1000, b"1,2,3\n" * 200, b"x" * 1200, b"1 1 1 1 1\n" * 100, b"\n" * 1000], ids=repr
 )
-def test_a_bomb_is_refused_before_it_is_unpacked(part, monkeypatch):
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(part, monkeypatch):
     monkeypatch.setattr(reading, "FREE", 1 << 20)
     stream = io.BytesIO()
     with gzip.GzipFile(fileobj=stream, mode="wb") as file:
@@ -100,7 +100,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(part, monkeypatch):
     assert message.endswith("; unpack it with gunzip")
 
 
-def test_text_may_be_packed_well(monkeypatch):
+def test_text_may_be_highly_compressible():
     text = "a,b\n" + "100000,some words\n" * 60_000
     Path("a.csv.gz").write_bytes(gzip.compress(text.encode()))
     assert Path("a.csv.gz").stat().st_size < 10_000
@@ -108,7 +108,7 @@ def test_text_may_be_packed_well(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "advice"),
     [
         ("a.csv.zip", "; unpack it first"),
         ("a.csv.bz2", "; unpack it first"),
@@ -126,16 +126,16 @@ def test_text_may_be_packed_well(monkeypatch):
         ("a.docx", ""),
     ],
 )
-def test_other_names_say_how_to_convert(name, told, capsys):
+def test_the_error_for_an_unsupported_file_says_how_to_convert_it(name, advice, capsys):
     Path(name).write_bytes(b"PK\3\4")
-    wanted = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file was wanted"
-    assert error_of(Path(name)) == f"{name}: the suffix is {Path(name).suffix!r}; {wanted}{told}"
+    supported = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+    assert error_of(Path(name)) == f"{name}: the suffix is {Path(name).suffix!r}, wanted {supported}{advice}"
     assert main(["train", name, "--target", "y"]) == 1
     assert capsys.readouterr().err == f"deepnotes: error: {error_of(Path(name))}\n"
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.feather"])
-def test_the_conversion_by_pandas_works(name):
+def test_the_advised_conversion_with_pandas_works(name):
     pd = pytest.importorskip("pandas", reason='the extra "test" (pandas) is not installed')
     frame = pd.DataFrame({"x": [1.5, 2.5], "y": ["a", "b"]})
     if name == "a.feather":

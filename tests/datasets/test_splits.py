@@ -1,4 +1,4 @@
-"""Splits: disjoint, complete, reproducible, proportional, and never with an empty part."""
+"""Splits into training and validation sets: disjoint, complete, reproducible, proportional and never empty."""
 
 import numpy as np
 import pytest
@@ -24,13 +24,13 @@ def assert_partition(train, validation, m):
 @pytest.mark.parametrize(
     ("m", "share", "size"), [(2, 0.5, 1), (10, 0.2, 2), (10, 0.25, 2), (11, 0.9, 10), (999, 0.1, 100)]
 )
-def test_sizes(m, share, size):
+def test_the_sizes_of_the_sets(m, share, size):
     train, validation = train_validation_split(m, share, rng())
     assert_partition(train, validation, m)
     assert validation.size == size
 
 
-def test_the_seed_decides():
+def test_the_seed_decides_the_split():
     first, again, other = (train_validation_split(100, 0.3, rng(seed))[1].tolist() for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -52,11 +52,11 @@ def test_one_permutation_is_drawn_with_and_without_labels():
     assert len({generator.integers(2**60) for generator in generators}) == 1
 
 
-def test_numpy_numbers_are_numbers():
+def test_numpy_scalars_are_accepted():
     assert train_validation_split(np.int32(4), np.float32(0.5), rng())[1].size == 2
 
 
-def test_stratified_proportions():
+def test_a_stratified_split_is_proportional():
     labels = np.repeat([7, -3, 5], [60, 30, 10])
     order = rng(3).permutation(100)
     train, validation = train_validation_split(100, 0.2, rng(), stratify=labels[order])
@@ -64,8 +64,8 @@ def test_stratified_proportions():
     assert {k: int((labels[order][validation] == k).sum()) for k in (7, -3, 5)} == {7: 12, -3: 6, 5: 2}
 
 
-def test_stratified_total_is_that_of_the_whole():
-    labels = np.arange(30) % 10  # a quota of 0.75 each: no class can have it, the total can
+def test_the_size_of_a_stratified_validation_set_is_the_share_of_all_samples():
+    labels = np.arange(30) % 10  # each class has a quota of 0.75 samples, which only the total can meet
     _, validation = train_validation_split(30, 0.25, rng(), stratify=labels)
     assert validation.size == round(30 * 0.25)
     assert np.bincount(labels[validation]).max() == 1
@@ -77,7 +77,7 @@ def test_members_of_a_class_are_drawn_at_random():
     assert first != other
 
 
-def test_each_class_stays_in_training():
+def test_each_class_has_a_sample_in_the_training_set():
     labels = np.array([0] * 20 + [1] * 2 + [2])
     for seed in range(20):
         train, _ = train_validation_split(23, 0.9, rng(seed), stratify=labels)
@@ -85,11 +85,11 @@ def test_each_class_stays_in_training():
 
 
 @given(st.lists(st.integers(-2, 4), min_size=2, max_size=60), st.floats(0.01, 0.99), st.integers(0, 5))
-def test_stratified_properties(labels, share, seed):
+def test_stratified_splits_of_random_labels(labels, share, seed):
     m, labels = len(labels), np.array(labels)
     sizes = np.unique(labels, return_counts=True)[1]
     if round(m * share) in (0, m) or sizes.max() == 1:
-        with pytest.raises(ArgumentError, match=r"part (is )?empty"):
+        with pytest.raises(ArgumentError, match=r"set (is )?empty"):
             train_validation_split(m, share, rng(seed), stratify=labels)
         return
     train, validation = train_validation_split(m, share, rng(seed), stratify=labels)
@@ -102,50 +102,50 @@ def test_stratified_properties(labels, share, seed):
 
 
 @pytest.mark.parametrize("m", [1, 0, -5, 2.0, "9", None, True])
-def test_wrong_m(m):
-    with pytest.raises(ArgumentError, match=r"^m is .*an integer of at least 2 samples was wanted"):
+def test_an_invalid_number_of_samples_is_refused(m):
+    with pytest.raises(ArgumentError, match=r"^m=.*, wanted an integer of at least 2"):
         train_validation_split(m, 0.5, rng())
 
 
 @pytest.mark.parametrize("share", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf"), "0.5", None, True, 0.5j])
-def test_wrong_share(share):
-    with pytest.raises(ArgumentError, match=r"^share is .*strictly between 0 and 1 was wanted"):
+def test_an_invalid_share_is_refused(share):
+    with pytest.raises(ArgumentError, match=r"^share=.*, wanted a number strictly between 0 and 1"):
         train_validation_split(10, share, rng())
 
 
-@pytest.mark.parametrize("wrong", [0, None, np.random, np.random.RandomState(0)])
-def test_wrong_rng(wrong):
-    with pytest.raises(ArgumentError, match=r"^rng is a .*; a numpy\.random\.Generator was wanted"):
-        train_validation_split(10, 0.5, wrong)
+@pytest.mark.parametrize("value", [0, None, np.random, np.random.RandomState(0)])
+def test_an_invalid_rng_is_refused(value):
+    with pytest.raises(ArgumentError, match=r"^rng=.*, wanted a numpy\.random\.Generator"):
+        train_validation_split(10, 0.5, value)
 
 
 @pytest.mark.parametrize(
     ("stratify", "message"),
     [
-        ([0, 1, 0], r"stratify has shape \(3,\); \(4,\)"),
-        ([[0, 1, 0, 1]], r"stratify has shape \(1, 4\); \(4,\)"),
-        ([0.0, 1.0, 0.0, 1.0], "stratify has dtype float64; integer labels"),
-        (["a", "b", "a", "b"], "stratify has dtype <U1; integer labels"),
-        ([[0], [0, 1]], "stratify is no array"),
+        ([0, 1, 0], r"stratify has shape \(3,\), wanted \(4,\)"),
+        ([[0, 1, 0, 1]], r"stratify has shape \(1, 4\), wanted \(4,\)"),
+        ([0.0, 1.0, 0.0, 1.0], "stratify has dtype float64, wanted integer labels"),
+        (["a", "b", "a", "b"], "stratify has dtype <U1, wanted integer labels"),
+        ([[0], [0, 1]], "stratify is not an array"),
     ],
 )
-def test_wrong_labels(stratify, message):
+def test_invalid_labels_are_refused(stratify, message):
     with pytest.raises(ArgumentError, match=message):
         train_validation_split(4, 0.5, rng(), stratify=stratify)
 
 
 @pytest.mark.parametrize(("share", "part"), [(0.1, "validation"), (0.9, "training")])
-def test_an_empty_part_is_refused(share, part):
-    with pytest.raises(ArgumentError, match=f"share {share} of 3 samples leaves the {part} part empty"):
+def test_an_empty_set_is_refused(share, part):
+    with pytest.raises(ArgumentError, match=f"share {share} of 3 samples leaves the {part} set empty"):
         train_validation_split(3, share, rng())
 
 
-def test_labels_that_are_all_different_leave_nothing_to_validate_with():
-    with pytest.raises(ArgumentError, match=r"stratify has 6 classes .* the validation part is empty"):
+def test_classes_of_one_sample_leave_the_validation_set_empty():
+    with pytest.raises(ArgumentError, match=r"stratify has 6 classes .* the validation set is empty"):
         train_validation_split(6, 0.5, rng(), stratify=np.arange(6))
 
 
-def test_an_error_draws_nothing():
+def test_an_error_leaves_the_generator_unchanged():
     generator = rng()
     with pytest.raises(ArgumentError):
         train_validation_split(6, 0.5, generator, stratify=np.arange(6))

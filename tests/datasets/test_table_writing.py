@@ -1,4 +1,4 @@
-"""Tables: what is written, and what becomes of the file that was there."""
+"""Writing tables: the content of files, atomic replacement, and errors."""
 
 import io
 import os
@@ -14,16 +14,15 @@ from deepnotes.datasets import csv_files
 from deepnotes.datasets.tables import read_table, write_table
 from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError, TableError
 
-# --- writing ----------------------------------------------------------------------------------------------------------
 
-
-def written(names, columns):
+def to_csv(names, columns):
+    """Return the text that write_table writes."""
     stream = io.StringIO()
     write_table(stream, names, columns)
     return stream.getvalue()
 
 
-def test_what_is_written():
+def test_the_notation_of_numbers_and_text():
     columns = [
         np.array([0.1, 1e22, -0.0]),
         np.array([0.1, 1 / 3, 16777216], np.float32),
@@ -31,7 +30,7 @@ def test_what_is_written():
         np.array([True, False, True]),
         np.array(["x", " y, z", 'say "w"\n']),
     ]
-    assert written(["a", "b", "c", "d", "e f"], columns) == (
+    assert to_csv(["a", "b", "c", "d", "e f"], columns) == (
         "a,b,c,d,e f\n"
         "0.1,0.1,1,1,x\n"
         '1e+22,0.33333334,-2,0," y, z"\n'
@@ -39,21 +38,21 @@ def test_what_is_written():
     )
 
 
-def test_print_options_change_nothing():
+def test_print_options_of_numpy_are_ignored():
     with np.printoptions(precision=2, suppress=True):
-        assert written(["a"], [np.array([0.123456789], np.float32)]) == "a\n0.12345679\n"
+        assert to_csv(["a"], [np.array([0.123456789], np.float32)]) == "a\n0.12345679\n"
 
 
-def test_columns_by_name_and_as_lists():
-    assert written(["b", "a"], {"a": [1, 2], "c": [0], "b": ["x", "y"]}) == "b,a\nx,1\ny,2\n"
+def test_columns_may_be_a_mapping_of_lists():
+    assert to_csv(["b", "a"], {"a": [1, 2], "c": [0], "b": ["x", "y"]}) == "b,a\nx,1\ny,2\n"
 
 
-def test_a_table_goes_back_and_forth(csv_file, tmp_path):
+def test_a_table_is_read_back_unchanged(csv_file, tmp_path):
     first = read_table(csv_file('a,"b ""c"""\n0.1,"x\ry"\n1e-300,"u, v"\n'))
     write_table(tmp_path / "copy.csv", first.names, first.columns)
-    again = read_table(tmp_path / "copy.csv")
-    assert again.names == first.names
-    assert all(np.array_equal(again.column(name), first.column(name)) for name in first.names)
+    copy = read_table(tmp_path / "copy.csv")
+    assert copy.names == first.names
+    assert all(np.array_equal(copy.column(name), first.column(name)) for name in first.names)
 
 
 @pytest.mark.slow
@@ -83,7 +82,7 @@ def test_text_round_trips(tmp_path_factory, values, name):
     assert table.column(name).tolist() == ["text", *values]
 
 
-def test_a_file_is_replaced_and_no_other_is_left(tmp_path):
+def test_a_file_is_replaced_and_no_temporary_file_is_left(tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("old")
     write_table(str(path), ["a"], [[1]])
@@ -91,20 +90,20 @@ def test_a_file_is_replaced_and_no_other_is_left(tmp_path):
     assert os.listdir(tmp_path) == ["out.csv"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_permissions_are_those_of_any_new_file(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_a_new_file_has_default_permissions(tmp_path):
     (tmp_path / "other").touch()
     write_table(tmp_path / "out.csv", ["a"], [[1]])
     assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
-    def full(*_):
+    def fail(*_):
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "out.csv"
     path.write_text("old")
-    monkeypatch.setattr(csv_files, "write_rows", full)
+    monkeypatch.setattr(csv_files, "write_rows", fail)
     with pytest.raises(TableError, match=rf"^{re.escape(str(path))}: cannot be written: No space left on device$"):
         write_table(path, ["a"], [[1]])
     assert path.read_text() == "old"
@@ -112,19 +111,19 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     path = tmp_path / "out.csv"
     path.write_text("old")
-    monkeypatch.setattr(os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_table(path, ["a"], [[1]])
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.csv"]
 
 
-def test_paths_that_cannot_be_written(tmp_path):
+def test_invalid_paths_are_refused(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "no" / "out.csv", tmp_path / "file" / "out.csv", tmp_path / "a\0b.csv"):
         with pytest.raises(TableError, match="cannot be written: "):
@@ -132,14 +131,14 @@ def test_paths_that_cannot_be_written(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_text_that_utf_8_does_not_have(tmp_path):
+def test_text_that_utf_8_cannot_encode_is_refused(tmp_path):
     with pytest.raises(TableError, match=r"out\.csv: cannot be written: .*surrogates not allowed"):
         write_table(tmp_path / "out.csv", ["a"], [["\ud800"]])
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="devices and links of POSIX")
-def test_devices_and_links_stay_what_they_are(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="POSIX devices and links")
+def test_pipes_and_links_are_not_replaced(tmp_path):
     fifo, link, real = tmp_path / "fifo", tmp_path / "link.csv", tmp_path / "real.csv"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -155,7 +154,7 @@ def test_devices_and_links_stay_what_they_are(tmp_path):
     assert real.read_text() == "a\n2\n"
 
 
-def test_streams_that_fail():
+def test_errors_of_streams():
     class Stream:
         def __init__(self, error):
             self.error = error
@@ -176,26 +175,26 @@ def test_streams_that_fail():
 @pytest.mark.parametrize(
     ("names", "columns", "error", "message"),
     [
-        ([], [], ArgumentError, r"^names are \[\]; a sequence of at least one column name was wanted"),
-        ("ab", [[1], [2]], ArgumentError, "^names are 'ab'; a sequence"),
-        ([1], [[1]], ArgumentError, r"^names are \[1\]; a sequence"),
+        ([], [], ArgumentError, r"^names=\[\], wanted a sequence of at least one column name"),
+        ("ab", [[1], [2]], ArgumentError, "^names='ab', wanted a sequence"),
+        ([1], [[1]], ArgumentError, r"^names=\[1\], wanted a sequence"),
         (["a", ""], [[1], [2]], ArgumentError, "column 2 has no name"),
         (["a", "a"], [[1], [2]], ArgumentError, "two columns have the name 'a'"),
-        (["a", "b"], [[1]], ArgumentError, "^columns are 1; 2 were wanted"),
-        (["a", "b"], {"a": [1]}, ArgumentError, "^columns have no b; a column for each"),
+        (["a", "b"], [[1]], ArgumentError, "^columns has 1 columns, wanted 2"),
+        (["a", "b"], {"a": [1]}, ArgumentError, "^columns lacks b, wanted a column for each"),
         (["a", "b"], [[1], [1, 2]], ShapeError, r"^column 'b' has shape \(2,\)"),
         (["a"], [[[1]]], ShapeError, r"^column 'a' has shape \(1, 1\)"),
-        (["a"], [[[1], [1, 2]]], ShapeError, "^column 'a' is no array"),
-        (["a"], [[1j]], DTypeError, "^column 'a' has dtype complex128; real numbers or text were wanted"),
-        (["a"], [[None]], DTypeError, "^column 'a' has dtype object; real numbers or text were wanted"),
+        (["a"], [[[1], [1, 2]]], ShapeError, "^column 'a' is not an array"),
+        (["a"], [[1j]], DTypeError, "^column 'a': got an array of complex128, wanted real numbers or text"),
+        (["a"], [[None]], DTypeError, "^column 'a': got an array of object, wanted real numbers or text"),
     ],
 )
-def test_wrong_columns_write_nothing(tmp_path, names, columns, error, message):
+def test_invalid_columns_are_refused_and_nothing_is_written(tmp_path, names, columns, error, message):
     with pytest.raises(error, match=message):
         write_table(tmp_path / "out.csv", names, columns)
     assert os.listdir(tmp_path) == []
 
 
-def test_neither_path_nor_stream():
-    with pytest.raises(ArgumentError, match=r"^path_or_stream is 5; a path or a text stream was wanted"):
+def test_an_object_that_is_neither_path_nor_stream_is_refused():
+    with pytest.raises(ArgumentError, match=r"^path_or_stream=5, wanted a path or a text stream"):
         write_table(5, ["a"], [[1]])

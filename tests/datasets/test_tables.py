@@ -1,4 +1,4 @@
-"""Tables: files that cannot be read, features and columns."""
+"""Tables: errors for files that cannot be read, and access to columns and features."""
 
 import io
 import os
@@ -14,25 +14,25 @@ from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError, TableE
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     assert error_of(tmp_path / "no.csv") == f"no.csv: cannot be read: {os.strerror(2)}"
     assert error_of(tmp_path / "no") == f"no: cannot be read: {os.strerror(2)}"
 
 
 @pytest.mark.parametrize("name", ["folder", "folder.csv", "folder.npz"])
-def test_directory(tmp_path, name):
+def test_a_directory_is_an_error(tmp_path, name):
     (tmp_path / name).mkdir()
     assert error_of(tmp_path / name).startswith(f"{name}: cannot be read: ")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_file(csv_file):
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read all files")
+def test_an_unreadable_file_is_an_error(csv_file):
     path = csv_file("a\n1\n")
     path.chmod(0)
     assert error_of(path) == f"data.csv: cannot be read: {os.strerror(13)}"
 
 
-def test_a_file_that_fails_while_it_is_read(csv_file, monkeypatch):
+def test_an_error_while_reading_is_reported(csv_file, monkeypatch):
     class Failing(io.BytesIO):
         def read(self, *_):
             raise OSError(5, os.strerror(5))
@@ -43,28 +43,28 @@ def test_a_file_that_fails_while_it_is_read(csv_file, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["data.doc", "data", ".csv", ".csv.gz"])
-def test_unknown_suffix(tmp_path, name):
+def test_an_unknown_suffix_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_text("a\n1\n")
     assert error_of(path) == (
-        f"{name}: the suffix is {path.suffix!r}; .csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name "
-        f"of an IDX file was wanted{'; unpack it first' if name == '.csv.gz' else ''}"
+        f"{name}: the suffix is {path.suffix!r}, wanted .csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or "
+        f"the name of an IDX file{'; unpack it first' if name == '.csv.gz' else ''}"
     )
 
 
-def test_paths_that_no_file_can_have(tmp_path):
+def test_invalid_paths_are_refused(tmp_path):
     assert "cannot be read: " in error_of(tmp_path / "a\0b.csv")
     assert r"\n" in error_of(tmp_path / "a\nb.csv")
-    with pytest.raises(ArgumentError, match="path is 5; a path"):
+    with pytest.raises(ArgumentError, match="path=5, wanted a path"):
         read_table(5)
 
 
-def test_a_table_beyond_the_memory(csv_file, monkeypatch):
-    def exhausted(*_):
+def test_a_table_that_does_not_fit_into_memory_is_an_error(csv_file, monkeypatch):
+    def exhaust(*_):
         raise MemoryError
 
     path = csv_file("a\n1\n")
-    monkeypatch.setattr(csv_files, "_parsed", exhausted)
+    monkeypatch.setattr(csv_files, "_parse", exhaust)
     assert error_of(path) == "data.csv: the table does not fit into memory"
 
 
@@ -83,18 +83,18 @@ def test_features_in_the_order_of_the_table(flowers):
     assert X.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_features_in_the_order_asked_for(flowers):
+def test_features_in_the_requested_order(flowers):
     X, names = flowers.features(names=("Width", "length"), exclude=["nothing"])
     assert names == ["Width", "length"]
     assert X.tolist() == [[3, 1], [6, 4]]
 
 
-def test_features_are_new(flowers):
+def test_features_are_a_copy(flowers):
     flowers.features(names=["length"])[0][:] = 0
     assert flowers.column("length").tolist() == [1, 4]
 
 
-def test_text_among_the_features(flowers):
+def test_a_text_column_among_the_features_is_refused(flowers):
     with pytest.raises(TableError) as caught:
         flowers.features()
     assert str(caught.value).endswith(
@@ -102,12 +102,12 @@ def test_text_among_the_features(flowers):
     )
 
 
-def test_text_among_the_features_of_an_archive(npz_file):
+def test_a_text_column_of_an_archive_among_the_features_is_refused(npz_file):
     with pytest.raises(TableError, match=r"data\.npz: column 'a' is text, its first value is 'u', and features must"):
         read_table(npz_file(a=np.array(["u"]))).features()
 
 
-def test_missing_names_are_all_told(flowers):
+def test_all_unknown_names_are_reported(flowers):
     with pytest.raises(TableError) as caught:
         flowers.features(names=["lenght", "Width", "WIDTH", "zzz"])
     assert str(caught.value).endswith(
@@ -116,12 +116,12 @@ def test_missing_names_are_all_told(flowers):
     )
 
 
-def test_unknown_name_to_exclude(flowers):
+def test_an_unknown_name_to_exclude_is_refused(flowers):
     with pytest.raises(TableError, match=r"no column 'kinds' \(did you mean 'kind'\?\); columns: length, "):
         flowers.features(exclude=["kinds"])
 
 
-def test_no_feature_left(flowers):
+def test_at_least_one_feature_is_required(flowers):
     for arguments in ({"exclude": flowers.names}, {"names": []}):
         with pytest.raises(TableError, match="no column is left to be a feature; columns: length, "):
             flowers.features(**arguments)
@@ -129,11 +129,11 @@ def test_no_feature_left(flowers):
 
 @pytest.mark.parametrize("argument", ["exclude", "names"])
 def test_a_string_is_not_a_sequence_of_names(flowers, argument):
-    with pytest.raises(ArgumentError, match=f"^{argument} is the string 'kind'; a sequence of column names was wanted"):
+    with pytest.raises(ArgumentError, match=f"^{argument}='kind', wanted a sequence of column names"):
         flowers.features(**{argument: "kind"})
 
 
-def test_column_lists_ten_names_at_most():
+def test_errors_list_at_most_ten_names():
     def table(n):
         return Table([f"c{j}" for j in range(n)], {f"c{j}": np.zeros(1) for j in range(n)})
 
@@ -149,14 +149,14 @@ def test_column_lists_ten_names_at_most():
     ("names", "columns", "error", "message"),
     [
         ([], {}, ArgumentError, "at least one"),
-        (["a"], {"b": np.zeros(1)}, ArgumentError, "names are a and columns are b; the same names"),
+        (["a"], {"b": np.zeros(1)}, ArgumentError, "names is a and columns has b, wanted at least one name"),
         (["a", "b"], {"b": np.zeros(1), "a": np.zeros(1)}, ArgumentError, "the same names in the same order"),
-        (["a"], {"a": np.zeros(1, int)}, DTypeError, "column 'a' has dtype int64; float64 or unicode"),
-        (["a"], {"a": np.zeros((2, 1))}, ShapeError, r"column 'a' has shape \(2, 1\); \(m,\) was wanted"),
-        (["a"], {"a": np.zeros(0)}, ShapeError, r"column 'a' has shape \(0,\); .* at least 1"),
+        (["a"], {"a": np.zeros(1, int)}, DTypeError, "column 'a': got an array of int64, wanted float64 or unicode"),
+        (["a"], {"a": np.zeros((2, 1))}, ShapeError, r"column 'a' has shape \(2, 1\), wanted \(m,\)"),
+        (["a"], {"a": np.zeros(0)}, ShapeError, r"column 'a' has shape \(0,\), wanted .* at least 1"),
         (["a", "b"], {"a": np.zeros(2), "b": np.zeros(3)}, ShapeError, r"column 'b' has shape \(3,\)"),
     ],
 )
-def test_wrong_table(names, columns, error, message):
+def test_invalid_tables_are_refused(names, columns, error, message):
     with pytest.raises(error, match=message):
         Table(names, columns)

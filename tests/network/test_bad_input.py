@@ -99,8 +99,8 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("clip_norm", lambda n: n.fit(X, Y, clip_norm=1e300), dn.ArgumentError, r"clip_norm=1e\+300, wanted above 0", None),
     ("monitor", lambda n: n.fit(X, Y, early_stopping=dn.EarlyStopping(monitor="val_loss")), dn.ArgumentError,
      "monitor='val_loss' is not among what is watched: loss", None),
-    ("callbacks", lambda n: n.fit(X, Y, callbacks=[3]), dn.ArgumentError, r"callbacks\[0\] is 3, wanted an object", None),
-    ("callbacks", lambda n: n.fit(X, Y, callbacks=[dn.Callback]), dn.ArgumentError, r"callbacks\[0\] is <class", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=[3]), dn.ArgumentError, r"callbacks\[0\]=3, wanted an object", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=[dn.Callback]), dn.ArgumentError, r"callbacks\[0\]=<class", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=dn.Callback()), dn.ArgumentError, "wanted a list of callbacks", None),
     ("schedule", lambda n: n.fit(X, Y, optimizer=dn.SGD(Ascent())), dn.ArgumentError, "learning_rate: got .*, wanted finite", None),
     ("beyond the dtype", lambda n: n.fit(np.where(X[1, 2] == X, 1e39, X), Y), dn.DataError,
@@ -120,7 +120,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("class weight", lambda n: n.fit(X, Y, class_weight="balance"), dn.ArgumentError, "class_weight='balance'", None),
     ("class weight", lambda n: n.fit(X, Y, class_weight=[1, 2]), dn.ArgumentError, "has 2 weights, wanted 3: one for each class", None),
     ("class weight", lambda n: n.fit(X, X[:1], class_weight={0: 2}), dn.ArgumentError, "targets are not classes", LINEAR),
-    ("parameter", lambda n: n.parameters.__setitem__("W1", X), dn.ShapeError, r"W1: got shape \(4, 6\), wanted", None),
+    ("parameter", lambda n: n.parameters.__setitem__("W1", X), dn.ShapeError, r"W1 has shape \(4, 6\), wanted", None),
 ]  # fmt: skip
 
 
@@ -160,12 +160,12 @@ def test_bad_input_is_refused_before_anything_changes(
         (lambda: network(dtype="foo"), dn.ArgumentError, "dtype='foo', wanted 'float32' or 'float64'"),
         (lambda: network(dtype=None), dn.ArgumentError, "dtype=None"),
         (lambda: network(seed=2**64), dn.ArgumentError, "seed=18446744073709551616, wanted less than 2"),
-        (lambda: dn.Network([3], 3), dn.ArgumentError, r"layers\[0\] is 3, wanted a deepnotes Layer"),  # type: ignore[list-item]
+        (lambda: dn.Network([3], 3), dn.ArgumentError, r"layers\[0\]=3, wanted a deepnotes Layer"),  # type: ignore[list-item]
         (lambda: dn.Network([dn.Dense(1)], 0), dn.ArgumentError, "inputs=0"),
         (lambda: network(dtype="float16"), dn.ArgumentError, "dtype='float16', wanted 'float32' or 'float64'"),
         (lambda: network(seed=-1), dn.ArgumentError, "seed=-1, wanted a whole number of at least 0"),
         (lambda: network(backend="nunpy"), dn.UnknownNameError, "did you mean 'numpy'"),
-        (lambda: network(backend=3), dn.ArgumentError, "backend: got 3, wanted a name or a deepnotes Backend"),
+        (lambda: network(backend=3), dn.ArgumentError, "backend=3, wanted a name or a deepnotes Backend"),
         (lambda: network(theta=np.zeros(3)), dn.ShapeError, r"theta has shape \(3,\), wanted \(43,\)"),
         (lambda: network(standardizer=dn.Standardizer.fit(X[:2])), dn.ShapeError, "has 2 features, and the network 4"),
         (lambda: dn.Adam(0), dn.ArgumentError, "learning_rate=0, wanted a finite number above 0"),

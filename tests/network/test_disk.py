@@ -35,7 +35,7 @@ def small(monkeypatch):
     """Keep few samples in memory, so that all code that reads them runs many times."""
     monkeypatch.setattr(disk, "BYTES_IN_MEMORY", 1 << 14)
     monkeypatch.setattr(streaming, "AT_ONCE", 0)
-    monkeypatch.setattr(parquet_files, "ROOM", 1 << 12)
+    monkeypatch.setattr(parquet_files, "MAX_BYTES", 1 << 12)
 
 
 def available(backend):
@@ -234,10 +234,10 @@ def test_files_that_cannot_stay_on_disk(tmp_path):
     np.savez(tmp_path / "b.npz", a=np.ones(2))
     assert "only in an array X" in message("b.npz")
     assert "unpack it with gunzip" in message("a.idx", gzip.compress(idx(np.ones((2, 2)))))
-    assert "it is not as long" in message("b.idx", idx(np.ones((2, 2))) + b"x")
+    assert "but its length differs" in message("b.idx", idx(np.ones((2, 2))) + b"x")
     assert "two dimensions or more" in message("c.idx", idx(np.ones(2)))
     assert "cannot be read: No such file" in message("d.npy")
-    with pytest.raises(ArgumentError, match="exclude is 'y'; a collection of column names was wanted"):
+    with pytest.raises(ArgumentError, match="exclude='y', wanted a collection of column names"):
         dn.open_table(tmp_path / "a.npz", exclude="y")
 
 
@@ -247,7 +247,7 @@ def test_text_and_missing_values_in_a_parquet_file_are_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a": [1.0, None], "s": ["x", "y"], "y": [1, 2]}), path)
     table = dn.open_table(path)
-    with pytest.raises(TableError, match="column 's' is none of the samples that stay on disk"):
+    with pytest.raises(TableError, match="column 's' is not in the matrix of numbers that stays on disk"):
         table.features(exclude=["y"])
     with pytest.raises(TableError, match="row 2: column 'a' has no value"):
         table.column("a")
@@ -300,7 +300,7 @@ import numpy as np
 import deepnotes as dn
 from deepnotes.datasets import on_disk as disk, parquet_files
 
-disk.BYTES_IN_MEMORY = parquet_files.ROOM = 1 << 22
+disk.BYTES_IN_MEMORY = parquet_files.MAX_BYTES = 1 << 22
 
 def train(path):
     X, _ = dn.open_table(path).features()

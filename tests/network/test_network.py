@@ -26,7 +26,7 @@ def test_parameters_are_assignable_by_name(backend: Any) -> None:
     np.testing.assert_array_equal(net.backend.to_numpy(net.parameters["W1"]), W)
     net.parameters["b2"] = [[1.0], [2.0], [3.0]]
     np.testing.assert_array_equal(net.backend.to_numpy(net.parameters["b2"]).ravel(), [1, 2, 3])
-    with pytest.raises(dn.ShapeError, match=r"W1: got shape \(4, 8\), wanted \(8, 4\)"):
+    with pytest.raises(dn.ShapeError, match=r"W1 has shape \(4, 8\), wanted \(8, 4\)"):
         net.parameters["W1"] = W.T
     with pytest.raises(KeyError, match="unknown parameter 'w1'; did you mean"):
         net.parameters["w1"]

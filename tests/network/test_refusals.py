@@ -164,7 +164,7 @@ def test_names_of_classes_and_categories_in_a_model_file_that_end_in_nul() -> No
 
     with pytest.raises(ValueError, match="ends in NUL"):
         from_metadata({"task": "classification", "loss": "categorical_cross_entropy", "classes": ["a", "a\0"]}, 2)
-    with pytest.raises(ValueError, match="is no value"):
+    with pytest.raises(ValueError, match="is not a valid value"):
         dn.Encoder.from_metadata([{"name": "kind", "categories": ["a", "a\0"]}])
 
 

@@ -185,7 +185,7 @@ def as_path(path: str | PathLike[str]) -> Path:
     try:
         return Path(path)
     except TypeError:
-        raise ArgumentError(f"path={path!r}, wanted the path of a file") from None
+        raise ArgumentError.of("path", path, "the path of a file") from None
 
 
 def _check_header_length(path: Path) -> None:

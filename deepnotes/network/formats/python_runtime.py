@@ -17,10 +17,10 @@ import numpy as np
 from numpy import ndarray as Array
 from numpy.typing import NDArray
 
-from deepnotes.datasets.cells import CellError, column_of, where_missing
-from deepnotes.datasets.csv_files import cell_lines, end_of, header_of, text_of, unpacked, write_rows
+from deepnotes.datasets.cells import CellError, CodedCells, ColumnRequest, convert_coded, describe_missing
+from deepnotes.datasets.csv_files import cell_lines, count_named, parse_text, read_header, unpack, write_rows
 from deepnotes.datasets.encoding import Feature, inputs_of
-from deepnotes.datasets.reading import MOST_PLACES, Format, Gap, Request
+from deepnotes.datasets.reading import MAX_POSITIONS, Format, Gap, Request
 from deepnotes.datasets.table_writing import exact
 from deepnotes.equations import EQUATIONS
 from deepnotes.utils.safe_text import escaped, inert
@@ -54,7 +54,12 @@ class TableError(ValueError):
 
 
 class ArgumentError(ValueError):
-    """The way in which the model says that its data are written makes no sense."""
+    """The model's description of its data format is invalid."""
+
+    @classmethod
+    def of(cls, name: str, value: object, wanted: str) -> "ArgumentError":
+        """Return the error for an argument."""
+        return cls(f"{name}={value!r}, wanted {wanted}")
 
 
 class Table:
@@ -77,7 +82,7 @@ class Table:
         """Raise TableError if one of these columns has missing values."""
         for name in names:
             if name in self.gaps:
-                raise TableError(f"{self.gaps[name].words(self.source, name)}; {hint}")
+                raise TableError(f"{self.gaps[name].message(self.source, name)}; {hint}")
 
 
 UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # hints at options that an exported file does not have
@@ -88,7 +93,7 @@ def hint_of(*_: object) -> str:
     return ""
 
 
-past_line = past_title = past_header = past_numbers = hint_of
+line_advice = title_advice = header_advice = numbers_advice = hint_of
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -136,37 +141,40 @@ def read(path: str) -> NDArray[np.float64]:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     features = None if COLUMNS is None else [Feature(*column) for column in COLUMNS]
     request = requested(features)
-    names, unnamed, text, line = header_of(text_of(unpacked(data, source), source, request), request)
+    header, text = read_header(parse_text(unpack(data, source), source, request), request)
+    names = header.names
     known = [name for name in names if name]
     if features is None:
-        features = [Feature(name) for name in known if name not in unnamed]
+        features = [Feature(name) for name in known if name not in header.index_names]
         request = requested(features)
-    request = request.resolved(source, known)
+    request = request.resolve(source, known)
     rows = list(text.rows(len(names)))
     if not rows:
-        raise TableError(f"{source}:{line}: no row follows the header")
-    for j in range(end_of(names), len(names)):
+        raise TableError(f"{source}:{header.line}: no row follows the header")
+    for j in range(count_named(names), len(names)):
         if any(row.cells[j].strip() for row in rows):
             raise TableError(f"{source}: column {j + 1} has no name")
     columns: dict[str, Any] = {}
     lines: dict[str, int] = {}
     gaps: dict[str, Gap] = {}
     for j, name in enumerate(names):
-        if not name or not request.takes(name):
+        if not name or not request.includes(name):
             continue
         cells = [row.cells[j].strip() for row in rows]
         places = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
         codes = np.array([places[cell] for cell in cells])
         try:
-            column = column_of(codes, list(places), name, request, f"{source}: column {name!r}", len(data))
+            wanted = ColumnRequest(name, request, f"{source}: column {name!r}", len(data))
+            column = convert_coded(CodedCells(codes, list(places)), wanted)
         except CellError as error:
             line = cell_lines(rows[error.row])[j]
-            raise TableError(f"{source}:{line}: column {name!r} has {error.told}") from None
+            raise TableError(f"{source}:{line}: column {name!r} has {error.message}") from None
         columns[name], lines[name] = column.column, cell_lines(rows[0])[j]
         if column.missing is not None:
             missing = np.flatnonzero(column.missing)
-            some = [cell_lines(rows[i])[j] for i in missing[:MOST_PLACES]]
-            gaps[name] = Gap(len(missing), some, where_missing(cells[missing[0]], column.column, request.format), True)
+            some = [cell_lines(rows[i])[j] for i in missing[:MAX_POSITIONS]]
+            description = describe_missing(cells[missing[0]], column.column, request.format)
+            gaps[name] = Gap(len(missing), some, description, True)
     return inputs_of(Table(source, columns, lines, gaps), features, "error")  # type: ignore[arg-type]
 
 

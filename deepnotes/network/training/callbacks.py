@@ -50,7 +50,7 @@ class EarlyStopping(Callback):
         whole("patience", self.patience, 0)
         number("min_delta", self.min_delta)
         if self.mode not in {None, "min", "max"}:
-            raise ArgumentError(f"mode={self.mode!r}, wanted 'min', 'max' or None")
+            raise ArgumentError.of("mode", self.mode, "'min', 'max' or None")
         self._require_mode()
 
     def _require_mode(self) -> None:
@@ -128,7 +128,7 @@ def as_callbacks(
         If one of them is not a callback, or an argument is invalid.
     """
     if not isinstance(callbacks, Sequence):
-        raise ArgumentError(f"callbacks={callbacks!r}, wanted a list of callbacks")
+        raise ArgumentError.of("callbacks", callbacks, "a list of callbacks")
     watchers = list(callbacks)
     if early_stopping is not None:
         if not isinstance(early_stopping, EarlyStopping):
@@ -136,7 +136,7 @@ def as_callbacks(
         watchers.insert(0, early_stopping)
     for i, watcher in enumerate(watchers):
         if not isinstance(watcher, Callback):
-            raise ArgumentError(f"callbacks[{i}] is {watcher!r}, wanted an object of a class derived from Callback")
+            raise ArgumentError.of(f"callbacks[{i}]", watcher, "an object of a class derived from Callback")
     if checkpoint is not None:
         from deepnotes.network.training.checkpoints import Checkpoints
 

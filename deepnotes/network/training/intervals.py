@@ -24,5 +24,5 @@ def interval(every: int | str) -> tuple[int | None, float | None]:
         return whole("every", every), None
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", every)
     if not found or float(found[1]) == 0:
-        raise ArgumentError(f"every={every!r}, wanted a number of epochs, or a time such as '30s', '5m' or '1h'")
+        raise ArgumentError.of("every", every, "a number of epochs, or a time such as '30s', '5m' or '1h'")
     return None, float(found[1]) * UNITS[found[2]]
