@@ -112,7 +112,7 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
         nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.BatchNorm1d(8),
         nn.Linear(8, CLASSES), nn.Softmax(-1),
     )  # fmt: skip
-    activations = {
+    activations: dict[str, Any] = {
         "ReLU": nn.ReLU(), "Sigmoid": nn.Sigmoid(), "Tanh": nn.Tanh(), "GELU": nn.GELU(),
         "GELU (tanh)": nn.GELU(approximate="tanh"), "SiLU": nn.SiLU(), "ELU": nn.ELU(0.7), "SELU": nn.SELU(),
         "CELU": nn.CELU(), "Leaky ReLU": nn.LeakyReLU(0.2), "PReLU, one slope": nn.PReLU(),

@@ -29,7 +29,7 @@ MB = 1e6
 
 def read_only(path: str) -> np.ndarray:
     """Return the samples of a file as an array that cannot be written to."""
-    rows = np.load(path)
+    rows: np.ndarray = np.load(path)
     rows.flags.writeable = False
     return rows.T
 
@@ -57,7 +57,7 @@ def growth(backend: str, form: str, path: str, samples: int = SAMPLES) -> int:
         The number of samples to train on.
     """
     X = FORMS[form](path)[:, :samples]
-    y = np.random.default_rng(0).integers(0, CASE.sizes[-1], X.shape[1])
+    y = np.random.default_rng(0).integers(0, CASE.sizes[-1], (X.shape[1],))
 
     def train(X: np.ndarray, y: np.ndarray) -> None:
         net = dn.Network(CASE.layers, CASE.sizes[0], backend=backend, seed=0)

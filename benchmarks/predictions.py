@@ -41,12 +41,14 @@ def onnx_model(net: dn.Network) -> bytes:
         weights += [numpy_helper.from_array(W.T.copy(), f"W{i}"), numpy_helper.from_array(b, f"b{i}")]
         g = "Relu" if i < last else "Sigmoid" if net.outputs == 1 else "Softmax"
         nodes.append(helper.make_node("Gemm", [name, f"W{i}", f"b{i}"], [f"Z{i}"]))
-        nodes.append(helper.make_node(g, [f"Z{i}"], [f"A{i}"], **({"axis": 1} if g == "Softmax" else {})))
+        attributes: dict[str, Any] = {"axis": 1} if g == "Softmax" else {}
+        nodes.append(helper.make_node(g, [f"Z{i}"], [f"A{i}"], **attributes))
         name = f"A{i}"
     ends = [(["x"], net.inputs), ([name], net.outputs)]
     x, A = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", n]) for name in names] for names, n in ends)
     graph = helper.make_graph(nodes, "dense", x, A, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def onnx_runtime(net: dn.Network, rows: np.ndarray, threads: int) -> Callable[[], np.ndarray]:

@@ -93,7 +93,8 @@ def of_parquet_on_disk(folder: Path, rows: int, columns: int) -> Callable[[], ob
 def of_npz(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     """Prepare an archive of one array for each column."""
     X = numbers(rows, columns)
-    np.savez(folder / "a.npz", **{name + "_": X[:, j] for j, name in enumerate(names(columns))})
+    arrays: dict[str, Any] = {name + "_": X[:, j] for j, name in enumerate(names(columns))}
+    np.savez(folder / "a.npz", **arrays)
     return lambda: read_table(folder / "a.npz")
 
 

@@ -43,7 +43,8 @@ def fill(document: str) -> str:
         if content is not None:
             shown = _figure(content) if name == "crossover" else markdown(name, content)
             markers = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            document = re.sub(markers, lambda m, shown=shown: f"{m[1]}{shown}\n{m[2]}", document, flags=re.DOTALL)
+            escaped = shown.replace("\\", r"\\")  # in a template, a backslash would start an escape sequence
+            document = re.sub(markers, rf"\g<1>{escaped}\n\g<2>", document, flags=re.DOTALL)
     return document
 
 

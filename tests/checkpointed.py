@@ -45,6 +45,7 @@ def outcome(net: dn.Network, history: dn.History) -> list[Any]:
     """Return all that has to be the same to the last bit."""
     figures = history.as_dict()
     del figures["seconds"]
+    assert net._training is not None
     _, _, state = net._training
     slots = [net.backend.to_numpy(slot).tobytes() for slot in state.slots]
     return [net.flat().tobytes(), slots, state.step, net._rng.bit_generator.state, figures]
@@ -62,5 +63,5 @@ class Counts(dn.Callback):
 
 def train_and_tell(backend: str, directory: Path, pipe: int) -> None:
     """Start or resume, with a checkpoint after every chunk, which are as short as can be, and tell of each."""
-    training.CHUNK_SECONDS = 1e-9
+    training.CHUNK_SECONDS = 1e-9  # type: ignore[attr-defined]
     fit(network(backend), directory, every="0.000000001s", callbacks=[Counts(pipe)], resume=True)

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from deepnotes.backends.registry import get_backend
 from deepnotes.cli.models import Model
-from deepnotes.datasets import reading, tables
+from deepnotes.datasets import reading
 from deepnotes.datasets.disk_tables import open_table
 from deepnotes.datasets.tables import Table, read_table
+from deepnotes.utils.errors import TableError
 
 gzipped = partial(gzip.compress, mtime=0)  # the same bytes in every run
 
@@ -57,7 +58,7 @@ def hold(table: Table) -> None:
         try:
             table.require_complete(names)
             table.features(names=names)
-        except tables.TableError as error:
+        except TableError as error:
             told = str(error)
         assert "\n" not in told
 
@@ -106,12 +107,12 @@ if find_spec("pyarrow"):
             {"encoding": "utf-16"},
             {"skip_rows": 2},
         ]
-        refused: list[tables.TableError] = []
+        refused: list[TableError] = []
         for form in forms:
             with little():
                 try:
                     hold(read_table(path, missing="keep", **form))
-                except tables.TableError as error:
+                except TableError as error:
                     refused.append(error)
         if len(refused) == len(forms):
             raise refused[-1]

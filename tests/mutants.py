@@ -200,7 +200,7 @@ class _StepTooFar(EagerProgram):
 class _EverythingDecays(EagerProgram):
     def __init__(self, backend: Backend, plan: Plan) -> None:
         super().__init__(backend, plan)
-        self.decays = np.ones_like(self.decays)
+        self.decays = np.ones_like(self.decays)  # type: ignore[assignment]
 
 
 class _StaleBuffer(EagerProgram):

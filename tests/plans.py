@@ -39,5 +39,6 @@ def programs(
     )
     compiled = net.backend.compile(plan)
     assert compiled is not None
-    states = [State(net.flat(), tuple(np.zeros_like(net.flat()) for _ in plan.optimizer.slots)) for _ in range(2)]
+    slots = [[np.zeros_like(net.flat()) for _ in plan.optimizer.slots] for _ in range(2)]
+    states = [State(net.flat(), tuple(zeros)) for zeros in slots]
     return [EagerProgram(net.backend, plan), compiled], states, net

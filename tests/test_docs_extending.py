@@ -112,7 +112,7 @@ def test_gradients_are_central_differences(part: str, backend: Any, own: Any, da
 
 
 def test_the_check_of_the_page_finds_a_wrong_gradient(own: Any, data: Any) -> None:
-    class Wrong(own.Mish):  # type: ignore[misc]
+    class Wrong(own.Mish):
         def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
             return super().backward(ops, dA, Z, A) * 1.001
 

@@ -31,7 +31,8 @@ def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any
 
 def at_once(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list[Any]:
     """Call functions in as many threads, which all begin together; return what they do, or raise."""
-    start, found = threading.Barrier(len(functions)), {}
+    start = threading.Barrier(len(functions))
+    found: dict[int, tuple[Any, BaseException | None]] = {}
 
     def work(number: int) -> None:
         start.wait(seconds)

@@ -51,7 +51,7 @@ def test_arguments_within_their_errors_give_results_within_theirs(name: str, dty
     function, limits = FUNCTIONS[name]
     bounds = Bounds(dtype)
     rng = np.random.default_rng(1)
-    arguments = [drawn(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]  # type: ignore[arg-type]
+    arguments = [drawn(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]
     wanted = function(bounds.xp, *arguments)
     for share in (-1.0, 1.0, None, None):
         moved = [
@@ -141,7 +141,7 @@ def test_what_is_not_finite_has_to_be_met() -> None:
 
 def test_exact_results_have_no_error() -> None:
     """Zeros of ReLU and of masks, sums of nothing, whole numbers of int64."""
-    bounds = Bounds("float32")
+    bounds: Any = Bounds("float32")
     x = bounds.from_numpy(np.array([[-1.0, 2.0]], "float32"))
     assert bounds.ops.relu(x).error.tolist() == [[0, 0]]
     assert (x * bounds.xp.zeros((1, 2))).error.tolist() == [[0, 0]]

@@ -5,6 +5,7 @@ import copy
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def test_eight_threads_predict_and_evaluate_with_one_network_as_one_does(backend
         x, y = parts[number]
         return [(net.predict(x).tobytes(), net.evaluate(x, y)) for _ in range(3)]
 
-    for found, told in zip(at_once([lambda i=i: ask(i) for i in range(8)], SECONDS), wanted, strict=True):
+    for found, told in zip(at_once([partial(ask, i) for i in range(8)], SECONDS), wanted, strict=True):
         assert found == [told] * 3
 
 
@@ -93,7 +94,7 @@ def test_networks_train_in_threads_as_they_do_one_after_the_other(backend: dn.Ba
         return net.flat().tobytes(), history.loss + history.val_loss
 
     wanted = [train(seed) for seed in range(4)]
-    assert at_once([lambda seed=seed: train(seed) for seed in range(4)], SECONDS) == wanted
+    assert at_once([partial(train, seed) for seed in range(4)], SECONDS) == wanted
 
 
 def test_a_network_is_asked_while_it_is_trained(backend: dn.Backend) -> None:

@@ -33,6 +33,7 @@ def digests(name: str, *threads: int) -> list[str]:
         small = dn.Network([dn.Dense(9, "tanh"), dn.Dense(5, "softmax")], 96, backend=backend, dtype=dtype, seed=3)
         for net, batch in ((small, 16), (wide(backend, dtype=dtype), 300)):
             history = net.fit(X, y, epochs=2, batch_size=batch, validation=(X[:, :99], y[:99]), clip_norm=1.0)
+            assert net._training is not None
             _, _, state = net._training
             arrays = [net.flat(), *(net.backend.to_numpy(slot) for slot in state.slots)]
             predicted = [net.predict(X), net.predict(X[:, :1])]
@@ -72,7 +73,7 @@ def test_the_same_bits_again_as_far_as_a_backend_promises(name: str) -> None:
         pytest.skip(f"{name}: {PROMISES['none']}")
     digests(name)  # so that whatever is compiled is
     if backend.determinism == "any threads":
-        groups = [[(["1"], {}), (["2"], {}), (["3"], {})]]
+        groups: list[list[Any]] = [[(["1"], {}), (["2"], {}), (["3"], {})]]
     else:
         groups = [[([], dict.fromkeys(LIMITS, threads))] * 2 for threads in ("1", "2")]
     for ways in groups:

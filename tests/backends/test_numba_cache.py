@@ -343,7 +343,7 @@ def test_a_user_without_a_home(
     assert cache.cache_folder() is None
 
     @entry("doubling")
-    def double(x):  # type: ignore[no-untyped-def]
+    def double(x):
         return 2 * x
 
     assert double(21) == 42

@@ -136,7 +136,7 @@ def test_async_tasks_do_not_see_each_others_context() -> None:
         return seen
 
     async def both() -> list[list[str]]:
-        return await asyncio.gather(task("strict"), task("numpy"))
+        return list(await asyncio.gather(task("strict"), task("numpy")))
 
     assert asyncio.run(both()) == [["strict"] * 3, ["numpy"] * 3]
 

@@ -28,7 +28,8 @@ MACHINE = {
 
 def timed(scatter: float | None = 0.02, **microseconds: float) -> dict[str, Any]:
     """Return a file of results with one case."""
-    case = {"microseconds": microseconds, "scatter": dict.fromkeys(microseconds, scatter), "unreliable": []}
+    scatters = dict.fromkeys(microseconds, scatter)
+    case: dict[str, Any] = {"microseconds": microseconds, "scatter": scatters, "unreliable": []}
     return {"machine": MACHINE, "results": {"tiny": {"network": "4-1", "batch": 8, "ratios": {}, **case}}}
 
 
@@ -112,7 +113,7 @@ def test_instructions_are_the_difference_of_two_trainings() -> None:
 def test_valgrind_counts_a_loop_twice_as_long_as_twice_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed")
-    monkeypatch.setattr(instructions.sys, "executable", shutil.which("true"))
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
     once = instructions.counted("")
     assert once == pytest.approx(instructions.counted(""), rel=0.01)
     assert 10_000 < once < 10**8
@@ -189,7 +190,7 @@ def test_the_picture_says_what_it_was_drawn_from(tmp_path: Path, monkeypatch: py
     pytest.importorskip("matplotlib", reason="comes with the extra plot")
     monkeypatch.setattr(redraw, "RESULTS", tmp_path)
     limits = {"host": Ceilings({"float32": 1e11}, [[1e9, 1e10]], 1e-7).as_dict()}
-    points = [
+    points: list[dict[str, Any]] = [
         {"line": f"batch {batch}", "x": x, "network": f"{x}-{x}-{x}", "batch": batch, "dtype": "float32",
          "microseconds": {"a": 1.0 * x, "b": 40.0 + x / 2}, "scatter": {"a": 0.0, "b": 0.0}, "unreliable": []}
         for batch in (1, 16) for x in (8, 32, 128)

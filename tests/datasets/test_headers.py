@@ -168,7 +168,7 @@ def test_the_advice_reads_and_trains(about, capsys):
     path = Path("data.csv")
     path.write_text(case.text, newline="")
     *features, target = case.names.split()
-    given, told = dict(case.given), []
+    given, told = dict(case.given), list[str]()
     while (status := main(["train", "data.csv", "--target", target, *as_options(given), *QUICK])) and len(told) < 3:
         told.append(capsys.readouterr().err)
         with pytest.raises(TableError) as caught:

@@ -94,7 +94,12 @@ def test_a_mapped_array_that_has_to_be_converted_stays_on_disk(on_disk, monkeypa
 
     taken = []
     take = streaming.Streamed.take
-    monkeypatch.setattr(streaming.Streamed, "take", lambda *asked: taken.append(len(asked[1])) or take(*asked))
+
+    def counting_take(*asked):
+        taken.append(len(asked[1]))
+        return take(*asked)
+
+    monkeypatch.setattr(streaming.Streamed, "take", counting_take)
     np.testing.assert_array_equal(trained(on_disk(rows).T), trained(rows.T))
     assert sum(taken) == 300 * 3  # one look at all, and two epochs
     assert max(taken) * 5 * 8 * disk.COPIES <= disk.ROOM

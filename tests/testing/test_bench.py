@@ -1,6 +1,7 @@
 """What the benchmarks measure with: work counted from the plan, ceilings, noise, contenders, sweeps, advice."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
+from deepnotes.nn.plan import Plan
 from deepnotes.testing.bench import advice, cases, contenders, limits, machine, runs, sweep, timing
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
@@ -61,7 +63,7 @@ def test_two_small_batches_tell_of_any_other() -> None:
 
 def test_dropout_other_losses_and_optimizers_are_counted_too() -> None:
     plain = Case((5, 8, 3), 4).plan
-    sgd = step_work(cases.Plan(**vars(plain) | {"optimizer": dn.SGD(0.1)}), 4)
+    sgd = step_work(Plan(**vars(plain) | {"optimizer": dn.SGD(0.1)}), 4)
     assert step_work(plain, 4).flops - sgd.flops >= 8 * plain.layout.size, "Adam does more than SGD"
     assert step_work(plain, 4).bytes - sgd.bytes == 2 * 2 * 4 * plain.layout.size, "two slots, read and written"
 
@@ -136,7 +138,7 @@ def test_what_scatters_is_unreliable() -> None:
 
 
 def test_contenders_have_the_threads_that_they_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     assert contenders.thread_counts() == [1, 2, 4, 6]
     strict = dn.Backend("strict", array_api_strict)
     monkeypatch.setattr(contenders, "get_backend", _refuses_options)
@@ -181,7 +183,7 @@ def test_unequal_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda epochs, shuffle: [float(backend == "b")] * epochs
 
     monkeypatch.setattr(runs, "training", wrong)
-    pair = [Contender("a", "a"), Contender("b", "b")]  # type: ignore[arg-type]
+    pair = [Contender("a", "a"), Contender("b", "b")]
     with pytest.raises(dn.DeepnotesError, match="b trains otherwise than a: losses"):
         runs.steps(Case((4, 3), 8), pair, LIMITS, 1)
 
