@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are no part of the package
 
-from benchmarks import compare, instructions, options, redraw, report, run
+from benchmarks import compare, instructions, options, paired, redraw, report, run
 from deepnotes.equations import EQUATIONS
+from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.limits import Ceilings
 
 pytestmark = pytest.mark.slow
@@ -86,7 +88,75 @@ def test_the_command_compares_two_files(tmp_path: Path) -> None:
     assert "1 cases: 1 slower, 0 faster" in done.stdout
     done = subprocess.run([*words, str(ROOT / "README.md")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "these are not two files of results" in done.stderr
+    assert "these are not two checkouts or two files of results" in done.stderr
+
+
+SLOWER = """
+import time
+from deepnotes.network import network
+
+fit = network.Network.fit
+
+
+def slow_fit(self, X, y, **options):
+    time.sleep(0.0005 * options["epochs"] * 16)
+    return fit(self, X, y, **options)
+
+
+network.Network.fit = slow_fit
+"""
+
+
+def checkout(folder: Path, appended: str = "") -> Path:
+    """Return a copy of the packages of this checkout, with a few lines more at the end of ``deepnotes``."""
+    without = shutil.ignore_patterns("__pycache__")
+    for package in ("deepnotes", "backends"):
+        shutil.copytree(ROOT / package, folder / package, ignore=without)
+    with (folder / "deepnotes" / "__init__.py").open("a") as file:
+        file.write(appended)
+    return folder
+
+
+def test_two_checkouts_are_compared_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that sleeps for half a millisecond in each step is slower than its original."""
+    monkeypatch.setattr(paired, "ROUND_SECONDS", 0.02)
+    old, new = checkout(tmp_path / "old"), checkout(tmp_path / "new", SLOWER)
+    case = Case((4, 6, 1), 8)
+    pairs, failures = paired.compare_checkouts(old, new, {"tiny": case}, ["numpy", "absent"], 3)
+    assert list(pairs) == ["tiny: numpy"]
+    assert list(failures) == ["tiny: absent"]
+    assert "unknown backend 'absent'" in failures["tiny: absent"]
+    times = pairs["tiny: numpy"]
+    assert len(times.old) == len(times.new) == 3
+    assert np.median(times.new) - np.median(times.old) > 0.0004
+    assert [change.verdict for change in compare.paired_changes(pairs)] == ["slower"]
+
+
+def test_the_change_of_a_pair_is_the_median_of_the_ratios() -> None:
+    """A machine that becomes ten times slower for one round, or between rounds, changes no ratio."""
+    pairs = {
+        "a": paired.Pairs([1.0, 10.0, 2.0], [1.0, 10.0, 2.0]),
+        "b": paired.Pairs([1.0, 10.0, 2.0], [1.5, 15.0, 3.0]),
+    }
+    same, slower = compare.paired_changes(pairs)
+    assert (same.factor, same.verdict) == (1.0, "")
+    assert (slower.factor, slower.verdict) == (1.5, "slower")
+    scattered = {"a": paired.Pairs([1.0, 1.0, 1.0], [0.5, 1.2, 2.0])}
+    assert [change.verdict for change in compare.paired_changes(scattered)] == [""]
+    assert paired.Pairs([1.0], [2.0]).noise is None
+
+
+def test_the_command_compares_two_checkouts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [sys.executable, "-m", "benchmarks.compare", str(checkout(tmp_path / "old"))]
+    more = ["--networks", "tiny", "--backends", "numpy", "--rounds", "1", "--all"]
+    done = subprocess.run([*words, str(ROOT), *more], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"tiny: numpy +[0-9.]+ +[0-9.]+ +[+-][0-9.]+% +±10.0%", done.stdout)
+    done = subprocess.run([*words, str(tmp_path / "empty"), *more], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nothing could be timed" in done.stderr
+    assert "wanted the checkout" in done.stderr
 
 
 def test_results_of_every_kind_that_are_kept_can_be_compared_with_themselves() -> None:
