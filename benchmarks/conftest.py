@@ -11,7 +11,7 @@ import pytest
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import available_backends, get_backend
-from deepnotes.testing.bench.limits import Ceilings, Work, ceilings, place
+from deepnotes.testing.bench.limits import Ceilings, Work, ceilings, location
 from deepnotes.testing.bench.timing import is_unreliable, scatter, seconds
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
@@ -53,9 +53,9 @@ def limits() -> Callable[[Backend], Ceilings]:
     known: dict[str, Ceilings] = {}
 
     def of(backend: Backend) -> Ceilings:
-        if place(backend) not in known:
-            known[place(backend)] = ceilings(backend)
-        return known[place(backend)]
+        if location(backend) not in known:
+            known[location(backend)] = ceilings(backend)
+        return known[location(backend)]
 
     return of
 

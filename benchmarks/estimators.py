@@ -23,7 +23,7 @@ import deepnotes as dn
 from benchmarks.options import Options, parser
 from benchmarks.report import publish
 from deepnotes.datasets import load_digits
-from deepnotes.testing.bench.timing import compared, seconds, turns
+from deepnotes.testing.bench.timing import seconds, summarize_ratios, turns
 
 Samples = tuple[np.ndarray, np.ndarray]
 THEIRS = "scikit-learn"
@@ -85,7 +85,11 @@ def same(fitted: dict[str, Any], held_out: Samples) -> dict[str, float]:
     theirs, accuracies = fitted[THEIRS], {}
     for who, model in fitted.items():
         np.testing.assert_allclose(
-            model.loss_curve_, theirs.loss_curve_, rtol=1e-2, atol=1e-3, err_msg=f"{who} trains otherwise than {THEIRS}"
+            model.loss_curve_,
+            theirs.loss_curve_,
+            rtol=1e-2,
+            atol=1e-3,
+            err_msg=f"{who} trains differently from {THEIRS}",
         )
         accuracies[who] = float(model.score(X, y))
         if abs(accuracies[who] - theirs.score(X, y)) > 0.02:
@@ -103,7 +107,7 @@ def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
         accuracies = same({who: model.fit(X, y) for who, model in rivals.items()}, held_out)
         times = turns({who: partial(seconds, partial(model.fit, X, y)) for who, model in rivals.items()}, rounds)
     units = [X.shape[1], *case.hidden, rivals[THEIRS].n_outputs_]
-    result = compared(times, [THEIRS])
+    result = summarize_ratios(times, [THEIRS])
     return {
         "network": "-".join(map(str, units)),
         "samples": len(y),

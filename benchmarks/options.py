@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepnotes.backends.registry import get_backend
-from deepnotes.testing.bench.contenders import chosen
-from deepnotes.testing.bench.limits import Ceilings, ceilings, place
+from deepnotes.testing.bench.contenders import select_backends
+from deepnotes.testing.bench.limits import Ceilings, ceilings, location
 from deepnotes.utils.errors import UnknownNameError
 
 
@@ -43,7 +43,7 @@ class Options:
         if self.rounds < 1:
             line.error(f"--rounds {self.rounds}: wanted at least 1")
         try:
-            found, missing = chosen(self.given.backends.split(","))
+            found, missing = select_backends(self.given.backends.split(","))
         except UnknownNameError as error:
             line.error(f"--backends: {error}")
         for name, why in missing.items():
@@ -84,7 +84,7 @@ class Options:
     @cached_property
     def limits(self) -> dict[str, Ceilings]:
         """The ceilings of the machine and of each device, measured on access."""
-        places = {place(get_backend(name)): get_backend(name) for name in ["numpy", *self.backends]}
+        places = {location(get_backend(name)): get_backend(name) for name in ["numpy", *self.backends]}
         return {where: ceilings(backend) for where, backend in places.items()}
 
     @property

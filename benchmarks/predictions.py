@@ -24,8 +24,8 @@ from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
 from deepnotes.testing.bench.limits import Ceilings, prediction_work
 from deepnotes.testing.bench.machine import cores
-from deepnotes.testing.bench.runs import described, timed_call
-from deepnotes.testing.bench.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.testing.bench.runs import call_timer, describe_result
+from deepnotes.testing.bench.timing import fastest, on_blas_threads, seconds, summarize_ratios, turns
 
 SAMPLES = {"1 sample": 1, "1,000 samples": 1000}
 ROUND_SECONDS = 0.15
@@ -95,7 +95,7 @@ def measure(
     first = functions[backends[0]]()
     for who, function in functions.items():
         np.testing.assert_allclose(function(), first, rtol=1e-3, atol=1e-5, err_msg=f"{who} predicts otherwise")
-    in_turn = {who: timed_call(function, ROUND_SECONDS) for who, function in functions.items()}
+    in_turn = {who: call_timer(function, ROUND_SECONDS) for who, function in functions.items()}
     alone = products(start, X)
     calls = max(1, round(ROUND_SECONDS / min(seconds(alone) for _ in range(3))))
     best = fastest([1, cores()], lambda n: on_blas_threads(n, alone, calls))
@@ -103,7 +103,7 @@ def measure(
     times = turns(in_turn, rounds)
     everybody = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
     work = prediction_work(case.plan, case.batch)
-    return described(case, compared(times, backends), everybody, limits, work, 1) | {
+    return describe_result(case, summarize_ratios(times, backends), everybody, limits, work, 1) | {
         "chosen": {"onnxruntime": {"threads": threads}, "products": {"threads": best}}
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deepnotes.testing.bench.advice import DOUBT, FOOTNOTE, Rows, figure
+from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, figure
 from deepnotes.testing.bench.machine import machine
 
 ROOT = Path(__file__).parent.parent
@@ -20,14 +20,14 @@ NOTHING = "–"
 """The cell of a contender that was left out."""
 
 
-def everybody(results: dict[str, Any]) -> list[str]:
+def contender_names(results: dict[str, Any]) -> list[str]:
     """Return all contenders that were timed in any of the results, in their order."""
     return list(dict.fromkeys(who for r in results.values() for who in r["microseconds"]))
 
 
 def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
     """Return the rows of steps or predictions: network, how many samples, microseconds, ratios."""
-    names = everybody(results)
+    names = contender_names(results)
     rows = [["network", counted, *(f"{who} µs" for who in names), *pairs]]
     for name, r in results.items():
         ratios = [_spread(r["ratios"][pair]) if pair in r["ratios"] else NOTHING for pair in pairs]
@@ -44,7 +44,7 @@ def _timed(result: dict[str, Any], who: str) -> str:
 def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of the machine's limits and the share of them that each contender reaches."""
     results = {name: r for name, r in results.items() if "limits" in r}
-    names = everybody(results)
+    names = contender_names(results)
     rows = [["network", "Mflop", "MB", "at least, µs", *names]]
     for name, r in results.items():
         limits = list(r["limits"].values())
@@ -74,7 +74,7 @@ def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
 def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``gpu-steps.json`` or ``gpu-predictions.json``, with the figures as recorded."""
     heads = {"network": "network", "batch": "batch", "samples": "samples", "precision": "precision"}
-    heads |= {who: f"{who} µs" for who in everybody(results)} | {"rest_of_fit": "rest of a fit, ms"}
+    heads |= {who: f"{who} µs" for who in contender_names(results)} | {"rest_of_fit": "rest of a fit, ms"}
     cases = [r | r["microseconds"] for r in results.values()]
     shown = [key for key in heads if any(key in case for case in cases)]
     rows = [[_recorded(case.get(key, NOTHING)) for key in shown] for case in cases]
@@ -209,7 +209,7 @@ def markdown(name: str, content: dict[str, Any]) -> str:
     make, packages = TABLES[name]
     rows = make(content["results"], False)
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    doubtful = any(cell.startswith(DOUBT) for row in rows[1:] for cell in row)
+    doubtful = any(cell.startswith(UNRELIABLE_MARK) for row in rows[1:] for cell in row)
     note = f"{FOOTNOTE}.\n\n" if doubtful else ""
     table = "\n".join([head, "|---|" + ("---|" if name in TEXTS else "--:|") * (len(rows[0]) - 1), *body])
     return f"{table}\n\n{note}{measured_on(content, packages)}"

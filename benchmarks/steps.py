@@ -21,11 +21,11 @@ from benchmarks.options import Options, parser
 from benchmarks.peers import PEERS, absent, installed
 from benchmarks.report import publish
 from deepnotes.testing.bench.cases import Case
-from deepnotes.testing.bench.contenders import Contender, Train, agreeing, training
+from deepnotes.testing.bench.contenders import Contender, Train, check_agreement, training
 from deepnotes.testing.bench.limits import Ceilings, step_work
 from deepnotes.testing.bench.machine import cores
-from deepnotes.testing.bench.runs import batches_for, described, least_seconds, timed_training
-from deepnotes.testing.bench.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.testing.bench.runs import batches_for, describe_result, least_seconds, training_timer
+from deepnotes.testing.bench.timing import fastest, on_blas_threads, seconds, summarize_ratios, turns
 
 ROUND_SECONDS = 0.3
 
@@ -63,13 +63,13 @@ def rivals(
     """
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", dtype=case.dtype, seed=0)
     found: dict[str, Train] = {backend: training(backend, case, X, y, start.flat()) for backend in backends}
-    agreeing(found)
+    check_agreement(found)
     first = backends[0]
     failed = {}
     for peer in peers:
         try:
             train = PEERS[peer](case, X, y, start)
-            agreeing({first: found[first], peer: train})
+            check_agreement({first: found[first], peer: train})
             found[peer] = train
         except Exception as error:  # any error of a third-party program
             failed[peer] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -85,14 +85,14 @@ def measure(
     batches = batches_for(case, max(least_seconds(case, limits), per_step / 16), ROUND_SECONDS)
     trainings, failed = rivals(case, backends, peers, *case.data(batches * case.batch))
     chosen = {who: train.keywords for who, train in trainings.items() if isinstance(train, partial)}
-    in_turn = {who: timed_training(train, batches, ROUND_SECONDS) for who, train in trainings.items()}
+    in_turn = {who: training_timer(train, batches, ROUND_SECONDS) for who, train in trainings.items()}
     calls = max(3, round(ROUND_SECONDS / per_step / 2))
     threads = fastest([1, cores()], lambda threads: on_blas_threads(threads, alone, calls))
     in_turn["products"] = lambda: on_blas_threads(threads, alone, calls)
     times = turns(in_turn, rounds)
     everybody = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
     work = step_work(case.plan, case.batch)
-    return described(case, compared(times, backends), everybody, limits, work, 0) | {
+    return describe_result(case, summarize_ratios(times, backends), everybody, limits, work, 0) | {
         "chosen": chosen | {"products": {"threads": threads}},
         "failed": failed,
     }

@@ -8,7 +8,7 @@ import pytest
 from deepnotes.backends.base import Backend
 from deepnotes.equations import EQUATIONS
 from deepnotes.equations.ops import Ops
-from deepnotes.testing.bench.limits import Work, operations, place
+from deepnotes.testing.bench.limits import Work, location, operations
 from deepnotes.testing.calls import CALLS, Draw, call
 from deepnotes.testing.checks import DTYPE, Derived
 
@@ -56,7 +56,7 @@ def test_equation(timed: Any, backend: Backend, name: str, dtype: str) -> None:
         backend.from_numpy(x) if isinstance(x, np.ndarray) else getattr(backend.xp, dtype) if x is DTYPE else x
         for x in given
     ]
-    function, waiting = call(name, {}), place(backend) != "host"
+    function, waiting = call(name, {}), location(backend) != "host"
 
     def run() -> None:
         result = function(backend.ops, *ours)

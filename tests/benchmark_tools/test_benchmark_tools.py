@@ -234,7 +234,7 @@ def test_options_refuse_what_cannot_be_and_name_what_is_absent(
             options.Options(line)
         assert end.value.code == 2
         assert told in capsys.readouterr().err
-    monkeypatch.setattr(options, "chosen", lambda names: ([], {"cupy": "no device"}))
+    monkeypatch.setattr(options, "select_backends", lambda names: ([], {"cupy": "no device"}))
     monkeypatch.setattr(sys, "argv", ["benchmark", "--backends", "cupy"])
     with pytest.raises(SystemExit):
         options.Options(line)

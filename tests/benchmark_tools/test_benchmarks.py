@@ -111,14 +111,14 @@ def test_a_peer_that_fails_or_trains_otherwise_is_not_timed(monkeypatch: pytest.
     found, failed = steps.rivals(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
     assert list(found) == ["numpy"]
     assert failed["broken"] == "RuntimeError: no compiler"
-    assert failed["wrong"].startswith("DeepnotesError: wrong trains otherwise than numpy: losses [1.0, 1.0]")
+    assert failed["wrong"].startswith("DeepnotesError: wrong trains differently from numpy: losses [1.0, 1.0]")
 
 
 def test_ratios_are_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
     a, b = iter([2e-6, 6e-6, 9e-6]), iter([1e-6, 2e-6, 9e-6])
     times = timing.turns({"a": lambda: next(a), "b": lambda: next(b)}, 3)
-    assert timing.compared(times, ["a"]) == {
+    assert timing.summarize_ratios(times, ["a"]) == {
         "microseconds": {"a": 6.0, "b": 2.0},
         "scatter": {"a": 0.583, "b": 2.0},
         "unreliable": ["a", "b"],

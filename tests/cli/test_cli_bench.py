@@ -44,7 +44,7 @@ def test_it_says_what_to_take(run: Any) -> None:
     assert "4-6-3, batch 8, float32, Adam" in out
     assert re.search(r"step, µs +scatter +of the limit +predict 1, µs +predict 8, µs", out)
     for what in ("training with batches of 8", "predicting one sample", "predicting 8 samples"):
-        assert f"for {what} take numpy" in out
+        assert f"for {what} use numpy" in out
     assert re.search(r"at best, host +[\d,]+ Gflop/s in float32; \d+ GB/s in memory", out)
     assert err == ""
 

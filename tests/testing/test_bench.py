@@ -83,7 +83,7 @@ def test_a_limit_is_the_slower_of_arithmetic_and_memory() -> None:
     assert host.seconds(Work(1, 10**11, 10**5), "float32") == pytest.approx(1), "among little, the cache's bandwidth"
     assert host.seconds(Work(1, 10**11, 10**6), "float32") == pytest.approx(10), "among much, the memory's"
     assert host.seconds(Work(0, 0, 0), "float32", calls=3) == pytest.approx(3e-7)
-    beside = host.beside(Work(10**6, 10, 10), "float32", {"a": 40.0, "b": 10.0})
+    beside = host.compare_with_limit(Work(10**6, 10, 10), "float32", {"a": 40.0, "b": 10.0})
     assert beside["share"] == {"a": 0.25, "b": 1.0}
 
 
@@ -94,7 +94,7 @@ def test_ceilings_are_measured_where_a_backend_computes(backend: Any) -> None:
     assert found.flops["float32"] > 1e6
     assert [size for size, _ in found.copies] == list(limits.COPY_BYTES)
     assert min(rate for _, rate in found.copies) > 1e6
-    assert limits.place(dn.get_backend(backend)) == ("host" if backend == "numpy" else "strict")
+    assert limits.location(dn.get_backend(backend)) == ("host" if backend == "numpy" else "strict")
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
 
 
@@ -103,7 +103,7 @@ def test_a_case_too_large_for_the_memory_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cases, "available_memory", lambda: 10_000_000)
     why = case.too_large(1_000_000)
     assert why is not None
-    assert "and 0.0 GB may be taken" in why
+    assert "wanted at most 0.0 GB" in why
     monkeypatch.setattr(cases, "available_memory", lambda: None)
     assert case.too_large(10**12) is None, "where the system does not say, it is tried"
     assert case.memory(2000) - case.memory(1000) == 1000 * 65 * 4
@@ -171,11 +171,11 @@ def test_absent_backends_are_told_by_name_and_unknown_ones_refused(monkeypatch: 
         return dn.get_backend(name)
 
     monkeypatch.setattr(contenders, "get_backend", get)
-    found, absent = contenders.chosen(["numpy", "gone", "numpy"])
+    found, absent = contenders.select_backends(["numpy", "gone", "numpy"])
     assert [backend.name for backend in found] == ["numpy"]
     assert absent == {"gone": "no device; to fix it: buy one"}
     with pytest.raises(dn.UnknownNameError, match="did you mean 'numpy'"):
-        contenders.chosen(["nump"])
+        contenders.select_backends(["nump"])
 
 
 def test_unequal_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_unequal_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(runs, "training", wrong)
     pair = [Contender("a", "a"), Contender("b", "b")]
-    with pytest.raises(dn.DeepnotesError, match="b trains otherwise than a: losses"):
+    with pytest.raises(dn.DeepnotesError, match="b trains differently from a: losses"):
         runs.steps(Case((4, 3), 8), pair, LIMITS, 1)
 
 
@@ -268,8 +268,8 @@ def test_the_advice_is_the_fastest_or_of_equals_the_one_with_fewer_threads() -> 
     b = advice.best(result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
     assert (b.contender.name, b.equals) == ("one", ["two"])
     words = advice.advice("training", result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
-    assert words.startswith("for training take one: --backend numpy, with OMP_NUM_THREADS=1 in the environment; 5.0 ")
-    assert words.endswith("as fast as far as can be told: two")
+    assert words.startswith("for training use one: --backend numpy, with OMP_NUM_THREADS=1 in the environment; 5.0 ")
+    assert words.endswith("equally fast within the noise: two")
     assert "unreliable" in advice.advice("training", result({"one": 1.0, "two": 9.0}, None), group[:2])
 
 
