@@ -1,4 +1,4 @@
-"""Estimators and streaming ask a backend what it can do, not which class it has."""
+"""Estimators and streaming depend on the capabilities of a backend, not on its class."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ X, y = RNG.normal(size=(120, 9)), RNG.normal(size=120)
 
 
 class Counting(dn.Backend):
-    """Somebody else's backend on NumPy, which notes the number of samples in each array that it is given."""
+    """A third-party backend on NumPy that records the number of samples in each array."""
 
     def __init__(self) -> None:
         super().__init__("counting", np)
@@ -51,11 +51,11 @@ def test_a_backend_on_the_host_takes_sparse_samples_a_few_at_a_time(
 
 
 class Left(np.ndarray):
-    """Targets that a backend has left where they were."""
+    """Targets that a backend has left on the host."""
 
 
 class Leaving(dn.Backend):
-    """A backend that leaves samples where they are and takes some of them in its own way."""
+    """A backend that leaves samples on the host and implements ``take_samples``."""
 
     def from_samples(self, x: np.ndarray) -> Any:
         return x.view(Left)

@@ -288,7 +288,7 @@ def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch)
     assert len(head) == len(row)
     (X_small, y_small), held_out = case.data()
     fitted = {who: model.fit(X_small, y_small) for who, model in estimators.estimators(case, ["numpy"]).items()}
-    assert set(estimators.same(fitted, held_out)) == {"numpy", "scikit-learn"}
+    assert set(estimators.check_agreement(fitted, held_out)) == {"numpy", "scikit-learn"}
     fitted["numpy"].loss_curve_[0] += 0.1
-    with pytest.raises(AssertionError, match="numpy trains otherwise than scikit-learn"):
-        estimators.same(fitted, held_out)
+    with pytest.raises(AssertionError, match="numpy trains differently from scikit-learn"):
+        estimators.check_agreement(fitted, held_out)
