@@ -1,4 +1,4 @@
-"""What pytest does not look for doctests in where it cannot be imported; test_estimators.py says so by name."""
+"""Exclude the doctests of the estimators if scikit-learn is not installed; test_estimators.py reports it as skipped."""
 
 from importlib.util import find_spec
 

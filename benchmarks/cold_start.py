@@ -1,9 +1,9 @@
-"""The time from the start of the interpreter to a trained tiny network: deepnotes' backends, and NumPy's import alone.
+"""Time the start of Python up to a trained tiny network for each backend, and the imports alone.
 
     python -m benchmarks.cold_start --backends numpy,numba --json benchmarks/results/cold-start.json
 
-Each run is a new process. In each round, each contender has a cache folder of its own: empty at its first run, and
-filled by it for the runs after, which are the warm ones.
+Each run is a new process. In each round, each contender has its own cache directory, which is empty in the first run
+and filled in the following, warm runs.
 """
 
 import os
@@ -30,9 +30,9 @@ END = "\nimport time\nprint(time.perf_counter())"
 
 
 def start_to_end(code: str, cache: str) -> float:
-    """Return the seconds from before the interpreter starts until it has run some code."""
+    """Return the seconds from the start of the interpreter until it has run some code."""
     environment = os.environ | {"DEEPNOTES_CACHE_DIR": cache}
-    began = time.perf_counter()  # the system's clock, which both processes share
+    began = time.perf_counter()  # a clock that all processes share
     done = subprocess.run(
         [sys.executable, "-c", code + END], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -44,7 +44,7 @@ def measure(codes: dict[str, str], rounds: int, repeats: int) -> dict[str, dict[
     times: dict[str, dict[str, list[float]]] = {who: {"first": [], "warm": []} for who in codes}
     for code in codes.values():
         with TemporaryDirectory() as cache:
-            start_to_end(code, cache)  # files are read from the disk, and Python's own caches are written
+            start_to_end(code, cache)  # fills the file system's cache, and writes the .pyc files
     for _ in range(rounds):
         for who, code in codes.items():
             with TemporaryDirectory() as cache:
@@ -56,7 +56,7 @@ def measure(codes: dict[str, str], rounds: int, repeats: int) -> dict[str, dict[
 def main() -> None:
     """Measure, print a table, and write the results if requested."""
     line = parser(__doc__, rounds=3)
-    line.add_argument("--repeats", type=int, default=5, help="warm runs in a round; default: 5")
+    line.add_argument("--repeats", type=int, default=5, help="warm runs per round; default: 5")
     options = Options(line)
     if options.given.repeats < 1:
         line.error(f"--repeats {options.given.repeats}: wanted at least 1")

@@ -1,13 +1,21 @@
-"""Which results changed by more than the noise: ``python -m benchmarks.compare OLD.json NEW.json``.
+"""Compare two checkouts, or two files of results: ``python -m benchmarks.compare OLD NEW``.
 
-Each file is one of ``benchmarks/results/``, of the same kind. The noise of a case is what both runs scattered: half of
-the middle half of each. Where the matrix products alone were timed beside it, in the same rounds, a change is reckoned
-beside theirs, so that a machine that was slower that day does not pass for slower code. With ``--strict`` the exit code
-is 1 if a case became slower.
+    python -m benchmarks.compare ../before . --backends numpy,numba
+    python -m benchmarks.compare before/steps.json benchmarks/results/steps.json
+
+Two checkouts, given as directories, train in turns: each round gives a pair of times, and the change of a case is the
+median of the paired ratios. Its noise is half the interquartile range of these ratios.
+
+Two files of ``benchmarks/results/``, of the same kind, were measured at different times. The noise of a case then
+combines half the interquartile range of each. If both files have the matrix products alone, timed in the same rounds,
+a change is computed relative to theirs, so that a slower machine does not pass for slower code.
+
+With ``--strict`` the exit code is 1 if a case became slower.
 """
 
 import argparse
 import json
+import statistics
 from collections.abc import Iterator
 from math import hypot
 from pathlib import Path
@@ -16,26 +24,30 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.networks import NETWORKS
+from benchmarks.paired import Pairs, compare_checkouts
 from deepnotes.testing.bench.advice import figure
 from deepnotes.testing.bench.timing import UNRELIABLE
 
-YARDSTICK = "products"
-LEAST = 0.05
+REFERENCE = "products"
+"""The matrix products alone, as NumPy computes them."""
+MIN_TIME_CHANGE = 0.05
 """Smaller changes of times are not reported: another layout of the program in memory can cause them."""
-COUNTS = 0.002
-"""The noise of counted instructions."""
+MIN_MEMORY_CHANGE = 0.1
+MIN_COUNT_CHANGE = 0.002
+"""The same for counted instructions."""
 
 
 class Value(NamedTuple):
-    """The figure of a case, the share of it that is noise, and the least change worth reporting."""
+    """The measured value of a case, its relative noise, and the smallest relative change to report."""
 
     figure: float
     noise: float
-    least: float = LEAST
+    min_change: float = MIN_TIME_CHANGE
 
 
 class Change(NamedTuple):
-    """The change of a case: its factor, that of the yardstick, and how much of it may be noise."""
+    """A case before and now, the factor between them, and the relative noise of this factor."""
 
     case: str
     old: float
@@ -45,24 +57,24 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``slower``, ``faster``, or nothing."""
+        """``"slower"``, ``"faster"``, or an empty string for a change within the noise."""
         if abs(self.factor - 1) <= self.noise:
             return ""
         return "slower" if self.factor > 1 else "faster"
 
 
 def values(content: dict[str, Any]) -> dict[str, dict[str, Value]]:
-    """Return the figures of a file of results, by case and contender."""
-    return {case: dict(_values(result)) for case, result in _cases(content["results"])}
+    """Return the measured values of a file of results, by case and contender."""
+    return {case: dict(_case_values(result)) for case, result in _iterate_cases(content["results"])}
 
 
-def _cases(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _iterate_cases(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for point in results.get("points", []):
         yield f"{point['network']}, batch {point['batch']:,}", point
     yield from ((case, result) for case, result in results.items() if case != "points")
 
 
-def _values(result: dict[str, Any]) -> Iterator[tuple[str, Value]]:
+def _case_values(result: dict[str, Any]) -> Iterator[tuple[str, Value]]:
     scatter = result.get("scatter", {})
     for who, us in result.get("microseconds", {}).items():
         share = scatter.get(who)
@@ -71,28 +83,43 @@ def _values(result: dict[str, Any]) -> Iterator[tuple[str, Value]]:
         if kind in result:
             least, median, most = result[kind]
             yield kind, Value(median, (most - least) / median / 2)
-    for form, megabytes in result.get("growth", {}).items():
-        yield form, Value(megabytes, 0.0, 0.1)
+    for layout, megabytes in result.get("growth", {}).items():
+        yield layout, Value(megabytes, 0.0, MIN_MEMORY_CHANGE)
     if "per_step" in result:
-        yield "instructions", Value(result["per_step"], 0.0, COUNTS)
+        yield "instructions", Value(result["per_step"], 0.0, MIN_COUNT_CHANGE)
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """Return the change of each case that both files have."""
-    found = []
-    before, after = values(old), values(new)
-    for case in before:
-        for who, was in before[case].items():
-            now = after.get(case, {}).get(who)
-            if now is None:
+    result = []
+    old_values, new_values = values(old), values(new)
+    for case, by_contender in old_values.items():
+        for who, before in by_contender.items():
+            after = new_values.get(case, {}).get(who)
+            if after is None:
                 continue
-            factor, noise = now.figure / max(was.figure, 1e-9), hypot(was.noise, now.noise)
-            if who != YARDSTICK and YARDSTICK in before[case] and YARDSTICK in after[case]:
-                then, today = before[case][YARDSTICK], after[case][YARDSTICK]
-                factor /= today.figure / then.figure
-                noise = hypot(noise, then.noise, today.noise)
-            found.append(Change(f"{case}: {who}", was.figure, now.figure, factor, max(noise, was.least)))
-    return found
+            factor, noise = after.figure / max(before.figure, 1e-9), hypot(before.noise, after.noise)
+            if who != REFERENCE and REFERENCE in by_contender and REFERENCE in new_values[case]:
+                reference, new_reference = by_contender[REFERENCE], new_values[case][REFERENCE]
+                factor /= new_reference.figure / reference.figure
+                noise = hypot(noise, reference.noise, new_reference.noise)
+            noise = max(noise, before.min_change)
+            result.append(Change(f"{case}: {who}", before.figure, after.figure, factor, noise))
+    return result
+
+
+def paired_changes(pairs: dict[str, Pairs]) -> list[Change]:
+    """Return the change of each case of two checkouts, in microseconds per step."""
+    return [
+        Change(
+            case,
+            statistics.median(times.old) * 1e6,
+            statistics.median(times.new) * 1e6,
+            times.factor,
+            max(UNRELIABLE / 2 if times.noise is None else times.noise, MIN_TIME_CHANGE),
+        )
+        for case, times in pairs.items()
+    ]
 
 
 def only_in_one(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -104,32 +131,58 @@ def only_in_one(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Print what changed."""
-    line = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    line.add_argument("old", type=Path)
-    line.add_argument("new", type=Path)
-    line.add_argument("--all", action="store_true", help="show what did not change, too")
-    line.add_argument("--strict", action="store_true", help="exit with 1 if a case became slower")
-    options = line.parse_args()
-    try:
-        old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (options.old, options.new))
-        found, missing = changes(old, new), only_in_one(old, new)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        line.error(f"these are not two files of results: {type(error).__name__}: {error}")
-    if not found:
-        line.error("the two files have no case in common")
+    """Print the changes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", type=Path, help="a checkout, or a file of results")
+    parser.add_argument("new", type=Path, help="another of the same kind")
+    parser.add_argument("--all", action="store_true", help="also show the cases without a change")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a case became slower")
+    checkouts = parser.add_argument_group("for checkouts")
+    checkouts.add_argument("--backends", default="numpy,numba", help="separated by commas; default: numpy,numba")
+    checkouts.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
+    checkouts.add_argument("--rounds", type=int, default=15, help="pairs of timings per case; default: 15")
+    options = parser.parse_args()
+    compare = _compare_checkouts if options.old.is_dir() and options.new.is_dir() else _compare_files
+    found, remarks = compare(parser, options)
     console = Console(width=140, soft_wrap=True)
     console.print(_table([change for change in found if options.all or change.verdict]))
-    for told in missing:
-        console.print(told)
-    for name in ("processor", "cores", "python", "versions", "blas", "commit"):
-        was, now = old["machine"].get(name), new["machine"].get(name)
-        if was != now:
-            console.print(f"{name}: {was} before, {now} now")
-    slower, faster = ([c for c in found if c.verdict == v] for v in ("slower", "faster"))
+    for remark in remarks:
+        console.print(remark, markup=False)
+    slower, faster = ([c for c in found if c.verdict == verdict] for verdict in ("slower", "faster"))
     console.print(f"{len(found)} cases: {len(slower)} slower, {len(faster)} faster, the others within the noise")
     if options.strict and slower:
         raise SystemExit(1)
+
+
+def _compare_files(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[list[Change], list[str]]:
+    """Return the changes between two files, and remarks on what else differs."""
+    try:
+        old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (options.old, options.new))
+        found, remarks = changes(old, new), only_in_one(old, new)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        parser.error(f"these are not two checkouts or two files of results: {type(error).__name__}: {error}")
+    if not found:
+        parser.error("the two files have no case in common")
+    for name in ("processor", "cores", "python", "versions", "blas", "commit"):
+        before, after = old["machine"].get(name), new["machine"].get(name)
+        if before != after:
+            remarks.append(f"{name}: {before} before, {after} now")
+    return found, remarks
+
+
+def _compare_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[list[Change], list[str]]:
+    """Return the changes between two checkouts, and remarks on the cases that could not be timed."""
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: wanted at least 1")
+    names = options.networks.split(",")
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        parser.error(f"--networks: there is no {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    cases = {name: NETWORKS[name] for name in names}
+    pairs, failures = compare_checkouts(options.old, options.new, cases, options.backends.split(","), options.rounds)
+    if not pairs:
+        parser.error(f"nothing could be timed: {next(iter(failures.values()))}")
+    return paired_changes(pairs), [f"without {case}: {reason}" for case, reason in failures.items()]
 
 
 def _table(shown: list[Change]) -> Table:

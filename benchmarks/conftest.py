@@ -1,7 +1,7 @@
-"""``pytest benchmarks/ --backend numpy,numba``: fixtures and options of the pytest-benchmark files.
+"""Fixtures and options of the pytest-benchmark files: ``pytest benchmarks/ --backend numpy,numba``.
 
-Each result includes the operations and bytes of its case, the share of the machine's limit that it reached, and whether
-its rounds scatter too much to be reliable (``extra_info`` in the JSON of ``--benchmark-json``).
+The ``extra_info`` of each result (``--benchmark-json``) has the operations and bytes of the case, the share of the
+machine's limit that the result reaches, and whether its rounds scatter too much to be reliable.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ import pytest
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import available_backends, get_backend
-from deepnotes.testing.bench.limits import Ceilings, Work, ceilings, place
+from deepnotes.testing.bench.limits import Ceilings, Work, ceilings, location
 from deepnotes.testing.bench.timing import is_unreliable, scatter, seconds
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
 collect_ignore = ["gpu"]
-"""This folder is a command, ``python -m benchmarks.gpu``, without tests for pytest."""
+"""A command, ``python -m benchmarks.gpu``, without tests for pytest."""
 
 ROUNDS = 7
 Timed = Callable[..., Any]
@@ -25,22 +25,24 @@ Timed = Callable[..., Any]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("deepnotes benchmarks")
-    group.addoption("--backend", default="all", help="names with commas between; default: all that work here")
-    group.addoption("--round-seconds", type=float, default=0.02, help="about how long a round lasts; default: 0.02")
-    group.addoption("--largest-seconds", type=float, default=0.5, help="longest call that is timed; default: 0.5")
+    group.addoption("--backend", default="all", help="names separated by commas; default: all available ones")
+    group.addoption("--round-seconds", type=float, default=0.02, help="approximate length of a round; default: 0.02")
+    group.addoption(
+        "--largest-seconds", type=float, default=0.5, help="cases with a longer call are skipped; default: 0.5"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize tests over the requested backends, absent ones included, which are skipped by name."""
+    """Parametrize tests over the requested backends, including unavailable ones, which are skipped."""
     if "backend" in metafunc.fixturenames:
-        asked = metafunc.config.getoption("--backend")
-        names = available_backends() if asked == "all" else asked.split(",")
+        option = metafunc.config.getoption("--backend")
+        names = available_backends() if option == "all" else option.split(",")
         metafunc.parametrize("backend", names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Return a backend, or skip the test if it is absent."""
+    """Return a backend, or skip the test if it is not available."""
     try:
         return get_backend(request.param)
     except (BackendUnavailable, UnknownNameError) as error:
@@ -49,26 +51,26 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="session")
 def limits() -> Callable[[Backend], Ceilings]:
-    """Return a function that returns the ceilings of the place where a backend computes; each is measured once."""
+    """Return a function that measures the ceilings of a backend, once per location."""
     known: dict[str, Ceilings] = {}
 
-    def of(backend: Backend) -> Ceilings:
-        if place(backend) not in known:
-            known[place(backend)] = ceilings(backend)
-        return known[place(backend)]
+    def measure(backend: Backend) -> Ceilings:
+        if location(backend) not in known:
+            known[location(backend)] = ceilings(backend)
+        return known[location(backend)]
 
-    return of
+    return measure
 
 
 @pytest.fixture
 def timed(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], Ceilings]) -> Timed:
-    """Return a function that times a call for some rounds of about equal length, and compares it with its limit."""
+    """Return a function that times calls in rounds of about equal length, and compares them with the limit."""
     config = request.config
 
     def run(
         function: Callable[[], object], backend: Backend, work: Work | None, dtype: str, units: int = 1, calls: int = 1
     ) -> None:
-        """Time `function`, which does `units` times the `work`."""
+        """Time `function`, which does the `work` a number of times, `units`."""
         function()
         once = min(seconds(function) for _ in range(2))
         if once > config.getoption("--largest-seconds"):

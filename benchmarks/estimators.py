@@ -1,11 +1,11 @@
-"""The time of a whole ``fit``: ``DenseClassifier`` beside scikit-learn's ``MLPClassifier``.
+"""Time a whole ``fit`` of ``DenseClassifier`` in comparison with scikit-learn's ``MLPClassifier``.
 
     python -m benchmarks.estimators --backends numba,numpy --json benchmarks/results/estimators.json
 
-Both take the same hyperparameters, ``random_state``, data and dtype, so both begin with the same parameters and see the
-samples in the same order, and have all epochs to make. Their losses after each epoch and their accuracies on samples
-that were not trained on are compared before anything is timed; then they take turns in one process. What is timed is
-all that a user waits for: checks of the arguments and of the data, and the training.
+Both have the same hyperparameters, ``random_state``, data and dtype; so they start from the same parameters, see the
+samples in the same order, and run all epochs. The losses of each epoch and the accuracies on held-out samples are
+compared before anything is timed; then both take turns in one process. The time includes all checks of arguments and
+data.
 Needs the extra ``sklearn``.
 """
 
@@ -23,7 +23,7 @@ import deepnotes as dn
 from benchmarks.options import Options, parser
 from benchmarks.report import publish
 from deepnotes.datasets import load_digits
-from deepnotes.testing.bench.timing import compared, seconds, turns
+from deepnotes.testing.bench.timing import seconds, summarize_ratios, turns
 
 Samples = tuple[np.ndarray, np.ndarray]
 THEIRS = "scikit-learn"
@@ -31,7 +31,7 @@ THEIRS = "scikit-learn"
 
 @dataclass(frozen=True)
 class Case:
-    """A fit: hidden layers, batch size and epochs, and the samples to train on and to score."""
+    """The options of a fit, and a function that returns the samples to train on and to score."""
 
     hidden: tuple[int, ...]
     batch: int
@@ -40,17 +40,17 @@ class Case:
 
 
 def generated(features: int, classes: int, samples: int, held_out: int) -> tuple[Samples, Samples]:
-    """Return clusters of samples, one or more for each class, that a small network separates."""
+    """Return samples of two clusters per class, which a small network can separate."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(2 * classes, features))
-    of = rng.integers(0, 2 * classes, samples + held_out)
-    X = (centers[of] + rng.normal(scale=0.5, size=(samples + held_out, features))).astype(np.float32)
-    y = of % classes
+    cluster = rng.integers(0, 2 * classes, samples + held_out)
+    X = (centers[cluster] + rng.normal(scale=0.5, size=(samples + held_out, features))).astype(np.float32)
+    y = cluster % classes
     return (X[:samples], y[:samples]), (X[samples:], y[samples:])
 
 
 def digits() -> tuple[Samples, Samples]:
-    """Return the digits; the last ones come from other writers."""
+    """Return the digits; the held-out ones are by other writers."""
     X, y = load_digits()[:2]
     X = (X / 16).astype(np.float32)
     return (X[:1500], y[:1500]), (X[1500:], y[1500:])
@@ -63,7 +63,7 @@ CASES = {
     "digits": Case((128, 64), 64, 30, digits),
     "deep-mnist": Case((512, 512), 128, 5, partial(generated, 784, 10, 5000, 1000)),
 }
-"""The networks of :mod:`benchmarks.steps`; ``tiny`` in the batch sizes that change most of what a fit takes."""
+"""Networks of :mod:`benchmarks.steps`; ``tiny`` with several batch sizes, which affect its time most."""
 
 
 def estimators(case: Case, backends: list[str]) -> dict[str, Any]:
@@ -79,13 +79,17 @@ def estimators(case: Case, backends: list[str]) -> dict[str, Any]:
     return ours | {THEIRS: MLPClassifier(**options)}
 
 
-def same(fitted: dict[str, Any], held_out: Samples) -> dict[str, float]:
-    """Return the accuracies by name, after checking that all losses and accuracies agree."""
+def check_agreement(fitted: dict[str, Any], held_out: Samples) -> dict[str, float]:
+    """Check that all losses and accuracies agree; return the accuracies by name."""
     X, y = held_out
     theirs, accuracies = fitted[THEIRS], {}
     for who, model in fitted.items():
         np.testing.assert_allclose(
-            model.loss_curve_, theirs.loss_curve_, rtol=1e-2, atol=1e-3, err_msg=f"{who} trains otherwise than {THEIRS}"
+            model.loss_curve_,
+            theirs.loss_curve_,
+            rtol=1e-2,
+            atol=1e-3,
+            err_msg=f"{who} trains differently from {THEIRS}",
         )
         accuracies[who] = float(model.score(X, y))
         if abs(accuracies[who] - theirs.score(X, y)) > 0.02:
@@ -94,16 +98,16 @@ def same(fitted: dict[str, Any], held_out: Samples) -> dict[str, float]:
 
 
 def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
-    """Return the median times of a fit in microseconds, and minimum, median and maximum of the ratios, of one case."""
+    """Measure the fits of a case: median times in microseconds, and the spread of the ratios."""
     case = CASES[name]
     (X, y), held_out = case.data()
     rivals = estimators(case, backends)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # all have to run all epochs
-        accuracies = same({who: model.fit(X, y) for who, model in rivals.items()}, held_out)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # no fit is meant to converge
+        accuracies = check_agreement({who: model.fit(X, y) for who, model in rivals.items()}, held_out)
         times = turns({who: partial(seconds, partial(model.fit, X, y)) for who, model in rivals.items()}, rounds)
     units = [X.shape[1], *case.hidden, rivals[THEIRS].n_outputs_]
-    result = compared(times, [THEIRS])
+    result = summarize_ratios(times, [THEIRS])
     return {
         "network": "-".join(map(str, units)),
         "samples": len(y),
@@ -117,10 +121,10 @@ def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print a table, and write the results if requested."""
     line = parser(__doc__)
-    line.add_argument("--cases", default=",".join(CASES), help="with commas between; default: all")
+    line.add_argument("--cases", default=",".join(CASES), help="separated by commas; default: all")
     options = Options(line)
     results = {name: measure(name, options.backends, options.rounds) for name in options.known("--cases", CASES)}
-    publish("estimators", "a whole fit, float32; how many times as long scikit-learn takes", results, options.json)
+    publish("estimators", "a whole fit, float32, and the ratio of scikit-learn's time to it", results, options.json)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Which ONNX files of five exporters ``deepnotes.from_onnx`` reads, and what it says of those that it refuses.
+"""Check which ONNX files of five exporters ``deepnotes.from_onnx`` reads, and why it refuses the others.
 
-``python -m benchmarks.exporters --json benchmarks/results/exporters.json`` builds small models, has each exporter write
-them to disk, reads the files, and compares predictions with those of the library that the model came from, for batches
-of 1 and 7 samples. An exporter that is not installed is listed as not run. ``python -m benchmarks.redraw`` writes the
+``python -m benchmarks.exporters --json benchmarks/results/exporters.json`` builds small models, exports them to files,
+reads the files, and compares predictions with those of the original library for batches of 1 and 7 samples. An exporter
+that is not installed is listed as not run. ``python -m benchmarks.redraw`` writes the
 table into docs/exchange.md.
 """
 
@@ -28,36 +28,40 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 FEATURES, CLASSES = 6, 4
 TOLERANCE = 1e-4
-"""The allowed error of predictions, relative to the largest of the original's: single precision, some layers."""
+"""The allowed error of predictions, relative to the largest prediction of the original."""
 
-HALF = 1e-2
-"""The same if the original computes in half precision."""
+HALF_TOLERANCE = 1e-2
+"""The allowed error if the original computes in half precision."""
 
 
 class Exported(NamedTuple):
-    """A model that was written to a file."""
+    """An exported model."""
 
     path: Path
     rows: np.ndarray
-    """Inputs of the network that is read, shape (samples, features)."""
+    """Inputs, shape (samples, features)."""
     outputs: np.ndarray
-    """The original's predictions for them, one row for each sample."""
+    """Predictions of the original for these inputs, a row per sample."""
 
 
 Case = Callable[[Path, np.ndarray], Exported]
-"""Export a model into a folder, given random rows of shape (samples, features)."""
+"""Takes a directory and random rows of shape (samples, features), and exports a model."""
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
-def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Return modules by what they show, with the shape of one sample."""
+Model = tuple[Any, tuple[int, ...]]
+"""A PyTorch module, and the shape of one sample."""
+
+
+def custom_torch_models() -> dict[str, Model]:
+    """Return models that are not a mere sequence of modules, by name."""
     import torch
     from torch import nn
 
     class View(nn.Module):
-        """An image made a row by ``view``."""
+        """Flattens an image by ``view``."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -66,8 +70,8 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
         def forward(self, x: Any) -> Any:
             return self.dense(x.view(x.size(0), -1)).relu()
 
-    class Squeezed(nn.Module):
-        """A softmax over the batch, which is not a function of single samples."""
+    class BatchSoftmax(nn.Module):
+        """A softmax over the batch: outputs depend on the other samples."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -77,7 +81,7 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
             return torch.softmax(self.dense(x).squeeze(-1), dim=-1)
 
     class Regression(nn.Module):
-        """One output, of shape (samples,)."""
+        """A single output of shape (samples,)."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -87,7 +91,7 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
             return self.dense(x).squeeze(-1)
 
     class Residual(nn.Module):
-        """A layer whose inputs are added to its outputs."""
+        """Adds the inputs of a layer to its outputs."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -97,22 +101,35 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
             x = self.first(x)
             return x + self.second(x).relu()
 
+    return {
+        "an image, view(x.size(0), -1)": (View(), (1, 2, 3)),
+        "squeeze(-1) of one output": (Regression(), (FEATURES,)),
+        "softmax over the batch": (BatchSoftmax(), (FEATURES,)),
+        "a residual connection": (Residual(), (FEATURES,)),
+    }
+
+
+def torch_models() -> dict[str, Model]:
+    """Return all PyTorch models, by name."""
+    import torch
+    from torch import nn
+
     def mlp(*between: Any, head: Any = None) -> Any:
         parts = [nn.Linear(FEATURES, 8), *between, nn.Linear(8, CLASSES)]
         return nn.Sequential(*parts, *([] if head is None else [head]))
 
-    def normed(*parts: Any) -> Any:
-        """Return a module whose batch normalizations have the statistics of a training."""
+    def with_statistics(*parts: Any) -> Any:
+        """Return a module whose batch normalizations have seen some training data."""
         net = nn.Sequential(*parts).train()
         for _ in range(3):
             net(torch.randn(32, FEATURES) * 3 + 1)
         return net
 
-    batch = normed(
+    batch = with_statistics(
         nn.BatchNorm1d(FEATURES), nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.BatchNorm1d(8),
         nn.Linear(8, CLASSES), nn.Softmax(-1),
     )  # fmt: skip
-    activations = {
+    activations: dict[str, Any] = {
         "ReLU": nn.ReLU(), "Sigmoid": nn.Sigmoid(), "Tanh": nn.Tanh(), "GELU": nn.GELU(),
         "GELU (tanh)": nn.GELU(approximate="tanh"), "SiLU": nn.SiLU(), "ELU": nn.ELU(0.7), "SELU": nn.SELU(),
         "CELU": nn.CELU(), "Leaky ReLU": nn.LeakyReLU(0.2), "PReLU, one slope": nn.PReLU(),
@@ -122,21 +139,15 @@ def torch_models() -> dict[str, tuple[Any, tuple[int, ...]]]:
     with torch.no_grad():
         activations["PReLU, a slope for each"].weight.copy_(torch.linspace(0.1, 0.5, 8))
     plain = (FEATURES,)
-    models: dict[str, tuple[Any, tuple[int, ...]]] = {
-        name: (mlp(g, head=nn.Softmax(-1)), plain) for name, g in activations.items()
-    }
-    return models | {
+    models: dict[str, Model] = {name: (mlp(g, head=nn.Softmax(-1)), plain) for name, g in activations.items()}
+    return models | custom_torch_models() | {
         "a wide layer (data in a second file)": (
             nn.Sequential(nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, CLASSES)), plain),
         "dropout": (mlp(nn.ReLU(), nn.Dropout(0.5)), plain),
         "batch normalization before, between and after": (batch, plain),
         "an image, Flatten": (nn.Sequential(nn.Flatten(), mlp(nn.ReLU())), (1, 2, 3)),
-        "an image, view(x.size(0), -1)": (View(), (1, 2, 3)),
-        "squeeze(-1) of one output": (Regression(), plain),
-        "softmax over the batch": (Squeezed(), plain),
         "log-softmax": (mlp(nn.ReLU(), head=nn.LogSoftmax(-1)), plain),
         "layer normalization": (mlp(nn.LayerNorm(8), nn.ReLU()), plain),
-        "a residual connection": (Residual(), plain),
         "half precision": (mlp(nn.ReLU()).half(), plain),
     }  # fmt: skip
 
@@ -169,7 +180,7 @@ def torch_cases(dynamo: bool) -> dict[str, Case]:
 
 
 def skl2onnx_cases() -> dict[str, Case]:
-    """Return pipelines that skl2onnx writes, ours among them."""
+    """Return pipelines exported by skl2onnx, some of them with deepnotes' estimators."""
     import skl2onnx
     from sklearn import linear_model, preprocessing
     from sklearn.decomposition import PCA
@@ -226,7 +237,7 @@ def skl2onnx_cases() -> dict[str, Case]:
 
 
 def keras_cases() -> dict[str, Case]:
-    """Return models that ``keras.Model.export(format="onnx")`` writes."""
+    """Return models exported by ``keras.Model.export(format="onnx")``."""
     import keras
     from keras import layers
 
@@ -273,7 +284,7 @@ def keras_cases() -> dict[str, Case]:
 
 
 def jax_cases() -> dict[str, Case]:
-    """Return functions that jax2onnx writes."""
+    """Return functions exported by jax2onnx."""
     import jax
     from jax2onnx import to_onnx
 
@@ -314,59 +325,59 @@ EXPORTERS: dict[str, tuple[str, Callable[[], dict[str, Case]]]] = {
     "Keras": ("keras", keras_cases),
     "jax2onnx": ("jax2onnx", jax_cases),
 }
-"""Each exporter's package, and its cases."""
+"""The package of each exporter, and a function that returns its cases."""
 
 
 def outcome(case: Case, seed: int) -> dict[str, Any]:
-    """Return what happened to one model: read, refused, or not exported, and why."""
+    """Return whether one model is read, refused or not exported, and the reason."""
     rows = np.random.default_rng(seed).normal(1, 2, (7, FEATURES)).astype("float32")
     with tempfile.TemporaryDirectory() as folder:
         try:
             exported = case(Path(folder), rows)
         except Exception as error:  # any error of the exporter
-            told = " ".join(f"{type(error).__name__}: {error}".split()).partition(", scope")[0]
-            return {"outcome": "not exported", "why": re.sub(r"/\S+", "...", told)[:100]}
+            message = " ".join(f"{type(error).__name__}: {error}".split()).partition(", scope")[0]
+            return {"outcome": "not exported", "why": re.sub(r"/\S+", "...", message)[:100]}
         try:
             net = dn.from_onnx(exported.path, backend="numpy")
         except dn.ModelFileError as error:
             return {"outcome": "refused", "why": reason(str(error), folder)}
         wanted = np.asarray(exported.outputs, np.float64).reshape(len(rows), -1)
-        for many in (rows, rows[:1]):
-            off = np.abs(net.predict(many.T).T - wanted[: len(many)]).max() / np.abs(wanted).max()
-            if not off <= (HALF if exported.outputs.dtype == np.float16 else TOLERANCE):
-                return {"outcome": "mistaken", "why": f"predictions are off by {off:.2g}"}
+        for batch in (rows, rows[:1]):
+            off = np.abs(net.predict(batch.T).T - wanted[: len(batch)]).max() / np.abs(wanted).max()
+            if not off <= (HALF_TOLERANCE if exported.outputs.dtype == np.float16 else TOLERANCE):
+                return {"outcome": "wrong", "why": f"predictions are off by {off:.2g}"}
         layers = ", ".join(f"{layer.units} {layer.g.name}" for layer in net.layers)  # type: ignore[attr-defined]
         return {"outcome": "read", "layers": layers, "off": float(f"{off:.1g}")}
 
 
-def reason(told: str, folder: str) -> str:
-    """Return the reason given for a file, without its path, the node's name and the list of supported operators."""
-    told = re.sub(r"^\S+: ", "", told.replace(folder, "")).partition("; supported are")[0]
-    return re.sub(r"node '.*?' \((\S+?)\)", r"\1", told)
+def reason(message: str, folder: str) -> str:
+    """Return an error message without the path, the node's name and the list of supported operators."""
+    message = re.sub(r"^\S+: ", "", message.replace(folder, "")).partition("; supported are")[0]
+    return re.sub(r"node '.*?' \((\S+?)\)", r"\1", message)
 
 
 def run() -> Iterator[tuple[str, dict[str, Any]]]:
     """Try every case of every exporter that is installed."""
     for name, (package, cases) in EXPORTERS.items():
         try:
-            found, tried = version(package), cases()
+            release, models = version(package), cases()
         except (PackageNotFoundError, ImportError) as error:
             yield name, {"version": None, "why": str(error), "cases": {}}
             continue
         yield name, {
-            "version": found, "cases": {what: outcome(case, i) for i, (what, case) in enumerate(tried.items())}
+            "version": release, "cases": {name: outcome(case, i) for i, (name, case) in enumerate(models.items())}
         }  # fmt: skip
 
 
 def main() -> None:
     """Try all cases, print a table, and write the results if requested."""
-    line = ArgumentParser(description=__doc__)
-    line.add_argument("--json", type=Path, help="where the results go; by default only a table is printed")
-    options = line.parse_args()
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="file for the results; by default only a table is printed")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     results = dict(run())
-    publish("exporters", "what from_onnx reads of five exporters", results, options.json)
+    publish("exporters", "models of five exporters read by from_onnx", results, options.json)
 
 
 if __name__ == "__main__":

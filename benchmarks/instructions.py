@@ -1,11 +1,11 @@
-"""How many instructions a training step of the tiny network takes: a figure that does not depend on the machine's mood.
+"""Count the instructions of a training step of the tiny network, which vary far less than its time.
 
     python -m benchmarks.instructions --backends numpy,numba --json benchmarks/results/instructions.json
 
-Valgrind counts those of two trainings of one thread that differ only in their number of steps; the difference is the
-steps' own, without imports and compilers. Valgrind knows no AVX-512, so all is compiled for an AVX2 processor, once,
-before it is counted; and the length of chunks is not left to the clock. It is no time: instructions differ in what they
-take, and caches do not appear in it.
+Valgrind counts the instructions of two trainings with one thread that differ only in their number of steps; in the
+difference, imports and compilation cancel. Valgrind does not support AVX-512, so the code is compiled for an AVX2
+processor, before the counting. The length of chunks is fixed instead of measured. The count is not a measure of time:
+instructions take different times, and caches do not affect it.
 """
 
 import os
@@ -28,13 +28,13 @@ import deepnotes as dn
 import deepnotes.network.training.loop
 from benchmarks.instructions import BATCHES, CASE
 
-deepnotes.network.training.loop.CHUNK_SECONDS = 1e9  # chunks as long as an epoch allows, whatever the clock says
+deepnotes.network.training.loop.CHUNK_SECONDS = 1e9  # one chunk per epoch, independent of the clock
 X, y = CASE.data(BATCHES * CASE.batch)
 net = dn.Network(CASE.layers, CASE.sizes[0], backend="{backend}", seed=0)
 net.fit(X.T, y, epochs={epochs}, batch_size=CASE.batch)
 """
 FEATURES = "+avx,+avx2,+fma,+bmi,+bmi2,+lzcnt,+movbe,+f16c,+popcnt,+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+cx16,+aes"
-"""Of the processor that Numba compiles for, the same with and without valgrind, so that its cache is good for both."""
+"""The features of the processor that Numba compiles for, fixed so that its cache is valid under valgrind too."""
 SETTINGS = {
     "OPENBLAS_CORETYPE": "Haswell",
     "OPENBLAS_NUM_THREADS": "1",
@@ -46,13 +46,13 @@ SETTINGS = {
 }
 
 
-def counted(code: str) -> int:
-    """Return the number of instructions that Python executes to run some code, as counted by valgrind.
+def count_instructions(code: str) -> int:
+    """Run code in Python under valgrind, and return the number of instructions.
 
     Raises
     ------
     RuntimeError
-        If valgrind cannot run it.
+        If valgrind fails.
     """
     words = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", code]
     done = subprocess.run(words, cwd=ROOT, env=os.environ | SETTINGS, capture_output=True, text=True, check=False)
@@ -62,8 +62,8 @@ def counted(code: str) -> int:
     return int(found[1])
 
 
-def per_step(backend: str, count: Callable[[str], int] = counted) -> dict[str, Any]:
-    """Return the instructions of one step, and of the whole shorter training."""
+def per_step(backend: str, count: Callable[[str], int] = count_instructions) -> dict[str, Any]:
+    """Return the number of instructions per step, and those of both trainings."""
     codes = [TRAIN.format(backend=backend, epochs=epochs) for epochs in EPOCHS]
     few, many = map(count, codes)
     return {"per_step": round((many - few) / (EPOCHS[1] - EPOCHS[0]) / BATCHES, 1), "few": few, "many": many}
@@ -81,7 +81,7 @@ def main() -> None:
         try:
             results[backend] = per_step(backend)
         except RuntimeError as error:
-            options.leaves_out(backend, str(error))
+            options.leave_out(backend, str(error))
     if not results:
         raise SystemExit("nothing could be counted")
     what = f"instructions of one Adam step of {CASE.network}, batch {CASE.batch}, float32, one thread, AVX2"

@@ -1,4 +1,4 @@
-"""The command line that the benchmarks share: wrong usage ends with code 2, absent backends are named and left out."""
+"""Command-line options that the benchmarks share; wrong usage exits with code 2, unavailable backends are skipped."""
 
 import argparse
 import sys
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from deepnotes.backends.registry import get_backend
-from deepnotes.testing.bench.contenders import chosen
-from deepnotes.testing.bench.limits import Ceilings, ceilings, place
+from deepnotes.testing.bench.contenders import select_backends
+from deepnotes.testing.bench.limits import Ceilings, ceilings, location
 from deepnotes.utils.errors import UnknownNameError
 
 
 def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
     """Return a parser with the options of all benchmarks."""
-    made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    made.add_argument("--backends", default="all", help="with commas between; default: all that work here")
-    made.add_argument("--rounds", type=int, default=rounds, help=f"turns that each takes; default: {rounds}")
-    made.add_argument("--json", type=Path, help="where to write the results")
-    return made
+    shared = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    shared.add_argument("--backends", default="all", help="separated by commas; default: all available ones")
+    shared.add_argument("--rounds", type=int, default=rounds, help=f"turns per contender; default: {rounds}")
+    shared.add_argument("--json", type=Path, help="file for the results")
+    return shared
 
 
 class Options:
@@ -29,7 +29,7 @@ class Options:
     Attributes
     ----------
     backends : list of str
-        Those that work here.
+        The names of the available ones.
     rounds : int
     json : Path or None
     given : argparse.Namespace
@@ -43,17 +43,17 @@ class Options:
         if self.rounds < 1:
             line.error(f"--rounds {self.rounds}: wanted at least 1")
         try:
-            found, missing = chosen(self.given.backends.split(","))
+            found, missing = select_backends(self.given.backends.split(","))
         except UnknownNameError as error:
             line.error(f"--backends: {error}")
         for name, why in missing.items():
-            self.leaves_out(name, why)
+            self.leave_out(name, why)
         self.backends = [backend.name for backend in found]
         if not found:
-            line.error("--backends: none of them works here")
+            line.error("--backends: none of them is available")
 
     def known(self, option: str, names: Iterable[str]) -> list[str]:
-        """Return the names given by an option, if all of them are known."""
+        """Return the names given for an option; exit if one of them is unknown."""
         names = list(names)
         given = [name for name in getattr(self.given, option.lstrip("-")).split(",") if name]
         unknown = [name for name in given if name not in names]
@@ -61,14 +61,14 @@ class Options:
             self.line.error(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(names)}")
         return given
 
-    def says(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Report progress."""
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
-    def leaves_out(self, what: str, why: str | None) -> bool:
-        """Report what is left out if there is a reason; return whether there is."""
+    def leave_out(self, what: str, why: str | None) -> bool:
+        """Report that something is left out, unless the reason is None; return whether it is left out."""
         if why is not None:
-            self.says(f"without {what}: {why}")
+            self.say(f"without {what}: {why}")
         return why is not None
 
     def in_turn(self, cases: Iterable[str]) -> Iterator[str]:
@@ -78,16 +78,16 @@ class Options:
         for number, case in enumerate(cases):
             spent = time.perf_counter() - began
             left = f", about {spent / number * (len(cases) - number):.0f} s left" if number else ""
-            self.says(f"{number + 1} of {len(cases)}: {case}{left}")
+            self.say(f"{number + 1} of {len(cases)}: {case}{left}")
             yield case
 
     @cached_property
     def limits(self) -> dict[str, Ceilings]:
-        """The ceilings of the machine and of each device, measured on access."""
-        places = {place(get_backend(name)): get_backend(name) for name in ["numpy", *self.backends]}
-        return {where: ceilings(backend) for where, backend in places.items()}
+        """The ceilings of the machine and of each device, measured on first access."""
+        backends = {location(get_backend(name)): get_backend(name) for name in ["numpy", *self.backends]}
+        return {where: ceilings(backend) for where, backend in backends.items()}
 
     @property
     def ceilings(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """The limits as JSON values."""
         return {where: limits.as_dict() for where, limits in self.limits.items()}

@@ -1,18 +1,19 @@
-"""The libraries that training is compared with, each set up as its own documentation advises for speed.
+"""The libraries to compare training with, each set up as its own documentation recommends for speed.
 
-A peer is a function of a network, rows X, classes y and a deepnotes network to start from. It returns a function that
-trains for some epochs, anew from that start at every call, and gives the mean loss of each epoch. What was tried and
-found fastest for the current network are keywords of the partial function that it returns.
+A peer is a function of a case, rows X, classes y and a deepnotes network with the initial parameters. It returns a
+function that trains for some epochs, from these parameters at every call, and returns the mean loss of each epoch.
+Options that were measured and found fastest for the case are keywords of the returned partial function.
 
-- PyTorch: its fused Adam, ``zero_grad(set_to_none=True)``, losses left on the device; once eager, once with model and
-  loss in one ``torch.compile``, which needs a C++ compiler.
-- JAX: state donated to one ``jit``, which is a step, or a whole epoch as ``lax.scan``.
-- scikit-learn: has one way only.
+- PyTorch: fused Adam, ``zero_grad(set_to_none=True)``, losses left on the device; eager, and with model and loss in one
+  ``torch.compile``, which needs a C++ compiler.
+- JAX: one ``jit`` function with donated state, of a step or of a whole epoch by ``lax.scan``.
+- scikit-learn: ``MLPClassifier``.
 
 Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from shutil import which
@@ -54,7 +55,7 @@ def scikit_learn(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) ->
 
 
 def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, compiled: bool = False) -> Train:
-    """Return the training of ``nn.Sequential``, with the fused Adam, on one thread or on all cores."""
+    """Return the training of ``nn.Sequential`` with the fused Adam, on one thread or on all cores."""
     import torch
     from torch import nn
 
@@ -94,23 +95,14 @@ def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, compile
 
 
 def pytorch_compiled(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the same with gathering, model and loss compiled, forward and backward."""
+    """Return the training of PyTorch with gathering, model and loss compiled."""
     return pytorch(case, X, y, start, compiled=True)
 
 
-def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_step: bool = False) -> Train:
-    """Return the training with XLA: all steps of an epoch are one scan inside one compiled, donating function.
-
-    The samples of a batch are gathered in its step, or those of all batches before the first, whichever is faster.
-    Where it is called step by step, each step is such a function.
-    """
+def jax_adam_step(binary: bool) -> Callable[[Any, Any, Any], Any]:
+    """Return a function of the state, A and Y that makes one Adam step, and returns the next state and the loss."""
     import jax
     import jax.numpy as jnp
-
-    jax.config.update("jax_platforms", "cpu")
-    binary = case.sizes[-1] == 1
-    samples, targets = jnp.array(X), jnp.array(y[:, None], jnp.float32 if binary else jnp.int32)
-    rng = np.random.default_rng(0)
 
     def cost(layers: Any, A: Any, Y: Any) -> Any:
         for W, b in layers[:-1]:
@@ -134,6 +126,24 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_ste
 
         return (jax.tree.map(updated, layers, m, v), m, v, t), loss
 
+    return step
+
+
+def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_step: bool = False) -> Train:
+    """Return the training of JAX: the steps of an epoch are one scan in a compiled function with donated state.
+
+    The samples of each batch are gathered in its step, or those of all batches before the scan, whichever is faster.
+    With `by_step`, each step is one call of a compiled function.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_platforms", "cpu")
+    binary = case.sizes[-1] == 1
+    samples, targets = jnp.array(X), jnp.array(y[:, None], jnp.float32 if binary else jnp.int32)
+    rng = np.random.default_rng(0)
+    step = jax_adam_step(binary)
+
     @partial(jax.jit, donate_argnums=0, static_argnames="gather")
     def epoch(state: Any, samples: Any, targets: Any, order: Any, gather: str) -> Any:
         order = order.reshape(-1, case.batch)
@@ -146,13 +156,13 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_ste
         return state, jnp.mean(losses)
 
     @partial(jax.jit, donate_argnums=0)
-    def one(state: Any, samples: Any, targets: Any, batch: Any) -> Any:
+    def single_step(state: Any, samples: Any, targets: Any, batch: Any) -> Any:
         return step(state, samples[batch], targets[batch])
 
     def epoch_by_step(state: Any, samples: Any, targets: Any, order: Any, gather: str) -> Any:
         total = jnp.float32(0)
         for batch in order.reshape(-1, case.batch):
-            state, loss = one(state, samples, targets, batch)
+            state, loss = single_step(state, samples, targets, batch)
             total = total + loss
         return state, total * case.batch / len(X)
 
@@ -175,7 +185,7 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_ste
 
 
 def jax_steps(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the training with XLA, one call of a compiled, donating function for each step."""
+    """Return the training of JAX with one call of a compiled function per step."""
     return jax_scan(case, X, y, start, by_step=True)
 
 
@@ -196,16 +206,16 @@ MODULES = {"scikit-learn": "sklearn", "pytorch": "torch"}
 
 
 def absent(peer: str) -> str | None:
-    """Return why a peer cannot take part here, or None if it can."""
+    """Return why a peer is not available, or None if it is."""
     first = peer.partition(" ")[0]
     module = MODULES.get(first, first)
     if find_spec(module) is None:
         return f'{module} is not installed; to get it: pip install "deepnotes[peers]"'
     if peer == "pytorch compiled" and not any(map(which, ("c++", "g++", "clang++"))):
-        return "torch.compile needs a C++ compiler, and there is none"
+        return "torch.compile needs a C++ compiler, and none was found"
     return None
 
 
 def installed() -> list[str]:
-    """Return the names of the peers that can take part here."""
+    """Return the names of the available peers."""
     return [name for name in PEERS if absent(name) is None]

@@ -1,10 +1,10 @@
-"""The time of a prediction through the public API: deepnotes' backends beside other libraries and the products alone.
+"""Time predictions of deepnotes' backends and ONNX Runtime, in comparison with the matrix products alone.
 
     python -m benchmarks.predictions --backends numpy,numba --json benchmarks/results/predictions.json
 
-One sample, where ONNX Runtime has one thread; and a thousand, where it has all cores. All are given the same array,
-ONNX Runtime as rows, deepnotes as the columns of its transpose; their outputs are compared before anything is timed.
-The products are NumPy's, in place, with the BLAS on one thread or on all cores, whichever is faster.
+Predictions are of one sample, with one thread for ONNX Runtime, and of a thousand samples, with all cores. All get the
+same array, ONNX Runtime as rows and deepnotes as its transpose; their outputs are compared before anything is timed.
+The products are those of NumPy, in place, with the BLAS on one thread or on all cores, whichever is faster.
 Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
@@ -24,15 +24,15 @@ from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
 from deepnotes.testing.bench.limits import Ceilings, prediction_work
 from deepnotes.testing.bench.machine import cores
-from deepnotes.testing.bench.runs import described, timed_call
-from deepnotes.testing.bench.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.testing.bench.runs import call_timer, describe_result
+from deepnotes.testing.bench.timing import fastest, on_blas_threads, seconds, summarize_ratios, turns
 
 SAMPLES = {"1 sample": 1, "1,000 samples": 1000}
 ROUND_SECONDS = 0.15
 
 
 def onnx_model(net: dn.Network) -> bytes:
-    """Return the network as ONNX, from rows ``x`` to rows of probabilities."""
+    """Return the network as an ONNX model from rows ``x`` to rows of probabilities."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, weights, name = [], [], "x"
@@ -41,16 +41,18 @@ def onnx_model(net: dn.Network) -> bytes:
         weights += [numpy_helper.from_array(W.T.copy(), f"W{i}"), numpy_helper.from_array(b, f"b{i}")]
         g = "Relu" if i < last else "Sigmoid" if net.outputs == 1 else "Softmax"
         nodes.append(helper.make_node("Gemm", [name, f"W{i}", f"b{i}"], [f"Z{i}"]))
-        nodes.append(helper.make_node(g, [f"Z{i}"], [f"A{i}"], **({"axis": 1} if g == "Softmax" else {})))
+        attributes: dict[str, Any] = {"axis": 1} if g == "Softmax" else {}
+        nodes.append(helper.make_node(g, [f"Z{i}"], [f"A{i}"], **attributes))
         name = f"A{i}"
     ends = [(["x"], net.inputs), ([name], net.outputs)]
     x, A = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", n]) for name in names] for names, n in ends)
     graph = helper.make_graph(nodes, "dense", x, A, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def onnx_runtime(net: dn.Network, rows: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    """Return the prediction of ONNX Runtime for some rows."""
+    """Return a function that predicts rows with ONNX Runtime."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -60,7 +62,7 @@ def onnx_runtime(net: dn.Network, rows: np.ndarray, threads: int) -> Callable[[]
 
 
 def products(net: dn.Network, X: np.ndarray) -> Callable[[], None]:
-    """Return a function that does the matrix products of a prediction and nothing else, in place."""
+    """Return a function that computes only the matrix products of a prediction, in place."""
     triples, A_prev = [], X
     for W, _ in parameters(net):
         triples.append((W, A_prev, np.empty((len(W), X.shape[1]), np.float32)))
@@ -76,7 +78,7 @@ def products(net: dn.Network, X: np.ndarray) -> Callable[[], None]:
 def measure(
     case: Case, backends: list[str], rounds: int, limits: Mapping[str, Ceilings], with_onnx: bool = True
 ) -> dict[str, Any]:
-    """Return the median times in microseconds, and minimum, median and maximum of the ratios, for the case's batch."""
+    """Measure the predictions of a batch: median times in microseconds, and the spread of the ratios."""
     rows, _ = case.data(case.batch)
     X = rows.T
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
@@ -92,16 +94,16 @@ def measure(
         functions["onnxruntime"] = lambda: theirs().T
     first = functions[backends[0]]()
     for who, function in functions.items():
-        np.testing.assert_allclose(function(), first, rtol=1e-3, atol=1e-5, err_msg=f"{who} predicts otherwise")
-    in_turn = {who: timed_call(function, ROUND_SECONDS) for who, function in functions.items()}
+        np.testing.assert_allclose(function(), first, rtol=1e-3, atol=1e-5, err_msg=f"{who} predicts differently")
+    in_turn = {who: call_timer(function, ROUND_SECONDS) for who, function in functions.items()}
     alone = products(start, X)
     calls = max(1, round(ROUND_SECONDS / min(seconds(alone) for _ in range(3))))
     best = fastest([1, cores()], lambda n: on_blas_threads(n, alone, calls))
     in_turn["products"] = partial(on_blas_threads, best, alone, calls)
     times = turns(in_turn, rounds)
-    everybody = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
+    all_contenders = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
     work = prediction_work(case.plan, case.batch)
-    return described(case, compared(times, backends), everybody, limits, work, 1) | {
+    return describe_result(case, summarize_ratios(times, backends), all_contenders, limits, work, 1) | {
         "chosen": {"onnxruntime": {"threads": threads}, "products": {"threads": best}}
     }
 
@@ -112,13 +114,13 @@ def main() -> None:
     line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
     options = Options(line)
     why = None if find_spec("onnxruntime") and find_spec("onnx") else 'pip install "deepnotes[peers]"'
-    options.leaves_out("onnxruntime", why)
+    options.leave_out("onnxruntime", why)
     results = {}
     for name in options.in_turn(options.known("--networks", NETWORKS)):
-        for told, samples in SAMPLES.items():
+        for description, samples in SAMPLES.items():
             case = NETWORKS[name]._replace(batch=samples)
             found = measure(case, options.backends, options.rounds, options.limits, why is None)
-            results[f"{name}, {told}"] = found
+            results[f"{name}, {description}"] = found
     publish("predictions", "net.predict, float32", results, options.json, ceilings=options.ceilings)
 
 

@@ -1,10 +1,10 @@
-"""How the time of each reader and writer grows with columns and with rows.
+"""Measure how the time of each reader and writer grows with the numbers of columns and rows.
 
     python -m benchmarks.readers                 # measure all, and write the table into docs/data.md
     python -m benchmarks.readers --only csv --no-write
 
-The best of a few rounds, in seconds of CPU time of all threads, which other programs on the machine disturb least;
-`again` is the time of the largest size by that of half of it.
+Times are the best of some rounds, in seconds of CPU time of all threads, which depends least on other programs; `again`
+is the ratio of the times of the largest size and of half of it.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def names(columns: int) -> list[str]:
 
 
 def csv_file(path: Path, rows: int, columns: int, gaps: bool = False, quoted: bool = False) -> Path:
-    """Write a CSV file, perhaps with a missing value in each column, or with quotes."""
+    """Write a CSV file, optionally with a missing value in each column or with quotes."""
     cells = np.random.default_rng(0).choice(numbers(1000, 1)[:, 0].astype("U8"), (rows, columns))
     if gaps:
         cells[np.arange(columns) % rows, np.arange(columns)] = "NA"
@@ -55,17 +55,17 @@ def csv_file(path: Path, rows: int, columns: int, gaps: bool = False, quoted: bo
     return path
 
 
-def of_csv(**how: bool) -> Case:
+def csv_case(**options: bool) -> Case:
     """Return the case of a CSV file."""
 
     def prepare(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-        path = csv_file(folder / "a.csv", rows, columns, **how)
+        path = csv_file(folder / "a.csv", rows, columns, **options)
         return lambda: read_table(path, missing="keep")
 
     return prepare
 
 
-def of_text(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+def text_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     """Prepare a CSV file of words."""
     cells = np.array(["red", "green", "blue"])[np.random.default_rng(0).integers(0, 3, (rows, columns))]
     with (folder / "a.csv").open("w") as file:
@@ -74,7 +74,7 @@ def of_text(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     return lambda: read_table(folder / "a.csv")
 
 
-def of_parquet(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+def parquet_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     """Prepare a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -84,46 +84,47 @@ def of_parquet(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     return lambda: read_table(folder / "a.parquet")
 
 
-def of_parquet_on_disk(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+def parquet_on_disk_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     """Prepare a Parquet file to be left on disk."""
-    of_parquet(folder, rows, columns)
+    parquet_case(folder, rows, columns)
     return lambda: dn.open_table(folder / "a.parquet").features()
 
 
-def of_npz(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+def npz_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     """Prepare an archive of one array for each column."""
     X = numbers(rows, columns)
-    np.savez(folder / "a.npz", **{name + "_": X[:, j] for j, name in enumerate(names(columns))})
+    arrays: dict[str, Any] = {name + "_": X[:, j] for j, name in enumerate(names(columns))}
+    np.savez(folder / "a.npz", **arrays)
     return lambda: read_table(folder / "a.npz")
 
 
-def of_npy(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+def npy_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     """Prepare a matrix."""
     np.save(folder / "X.npy", numbers(rows, columns))
     return lambda: read_table(folder / "X.npy").features()
 
 
-def of_idx(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+def idx_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     """Prepare images of one row of pixels."""
     head = bytes([0, 0, 8, 3]) + np.array([rows, 1, columns], ">u4").tobytes()
     (folder / "a.idx").write_bytes(head + np.random.default_rng(0).integers(0, 256, rows * columns, np.uint8).tobytes())
     return lambda: read_table(folder / "a.idx")
 
 
-def of_writing(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare columns to be written."""
-    made = dict(zip(names(columns), numbers(rows, columns).T, strict=True))
-    return lambda: write_table(folder / "a.csv", list(made), made)
+def writing_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare columns to write."""
+    table = dict(zip(names(columns), numbers(rows, columns).T, strict=True))
+    return lambda: write_table(folder / "a.csv", list(table), table)
 
 
-def of_encoder(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare columns of numbers, and some of text, with missing values."""
-    made: dict[str, Any] = dict(zip(names(columns), numbers(rows, columns).T.copy(), strict=True))
-    for j, name in enumerate(made):
-        made[name][j % rows] = np.nan
+def encoder_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare columns of numbers and text with missing values."""
+    data: dict[str, Any] = dict(zip(names(columns), numbers(rows, columns).T.copy(), strict=True))
+    for j, name in enumerate(data):
+        data[name][j % rows] = np.nan
         if j % 10 == 0:
-            made[name] = np.array(["u", "v"])[np.arange(rows) % 2]
-    table = Table(list(made), made)
+            data[name] = np.array(["u", "v"])[np.arange(rows) % 2]
+    table = Table(list(data), data)
 
     def run() -> object:
         encoder = Encoder.fit(table, categorical=names(columns)[::10], impute="mean")
@@ -132,8 +133,8 @@ def of_encoder(folder: Path, rows: int, columns: int) -> Callable[[], object]:
     return run
 
 
-def of_model(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare a network with a number of named inputs, to be written and read."""
+def model_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
+    """Prepare a network with named inputs to write and read."""
     net = dn.Network([dn.Dense(1)], inputs=columns, seed=0)
     net.metadata = {"features": names(columns)}
 
@@ -145,25 +146,25 @@ def of_model(folder: Path, rows: int, columns: int) -> Callable[[], object]:
 
 
 CASES: dict[str, Case] = {
-    "csv": of_csv(),
-    "csv, a gap in each column": of_csv(gaps=True),
-    "csv, all in quotes": of_csv(quoted=True),
-    "csv of words": of_text,
-    "parquet": of_parquet,
-    "parquet on disk": of_parquet_on_disk,
-    "npz": of_npz,
-    "npy": of_npy,
-    "IDX": of_idx,
-    "write_table": of_writing,
-    "encoder": of_encoder,
-    "model file": of_model,
+    "csv": csv_case(),
+    "csv, a gap in each column": csv_case(gaps=True),
+    "csv, all in quotes": csv_case(quoted=True),
+    "csv of words": text_case,
+    "parquet": parquet_case,
+    "parquet on disk": parquet_on_disk_case,
+    "npz": npz_case,
+    "npy": npy_case,
+    "IDX": idx_case,
+    "write_table": writing_case,
+    "encoder": encoder_case,
+    "model file": model_case,
 }
 
-BY_COLUMNS_ALONE = {"model file"}
+WITHOUT_ROWS = {"model file"}
 
 
 def seconds(case: Case, rows: int, columns: int, rounds: int) -> float:
-    """Return the best time of some rounds."""
+    """Return the shortest time of some rounds."""
     with TemporaryDirectory() as name:
         run = case(Path(name), rows, columns)
         times = []
@@ -175,7 +176,7 @@ def seconds(case: Case, rows: int, columns: int, rounds: int) -> float:
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Return the lines of the page."""
+    """Return the table as Markdown."""
     lines = [
         f"| CPU seconds | {' | '.join(f'{n:,} columns' for n in COLUMNS)} | again "
         f"| {' | '.join(f'{n:,} rows' for n in ROWS)} | again |",
@@ -203,9 +204,7 @@ def main() -> None:
         case = CASES[name]
         found[name] = {
             "columns": [seconds(case, FEW_ROWS, columns, options.rounds) for columns in COLUMNS],
-            "rows": []
-            if name in BY_COLUMNS_ALONE
-            else [seconds(case, rows, FEW_COLUMNS, options.rounds) for rows in ROWS],
+            "rows": [] if name in WITHOUT_ROWS else [seconds(case, rows, FEW_COLUMNS, options.rounds) for rows in ROWS],
         }
         sys.stderr.write(f"{name}: {found[name]}\n")
     text = table(found)

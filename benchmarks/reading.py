@@ -1,8 +1,8 @@
-"""How long it takes to read a table, by each reader and by others, and an epoch from disk beside one from memory.
+"""Time the readers of tables in comparison with pandas, and an epoch from disk in comparison with one from memory.
 
     python -m benchmarks.reading --rows 200000
 
-All read the same numbers (and one column of words); medians of a few rounds in turn, in seconds, as JSON on stdout.
+All read the same numbers and a column of text. Medians of some rounds, in turns, are printed in seconds as JSON.
 """
 
 import argparse
@@ -23,7 +23,7 @@ FEATURES = 20
 
 
 def write(folder: Path, rows: int) -> None:
-    """Write the same table as CSV, Parquet, .npz and .npy."""
+    """Write a table as CSV, Parquet, .npz and .npy."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -39,7 +39,7 @@ def write(folder: Path, rows: int) -> None:
 
 
 def pandas_read(path: Path) -> object:
-    """Read with pandas, as most people do."""
+    """Read a CSV file with pandas."""
     import pandas
 
     return pandas.read_csv(path)
@@ -52,7 +52,7 @@ def epoch(X: Any, y: np.ndarray, standardizer: dn.Standardizer) -> None:
 
 
 def contenders(folder: Path) -> dict[str, Callable[[], object]]:
-    """Return the contenders by name."""
+    """Return a function to time for each contender."""
     csv, rows, y = folder / "a.csv", np.load(folder / "X.npy"), np.load(folder / "y.npy")
     on_disk, _ = dn.open_table(folder / "X.npy").features(exclude=["y"])
     standardizer = dn.Standardizer.fit(rows.T)
@@ -77,14 +77,14 @@ def main() -> None:
         write(folder, options.rows)
         runs = contenders(folder)
         times: dict[str, list[float]] = {who: [] for who in runs}
-        for turn in range(options.rounds + 1):  # the first is not counted: imports, caches
+        for turn in range(options.rounds + 1):  # the first turn, with imports and cold caches, does not count
             for who, run in runs.items():
                 began = time.perf_counter()
                 run()
                 if turn:
                     times[who].append(time.perf_counter() - began)
         size = (folder / "a.csv").stat().st_size
-    seconds = {who: round(median(found), 4) for who, found in times.items()}
+    seconds = {who: round(median(values), 4) for who, values in times.items()}
     outcome = {"rows": options.rows, "features": FEATURES, "csv_bytes": size, "seconds": seconds}
     sys.stdout.write(json.dumps(outcome, indent=2) + "\n")
 

@@ -1,9 +1,9 @@
 """Redraw all tables and figures of the documents, and the report, from the results: ``python -m benchmarks.redraw``.
 
-The documents are the README and the pages under docs. A table stands there between ``<!-- name -->`` and
-``<!-- /name -->`` and is made of ``benchmarks/results/name.json``; where either is missing, nothing is done. The
-picture ``crossover`` becomes ``docs/images/crossover.svg``, which says by a digest which results it was drawn from.
-The report, with all of it, goes to ``benchmarks/results/report.html``.
+The documents are the README and the pages under docs. The text between ``<!-- name -->`` and ``<!-- /name -->`` is
+replaced by the table of ``benchmarks/results/name.json``, if there is such a file. The figure ``crossover`` is written
+to ``docs/images/crossover.svg``, with a digest of its results. The report with all tables and figures is written to
+``benchmarks/results/report.html``.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ CAPTION = "How long a training step takes over the width of two layers, for each
 
 
 def results(name: str) -> dict[str, Any] | None:
-    """Return the content of the file that a table or figure is made from, or None if there is none."""
+    """Return the results for a table or figure, or None if there is no file."""
     path = RESULTS / f"{SOURCES.get(name, name)}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def digest(name: str) -> str:
-    """Return the digest of that file, which a figure records."""
+    """Return the digest of the file of results for a table or figure."""
     return hashlib.sha256((RESULTS / f"{SOURCES.get(name, name)}.json").read_bytes()).hexdigest()
 
 
@@ -37,13 +37,14 @@ def documents() -> list[Path]:
 
 
 def fill(document: str) -> str:
-    """Return a document with its tables, and the lines under its figure, regenerated."""
+    """Return a document with updated tables and an updated caption of its figure."""
     for name in [*TABLES, "crossover"]:
         content = results(name)
         if content is not None:
-            shown = _figure(content) if name == "crossover" else markdown(name, content)
+            text = _figure(content) if name == "crossover" else markdown(name, content)
             markers = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-            document = re.sub(markers, lambda m, shown=shown: f"{m[1]}{shown}\n{m[2]}", document, flags=re.DOTALL)
+            escaped = text.replace("\\", r"\\")  # in a template, a backslash would start an escape sequence
+            document = re.sub(markers, rf"\g<1>{escaped}\n\g<2>", document, flags=re.DOTALL)
     return document
 
 
@@ -52,7 +53,7 @@ def _figure(content: dict[str, Any]) -> str:
 
 
 def crossover(content: dict[str, Any]) -> bytes:
-    """Return the picture of a sweep, as SVG, with the digest of the results in it."""
+    """Plot a sweep and return the SVG, which contains the digest of the results."""
     panels = lines(content["results"]["points"])
     drawn = figures.crossover(panels, dict.fromkeys(panels, "neurons of each of two layers"), CAPTION, across=3)
     picture = figures.svg(drawn)
@@ -60,11 +61,11 @@ def crossover(content: dict[str, Any]) -> bytes:
 
 
 def report() -> str:
-    """Return all results as one page."""
+    """Return an HTML page with all results."""
     parts = []
     sweep = results("crossover")
     if sweep is not None:
-        parts += [page.heading("Where one overtakes another"), page.picture(crossover(sweep), CAPTION)]
+        parts += [page.heading("The fastest by width and batch size"), page.picture(crossover(sweep), CAPTION)]
     machines = {}
     for name, (make, packages) in TABLES.items():
         content = results(name)

@@ -1,4 +1,4 @@
-"""Results as tables, in the terminal and for documents, and as files of data."""
+"""Results as tables, in the terminal and for documents, and as JSON files."""
 
 import json
 from pathlib import Path
@@ -7,49 +7,49 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deepnotes.testing.bench.advice import DOUBT, FOOTNOTE, Rows, figure
+from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, figure
 from deepnotes.testing.bench.machine import machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scikit-learn")
-"""The ratios of training steps that docs/benchmarks.md shows; the files have all."""
-BRIEFLY = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
-"""The contenders whose steps the README shows."""
-NOTHING = "–"
+"""The ratios of training steps shown in docs/benchmarks.md; the files have all ratios."""
+README_CONTENDERS = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
+"""The contenders shown in the README."""
+LEFT_OUT = "–"
 """The cell of a contender that was left out."""
 
 
-def everybody(results: dict[str, Any]) -> list[str]:
-    """Return all contenders that were timed in any of the results, in their order."""
+def contender_names(results: dict[str, Any]) -> list[str]:
+    """Return the names of all contenders in the results, in order of appearance."""
     return list(dict.fromkeys(who for r in results.values() for who in r["microseconds"]))
 
 
 def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
-    """Return the rows of steps or predictions: network, how many samples, microseconds, ratios."""
-    names = everybody(results)
+    """Return rows of network, number of samples, microseconds and ratios."""
+    names = contender_names(results)
     rows = [["network", counted, *(f"{who} µs" for who in names), *pairs]]
     for name, r in results.items():
-        ratios = [_spread(r["ratios"][pair]) if pair in r["ratios"] else NOTHING for pair in pairs]
+        ratios = [_spread(r["ratios"][pair]) if pair in r["ratios"] else LEFT_OUT for pair in pairs]
         rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *(_timed(r, who) for who in names), *ratios])
     return rows
 
 
 def _timed(result: dict[str, Any], who: str) -> str:
-    """Return a time, marked if it is in doubt, or a placeholder if there is none."""
+    """Return a time, with a mark if it is unreliable, or a placeholder if the contender was left out."""
     us = result["microseconds"].get(who)
-    return NOTHING if us is None else figure(us, who in result.get("unreliable", []))
+    return LEFT_OUT if us is None else figure(us, who in result.get("unreliable", []))
 
 
 def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of the machine's limits and the share of them that each contender reaches."""
     results = {name: r for name, r in results.items() if "limits" in r}
-    names = everybody(results)
+    names = contender_names(results)
     rows = [["network", "Mflop", "MB", "at least, µs", *names]]
     for name, r in results.items():
         limits = list(r["limits"].values())
         shares = {who: share for limit in limits for who, share in limit["share"].items()}
-        cells = [f"{shares[who]:.0%}" if who in shares else NOTHING for who in names]
+        cells = [f"{shares[who]:.0%}" if who in shares else LEFT_OUT for who in names]
         work = [f"{limits[0]['flops'] / 1e6:,.2f}", f"{limits[0]['bytes'] / 1e6:,.2f}"]
         least = min(limit["microseconds"] for limit in limits)
         rows.append([f"{name}, {r['network']}, {r['batch']:,}", *work, f"{least:,.2f}", *cells])
@@ -57,31 +57,31 @@ def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 
 def steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``steps.json``, with all ratios or those of docs/benchmarks.md."""
+    """Return the rows of ``steps.json``, with all ratios or only those of docs/benchmarks.md."""
     measured = list(dict.fromkeys(pair for r in results.values() for pair in r["ratios"]))
     return timed_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
 
 
 def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``steps.json`` for the README: the times of ``BRIEFLY``, without ratios."""
+    """Return the rows of ``steps.json`` for the README: the times of ``README_CONTENDERS``, without ratios."""
     shown = {
-        name: r | {"microseconds": {who: us for who, us in r["microseconds"].items() if who in BRIEFLY}}
+        name: r | {"microseconds": {who: us for who, us in r["microseconds"].items() if who in README_CONTENDERS}}
         for name, r in results.items()
     }
     return timed_rows(shown, "batch", [])
 
 
 def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``gpu-steps.json`` or ``gpu-predictions.json``, with the figures as recorded."""
+    """Return the rows of ``gpu-steps.json`` or ``gpu-predictions.json``, with unrounded numbers."""
     heads = {"network": "network", "batch": "batch", "samples": "samples", "precision": "precision"}
-    heads |= {who: f"{who} µs" for who in everybody(results)} | {"rest_of_fit": "rest of a fit, ms"}
+    heads |= {who: f"{who} µs" for who in contender_names(results)} | {"rest_of_fit": "rest of a fit, ms"}
     cases = [r | r["microseconds"] for r in results.values()]
     shown = [key for key in heads if any(key in case for case in cases)]
-    rows = [[_recorded(case.get(key, NOTHING)) for key in shown] for case in cases]
+    rows = [[_unrounded(case.get(key, LEFT_OUT)) for key in shown] for case in cases]
     return [[heads[key] for key in shown], *rows]
 
 
-def _recorded(value: str | float) -> str:
+def _unrounded(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:,}"
 
 
@@ -91,7 +91,7 @@ def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 
 def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``estimators.json``: milliseconds, and how many times as long the other takes."""
+    """Return the rows of ``estimators.json``: milliseconds, and ratios to the time of the estimators here."""
     first = next(iter(results.values()))
     pairs = list(first["ratios"])
     rows = [
@@ -149,16 +149,16 @@ def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``sweep.json``."""
     points = results["points"]
     names = list(dict.fromkeys(who for p in points for who in p.get("microseconds", {})))
-    rows = [["network", "batch", *(f"{who} µs" for who in names), "left out, since"]]
+    rows = [["network", "batch", *(f"{who} µs" for who in names), "reason if left out"]]
     for p in points:
-        cells = [_timed(p, who) if "microseconds" in p else NOTHING for who in names]
+        cells = [_timed(p, who) if "microseconds" in p else LEFT_OUT for who in names]
         rows.append([p["network"], f"{p['batch']:,}", *cells, p.get("skipped", "")])
     return rows
 
 
 def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``exporters.json``: one for each model, or for a document one for each exporter."""
-    rows = [["exporter", "model", "", "layers, or why not"] if in_full else ["exporter", "read", "refused, and why"]]
+    """Return the rows of ``exporters.json``, one per model, or one per exporter for documents."""
+    rows = [["exporter", "model", "", "layers, or reason"] if in_full else ["exporter", "read", "refused, and why"]]
     for who, r in results.items():
         name = f"{who} {r['version']}" if r["version"] else who
         cases = {what: case["outcome"] for what, case in r["cases"].items()}
@@ -174,7 +174,7 @@ def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
             ]
             rows.append([name, read, "<br>".join(others)])
         if not cases:
-            rows.append([name, *[NOTHING] * (len(rows[0]) - 2), f"not run: {r['why']}"])
+            rows.append([name, *[LEFT_OUT] * (len(rows[0]) - 2), f"not run: {r['why']}"])
     return rows
 
 
@@ -195,33 +195,33 @@ TABLES = {
     "gpu-steps": (gpu_rows, set()),
     "gpu-predictions": (gpu_rows, set()),
 }
-"""The function that makes the rows of each table, and the packages to name besides the usual ones."""
+"""For each table, the function that returns its rows, and packages whose versions it states in addition."""
 TEXTS = {"exporters"}
-"""Tables of words, which are aligned to the left."""
+"""Tables of text, whose columns are aligned to the left."""
 DOCUMENTS_ONLY = {"steps-briefly", "gpu-steps", "gpu-predictions"}
-"""Tables that the report leaves out: it has all of the steps, and is of one machine."""
+"""Tables that are not in the report: it has all steps already, and is about one machine."""
 SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
-"""The file of results of a table or figure, if its name differs."""
+"""The file of results of a table or figure whose name differs from that of the file."""
 
 
 def markdown(name: str, content: dict[str, Any]) -> str:
-    """Return a table of the documents and the line that says where it was measured."""
+    """Return a table as Markdown, with a line about the machine and the versions."""
     make, packages = TABLES[name]
     rows = make(content["results"], False)
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    doubtful = any(cell.startswith(DOUBT) for row in rows[1:] for cell in row)
-    note = f"{FOOTNOTE}.\n\n" if doubtful else ""
+    unreliable = any(cell.startswith(UNRELIABLE_MARK) for row in rows[1:] for cell in row)
+    note = f"{FOOTNOTE}.\n\n" if unreliable else ""
     table = "\n".join([head, "|---|" + ("---|" if name in TEXTS else "--:|") * (len(rows[0]) - 1), *body])
     return f"{table}\n\n{note}{measured_on(content, packages)}"
 
 
 def measured_on(content: dict[str, Any], packages: set[str]) -> str:
-    """Return the line that says where something was measured."""
+    """Return a line about the machine and the versions of a measurement."""
     m, shown = content["machine"], packages | {"deepnotes", "numpy", "numba"}
     if "device" in m:
         versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
         return f"{m['device']}, Python {m['python']}, {versions}; {m['date']}, commit {m['commit']}."
-    if "cupy" in content.get("ceilings", {}):  # it took part
+    if "cupy" in content.get("ceilings", {}):
         shown |= {"cupy-cuda12x", "cupy-cuda13x"}
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version and name in shown)
     return (
@@ -231,7 +231,7 @@ def measured_on(content: dict[str, Any], packages: set[str]) -> str:
 
 
 def publish(name: str, what: str, results: dict[str, Any], path: Path | None, **more: Any) -> None:
-    """Print the results as a table and, if requested, write them with their kind and the machine."""
+    """Print the results as a table and, if a path is given, write them with a description and the machine."""
     head, *rows = TABLES[name][0](results, True)
     table = Table(*head, title=what, box=None)
     for column in table.columns[1:]:

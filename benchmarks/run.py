@@ -1,8 +1,8 @@
-"""Everything in one command, in under 20 minutes on two cores: ``python -m benchmarks.run``.
+"""Run all benchmarks, in under 20 minutes on two cores: ``python -m benchmarks.run``.
 
-Each part is a process of its own and writes its own file of results; one that fails, or takes too long, is told at the
-end, its old results stay, and the rest goes on. Then every table, figure and the report are drawn anew. ``--quick``
-proves that all of it works, in a few minutes, on results that say nothing.
+Each part is a process of its own that writes its own file of results. If a part fails or takes too long, its old
+results are kept, the other parts continue, and the failure is reported at the end. Then all tables, figures and the
+report are redrawn. ``--quick`` is a trial run of a few minutes, whose results are meaningless.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PARTS = [
     Part("memory", "memory", (), 30),
     Part("instructions", "instructions", (), 120, "valgrind"),
 ]
-"""In this order."""
+"""The parts in the order in which they run."""
 QUICK = {
     "steps": ("--rounds", "1", "--networks", "tiny,mnist"),
     "steps-float64": ("--rounds", "1", "--networks", "tiny,mnist"),
@@ -48,12 +48,12 @@ QUICK = {
     "cold-start": ("--rounds", "1", "--repeats", "1"),
 }
 PATIENCE = 4
-LEAST_PATIENCE = 300
-"""How many times as long as it should a part may take before it is ended, and the seconds that each is given anyhow."""
+"""A part is killed after this multiple of its approximate seconds, but not before `MIN_TIMEOUT`."""
+MIN_TIMEOUT = 300
 
 
-def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str | None:
-    """Run a part, and return why it has no results, or None on success."""
+def run(part: Part, folder: Path, more: tuple[str, ...], timeout: float) -> str | None:
+    """Run a part; return the reason if it fails, or None."""
     if part.needs and shutil.which(part.needs) is None:
         return f"{part.needs} is not installed"
     path = folder / f"{part.name}.json"
@@ -61,10 +61,10 @@ def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str
     began = time.time()
     with subprocess.Popen(words, cwd=ROOT, start_new_session=True) as process:
         try:
-            process.wait(patience)
+            process.wait(timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # including the processes that it started
-            return f"ended after {patience:.0f} s"
+            return f"ended after {timeout:.0f} s"
         except BaseException:  # Ctrl-C, which does not reach a process in its own session
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -74,12 +74,17 @@ def run(part: Part, folder: Path, more: tuple[str, ...], patience: float) -> str
 
 
 def main() -> None:
-    """Run all parts, draw everything, and report what failed."""
+    """Run the parts, redraw tables and figures, and report failures."""
     line = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    line.add_argument("--backends", default="all", help="with commas between; default: all that work here")
+    line.add_argument("--backends", default="all", help="separated by commas; default: all available ones")
     line.add_argument("--parts", default=",".join(part.name for part in PARTS), help="default: all")
-    line.add_argument("--results", type=Path, default=RESULTS, help="where to write; tables are drawn of the default")
-    line.add_argument("--quick", action="store_true", help="one round, and some of the networks")
+    line.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        help="directory for the results; tables are redrawn only for the default",
+    )
+    line.add_argument("--quick", action="store_true", help="one round of some networks")
     options = line.parse_args()
     names = options.parts.split(",")
     unknown = set(names) - {part.name for part in PARTS}
@@ -92,9 +97,11 @@ def main() -> None:
     for number, part in enumerate(parts):
         left = sum(later.seconds for later in parts[number:])
         gone = time.perf_counter() - began
-        _say(f"== {number + 1} of {len(parts)}: {part.name}; {gone / 60:.1f} min gone, about {left / 60:.0f} to go")
+        _say(
+            f"== {number + 1} of {len(parts)}: {part.name}; {gone / 60:.1f} min elapsed, about {left / 60:.0f} min left"
+        )
         more = ("--backends", options.backends, *(QUICK.get(part.name, ()) if options.quick else ()))
-        why = run(part, folder, more, max(PATIENCE * part.seconds, LEAST_PATIENCE))
+        why = run(part, folder, more, max(PATIENCE * part.seconds, MIN_TIMEOUT))
         if why is not None:
             failed[part.name] = why
     if folder == RESULTS.resolve():

@@ -1,11 +1,11 @@
-"""The time of one Adam step: deepnotes' backends beside other libraries, the products alone, and the machine's limit.
+"""Time an Adam step of deepnotes' backends and other libraries, in comparison with products alone and the limit.
 
     python -m benchmarks.steps --backends numpy,numba --json benchmarks/results/steps.json
 
-The rivals take turns in one process: same network, start, data, dtype and hyperparameters, each drawing a new order of
-the samples every epoch. Their losses in a given order are compared before anything is timed. The products are NumPy's,
-in place, with the BLAS on one thread or on all cores, whichever is faster. A backend or peer that is absent, or fails,
-is left out by name.
+The contenders take turns in one process, with the same network, initial parameters, data, dtype and hyperparameters,
+and with shuffling. Their losses without shuffling are compared before anything is timed. The products are those of
+NumPy, in place, with the BLAS on one thread or on all cores, whichever is faster. A backend or peer that is not
+available or fails is reported and left out.
 Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
@@ -21,17 +21,17 @@ from benchmarks.options import Options, parser
 from benchmarks.peers import PEERS, absent, installed
 from benchmarks.report import publish
 from deepnotes.testing.bench.cases import Case
-from deepnotes.testing.bench.contenders import Contender, Train, agreeing, training
+from deepnotes.testing.bench.contenders import Contender, Train, check_agreement, training
 from deepnotes.testing.bench.limits import Ceilings, step_work
 from deepnotes.testing.bench.machine import cores
-from deepnotes.testing.bench.runs import batches_for, described, least_seconds, timed_training
-from deepnotes.testing.bench.timing import compared, fastest, on_blas_threads, seconds, turns
+from deepnotes.testing.bench.runs import batches_for, describe_result, least_seconds, training_timer
+from deepnotes.testing.bench.timing import fastest, on_blas_threads, seconds, summarize_ratios, turns
 
 ROUND_SECONDS = 0.3
 
 
 def products(case: Case) -> Callable[[], None]:
-    """Return a function that does the matrix products of one step and nothing else, in place."""
+    """Return a function that computes only the matrix products of a step, in place."""
     rng = np.random.default_rng(0)
     m = case.batch
 
@@ -54,22 +54,22 @@ def products(case: Case) -> Callable[[], None]:
 def rivals(
     case: Case, backends: list[str], peers: list[str], X: np.ndarray, y: np.ndarray
 ) -> tuple[dict[str, Train], dict[str, str]]:
-    """Return the trainings by name, and the peers that are left out because they fail or have other losses.
+    """Return the trainings by name, and the reasons why peers are left out: errors, or different losses.
 
     Raises
     ------
     DeepnotesError
-        If the backends themselves do not train alike.
+        If the losses of the backends themselves differ.
     """
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", dtype=case.dtype, seed=0)
     found: dict[str, Train] = {backend: training(backend, case, X, y, start.flat()) for backend in backends}
-    agreeing(found)
+    check_agreement(found)
     first = backends[0]
     failed = {}
     for peer in peers:
         try:
             train = PEERS[peer](case, X, y, start)
-            agreeing({first: found[first], peer: train})
+            check_agreement({first: found[first], peer: train})
             found[peer] = train
         except Exception as error:  # any error of a third-party program
             failed[peer] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -79,20 +79,20 @@ def rivals(
 def measure(
     case: Case, backends: list[str], peers: list[str], rounds: int, limits: Mapping[str, Ceilings]
 ) -> dict[str, Any]:
-    """Return the median times in microseconds, and minimum, median and maximum of the ratios, of one case."""
+    """Measure the steps of a case: median times in microseconds, and the spread of the ratios."""
     alone = products(case)
     per_step = min(seconds(alone, 3) for _ in range(5))
     batches = batches_for(case, max(least_seconds(case, limits), per_step / 16), ROUND_SECONDS)
     trainings, failed = rivals(case, backends, peers, *case.data(batches * case.batch))
     chosen = {who: train.keywords for who, train in trainings.items() if isinstance(train, partial)}
-    in_turn = {who: timed_training(train, batches, ROUND_SECONDS) for who, train in trainings.items()}
+    in_turn = {who: training_timer(train, batches, ROUND_SECONDS) for who, train in trainings.items()}
     calls = max(3, round(ROUND_SECONDS / per_step / 2))
     threads = fastest([1, cores()], lambda threads: on_blas_threads(threads, alone, calls))
     in_turn["products"] = lambda: on_blas_threads(threads, alone, calls)
     times = turns(in_turn, rounds)
-    everybody = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
+    all_contenders = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
     work = step_work(case.plan, case.batch)
-    return described(case, compared(times, backends), everybody, limits, work, 0) | {
+    return describe_result(case, summarize_ratios(times, backends), all_contenders, limits, work, 0) | {
         "chosen": chosen | {"products": {"threads": threads}},
         "failed": failed,
     }
@@ -101,7 +101,7 @@ def measure(
 def main() -> None:
     """Measure, print a table, and write the results if requested."""
     line = parser(__doc__)
-    line.add_argument("--peers", help=f"of {', '.join(PEERS)}; default: those installed; none for float64")
+    line.add_argument("--peers", help=f"of {', '.join(PEERS)}; default: the installed ones; none for float64")
     line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
     line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
     options = Options(line)
@@ -109,19 +109,19 @@ def main() -> None:
     if options.given.peers is None:
         options.given.peers = ",".join(installed() if dtype == "float32" else [])
     networks = options.known("--networks", NETWORKS)
-    peers = [peer for peer in options.known("--peers", PEERS) if not options.leaves_out(peer, absent(peer))]
+    peers = [peer for peer in options.known("--peers", PEERS) if not options.leave_out(peer, absent(peer))]
     if peers and dtype != "float32":
-        line.error("--peers: they are set up for float32 only")
+        line.error("--peers: they support float32 only")
     results = {}
     for name in options.in_turn(networks):
         case = NETWORKS[name]._replace(dtype=dtype)
         try:
             results[name] = measure(case, options.backends, peers, options.rounds, options.limits)
         except (dn.DeepnotesError, MemoryError) as error:
-            options.leaves_out(name, f"{type(error).__name__}: {error}")
+            options.leave_out(name, f"{type(error).__name__}: {error}")
             continue
         for peer, why in results[name]["failed"].items():
-            options.leaves_out(f"{peer} on {name}", why)
+            options.leave_out(f"{peer} on {name}", why)
     if not results:
         raise SystemExit("nothing could be measured")
     publish("steps", f"one Adam step, {dtype}", results, options.json, ceilings=options.ceilings)

@@ -1,9 +1,10 @@
-"""The time of one Adam step over width and batch, 8 to 8192 neurons in two layers and 1 to 65,536 samples.
+"""Time an Adam step over width and batch size: 8 to 8192 neurons in two layers, 1 to 65,536 samples.
 
     python -m benchmarks.sweep --seconds 240 --json benchmarks/results/sweep.json
 
-Every backend, with 1, 2, 4, ... and all threads where it can be told. The least work comes first; what is too large for
-the memory, takes too long or comes when the time is up is named with its reason.
+Every backend is timed with 1, 2, 4, ... threads and with one per core, if its number of threads can be set. The least
+work comes first. A case that is too large for the memory, takes too long or is reached after the time is up is
+reported.
 """
 
 from benchmarks.options import Options, parser
@@ -16,16 +17,16 @@ from deepnotes.testing.bench.sweep import Point, grid, sweep
 def main() -> None:
     """Measure, print a table, and write the results if requested."""
     line = parser(__doc__, rounds=5)
-    line.add_argument("--seconds", type=float, default=240.0, help="about how long all may take; default: 240")
+    line.add_argument("--seconds", type=float, default=240.0, help="approximate total time; default: 240")
     line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
     options = Options(line)
-    taking_part = contenders([get_backend(name) for name in options.backends])
+    all_contenders = contenders([get_backend(name) for name in options.backends])
 
-    def tell(point: Point, number: int, left: float) -> None:
-        options.says(f"{number + 1}: {point.case.network}, batch {point.case.batch:,}; {left:.0f} s left")
+    def on_point(point: Point, number: int, left: float) -> None:
+        options.say(f"{number + 1}: {point.case.network}, batch {point.case.batch:,}; {left:.0f} s left")
 
     points = grid(options.given.dtype)
-    found = sweep(points, taking_part, options.limits, options.given.seconds, options.rounds, tell)
+    found = sweep(points, all_contenders, options.limits, options.given.seconds, options.rounds, on_point)
     what = f"one Adam step of w-w-w over width and batch, {options.given.dtype}"
     publish("sweep", what, {"points": found}, options.json, ceilings=options.ceilings)
 

@@ -1,4 +1,4 @@
-"""Every equation by itself, forward and backward, losses and updates, on each backend in both dtypes."""
+"""Times of every equation on each backend, in both dtypes."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ import pytest
 from deepnotes.backends.base import Backend
 from deepnotes.equations import EQUATIONS
 from deepnotes.equations.ops import Ops
-from deepnotes.testing.bench.limits import Work, operations, place
+from deepnotes.testing.bench.limits import Work, location, operations
 from deepnotes.testing.calls import CALLS, Draw, call
 from deepnotes.testing.checks import DTYPE, Derived
 
 N, K, M = 128, 256, 64
-"""Neurons, inputs of a product, samples."""
+"""The numbers of neurons, of terms of a product, and of samples."""
 
 
-def arguments(name: str, dtype: str) -> list[Any]:
+def draw_arguments(name: str, dtype: str) -> list[Any]:
     """Return the arguments of the equation: host arrays in the dtype, and others unchanged."""
-    made: list[Any] = []
+    arguments: list[Any] = []
     for x in CALLS[name](Draw(np.random.default_rng(0), special=False), N, K, M):
         if isinstance(x, Derived):
-            x = getattr(Ops(np, {}), x.equation)(made[x.source], **x.options)  # type: ignore[arg-type]
+            x = getattr(Ops(np, {}), x.equation)(arguments[x.source], **x.options)  # type: ignore[arg-type]
         if isinstance(x, np.ndarray | np.generic):
             x = np.asarray(x)
             x = x.astype(dtype) if x.dtype.kind == "f" else x
-        made.append(x)
-    return made
+        arguments.append(x)
+    return arguments
 
 
 def work_of(name: str, given: list[Any], dtype: str) -> Work:
@@ -47,21 +47,21 @@ def work_of(name: str, given: list[Any], dtype: str) -> Work:
     return Work(flops, moved, moved)
 
 
-@np.errstate(all="ignore")  # as in programs and predictions: exp may overflow in a computation whose result is right
+@np.errstate(all="ignore")  # intermediate results may overflow, as in Programs
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_equation(timed: Any, backend: Backend, name: str, dtype: str) -> None:
-    given = arguments(name, dtype)
+    given = draw_arguments(name, dtype)
     ours = [
         backend.from_numpy(x) if isinstance(x, np.ndarray) else getattr(backend.xp, dtype) if x is DTYPE else x
         for x in given
     ]
-    function, waiting = call(name, {}), place(backend) != "host"
+    function, on_device = call(name, {}), location(backend) != "host"
 
     def run() -> None:
         result = function(backend.ops, *ours)
-        if waiting:
+        if on_device:
             last = result[-1] if isinstance(result, tuple) else result
-            backend.to_numpy(last[:1] if last.ndim else last)  # there when all of it is
+            backend.to_numpy(last[:1] if last.ndim else last)  # waits for the device
 
     timed(run, backend, work_of(name, given, dtype), dtype)

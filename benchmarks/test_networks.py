@@ -1,4 +1,4 @@
-"""Whole training steps, predictions and files of every network, and a sweep of width and batch."""
+"""Times of training steps, predictions and model files of every network, and of a sweep over width and batch."""
 
 from pathlib import Path
 from typing import Any

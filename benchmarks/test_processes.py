@@ -1,4 +1,4 @@
-"""Benchmarks that need a process of their own: import, cold start, and the memory of a training."""
+"""Benchmarks in processes of their own: imports, cold starts, and the memory of a training."""
 
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,19 @@ def test_import(benchmark: Any, tmp_path: Path) -> None:
 
 
 def test_cold_start(benchmark: Any, backend: Backend, tmp_path: Path) -> None:
-    """From the start of Python to a trained network, compiled before and read from the cache."""
+    """The start of Python up to a trained network, with the compiled code in the cache."""
     code = cold_start.TRAIN.format(backend=backend.name)
     benchmark.extra_info["first ever"] = cold_start.start_to_end(code, str(tmp_path))
     benchmark.pedantic(cold_start.start_to_end, (code, str(tmp_path)), rounds=5)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
-@pytest.mark.parametrize("form", memory.FORMS)
-def test_memory(benchmark: Any, backend: Backend, form: str, tmp_path: Path) -> None:
-    """The growth in bytes of the peak resident size while a network is trained."""
+@pytest.mark.parametrize("layout", memory.LAYOUTS)
+def test_memory(benchmark: Any, backend: Backend, layout: str, tmp_path: Path) -> None:
+    """The growth of the peak resident size during a training, in bytes."""
     path = tmp_path / "rows.npy"
     np.save(path, memory.CASE.data(memory.SAMPLES)[0])
-    code = memory.GROWTH.format(backend=backend.name, form=form, path=str(path))
-    grown = benchmark.pedantic(memory.said_by, (code,), rounds=1)
+    code = memory.GROWTH.format(backend=backend.name, layout=layout, path=str(path))
+    grown = benchmark.pedantic(memory.run_and_parse, (code,), rounds=1)
     benchmark.extra_info["growth"] = grown
     assert grown / memory.MB <= memory.allowed()

@@ -1,10 +1,10 @@
-"""What one more thread brings: training steps of the Numba backend on one thread and on all, over shapes and batches.
+"""Time training steps of the Numba backend with one thread and with one per core, for several shapes and batches.
 
     python -m benchmarks.threads --json benchmarks/results/threads.json
 
-This is the measurement behind the rule in ``deepnotes_numba.thread_count``. The rule and the clock are switched off, so
-that even the smallest step uses all threads; the table shows from how many multiplications on a second thread pays.
-Steps of fewer blocks than threads split rows instead of samples.
+The rule in ``deepnotes_numba.thread_count`` is based on this measurement. Here, the rule and its trials are switched
+off, so that even the smallest step uses all threads. The table shows the number of multiplications from which on a
+second thread makes a step faster. Steps with fewer blocks than threads split rows instead of samples.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ ROUND_MULTIPLICATIONS = 1e9
 
 
 def training(case: Case, batches: int, threads: int) -> Callable[[], object]:
-    """Return a function that trains one epoch of some batches."""
+    """Return a function that trains for one epoch."""
     X, y = case.data(batches * case.batch)
     backend = dn.get_backend("numba", threads=threads)
     net = dn.Network(case.layers, case.sizes[0], backend=backend, seed=0)
@@ -32,7 +32,7 @@ def training(case: Case, batches: int, threads: int) -> Callable[[], object]:
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """Return the multiplications of a step, its median microseconds by threads, and the ratio of all threads to one."""
+    """Measure a case: multiplications per step, microseconds by number of threads, and the ratio of all to one."""
     multiplications = 3 * sum(a * b for a, b in zip(case.sizes, case.sizes[1:], strict=False)) * case.batch
     batches = int(max(4, min(400, ROUND_MULTIPLICATIONS / multiplications)))
     rivals = {threads: training(case, batches, threads) for threads in (1, cores())}
@@ -54,7 +54,7 @@ def main() -> None:
 
     options = Options(parser(__doc__))
     if "numba" not in options.backends:
-        options.line.error("--backends: this one is about numba, and that is not among them")
+        options.line.error("--backends: this benchmark requires numba, which is not among them")
     thread_count.WORK_PER_THREAD = thread_count.WORK_PER_START = 1
     thread_count.candidates = lambda most: [most]
     cases = [Case(sizes, batch) for sizes in SIZES for batch in BATCHES]

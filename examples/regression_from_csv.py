@@ -21,8 +21,8 @@ with path.open("w", newline="", encoding="utf-8") as file:
     rows.writerow(["area", "age", "town", "rent"])
     for _ in range(1000):
         area, age, town = rng.uniform(20, 120), rng.integers(0, 80), rng.choice(list(per_m2))
-        rent = per_m2[town] * area * (1 - 0.004 * age) + 100 + rng.normal(0, 20)
-        rows.writerow([f"{area:.1f}", age if rng.random() > 0.05 else "", town, f"{rent:.2f}"])
+        price = per_m2[town] * area * (1 - 0.004 * age) + 100 + rng.normal(0, 20)
+        rows.writerow([f"{area:.1f}", age if rng.random() > 0.05 else "", town, f"{price:.2f}"])
 
 table = dn.read_table(path, missing="keep")
 encoder = dn.Encoder.fit(table, ["area", "age", "town"], impute="median")

@@ -1,4 +1,4 @@
-"""A training that tests write to checkpoints, stop in all sorts of ways, and resume."""
+"""A training with checkpoints, which tests stop and resume."""
 
 import os
 from importlib.util import find_spec
@@ -22,13 +22,13 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def network(backend: Any = "numpy", dtype: str = "float32") -> dn.Network:
-    """Return the network at its start."""
+    """Return an untrained network."""
     layers = [dn.Dense(9, "tanh"), dn.Dropout(0.2), dn.Dense(3, "softmax")]
     return dn.Network(layers, 4, backend=backend, dtype=dtype, seed=3)
 
 
 def fit(net: dn.Network, directory: Path | None = None, epochs: int = EPOCHS, **changes: Any) -> dn.History:
-    """Train on the data, with all that a checkpoint has to remember."""
+    """Train on the data with options whose state a checkpoint has to contain."""
     X, y = data()
     settings: dict[str, Any] = {
         "optimizer": dn.Adam(dn.ReduceOnPlateau(0.02, patience=0, factor=0.5)),
@@ -42,9 +42,10 @@ def fit(net: dn.Network, directory: Path | None = None, epochs: int = EPOCHS, **
 
 
 def outcome(net: dn.Network, history: dn.History) -> list[Any]:
-    """Return all that has to be the same to the last bit."""
+    """Return all results that a resumed training must reproduce bit by bit."""
     figures = history.as_dict()
     del figures["seconds"]
+    assert net._training is not None
     _, _, state = net._training
     slots = [net.backend.to_numpy(slot).tobytes() for slot in state.slots]
     return [net.flat().tobytes(), slots, state.step, net._rng.bit_generator.state, figures]
@@ -61,6 +62,6 @@ class Counts(dn.Callback):
 
 
 def train_and_tell(backend: str, directory: Path, pipe: int) -> None:
-    """Start or resume, with a checkpoint after every chunk, which are as short as can be, and tell of each."""
-    training.CHUNK_SECONDS = 1e-9
+    """Start or resume a training with a checkpoint after every update, and report each on the pipe."""
+    training.CHUNK_SECONDS = 1e-9  # type: ignore[attr-defined]
     fit(network(backend), directory, every="0.000000001s", callbacks=[Counts(pipe)], resume=True)

@@ -1,4 +1,4 @@
-"""Shared by all tests: which of them run, what Hypothesis draws, and fixtures for files and the command line."""
+"""Selection of the tests to run, profiles of Hypothesis, and fixtures for files and the command line."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from hypothesis import settings
 import deepnotes as dn
 from deepnotes.cli import main
 
-# --- which tests run --------------------------------------------------------------------------------------------------
+# --- selection of tests -----------------------------------------------------------------------------------------------
 
 LEFT_OUT = pytest.StashKey[int]()
 """The number of slow tests that were left out."""
@@ -25,14 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow tests out unless they are asked for, by ``--slow`` or by an expression that names them.
+    """Deselect the slow tests, unless ``--slow`` is given or the expression of ``-m`` names them.
 
-    Of a test that is ``thinned(n)``, the first case and about one in n of the others are quick, the same ones in every
-    run, whatever the order of its parameters.
+    The first case of a test marked ``thinned(n)`` and about one in n of its other cases are quick. The choice is the
+    same in every run and does not depend on the order of the parameters.
     """
     seen = set()
     for item in items:
-        if item.nodeid.startswith("deepnotes/testing/"):  # which bring no marks: they are for any backend
+        if item.nodeid.startswith("deepnotes/testing/"):  # without marks, since they are for any backend
             item.add_marker(pytest.mark.thinned(5))
         if thinned := item.get_closest_marker("thinned"):
             name = item.nodeid.partition("[")[0]
@@ -49,14 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Report how many tests were left out and how to run them."""
+    """Report the number of deselected slow tests and how to run them."""
     if count := config.stash.get(LEFT_OUT, 0):
         terminalreporter.write_line(
             f"{count} slow tests were left out: pytest --slow runs all, pytest -m slow only them"
         )
 
 
-# --- what Hypothesis draws --------------------------------------------------------------------------------------------
+# --- profiles of Hypothesis -----------------------------------------------------------------------------------------
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
@@ -64,9 +64,9 @@ settings.register_profile("long", settings.get_profile("random"), max_examples=2
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the same examples in every run, unless a seed or a profile is asked for; keep conformance quick."""
+    """Draw the same examples in every run, unless a seed or a profile is given; keep conformance quick."""
     if getattr(config.option, "numprocesses", None):
-        # The processes of pytest-xdist share the cores: a product that waits for a second thread would take far longer.
+        # The processes of pytest-xdist share the cores, so that a second thread would often have to wait for one.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not config.getoption("--slow"):
         config.option.deepnotes_quick = True
@@ -74,15 +74,15 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("same" if config.getoption("--hypothesis-seed") is None else "random")
 
 
-# --- what all processes need ------------------------------------------------------------------------------------------
+# --- compiled code ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled(request: pytest.FixtureRequest) -> None:
-    """Have the processes of pytest-xdist compile for one dtype each: each by itself would compile for both."""
+    """Compile for one dtype in each of two processes of pytest-xdist; otherwise, each would compile for both."""
     worker = getattr(request.config, "workerinput", None)
-    if worker is not None and "numba" in dn.available_backends() and (at := int(worker["workerid"][2:])) < 2:
-        for _ in dn.get_backend("numba").warmup([("float32", "float64")[at]]):
+    if worker is not None and "numba" in dn.available_backends() and (number := int(worker["workerid"][2:])) < 2:
+        for _ in dn.get_backend("numba").warmup([("float32", "float64")[number]]):
             pass
 
 
@@ -91,15 +91,15 @@ def _compiled(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c():
-    """Have Ctrl-C do what it does in a terminal: a job in the background was started to ignore it."""
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Handle SIGINT as in a terminal; a shell starts background jobs with SIGINT ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, usual)
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Work in a folder of its own, with the backend that everybody has."""
+    """Change to an empty directory and unset ``DEEPNOTES_BACKEND``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
     return tmp_path
@@ -107,7 +107,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def csv_file(tmp_path):
-    """Write text or bytes to a CSV file and return its path."""
+    """Return a function that writes text or bytes to a CSV file and returns its path."""
 
     def make(content):
         path = tmp_path / "data.csv"
@@ -119,7 +119,7 @@ def csv_file(tmp_path):
 
 @pytest.fixture
 def npz_file(tmp_path):
-    """Save arrays to an .npz file and return its path."""
+    """Return a function that saves arrays to an .npz file and returns its path."""
 
     def make(**arrays):
         path = tmp_path / "data.npz"
@@ -131,7 +131,7 @@ def npz_file(tmp_path):
 
 @pytest.fixture
 def run(capsys):
-    """Return a function that runs a command that must succeed, and returns stdout and stderr."""
+    """Return a function that runs a command, checks that it succeeds, and returns stdout and stderr."""
 
     def call(*argv):
         status = main([str(word) for word in argv])
@@ -144,7 +144,7 @@ def run(capsys):
 
 @pytest.fixture
 def fails(capsys):
-    """Return a function that runs a command that must fail, and returns what it says after "deepnotes: error: "."""
+    """Return a function that runs a command, checks its exit status, and returns the error message."""
 
     def call(status, *argv):
         assert main([str(word) for word in argv]) == status

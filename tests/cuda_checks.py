@@ -19,7 +19,9 @@ from deepnotes_cupy.sources import codes
 from deepnotes_cupy.sources import control as control_dtype
 
 SHAPES = [(1, 1, 0), (1, 70, 0), (4, 3, 0), (10, 37, 0), (12, 5, 0), (12, 5, 1), (33, 19, 0), (132, 9, 0), (300, 70, 0)]
-SHAPES += [tuple(map(int, np.random.default_rng(seed).integers((1, 1, 0), (200, 80, 4)))) for seed in range(3)]
+for seed in range(3):
+    n, m, off = np.random.default_rng(seed).integers((1, 1, 0), (200, 80, 4)).tolist()
+    SHAPES.append((n, m, off))
 SHAPES += [(4 * (n // 4 + 1), m + 1, 0) for n, m, _ in SHAPES[-2:]]
 """Neurons, samples, and by how many numbers arrays are off a 16-byte boundary."""
 PROCESSORS = 2
@@ -106,7 +108,7 @@ def exact(dtype: str, x: np.ndarray) -> BoundedArray:
 
 
 def apply(ops: Any, name: str, *arguments: Any) -> BoundedArray:
-    return getattr(ops, name)(*arguments, **OPTIONS.get(name.removesuffix("_backward"), {}))  # type: ignore[no-any-return]
+    return getattr(ops, name)(*arguments, **OPTIONS.get(name.removesuffix("_backward"), {}))
 
 
 def activation_backward(host: Host) -> None:

@@ -25,8 +25,8 @@ def main(what: str) -> None:
             (CHECKS | STEP_CHECKS)[check](Host("float32", build="sanitized", source=source.replace(old, new)))
         else:
             host = Host(what, build="sanitized")
-            for check in (CHECKS | STEP_CHECKS).values():
-                check(host)
+            for run_check in (CHECKS | STEP_CHECKS).values():
+                run_check(host)
     sys.stdout.write("made all checks\n")
 
 

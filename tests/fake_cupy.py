@@ -30,7 +30,7 @@ class Array(np.ndarray):
     """A CuPy array: one whose `data` has an address, and that NumPy's functions do not take by mistake."""
 
     @property
-    def data(self) -> Any:  # type: ignore[override]
+    def data(self) -> Any:
         """Return the memory."""
         return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
@@ -211,7 +211,7 @@ def _asnumpy(x: Any, stream: Any = None, order: str = "C") -> np.ndarray:
     CUDA.outside("a copy to the host")
     assert stream is not None
     CUDA.log.append(("asnumpy", x.nbytes, stream.ptr))
-    return np.array(x, order=order)  # type: ignore[call-overload]
+    return np.array(x, order=order)
 
 
 def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -280,7 +280,7 @@ class Cublas:
             *[pointer, *[integer] * 5, pointer, pointer, integer, integer, far, pointer, integer, integer, far],
             *[pointer, pointer, integer, integer, far, integer, integer, integer],
         ]
-        for name, of, kinds in [
+        functions: list[tuple[str, Any, list[Any]]] = [
             ("cublasCreate_v2", self._create, [ctypes.POINTER(pointer)]),
             ("cublasDestroy_v2", lambda handle: 0, [pointer]),
             ("cublasSetMathMode", self._noted("math"), [pointer, integer]),
@@ -290,7 +290,8 @@ class Cublas:
             ("cublasGetVersion_v2", self._version, [pointer, ctypes.POINTER(integer)]),
             ("cublasGemmEx", self._gemm, [*gemm, integer, integer, integer, integer]),
             ("cublasGemmStridedBatchedEx", self._gemms, batched),
-        ]:
+        ]
+        for name, of, kinds in functions:
             setattr(self, name, ctypes.CFUNCTYPE(integer, *kinds)(of))
 
     def _noted(self, name: str) -> Callable[..., int]:

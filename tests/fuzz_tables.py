@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from deepnotes.backends.registry import get_backend
 from deepnotes.cli.models import Model
-from deepnotes.datasets import reading, tables
+from deepnotes.datasets import reading
 from deepnotes.datasets.disk_tables import open_table
 from deepnotes.datasets.tables import Table, read_table
+from deepnotes.utils.errors import TableError
 
 compress = partial(gzip.compress, mtime=0)  # without the time, to get the same bytes in every run
 
@@ -58,7 +59,7 @@ def check(table: Table) -> None:
         try:
             table.require_complete(names)
             table.features(names=names)
-        except tables.TableError as error:
+        except TableError as error:
             message = str(error)
         assert "\n" not in message
 
@@ -107,12 +108,12 @@ if find_spec("pyarrow"):
             {"encoding": "utf-16"},
             {"skip_rows": 2},
         ]
-        refused: list[tables.TableError] = []
+        refused: list[TableError] = []
         for form in forms:
             with low_memory_limit():
                 try:
                     check(read_table(path, missing="keep", **form))
-                except tables.TableError as error:
+                except TableError as error:
                     refused.append(error)
         if len(refused) == len(forms):
             raise refused[-1]

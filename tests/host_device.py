@@ -178,7 +178,8 @@ class HostDevice:
         """Record."""
         if self.refuses:
             raise CaptureRefused(self.refuses)
-        self._recording = calls = []
+        calls: list[Any] = []
+        self._recording = calls
         try:
             run()
         finally:
@@ -211,7 +212,7 @@ class HostDevice:
         return "the CPU in place of a GPU"
 
 
-def backend(precision: str = "highest", memory: int | None = None, flush: bool = False, **options: Any) -> CupyBackend:
+def backend(precision: str = "highest", memory: int | None = None, flush: bool = False, **options: Any) -> Any:
     """Return the backend on a new HostDevice."""
     made = CupyBackend(HostDevice(memory, flush), precision, **options)
     made.options = {}

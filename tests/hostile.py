@@ -1,4 +1,4 @@
-"""Model files that lie, with every digest right: what somebody can write who knows the format."""
+"""Malicious model files with correct digests, as somebody who knows the format could write them."""
 
 import json
 import struct
@@ -11,48 +11,48 @@ from deepnotes.network.formats import containers
 
 
 def network(**settings: Any) -> dn.Network:
-    """Return a small network that a model file can hold."""
+    """Return a small network with metadata."""
     layers = [
         dn.Dense(5, dn.Activation("leaky_relu", slope=0.2), "he_uniform"),
         dn.Dropout(0.25),
         dn.Dense(2, "softmax"),
     ]
     standardizer = dn.Standardizer.fit(np.arange(12.0).reshape(3, 4))
-    made = dn.Network(layers, inputs=3, **{"seed": 7, "backend": "numpy", "standardizer": standardizer} | settings)
-    made.metadata = {
+    net = dn.Network(layers, inputs=3, **{"seed": 7, "backend": "numpy", "standardizer": standardizer} | settings)
+    net.metadata = {
         "features": ["a", "b", "ç"], "target": "kind", "task": "classification", "classes": ["no", "yes"],
         "loss": "categorical_cross_entropy",
     }  # fmt: skip
-    return made
+    return net
 
 
 def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return the JSON header of a safetensors file, and the rest."""
+    """Return the JSON header of a safetensors file and the data after it."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def build(header: dict[str, Any] | str, data: bytes) -> bytes:
-    """Return the safetensors file of a header, as JSON or a tree, and the rest."""
+    """Return a safetensors file with a header, given as text or as a dictionary, and data."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
 def header_of(content: bytes) -> dict[str, Any]:
-    """Return the header of deepnotes in a model file, without its digests."""
+    """Return the deepnotes header of a model file without its digests."""
     found: dict[str, Any] = json.loads(parts(content)[0]["__metadata__"]["deepnotes"])
     return {key: value for key, value in found.items() if key not in {"digest", "digests"}}
 
 
 def tensors(content: bytes) -> dict[str, np.ndarray]:
-    """Return the tensors of a good file."""
+    """Return the tensors of a valid model file."""
     from safetensors.numpy import load
 
     return load(content)
 
 
 def sealed(header: Any, arrays: dict[str, np.ndarray]) -> bytes:
-    """Return the model file with this header and these tensors, and the digests of both."""
+    """Return a model file with a header, tensors, and correct digests of both."""
     from safetensors.numpy import save
 
     if isinstance(header, dict):

@@ -1,4 +1,4 @@
-"""Backends with one realistic fault each, and the check of the conformance suite that finds it."""
+"""Backends with one realistic fault each, and the conformance check that detects it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from deepnotes.nn.steps import Gradient, gradient_step
 
 
 class Mutant(NamedTuple):
-    """A fault, the check that finds it, and how the backend is made."""
+    """A fault, the check that detects it, and a function that returns the faulty backend."""
 
     fault: str
     check: str
@@ -27,37 +27,37 @@ class Mutant(NamedTuple):
 
 
 def kernel(name: str, function: Callable[..., Any]) -> Callable[[], Backend]:
-    """Return what makes NumPy's backend with one equation replaced; the function gets what the equation gets."""
+    """Return a function that creates a NumPy backend with one equation replaced."""
 
     @wraps(EQUATIONS[name])
-    def replaced(*arguments: Any, **options: Any) -> Any:
+    def replacement(*arguments: Any, **options: Any) -> Any:
         return function(*arguments, **options)
 
-    return lambda: Backend("mutant", np, {name: replaced})
+    return lambda: Backend("mutant", np, {name: replacement})
 
 
-def program(made: type[EagerProgram]) -> Callable[[], Backend]:
-    """Return what makes NumPy's backend with a Program of its own."""
+def program(program_class: type[EagerProgram]) -> Callable[[], Backend]:
+    """Return a function that creates a NumPy backend with its own Program."""
 
     class Programmed(Backend):
         def compile(self, plan: Plan) -> Program:
-            return made(self, plan)
+            return program_class(self, plan)
 
     return lambda: Programmed("mutant", np)
 
 
-def predicting(made: type[EagerInference]) -> Callable[[], Backend]:
-    """Return what makes NumPy's backend with an Inference of its own."""
+def inference(inference_class: type[EagerInference]) -> Callable[[], Backend]:
+    """Return a function that creates a NumPy backend with its own Inference."""
 
     class Predicting(Backend):
         def compile_inference(self, layers: Any, layout: Any, dtype: str) -> Inference:
-            return made(self, layers, layout, dtype)
+            return inference_class(self, layers, layout, dtype)
 
     return lambda: Predicting("mutant", np)
 
 
 def namespace(**functions: Callable[..., Any]) -> Callable[[], Backend]:
-    """Return what makes a backend on NumPy with some functions replaced."""
+    """Return a function that creates a backend on a NumPy namespace with some functions replaced."""
 
     def make() -> Backend:
         module = SimpleNamespace(**{name: getattr(np, name) for name in dir(np) if not name.startswith("__")})
@@ -154,7 +154,7 @@ def _in_place_relu(xp: ModuleType, Z: Any) -> Any:
 
 
 def _in_turn(x: np.ndarray) -> np.ndarray:
-    """Return the sums of rows, each term added to the sum of those before it."""
+    """Return the sums of rows, computed sequentially."""
     return np.add.accumulate(x, axis=-1)[..., -1]
 
 
@@ -200,11 +200,11 @@ class _StepTooFar(EagerProgram):
 class _EverythingDecays(EagerProgram):
     def __init__(self, backend: Backend, plan: Plan) -> None:
         super().__init__(backend, plan)
-        self.decays = np.ones_like(self.decays)
+        self.decays = np.ones_like(self.decays)  # type: ignore[assignment]
 
 
 class _StaleBuffer(EagerProgram):
-    """Gathers into a buffer as large as the largest batch so far, and computes on all of it."""
+    """Gathers into a buffer of the size of the largest batch so far, and computes on the whole buffer."""
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         fresh = super().batch(data, indices)
@@ -254,8 +254,8 @@ class _NanTrained(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         data, order, batch_size, rates, (loss_sum, weight_sum) = batches
         cost = 0.0
-        for made, rate in enumerate(rates.tolist()):
-            gradient = self.gradients(state, self.batch(data, order[made * batch_size : (made + 1) * batch_size]))
+        for update, rate in enumerate(rates.tolist()):
+            gradient = self.gradients(state, self.batch(data, order[update * batch_size : (update + 1) * batch_size]))
             self.update(state, gradient.flat, rate)
             cost = float(gradient.cost)
             loss_sum, weight_sum = loss_sum + cost * float(gradient.weight), weight_sum + float(gradient.weight)
@@ -297,12 +297,12 @@ class _OneWorkspace(EagerInference):
         import time
 
         self._X = X
-        time.sleep(1e-3)  # long enough for another thread to come in between
+        time.sleep(1e-3)  # long enough for another thread to overwrite it
         return super().predict(theta, self._X)
 
 
 class _Misreads(Backend):
-    """Takes the memory of an array for its elements in C order."""
+    """Reads the memory of every array as if it were in C order."""
 
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
         return np.asarray(x.ravel(order="K").reshape(x.shape), dtype=dtype)
@@ -315,7 +315,7 @@ class _Widens(Backend):
 
 
 class _Subnormals(np.ndarray):
-    """An array whose arithmetic takes subnormal numbers for 0."""
+    """An array whose arithmetic flushes subnormal numbers to 0."""
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         plain = [np.asarray(x) if isinstance(x, np.ndarray) else x for x in inputs]
@@ -369,9 +369,9 @@ MUTANTS = [
     Mutant("sample weights are forgotten", "programs.sample_weights", program(_WeightsForgotten)),
     Mutant("training goes on with NaN", "programs.not_finite", program(_NanTrained)),
     Mutant("a result is overwritten by the next one", "semantics.stale", program(_SharedBuffer)),
-    Mutant("predictions of old parameters", "inference.new_parameters", predicting(_OldParameters)),
-    Mutant("dropout while predicting", "inference.samples", predicting(_DropsWhilePredicting)),
-    Mutant("one workspace for all threads", "selection.concurrent_predictions", predicting(_OneWorkspace)),
+    Mutant("predictions of old parameters", "inference.new_parameters", inference(_OldParameters)),
+    Mutant("dropout while predicting", "inference.samples", inference(_DropsWhilePredicting)),
+    Mutant("one workspace for all threads", "selection.concurrent_predictions", inference(_OneWorkspace)),
     Mutant("a weight gradient is summed in turn", "programs.many_samples", kernel("weight_gradient", _product_in_turn)),
     Mutant("a bias gradient is summed in turn", "semantics.many_samples", kernel("bias_gradient", _bias_in_turn)),
     Mutant("small losses by a difference", "semantics.tails", kernel("sigmoid_cross_entropy", _loss_by_difference)),
@@ -379,4 +379,4 @@ MUTANTS = [
     Mutant("an optimizer without a kernel trains as SGD", "programs.unknown_parts", program(_SgdInstead)),
     Mutant("subnormals are taken for 0, and nobody says so", "semantics.subnormals", lambda: _Flushes("mutant", np)),
 ]  # fmt: skip
-"""One fault each."""
+"""The table in docs/conformance.md lists the same faults."""

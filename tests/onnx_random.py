@@ -259,7 +259,8 @@ class Draw:
         """Return the model."""
         axis = self.input.index(MANY)
         shape = [n if i != axis else (MANY if self.fixed else "m") for i, n in enumerate(self.input)]
-        wanted, nodes = {self.at}, []  # a step that failed may have left nodes that nothing needs
+        nodes: list[Any] = []
+        wanted = {self.at}  # a step that failed may have left nodes that nothing needs
         for node in reversed(self.nodes):
             if node.output[0] in wanted:
                 wanted |= set(node.input)

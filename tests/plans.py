@@ -1,4 +1,4 @@
-"""Backends, data, networks, optimizers and Programs that several tests train."""
+"""Backends, data, networks, optimizers and Programs shared by several tests."""
 
 from typing import Any
 
@@ -32,12 +32,13 @@ OPTIMIZERS = [dn.SGD(0.1), dn.SGD(0.1, 0.9), dn.SGD(0.1, 0.9, nesterov=True), dn
 def programs(
     backend: str, layers: list[dn.Layer], dtype: str = "float64", **settings: Any
 ) -> tuple[list[Program], list[State], dn.Network]:
-    """Return the eager Program and the backend's own for one plan, each with a state of its own."""
+    """Return the eager Program and the backend's own Program for a plan, a state for each, and the network."""
     net = dn.Network(layers, inputs=5, backend=backend, seed=0, dtype=dtype)
     plan = net._plan(
         net._loss(settings.pop("loss", None)), **{"l2": 0.01, "clip_norm": 1.0, "class_indices": False} | settings
     )
     compiled = net.backend.compile(plan)
     assert compiled is not None
-    states = [State(net.flat(), tuple(np.zeros_like(net.flat()) for _ in plan.optimizer.slots)) for _ in range(2)]
+    slots = [[np.zeros_like(net.flat()) for _ in plan.optimizer.slots] for _ in range(2)]
+    states = [State(net.flat(), tuple(zeros)) for zeros in slots]
     return [EagerProgram(net.backend, plan), compiled], states, net

@@ -1,4 +1,4 @@
-"""What a server of processes imports before it makes copies of itself: all that they would import and compile."""
+"""Imported by a fork server before it forks, so that the forks need not import and compile again."""
 
 from checkpointed import BACKENDS, fit, network
 

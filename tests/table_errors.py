@@ -1,4 +1,4 @@
-"""How the tests of tables read an error."""
+"""A helper of the tests of tables: the message of an error."""
 
 import os
 
@@ -9,7 +9,7 @@ from deepnotes.utils.errors import TableError
 
 
 def error_of(path):
-    """Return the message that reading `path` raises, less its folder: one line, always."""
+    """Return the message of the TableError raised by reading `path`, which must be one line, without the directory."""
     with pytest.raises(TableError) as caught:
         read_table(path)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""The examples of pages under docs/ run, and give what they say."""
+"""The examples of pages under docs/ run, and their results are those in the comments."""
 
 import ast
 import re

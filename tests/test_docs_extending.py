@@ -1,4 +1,4 @@
-"""The parts of docs/extending.md run on every backend and compute what the page says."""
+"""The examples of docs/extending.md run on every backend and give the results stated there."""
 
 import importlib.util
 import pickle
@@ -30,7 +30,7 @@ def require(backend: Any) -> Any:
 
 
 def import_page(folder: Path) -> ModuleType:
-    """Write the examples to a module and import it, as a reader would: which runs them."""
+    """Write the examples to a module and import it, which runs them."""
     path = folder / "own_parts.py"
     path.write_text("\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("own_parts", path)
@@ -44,7 +44,7 @@ def import_page(folder: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return the parts that the page defines."""
+    """Return the module with the page's examples."""
     yield import_page(tmp_path_factory.mktemp("page"))
     del sys.modules["own_parts"]
 
@@ -112,7 +112,7 @@ def test_gradients_are_central_differences(part: str, backend: Any, own: Any, da
 
 
 def test_the_check_of_the_page_finds_a_wrong_gradient(own: Any, data: Any) -> None:
-    class Wrong(own.Mish):  # type: ignore[misc]
+    class Wrong(own.Mish):
         def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
             return super().backward(ops, dA, Z, A) * 1.001
 

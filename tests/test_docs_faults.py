@@ -1,4 +1,4 @@
-"""The table of faults: it is as long as it should be, and every test that it names is there."""
+"""The table in docs/faults.md is complete, and every test that it names exists."""
 
 import ast
 import re
@@ -28,7 +28,7 @@ def functions_of(module: str) -> frozenset[str]:
 
 
 def test_there_are_at_least_forty_faults() -> None:
-    """Each is told once, with what one sees."""
+    """No fault is listed twice, and no cell is empty."""
     assert len(TABLE) >= 40
     assert len({row[0] for row in TABLE}) == len(TABLE)
     assert all(all(row) for row in TABLE)
@@ -37,7 +37,7 @@ def test_there_are_at_least_forty_faults() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].replace(" ", "_")[:40])
 def test_every_fault_has_a_test_that_is_there(row: list[str]) -> None:
     named = TEST.findall(row[-1])
-    assert named, f"no test is named for {row[0]!r}"
+    assert named, f"{row[0]!r} names no test"
     for module, name in named:
         assert name in functions_of(module), f"tests/{module}.py has no {name}"
 
@@ -48,7 +48,7 @@ def test_every_fault_says_on_which_backends(row: list[str]) -> None:
 
 
 def test_no_row_of_the_tables_is_without_a_test() -> None:
-    """A row with another number of cells, or without a test, would not be among those above."""
+    """A row without a test, or with another number of cells, would be missing from ``TABLE``."""
     tables = re.split(r"^## ", TEXT, flags=re.M)[2:-1]  # without the preface, determinism and fuzzing
-    lines = [line for part in tables for line in part.splitlines() if line.startswith("| ")]
-    assert len(lines) == len(TABLE) + len(tables)  # each has a heading
+    lines = [line for table in tables for line in table.splitlines() if line.startswith("| ")]
+    assert len(lines) == len(TABLE) + len(tables)  # each table has a heading row

@@ -1,4 +1,4 @@
-"""What is public: every name that a package lists is there, and the top of deepnotes stays small enough to read."""
+"""Public names: every name in an ``__all__`` exists, and deepnotes has few top-level entries."""
 
 from importlib import import_module
 from pathlib import Path

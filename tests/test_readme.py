@@ -1,4 +1,4 @@
-"""The README says what is so: its commands, its example, its numbers."""
+"""The README: its commands, its example, its tables and its links are correct."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ from deepnotes.nn import activations, losses, optimizers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the package
+sys.path.insert(0, str(ROOT))  # the benchmarks are not in the package
 
 
 def test_two_commands_do_everything() -> None:
@@ -39,18 +39,18 @@ def test_every_marker_is_that_of_a_table() -> None:
 
 
 def test_the_table_of_steps_is_an_excerpt_of_the_whole_one() -> None:
-    """It has the same cells as the table in docs/benchmarks.md, in fewer columns."""
+    """The table has a subset of the columns of the table in docs/benchmarks.md."""
     brief, whole = (
         _cells(path.read_text(encoding="utf-8"), name)
         for path, name in ((ROOT / "README.md", "steps-briefly"), (ROOT / "docs" / "benchmarks.md", "steps"))
     )
-    kept = [whole[0].index(head) for head in brief[0]]
-    assert brief == [[row[i] for i in kept] for row in whole]
+    columns = [whole[0].index(head) for head in brief[0]]
+    assert brief == [[row[i] for i in columns] for row in whole]
     assert {"numba µs", "numpy µs", "scikit-learn µs", "pytorch µs", "jax µs"} <= set(brief[0])
 
 
 def _cells(text: str, name: str) -> list[list[str]]:
-    """Return the cells of the table between two markers, without the line under its head."""
+    """Return the cells of the table between two markers, without the separator line."""
     (between,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, flags=re.DOTALL)
     head, _, *rows = [line.split(" | ") for line in between.splitlines() if line.startswith("|")]
     return [[cell.strip("| ") for cell in row] for row in (head, *rows)]
@@ -67,7 +67,7 @@ def test_the_picture_was_drawn_from_the_results() -> None:
 
     drawn = ROOT / IMAGE
     if results("crossover") is None:
-        assert not drawn.exists(), f"{IMAGE} is of results that are not there"
+        assert not drawn.exists(), f"{IMAGE} has no results"
     else:
         assert f"<!-- sweep.json {digest('crossover')} -->" in drawn.read_text(encoding="utf-8")
         assert f"]({IMAGE.as_posix()})" in README

@@ -1,4 +1,4 @@
-"""Who may import whom, and what an import may cost: the promises of the architecture."""
+"""Architecture: backends are not identified by name, and imports load no more than they need."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ CORE = Path(deepnotes.__file__).parent
 ARRAY_LIBRARIES = {"cupy", "numba", "torch", "jax", "scipy", "sklearn", "array_api_strict"}
 
 
-def test_nobody_asks_which_backend_it_is() -> None:
+def test_no_code_compares_the_name_of_a_backend() -> None:
     for path in CORE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Compare):
@@ -27,7 +27,7 @@ def test_importing_deepnotes_loads_no_backend_and_no_array_library_but_numpy() -
 
 
 def test_importing_deepnotes_costs_little_more_than_numpy() -> None:
-    """Beyond these few small modules of Python and their own imports, nothing is loaded that is not deepnotes'."""
+    """Only these modules of the standard library, and their own imports, are loaded in addition to deepnotes."""
     code = (
         "import sys, numpy, contextvars, copy, dataclasses, json, pathlib, signal, threading; "
         "before = set(sys.modules); "

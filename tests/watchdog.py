@@ -1,4 +1,4 @@
-"""What tests of things that may hang share: calls and processes that fail after a time instead."""
+"""Calls and processes with a time limit, for tests of code that a bug could make hang."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that may hang, if there is a bug, and fail then."""
+    """Call a function and return its result; fail if it takes longer than `seconds`."""
     outcome: list[Any] = []
 
     def work() -> None:
@@ -22,7 +22,7 @@ def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
-    assert outcome, f"it still runs after {seconds} seconds"
+    assert outcome, f"it is still running after {seconds} seconds"
     result, error = outcome[0]
     if error is not None:
         raise error
@@ -30,8 +30,9 @@ def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any
 
 
 def at_once(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list[Any]:
-    """Call functions in as many threads, which all begin together; return what they do, or raise."""
-    start, found = threading.Barrier(len(functions)), {}
+    """Call functions at the same time, each in a thread; return their results, or raise the first error."""
+    start = threading.Barrier(len(functions))
+    found: dict[int, tuple[Any, BaseException | None]] = {}
 
     def work(number: int) -> None:
         start.wait(seconds)
@@ -45,7 +46,7 @@ def at_once(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list
         thread.start()
     for thread in threads:
         thread.join(seconds)
-    assert len(found) == len(functions), f"{len(functions) - len(found)} still run after {seconds} seconds"
+    assert len(found) == len(functions), f"{len(functions) - len(found)} are still running after {seconds} seconds"
     for _, error in found.values():
         if error is not None:
             raise error
@@ -53,7 +54,7 @@ def at_once(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list
 
 
 def python(code: str, seconds: float = 30, **environment: str) -> str:
-    """Run a program that can import what lies here, in a process of its own; return what it printed, or fail."""
+    """Run code that can import the test modules in a new process; return its output, or fail."""
     folders = sorted({str(path.parent) for path in Path(__file__).parent.rglob("test_*.py")})
     path = os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

@@ -1,10 +1,10 @@
-"""Hold the CuPy backend to the equations on this machine's GPU, then measure it beside others.
+"""Check the CuPy backend against the equations on a GPU, then compare its speed with other libraries.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --only 'steps*batch 128*' --add
 
-It needs a checkout, CuPy and NumPy; PyTorch, JAX and Numba are measured beside it where they are installed.
-Results are written after each part, so that a run cut short keeps what it has.
+It requires a checkout, CuPy and NumPy; PyTorch, JAX and Numba are measured too if they are installed. Results are
+written after each part, so that an interrupted run keeps them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from benchmarks.gpu.checkout import ROOT, make_importable
 
 make_importable()
 
-from benchmarks.gpu import cases, measure, record, rivals  # noqa: E402 - nothing of deepnotes is importable before
+from benchmarks.gpu import cases, measure, record, rivals  # noqa: E402 - make_importable comes first
 from deepnotes.backends.registry import get_backend  # noqa: E402
 from deepnotes.testing.bench.machine import machine  # noqa: E402
 from deepnotes.utils.errors import DeepnotesError  # noqa: E402
@@ -27,7 +27,7 @@ from deepnotes.utils.errors import DeepnotesError  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
 WIDTHS, BATCHES = (8, 32, 128, 512, 2048), (1, 16, 128, 1024, 8192)
 UPDATED = 64 << 20
-"""Parameters of the buffer whose update is timed: 256 MiB each for θ, its gradient and the slots, beyond any cache."""
+"""The number of parameters of the update to time: 256 MiB each for θ, gradient and slots, more than any cache."""
 
 
 def conformance(precision: str, device: int, note: Callable[[str], None]) -> dict[str, Any]:
@@ -45,27 +45,27 @@ def conformance(precision: str, device: int, note: Callable[[str], None]) -> dic
     return {"counts": counts, "failures": failures, "environment": report.environment}
 
 
-def overtaking(device: int, note: Callable[[str], None]) -> dict[str, Any]:
-    """Return the crossover with the Numba backend, or with NumPy's where there is no Numba."""
+def crossover(device: int, note: Callable[[str], None]) -> dict[str, Any]:
+    """Compare the CuPy backend with Numba, or with NumPy if Numba is not installed, over widths and batch sizes."""
     return measure.crossover(get_backend("cupy", device=device), measure.best_on_the_host(), WIDTHS, BATCHES, note)
 
 
 def parts(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str, Callable[[], Any]]:
-    """Return the parts to run, by name, in order."""
-    from benchmarks.gpu import device  # imports the backend, hence CuPy
+    """Return the parts by name, in the order in which they run."""
+    from benchmarks.gpu import device  # imports CuPy
 
-    def chosen() -> Any:
+    def selected_device() -> Any:
         return get_backend("cupy", device=options.device).device  # type: ignore[attr-defined]
 
     found: dict[str, Callable[[], Any]] = {
         f"conformance, {precision}": partial(conformance, precision, options.device, note)
         for precision in cases.PRECISIONS
     }
-    found["node"] = lambda: device.node(chosen())
-    found["bandwidth"] = lambda: device.bandwidths(chosen(), UPDATED)
+    found["node"] = lambda: device.node(selected_device())
+    found["bandwidth"] = lambda: device.bandwidths(selected_device(), UPDATED)
 
     def alone(case: cases.Case, precision: str) -> Callable[[], float]:
-        return device.products(case, precision, chosen())
+        return device.products(case, precision, selected_device())
 
     makers = {"deepnotes": partial(rivals.deepnotes, device=options.device)} | rivals.installed()
     for case in cases.CASES:
@@ -73,20 +73,20 @@ def parts(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str,
             found[f"steps, {case.name}, {precision}"] = partial(
                 measure.steps, case, precision, makers, alone, options.rounds, note
             )
-    found["crossover"] = partial(overtaking, options.device, note)
+    found["crossover"] = partial(crossover, options.device, note)
     return found
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all parts, and return 0; 1 if one failed; 2 if the command was wrong or there is no GPU."""
+    """Run the parts; return 0, or 1 if one failed, or 2 if there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--device", type=int, default=0, help="number of the GPU (default: 0)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each rival takes (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns per rival (default: 5)")
     parser.add_argument(
-        "--only", default="*", metavar="PATTERN", help="parts to do, such as 'conformance*' (default: all)"
+        "--only", default="*", metavar="PATTERN", help="parts to run, such as 'conformance*' (default: all)"
     )
-    parser.add_argument("--add", action="store_true", help="keep the parts that the file of results has already")
-    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="where to write the results")
+    parser.add_argument("--add", action="store_true", help="keep the other parts in the file of results")
+    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="file for the results")
     options = parser.parse_args(argv)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}, wanted at least 1")
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         note(name)
         try:
             results[name] = do()
-        except Exception as error:  # go on with the other parts
+        except Exception as error:  # the other parts still run
             results[name] = {"error": f"{type(error).__name__}: {error}"}
             failed = True
         record.write(options.json, about, results)

@@ -1,4 +1,4 @@
-"""The networks and batches that are measured on a GPU, and the options for each precision."""
+"""The networks and batch sizes to measure on a GPU, and the options for each precision."""
 
 from typing import NamedTuple
 
@@ -10,37 +10,37 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 """The precisions of the factors of products; everything else is float32."""
 
 MATMUL = {"float32": "highest", "tf32": "high", "bfloat16": "bfloat16"}
-"""Their names in deepnotes: ``get_backend("cupy", matmul_precision=...)``."""
+"""The option of ``get_backend("cupy", matmul_precision=...)`` for each precision."""
 
 AGREEMENT = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
-"""The relative difference of losses above which two systems are taken to compute different things."""
+"""The relative difference of losses above which two libraries do not train alike."""
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-5, 0.9, 0.999, 1e-8
-"""A small rate, so that rounding does not make trainings drift apart while they are compared."""
+"""The learning rate is small, so that rounding errors do not grow while losses are compared."""
 
 ELEMENTS = 1 << 28
-"""The most numbers in the samples of a case: 1 GiB in float32."""
+"""The maximum number of elements in the samples of a case: 1 GiB in float32."""
 
 
 class Case(NamedTuple):
-    """A network of ReLU layers with softmax at its end, and a batch to train it with."""
+    """A network of ReLU layers and a last layer with softmax, and a batch size."""
 
     sizes: tuple[int, ...]
     batch: int
 
     @property
     def name(self) -> str:
-        """Sizes and batch."""
+        """The sizes and the batch size."""
         return f"{'-'.join(map(str, self.sizes))}, batch {self.batch:,}"
 
     @property
     def parameters(self) -> int:
-        """How many."""
+        """The number of parameters."""
         return sum(n * (n_prev + 1) for n_prev, n in zip(self.sizes, self.sizes[1:], strict=False))
 
     @property
     def flops(self) -> int:
-        """Of the products of one step: N2, N13, and N15 for all layers but the first."""
+        """The operations of the products of a step: N2 and N13 of all layers, N15 of all except the first."""
         pairs = list(zip(self.sizes, self.sizes[1:], strict=False))
         return 2 * self.batch * sum(n_prev * n * (3 if first else 2) for first, (n_prev, n) in enumerate(pairs))
 
@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
     @property
     def layers(self) -> list[dn.Layer]:
-        """As deepnotes has them."""
+        """The layers of the network."""
         return [*(dn.Dense(n, "relu") for n in self.sizes[1:-1]), dn.Dense(self.sizes[-1], "softmax")]
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +62,7 @@ class Case(NamedTuple):
         return X - np.float32(0.5), rng.integers(0, self.sizes[-1], samples)
 
     def start(self) -> dn.Network:
-        """Return the network that every system starts from."""
+        """Return a network with the initial parameters."""
         return dn.Network(self.layers, self.sizes[0], backend="numpy", seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Use deepnotes from a checkout that is not installed: put its folders on the path and register its backends."""
+"""Make deepnotes importable from a checkout that is not installed, and register its backends."""
 
 import sys
 import tempfile
@@ -12,14 +12,14 @@ ROOT = Path(__file__).parent.parent.parent
 def make_importable() -> None:
     """Make deepnotes and its backends importable, and known to :mod:`importlib.metadata`, unless they are already.
 
-    A GPU image has CuPy, NumPy and pytest; that should be enough.
+    So a container with CuPy, NumPy and pytest is enough.
     """
     if "cupy" not in entry_points(group="deepnotes.backends").names:
-        sys.path[:0] = [_described(), str(ROOT), str(ROOT / "backends")]
+        sys.path[:0] = [_write_metadata(), str(ROOT), str(ROOT / "backends")]
 
 
-def _described() -> str:
-    """Return a new folder with the metadata that an installed project has."""
+def _write_metadata() -> str:
+    """Write the metadata of an installed project to a new directory, and return its path."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name, version = project["name"], project["version"]
     folder = Path(tempfile.mkdtemp(prefix="deepnotes-"))

@@ -1,4 +1,4 @@
-"""Limits of a GPU: the products of a step alone, a node of a graph, the bandwidth of an update."""
+"""Limits of a GPU: the products of a step, a node of a CUDA graph, and the bandwidth of an update."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
 
 NODES = 256
-"""The number of nodes of the graph that is timed."""
+"""The number of nodes of the graph to time."""
 
 
 def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
-    """Return a function that times the products of a step and nothing else, captured as the Program's are."""
+    """Return a function that times only the products of a step, captured as a graph."""
     factors = PRECISIONS[MATMUL[precision]]
     kind = "uint16" if factors == "bfloat16" else "float32"
     calls = []
@@ -24,33 +24,33 @@ def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
         m = case.batch
         W, A_prev, dZ = (_filled(device, size, kind) for size in (n * n_prev, n_prev * m, n * m))
         Z, dW, dA_prev = (device.empty(size, "float32") for size in (n * m, n * n_prev, n_prev * m))
-        wanted = [
+        layer_products = [
             Product((True, False), n, m, n_prev, 1.0, W, A_prev, Z, factors),
             Product((False, True), n_prev, n, m, 1 / m, A_prev, dZ, dW, factors),
         ]
         if first:
-            wanted.append(Product((False, False), n_prev, m, n, 1.0, W, dZ, dA_prev, factors))
-        calls += [device.multiplier(product) for product in wanted]
-    return repeated(device, calls)
+            layer_products.append(Product((False, False), n_prev, m, n, 1.0, W, dZ, dA_prev, factors))
+        calls += [device.multiplier(product) for product in layer_products]
+    return graph_timer(device, calls)
 
 
 def node(device: Device) -> dict[str, float]:
-    """Return the microseconds of a minimal graph node: a copy of four bytes, and a launch."""
+    """Return the microseconds of the smallest graph nodes: a copy of four bytes, and a launch."""
     source, target = (_filled(device, 1, "float32") for _ in range(2))
     short, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
     grid, block = geometry.grid("round16", 1)
     launch = device.launcher("round16", "float32", grid, block, (short, bits, 1, 0, 1.0))
     found = {}
     for name, call in (("copy, µs", device.copier(source, target)), ("launch, µs", launch)):
-        found[name] = round(repeated(device, [call] * NODES)() / NODES * 1e6, 3)
+        found[name] = round(graph_timer(device, [call] * NODES)() / NODES * 1e6, 3)
     return found
 
 
 def bandwidths(device: Device, parameters: int) -> dict[str, float]:
-    """Return GB/s of a copy within the device and of Adam's update, for a buffer of a number of float32.
+    """Return the GB/s of a copy on the device and of Adam's update, for a number of float32 parameters.
 
-    A copy reads and writes: two passes. The update reads θ, its gradient and two slots, and writes all but the
-    gradient: seven.
+    A copy makes two passes. The update makes seven: it reads θ, the gradient and two slots, and writes all of them
+    except the gradient.
     """
     theta, g, first, second = (_filled(device, parameters, "float32") for _ in range(4))
     state = device.empty(control.SIZE, "uint8")
@@ -61,15 +61,15 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
     )
     found = {}
     for name, call, passes in (("copy, GB/s", device.copier(theta, g), 2), ("update, GB/s", update, 7)):
-        found[name] = round(4 * parameters * passes / repeated(device, [call])() / 1e9, 1)
+        found[name] = round(4 * parameters * passes / graph_timer(device, [call])() / 1e9, 1)
     found["share"] = round(found["update, GB/s"] / found["copy, GB/s"], 3)
     return found
 
 
-def repeated(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:
-    """Return a function that times all the calls, captured as one graph and launched repeatedly."""
+def graph_timer(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:
+    """Return a function that times a graph of all calls, which is launched repeatedly."""
     with device.section():
-        for call in calls:  # whatever is created at first use is created before the capture
+        for call in calls:  # the first calls create what a capture cannot
             call()
         flag = _filled(device, 1, "float32")
         device.download(flag)
@@ -94,7 +94,7 @@ def repeated(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[]
 
 
 def _filled(device: Device, size: int, dtype: str) -> Any:
-    """Return a flat array of ones: no subnormals, whose products might be slower."""
+    """Return a flat array of ones; products of subnormal numbers might be slower."""
     with device.section():
         array = device.empty(size, dtype)
         ones = np.ones(size, np.float32) if dtype == "float32" else np.full(size, 0x3F80, np.uint16)

@@ -1,4 +1,4 @@
-"""Measurements on a GPU: steps beside rivals that take turns, and where the GPU overtakes the host."""
+"""Measurements on a GPU: training steps of several libraries in turns, and a comparison with the host."""
 
 import statistics
 import time
@@ -10,12 +10,12 @@ from benchmarks.gpu.cases import AGREEMENT, Case
 from benchmarks.gpu.rivals import Rival, ours
 
 SECONDS = 0.3
-"""The least seconds of one turn if a step is short."""
+"""The approximate seconds of a turn."""
 
 
-def per_step(case: Case, rival: Rival) -> Callable[[], float]:
-    """Return a function that trains for about :data:`SECONDS` and returns the seconds of a step."""
-    rival.train(1)  # the first epoch compiles, captures, allocates
+def step_timer(case: Case, rival: Rival) -> Callable[[], float]:
+    """Return a function that trains for about :data:`SECONDS` and returns the seconds per step."""
+    rival.train(1)  # the first epoch compiles, captures and allocates
     began = time.perf_counter()
     rival.train(1)
     epochs = max(1, round(SECONDS / (time.perf_counter() - began)))
@@ -29,7 +29,7 @@ def per_step(case: Case, rival: Rival) -> Callable[[], float]:
 
 
 def in_turns(rivals: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Return the times of each in each round: they take turns, so that whatever slows the machine slows all."""
+    """Call all functions, which return their own times, in each round; return the times by name."""
     times: dict[str, list[float]] = {who: [] for who in rivals}
     for _ in range(rounds):
         for who, timed in rivals.items():
@@ -45,14 +45,14 @@ def steps(
     rounds: int,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Return the times of one case by rival, and why others could not be run.
+    """Measure a case; return the times by rival, and the reasons why others failed.
 
     Parameters
     ----------
     case : Case
     precision : str
     makers : mapping of str to callable
-        The rivals; the first is ours, and the losses of the others are compared with its before anything is timed.
+        The rivals. The first is deepnotes; the losses of the others are compared with it before anything is timed.
     products : callable
         Returns a function that times the products of a step alone.
     rounds : int
@@ -71,14 +71,16 @@ def steps(
             wanted = rival.first_loss if wanted is None else wanted
             apart = abs(rival.first_loss - wanted) / abs(wanted)
             if not apart <= AGREEMENT[precision]:
-                raise ArithmeticError(f"its first loss {rival.first_loss:.6g} is not {wanted:.6g}: it does other work")
-            ready[who] = per_step(case, rival)
-        except Exception as error:  # a rival that cannot run is reported, and the others go on
-            missing[who] = _said(error)
+                raise ArithmeticError(
+                    f"its first loss {rival.first_loss:.6g} differs from {wanted:.6g}: it does different work"
+                )
+            ready[who] = step_timer(case, rival)
+        except Exception as error:  # the other rivals are still measured
+            missing[who] = _message(error)
     try:
         ready["products"] = products(case, precision)
     except Exception as error:
-        missing["products"] = _said(error)
+        missing["products"] = _message(error)
     times = in_turns(ready, rounds)
     found: dict[str, Any] = {
         "case": case.name,
@@ -102,7 +104,7 @@ def steps(
 def crossover(
     fast: dn.Backend, other: dn.Backend, widths: Iterable[int], batches: Iterable[int], note: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Return the microseconds of a step on two backends, for each width of two hidden layers and each batch."""
+    """Measure steps on two backends, for each width of two hidden layers and each batch size."""
     points = []
     for width in widths:
         for batch in batches:
@@ -110,7 +112,7 @@ def crossover(
             X, y = case.data()
             start = case.start()
             note(f"crossover: {case.name}")
-            ready = {b.name: per_step(case, ours(b, case, X, y, start)) for b in (fast, other)}
+            ready = {b.name: step_timer(case, ours(b, case, X, y, start)) for b in (fast, other)}
             times = {who: statistics.median(t) for who, t in in_turns(ready, 3).items()}
             rounded = {who: round(t * 1e6, 2) for who, t in times.items()}
             points.append({"width": width, "batch": batch, "microseconds": rounded})
@@ -125,5 +127,5 @@ def best_on_the_host() -> dn.Backend:
         return dn.get_backend("numpy")
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,4 +1,4 @@
-"""The results file of a GPU, and its tables."""
+"""The file of results of a GPU, and its tables."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from deepnotes.utils.atomic_files import replacing
 
 
 def earlier(path: Path) -> dict[str, Any]:
-    """Return the results that a file already has; none if there is no file."""
+    """Return the results in a file, or an empty dictionary if there is no file."""
     if not path.exists():
         return {}
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
@@ -22,7 +22,7 @@ def write(path: Path, about: dict[str, Any], results: dict[str, Any]) -> None:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return the results as tables for people."""
+    """Return the results as text."""
     blocks = []
     for name, found in results.items():
         if "error" in found:
@@ -40,7 +40,7 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Return rows as text: the first column left-aligned, the others right-aligned."""
+    """Return rows as text, with the first column aligned to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
@@ -49,7 +49,7 @@ def aligned(rows: list[list[str]]) -> str:
 
 
 def _steps(results: dict[str, Any]) -> list[list[str]]:
-    """Return a row for each case and precision: microseconds, and the share of the products' own rate."""
+    """Return a row for each case and precision: microseconds, and ratios to the other rivals."""
     who = list(dict.fromkeys(w for r in results.values() for w in (*r["microseconds"], *r["missing"])))
     rows = [["network", "products in", *(f"{w}, µs" for w in who), *(f"to {w}" for w in who[1:])]]
     for r in results.values():
@@ -60,7 +60,7 @@ def _steps(results: dict[str, Any]) -> list[list[str]]:
 
 
 def _crossover(results: dict[str, Any]) -> list[list[str]]:
-    """Return a row for each width and batch, and which backend is faster."""
+    """Return a row for each width and batch, with the name of the faster backend."""
     points = results.get("crossover", {}).get("points", [])
     rows = [["width", "batch", *(f"{w}, µs" for w in (points[0]["microseconds"] if points else ())), "faster"]]
     for point in points:

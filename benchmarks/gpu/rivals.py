@@ -1,7 +1,7 @@
-"""Rivals that train the same network on the same GPU: deepnotes, PyTorch in three ways, JAX.
+"""Libraries that train the same network on the same GPU: deepnotes, three variants of PyTorch, and JAX.
 
-A rival is made from a case, a precision, the data and a network to start from. It has the mean loss of a first epoch in
-the order of the samples, from that start, and a function that trains for some epochs in random order and waits.
+A rival is made from a case, a precision, the data and a network with the initial parameters. It has the mean loss of a
+first epoch in the order of the samples, and a function that trains for some epochs in random order.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from benchmarks.gpu.cases import BETA1, BETA2, EPSILON, LEARNING_RATE, MATMUL, C
 
 
 class Rival(NamedTuple):
-    """A training ready to be timed: the loss of its first epoch, and a function that trains some epochs and waits."""
+    """The loss of the first epoch, and a function that trains for some epochs and waits until they are done."""
 
     first_loss: float
     train: Callable[[int], None]
 
 
 def deepnotes(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network, device: int = 0) -> Rival:
-    """Return the training of the CuPy backend, the data on the device."""
+    """Return the training of the CuPy backend with data on the device."""
     backend = dn.get_backend("cupy", device=device, matmul_precision=MATMUL[precision])
     return ours(backend, case, X, y, start)
 
 
 def ours(backend: dn.Backend, case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Rival:
-    """Return the training of any backend of deepnotes, with the data where it expects them."""
+    """Return the training of a backend of deepnotes with data in arrays of the backend."""
     net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
     samples, classes = backend.from_numpy(X.T), backend.from_numpy(y)
     fit = partial(net.fit, samples, classes, optimizer=dn.Adam(LEARNING_RATE, BETA1, BETA2, EPSILON))
@@ -49,17 +49,13 @@ def pytorch(
     how: str = "eager",
     device: str = "cuda",
 ) -> Rival:
-    """Return the training of ``nn.Sequential`` with the fused Adam: eager, compiled, or as a captured graph."""
+    """Return the training of ``nn.Sequential`` with the fused Adam: eager, compiled, or as a CUDA graph."""
     import torch
     from torch import nn
 
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     samples, targets = torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)
-    pairs = list(zip(case.sizes, case.sizes[1:], strict=False))
-    model = nn.Sequential(*[part for n_prev, n in pairs for part in (nn.Linear(n_prev, n), nn.ReLU())][:-1]).to(device)
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), _parameters(start), strict=True):
-            parameter.copy_(torch.from_numpy(value))
+    model = _torch_model(case, start, device)
     graph = how == "graph"
     optimizer = torch.optim.Adam(
         model.parameters(), LEARNING_RATE, (BETA1, BETA2), EPSILON, fused=True, capturable=graph
@@ -72,28 +68,23 @@ def pytorch(
 
     if how == "compiled":
         cost = torch.compile(cost, mode="reduce-overhead")
-    total, chosen = torch.zeros((), device=device), torch.arange(case.batch, device=device)
+    total = torch.zeros((), device=device)
 
     def step(batch: Any) -> None:
-        if not graph:  # whose gradients keep their buffers, which are overwritten
+        if not graph:  # a captured graph overwrites the gradients in their buffers
             optimizer.zero_grad(set_to_none=True)
         loss = cost(batch)
         loss.backward()
         optimizer.step()
         total.add_(loss.detach())
 
-    if graph:
-        replay = _captured(lambda: step(chosen), model, optimizer, total)
-
-        def step(batch: Any) -> None:
-            chosen.copy_(batch)
-            replay()
+    run_step = _captured_step(case, step, model, optimizer, total) if graph else step
 
     def epoch(order: Any) -> None:
         for batch in order.split(case.batch):
             if how == "compiled":
                 torch.compiler.cudagraph_mark_step_begin()
-            step(batch)
+            run_step(batch)
 
     epoch(torch.arange(len(X), device=device))
     first_loss = total.item() / case.batches
@@ -101,13 +92,43 @@ def pytorch(
     def train(epochs: int) -> None:
         for _ in range(epochs):
             epoch(torch.randperm(len(X), device=device))
-        total.item()  # waits
+        total.item()  # waits for the device
 
     return Rival(first_loss, train)
 
 
-def _captured(step: Callable[[], None], model: Any, optimizer: Any, total: Any) -> Callable[[], None]:
-    """Return the replay of a step captured by PyTorch, with the state from before its warm-up restored."""
+def _torch_model(case: Case, start: dn.Network, device: str) -> Any:
+    """Return the network of a case as a module on the device, with the parameters of `start`."""
+    import torch
+    from torch import nn
+
+    pairs = zip(case.sizes, case.sizes[1:], strict=False)
+    modules = [module for n_prev, n in pairs for module in (nn.Linear(n_prev, n), nn.ReLU())]
+    model = nn.Sequential(*modules[:-1]).to(device)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), _parameters(start), strict=True):
+            parameter.copy_(torch.from_numpy(value))
+    return model
+
+
+def _captured_step(
+    case: Case, step: Callable[[Any], None], model: Any, optimizer: Any, total: Any
+) -> Callable[[Any], None]:
+    """Return a function that replays a step, captured as a CUDA graph, with the indices of a batch."""
+    import torch
+
+    indices = torch.arange(case.batch, device=total.device)
+    replay = _capture(lambda: step(indices), model, optimizer, total)
+
+    def run(batch: Any) -> None:
+        indices.copy_(batch)
+        replay()
+
+    return run
+
+
+def _capture(step: Callable[[], None], model: Any, optimizer: Any, total: Any) -> Callable[[], None]:
+    """Return a function that replays a captured step; restore the state from before the warm-up."""
     import torch
 
     kept = [parameter.detach().clone() for parameter in model.parameters()]
@@ -133,7 +154,7 @@ def _captured(step: Callable[[], None], model: Any, optimizer: Any, total: Any) 
 
 
 def jax(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Rival:
-    """Return the training with XLA: an epoch is one scan in one compiled function whose state is donated."""
+    """Return the training of JAX: an epoch is one scan in a compiled function with donated state."""
     import jax
     import jax.numpy as jnp
 
@@ -183,7 +204,7 @@ def jax(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Netw
 
 
 def _parameters(net: dn.Network) -> list[np.ndarray]:
-    """Return copies of W1, b1, W2, b2, ..., those of b of shape (n,)."""
+    """Return copies of W1, b1, W2, b2, ...; each b has the shape (n,)."""
     layers = range(1, len(net.layers) + 1)
     return [np.array(net.parameters[f"{key}{i}"]).reshape((-1,) if key == "b" else net.parameters[f"W{i}"].shape)
             for i in layers for key in "Wb"]  # fmt: skip

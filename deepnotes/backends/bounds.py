@@ -1,32 +1,33 @@
-"""Error bounds: how far a correct result may be from the exact one. All bounds come from this module.
+"""Error bounds: the largest deviations that correct results may have. All bounds come from this module.
 
-The equations are pure functions of a namespace. This module is a namespace whose arrays carry, with each value, a bound
-of its error. It is the running error analysis of J. H. Wilkinson (N. J. Higham, Accuracy and Stability of Numerical
-Algorithms, 2nd ed., SIAM 2002, section 3.3) for the dtype that a backend computes in; the values themselves are
-computed in a wider one. So an equation, a layer or a whole training gives the reference and the largest error that any
-backend may have. No bound is fitted to the observed results of a backend. The rules, ``u`` being the unit roundoff:
+The equations are pure functions of a namespace. This module is a namespace whose arrays carry an error bound for each
+value: the running error analysis of J. H. Wilkinson (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd
+ed., SIAM 2002, section 3.3). The bounds are for the dtype that a backend computes in; the values are computed in a
+wider dtype. Run on these arrays, an equation, a layer or a whole training gives the reference values and the largest
+errors that a backend may have. No bound is fitted to the observed results of a backend. The rules, with the unit
+roundoff ``u``:
 
 - **Rounding.** An operation has an error of at most ``u |x|``; a result below the smallest normal number ``tiny`` may
-  be lost altogether. A Python number that the dtype cannot represent counts as one rounding.
+  become 0. A Python number that the dtype cannot represent counts as one rounding.
 - **Errors of arguments.** An error ``e`` of an argument is multiplied by the largest derivative within ``e``: a sum
   adds the errors, ``x y`` has ``|x| e_y + |y| e_x + e_x e_y``, and so on. Exact arguments have no errors.
-- **Sums of k terms**, and so the matrix products N2, N13, N15 and the sum N14, in any order, fused or not:
-  ``γ_k Σ |terms|`` with ``γ_k = k u / (1 - k u)`` (Higham, section 3.1). On random data the roundings are independent
-  of each other and mostly cancel, so that the error grows as the root of k: with `random` inputs the smaller of ``γ_k``
-  and ``2 sqrt(k) u`` is taken (N. J. Higham and T. Mary, SIAM J. Sci. Comput. 41 (2019) A2815, theorem 2.4 with λ = 2).
+- **Sums of k terms**, and so the matrix products N2, N13, N15 and the sum N14, in any order, fused or not: ``γ_k Σ
+  |terms|`` with ``γ_k = k u / (1 - k u)`` (Higham, section 3.1). On random data the roundings are independent and
+  mostly cancel, so that the error grows as the square root of k: for `random` inputs the bound is the smaller of
+  ``γ_k`` and ``2 sqrt(k) u`` (N. J. Higham and T. Mary, SIAM J. Sci. Comput. 41 (2019) A2815, theorem 2.4 with λ = 2).
   Structured data, such as constants, always get ``γ_k``.
 - **Elementary functions** have an error of a few units in the last place (`ULPS`), as in good libraries. A backend that
-  loses digits by another, unstable formula is out of bounds. But an equation that is itself unstable has a wide bound,
-  which would hide its loss; so tests/equations/test_stability.py compares each equation's own bound with the effect of
-  roundings of its arguments alone.
+  loses digits by a different, unstable formula exceeds the bounds. An equation that is itself unstable would have a
+  wide bound, which hides the loss; therefore tests/equations/test_stability.py compares each equation's bound with the
+  effect of rounding its arguments alone.
 - **Sums over samples** are not a special case: the equations add them in blocks (:mod:`deepnotes.equations.samples`),
   so their bound does not grow with the batch.
-- **Decisions.** If the difference in a comparison is smaller than its error, either outcome is correct, and the result
-  chosen by it has the difference of the choices as its error. So the kinks of ReLU need no exception: near them, where
-  the outcome is uncertain, the bound is wide.
+- **Comparisons.** If the difference of two numbers is smaller than its error, either outcome of a comparison is
+  correct, and a result selected by it has the difference of the alternatives as its error. So the kinks of ReLU need no
+  exception: near them, where the outcome is uncertain, the bound is wide.
 - **Overflow.** Beyond the largest number both the value and infinity are correct. The arithmetic of the bounds may
-  overflow as well, without a warning: a value that is infinite even in the wider dtype must be infinite in the result,
-  and an error that is infinite or NaN says nothing, so any result is within it.
+  overflow as well, without a warning. A value that is infinite even in the wider dtype must be infinite in the result.
+  If an error bound is infinite or NaN, any result is accepted.
 """
 
 import builtins
@@ -43,13 +44,13 @@ class BoundedArray:
     Attributes
     ----------
     value : ndarray
-        Of a wider dtype than the one it stands for; int64 and bool are kept.
+        In a wider dtype than the backend's; int64 and bool are kept.
     error : ndarray of float64
         Of the same shape; 1 where a bool is uncertain.
     """
 
     __slots__ = ("error", "rules", "value")
-    __array_ufunc__ = None  # NumPy's operators defer to the ones here
+    __array_ufunc__ = None  # NumPy's operators defer to those of this class
 
     def __init__(self, rules: "Rules", value: Any, error: Any) -> None:
         self.rules = rules
@@ -68,7 +69,7 @@ class BoundedArray:
 
     @property
     def dtype(self) -> Any:
-        """The dtype that it stands for."""
+        """The dtype of the backend's array that this one is the reference for."""
         return self.rules.dtype if self.value.dtype.kind == "f" else self.value.dtype
 
     @property
@@ -173,17 +174,17 @@ def sum_factor(k: int, u: float, random: bool) -> float:
 T = TypeVar("T")
 
 
-def silenced(cls: type[T]) -> type[T]:
-    """Make the methods of a class compute without floating-point warnings, whatever the caller's NumPy settings are."""
+def without_warnings(cls: type[T]) -> type[T]:
+    """Decorate a class so that its methods compute without floating-point warnings, regardless of NumPy's settings."""
     for name, method in list(vars(cls).items()):
         if callable(method):
             setattr(cls, name, np.errstate(all="ignore")(method))
     return cls
 
 
-@silenced
+@without_warnings
 class Rules:
-    """The namespace of :class:`BoundedArray`: each function computes the value and, by its rule, the error.
+    """The namespace of :class:`BoundedArray`: each function computes values and error bounds.
 
     Parameters
     ----------
@@ -216,11 +217,11 @@ class Rules:
     # --- construction of values and errors ------------------------------------------------------------------------
 
     def exact(self, value: Any) -> BoundedArray:
-        """Return values without error, which every backend must match exactly."""
+        """Return values without errors, which every backend must match exactly."""
         return BoundedArray(self, value, 0.0)
 
     def lift(self, x: Any, like: BoundedArray) -> BoundedArray:
-        """Return a Python number as an array, of the kind of `like`."""
+        """Return a Python number as an array of the same kind as `like`; arrays are returned unchanged."""
         if isinstance(x, BoundedArray):
             return x
         if like.value.dtype.kind != "f":
@@ -243,7 +244,7 @@ class Rules:
         return self.rounded(value, error, 2 * ULPS[name])
 
     def may_overflow(self, x: BoundedArray) -> np.ndarray:
-        """Return where a backend may have infinity instead of a finite value."""
+        """Return where a backend may return infinity instead of a finite value."""
         found: np.ndarray = np.isfinite(x.value) & (abs(x.value) + x.error > self.largest)
         return found
 
@@ -264,7 +265,7 @@ class Rules:
         return self.rounded(a.value * b.value, np.where(unsure, np.inf, error))
 
     def divide(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
-        """Return ``a / b``; a backend's may be 0 where b may be infinite."""
+        """Return ``a / b``; a backend may return 0 where b may overflow."""
         quotient = a.value / b.value
         least = abs(b.value) - b.error
         inexact = (a.error > 0) | (b.error > 0)
@@ -289,10 +290,10 @@ class Rules:
             error = error + size_a @ b.error
         return self.known(value, np.where(size == 0, 0.0, error))
 
-    def compare(self, how: Any, a: BoundedArray, b: BoundedArray) -> BoundedArray:
+    def compare(self, comparison: Any, a: BoundedArray, b: BoundedArray) -> BoundedArray:
         """Return the outcome of a comparison, and where it is uncertain."""
         error = a.error + b.error
-        return BoundedArray(self, how(a.value, b.value), (error > 0) & (abs(a.value - b.value) <= error))
+        return BoundedArray(self, comparison(a.value, b.value), (error > 0) & (abs(a.value - b.value) <= error))
 
     # --- functions of the protocol --------------------------------------------------------------------------------
 
@@ -308,7 +309,7 @@ class Rules:
         return self.exact(np.asarray(obj).astype(self.dtype).astype(self.wide))
 
     def arange(self, *bounds: int, dtype: Any = None) -> BoundedArray:
-        """Return consecutive whole numbers."""
+        """Return consecutive integers."""
         return self.exact(np.arange(*bounds, dtype=dtype))
 
     def zeros(self, shape: tuple[int, ...], *, dtype: Any = None) -> BoundedArray:
@@ -387,15 +388,15 @@ class Rules:
         return self.compare(np.equal, x1, x2)
 
     def maximum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return the larger, with its own error where it is certainly larger, else with the larger of both errors."""
-        return self._choice(np.maximum(x1.value, x2.value), x1.value > x2.value, x1, x2)
+        """Return the larger element; its error is its own if it is certainly larger, else the larger of both."""
+        return self._select(np.maximum(x1.value, x2.value), x1.value > x2.value, x1, x2)
 
     def minimum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return the smaller."""
-        return self._choice(np.minimum(x1.value, x2.value), x1.value < x2.value, x1, x2)
+        """Return the smaller element, with errors as in :meth:`maximum`."""
+        return self._select(np.minimum(x1.value, x2.value), x1.value < x2.value, x1, x2)
 
     def where(self, condition: BoundedArray, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return x1 where the condition holds, else x2; where that is uncertain, their difference adds to the error."""
+        """Return x1 where the condition holds, else x2; if it is uncertain, their difference adds to the error."""
         value = np.where(condition.value, x1.value, x2.value)
         own, other = (np.where(c, x1.error, x2.error) for c in (condition.value, ~condition.value))
         unsure = condition.error > 0
@@ -415,11 +416,11 @@ class Rules:
         )
 
     def max(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
-        """Return the maximum along an axis, which changes by no more than the elements do."""
+        """Return the maximum along an axis; its error is at most the largest error of an element."""
         error = np.max(x.error, axis=axis, keepdims=keepdims)
         return self.known(np.max(x.value, axis=axis, keepdims=keepdims), error)
 
-    def _choice(self, value: np.ndarray, first: np.ndarray, x1: BoundedArray, x2: BoundedArray) -> BoundedArray:
+    def _select(self, value: np.ndarray, first: np.ndarray, x1: BoundedArray, x2: BoundedArray) -> BoundedArray:
         if value.dtype.kind != "f":
             return self.exact(value)
         with np.errstate(invalid="ignore"):
@@ -444,7 +445,7 @@ def _log_error(value: Any, error: Any) -> Any:
 
 
 class Bounds(Backend):
-    """The reference backend, on which equations, layers and Programs run as on any other.
+    """The reference backend: equations, layers and Programs run on it as on any other backend.
 
     Parameters
     ----------
@@ -453,7 +454,7 @@ class Bounds(Backend):
 
     Examples
     --------
-    One sum of two products in single precision:
+    A sum of two products in single precision:
 
     >>> bounds = Bounds("float32")
     >>> W, A, b = (bounds.from_numpy(np.array(x)) for x in ([[1.0, 2.0]], [[3.0], [4.0]], [[0.5]]))
@@ -471,19 +472,19 @@ class Bounds(Backend):
         return np.asarray(x.value, np.float64)
 
     def describe(self) -> str:
-        """Return one line that says which dtype it is the reference for."""
-        return f"the reference of {self.rules.dtype}, in {self.rules.wide}, with bounds"
+        """Return the dtype that this is the reference for, and the dtype it computes in, in one line."""
+        return f"the reference for {self.rules.dtype}, in {self.rules.wide}, with error bounds"
 
 
 def excess(found: np.ndarray, expected: BoundedArray) -> np.ndarray:
-    """Return the error of each element of a result as a multiple of its bound; it is correct if at most 1.
+    """Return the error of each element of a result as a multiple of its bound; a multiple of at most 1 is correct.
 
     NaN and infinities must be matched exactly.
 
     Parameters
     ----------
     found : ndarray
-        Of the shape of `expected`.
+        The result, of the same shape as `expected`.
     expected : BoundedArray
     """
     rules = expected.rules

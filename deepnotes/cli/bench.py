@@ -110,7 +110,7 @@ def _told(show: Callable[[str, float], None], output: Output) -> Callable[[str, 
 def _show(report: "Report", output: Output) -> None:
     from rich.table import Table
 
-    from deepnotes.testing.bench.advice import DOUBT, FOOTNOTE
+    from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK
 
     for title, rows in report.tables():
         head, *body = rows
@@ -120,7 +120,7 @@ def _show(report: "Report", output: Output) -> None:
         for row in body:
             shown.add_row(*map(cell, row))
         output.show(shown)
-        if any(cell.startswith(DOUBT) for row in body for cell in row):
+        if any(cell.startswith(UNRELIABLE_MARK) for row in body for cell in row):
             output.report(FOOTNOTE)
         output.report("")
     output.report("\n".join(report.advice()))

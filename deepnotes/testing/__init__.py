@@ -1,10 +1,10 @@
-"""Conformance: whether a backend computes what the equations say, and a report of how closely.
+"""Conformance: checks that a backend computes the equations, and a report of its accuracy.
 
     deepnotes conformance --backend NAME
     pytest --pyargs deepnotes.testing --deepnotes-backend NAME
 
 or, in the tests of a backend, ``class TestMine(BackendConformance): backend = "mine"``. Each check compares results
-with the equations, on arrays that carry a bound of their error, see :mod:`deepnotes.backends.bounds`, or bit by bit.
+either bit by bit or with the equations, run on arrays with error bounds, see :mod:`deepnotes.backends.bounds`.
 """
 
 from deepnotes.testing.checks import Check, Failure, NotApplicable, Trial

@@ -1,4 +1,4 @@
-"""Random arguments of valid shapes for every equation, by its name."""
+"""Random arguments of valid shapes for every equation, by name."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ class Draw:
     ----------
     rng : numpy.random.Generator
     special : bool, default True
-        Whether to include zeros and numbers that are large or small.
+        Whether to include zeros and numbers of large and small magnitude.
     """
 
     def __init__(self, rng: np.random.Generator, special: bool = True) -> None:
@@ -28,16 +28,16 @@ class Draw:
         x = self.rng.normal(0, 3, shape)
         if self.special and x.size >= 8:
             some = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-6, -1e-6, 20.0, -20.0, 60.0, -60.0, 1e-30]
-            places = self.rng.permutation(x.size)[: min(len(some), x.size // 4)]
-            x.reshape(-1)[places] = self.rng.permutation(some)[: len(places)]
+            chosen = self.rng.permutation(x.size)[: min(len(some), x.size // 4)]
+            x.reshape(-1)[chosen] = self.rng.permutation(some)[: len(chosen)]
         return x
 
     def weights(self, *shape: int) -> np.ndarray:
-        """Return numbers of both signs and of one size."""
+        """Return normally distributed numbers."""
         return self.rng.normal(0, 1, shape)
 
     def unit(self, *shape: int) -> np.ndarray:
-        """Return numbers between 0 and 1; both ends may be among them."""
+        """Return numbers from 0 to 1, ends included."""
         x = self.rng.uniform(0.02, 0.98, shape)
         if self.special and x.size >= 8:
             x.reshape(-1)[self.rng.permutation(x.size)[:2]] = [0, 1]
@@ -57,21 +57,21 @@ class Draw:
         return np.asarray(x / x.sum(axis=0))
 
     def indices(self, below: int, *shape: int) -> np.ndarray:
-        """Return whole numbers from 0 on."""
+        """Return integers from 0 to ``below - 1``."""
         return self.rng.integers(0, below, shape)
 
 
 Arguments: TypeAlias = Callable[[Draw, int, int, int], tuple[Any, ...]]
-"""Makes arguments from a draw and sizes n, k and m: rows, terms of a product or outputs, samples."""
+"""Takes a :class:`Draw` and the sizes n (rows), k (terms of a product, or outputs) and m (samples)."""
 
 OPTIONS = {name: traits.options for name, traits in ACTIVATIONS.items()}
 
 
-def _backward(name: str) -> Arguments:
+def _draw_backward(name: str) -> Arguments:
     return lambda d, n, k, m: (d.weights(n, m), d.real(n, m), Derived(name, 1))
 
 
-def _flat(*more: Any, slots: int = 0, decays: bool = False) -> Arguments:
+def _draw_flat(*more: Any, slots: int = 0, decays: bool = False) -> Arguments:
     """Return the arguments of an optimizer's equation: θ, the gradient, and slots that are at least 0."""
 
     def arguments(d: Draw, n: int, k: int, m: int) -> tuple[Any, ...]:
@@ -84,7 +84,7 @@ def _flat(*more: Any, slots: int = 0, decays: bool = False) -> Arguments:
 
 CALLS: dict[str, Arguments] = {
     **dict.fromkeys(ACTIVATIONS, lambda d, n, k, m: (d.real(n, m),)),
-    **{f"{name}_backward": _backward(name) for name in ACTIVATIONS},
+    **{f"{name}_backward": _draw_backward(name) for name in ACTIVATIONS},
     "normal_cdf": lambda d, n, k, m: (d.real(n, m),),
     "linear": lambda d, n, k, m: (d.weights(n, k), d.weights(k, m), d.weights(n, 1)),
     "weight_gradient": lambda d, n, k, m: (d.weights(n, k), d.weights(m, k)),
@@ -115,20 +115,20 @@ CALLS: dict[str, Arguments] = {
     "total_weight": lambda d, n, k, m: (d.positive(1, m),),
     "sample_scale": lambda d, n, k, m: (d.positive(1, m),),
     "mean_loss": lambda d, n, k, m: (d.real(1, m),),
-    "gradient_descent": _flat(0.1),
-    "momentum": _flat(0.1, 0.9, slots=1),
-    "rmsprop": _flat(0.1, 0.9, 1e-2, slots=1),
-    "rmsprop_inside": _flat(0.1, 0.9, 1e-2, slots=1),
-    "adam": _flat(0.1, 1e-2, 0.9, 0.99, slots=2),
-    "weight_decay": _flat(0.01, decays=True),
-    "l2_penalty": _flat(0.1, decays=True),
+    "gradient_descent": _draw_flat(0.1),
+    "momentum": _draw_flat(0.1, 0.9, slots=1),
+    "rmsprop": _draw_flat(0.1, 0.9, 1e-2, slots=1),
+    "rmsprop_inside": _draw_flat(0.1, 0.9, 1e-2, slots=1),
+    "adam": _draw_flat(0.1, 1e-2, 0.9, 0.99, slots=2),
+    "weight_decay": _draw_flat(0.01, decays=True),
+    "l2_penalty": _draw_flat(0.1, decays=True),
     "l2_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),
     "clip_by_global_norm": lambda d, n, k, m: (d.weights(n * m), 0.5),
     "dropout": lambda d, n, k, m: (d.real(n, m), d.bits(n, m), 0.3),
     "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
     "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
 }
-"""How to call each equation; philox, whose counter is a tuple, is called through :func:`call`."""
+"""A function for each equation that draws its arguments; :func:`call` makes a tuple of those of philox."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "leaky_relu": [{"slope": 0.3}],
@@ -139,11 +139,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "huber_derivative": [{"delta": 0.4}],
     "momentum": [{"nesterov": True}],
 }
-"""Further options, besides the defaults, that an equation is called with."""
+"""Options to check an equation with, in addition to the defaults."""
 
 
 def call(name: str, options: dict[str, Any]) -> Callable[..., Any]:
-    """Return a function of an :class:`Ops` and arguments that calls an equation with options."""
+    """Return a function that takes an :class:`Ops` and arguments, and calls an equation with these options."""
     if name == "philox":
         return lambda ops, *counter: ops.philox(counter, 2**63 + 5)
     return lambda ops, *arguments: getattr(ops, name)(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Checks, and the trial of a backend in which one is made: comparisons that remember the largest error."""
+"""Checks, and the trials that run them: comparisons of a backend with the reference that record the largest error."""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ DTYPES = ("float32", "float64")
 
 
 class Failure(AssertionError):
-    """A backend fails a check; the message says where, what the result was and what was wanted."""
+    """A backend fails a check; the message gives the place, the result and the expected result."""
 
 
 class NotApplicable(Exception):
-    """A check needs something that this backend, as configured, does not have; the message says what."""
+    """A check requires a feature that this backend, as configured, lacks; the message names it."""
 
 
 class Derived(NamedTuple):
@@ -45,13 +45,13 @@ DTYPE = object()
 
 
 class Trial:
-    """One check on one backend: the source of its inputs, and its findings.
+    """A run of one check on one backend: its random inputs and its findings.
 
     Parameters
     ----------
     backend : Backend
     check : str
-        The check's id; its inputs are drawn from a generator that it seeds, so they are the same in every run.
+        The check's id. It seeds the generator of the inputs, which are therefore the same in every run.
     quick : bool, default False
         Fewer and smaller inputs.
 
@@ -72,16 +72,16 @@ class Trial:
         self.worst, self.where, self.compared = 0.0, "", 0
 
     def bounds(self, dtype: str, random: bool = True) -> Bounds:
-        """Return the reference for what this backend computes in `dtype`."""
+        """Return the reference for computations of this backend in `dtype`."""
         return Bounds(dtype, self.products(dtype), random)
 
     def products(self, dtype: str) -> str | None:
-        """Return the precision of matrix products, if the backend says that it differs from the dtype's."""
-        said = self.backend.matmul_precision
-        return {"high": "tf32"}.get(said, said) if dtype == "float32" and said != "highest" else None
+        """Return the precision of matrix products if the backend states one below that of the dtype, else None."""
+        stated = self.backend.matmul_precision
+        return {"high": "tf32"}.get(stated, stated) if dtype == "float32" and stated != "highest" else None
 
     def host(self, x: Any) -> np.ndarray:
-        """Return an array of the backend on the host.
+        """Copy an array of the backend to the host.
 
         Raises
         ------
@@ -137,14 +137,14 @@ class Trial:
         function : callable
             Takes an :class:`~deepnotes.equations.ops.Ops` and the arguments, and returns arrays by the protocol alone.
         arguments : sequence
-            Host arrays, those of floats in any precision; :class:`Derived` ones; or anything else, passed on unchanged.
+            Host arrays, with floats in any precision; :class:`Derived` arguments; anything else is passed on unchanged.
         dtype : {"float32", "float64"}
             The dtype that floats are rounded to.
         where : str
         layout : callable, optional
             The layout of the host arrays in memory.
         random : bool, default True
-            Whether they are random, see :func:`~deepnotes.backends.bounds.sum_factor`.
+            Whether the arguments are random, see :func:`~deepnotes.backends.bounds.sum_factor`.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Trial:
         for x in arguments:
             if isinstance(x, Derived):
                 ours.append(getattr(reference.ops, x.equation)(ours[x.source], **x.options))
-                with np.errstate(over="ignore"):  # beyond the dtype, it is infinite for the backend
+                with np.errstate(over="ignore"):  # the backend gets infinity for a value beyond the dtype
                     x = np.asarray(ours[-1].value, dtype)
             elif isinstance(x, np.ndarray | np.generic):
                 x = np.asarray(x)
@@ -169,7 +169,7 @@ class Trial:
                 continue
             theirs.append(self.backend.from_numpy(x))
             hosts.append((theirs[-1], x.copy()))
-        with np.errstate(all="ignore"):  # the backend may overflow where the equations do
+        with np.errstate(all="ignore"):  # a backend may overflow like the equations
             found = function(self.backend.ops, *theirs)
         expected = function(reference.ops, *ours)
         several = isinstance(expected, tuple)
@@ -250,7 +250,7 @@ class Check:
     about : str
         The requirement, in a line.
     function : callable
-        Makes the check in a :class:`Trial`, and raises :class:`Failure` if it fails.
+        Runs the check in a :class:`Trial`, and raises :class:`Failure` if it fails.
     """
 
     id: str
@@ -259,7 +259,7 @@ class Check:
 
 
 REGISTERED: dict[str, Check] = {}
-"""The checks, by their ids, of the modules imported so far; :func:`deepnotes.testing.all_checks` has all of them."""
+"""The checks of the modules imported so far, by id; :func:`deepnotes.testing.all_checks` imports and returns all."""
 
 
 def check(id: str, about: str = "") -> Callable[[CheckFunction], CheckFunction]:
@@ -267,7 +267,7 @@ def check(id: str, about: str = "") -> Callable[[CheckFunction], CheckFunction]:
 
     def register(function: CheckFunction) -> CheckFunction:
         if id in REGISTERED:
-            raise ValueError(f"there is a check {id!r} already")
+            raise ValueError(f"a check with the id {id!r} exists already")
         REGISTERED[id] = Check(id, about or (function.__doc__ or id).strip().splitlines()[0], function)
         return function
 

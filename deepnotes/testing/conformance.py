@@ -1,4 +1,4 @@
-"""The suite as pytest classes: one test for each check, and property tests if Hypothesis is installed."""
+"""The suite as a pytest class: one test per check, and property tests if Hypothesis is installed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from deepnotes.testing.runner import Result, all_checks, check_gaps, run_check
 
 
 def report(result: Result) -> None:
-    """Turn the result of a check into that of a test: failed, expected failure, skipped or passed."""
+    """Fail, skip or mark as an expected failure the current pytest test, according to the result of a check."""
     import pytest
 
     if result.verdict == "not applicable":
@@ -26,7 +26,7 @@ class BackendConformance:
     ----------
     backend : Backend or str
     known_gaps : mapping of str to str, optional
-        Checks that are known to fail, with the reasons; by default those that the backend declares.
+        Ids of the checks that are known to fail, with the reasons; default: those that the backend declares.
     quick : bool, default False
         Fewer and smaller inputs.
 
@@ -41,12 +41,12 @@ class BackendConformance:
     quick = False
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Make one test of each check."""
+        """Parametrize ``test_check`` by all checks."""
         if "deepnotes_check" in metafunc.fixturenames:
             metafunc.parametrize("deepnotes_check", all_checks())
 
     def test_check(self, deepnotes_check: str) -> None:
-        """Make one check."""
+        """Run one check."""
         report(run_check(self.backend, deepnotes_check, quick=self.quick, known_gaps=self.known_gaps))
 
     def test_known_gaps_are_checks(self) -> None:
@@ -59,6 +59,6 @@ class BackendConformance:
         import pytest
 
         pytest.importorskip("hypothesis")
-        from deepnotes.testing.properties import check_equations, random_is_asked_for
+        from deepnotes.testing.properties import check_equations, wants_random_inputs
 
-        check_equations(get_backend(self.backend), 30 if self.quick else 150, random_is_asked_for(pytestconfig))
+        check_equations(get_backend(self.backend), 30 if self.quick else 150, wants_random_inputs(pytestconfig))

@@ -1,11 +1,11 @@
-"""Inputs of checks: shapes, and layouts in memory."""
+"""Shapes and memory layouts of the inputs of checks."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (3, 4), (17, 33), (64, 128), (127, 131)]
-"""Shapes of matrices: ones, primes, powers of two."""
+"""Shapes of matrices, with sizes of 1, primes and powers of two."""
 EMPTY = [(3, 0), (0, 4), (0, 0)]
 PRODUCTS = [(1, 1, 1), (2, 3, 5), (7, 1, 4), (1, 64, 1), (16, 16, 16), (31, 37, 29), (128, 300, 67)]
 """n, k, m of an (n, k) by (k, m) product."""
@@ -13,18 +13,18 @@ LARGE = (523, 769, 1031)
 """A product whose factors and result are larger than a core's cache."""
 
 
-def in_rows(x: np.ndarray) -> np.ndarray:
+def c_order(x: np.ndarray) -> np.ndarray:
     """Return x in C order."""
     return np.array(x, order="C")
 
 
-def in_columns(x: np.ndarray) -> np.ndarray:
+def fortran_order(x: np.ndarray) -> np.ndarray:
     """Return x in Fortran order."""
     return np.array(x, order="F")
 
 
 def sliced(x: np.ndarray) -> np.ndarray:
-    """Return x as every second element of every third row of a larger array, which holds NaN elsewhere."""
+    """Return x as every second element of every third row of a larger array, whose other elements are NaN."""
     if x.ndim != 2:
         return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
     wide = np.full((3 * x.shape[0], 2 * x.shape[1]), np.nan if x.dtype.kind == "f" else 1).astype(x.dtype)
@@ -38,7 +38,7 @@ def backwards(x: np.ndarray) -> np.ndarray:
 
 
 def read_only(x: np.ndarray) -> np.ndarray:
-    """Return a copy of x that must not be written to."""
+    """Return a read-only copy of x."""
     x = x.copy()
     x.flags.writeable = False
     return x
@@ -53,17 +53,17 @@ def unaligned(x: np.ndarray) -> np.ndarray:
 
 
 def broadcast(x: np.ndarray) -> np.ndarray:
-    """Return the first column of x, repeated with a stride of zero."""
+    """Return the first column of x, repeated by a stride of zero."""
     return np.broadcast_to(x[..., :1], x.shape) if x.ndim else x
 
 
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "C order": in_rows,
-    "Fortran order": in_columns,
+    "C order": c_order,
+    "Fortran order": fortran_order,
     "sliced": sliced,
     "backwards": backwards,
     "read-only": read_only,
     "unaligned": unaligned,
     "broadcast": broadcast,
 }
-"""Memory layouts of the same numbers; the last repeats a column."""
+"""Functions that return their argument in a memory layout; the last one repeats the first column instead."""

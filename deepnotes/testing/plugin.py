@@ -1,4 +1,4 @@
-"""The plugin that pytest finds by its entry point: the options of ``pytest --pyargs deepnotes.testing``."""
+"""The pytest plugin of deepnotes, with the options of ``pytest --pyargs deepnotes.testing``."""
 
 from typing import Any
 
@@ -10,6 +10,6 @@ def pytest_addoption(parser: Any) -> None:
         "--deepnotes-backend",
         default="all",
         metavar="NAME",
-        help="backends to try for conformance, with commas between; default: all that work here",
+        help="backends to check, separated by commas; default: all available ones",
     )
     group.addoption("--deepnotes-quick", action="store_true", help="fewer and smaller inputs")

@@ -1,4 +1,4 @@
-"""Equations on inputs that Hypothesis chooses: these are not random, so worst-case bounds apply."""
+"""Checks of equations on inputs that Hypothesis chooses, with worst-case bounds, since these inputs are not random."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Styled(Draw):
         self.style = style
 
     def real(self, *shape: int) -> np.ndarray:
-        """Return numbers of both signs."""
+        """Return numbers of the style."""
         if self.style == "constant":
             return np.full(shape, self.rng.normal(0, 3))
         if self.style == "whole":
@@ -41,12 +41,12 @@ class Styled(Draw):
         return super().real(*shape)
 
     def weights(self, *shape: int) -> np.ndarray:
-        """Return numbers of both signs and of one size."""
+        """Return numbers of the style, normally distributed for "random"."""
         return self.real(*shape) if self.style != "random" else super().weights(*shape)
 
 
 def check_equations(backend: Backend, examples: int, random: bool = False) -> None:
-    """Check equations against the reference on inputs that Hypothesis draws; it shows the smallest that fails.
+    """Check equations against the reference on inputs that Hypothesis draws; it reports the smallest failing one.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def check_equations(backend: Backend, examples: int, random: bool = False) -> No
     examples : int
         The number of inputs, multiplied if the Hypothesis profile asks for more than the default of 100.
     random : bool, default False
-        Whether to draw other inputs in each run, or those of ``--hypothesis-seed``, instead of always the same ones.
+        Whether to draw new inputs in each run, or those of ``--hypothesis-seed``; by default they are always the same.
 
     Raises
     ------
@@ -76,13 +76,13 @@ def check_equations(backend: Backend, examples: int, random: bool = False) -> No
         style=st.sampled_from(STYLES),
         seed=st.integers(0, 2**32 - 1),
     )
-    @example("linear", 1, 40, 1, "float32", "C order", "constant", 0)  # roundings that line up
+    @example("linear", 1, 40, 1, "float32", "C order", "constant", 0)  # rounding errors that add up
     @example("weight_gradient", 3, 37, 3, "float32", "Fortran order", "constant", 1)
     @example("softmax", 1, 1, 5, "float32", "C order", "whole", 0)  # one class
     @example("relu_backward", 4, 1, 9, "float64", "backwards", "signs", 2)  # ties at the kink
     @example("mean_absolute_error_derivative", 2, 1, 9, "float32", "sliced", "signs", 3)
     @example("clip_by_global_norm", 1, 1, 1, "float32", "C order", "constant", 4)
-    def examine(name: str, n: int, k: int, m: int, dtype: str, layout: str, style: str, seed: int) -> None:
+    def check_example(name: str, n: int, k: int, m: int, dtype: str, layout: str, style: str, seed: int) -> None:
         trial = Trial(backend, name)
         options: list[dict[str, Any]] = [{}, *VARIANTS.get(name, [])]
         for chosen in options:
@@ -90,9 +90,9 @@ def check_equations(backend: Backend, examples: int, random: bool = False) -> No
             where = f"{name} {dtype} ({n}, {k}, {m}) {layout} {style} {chosen or ''} seed {seed}"
             trial.check(call(name, chosen), arguments, dtype, where, LAYOUTS[layout], random=False)
 
-    examine()
+    check_example()
 
 
-def random_is_asked_for(config: Any) -> bool:
+def wants_random_inputs(config: Any) -> bool:
     """Return whether pytest was given ``--hypothesis-seed`` or ``--hypothesis-profile``."""
     return any(config.getoption(name, None) is not None for name in ("--hypothesis-seed", "--hypothesis-profile"))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -48,9 +47,9 @@ class Result:
     worst : float
         The largest error found, as a multiple of its bound: at most 1 if it passed, 0 if everything was exact.
     where : str
-        The place of that error.
+        A description of the comparison with that error.
     message : str
-        What was wrong, or why the check does not apply; empty if it passed.
+        The error, or the reason why the check does not apply; empty if it passed.
     compared : int
         The number of values that were compared.
     seconds : float
@@ -73,7 +72,7 @@ class Report:
     ----------
     backend : str
     environment : dict of str to str
-        Facts about the machine and versions that it ran on.
+        The machine, the versions and the settings of the run.
     quick : bool
     results : list of Result
     """
@@ -89,7 +88,7 @@ class Report:
         return not self.count("failed")
 
     def count(self, verdict: Verdict) -> int:
-        """Return how many checks ended with this verdict."""
+        """Return the number of checks with this verdict."""
         return sum(result.verdict == verdict for result in self.results)
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,17 +100,17 @@ def all_checks() -> dict[str, Check]:
     """Return all checks by their ids, in the order of the report."""
     for name in SUITE:
         importlib.import_module(f"deepnotes.testing.suite.{name}")
-    part = {name: place for place, name in enumerate(SUITE)}
-    return dict(sorted(REGISTERED.items(), key=lambda item: part[item[0].partition(".")[0]]))
+    position = {name: number for number, name in enumerate(SUITE)}
+    return dict(sorted(REGISTERED.items(), key=lambda item: position[item[0].partition(".")[0]]))
 
 
 def matching(patterns: Iterable[str] | None) -> list[str]:
-    """Return the ids that match any of the patterns, such as ``"equations.*"``; all of them for None.
+    """Return the ids that match any of the patterns, such as ``"equations.*"``; None selects all.
 
     Raises
     ------
     UnknownNameError
-        If a pattern matches none.
+        If a pattern matches no id.
     """
     known = list(all_checks())
     if patterns is None:
@@ -137,7 +136,7 @@ def check_gaps(gaps: Mapping[str, str]) -> None:
 def run_check(
     backend: Backend | str, check: str, *, quick: bool = False, known_gaps: Mapping[str, str] | None = None
 ) -> Result:
-    """Make one check, and return its result.
+    """Run one check and return its result.
 
     Parameters
     ----------
@@ -168,7 +167,7 @@ def run_check(
     if check in gaps and verdict == "failed":
         verdict, message = "known gap", f"{gaps[check]} ({message})"
     elif check in gaps and verdict == "passed":
-        verdict, message = "failed", f"a known gap ({gaps[check]}), but it passes: take it off the list"
+        verdict, message = "failed", f"a known gap ({gaps[check]}), but it passes: remove it from known_gaps"
     seconds = time.perf_counter() - began
     return Result(check, verdict, trial.worst, trial.where, message, trial.compared, seconds)
 
@@ -181,7 +180,7 @@ def run(
     known_gaps: Mapping[str, str] | None = None,
     on_result: Callable[[Result, int, int], None] | None = None,
 ) -> Report:
-    """Make all checks, and return the report.
+    """Run all checks, or those whose ids match a pattern, and return the report.
 
     Parameters
     ----------
@@ -191,7 +190,7 @@ def run(
     quick : bool, default False
         Fewer and smaller inputs: under a minute.
     known_gaps : mapping of str to str, optional
-        As of :func:`run_check`.
+        As for :func:`run_check`.
     on_result : callable, optional
         Called after each check with its result, its number and the total number.
 
@@ -219,28 +218,21 @@ def run(
 
 
 def environment(backend: Backend, results: Iterable[Result] = ()) -> dict[str, str]:
-    """Return where a backend runs, and those of its settings that affect its numbers."""
+    """Return the machine and the versions that a backend runs on, and its settings that affect results."""
     subnormals = next((r.verdict for r in results if r.check == "semantics.subnormals"), None)
-    said = {"passed": "kept", "known gap": "taken for 0", "failed": "not kept"}
+    treatments = {"passed": "kept", "known gap": "flushed to 0", "failed": "not kept"}
     options = ", ".join(f"{name}={value!r}" for name, value in backend.options.items())
     threads = {name: value for name in _THREADS if (value := os.environ.get(name))}
-    found = {
+    return {
         "backend": f"{backend.name}: {backend.describe()}",
         "options": options or "none",
         "products": f"{backend.matmul_precision} precision",
         "determinism": PROMISES[backend.determinism],
-        "subnormals": said.get(subnormals or "", "not tried"),
-        "threads": ", ".join(f"{k}={v}" for k, v in threads.items()) or f"as the backend likes, {_cores()} cores",
-        "versions": ", ".join(f"{name} {found}" for name in ("deepnotes", "numpy") if (found := _version(name))),
+        "subnormals": treatments.get(subnormals or "", "not checked"),
+        "threads": ", ".join(f"{k}={v}" for k, v in threads.items()) or f"the backend's default, {_cores()} cores",
+        "versions": ", ".join(f"{name} {number}" for name in ("deepnotes", "numpy") if (number := _version(name))),
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
     }
-    return found
-
-
-def worst_of(results: Iterable[Result]) -> Result | None:
-    """Return the result with the largest error that was within its bound."""
-    finite = [result for result in results if isfinite(result.worst)]
-    return max(finite, key=lambda result: result.worst, default=None)
 
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

@@ -1,4 +1,4 @@
-"""The tests of ``pytest --pyargs deepnotes.testing``: every check on every requested backend."""
+"""Tests for ``pytest --pyargs deepnotes.testing``: every check on every requested backend."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from deepnotes.testing.runner import all_checks, check_gaps, run_check
 
 
 def pytest_generate_tests(metafunc: Any) -> None:
-    """Make a test of each check and backend."""
-    named = metafunc.config.getoption("--deepnotes-backend", "all")
-    backends = available_backends() if named == "all" else named.split(",")
+    """Parametrize the tests by backends and checks."""
+    option = metafunc.config.getoption("--deepnotes-backend", "all")
+    backends = available_backends() if option == "all" else option.split(",")
     if "check" in metafunc.fixturenames:
         pairs = [(name, check) for name in backends for check in all_checks()]
         metafunc.parametrize(("backend", "check"), pairs, ids=["-".join(pair) for pair in pairs])
@@ -27,7 +27,7 @@ def quick(pytestconfig: pytest.Config) -> bool:
 
 
 def test_check(backend: str, check: str, quick: bool) -> None:
-    """Make one check."""
+    """Run one check."""
     report(run_check(backend, check, quick=quick))
 
 
@@ -39,6 +39,6 @@ def test_known_gaps_are_checks(backend: str) -> None:
 def test_properties(backend: str, quick: bool, pytestconfig: pytest.Config) -> None:
     """Equations on inputs that Hypothesis draws."""
     pytest.importorskip("hypothesis")
-    from deepnotes.testing.properties import check_equations, random_is_asked_for
+    from deepnotes.testing.properties import check_equations, wants_random_inputs
 
-    check_equations(get_backend(backend), 30 if quick else 150, random_is_asked_for(pytestconfig))
+    check_equations(get_backend(backend), 30 if quick else 150, wants_random_inputs(pytestconfig))

@@ -1,11 +1,11 @@
-"""Trainings for checks: a plan, data and initial parameters, run by a Program and by the bounded equations."""
+"""Training cases for checks: layers, data and options, run on a backend and by the equations with error bounds."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from deepnotes.backends.bounds import BoundedArray, Bounds
+from deepnotes.backends.bounds import BoundedArray, Bounds, excess
 from deepnotes.backends.eager import EagerInference, EagerProgram
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.program import Batches, Chunk, Data, Program, State
@@ -60,7 +60,7 @@ class TrainingCase:
 
     @property
     def plan(self) -> Plan:
-        """The plan that Programs are made from."""
+        """The plan to compile Programs from."""
         return Plan(
             self.inputs, tuple(self.layers), self.dtype, self.seed, as_loss(self.loss), self.optimizer, self.l2,
             self.clip, self.targets == "labels", self.objective,
@@ -99,19 +99,19 @@ class TrainingCase:
         return self.rate / (1 + 0.1 * np.arange(-(-len(order) // self.batch)))
 
 
-def program(backend: Any, plan: Plan) -> Program:
-    """Return the backend's Program, or the eager one."""
+def compile_program(backend: Any, plan: Plan) -> Program:
+    """Return the backend's own Program for a plan, or the eager one."""
     return backend.compile(plan) or EagerProgram(backend, plan)
 
 
-def inference(backend: Any, training: TrainingCase) -> Inference:
-    """Return the backend's Inference, or the eager one."""
+def compile_inference(backend: Any, training: TrainingCase) -> Inference:
+    """Return the backend's own Inference for a case, or the eager one."""
     plan = training.plan
-    made = backend.compile_inference(plan.layers, plan.layout, plan.dtype)
-    return made or EagerInference(backend, plan.layers, plan.layout, plan.dtype)
+    inference = backend.compile_inference(plan.layers, plan.layout, plan.dtype)
+    return inference or EagerInference(backend, plan.layers, plan.layout, plan.dtype)
 
 
-def placed(backend: Any, training: TrainingCase) -> tuple[State, Data]:
+def place_on(backend: Any, training: TrainingCase) -> tuple[State, Data]:
     """Return the initial parameters and the data on a backend."""
     X, Y, w = training.data()
     zeros = np.zeros(training.plan.layout.size, training.dtype)
@@ -121,15 +121,15 @@ def placed(backend: Any, training: TrainingCase) -> tuple[State, Data]:
     return state, Data(*(None if a is None else backend.from_numpy(a) for a in (X, Y, w)))  # type: ignore[arg-type]
 
 
-def bounded(bounds: Bounds, training: TrainingCase) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
-    """Train by the bounded equations; return the state, and the sums of losses and of weights of each call."""
+def train_bounded(bounds: Bounds, training: TrainingCase) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
+    """Train by the equations with error bounds; return the state, and each call's sums of losses and of weights."""
     eager = EagerProgram(bounds, training.plan)
-    state, data = placed(bounds, training)
+    state, data = place_on(bounds, training)
     sums = []
     for order in training.orders():
         loss_sum = weight_sum = bounds.rules.exact(np.zeros((), bounds.rules.wide))
-        for made, rate in enumerate(training.rates(order).tolist()):
-            batch = eager.batch(data, order[made * training.batch : (made + 1) * training.batch])
+        for update, rate in enumerate(training.rates(order).tolist()):
+            batch = eager.batch(data, order[update * training.batch : (update + 1) * training.batch])
             gradient = eager.gradients(state, batch)
             cost, weight = gradient.cost, gradient.weight
             loss_sum, weight_sum = loss_sum + cost * weight, weight_sum + weight
@@ -138,27 +138,27 @@ def bounded(bounds: Bounds, training: TrainingCase) -> tuple[State, list[tuple[B
     return state, sums
 
 
-def trained(trial: Trial, training: TrainingCase) -> tuple[State, list[Chunk]]:
-    """Train by the backend's Program, all updates of a call at once."""
-    made = program(trial.backend, training.plan)
-    state, data = placed(trial.backend, training)
+def train_on_backend(trial: Trial, training: TrainingCase) -> tuple[State, list[Chunk]]:
+    """Train by the backend's Program; return the state and the result of each call."""
+    program = compile_program(trial.backend, training.plan)
+    state, data = place_on(trial.backend, training)
     chunks = []
     with np.errstate(all="ignore"):
         for order in training.orders():
-            chunks.append(made.train(state, Batches(data, order, training.batch, training.rates(order))))
+            chunks.append(program.train(state, Batches(data, order, training.batch, training.rates(order))))
     return state, chunks
 
 
 def check_training(trial: Trial, training: TrainingCase, where: str, random: bool = True) -> None:
-    """Check a whole training against the equations: parameters, slots and reported losses.
+    """Check parameters, slots and reported losses of a whole training against the equations.
 
     Raises
     ------
     Failure
     """
     with np.errstate(all="ignore"):
-        wanted, sums = bounded(trial.bounds(training.dtype, random), training)
-    state, chunks = trained(trial, training)
+        wanted, sums = train_bounded(trial.bounds(training.dtype, random), training)
+    state, chunks = train_on_backend(trial, training)
     for call, (chunk, order, (loss_sum, weight_sum)) in enumerate(zip(chunks, training.orders(), sums, strict=True)):
         steps = -(-len(order) // training.batch)
         trial.that(chunk.steps == steps, f"{where}: {steps} updates in call {call}, made {chunk.steps}")
@@ -167,8 +167,8 @@ def check_training(trial: Trial, training: TrainingCase, where: str, random: boo
     total = sum(-(-len(order) // training.batch) for order in training.orders())
     trial.that(state.step == total, f"{where}: step {total} at the end, found {state.step}")
     trial.compare(state.theta, wanted.theta, f"{where}: θ")  # type: ignore[arg-type]
-    for name, slot, of in zip(training.optimizer.slots, state.slots, wanted.slots, strict=True):
-        trial.compare(slot, of, f"{where}: slot {name}")  # type: ignore[arg-type]
+    for name, slot, expected in zip(training.optimizer.slots, state.slots, wanted.slots, strict=True):
+        trial.compare(slot, expected, f"{where}: slot {name}")  # type: ignore[arg-type]
 
 
 def check_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -> None:
@@ -178,8 +178,6 @@ def check_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -
     ------
     Failure
     """
-    from deepnotes.backends.bounds import excess
-
     if not isinstance(found, float):
         raise Failure(f"{where}: got {type(found).__name__}, wanted a float")
     times = float(excess(np.asarray(found), wanted))
@@ -199,9 +197,9 @@ def check_gradients(trial: Trial, training: TrainingCase, where: str) -> None:
     """
     bounds = trial.bounds(training.dtype)
     with np.errstate(all="ignore"):
-        wanted = EagerProgram(bounds, training.plan).gradients(*placed(bounds, training))
-        state, data = placed(trial.backend, training)
-        found = program(trial.backend, training.plan).gradients(state, data)
+        wanted = EagerProgram(bounds, training.plan).gradients(*place_on(bounds, training))
+        state, data = place_on(trial.backend, training)
+        found = compile_program(trial.backend, training.plan).gradients(state, data)
     for name in ("cost", "weight", "flat", "square"):
         trial.compare(getattr(found, name), getattr(wanted, name), f"{where}: {name}")
     trial.same(state.theta, training.theta(), f"{where}: θ afterwards")

@@ -1,4 +1,4 @@
-"""The bounds: what the rules say holds, what is right stays within with room to spare, and what is wrong does not."""
+"""Error bounds: the rules hold, correct results stay well within the bounds, and wrong results exceed them."""
 
 from typing import Any
 
@@ -47,11 +47,11 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, float]]] = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_arguments_within_their_errors_give_results_within_theirs(name: str, dtype: str) -> None:
-    """The corners of what the arguments may be, and places between: none of them leads out of the bound."""
+    """Arguments moved by their full errors or by random parts of them give results within the bounds."""
     function, limits = FUNCTIONS[name]
     bounds = Bounds(dtype)
     rng = np.random.default_rng(1)
-    arguments = [drawn(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]  # type: ignore[arg-type]
+    arguments = [drawn(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]
     wanted = function(bounds.xp, *arguments)
     for share in (-1.0, 1.0, None, None):
         moved = [
@@ -61,28 +61,31 @@ def test_arguments_within_their_errors_give_results_within_theirs(name: str, dty
             for x in arguments
         ]
         found = function(bounds.xp, *moved).value
-        hair = 1 + 1e-9  # the test's own roundings
-        assert np.all(abs(found - wanted.value) <= hair * wanted.error * bounds.rules.slack)
+        slack = 1 + 1e-9  # for the rounding errors of this test
+        assert np.all(abs(found - wanted.value) <= slack * wanted.error * bounds.rules.slack)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [3, 7, 64, 1000, 5000])
 def test_numpys_products_and_sums_have_room_to_spare(k: int, dtype: str) -> None:
-    """The worst of some thousand random results takes less than three quarters of its bound, of few terms 90 %."""
+    """The largest of some thousand random errors is below 3/4 of its bound, or below 90% for few terms."""
     rng = np.random.default_rng(k)
     bounds = Bounds(dtype)
-    for low in (-1, 1):  # both signs, where partial sums stay small, and one, where they grow
+    for low in (-1, 1):  # partial sums stay small for both signs, and grow for one
         A, B = rng.uniform(low, 2, (64, k)).astype(dtype), rng.uniform(low, 2, (k, 16)).astype(dtype)
-        of_rows = bounds.xp.sum(bounds.from_numpy(A), axis=1)
+        row_sums = bounds.xp.sum(bounds.from_numpy(A), axis=1)
         product = excess(A @ B, bounds.from_numpy(A) @ bounds.from_numpy(B)).max()
-        pairwise, in_turn = excess(A.sum(axis=1), of_rows).max(), excess(np.cumsum(A, axis=1)[:, -1], of_rows).max()
-        assert max(product, pairwise, in_turn) < (0.9 if k < 5 else 0.75)
-        assert in_turn > 0.02 / bounds.rules.slack or low < 0  # nor is the bound so wide that nothing comes near it
+        pairwise, sequential = (
+            excess(A.sum(axis=1), row_sums).max(),
+            excess(np.cumsum(A, axis=1)[:, -1], row_sums).max(),
+        )
+        assert max(product, pairwise, sequential) < (0.9 if k < 5 else 0.75)
+        assert sequential > 0.02 / bounds.rules.slack or low < 0  # the bound is not far too wide
 
 
 @pytest.mark.parametrize("k", [64, 4096])
 def test_what_is_wrong_is_out_of_bounds(k: int) -> None:
-    """A term that is missing, factors that are rounded to TF32; and single precision where double was promised."""
+    """Missing terms, factors rounded to TF32, and single instead of double precision exceed the bounds."""
     rng = np.random.default_rng(k)
     A, B = rng.normal(size=(32, k)).astype("float32"), rng.normal(size=(k, 32)).astype("float32")
     bounds = Bounds("float32")
@@ -110,7 +113,7 @@ def test_the_factor_of_a_sum() -> None:
 
 
 def test_constants_that_line_up_are_within_the_bound_for_them_alone() -> None:
-    """Added one after the other, 0.1 is rounded the same way for long."""
+    """In a sequential sum of 0.1, many successive roundings have the same sign."""
     x = np.full((1, 20_000), 0.1, "float32")
     found = np.cumsum(x, axis=1)[:, -1]
     random, certain = (Bounds("float32", random=random) for random in (True, False))
@@ -140,8 +143,8 @@ def test_what_is_not_finite_has_to_be_met() -> None:
 
 
 def test_exact_results_have_no_error() -> None:
-    """Zeros of ReLU and of masks, sums of nothing, whole numbers of int64."""
-    bounds = Bounds("float32")
+    """Zeros from ReLU and masks, sums of zeros, and integers of int64."""
+    bounds: Any = Bounds("float32")
     x = bounds.from_numpy(np.array([[-1.0, 2.0]], "float32"))
     assert bounds.ops.relu(x).error.tolist() == [[0, 0]]
     assert (x * bounds.xp.zeros((1, 2))).error.tolist() == [[0, 0]]

@@ -1,4 +1,4 @@
-"""The bounds' own arithmetic overflows without a warning, and what it gives then is what the rules say."""
+"""The arithmetic of the error bounds overflows without a warning, and follows the rules."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from deepnotes.testing.properties import Styled
 
 
 class Far(Styled):
-    """Draws numbers so large that exponentials of them overflow."""
+    """Draws numbers whose exponentials overflow."""
 
     def real(self, *shape: int) -> np.ndarray:
         return 300 * super().real(*shape)
@@ -23,7 +23,7 @@ class Far(Styled):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [name for name in CALLS if name.removesuffix("_backward") + "_backward" in CALLS])
 def test_equations_may_overflow_on_the_way(name: str, dtype: str) -> None:
-    """Warnings are errors here, as in every test; the caller's own setting of NumPy does not matter either."""
+    """No warning is raised, whatever the caller's ``np.errstate``."""
     for seed in range(5):
         arguments = CALLS[name](Far(np.random.default_rng(seed), "random"), 2, 2, 11)
         for options in [{}, *VARIANTS.get(name, [])]:

@@ -1,4 +1,4 @@
-"""Estimators and streaming ask a backend what it can do, not which class it has."""
+"""Estimators and streaming depend on the capabilities of a backend, not on its class."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ X, y = RNG.normal(size=(120, 9)), RNG.normal(size=120)
 
 
 class Counting(dn.Backend):
-    """Somebody else's backend on NumPy, which notes the number of samples in each array that it is given."""
+    """A third-party backend on NumPy that records the number of samples in each array."""
 
     def __init__(self) -> None:
         super().__init__("counting", np)

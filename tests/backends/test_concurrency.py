@@ -1,10 +1,11 @@
-"""Threads, async tasks, forks and worker processes: what comes out is right, or a Python error, and nothing hangs."""
+"""Threads, async tasks, forks and worker processes give correct results or a Python error, and never hang."""
 
 import asyncio
 import copy
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,12 @@ SECONDS = 30
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> dn.Backend:
-    """Return a backend; Numba's takes two threads where the work is worth it."""
+    """Return a backend; the Numba backend may use two threads."""
     return dn.get_backend(request.param, **({"threads": 2} if request.param == "numba" else {}))
 
 
 def wide(backend: Any, seed: int = 0, dtype: str = "float32") -> dn.Network:
-    """Return a network that is worth a second thread."""
+    """Return a network that is large enough for two threads."""
     layers = [dn.Dense(192, "gelu"), dn.Dropout(0.2), dn.Dense(5, "softmax")]
     return dn.Network(layers, 96, backend=backend, dtype=dtype, seed=seed)
 
@@ -80,8 +81,8 @@ def test_eight_threads_predict_and_evaluate_with_one_network_as_one_does(backend
         x, y = parts[number]
         return [(net.predict(x).tobytes(), net.evaluate(x, y)) for _ in range(3)]
 
-    for found, told in zip(at_once([lambda i=i: ask(i) for i in range(8)], SECONDS), wanted, strict=True):
-        assert found == [told] * 3
+    for found, expected in zip(at_once([partial(ask, i) for i in range(8)], SECONDS), wanted, strict=True):
+        assert found == [expected] * 3
 
 
 def test_networks_train_in_threads_as_they_do_one_after_the_other(backend: dn.Backend) -> None:
@@ -93,11 +94,11 @@ def test_networks_train_in_threads_as_they_do_one_after_the_other(backend: dn.Ba
         return net.flat().tobytes(), history.loss + history.val_loss
 
     wanted = [train(seed) for seed in range(4)]
-    assert at_once([lambda seed=seed: train(seed) for seed in range(4)], SECONDS) == wanted
+    assert at_once([partial(train, seed) for seed in range(4)], SECONDS) == wanted
 
 
 def test_a_network_is_asked_while_it_is_trained(backend: dn.Backend) -> None:
-    """What is predicted is of parameters on their way; the training is not disturbed."""
+    """Predictions use intermediate parameters, and the training is not affected."""
     X, y = data()
     net, alone = wide(backend), wide(backend)
     alone.fit(X, y, epochs=4, batch_size=50)
@@ -141,7 +142,7 @@ def test_a_network_that_is_being_trained_refuses_a_second_training(backend: dn.B
 
     at_once([lambda: net.fit(X, y, epochs=3, callbacks=[Waits()]), second], SECONDS)
     assert net.flat().tobytes() == alone.flat().tobytes()
-    net.partial_fit(X, y)  # it is free again
+    net.partial_fit(X, y)  # the network is not busy any more
 
 
 def test_a_callback_cannot_train_the_network_that_it_watches(backend: dn.Backend) -> None:
@@ -197,7 +198,7 @@ os._exit(0)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_fork_after_a_training_predicts_and_trains_as_its_parent_does(name: str) -> None:
-    wide(name).fit(*data(), epochs=1)  # so that nothing has to be compiled within the time
+    wide(name).fit(*data(), epochs=1)  # compiles before the time limit starts
     told = python(FORK.format(backend=name, training=False), SECONDS).splitlines()
     assert len(told) == 2
     assert told[0] == told[1]
@@ -238,7 +239,7 @@ def test_a_pool_of_forks_trains_as_one_process_does(name: str) -> None:
 
 
 def scored(net: dn.Network, rate: float) -> tuple[list[float], bytes]:
-    """Do what a worker of a grid search does: train a copy, and score it."""
+    """Train a copy of a network and score it, as a worker of a grid search does."""
     X, y = data()
     net = copy.deepcopy(net)
     history = net.fit(X[:, :400], y[:400], optimizer=dn.Adam(rate), epochs=1, batch_size=100)
@@ -247,14 +248,14 @@ def scored(net: dn.Network, rate: float) -> tuple[list[float], bytes]:
 
 @pytest.mark.parametrize("workers", ["loky", "threading"])
 def test_workers_of_joblib_train_as_one_process_does(workers: str) -> None:
-    """They are what scikit-learn's GridSearchCV hands its work to."""
+    """GridSearchCV of scikit-learn uses these workers."""
     joblib = pytest.importorskip("joblib", reason="joblib comes with the extra sklearn")
     threadpoolctl = pytest.importorskip("threadpoolctl")
     tasks = [(wide(name), rate) for name in BACKENDS for rate in (0.01, 0.001)]
     for net, _ in tasks:
         net.fit(*data(50), epochs=1)
     wanted = [scored(*task) for task in tasks]
-    # Processes of loky share the cores out among them, and NumPy promises the same bits for the same number of threads.
+    # Processes of loky divide the cores among them, and NumPy gives the same bits for the same number of threads.
     blas = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     threads = {"inner_max_num_threads": max(blas, default=1)} if workers == "loky" else {}
     with joblib.parallel_config(backend=workers, n_jobs=2, **threads):

@@ -125,7 +125,9 @@ def test_what_cuda_does_not_allow_is_a_fault(name: str, old: str, new: str, word
     source = SOURCES[name]
     assert old in source
     host = Host("float32", checked=True, source=HEAD + source.replace(old, new).replace("SYNC", "__syncwarp()"))
-    grid, block, arrays = 1, 64, [np.zeros(64, np.int32)]
+    grid: int | tuple[int, ...] = 1
+    block: int | tuple[int, ...] = 64
+    arrays: list[np.ndarray] = [np.zeros(64, np.int32)]
     if name == "reverse":
         grid, arrays = 3, [np.zeros(192, np.int32)]
     elif name == "shuffles":

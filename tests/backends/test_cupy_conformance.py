@@ -63,7 +63,7 @@ def test_products_that_are_worse_than_said_are_found(claimed: str, checks: list[
     """Factors of 8 bits in a backend that says 24, or 11: in the equations, the Program and the Inference."""
     on = backend("bfloat16")
     on.matmul_precision = claimed
-    on.factors = lambda dtype: "float64" if dtype == "float64" else "bfloat16"  # type: ignore[method-assign]
+    on.factors = lambda dtype: "float64" if dtype == "float64" else "bfloat16"
     for check in checks:
         assert run_check(on, check, quick=True).verdict == "failed", check
 

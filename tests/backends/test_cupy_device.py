@@ -115,7 +115,7 @@ def test_an_equation_by_itself_runs_in_the_stream_that_is_current_on_a_handle_of
     Z = on.ops.linear(W, A, b)
     assert [entry[-1] for entry in CUDA.log if entry[0] in ("gemm", "launch")] == [0, 0]
     assert np.array_equal(on.to_numpy(Z), np.full((2, 4), 4))
-    assert library.calls[-1][1] == on.device._elsewhere.handle.value
+    assert library.calls[-1][1] == on.device._elsewhere.handle.value  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("what", ["gemm", "launch"])

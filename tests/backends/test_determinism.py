@@ -1,4 +1,4 @@
-"""What a backend promises of the last bits (``Backend.determinism``) is held, by processes of their own."""
+"""Backends keep the promise of ``Backend.determinism``: separate processes give the same bits."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ print(*digests(sys.argv[1], *map(int, sys.argv[2:])))
 
 
 def digests(name: str, *threads: int) -> list[str]:
-    """Return digests of parameters and slots, of losses and of predictions, of trainings small and large."""
+    """Return digests of parameters and slots, losses and predictions of a small and a large training."""
     import hashlib
 
     backend: Any = dn.get_backend(name, **({"threads": threads[0]} if threads else {}))
@@ -33,6 +33,7 @@ def digests(name: str, *threads: int) -> list[str]:
         small = dn.Network([dn.Dense(9, "tanh"), dn.Dense(5, "softmax")], 96, backend=backend, dtype=dtype, seed=3)
         for net, batch in ((small, 16), (wide(backend, dtype=dtype), 300)):
             history = net.fit(X, y, epochs=2, batch_size=batch, validation=(X[:, :99], y[:99]), clip_norm=1.0)
+            assert net._training is not None
             _, _, state = net._training
             arrays = [net.flat(), *(net.backend.to_numpy(slot) for slot in state.slots)]
             predicted = [net.predict(X), net.predict(X[:, :1])]
@@ -41,11 +42,11 @@ def digests(name: str, *threads: int) -> list[str]:
     return found
 
 
-def in_processes(name: str, ways: list[tuple[list[str], dict[str, str]]]) -> list[list[str]]:
-    """Return what processes of their own, two at a time, find; each way is arguments and an environment."""
+def in_processes(name: str, runs: list[tuple[list[str], dict[str, str]]]) -> list[list[str]]:
+    """Return the digests of new processes, two at a time; each run has arguments and an environment."""
     path = os.pathsep.join(filter(None, [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH")]))
     found = []
-    for pair in (ways[i : i + 2] for i in range(0, len(ways), 2)):
+    for pair in (runs[i : i + 2] for i in range(0, len(runs), 2)):
         running = [
             subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, name, *arguments],
@@ -70,15 +71,15 @@ def test_the_same_bits_again_as_far_as_a_backend_promises(name: str) -> None:
         pytest.skip(f"{name}: {error}")
     if backend.determinism == "none":
         pytest.skip(f"{name}: {PROMISES['none']}")
-    digests(name)  # so that whatever is compiled is
+    digests(name)  # compiles before the processes start
     if backend.determinism == "any threads":
-        groups = [[(["1"], {}), (["2"], {}), (["3"], {})]]
+        groups: list[list[Any]] = [[(["1"], {}), (["2"], {}), (["3"], {})]]
     else:
         groups = [[([], dict.fromkeys(LIMITS, threads))] * 2 for threads in ("1", "2")]
-    for ways in groups:
-        found = in_processes(name, ways)
+    for runs in groups:
+        found = in_processes(name, runs)
         assert len(found[0]) == len(set(found[0])) == 12
-        assert found == [found[0]] * len(ways)
+        assert found == [found[0]] * len(runs)
 
 
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

@@ -1,4 +1,4 @@
-"""Inference: what a backend compiles gives what the equations give, from the parameters as they are at that moment."""
+"""Inference: compiled predictions equal those of the equations for the current parameters."""
 
 import copy
 import logging
@@ -42,7 +42,7 @@ def network(layers: list[dn.Layer], backend: str, dtype: str = "float64", seed: 
 
 
 def samples(m: int, dtype: str = "float64") -> np.ndarray:
-    """Return numbers that are the same in either dtype."""
+    """Return numbers that are exact in both dtypes."""
     return np.random.default_rng(m).normal(size=(37, m)).astype("float32").astype(dtype)
 
 
@@ -51,12 +51,12 @@ def eager(net: dn.Network, dtype: str = "float64") -> EagerInference:
 
 
 def by_equations(net: dn.Network, X: np.ndarray) -> np.ndarray:
-    """Return the outputs by NumPy's equations in double precision, from parameters and X as they are."""
+    """Return the outputs computed by NumPy's equations in double precision."""
     return np.asarray(eager(net).predict(net.flat().astype("float64"), np.asarray(X, "float64")))
 
 
 def assert_outputs(net: dn.Network, X: Any) -> None:
-    """Assert that predict is right.
+    """Assert that ``predict`` is correct.
 
     In double precision to 1e-12 of the largest output, some 10,000 roundings: a sum of k terms is off by at most k + 1
     (section 4 of the design), an activation by 50 or so; no layer here has more than 100 inputs, or makes an error many
@@ -100,7 +100,7 @@ def test_samples_may_be_read_only_and_are_left_alone(m: int, backend: str) -> No
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: str, m: int, dtype: str, backend: str) -> None:
     layers: list[dn.Layer] = [dn.Dense(n, activation) for n in (1, 70, 3)]
-    if activation == "exp":  # of itself, it soon overflows
+    if activation == "exp":  # exp of exp soon overflows
         layers = [dn.Dense(1, "tanh"), dn.Dense(70, "exp"), dn.Dense(3, "tanh"), dn.Dense(2, "exp")]
     assert_outputs(network(layers, backend, dtype), samples(m, dtype))
 
@@ -125,7 +125,7 @@ def test_dropout_options_and_widths(layers: list[dn.Layer], m: int, backend: str
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "softmax"])
 def test_one_sample_predicts_as_it_does_among_others(activation: str, backend: str) -> None:
-    """To the limits above; and a sample that holds a NaN is the only one whose outputs are NaN."""
+    """Within the limits above; and only the sample with a NaN has outputs of NaN."""
     net = network([dn.Dense(33, activation), dn.Dense(3)], backend)
     X = samples(50)
     X[4, 7] = np.nan
@@ -137,7 +137,7 @@ def test_one_sample_predicts_as_it_does_among_others(activation: str, backend: s
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_many_samples_are_taken_in_turns(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The products of the equations are another BLAS call then, and so may be rounded another way."""
+    """The equations then use a different BLAS call, which may round differently."""
     net, X = network(MIXED, backend), samples(1000)
     Y = np.random.default_rng(0).integers(0, 4, 1000)
     A, figures = net.predict(X), net.evaluate(X, Y)
@@ -169,7 +169,7 @@ PAIRS = [(a, name) for a in ("identity", "softplus", "sigmoid", "softmax") for n
 
 
 def assert_evaluates(net: dn.Network, X: Any, Y: np.ndarray, loss: LossFunction, w: np.ndarray | None = None) -> None:
-    """Assert that the mean loss is that of the equations, of one-hot columns, to the limits above.
+    """Assert that the mean loss equals that of the equations for one-hot columns, within the limits above.
 
     The error of a mean is at most the largest of its samples.
     """
@@ -271,7 +271,7 @@ def load(net: dn.Network, folder: Path) -> dn.Network:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("change", [assign, assign_all, replace, train, train_on, train_and_go_back, load])
 def test_the_next_prediction_sees_new_parameters(change: Any, backend: str, tmp_path: Path) -> None:
-    """Of one sample, whose parameters' address is kept, and of many."""
+    """For one sample, whose prediction keeps the address of the parameters, and for many."""
     net = network(MIXED, backend)
     before = [net.predict(samples(m)) for m in (1, 33)]
     net = change(net, tmp_path)
@@ -318,6 +318,6 @@ def test_parts_of_the_users_own_run_by_the_equations_and_the_log_says_so(
 
 
 def flat_without(net: dn.Network, name: str) -> np.ndarray:
-    """Return the parameters in the order of the buffer, but for one of them, which is all ones."""
+    """Return all parameters, with one of them set to ones."""
     entries = net.layout.entries.values()
     return np.concatenate([net.flat()[e.start : e.stop] for e in entries if e.name != name])

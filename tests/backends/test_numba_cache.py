@@ -350,7 +350,7 @@ def test_a_user_without_a_home_compiles_in_each_process(
     assert cache.cache_folder() is None
 
     @entry("doubling")
-    def double(x):  # type: ignore[no-untyped-def]
+    def double(x):
         return 2 * x
 
     assert double(21) == 42

@@ -115,7 +115,7 @@ def reference_values(name: str, x: np.ndarray) -> np.ndarray:
     wide = x.astype(np.float64 if x.dtype == np.float32 else np.longdouble)
     with np.errstate(all="ignore"):
         if name == "sigmoid":
-            return 1 / (1 + np.exp(-wide))
+            return 1 / (1 + np.exp(np.negative(wide)))
         if name == "softplus":
             return np.logaddexp(0, wide)
         if name == "normal_cdf":

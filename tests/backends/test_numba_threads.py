@@ -80,7 +80,8 @@ def train(count: int, dtype: str, m: int, batch_size: int, **settings: Any) -> l
     plan = net._plan(loss, **({"l2": 0.0, "clip_norm": None, "class_indices": True} | settings))
     program = net.backend.compile(plan)
     assert program is not None
-    state = State(net.flat(), tuple(np.zeros_like(net.flat()) for _ in plan.optimizer.slots))
+    slots = [np.zeros_like(net.flat()) for _ in plan.optimizer.slots]
+    state = State(net.flat(), tuple(slots))
     order = np.concatenate([np.random.default_rng(2).permutation(m) for _ in range(2)])
     rates = np.full(-(-2 * m // batch_size), 0.01)
     chunk = program.train(state, Batches(Data(X, y[None], w), order, batch_size, rates))

@@ -66,6 +66,7 @@ TARGETS = {"categorical": "classes", "binary": "bits", "regression": "numbers", 
 def test_every_optimizer(backend: str, kind: str, optimizer: dn.Optimizer, weighted: bool, layout: str) -> None:
     layers, loss = NETWORKS[kind]
     both, states, net = programs(backend, layers, loss=loss, optimizer=optimizer, class_indices=kind == "categorical")
+    X: Any
     X, Y, _ = samples(net, TARGETS[kind])
     if layout == "by feature":
         X = np.ascontiguousarray(X)
@@ -74,7 +75,7 @@ def test_every_optimizer(backend: str, kind: str, optimizer: dn.Optimizer, weigh
         wide[::2, ::2] = X
         X = wide[::2, ::2]
     elif layout == "read-only":
-        X.flags.writeable = False  # type: ignore[attr-defined]
+        X.flags.writeable = False
     w = np.random.default_rng(5).uniform(size=(1, 23)) if weighted else None
     assert_close(both, states, train(both, states, Data(X, Y, w)))
 
@@ -108,7 +109,7 @@ def test_every_pair_of_activation_and_loss(backend: str, activation: str, loss: 
 @pytest.mark.parametrize("sizes", [(1, 1), (40, 33), (300, 120)], ids=str)
 def test_errors_in_float32_are_comparable_to_numpys(backend: str, activation: str, sizes: tuple[int, int]) -> None:
     """The error is at most 4 times the eager Program's, plus 8 roundings of the largest θ."""
-    layers: list[dn.Layer] = [dn.Dense(n, activation) for n in sizes] + [dn.Dense(2)]
+    layers: list[dn.Layer] = [*(dn.Dense(n, activation) for n in sizes), dn.Dense(2)]
     results = {}
     for dtype in ("float64", "float32"):
         both, states, net = programs(backend, layers, dtype, optimizer=dn.SGD(0.05), l2=0.0)
@@ -137,8 +138,8 @@ def test_batches_of_different_sizes_do_not_affect_each_other(backend: str) -> No
 def test_nan_stops_the_training_with_every_activation(backend: str, activation: str) -> None:
     layers: list[dn.Layer] = [dn.Dense(4, activation), dn.Dense(1)]
     both, states, net = programs(backend, layers, optimizer=dn.SGD(0.1))
-    X, Y, _ = samples(net, "numbers")
-    X = np.array(X)
+    data = samples(net, "numbers")
+    X, Y = np.array(data.X), data.Y
     X[2, 5] = np.nan
     before = np.array(states[1].theta)
     chunk = train(both, states, Data(X, Y), batch=23)[1]

@@ -132,7 +132,7 @@ NAMESPACE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "sum": lambda xp, x, y, i: xp.sum(x, axis=0, keepdims=True),
     "max": lambda xp, x, y, i: xp.max(x, axis=1),
     **{
-        name: lambda xp, x, y, i, name=name: getattr(xp, name)(x)
+        name: lambda xp, x, y, i, name=name: getattr(xp, name)(x)  # type: ignore[misc]
         for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh", "sign")
     },
 }

@@ -1,4 +1,4 @@
-"""Backends are found without importing, chosen in a known order, and say what is wrong and how to mend it."""
+"""Backends are found without importing and selected in a defined order; errors name the cause and a fix."""
 
 import asyncio
 import sys
@@ -37,7 +37,7 @@ def no_backend() -> object:
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Register the backends above beside our own, and forget all choices afterwards."""
+    """Register the backends above in addition to our own, and reset the selection afterwards."""
     here = {name: f"{__name__}:{name}" for name in ("strict", "broken", "without_device", "no_backend")}
     here |= {"missing": "surely_not_installed.backend:create"}
     entries = {n: EntryPoint(n, value, registry.GROUP) for n, value in here.items()} | registry._entry_points()
@@ -136,7 +136,7 @@ def test_async_tasks_do_not_see_each_others_context() -> None:
         return seen
 
     async def both() -> list[list[str]]:
-        return await asyncio.gather(task("strict"), task("numpy"))
+        return list(await asyncio.gather(task("strict"), task("numpy")))
 
     assert asyncio.run(both()) == [["strict"] * 3, ["numpy"] * 3]
 
@@ -151,7 +151,7 @@ def test_auto_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch, caplog
 
 
 def install(folder: Path, name: str, priority: str) -> None:
-    """Write an installed package that registers a backend, as pip would, with a priority in ``"auto"``."""
+    """Write the metadata of an installed package that registers a backend with a priority in ``"auto"``."""
     (folder / f"{name}_backend.py").write_text(
         "import array_api_strict, deepnotes\n\n"
         f"def create():\n    return deepnotes.Backend({name!r}, array_api_strict)\n"
@@ -167,7 +167,7 @@ def install(folder: Path, name: str, priority: str) -> None:
 
 @pytest.fixture
 def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Install backends of strangers with a high, a low, the same and a senseless priority."""
+    """Install third-party backends with a high, a low, an equal and an invalid priority."""
     for name, priority in [("swift", "1000"), ("steady", "1"), ("equal", "10"), ("odd", "first")]:
         install(tmp_path, name, priority)
     monkeypatch.syspath_prepend(tmp_path)
@@ -190,7 +190,7 @@ def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_by_priority", lambda: ["missing"])
     with pytest.raises(dn.BackendUnavailable, match="none of missing works"):
         dn.get_backend("auto")
-    monkeypatch.setattr(registry, "_priorities", dict)  # as of a deepnotes installed before there were any
+    monkeypatch.setattr(registry, "_priorities", dict)  # as with an old installation of deepnotes without priorities
     monkeypatch.setattr(registry, "_by_priority", BY_PRIORITY)
     with pytest.raises(dn.BackendUnavailable, match=r"all lack a priority, works.*pip install --force-reinstall"):
         dn.get_backend("auto")

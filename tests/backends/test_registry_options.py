@@ -1,4 +1,4 @@
-"""Options of backends: they reach the factory, belong to the choice, and go where the backend goes."""
+"""Options of backends are passed to the factory, are part of a selection, and stay with the backend."""
 
 import copy
 import pickle
@@ -41,7 +41,7 @@ def clumsy(threads: int = 1) -> dn.Backend:
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Register the backends above beside our own, and forget all choices afterwards."""
+    """Register the backends above in addition to our own, and reset the selection afterwards."""
     names = ("tuned", "open_to_all", "plain", "clumsy")
     entries = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in names}
     entries |= registry._entry_points()

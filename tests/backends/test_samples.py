@@ -42,7 +42,7 @@ def test_spans_cover_all_samples_and_are_no_longer_than_allowed(most: int) -> No
 
 
 def test_spans_of_several_arrays_are_as_long_as_all_of_them_allow() -> None:
-    assert [s.stop for s in spans(Rows(X.T, 4), Rows(Y.T, 3))] == [3, 6, 9, 10]  # type: ignore[arg-type]
+    assert [s.stop for s in spans(Rows(X.T, 4), Rows(Y.T, 3))] == [3, 6, 9, 10]
     assert list(spans(data(X, Y).X)) == [slice(0, 10)]
 
 

@@ -1,4 +1,4 @@
-"""A stranger's backend, in a package of its own: found, selected by name, trained on, and conforming."""
+"""A third-party backend in its own package is found and selected by name, trains, and passes conformance."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytest.importorskip("array_api_compat")
 
 @pytest.fixture(scope="module")
 def deepnotes(tmp_path_factory: pytest.TempPathFactory):
-    """Install the package into a folder, and return a function that runs the command line with it."""
+    """Install the package into a directory, and return a function that runs the command line with it."""
     folder = tmp_path_factory.mktemp("stranger")
     source = folder / "source"
     source.mkdir()

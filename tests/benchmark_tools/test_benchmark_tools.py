@@ -1,4 +1,4 @@
-"""The benchmarks' own tools: the pytest suite, comparing results, counting instructions, pictures, one run of all."""
+"""Tools of the benchmarks: comparisons, instruction counts, figures, the run of all parts, and the pytest suite."""
 
 import json
 import os
@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are no part of the package
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are not in the package
 
-from benchmarks import compare, instructions, options, redraw, report, run
+from benchmarks import compare, instructions, options, paired, redraw, report, run
 from deepnotes.equations import EQUATIONS
+from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.limits import Ceilings
 
 pytestmark = pytest.mark.slow
@@ -28,21 +30,22 @@ MACHINE = {
 
 def timed(scatter: float | None = 0.02, **microseconds: float) -> dict[str, Any]:
     """Return a file of results with one case."""
-    case = {"microseconds": microseconds, "scatter": dict.fromkeys(microseconds, scatter), "unreliable": []}
+    scatters = dict.fromkeys(microseconds, scatter)
+    case: dict[str, Any] = {"microseconds": microseconds, "scatter": scatters, "unreliable": []}
     return {"machine": MACHINE, "results": {"tiny": {"network": "4-1", "batch": 8, "ratios": {}, **case}}}
 
 
 def verdicts(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
-    """Return what became of each case."""
+    """Return the verdict on each case."""
     return {change.case: change.verdict for change in compare.changes(old, new)}
 
 
-def test_a_change_beyond_the_noise_is_told() -> None:
+def test_a_change_beyond_the_noise_is_reported() -> None:
     assert verdicts(timed(a=10, b=10, c=10), timed(a=10.4, b=12, c=8)) == {
         "tiny: a": "", "tiny: b": "slower", "tiny: c": "faster",
     }  # fmt: skip
     assert verdicts(timed(0.5, a=10), timed(0.5, a=12)) == {"tiny: a": ""}, "it scatters more than it changed"
-    assert verdicts(timed(None, a=10), timed(None, a=11)) == {"tiny: a": ""}, "nobody knows how much it scatters"
+    assert verdicts(timed(None, a=10), timed(None, a=11)) == {"tiny: a": ""}, "its scatter is unknown"
 
 
 def test_a_slower_machine_is_no_slower_code() -> None:
@@ -85,10 +88,78 @@ def test_the_command_compares_two_files(tmp_path: Path) -> None:
     assert "1 cases: 1 slower, 0 faster" in done.stdout
     done = subprocess.run([*words, str(ROOT / "README.md")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "these are not two files of results" in done.stderr
+    assert "these are not two checkouts or two files of results" in done.stderr
 
 
-def test_results_of_every_kind_that_are_kept_can_be_compared_with_themselves() -> None:
+SLOWER = """
+import time
+from deepnotes.network import network
+
+fit = network.Network.fit
+
+
+def slow_fit(self, X, y, **options):
+    time.sleep(0.0005 * options["epochs"] * 16)
+    return fit(self, X, y, **options)
+
+
+network.Network.fit = slow_fit
+"""
+
+
+def checkout(folder: Path, appended: str = "") -> Path:
+    """Return a copy of the packages of this checkout, with a few lines more at the end of ``deepnotes``."""
+    without = shutil.ignore_patterns("__pycache__")
+    for package in ("deepnotes", "backends"):
+        shutil.copytree(ROOT / package, folder / package, ignore=without)
+    with (folder / "deepnotes" / "__init__.py").open("a") as file:
+        file.write(appended)
+    return folder
+
+
+def test_two_checkouts_are_compared_in_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that sleeps for half a millisecond in each step is slower than its original."""
+    monkeypatch.setattr(paired, "ROUND_SECONDS", 0.02)
+    old, new = checkout(tmp_path / "old"), checkout(tmp_path / "new", SLOWER)
+    case = Case((4, 6, 1), 8)
+    pairs, failures = paired.compare_checkouts(old, new, {"tiny": case}, ["numpy", "absent"], 3)
+    assert list(pairs) == ["tiny: numpy"]
+    assert list(failures) == ["tiny: absent"]
+    assert "unknown backend 'absent'" in failures["tiny: absent"]
+    times = pairs["tiny: numpy"]
+    assert len(times.old) == len(times.new) == 3
+    assert np.median(times.new) - np.median(times.old) > 0.0004
+    assert [change.verdict for change in compare.paired_changes(pairs)] == ["slower"]
+
+
+def test_the_change_of_a_pair_is_the_median_of_the_ratios() -> None:
+    """A machine that becomes ten times slower for one round, or between rounds, changes no ratio."""
+    pairs = {
+        "a": paired.Pairs([1.0, 10.0, 2.0], [1.0, 10.0, 2.0]),
+        "b": paired.Pairs([1.0, 10.0, 2.0], [1.5, 15.0, 3.0]),
+    }
+    same, slower = compare.paired_changes(pairs)
+    assert (same.factor, same.verdict) == (1.0, "")
+    assert (slower.factor, slower.verdict) == (1.5, "slower")
+    scattered = {"a": paired.Pairs([1.0, 1.0, 1.0], [0.5, 1.2, 2.0])}
+    assert [change.verdict for change in compare.paired_changes(scattered)] == [""]
+    assert paired.Pairs([1.0], [2.0]).noise is None
+
+
+def test_the_command_compares_two_checkouts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [sys.executable, "-m", "benchmarks.compare", str(checkout(tmp_path / "old"))]
+    more = ["--networks", "tiny", "--backends", "numpy", "--rounds", "1", "--all"]
+    done = subprocess.run([*words, str(ROOT), *more], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"tiny: numpy +[0-9.]+ +[0-9.]+ +[+-][0-9.]+% +±10.0%", done.stdout)
+    done = subprocess.run([*words, str(tmp_path / "empty"), *more], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nothing could be timed" in done.stderr
+    assert "wanted the checkout" in done.stderr
+
+
+def test_stored_results_of_every_kind_can_be_compared_with_themselves() -> None:
     paths = sorted(report.RESULTS.glob("*.json"))
     assert paths
     for path in paths:
@@ -112,16 +183,16 @@ def test_instructions_are_the_difference_of_two_trainings() -> None:
 def test_valgrind_counts_a_loop_twice_as_long_as_twice_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed")
-    monkeypatch.setattr(instructions.sys, "executable", shutil.which("true"))
-    once = instructions.counted("")
-    assert once == pytest.approx(instructions.counted(""), rel=0.01)
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    once = instructions.count_instructions("")
+    assert once == pytest.approx(instructions.count_instructions(""), rel=0.01)
     assert 10_000 < once < 10**8
 
 
-def test_a_part_that_fails_or_takes_too_long_is_told_and_the_rest_goes_on(
+def test_a_part_that_fails_or_takes_too_long_is_reported_and_the_others_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Parts are real processes here, of modules that end as parts may end."""
+    """The parts are real processes that succeed, fail, take too long, or write no results."""
     package = tmp_path / "benchmarks"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -130,7 +201,7 @@ def test_a_part_that_fails_or_takes_too_long_is_told_and_the_rest_goes_on(
         (package / f"{name}.py").write_text(code.replace("input()", "import time; time.sleep(60)"))
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "PATIENCE", 2)
-    monkeypatch.setattr(run, "LEAST_PATIENCE", 1)
+    monkeypatch.setattr(run, "MIN_TIMEOUT", 1)
     names = {"bad": 5, "silent": 5, "slow": 1, "good": 5}
     parts = [run.Part(name, name, (), seconds) for name, seconds in names.items()]
     monkeypatch.setattr(run, "PARTS", [*parts, run.Part("tool", "good", (), 1, "no-such-tool")])
@@ -139,8 +210,8 @@ def test_a_part_that_fails_or_takes_too_long_is_told_and_the_rest_goes_on(
         run.main()
     assert end.value.code == 1
     err = capsys.readouterr().err
-    told = re.findall(r"^failed: (.*)$", err, flags=re.MULTILINE)
-    assert told == [
+    failures = re.findall(r"^failed: (.*)$", err, flags=re.MULTILINE)
+    assert failures == [
         "bad: exit code 3", "silent: wrote no results", "slow: ended after 2 s", "tool: no-such-tool is not installed",
     ]  # fmt: skip
     assert (tmp_path / "results" / "good.json").exists()
@@ -153,23 +224,26 @@ def test_the_run_has_all_parts_and_takes_less_than_20_minutes() -> None:
     assert set(run.QUICK) <= {part.name for part in run.PARTS}
 
 
-def test_options_refuse_what_cannot_be_and_name_what_is_absent(
+def test_invalid_options_are_refused_and_unavailable_backends_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = options.parser("A benchmark.\n\nMore.")
-    for words, told in ((["--rounds", "0"], "--rounds 0: wanted at least 1"), (["--backends", "nump"], "did you mean")):
+    for words, message in (
+        (["--rounds", "0"], "--rounds 0: wanted at least 1"),
+        (["--backends", "nump"], "did you mean"),
+    ):
         monkeypatch.setattr(sys, "argv", ["benchmark", *words])
         with pytest.raises(SystemExit) as end:
             options.Options(line)
         assert end.value.code == 2
-        assert told in capsys.readouterr().err
-    monkeypatch.setattr(options, "chosen", lambda names: ([], {"cupy": "no device"}))
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(options, "select_backends", lambda names: ([], {"cupy": "no device"}))
     monkeypatch.setattr(sys, "argv", ["benchmark", "--backends", "cupy"])
     with pytest.raises(SystemExit):
         options.Options(line)
     err = capsys.readouterr().err
     assert "without cupy: no device" in err
-    assert "none of them works here" in err
+    assert "none of them is available" in err
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,11 +259,11 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_the_picture_says_what_it_was_drawn_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_figure_contains_the_digest_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="comes with the extra plot")
     monkeypatch.setattr(redraw, "RESULTS", tmp_path)
     limits = {"host": Ceilings({"float32": 1e11}, [[1e9, 1e10]], 1e-7).as_dict()}
-    points = [
+    points: list[dict[str, Any]] = [
         {"line": f"batch {batch}", "x": x, "network": f"{x}-{x}-{x}", "batch": batch, "dtype": "float32",
          "microseconds": {"a": 1.0 * x, "b": 40.0 + x / 2}, "scatter": {"a": 0.0, "b": 0.0}, "unreliable": []}
         for batch in (1, 16) for x in (8, 32, 128)
@@ -215,7 +289,7 @@ def test_the_suite_skips_absent_backends_by_name_and_keeps_limits_with_its_resul
     words = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-p", "no:cacheprovider", "--backend", "numpy,absent"]
     words += ["-k", "(test_equation and relu and not leaky and float32) or (test_adam_steps and tiny and float32)"]
     words += ["--round-seconds", "0.001", f"--benchmark-json={path}"]
-    # pytest-benchmark measures nothing where it takes itself for a part of a run in several processes.
+    # pytest-benchmark is disabled if it finds the variables of pytest-xdist.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -232,7 +306,7 @@ def test_the_suite_skips_absent_backends_by_name_and_keeps_limits_with_its_resul
 
 @pytest.mark.slow
 def test_every_equation_can_be_timed() -> None:
-    """Each once, untimed, with warnings as errors: what overflows on the way to a right result fails no case."""
+    """Each runs once, untimed; warnings are errors, but an intermediate overflow fails no case."""
     words = [sys.executable, "-m", "pytest", "benchmarks/test_equations.py", "-q", "-p", "no:cacheprovider"]
     words += ["--backend", "numpy", "--benchmark-disable"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: rivals train alike, ratios are of the same round, tables are of the results."""
+"""The benchmarks: contenders train alike, ratios are per round, and tables match the results."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 import deepnotes as dn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are no part of the package
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are not in the package
 
 from benchmarks import cold_start, memory, redraw, report
 from deepnotes.testing.bench import timing
@@ -30,7 +30,7 @@ MACHINE = {
 
 @pytest.mark.parametrize("peer", MODULES)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.filterwarnings("ignore")  # what other libraries warn of at their import
+@pytest.mark.filterwarnings("ignore")  # warnings at the import of other libraries
 def test_peers_train_as_deepnotes_does_and_start_anew_at_each_call(peer: str, name: str) -> None:
     pytest.importorskip(MODULES[peer])
     from benchmarks.peers import PEERS
@@ -82,7 +82,7 @@ def test_a_step_and_a_prediction_are_measured(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(predictions, "ROUND_SECONDS", 0.001)
     r = predictions.measure(CASES["classes"], ["numpy"], 1, LIMITS, with_onnx=False)
     assert set(r["ratios"]) == {"numpy to products"}
-    assert r["unreliable"] == ["numpy", "products"], "one round says nothing of the noise"
+    assert r["unreliable"] == ["numpy", "products"], "the noise of one round is unknown"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -111,14 +111,14 @@ def test_a_peer_that_fails_or_trains_otherwise_is_not_timed(monkeypatch: pytest.
     found, failed = steps.rivals(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
     assert list(found) == ["numpy"]
     assert failed["broken"] == "RuntimeError: no compiler"
-    assert failed["wrong"].startswith("DeepnotesError: wrong trains otherwise than numpy: losses [1.0, 1.0]")
+    assert failed["wrong"].startswith("DeepnotesError: wrong trains differently from numpy: losses [1.0, 1.0]")
 
 
 def test_ratios_are_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
     a, b = iter([2e-6, 6e-6, 9e-6]), iter([1e-6, 2e-6, 9e-6])
     times = timing.turns({"a": lambda: next(a), "b": lambda: next(b)}, 3)
-    assert timing.compared(times, ["a"]) == {
+    assert timing.summarize_ratios(times, ["a"]) == {
         "microseconds": {"a": 6.0, "b": 2.0},
         "scatter": {"a": 0.583, "b": 2.0},
         "unreliable": ["a", "b"],
@@ -155,15 +155,15 @@ dn.Network.fit = lambda net, X, y, **options: fit(net, X.copy(), y, **options)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
-@pytest.mark.parametrize("form", memory.FORMS)
-def test_memory_sees_a_copy_of_the_samples(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", memory.LAYOUTS)
+def test_memory_sees_a_copy_of_the_samples(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
-    rows, _ = memory.CASE.data(12_000)  # more than 32 MB, so that no copy fits into memory that was freed before
+    rows, _ = memory.CASE.data(12_000)  # more than 32 MB, so that no copy fits into freed memory
     np.save(path, rows)
-    # In a process of its own: in this one, what earlier tests left would be freed meanwhile, and hide the copy.
-    measured = memory.GROWTH.format(backend="numpy", form=form, path=str(path))
-    assert memory.said_by(COPYING + measured) > 0.9 * rows.nbytes
-    assert memory.said_by(measured) < 0.5 * rows.nbytes
+    # In a new process: in this one, memory of earlier tests could be freed meanwhile and hide the copy.
+    measured = memory.GROWTH.format(backend="numpy", layout=layout, path=str(path))
+    assert memory.run_and_parse(COPYING + measured) > 0.9 * rows.nbytes
+    assert memory.run_and_parse(measured) < 0.5 * rows.nbytes
 
 
 def test_tables_are_filled_where_there_are_markers_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What measures on a GPU, tried where there is none: on the stand-in for the device, and its words without one."""
+"""The GPU benchmarks, run on the stand-in for a device, and their error message without a GPU."""
 
 import json
 from functools import partial
@@ -22,7 +22,7 @@ SMALL = Case((6, 8, 5), 4)
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns that take no time."""
+    """Make turns short."""
     monkeypatch.setattr(measure, "SECONDS", 0.0)
     monkeypatch.setattr(device, "SECONDS", 0.0)
 
@@ -69,7 +69,7 @@ def test_cases_count_their_products_and_fit() -> None:
 
 
 def test_a_checkout_that_nobody_installed_has_its_backends() -> None:
-    (found,) = distributions(path=[checkout._described()])
+    (found,) = distributions(path=[checkout._write_metadata()])
     assert {e.name for e in found.entry_points if e.group == "deepnotes.backends"} >= {"numpy", "numba", "cupy"}
     assert found.version == dn.__version__
 

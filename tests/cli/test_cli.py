@@ -55,6 +55,7 @@ def outcome(out):
 def parameters(path):
     """Return all numbers that a model file holds."""
     network = dn.load(path)
+    assert network.standardizer is not None
     return [network.flat(), network.standardizer.mean, network.standardizer.scale]
 
 

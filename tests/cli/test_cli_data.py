@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,8 @@ def test_models_with_columns_that_make_no_sense(run, fails, flats):
     run("train", *flats, *QUICK, "--impute", "mean")
     network = dn.load("flats.safetensors")
     columns = network.metadata["columns"]
-    for changed in (columns[:2], [*columns, columns[0]], 5, ["a"], [{}], [columns[1], columns[0], columns[2]]):
+    wrong: list[Any] = [columns[:2], [*columns, columns[0]], 5, ["a"], [{}], [columns[1], columns[0], columns[2]]]
+    for changed in wrong:
         network.metadata["columns"] = changed
         network.save("changed.safetensors")
         told = fails(1, "predict", "changed.safetensors", "flats.csv")

@@ -299,6 +299,7 @@ def test_an_interrupt(folder):
     )
     words = [sys.executable, "-c", program]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
         assert any(line.startswith("epoch 1/") for line in process.stderr)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)

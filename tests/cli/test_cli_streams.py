@@ -58,7 +58,12 @@ def run(words: list[str], unbuffered: bool = False, **streams: Any) -> "subproce
 
 def closing(*descriptors: int) -> Callable[[], None]:
     """Return what closes descriptors in a new process, as ``>&-`` does."""
-    return lambda: [os.close(descriptor) for descriptor in descriptors] and None
+
+    def close() -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    return close
 
 
 def no_more_than(size: int) -> Callable[[], None]:
@@ -176,7 +181,7 @@ def test_a_training_of_the_library_does_not_need_stderr(capsys: pytest.CaptureFi
     before, full = sys.stderr, open("/dev/full", "w", buffering=1)  # noqa: SIM115  # to close it is an error, too
     try:
         for stream in (None, full):
-            sys.stderr = stream  # type: ignore[assignment]
+            sys.stderr = stream
             net = dn.Network([dn.Dense(2, "softmax")], inputs=3, seed=0)
             assert len(net.fit(X, np.arange(20) % 2, epochs=3, progress=True).loss) == 3
     finally:
@@ -228,11 +233,11 @@ class Reluctant(io.RawIOBase):
 
 def test_writes_that_take_only_a_part_are_gone_on_with() -> None:
     raw = Reluctant()
-    write_all(io.TextIOWrapper(raw, "utf-8", write_through=True), "ÿ and more than seven bytes")  # type: ignore[arg-type]
+    write_all(io.TextIOWrapper(raw, "utf-8", write_through=True), "ÿ and more than seven bytes")
     assert raw.taken.decode() == "ÿ and more than seven bytes"
     raw = Reluctant()
     kinds = ["a-rose-is-a-rose", "ÿ"]
-    write_table(io.TextIOWrapper(raw, "utf-8", write_through=True), ["kind"], [kinds])  # type: ignore[arg-type]
+    write_table(io.TextIOWrapper(raw, "utf-8", write_through=True), ["kind"], [kinds])  # type: ignore[type-var]
     assert raw.taken.decode().splitlines() == ["kind", *kinds]
 
 
@@ -242,7 +247,7 @@ def test_a_stream_that_has_no_room_and_does_not_wait_is_an_error() -> None:
             return None
 
     with pytest.raises(BlockingIOError):
-        write_all(io.TextIOWrapper(Full(), "utf-8", write_through=True), "words")  # type: ignore[arg-type]
+        write_all(io.TextIOWrapper(Full(), "utf-8", write_through=True), "words")
 
 
 def test_what_need_not_arrive_is_dropped() -> None:

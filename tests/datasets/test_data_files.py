@@ -179,7 +179,7 @@ def parquet(tmp_path):
         pq.write_table(pa.table(columns), path, **options)
         return path
 
-    write.pa = pa
+    write.pa = pa  # type: ignore[attr-defined]
     return write
 
 

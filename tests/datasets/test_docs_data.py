@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 
 def test_the_examples_in_the_page_on_data_run(tmp_path, monkeypatch):
@@ -9,7 +10,7 @@ def test_the_examples_in_the_page_on_data_run(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 3
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)
     assert names["encoder"].inputs == ["area", "town=Aub", "town=Ulm"]

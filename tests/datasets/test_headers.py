@@ -181,7 +181,7 @@ def test_the_options_in_the_error_read_the_file(name, capsys):
     path = Path("data.csv")
     path.write_text(case.text, newline="")
     *features, target = case.names.split()
-    options, errors = dict(case.options), []
+    options, errors = dict(case.options), list[str]()
     while (status := main(["train", "data.csv", "--target", target, *as_options(options), *QUICK])) and len(errors) < 3:
         errors.append(capsys.readouterr().err)
         with pytest.raises(TableError) as caught:

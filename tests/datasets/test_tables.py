@@ -2,6 +2,7 @@
 
 import io
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,8 @@ def test_an_unknown_name_to_exclude_is_refused(flowers):
 
 
 def test_at_least_one_feature_is_required(flowers):
-    for arguments in ({"exclude": flowers.names}, {"names": []}):
+    choices: list[dict[str, Any]] = [{"exclude": flowers.names}, {"names": []}]
+    for arguments in choices:
         with pytest.raises(TableError, match="no column is left to be a feature; columns: length, "):
             flowers.features(**arguments)
 

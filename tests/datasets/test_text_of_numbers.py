@@ -70,7 +70,7 @@ def test_both_files_give_the_same_model_and_predictions(target, numeric, run):
     assert first["task"] == ("regression" if target in ("x", "amount") else "classification")
     models = [dn.load(name[2:]) for name in FILES]
     assert models[0].metadata == models[1].metadata
-    assert all((models[0].parameters[name] == models[1].parameters[name]).all() for name in models[0].parameters)
+    assert all(np.array_equal(models[0].parameters[name], models[1].parameters[name]) for name in models[0].parameters)
     for command in ("predict", "evaluate"):
         results = set()
         for model, data in itertools.product(FILES, FILES):

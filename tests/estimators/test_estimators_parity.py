@@ -198,5 +198,5 @@ def test_what_is_far_is_no_rounding(change) -> None:
     """A hyperparameter changed by little makes more of a difference than is let pass above."""
     X, y = IRIS
     options = {"hidden_layer_sizes": (8, 5), "random_state": 3, "max_iter": 60}
-    a, b = (MLPClassifier(**options | more).fit(X, y) for more in ({}, change))
+    a, b = (MLPClassifier(**chosen).fit(X, y) for chosen in (options, options | change))
     assert abs(parameters(a) - parameters(b)).max() > 3 * FAR

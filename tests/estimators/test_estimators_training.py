@@ -249,6 +249,7 @@ def test_what_diverges(backend) -> None:
     )  # fmt: skip
     with pytest.warns(ConvergenceWarning, match="before it converged"):
         model.fit(X_iris, y_iris)
+    assert model.validation_scores_ is not None
     assert np.isnan(model.validation_scores_[-1])
     assert len(model.validation_scores_) == len(model.loss_curve_) == model.n_iter_
     assert all(np.isfinite(W).all() for W in model.coefs_)  # those with the best score

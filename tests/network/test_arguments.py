@@ -43,7 +43,7 @@ def test_what_is_no_name_is_an_unknown_name(kind: str, make: Any, name: Any) -> 
 
 def test_an_initializer_that_is_no_name() -> None:
     with pytest.raises(dn.UnknownNameError, match=r"unknown initializer \[\]"):
-        dn.Dense(3, initializer=[])  # type: ignore[arg-type]
+        dn.Dense(3, initializer=[])
 
 
 # Metrics
@@ -97,11 +97,12 @@ def test_numbers_beyond_all_floats(make: Any) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, int])
 def test_options_may_be_numbers_of_numpy(kind: Any) -> None:
-    for made, option in [
+    with_options: list[tuple[Any, str]] = [
         (dn.Activation("leaky_relu", slope=kind(2)), "slope"),
         (dn.Activation("elu", alpha=kind(2)), "alpha"),
         (dn.Loss("huber", delta=kind(2)), "delta"),
-    ]:
+    ]
+    for made, option in with_options:
         assert made.options == ((option, 2.0),)
         assert type(made.options[0][1]) is float
 

@@ -138,8 +138,8 @@ def test_weights_and_biases_start_as_the_systems_do(name: str) -> None:
     W, b = np.asarray(net.parameters["W2"]), np.asarray(net.parameters["b2"])
     ours = (abs(W).max(), (W**2).mean(), abs(b).max(), (b**2).mean())
     for found in (ours, STORED[f"initial/{name}"]):
-        assert is_uniform(*found[:2], INITIAL[name][0], 60_000)
-        assert is_uniform(*found[2:], INITIAL[name][1], 200)
+        assert is_uniform(found[0], found[1], INITIAL[name][0], 60_000)
+        assert is_uniform(found[2], found[3], INITIAL[name][1], 200)
 
 
 def test_scikit_learn_goes_by_the_hidden_layers_even_for_a_sigmoid_output() -> None:
@@ -273,7 +273,7 @@ def test_tasks_do_not_hear_each_other() -> None:
         return found
 
     async def both() -> list[list[float]]:
-        return await asyncio.gather(work("keras"), work("torch"))
+        return list(await asyncio.gather(work("keras"), work("torch")))
 
     assert asyncio.run(both()) == [[1e-7] * 5, [1e-8] * 5]
     assert current_dialect() == "notes"
@@ -355,7 +355,7 @@ def test_epsilon_hat_is_added_before_the_correction() -> None:
     """Against the formula before section 2.1 of the paper, from a gradient so small that epsilon matters."""
     adam, theta, m, v = dn.Adam(0.1, epsilon=1e-3, epsilon_hat=True), 1.0, 0.0, 0.0
     state: tuple[Any, ...] = (np.zeros(1), np.zeros(1))
-    found = np.array([1.0])
+    found: Any = np.array([1.0])
     for t, g in enumerate([1e-3, -2e-3, 5e-4], start=1):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         theta -= 0.1 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (math.sqrt(v) + 1e-3)
@@ -378,7 +378,7 @@ def test_backends_that_compile_know_what_they_do_not_know(optimizer: dn.Optimize
     if backend == "numba":
         pytest.importorskip("numba", reason="the Numba backend needs deepnotes[numba]")
     settings = {"optimizer": optimizer, "epochs": 3, "shuffle": False, "clip_norm": 0.5, "l2": 0.01}
-    usual = replace(optimizer, **{name: False for name in ODD if hasattr(optimizer, name)})
+    usual = replace(optimizer, **{name: False for name in ODD if hasattr(optimizer, name)})  # type: ignore[type-var]
     found = []
     for chosen, like in ((backend, optimizer), (dn.Backend("eager", np), optimizer), (backend, usual)):
         net = dn.Network(layers("tanh"), inputs=5, seed=3, dtype="float64", backend=chosen)

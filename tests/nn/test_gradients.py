@@ -62,7 +62,7 @@ class Case:
 
     def gradient(self):
         found = self.net.gradients(self.X, self.Y, loss=self.loss, sample_weight=self.w, l2=self.l2)
-        return np.concatenate([found[name].ravel() for name in self.net.layout.entries])
+        return np.concatenate([np.ravel(found[name]) for name in self.net.layout.entries])
 
     def losses(self, theta):
         """Return the loss of each sample, with the mask of step 0, and on which side of its kinks everything is."""
@@ -97,7 +97,7 @@ class Case:
 
 
 def _is_kinked(layer):
-    return isinstance(layer, Dense) and layer.g.name in KINKED
+    return isinstance(layer, Dense) and layer.g.name in KINKED  # type: ignore[attr-defined]
 
 
 def assert_gradient_is_right(*names, **options):
@@ -152,6 +152,7 @@ def test_the_cost_of_a_step_is_the_weighted_mean_that_is_differentiated(activati
     """
     case = Case(0, activation, activation, loss, weighted=True)
     net, w = case.net, case.w
+    assert w is not None
     plan = Plan(net.inputs, net.layers, "float64", net.seed, case.loss, dn.SGD())
     scaled = (w / w.mean()).reshape(1, -1)
     step = gradient_step(OPS, plan, net.theta, net.layout.decays(), np.asarray(0), case.X, case.Y, scaled)

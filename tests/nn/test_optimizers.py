@@ -1,6 +1,7 @@
 """Optimizers against scalar loops, schedules and initial weights against their definitions."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,8 @@ def test_rmsprop():
 
 def test_adam():
     """Discounted sums: m = 4/2 + 4, v = 12 3/4 + 4², whose root is 5."""
-    found = eq.adam(np, *(np.array([x]) for x in (1.0, 4.0, 4.0, 12.0)), 0.5, 3.0, 0.5, 0.75)
+    theta, g, m, v = (np.array([x]) for x in (1.0, 4.0, 4.0, 12.0))
+    found = eq.adam(np, theta, g, m, v, 0.5, 3.0, 0.5, 0.75)
     assert [x.tolist() for x in found] == [[1 - 0.5 * 6 / (5 + 3)], [6.0], [25.0]]
 
 
@@ -139,7 +141,8 @@ def test_nesterov_is_sutskevers_form_seen_from_where_the_velocity_leads():
     """On f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4), and our θ is θ + μ v."""
     rate, momentum = 0.1, 0.9
     optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
-    ours, slots = np.array([1.0]), (np.array([0.0]),)
+    ours: Any = np.array([1.0])
+    slots: Any = (np.array([0.0]),)
     theta, v = 1.0, 0.0
     for t in range(1, T + 1):
         ours, slots = optimizer.update(OPS, ours, ours, slots, np.ones(1), optimizer.scalars(t, rate))
@@ -220,7 +223,7 @@ def test_the_cosine_in_between():
 
 def test_a_plateau_is_seen_after_its_patience():
     schedule = dn.ReduceOnPlateau(1.0, factor=0.5, patience=2, min_delta=0.125)
-    memory = {}
+    memory: Any = {}
     for value, best, waited, scale in [
         (8.0, 8.0, 0, 1.0),
         (7.5, 8.0, 1, 1.0),  # less than an eighth better

@@ -182,7 +182,7 @@ def test_a_picture_replaces_another_whole_or_not_at_all(tmp_path: Path) -> None:
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        plots.save(Broken(), target)  # type: ignore[arg-type]
+        plots.save(Broken(), target)
     assert target.read_text() == "old"
     plots.save(history(3).plot(), target)
     assert target.read_bytes().startswith(b"\x89PNG")

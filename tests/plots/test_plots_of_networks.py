@@ -52,7 +52,7 @@ def test_a_confusion_matrix_of_a_network(tmp_path: Path) -> None:
     assert [label.get_text() for label in made.axes[0].get_xticklabels()] == ["x", "y", "z"]
     one = dn.Network([dn.Dense(1, "sigmoid")], inputs=2, seed=0)
     made = plots.confusion_of(one, X2, Y2 > 0)
-    assert made.axes[0].images[0].get_array().shape == (2, 2)
+    assert np.shape(made.axes[0].images[0].get_array()) == (2, 2)
 
 
 def test_many_classes_have_less_in_their_cells(tmp_path: Path) -> None:

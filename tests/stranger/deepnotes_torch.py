@@ -1,4 +1,4 @@
-"""deepnotes on PyTorch, by way of array-api-compat: a backend that has only a namespace, in a package of its own."""
+"""A third-party backend for PyTorch that consists of a namespace only, that of array-api-compat."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ class TorchBackend(Backend):
 
 
 def create() -> Backend:
-    """Return the backend; the entry point."""
+    """Return the backend; the entry point names this function."""
     try:
         from array_api_compat import torch
     except ImportError as error:

@@ -1,6 +1,7 @@
-"""What the benchmarks measure with: work counted from the plan, ceilings, noise, contenders, sweeps, advice."""
+"""Tools of the benchmarks: counted work, ceilings, noise, contenders, sweeps and recommendations."""
 
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
+from deepnotes.nn.plan import Plan
 from deepnotes.testing.bench import advice, cases, contenders, limits, machine, runs, sweep, timing
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
@@ -23,7 +25,7 @@ LIMITS = {"host": Ceilings({"float32": 1e11, "float64": 5e10}, [[1e5, 1e11], [1e
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure for no longer than it takes to see that it is done."""
+    """Make the measurements short."""
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
     monkeypatch.setattr(limits, "PRODUCT_SIZES", (32,))
     monkeypatch.setattr(limits, "DEVICE_PRODUCT_SIZES", (32,))
@@ -31,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def products(sizes: tuple[int, ...], m: int) -> int:
-    """Return the operations of the matrix products of a step (N2, N13, N15), written out."""
+    """Return the operations of the matrix products of a step (N2, N13, N15)."""
     pairs = list(pairwise(sizes))
     return sum(2 * n * k * m * (2 if first == 0 else 3) for first, (k, n) in enumerate(pairs))
 
@@ -45,7 +47,7 @@ def test_a_step_is_its_products_and_a_few_operations_for_each_activation_and_par
     assert 10 * p + 3 * units * m <= rest <= 15 * p + 30 * units * m
 
 
-def test_what_nobody_needs_is_not_counted_and_what_is_needed_twice_is_counted_once() -> None:
+def test_unused_work_is_not_counted_and_shared_work_is_counted_once() -> None:
     def function(xp: Any, A: Any, B: Any) -> list[Any]:
         xp.exp(B @ A)
         return [xp.sum(A * A) + xp.sum(A * A), xp.astype(A > 0, A.dtype)]
@@ -53,7 +55,7 @@ def test_what_nobody_needs_is_not_counted_and_what_is_needed_twice_is_counted_on
     assert operations(function, [(3, 4), (4, 3)], ["float64"] * 2) == 2 * 12 + 1
 
 
-def test_two_small_batches_tell_of_any_other() -> None:
+def test_two_small_batches_determine_the_work_of_any_other() -> None:
     plan = Case((5, 8, 3), 1).plan
     for m in (2, 3, 11):
         assert step_work(plan, m).flops == limits._step_operations(plan, m)
@@ -61,7 +63,7 @@ def test_two_small_batches_tell_of_any_other() -> None:
 
 def test_dropout_other_losses_and_optimizers_are_counted_too() -> None:
     plain = Case((5, 8, 3), 4).plan
-    sgd = step_work(cases.Plan(**vars(plain) | {"optimizer": dn.SGD(0.1)}), 4)
+    sgd = step_work(Plan(**vars(plain) | {"optimizer": dn.SGD(0.1)}), 4)
     assert step_work(plain, 4).flops - sgd.flops >= 8 * plain.layout.size, "Adam does more than SGD"
     assert step_work(plain, 4).bytes - sgd.bytes == 2 * 2 * 4 * plain.layout.size, "two slots, read and written"
 
@@ -78,10 +80,12 @@ def test_a_limit_is_the_slower_of_arithmetic_and_memory() -> None:
     host = LIMITS["host"]
     assert host.seconds(Work(10**11, 1000, 1000), "float32") == pytest.approx(1)
     assert host.seconds(Work(10**11, 1000, 1000), "float64") == pytest.approx(2)
-    assert host.seconds(Work(1, 10**11, 10**5), "float32") == pytest.approx(1), "among little, the cache's bandwidth"
-    assert host.seconds(Work(1, 10**11, 10**6), "float32") == pytest.approx(10), "among much, the memory's"
+    assert host.seconds(Work(1, 10**11, 10**5), "float32") == pytest.approx(1), (
+        "a small set is in the cache"
+    )
+    assert host.seconds(Work(1, 10**11, 10**6), "float32") == pytest.approx(10), "a large set is not"
     assert host.seconds(Work(0, 0, 0), "float32", calls=3) == pytest.approx(3e-7)
-    beside = host.beside(Work(10**6, 10, 10), "float32", {"a": 40.0, "b": 10.0})
+    beside = host.compare_with_limit(Work(10**6, 10, 10), "float32", {"a": 40.0, "b": 10.0})
     assert beside["share"] == {"a": 0.25, "b": 1.0}
 
 
@@ -92,7 +96,7 @@ def test_ceilings_are_measured_where_a_backend_computes(backend: Any) -> None:
     assert found.flops["float32"] > 1e6
     assert [size for size, _ in found.copies] == list(limits.COPY_BYTES)
     assert min(rate for _, rate in found.copies) > 1e6
-    assert limits.place(dn.get_backend(backend)) == ("host" if backend == "numpy" else "strict")
+    assert limits.location(dn.get_backend(backend)) == ("host" if backend == "numpy" else "strict")
     assert json.loads(json.dumps(found.as_dict())) == found.as_dict()
 
 
@@ -101,9 +105,9 @@ def test_a_case_too_large_for_the_memory_says_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cases, "available_memory", lambda: 10_000_000)
     why = case.too_large(1_000_000)
     assert why is not None
-    assert "and 0.0 GB may be taken" in why
+    assert "wanted at most 0.0 GB" in why
     monkeypatch.setattr(cases, "available_memory", lambda: None)
-    assert case.too_large(10**12) is None, "where the system does not say, it is tried"
+    assert case.too_large(10**12) is None, "a case runs if the free memory is unknown"
     assert case.memory(2000) - case.memory(1000) == 1000 * 65 * 4
 
 
@@ -120,13 +124,13 @@ def test_available_memory_is_what_is_left_of_a_containers_limit(monkeypatch: pyt
 
 
 def test_only_its_own_source_tree_has_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"ls-files": None, "rev-parse": "abc1234", "diff": ""}
-    monkeypatch.setattr(machine, "_git", lambda *words: said[words[0]])
-    assert machine._commit() is None, "some other repository around an installed package"
-    said["ls-files"] = "machine.py"
+    outputs = {"ls-files": None, "rev-parse": "abc1234", "diff": ""}
+    monkeypatch.setattr(machine, "_git", lambda *words: outputs[words[0]])
+    assert machine._commit() is None, "an installed package inside another repository"
+    outputs["ls-files"] = "machine.py"
     assert machine._commit() == "abc1234"
-    said["diff"] = None
-    assert machine._commit() == "abc1234+", "sources were changed since"
+    outputs["diff"] = None
+    assert machine._commit() == "abc1234+", "changed sources"
 
 
 def test_what_scatters_is_unreliable() -> None:
@@ -135,8 +139,8 @@ def test_what_scatters_is_unreliable() -> None:
     assert found["scatter"] == {"calm": 0.0, "wild": 1.0, "once": None}
 
 
-def test_contenders_have_the_threads_that_they_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+def test_a_backend_without_settable_threads_has_one_contender(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     assert contenders.thread_counts() == [1, 2, 4, 6]
     strict = dn.Backend("strict", array_api_strict)
     monkeypatch.setattr(contenders, "get_backend", _refuses_options)
@@ -148,7 +152,7 @@ def _refuses_options(name: str, **options: Any) -> Any:
     raise dn.ArgumentError(f"{name} has no options")
 
 
-def test_a_backend_with_the_option_is_told_by_it_and_one_of_numpys_by_the_blas() -> None:
+def test_threads_are_set_by_the_option_of_a_backend_or_by_the_blas() -> None:
     pytest.importorskip("threadpoolctl", reason="comes with the extra numba")
     pytest.importorskip("numba", reason="comes with the extra numba")
     from threadpoolctl import threadpool_info
@@ -162,18 +166,18 @@ def test_a_backend_with_the_option_is_told_by_it_and_one_of_numpys_by_the_blas()
         assert {x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas"} <= {1}
 
 
-def test_absent_backends_are_told_by_name_and_unknown_ones_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_backends_are_named_and_unknown_ones_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def get(name: str) -> Any:
         if name == "gone":
             raise dn.BackendUnavailable("gone", "no device", "buy one")
         return dn.get_backend(name)
 
     monkeypatch.setattr(contenders, "get_backend", get)
-    found, absent = contenders.chosen(["numpy", "gone", "numpy"])
+    found, absent = contenders.select_backends(["numpy", "gone", "numpy"])
     assert [backend.name for backend in found] == ["numpy"]
     assert absent == {"gone": "no device; to fix it: buy one"}
     with pytest.raises(dn.UnknownNameError, match="did you mean 'numpy'"):
-        contenders.chosen(["nump"])
+        contenders.select_backends(["nump"])
 
 
 def test_unequal_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +185,8 @@ def test_unequal_work_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda epochs, shuffle: [float(backend == "b")] * epochs
 
     monkeypatch.setattr(runs, "training", wrong)
-    pair = [Contender("a", "a"), Contender("b", "b")]  # type: ignore[arg-type]
-    with pytest.raises(dn.DeepnotesError, match="b trains otherwise than a: losses"):
+    pair = [Contender("a", "a"), Contender("b", "b")]
+    with pytest.raises(dn.DeepnotesError, match="b trains differently from a: losses"):
         runs.steps(Case((4, 3), 8), pair, LIMITS, 1)
 
 
@@ -197,7 +201,7 @@ def test_steps_and_predictions_are_timed_beside_their_limit() -> None:
             assert runs.share(found, who) == found["limits"][where]["share"][who] > 0
 
 
-def test_a_sweep_leaves_out_what_cannot_be_run_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_reports_why_it_skips_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
 
     def steps(case: Case, *rest: Any) -> dict[str, Any]:
@@ -211,14 +215,14 @@ def test_a_sweep_leaves_out_what_cannot_be_run_and_says_why(monkeypatch: pytest.
     shapes = [((8, 8, 8), 4), ((8, 8, 8), 3), ((64, 10**6, 8), 1), ((512, 512, 512), 10**5), ((8, 8), 2)]
     points = [Point("line", i, Case(sizes, batch)) for i, (sizes, batch) in enumerate(shapes)]
     here = [Contender("numpy", dn.get_backend("numpy"))]
-    told: list[int] = []
-    found = sweep.sweep(points, here, LIMITS, 60, on_point=lambda point, number, left: told.append(number))
+    numbers: list[int] = []
+    found = sweep.sweep(points, here, LIMITS, 60, on_point=lambda point, number, left: numbers.append(number))
     assert [f["x"] for f in found] == [0, 1, 2, 3, 4], "in the order of the points"
     assert [case.batch for case in ran] == [2, 4], "the least work first"
     assert "out of memory: the device is full" in found[1]["skipped"]
     assert "GB of memory" in found[2]["skipped"]
     assert "one step takes" in found[3]["skipped"] or "GB of memory" in found[3]["skipped"]
-    assert told == [0, 1, 2, 3, 4]
+    assert numbers == [0, 1, 2, 3, 4]
     late = sweep.sweep(points[:1], here, LIMITS, 0.0)
     assert late[0]["skipped"] == "the time is up"
     assert sweep.skipped(late + late) == [(("8-8-8", 4), "the time is up")]
@@ -252,7 +256,7 @@ def test_who_is_ahead_by_a_little_has_not_overtaken() -> None:
 
 
 def result(times: dict[str, float], scatter: float | None = 0.02) -> dict[str, Any]:
-    """Return a result as a run gives it."""
+    """Return a measurement with these times."""
     unreliable = [who for who in times if timing.is_unreliable(scatter)]
     return {"microseconds": times, "scatter": dict.fromkeys(times, scatter), "unreliable": unreliable}
 
@@ -266,12 +270,12 @@ def test_the_advice_is_the_fastest_or_of_equals_the_one_with_fewer_threads() -> 
     b = advice.best(result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
     assert (b.contender.name, b.equals) == ("one", ["two"])
     words = advice.advice("training", result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
-    assert words.startswith("for training take one: --backend numpy, with OMP_NUM_THREADS=1 in the environment; 5.0 ")
-    assert words.endswith("as fast as far as can be told: two")
+    assert words.startswith("for training use one: --backend numpy, with OMP_NUM_THREADS=1 in the environment; 5.0 ")
+    assert words.endswith("equally fast within the noise: two")
     assert "unreliable" in advice.advice("training", result({"one": 1.0, "two": 9.0}, None), group[:2])
 
 
-def test_the_benchmarks_tools_load_nothing_that_draws() -> None:
+def test_the_tools_import_neither_matplotlib_nor_rich() -> None:
     code = "import sys, deepnotes.testing.bench.report; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"matplotlib", "rich"} & {name.partition(".")[0] for name in loaded}

@@ -1,4 +1,4 @@
-"""A network and the batch it is trained with: its layers, its plan, random samples, and the memory that it takes."""
+"""Cases to measure: a network, a batch size and a dtype."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ from deepnotes.nn.plan import Plan
 from deepnotes.testing.bench.machine import available_memory
 
 LEARNING_RATE = 1e-5
-"""Small, so that no network saturates: scikit-learn bounds the logarithm in its loss, while deepnotes need not."""
+"""Small, so that no output saturates: scikit-learn then clips the logarithm in its loss, and deepnotes does not."""
 
 SHARE_OF_MEMORY = 0.7
 """The share of the available memory that a case may use."""
 
 
 class Case(NamedTuple):
-    """A network by its layer sizes, and the batch it is trained with.
+    """A network, given by its layer sizes, with a batch size and a dtype.
 
     Examples
     --------
@@ -33,12 +33,12 @@ class Case(NamedTuple):
 
     @property
     def network(self) -> str:
-        """The sizes, as ``64-128-10``."""
+        """The sizes in the form ``64-128-10``."""
         return "-".join(map(str, self.sizes))
 
     @property
     def layers(self) -> list[Layer]:
-        """ReLU layers, then sigmoid for one output, softmax for more."""
+        """ReLU layers, followed by sigmoid for one output or softmax for several."""
         *hidden, outputs = self.sizes[1:]
         last = Dense(1, "sigmoid") if outputs == 1 else Dense(outputs, "softmax")
         return [*(Dense(units, "relu") for units in hidden), last]
@@ -60,17 +60,17 @@ class Case(NamedTuple):
     def memory(self, samples: int) -> int:
         """Estimate the bytes needed to train on a number of samples.
 
-        They are: θ, gradient and slots, and as much again while the start is drawn; the samples; and what a backend
-        that computes whole batches, equation by equation, keeps of each layer.
+        The estimate includes parameters, gradient and slots, the initial parameters in double precision, the samples,
+        and the arrays per layer of a backend that computes equation by equation.
         """
         p = sum((before + 1) * size for before, size in zip(self.sizes, self.sizes[1:], strict=False))
         numbers = p * (4 + len(Adam().slots)) + samples * (self.sizes[0] + 1)
         numbers += self.batch * (self.sizes[0] + 5 * sum(self.sizes[1:]))
-        return numbers * np.dtype(self.dtype).itemsize + 8 * p  # the start is drawn in double precision
+        return numbers * np.dtype(self.dtype).itemsize + 8 * p  # initial parameters in double precision
 
     def too_large(self, samples: int) -> str | None:
         """Return why this case cannot be run with a number of samples, or None if it can."""
         needed, free = self.memory(samples), available_memory()
         if free is None or needed <= SHARE_OF_MEMORY * free:
             return None
-        return f"needs about {needed / 1e9:,.1f} GB of memory, and {SHARE_OF_MEMORY * free / 1e9:,.1f} GB may be taken"
+        return f"needs about {needed / 1e9:,.1f} GB of memory, wanted at most {SHARE_OF_MEMORY * free / 1e9:,.1f} GB"

@@ -1,7 +1,7 @@
-"""Contenders: backends by name, each with the numbers of threads that it can be given, and their trainings.
+"""Contenders: backends with numbers of threads, and their trainings.
 
-No backend is known here by its name. The number of threads is set by the backend's option ``threads``, or for NumPy's
-arrays through the BLAS, if threadpoolctl is installed; any other backend runs with its own default.
+The number of threads is set by the backend's option ``threads``, if it has one. For other backends with NumPy's arrays,
+it is the number of BLAS threads, set by threadpoolctl if that is installed. Any other backend uses its own default.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import get_backend, registered_backends
 from deepnotes.network.network import Network
 from deepnotes.testing.bench.cases import Case
-from deepnotes.testing.bench.limits import place
+from deepnotes.testing.bench.limits import location
 from deepnotes.testing.bench.machine import cores
 from deepnotes.testing.bench.timing import blas_threads
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeepnotesError, UnknownNameError
@@ -23,7 +23,7 @@ Train: TypeAlias = Callable[[int, bool], list[float]]
 """Takes the number of epochs, and whether to draw a new order of samples for each; returns the mean loss of each."""
 
 AGREEMENT = 1e-3
-"""The relative difference allowed between first losses: enough for another order of summation, not another formula."""
+"""The allowed relative difference of losses: more than the order of summation causes, less than a wrong formula."""
 
 
 class Contender(NamedTuple):
@@ -35,23 +35,23 @@ class Contender(NamedTuple):
     by_blas: bool = False
 
     def execution_context(self) -> AbstractContextManager[None]:
-        """Return the context that sets its number of threads."""
+        """Return a context manager that sets the number of threads."""
         return blas_threads(self.threads if self.by_blas else None)
 
     @property
     def options(self) -> str:
-        """The command-line options that select it."""
-        told = f" --threads {self.threads}" if self.threads and not self.by_blas else ""
-        return f"--backend {self.backend.name}{told}"
+        """The command-line options that select this contender."""
+        threads = f" --threads {self.threads}" if self.threads and not self.by_blas else ""
+        return f"--backend {self.backend.name}{threads}"
 
     @property
     def environment(self) -> str:
-        """The environment variables that it needs in addition, or nothing."""
+        """The environment variables that it needs in addition, or an empty string."""
         return f"OMP_NUM_THREADS={self.threads}" if self.by_blas else ""
 
 
-def chosen(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
-    """Return the backends with these names, and why others are absent.
+def select_backends(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
+    """Return the available backends with these names, and the reasons why the others are not available.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def chosen(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
     Raises
     ------
     UnknownNameError
-        If a name is not that of a backend.
+        If there is no backend of that name.
     """
     found: list[Backend] = []
     absent = {}
@@ -74,7 +74,7 @@ def chosen(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
 
 
 def thread_counts() -> list[int]:
-    """Return the numbers of threads worth a try: 1, 2, 4, ... and all cores.
+    """Return the numbers of threads to measure: 1, 2, 4, ... and the number of cores.
 
     Examples
     --------
@@ -86,39 +86,39 @@ def thread_counts() -> list[int]:
 
 
 def contenders(backends: Sequence[Backend], counts: Sequence[int] | None = None) -> list[Contender]:
-    """Return each backend with each number of threads that it can be given, by default :func:`thread_counts`."""
+    """Return each backend with each number of threads, if it can be set; by default, those of :func:`thread_counts`."""
     found = []
     for backend in backends:
         for threads in thread_counts() if counts is None else counts:
-            told = _told(backend, threads)
-            if told is None:
+            contender = _with_threads(backend, threads)
+            if contender is None:
                 found.append(Contender(backend.name, backend))
                 break
-            found.append(told)
+            found.append(contender)
     return found
 
 
-def _told(backend: Backend, threads: int) -> Contender | None:
-    """Return the backend with a number of threads, or None if that cannot be set."""
+def _with_threads(backend: Backend, threads: int) -> Contender | None:
+    """Return the backend with a number of threads, or None if the number cannot be set."""
     name = f"{backend.name}, {threads} thread{'' if threads == 1 else 's'}"
     try:
         return Contender(name, get_backend(backend.name, threads=threads), threads)
-    except (ArgumentError, UnknownNameError):  # no such option, or not this value; or it was never registered
+    except (ArgumentError, UnknownNameError):  # no such option or value, or the backend is not registered
         pass
     try:
         import threadpoolctl  # noqa: F401
     except ImportError:
         return None
-    return Contender(name, backend, threads, by_blas=True) if place(backend) == "host" else None
+    return Contender(name, backend, threads, by_blas=True) if location(backend) == "host" else None
 
 
 def network(backend: Backend | str, case: Case, theta: np.ndarray | None = None) -> Network:
-    """Return a new network of the case, with parameters `theta`, or drawn by seed 0."""
+    """Return a new network of the case with parameters `theta`, or with random ones of seed 0."""
     return Network(case.layers, case.sizes[0], backend=backend, dtype=case.dtype, theta=theta, seed=0)
 
 
 def training(backend: Backend | str, case: Case, X: np.ndarray, y: np.ndarray, theta: np.ndarray) -> Train:
-    """Return a function that trains a network on rows X, shape (m, n[0]), anew from `theta` at every call."""
+    """Return a function that trains a network on rows X, shape (m, n[0]), starting from `theta` at every call."""
     net, optimizer = network(backend, case, theta), case.plan.optimizer
 
     def train(epochs: int, shuffle: bool) -> list[float]:
@@ -129,16 +129,16 @@ def training(backend: Backend | str, case: Case, X: np.ndarray, y: np.ndarray, t
     return train
 
 
-def agreeing(trainings: dict[str, Train]) -> None:
-    """Raise an error unless all have the same losses in the first two epochs, with a given order of samples.
+def check_agreement(trainings: dict[str, Train]) -> None:
+    """Check that all trainings have the same losses in two epochs without shuffling.
 
     Raises
     ------
     DeepnotesError
-        With the name of the one that trains differently: its work is not comparable, so it is not timed.
+        If one differs: its work is not comparable, so it must not be timed.
     """
     losses = {who: train(2, False) for who, train in trainings.items()}
     first = next(iter(losses))
     for who, values in losses.items():
         if not np.allclose(values, losses[first], rtol=AGREEMENT, atol=0):
-            raise DeepnotesError(f"{who} trains otherwise than {first}: losses {values} instead of {losses[first]}")
+            raise DeepnotesError(f"{who} trains differently from {first}: losses {values} instead of {losses[first]}")

@@ -1,4 +1,4 @@
-"""Pictures of results by matplotlib (extra ``plot``), which is imported when the first is drawn."""
+"""Figures of measurements, by matplotlib (extra ``plot``), which is imported when the first one is drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Colours of Okabe and Ito, distinct for the colour-blind too; marks and strokes differ as well."""
+"""The colours of Okabe and Ito, which colour-blind readers can distinguish; markers and line styles differ too."""
 MARKS, STROKES = "os^Dv<>P", ("-", "--", "-.", ":")
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -24,11 +24,11 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 Line = Mapping[str, Sequence[tuple[int, float]]]
-"""Points of x and microseconds, by contender."""
+"""By contender, pairs of x and microseconds."""
 
 
 def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, across: int = 2) -> "Figure":
-    """Plot the time of a step, one panel for each line of a sweep, marking where the fastest contender changes.
+    """Plot the time of a step in one panel per line of a sweep, and mark where the fastest contender changes.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
         The label of the x axis, by panel.
     title : str
     across : int, default 2
-        Panels in a row.
+        The number of panels in a row.
     """
     require_matplotlib()
     import matplotlib as mpl
@@ -52,8 +52,8 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
         grid = drawn.subplots(down, across, squeeze=False, sharex=alike, sharey=True).ravel()
         names = list(dict.fromkeys(who for line in panels.values() for who in line))
         for ax, (name, line) in zip(grid, panels.items(), strict=False):
-            ticks = _xs(panels.values() if alike else [line])
-            _lines(ax, name, axes[name], line, names, ticks)
+            ticks = _x_coordinates(panels.values() if alike else [line])
+            _plot_lines(ax, name, axes[name], line, names, ticks)
         for ax in grid[len(panels) :]:
             ax.set_axis_off()
         for ax in grid[::across]:
@@ -64,12 +64,12 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
         return drawn
 
 
-def _xs(several: Iterable[Line]) -> list[int]:
-    """Return all x of some lines."""
+def _x_coordinates(several: Iterable[Line]) -> list[int]:
+    """Return the x coordinates of all points of some lines."""
     return sorted({point[0] for line in several for points in line.values() for point in points})
 
 
-def _lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], ticks: list[int]) -> None:
+def _plot_lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], ticks: list[int]) -> None:
     for who, points in line.items():
         i = names.index(who)
         style = {"color": COLOURS[i % 8], "marker": MARKS[i % 8], "linestyle": STROKES[i % 4], "markersize": 4}
@@ -82,13 +82,13 @@ def _lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], ticks:
     for change in overtakings(line):
         ax.axvline(change.x, color="#888888", linewidth=0.8, linestyle=":")
         ax.annotate(
-            _told(change), (change.x, 0.03), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right",
+            _label(change), (change.x, 0.03), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right",
             color="#444444", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
         )  # fmt: skip
 
 
 def bars(microseconds: Mapping[str, float], least: float | None, title: str, doubtful: Sequence[str] = ()) -> "Figure":
-    """Plot the time of a step as horizontal bars, beside the least time that the machine allows, if that is given."""
+    """Plot the time of a step as horizontal bars, and the least time that the machine allows, if given."""
     require_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -101,34 +101,32 @@ def bars(microseconds: Mapping[str, float], least: float | None, title: str, dou
         shown = ax.barh(labels, [microseconds[name] for name in names], color=COLOURS[0], height=0.65)
         ax.bar_label(shown, [figure(microseconds[name]) for name in names], padding=3)
         if least is not None:
-            ax.axvline(
-                least, color=COLOURS[1], linestyle="--", label=f"the least that the machine allows: {figure(least)}"
-            )
+            ax.axvline(least, color=COLOURS[1], linestyle="--", label=f"limit of the machine: {figure(least)}")
             drawn.legend(loc="outside lower right")
         ax.set(xlabel="µs", title=title, xlim=(0, 1.15 * max(microseconds.values())))
         return drawn
 
 
 def save(drawn: "Figure", path: Any, format: str | None = None) -> None:
-    """Write a picture to a file or stream; with the same versions, the same figure gives the same bytes."""
+    """Write a figure to a file or stream; the same versions of the packages write the same bytes."""
     import matplotlib as mpl
 
-    dated = {"Date": None} if (format or str(path).rpartition(".")[2]).lower() == "svg" else None
+    metadata = {"Date": None} if (format or str(path).rpartition(".")[2]).lower() == "svg" else None
     with mpl.rc_context(STYLE):
-        drawn.savefig(path, format=format, dpi=150, metadata=dated)
+        drawn.savefig(path, format=format, dpi=150, metadata=metadata)
 
 
 def svg(drawn: "Figure") -> bytes:
-    """Return a picture as SVG."""
+    """Return a figure as SVG."""
     stream = BytesIO()
     save(drawn, stream, "svg")
     return stream.getvalue()
 
 
-def _told(change: Overtaking) -> str:
+def _label(change: Overtaking) -> str:
     return f"from {_short(change.x)} on: {change.after}"
 
 
 def _short(x: float) -> str:
-    """Return a number on an axis, such as 65k for 65,536."""
+    """Return a short label for a number, such as 66k for 65,536."""
     return f"{x / 1000:.0f}k" if x >= 10_000 else f"{x / 1000:.3g}k" if x >= 1000 else f"{x:.3g}"

@@ -1,10 +1,10 @@
-"""Limits of the machine: the counted work of a case over the measured best rate of the machine.
+"""Limits of the machine: the least time of a case, from its counted work and the best measured rates.
 
-The work is counted from the plan: its step is recorded (:mod:`deepnotes.backends.recording.trace`), and each
-instruction is a number of operations. The fewest bytes are those that any order of computation has to move: each sample
-is read once, each parameter and slot read and written once. A result's share of the limit is the time that the slower
-of both would take at the ceilings, over the time that was measured (the roofline of Williams, Waterman and Patterson,
-CACM 2009).
+The work is counted from the plan: a step is recorded (:mod:`deepnotes.backends.recording.trace`), and the operations of
+its instructions are added. The bytes are the minimum that any order of computation has to move: each sample is read
+once, each parameter and slot is read and written once. The limit is the larger of two times, that of the operations and
+that of the bytes, at the ceilings of the machine (the roofline model of Williams, Waterman and Patterson, CACM 2009). A
+result's share of the limit is the limit divided by the measured time.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,17 +25,17 @@ from deepnotes.testing.bench.timing import blas_threads, seconds
 COUNTED = (BINARY - {"equal", "less", "less_equal", "greater", "greater_equal"} | UNARY) - {
     "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
 }  # fmt: skip
-"""Elementwise instructions that count as one operation for each element; comparisons and conversions do not count."""
+"""Elementwise instructions, which count as one operation per element; comparisons and conversions do not count."""
 
 PRODUCT_SIZES = (512, 1024)
 DEVICE_PRODUCT_SIZES = (1024, 4096)
-"""Sizes of square matrices whose products run at the best rate."""
+"""Sizes of square matrices to measure the rate of products with."""
 COPY_BYTES = (1 << 18, 1 << 21, 1 << 24, 1 << 27)
-"""Bytes read and written together: some fit a core's cache, some that of all cores, some neither."""
+"""Bytes read plus bytes written; they fit into a core's cache, into the shared cache, or into neither."""
 
 
 class Work(NamedTuple):
-    """The work of a step: operations, bytes that have to move, and the bytes of the working set."""
+    """The work of a step: operations, bytes moved, and bytes of the working set."""
 
     flops: int
     bytes: int
@@ -43,7 +43,7 @@ class Work(NamedTuple):
 
 
 def operations(function: Callable[..., Sequence[Any]], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> int:
-    """Count the floating-point operations of a pure function of arrays, for inputs of these shapes.
+    """Count the floating-point operations of a pure function of arrays with these shapes.
 
     Parameters
     ----------
@@ -56,21 +56,21 @@ def operations(function: Callable[..., Sequence[Any]], shapes: Sequence[tuple[in
     70
     """
     recorder = Recorder(np)
-    thin = (
+    models = (
         np.broadcast_to(np.zeros((), dtype), shape) if shape else np.empty((), dtype)
         for shape, dtype in zip(shapes, dtypes, strict=True)
     )
-    wanted = list(function(recorder, *(Symbol(recorder, model) for model in thin)))
+    wanted = list(function(recorder, *(Symbol(recorder, model) for model in models)))
     needed: dict[int, Instruction] = {}  # instructions that no output depends on are not counted
     while wanted:
         source = wanted.pop().root.source
         if source is not None and id(source) not in needed:
             needed[id(source)] = source
             wanted += source.symbols
-    return sum(map(_operations_of, needed.values()))
+    return sum(map(_count_operations, needed.values()))
 
 
-def _operations_of(instruction: Instruction) -> int:
+def _count_operations(instruction: Instruction) -> int:
     name, result = instruction.name, instruction.result.model
     if name in COUNTED:
         return result.size if result.dtype.kind == "f" else 0
@@ -125,7 +125,7 @@ def _step_operations(plan: Plan, m: int) -> int:
 
 
 def _affine(count: Callable[[int], int], m: int) -> int:
-    """Return ``count(m)``: each instruction is per sample or per batch, so two small batches determine any other."""
+    """Return ``count(m)``, extrapolated from two small batches: each instruction is per sample or per batch."""
     two, three = count(2), count(3)
     return two + (m - 2) * (three - two)
 
@@ -137,9 +137,9 @@ class Ceilings:
     Attributes
     ----------
     flops : dict of str to float
-        Floating-point operations a second in matrix products, by dtype.
+        Floating-point operations per second in matrix products, by dtype.
     copies : list of [int, float]
-        The bytes of source and target together, and the bytes read and written a second.
+        The bytes of source and target together, and the bytes read and written per second.
     call : float
         The seconds of the smallest call of the array library.
     """
@@ -149,19 +149,21 @@ class Ceilings:
     call: float
 
     def bandwidth(self, resident: int) -> float:
-        """Return the most bytes a second for a working set: as measured on one of that size or larger."""
+        """Return the bytes per second for a working set: the best rate measured on that size or larger ones."""
         return max([rate for size, rate in self.copies if size >= resident] or [self.copies[-1][1]])
 
     def seconds(self, work: Work, dtype: str, calls: int = 0) -> float:
-        """Return the least time that the work can take, started by a number of calls."""
+        """Return the least time for the work, including a number of calls."""
         return max(work.flops / self.flops[dtype], work.bytes / self.bandwidth(work.resident)) + calls * self.call
 
     def as_dict(self) -> dict[str, Any]:
-        """Return them as JSON values."""
+        """Return the ceilings as JSON values."""
         return asdict(self)
 
-    def beside(self, work: Work, dtype: str, microseconds: dict[str, float], calls: int = 0) -> dict[str, Any]:
-        """Return the limit of a case and the share of it that each result reaches, as JSON values."""
+    def compare_with_limit(
+        self, work: Work, dtype: str, microseconds: dict[str, float], calls: int = 0
+    ) -> dict[str, Any]:
+        """Return the limit of a case, and the share of the limit that each time reaches, as JSON values."""
         least = self.seconds(work, dtype, calls) * 1e6
         return {
             "flops": work.flops,
@@ -171,34 +173,34 @@ class Ceilings:
         }
 
 
-def place(backend: Backend) -> str:
-    """Return where a backend computes: backends at the same place have the same ceilings."""
+def location(backend: Backend) -> str:
+    """Return ``"host"`` or the name of a backend with a device; ceilings are measured once per location."""
     return "host" if backend.on_host else backend.name
 
 
 def ceilings(backend: Backend, dtypes: Sequence[str] = ("float32", "float64"), rounds: int = 3) -> Ceilings:
-    """Measure the best rates of the place where a backend computes, by its array library."""
+    """Measure the best rates at the location where a backend computes, with its array library."""
     one = backend.from_numpy(np.ones((1, 1), dtypes[0]))
-    call = min(_awaited(backend, lambda: abs(one), 200) for _ in range(rounds))
-    copy = _host_copies if place(backend) == "host" else _device_copies
+    call = min(_seconds_per_call(backend, lambda: abs(one), 200) for _ in range(rounds))
+    copy = _host_copy_rate if location(backend) == "host" else _device_copy_rate
     copies = [[float(size), copy(backend, size, rounds)] for size in COPY_BYTES]
-    return Ceilings({dtype: _products(backend, dtype, rounds) for dtype in dtypes}, copies, call)
+    return Ceilings({dtype: _product_rate(backend, dtype, rounds) for dtype in dtypes}, copies, call)
 
 
-def _products(backend: Backend, dtype: str, rounds: int) -> float:
+def _product_rate(backend: Backend, dtype: str, rounds: int) -> float:
     rates = []
-    for n in PRODUCT_SIZES if place(backend) == "host" else DEVICE_PRODUCT_SIZES:
+    for n in PRODUCT_SIZES if location(backend) == "host" else DEVICE_PRODUCT_SIZES:
         a, b = (backend.from_numpy(np.full((n, n), 1 / n, dtype)) for _ in range(2))
         for threads in _thread_counts(backend):
             with blas_threads(threads):
-                least = min(_awaited(backend, lambda a=a, b=b: a @ b, 2) for _ in range(rounds))  # type: ignore[misc]
+                least = min(_seconds_per_call(backend, lambda a=a, b=b: a @ b, 2) for _ in range(rounds))  # type: ignore[misc]
             rates.append(2 * n**3 / least)
     return max(rates)
 
 
 def _thread_counts(backend: Backend) -> list[int | None]:
-    """Return the numbers of BLAS threads to try; None where the number cannot be set."""
-    if place(backend) != "host":
+    """Return the numbers of BLAS threads to measure; None if the number cannot be set."""
+    if location(backend) != "host":
         return [None]
     try:
         import threadpoolctl  # noqa: F401
@@ -207,8 +209,8 @@ def _thread_counts(backend: Backend) -> list[int | None]:
     return [1, cores()] if cores() > 1 else [1]
 
 
-def _awaited(backend: Backend, function: Callable[[], Any], times: int) -> float:
-    """Return the mean seconds of a call, of several issued in a row, until the last result is ready."""
+def _seconds_per_call(backend: Backend, function: Callable[[], Any], times: int) -> float:
+    """Return the mean seconds per call for several calls in a row, up to the last result."""
 
     def run() -> None:
         for _ in range(times):
@@ -218,8 +220,8 @@ def _awaited(backend: Backend, function: Callable[[], Any], times: int) -> float
     return seconds(run) / times
 
 
-def _host_copies(backend: Backend, size: int, rounds: int) -> float:
-    """Return the bytes read and written a second, with one thread or one for each core, whichever is faster."""
+def _host_copy_rate(backend: Backend, size: int, rounds: int) -> float:
+    """Return the bytes read and written per second, with one thread or one per core, whichever is faster."""
     rates = []
     for threads in sorted({1, cores()}):
         pairs = [(np.ones(size // 16 // threads), np.zeros(size // 16 // threads)) for _ in range(threads)]
@@ -234,12 +236,12 @@ def _host_copies(backend: Backend, size: int, rounds: int) -> float:
             def run(pool: ThreadPoolExecutor = pool, pairs: list[Any] = pairs) -> None:
                 list(pool.map(copy, pairs))
 
-            run()  # pages are mapped and threads started
+            run()  # maps the pages and starts the threads
             rates += [size * times / seconds(run) for _ in range(rounds)]
     return max(rates)
 
 
-def _device_copies(backend: Backend, size: int, rounds: int) -> float:
+def _device_copy_rate(backend: Backend, size: int, rounds: int) -> float:
     x = cast(Any, backend.from_numpy(np.ones((64, size // 8 // 64), np.float32)))
     times = max(1, (1 << 28) // size)
-    return max(size / _awaited(backend, lambda: abs(x), times) for _ in range(rounds))
+    return max(size / _seconds_per_call(backend, lambda: abs(x), times) for _ in range(rounds))

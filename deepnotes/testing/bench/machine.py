@@ -1,4 +1,4 @@
-"""Describe the machine that a result was measured on."""
+"""A description of the machine and the versions that a result was measured with."""
 
 import datetime
 import os
@@ -57,7 +57,7 @@ def available_memory() -> int | None:
 
 
 def _container_memory() -> int | None:
-    """Return what is left of the memory limit of this process's container."""
+    """Return the unused bytes of the memory limit of this process's container, or None if there is no limit."""
     try:
         limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
         return max(0, int(limit) - int(used))
@@ -74,7 +74,7 @@ def _processor() -> str:
 
 
 def _blas() -> str:
-    """Return NumPy's BLAS, and for which processors its kernels are, which may be older than this one."""
+    """Return the loaded BLAS libraries, their versions, and the processors that their kernels were written for."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
@@ -91,10 +91,10 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree that contains this file, with a plus if sources differ from it."""
+    """Return the commit of the checkout that contains this file, followed by a plus if its sources were changed."""
     here = Path(__file__)
     if _git("ls-files", "--error-unmatch", here.name) is None:
-        return None  # installed: a repository around it is not this project's
+        return None  # an installed package, inside a repository of another project
     changed = _git("diff", "--quiet", "HEAD", "--", *(f":(top){pattern}" for pattern in SOURCES)) is None
     commit = _git("rev-parse", "--short", "HEAD")
     return f"{commit}+" if commit and changed else commit

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: figures, tables, machine, versions."""
+"""Parts of a self-contained HTML page."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ code { background: #f2f2f2; padding: .1rem .3rem; border-radius: 3px } .small { 
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """Return a page made of a title and parts, which are already HTML."""
+    """Return an HTML page with a title and parts, which are HTML already."""
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
@@ -46,7 +46,7 @@ def listing(items: Iterable[str], name: str = "") -> str:
 
 
 def table(rows: Rows) -> str:
-    """Return a table, with the footnote about doubtful numbers if there are any."""
+    """Return a table, with a footnote if some of its numbers are unreliable."""
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
@@ -54,15 +54,15 @@ def table(rows: Rows) -> str:
     return f'<div class="wide"><table>{"".join(lines)}</table></div>{note}'
 
 
-def picture(svg: bytes, told: str) -> str:
-    """Return a picture; `told` is its alternative text."""
-    return f'<p><img alt="{escape(told)}" src="data:image/svg+xml;base64,{b64encode(svg).decode("ascii")}"></p>'
+def picture(svg: bytes, alternative: str) -> str:
+    """Return an image with its alternative text."""
+    return f'<p><img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{b64encode(svg).decode("ascii")}"></p>'
 
 
 def facts(machine: Mapping[str, Any]) -> str:
     """Return the machine and its versions as a table."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    threads = ", ".join(f"{name}={value}" for name, value in machine["threads"].items()) or "as many as there are"
+    threads = ", ".join(f"{name}={value}" for name, value in machine["threads"].items()) or "one per core"
     about = {
         "processor": f"{machine['processor']}, {machine['cores']} cores",
         "system": f"{machine['system']}, Python {machine['python']}",

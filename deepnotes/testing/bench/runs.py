@@ -1,4 +1,4 @@
-"""Time the training steps and predictions of a case by all contenders in turn, and compare them with the limit."""
+"""Measurements of training steps and predictions, with all contenders in turn."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,31 +8,31 @@ from typing import Any
 import numpy as np
 
 from deepnotes.testing.bench.cases import Case
-from deepnotes.testing.bench.contenders import Contender, Train, agreeing, network, training
-from deepnotes.testing.bench.limits import Ceilings, Work, place, prediction_work, step_work
+from deepnotes.testing.bench.contenders import Contender, Train, check_agreement, network, training
+from deepnotes.testing.bench.limits import Ceilings, Work, location, prediction_work, step_work
 from deepnotes.testing.bench.timing import seconds, summary, turns
 from deepnotes.utils.errors import DeepnotesError
 
 ROUND_SECONDS = 0.05
-"""The seconds for which a contender is timed in each round of a short run."""
-MOST_BATCHES = 200
-"""The most batches in an epoch; their samples are drawn once."""
+"""The time per contender and round."""
+MAX_BATCHES = 200
+"""The maximum number of batches in an epoch."""
 
-Found = dict[str, Any]
-"""JSON values."""
+Measurement = dict[str, Any]
+"""The times of a case, and its limits, as JSON values."""
 
 
 def batches_for(case: Case, per_step: float, round_seconds: float) -> int:
-    """Return the number of batches of an epoch: a small part of a round that fits into memory."""
+    """Return the number of batches in an epoch that is short compared with a round and fits into memory."""
     least = 4 if per_step < round_seconds else 1
-    wanted = int(min(MOST_BATCHES, max(least, round_seconds / 16 / per_step)))
+    wanted = int(min(MAX_BATCHES, max(least, round_seconds / 16 / per_step)))
     while wanted > 1 and case.too_large(wanted * case.batch):
         wanted //= 2
     return wanted
 
 
-def timed_training(train: Train, batches: int, round_seconds: float) -> Callable[[], float]:
-    """Return a function that trains for about a number of seconds and returns the time of a step."""
+def training_timer(train: Train, batches: int, round_seconds: float) -> Callable[[], float]:
+    """Return a function that trains for about `round_seconds` and returns the seconds per step."""
     warm = seconds(partial(train, 1, True))
     if warm < round_seconds:
         warm = seconds(partial(train, 1, True))
@@ -40,15 +40,15 @@ def timed_training(train: Train, batches: int, round_seconds: float) -> Callable
     return lambda: seconds(partial(train, epochs, True)) / (epochs * batches)
 
 
-def timed_call(function: Callable[[], object], round_seconds: float) -> Callable[[], float]:
-    """Return a function that calls for about a number of seconds and returns the time of a call."""
+def call_timer(function: Callable[[], object], round_seconds: float) -> Callable[[], float]:
+    """Return a function that calls `function` for about `round_seconds` and returns the seconds per call."""
     function()
     times = max(1, round(round_seconds / min(seconds(function) for _ in range(3))))
     return lambda: seconds(function, times)
 
 
-def within(contender: Contender, function: Callable[[], float]) -> Callable[[], float]:
-    """Return `function`, run with the contender's threads."""
+def with_threads(contender: Contender, function: Callable[[], float]) -> Callable[[], float]:
+    """Return a function that calls `function` with the contender's number of threads."""
 
     def run() -> float:
         with contender.execution_context():
@@ -58,14 +58,14 @@ def within(contender: Contender, function: Callable[[], float]) -> Callable[[], 
 
 
 def least_seconds(case: Case, limits: Mapping[str, Ceilings]) -> float:
-    """Return the least time that one step can take anywhere."""
+    """Return the least seconds of a step at any location."""
     work = step_work(case.plan, case.batch)
     return min(ceilings.seconds(work, case.dtype) for ceilings in limits.values())
 
 
-def reckoned(case: Case, contender: Contender, limits: Mapping[str, Ceilings], rounds: int) -> float:
-    """Estimate the seconds that a contender takes for the steps of a case, at half of its limit."""
-    step = least_seconds(case, {"": limits[place(contender.backend)]})
+def estimate_seconds(case: Case, contender: Contender, limits: Mapping[str, Ceilings], rounds: int) -> float:
+    """Estimate the seconds to measure the steps of a contender, at twice the least time."""
+    step = least_seconds(case, {"": limits[location(contender.backend)]})
     batches = batches_for(case, least_seconds(case, limits), ROUND_SECONDS)
     return (rounds + 4) * max(ROUND_SECONDS, batches * 2 * step)
 
@@ -76,25 +76,25 @@ def steps(
     limits: Mapping[str, Ceilings],
     rounds: int,
     round_seconds: float = ROUND_SECONDS,
-) -> Found:
-    """Return the time of a training step of each contender for one case, and its limit.
+) -> Measurement:
+    """Measure the training step of each contender for one case.
 
     Raises
     ------
     DeepnotesError
-        If they do not train alike.
+        If their losses differ.
     """
     batches = batches_for(case, least_seconds(case, limits), round_seconds)
     X, y = case.data(batches * case.batch)
     theta = network("numpy", case).flat()
     trainings = {c.name: training(c.backend, case, X, y, theta) for c in contenders}
-    agreeing(trainings)
+    check_agreement(trainings)
     timed = {}
     for c in contenders:
         with c.execution_context():
-            timed[c.name] = within(c, timed_training(trainings[c.name], batches, round_seconds))
+            timed[c.name] = with_threads(c, training_timer(trainings[c.name], batches, round_seconds))
     found = summary(turns(timed, rounds))
-    return described(case, found, contenders, limits, step_work(case.plan, case.batch), 0)
+    return describe_result(case, found, contenders, limits, step_work(case.plan, case.batch), 0)
 
 
 def predictions(
@@ -103,13 +103,13 @@ def predictions(
     limits: Mapping[str, Ceilings],
     rounds: int,
     round_seconds: float = ROUND_SECONDS,
-) -> Found:
-    """Return the time of a prediction for as many samples as the case's batch has, of each contender.
+) -> Measurement:
+    """Measure the prediction of each contender for a batch of samples.
 
     Raises
     ------
     DeepnotesError
-        If they do not predict alike.
+        If their predictions differ.
     """
     rows, _ = case.data(case.batch)
     theta = network("numpy", case).flat()
@@ -118,32 +118,32 @@ def predictions(
     first = next(iter(outputs))
     for who, A in outputs.items():
         if not np.allclose(A, outputs[first], rtol=1e-3, atol=1e-5):
-            raise DeepnotesError(f"{who} predicts otherwise than {first}")
+            raise DeepnotesError(f"{who} predicts differently from {first}")
     timed = {}
     for c in contenders:
         with c.execution_context():
-            timed[c.name] = within(c, timed_call(calls[c.name], round_seconds))
+            timed[c.name] = with_threads(c, call_timer(calls[c.name], round_seconds))
     found = summary(turns(timed, rounds))
-    return described(case, found, contenders, limits, prediction_work(case.plan, case.batch), 1)
+    return describe_result(case, found, contenders, limits, prediction_work(case.plan, case.batch), 1)
 
 
-def described(
+def describe_result(
     case: Case,
-    found: Found,
+    found: Measurement,
     contenders: Sequence[Contender],
     limits: Mapping[str, Ceilings],
     work: Work,
     calls: int,
-) -> Found:
-    """Return a result between its case and the limits of the places where it was computed."""
-    beside: Found = {}
+) -> Measurement:
+    """Return a measurement with its case, and with the limits of the locations where it was computed."""
+    by_location: Measurement = {}
     for where, ceilings in limits.items():
-        here = {c.name: found["microseconds"][c.name] for c in contenders if place(c.backend) == where}
+        here = {c.name: found["microseconds"][c.name] for c in contenders if location(c.backend) == where}
         if here:
-            beside[where] = ceilings.beside(work, case.dtype, here, calls)
-    return {"network": case.network, "batch": case.batch, "dtype": case.dtype, **found, "limits": beside}
+            by_location[where] = ceilings.compare_with_limit(work, case.dtype, here, calls)
+    return {"network": case.network, "batch": case.batch, "dtype": case.dtype, **found, "limits": by_location}
 
 
-def share(found: Found, who: str) -> float:
-    """Return the share of its limit that a contender of a result reached."""
+def share(found: Measurement, who: str) -> float:
+    """Return the share of the limit that a contender reached."""
     return next((limit["share"][who] for limit in found["limits"].values() if who in limit["share"]), math.nan)

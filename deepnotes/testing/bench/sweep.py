@@ -1,4 +1,4 @@
-"""A sweep over width and batch: the time of a step, and where one contender overtakes another."""
+"""A sweep over width and batch: the time of a step, and where the fastest contender changes."""
 
 import math
 import time
@@ -8,24 +8,21 @@ from typing import Any, NamedTuple
 
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
-from deepnotes.testing.bench.limits import Ceilings, place
-from deepnotes.testing.bench.runs import Found, least_seconds, reckoned, steps
+from deepnotes.testing.bench.limits import Ceilings, location
+from deepnotes.testing.bench.runs import Measurement, estimate_seconds, least_seconds, steps
 from deepnotes.utils.wording import reason
 
 WIDTHS = (8, 32, 128, 512, 2048, 8192)
 BATCHES = (1, 16, 256, 4096, 65_536)
 LONGEST_STEP = 2.0
-"""Seconds: a case whose step must take longer than that is left out."""
-TURNS = 12
-"""The approximate number of steps, or rounds, of a contender for one point, from which its time is estimated."""
-
+"""The seconds of a step above which a case is left out."""
 
 LEAD = 1.1
-"""The factor by which a contender must be faster than the one before to have overtaken it."""
+"""The factor by which a contender must be faster than the previous one to overtake it."""
 
 
 class Point(NamedTuple):
-    """One case of a line, at `x`; several lines may share it."""
+    """A case of a line, at `x`; several lines may share a case."""
 
     line: str
     x: int
@@ -33,7 +30,7 @@ class Point(NamedTuple):
 
 
 class Overtaking(NamedTuple):
-    """Between two points of a line, at about `x`, `after` becomes faster than `before`."""
+    """The approximate `x` on a line at which `after` becomes faster than `before`."""
 
     x: float
     before: str
@@ -41,7 +38,7 @@ class Overtaking(NamedTuple):
 
 
 def with_width(case: Case, width: int) -> Case:
-    """Return the case with all hidden layers of the given width; with one hidden layer if it has none.
+    """Return the case with hidden layers of the given width, or with one hidden layer if it has none.
 
     Examples
     --------
@@ -60,7 +57,7 @@ def around(case: Case) -> list[Point]:
 
 
 def grid(dtype: str = "float32") -> list[Point]:
-    """Return the points of a line over the width for each batch: two layers as wide as the input."""
+    """Return the points of one line per batch size, over the width of inputs and both layers."""
     return [Point(f"batch {batch:,}", width, Case((width,) * 3, batch, dtype)) for batch in BATCHES for width in WIDTHS]
 
 
@@ -71,27 +68,27 @@ def sweep(
     seconds: float,
     rounds: int = 3,
     on_point: Callable[[Point, int, float], None] | None = None,
-) -> list[Found]:
-    """Return the result of each point, the least work first, within about a number of seconds.
+) -> list[Measurement]:
+    """Measure the points within about a number of seconds, the least work first.
 
-    A point that is too large for the memory, would take too long or comes when the time is up has ``skipped``, the
-    reason, instead of numbers. A single contender that would take too long is left out of the point.
+    A point that is too large for the memory, would take too long or is reached after the time is up has the reason, as
+    ``skipped``, instead of times. A contender that alone would take too long is left out of the point.
 
     Parameters
     ----------
     on_point : callable, optional
-        Called before each point is run, with the point, the number of points that were run, and the seconds left.
+        Called before each measurement with the point, the number of points before it, and the seconds left.
     """
     end = time.perf_counter() + seconds
-    by_case: dict[Case, Found] = {}
+    by_case: dict[Case, Measurement] = {}
     cases = sorted({point.case for point in points}, key=lambda case: least_seconds(case, limits))
     where = {point.case: point for point in points}
     for number, case in enumerate(cases):
         left = end - time.perf_counter()
         if on_point is not None:
             on_point(where[case], number, max(0.0, left))
-        able = [c for c in contenders if _seconds(case, c, limits) <= LONGEST_STEP]
-        why = _refusal(case, able, contenders, limits, left, rounds)
+        able = [c for c in contenders if _least_step_seconds(case, c, limits) <= LONGEST_STEP]
+        why = _reason_to_skip(case, able, contenders, limits, left, rounds)
         if why is None:
             try:
                 by_case[case] = steps(case, able, limits, rounds)
@@ -102,13 +99,13 @@ def sweep(
     return [{"line": point.line, "x": point.x, **by_case[point.case]} for point in points]
 
 
-def _seconds(case: Case, contender: Contender, limits: Mapping[str, Ceilings]) -> float:
-    """Return the least time of a step where a contender computes."""
-    where = place(contender.backend)
+def _least_step_seconds(case: Case, contender: Contender, limits: Mapping[str, Ceilings]) -> float:
+    """Return the least seconds of a step at the location of a contender."""
+    where = location(contender.backend)
     return least_seconds(case, {where: limits[where]})
 
 
-def _refusal(
+def _reason_to_skip(
     case: Case,
     able: Sequence[Contender],
     contenders: Sequence[Contender],
@@ -116,18 +113,18 @@ def _refusal(
     left: float,
     rounds: int,
 ) -> str | None:
-    """Return why a case is not run, or None."""
+    """Return why a case cannot be measured, or None."""
     too_large = case.too_large(case.batch)
     if too_large:
         return too_large
     if not able:
-        least = min(_seconds(case, c, limits) for c in contenders)
+        least = min(_least_step_seconds(case, c, limits) for c in contenders)
         return f"one step takes {least:.1f} s or more, and the limit is {LONGEST_STEP:g} s"
-    return "the time is up" if sum(reckoned(case, c, limits, rounds) for c in able) > left else None
+    return "the time is up" if sum(estimate_seconds(case, c, limits, rounds) for c in able) > left else None
 
 
-def lines(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Return the points by line and contender, as pairs of x and microseconds, in the order of x."""
+def lines(found: Sequence[Measurement]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return pairs of x and microseconds, by line and contender, in increasing order of x."""
     drawn: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for point in sorted(found, key=lambda point: int(point["x"])):
         for who, microseconds in point.get("microseconds", {}).items():
@@ -136,9 +133,9 @@ def lines(found: Sequence[Found]) -> dict[str, dict[str, list[tuple[int, float]]
 
 
 def overtakings(line: Mapping[str, Sequence[tuple[int, float]]]) -> list[Overtaking]:
-    """Return where on a line the fastest contender changes, interpolated between points on logarithmic axes.
+    """Return where the fastest contender of a line changes, interpolated on logarithmic axes.
 
-    A lead of less than a tenth does not count, since it can be noise.
+    A lead below the factor `LEAD` does not count, since it can be noise.
 
     Examples
     --------
@@ -157,13 +154,13 @@ def overtakings(line: Mapping[str, Sequence[tuple[int, float]]]) -> list[Overtak
         if before not in at[x1] or after not in at[x0] or at[x1][before] < LEAD * at[x1][after]:
             continue
         behind, ahead = (math.log(at[x][after] / at[x][before]) for x in (x0, x1))
-        way = behind / (behind - ahead) if behind > 0 else 0.0
-        between = math.exp(math.log(x0) + way * math.log(x1 / x0))
+        fraction = behind / (behind - ahead) if behind > 0 else 0.0
+        between = math.exp(math.log(x0) + fraction * math.log(x1 / x0))
         found.append(Overtaking(float(f"{between:.3g}"), before, after))
         before = after
     return found
 
 
-def skipped(found: Sequence[Found]) -> list[tuple[Any, str]]:
-    """Return the network and batch of each skipped point with the reason, each once."""
+def skipped(found: Sequence[Measurement]) -> list[tuple[Any, str]]:
+    """Return network and batch of each skipped case, and the reason."""
     return list(dict.fromkeys(((f["network"], f["batch"]), f["skipped"]) for f in found if "skipped" in f))

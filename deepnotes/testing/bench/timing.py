@@ -1,4 +1,4 @@
-"""Timing: contenders take turns and are compared turn by turn; results that scatter too much are marked."""
+"""Timing of contenders in turns, with ratios per round and marks on results that scatter too much."""
 
 import statistics
 import time
@@ -9,14 +9,14 @@ from typing import TypeVar
 Name = TypeVar("Name")
 
 PAUSE_SECONDS = 0.15
-"""Seconds to wait before each turn: BLAS threads stay awake for 0.1 s, and would take a core from the next."""
+"""The pause before each turn: idle BLAS threads spin for 0.1 s, and would take a core from the next contender."""
 
 UNRELIABLE = 0.2
 """A result is marked as unreliable if its :func:`scatter` is larger than this."""
 
 
 def seconds(function: Callable[[], object], times: int = 1) -> float:
-    """Return the time of one call, the mean of several calls in a row."""
+    """Return the mean seconds per call, for a number of calls in a row."""
     began = time.perf_counter()
     for _ in range(times):
         function()
@@ -42,13 +42,13 @@ def blas_threads(threads: int | None) -> Iterator[None]:
 
 
 def on_blas_threads(threads: int | None, function: Callable[[], object], times: int = 1) -> float:
-    """Return :func:`seconds`, run with the given number of BLAS threads."""
+    """Return the mean seconds per call with the given number of BLAS threads."""
     with blas_threads(threads):
         return seconds(function, times)
 
 
 def turns(rivals: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
-    """Return the times that each rival, a function that times itself, returned in each round."""
+    """Call all rivals, which return their own times, in each round; return the times by rival."""
     times: dict[Name, list[float]] = {who: [] for who in rivals}
     for _ in range(rounds):
         for who, rival in rivals.items():
@@ -58,7 +58,7 @@ def turns(rivals: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name,
 
 
 def fastest(choices: Sequence[Name], trial: Callable[[Name], float]) -> Name:
-    """Return the choice with the shortest trial in three rounds, after one that warms up."""
+    """Return the choice with the shortest trial in three rounds, after a warm-up round."""
     choices = list(dict.fromkeys(choices))
     if len(choices) == 1:
         return choices[0]
@@ -86,12 +86,12 @@ def scatter(values: Sequence[float]) -> float | None:
 
 
 def is_unreliable(share: float | None) -> bool:
-    """Return whether a :func:`scatter` is so large, or unknown, that its result has to be marked."""
+    """Return whether a :func:`scatter` is unknown or too large."""
     return share is None or share > UNRELIABLE
 
 
 def summary(times: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    """Return the median in microseconds and the scatter of the rounds of each rival, and the unreliable ones."""
+    """Return the median in microseconds and the scatter of each rival, and the names of the unreliable ones."""
     shares = {who: scatter(values) for who, values in times.items()}
     return {
         "microseconds": {who: round(statistics.median(values) * 1e6, 2) for who, values in times.items()},
@@ -100,10 +100,10 @@ def summary(times: Mapping[str, Sequence[float]]) -> dict[str, object]:
     }
 
 
-def compared(times: Mapping[str, Sequence[float]], ours: Sequence[str]) -> dict[str, object]:
-    """Return the :func:`summary`, and the :func:`spread` of the ratios of each of `ours` to each other rival.
+def summarize_ratios(times: Mapping[str, Sequence[float]], ours: Sequence[str]) -> dict[str, object]:
+    """Return the :func:`summary` with the :func:`spread` of the ratios of each of `ours` to each other rival.
 
-    Ratios are taken round by round, since whatever slows the machine for a while slows both.
+    Ratios are taken per round: whatever slows the machine for a while slows both rivals.
     """
     ratios = {
         f"{who} to {other}": spread([a / b for a, b in zip(times[who], times[other], strict=True)])

@@ -1,1 +1,1 @@
-"""The checks, one module for each part of the backend interface."""
+"""The checks, in modules by subject."""

@@ -1,4 +1,4 @@
-"""Bad input raises the same class of error on every backend, before anything changes."""
+"""Errors: bad input raises the same class of error on every backend and changes nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +36,7 @@ def _fit(**changes: Any) -> Callable[[Network], Any]:
 
 
 def _classes(**changes: Any) -> Callable[[Network], Any]:
-    """Return a training of a network with class labels, on the backend of the one given."""
+    """Return a function that trains a new classifier on the backend of the given network."""
     arguments: dict[str, Any] = {"X": X, "Y": LABELS, "epochs": 1} | changes
 
     def train(net: Network) -> Any:
@@ -50,10 +50,10 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
         "rows for columns": (ShapeError, lambda net: net.predict(X.T)),
         "one dimension": (ShapeError, lambda net: net.predict(X[:, 0])),
         "three dimensions": (ShapeError, lambda net: net.predict(X[None])),
-        "a feature too many": (ShapeError, _fit(X=np.vstack([X, X[:1]]))),
+        "one feature too many": (ShapeError, _fit(X=np.vstack([X, X[:1]]))),
         "a sample without a target": (ShapeError, _fit(Y=Y[:, :9])),
         "an output without a target": (ShapeError, _fit(Y=Y[:1])),
-        "a weight too few": (ShapeError, _fit(sample_weight=np.ones(9))),
+        "one weight too few": (ShapeError, _fit(sample_weight=np.ones(9))),
         "labels and samples": (ShapeError, _classes(Y=LABELS[:9])),
         "validation": (ShapeError, _fit(validation=(X[:3], Y))),
     },
@@ -72,7 +72,7 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
         "no samples": (DataError, _fit(X=X[:, :0], Y=Y[:, :0])),
         "a label too large": (DataError, _classes(Y=LABELS + 1)),
         "a negative label": (DataError, _classes(Y=LABELS - 1)),
-        "a label that is no whole number": (DataError, _classes(Y=LABELS + 0.5)),
+        "a label with a fraction": (DataError, _classes(Y=LABELS + 0.5)),
         "a negative weight": (DataError, _fit(sample_weight=-np.ones(10))),
         "a weight of NaN": (DataError, _fit(sample_weight=np.full(10, np.nan))),
         "a target outside 0 .. 1": (DataError, lambda net: _sigmoid(net).fit(X, 2 * Y[:1] + 1, epochs=1)),
@@ -82,8 +82,8 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
         "half an epoch": (ArgumentError, _fit(epochs=0.5)),
         "negative l2": (ArgumentError, _fit(l2=-1)),
         "clipping to 0": (ArgumentError, _fit(clip_norm=0)),
-        "a loss that asks for other outputs": (ArgumentError, _fit(loss="categorical_cross_entropy")),
-        "a validation that is no pair": (ArgumentError, _fit(validation=X)),
+        "a loss for different outputs": (ArgumentError, _fit(loss="categorical_cross_entropy")),
+        "validation data that are not a pair": (ArgumentError, _fit(validation=X)),
     },
     "names": {
         "an optimizer": (UnknownNameError, _fit(optimizer="adma")),
@@ -92,17 +92,17 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
         "a parameter": (UnknownParameterError, lambda net: net.parameters["W9"]),
     },
 }
-"""The fault, the class of error, and a call that provokes it on a network of 4 inputs and 2 outputs."""
+"""By kind: each fault, the class of error, and a call that raises it on a network of 4 inputs and 2 outputs."""
 
 
 def _sigmoid(net: Network) -> Network:
     return Network([Dense(1, "sigmoid")], 4, backend=net.backend, seed=0)
 
 
-def of_kind(kind: str) -> CheckFunction:
+def make_error_check(kind: str) -> CheckFunction:
     """Return the check of one kind of bad input."""
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         net = Network([Dense(3, "tanh"), Dense(2)], 4, backend=trial.backend, seed=0)
         before = net.flat()
         for what, (error, function) in CASES[kind].items():
@@ -110,16 +110,16 @@ def of_kind(kind: str) -> CheckFunction:
                 function(net)
             trial.same(net.flat(), before, f"{what}: the parameters afterwards")
 
-    return made
+    return run
 
 
 for _kind in CASES:
-    check(f"errors.{_kind}", "the same class of error, and nothing has changed")(of_kind(_kind))
+    check(f"errors.{_kind}", "the same class of error, and unchanged parameters")(make_error_check(_kind))
 
 
 @check("errors.divergence")
 def divergence(trial: Trial) -> None:
-    """A training that diverges says so, and leaves finite parameters behind."""
+    """A training that diverges raises an error and leaves finite parameters."""
     for dtype in ("float32", "float64"):
         net = Network([Dense(5, "relu"), Dense(5, "relu"), Dense(1)], 4, backend=trial.backend, dtype=dtype, seed=0)
         with trial.raises(NonFiniteLossError, f"{dtype}: a rate of 1e30"):

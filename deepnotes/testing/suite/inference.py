@@ -1,4 +1,4 @@
-"""Predictions and losses: a backend's Inference, or the eager one where it has none of its own."""
+"""Predictions and losses, by the backend's own Inference or by the eager one."""
 
 import numpy as np
 
@@ -9,46 +9,46 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 from deepnotes.testing.suite.programs import LAST, TARGETS, small
-from deepnotes.testing.training_cases import TrainingCase, inference, placed
+from deepnotes.testing.training_cases import TrainingCase, compile_inference, place_on
 
 
 def check_predictions(trial: Trial, training: TrainingCase, where: str) -> None:
-    """Check outputs, and losses, against the equations."""
+    """Check outputs and losses against the equations."""
     bounds, plan = trial.bounds(training.dtype), training.plan
     reference = EagerInference(bounds, plan.layers, plan.layout, plan.dtype)
-    (start, samples), (state, data) = placed(bounds, training), placed(trial.backend, training)
-    made = inference(trial.backend, training)
+    (start, samples), (state, data) = place_on(bounds, training), place_on(trial.backend, training)
+    inference = compile_inference(trial.backend, training)
     with np.errstate(all="ignore"):
         wanted = reference.predict(start.theta, samples.X)
-        found = made.predict(state.theta, data.X)
+        found = inference.predict(state.theta, data.X)
         trial.compare(found, wanted, where)  # type: ignore[arg-type]
         if samples.X.shape[1]:
             wanted_losses = reference.losses(start.theta, samples.X, samples.Y, plan.loss)[1]
-            outputs, losses = made.losses(state.theta, data.X, data.Y, plan.loss)
+            outputs, losses = inference.losses(state.theta, data.X, data.Y, plan.loss)
             trial.compare(losses, wanted_losses, f"{where}: losses")  # type: ignore[arg-type]
-            trial.compare(outputs, wanted, f"{where}: outputs beside losses")  # type: ignore[arg-type]
+            trial.compare(outputs, wanted, f"{where}: outputs computed with the losses")  # type: ignore[arg-type]
     trial.same(data.X, training.data()[0], f"{where}: X afterwards")
 
 
-def of_prediction(name: str) -> CheckFunction:
+def make_prediction_check(name: str) -> CheckFunction:
     """Return the check of predictions with one activation."""
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         for dtype in DTYPES:
             layers: list[Layer] = [Dense(n, name) for n in (9, 33, 3)]
             for samples in (1, 40):
                 check_predictions(trial, TrainingCase(layers, dtype, samples=samples), f"{dtype} {samples} samples")
 
-    return made
+    return run
 
 
 for _name in ACTIVATIONS:
-    check(f"inference.activation.{_name}", "outputs and losses of one sample and of many")(of_prediction(_name))
+    check(f"inference.activation.{_name}", "outputs and losses of one sample and of many")(make_prediction_check(_name))
 
 
 @check("inference.samples")
 def samples(trial: Trial) -> None:
-    """Any number of samples: none, one, around the width of a register, many."""
+    """Predictions for no samples, one, numbers around the width of a register, and many."""
     for dtype in DTYPES:
         for m in (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 200 if trial.quick else 5000):
             check_predictions(
@@ -60,7 +60,7 @@ def samples(trial: Trial) -> None:
 
 @check("inference.layouts")
 def inference_layouts(trial: Trial) -> None:
-    """Samples that lie in memory in any order."""
+    """Samples in any memory layout."""
     for dtype in DTYPES:
         for name, layout in LAYOUTS.items():
             for m in (1, 23):
@@ -82,17 +82,17 @@ def losses(trial: Trial) -> None:
 
 @check("inference.new_parameters")
 def new_parameters(trial: Trial) -> None:
-    """Predictions are those of the parameters handed in, also of others than the time before."""
+    """Each prediction uses the parameters that it is given, not those of an earlier call."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
-        made, bounds = inference(trial.backend, training), trial.bounds(dtype)
-        reference = inference(bounds, training)
-        _, data = placed(trial.backend, training)
-        _, of = placed(bounds, training)
+        inference, bounds = compile_inference(trial.backend, training), trial.bounds(dtype)
+        reference = compile_inference(bounds, training)
+        _, data = place_on(trial.backend, training)
+        _, samples = place_on(bounds, training)
         for factor in (1, 0.5, -1, 1):
             theta = training.theta() * training.plan.layout.decays().dtype.type(factor)
             theta = theta.astype(dtype)
             for columns in (slice(0, 1), slice(None)):
-                found = made.predict(trial.backend.from_numpy(theta), data.X[:, columns])
-                wanted = reference.predict(bounds.from_numpy(theta), of.X[:, columns])
+                found = inference.predict(trial.backend.from_numpy(theta), data.X[:, columns])
+                wanted = reference.predict(bounds.from_numpy(theta), samples.X[:, columns])
                 trial.compare(found, wanted, f"{dtype} θ times {factor}")  # type: ignore[arg-type]

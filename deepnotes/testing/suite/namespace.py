@@ -1,4 +1,4 @@
-"""Level 1: each function and operator of the Array and Namespace protocols."""
+"""Level 1: every function and operator of the protocols ``Array`` and ``Namespace``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -80,34 +80,34 @@ NUMBERS: dict[str, Function] = {
     "divide": lambda ops, x: (x / 3, 0.1 / x, 1 / x),
     "comparisons": lambda ops, x: (x < 0, x <= 1, x > 0, x >= 0.5),
 }
-"""The same with Python numbers on either side."""
+"""The operators with a Python number as one operand."""
 
 
-def of_unary(name: str) -> CheckFunction:
+def make_unary_check(name: str) -> CheckFunction:
     """Return the check of a function of one array."""
-    function, draw_it = UNARY[name]
+    function, draw_array = UNARY[name]
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         draw = Draw(trial.rng)
         for dtype in DTYPES:
             for shape in SHAPES[:5] if trial.quick else SHAPES:
                 more = [draw.indices(shape[1], 5)] if name == "take" else []
-                trial.check(function, [draw_it(draw, *shape), *more], dtype, f"{dtype} {shape}")
+                trial.check(function, [draw_array(draw, *shape), *more], dtype, f"{dtype} {shape}")
             for shape in [] if name in NO_EMPTY else EMPTY:
                 trial.check(function, [np.zeros(shape)], dtype, f"{dtype} {shape}")
             for layout, laid_out in LAYOUTS.items():
                 more = [draw.indices(11, 5)] if name == "take" else []
-                arguments, random = [draw_it(draw, 6, 11), *more], layout != "broadcast"
+                arguments, random = [draw_array(draw, 6, 11), *more], layout != "broadcast"
                 trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out, random)
 
-    return made
+    return run
 
 
-def of_binary(name: str) -> CheckFunction:
-    """Return the check of a function of two arrays, which broadcast, and of an array and a number."""
-    function, draw_it = BINARY[name]
+def make_binary_check(name: str) -> CheckFunction:
+    """Return the check of a function of two arrays that broadcast, and of an array and a number."""
+    function, draw_array = BINARY[name]
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         draw = Draw(trial.rng)
         pairs = [
             ((6, 11), (6, 11)),
@@ -119,26 +119,26 @@ def of_binary(name: str) -> CheckFunction:
         ]
         for dtype in DTYPES:
             for first, second in pairs:
-                arguments = [draw_it(draw, *first), draw_it(draw, *second)]
+                arguments = [draw_array(draw, *first), draw_array(draw, *second)]
                 trial.check(function, arguments, dtype, f"{dtype} {first} with {second}")
             for layout, laid_out in LAYOUTS.items():
-                arguments = [draw_it(draw, 6, 11), draw_it(draw, 6, 11)]
+                arguments = [draw_array(draw, 6, 11), draw_array(draw, 6, 11)]
                 trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out)
             if name in NUMBERS:
-                trial.check(NUMBERS[name], [draw_it(draw, 6, 11)], dtype, f"{dtype} (6, 11) with a number")
+                trial.check(NUMBERS[name], [draw_array(draw, 6, 11)], dtype, f"{dtype} (6, 11) with a number")
 
-    return made
+    return run
 
 
 for _name in UNARY:
-    check(f"namespace.{_name}", "right in all shapes and layouts")(of_unary(_name))
+    check(f"namespace.{_name}", "correct for all shapes and layouts")(make_unary_check(_name))
 for _name in BINARY:
-    check(f"namespace.{_name}", "right for arrays that broadcast, and for numbers")(of_binary(_name))
+    check(f"namespace.{_name}", "correct for arrays that broadcast, and for numbers")(make_binary_check(_name))
 
 
 @check("namespace.matmul")
 def matmul(trial: Trial) -> None:
-    """Matrix products of all shapes and layouts within the bound, those larger than a cache included."""
+    """Matrix products of all shapes and layouts, some larger than a cache, are within their error bounds."""
     draw = Draw(trial.rng)
 
     def product(ops: Ops, a: Any, b: Any) -> Any:
@@ -161,7 +161,7 @@ def matmul(trial: Trial) -> None:
 
 @check("namespace.creation")
 def creation(trial: Trial) -> None:
-    """Arrays made of nothing: asarray of numbers, arange, zeros, with the dtype asked for."""
+    """Arrays created by zeros, arange and asarray have the requested dtype."""
     xp = trial.backend.xp
     for dtype in DTYPES:
         kind = getattr(xp, dtype)
@@ -174,7 +174,7 @@ def creation(trial: Trial) -> None:
 
 @check("namespace.astype")
 def astype(trial: Trial) -> None:
-    """From bool, int64 and either float to a float, and back to what was exact."""
+    """Conversions between bool, int64 and the floating-point dtypes."""
     xp, backend = trial.backend.xp, trial.backend
     x = trial.rng.integers(-9, 9, (4, 5))
     for dtype in DTYPES:
@@ -198,7 +198,7 @@ def finfo(trial: Trial) -> None:
 
 @check("namespace.integers")
 def integers(trial: Trial) -> None:
-    """Whole numbers of 64 bits, exactly: what the dropout masks are made of."""
+    """Arithmetic of 64-bit integers, from which dropout masks are generated, is exact."""
     backend = trial.backend
     x = trial.rng.integers(0, 2**32, (7, 5))
     y = trial.rng.integers(0, 2**16, (7, 5))
@@ -219,7 +219,7 @@ def integers(trial: Trial) -> None:
 
 @check("namespace.scalars")
 def scalars(trial: Trial) -> None:
-    """Arrays of no dimensions: they become Python numbers, and broadcast as factors."""
+    """Arrays without dimensions convert to Python numbers and broadcast."""
     for dtype in DTYPES:
         x = trial.backend.from_numpy(np.asarray(0.5, dtype))
         trial.that(float(x) == 0.5, f"float() of a 0-d {dtype} array")

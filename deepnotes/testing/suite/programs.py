@@ -1,4 +1,4 @@
-"""Level 3: Programs and Inferences, and the eager ones where a backend has none of its own."""
+"""Level 3: training steps, by the backend's own Program or by the eager one."""
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSPro
 from deepnotes.nn.plan import Objective
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
-from deepnotes.testing.training_cases import TrainingCase, check_gradients, check_training, placed, program
+from deepnotes.testing.training_cases import TrainingCase, check_gradients, check_training, compile_program, place_on
 
-OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items()} | {
+OPTIMIZERS: dict[str, Optimizer] = {name: optimizer() for name, optimizer in LIBRARY.items()} | {
     "sgd": SGD(0.1),
     "momentum": SGD(0.1, 0.9),
     "nesterov": SGD(0.1, 0.9, nesterov=True),
@@ -26,42 +26,45 @@ OPTIMIZERS: dict[str, Optimizer] = {name: made() for name, made in LIBRARY.items
     "rmsprop_inside": RMSProp(epsilon=1e-3, epsilon_inside=True),
     "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
 }
-"""All optimizers of the library and variants of them, with options that make their bounds narrow."""
+"""All optimizers of the library and their variants, with options that keep the error bounds small."""
 LAST = {
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "categorical_cross_entropy": ["softmax"],
     "poisson": ["softplus", "exp"],
     "half_poisson_deviance": ["exp", "softplus"],
 }
-"""Activations of the last layer that a loss is tried after; by default both of a simple and of a joint one."""
+"""Activations of the last layer to check a loss with, if not the default ones."""
 TARGETS = {"unit": "bits", "simplex": "columns", "count": "bits", "real": "real"}
 
 
 def small() -> list[Layer]:
-    """Return layers of several kinds, square ones included, where a wrong transpose would not change the shapes."""
+    """Return layers of several kinds; some are square, so that a wrong transpose would not change the shapes."""
     return [Dense(7, "tanh"), Dense(7, "gelu"), Dense(4, "leaky_relu"), Dense(3)]
 
 
-def of_activation(name: str) -> CheckFunction:
+def make_activation_check(name: str) -> CheckFunction:
     """Return the check of the gradients of a network with one activation."""
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         for dtype in DTYPES:
-            for activation in [Activation(name), *([Activation(name, **_other(name))] if _other(name) else [])]:
+            for activation in [
+                Activation(name),
+                *([Activation(name, **_option_values(name))] if _option_values(name) else []),
+            ]:
                 layers: list[Layer] = [Dense(n, activation) for n in (7, 7, 3)]
                 check_gradients(trial, TrainingCase(layers, dtype), f"{dtype} {activation}")
 
-    return made
+    return run
 
 
-def _other(name: str) -> dict[str, float]:
+def _option_values(name: str) -> dict[str, float]:
     return dict.fromkeys(ACTIVATIONS[name].options, 0.3)
 
 
-def of_loss(name: str) -> CheckFunction:
+def make_loss_check(name: str) -> CheckFunction:
     """Return the check of the gradients of a network with one loss."""
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         targets = TARGETS[LOSSES[name].targets]
         for dtype in DTYPES:
             for activation in LAST.get(name, ["identity", "softmax", "sigmoid"]):
@@ -76,32 +79,32 @@ def of_loss(name: str) -> CheckFunction:
                 layers = [Dense(6, "tanh"), Dense(1, "sigmoid")]
                 check_gradients(trial, TrainingCase(layers, dtype, name, targets="bits"), f"{dtype} one output")
 
-    return made
+    return run
 
 
-def of_optimizer(name: str) -> CheckFunction:
-    """Return the check of a training with one optimizer: parameters, slots and losses after six updates."""
+def make_optimizer_check(name: str) -> CheckFunction:
+    """Return the check of parameters, slots and losses after six updates by one optimizer."""
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         for dtype in DTYPES:
             check_training(trial, TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name]), dtype)
             decayed = TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
             check_training(trial, decayed, f"{dtype}, with L2, clipping and weights")
 
-    return made
+    return run
 
 
 for _name in ACTIVATIONS:
-    check(f"programs.activation.{_name}", "gradients of a network, end to end")(of_activation(_name))
+    check(f"programs.activation.{_name}", "gradients of a whole network")(make_activation_check(_name))
 for _name in LOSSES:
-    check(f"programs.loss.{_name}", "cost and gradients, fused and not, weighted and not")(of_loss(_name))
+    check(f"programs.loss.{_name}", "cost and gradients, fused and not, weighted and not")(make_loss_check(_name))
 for _name in OPTIMIZERS:
-    check(f"programs.optimizer.{_name}", "parameters, slots and losses after some updates")(of_optimizer(_name))
+    check(f"programs.optimizer.{_name}", "parameters, slots and losses after some updates")(make_optimizer_check(_name))
 
 
 @check("programs.ragged_batch")
 def ragged_batch(trial: Trial) -> None:
-    """A last batch that is smaller counts for the samples it has: of 1, of 2, of all but one."""
+    """A smaller last batch, of 1 sample, 2, or one less than the others, is averaged over its own samples."""
     for dtype in DTYPES:
         for samples in (9, 10, 15):
             check_training(
@@ -111,7 +114,7 @@ def ragged_batch(trial: Trial) -> None:
 
 @check("programs.batches")
 def batches(trial: Trial) -> None:
-    """Batches of one sample, of all, and larger than all of them."""
+    """Batches of one sample, of all samples, and larger than the number of samples."""
     for dtype in DTYPES:
         for batch, updates in [(1, (5,)), (23, (23, 23)), (100, (23,)), (33, (70,))]:
             check_training(
@@ -121,7 +124,7 @@ def batches(trial: Trial) -> None:
 
 @check("programs.chunks")
 def chunks(trial: Trial) -> None:
-    """Where a training is cut into calls makes no difference, and nothing of one batch is left in the next."""
+    """Splitting a training into calls changes nothing, and no batch affects the next one's buffers."""
     for dtype in DTYPES:
         for updates in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
             training = TrainingCase(
@@ -132,45 +135,45 @@ def chunks(trial: Trial) -> None:
 
 @check("programs.sizes_in_turn")
 def sizes_in_turn(trial: Trial) -> None:
-    """One Program takes batches of many sizes, one after the other, as it takes each afresh."""
+    """One Program gives the same results for batches of varying sizes as a new Program for each."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
-        made = program(trial.backend, training.plan)
-        state, data = placed(trial.backend, training)
+        program = compile_program(trial.backend, training.plan)
+        state, data = place_on(trial.backend, training)
         bounds = trial.bounds(dtype)
-        eager, (start, samples) = program(bounds, training.plan), placed(bounds, training)
+        eager, (start, samples) = compile_program(bounds, training.plan), place_on(bounds, training)
         for size in (8, 3, 23, 1, 8, 5):
             order = np.arange(size)
             wanted = eager.gradients(start, eager.batch(samples, order))  # type: ignore[attr-defined]
             eager.update(start, wanted.flat, 0.05)
-            made.train(state, Batches(data, order, size, np.array([0.05])))
+            program.train(state, Batches(data, order, size, np.array([0.05])))
             trial.compare(state.theta, start.theta, f"{dtype} after a batch of {size}")  # type: ignore[arg-type]
 
 
 @check("programs.sample_weights")
 def sample_weights(trial: Trial) -> None:
-    """A batch divides by its number of samples; weights of 1 change nothing; a batch of weight 0 has no gradient."""
+    """Gradients are divided by the number of samples; weights of 1 change nothing; weights of 0 give no gradient."""
     for dtype in DTYPES:
         check_training(trial, TrainingCase(small(), dtype, weighted=True), f"{dtype} random weights")
         training = TrainingCase(small(), dtype)
-        state, data = placed(trial.backend, training)
-        made = program(trial.backend, training.plan)
+        state, data = place_on(trial.backend, training)
+        program = compile_program(trial.backend, training.plan)
         for value in (1, 0):
             w = trial.backend.from_numpy(np.full((1, 23), value, dtype))
-            found = made.gradients(state, Data(data.X, data.Y, w))
+            found = program.gradients(state, Data(data.X, data.Y, w))
             bounds = trial.bounds(dtype)
-            start, samples = placed(bounds, training)
+            start, samples = place_on(bounds, training)
             ones = bounds.from_numpy(np.full((1, 23), value, dtype))
-            wanted = program(bounds, training.plan).gradients(start, Data(samples.X, samples.Y, ones))
+            wanted = compile_program(bounds, training.plan).gradients(start, Data(samples.X, samples.Y, ones))
             trial.compare(found.flat, wanted.flat, f"{dtype} weights of {value}")  # type: ignore[arg-type]
             trial.compare(found.cost, wanted.cost, f"{dtype} weights of {value}: cost")  # type: ignore[arg-type]
 
 
 @check("programs.objective")
 def objective(trial: Trial) -> None:
-    """Other multiples of the mean loss, a mean over the sum of the weights, L2 shared by the samples and reported."""
+    """Multiples of the mean loss, a mean over the sum of the weights, and L2 divided among the samples."""
     for dtype in DTYPES:
-        for name, how in {
+        for name, objective in {
             "scaled": Objective(3.0, 0.25),
             "shared L2": Objective(1.5, 1.5, share_l2=True),
             "weighted mean": Objective(weighted_mean=True),
@@ -178,7 +181,7 @@ def objective(trial: Trial) -> None:
         }.items():
             for weighted in (False, True):
                 training = TrainingCase(
-                    small(), dtype, optimizer=Adam(epsilon=1e-3), l2=0.7, weighted=weighted, objective=how
+                    small(), dtype, optimizer=Adam(epsilon=1e-3), l2=0.7, weighted=weighted, objective=objective
                 )
                 where = f"{dtype} {name}{', weighted' if weighted else ''}"
                 check_gradients(trial, training, where)
@@ -187,7 +190,7 @@ def objective(trial: Trial) -> None:
 
 @check("programs.class_indices")
 def class_indices(trial: Trial) -> None:
-    """Class indices train as one-hot columns do."""
+    """Training on class indices equals training on one-hot columns."""
     for dtype in DTYPES:
         layers: list[Layer] = [Dense(7, "relu"), Dense(4, "softmax")]
         check_training(trial, TrainingCase(layers, dtype, "categorical_cross_entropy", targets="labels"), dtype)
@@ -195,7 +198,7 @@ def class_indices(trial: Trial) -> None:
 
 @check("programs.dropout")
 def dropout(trial: Trial) -> None:
-    """Masks are those of the notes, another for each step, layer and seed, whatever the batch."""
+    """Masks are those of the notes, different for each step, layer and seed, and independent of the batch."""
     for dtype in DTYPES:
         for seed in (0, 2**63 + 11):
             layers: list[Layer] = [Dropout(0.2), Dense(9, "tanh"), Dropout(0.5), Dense(3)]
@@ -204,21 +207,22 @@ def dropout(trial: Trial) -> None:
 
 @check("programs.layouts")
 def layouts(trial: Trial) -> None:
-    """Samples that lie in memory in any order train alike, and stay as they are."""
+    """Samples in any memory layout give the same training and stay unchanged."""
     for dtype in DTYPES:
         for name, layout in LAYOUTS.items():
             random = name != "broadcast"
             check_training(trial, TrainingCase(small(), dtype, layout=layout), f"{dtype} {name}", random)
         training = TrainingCase(small(), dtype)
-        state, data = placed(trial.backend, training)
-        program(trial.backend, training.plan).train(state, Batches(data, np.arange(23), 8, np.full(3, 0.05)))
+        state, data = place_on(trial.backend, training)
+        batches = Batches(data, np.arange(23), 8, np.full(3, 0.05))
+        compile_program(trial.backend, training.plan).train(state, batches)
         for x, before in zip(data[:2], training.data()[:2], strict=True):
             trial.same(x, before, f"{dtype}: the data afterwards")
 
 
 @check("programs.widths")
 def widths(trial: Trial) -> None:
-    """Layers of one neuron, of primes, of powers of two, wide ones, and one layer alone."""
+    """Layers of one neuron, of prime numbers and powers of two, wide layers, and a single layer."""
     for dtype in DTYPES:
         for sizes in [(1,), (1, 1), (31, 37, 2), (64, 128, 10), (130, 3)]:
             layers: list[Layer] = [*(Dense(n, "tanh") for n in sizes[:-1]), Dense(sizes[-1])]
@@ -228,7 +232,7 @@ def widths(trial: Trial) -> None:
 
 @check("programs.large")
 def large(trial: Trial) -> None:
-    """Products that are larger than a core's cache."""
+    """Products of matrices larger than a core's cache."""
     layers: list[Layer] = [Dense(611, "relu"), Dense(389, "tanh"), Dense(10, "softmax")]
     samples = 150 if trial.quick else 700
     training = TrainingCase(
@@ -240,37 +244,37 @@ def large(trial: Trial) -> None:
 
 @check("programs.update")
 def update(trial: Trial) -> None:
-    """An update with a gradient that comes from outside."""
+    """An update with a gradient that the caller supplies."""
     for dtype in DTYPES:
         for name, optimizer in OPTIMIZERS.items():
             training = TrainingCase(small(), dtype, optimizer=optimizer, clip=0.5)
             g = np.random.default_rng(3).normal(size=training.plan.layout.size).astype(dtype)
             bounds = trial.bounds(dtype)
-            (start, _), (state, _) = placed(bounds, training), placed(trial.backend, training)
-            reference, made = program(bounds, training.plan), program(trial.backend, training.plan)
+            (start, _), (state, _) = place_on(bounds, training), place_on(trial.backend, training)
+            reference, program = compile_program(bounds, training.plan), compile_program(trial.backend, training.plan)
             for rate in (0.1, 0.05):
                 reference.update(start, bounds.from_numpy(g), rate)
-                made.update(state, trial.backend.from_numpy(g), rate)
+                program.update(state, trial.backend.from_numpy(g), rate)
             trial.compare(state.theta, start.theta, f"{dtype} {name}")  # type: ignore[arg-type]
             trial.that(state.step == 2, f"{dtype} {name}: two steps counted")
 
 
 @check("programs.not_finite")
 def not_finite(trial: Trial) -> None:
-    """A cost or gradient that is not finite stops a training before its update, the parameters as they were."""
+    """A cost or gradient that is not finite stops a training before its update, with unchanged parameters."""
     for dtype in DTYPES:
         for value in (np.nan, np.inf):
             training = TrainingCase(small(), dtype)
-            state, data = placed(trial.backend, training)
+            state, data = place_on(trial.backend, training)
             X = training.data()[0].copy()
             X[2, 12] = value
-            spoiled = Data(trial.backend.from_numpy(X), data.Y)
-            made = program(trial.backend, training.plan)
+            with_value = Data(trial.backend.from_numpy(X), data.Y)
+            program = compile_program(trial.backend, training.plan)
             with np.errstate(all="ignore"):
-                chunk = made.train(state, Batches(spoiled, np.arange(23), 8, np.full(3, 0.05)))
+                chunk = program.train(state, Batches(with_value, np.arange(23), 8, np.full(3, 0.05)))
                 bounds = trial.bounds(dtype)
-                start, samples = placed(bounds, training)
-                eager = program(bounds, training.plan)
+                start, samples = place_on(bounds, training)
+                eager = compile_program(bounds, training.plan)
                 eager.update(start, eager.gradients(start, eager.batch(samples, np.arange(8))).flat, 0.05)  # type: ignore[attr-defined]
             trial.that(chunk.steps == 1, f"{dtype} {value}: one update made, before the batch with it")
             if np.isnan(value):  # tanh of infinity is 1, so that the gradient is what is not finite

@@ -1,4 +1,4 @@
-"""Choice of the backend, and independence of networks on it: names, threads, copies."""
+"""Selection of the backend, and independence of its networks from threads and copies."""
 
 import copy
 import pickle
@@ -60,18 +60,18 @@ def _in_threads(functions: list[Any]) -> list[Any]:
 
 @check("selection.by_name")
 def by_name(trial: Trial) -> None:
-    """The name gives the backend, the same each time, and a with block selects it and puts the last one back."""
+    """A name alcopiers gives the same backend; a ``with`` block selects it and restores the previous one."""
     name = _registered(trial)
     before = get_backend()
     with use_backend(name, **trial.backend.options) as chosen:
         trial.that(chosen is trial.backend and get_backend() is trial.backend, "use_backend selects it")
         net = Network([Dense(2)], 3, seed=0)
-        trial.that(net.backend is trial.backend, "a network made within the block runs on it")
-    trial.that(get_backend() is before, "the last backend is selected after the block")
+        trial.that(net.backend is trial.backend, "a network created within the block runs on it")
+    trial.that(get_backend() is before, "the previous backend is selected after the block")
 
 
 @check("selection.threads")
-def threads_apart(trial: Trial) -> None:
+def selection_per_thread(trial: Trial) -> None:
     """A selection in one thread is not seen in another."""
     name = _registered(trial)
     before = get_backend()
@@ -90,24 +90,24 @@ def threads_apart(trial: Trial) -> None:
         finally:
             done.set()
 
-    trial.that(_in_threads([select, look])[1] is before, "the other thread's backend while one has selected this one")
+    trial.that(_in_threads([select, look])[1] is before, "the backend of another thread while this one is selected")
 
 
 @check("selection.copies")
 def copies(trial: Trial) -> None:
-    """A deep copy of a network, and a pickle where the backend has a name, predict alike and train apart."""
-    ways: dict[str, Callable[[Network], Network]] = {"deepcopy": copy.deepcopy}
+    """A deep copy or a pickle of a network predicts the same, and training it leaves the original unchanged."""
+    copiers: dict[str, Callable[[Network], Network]] = {"deepcopy": copy.deepcopy}
     try:
         _registered(trial)
-        ways["pickle"] = lambda net: pickle.loads(pickle.dumps(net))
+        copiers["pickle"] = lambda net: pickle.loads(pickle.dumps(net))
     except NotApplicable:
         pass
     for dtype in DTYPES:
         X, y = _data(trial)
         net = _network(trial, dtype)
         net.fit(X, y, epochs=1)
-        for name, way in ways.items():
-            other = way(net)
+        for name, copier in copiers.items():
+            other = copier(net)
             wanted = net.predict(X).copy()
             trial.same(other.predict(X), wanted, f"{dtype}: predictions of the copy by {name}")
             other.fit(X, y, epochs=1)
@@ -116,7 +116,7 @@ def copies(trial: Trial) -> None:
 
 @check("selection.concurrent_predictions")
 def concurrent_predictions(trial: Trial) -> None:
-    """One network predicts in eight threads at once what it predicts in one."""
+    """A network predicts the same in eight threads at once as in one."""
     X, y = _data(trial)
     net = _network(trial)
     net.fit(X, y, epochs=1)
@@ -133,7 +133,7 @@ def concurrent_predictions(trial: Trial) -> None:
 
 @check("selection.concurrent_training")
 def concurrent_training(trial: Trial) -> None:
-    """Networks that train in four threads at once come out as they do one after the other."""
+    """Networks trained in four threads at once equal networks trained one after the other."""
     X, y = _data(trial)
 
     def train() -> np.ndarray:
@@ -143,4 +143,4 @@ def concurrent_training(trial: Trial) -> None:
 
     wanted = train()
     for found in _in_threads([train] * 4):
-        trial.same(found, wanted, "parameters of a network that was trained beside three others")
+        trial.same(found, wanted, "parameters of a network trained at the same time as three others")

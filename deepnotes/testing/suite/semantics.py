@@ -11,42 +11,42 @@ from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.testing.calls import Draw, call
 from deepnotes.testing.checks import DTYPES, CheckFunction, Derived, NotApplicable, Trial, check
 from deepnotes.testing.suite.programs import small
-from deepnotes.testing.training_cases import TrainingCase, inference, placed, program
+from deepnotes.testing.training_cases import TrainingCase, compile_inference, compile_program, place_on
 
 
-def of_nan(name: str) -> CheckFunction:
-    """Return the check that NaN goes through an activation, forward and backward, and stays where it is."""
+def make_nan_check(name: str) -> CheckFunction:
+    """Return the check that an activation passes NaN on, forward and backward, in the same element."""
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         for dtype in DTYPES:
             Z = Draw(trial.rng, special=False).real(5, 7)
             Z[3, 2] = np.nan
             trial.check(call(name, {}), [Z], dtype, f"{dtype} forward")
-            for place in (0, 1):
+            for position in (0, 1):
                 dA = Draw(trial.rng, special=False).real(5, 7)
                 arguments: list[Any] = [dA, Draw(trial.rng, special=False).real(5, 7), Derived(name, 1)]
-                arguments[place][1, 4] = np.nan
+                arguments[position][1, 4] = np.nan
                 trial.check(
                     call(f"{name}_backward", {}),
                     arguments,
                     dtype,
-                    f"{dtype} backward, in {'dA' if place == 0 else 'Z'}",
+                    f"{dtype} backward, in {'dA' if position == 0 else 'Z'}",
                 )
 
-    return made
+    return run
 
 
-def of_extremes(name: str) -> CheckFunction:
-    """Return the check of an activation at infinity, and at numbers that a careless formula turns into NaN."""
+def make_extremes_check(name: str) -> CheckFunction:
+    """Return the check of an activation at infinity, and at large numbers that a naive formula turns into NaN."""
 
-    def made(trial: Trial) -> None:
+    def run(trial: Trial) -> None:
         for dtype in DTYPES:
             largest = float(np.finfo(dtype).max)
             values = [1e4, -1e4, 0.25 * largest, -0.25 * largest]
-            if name not in {"softmax", "gelu", "gelu_tanh", "silu"}:  # whose formulas multiply infinity by 0
+            if name not in {"softmax", "gelu", "gelu_tanh", "silu"}:  # their formulas multiply infinity by 0
                 values += [np.inf, -np.inf]
             if name == "gelu_tanh":
-                values = values[:2]  # beyond, z³ is
+                values = values[:2]  # z³ overflows for the others
             Z = np.array([values, values[::-1]])
             trial.check(call(name, {}), [Z], dtype, f"{dtype} forward")
             if name == "softmax":
@@ -56,12 +56,12 @@ def of_extremes(name: str) -> CheckFunction:
             arguments = [np.ones((1, 4)), backward, Derived(name, 1)]
             trial.check(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} backward")
 
-    return made
+    return run
 
 
 for _name in ACTIVATIONS:
-    check(f"semantics.nan.{_name}", "NaN comes out where it went in, and nowhere else")(of_nan(_name))
-    check(f"semantics.extremes.{_name}", "infinity and large numbers")(of_extremes(_name))
+    check(f"semantics.nan.{_name}", "NaN in one element of the input affects no other element")(make_nan_check(_name))
+    check(f"semantics.extremes.{_name}", "infinity and large numbers")(make_extremes_check(_name))
 
 
 @check("semantics.nan.namespace")
@@ -84,7 +84,7 @@ def nan_in_namespace(trial: Trial) -> None:
 
 @check("semantics.logits")
 def logits(trial: Trial) -> None:
-    """Losses from logits of 1e4 and -1e4 are finite and right."""
+    """Losses from logits of 1e4 and -1e4 are finite and correct."""
     for dtype in DTYPES:
         Z = np.array([[1e4, -1e4, 1e4, -1e4, 0, 40.0]])
         Y = np.array([[1.0, 0, 0, 1, 1, 0]])
@@ -96,7 +96,7 @@ def logits(trial: Trial) -> None:
 
 @check("semantics.empty")
 def empty(trial: Trial) -> None:
-    """No samples: every activation, the product, the gather and the prediction give no results, of the right shape."""
+    """Without samples, activations, products, gather and predictions return empty arrays of the right shape."""
     for dtype in DTYPES:
         for name in ACTIVATIONS:
             trial.check(call(name, {}), [np.zeros((3, 0))], dtype, f"{dtype} {name}")
@@ -104,18 +104,18 @@ def empty(trial: Trial) -> None:
         nothing = np.zeros(0, np.int64)
         trial.check(call("gather", {}), [np.ones((3, 4)), nothing], dtype, f"{dtype} gather")
         training = TrainingCase(small(), dtype, samples=0)
-        state, data = placed(trial.backend, training)
-        found = inference(trial.backend, training).predict(state.theta, data.X)
+        state, data = place_on(trial.backend, training)
+        found = compile_inference(trial.backend, training).predict(state.theta, data.X)
         trial.same(found, np.zeros((3, 0), dtype), f"{dtype} predict")
 
 
 DERIVATIVES_AT_KINKS = {"relu": [0, 0, 2], "leaky_relu": [0.002, 0.002, 2], "elu": [2, 2, 2]}
-"""For a dA of 2, at 0, -0 and 1."""
+"""The expected results of ``NAME_backward`` for dA = 2, at Z = 0, -0 and 1."""
 
 
 @check("semantics.ties")
 def ties(trial: Trial) -> None:
-    """At a kink the derivative is the notes': 0 of relu, its slope of leaky_relu, alpha of elu, 0 at an error of 0."""
+    """Derivatives at kinks are those of the notes: 0 for relu, slope for leaky_relu, alpha for elu, 0 for losses."""
     for dtype in DTYPES:
         Z, dA = np.array([[0.0, -0.0, 1.0, -1.0]]), np.full((1, 4), 2.0)
         A = np.array([[0.0, 0, 1, -1]])
@@ -135,14 +135,14 @@ def ties(trial: Trial) -> None:
 
 @check("semantics.subnormals")
 def subnormals(trial: Trial) -> None:
-    """Numbers below the smallest normal one are kept; a backend that takes them for 0 says so among its known gaps."""
+    """Subnormal numbers are kept; a backend that flushes them to 0 lists this check in its known gaps."""
     for dtype in DTYPES:
         tiny = np.finfo(dtype).tiny
         x = np.array([[tiny / 2, -tiny / 4, np.finfo(dtype).smallest_subnormal]], dtype)
-        held = trial.backend.from_numpy(x)
-        trial.same(held + 0 * held, x, f"{dtype} x + 0")
-        trial.same(held * 1.0, x, f"{dtype} x * 1")
-        trial.same(trial.backend.ops.relu(held), np.maximum(x, 0), f"{dtype} relu")
+        on_backend = trial.backend.from_numpy(x)
+        trial.same(on_backend + 0 * on_backend, x, f"{dtype} x + 0")
+        trial.same(on_backend * 1.0, x, f"{dtype} x * 1")
+        trial.same(trial.backend.ops.relu(on_backend), np.maximum(x, 0), f"{dtype} relu")
         half = np.full((1, 1), tiny, dtype)
         trial.same(trial.backend.from_numpy(half) * 0.5, half * 0.5, f"{dtype} tiny / 2")
 
@@ -151,17 +151,17 @@ def _lattice(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-8, 9, shape).astype(np.float64)
 
 
-def _putter(trial: Trial, dtype: str) -> Callable[[np.ndarray], Any]:
+def _converter(trial: Trial, dtype: str) -> Callable[[np.ndarray], Any]:
     return lambda x: trial.backend.from_numpy(x.astype(dtype))
 
 
 @check("semantics.lattice")
 def lattice(trial: Trial) -> None:
-    """Products, sums and means of small whole numbers are exact, as is every partial sum of theirs."""
+    """Products, sums and means of small integers are exact, since all their partial sums are."""
     for dtype in DTYPES:
         for n, k, m in [(1, 1, 1), (3, 5, 8), (17, 33, 64), (64, 129, 16), (130, 64, 256)]:
             W, A, b, dZ = (_lattice(trial.rng, *shape) for shape in [(n, k), (k, m), (n, 1), (n, m)])
-            ops, put = trial.backend.ops, _putter(trial, dtype)
+            ops, put = trial.backend.ops, _converter(trial, dtype)
             where = f"{dtype} ({n}, {k}, {m})"
             trial.same(ops.linear(put(W), put(A), put(b)), (W @ A + b).astype(dtype), f"{where} linear")
             trial.same(ops.input_gradient(put(W), put(dZ)), (W.T @ dZ).astype(dtype), f"{where} input_gradient")
@@ -173,12 +173,12 @@ def lattice(trial: Trial) -> None:
 
 @check("semantics.precision")
 def precision(trial: Trial) -> None:
-    """Odd weights above 4096 times -1, 0 and 1: exact in float32, wrong where factors are rounded to TF32 or less."""
+    """Products of odd weights above 4096 with -1, 0 and 1 are exact in float32; factors rounded to TF32 are not."""
     if trial.backend.matmul_precision != "highest":
-        raise NotApplicable(f"the backend says that its products are of {trial.backend.matmul_precision!r} precision")
+        raise NotApplicable(f"the backend states that its products have {trial.backend.matmul_precision!r} precision")
     W = 4097.0 + 2 * trial.rng.integers(0, 1000, (64, 64))
     A = trial.rng.integers(-1, 2, (64, 256)).astype(np.float64)
-    put = _putter(trial, "float32")
+    put = _converter(trial, "float32")
     ops = trial.backend.ops
     trial.same(put(W) @ put(A), (W @ A).astype("float32"), "matmul")
     zero = np.zeros((64, 1))
@@ -193,19 +193,19 @@ def precision(trial: Trial) -> None:
 
 @check("semantics.bias")
 def bias(trial: Trial) -> None:
-    """Roundings of positive numbers go up as often as down: their mean is far below one of them.
+    """Rounding is unbiased: the mean error of results on positive numbers is far below one rounding error.
 
-    Each of N results is off by k roundings, each within u and as often up as down; by Hoeffding's inequality their mean
-    exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``, which is negligible for ten thousand
-    results. Where products round their factors, the means of 6,400 such roundings in each come on top, within ``0.1 u``
-    as well.
+    Each of N results has k rounding errors within u, up as often as down. By Hoeffding's inequality, their mean exceeds
+    ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``, which is negligible for ten thousand results. Where
+    products round their factors, the mean rounding error of 6,400 elements of each factor adds up to ``0.1 u``, with u
+    of the factors' precision.
     """
     rng = trial.rng
 
     def positive(*shape: int) -> np.ndarray:
         return rng.uniform(1, 2, shape)
 
-    tries: dict[str, tuple[Any, list[np.ndarray], int]] = {
+    cases: dict[str, tuple[Any, list[np.ndarray], int]] = {
         "x + y": (lambda ops, x, y: x + y, [positive(100, 100), positive(100, 100)], 1),
         "x * y": (lambda ops, x, y: x * y, [positive(100, 100), positive(100, 100)], 1),
         "x / y": (lambda ops, x, y: x / y, [positive(100, 100), positive(100, 100)], 1),
@@ -224,14 +224,14 @@ def bias(trial: Trial) -> None:
     }
     for dtype in DTYPES:
         u = UNIT[dtype]
-        for name, (function, arguments, roundings) in tries.items():
+        for name, (function, arguments, roundings) in cases.items():
             hosts = [x.astype(dtype) for x in arguments]
             reference = trial.bounds(dtype)
             wanted = function(reference.ops, *map(reference.from_numpy, hosts)).value
             found = trial.host(function(trial.backend.ops, *map(trial.backend.from_numpy, hosts)))
             signed = float(np.mean((found.astype(wanted.dtype) - wanted) / abs(wanted)))
-            of_factors = trial.products(dtype) if roundings >= 64 and name != "bias_gradient" else None
-            limit = 0.1 * roundings**0.5 * u + (0.2 * UNIT[of_factors] if of_factors else 0.0)
+            factor_precision = trial.products(dtype) if roundings >= 64 and name != "bias_gradient" else None
+            limit = 0.1 * roundings**0.5 * u + (0.2 * UNIT[factor_precision] if factor_precision else 0.0)
             trial.compared += found.size
             if abs(signed) / limit > trial.worst:
                 trial.worst, trial.where = abs(signed) / limit, f"{dtype} {name}"
@@ -240,20 +240,20 @@ def bias(trial: Trial) -> None:
 
 @check("semantics.stale")
 def stale(trial: Trial) -> None:
-    """Data that change in place between two calls are read anew, and results are not overwritten by later ones."""
+    """New data are used by the next call, and later calls do not overwrite earlier results."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
-        made = program(trial.backend, training.plan)
-        predictions = inference(trial.backend, training)
-        state, data = placed(trial.backend, training)
-        first = made.gradients(state, data)
-        kept = trial.host(first.flat).copy()
-        outputs = predictions.predict(state.theta, data.X)
-        kept_outputs = trial.host(outputs).copy()
+        program = compile_program(trial.backend, training.plan)
+        inference = compile_inference(trial.backend, training)
+        state, data = place_on(trial.backend, training)
+        first = program.gradients(state, data)
+        before = trial.host(first.flat).copy()
+        outputs = inference.predict(state.theta, data.X)
+        outputs_before = trial.host(outputs).copy()
         other = trial.backend.from_numpy(training.data()[0][:, ::-1].copy())
-        made.gradients(state, type(data)(other, data.Y))
-        predictions.predict(state.theta, other)
-        trial.same(first.flat, kept, f"{dtype}: a gradient after the next one was computed")
-        trial.same(outputs, kept_outputs, f"{dtype}: outputs after the next ones were computed")
-        again = made.gradients(state, data)
-        trial.same(again.flat, kept, f"{dtype}: the same gradient again")
+        program.gradients(state, type(data)(other, data.Y))
+        inference.predict(state.theta, other)
+        trial.same(first.flat, before, f"{dtype}: a gradient after the next one was computed")
+        trial.same(outputs, outputs_before, f"{dtype}: outputs after the next ones were computed")
+        again = program.gradients(state, data)
+        trial.same(again.flat, before, f"{dtype}: the same gradient again")

@@ -1,4 +1,4 @@
-"""Transfers to the backend and back: the same bits, no argument changed, no memory shared by mistake."""
+"""Transfers to the backend and back keep all bits, change no argument and share no memory by mistake."""
 
 import numpy as np
 
@@ -10,17 +10,17 @@ from deepnotes.testing.inputs import LAYOUTS
 
 @check("transfers.round_trip")
 def round_trip(trial: Trial) -> None:
-    """What goes to the backend comes back the same, of every dtype, shape and layout."""
+    """Arrays of every dtype, shape and layout come back from the backend unchanged."""
     backend = trial.backend
     for shape in [(), (1,), (0,), (3, 0), (4, 5), (2, 3, 4)]:
         x = trial.rng.normal(0, 1e3, shape)
         for name, array in [
             *((dtype, x.astype(dtype)) for dtype in DTYPES), ("int64", x.astype(np.int64)), ("bool", x > 0)
         ]:  # fmt: skip
-            held = backend.from_numpy(np.asarray(array))
-            trial.that(backend.is_array(held), f"from_numpy gives an array of the backend ({name}, {shape})")
-            trial.that(tuple(held.shape) == shape, f"from_numpy keeps the shape {shape} ({name})")
-            trial.same(held, array, f"{name} {shape}")
+            on_backend = backend.from_numpy(np.asarray(array))
+            trial.that(backend.is_array(on_backend), f"from_numpy gives an array of the backend ({name}, {shape})")
+            trial.that(tuple(on_backend.shape) == shape, f"from_numpy keeps the shape {shape} ({name})")
+            trial.same(on_backend, array, f"{name} {shape}")
     special = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5]])
     for dtype in DTYPES:
         trial.same(backend.from_numpy(special.astype(dtype)), special.astype(dtype), f"{dtype} NaN and infinity")
@@ -31,7 +31,7 @@ def round_trip(trial: Trial) -> None:
 
 @check("transfers.dtype")
 def dtype_asked_for(trial: Trial) -> None:
-    """from_numpy converts where it is told to, and else keeps the dtype."""
+    """``from_numpy`` converts to the requested dtype."""
     for dtype in DTYPES:
         for other in DTYPES:
             x = trial.rng.normal(size=(3, 4)).astype(dtype)
@@ -41,23 +41,23 @@ def dtype_asked_for(trial: Trial) -> None:
 
 @check("transfers.views")
 def views(trial: Trial) -> None:
-    """Slices, transposes and reversals made on the backend come to the host as what they show."""
+    """Slices and transposes of arrays on the backend come to the host with the right elements."""
     for dtype in DTYPES:
         x = trial.rng.normal(size=(6, 11)).astype(dtype)
-        held = trial.backend.from_numpy(x)
+        on_backend = trial.backend.from_numpy(x)
         for name, found, wanted in [
-            ("transpose", held.T, x.T),
-            ("every second", held[::2, ::3], x[::2, ::3]),
-            ("a row", held[2, :], x[2, :]),
-            ("columns", held[:, 3:7], x[:, 3:7]),
-            ("nothing", held[:, 4:4], x[:, 4:4]),
+            ("transpose", on_backend.T, x.T),
+            ("every second", on_backend[::2, ::3], x[::2, ::3]),
+            ("a row", on_backend[2, :], x[2, :]),
+            ("columns", on_backend[:, 3:7], x[:, 3:7]),
+            ("nothing", on_backend[:, 4:4], x[:, 4:4]),
         ]:
             trial.same(found, np.ascontiguousarray(wanted), f"{dtype} {name}")
 
 
 @check("transfers.write")
 def write(trial: Trial) -> None:
-    """Backend.write puts values into a buffer, in whole or in part."""
+    """``Backend.write`` writes values to a whole buffer or to a part of it."""
     backend = trial.backend
     for dtype in DTYPES:
         flat, values = np.arange(9).astype(dtype), np.array([-1, -2, -3], dtype)
@@ -72,7 +72,7 @@ def write(trial: Trial) -> None:
 
 @check("transfers.ownership")
 def ownership(trial: Trial) -> None:
-    """Training and prediction leave the user's arrays alone, and the user's arrays do not reach into the network."""
+    """Training and prediction do not change the user's arrays; changing these arrays does not change the network."""
     rng = trial.rng
     for dtype in DTYPES:
         X, Y, w = rng.normal(size=(4, 30)).astype(dtype), rng.normal(size=(2, 30)).astype(dtype), rng.uniform(1, 2, 30)
@@ -84,8 +84,8 @@ def ownership(trial: Trial) -> None:
         net.fit(X, Y, sample_weight=w, epochs=2, optimizer="adam")
         net.evaluate(X, Y, sample_weight=w)
         net.predict(X)
-        for name, array, was in zip(("X", "Y", "w"), (X, Y, w), before, strict=True):
-            trial.same(array, was, f"{dtype}: {name} after training, evaluation and prediction")
+        for name, array, original in zip(("X", "Y", "w"), (X, Y, w), before, strict=True):
+            trial.same(array, original, f"{dtype}: {name} after training, evaluation and prediction")
         trial.same(theta, start, f"{dtype}: the array given to set_flat, after training")
         trained = net.flat()
         theta[:] = 0
@@ -97,12 +97,12 @@ def ownership(trial: Trial) -> None:
 
 @check("transfers.identity")
 def identity(trial: Trial) -> None:
-    """A network that does nothing gives back its input, in an array of its own."""
+    """A network with an identity matrix returns its input in a new array."""
     for dtype in DTYPES:
         net = Network([Dense(4)], 4, backend=trial.backend, dtype=dtype, seed=0)
         net.parameters["W1"] = np.eye(4, dtype=dtype)
         X = trial.rng.normal(size=(4, 9)).astype(dtype)
-        if trial.products(dtype):  # if factors are rounded, numbers of few bits
+        if trial.products(dtype):  # rounded factors: use numbers of few bits
             X = np.round(16 * X) / 16
         before = X.copy()
         A = net.predict(X)
@@ -115,17 +115,17 @@ def identity(trial: Trial) -> None:
 
 @check("transfers.native")
 def native(trial: Trial) -> None:
-    """Arrays of the backend go in, and one of the backend comes out, the same as from the host."""
+    """Arrays of the backend as input give an array of the backend, equal to the result for host arrays."""
     for dtype in DTYPES:
         net = Network([Dense(5, "tanh"), Dense(2)], 4, backend=trial.backend, dtype=dtype, seed=0)
         X, Y = trial.rng.normal(size=(4, 9)).astype(dtype), trial.rng.normal(size=(2, 9)).astype(dtype)
-        held = trial.backend.from_numpy(X)
-        A = net.predict(held)
+        on_backend = trial.backend.from_numpy(X)
+        A = net.predict(on_backend)
         trial.that(trial.backend.is_array(A), f"{dtype}: an array of the backend for one of the backend")
         trial.same(A, net.predict(X), f"{dtype}: predictions of the backend's array and the host's")
         start = net.flat()
         results = []
-        for data in ((X, Y), (held, trial.backend.from_numpy(Y))):
+        for data in ((X, Y), (on_backend, trial.backend.from_numpy(Y))):
             net.set_flat(start)
             net.fit(*data, epochs=2, batch_size=4, shuffle=False)
             results.append(net.flat())

@@ -1,4 +1,4 @@
-"""Parts that no backend has a kernel for: they train by their equations, and are not mistaken for others."""
+"""Layers, activations, losses and optimizers without kernels train by their equations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from deepnotes.testing.training_cases import TrainingCase, check_training
 
 
 @dataclass(frozen=True)
-class Signs(Optimizer):
+class SignDescent(Optimizer):
     """``θ ← θ - rate sign(g)``."""
 
     learning_rate: float = 0.1
@@ -29,7 +29,7 @@ class Signs(Optimizer):
 
 @dataclass(frozen=True)
 class SlowAdam(Adam):
-    """Adam at half its rate: derived from an optimizer of the library, but different from it."""
+    """Adam at half its rate, derived from an optimizer that backends have kernels for."""
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
@@ -41,7 +41,7 @@ class SlowAdam(Adam):
 class Square(ActivationFunction):
     """``a = z²``."""
 
-    name = "relu"  # inherited; the class identifies the activation
+    name = "relu"  # as that of the library: backends must go by the class, not by the name
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         """Return ``z²``."""
@@ -88,10 +88,10 @@ class Doubled(Dense):
 
 @check("programs.unknown_parts")
 def unknown_parts(trial: Trial) -> None:
-    """An optimizer, activation, loss or layer that no backend has a kernel for, some derived from ones that it has."""
+    """Optimizers, activations, losses and layers without a kernel, some of them derived from classes with one."""
     for dtype in DTYPES:
         layers: list[Layer] = [Dense(5, "tanh"), Dense(3)]
-        for optimizer in (Signs(), SlowAdam(epsilon=1e-3)):
+        for optimizer in (SignDescent(), SlowAdam(epsilon=1e-3)):
             check_training(
                 trial, TrainingCase(layers, dtype, optimizer=optimizer), f"{dtype} {type(optimizer).__name__}"
             )

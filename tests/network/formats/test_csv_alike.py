@@ -269,7 +269,8 @@ def save(path: str, columns: list[dict[str, Any]], more: dict[str, Any], classes
     ]
     layer = dn.Dense(len(classes), "softmax") if classes else dn.Dense(1, "identity")
     net = dn.Network([layer], inputs=len(features), dtype="float64", seed=0, backend="numpy")
-    net.parameters["W1"] = 2.0 ** np.arange(net.parameters["W1"].size).reshape(net.parameters["W1"].shape) / 8
+    W = np.asarray(net.parameters["W1"])
+    net.parameters["W1"] = 2.0 ** np.arange(W.size).reshape(W.shape) / 8
     task: dict[str, Any] = {"task": "regression", "loss": "mean_squared_error", "target_mean": 0.5, "target_scale": 2.0}
     if classes:
         task = {"task": "classification", "loss": "categorical_cross_entropy", "classes": list(classes)}

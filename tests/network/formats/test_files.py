@@ -129,9 +129,9 @@ def test_metadata_that_could_not_be_read_are_not_written(tmp_path: Path, metadat
 def test_paths_that_are_none() -> None:
     for call in (network().save, dn.load):
         with pytest.raises(dn.ArgumentError, match="path=None, wanted the path of a file"):
-            call(None)  # type: ignore[operator]
+            call(None)
         with pytest.raises(dn.ModelFileError, match="null byte"):
-            call("a\0b")  # type: ignore[operator]
+            call("a\0b")
 
 
 def test_what_was_there_stays_if_the_write_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def test_a_poisson_regressor(tmp_path: Any) -> None:
     pytest.importorskip("onnx", reason="onnx is not installed")
     net.to_onnx(tmp_path / "model.onnx")
     again = dn.from_onnx(tmp_path / "model.onnx")
-    assert again.layers[-1].g == dn.Activation("exp")
+    assert again.layers[-1].g == dn.Activation("exp")  # type: ignore[attr-defined]
     np.testing.assert_array_equal(again.predict(X.T), net.predict(X.T))
 
 

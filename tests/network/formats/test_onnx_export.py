@@ -42,8 +42,8 @@ def reference(content: bytes, X: np.ndarray) -> np.ndarray:
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found: np.ndarray = ReferenceEvaluator(content).run(None, {"X": X})[0]
-    return found
+        outputs: Any = ReferenceEvaluator(content).run(None, {"X": X})
+    return np.asarray(outputs[0])
 
 
 def hold(chain: Chain, X: np.ndarray, random: bool = False) -> None:

@@ -56,15 +56,15 @@ def bounded(read: Chain, rows: np.ndarray) -> Vectors:
     mean, in units of the scale, is what the first two may be of.
     """
     bounds = Bounds(read.dtype, random=False)
-    prepared = bounds.from_numpy(read.prepared(rows.T))
+    prepared: Any = bounds.from_numpy(read.prepared(rows.T))
     if read.standardizer is not None:
         size = abs(prepared.value) + abs(read.standardizer.mean / read.standardizer.scale)
         prepared = BoundedArray(bounds.rules, prepared.value, gamma(4, UNIT["float32"]) * size)
-    A = read.forward(bounds.ops, prepared, lambda name, W: bounds.from_numpy(W))
+    A: Any = read.forward(bounds.ops, prepared, lambda name, W: bounds.from_numpy(W))
     return Vectors(rows, A.value.astype(np.float64).T, A.rules.slack * A.error.T)
 
 
-CHAINS = {
+CHAINS: dict[str, Any] = {
     "Gemm with transB": [("Gemm", W1, b1, {"transB": 1}), ("Relu",), ("Gemm", W2, b2, {"transB": 1})],
     "Gemm": [("Gemm", W1.T, b1), ("Relu",), ("Gemm", W2.T, b2)],
     "alpha and beta": [("Gemm", W1.T, b1, {"alpha": 0.5, "beta": 2.0}), ("Tanh",), ("Gemm", W2.T, b2, {"beta": 0.0})],
@@ -125,7 +125,7 @@ def test_weights_in_constant_nodes_and_computed_from_constants(tmp_path: Path) -
     np.testing.assert_array_equal(net.parameters["W1"], W1.astype("float32"))
 
 
-STANDARDIZERS = {
+STANDARDIZERS: dict[str, Any] = {
     "Sub and Div": [("Sub", [1.0, 2.0, 3.0]), ("Div", [0.5, 2.0, 4.0])],
     "Mul and Add": [("Mul", [2.0, 0.5, 0.25]), ("Add", [-2.0, -1.0, -0.75])],
     "numbers": [("Div", 255.0), ("Sub", 0.5), ("Div", 0.25)],
@@ -289,4 +289,4 @@ if sys.platform != "win32":
             with pytest.raises(dn.ModelFileError, match=told):
                 dn.from_onnx(tmp_path / name)
         with pytest.raises(dn.ArgumentError, match="path=3"):
-            dn.from_onnx(3)  # type: ignore[arg-type]
+            dn.from_onnx(3)

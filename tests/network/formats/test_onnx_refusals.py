@@ -26,7 +26,7 @@ def refused(content: Any, folder: Path, **options: Any) -> str:
     return told
 
 
-STRANGERS = {
+STRANGERS: dict[str, Any] = {
     "another layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) is no part of a dense chain"),
     "another activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is an activation that is not known here"),
     "another domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) is no part"),

@@ -25,7 +25,7 @@ def test_random_graphs_are_refused_or_the_same_in_onnx_runtime(block: int, tmp_p
     assert 15 < found.count("read") < 135
 
 
-REFUSED = {
+REFUSED: dict[str, Any] = {
     "softmax over samples, since the axis of features is gone": (
         [("Gemm", W1), ("Squeeze", [-1]), ("Softmax", {"axis": -1})], r"'n2' \(Softmax\) does not go over the"),
     "the same by Reshape": ([("Gemm", W1), ("Reshape", [-1]), ("Softmax", {"axis": 0})], r"'n2' \(Softmax\) does not"),

@@ -432,7 +432,7 @@ def test_a_schedule_that_fails_between_epochs_loses_nothing(run: Path) -> None:
                 raise RuntimeError("stopped")
             return super().observe(plateau, value)
 
-        def fingerprint(self) -> list[float]:
+        def fingerprint(self) -> list[Any]:
             return [self.learning_rate]
 
     straight, resumed = network(), network()

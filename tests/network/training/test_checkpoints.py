@@ -120,8 +120,9 @@ def test_another_backend_goes_on_within_the_bounds_of_both(run: Path, before: st
     from deepnotes.backends.program import Data, State
 
     bounds = Bounds("float64")
+    assert straight._training is not None
     plan = straight._training[0]
-    state = State(bounds.from_numpy(network("numpy", "float64").flat()))
+    state: Any = State(bounds.from_numpy(network("numpy", "float64").flat()))
     program = EagerProgram(bounds, plan)
     samples = Data(bounds.from_numpy(X), bounds.from_numpy(y[None]))
     for _ in range(4):

@@ -71,8 +71,9 @@ def by_method(a: Any) -> Any:
 
 
 def cyclic(a: Any) -> Any:
-    found = Plain(a=a, others=[])
-    found.others += [found, {"self": found}, closure(found)]
+    others: list[Any] = []
+    found = Plain(a=a, others=others)
+    others += [found, {"self": found}, closure(found)]
     return found
 
 
@@ -165,12 +166,12 @@ class Times:
         self.factor = factor
 
     def __call__(self, x: float) -> float:
-        return self.factor * self.__wrapped__(x)  # type: ignore[attr-defined, no-any-return]
+        return self.factor * self.__wrapped__(x)  # type: ignore[attr-defined]
 
 
 def test_settings_of_a_decorator_and_of_a_function_count() -> None:
     def one(x: float) -> float:
-        return x * one.rate  # type: ignore[attr-defined, no-any-return]
+        return x * one.rate  # type: ignore[attr-defined]
 
     found = set()
     for rate in (1.0, 2.0):
@@ -223,7 +224,8 @@ def test_values_held_many_times_over_are_read_once() -> None:
 @pytest.mark.parametrize("kind", ["lock", "generator", "file"])
 def test_what_cannot_be_compared_is_named(kind: str, tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
-        thing = {"lock": threading.Lock(), "generator": (i for i in []), "file": file}[kind]
+        things: dict[str, Any] = {"lock": threading.Lock(), "generator": (i for i in [0]), "file": file}
+        thing = things[kind]
         with pytest.raises(NoFingerprintError, match="in Plain in Pair"):
             fingerprint(Pair([Plain(a=thing)]))
 

@@ -319,6 +319,7 @@ def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, nu
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"
             while not latest_first(run):

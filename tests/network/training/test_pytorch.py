@@ -158,6 +158,7 @@ def test_every_loss_and_the_final_parameters_are_pytorchs(name, program):
     np.testing.assert_allclose(losses, STORED[f"{name}/losses"], rtol=TOLERANCE, atol=0)
     for key, wanted in by_name(net, STORED[f"{name}/parameters"]).items():
         np.testing.assert_allclose(net.parameters[key], wanted, rtol=0, atol=TOLERANCE * abs(wanted).max())
+    assert net._training is not None
     assert type(net._training[1]) is PROGRAMS[program][1]
 
 

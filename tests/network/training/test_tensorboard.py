@@ -176,7 +176,7 @@ def test_wrong_arguments(value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(dn.ArgumentError, match=message):
         dn.TensorBoard(tmp_path, histograms=value)
     with pytest.raises(dn.ArgumentError, match="path=3, wanted the path"):
-        dn.TensorBoard(3)  # type: ignore[arg-type]
+        dn.TensorBoard(3)
 
 
 def test_a_directory_that_cannot_be_is_refused_before_the_training(tmp_path: Path) -> None:
