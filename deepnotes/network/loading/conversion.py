@@ -12,7 +12,7 @@ from deepnotes.nn.plan import Layout
 
 
 def network_of(chain: Chain, backend: str | Backend | None = None) -> Network:
-    """Return a network on `backend` that makes the same predictions as a chain.
+    """Return a network on `backend` that makes the same predictions as `chain`.
 
     Raises
     ------
