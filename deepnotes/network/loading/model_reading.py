@@ -37,7 +37,7 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
         As for :func:`deepnotes.get_backend`.
     """
     path = containers.as_path(path)
-    with containers.opened(path) as file:
+    with containers.open_container(path) as file:
         layers, description, standardized = _architecture(path, file.header, set(file.shapes))
         layout = Layout(description["inputs"], layers)
         expected = {*layout.entries, *(STANDARDIZER if standardized else ())}
