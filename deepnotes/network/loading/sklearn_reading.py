@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.composing import Known, composed
+from deepnotes.network.formats.composing import Expression, compose
 from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY, Activation, ActivationFunction
 from deepnotes.nn.layers import Dense
@@ -67,13 +67,13 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
         )
         raise ArgumentError(f"estimator is a {brief(kind)}, {problem}")
     dtype = float_dtype(model.coefs_[0].dtype if dtype is None else dtype)
-    known = Known()
+    expression = Expression()
     try:
         for step in steps:
-            known = _apply_step(known, step)
+            expression = _apply_step(expression, step)
         for W, b, g in zip(model.coefs_, model.intercepts_, _activations(model), strict=True):
-            known = known.times(np.asarray(W).T).then("Add", np.asarray(b).reshape(-1, 1)).activated(g)
-        standardizer, links = composed(known, dtype)
+            expression = expression.times(np.asarray(W).T).then("Add", np.asarray(b).reshape(-1, 1)).activate(g)
+        standardizer, links = compose(expression, dtype)
     except ModelFileError as error:
         raise ArgumentError(f"estimator: {error}") from None
     metadata = {}
@@ -98,7 +98,7 @@ def _activations(model: Any) -> list[ActivationFunction]:
     return [Activation(ACTIVATIONS[name]) for name in names]
 
 
-def _apply_step(known: Known, step: Any) -> Known:
+def _apply_step(expression: Expression, step: Any) -> Expression:
     """Return the expression of the inputs after one more step of a pipeline."""
     name = type(step).__name__
     if name not in STEPS:
@@ -109,10 +109,10 @@ def _apply_step(known: Known, step: Any) -> Known:
         raise ArgumentError(f"estimator has the step {name}(clip=True), and no layer bounds its inputs")
     for op, c in STEPS[name](step):
         if op == "times":
-            known = known.times(np.asarray(c))
+            expression = expression.times(np.asarray(c))
         elif c is not None:
-            known = known.then(op, np.asarray(c, np.float64).reshape(-1, 1))
-    return known
+            expression = expression.then(op, np.asarray(c, np.float64).reshape(-1, 1))
+    return expression
 
 
 def _pca(step: Any) -> list[tuple[str, Any]]:
