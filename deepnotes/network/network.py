@@ -48,7 +48,7 @@ class Network:
     dtype : {"float32", "float64"}, default "float32"
     seed : int, optional
         Determines the initial weights, the order of samples and the dropout masks, which are the same on every
-        backend. By default a random seed, kept as ``seed``.
+        backend. By default a random seed, stored in the attribute ``seed``.
     standardizer : Standardizer, optional
         Applied to every X that is passed in.
     theta : ndarray, shape (p,), optional
@@ -406,9 +406,11 @@ class Network:
             state.slots, state.step = tuple(map(self.from_host, slots)), step
 
     def __repr__(self) -> str:
-        made = f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}"
         dialect = "" if self.dialect == "notes" else f", dialect={self.dialect!r}"
-        return f"{made}, seed={self.seed}{dialect})"
+        return (
+            f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}, "
+            f"seed={self.seed}{dialect})"
+        )
 
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""
