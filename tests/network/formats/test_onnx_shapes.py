@@ -47,7 +47,7 @@ REFUSED = {
         [("Reshape", [-1, 2, 2]), ("MatMul", np.ones((2, 2)))], r"'n1' \(MatMul\) uses its weights several times"),
     "numbers in another order": ([("Transpose", {"perm": [0, 2, 1]}), ("Flatten",)], r"'n0' \(Transpose\) changes the"),
     "samples joined with features": ([("Gemm", W), ("Flatten", {"axis": 2})], r"'n1' \(Flatten\) joins samples"),
-    "an axis that is not there": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 of a v"),
+    "an axis that is not there": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 for a"),
     "an integer division": ([("Div", np.array(2)), ("Cast", {"to": 1}), ("Gemm", W)], r"'n0' \(Div\) computes with"),
 }  # fmt: skip
 SHAPES = {
