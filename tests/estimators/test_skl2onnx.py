@@ -86,5 +86,5 @@ def test_a_user_defined_activation_is_refused() -> None:
         def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
             return ops.silu_backward(dA, Z, A)
 
-    with pytest.raises(dn.ModelFileError, match="layer 1 has the activation"):
+    with pytest.raises(dn.ModelFileError, match="layer 1 has the user-defined activation"):
         export(fit_pipeline("classes", activation=Own()))
