@@ -341,7 +341,7 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
 
 def reason(told: str, folder: str) -> str:
     """Return the reason given for a file, without its path, the node's name and the list of supported operators."""
-    told = re.sub(r"^\S+: ", "", told.replace(folder, "")).partition("; supported are")[0]
+    told = re.sub(r"^\S+: ", "", told.replace(folder, "")).partition("; supported: ")[0]
     return re.sub(r"node '.*?' \((\S+?)\)", r"\1", told)
 
 
