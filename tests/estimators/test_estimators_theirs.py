@@ -25,7 +25,7 @@ PRIVATE = {
 """Tests that fail because they use private attributes of scikit-learn's classes, with the reasons."""
 
 
-def load_tests_module() -> ModuleType:
+def load_module_of_tests() -> ModuleType:
     """Return scikit-learn's module of tests, with our classes instead of its own."""
     spec = find_spec("sklearn.neural_network.tests.test_mlp")
     if spec is None or spec.origin is None:
@@ -46,12 +46,12 @@ def global_random_seed() -> int:
     return 42
 
 
-def tests_to_run() -> dict[str, Any]:
+def marked_tests() -> dict[str, Any]:
     """Return the tests by name; those that use private attributes are expected to fail."""
-    tests = {name: test for name, test in vars(load_tests_module()).items() if name.startswith("test_")}
+    tests = {name: test for name, test in vars(load_module_of_tests()).items() if name.startswith("test_")}
     for name, reason in PRIVATE.items():
         tests[name] = pytest.mark.xfail(reason=reason, strict=True)(tests[name])
     return tests
 
 
-globals().update(tests_to_run())
+globals().update(marked_tests())
