@@ -352,7 +352,7 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
 
 def reason(message: str, folder: str) -> str:
     """Return an error message without the path, the node's name and the list of supported operators."""
-    message = re.sub(r"^\S+: ", "", message.replace(folder, "")).partition("; supported are")[0]
+    message = re.sub(r"^\S+: ", "", message.replace(folder, "")).partition("; supported: ")[0]
     return re.sub(r"node '.*?' \((\S+?)\)", r"\1", message)
 
 

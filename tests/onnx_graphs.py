@@ -1,4 +1,4 @@
-"""ONNX files put together by hand, as other programs write them."""
+"""Hand-made ONNX models, for the tests of ``from_onnx``."""
 
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,20 @@ Step = tuple[Any, ...]
 def chain(
     *steps: Step, shape: Any = ("m", 3), dtype: str = "float32", opset: int = 17, inputs: str = "float32"
 ) -> onnx.ModelProto:
-    """Return a model whose nodes each take what the one before gave.
+    """Return a model in which the input of each node is the output of the node before it.
 
     Parameters
     ----------
     *steps : (str, ...) or (str, ..., dict)
-        The operation and its operands: arrays become initializers, ``...`` stands for what came before (by default it
-        is the first); then its attributes.
+        An operation, its operands and its attributes. Arrays become initializers, and ``...`` is the output of the node
+        before; without ``...``, it is the first operand.
     shape : tuple
-        Of the input.
+        The shape of the input.
     dtype, inputs : str
-        Of floats in initializers, and of the input.
+        The dtype of floats in initializers, and the dtype of the input.
     opset : int
     """
-    nodes, constants, at = [], {}, "in"
+    nodes, constants, last = [], {}, "in"
     for i, (op, *operands) in enumerate(steps):
         attributes = operands.pop() if operands and isinstance(operands[-1], dict) else {}
         if not any(x is ... for x in operands):
@@ -36,22 +36,22 @@ def chain(
         names = []
         for j, x in enumerate(operands):
             if x is ...:
-                names.append(at)
+                names.append(last)
                 continue
             x = np.asarray(x)
             constants[f"c{i}_{j}"] = x.astype(dtype) if x.dtype.kind == "f" else x
             names.append(f"c{i}_{j}")
         domain, _, op = op.rpartition(".")
         nodes.append(helper.make_node(op, names, [f"v{i}"], name=f"n{i}", domain=domain, **attributes))
-        at = f"v{i}"
-    return model(nodes, constants, at, shape, inputs, opset)
+        last = f"v{i}"
+    return model(nodes, constants, last, shape, inputs, opset)
 
 
 def model(
     nodes: list[Any], constants: dict[str, Any], output: str, shape: Any = ("m", 3), inputs: str = "float32",
     opset: int = 17,
 ) -> onnx.ModelProto:  # fmt: skip
-    """Return a model of nodes, with an input ``in`` of that shape."""
+    """Return a model of nodes, whose input ``in`` has the given shape."""
     graph = helper.make_graph(
         nodes,
         "g",
@@ -65,19 +65,19 @@ def model(
 
 
 def run(content: onnx.ModelProto, X: np.ndarray, output: str | None = None) -> np.ndarray:
-    """Return what ONNX Runtime makes of an input."""
+    """Return the output of ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # As written: version 1.21 takes a Transpose that changes nothing into the product after it, the wrong way round.
+    # Version 1.21 fuses a Transpose that has no effect with the product after it, and transposes wrongly.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: np.ndarray = session.run(None if output is None else [output], {session.get_inputs()[0].name: X})[0]
-    return found
+    result: np.ndarray = session.run(None if output is None else [output], {session.get_inputs()[0].name: X})[0]
+    return result
 
 
-def saved(content: onnx.ModelProto, folder: Path) -> Path:
+def write(content: onnx.ModelProto, folder: Path) -> Path:
     """Write a model and return its path."""
     path = folder / "model.onnx"
     path.write_bytes(content.SerializeToString())

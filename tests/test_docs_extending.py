@@ -227,7 +227,7 @@ def test_what_the_page_says_they_cannot_do(own: Any, data: Any, tmp_path: Path) 
         assert type(mine._training[1]) is EagerProgram  # type: ignore[index]
         assert type(mine.inference) is EagerInference
         for write in (mine.save, mine.to_onnx, mine.to_python):
-            with pytest.raises(dn.ModelFileError, match="of your own"):
+            with pytest.raises(dn.ModelFileError, match="user-defined"):
                 write(tmp_path / "file")
         (checkpoint,) = (tmp_path / type(layer).__name__).glob("*.safetensors")
         with pytest.raises(dn.ModelFileError):

@@ -1,4 +1,4 @@
-"""Translate scikit-learn's parameters to layers, initial parameters, losses and their objectives."""
+"""Translation of scikit-learn's parameters to layers, initial parameters, losses and their objectives."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,7 @@ from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError
 
 SIGMOID = {"logistic", "sigmoid"}
-"""Its names in scikit-learn and here."""
-
+"""The names of the sigmoid in scikit-learn and in deepnotes."""
 
 OUTPUTS: dict[str, ActivationFunction] = {
     "identity": Activation("identity"),
@@ -25,34 +24,38 @@ OUTPUTS: dict[str, ActivationFunction] = {
 """The activation of the last layer, by its name in ``out_activation_``."""
 
 
-def hidden_sizes(given: Any) -> list[int]:
+def hidden_sizes(hidden_layer_sizes: Any) -> list[int]:
     """Return the sizes of the hidden layers.
 
     Raises
     ------
     ArgumentError
-        If one is not an integer above 0.
+        If a size is not an integer above 0.
     """
-    sizes = [given] if np.ndim(given) == 0 else list(given)
+    sizes = [hidden_layer_sizes] if np.ndim(hidden_layer_sizes) == 0 else list(hidden_layer_sizes)
     for size in sizes:
         if not isinstance(size, int | np.integer) or isinstance(size, bool):
-            raise ArgumentError.of("hidden_layer_sizes", given, f"whole numbers: {size!r} is none")
+            raise ArgumentError.of(
+                "hidden_layer_sizes", hidden_layer_sizes, f"whole numbers: {size!r} is not a whole number"
+            )
         if size <= 0:
             raise ArgumentError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return [int(size) for size in sizes]
 
 
-def hidden_activations(given: Any, count: int) -> list[str | ActivationFunction]:
-    """Return the activation of each of the hidden layers: one for all of them, or a list.
+def hidden_activations(activation: Any, count: int) -> list[str | ActivationFunction]:
+    """Return the activations of `count` hidden layers; `activation` is one for all layers, or a list of them.
 
     Raises
     ------
     ArgumentError, UnknownNameError
     """
-    each = list(given) if isinstance(given, list | tuple) else [given] * count
+    each = list(activation) if isinstance(activation, list | tuple) else [activation] * count
     if len(each) != count:
-        raise ArgumentError(f"activation={given!r} has {len(each)} activations, wanted {count}: one per hidden layer")
-    return [_as_ours(activation) for activation in each]
+        raise ArgumentError(
+            f"activation={activation!r} has {len(each)} activations, wanted {count}: one per hidden layer"
+        )
+    return [_to_activation(g) for g in each]
 
 
 def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: str) -> list[Layer]:
@@ -65,7 +68,7 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     activation : str, ActivationFunction or list of them
         The activation of the hidden layers.
     dropout : float or list of float
-        The share of the outputs of each hidden layer that is dropped.
+        The fraction of the outputs of each hidden layer that is dropped.
     out_activation : str
         The activation of the last layer, see :data:`OUTPUTS`.
 
@@ -78,10 +81,10 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     if len(rates) != hidden:
         raise ArgumentError(f"dropout={dropout!r} has {len(rates)} rates, wanted {hidden}: one per hidden layer")
     rates = [number(f"dropout[{i}]", rate, below=1) for i, rate in enumerate(rates)]
-    made: list[Layer] = []
+    hidden_layers: list[Layer] = []
     for n, g, rate in zip(units[1:], hidden_activations(activation, hidden), rates, strict=False):
-        made += [Dense(n, g), *([Dropout(rate)] if rate else [])]
-    return [*made, Dense(units[-1], OUTPUTS[out_activation])]
+        hidden_layers += [Dense(n, g), *([Dropout(rate)] if rate else [])]
+    return [*hidden_layers, Dense(units[-1], OUTPUTS[out_activation])]
 
 
 def initial(
@@ -89,13 +92,13 @@ def initial(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return weights, shape (n_prev, n), and biases, shape (n,), drawn as scikit-learn draws them.
 
-    Uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for sigmoid. The bound of the last
-    layer is computed as if it had the activation of the last hidden layer.
+    The distribution is uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for the sigmoid.
+    The bound of the last layer is computed as if it had the activation of the last hidden layer.
     """
-    kinds = hidden_activations(activation, len(units) - 2)
-    kinds = [*kinds, kinds[-1] if kinds else activation]
+    activations = hidden_activations(activation, len(units) - 2)
+    activations = [*activations, activations[-1] if activations else activation]
     coefs, intercepts = [], []
-    for n_prev, n, g in zip(units, units[1:], kinds, strict=False):
+    for n_prev, n, g in zip(units, units[1:], activations, strict=False):
         factor = 2.0 if getattr(g, "name", g) in SIGMOID else 6.0
         bound = np.sqrt(factor / (n_prev + n))
         coefs.append(random_state.uniform(-bound, bound, (n_prev, n)).astype(dtype, copy=False))
@@ -104,10 +107,10 @@ def initial(
 
 
 def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tuple[LossFunction, Objective]:
-    """Return a loss and its objective: for scikit-learn's own losses, summed over outputs as it does.
+    """Return a loss and its objective.
 
-    For a regression of several targets, scikit-learn's gradient is that of the sum of half the squared errors, while
-    the loss that it reports is their mean.
+    For scikit-learn's own losses, the objective sums over outputs, as scikit-learn does. With several regression
+    targets, scikit-learn minimizes the sum of half the squared errors over the targets, but reports their mean.
     """
     k, softmax = float(outputs), out_activation == "softmax"
     table: dict[Any, tuple[str, float, float]] = {
@@ -115,8 +118,8 @@ def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tupl
         "squared_error": ("mean_squared_error", k / 2, 0.5),
         "poisson": ("half_poisson_deviance", k, k),
     }
-    ours, scale, reported_scale = table.get(name, (name, 1.0, 1.0))
-    return as_loss(ours), Objective(scale, reported_scale, share_l2=True, weighted_mean=True)
+    loss, scale, reported_scale = table.get(name, (name, 1.0, 1.0))
+    return as_loss(loss), Objective(scale, reported_scale, share_l2=True, weighted_mean=True)
 
 
 def check(loss: LossFunction, last: Layer) -> None:
@@ -124,7 +127,8 @@ def check(loss: LossFunction, last: Layer) -> None:
     check_pair(loss, getattr(last, "g", None))
 
 
-def _as_ours(activation: Any) -> str | ActivationFunction:
+def _to_activation(activation: Any) -> str | ActivationFunction:
+    """Return an activation function, or the name in deepnotes of an activation that is given by name."""
     if isinstance(activation, ActivationFunction):
         return activation
     return "sigmoid" if activation == "logistic" else str(activation)

@@ -1,11 +1,11 @@
-"""The common base of both estimators: scikit-learn's parameters, checks and attributes around the one fit loop."""
+"""The common base class of both estimators: scikit-learn's parameters, checks and attributes around the fit loop."""
 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy.sparse import issparse
@@ -36,7 +36,16 @@ from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
 from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, NonFiniteLossError, ShapeError
 
 FIT_DTYPES = (np.float64, np.float32)
-LEAST_WEIGHT, MOST_WEIGHT = 1e-25, 1e25
+MIN_WEIGHT, MAX_WEIGHT = 1e-25, 1e25
+"""The range of the largest sample weight: within it, sums of weights neither underflow nor overflow in float32."""
+
+
+class Samples(NamedTuple):
+    """Validated samples: X of shape (m, features), y of shape (m, k) or class indices (m,), weights (m,) or None."""
+
+    X: Any
+    y: np.ndarray
+    weights: np.ndarray | None
 
 
 class DenseEstimator(BaseEstimator, ABC):
@@ -48,18 +57,18 @@ class DenseEstimator(BaseEstimator, ABC):
     n_outputs_: int
     loss_curve_: list[float]
 
-    def _set(self, given: dict[str, Any]) -> None:
-        """Keep the arguments of the constructor unchanged."""
-        for name, value in given.items():
+    def _set(self, arguments: dict[str, Any]) -> None:
+        """Store the arguments of the constructor unchanged, as scikit-learn requires."""
+        for name, value in arguments.items():
             if name not in {"self", "__class__"}:
                 setattr(self, name, value)
 
     @abstractmethod
-    def _checked(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
-        """Return samples, and targets of shape (m, k), or class indices of shape (m,)."""
+    def _validate(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
+        """Return validated samples, with targets of shape (m, k) or class indices of shape (m,)."""
 
     def _outputs_for(self, y: np.ndarray) -> int:
-        """Return the number of outputs for checked targets."""
+        """Return the number of outputs for validated targets."""
         return int(y.shape[1])
 
     @abstractmethod
@@ -68,28 +77,28 @@ class DenseEstimator(BaseEstimator, ABC):
 
     @abstractmethod
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        """Return the score of outputs of shape (m, k) for checked targets."""
+        """Return the score of outputs of shape (m, k) for validated targets."""
 
     def _weights(self, y: np.ndarray, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
-        """Return the weight of each sample, if there are weights; `y` holds the checked targets."""
+        """Return the weight of each sample, shape (m,), or None; `y` holds the validated targets."""
         weights = None
         if sample_weight is not None:
             refuse_masked(sample_weight, "sample_weight")
             weights = cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
             _check_largest(weights, "sample_weight")
-        of_classes = self._class_weights(y, np.ones(len(y)) if weights is None else weights, incremental)
-        if of_classes is not None:
-            weights = of_classes if weights is None else weights * of_classes
+        class_weights = self._class_weights(y, np.ones(len(y)) if weights is None else weights, incremental)
+        if class_weights is not None:
+            weights = class_weights if weights is None else weights * class_weights
             _check_largest(weights, "class_weight times sample_weight")
         return weights
 
     def _class_weights(self, y: np.ndarray, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
-        """Return the class weight of each sample, if there are class weights."""
+        """Return the weight of each sample's class, shape (m,), or None."""
         return None
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Train, from new parameters unless ``warm_start``.
+        """Train, starting from new parameters or, with ``warm_start``, from the current ones.
 
         Parameters
         ----------
@@ -104,14 +113,14 @@ class DenseEstimator(BaseEstimator, ABC):
         Raises
         ------
         ValueError, TypeError
-            As scikit-learn's estimators do; also if the parameters or the loss become NaN or infinite.
+            As for scikit-learn's estimators; also if the parameters or the loss become NaN or infinite.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
     def to_network(self) -> Network:
         """Return a :class:`~deepnotes.Network` with copies of the layers and parameters, to save or export.
 
-        Its samples are columns. Its ``metadata`` holds the names of features and classes, if there are any.
+        Its samples are columns. Its ``metadata`` has the names of features and classes, if the estimator has them.
 
         Raises
         ------
@@ -119,40 +128,41 @@ class DenseEstimator(BaseEstimator, ABC):
         """
         check_is_fitted(self, "coefs_")
         net = self._network()
-        made = Network(net.layers, net.inputs, backend=net.backend, dtype=net.dtype, seed=net.seed, theta=net.flat())
+        copy = Network(net.layers, net.inputs, backend=net.backend, dtype=net.dtype, seed=net.seed, theta=net.flat())
         for name, key in (("features", "feature_names_in_"), ("classes", "classes_")):
             if hasattr(self, key):
-                made.metadata[name] = getattr(self, key).tolist()
-        return made
+                copy.metadata[name] = getattr(self, key).tolist()
+        return copy
 
     def _check_solver(self) -> bool:
+        """Return True if ``partial_fit`` is available; raise AttributeError if the solver is L-BFGS."""
         if self.solver == "lbfgs":
-            raise AttributeError("partial_fit: solver='lbfgs' wants all samples at once; take 'adam' or 'sgd'")
+            raise AttributeError("partial_fit: solver='lbfgs' needs all samples at once, wanted 'adam' or 'sgd'")
         return True
 
     def _check_numbers(self) -> None:
-        """Raise ArgumentError if True or False is given for a number; scikit-learn takes them as 1 and 0."""
+        """Raise ArgumentError if a numeric parameter is True or False, which scikit-learn would accept as 1 or 0."""
         for name, constraints in self._parameter_constraints.items():
             value = getattr(self, name)
-            takes_numbers = name == "random_state" or any(isinstance(c, Interval) for c in constraints)
-            if isinstance(value, bool | np.bool_) and takes_numbers:
+            is_numeric = name == "random_state" or any(isinstance(c, Interval) for c in constraints)
+            if isinstance(value, bool | np.bool_) and is_numeric:
                 raise ArgumentError.of(name, value, "a number")
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
         self._check_numbers()
-        for name, given in (("X", X), ("y", y)):
-            refuse_masked(given, name)
-            refuse_lost_nuls(given, name)
+        for name, argument in (("X", X), ("y", y)):
+            refuse_masked(argument, name)
+            refuse_lost_nuls(argument, name)
         sizes = architecture.hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
             raise ArgumentError(
-                "partial_fit does not support early_stopping=True, which holds samples out of a whole fit; wanted "
-                "early_stopping=False"
+                "partial_fit does not support early_stopping=True, which needs all samples to hold some of them out; "
+                "wanted early_stopping=False"
             )
-        watchers = self._watchers()
+        callbacks = self._callbacks()
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y = self._checked(X, y, incremental, reset=first)
-        weights = self._weights(y, sample_weight, X, incremental)
+        X, y = self._validate(X, y, incremental, reset=first)
+        samples = Samples(X, y, self._weights(y, sample_weight, X, incremental))
         units = [X.shape[1], *sizes, self._outputs_for(y)]
         backend = get_backend(self.backend)
         self.n_outputs_ = units[-1]
@@ -160,43 +170,44 @@ class DenseEstimator(BaseEstimator, ABC):
         if first:
             self._initialize(units, X.dtype)
         network = self._network(units, backend)
-        if self.solver != "lbfgs" and not first:  # left unset by another solver, or a user's parameters
-            self.loss_curve_ = getattr(self, "loss_curve_", [])
-            self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
-            if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:
-                self._begin_curves()
         if self.solver == "lbfgs":
-            self._fit_lbfgs(network, X, y, weights)
+            self._fit_lbfgs(network, samples)
         else:
-            self._fit_stochastic(network, X, y, weights, incremental, watchers)
-        self.coefs_, self.intercepts_ = self._running.show()
+            if not first:  # missing if the last solver was lbfgs, or if a user has set the parameters
+                self.loss_curve_ = getattr(self, "loss_curve_", [])
+                self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
+                if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:
+                    self._reset_curves()
+            self._fit_stochastic(network, samples, incremental, callbacks)
+        self.coefs_, self.intercepts_ = self._live_network.show()
         return self
 
-    def _watchers(self) -> list[Any]:
-        watchers = as_callbacks(self.callbacks or ())
-        if any(watcher.saves for watcher in watchers):
+    def _callbacks(self) -> list[Any]:
+        """Return the callbacks; raise ArgumentError if one writes checkpoints."""
+        callbacks = as_callbacks(self.callbacks or ())
+        if any(callback.saves for callback in callbacks):
             raise ArgumentError("callbacks: an estimator cannot be resumed from checkpoints; train a Network for that")
-        return watchers
+        return callbacks
 
     def _initialize(self, units: list[int], dtype: Any) -> None:
         """Set the initial state of a training, and draw the parameters as scikit-learn does."""
         if self.solver == "lbfgs" and self.dtype is None:
-            dtype = np.dtype(np.float64)  # SciPy's dtype, whatever that of X: as in scikit-learn
+            dtype = np.dtype(np.float64)  # SciPy computes in float64; as in scikit-learn, the dtype of X has no effect
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._out_activation()
-        made = architecture.layers(units, self.activation, self.dropout, self.out_activation_)
+        layers = architecture.layers(units, self.activation, self.dropout, self.out_activation_)
         loss, _ = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
-        architecture.check(loss, made[-1])  # before anything is set
+        architecture.check(loss, layers[-1])  # before any parameters are set
         self.coefs_, self.intercepts_ = architecture.initial(units, self.activation, self._random_state, dtype)
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
-        self._running = LiveNetwork(self.learning_rate_init)
+        self._live_network = LiveNetwork(self.learning_rate_init)
         if self.solver != "lbfgs":
             self.loss_curve_ = []
             self._no_improvement_count = 0
-            self._begin_curves()
+            self._reset_curves()
 
-    def _begin_curves(self) -> None:
+    def _reset_curves(self) -> None:
         """Reset the best values and the curves of loss and score."""
         scored = self.early_stopping
         self.validation_scores_: list[float] | None = [] if scored else None
@@ -210,21 +221,21 @@ class DenseEstimator(BaseEstimator, ABC):
         Raises
         ------
         ArgumentError
-            If its layer sizes would have to differ.
+            If `units`, the required layer sizes, differ from the sizes of these parameters.
         """
-        shown = self._shown_sizes()
-        if units is not None and units != shown:
-            raise ArgumentError(f"the layers of the last fit have the sizes {shown}, and now {units} are asked for")
-        layers = architecture.layers(shown, self.activation, self.dropout, self.out_activation_)
-        if not hasattr(self, "_running"):
-            self._running = LiveNetwork(self.learning_rate_init)
-        network = self._running.network(
+        sizes = self._parameter_sizes()
+        if units is not None and units != sizes:
+            raise ArgumentError(f"the layers of the last fit have the sizes {sizes}, and this fit needs {units}")
+        layers = architecture.layers(sizes, self.activation, self.dropout, self.out_activation_)
+        if not hasattr(self, "_live_network"):
+            self._live_network = LiveNetwork(self.learning_rate_init)
+        network = self._live_network.network(
             layers, backend or get_backend(self.backend), getattr(self, "_seed", 0), self.coefs_, self.intercepts_
         )
-        self.coefs_, self.intercepts_ = self._running.show()
+        self.coefs_, self.intercepts_ = self._live_network.show()
         return network
 
-    def _shown_sizes(self) -> list[int]:
+    def _parameter_sizes(self) -> list[int]:
         """Return ``n[0], n[1], ..., n[L]`` of ``coefs_`` and ``intercepts_``, which a user may have set.
 
         Raises
@@ -236,45 +247,47 @@ class DenseEstimator(BaseEstimator, ABC):
                 f"coefs_ has {len(self.coefs_)} arrays and intercepts_ {len(self.intercepts_)}, wanted one per layer"
             )
         sizes = [getattr(self, "n_features_in_", None) or len(self.coefs_[0])]
-        for i, (given_W, given_b) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
-            W, b = np.asarray(given_W), np.asarray(given_b)
+        for i, parameters in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+            W, b = map(np.asarray, parameters)
             last = i == len(self.coefs_) - 1
             n = getattr(self, "n_outputs_", None) if last else None
             n = n or (W.shape[1] if W.ndim == 2 else "n")
-            for name, x, wanted in (("coefs_", W, (sizes[-1], n)), ("intercepts_", b, (n,))):
-                if x.shape != wanted:
-                    words = f"({', '.join(map(str, wanted))}{',' if len(wanted) == 1 else ''})"
-                    raise ShapeError(f"{name}[{i}] was set to an array of shape {x.shape}, wanted {words}")
+            for name, x, expected in (("coefs_", W, (sizes[-1], n)), ("intercepts_", b, (n,))):
+                if x.shape != expected:
+                    shape = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+                    raise ShapeError(f"{name}[{i}] was set to an array of shape {x.shape}, wanted {shape}")
                 if x.dtype.kind not in "biuf":
                     raise DTypeError(f"{name}[{i}] was set to an array of {x.dtype}, wanted real numbers")
             sizes.append(int(n))
         return sizes
 
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
-        loss, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
-        if exact and how.reported_scale != how.scale:
-            how = replace(how, reported_scale=how.scale)
-        labels = loss.targets == "simplex" and self.out_activation_ == "softmax"
+        """Return the plan of a training; if `exact`, the reported loss is the minimized one, as L-BFGS needs it."""
+        loss, objective = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
+        if exact and objective.reported_scale != objective.scale:
+            objective = replace(objective, reported_scale=objective.scale)
+        class_indices = loss.targets == "simplex" and self.out_activation_ == "softmax"
         return Plan(
             network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha), None,
-            labels, how,
+            class_indices, objective,
         )  # fmt: skip
 
     def _optimizer(self) -> Optimizer:
         if self.solver == "adam":
-            return Adam(self._running.rate, self.beta_1, self.beta_2, self.epsilon, epsilon_hat=True)
+            return Adam(self._live_network.rate, self.beta_1, self.beta_2, self.epsilon, epsilon_hat=True)
         nesterov = self.nesterovs_momentum and self.momentum > 0
-        return SGD(self._running.rate, self.momentum, nesterov, rate_in_velocity=False)  # see Rules; it is also fast
+        return SGD(self._live_network.rate, self.momentum, nesterov, rate_in_velocity=False)  # see Rules._set_rate
 
-    def _data(self, network: Network, plan: Plan, X: Any, y: np.ndarray, weights: np.ndarray | None) -> Data:
-        """Return rows as columns on the network's backend."""
+    def _data(self, network: Network, plan: Plan, samples: Samples) -> Data:
+        """Return samples on the network's backend, transposed: as columns."""
         backend, dtype = network.backend, network.host_dtype
-        samples: Any
-        if issparse(X) and backend.on_host:
-            samples = SparseSamples(backend, X.tocsr(), dtype)
+        rows, y, weights = samples
+        X: Any
+        if issparse(rows) and backend.on_host:
+            X = SparseSamples(backend, rows.tocsr(), dtype)
         else:
-            rows = X.toarray() if issparse(X) else X
-            samples = backend.from_numpy(np.asarray(rows, dtype=dtype).T)
+            dense = rows.toarray() if issparse(rows) else rows
+            X = backend.from_numpy(np.asarray(dense, dtype=dtype).T)
         with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite, and training refuses them
             if plan.class_indices:
                 Y = y[None]
@@ -282,80 +295,81 @@ class DenseEstimator(BaseEstimator, ABC):
                 columns = y.T if y.ndim == 2 else y == np.arange(self.n_outputs_)[:, None]
                 Y = np.ascontiguousarray(columns, dtype=dtype)
             w = None if weights is None else backend.from_numpy(weights[None].astype(dtype))
-        return Data(samples, backend.from_numpy(Y), w)
+        return Data(X, backend.from_numpy(Y), w)
 
-    def _fit_lbfgs(self, network: Network, X: Any, y: np.ndarray, weights: np.ndarray | None) -> None:
+    def _fit_lbfgs(self, network: Network, samples: Samples) -> None:
+        """Minimize the cost of all samples with L-BFGS."""
         plan = self._plan(network, SGD(), exact=True)
-        data = self._data(network, plan, X, y, weights)
-        data = data._replace(X=columns(data.X, slice(0, len(y))))  # each step needs all samples at once
-        program, state = self._running.start(plan, go_on=False)
+        data = self._data(network, plan, samples)
+        data = data._replace(X=columns(data.X, slice(0, len(samples.y))))  # each step needs all samples at once
+        program, state = self._live_network.start(plan, resume=False)
         cost, self.n_iter_ = minimize(
             network, program, state, data, max_iter=self.max_iter, max_fun=self.max_fun,
             tol=self.tol, verbose=self.verbose,
         )  # fmt: skip
-        _, how = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
-        samples = len(y) if weights is None else weights.sum()
-        penalty = 0.5 * float(self.alpha) / samples * sum(float(np.vdot(W, W)) for W in self._running.show()[0])
-        self.loss_ = penalty + (cost - penalty) * how.reported_scale / plan.objective.reported_scale
+        _, objective = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
+        total = len(samples.y) if samples.weights is None else samples.weights.sum()
+        penalty = 0.5 * float(self.alpha) / total * sum(float(np.vdot(W, W)) for W in self._live_network.show()[0])
+        self.loss_ = penalty + (cost - penalty) * objective.reported_scale / plan.objective.reported_scale
         if not np.isfinite(network.flat()).all():
             raise _not_finite("the search left them")
 
-    def _fit_stochastic(
-        self,
-        network: Network,
-        X: Any,
-        y: np.ndarray,
-        weights: np.ndarray | None,
-        incremental: bool,
-        watchers: list[Any],
-    ) -> None:
+    def _fit_stochastic(self, network: Network, samples: Samples, incremental: bool, callbacks: list[Any]) -> None:
+        """Train with SGD or Adam: one epoch if `incremental`, else up to ``max_iter`` epochs."""
         if not incremental:
-            self._running.rate.rate = float(self.learning_rate_init)
+            self._live_network.rate.rate = float(self.learning_rate_init)
         plan = self._plan(network, self._optimizer())
         held_out: Data | None = None
         evaluate: Callable[[], dict[str, float]] = dict
+        columns: tuple[str, ...] = ("loss",)
         if self.early_stopping:
-            X, y, weights, (X_val, y_val, w_val) = self._split(X, y, weights)
-            held_out = self._data(network, plan, X_val, y_val, w_val)
-            evaluate = partial(self._evaluate, network, plan, held_out, y_val, w_val)
-        data = self._data(network, plan, X, y, weights)
-        samples = len(y)
-        if self.batch_size != "auto" and self.batch_size > samples:
-            warnings.warn(
-                f"batch_size={self.batch_size} is more than there are samples, and taken for {samples}",
-                stacklevel=5,
-            )
-        batch_size = min(200 if self.batch_size == "auto" else int(self.batch_size), samples)
-        rules = Rules(self, self._running.rate, network.flat() if self.early_stopping else None)
+            samples, validation = self._split(samples)
+            held_out = self._data(network, plan, validation)
+            evaluate = partial(self._evaluate, network, plan, held_out, validation)
+            columns = ("loss", "val_loss", "val_score")
+        data = self._data(network, plan, samples)
+        batch_size = self._batch_size(len(samples.y))
+        epochs = 1 if incremental else self.max_iter
         order: Any = Order(self._random_state) if self.shuffle else None
-        watched = ("loss", "val_loss", "val_score") if self.early_stopping else ("loss",)
+        rules = Rules(self, self._live_network.rate, network.flat() if self.early_stopping else None)
         training = Training(
-            network, plan, data, held_out, batch_size, 1 if incremental else self.max_iter, order, [rules, *watchers],
-            watched,
+            network, plan, data, held_out, batch_size, epochs, order, [rules, *callbacks], columns
         )  # fmt: skip
         try:
             with callbacks_called(training), np.errstate(all="ignore"):
-                program, training.state = self._running.start(plan, go_on=incremental)
+                program, training.state = self._live_network.start(plan, resume=incremental)
                 self.n_iter_, self.history_ = 0, training.history
                 run_fit(training, program, evaluate)
         except KeyboardInterrupt:
-            warnings.warn("the training was interrupted; the parameters are those that it had reached", stacklevel=5)
+            warnings.warn("the training was interrupted; its last parameters are kept", stacklevel=5)
         except NonFiniteLossError as error:
             if not self.early_stopping:
                 raise _not_finite(str(error)) from error
-            self._diverged(error)
+            self._record_divergence(error)
         else:
             if not incremental and not training.stop and self.n_iter_ == self.max_iter:
                 warnings.warn(
-                    f"all epochs, max_iter={self.max_iter}, were made before the training converged",
+                    f"the training did not converge within max_iter={self.max_iter} epochs",
                     ConvergenceWarning,
                     stacklevel=5,
                 )
         if rules.best is not None:
             network.set_flat(rules.best)
 
-    def _split(self, X: Any, y: np.ndarray, weights: np.ndarray | None) -> tuple[Any, ...]:
-        """Return samples, targets and weights to train on and to validate with, split as scikit-learn does."""
+    def _batch_size(self, samples: int) -> int:
+        """Return the number of samples in a batch, at most all of them."""
+        if self.batch_size == "auto":
+            return min(200, samples)
+        if self.batch_size > samples:
+            warnings.warn(
+                f"batch_size={self.batch_size} is more than the number of samples, {samples}, which is used instead",
+                stacklevel=6,
+            )
+        return min(int(self.batch_size), samples)
+
+    def _split(self, samples: Samples) -> tuple[Samples, Samples]:
+        """Return the samples to train on and the samples to validate with, split as scikit-learn does."""
+        X, y, weights = samples
         train, held_out = train_test_split(
             np.arange(len(y)),
             random_state=self._random_state,
@@ -369,30 +383,30 @@ class DenseEstimator(BaseEstimator, ABC):
             )
         X = X.tocsr() if issparse(X) else X
         w_train, w_val = (None, None) if weights is None else (weights[train], weights[held_out])
-        for w, part in ((w_train, "to train on"), (w_val, "held out for early stopping")):
+        for w, purpose in ((w_train, "to train on"), (w_val, "held out for early stopping")):
             if w is not None and not w.any():
                 raise DataError(
-                    f"all {len(w)} samples {part} have the weight 0; leave samples of weight 0 out, or choose another "
-                    "validation_fraction or random_state"
+                    f"all {len(w)} samples {purpose} have the weight 0; leave out the samples of weight 0, or choose "
+                    "another validation_fraction or random_state"
                 )
-        return X[train], y[train], w_train, (X[held_out], y[held_out], w_val)
+        return Samples(X[train], y[train], w_train), Samples(X[held_out], y[held_out], w_val)
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
+        """Return the labels to stratify the split by, or None."""
         return None
 
-    def _evaluate(
-        self, network: Network, plan: Plan, held_out: Data, y: np.ndarray, weights: np.ndarray | None
-    ) -> dict[str, float]:
-        """Return loss and score on the held-out samples."""
+    def _evaluate(self, network: Network, plan: Plan, held_out: Data, samples: Samples) -> dict[str, float]:
+        """Return loss and score on the held-out samples; `held_out` are the same `samples` on the backend."""
+        _, y, weights = samples
         X = columns(held_out.X, slice(0, len(y)))
         A, losses = network.inference.losses(network.theta, X, held_out.Y, plan.loss)
         outputs, L = (network.backend.to_numpy(x) for x in (A, losses))
-        told = plan.objective.reported_scale * float(np.average(L[0].astype(np.float64), weights=weights))
+        loss = plan.objective.reported_scale * float(np.average(L[0].astype(np.float64), weights=weights))
         finite = bool(np.isfinite(outputs).all())
-        return {"val_loss": told, "val_score": self._score_outputs(outputs.T, y, weights) if finite else np.nan}
+        return {"val_loss": loss, "val_score": self._score_outputs(outputs.T, y, weights) if finite else np.nan}
 
-    def _diverged(self, error: NonFiniteLossError) -> None:
-        """Record an epoch that diverged as a loss and a score of NaN."""
+    def _record_divergence(self, error: NonFiniteLossError) -> None:
+        """Record NaN as loss and score of an epoch in which the training diverged, and warn."""
         self.loss_ = np.nan
         self.n_iter_ += 1
         for curve in (self.loss_curve_, self.validation_scores_, self.validation_loss_curve_):
@@ -404,8 +418,8 @@ class DenseEstimator(BaseEstimator, ABC):
         check_is_fitted(self, "coefs_")
         refuse_masked(X, "X")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
-        running = getattr(self, "_running", None)
-        network = (running and running.asked(self.coefs_, self.intercepts_)) or self._network()
+        live = getattr(self, "_live_network", None)
+        network = (live and live.current(self.coefs_, self.intercepts_)) or self._network()
         if not issparse(X):
             return cast(np.ndarray, network.predict(X.T).T)
         samples = SparseSamples(network.backend, X.tocsr(), network.host_dtype)
@@ -418,13 +432,14 @@ class DenseEstimator(BaseEstimator, ABC):
 
 
 def _check_largest(weights: np.ndarray, name: str) -> None:
-    """Raise DataError if the sum of the weights might be 0, or more than float32 can hold."""
-    most = float(weights.max())
-    if not LEAST_WEIGHT <= most <= MOST_WEIGHT:
-        raise DataError.of(f"{name}: the largest", most, f"between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}")
+    """Raise DataError if the sum of the weights might be 0 in float32, or too large for it."""
+    largest = float(weights.max())
+    if not MIN_WEIGHT <= largest <= MAX_WEIGHT:
+        raise DataError.of(f"{name}: the largest", largest, f"between {MIN_WEIGHT:g} and {MAX_WEIGHT:g}")
 
 
 def _not_finite(cause: str) -> DataError:
+    """Return the error for parameters or a loss that are not finite; it begins like scikit-learn's."""
     return DataError(
         "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
         f"preprocessed. {cause[:1].upper()}{cause[1:]}"

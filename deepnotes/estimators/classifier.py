@@ -31,61 +31,63 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     """A classifier that minimizes the log-loss, on any backend.
 
     It has all parameters of scikit-learn's ``MLPClassifier``, with the same names, meanings, defaults and errors. With
-    the same ``random_state`` the initial weights, the split for early stopping and the order of samples are the same,
-    too, and the trained parameters are equal but for rounding. What is not described here is in scikit-learn's
-    documentation.
+    the same ``random_state``, the initial weights, the split for early stopping and the order of samples are the same
+    as well, and the trained parameters agree up to rounding. Parameters without a description are explained in
+    scikit-learn's documentation.
 
     Parameters
     ----------
     hidden_layer_sizes : int or array_like of int, default (100,)
         The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        The activation of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of
-        deepnotes, or one that a user wrote.
+        The activation of all hidden layers, or a list with one for each: scikit-learn's identity, logistic, tanh and
+        relu, any other activation of deepnotes, or a user-defined one.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
-        L2: a part of the loss of a batch is ``alpha / 2 * Σ w²``, divided by its samples (or the sum of their weights).
+        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples of a batch (or by the sum of their
+        weights), is added to its loss.
     batch_size : int or "auto", default "auto"
-        By default 200, or all samples if they are fewer.
+        By default 200, or the number of samples if it is smaller.
     learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
-        Of ``sgd``, from epoch to epoch: ``invscaling`` divides by ``(samples seen + 1) ** power_t``; ``adaptive``
-        divides by 5 instead of ending the training, until the rate is at most 1e-6.
+        How the rate of ``sgd`` changes between epochs. ``invscaling`` divides `learning_rate_init` by ``(samples seen +
+        1) ** power_t``. ``adaptive`` divides the rate by 5 where the training would otherwise end, until the rate is at
+        most 1e-6.
     learning_rate_init : float, default 0.001
     power_t : float, default 0.5
     max_iter : int, default 200
-        Epochs, or iterations of ``lbfgs``.
+        The largest number of epochs, or of iterations of ``lbfgs``.
     shuffle : bool, default True
     random_state : int, RandomState or None, default None
     tol : float, default 1e-4
-        The least improvement of the loss (or of the score, with `early_stopping`); for ``lbfgs``, the gradient at which
-        it ends.
+        The smallest change that counts as an improvement of the loss (of the score, with `early_stopping`). ``lbfgs``
+        ends when no component of the gradient is larger.
     verbose : bool, default False
     warm_start : bool, default False
         Whether ``fit`` continues from the last parameters.
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
     early_stopping : bool, default False
-        Whether to hold out a part of the samples, and to keep the parameters with the best score on it.
+        Whether to hold out some of the samples, and to keep the parameters with the best score on them.
     validation_fraction : float, default 0.1
-        The share of the samples that is held out.
+        The fraction of the samples that is held out.
     beta_1, beta_2 : float, default 0.9 and 0.999
     epsilon : float, default 1e-8
-        Of ``adam``; added before the bias is corrected, as in scikit-learn.
+        For ``adam``; added before the bias correction, as in scikit-learn.
     n_iter_no_change : int or inf, default 10
         The number of epochs without improvement after which training ends.
     max_fun : int, default 15000
-        The largest number of calls of the loss by ``lbfgs``.
+        The largest number of evaluations of the loss by ``lbfgs``.
     loss : str or LossFunction, default "log_loss"
-        Another loss of deepnotes, by name or with options, or one that a user wrote.
+        May also be any other loss of deepnotes, by name or with options, or a user-defined one.
     class_weight : dict, list of dict, "balanced" or None, default None
         The weight of each class, which multiplies the sample weights, as in scikit-learn's other classifiers.
     dropout : float or list of float, default 0.0
-        The share of the outputs of each hidden layer that is dropped while training.
+        The fraction of the outputs of each hidden layer that is dropped during training.
     backend : str or Backend, optional
-        By default the selected one, see :func:`deepnotes.get_backend`.
+        By default the selected backend, see :func:`deepnotes.get_backend`.
     dtype : {"float32", "float64"}, optional
-        By default that of X; float64 for ``lbfgs``.
+        By default the dtype of X, but float64 for ``lbfgs``.
     callbacks : list of Callback, optional
         Called with the :class:`~deepnotes.network.training.state.Training` after each epoch.
 
@@ -93,18 +95,18 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     ----------
     classes_ : ndarray, shape (classes,)
     coefs_, intercepts_ : list of ndarray
-        W of shape (n_prev, n) and b of shape (n,) of each layer; assignable.
+        The weights, shape (n_prev, n), and the biases, shape (n,), of each layer; they can be assigned to.
     loss_, best_loss_ : float
-        The last loss, L2 included, and the least one (None with `early_stopping`).
+        The last and the smallest loss, including the L2 term; ``best_loss_`` is None with `early_stopping`.
     loss_curve_, validation_loss_curve_, validation_scores_ : list of float
-        After each epoch; the last two with `early_stopping`.
+        The values after each epoch; the validation curves exist only with `early_stopping`.
     best_validation_score_ : float or None
     history_ : History
-        Of the last training.
+        The history of the last training.
     n_iter_, t_ : int
-        Epochs of the last training; samples that were trained on in all.
+        The number of epochs of the last training, and the number of samples in all trainings, repeats included.
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
-        As in scikit-learn.
+        The same as in scikit-learn.
 
     Examples
     --------
@@ -156,7 +158,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     ) -> None:
         self._set(locals())
 
-    def _checked(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
+    def _validate(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
         X, y = validate_data(
             self,
             X,
@@ -170,38 +172,36 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         if y.ndim == 2 and not is_multilabel(y):
-            raise DataError(f"y has shape {y.shape} and more than 0 and 1 in it: multioutput targets are not supported")
+            raise DataError(f"y has shape {y.shape} and values other than 0 and 1: multioutput targets are unsupported")
         if y.ndim == 2:
-            found, encoded = np.arange(y.shape[1]), (y.toarray() if issparse(y) else y) != 0
+            classes, encoded = np.arange(y.shape[1]), (y.toarray() if issparse(y) else y) != 0
         else:
-            found, encoded = np.unique(y, return_inverse=True)
+            classes, encoded = np.unique(y, return_inverse=True)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._set_classes(found, multilabel=y.ndim == 2)
+            self._set_classes(classes, multilabel=y.ndim == 2)
             self._labels_are_sparse = issparse(y)
         else:
-            self._check_classes(found)
+            self._check_classes(classes)
         if self._multilabel != (y.ndim == 2):
-            raise ArgumentError(
-                f"y has shape {y.shape}, and that of the last fit was of {2 - (y.ndim == 2)} dimensions"
-            )
+            raise ArgumentError(f"y has shape {y.shape}, wanted {2 - (y.ndim == 2)} dimension(s), as in the last fit")
         if y.ndim == 1:
-            encoded = np.searchsorted(self.classes_, found)[encoded]
+            encoded = np.searchsorted(self.classes_, classes)[encoded]
             encoded = encoded if len(self.classes_) > 2 else encoded[:, None] > 0
         return X, encoded
 
     def _set_classes(self, classes: np.ndarray, multilabel: bool) -> None:
         self.classes_, self._multilabel, self._labels_are_sparse = classes, multilabel, False
 
-    def _check_classes(self, found: np.ndarray) -> None:
-        """Raise ArgumentError unless the classes are those of the last fit, or some of them."""
-        if self.warm_start and set(found) != set(self.classes_):
+    def _check_classes(self, classes: np.ndarray) -> None:
+        """Raise ArgumentError if a class is new or, with ``warm_start``, missing, compared with the last fit."""
+        if self.warm_start and set(classes) != set(self.classes_):
             raise ArgumentError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
-                f"got {self.classes_}, `y` has {found}"
+                f"got {self.classes_}, `y` has {classes}"
             )
-        if len(np.setdiff1d(found, self.classes_, assume_unique=True)):
+        if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
             raise ArgumentError(
-                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {found}."
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
             )
 
     def _class_weights(self, y: np.ndarray, weights: np.ndarray, incremental: bool) -> np.ndarray | None:
@@ -209,27 +209,28 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
             return None
         if incremental and self.class_weight == "balanced":
             raise ArgumentError(
-                "class_weight='balanced' needs all samples, and partial_fit has some of them: compute it with "
+                "class_weight='balanced' needs all samples, and partial_fit has some of them: compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass a dict"
             )
         if not self._multilabel:
             if isinstance(self.class_weight, list):
-                raise ArgumentError("class_weight is a list, which is for several labels; wanted a dict or 'balanced'")
+                raise ArgumentError("class_weight is a list, which needs multilabel y; wanted a dict or 'balanced'")
             labels = y if y.ndim == 1 else y[:, 0].astype(np.int64)
-            return _by_class(self.class_weight, labels, self.classes_.tolist(), weights, "class_weight")
+            return _sample_weights(self.class_weight, labels, self.classes_.tolist(), weights, "class_weight")
         each = self.class_weight
         if isinstance(each, str):
             each = [each] * y.shape[1]
         if not isinstance(each, list) or len(each) != y.shape[1]:
-            found = f"a list of {len(each)}" if isinstance(each, list) else "a dict"
+            value = f"a list of {len(each)}" if isinstance(each, list) else "a dict"
             raise ArgumentError(
-                f"class_weight is {found}, wanted 'balanced' or a list of {y.shape[1]} dicts: one for each label"
+                f"class_weight is {value}, wanted 'balanced' or a list of {y.shape[1]} dicts: one for each label"
             )
         columns = zip(each, y.T.astype(np.int64), strict=True)
-        product = [
-            _by_class(of, labels, [0, 1], weights, f"class_weight[{i}]") for i, (of, labels) in enumerate(columns)
+        factors = [
+            _sample_weights(class_weight, labels, [0, 1], weights, f"class_weight[{i}]")
+            for i, (class_weight, labels) in enumerate(columns)
         ]
-        return cast(np.ndarray, np.prod(product, axis=0))
+        return cast(np.ndarray, np.prod(factors, axis=0))
 
     def _out_activation(self) -> str:
         return "logistic" if self._multilabel or len(self.classes_) <= 2 else "softmax"
@@ -238,16 +239,16 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         return len(self.classes_) if y.ndim == 1 else y.shape[1]
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
-        return y if self.n_outputs_ == 1 else None  # scikit-learn does not for more than two classes
+        return y if self.n_outputs_ == 1 else None  # as in scikit-learn, which stratifies two classes only
 
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        right = A.argmax(axis=1) == y if y.ndim == 1 else ((A > 0.5) == y).all(axis=1)
-        return float(np.average(right, weights=sample_weight))
+        correct = A.argmax(axis=1) == y if y.ndim == 1 else ((A > 0.5) == y).all(axis=1)
+        return float(np.average(correct, weights=sample_weight))
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
-        """Train one pass over further samples.
+        """Train for one epoch on more samples, continuing from the current state.
 
         Parameters
         ----------
@@ -255,7 +256,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         y : array_like, shape (samples,) or (samples, outputs)
         sample_weight : array_like, shape (samples,), optional
         classes : array_like, shape (classes,), optional
-            All classes that will occur; required in the first call only.
+            All classes that may occur in later calls; required in the first call only.
 
         Returns
         -------
@@ -264,7 +265,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         Raises
         ------
         ValueError, TypeError
-            As :meth:`fit` does.
+            As for :meth:`fit`.
         """
         refuse_lost_nuls(classes, "classes")
         if _check_partial_fit_first_call(self, classes):
@@ -272,9 +273,9 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Any:
-        """Return the class of each sample, shape (samples,), or a column for each label, shape (samples, labels).
+        """Return the class of each sample, shape (samples,); for multilabel targets, shape (samples, labels).
 
-        The columns are sparse if those of the training targets were.
+        Multilabel predictions are sparse if the training targets were.
 
         Parameters
         ----------
@@ -284,8 +285,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         if self._multilabel:
             labels = (A > 0.5).astype(np.int64)
             return csr_array(labels) if self._labels_are_sparse else labels
-        which = A.argmax(axis=1) if A.shape[1] > 1 else A[:, 0] > 0.5
-        return self.classes_[np.minimum(which, len(self.classes_) - 1)]
+        indices = A.argmax(axis=1) if A.shape[1] > 1 else A[:, 0] > 0.5
+        return self.classes_[np.minimum(indices, len(self.classes_) - 1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, shape (samples, classes), in the order of ``classes_``.
@@ -313,13 +314,15 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         return tags
 
 
-def _by_class(class_weight: Any, labels: np.ndarray, classes: list[Any], weights: np.ndarray, name: str) -> np.ndarray:
-    """Return the weight of each sample by its class: ``"balanced"``, or by a dict keyed by class.
+def _sample_weights(
+    class_weight: Any, labels: np.ndarray, classes: list[Any], weights: np.ndarray, name: str
+) -> np.ndarray:
+    """Return the weight of each sample's class; `class_weight` is ``"balanced"`` or a dict keyed by class.
 
     Raises
     ------
     ArgumentError
-        If a weight is not a finite number of at least 0, or the dict has other classes.
+        If a weight is not a finite number of at least 0, or a key of the dict is not a class.
     """
     if isinstance(class_weight, str):
         return cast(np.ndarray, class_weights(class_weight, labels, len(classes), weights)[labels])
@@ -329,8 +332,8 @@ def _by_class(class_weight: Any, labels: np.ndarray, classes: list[Any], weights
         number(f"{name}[{c!r}]", weight)
     missing = [c for c in classes if c not in class_weight]
     if class_weight and missing and len(class_weight) != len(classes) - len(missing):
-        others = listed(repr(c) for c in class_weight if c not in classes)
+        unknown = listed(repr(c) for c in class_weight if c not in classes)
         raise ArgumentError(
-            f"{name} names {others}, and the classes {listed(map(repr, missing))} are not in class_weight"
+            f"{name} names {unknown}, and the classes {listed(map(repr, missing))} are not in class_weight"
         )
     return cast(np.ndarray, np.array([float(class_weight.get(c, 1.0)) for c in classes])[labels])

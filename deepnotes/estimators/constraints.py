@@ -1,4 +1,4 @@
-"""Constraints on the constructor arguments of both estimators, in addition to scikit-learn's."""
+"""Constraints on the constructor arguments of both estimators."""
 
 from numbers import Real
 from typing import Any
@@ -18,4 +18,4 @@ CONSTRAINTS: dict[str, Any] = {
     "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
     "callbacks": [list, tuple, None],
 }
-"""scikit-learn's own constraints, and those of parameters that it does not have."""
+"""scikit-learn's constraints, extended by those of our additional arguments and values."""

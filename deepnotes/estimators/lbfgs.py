@@ -1,4 +1,4 @@
-"""The solver ``lbfgs``: SciPy's L-BFGS-B on the cost and gradient that the backend computes."""
+"""The solver ``lbfgs``: SciPy's L-BFGS-B, with the cost and the gradient computed by the backend."""
 
 import sys
 import warnings
@@ -12,7 +12,7 @@ from deepnotes.utils.streams import BestEffort
 
 
 class Minimum(NamedTuple):
-    """The end of the search: the cost there, and the number of iterations."""
+    """The result of a search: the least cost, and the number of iterations."""
 
     cost: float
     iterations: int
@@ -44,25 +44,25 @@ def minimize(
         gradient = program.gradients(state, data)
         return float(gradient.cost), network.backend.to_numpy(gradient.flat).astype(np.float64)
 
-    def say(intermediate_result: Any) -> None:
+    def report(intermediate_result: Any) -> None:
         BestEffort(sys.stdout).write(f"loss = {intermediate_result.fun:.8f}\n")
 
     with np.errstate(all="ignore"):
-        found = search(
+        result = search(
             cost_and_gradient,
             network.flat().astype(np.float64),
             method="L-BFGS-B",
             jac=True,
             options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
-            callback=say if verbose else None,
+            callback=report if verbose else None,
         )
-    network.set_flat(found.x)
-    iterations = min(int(found.nit), max_iter)
-    if found.status != 0:
+    network.set_flat(result.x)
+    iterations = min(int(result.nit), max_iter)
+    if result.status != 0:
         warnings.warn(
-            f"lbfgs failed to converge after {iterations} iteration(s) (status={found.status}): {found.message}. "
+            f"lbfgs failed to converge after {iterations} iteration(s) (status={result.status}): {result.message}. "
             f"More iterations (max_iter={max_iter}, max_fun={max_fun}) or scaled data may help",
             ConvergenceWarning,
             stacklevel=6,
         )
-    return Minimum(float(found.fun), iterations)
+    return Minimum(float(result.fun), iterations)

@@ -22,78 +22,80 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     """A regressor that minimizes the squared error, on any backend.
 
     It has all parameters of scikit-learn's ``MLPRegressor``, with the same names, meanings, defaults and errors. With
-    the same ``random_state`` the initial weights, the split for early stopping and the order of samples are the same,
-    too, and the trained parameters are equal but for rounding. What is not described here is in scikit-learn's
-    documentation.
+    the same ``random_state``, the initial weights, the split for early stopping and the order of samples are the same
+    as well, and the trained parameters agree up to rounding. Parameters without a description are explained in
+    scikit-learn's documentation.
 
     Parameters
     ----------
     loss : str or LossFunction, default "squared_error"
-        ``squared_error`` is half the squared error, ``poisson`` half the Poisson deviance of an exponential output; or
-        a loss of deepnotes, by name or with options, or one that a user wrote.
+        ``squared_error`` is half the squared error, and ``poisson`` is half the Poisson deviance of an exponential
+        output. May also be any other loss of deepnotes, by name or with options, or a user-defined one.
     hidden_layer_sizes : int or array_like of int, default (100,)
         The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        The activation of all hidden layers, or of each: scikit-learn's identity, logistic, tanh and relu, any other of
-        deepnotes, or one that a user wrote.
+        The activation of all hidden layers, or a list with one for each: scikit-learn's identity, logistic, tanh and
+        relu, any other activation of deepnotes, or a user-defined one.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
-        L2: a part of the loss of a batch is ``alpha / 2 * Σ w²``, divided by its samples (or the sum of their weights).
+        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples of a batch (or by the sum of their
+        weights), is added to its loss.
     batch_size : int or "auto", default "auto"
-        By default 200, or all samples if they are fewer.
+        By default 200, or the number of samples if it is smaller.
     learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
-        Of ``sgd``, from epoch to epoch: ``invscaling`` divides by ``(samples seen + 1) ** power_t``; ``adaptive``
-        divides by 5 instead of ending the training, until the rate is at most 1e-6.
+        How the rate of ``sgd`` changes between epochs. ``invscaling`` divides `learning_rate_init` by ``(samples seen +
+        1) ** power_t``. ``adaptive`` divides the rate by 5 where the training would otherwise end, until the rate is at
+        most 1e-6.
     learning_rate_init : float, default 0.001
     power_t : float, default 0.5
     max_iter : int, default 200
-        Epochs, or iterations of ``lbfgs``.
+        The largest number of epochs, or of iterations of ``lbfgs``.
     shuffle : bool, default True
     random_state : int, RandomState or None, default None
     tol : float, default 1e-4
-        The least improvement of the loss (or of the score, with `early_stopping`); for ``lbfgs``, the gradient at which
-        it ends.
+        The smallest change that counts as an improvement of the loss (of the score, with `early_stopping`). ``lbfgs``
+        ends when no component of the gradient is larger.
     verbose : bool, default False
     warm_start : bool, default False
         Whether ``fit`` continues from the last parameters.
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
     early_stopping : bool, default False
-        Whether to hold out a part of the samples, and to keep the parameters with the best score on it.
+        Whether to hold out some of the samples, and to keep the parameters with the best score on them.
     validation_fraction : float, default 0.1
-        The share of the samples that is held out.
+        The fraction of the samples that is held out.
     beta_1, beta_2 : float, default 0.9 and 0.999
     epsilon : float, default 1e-8
-        Of ``adam``; added before the bias is corrected, as in scikit-learn.
+        For ``adam``; added before the bias correction, as in scikit-learn.
     n_iter_no_change : int or inf, default 10
         The number of epochs without improvement after which training ends.
     max_fun : int, default 15000
-        The largest number of calls of the loss by ``lbfgs``.
+        The largest number of evaluations of the loss by ``lbfgs``.
     dropout : float or list of float, default 0.0
-        The share of the outputs of each hidden layer that is dropped while training.
+        The fraction of the outputs of each hidden layer that is dropped during training.
     backend : str or Backend, optional
-        By default the selected one, see :func:`deepnotes.get_backend`.
+        By default the selected backend, see :func:`deepnotes.get_backend`.
     dtype : {"float32", "float64"}, optional
-        By default that of X; float64 for ``lbfgs``.
+        By default the dtype of X, but float64 for ``lbfgs``.
     callbacks : list of Callback, optional
         Called with the :class:`~deepnotes.network.training.state.Training` after each epoch.
 
     Attributes
     ----------
     coefs_, intercepts_ : list of ndarray
-        W of shape (n_prev, n) and b of shape (n,) of each layer; assignable.
+        The weights, shape (n_prev, n), and the biases, shape (n,), of each layer; they can be assigned to.
     loss_, best_loss_ : float
-        The last loss, L2 included, and the least one (None with `early_stopping`).
+        The last and the smallest loss, including the L2 term; ``best_loss_`` is None with `early_stopping`.
     loss_curve_, validation_loss_curve_, validation_scores_ : list of float
-        After each epoch; the last two with `early_stopping`.
+        The values after each epoch; the validation curves exist only with `early_stopping`.
     best_validation_score_ : float or None
     history_ : History
-        Of the last training.
+        The history of the last training.
     n_iter_, t_ : int
-        Epochs of the last training; samples that were trained on in all.
+        The number of epochs of the last training, and the number of samples in all trainings, repeats included.
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
-        As in scikit-learn.
+        The same as in scikit-learn.
 
     Examples
     --------
@@ -143,7 +145,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     ) -> None:
         self._set(locals())
 
-    def _checked(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
+    def _validate(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
         X, y = validate_data(
             self,
             X,
@@ -157,7 +159,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if loss_of(self.loss, "identity", 1)[0].targets != "real" and (y < 0).any():
-            raise DataError(f"y has values below 0, the least is {y.min()}; loss={self.loss!r} needs at least 0")
+            raise DataError(f"y has values down to {y.min()}, and loss={self.loss!r} needs values of at least 0")
         return X, y.reshape(len(y), -1)
 
     def __sklearn_tags__(self) -> Any:
@@ -175,7 +177,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Train one pass over further samples.
+        """Train for one epoch on more samples, continuing from the current state.
 
         Parameters
         ----------
@@ -190,12 +192,12 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         Raises
         ------
         ValueError, TypeError
-            As :meth:`fit` does.
+            As for :meth:`fit`.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the values, shape (samples,) or (samples, outputs).
+        """Return the predicted values, shape (samples,) or, for several outputs, (samples, outputs).
 
         Parameters
         ----------

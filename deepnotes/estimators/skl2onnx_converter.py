@@ -1,8 +1,8 @@
-"""Export of our estimators in pipelines by skl2onnx.
+"""Export of pipelines with our estimators by skl2onnx.
 
-``register()`` makes them known to skl2onnx; then ``skl2onnx.to_onnx(pipeline, X[:1])`` works as for scikit-learn's own.
-The network is traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`; what an estimator adds to
-it, the probability of the other class and the label, follows here.
+After ``register_skl2onnx()``, ``skl2onnx.to_onnx(pipeline, X[:1])`` works as for scikit-learn's own estimators. The
+network is traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`. The converters add the nodes
+that compute an estimator's other outputs: the probabilities of all classes, and the label.
 """
 
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.onnx_writing import traced
+from deepnotes.network.formats.onnx_writing import trace_chain
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import needed
 
 OPSET = 13
-"""The opset of the nodes that the equations are traced to."""
+"""The opset of the traced nodes."""
 OPTIONS = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True], "nocl": [True, False]}
 """The options of skl2onnx for a classifier."""
 
@@ -23,13 +23,13 @@ OPTIONS = {"zipmap": [True, False, "columns"], "output_class_labels": [False, Tr
 def register_skl2onnx() -> None:
     """Register converters of ``DenseClassifier`` and ``DenseRegressor`` with skl2onnx, for this process.
 
-    Outputs are those of scikit-learn's estimators: label and probabilities of a classifier, of which there are two for
-    two classes, and numbers of a regressor, shape (samples, outputs).
+    The outputs are the same as for scikit-learn's estimators. A classifier has two: the label and the probabilities,
+    shape (samples, classes). A regressor has one, of shape (samples, outputs).
 
     Raises
     ------
     MissingExtraError
-        Without skl2onnx or scikit-learn.
+        If skl2onnx or scikit-learn is not installed.
 
     Examples
     --------
@@ -50,17 +50,16 @@ def register_skl2onnx() -> None:
 
 
 def _classifier_shapes(operator: Any) -> None:
-    """Set the types of label and probabilities."""
+    """Set the types and shapes of a classifier's outputs."""
     types = needed("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
     model, samples = operator.raw_operator, operator.inputs[0].get_first_dimension()
     kind = types.StringTensorType if model.classes_.dtype.kind in "UO" else types.Int64TensorType
-    several = model._multilabel
-    operator.outputs[0].set_type(kind([samples, len(model.classes_)] if several else [samples]))
+    operator.outputs[0].set_type(kind([samples, len(model.classes_)] if model._multilabel else [samples]))
     operator.outputs[1].type.shape = [samples, len(model.classes_)]
 
 
 def _regressor_shapes(operator: Any) -> None:
-    """Set the shape of the numbers."""
+    """Set the shape of a regressor's output."""
     samples = operator.inputs[0].get_first_dimension()
     operator.outputs[0].type.shape = [samples, operator.raw_operator.n_outputs_]
 
@@ -72,8 +71,10 @@ class _Graph:
         self.scope, self.operator, self.container = scope, operator, container
         self.onnx = needed("onnx", "onnx", "an ONNX file")
         common = needed("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
-        given = common.guess_proto_type(operator.inputs[0].type)
-        self.result = self.onnx.TensorProto.DOUBLE if given == self.onnx.TensorProto.DOUBLE else 1
+        kinds = self.onnx.TensorProto
+        is_double = common.guess_proto_type(operator.inputs[0].type) == kinds.DOUBLE
+        self.result = kinds.DOUBLE if is_double else kinds.FLOAT
+        self.dtype = np.float64 if is_double else np.float32
 
     def node(self, op: str, inputs: list[str], output: str | None = None, domain: str = "", **attributes: Any) -> str:
         """Add a node and return the name of its result."""
@@ -95,11 +96,11 @@ class _Graph:
         return name
 
     def outputs(self) -> str:
-        """Add the network and return the name of its outputs, shape (samples, outputs)."""
+        """Add the network and return the name of its output, shape (samples, outputs)."""
         chain = Chain.of(self.operator.raw_operator.to_network())
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(chain.dtype))
         names = {"X": self.node("Cast", [self.operator.inputs[0].full_name], to=kind)}
-        trace, A = traced(chain)
+        trace, A = trace_chain(chain)
         names |= {name: self.constant(x) for name, x in trace.constants.items()}
         for node in trace.nodes:
             attributes = {a.name: self.onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -116,19 +117,19 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     model, graph = operator.raw_operator, _Graph(scope, operator, container)
     label, probabilities = (output.full_name for output in operator.outputs[:2])
     A = graph.outputs()
-    one = graph.constant(np.array([1], np.float64 if graph.result != 1 else np.float32))
     if model._multilabel:
         graph.node("Identity", [A], probabilities)
-        half = graph.constant(np.array([0.5], np.float64 if graph.result != 1 else np.float32))
+        half = graph.constant(np.array([0.5], graph.dtype))
         graph.node("Cast", [graph.node("Greater", [A, half])], label, to=graph.onnx.TensorProto.INT64)
         return
     if model.n_outputs_ == 1 and len(model.classes_) == 2:
+        one = graph.constant(np.array([1], graph.dtype))
         graph.node("Concat", [graph.node("Sub", [one, A]), A], probabilities, axis=1)
     else:
         graph.node("Identity", [A], probabilities)
-    which = graph.node("ArgMax", [probabilities], axis=1, keepdims=0)
+    indices = graph.node("ArgMax", [probabilities], axis=1, keepdims=0)
     classes = model.classes_
     if classes.dtype.kind not in "UOiub":
-        raise ModelFileError(f"classes are of {classes.dtype}, and skl2onnx has labels that are integers or text")
+        raise ModelFileError(f"classes have the dtype {classes.dtype}, wanted integers or text for skl2onnx")
     classes = classes.astype(str) if classes.dtype.kind in "UO" else classes.astype(np.int64)
-    graph.node("Gather", [graph.constant(classes), which], label, axis=0)
+    graph.node("Gather", [graph.constant(classes), indices], label, axis=0)

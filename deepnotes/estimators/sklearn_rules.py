@@ -1,4 +1,4 @@
-"""scikit-learn's rules between epochs: when the rate falls, when training ends, and the order of samples."""
+"""scikit-learn's rules between epochs: the learning rate, the end of the training, and the order of samples."""
 
 import sys
 from math import isfinite
@@ -13,7 +13,7 @@ from deepnotes.utils.streams import BestEffort
 if TYPE_CHECKING:
     from deepnotes.network.training.state import Training
 
-LEAST_RATE = 1e-6
+MIN_RATE = 1e-6
 """The rate at which the adaptive rule ends a training instead of dividing the rate by 5."""
 
 
@@ -25,15 +25,15 @@ class Order:
         self._order: np.ndarray | None = None
 
     def permutation(self, samples: int) -> np.ndarray:
-        """Return the next order of the samples: the last one, shuffled again."""
-        drawn = np.arange(samples)
-        self._random_state.shuffle(drawn)
-        self._order = drawn if self._order is None else self._order[drawn]
+        """Return the next order of the samples, which is the last order shuffled again."""
+        shuffled = np.arange(samples)
+        self._random_state.shuffle(shuffled)
+        self._order = shuffled if self._order is None else self._order[shuffled]
         return self._order
 
 
 class Rules(Callback):
-    """The rules applied after each epoch; results go to the attributes of the estimator.
+    """The rules that are applied after each epoch; they set attributes of the estimator.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Rules(Callback):
     rate : EpochRate
         The rate to set for the next epoch.
     best : ndarray or None
-        The initial parameters, if the score on held-out samples has to improve instead of the loss.
+        The initial parameters, if the rules watch the score on held-out samples instead of the loss.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Rules(Callback):
         e.loss_ = training.loss
         e.loss_curve_.append(e.loss_)
         if e.verbose:
-            self._say(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
+            self._report(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")
         if self.validated:
             e.validation_loss_curve_.append(training.history.val_loss[-1])
             self._compare_score(training, training.history.last("val_score"))
@@ -75,8 +75,8 @@ class Rules(Callback):
     def _compare_score(self, training: "Training", score: float) -> None:
         e = self.estimator
         e.validation_scores_.append(score)
-        self._say(f"Validation score: {score:.6f}")
-        # As in scikit-learn, a score of NaN counts as an improvement, but never as the best score.
+        self._report(f"Validation score: {score:.6f}")
+        # As in scikit-learn, a score of NaN resets the count, but is never the best score.
         e._no_improvement_count = e._no_improvement_count + 1 if score < e.best_validation_score_ + e.tol else 0
         if score > e.best_validation_score_:
             e.best_validation_score_ = score
@@ -89,22 +89,22 @@ class Rules(Callback):
 
     def _end_or_slow_down(self, training: "Training") -> None:
         e = self.estimator
-        what = "Validation score" if self.validated else "Training loss"
-        said = f"{what} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs."
+        quantity = "Validation score" if self.validated else "Training loss"
+        message = f"{quantity} did not improve more than tol={e.tol:f} for {e.n_iter_no_change} consecutive epochs."
         adaptive = e.solver == "sgd" and e.learning_rate == "adaptive"
-        if adaptive and self.rate.rate > LEAST_RATE:
+        if adaptive and self.rate.rate > MIN_RATE:
             self._set_rate(training, self.rate.rate / 5)
             e._no_improvement_count = 0
-            self._say(f"{said} Setting learning rate to {self.rate.rate:f}")
+            self._report(f"{message} Setting learning rate to {self.rate.rate:f}")
             return
         training.stop = True
-        self._say(f"{said} {'Learning rate too small. ' if adaptive else ''}Stopping.")
+        self._report(f"{message} {'Learning rate too small. ' if adaptive else ''}Stopping.")
 
     def _set_rate(self, training: "Training", rate: float) -> None:
-        """Set the rate of the next epoch, and rescale the velocity to match the steps that were made.
+        """Set the rate of the next epoch, and rescale the velocity so that past steps keep the rate that they had.
 
-        Our velocity is a sum of gradients, multiplied by the current rate; scikit-learn's is a sum of steps, each with
-        the rate at its time.
+        Our velocity is a sum of gradients, and a step multiplies it by the current rate. scikit-learn's velocity is a
+        sum of steps, each of which includes the rate of its own time.
         """
         ratio = self.rate.rate / rate if rate else 1.0
         self.rate.rate = rate
@@ -112,6 +112,6 @@ class Rules(Callback):
             state, write = training.state, training.network.backend.write
             state.slots = tuple(write(v, 0, v * ratio) for v in state.slots)
 
-    def _say(self, what: str) -> None:
+    def _report(self, message: str) -> None:
         if self.estimator.verbose:
-            BestEffort(sys.stdout).write(f"{what}\n")
+            BestEffort(sys.stdout).write(f"{message}\n")

@@ -1,4 +1,4 @@
-"""The network: its parameters, predictions and training, and the files that it is saved to and loaded from."""
+"""Networks: parameters, predictions, training, and the formats of their files."""
 
 from deepnotes.network.network import Network
 

@@ -1,4 +1,4 @@
-"""Network: layers over one flat parameter buffer, with training, prediction and saving."""
+"""The class Network: layers whose parameters share one flat buffer, with training, prediction and saving."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,13 +11,12 @@ from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import EagerInference, EagerProgram
 from deepnotes.backends.host import aligned
 from deepnotes.backends.inference import Inference
-from deepnotes.backends.program import Program, State
+from deepnotes.backends.program import Data, Program, State
 from deepnotes.backends.registry import get_backend
 from deepnotes.backends.samples import host_columns
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.network.evaluation import figures, outputs, watching
-from deepnotes.network.exports import Exports
 from deepnotes.network.inputs import as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
 from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
@@ -36,7 +35,7 @@ from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, ShapeError
 
 
-class Network(Exports):
+class Network:
     """A chain of layers. Samples are columns: X has shape (n[0], m), the output has shape (n[L], m).
 
     Parameters
@@ -46,28 +45,28 @@ class Network(Exports):
     inputs : int
         ``n[0]``, the number of features.
     backend : str or Backend, optional
-        By default the selected one, see :func:`deepnotes.get_backend`. It cannot be changed later.
+        By default the selected backend, see :func:`deepnotes.get_backend`. It cannot be changed later.
     dtype : {"float32", "float64"}, default "float32"
     seed : int, optional
         Determines the initial weights, the order of samples and the dropout masks, which are the same on every
-        backend. By default a random seed, kept as ``seed``.
+        backend. By default a random seed, stored in the attribute ``seed``.
     standardizer : Standardizer, optional
         Applied to every X that is passed in.
     theta : ndarray, shape (p,), optional
-        Initial values of all parameters, in the order of the buffer (weights first); by default the layers'
-        initializers draw them.
+        Initial values of all parameters, in the order of the buffer (weights first). By default they are drawn by the
+        layers' initializers.
 
     Attributes
     ----------
     parameters : Parameters
-        A mapping of ``W1``, ``b1``, ``W2``, ... to arrays; its items can be assigned to.
+        A mapping of ``W1``, ``b1``, ``W2``, ... to arrays; values can be assigned.
     metadata : dict
-        Data to save with the network, such as the names of features and classes; JSON values only.
+        Data that are saved with the network, such as the names of features and classes; JSON values only.
     dialect : str
-        The system whose defaults the network was made with, see :class:`~deepnotes.defaults`; an optimizer that is
-        passed to ``fit`` by name takes them as well.
+        The library whose defaults were in effect when the network was constructed, see :class:`~deepnotes.defaults`.
+        An optimizer that is passed to ``fit`` by name has the defaults of the same library.
     theta : Array, shape (p,)
-        The flat buffer that holds all parameters; ``layout`` says which slice is which.
+        The flat buffer of all parameters; ``layout`` maps each parameter to its slice.
 
     Raises
     ------
@@ -100,10 +99,7 @@ class Network(Exports):
                 raise ArgumentError.of(f"layers[{i}]", layer, "a deepnotes Layer such as Dense(10, 'relu')")
         self.dtype = float_dtype(dtype)
         self.host_dtype = np.dtype(self.dtype)
-        drawn = np.random.SeedSequence().generate_state(1, np.uint64)[0] if seed is None else seed
-        self.seed = whole("seed", drawn, 0)
-        if self.seed >= 1 << 64:
-            raise ArgumentError.of("seed", seed, "less than 2^64")
+        self.seed = _as_seed(seed)
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
@@ -118,8 +114,8 @@ class Network(Exports):
             raise ShapeError.of("theta", theta.shape, f"({self.layout.size},)")
         with np.errstate(over="ignore"):
             self.theta = self.from_host(theta)
-            fits = np.isfinite(np.asarray(theta, self.host_dtype)) | ~np.isfinite(theta)
-        if not fits.all():
+            overflow = np.isfinite(theta) & ~np.isfinite(np.asarray(theta, self.host_dtype))
+        if overflow.any():
             raise ArgumentError(f"initial parameters go up to {abs(theta).max():.3g}, more than {self.dtype} can hold")
         self._training: tuple[Plan, Program, State] | None = None
 
@@ -136,8 +132,8 @@ class Network(Exports):
     @cached_property
     def inference(self) -> Inference:
         """The forward pass on this network's backend."""
-        made = self.backend.compile_inference(self.layers, self.layout, self.dtype)
-        return made or EagerInference(self.backend, self.layers, self.layout, self.dtype)
+        compiled = self.backend.compile_inference(self.layers, self.layout, self.dtype)
+        return compiled or EagerInference(self.backend, self.layers, self.layout, self.dtype)
 
     def flat(self) -> np.ndarray:
         """Return a copy of all parameters in the order of the buffer, shape (p,), on the host."""
@@ -179,8 +175,8 @@ class Network(Exports):
         Parameters
         ----------
         X : array_like, shape (n[0], m)
-            An array of the backend, of NumPy, or of any other library if it is on the host; it is read without a copy
-            where possible.
+            An array of the backend, of NumPy, or, on the host, of any other library. It is not copied if that can be
+            avoided.
         Y : array_like, shape (n[L], m)
             Shape (m,) is accepted for one output, and class indices of shape (m,) for categorical cross-entropy.
         loss : str or LossFunction, optional
@@ -206,14 +202,13 @@ class Network(Exports):
         clip_norm : float, optional
             Gradients with a larger global norm are scaled down to this norm.
         metrics : str, callable or list of them, optional
-            Computed after each epoch on the validation data, or, if there are none, on the training data without
-            weights.
+            Computed after each epoch on the validation data, or without `validation` on the training data, unweighted.
         early_stopping : EarlyStopping or int, optional
             An int is the patience.
         callbacks : sequence of Callback, optional
         checkpoint, every, resume : optional
-            A directory to write checkpoints to while training, how often to write, and whether to resume from the
-            latest one there: see :class:`~deepnotes.Checkpoints`.
+            The directory for checkpoints, the interval between two of them, and whether to resume from the latest: see
+            :class:`~deepnotes.Checkpoints`.
         progress : bool, default False
             Show a progress bar with the remaining time on stderr.
 
@@ -224,33 +219,29 @@ class Network(Exports):
         Raises
         ------
         ArgumentError, ShapeError, DTypeError, DataError, ForeignArrayError, UnknownNameError
-            If an argument cannot be used; nothing has changed then.
+            If an argument is not valid; the network is then unchanged.
         NonFiniteLossError
             If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
         CheckpointError
             If a checkpoint cannot be written, or belongs to another training.
         BusyError
-            If the network is being trained already, in another thread or by the training whose callback calls this.
+            If the network is already being trained: in another thread, or by the training that called this callback.
         """
-        chosen = self._loss(loss)
-        wanted = as_metrics(metrics)
+        loss_function, metric_functions = self._loss(loss), as_metrics(metrics)
         epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight)
-        held_out, prefix = None, ""
-        if validation is not None:
-            if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-                raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, weights)")
-            X_val, Y_val, w_val = (*validation, None)[:3]
-            held_out, _ = as_data(self, X_val, Y_val, chosen, w_val, names=("X_val", "Y_val", "the weights of X_val"))
-            prefix = "val_"
-        plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
-        watchers = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
-        watched = ("loss", *(["val_loss"] if prefix else []), *(f"{prefix}{name}" for name in wanted))
+        data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight)
+        held_out = self._validation_data(validation, loss_function)
+        plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
+        all_callbacks = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
+        if held_out is None:
+            columns = ("loss", *metric_functions)
+        else:
+            columns = ("loss", "val_loss", *(f"val_{name}" for name in metric_functions))
         rng = self._rng if shuffle else None
-        training = Training(self, plan, data, held_out, batch_size, epochs, rng, watchers, watched)
+        training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
         with callbacks_called(training), np.errstate(all="ignore"):
             program, training.state = self._start(plan)
-            return run_fit(training, program, watching(self, data, held_out, chosen, wanted))
+            return run_fit(training, program, watching(self, data, held_out, loss_function, metric_functions))
 
     @exclusive
     def partial_fit(
@@ -268,26 +259,26 @@ class Network(Exports):
     ) -> float:
         """Train on more samples, once and in the given order, continuing with the optimizer's state.
 
-        The optimizer's state is kept from the last ``fit`` or ``partial_fit`` if all settings are the same, else it
-        starts afresh. Parameters and errors are as for :meth:`fit`, with two exceptions: `batch_size` is by default the
-        number of samples, and weights are not scaled, since more samples may follow. ``class_weight="balanced"`` is
-        refused for the same reason.
+        The optimizer's state is kept from the last ``fit`` or ``partial_fit`` if all settings are the same; otherwise
+        the optimizer starts afresh. Parameters and errors are as for :meth:`fit`, with two exceptions: `batch_size` is
+        by default the number of samples, and weights are not scaled, since more samples may follow.
+        ``class_weight="balanced"`` is refused for the same reason.
 
         Returns
         -------
         float
             The weighted mean of the samples' losses, each computed before the update that used the sample.
         """
-        chosen = self._loss(loss)
+        loss_function = self._loss(loss)
         if isinstance(class_weight, str) and class_weight == "balanced":
             raise ArgumentError(
                 "class_weight='balanced' needs all samples, and partial_fit has some of them: pass a mapping"
             )
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight, class_weight, scaled=False)
+        data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, scaled=False)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
-        plan = self._plan(chosen, optimizer, l2, clip_norm, class_indices)
-        kept = self._training
-        program, state = kept[1:] if kept is not None and kept[0] == plan else self._start(plan)
+        plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
+        last = self._training
+        program, state = last[1:] if last is not None and last[0] == plan else self._start(plan)
         training = Training(self, plan, data, None, batch_size, 1, None)
         training.state = state
         with np.errstate(all="ignore"):
@@ -297,8 +288,8 @@ class Network(Exports):
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
 
-        A NumPy array gives a NumPy array; an array of the backend, or one in the memory of its GPU, gives an array of
-        the backend.
+        For a NumPy array the output is a NumPy array; for an array of the backend, or of another library on the same
+        GPU, it is an array of the backend.
 
         Raises
         ------
@@ -316,13 +307,15 @@ class Network(Exports):
         metrics: Metrics = (),
         sample_weight: Any = None,
     ) -> dict[str, float]:
-        """Return the mean loss and the metrics, by name; user-defined metrics are not weighted, all others are.
+        """Return the mean loss and the metrics, by name.
 
-        Parameters and errors are as for :meth:`fit`.
+        The weights apply to the loss and to the library's own metrics, but not to user-defined metrics. Parameters and
+        errors are as for :meth:`fit`.
         """
-        chosen, wanted = self._loss(loss), as_metrics(metrics)
-        data, _ = as_data(self, X, Y, chosen, sample_weight)
-        return figures(self, data, chosen, wanted)
+        loss_function = self._loss(loss)
+        metric_functions = as_metrics(metrics)
+        data, _ = as_data(self, X, Y, loss_function, sample_weight)
+        return figures(self, data, loss_function, metric_functions)
 
     def gradients(
         self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None, l2: float = 0.0
@@ -332,9 +325,9 @@ class Network(Exports):
         All samples are one batch. Dropout acts as in the first step of a training. Parameters and errors are as for
         :meth:`fit`.
         """
-        chosen = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, chosen, sample_weight, together=True)
-        plan = self._plan(chosen, "sgd", l2, None, class_indices)
+        loss_function = self._loss(loss)
+        data, class_indices = as_data(self, X, Y, loss_function, sample_weight, together=True)
+        plan = self._plan(loss_function, "sgd", l2, None, class_indices)
         with np.errstate(all="ignore"), self.backend.execution_context():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         parts = self.layout.split(self.backend.xp, g)
@@ -347,9 +340,57 @@ class Network(Exports):
 
         return summary(self)
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the network to a safetensors file: architecture, parameters, standardizer, metadata.
+
+        If writing fails, an existing file is left unchanged.
+
+        Raises
+        ------
+        ModelFileError
+            If the network has user-defined layers or activations, which a file cannot describe, or the file cannot be
+            written.
+        """
+        from deepnotes.network.formats.model_files import save
+
+        save(self, path)
+
+    def to_onnx(self, path: str | PathLike[str]) -> None:
+        """Write the network to an ONNX file with one input ``X``, whose rows are samples, shape (m, n[0]).
+
+        The file includes the standardizer and the metadata, and is checked by ``onnx.checker``. If writing fails, an
+        existing file is left unchanged.
+
+        Raises
+        ------
+        ModelFileError
+            As for :meth:`save`.
+        MissingExtraError
+            If the extra ``onnx`` is not installed.
+        """
+        from deepnotes.network.formats import chain, onnx_writing
+
+        onnx_writing.write(path, onnx_writing.to_onnx(chain.Chain.of(self)))
+
+    def to_python(self, path: str | PathLike[str]) -> None:
+        """Write the network to a Python file that needs only NumPy and can check itself.
+
+        Samples are rows in the file: its function ``predict`` takes an array of shape (m, n[0]). ``python FILE
+        --check`` compares its outputs with test vectors in the file. If writing fails, an existing file is left
+        unchanged.
+
+        Raises
+        ------
+        ModelFileError
+            As for :meth:`save`.
+        """
+        from deepnotes.network.formats import chain, onnx_writing, python_writing
+
+        onnx_writing.write(path, python_writing.to_python(chain.Chain.of(self)))
+
     def __getstate__(self) -> dict[str, Any]:
-        """Return the content of a copy or a pickle: host arrays, without the Program, which is compiled anew."""
-        training = None
+        """Return the state to copy or pickle: arrays on the host, without the Program, which is compiled again."""
+        training: tuple[Plan, list[np.ndarray], int] | None = None
         if self._training is not None:
             plan, _, state = self._training
             training = plan, [np.array(self.backend.to_numpy(slot)) for slot in state.slots], state.step
@@ -366,9 +407,11 @@ class Network(Exports):
             state.slots, state.step = tuple(map(self.from_host, slots)), step
 
     def __repr__(self) -> str:
-        made = f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}"
         dialect = "" if self.dialect == "notes" else f", dialect={self.dialect!r}"
-        return f"{made}, seed={self.seed}{dialect})"
+        return (
+            f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}, "
+            f"seed={self.seed}{dialect})"
+        )
 
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""
@@ -377,8 +420,19 @@ class Network(Exports):
         return self.backend.from_numpy(copy)
 
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
+        """Return `loss` as a function, by default the loss that matches the last activation."""
         last = self.layers[-1]
         return loss_after(last.g if isinstance(last, Dense) else None, loss)
+
+    def _validation_data(self, validation: Any, loss: LossFunction) -> Data | None:
+        """Return the argument `validation` of :meth:`fit` as data on the backend, or None."""
+        if validation is None:
+            return None
+        if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+            raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, weights)")
+        X, Y, weights = (*validation, None)[:3]
+        data, _ = as_data(self, X, Y, loss, weights, names=("X_val", "Y_val", "the weights of X_val"))
+        return data
 
     def _plan(
         self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
@@ -397,7 +451,7 @@ class Network(Exports):
         )
 
     def _start(self, plan: Plan) -> tuple[Program, State]:
-        """Return a Program and a state with fresh slots; those of the last training are reused for the same plan."""
+        """Return a Program and a state with fresh slots; if the plan is that of the last training, both are reused."""
         zeros = np.zeros(self.layout.size)
         if self._training is not None and self._training[0] == plan:
             _, program, state = self._training
@@ -408,3 +462,13 @@ class Network(Exports):
             state = NetworkState(self, tuple(self.from_host(zeros) for _ in plan.optimizer.slots))
         self._training = (plan, program, state)
         return program, state
+
+
+def _as_seed(seed: int | None) -> int:
+    """Return the seed of a network, by default a random one; raise ArgumentError if it needs more than 64 bits."""
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    value = whole("seed", seed, 0)
+    if value >= 1 << 64:
+        raise ArgumentError.of("seed", seed, "less than 2^64")
+    return value

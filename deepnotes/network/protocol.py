@@ -1,4 +1,4 @@
-"""The interface of a network for training, files and checks, on which :class:`~deepnotes.Network` itself is built."""
+"""The interface of :class:`~deepnotes.Network` that the modules below it (training, files, checks) use."""
 
 from collections.abc import MutableMapping
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from deepnotes.nn.plan import Layout
 
 
 class NetworkLike(Protocol):
-    """The attributes of a network that lower modules use; see :class:`~deepnotes.Network` for each of them."""
+    """The attributes of a network; see :class:`~deepnotes.Network` for their descriptions."""
 
     layers: tuple[Layer, ...]
     inputs: int

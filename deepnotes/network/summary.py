@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
 
 def summary(network: "NetworkLike") -> str:
-    """Return an aligned table of the layers of `network`: output, activation, number of parameters."""
+    """Return an aligned table of the layers of `network`: output shape, activation, number of parameters."""
     layout = network.layout
     rows = [("layer", "output", "activation", "parameters"), ("input", f"({network.inputs}, m)", "", "")]
     for i, layer in enumerate(network.layers):
         count = sum(e.stop - e.start for e in layout.entries.values() if e.layer == i)
-        rows.append((_kind(layer), f"({layout.sizes[i + 1]}, m)", _detail(layer), f"{count:,}" if count else ""))
+        kind = type(layer).__name__.lower()
+        rows.append((kind, f"({layout.sizes[i + 1]}, m)", _describe(layer), f"{count:,}" if count else ""))
     widths = [max(len(row[c]) for row in rows) for c in range(4)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
     rule = "-" * (sum(widths) + 6)
@@ -27,11 +28,8 @@ def summary(network: "NetworkLike") -> str:
     return "\n".join([lines[0], rule, *lines[1:], rule, total])
 
 
-def _kind(layer: Layer) -> str:
-    return type(layer).__name__.lower()
-
-
-def _detail(layer: Layer) -> str:
+def _describe(layer: Layer) -> str:
+    """Return the activation of a dense layer, the rate of a dropout layer, or an empty string."""
     if isinstance(layer, Dropout):
         return f"rate {layer.rate:g}"
     if isinstance(layer, Dense):

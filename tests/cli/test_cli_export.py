@@ -86,7 +86,7 @@ def test_json_and_both_at_once(run, folder):
     }
     assert told.pop("python")["bytes"] == Path("a.py").stat().st_size
     assert told == {"command": "export", "model": "kind.safetensors", "features": 2, "outputs": 2, "dtype": "float32"}
-    assert "16 outputs for 8 test vectors are right" in err
+    assert "16 outputs for 8 test vectors are correct" in err
     assert json.loads(run("export", "kind.safetensors", "--python", "a.py", "--json")[0])["onnx"] is None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fuzzing import bounded
 from table_errors import error_of
-from test_csv_alike import imported
+from test_csv_alike import load_module
 
 import deepnotes as dn
 from deepnotes.cli import main
@@ -57,7 +57,7 @@ def test_a_compressed_file_for_training_prediction_and_the_exported_file(capsys)
     capsys.readouterr()
     assert main(["predict", "a.safetensors", "a.csv.gz", "--backend", "numpy"]) == 0
     predictions = capsys.readouterr().out
-    assert imported(Path("a.py")).main(["a.csv.gz"]) == 0
+    assert load_module(Path("a.py")).main(["a.csv.gz"]) == 0
     assert capsys.readouterr().out == predictions
     assert predictions.count("\n") == 61
     assert main(["train", "a.csv.gz", "--target", "y", "--from-disk"]) == 1
@@ -69,7 +69,7 @@ def test_a_damaged_gzip_file_is_refused_in_one_line(capsys):
     Path("a.csv").write_text(TEXT)
     assert main(["train", "a.csv", "--target", "y", "--epochs", "1", "--layers", "4", "--backend", "numpy"]) == 0
     assert main(["export", "a.safetensors", "--python", "a.py"]) == 0
-    module, path = imported(Path("a.py")), Path("b.csv.gz")
+    module, path = load_module(Path("a.py")), Path("b.csv.gz")
     damaged = [valid[:n] for n in (2, 3, 9, 10, 11, len(valid) // 2, len(valid) - 8, len(valid) - 1)]
     damaged += [valid[:-6] + b"\xff" + valid[-5:], valid[:30] + b"\0\0\0" + valid[33:], valid + b"more"]
     for content in damaged:

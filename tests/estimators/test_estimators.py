@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""The estimators as scikit-learn's own tools know them: its checks, its search and pipelines, copies, frames."""
+"""The estimators in scikit-learn's own tools: its checks, searches and pipelines, copies, data frames."""
 
 import inspect
 import pickle
@@ -38,8 +38,8 @@ X, y = load_iris(return_X_y=True)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-def checked(backend: str) -> Iterator[object]:
-    """Return what all of scikit-learn's checks are made on: its own iterations for its own estimators, 100."""
+def estimators_to_check(backend: str) -> Iterator[object]:
+    """Yield the estimators for scikit-learn's checks, which expect at most 100 iterations."""
     if backend in dn.available_backends():
         for estimator in BOTH:
             yield estimator(backend=backend, max_iter=100)
@@ -47,25 +47,27 @@ def checked(backend: str) -> Iterator[object]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the checks look at the warnings that they care for
-@parametrize_with_checks([*checked("numpy")])
+@pytest.mark.filterwarnings("ignore")  # the checks themselves test for the warnings that matter
+@parametrize_with_checks([*estimators_to_check("numpy")])
 def test_scikit_learns_own_checks(estimator, check) -> None:
     check(estimator)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([*checked("numba")])
+@parametrize_with_checks([*estimators_to_check("numba")])
 def test_scikit_learns_own_checks_on_numba(estimator, check) -> None:
     check(estimator)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
-def test_all_of_their_parameters_are_there_with_their_defaults_and_their_limits(ours, theirs) -> None:
-    wanted, found = (inspect.signature(f).parameters for f in (theirs, ours))
-    assert {name: p.default for name, p in wanted.items()}.items() <= {n: p.default for n, p in found.items()}.items()
-    by_position = [name for name, p in wanted.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert [name for name, p in found.items() if p.kind is p.POSITIONAL_OR_KEYWORD] == by_position
+def test_all_parameters_of_scikit_learn_exist_with_the_same_defaults(ours, theirs) -> None:
+    expected, actual = (inspect.signature(f).parameters for f in (theirs, ours))
+    assert {name: p.default for name, p in expected.items()}.items() <= {
+        n: p.default for n, p in actual.items()
+    }.items()
+    by_position = [name for name, p in expected.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert [name for name, p in actual.items() if p.kind is p.POSITIONAL_OR_KEYWORD] == by_position
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
@@ -81,13 +83,13 @@ def test_all_of_their_parameters_are_there_with_their_defaults_and_their_limits(
     ],
     ids=lambda wrong: ", ".join(f"{k}={v}" for k, v in wrong.items()),
 )  # fmt: skip
-def test_what_they_refuse_is_refused_by_the_same_kind_of_error(ours, theirs, wrong) -> None:
-    with pytest.raises(Exception) as wanted:  # noqa: PT011
+def test_values_that_scikit_learn_refuses_are_refused_with_the_same_kind_of_error(ours, theirs, wrong) -> None:
+    with pytest.raises(Exception) as expected:  # noqa: PT011
         theirs(**wrong).fit(X, y)
-    with pytest.raises(wanted.type if wanted.type is InvalidParameterError else ValueError) as found:
+    with pytest.raises(expected.type if expected.type is InvalidParameterError else ValueError) as actual:
         ours(**wrong).fit(X, y)
     (name,) = wrong
-    assert name in str(found.value)
+    assert name in str(actual.value)
 
 
 @pytest.mark.parametrize("estimator", BOTH)
@@ -107,7 +109,7 @@ def test_what_they_refuse_is_refused_by_the_same_kind_of_error(ours, theirs, wro
         ({"loss": "categorical_cross_entropy"}, "needs outputs that are simplex"),
     ],
 )
-def test_what_is_ours_is_refused_in_words(estimator, wrong, message) -> None:
+def test_invalid_values_of_additional_parameters_are_refused(estimator, wrong, message) -> None:
     target = y > 0 if estimator is dn.DenseClassifier else y.astype(float)
     model = estimator(**wrong)
     with pytest.raises(ValueError, match=message):
@@ -116,7 +118,7 @@ def test_what_is_ours_is_refused_in_words(estimator, wrong, message) -> None:
 
 
 @pytest.mark.parametrize("estimator", BOTH)
-def test_data_is_refused_as_scikit_learn_refuses_it(estimator) -> None:
+def test_data_that_scikit_learn_refuses_is_refused(estimator) -> None:
     model = estimator(max_iter=2, random_state=0)
     with pytest.raises(NotFittedError):
         model.predict(X)
@@ -132,7 +134,7 @@ def test_data_is_refused_as_scikit_learn_refuses_it(estimator) -> None:
     if estimator is dn.DenseClassifier:
         with pytest.raises(ValueError, match="Unknown label type"):
             estimator().fit(X, y + 0.5)
-        with pytest.raises(ValueError, match="multioutput targets are not supported"):
+        with pytest.raises(ValueError, match="multioutput targets are unsupported"):
             estimator().fit(X, np.c_[y, y])
 
 
@@ -152,7 +154,7 @@ def test_a_search_over_a_pipeline_in_two_processes(estimator, backend) -> None:
     assert search.predict(X).shape == y.shape
 
 
-def test_other_tools_of_scikit_learn_take_them() -> None:
+def test_cross_validation_and_transformed_targets_work() -> None:
     assert cross_val_score(dn.DenseClassifier(solver="lbfgs", random_state=0), X, y, cv=3).mean() > 0.9
     X_r, y_r = make_regression(60, 3, random_state=0)
     model = TransformedTargetRegressor(dn.DenseRegressor(solver="lbfgs", random_state=0), transformer=StandardScaler())
@@ -161,20 +163,20 @@ def test_other_tools_of_scikit_learn_take_them() -> None:
 
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("way", ["pickle", "joblib", "deepcopy", "memory-mapped"])
-def test_copies_predict_alike_and_go_on_training_alike(estimator, backend, way, tmp_path) -> None:
+@pytest.mark.parametrize("method", ["pickle", "joblib", "deepcopy", "memory-mapped"])
+def test_copies_predict_the_same_and_train_on_to_the_same_parameters(estimator, backend, method, tmp_path) -> None:
     import copy
 
     import joblib
 
     model = estimator(backend=backend, solver="sgd", learning_rate="adaptive", max_iter=5, random_state=0).fit(X, y)
-    if way == "pickle":
+    if method == "pickle":
         other = pickle.loads(pickle.dumps(model))
-    elif way == "deepcopy":
+    elif method == "deepcopy":
         other = copy.deepcopy(model)
     else:
         joblib.dump(model, tmp_path / "model")
-        other = joblib.load(tmp_path / "model", mmap_mode="r" if way == "memory-mapped" else None)
+        other = joblib.load(tmp_path / "model", mmap_mode="r" if method == "memory-mapped" else None)
     np.testing.assert_array_equal(other.predict(X), model.predict(X))
     for each in (model, other):
         each._random_state, each.random_state = None, 1
@@ -183,7 +185,7 @@ def test_copies_predict_alike_and_go_on_training_alike(estimator, backend, way, 
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_pickle_holds_each_parameter_once() -> None:
+def test_a_pickle_contains_each_parameter_once() -> None:
     model = dn.DenseClassifier(200, max_iter=1, backend="numpy", random_state=0).fit(X, y)
     parameters = sum(a.nbytes for a in model.coefs_ + model.intercepts_)
     moments = 2 * parameters
@@ -191,7 +193,7 @@ def test_a_pickle_holds_each_parameter_once() -> None:
 
 
 @pytest.mark.parametrize("estimator", BOTH)
-def test_a_clone_has_the_parameters_and_nothing_of_the_training(estimator) -> None:
+def test_a_clone_copies_the_constructor_arguments_but_no_results_of_training(estimator) -> None:
     stopping = dn.EarlyStopping(3)
     activations = ["tanh", dn.Activation("elu", alpha=0.5)]
     model = estimator(hidden_layer_sizes=(5, 4), activation=activations, backend="numpy", callbacks=[stopping])
@@ -205,7 +207,7 @@ def test_a_clone_has_the_parameters_and_nothing_of_the_training(estimator) -> No
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_frames_give_names_to_features_and_are_held_to_them(estimator, library, early_stopping) -> None:
+def test_columns_of_frames_become_feature_names_and_are_checked(estimator, library, early_stopping) -> None:
     frames = pytest.importorskip(library, reason=f"needs {library}")
     names = ["a", "b", "c", "d"]
     frame = frames.DataFrame({name: X[:, i] for i, name in enumerate(names)})
@@ -222,7 +224,7 @@ def test_frames_give_names_to_features_and_are_held_to_them(estimator, library, 
     np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
 
 
-def test_the_output_of_a_pipeline_can_be_a_frame() -> None:
+def test_the_output_of_a_pipeline_can_be_a_data_frame() -> None:
     pytest.importorskip("pandas", reason="needs pandas")
     pipeline = make_pipeline(StandardScaler(), dn.DenseClassifier(max_iter=5, random_state=0))
     pipeline.set_output(transform="pandas").fit(X, y)
@@ -236,17 +238,17 @@ def test_without_scikit_learn_the_error_says_what_to_install() -> None:
         "try:\n    dn.DenseClassifier\n"
         "except dn.MissingExtraError as error:\n    print(error, isinstance(error, ImportError))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert 'pip install "deepnotes[sklearn]"' in told
-    assert told.strip().endswith("True")
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 'pip install "deepnotes[sklearn]"' in output
+    assert output.strip().endswith("True")
 
 
 @pytest.mark.parametrize("estimator", BOTH)
-def test_what_was_not_asked_for_is_not_warned_of(estimator) -> None:
+def test_warnings_are_given_for_problems_only(estimator) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         estimator(max_iter=500, tol=0.1, random_state=0).fit(X, y).predict(X)
-    with pytest.warns(ConvergenceWarning, match="max_iter=2, were made"):
+    with pytest.warns(ConvergenceWarning, match="did not converge within max_iter=2 epochs"):
         estimator(max_iter=2).fit(X, y)
     with pytest.warns(UserWarning, match="batch_size"):
         estimator(max_iter=2, batch_size=1000).fit(X, y)

@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""What the estimators have that scikit-learn's do not: backends, activations by layer, dropout, losses, callbacks."""
+"""Features that scikit-learn's estimators lack: backends, an activation per layer, dropout, losses, callbacks."""
 
 import re
 from pathlib import Path
@@ -33,20 +33,20 @@ BOTH = [dn.DenseClassifier, dn.DenseRegressor]
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-def of(estimator: Any, **options: Any) -> Any:
+def make(estimator: Any, **options: Any) -> Any:
     return estimator(**{"hidden_layer_sizes": (7, 5), "max_iter": 4, "random_state": 0, **options})
 
 
-def test_the_backend_is_the_one_asked_for_or_selected() -> None:
-    assert of(dn.DenseClassifier, backend="numpy").fit(X, y)._network().backend.name == "numpy"
+def test_the_backend_is_the_argument_or_the_selected_one() -> None:
+    assert make(dn.DenseClassifier, backend="numpy").fit(X, y)._network().backend.name == "numpy"
     strict = dn.Backend("mine", np)
-    assert of(dn.DenseClassifier, backend=strict).fit(X, y)._network().backend is strict
+    assert make(dn.DenseClassifier, backend=strict).fit(X, y)._network().backend is strict
     with dn.use_backend("numpy") as backend:
-        assert of(dn.DenseClassifier).fit(X, y)._network().backend is backend
+        assert make(dn.DenseClassifier).fit(X, y)._network().backend is backend
 
 
 @pytest.mark.parametrize("estimator", BOTH)
-def test_a_backend_that_has_only_a_namespace_trains_alike(estimator) -> None:
+def test_a_backend_with_only_a_namespace_trains_to_the_same_parameters(estimator) -> None:
     strict = pytest.importorskip("array_api_strict", reason="needs array-api-strict")
     weights = np.linspace(0.1, 1, len(y))
     for options in (
@@ -55,20 +55,20 @@ def test_a_backend_that_has_only_a_namespace_trains_alike(estimator) -> None:
         {"solver": "lbfgs"},
         {"solver": "sgd", "learning_rate": "invscaling"},
     ):
-        model = of(estimator, backend=dn.Backend("strict", strict), alpha=0.1, **options)
-        wanted = of(estimator, backend="numpy", alpha=0.1, **options).fit(X, y, weights)
+        model = make(estimator, backend=dn.Backend("strict", strict), alpha=0.1, **options)
+        expected = make(estimator, backend="numpy", alpha=0.1, **options).fit(X, y, weights)
         for samples in (X, csr_array(X)):
             model.fit(samples, y, weights)
-            for a, b in zip(model.coefs_ + model.intercepts_, wanted.coefs_ + wanted.intercepts_, strict=True):
+            for a, b in zip(model.coefs_ + model.intercepts_, expected.coefs_ + expected.intercepts_, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
-            np.testing.assert_array_equal(model.predict(samples).round(6), wanted.predict(samples).round(6))
+            np.testing.assert_array_equal(model.predict(samples).round(6), expected.predict(samples).round(6))
     with pytest.raises(ValueError, match="read-only"):
         model.coefs_[0][0, 0] = 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_parameters_that_are_changed_are_those_that_predict(backend) -> None:
-    model = of(dn.DenseRegressor, backend=backend).fit(X, y)
+def test_predictions_use_parameters_that_a_user_has_changed(backend) -> None:
+    model = make(dn.DenseRegressor, backend=backend).fit(X, y)
     model.coefs_[-1][...] = 0
     model.intercepts_[-1][...] = 3
     np.testing.assert_array_equal(model.predict(X), 3.0)
@@ -78,14 +78,14 @@ def test_parameters_that_are_changed_are_those_that_predict(backend) -> None:
     model.intercepts_ = [np.full_like(b, 5) for b in model.intercepts_]
     np.testing.assert_array_equal(model.predict(X), 5.0)
     model.partial_fit(X, y)
-    assert 4.9 < model.predict(X).min() < model.predict(X).max() < 5  # on from there, with the moments of before
+    assert 4.9 < model.predict(X).min() < model.predict(X).max() < 5  # training continues from these parameters
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_network_of_its_own(backend, tmp_path) -> None:
+def test_to_network_returns_an_independent_network(backend, tmp_path) -> None:
     frames = pytest.importorskip("pandas", reason="needs pandas")
     frame = frames.DataFrame(X, columns=list("abcd"))
-    model = of(dn.DenseClassifier, dropout=0.3, backend=backend).fit(frame, np.array(["x", "y", "z"])[y])
+    model = make(dn.DenseClassifier, dropout=0.3, backend=backend).fit(frame, np.array(["x", "y", "z"])[y])
     network = model.to_network()
     np.testing.assert_array_equal(network.predict(X.T).T, model.predict_proba(frame))
     assert network.metadata == {"features": list("abcd"), "classes": list("xyz")}
@@ -98,24 +98,24 @@ def test_a_network_of_its_own(backend, tmp_path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS)))
-def test_every_activation_of_ours(name, backend) -> None:
-    found = of(dn.DenseClassifier, activation=name, backend=backend).fit(X, y)
-    layers = found._network().layers
+def test_every_activation_of_deepnotes_trains(name, backend) -> None:
+    actual = make(dn.DenseClassifier, activation=name, backend=backend).fit(X, y)
+    layers = actual._network().layers
     assert [layer.g for layer in layers] == [dn.Activation(name)] * 2 + [dn.Activation("softmax")]
-    assert found.loss_curve_[-1] < found.loss_curve_[0]
+    assert actual.loss_curve_[-1] < actual.loss_curve_[0]
 
 
 @pytest.mark.parametrize("estimator", BOTH)
 def test_an_activation_for_each_layer(estimator) -> None:
     activations = ["logistic", dn.Activation("leaky_relu", slope=0.1)]
-    model = of(estimator, activation=activations).fit(X, y)
+    model = make(estimator, activation=activations).fit(X, y)
     assert [layer.g.name for layer in model._network().layers][:2] == ["sigmoid", "leaky_relu"]
-    same = of(estimator, activation=["relu", "relu"]).fit(X, y)
-    np.testing.assert_array_equal(same.coefs_[0], of(estimator, activation="relu").fit(X, y).coefs_[0])
+    same = make(estimator, activation=["relu", "relu"]).fit(X, y)
+    np.testing.assert_array_equal(same.coefs_[0], make(estimator, activation="relu").fit(X, y).coefs_[0])
 
 
 class Softsign(dn.ActivationFunction):
-    """``z / (1 + |z|)``: one that a user wrote."""
+    """The softsign ``z / (1 + |z|)``, as a user would write it."""
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         return Z / (1 + abs(Z))
@@ -125,17 +125,17 @@ class Softsign(dn.ActivationFunction):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_activation_that_a_user_wrote(backend) -> None:
-    model = of(dn.DenseClassifier, activation=Softsign(), solver="lbfgs", max_iter=60, backend=backend)
+def test_a_user_defined_activation_trains(backend) -> None:
+    model = make(dn.DenseClassifier, activation=Softsign(), solver="lbfgs", max_iter=60, backend=backend)
     assert model.fit(X, y).score(X, y) > 0.95
 
 
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_dropout_while_training_and_not_when_predicting(estimator, backend) -> None:
-    model, plain = (of(estimator, dropout=d, backend=backend, max_iter=20).fit(X, y) for d in ([0.5, 0.0], 0.0))
-    again = of(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20).fit(X, y)
-    other = of(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20, random_state=1).fit(X, y)
+def test_dropout_acts_in_training_but_not_in_predictions(estimator, backend) -> None:
+    model, plain = (make(estimator, dropout=d, backend=backend, max_iter=20).fit(X, y) for d in ([0.5, 0.0], 0.0))
+    again = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20).fit(X, y)
+    other = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20, random_state=1).fit(X, y)
     assert sum(isinstance(layer, dn.Dropout) for layer in model._network().layers) == 1
     np.testing.assert_array_equal(model.coefs_[0], again.coefs_[0])
     assert model._network().seed != other._network().seed
@@ -146,36 +146,38 @@ def test_dropout_while_training_and_not_when_predicting(estimator, backend) -> N
 def test_class_weights_multiply_sample_weights() -> None:
     few = np.r_[0:50, 50:55, 100:150]
     options = {"solver": "lbfgs", "max_iter": 15}
-    by_class = of(dn.DenseClassifier, class_weight={0: 1.0, 1: 10.0, 2: 1.0}, **options).fit(X[few], y[few])
+    by_class = make(dn.DenseClassifier, class_weight={0: 1.0, 1: 10.0, 2: 1.0}, **options).fit(X[few], y[few])
     weights = np.where(y[few] == 1, 10.0, 1.0)
-    by_sample = of(dn.DenseClassifier, **options).fit(X[few], y[few], weights)
+    by_sample = make(dn.DenseClassifier, **options).fit(X[few], y[few], weights)
     np.testing.assert_array_equal(by_class.coefs_[0], by_sample.coefs_[0])
-    both = of(dn.DenseClassifier, class_weight={1: 5.0}, **options).fit(X[few], y[few], np.where(y[few] == 1, 2.0, 1.0))
+    both = make(dn.DenseClassifier, class_weight={1: 5.0}, **options).fit(
+        X[few], y[few], np.where(y[few] == 1, 2.0, 1.0)
+    )
     np.testing.assert_array_equal(both.coefs_[0], by_sample.coefs_[0])
-    balanced = of(dn.DenseClassifier, class_weight="balanced", **options).fit(X[few], y[few])
+    balanced = make(dn.DenseClassifier, class_weight="balanced", **options).fit(X[few], y[few])
     counts = np.bincount(y[few])[y[few]]
-    wanted = of(dn.DenseClassifier, **options).fit(X[few], y[few], len(few) / (3 * counts))
-    np.testing.assert_allclose(balanced.coefs_[0], wanted.coefs_[0])
-    model = of(dn.DenseClassifier, class_weight={"b": 2.0, "c": 3.0}, batch_size=50)
-    plain = of(dn.DenseClassifier, batch_size=50)
+    expected = make(dn.DenseClassifier, **options).fit(X[few], y[few], len(few) / (3 * counts))
+    np.testing.assert_allclose(balanced.coefs_[0], expected.coefs_[0])
+    model = make(dn.DenseClassifier, class_weight={"b": 2.0, "c": 3.0}, batch_size=50)
+    plain = make(dn.DenseClassifier, batch_size=50)
     named = np.array(["a", "b", "c"])[y]
-    for start, weight in ((0, 1.0), (50, 2.0), (100, 3.0)):  # each with one class alone
+    for start, weight in ((0, 1.0), (50, 2.0), (100, 3.0)):  # each call has samples of one class only
         part = slice(start, start + 50)
         model.partial_fit(X[part], named[part], classes=["a", "b", "c"])
         plain.partial_fit(X[part], named[part], np.full(50, weight), classes=["a", "b", "c"])
     np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
     X_labels, labels = X[:, :2], X[:, 2:] > 0
-    by_label = of(dn.DenseClassifier, class_weight=[{0: 1.0, 1: 3.0}, {0: 1.0, 1: 1.0}]).fit(X_labels, labels)
-    wanted = of(dn.DenseClassifier).fit(X_labels, labels, np.where(labels[:, 0], 3.0, 1.0))
-    np.testing.assert_array_equal(by_label.coefs_[0], wanted.coefs_[0])
+    by_label = make(dn.DenseClassifier, class_weight=[{0: 1.0, 1: 3.0}, {0: 1.0, 1: 1.0}]).fit(X_labels, labels)
+    expected = make(dn.DenseClassifier).fit(X_labels, labels, np.where(labels[:, 0], 3.0, 1.0))
+    np.testing.assert_array_equal(by_label.coefs_[0], expected.coefs_[0])
     with pytest.raises(ValueError, match="are not in class_weight"):
-        of(dn.DenseClassifier, class_weight={0: 1.0, 7: 2.0}).fit(X, y)
+        make(dn.DenseClassifier, class_weight={0: 1.0, 7: 2.0}).fit(X, y)
     with pytest.raises(ValueError, match="class_weight='balanced' needs all samples"):
-        of(dn.DenseClassifier, class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+        make(dn.DenseClassifier, class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
 
 
 class Cubed(dn.LossFunction):
-    """The mean of ``|a - y|³``: one that a user wrote."""
+    """The mean of ``|a - y|³``, as a user would write it."""
 
     name = "cubed"
 
@@ -193,24 +195,23 @@ class Cubed(dn.LossFunction):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("loss", [*LOSSES, dn.Loss("huber", delta=0.3), Cubed()], ids=str)
-def test_other_losses(loss, solver, backend) -> None:
+def test_every_loss_of_deepnotes_and_a_user_defined_loss(loss, solver, backend) -> None:
     name = loss if isinstance(loss, str) else loss.name
     if name in {"binary_cross_entropy", "categorical_cross_entropy"}:
-        model = of(dn.DenseClassifier, loss=loss, solver=solver, alpha=0.0, backend=backend).fit(X, y)
+        model = make(dn.DenseClassifier, loss=loss, solver=solver, alpha=0.0, backend=backend).fit(X, y)
         assert model.out_activation_ == "softmax"
     else:
-        model = of(dn.DenseRegressor, loss=loss, solver=solver, alpha=0.0, backend=backend).fit(X, y)
+        model = make(dn.DenseRegressor, loss=loss, solver=solver, alpha=0.0, backend=backend).fit(X, y)
         assert model.out_activation_ == ("exp" if "poisson" in name else "identity")
         if name != "poisson" and solver == "lbfgs":
             network = model._network()
-            told = network.evaluate(X.T, y, loss=loss)["loss"]
-            assert model.loss_ == pytest.approx(told, rel=1e-12)
-    other = of(type(model), solver=solver, alpha=0.0, backend=backend).fit(X, y)
+            assert model.loss_ == pytest.approx(network.evaluate(X.T, y, loss=loss)["loss"], rel=1e-12)
+    other = make(type(model), solver=solver, alpha=0.0, backend=backend).fit(X, y)
     assert not np.array_equal(model.coefs_[0], other.coefs_[0]) or name == "categorical_cross_entropy"
 
 
-class Watching(dn.Callback):
-    """Notes the epochs, and ends the training after the third."""
+class StopAfterThree(dn.Callback):
+    """Records the loss of each epoch, and ends the training after the third."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -220,8 +221,8 @@ class Watching(dn.Callback):
         training.stop = training.epoch == 3
 
 
-class Interrupting(dn.Callback):
-    """Is Ctrl-C in the second epoch."""
+class Interrupt(dn.Callback):
+    """Acts like Ctrl-C in the second epoch."""
 
     def on_epoch(self, training: Any) -> None:
         if training.epoch == 2:
@@ -230,24 +231,24 @@ class Interrupting(dn.Callback):
 
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_callbacks_see_and_end_the_training(estimator, backend, tmp_path) -> None:
-    watching = Watching()
-    model = of(estimator, callbacks=[watching], max_iter=50, backend=backend).fit(X, y)
+def test_callbacks_receive_each_epoch_and_can_end_the_training(estimator, backend, tmp_path) -> None:
+    stopping = StopAfterThree()
+    model = make(estimator, callbacks=[stopping], max_iter=50, backend=backend).fit(X, y)
     assert model.n_iter_ == 3
-    assert watching.losses == model.loss_curve_ == model.history_.loss
-    model = of(estimator, callbacks=[dn.EarlyStopping(2, min_delta=1e3)], max_iter=50, backend=backend).fit(X, y)
+    assert stopping.losses == model.loss_curve_ == model.history_.loss
+    model = make(estimator, callbacks=[dn.EarlyStopping(2, min_delta=1e3)], max_iter=50, backend=backend).fit(X, y)
     assert model.n_iter_ == 4
     with pytest.warns(UserWarning, match="training was interrupted"):
-        model = of(estimator, callbacks=[Interrupting()], max_iter=50, backend=backend).fit(X, y)
+        model = make(estimator, callbacks=[Interrupt()], max_iter=50, backend=backend).fit(X, y)
     assert model.n_iter_ == 2
     assert np.isfinite(model.predict(X)).all()
     with pytest.raises(ValueError, match="cannot be resumed from checkpoints"):
-        of(estimator, callbacks=[dn.Checkpoints(tmp_path / "run")]).fit(X, y)
+        make(estimator, callbacks=[dn.Checkpoints(tmp_path / "run")]).fit(X, y)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_history_has_loss_score_and_rate_of_each_epoch() -> None:
-    model = of(
+    model = make(
         dn.DenseRegressor,
         early_stopping=True,
         solver="sgd",
@@ -259,11 +260,11 @@ def test_the_history_has_loss_score_and_rate_of_each_epoch() -> None:
     assert history.loss == model.loss_curve_
     assert history.metrics["val_score"] == model.validation_scores_
     assert history.learning_rate == pytest.approx([0.1, *(0.1 / (135 * k + 1) ** 0.5 for k in range(1, 6))])
-    assert model._running.rate.rate == 0.1 / (135 * 6 + 1) ** 0.5
+    assert model._live_network.rate.rate == 0.1 / (135 * 6 + 1) ** 0.5
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_examples_of_the_page_run() -> None:
+def test_the_examples_of_the_documentation_run() -> None:
     page = Path(__file__).parents[2] / "docs" / "estimators.md"
     names: dict[str, Any] = {}
     for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
@@ -272,7 +273,7 @@ def test_the_examples_of_the_page_run() -> None:
     assert names["model"].loss_ < 0.6
 
 
-def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_checks_that_results_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     from benchmarks import estimators, report
     from deepnotes.testing.bench import timing

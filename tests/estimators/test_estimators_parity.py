@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""The estimators beside scikit-learn's own: the same parameters after the same training, but for rounding."""
+"""The estimators compared with scikit-learn's own: the same training gives the same parameters, up to rounding."""
 
 from typing import Any
 
@@ -23,7 +23,8 @@ BACKENDS = [
     pytest.param("numba", marks=pytest.mark.skipif("numba" not in dn.available_backends(), reason="needs numba")),
 ]
 FAR = 1e-8
-"""Between rounding, which some hundred epochs in float64 let grow to 1e-11, and another formula: see the last test."""
+"""A tolerance that separates rounding errors, which reach 1e-11 after a hundred epochs in float64, from a different
+formula: see the last test."""
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -54,65 +55,66 @@ def parameters(model: Any) -> np.ndarray:
     return np.concatenate([np.ravel(a) for a in model.coefs_ + model.intercepts_])
 
 
-def hold(ours: Any, theirs: Any) -> None:
-    """Hold the parameters and what is told of the training to scikit-learn's."""
+def check_equal(ours: Any, theirs: Any) -> None:
+    """Check that the parameters and the attributes that describe the training are scikit-learn's."""
     np.testing.assert_allclose(parameters(ours), parameters(theirs), rtol=0, atol=FAR)
     for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert [W.shape for W in ours.coefs_] == [W.shape for W in theirs.coefs_]
     assert [b.shape for b in ours.intercepts_] == [b.shape for b in theirs.intercepts_]
     for name in ("loss_", "loss_curve_", "validation_scores_", "best_loss_", "best_validation_score_"):
-        found, wanted = (getattr(model, name, None) for model in (ours, theirs))
-        assert (found is None) == (wanted is None), name
-        if wanted is not None:
-            np.testing.assert_allclose(found, wanted, rtol=FAR, atol=FAR, err_msg=name)
+        actual, expected = (getattr(model, name, None) for model in (ours, theirs))
+        assert (actual is None) == (expected is None), name
+        if expected is not None:
+            np.testing.assert_allclose(actual, expected, rtol=FAR, atol=FAR, err_msg=name)
 
 
-LBFGS_AT_ODDS = {("values", "lbfgs")}
-"""scikit-learn gives L-BFGS the mean of the outputs' losses, and the gradient of their sum; we the sum of both."""
+LBFGS_DIFFERS = {("values", "lbfgs")}
+"""scikit-learn passes L-BFGS the mean of the outputs' losses but the gradient of their sum; we pass their sum and its
+gradient."""
 
 
 @pytest.mark.thinned(6)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("task", "solver"), sorted({(t, s) for t in TASKS for s in SOLVERS} - LBFGS_AT_ODDS))
-def test_a_training_ends_where_scikit_learns_ends(task, solver, backend) -> None:
+@pytest.mark.parametrize(("task", "solver"), sorted({(t, s) for t in TASKS for s in SOLVERS} - LBFGS_DIFFERS))
+def test_a_training_gives_scikit_learns_parameters_and_predictions(task, solver, backend) -> None:
     ours, theirs, (X, y), weights = TASKS[task]
     options = {"hidden_layer_sizes": (8, 5), "random_state": 3, "max_iter": 60, **SOLVERS[solver]}
-    found = ours(backend=backend, **options).fit(X, y, weights)
-    wanted = theirs(**options).fit(X, y, weights)
-    hold(found, wanted)
+    actual = ours(backend=backend, **options).fit(X, y, weights)
+    expected = theirs(**options).fit(X, y, weights)
+    check_equal(actual, expected)
     if task in {"value", "values"}:
-        np.testing.assert_allclose(found.predict(X), wanted.predict(X), rtol=0, atol=FAR)
+        np.testing.assert_allclose(actual.predict(X), expected.predict(X), rtol=0, atol=FAR)
     else:
-        np.testing.assert_array_equal(found.predict(X), wanted.predict(X))
-        np.testing.assert_array_equal(found.classes_, wanted.classes_)
-        np.testing.assert_allclose(found.predict_proba(X), wanted.predict_proba(X), atol=FAR)
-        np.testing.assert_allclose(found.predict_log_proba(X), wanted.predict_log_proba(X), atol=FAR)
+        np.testing.assert_array_equal(actual.predict(X), expected.predict(X))
+        np.testing.assert_array_equal(actual.classes_, expected.classes_)
+        np.testing.assert_allclose(actual.predict_proba(X), expected.predict_proba(X), atol=FAR)
+        np.testing.assert_allclose(actual.predict_log_proba(X), expected.predict_log_proba(X), atol=FAR)
 
 
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("sizes", [(), 6, (5, 4, 3)])
-def test_their_activations_and_initial_parameters(activation, sizes) -> None:
+def test_activations_and_initial_parameters_are_scikit_learns(activation, sizes) -> None:
     X, y = IRIS
     options = {"hidden_layer_sizes": sizes, "activation": activation, "random_state": 0, "max_iter": 5}
-    hold(dn.DenseClassifier(**options).fit(X, y), MLPClassifier(**options).fit(X, y))
+    check_equal(dn.DenseClassifier(**options).fit(X, y), MLPClassifier(**options).fit(X, y))
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_the_loss_of_poisson(solver) -> None:
+def test_poisson_regression_is_scikit_learns(solver) -> None:
     rng = np.random.default_rng(0)
     X = rng.uniform(size=(100, 2))
     Y = rng.poisson(np.exp(X + np.array([1, 0])))
     for y in (Y, Y[:, 0]):
         options = {"loss": "poisson", "hidden_layer_sizes": 5, "random_state": 1, "max_iter": 30, "solver": solver}
-        hold(dn.DenseRegressor(**options).fit(X, y), MLPRegressor(**options).fit(X, y))
-    with pytest.raises(ValueError, match="below 0"):
+        check_equal(dn.DenseRegressor(**options).fit(X, y), MLPRegressor(**options).fit(X, y))
+    with pytest.raises(ValueError, match="needs values of at least 0"):
         dn.DenseRegressor(loss="poisson").fit(X, -Y)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", [{}, {"solver": "sgd", "learning_rate": "invscaling"}])
-def test_partial_fits_go_the_same_way(backend, options) -> None:
+def test_partial_fits_give_scikit_learns_parameters(backend, options) -> None:
     X, y = IRIS
     classes = np.unique(y)
     ours, theirs = (
@@ -122,7 +124,7 @@ def test_partial_fits_go_the_same_way(backend, options) -> None:
     for start in range(0, 150, 30):
         for model in (ours, theirs):
             model.partial_fit(X[start : start + 30], y[start : start + 30], classes=classes)
-        hold(ours, theirs)
+        check_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(
@@ -133,31 +135,31 @@ def test_partial_fits_go_the_same_way(backend, options) -> None:
         {"solver": "sgd", "learning_rate": "invscaling"},
     ],
 )
-def test_warm_starts_go_the_same_way(options) -> None:
+def test_warm_starts_give_scikit_learns_parameters(options) -> None:
     X, y = IRIS
-    given = {"hidden_layer_sizes": 5, "warm_start": True, "max_iter": 7, "random_state": 0, **options}
-    ours, theirs = dn.DenseClassifier(**given), MLPClassifier(**given)
+    arguments = {"hidden_layer_sizes": 5, "warm_start": True, "max_iter": 7, "random_state": 0, **options}
+    ours, theirs = dn.DenseClassifier(**arguments), MLPClassifier(**arguments)
     for _ in range(3):
         ours.fit(X, y)
         theirs.fit(X, y)
-        hold(ours, theirs)
+        check_equal(ours, theirs)
 
 
-def test_what_a_verbose_training_prints(capsys) -> None:
+def test_a_verbose_training_prints_what_scikit_learn_prints(capsys) -> None:
     X, y = IRIS
-    told = []
+    outputs = []
     for estimator in (dn.DenseClassifier, MLPClassifier):
         for options in ({"tol": 0.1}, {"early_stopping": True}, {"solver": "sgd", "learning_rate": "adaptive"}):
             estimator(3, max_iter=40, verbose=True, random_state=0, n_iter_no_change=2, **options).fit(X, y)
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]
-    assert "Setting learning rate to" in told[0]
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert "Setting learning rate to" in outputs[0]
     dn.DenseClassifier(3, max_iter=3, verbose=True, random_state=0, solver="lbfgs").fit(X, y)
     assert capsys.readouterr().out.count("loss = ") == 3
 
 
-class Seen(dn.Callback):
-    """Keeps a training and its start."""
+class Recorder(dn.Callback):
+    """Records the training and its initial parameters."""
 
     def on_start(self, training: Any) -> None:
         self.training, self.theta = training, training.network.flat()
@@ -168,25 +170,28 @@ class Seen(dn.Callback):
     {"solver": "sgd", "alpha": 0.3, "batch_size": 40},
     {"solver": "sgd", "alpha": 0.3, "batch_size": 150, "momentum": 0, "learning_rate": "invscaling"},
 ], ids=["adam", "sgd", "invscaling"])  # fmt: skip
-def test_both_are_the_equations_within_their_bound_of_rounding(options) -> None:
-    """Both differ from a computation in higher precision by no more than float64 may: no tolerance is chosen here."""
+def test_both_are_within_the_error_bounds_of_the_equations(options) -> None:
+    """Both differ from a computation in higher precision by at most the rounding error bound of float64.
+
+    So the test needs no tolerance of its own.
+    """
     X, y = IRIS
-    seen = Seen()
-    given = {"hidden_layer_sizes": (6, 4), "activation": "tanh", "max_iter": 3, "shuffle": False, "random_state": 0}
-    ours = dn.DenseClassifier(callbacks=[seen], **given, **options).fit(X, y)
-    theirs = MLPClassifier(**given, **options).fit(X, y)
-    t = seen.training
+    recorder = Recorder()
+    common = {"hidden_layer_sizes": (6, 4), "activation": "tanh", "max_iter": 3, "shuffle": False, "random_state": 0}
+    ours = dn.DenseClassifier(callbacks=[recorder], **common, **options).fit(X, y)
+    theirs = MLPClassifier(**common, **options).fit(X, y)
+    t = recorder.training
     bounds = Bounds("float64")
     eager = EagerProgram(bounds, t.plan)
     zeros = np.zeros(t.plan.layout.size)
-    state = State(bounds.from_numpy(seen.theta), tuple(bounds.from_numpy(zeros) for _ in t.plan.optimizer.slots))
+    state = State(bounds.from_numpy(recorder.theta), tuple(bounds.from_numpy(zeros) for _ in t.plan.optimizer.slots))
     data = Data(*(None if a is None else bounds.from_numpy(a) for a in t.data))
-    rate, scaled = 0.001, options.get("learning_rate") == "invscaling"
+    rate, is_invscaling = 0.001, options.get("learning_rate") == "invscaling"
     for epoch in range(3):
         for start in range(0, 150, t.batch_size):
             batch = eager.batch(data, np.arange(start, min(150, start + t.batch_size)))
             eager.update(state, eager.gradients(state, batch).flat, rate)
-        rate = 0.001 / (150 * (epoch + 1) + 1) ** 0.5 if scaled else rate
+        rate = 0.001 / (150 * (epoch + 1) + 1) ** 0.5 if is_invscaling else rate
     from deepnotes.estimators.live_network import packed
 
     for model in (ours, theirs):
@@ -194,8 +199,7 @@ def test_both_are_the_equations_within_their_bound_of_rounding(options) -> None:
 
 
 @pytest.mark.parametrize("change", [{"epsilon": 2e-8}, {"alpha": 1.1e-4}, {"beta_2": 0.9991}, {"batch_size": 149}])
-def test_what_is_far_is_no_rounding(change) -> None:
-    """A hyperparameter changed by little makes more of a difference than is let pass above."""
+def test_a_slightly_different_hyperparameter_exceeds_the_tolerance(change) -> None:
     X, y = IRIS
     options = {"hidden_layer_sizes": (8, 5), "random_state": 3, "max_iter": 60}
     a, b = (MLPClassifier(**chosen).fit(X, y) for chosen in (options, options | change))

@@ -1,4 +1,4 @@
-"""What the estimators refuse, and weights that have to agree: of classes, of samples, of those held out."""
+"""Arguments that the estimators refuse, and the weights of classes and samples."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ y = (X[:, 0] + 0.5 * rng.normal(size=60) > 0.4).astype(int)
 LABELS = np.column_stack([y, X[:, 1] > 1])
 
 
-def of(**options: Any) -> dn.DenseClassifier:
+def make(**options: Any) -> dn.DenseClassifier:
     return dn.DenseClassifier(**{"hidden_layer_sizes": 5, "max_iter": 3, "random_state": 0} | options)
 
 
@@ -29,13 +29,13 @@ def _silent() -> Any:
 
 @pytest.mark.parametrize("targets", [y, np.where(X[:, 1] > 1, 2, y), LABELS], ids=["binary", "multiclass", "labels"])
 def test_balanced_class_weights_count_weighted_samples(targets: np.ndarray) -> None:
-    """An integer weight is as many copies."""
+    """A sample with an integer weight counts like that number of copies."""
     w = rng.integers(0, 4, 60)
     for options in (
         {"hidden_layer_sizes": (), "alpha": 0.1, "max_iter": 1000, "tol": 1e-10},  # convex: one minimum
         {"hidden_layer_sizes": (5,), "max_iter": 1},
     ):
-        model = of(class_weight="balanced", solver="lbfgs", **options)
+        model = make(class_weight="balanced", solver="lbfgs", **options)
         weighted = model.fit(X, targets, w).predict_proba(X)
         repeated = model.fit(np.repeat(X, w, axis=0), np.repeat(targets, w, axis=0)).predict_proba(X)
         np.testing.assert_allclose(weighted, repeated, rtol=0, atol=1e-6 if model.max_iter > 1 else 1e-12)
@@ -46,12 +46,15 @@ def test_balanced_class_weights_are_scikit_learns() -> None:
 
     w = rng.uniform(0, 3, 60)
     each = compute_class_weight("balanced", classes=np.array([0, 1]), y=y, sample_weight=w)
-    balanced, by_hand = of(class_weight="balanced").fit(X, y, w), of(class_weight=dict(enumerate(each))).fit(X, y, w)
+    balanced, by_hand = (
+        make(class_weight="balanced").fit(X, y, w),
+        make(class_weight=dict(enumerate(each))).fit(X, y, w),
+    )
     np.testing.assert_allclose(balanced.coefs_[0], by_hand.coefs_[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("class_weight", "targets", "told"),
+    ("class_weight", "targets", "message"),
     [
         ({1: 1.0, 2: 10.0}, y, r"class_weight names 2, and the classes 0 are not in class_weight"),
         ({"yes": 2.0}, y, "class_weight names 'yes'"),
@@ -59,22 +62,22 @@ def test_balanced_class_weights_are_scikit_learns() -> None:
         ({0: -1.0, 1: 1.0}, y, r"class_weight\[0\]=-1.0, wanted a finite number of at least 0"),
         ({0: True, 1: 1.0}, y, r"class_weight\[0\]=True"),
         ({0: 0.0, 1: 0.0}, y, "class_weight times sample_weight: the largest is 0.0"),
-        ([{0: 1.0, 1: 1.0}], y, "class_weight is a list, which is for several labels"),
+        ([{0: 1.0, 1: 1.0}], y, "class_weight is a list, which needs multilabel y"),
         ([{0: 1.0, 1: 1.0}], LABELS, "class_weight is a list of 1, wanted 'balanced' or a list of 2 dicts"),
         ({0: 1.0, 1: 1.0}, LABELS, "class_weight is a dict, wanted 'balanced' or a list of 2 dicts"),
         ([{0: 1.0, 2: 1.0}, "balanced"], LABELS, r"class_weight\[0\] names 2"),
     ],
     ids=str,
 )
-def test_class_weights_that_cannot_be(class_weight: Any, targets: np.ndarray, told: str) -> None:
-    model = of(class_weight=class_weight)
-    with pytest.raises(dn.ArgumentError if "times" not in told else dn.DataError, match=told):
+def test_invalid_class_weights_are_refused(class_weight: Any, targets: np.ndarray, message: str) -> None:
+    model = make(class_weight=class_weight)
+    with pytest.raises(dn.ArgumentError if "times" not in message else dn.DataError, match=message):
         model.fit(X, targets)
     assert not hasattr(model, "coefs_")
 
 
-class Lines:
-    """An array-like that NumPy can read and that has no ``__array_function__``."""
+class ArrayLike:
+    """An object that NumPy can convert to an array, but whose ``__array_function__`` supports no function."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
@@ -83,34 +86,34 @@ class Lines:
         return np.array(self.values, dtype)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise TypeError(f"no {function.__name__} of this")
+        raise TypeError(f"{function.__name__} is not supported")
 
     def __len__(self) -> int:
         return len(self.values)
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 1.0, 1: 3.0}], ids=str)
-def test_class_weights_of_an_array_like_that_numpys_functions_do_not_take(class_weight: Any) -> None:
-    found = of(class_weight=class_weight).fit(X, Lines(y))
-    np.testing.assert_array_equal(found.coefs_[0], of(class_weight=class_weight).fit(X, y).coefs_[0])
+def test_class_weights_for_an_array_like_without_numpy_functions(class_weight: Any) -> None:
+    actual = make(class_weight=class_weight).fit(X, ArrayLike(y))
+    np.testing.assert_array_equal(actual.coefs_[0], make(class_weight=class_weight).fit(X, y).coefs_[0])
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_weights_that_are_all_0_on_either_side_of_the_split(solver: str) -> None:
+def test_weights_that_are_all_0_in_either_part_of_the_split_are_refused(solver: str) -> None:
     from sklearn.model_selection import train_test_split
 
-    train, held_out = train_test_split(np.arange(60), random_state=_after_drawing(solver), test_size=0.1, stratify=y)
-    for part, told in ((held_out, "held out for early stopping"), (train, "to train on")):
+    train, held_out = train_test_split(np.arange(60), random_state=_generator_of_the_split(), test_size=0.1, stratify=y)
+    for part, message in ((held_out, "held out for early stopping"), (train, "to train on")):
         w = np.ones(60)
         w[part] = 0
-        model = of(early_stopping=True, solver=solver)
-        with pytest.raises(dn.DataError, match=f"all {len(part)} samples {told} have the weight 0"):
+        model = make(early_stopping=True, solver=solver)
+        with pytest.raises(dn.DataError, match=f"all {len(part)} samples {message} have the weight 0"):
             model.fit(X, y, w)
         assert not hasattr(model, "history_")
 
 
-def _after_drawing(solver: str) -> np.random.RandomState:
-    """Return the generator as it is when the samples are split: after the initial parameters were drawn."""
+def _generator_of_the_split() -> np.random.RandomState:
+    """Return the generator in the state in which the samples are split: after the initial parameters are drawn."""
     from deepnotes.estimators.architecture import initial
 
     state = np.random.RandomState(0)
@@ -123,23 +126,23 @@ def _after_drawing(solver: str) -> np.random.RandomState:
     [(10.5,), 10.5, 10.0, (10.0,), [True], True, ("10",), np.array([3.0, 4.0]), np.float64(5), [[3], [4]]],
     ids=str,
 )
-def test_hidden_layers_of_a_whole_number_of_neurons(sizes: Any) -> None:
+def test_sizes_of_hidden_layers_must_be_integers(sizes: Any) -> None:
     with pytest.raises(ValueError, match="hidden_layer_sizes"):
-        of(hidden_layer_sizes=sizes).fit(X, y)
-    assert of(hidden_layer_sizes=np.array([3, 4], np.int8)).fit(X, y).coefs_[1].shape == (3, 4)
+        make(hidden_layer_sizes=sizes).fit(X, y)
+    assert make(hidden_layer_sizes=np.array([3, 4], np.int8)).fit(X, y).coefs_[1].shape == (3, 4)
 
 
 @pytest.mark.parametrize(
     "name", ["max_iter", "batch_size", "n_iter_no_change", "max_fun", "random_state", "alpha", "momentum", "dropout"]
 )
 @pytest.mark.parametrize("value", [True, np.True_], ids=repr)
-def test_true_is_no_number(name: str, value: Any) -> None:
+def test_true_is_not_accepted_as_a_number(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
-        of(**{name: value}).fit(X, y)
+        make(**{name: value}).fit(X, y)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda m: m.coefs_.__setitem__(0, np.zeros((9, 5))), r"coefs_\[0\] was set to .* \(9, 5\), wanted \(4, 5\)"),
         (lambda m: m.coefs_.__setitem__(1, np.zeros((7, 1))), r"coefs_\[1\] .* shape \(7, 1\), wanted \(5, 1\)"),
@@ -151,22 +154,22 @@ def test_true_is_no_number(name: str, value: Any) -> None:
     ],
     ids=lambda x: "" if callable(x) else x,
 )  # fmt: skip
-def test_parameters_of_the_wrong_shape(change: Any, told: str) -> None:
-    model = of().fit(X, y)
+def test_assigned_parameters_of_a_wrong_shape_or_dtype_are_refused(change: Any, message: str) -> None:
+    model = make().fit(X, y)
     change(model)
-    with pytest.raises((dn.ShapeError, dn.DTypeError), match=told):
+    with pytest.raises((dn.ShapeError, dn.DTypeError), match=message):
         model.predict(X)
 
 
-def test_masked_arrays() -> None:
+def test_arrays_with_masked_elements_are_refused() -> None:
     mask = np.zeros(X.shape, bool)
     mask[3, 1] = True
-    model = of().fit(X, y)
+    model = make().fit(X, y)
     for call in (
-        lambda: of().fit(np.ma.array(X, mask=mask), y),
-        lambda: of().fit(X, np.ma.array(y, mask=mask[:, 1])),
-        lambda: of().fit(X, y, np.ma.array(np.ones(60), mask=mask[:, 1])),
-        lambda: of().partial_fit(np.ma.array(X, mask=mask), y, classes=[0, 1]),
+        lambda: make().fit(np.ma.array(X, mask=mask), y),
+        lambda: make().fit(X, np.ma.array(y, mask=mask[:, 1])),
+        lambda: make().fit(X, y, np.ma.array(np.ones(60), mask=mask[:, 1])),
+        lambda: make().partial_fit(np.ma.array(X, mask=mask), y, classes=[0, 1]),
         lambda: model.predict(np.ma.array(X, mask=mask)),
         lambda: model.predict_proba(np.ma.array(X, mask=mask)),
         lambda: model.score(np.ma.array(X, mask=mask), y),
@@ -176,19 +179,19 @@ def test_masked_arrays() -> None:
     np.testing.assert_array_equal(model.predict(np.ma.array(X)), model.predict(X))  # nothing is masked
 
 
-def test_classes_that_differ_by_a_nul_alone() -> None:
+def test_class_names_that_would_lose_a_trailing_nul_are_refused() -> None:
     names = ["a\0" if label else "a" for label in y]
     with pytest.raises(dn.DataError, match=r"y has text that ends in NUL"):
-        of().fit(X, names)
+        make().fit(X, names)
     with pytest.raises(dn.DataError, match=r"classes has text that ends in NUL"):
-        of().partial_fit(X[:1], ["a"], classes=["a", "a\0"])
-    model = of().fit(X, np.array(names, object))
+        make().partial_fit(X[:1], ["a"], classes=["a", "a\0"])
+    model = make().fit(X, np.array(names, object))
     assert list(model.classes_) == ["a", "a\0"]
     assert set(model.predict(X)) <= {"a", "a\0"}
     assert model.to_network().metadata["classes"] == ["a", "a\0"]
 
 
-def test_the_tag_of_targets_that_are_counts() -> None:
+def test_the_tag_positive_only_is_set_for_poisson_losses_only() -> None:
     counts = ["poisson", "half_poisson_deviance", dn.Loss("poisson")]
     for loss in [*counts, "squared_error", "mean_absolute_error", dn.Loss("huber", delta=0.5)]:
         assert dn.DenseRegressor(loss=loss).__sklearn_tags__().target_tags.positive_only is (loss in counts)
@@ -196,8 +199,9 @@ def test_the_tag_of_targets_that_are_counts() -> None:
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_poisson_regressor_is_compiled_and_saved(outputs: int, backend: str, tmp_path: Any) -> None:
-    """And it is scikit-learn's, of one output and of several."""
+def test_a_poisson_regressor_is_scikit_learns_and_is_compiled_and_saved(
+    outputs: int, backend: str, tmp_path: Any
+) -> None:
     if backend == "numba":
         pytest.importorskip("numba")
     from sklearn.neural_network import MLPRegressor
@@ -205,19 +209,19 @@ def test_a_poisson_regressor_is_compiled_and_saved(outputs: int, backend: str, t
     counts = np.random.default_rng(1).poisson(2, (60, outputs)).squeeze()
     options = {"loss": "poisson", "hidden_layer_sizes": (6,), "max_iter": 12, "random_state": 0, "alpha": 0.01}
     model = dn.DenseRegressor(**options, backend=backend).fit(X, counts)
-    wanted = MLPRegressor(**options).fit(X, counts)
-    np.testing.assert_allclose(model.coefs_[0], wanted.coefs_[0], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(model.loss_curve_, wanted.loss_curve_, rtol=1e-9)
+    expected = MLPRegressor(**options).fit(X, counts)
+    np.testing.assert_allclose(model.coefs_[0], expected.coefs_[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(model.loss_curve_, expected.loss_curve_, rtol=1e-9)
     network = model.to_network()
     plan = network._plan(dn.Loss("half_poisson_deviance"), "adam", 0.0, None, False)
-    assert network.backend.compile(plan) is not None  # not eagerly
+    assert network.backend.compile(plan) is not None
     network.save(tmp_path / "model.safetensors")
     loaded = dn.load(tmp_path / "model.safetensors", backend=backend)
     np.testing.assert_array_equal(loaded.predict(X.T), network.predict(X.T))
 
 
-def test_the_loss_of_outputs_that_saturate() -> None:
-    """It is taken from the logits: 200 and 300 where scikit-learn's cut-off logarithm has 36 at most."""
+def test_the_loss_of_saturated_outputs_is_computed_from_the_logits() -> None:
+    """All samples are misclassified, with logits of ±200 and ±300; scikit-learn clips each loss to at most 36."""
     from sklearn.neural_network import MLPClassifier
 
     far, labels = np.array([[200.0], [-200.0], [300.0], [-300.0]]), np.array([0, 1, 0, 1])

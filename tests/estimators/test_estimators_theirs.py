@@ -1,6 +1,6 @@
-"""scikit-learn's own tests of its multilayer perceptrons, run on ours: only the names of the classes are replaced.
+"""scikit-learn's own tests of its multilayer perceptrons, run on our estimators: only the class names are replaced.
 
-The tests are those of the installed scikit-learn, read from its file and never written anywhere.
+The source of the tests is read from the installed scikit-learn and never written to a file.
 """
 
 import re
@@ -22,16 +22,16 @@ PRIVATE = {
     "test_learning_rate_warmstart": "reads _optimizer.learning_rate; test_estimators_parity.py compares rates",
     "test_adaptive_learning_rate": "reads _optimizer.learning_rate; test_estimators_parity.py compares rates",
 }
-"""The tests that cannot be passed, since they ask for what only scikit-learn's own classes have, and which that is."""
+"""Tests that fail because they use private attributes of scikit-learn's classes, with the reasons."""
 
 
-def theirs() -> ModuleType:
-    """Return scikit-learn's module of tests, on our classes."""
+def load_module_of_tests() -> ModuleType:
+    """Return scikit-learn's module of tests, with our classes instead of its own."""
     spec = find_spec("sklearn.neural_network.tests.test_mlp")
     if spec is None or spec.origin is None:
         pytest.skip("scikit-learn is installed without its tests", allow_module_level=True)
     source = Path(spec.origin).read_text(encoding="utf-8")
-    assert source.count(IMPORT) == 1, "scikit-learn imports its classes in another way now"
+    assert source.count(IMPORT) == 1, "the import of the classes has changed in scikit-learn's tests"
     source = source.replace(IMPORT, f"from deepnotes import {', '.join(NAMES.values())}")
     for name, ours in NAMES.items():
         source = re.sub(rf"\b{name}\b", ours, source)
@@ -42,16 +42,16 @@ def theirs() -> ModuleType:
 
 @pytest.fixture
 def global_random_seed() -> int:
-    """The seed that scikit-learn's suite has by default."""
+    """Return the default seed of scikit-learn's test suite."""
     return 42
 
 
-def found() -> dict[str, Any]:
-    """Return the tests, those of private attributes marked."""
-    tests = {name: test for name, test in vars(theirs()).items() if name.startswith("test_")}
+def marked_tests() -> dict[str, Any]:
+    """Return the tests by name; those that use private attributes are expected to fail."""
+    tests = {name: test for name, test in vars(load_module_of_tests()).items() if name.startswith("test_")}
     for name, reason in PRIVATE.items():
         tests[name] = pytest.mark.xfail(reason=reason, strict=True)(tests[name])
     return tests
 
 
-globals().update(found())
+globals().update(marked_tests())

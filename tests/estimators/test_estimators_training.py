@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""What scikit-learn expects of its multilayer perceptrons, expected of ours: worked examples, scores, rules."""
+"""The behaviour that scikit-learn's tests require of its multilayer perceptrons, required of our estimators."""
 
 import warnings
 from typing import Any
@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MinMaxScaler, StandardScaler, scale
 
 from deepnotes.datasets import load_digits
+from deepnotes.estimators.base import Samples
 
 BACKENDS = [
     "numpy",
@@ -35,15 +36,15 @@ y_reg = scale(y_reg)
 
 
 def digits(classes: int, samples: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first images of the first few digits, every pixel between 0 and 1."""
+    """Return the first images of the first few digits, with every pixel scaled to the range from 0 to 1."""
     X, y = load_digits()[:2]
     chosen = np.flatnonzero(y < classes)[:samples]
     return MinMaxScaler().fit_transform(X[chosen]), y[chosen]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_step_from_given_parameters_worked_out_by_hand(backend) -> None:
-    """One sample, logistic, rate 0.1, alpha 0.1: each number follows from the equations on paper."""
+def test_one_step_gives_the_parameters_that_were_computed_by_hand(backend) -> None:
+    """One sample, logistic activation, learning rate 0.1, alpha 0.1."""
     model = dn.DenseClassifier(
         2, "logistic", solver="sgd", learning_rate_init=0.1, alpha=0.1, momentum=0, max_iter=1, backend=backend
     )
@@ -71,7 +72,7 @@ def test_one_step_from_given_parameters_worked_out_by_hand(backend) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_the_gradient_that_lbfgs_is_given_is_that_of_its_loss(outputs, backend) -> None:
+def test_the_gradient_for_lbfgs_matches_finite_differences_of_its_loss(outputs, backend) -> None:
     rng = np.random.default_rng(42)
     X, Y = rng.uniform(size=(5, 10)), rng.uniform(size=(5, outputs)).squeeze()
     for estimator, y in ((dn.DenseClassifier, np.arange(5) % (outputs + 1)), (dn.DenseRegressor, Y)):
@@ -87,18 +88,19 @@ def test_the_gradient_that_lbfgs_is_given_is_that_of_its_loss(outputs, backend) 
         network = model._network()
         plan, program, state = network._training
         assert plan.l2 == 0.5
-        _, encoded = model._checked(X, y, False, False)[:2]
-        data = model._data(network, plan, X, encoded, np.arange(1.0, 6))
-        theta, found = network.flat(), np.array(program.gradients(state, data).flat)
+        rows, labels = model._validate(X, y, False, False)
+        samples = Samples(rows, labels, np.arange(1.0, 6))
+        data = model._data(network, plan, samples)
+        theta, actual = network.flat(), np.array(program.gradients(state, data).flat)
         h = 1e-5
-        wanted = []
+        expected = []
         for i in range(len(theta)):
             costs = []
             for step in (h, -h):
                 network.set_flat(theta + step * (np.arange(len(theta)) == i))
                 costs.append(float(program.gradients(state, data).cost))
-            wanted.append((costs[0] - costs[1]) / (2 * h))
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7)  # h² f''' / 6, and rounding / h
+            expected.append((costs[0] - costs[1]) / (2 * h))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-7)  # h² f''' / 6, and rounding / h
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -132,7 +134,7 @@ def test_lbfgs_calls_the_loss_no_more_often_than_allowed() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_iris_and_all_digits(backend) -> None:
+def test_adam_learns_iris_and_all_digits(backend) -> None:
     X = StandardScaler().fit_transform(X_iris)
     model = dn.DenseClassifier(20, max_iter=300, learning_rate_init=0.01, random_state=0, backend=backend).fit(
         X, y_iris
@@ -154,7 +156,7 @@ def test_larger_alpha_makes_smaller_weights() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_several_labels(backend) -> None:
+def test_multilabel_targets(backend) -> None:
     X, Y = make_multilabel_classification(n_samples=50, random_state=0, return_indicator=True)
     model = dn.DenseClassifier(
         50, "logistic", solver="lbfgs", alpha=1e-5, max_iter=150, random_state=0, backend=backend
@@ -162,7 +164,7 @@ def test_several_labels(backend) -> None:
     assert model.fit(X, Y).score(X, Y) > 0.97
     probabilities = model.predict_proba(X)
     np.testing.assert_array_equal(probabilities > 0.5, Y)
-    assert abs(probabilities.sum(axis=1) - 1).max() > 0.1  # each label is for itself
+    assert abs(probabilities.sum(axis=1) - 1).max() > 0.1  # the labels are independent
     model = dn.DenseClassifier(
         50, "logistic", solver="sgd", alpha=1e-5, learning_rate_init=0.2, random_state=0, backend=backend
     )
@@ -176,7 +178,7 @@ def test_several_labels(backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_several_targets(backend) -> None:
+def test_several_regression_targets(backend) -> None:
     X, Y = make_regression(n_samples=200, n_targets=5, random_state=11)
     model = dn.DenseRegressor(
         hidden_layer_sizes=50, solver="lbfgs", max_iter=200, tol=1e-2, random_state=1, backend=backend
@@ -188,7 +190,7 @@ def test_several_targets(backend) -> None:
 
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_partial_fits_are_the_epochs_of_a_fit(backend) -> None:
+def test_partial_fits_of_all_samples_are_the_epochs_of_a_fit(backend) -> None:
     for classes in (2, 3):
         X, y = digits(classes)
         options: dict[str, Any] = {
@@ -217,7 +219,7 @@ def test_partial_fits_are_the_epochs_of_a_fit(backend) -> None:
         assert model.score(X_reg, y_reg) > 0.65
 
 
-def test_partial_fit_of_classes() -> None:
+def test_partial_fit_checks_the_classes() -> None:
     model = dn.DenseClassifier(random_state=0)
     model.partial_fit([[1], [2], [3]], ["a", "b", "c"], classes=["a", "b", "c", "d"])
     model.partial_fit([[4]], ["d"])
@@ -239,7 +241,7 @@ def test_partial_fit_of_classes() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_diverges(backend) -> None:
+def test_a_training_that_diverges_is_an_error_or_ends_early(backend) -> None:
     X = np.finfo(float).max * np.random.default_rng(0).uniform(size=(10, 2))
     with pytest.raises(ValueError, match="Solver produced non-finite"):
         dn.DenseRegressor(backend=backend).fit(X, np.arange(10.0))
@@ -252,10 +254,10 @@ def test_what_diverges(backend) -> None:
     assert model.validation_scores_ is not None
     assert np.isnan(model.validation_scores_[-1])
     assert len(model.validation_scores_) == len(model.loss_curve_) == model.n_iter_
-    assert all(np.isfinite(W).all() for W in model.coefs_)  # those with the best score
+    assert all(np.isfinite(W).all() for W in model.coefs_)  # the parameters with the best score
 
 
-def test_probabilities_are_of_the_classes_in_order() -> None:
+def test_probabilities_follow_the_order_of_the_classes() -> None:
     X, y = digits(2, 50)
     model = dn.DenseClassifier(5, "logistic", random_state=1).fit(X, y)
     p = model.predict_proba(X)
@@ -280,29 +282,29 @@ def test_shuffling_matters_and_is_seeded() -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"early_stopping": True}, {"solver": "lbfgs"}, {"batch_size": 7, "shuffle": False}]
 )
-def test_sparse_samples_train_as_dense_ones_do(options, backend, monkeypatch) -> None:
+def test_sparse_and_dense_samples_train_to_the_same_parameters(options, backend, monkeypatch) -> None:
     from deepnotes.estimators import sparse
 
-    monkeypatch.setattr(sparse, "BYTES", 8 * 64 * 20)  # so that a batch is more than is dense at a time, or a few are
+    monkeypatch.setattr(sparse, "BYTES", 8 * 64 * 20)  # a chunk holds a few small batches, or less than one large batch
     X, y = digits(3, 120)
     weights = np.linspace(0.5, 2, 120)
-    given = {"hidden_layer_sizes": 15, "random_state": 1, "max_iter": 8, "backend": backend, **options}
-    dense = dn.DenseClassifier(**given).fit(X, y, weights)
+    arguments = {"hidden_layer_sizes": 15, "random_state": 1, "max_iter": 8, "backend": backend, **options}
+    dense = dn.DenseClassifier(**arguments).fit(X, y, weights)
     for container in (csr_matrix, csr_array, lambda rows: csr_array(rows).tocsc()):
-        model = dn.DenseClassifier(**given).fit(container(X), y, weights)
+        model = dn.DenseClassifier(**arguments).fit(container(X), y, weights)
         for a, b in zip(model.coefs_, dense.coefs_, strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(model.predict(container(X)), dense.predict(X))
-    model = dn.DenseRegressor(**given).fit(csr_array(X), y)
+    model = dn.DenseRegressor(**arguments).fit(csr_array(X), y)
     np.testing.assert_allclose(model.predict(csr_array(X)), model.predict(X), rtol=1e-13)
 
 
-def test_tol_ends_a_training() -> None:
+def test_a_training_ends_when_improvements_stay_below_tol() -> None:
     X, y = [[3, 2], [1, 6]], [1, 0]
     assert dn.DenseClassifier(tol=0.5, max_iter=3000, solver="sgd").fit(X, y).n_iter_ < 3000
     model = dn.DenseClassifier(tol=0.5, max_iter=3000, solver="sgd", learning_rate="adaptive").fit(X, y)
     assert model.n_iter_ < 3000
-    assert model._running.rate.rate < 1e-6
+    assert model._live_network.rate.rate < 1e-6
     X_d, y_d = digits(2, 100)
     for patience in (2, 5, 50):
         model = dn.DenseClassifier(tol=0.01, max_iter=3000, solver="sgd", n_iter_no_change=patience).fit(X_d, y_d)
@@ -314,7 +316,7 @@ def test_tol_ends_a_training() -> None:
 
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_early_stopping_keeps_the_best_and_tells_the_curves(estimator, backend) -> None:
+def test_early_stopping_keeps_the_best_parameters_and_records_the_curves(estimator, backend) -> None:
     X, y = digits(2, 100)
     model = estimator(tol=0.2, max_iter=3000, solver="sgd", early_stopping=True, backend=backend).fit(X, y)
     assert model.n_iter_ < 3000
@@ -331,7 +333,7 @@ def test_early_stopping_keeps_the_best_and_tells_the_curves(estimator, backend) 
         dn.DenseClassifier(early_stopping=True).fit([[1, 2], [2, 3], [3, 4], [4, 5]], [0, 0, 0, 1])
 
 
-def test_a_warm_start_that_gets_no_better_keeps_the_best() -> None:
+def test_a_warm_start_without_improvement_keeps_the_best_parameters() -> None:
     options: dict[str, Any] = {
         "early_stopping": True,
         "warm_start": True,
@@ -341,21 +343,21 @@ def test_a_warm_start_that_gets_no_better_keeps_the_best() -> None:
     }
     X = StandardScaler().fit_transform(X_iris)
     model = dn.DenseClassifier(5, learning_rate_init=0.1, **options).fit(X, y_iris)
-    best, before = model.best_validation_score_, [W.copy() for W in model.coefs_]
+    best_score, best_coefs = model.best_validation_score_, [W.copy() for W in model.coefs_]
     model.set_params(learning_rate_init=1e-9, max_iter=3).fit(X, y_iris)
-    assert model.best_validation_score_ == best
+    assert model.best_validation_score_ == best_score
     assert len(model.validation_scores_) > 3
-    for a, b in zip(model.coefs_, before, strict=True):
+    for a, b in zip(model.coefs_, best_coefs, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_warm_start_has_the_same_classes_and_layers() -> None:
+def test_a_warm_start_needs_the_same_classes_and_layers() -> None:
     model = dn.DenseClassifier(2, solver="lbfgs", warm_start=True, random_state=42, tol=1e-2).fit(X_iris, y_iris)
     model.fit(X_iris, np.repeat([0, 1, 2], [40, 40, 70]))
     for other in (np.repeat([0, 1], 75), np.repeat([0, 1, 3], 50), np.arange(150) % 4):
         with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same classes"):
             model.fit(X_iris, other)
-    with pytest.raises(ValueError, match=r"sizes \[4, 2, 3\], and now \[4, 5, 3\]"):
+    with pytest.raises(ValueError, match=r"sizes \[4, 2, 3\], and this fit needs \[4, 5, 3\]"):
         model.set_params(hidden_layer_sizes=5).fit(X_iris, y_iris)
     with pytest.raises(ValueError, match="features"):
         model.set_params(hidden_layer_sizes=2).fit(X_iris[:, :2], y_iris)
@@ -363,7 +365,7 @@ def test_a_warm_start_has_the_same_classes_and_layers() -> None:
 
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
-def test_every_warm_start_has_all_its_iterations(estimator, solver) -> None:
+def test_every_warm_start_may_use_all_iterations(estimator, solver) -> None:
     model = estimator(solver=solver, warm_start=True, max_iter=5, n_iter_no_change=np.inf, tol=0, random_state=0)
     for iterations in (5, 8):
         with pytest.warns(ConvergenceWarning):
@@ -371,21 +373,21 @@ def test_every_warm_start_has_all_its_iterations(estimator, solver) -> None:
         assert model.n_iter_ == iterations
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for other in {"adam", "sgd", "lbfgs"} - {solver}:  # what one solver left undone, another begins
+        for other in {"adam", "sgd", "lbfgs"} - {solver}:  # attributes that the last solver did not set are created
             model.set_params(solver=other, early_stopping=other == "sgd").fit(X_iris, y_iris)
 
 
 @pytest.mark.parametrize("estimator", BOTH)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_dtype_is_that_of_the_samples_or_the_one_asked_for(estimator, backend) -> None:
+def test_the_dtype_is_the_argument_or_that_of_the_samples(estimator, backend) -> None:
     X64, y = digits(3)
     for X in (X64, X64.astype(np.float32)):
-        for asked in (None, "float32", "float64"):
-            model = estimator(max_iter=3, random_state=1, dtype=asked, backend=backend).fit(X, y)
-            wanted = asked or X.dtype
-            assert {a.dtype for a in model.coefs_ + model.intercepts_} == {np.dtype(wanted)}
+        for requested in (None, "float32", "float64"):
+            model = estimator(max_iter=3, random_state=1, dtype=requested, backend=backend).fit(X, y)
+            expected = requested or X.dtype
+            assert {a.dtype for a in model.coefs_ + model.intercepts_} == {np.dtype(expected)}
             output = model.predict_proba(X) if estimator is dn.DenseClassifier else model.predict(X)
-            assert output.dtype == wanted
+            assert output.dtype == expected
     single, double = (
         estimator(max_iter=30, random_state=1, dtype=d, backend=backend).fit(X64, y) for d in ("float32", "float64")
     )

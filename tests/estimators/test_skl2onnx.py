@@ -1,4 +1,4 @@
-"""Our estimators in pipelines that skl2onnx exports, run in ONNX Runtime and read back."""
+"""Pipelines with our estimators: exported by skl2onnx, run in ONNX Runtime, and loaded again."""
 
 import warnings
 from pathlib import Path
@@ -25,20 +25,20 @@ TARGETS: dict[str, Any] = {
 }
 
 
-def fitted(target: str, dtype: str = "float32", **settings: Any) -> Any:
-    """Return a pipeline of a scaler and one of our estimators."""
+def fit_pipeline(target: str, dtype: str = "float32", **settings: Any) -> Any:
+    """Return a fitted pipeline of a scaler and one of our estimators."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    made = dn.DenseRegressor if "number" in target else dn.DenseClassifier
+    estimator = dn.DenseRegressor if "number" in target else dn.DenseClassifier
     options = {"hidden_layer_sizes": (5, 4), "max_iter": 3, "random_state": 0, "backend": "numpy"} | settings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return make_pipeline(StandardScaler(), made(**options)).fit(X.astype(dtype), TARGETS[target])
+        return make_pipeline(StandardScaler(), estimator(**options)).fit(X.astype(dtype), TARGETS[target])
 
 
-def exported(model: Any, dtype: str = "float32", zipmap: Any = False) -> Any:
-    """Return the ONNX model."""
+def export(model: Any, dtype: str = "float32", zipmap: Any = False) -> Any:
+    """Return the ONNX model that skl2onnx exports."""
     dn.register_skl2onnx()
     classifier = hasattr(model, "predict_proba")
     options = {id(model): {"zipmap": zipmap}} if classifier else {}
@@ -48,37 +48,37 @@ def exported(model: Any, dtype: str = "float32", zipmap: Any = False) -> Any:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_pipeline_predicts_the_same(target: str, dtype: str, tmp_path: Path) -> None:
-    model = fitted(target, dtype, activation=["gelu", dn.Activation("leaky_relu", slope=0.1)])
-    content, rows = exported(model, dtype).SerializeToString(), X.astype(dtype)
+    model = fit_pipeline(target, dtype, activation=["gelu", dn.Activation("leaky_relu", slope=0.1)])
+    content, rows = export(model, dtype).SerializeToString(), X.astype(dtype)
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     close = {"rtol": 1e-4, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-10, "atol": 1e-12}
     for some in (rows, rows[:1]):
-        found = session.run(None, {"X": some})
-        wanted = model.predict(some)
+        actual = session.run(None, {"X": some})
+        expected = model.predict(some)
         if "number" in target:
-            np.testing.assert_allclose(found[0].reshape(wanted.shape), wanted, **close)
+            np.testing.assert_allclose(actual[0].reshape(expected.shape), expected, **close)
         else:
-            np.testing.assert_array_equal(found[0], wanted)
-            np.testing.assert_allclose(found[1], model.predict_proba(some), **close)
+            np.testing.assert_array_equal(actual[0], expected)
+            np.testing.assert_allclose(actual[1], model.predict_proba(some), **close)
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    net, outputs = dn.from_onnx(path, backend="numpy"), found[-1].reshape(1, -1)
+    net, outputs = dn.from_onnx(path, backend="numpy"), actual[-1].reshape(1, -1)
     np.testing.assert_allclose(net.predict(rows[:1].T).T, outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_labels_with_their_probabilities() -> None:
-    model = fitted("two classes")
+def test_with_zipmap_probabilities_are_a_dict_for_each_sample() -> None:
+    model = fit_pipeline("two classes")
     session = runtime.InferenceSession(
-        exported(model, zipmap=True).SerializeToString(), providers=["CPUExecutionProvider"]
+        export(model, zipmap=True).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    _, found = session.run(None, {"X": X[:2]})
-    np.testing.assert_allclose([list(row.values()) for row in found], model.predict_proba(X[:2]), rtol=1e-4)
-    assert list(found[0]) == ["no", "yes"]
+    _, actual = session.run(None, {"X": X[:2]})
+    np.testing.assert_allclose([list(row.values()) for row in actual], model.predict_proba(X[:2]), rtol=1e-4)
+    assert list(actual[0]) == ["no", "yes"]
 
 
-def test_an_activation_of_ones_own_is_refused() -> None:
+def test_a_user_defined_activation_is_refused() -> None:
     class Own(dn.ActivationFunction):
-        """An activation of a user's own."""
+        """A user-defined activation."""
 
         def forward(self, ops: Any, Z: Any) -> Any:
             return ops.silu(Z)
@@ -86,5 +86,5 @@ def test_an_activation_of_ones_own_is_refused() -> None:
         def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
             return ops.silu_backward(dA, Z, A)
 
-    with pytest.raises(dn.ModelFileError, match="layer 1 has the activation"):
-        exported(fitted("classes", activation=Own()))
+    with pytest.raises(dn.ModelFileError, match="layer 1 has the user-defined activation"):
+        export(fit_pipeline("classes", activation=Own()))

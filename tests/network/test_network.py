@@ -1,4 +1,4 @@
-"""Network: parameters, prediction, evaluation, training, as a user meets them."""
+"""The public methods of Network: parameters, prediction, evaluation, training."""
 
 import copy
 import pickle
@@ -64,7 +64,7 @@ def test_a_network_learns(backend: Any) -> None:
     assert len(history.seconds) == len(history.learning_rate) == 30
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+def test_parameters_after_training_are_determined_by_the_seed() -> None:
     X, y = blobs()
 
     def train(seed: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
     assert not np.array_equal(train(5), train(6))
 
 
-def test_a_network_without_a_seed_draws_one_and_keeps_it() -> None:
+def test_a_network_without_a_seed_draws_one_and_stores_it() -> None:
     first, second = (dn.Network([dn.Dense(3)], inputs=4) for _ in range(2))
     assert first.seed != second.seed
     np.testing.assert_array_equal(dn.Network([dn.Dense(3)], inputs=4, seed=first.seed).flat(), first.flat())
@@ -94,7 +94,7 @@ def test_start_order_and_masks_are_the_same_on_every_backend() -> None:
 
     reference = train("numpy")
     for backend in BACKENDS[1:]:
-        # 14 steps on other memory layouts: products may sum in another order, nothing more.
+        # In these 14 steps, results differ only by the order of summation in products.
         np.testing.assert_allclose(train(backend), reference, rtol=0, atol=1e-13)
 
 
@@ -109,7 +109,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert not np.array_equal(net.flat(), plain.flat())
 
 
-def test_numpy_in_gives_numpy_out_and_native_in_gives_native_out() -> None:
+def test_predictions_are_numpy_or_native_arrays_like_the_inputs() -> None:
     net = network(STRICT)
     X, _ = blobs(5)
     assert isinstance(net.predict(X), np.ndarray)
@@ -119,10 +119,10 @@ def test_numpy_in_gives_numpy_out_and_native_in_gives_native_out() -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "float32", "float16", "bool", "list"])
-def test_any_real_numbers_are_welcome(kind: str) -> None:
+def test_inputs_may_have_any_real_dtype(kind: str) -> None:
     X = np.eye(4)
-    given = X.tolist() if kind == "list" else X.astype(kind)
-    np.testing.assert_array_equal(network().predict(given), network().predict(X))
+    converted = X.tolist() if kind == "list" else X.astype(kind)
+    np.testing.assert_array_equal(network().predict(converted), network().predict(X))
 
 
 def test_the_memory_layout_of_the_data_does_not_matter() -> None:
@@ -133,16 +133,16 @@ def test_the_memory_layout_of_the_data_does_not_matter() -> None:
     frozen = X.copy()
     frozen.flags.writeable = False
     results = []
-    for given in [*layouts, frozen]:
+    for samples in [*layouts, frozen]:
         net = network()
-        net.fit(given, y, epochs=2)
+        net.fit(samples, y, epochs=2)
         results.append(net.flat())
-    for found in results[1:]:
-        np.testing.assert_allclose(found, results[0], rtol=0, atol=1e-13)
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-13)
 
 
-def test_a_transposed_view_is_not_copied_whole() -> None:
-    """A step takes its batch out of the data; the data, here 100 times as large as the batches, stay where they are."""
+def test_training_on_a_transposed_view_copies_only_batches() -> None:
+    """The data are 100 times as large as a batch."""
     import tracemalloc
 
     rows = np.random.default_rng(0).normal(size=(50_000, 40)).astype(np.float32)
@@ -157,7 +157,7 @@ def test_a_transposed_view_is_not_copied_whole() -> None:
     assert peak < rows.nbytes / 2
 
 
-def test_fit_leaves_its_arguments_alone() -> None:
+def test_fit_does_not_change_its_arguments() -> None:
     X, y = blobs(50)
     before, labels = X.copy(), y.copy()
     network(standardizer=dn.Standardizer.fit(X)).fit(X, y, epochs=2)
@@ -165,16 +165,16 @@ def test_fit_leaves_its_arguments_alone() -> None:
     np.testing.assert_array_equal(y, labels)
 
 
-def test_no_sample_gives_an_empty_prediction() -> None:
+def test_the_prediction_for_no_samples_is_empty() -> None:
     assert network().predict(np.zeros((4, 0))).shape == (3, 0)
 
 
-def test_many_samples_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_in_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs(103)
     net = network()
     whole, figures = net.predict(X), net.evaluate(X, y, metrics=["accuracy"])
     monkeypatch.setattr("deepnotes.backends.eager.ELEMENTS", 80)
-    # A product of fewer columns may take another path through the BLAS: one rounding of each term.
+    # For products of fewer columns, BLAS may use a different kernel, whose results differ by rounding errors.
     np.testing.assert_allclose(net.predict(X), whole, rtol=1e-14)
     assert net.evaluate(X, y, metrics=["accuracy"])["accuracy"] == figures["accuracy"]
     np.testing.assert_allclose(net.evaluate(X, y)["loss"], figures["loss"], rtol=1e-14)
@@ -192,7 +192,7 @@ def test_labels_may_be_indices_or_one_hot() -> None:
     np.testing.assert_array_equal(first.flat(), third.flat())
 
 
-def test_the_natural_loss_follows_the_last_activation() -> None:
+def test_the_default_loss_matches_the_last_activation() -> None:
     X, y = blobs(30, k=2)
     for layer, loss in (
         (dn.Dense(1, "sigmoid"), "binary_cross_entropy"),
@@ -203,7 +203,7 @@ def test_the_natural_loss_follows_the_last_activation() -> None:
         assert net.evaluate(X, y) == net.evaluate(X, y, loss=loss)
 
 
-def test_partial_fit_goes_on_where_the_optimizer_stopped() -> None:
+def test_partial_fit_continues_with_the_state_of_the_optimizer() -> None:
     X, y = blobs(64)
     whole, parts = network(), network()
     whole.fit(X, y, optimizer=dn.Adam(0.01), epochs=2, batch_size=16, shuffle=False)
@@ -224,7 +224,7 @@ def test_partial_fit_returns_the_mean_loss() -> None:
     np.testing.assert_allclose(net.partial_fit(X, y), before, rtol=1e-14)
 
 
-def test_standardized_inputs_are_the_networks_own_business() -> None:
+def test_a_network_standardizes_its_inputs() -> None:
     X, y = blobs()
     X = X * np.array([[1e6], [1e-6], [1.0], [0.0]]) + np.array([[1e9], [0.0], [0.0], [5.0]])
     standardizer = dn.Standardizer.fit(X)
@@ -250,7 +250,7 @@ def test_only_the_ratios_of_sample_weights_matter(power: int) -> None:
     assert scaled.evaluate(X, y, sample_weight=np.ldexp(w, power)) == plain.evaluate(X, y, sample_weight=w)
 
 
-def test_partial_fit_knows_class_weights() -> None:
+def test_partial_fit_applies_class_weights() -> None:
     X, y = blobs(30)
     first, second = network(), network()
     first.partial_fit(X, y, class_weight={0: 2.0})
@@ -258,8 +258,8 @@ def test_partial_fit_knows_class_weights() -> None:
     np.testing.assert_array_equal(first.flat(), second.flat())
 
 
-def test_predictions_are_held_a_bounded_number_of_samples_at_a_time() -> None:
-    """40,000 samples through 1,000 neurons are 160 MB at once."""
+def test_the_memory_for_a_prediction_is_bounded() -> None:
+    """The activations of 1,000 neurons for all 40,000 samples would be 160 MB."""
     import tracemalloc
 
     net = dn.Network([dn.Dense(1000, "relu"), dn.Dense(1)], inputs=2, seed=0)
@@ -292,7 +292,7 @@ def test_a_summary_is_an_aligned_table() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
-def test_a_copy_goes_its_own_way_from_the_same_state(copied: Any) -> None:
+def test_a_copy_is_independent_and_has_the_same_state(copied: Any) -> None:
     X, y = blobs(20)
     net = network()
     net.partial_fit(X, y)

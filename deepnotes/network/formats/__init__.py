@@ -1,6 +1,6 @@
 """File formats: model files, ONNX files, and Python files that need only NumPy.
 
-ONNX, Python files and scikit-learn's estimators go through a :class:`~deepnotes.network.formats.chain.Chain`: dense
-layers and the preprocessing before them. These formats see of a network only what its Chain holds, so only one place
-reads a network's preprocessing and refuses parts that a file cannot describe.
+Networks are converted to and from ONNX files, Python files and scikit-learn's estimators through a
+:class:`~deepnotes.network.formats.chain.Chain`: dense layers and the preprocessing before them. Only the class Chain
+reads the attributes of a network, and it refuses networks that these formats cannot represent.
 """

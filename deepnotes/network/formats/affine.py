@@ -1,4 +1,4 @@
-"""Affine functions of each feature, composed from additions of and multiplications by constants."""
+"""Affine functions of each feature, composed of additions and multiplications with constants."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,15 @@ from deepnotes.utils.errors import DeepnotesError, ModelFileError
 
 
 class Affine(NamedTuple):
-    """``factor x + shift``, which is ``(x - mean) / scale``, in double precision; each has shape (1, 1) or (n, 1).
+    """``factor x + shift``, which equals ``(x - mean) / scale``; all in double precision, shape (1, 1) or (n, 1).
 
-    Both forms are kept: the first is used to multiply weights, the second has the exact numbers of a standardizer.
+    Both representations are kept: the first is multiplied into weights, and the second has the exact constants of a
+    standardizer.
 
     Examples
     --------
-    >>> made = IDENTITY.then("Sub", np.array([[2.0], [3.0]])).then("Mul", np.array([[0.5]]))
-    >>> made(np.array([[4.0], [3.0]]))
+    >>> affine = IDENTITY.then("Sub", np.array([[2.0], [3.0]])).then("Mul", np.array([[0.5]]))
+    >>> affine(np.array([[4.0], [3.0]]))
     array([[1.],
            [0.]])
     """
@@ -48,38 +49,39 @@ class Affine(NamedTuple):
         with np.errstate(all="ignore"):
             if op in {"Add", "Sub"}:
                 c = c if op == "Add" else -c
-                made = Affine(factor, shift + c, mean - c * scale, scale)
+                result = Affine(factor, shift + c, mean - c * scale, scale)
             elif op == "Mul":
-                made = Affine(factor * c, shift * c, mean, scale / c)
+                result = Affine(factor * c, shift * c, mean, scale / c)
             else:
-                made = Affine(factor / c, shift / c, mean, scale * c)
-        if not (np.isfinite(made.factor).all() and np.isfinite(made.shift).all()):
+                result = Affine(factor / c, shift / c, mean, scale * c)
+        if not (np.isfinite(result.factor).all() and np.isfinite(result.shift).all()):
             raise ModelFileError("makes numbers that are not finite")
-        return made
+        return result
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the function returns its argument unchanged."""
         return bool((self.factor == 1).all() and (self.shift == 0).all())
 
     def split(self, features: int) -> tuple[Standardizer | None, "Affine"]:
-        """Return a standardizer, or None if it is not needed, and the affine function that remains after it.
+        """Return a standardizer, or None if it is not needed, and the affine function to apply after it.
 
-        A standardizer divides by numbers above 0, so negative factors leave a sign, and factors of 0 remain.
+        A standardizer divides by positive numbers, so the remaining function has the signs of the factors, and those
+        factors that are 0.
         """
         if self.is_identity:
             return None, self
         factor, shift, mean, scale = (np.broadcast_to(x, (features, 1)).astype(np.float64) for x in self)
         with np.errstate(all="ignore"):
-            good = np.isfinite(mean) & np.isfinite(scale) & (scale != 0)
-        rest = IDENTITY._replace(factor=np.where(good, np.sign(scale), factor), shift=np.where(good, 0.0, shift))
-        mean, scale = np.where(good, mean, 0.0), np.where(good, np.abs(scale), 1.0)
+            valid = np.isfinite(mean) & np.isfinite(scale) & (scale != 0)
+        rest = IDENTITY._replace(factor=np.where(valid, np.sign(scale), factor), shift=np.where(valid, 0.0, shift))
+        mean, scale = np.where(valid, mean, 0.0), np.where(valid, np.abs(scale), 1.0)
         if (mean == 0).all() and (scale == 1).all():
             return None, rest
         try:
             return Standardizer(mean, scale), rest
         except DeepnotesError as error:
-            raise ModelFileError(f"the inputs are prepared by what is no standardization: {error}") from None
+            raise ModelFileError(f"the preprocessing of the inputs is not a standardization: {error}") from None
 
 
 IDENTITY = Affine(*(np.full((1, 1), x) for x in (1.0, 0.0, 0.0, 1.0)))

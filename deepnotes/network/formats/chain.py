@@ -1,4 +1,4 @@
-"""Chain: the part of a network that files of other formats can represent."""
+"""Chain: a network as other file formats can represent it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ class Link(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The scale and mean of a standardized target; with them, outputs are converted to the target's own units."""
+    """The mean and scale of a standardized target, which convert outputs to the target's original units."""
 
     mean: float
     scale: float
@@ -41,7 +41,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Dense layers, with the transformations of inputs before them and of outputs after them.
+    """Dense layers, with the preprocessing of their inputs and the scaling of their outputs.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Chain:
         Applied to every X.
     target : Target, optional
     metadata : dict
-        JSON values, such as ``features``, ``classes`` and ``target``; ``columns``, if features are encoded.
+        JSON values, such as ``features``, ``classes`` and ``target``, and ``columns`` if features are encoded.
     """
 
     links: Sequence[Link]
@@ -63,7 +63,7 @@ class Chain:
 
     @property
     def encoder(self) -> Encoder | None:
-        """The encoder that makes inputs from the columns of a table; None if columns are used unchanged."""
+        """The encoder of the columns of a table as inputs; None if the columns are used unchanged."""
         try:
             encoder = Encoder.from_metadata(self.metadata["columns"])
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
@@ -82,18 +82,18 @@ class Chain:
 
     @classmethod
     def of(cls, network: "NetworkLike", target: Target | None = None) -> "Chain":
-        """Return the chain of a network; dropout, which has no effect on predictions, is left out.
+        """Return the chain of a network, without dropout, which has no effect on predictions.
 
         Raises
         ------
         ModelFileError
-            If the network has user-defined parts, or preprocessing that other formats cannot represent.
+            If the network has user-defined layers or activations, or preprocessing that other formats cannot represent.
         """
         preprocessing = network.standardizer
         if preprocessing is not None and type(preprocessing) is not Standardizer:
             raise ModelFileError(
                 f"the inputs go through {brief(repr(preprocessing))}, and only a Standardizer can be written to a file "
-                "of another format; dn.save keeps all of it"
+                "of another format; Network.save keeps its mean and scale"
             )
         if not isinstance(network.metadata, dict):
             raise ModelFileError(f"metadata is {brief(repr(network.metadata))}, wanted a dict of JSON values")
@@ -103,33 +103,32 @@ class Chain:
             if type(layer) is Dropout:
                 continue
             if type(layer) is not Dense or type(layer.g) is not Activation:
-                own = layer.g if type(layer) is Dense else layer
-                kind = "activation" if type(layer) is Dense else "layer"
+                kind, value = ("activation", layer.g) if type(layer) is Dense else ("layer", layer)
                 raise ModelFileError(
-                    f"layer {number} has the {kind} {brief(repr(own))} of your own, and a file of another format can "
-                    "only hold the library's"
+                    f"layer {number} has the user-defined {kind} {brief(repr(value))}, and a file of another format "
+                    "can only hold the library's"
                 )
             links.append(Link(host[f"W{len(links) + 1}"], host[f"b{len(links) + 1}"], layer.g))
         return cls(tuple(links), network.dtype, preprocessing, target, network.metadata)
 
-    def in_its_own_units(self) -> "Chain":
+    def with_folded_target(self) -> "Chain":
         """Return a chain with the same outputs, with the target's scale and mean folded into the last layer.
 
         Raises
         ------
         ModelFileError
-            If the last layer is not linear, so that this is impossible.
+            If the last layer is not linear.
         """
         if self.target is None:
             return self
         *before, (W, b, g) = self.links
         if g.name != "identity":
             raise ModelFileError(f"the outputs of {g.name} are scaled by {self.target.scale:g}, and no layer does that")
-        last = Link(*scaled(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
-        return replace(self, links=(*before, last), target=None, metadata=self.described())
+        last = Link(*scale_layer(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
+        return replace(self, links=(*before, last), target=None, metadata=self.output_metadata())
 
-    def described(self) -> dict[str, Any]:
-        """Return the metadata for outputs in the target's own units."""
+    def output_metadata(self) -> dict[str, Any]:
+        """Return the metadata for outputs in the target's original units."""
         if self.target is None:
             return self.metadata
         return self.metadata | {key: value for key, value in NO_TARGET.items() if key in self.metadata}
@@ -142,15 +141,15 @@ class Chain:
         ops : Ops
         A : Array, shape (n[0], m)
         parameter : callable
-            Returns an array of the namespace for a name (``W1``) and a host array.
+            Converts a host array, which it gets together with its name (``W1``), to an array of the namespace.
         """
         for number, link in enumerate(self.links, 1):
-            own = {"W": parameter(f"W{number}", link.W), "b": parameter(f"b{number}", link.b)}
-            A, _ = link.layer.forward(ops, own, A, Context(number, 0, None))
+            parameters = {"W": parameter(f"W{number}", link.W), "b": parameter(f"b{number}", link.b)}
+            A, _ = link.layer.forward(ops, parameters, A, Context(number, 0, None))
         return A
 
-    def prepared(self, X: np.ndarray) -> np.ndarray:
-        """Return inputs of shape (n[0], m) after preprocessing, in the dtype of the chain."""
+    def preprocess(self, X: np.ndarray) -> np.ndarray:
+        """Return inputs of shape (n[0], m) after standardization, in the dtype of the chain."""
         with np.errstate(all="ignore"):
             X = X.astype(np.float64) if self.standardizer is None else self.standardizer(X.astype(np.float64))
             return X.astype(self.dtype)
@@ -161,11 +160,11 @@ class Chain:
 
 
 NO_TARGET = {"target_mean": 0.0, "target_scale": 1.0}
-"""The command line's metadata for a target that the network gives in its own units."""
+"""The command line's metadata for a network whose outputs are in the target's original units."""
 
 
-def scaled(W: np.ndarray, b: np.ndarray, factor: Any, summand: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return W and b with ``Z`` replaced by ``factor Z + summand``; these are numbers or arrays of shape (n, 1)."""
+def scale_layer(W: np.ndarray, b: np.ndarray, factor: Any, summand: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return W and b of a layer whose ``Z`` is ``factor Z + summand``: numbers, or arrays of shape (n, 1)."""
     with np.errstate(all="ignore"):
-        changed = W if np.all(factor == 1) else (factor * W.astype(np.float64)).astype(dtype)
-        return changed, (factor * b.astype(np.float64) + summand).astype(dtype)
+        new_W = W if np.all(factor == 1) else (factor * W.astype(np.float64)).astype(dtype)
+        return new_W, (factor * b.astype(np.float64) + summand).astype(dtype)

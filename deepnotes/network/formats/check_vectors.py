@@ -1,7 +1,8 @@
 """Test vectors: inputs, the expected outputs, and bounds for the error of a correct result.
 
-The bounds are those of :mod:`deepnotes.backends.bounds`, the running error analysis, for this network and these inputs:
-every program that computes the same equations in the same dtype, in any order, stays within them.
+The bounds are computed for the network and these inputs by the running error analysis of
+:mod:`deepnotes.backends.bounds`. Every program that computes the same equations in the same dtype, in any order, stays
+within them.
 """
 
 from dataclasses import dataclass
@@ -34,9 +35,9 @@ class Vectors:
 
 
 def vectors_of(chain: Chain) -> Vectors:
-    """Return test vectors: eight samples of the distribution that the standardizer expects.
+    """Return test vectors: eight samples, drawn from the distribution that the standardizer expects.
 
-    One of them is zero before scaling, and one has a NaN. The same chain always gives the same vectors.
+    One sample is zero before scaling, and one has a NaN. The same chain always has the same vectors.
     """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(chain.inputs, ROWS))
@@ -61,23 +62,23 @@ def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
     chain : Chain
     X : ndarray, shape (n[0], m)
     random : bool, default False
-        Whether parameters and inputs are random, see :func:`~deepnotes.backends.bounds.sum_factor`; the parameters of a
-        trained network are not.
+        Whether parameters and inputs are random, see :func:`~deepnotes.backends.bounds.sum_factor`. The parameters of a
+        trained network are not random.
     """
     bounds = Bounds(chain.dtype, random=random)
-    # Standardization is in double precision, by two operations that IEEE 754 defines to the last bit.
-    prepared = bounds.from_numpy(chain.prepared(X))
+    # Standardization has no error bound: in double precision, it is two operations with results defined by IEEE 754.
+    preprocessed = bounds.from_numpy(chain.preprocess(X))
     with np.errstate(all="ignore"):
-        A: BoundedArray = chain.forward(bounds.ops, prepared, lambda name, W: bounds.from_numpy(W))  # type: ignore
+        A: BoundedArray = chain.forward(bounds.ops, preprocessed, lambda name, W: bounds.from_numpy(W))  # type: ignore
         if chain.target is None:
             return A
         mean, scale = chain.target
         value = A.value * scale + mean  # double precision is wide enough here
-        own = gamma(2, UNIT["float64"]) * (abs(A.value * scale) + abs(mean))
-        return BoundedArray(A.rules, value, A.error * abs(scale) + own)
+        rounding = gamma(2, UNIT["float64"]) * (abs(A.value * scale) + abs(mean))
+        return BoundedArray(A.rules, value, A.error * abs(scale) + rounding)
 
 
-def worst(found: np.ndarray, vectors: Vectors) -> float:
+def worst(outputs: np.ndarray, vectors: Vectors) -> float:
     """Return the largest error of outputs, shape (rows, n[L]), as a multiple of its bound: correct if at most 1."""
     rules = Bounds(str(vectors.X.dtype)).rules
-    return float(excess(found, BoundedArray(rules, vectors.A, vectors.allowed / rules.slack)).max())
+    return float(excess(outputs, BoundedArray(rules, vectors.A, vectors.allowed / rules.slack)).max())

@@ -1,8 +1,8 @@
-"""Containers for model files and checkpoints: safetensors files with a JSON header and a digest of every part.
+"""Containers of model files and checkpoints: safetensors files with a JSON header and SHA-256 digests.
 
 The header is the entry ``deepnotes`` of the file's metadata. Its entries ``digests`` (of each tensor) and ``digest``
-(of the rest of the header) reveal files that were altered. A size that a file claims is trusted only once the file is
-known to hold that much, and only the tensors that are requested are read.
+(of the rest of the header) reveal files that were altered. A size in a file is trusted only after a check that the file
+is at least that long, and only the tensors that are requested are read.
 """
 
 import json
@@ -25,17 +25,17 @@ HEADER_LIMIT = 16 << 20
 """The largest header that is read, in bytes: enough for more than a hundred thousand feature names."""
 
 RESERVE = 64 << 10
-"""Bytes of the header that :func:`check_header` reserves for values that are known only when the file is written."""
+"""The bytes that :func:`check_header` reserves for header values that are known only when the file is written."""
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
     "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
-"""The dtypes that NumPy shares with safetensors, by their names there."""
+"""NumPy's names of dtypes, by safetensors' names."""
 
 
 class Container:
-    """An open file: its header, and its tensors, which are read on request.
+    """An open file: its header, and tensors that are read on request.
 
     Attributes
     ----------
@@ -48,10 +48,10 @@ class Container:
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path, self._file = path, file
-        self.header = _header(path, (file.metadata() or {}).get("deepnotes"))
-        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        self.shapes = {name: tuple(part.get_shape()) for name, part in parts.items()}
-        self.dtypes = {name: DTYPES.get(part.get_dtype(), part.get_dtype()) for name, part in parts.items()}
+        self.header = _decode_header(path, (file.metadata() or {}).get("deepnotes"))
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        self.shapes = {name: tuple(x.get_shape()) for name, x in slices.items()}
+        self.dtypes = {name: DTYPES.get(x.get_dtype(), x.get_dtype()) for name, x in slices.items()}
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None) -> np.ndarray:
         """Return a tensor.
@@ -63,9 +63,10 @@ class Container:
         """
         if name not in self.shapes:
             raise ModelFileError(f"{self.path}: tensor {brief(name)} is missing")
-        found, wanted = self.dtypes[name], dtype.name if dtype is not None else f"one of {', '.join(DTYPES.values())}"
-        if found not in DTYPES.values() or (dtype is not None and found != dtype):
-            raise ModelFileError(f"{self.path}: tensor {brief(name)} is of {found}, wanted {wanted}")
+        actual, expected = self.dtypes[name], list(DTYPES.values()) if dtype is None else [dtype.name]
+        if actual not in expected:
+            wanted = expected[0] if len(expected) == 1 else f"one of {', '.join(expected)}"
+            raise ModelFileError(f"{self.path}: tensor {brief(name)} has the dtype {actual}, wanted {wanted}")
         if shape is not None and self.shapes[name] != shape:
             raise ModelFileError(
                 f"{self.path}: tensor {brief(name)} has shape {brief(self.shapes[name])}, wanted {brief(shape)}"
@@ -93,8 +94,8 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     """
     from safetensors.numpy import save as to_bytes
 
-    tensors = {name: _plain(tensor) for name, tensor in tensors.items()}
-    text = _text(header, {name: digest(tensor) for name, tensor in tensors.items()}, HEADER_LIMIT)
+    tensors = {name: _as_stored(tensor) for name, tensor in tensors.items()}
+    text = _encode_header(header, {name: digest(tensor) for name, tensor in tensors.items()}, HEADER_LIMIT)
     try:
         with replacing(path) as file:
             file.write(to_bytes(tensors, metadata={"deepnotes": text}))
@@ -110,13 +111,13 @@ def check_header(header: Mapping[str, Any], names: Iterable[str]) -> None:
     ModelFileError
         If the header is not JSON, or too long.
     """
-    _text(header, dict.fromkeys(names, "0" * 64), HEADER_LIMIT - RESERVE)
+    _encode_header(header, dict.fromkeys(names, "0" * 64), HEADER_LIMIT - RESERVE)
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a file is undamaged: readable, with matching digests of all parts."""
+    """Return whether a file can be read and all its digests match."""
     try:
-        with opened(path) as file:
+        with open_container(path) as file:
             for name in file.shapes:
                 file.tensor(name)
     except ModelFileError:
@@ -124,41 +125,41 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def _plain(tensor: np.ndarray) -> np.ndarray:
-    """Return a tensor as it will be read: in C order and native byte order."""
+def _as_stored(tensor: np.ndarray) -> np.ndarray:
+    """Return a tensor in C order and native byte order, as it is read from a file."""
     return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
 
 
-def _text(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> str:
-    """Return the JSON of a header, after checking that it leaves room for the tensors' own entries."""
+def _encode_header(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> str:
+    """Return the JSON of a header, after a check that it and safetensors' own entries fit into `limit` bytes."""
     try:
         content = {"format": FORMAT, **header, "digests": digests}
-        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: keys strings, tuples lists
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it is read: keys are strings, tuples are lists
         text = json.dumps(content | {"digest": digest_of_header(content)})
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
     entries = sum(len(json.dumps(name)) + 200 for name in digests)  # safetensors' own entry for each tensor
-    length = max(len(text), (len(json.dumps(text)) + entries) // 2)  # quotes are escaped once more in the file
+    length = max(len(text), (len(json.dumps(text)) + entries) // 2)  # quotes are escaped a second time in the file
     if length > limit // 2:
-        parts = {key: len(json.dumps(value)) for key, value in content.items()}
-        largest = sorted((key for key in parts if parts[key] > 1000), key=lambda key: -parts[key])
-        told = ", ".join(f"{key} {parts[key]:,}" for key in largest)
+        lengths = {key: len(json.dumps(value)) for key, value in content.items()}
+        largest = sorted((key for key in lengths if lengths[key] > 1000), key=lambda key: -lengths[key])
+        details = ", ".join(f"{key} {lengths[key]:,}" for key in largest)
         raise ModelFileError(
             f"layers, tensors and metadata (names of features and classes) make a header of {length:,} characters, "
-            f"wanted at most {limit // 2:,}; of these, {told}"
+            f"wanted at most {limit // 2:,}; the longest entries: {details}"
         )
     return text
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Container]:
-    """Open a file for reading, within a ``with`` block.
+def open_container(path: Path) -> Iterator[Container]:
+    """Open a file for reading, as the context of a ``with`` block.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is truncated or altered, has a newer format, or was not written by deepnotes; also
-        if such an error occurs within the block.
+        If the file cannot be read, is truncated or altered, has a newer format, or was not written by deepnotes. Errors
+        of reading within the block are raised as ModelFileError, too.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -167,11 +168,11 @@ def opened(path: Path) -> Iterator[Container]:
         with safe_open(path, framework="numpy") as file:
             yield Container(path, file)
     except SafetensorError as error:
-        raise ModelFileError(f"{path} is truncated, altered or no model file ({brief(error)})") from None
+        raise ModelFileError(f"{path} is truncated, corrupted or not a model file ({brief(error)})") from None
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
     except MemoryError:
-        raise ModelFileError(f"{path} holds {os.path.getsize(path):,} bytes: too many for the memory") from None
+        raise ModelFileError(f"{path} has {os.path.getsize(path):,} bytes, more than fit into memory") from None
 
 
 def as_path(path: str | PathLike[str]) -> Path:
@@ -180,7 +181,7 @@ def as_path(path: str | PathLike[str]) -> Path:
     Raises
     ------
     ArgumentError
-        If it is not a path.
+        If `path` is not a str or os.PathLike.
     """
     try:
         return Path(path)
@@ -189,10 +190,10 @@ def as_path(path: str | PathLike[str]) -> Path:
 
 
 def _check_header_length(path: Path) -> None:
-    """Raise ModelFileError if `path` is not a file, or its header is longer than the file or than any model's."""
+    """Raise ModelFileError if `path` is not a regular file, or its header is longer than the file or the limit."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for its writer
-            raise ModelFileError(f"cannot read {path}: it is no regular file")
+            raise ModelFileError(f"cannot read {path}: it is not a regular file")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             size = os.fstat(file.fileno()).st_size
@@ -201,21 +202,22 @@ def _check_header_length(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
     if size < 8 or length > size - 8:
-        raise ModelFileError(f"{path} is truncated or no model file: {size:,} bytes")
+        raise ModelFileError(f"{path} is truncated or not a model file: {size:,} bytes")
     if length > HEADER_LIMIT:
-        raise ModelFileError(f"{path}: its header claims {length:,} bytes; a model's has at most {HEADER_LIMIT:,}")
+        raise ModelFileError(f"{path}: its header has {length:,} bytes, wanted at most {HEADER_LIMIT:,}")
 
 
-def _header(path: Path, text: str | None) -> dict[str, Any]:
+def _decode_header(path: Path, text: str | None) -> dict[str, Any]:
+    """Return the header of a file, after a check of its format and digest."""
     if text is None:
-        raise ModelFileError(f"{path} is a safetensors file, but not one of deepnotes")
+        raise ModelFileError(f"{path} is a safetensors file, but not a model file of deepnotes")
     try:
         header = strict_json(text)
         version = header["format"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ModelFileError(f"{path}: its header is damaged") from None
     if type(version) is not int or version < 1:
-        raise ModelFileError(f"{path}: format {brief(repr(version))} is none of deepnotes'")
+        raise ModelFileError(f"{path}: unknown format {brief(repr(version))}, wanted a number from 1 to {FORMAT}")
     if version > FORMAT:
         raise ModelFileError(
             f"{path} has format {brief(version)}, and this deepnotes reads up to {FORMAT}; "
@@ -227,7 +229,7 @@ def _header(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def strict_json(text: str) -> Any:
-    """Return the value of a JSON text, refusing NaN, infinities, and objects that have a key twice.
+    """Return the value of a JSON text, refusing NaN, infinities, and objects with duplicate keys.
 
     Raises
     ------
@@ -235,16 +237,16 @@ def strict_json(text: str) -> Any:
     RecursionError
     """
 
-    def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):  # programs differ in which of the values they read
-            raise ValueError("a key is there twice")
-        return found
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):  # some JSON parsers take the first value, others the last
+            raise ValueError("a key occurs twice")
+        return value
 
-    def no_number(name: str) -> None:
+    def refuse_constant(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
 
-    return json.loads(text, object_pairs_hook=each_once, parse_constant=no_number)
+    return json.loads(text, object_pairs_hook=without_duplicates, parse_constant=refuse_constant)
 
 
 def digest_of_header(header: Mapping[str, Any]) -> str:
@@ -256,9 +258,9 @@ def digest_of_header(header: Mapping[str, Any]) -> str:
 
 
 def digest(tensor: np.ndarray) -> str:
-    """Return the SHA-256 of a tensor's dtype, shape and numbers."""
+    """Return the SHA-256 of a tensor's dtype, shape and elements."""
     import hashlib
 
-    found = hashlib.sha256(f"{tensor.dtype.str} {tensor.shape};".encode())
-    found.update(np.ascontiguousarray(tensor).data)
-    return found.hexdigest()
+    hash = hashlib.sha256(f"{tensor.dtype.str} {tensor.shape};".encode())
+    hash.update(np.ascontiguousarray(tensor).data)
+    return hash.hexdigest()

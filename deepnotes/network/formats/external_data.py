@@ -1,7 +1,7 @@
-"""Tensors of an ONNX file that are stored in another file next to it, as PyTorch's exporter does.
+"""Tensors of an ONNX model that are stored in a second file next to it, as PyTorch's exporter stores them.
 
-File names in a model are not trusted: each must name a regular file in the model's own folder, and that file must
-contain the bytes that a tensor claims.
+File names in a model are not trusted: each must be the name of a regular file in the model's directory, and the file
+must contain the bytes of the tensor.
 """
 
 import os
@@ -21,7 +21,7 @@ class ExternalData:
     Parameters
     ----------
     folder : Path
-        The folder of the model.
+        The directory of the model.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class ExternalData:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bytes = folder, 0
-        self._seen = set[tuple[int, int]]()
+        self._opened = set[tuple[int, int]]()  # device and inode of each file
 
-    def read(self, entries: Iterable[tuple[str, str]], size: int, what: str) -> bytes:
+    def read(self, entries: Iterable[tuple[str, str]], size: int, owner: str) -> bytes:
         """Return the bytes of a tensor.
 
         Parameters
@@ -41,55 +41,55 @@ class ExternalData:
         entries : iterable of (str, str)
             The model's entries for the tensor: location, offset, length.
         size : int
-            The number of bytes that the tensor must have.
-        what : str
+            The size of the tensor in bytes.
+        owner : str
             The name of the tensor in messages.
 
         Raises
         ------
         ModelFileError
-            If the location is not the name of a file in the folder, or the file has too few bytes.
+            If the location is not the name of a file in the directory, or the file has too few bytes.
         """
-        told = dict(entries)
-        name = told.get("location", "")
-        where = f"{what} is in the file {brief(repr(name))}"
+        fields = dict(entries)
+        name = fields.get("location", "")
+        where = f"{owner} is in the file {brief(repr(name))}"
         if not name or name in {".", ".."} or any(c in name for c in "/\\:\0"):
-            raise ModelFileError(f"{where}, and only a file in the model's own folder, by its plain name, is read")
-        offset, length = (_number(told.get(key, default), f"{where} at the {key}") for key, default in
-                          (("offset", "0"), ("length", str(size))))  # fmt: skip
+            raise ModelFileError(f"{where}, wanted the name of a file in the model's directory")
+        offset = _number(fields.get("offset", "0"), f"{where} at the offset")
+        length = _number(fields.get("length", str(size)), f"{where} at the length")
         if length != size:
-            raise ModelFileError(f"{where}, where it has {length:,} bytes, and its shape wants {size:,}")
+            raise ModelFileError(f"{where}, where it has {length:,} bytes, and its shape needs {size:,}")
         try:
-            return self._content(name, where, offset, size)
+            return self._read(name, where, offset, size)
         except (OSError, ValueError) as error:
             raise ModelFileError(f"{where}, which cannot be read: {reason(error)}") from None
 
-    def _content(self, name: str, where: str, offset: int, size: int) -> bytes:
+    def _read(self, name: str, where: str, offset: int, size: int) -> bytes:
         folder = os.path.realpath(self.folder)
         path = os.path.realpath(os.path.join(folder, name))
         if os.path.dirname(path) != folder:
-            raise ModelFileError(f"{where}, which is a link to another folder")
+            raise ModelFileError(f"{where}, which is a link to another directory")
         flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with open(os.open(path, flags), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ModelFileError(f"{where}, which is no regular file")
-            if offset + size > found.st_size:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{where}, which is not a regular file")
+            if offset + size > status.st_size:
                 raise ModelFileError(
-                    f"{where} from byte {offset:,} to {offset + size:,}, and the file holds {found.st_size:,}"
+                    f"{where} from byte {offset:,} to {offset + size:,}, and the file has {status.st_size:,} bytes"
                 )
-            if (found.st_dev, found.st_ino) not in self._seen:
-                self._seen.add((found.st_dev, found.st_ino))
-                self.bytes += found.st_size
+            if (status.st_dev, status.st_ino) not in self._opened:
+                self._opened.add((status.st_dev, status.st_ino))
+                self.bytes += status.st_size
             file.seek(offset)
             content = file.read(size)
         if len(content) < size:
-            raise ModelFileError(f"{where}, which was cut short while it was read")
+            raise ModelFileError(f"{where}, which was truncated while it was read")
         return content
 
 
-def _number(text: str, what: str) -> int:
+def _number(text: str, field: str) -> int:
     """Return a number of bytes from its text in a model."""
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
-        raise ModelFileError(f"{what} {brief(repr(text))}, wanted a number of bytes")
+        raise ModelFileError(f"{field} {brief(repr(text))}, wanted a number of bytes")
     return int(text)

@@ -1,9 +1,9 @@
 """Model files: networks in a container of :mod:`deepnotes.network.formats.containers`, never in a pickle.
 
-The tensors are ``W1``, ``b1``, ... as the network names them, and ``input_mean`` and ``input_scale`` if inputs are
-standardized. The header has architecture, dtype, seed and metadata. Names in it are looked up in fixed tables; nothing
-in a file can cause an import. A checkpoint is a model file that also holds the training, in tensors whose names begin
-with ``training.``.
+The tensors are the network's parameters ``W1``, ``b1``, ..., and ``input_mean`` and ``input_scale`` if inputs are
+standardized. The header has architecture, dtype, seed and metadata. Names in it are looked up in fixed tables, so a
+file cannot cause an import. A checkpoint is a model file that also contains the state of a training, in tensors whose
+names begin with ``training.``.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 STANDARDIZER = ("input_mean", "input_scale")
 TRAINING = "training."
-"""The prefix of the names of a checkpoint's other tensors."""
+"""The prefix of the names of a checkpoint's training tensors."""
 
 
 def save(network: "NetworkLike", path: str | PathLike[str]) -> None:
@@ -39,12 +39,12 @@ def describe(layer: Layer) -> dict[str, Any]:
     Raises
     ------
     ModelFileError
-        If it has user-defined parts, which a file cannot describe.
+        If the layer, its activation or an initializer is user-defined, which a file cannot describe.
     """
     if type(layer) is Dropout:
         return {"type": "dropout", "rate": layer.rate}
-    starts = (layer.initializer, layer.bias_initializer) if type(layer) is Dense else ()
-    if type(layer) is Dense and isinstance(layer.g, Activation) and not any(map(callable, starts)):
+    initializers = (layer.initializer, layer.bias_initializer) if type(layer) is Dense else ()
+    if type(layer) is Dense and isinstance(layer.g, Activation) and not any(map(callable, initializers)):
         return {
             "type": "dense",
             "units": layer.units,
@@ -53,7 +53,9 @@ def describe(layer: Layer) -> dict[str, Any]:
             "initializer": layer.initializer,
             "bias_initializer": layer.bias_initializer,
         }
-    raise ModelFileError(f"{layer!r} has parts of your own, and a model file can only name the library's")
+    raise ModelFileError(
+        f"{layer!r} is or has a user-defined class or function, and a model file has the library's only"
+    )
 
 
 def content(
@@ -64,7 +66,7 @@ def content(
     Raises
     ------
     ModelFileError
-        If its metadata are not a dict, or if `describe` raises it.
+        If the metadata are not a dict, or `describe` raises the error.
     """
     tensors = {name: network.backend.to_numpy(W) for name, W in network.parameters.items()}
     if network.standardizer is not None:
@@ -85,7 +87,7 @@ def content(
 
 
 def check(network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe) -> None:
-    """Check, before training, that the network can be written afterwards.
+    """Check, before a training, that the network can be written after it.
 
     Raises
     ------
@@ -96,16 +98,16 @@ def check(network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = 
 
 
 def flat(file: Container, layout: Layout, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return the parameters in a file in the order of the buffer, shape (p,).
+    """Return the parameters in a file as the network's flat buffer, shape (p,).
 
     Raises
     ------
     ModelFileError
         If a tensor is missing, or has another shape or dtype.
     """
-    for entry in layout.entries.values():  # check first, before allocating memory for the claimed sizes
+    for entry in layout.entries.values():  # check all shapes before memory of the declared size is allocated
         if file.shapes.get(entry.name) != entry.parameter.shape:
-            file.tensor(entry.name, entry.parameter.shape, dtype)
+            file.tensor(entry.name, entry.parameter.shape, dtype)  # raises the error
     theta = np.empty(layout.size, dtype)
     for entry in layout.entries.values():
         theta[entry.start : entry.stop] = file.tensor(entry.name, entry.parameter.shape, dtype).ravel()

@@ -1,7 +1,7 @@
-"""Reading of ONNX files, as far as one of the outputs needs them: nodes in order, constants, the input.
+"""Reading of ONNX files: the nodes and constants from which one of the outputs is computed.
 
-Files are not trusted: the bytes that tensors claim must exist, data in other files must be in the same folder, and the
-numbers of nodes and axes, and thus time and memory, are bounded.
+Files are not trusted. The data of a tensor must have the size that its shape needs, external data must be in the same
+directory, and the numbers of nodes and axes are limited, which limits time and memory.
 """
 
 import json
@@ -28,7 +28,7 @@ NODES = 10_000
 LIMIT = (1 << 31) - 1
 """The largest size of a file in bytes."""
 FOLDING = 1 << 20, 8
-"""The bytes that computations with constants may produce, and the additional bytes for each byte of the file."""
+"""The largest number of bytes that computations with constants may produce: a constant, and a multiple of the file."""
 OLDEST = 7
 """The first opset that broadcasts operands as NumPy does."""
 KINDS = {
@@ -40,9 +40,9 @@ KINDS = {
     "training_mode": "INT", "transA": "INT", "transB": "INT", "value": "TENSOR", "value_float": "FLOAT",
     "value_floats": "FLOATS", "value_int": "INT", "value_ints": "INTS",
 }  # fmt: skip
-"""Attributes that are read, and the type of each, which is the same in all operations that have it."""
+"""The attributes that are read, and the type of each, which is the same in all operations."""
 UNBOUNDED = {"min", "max", "value_float", "value_floats"}
-"""Attributes that may be infinite, which means no bound."""
+"""Attributes that may be infinite; an infinite bound is no bound."""
 DEFAULT = {"", "ai.onnx"}
 ML = "ai.onnx.ml"
 
@@ -61,16 +61,16 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """The part of a graph from which one output is computed.
+    """The nodes and constants of a graph from which one output is computed.
 
     Attributes
     ----------
     nodes : list of Node
-        In the order in which they run, without those that depend only on constants.
+        In the order in which they run; nodes that depend only on constants are left out.
     constants : dict of str to ndarray
     input, output : str
     sizes : tuple of int or None
-        The shape of the input, with 0 for unknown sizes; None if the file does not state it.
+        The shape of the input, with 0 for unknown sizes; None if the file does not specify it.
     dtype : str
         The dtype of the input.
     classes : list or None
@@ -94,7 +94,7 @@ class Graph(NamedTuple):
 
 
 def read(path: Path, output: str | None = None) -> Graph:
-    """Return the graph in a file.
+    """Return the graph in a file; `output` is the name of an output, needed if there are several.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def read(path: Path, output: str | None = None) -> Graph:
         If the file cannot be read, or is not a complete ONNX file with one input.
     """
     onnx = needed("onnx", "onnx", "reading an ONNX file")
-    content = _content(path)
+    content = _read_bytes(path)
     try:
         model, size = onnx.ModelProto.FromString(content), len(content)
         del content
@@ -110,24 +110,26 @@ def read(path: Path, output: str | None = None) -> Graph:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
     except MemoryError:
-        raise ModelFileError(f"{path} holds {path.stat().st_size:,} bytes: too many for the memory") from None
+        raise ModelFileError(f"{path} has {path.stat().st_size:,} bytes, more than fit into memory") from None
     except (_decode_error(), UnicodeError) as error:
-        raise ModelFileError(f"{path} is truncated, altered or no ONNX file ({brief(error)})") from None
+        raise ModelFileError(f"{path} is truncated, corrupted or not an ONNX file ({brief(error)})") from None
 
 
 def _decode_error() -> type[Exception]:
+    """Return the class of Protocol Buffers' errors."""
     error: type[Exception] = needed("google.protobuf.message", "onnx", "reading an ONNX file").DecodeError
     return error
 
 
-def _content(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file; raise ModelFileError if it cannot be read, or is empty or too large."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for its writer
-            raise ModelFileError(f"cannot read {path}: it is no regular file")
+            raise ModelFileError(f"cannot read {path}: it is not a regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not 0 < size <= LIMIT:
-                raise ModelFileError(f"{path} holds {size:,} bytes, and an ONNX file holds 1 byte to 2 GiB")
+                raise ModelFileError(f"{path} has {size:,} bytes, wanted 1 byte to 2 GiB for an ONNX file")
             return file.read()
     except (OSError, ValueError) as error:
         if isinstance(error, ModelFileError):
@@ -136,50 +138,53 @@ def _content(path: Path) -> bytes:
 
 
 class _Reader:
+    """Reads one model; `size` is the number of bytes of its file, in the directory `folder`."""
+
     def __init__(self, onnx: Any, model: Any, size: int, folder: Path) -> None:
         self.onnx, self.model, self.raw = onnx, model, model.graph
-        self.size, self.beside = size, ExternalData(folder)
-        self.spent = 0
+        self.size, self.external = size, ExternalData(folder)
+        self.computed = 0  # bytes, see FOLDING
         if not self.raw.node or not self.raw.output:
-            raise ModelFileError("it is no ONNX file, or one of a graph without nodes or outputs")
+            raise ModelFileError("it is not an ONNX file, or its graph has no nodes or outputs")
         if len(self.raw.node) > NODES:
-            raise ModelFileError(f"it has {len(self.raw.node):,} nodes; at most {NODES:,} are read")
+            raise ModelFileError(f"it has {len(self.raw.node):,} nodes, wanted at most {NODES:,}")
         if self.raw.sparse_initializer:
-            raise ModelFileError("it has sparse tensors, and those of a dense chain are dense")
+            raise ModelFileError("it has sparse tensors, wanted dense ones")
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in DEFAULT), default=0)
         if self.opset < OLDEST:
-            raise ModelFileError(f"it is of opset {self.opset}; {OLDEST} and later ones are read")
+            raise ModelFileError(f"it has opset {self.opset}, wanted at least {OLDEST}")
         self.tensors = {tensor.name: tensor for tensor in self.raw.initializer}
         if len(self.tensors) < len(self.raw.initializer):
-            raise ModelFileError("it has two tensors of one name")
+            raise ModelFileError("it has two tensors of the same name")
         self.constants: dict[str, np.ndarray] = {}
 
     def graph(self, output: str | None) -> Graph:
-        made = {}
+        """Return the graph of one output."""
+        producers = {}
         for raw in self.raw.node:
             node = self._node(raw)
             for name in filter(None, node.outputs):
-                if name in made or name in self.tensors:
-                    raise ModelFileError(f"{node} gives {brief(repr(name))}, which is there already")
-                made[name] = (node, raw)
-        chosen = self._output(output, {name: node for name, (node, _) in made.items()})
-        nodes, sources = self._needed(chosen, made)
-        if len(sources) != 1:
+                if name in producers or name in self.tensors:
+                    raise ModelFileError(
+                        f"{node} has the output {brief(repr(name))}, and so has an earlier node or tensor"
+                    )
+                producers[name] = (node, raw)
+        output = self._output(output, {name: node for name, (node, _) in producers.items()})
+        nodes, inputs = self._dependencies(output, producers)
+        if len(inputs) != 1:
             raise ModelFileError(
-                f"its output {brief(repr(chosen))} depends on {len(sources)} inputs ({brief(listed(sources))}), "
+                f"its output {brief(repr(output))} depends on {len(inputs)} inputs ({brief(listed(inputs))}), "
                 "and a dense chain has one"
             )
-        (source,) = sources
-        classes = self._classes([node for node, _ in made.values()])
-        as_written = self.model.producer_name == "deepnotes"
-        metadata = {
-            entry.key: _value(entry.value) if as_written else entry.value for entry in self.model.metadata_props
-        }
-        sizes, dtype = self._input(source)
-        size = self.size + self.beside.bytes
-        return Graph(nodes, self.constants, source, chosen, sizes, dtype, classes, metadata, self.opset, size)
+        classes = self._classes([node for node, _ in producers.values()])
+        is_ours = self.model.producer_name == "deepnotes"
+        metadata = {entry.key: _value(entry.value) if is_ours else entry.value for entry in self.model.metadata_props}
+        sizes, dtype = self._input(inputs[0])
+        size = self.size + self.external.bytes
+        return Graph(nodes, self.constants, inputs[0], output, sizes, dtype, classes, metadata, self.opset, size)
 
     def _node(self, raw: Any) -> Node:
+        """Return a node, after a check of its attributes."""
         op = raw.op_type if raw.domain in DEFAULT else f"{raw.domain}.{raw.op_type}"
         if not raw.output:
             raise ModelFileError(f"its node {brief(repr(raw.name))} ({brief(op)}) has no output")
@@ -187,7 +192,8 @@ class _Reader:
             kind = KINDS.get(attribute.name)
             if kind is not None and attribute.type != self.onnx.AttributeProto.AttributeType.Value(kind):
                 raise ModelFileError(
-                    f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} of a wrong kind"
+                    f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} of a wrong type, "
+                    f"wanted {kind}"
                 )
             numbers = {"FLOAT": [attribute.f], "FLOATS": attribute.floats}.get(kind or "", [])
             if attribute.name not in UNBOUNDED and not all(map(math.isfinite, numbers)):
@@ -196,61 +202,60 @@ class _Reader:
                 )
         return Node(op, tuple(raw.input), tuple(raw.output), attributes_of(self.onnx, raw), raw.name)
 
-    def _output(self, asked: str | None, made: dict[str, Node]) -> str:
+    def _output(self, requested: str | None, producers: dict[str, Node]) -> str:
         """Return the name of the value to compute: the requested output, or the only numeric one."""
         outputs = [value.name for value in self.raw.output]
-        if asked is not None and asked not in outputs:
-            raise ModelFileError(f"it has no output {brief(repr(asked))}; outputs: {brief(listed(outputs))}")
+        if requested is not None and requested not in outputs:
+            raise ModelFileError(f"it has no output {brief(repr(requested))}; outputs: {brief(listed(outputs))}")
         kinds = self.onnx.TensorProto
         floats = {kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16}
-        good = [
+        numeric = [
             value.name
             for value in self.raw.output
             if value.type.tensor_type.elem_type in floats or value.type.WhichOneof("value") == "sequence_type"
         ]
-        if asked is None and len(good) != 1:
+        if requested is None and len(numeric) != 1:
             raise ModelFileError(
-                f"it has {len(good)} outputs of numbers, of {brief(listed(outputs))}; output=... says which one"
+                f"it has {len(numeric)} numeric outputs among {brief(listed(outputs))}; choose one with output=..."
             )
-        chosen = asked or good[0]
-        node = made.get(chosen)
-        if node is not None and node.op == f"{ML}.ZipMap" and node.inputs:  # the same numbers, one dict for each row
+        output = requested or numeric[0]
+        node = producers.get(output)
+        if node is not None and node.op == f"{ML}.ZipMap" and node.inputs:  # the same numbers, as a dict for each row
             return node.inputs[0]
-        return chosen
+        return output
 
-    def _needed(self, output: str, made: dict[str, tuple[Node, Any]]) -> tuple[list[Node], list[str]]:
-        """Return the non-constant nodes and the inputs that an output needs."""
-        inputs = [value.name for value in self.raw.input if value.name not in self.tensors]
-        wanted, stack = set[str](), [output]
+    def _dependencies(self, output: str, producers: dict[str, tuple[Node, Any]]) -> tuple[list[Node], list[str]]:
+        """Return the non-constant nodes and the inputs that an output depends on; compute the constants."""
+        required, stack = set[str](), [output]
         while stack:
             name = stack.pop()
-            if name and name not in wanted:
-                wanted.add(name)
-                stack += made[name][0].inputs if name in made else ()
+            if name and name not in required:
+                required.add(name)
+                stack += producers[name][0].inputs if name in producers else ()
         nodes: list[Node] = []
-        known = {name for name in inputs if name in wanted}
-        sources = sorted(known)
-        for name in wanted & set(self.tensors):
+        inputs = sorted({v.name for v in self.raw.input if v.name not in self.tensors and v.name in required})
+        available = set(inputs)
+        for name in required & set(self.tensors):
             self.constants[name] = self._tensor(self.tensors[name], f"tensor {brief(repr(name))}")
         seen = set()
-        for node, raw in made.values():
-            if id(node) in seen or not wanted & set(node.outputs):
+        for node, raw in producers.values():
+            if id(node) in seen or not required & set(node.outputs):
                 continue
             seen.add(id(node))
-            given = [name for name in node.inputs if name]
-            if missing := [name for name in given if name not in known and name not in self.constants]:
-                raise ModelFileError(f"{node} needs {brief(repr(missing[0]))}, which nothing before it gives")
-            if all(name in self.constants for name in given):
+            operands = [name for name in node.inputs if name]
+            if missing := [name for name in operands if name not in available and name not in self.constants]:
+                raise ModelFileError(f"{node} needs {brief(repr(missing[0]))}, which no earlier node computes")
+            if all(name in self.constants for name in operands):
                 self.constants[node.outputs[0]] = self._constant(node, raw)
             else:
                 nodes.append(node)
-                known |= set(node.outputs)
-        if output in self.constants or output not in known:
+                available |= set(node.outputs)
+        if output in self.constants or output not in available:
             raise ModelFileError(f"its output {brief(repr(output))} does not depend on its input")
-        return nodes, sources
+        return nodes, inputs
 
     def _constant(self, node: Node, raw: Any) -> np.ndarray:
-        """Return the result of a node on constants."""
+        """Return the result of a node whose operands are constants."""
         if node.op == "Constant":
             for attribute in raw.attribute:
                 if attribute.name == "value":
@@ -259,74 +264,75 @@ class _Reader:
                     return np.asarray(node.attributes[attribute.name], np.float32)
                 if attribute.name in {"value_int", "value_ints"}:
                     return np.asarray(node.attributes[attribute.name], np.int64)
-        parts = [self.constants[name] for name in node.inputs if name]
-        if node.op not in FOLDED or not parts:
-            raise ModelFileError(f"{node} computes with constants, and only {', '.join(sorted(FOLDED))} do that here")
+        operands = [self.constants[name] for name in node.inputs if name]
+        if node.op not in FOLDED or not operands:
+            raise ModelFileError(f"{node} computes with constants, and only {', '.join(sorted(FOLDED))} may do that")
         try:
-            if node.op in BROADCAST:  # count the size before computing the result
-                shape = np.broadcast_shapes(*(part.shape for part in parts))
-                self._spend(prod(shape) * parts[0].itemsize, str(node))
+            if node.op in BROADCAST:  # check the size before the result is computed
+                shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+                self._spend(prod(shape) * operands[0].itemsize, str(node))
             with np.errstate(all="ignore"):
-                result = FOLDED[node.op](parts, node.attributes)
+                result = FOLDED[node.op](operands, node.attributes)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-            raise ModelFileError(f"{node} does not fit what it is given ({brief(error)})") from None
+            raise ModelFileError(f"{node} has operands or attributes that do not fit ({brief(error)})") from None
         self._spend(result.nbytes, str(node))
         return result
 
-    def _spend(self, size: int, what: str) -> None:
-        """Count bytes that are computed or read again, and refuse a file that needs too many for its length."""
-        self.spent += size
-        if self.spent > FOLDING[0] + FOLDING[1] * (self.size + self.beside.bytes):
-            raise ModelFileError(f"{what} and those before it compute with constants at too great a length")
+    def _spend(self, size: int, owner: str) -> None:
+        """Count bytes that are computed or read, and refuse a file that needs too many for its size."""
+        self.computed += size
+        if self.computed > FOLDING[0] + FOLDING[1] * (self.size + self.external.bytes):
+            raise ModelFileError(f"{owner} and the nodes before it compute too many constants for the file's size")
 
-    def _tensor(self, tensor: Any, what: str) -> np.ndarray:
+    def _tensor(self, tensor: Any, owner: str) -> np.ndarray:
+        """Return the array of a tensor, which messages call `owner`."""
         kinds = self.onnx.TensorProto
         names = {
             kinds.FLOAT: "float32", kinds.DOUBLE: "float64", kinds.FLOAT16: "float16", kinds.INT32: "int32",
             kinds.INT64: "int64", kinds.BOOL: "bool",
         }  # fmt: skip
         if tensor.data_type not in names:
-            raise ModelFileError(f"{what} is of a type that is not read; wanted {', '.join(names.values())}")
+            raise ModelFileError(f"{owner} has an unsupported type, wanted {', '.join(names.values())}")
         dtype = np.dtype(names[tensor.data_type])
         if len(tensor.dims) > RANK:
-            raise ModelFileError(f"{what} has {len(tensor.dims):,} axes, and at most {RANK} are read")
+            raise ModelFileError(f"{owner} has {len(tensor.dims):,} axes, wanted at most {RANK}")
         shape = tuple(tensor.dims)
         fields = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
         if tensor.data_location == kinds.EXTERNAL or tensor.external_data:
             entries = [(entry.key, entry.value) for entry in tensor.external_data]
-            raw = self.beside.read(entries, max(0, prod(shape)) * dtype.itemsize, what)
-            self._spend(len(raw), what)
+            raw = self.external.read(entries, max(0, prod(shape)) * dtype.itemsize, owner)
+            self._spend(len(raw), owner)
         else:
             raw = tensor.raw_data
         stored: Any = raw or getattr(tensor, fields.get(dtype.name, "int32_data"))
-        held = len(stored) // dtype.itemsize if raw else len(stored)
-        if min(shape, default=1) < 1 or prod(shape) != held or (raw and len(stored) % dtype.itemsize):
-            raise ModelFileError(f"{what} claims the shape {brief(shape)} and holds {held:,} numbers")
+        count = len(stored) // dtype.itemsize if raw else len(stored)
+        if min(shape, default=1) < 1 or prod(shape) != count or (raw and len(stored) % dtype.itemsize):
+            raise ModelFileError(f"{owner} has the shape {brief(shape)}, and {count:,} numbers")
         if raw:
             return np.frombuffer(stored, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
-        if dtype.name == "float16":  # its bits, in integers
+        if dtype.name == "float16":  # stored as the bits of integers
             bits = np.asarray(stored, np.int32)
             return (bits & 0xFFFF).astype(np.uint16).view(dtype).reshape(shape)
         return np.asarray(stored, dtype if dtype.kind != "b" else np.int32).astype(dtype).reshape(shape)
 
-    def _input(self, source: str) -> tuple[tuple[int, ...] | None, str]:
-        """Return the shape and the dtype of the input, as far as the file states them."""
-        kind = next(value.type.tensor_type for value in self.raw.input if value.name == source)
+    def _input(self, name: str) -> tuple[tuple[int, ...] | None, str]:
+        """Return the shape of an input, or None if the file does not specify it, and the dtype."""
+        kind = next(value.type.tensor_type for value in self.raw.input if value.name == name)
         dtype = CASTS.get(kind.elem_type, "int64")
         if not kind.HasField("shape"):
             return None, dtype
         if not 2 <= len(kind.shape.dim) <= RANK:
             shape = [max(0, dim.dim_value) for dim in kind.shape.dim[:RANK]]
-            raise ModelFileError(f"its input {brief(repr(source))} has the shape {brief(shape)}, wanted (samples, ...)")
+            raise ModelFileError(f"its input {brief(repr(name))} has the shape {brief(shape)}, wanted (samples, ...)")
         return tuple(max(0, dim.dim_value) for dim in kind.shape.dim), dtype
 
     def _classes(self, nodes: list[Node]) -> list[Any] | None:
-        """Return the names of the classes, from the node that turns probabilities into a class."""
+        """Return the names of the classes, from the node that maps probabilities to a class, or None."""
         for node in nodes:
             if node.op in {f"{ML}.ZipMap", f"{ML}.LinearClassifier"}:
                 kinds = "classlabels_strings", "classlabels_int64s", "classlabels_ints"
-                found = next((node.attributes[kind] for kind in kinds if node.attributes.get(kind)), None)
-                return [x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in found or []] or None
+                labels = next((node.attributes[kind] for kind in kinds if node.attributes.get(kind)), None)
+                return [x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in labels or []] or None
         for node in nodes:
             if node.op == f"{ML}.ArrayFeatureExtractor" and node.inputs and node.inputs[0] in self.tensors:
                 tensor = self.tensors[node.inputs[0]]
@@ -337,7 +343,7 @@ class _Reader:
 
 
 def _value(text: str) -> Any:
-    """Return the value of a metadata entry that is JSON, or else its text."""
+    """Return the value of a metadata entry that is JSON, or the text of one that is not."""
     try:
         value = strict_json(text)
         json.dumps(value, allow_nan=False)  # 1e999 is valid JSON, but infinite
@@ -346,22 +352,23 @@ def _value(text: str) -> Any:
     return value
 
 
-def _axes(parts: list[np.ndarray], attributes: dict[str, Any]) -> tuple[int, ...]:
-    axes = np.ravel(parts[1] if len(parts) > 1 else attributes["axes"])
-    if len(axes) > RANK:
-        raise ValueError(f"{len(axes):,} axes")
-    return tuple(int(i) for i in axes)
+def _integers(operands: list[np.ndarray], attributes: dict[str, Any]) -> tuple[int, ...]:
+    """Return axes or a shape: the second operand or, in older files, an attribute."""
+    values = np.ravel(operands[1] if len(operands) > 1 else attributes["axes"])
+    if len(values) > RANK:
+        raise ValueError(f"{len(values):,} axes")
+    return tuple(int(i) for i in values)
 
 
-def _cast(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
-    return parts[0].astype(CASTS[attributes["to"]])
+def _cast(operands: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
+    return operands[0].astype(CASTS[attributes["to"]])
 
 
-def _floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]:
-    """Return an operation on two float arrays of the same dtype; integers are refused, as they round differently."""
+def _on_floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]:
+    """Return an operation on two float arrays of one dtype; it refuses integers, whose quotients ONNX rounds down."""
 
-    def apply(parts: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
-        first, second = parts
+    def apply(operands: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
+        first, second = operands
         if first.dtype != second.dtype or first.dtype.kind != "f":
             raise TypeError(f"dtypes {first.dtype} and {second.dtype}")
         return np.asarray(function(first, second))
@@ -372,17 +379,17 @@ def _floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[st
 BROADCAST: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 """Operations on two constants, which are broadcast."""
 CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
-"""The dtypes, by ONNX's codes for them."""
+"""NumPy's names of dtypes, by ONNX's codes."""
 FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
-    "Identity": lambda parts, attributes: parts[0],
+    "Identity": lambda operands, attributes: operands[0],
     "Cast": _cast,
-    "Reshape": lambda parts, attributes: parts[0].reshape(_axes(parts, attributes)),
-    "Transpose": lambda parts, attributes: parts[0].transpose(attributes.get("perm")),
-    "Squeeze": lambda parts, attributes: np.squeeze(parts[0], _axes(parts, attributes)),
-    "Unsqueeze": lambda parts, attributes: np.expand_dims(parts[0], _axes(parts, attributes)),
-    "Neg": lambda parts, attributes: -parts[0],
-    "Sqrt": lambda parts, attributes: np.asarray(np.sqrt(parts[0]), parts[0].dtype),
-    "Reciprocal": lambda parts, attributes: np.asarray(1 / parts[0], parts[0].dtype),
-    **{op: _floats(function) for op, function in BROADCAST.items()},
+    "Reshape": lambda operands, attributes: operands[0].reshape(_integers(operands, attributes)),
+    "Transpose": lambda operands, attributes: operands[0].transpose(attributes.get("perm")),
+    "Squeeze": lambda operands, attributes: np.squeeze(operands[0], _integers(operands, attributes)),
+    "Unsqueeze": lambda operands, attributes: np.expand_dims(operands[0], _integers(operands, attributes)),
+    "Neg": lambda operands, attributes: -operands[0],
+    "Sqrt": lambda operands, attributes: np.asarray(np.sqrt(operands[0]), operands[0].dtype),
+    "Reciprocal": lambda operands, attributes: np.asarray(1 / operands[0], operands[0].dtype),
+    **{op: _on_floats(function) for op, function in BROADCAST.items()},
 }
-"""Operations on constants that are computed while reading."""
+"""Operations on constants that are computed when a file is read."""

@@ -1,7 +1,8 @@
-"""Shapes of values in an ONNX graph: one axis counts the samples, and the others hold the numbers of each sample.
+"""Shapes of values in an ONNX graph: one axis is the axis of samples, the others are the axes of features.
 
-No array is moved: the numbers of a sample keep their C order, so a shape fully describes the effect of a Reshape,
-Squeeze or Transpose. An operation that would mix samples, repeat numbers or change their order is a :class:`Mismatch`.
+Only shapes are computed, not arrays: the numbers of a sample keep their C order, so a shape fully describes the effect
+of a Reshape, Squeeze or Transpose. For an operation that would mix samples, repeat numbers or change their order,
+:class:`Mismatch` is raised.
 """
 
 from collections.abc import Sequence
@@ -9,26 +10,26 @@ from math import prod
 from typing import Any, NamedTuple
 
 SAMPLES = None
-"""In a shape: the axis of the samples."""
+"""The size of the axis of samples."""
 UNKNOWN = 0
-"""In a shape: a size that the file does not state."""
+"""A size that the file does not specify."""
 RANK = 64
 """The largest number of axes of an array, as in NumPy."""
 
 
 class Mismatch(Exception):
-    """An operation does not treat its input as samples of features; the message says what it does instead."""
+    """An operation is not applied to each sample separately; the message is a predicate, such as "joins samples"."""
 
 
 class Shape(NamedTuple):
-    """The shape of a value that holds samples.
+    """The shape of a value that contains samples.
 
     Attributes
     ----------
     sizes : tuple of int or None
-        ``SAMPLES`` once, sizes, or ``UNKNOWN``.
+        ``SAMPLES`` for one axis; for the others, their sizes or ``UNKNOWN``.
     samples : int or None
-        The number of samples, if the file fixes it.
+        The number of samples, if the file specifies it.
 
     Examples
     --------
@@ -53,21 +54,21 @@ class Shape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of numbers in a sample."""
+        """The number of elements of a sample."""
         return prod(self.features)
 
     def _with(self, sizes: Sequence[int | None]) -> "Shape":
         if len(sizes) > RANK:
-            raise Mismatch(f"makes {len(sizes):,} axes, and at most {RANK} are read")
+            raise Mismatch(f"has a result of {len(sizes):,} axes, wanted at most {RANK}")
         return self._replace(sizes=tuple(sizes))
 
     def softmax_over(self, axis: int) -> bool:
-        """Return whether a sum over an axis is the sum over all features of each sample."""
+        """Return whether a softmax over an axis is over all features of each sample."""
         axis = positive(axis, len(self.sizes))
         return axis != self.axis and all(n == 1 for i, n in enumerate(self.sizes) if i not in (axis, self.axis))
 
     def old_softmax_over(self, axis: int) -> bool:
-        """Return the same for a sum over an axis and all later ones, as before opset 13."""
+        """Return the same for a softmax over an axis and all later axes, as before opset 13."""
         axis = positive(axis, len(self.sizes))
         return self.axis < axis and all(n == 1 for n in self.sizes[:axis] if n is not SAMPLES)
 
@@ -76,39 +77,39 @@ class Shape(NamedTuple):
         rank = len(self.sizes)
         order = list(range(rank))[::-1] if perm is None else list(perm)
         if sorted(order) != list(range(rank)):
-            raise Mismatch(f"has an order of axes that does not fit {rank} of them")
-        kept = [i for i in order if self.sizes[i] not in (SAMPLES, 1)]
-        if kept != sorted(kept):
+            raise Mismatch(f"has a perm that is not a permutation of {rank} axes")
+        features = [i for i in order if self.sizes[i] not in (SAMPLES, 1)]
+        if features != sorted(features):
             raise Mismatch("changes the order of numbers within a sample")
         return self._with([self.sizes[i] for i in order])
 
     def squeezed(self, axes: Sequence[int] | None) -> "Shape":
         """Return the shape without some axes of size 1."""
         if axes is None:
-            raise Mismatch("names no axes, so that a single sample would lose its own")
-        gone = distinct(axes, len(self.sizes))
-        if self.axis in gone:
+            raise Mismatch("names no axes, so with one sample it would also remove the axis of samples")
+        removed = distinct(axes, len(self.sizes))
+        if self.axis in removed:
             raise Mismatch("removes the axis of the samples")
-        if any(self.sizes[i] != 1 for i in gone):
+        if any(self.sizes[i] != 1 for i in removed):
             raise Mismatch("changes the shape of samples")
-        return self._with([n for i, n in enumerate(self.sizes) if i not in gone])
+        return self._with([n for i, n in enumerate(self.sizes) if i not in removed])
 
     def unsqueezed(self, axes: Sequence[int]) -> "Shape":
         """Return the shape with additional axes of size 1, at these positions in the result."""
         rank = len(self.sizes) + len(axes)
         if rank > RANK:
-            raise Mismatch(f"makes {rank:,} axes, and at most {RANK} are read")
+            raise Mismatch(f"has a result of {rank:,} axes, wanted at most {RANK}")
         new, old = distinct(axes, rank), iter(self.sizes)
         return self._with([1 if i in new else next(old) for i in range(rank)])
 
     def flattened(self, axis: int) -> "Shape":
-        """Return the shape with two axes: those before `axis` joined into one, all others into another."""
+        """Return the shape with two axes: the axes before `axis` joined into the first, the others into the second."""
         axis = axis if axis == len(self.sizes) else positive(axis, len(self.sizes))
-        halves = self.sizes[:axis], self.sizes[axis:]
-        own = next(half for half in halves if SAMPLES in half)
-        if any(n not in (SAMPLES, 1) for n in own):
+        groups = self.sizes[:axis], self.sizes[axis:]
+        with_samples = next(group for group in groups if SAMPLES in group)
+        if any(n not in (SAMPLES, 1) for n in with_samples):
             raise Mismatch("joins samples")
-        return self._with([SAMPLES if half is own else prod(n or 0 for n in half) for half in halves])
+        return self._with([SAMPLES if group is with_samples else prod(n or 0 for n in group) for group in groups])
 
     def reshaped(self, target: Sequence[Any], allowzero: bool = False) -> "Shape":
         """Return the shape after a Reshape.
@@ -116,9 +117,9 @@ class Shape(NamedTuple):
         Parameters
         ----------
         target : sequence of int or None
-            As in ONNX: 0 copies a size, -1 stands for the remaining size; SAMPLES for the number of samples.
+            As in ONNX, 0 copies a size, and -1 is the remaining size; SAMPLES is the number of samples.
         allowzero : bool
-            Whether 0 means a size of 0 instead.
+            Whether 0 is a size of 0 instead.
         """
         changes = Mismatch("changes the shape of samples")
         if len(target) > RANK or any(n is not SAMPLES and (not isinstance(n, int) or n < -1) for n in target):
@@ -129,21 +130,21 @@ class Shape(NamedTuple):
         if tuple(sizes) == self.sizes:
             return self
         if any(n != 1 for n in self.sizes[: self.axis]):
-            raise Mismatch("changes the shape of what has samples as columns")
+            raise Mismatch("changes the shape of a value with samples as columns")
         if sizes.count(-1) > 1 or sizes.count(SAMPLES) > 1:
             raise changes
         if SAMPLES not in sizes:
             sizes = self._with_samples(sizes)
         elif -1 in sizes:
-            sizes[sizes.index(-1)] = self._left(sizes)
-        at = sizes.index(SAMPLES)
-        size = prod(n or 0 for n in sizes[at + 1 :])
-        if any(n != 1 for n in sizes[:at]) or (size and self.size and size != self.size):
+            sizes[sizes.index(-1)] = self._remaining_size(sizes)
+        axis = sizes.index(SAMPLES)
+        size = prod(n or 0 for n in sizes[axis + 1 :])
+        if any(n != 1 for n in sizes[:axis]) or (size and self.size and size != self.size):
             raise changes
         return self._with(sizes)
 
-    def _left(self, sizes: list[int | None]) -> int:
-        """Return the size that -1 stands for, next to an axis of samples."""
+    def _remaining_size(self, sizes: list[int | None]) -> int:
+        """Return the size that replaces -1 in sizes with an axis of samples."""
         others = prod(n for n in sizes if n not in (-1, SAMPLES))
         if others == 0 or self.size == 0:
             return UNKNOWN
@@ -154,9 +155,9 @@ class Shape(NamedTuple):
     def _with_samples(self, sizes: list[int | None]) -> list[int | None]:
         """Return the sizes with the axis of the samples marked."""
         numbers = [n or 0 for n in sizes]
-        if self.samples is None:  # whatever the number of samples is, -1 stands for it
+        if self.samples is None:  # -1 is the number of samples
             if -1 not in numbers:
-                raise Mismatch("fixes the number of samples, which the input leaves open")
+                raise Mismatch("has a fixed number of samples, and the input has any number")
             others = prod(n for n in numbers if n != -1)
             if self.size not in (others, UNKNOWN) or others == 0:
                 raise Mismatch("changes the shape of samples")
@@ -174,28 +175,28 @@ class Shape(NamedTuple):
                 break
         raise Mismatch("changes the shape of samples")
 
-    def with_constant(self, of: tuple[int, ...]) -> tuple["Shape", tuple[int, ...]]:
-        """Return the shape after an operation with a constant, and the constant's shape relative to one sample."""
-        rank = max(len(self.sizes), len(of))
-        mine = (1,) * (rank - len(self.sizes)) + self.sizes
-        theirs = (1,) * (rank - len(of)) + of
-        made, beside = list[int | None](), []
-        for n, k in zip(mine, theirs, strict=True):
+    def with_constant(self, constant: tuple[int, ...]) -> tuple["Shape", tuple[int, ...]]:
+        """Return the shape after an operation with a constant of some shape, and that shape relative to one sample."""
+        rank = max(len(self.sizes), len(constant))
+        padded_self = (1,) * (rank - len(self.sizes)) + self.sizes
+        padded_constant = (1,) * (rank - len(constant)) + constant
+        sizes, relative = list[int | None](), []
+        for n, k in zip(padded_self, padded_constant, strict=True):
             fits = k == 1 if n is SAMPLES else k in (1, n) or n == UNKNOWN
             if not fits:
-                why = "differs between samples" if n is SAMPLES else f"does not fit samples of shape {self.features}"
-                raise Mismatch(f"has a constant of shape {of} that {why}")
-            made.append(k if n == UNKNOWN and k > 1 else n)
+                reason = "differs between samples" if n is SAMPLES else f"does not fit samples of shape {self.features}"
+                raise Mismatch(f"has a constant of shape {constant} that {reason}")
+            sizes.append(k if n == UNKNOWN and k > 1 else n)
             if n is not SAMPLES:
-                beside.append(k)
-        return self._with(made), tuple(beside)
+                relative.append(k)
+        return self._with(sizes), tuple(relative)
 
-    def beside(self, other: "Shape") -> "Shape":
-        """Return the shape of the sum of two values, of which one may have a single number for each sample."""
+    def combined(self, other: "Shape") -> "Shape":
+        """Return the shape of the sum of two values; one of them may have a single number for each sample."""
         if self == other:
             return self
         if len(self.sizes) != len(other.sizes) or self.axis != other.axis or 1 not in (self.size, other.size):
-            raise Mismatch(f"takes values of different shapes, {self.features} and {other.features} for each sample")
+            raise Mismatch(f"has operands of different shapes, {self.features} and {other.features} for each sample")
         return other if self.size == 1 else self
 
     def reduced(self, axis: int) -> "Shape":
@@ -203,33 +204,33 @@ class Shape(NamedTuple):
         axis = positive(axis, len(self.sizes))
         return self._with([1 if i == axis else n for i, n in enumerate(self.sizes)])
 
-    def after_product(self, axis: int, given: int, made: int | None) -> "Shape":
-        """Return the shape after a product with a matrix that maps `given` numbers along an axis to `made` numbers.
+    def after_product(self, axis: int, inputs: int, outputs: int | None) -> "Shape":
+        """Return the shape after a product with a matrix that maps `inputs` numbers along an axis to `outputs` numbers.
 
-        If `made` is None, the matrix is a vector, and the axis is removed.
+        If `outputs` is None, the matrix is a vector, and the axis is removed.
         """
         axis = positive(axis, len(self.sizes))
         if axis == self.axis:
             raise Mismatch("sums over the samples")
         if any(n != 1 for i, n in enumerate(self.sizes) if i not in (axis, self.axis)):
             raise Mismatch(f"uses its weights several times for each sample, whose shape is {self.features}")
-        if self.sizes[axis] not in (UNKNOWN, given):
-            raise Mismatch(f"takes {given} numbers of each sample, and is given {self.sizes[axis]}")
-        return self._with([*self.sizes[:axis], *([] if made is None else [made]), *self.sizes[axis + 1 :]])
+        if self.sizes[axis] not in (UNKNOWN, inputs):
+            raise Mismatch(f"needs {inputs} numbers for each sample, and there are {self.sizes[axis]}")
+        return self._with([*self.sizes[:axis], *([] if outputs is None else [outputs]), *self.sizes[axis + 1 :]])
 
 
 def positive(axis: int, rank: int) -> int:
-    """Return an axis as an index from 0; negative ones count from the last."""
+    """Return an axis as an index from 0; a negative axis counts from the end."""
     if not -rank <= axis < rank:
-        raise Mismatch(f"has the axis {axis} of a value of {rank} axes")
+        raise Mismatch(f"has the axis {axis} for a value of {rank} axes")
     return axis % rank
 
 
 def distinct(axes: Sequence[int], rank: int) -> set[int]:
     """Return axes as indices from 0, or raise Mismatch if one occurs twice."""
     if len(axes) > RANK:
-        raise Mismatch(f"has {len(axes):,} axes, and at most {RANK} are read")
-    found = {positive(int(axis), rank) for axis in axes}
-    if len(found) < len(axes):
+        raise Mismatch(f"names {len(axes):,} axes, wanted at most {RANK}")
+    indices = {positive(int(axis), rank) for axis in axes}
+    if len(indices) < len(axes):
         raise Mismatch("names an axis twice")
-    return found
+    return indices

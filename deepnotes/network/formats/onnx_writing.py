@@ -1,4 +1,4 @@
-"""Export of networks as ONNX files."""
+"""Export of networks to ONNX files."""
 
 import json
 from os import PathLike
@@ -19,37 +19,37 @@ from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief, reason
 
 OPSET, IR_VERSION = 13, 7
-"""The versions of 2020, the first that have all operations used here. Later runtimes read them as well."""
+"""The first versions with all operations that are used here, from 2020; later runtimes can read them."""
 INPUT, OUTPUT, SAMPLES = "X", "A", "m"
 LIMIT = (1 << 31) - (1 << 20)
-"""The largest size of the parameters in bytes: a Protocol Buffers message, with names and nodes, is below 2 GiB."""
+"""The largest size of the parameters in bytes: with names and nodes, a Protocol Buffers message must be below 2 GiB."""
 
 
 def to_onnx(chain: Chain) -> bytes:
     """Return a chain as the bytes of an ONNX file, checked by ``onnx.checker``.
 
-    The input ``X`` has shape (m, n[0]) and the output ``A`` shape (m, n[L]), both in the chain's dtype; a target in its
-    own units comes out in double precision. The metadata are JSON, by their names.
+    The input ``X`` has shape (m, n[0]) and the output ``A`` has shape (m, n[L]), both in the chain's dtype. If outputs
+    are scaled to the units of a target, they are in double precision. Each entry of the metadata is written as JSON.
 
     Raises
     ------
     ModelFileError
-        If its metadata are not JSON, or the file would be too large for the format.
+        If the metadata are not JSON, or the file would be too large for the format.
     MissingExtraError
     """
     onnx = needed("onnx", "onnx", "an ONNX file")
-    trace, A = traced(chain)
+    trace, A = trace_chain(chain)
     trace.nodes[-1].output[0] = OUTPUT
     size = sum(x.nbytes for x in trace.constants.values())
     if size > LIMIT:
-        raise ModelFileError(f"the parameters take {size:,} bytes, and an ONNX file holds less than 2 GiB")
+        raise ModelFileError(f"the parameters have {size:,} bytes, and an ONNX file must have less than 2 GiB")
     model = _model(onnx, chain, trace, A.dtype)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
 
-def traced(chain: Chain) -> tuple[Trace, Any]:
-    """Return the nodes and constants that compute the outputs of a chain, and the outputs, for an input ``X``."""
+def trace_chain(chain: Chain) -> tuple[Trace, Any]:
+    """Return the nodes and constants that compute the outputs of a chain for an input ``X``, and the outputs."""
     trace = Trace(chain.dtype)
     ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
     A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
@@ -62,8 +62,8 @@ def traced(chain: Chain) -> tuple[Trace, Any]:
         A = trace.cast(ops.standardize(trace.cast(A, "float64"), *constants), chain.dtype)
     for number, link in enumerate(chain.links, 1):
         trace.scope = f"layer{number}/"
-        own = trace.constant(f"W{number}", link.W), A, trace.constant(f"b{number}", link.b.reshape(-1))
-        A = link.g.forward(ops, ops.linear(*own))
+        W, b = trace.constant(f"W{number}", link.W), trace.constant(f"b{number}", link.b.reshape(-1))
+        A = link.g.forward(ops, ops.linear(W, A, b))
     if chain.target is not None:
         trace.scope = "target/"
         A = trace.cast(A, "float64") * chain.target.scale + chain.target.mean
@@ -76,7 +76,7 @@ def write(path: str | PathLike[str], content: bytes | str) -> Path:
     Raises
     ------
     ModelFileError
-        If it cannot be written.
+        If the file cannot be written.
     """
     path = as_path(path)
     try:
@@ -88,7 +88,7 @@ def write(path: str | PathLike[str], content: bytes | str) -> Path:
 
 
 def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
-    """Return ONNX Runtime's outputs for the inputs of test vectors, and its name and version.
+    """Return the outputs of ONNX Runtime for the inputs of test vectors, and the runtime's name and version.
 
     Raises
     ------
@@ -98,11 +98,12 @@ def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {INPUT: vectors.X})
-    return found, f"onnxruntime {runtime.__version__}"
+    (outputs,) = session.run(None, {INPUT: vectors.X})
+    return outputs, f"onnxruntime {runtime.__version__}"
 
 
 def _model(onnx: Any, chain: Chain, trace: Trace, result: np.dtype[Any]) -> Any:
+    """Return the ONNX model of a traced chain whose outputs have the dtype `result`."""
     helper = onnx.helper
     kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in ("float32", "float64")}
     used = {name for node in trace.nodes for name in node.input}
@@ -126,7 +127,7 @@ def _model(onnx: Any, chain: Chain, trace: Trace, result: np.dtype[Any]) -> Any:
         doc_string=f"{chain}; X holds one sample in each row",
     )
     try:
-        texts = {str(key): json.dumps(value, allow_nan=False) for key, value in chain.described().items()}
+        texts = {str(key): json.dumps(value, allow_nan=False) for key, value in chain.output_metadata().items()}
         helper.set_model_props(model, texts)
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata: wanted JSON values only ({brief(error)})") from None

@@ -1,9 +1,9 @@
-"""The part that is the same in all exported Python files: reading, checking and predicting.
+"""The code that is the same in all exported Python files: it reads data, makes predictions and checks itself.
 
-:mod:`deepnotes.network.formats.python_writing` generates the part above the first mark for each network. The
-definitions between the marks replace the library's definitions of the same names. In an exported file they are followed
-by the functions that this module imports from the library, word for word, with everything that they refer to, and then
-by the rest of this module. Nothing imports this module.
+No module imports this one; :mod:`deepnotes.network.formats.python_writing` copies its source. The names above the first
+dashed line have different values in each exported file. The definitions between the two dashed lines replace the
+library's definitions of the same names. In an exported file they are followed by the functions that this module imports
+from the library, word for word, with everything that they refer to, and then by the definitions below the second line.
 """
 
 import os
@@ -54,7 +54,7 @@ class TableError(ValueError):
 
 
 class ArgumentError(ValueError):
-    """The model's description of its data format is invalid."""
+    """The model's description of its data format is not valid."""
 
     @classmethod
     def of(cls, name: str, value: object, wanted: str) -> "ArgumentError":
@@ -63,7 +63,7 @@ class ArgumentError(ValueError):
 
 
 class Table:
-    """The columns of a file that the network uses, the line of each one's first value, and the missing values."""
+    """The columns of a file that the network uses, the line of each column's first value, and the missing values."""
 
     def __init__(self, source: str, columns: dict[str, Any], lines: dict[str, int], gaps: dict[str, Any]) -> None:
         self.source, self.columns, self.lines, self.gaps = source, columns, lines, gaps
@@ -106,29 +106,39 @@ def numbers(name: str) -> Array:
 
 
 def samples(X: object) -> Array:
-    """Return rows of features as columns in the network's dtype, standardized if the network does that."""
+    """Return rows of features as columns, in the network's dtype and standardized if the network needs that."""
     rows = np.asarray(X)
     if rows.ndim != 2 or rows.shape[1] != INPUTS or rows.dtype.kind not in "biuf":
-        raise ValueError(f"X is of {rows.dtype} and shape {rows.shape}, wanted real numbers of shape (rows, {INPUTS})")
+        raise ValueError(
+            f"X has dtype {rows.dtype} and shape {rows.shape}, wanted real numbers of shape (rows, {INPUTS})"
+        )
     A: Array = rows.T if MEAN is None else standardize(np, rows.T.astype(np.float64), MEAN, SCALE)
     return A.astype(DTYPE)
 
 
 def check() -> tuple[bool, str]:
-    """Check the numbers against their digest and the test vectors' outputs against their bounds; return the result."""
+    """Check the numbers in this file against their digest, and predictions against test vectors.
+
+    Returns
+    -------
+    bool
+        Whether the check has passed: all predictions are within their bounds of rounding error.
+    str
+        A message.
+    """
     content = "".join(f"{name} {NUMBERS[name]} " for name in sorted(NUMBERS))
     if sha256(content.encode()).hexdigest() != DIGEST:
-        return False, "the numbers in this file are not those that were written"
-    X, wanted, allowed = (numbers(f"test {name}") for name in ("inputs", "outputs", "bounds"))
+        return False, "the numbers in this file have been changed since it was written"
+    X, expected, bounds = (numbers(f"test {name}") for name in ("inputs", "outputs", "bounds"))
     with np.errstate(all="ignore"):
         A = predict(X).astype(np.float64)
-        off = abs(A - wanted)
-        right = (off <= allowed) | (wanted == A) | (np.isnan(A) & np.isnan(wanted)) | np.isinf(allowed)
-        share = np.where(np.isfinite(off) & (off > 0), off / allowed, 0).max(initial=0)
-    tried = f"{right.size} outputs for {len(X)} test vectors"
-    if right.all():
-        return True, f"{tried} are right, the worst off by {share:.2g} of what rounding may do"
-    return False, f"{right.size - right.sum()} of {tried} are wrong"
+        errors = abs(A - expected)
+        correct = (errors <= bounds) | (expected == A) | (np.isnan(A) & np.isnan(expected)) | np.isinf(bounds)
+        largest = np.where(np.isfinite(errors) & (errors > 0), errors / bounds, 0).max(initial=0)
+    checked = f"{correct.size} outputs for {len(X)} test vectors"
+    if correct.all():
+        return True, f"{checked} are correct; the largest error is {largest:.2g} of its rounding bound"
+    return False, f"{correct.size - correct.sum()} of {checked} are wrong"
 
 
 def read(path: str) -> NDArray[np.float64]:
@@ -140,13 +150,13 @@ def read(path: str) -> NDArray[np.float64]:
     except (OSError, ValueError) as error:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     features = None if COLUMNS is None else [Feature(*column) for column in COLUMNS]
-    request = requested(features)
+    request = request_for(features)
     header, text = read_header(parse_text(unpack(data, source), source, request), request)
     names = header.names
     known = [name for name in names if name]
     if features is None:
         features = [Feature(name) for name in known if name not in header.index_names]
-        request = requested(features)
+        request = request_for(features)
     request = request.resolve(source, known)
     rows = list(text.rows(len(names)))
     if not rows:
@@ -161,25 +171,25 @@ def read(path: str) -> NDArray[np.float64]:
         if not name or not request.includes(name):
             continue
         cells = [row.cells[j].strip() for row in rows]
-        places = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
-        codes = np.array([places[cell] for cell in cells])
+        indices = {cell: i for i, cell in enumerate(dict.fromkeys(cells))}
+        codes = np.array([indices[cell] for cell in cells])
         try:
             wanted = ColumnRequest(name, request, f"{source}: column {name!r}", len(data))
-            column = convert_coded(CodedCells(codes, list(places)), wanted)
+            column = convert_coded(CodedCells(codes, list(indices)), wanted)
         except CellError as error:
             line = cell_lines(rows[error.row])[j]
             raise TableError(f"{source}:{line}: column {name!r} has {error.message}") from None
         columns[name], lines[name] = column.column, cell_lines(rows[0])[j]
         if column.missing is not None:
             missing = np.flatnonzero(column.missing)
-            some = [cell_lines(rows[i])[j] for i in missing[:MAX_POSITIONS]]
+            first_lines = [cell_lines(rows[i])[j] for i in missing[:MAX_POSITIONS]]
             description = describe_missing(cells[missing[0]], column.column, request.format)
-            gaps[name] = Gap(len(missing), some, description, True)
+            gaps[name] = Gap(len(missing), first_lines, description, True)
     return inputs_of(Table(source, columns, lines, gaps), features, "error")  # type: ignore[arg-type]
 
 
-def requested(features: list[Feature] | None) -> Request:
-    """Return how to read a file for some features, or for all of its columns."""
+def request_for(features: list[Feature] | None) -> Request:
+    """Return the options for reading the columns of some features, or all columns of a file."""
     format = Format(**FORMAT)
     if features is None:
         return Request(format=format)
@@ -190,53 +200,56 @@ def requested(features: list[Feature] | None) -> Request:
 
 def columns(A: Array) -> tuple[list[str], list[list[object]]]:
     """Return the names and the columns of a table of predictions, for outputs of shape (rows, outputs)."""
-    shares = [exact(outputs) for outputs in A.T]
+    values = [exact(outputs) for outputs in A.T]
     if CLASSES is None:
-        return ["prediction"] if OUTPUTS == 1 else [f"prediction_{i + 1}" for i in range(OUTPUTS)], shares
-    likeliest = A.argmax(axis=1) if OUTPUTS > 1 else (A[:, 0] > 0.5).astype(int)
-    return ["prediction", *(f"p_{name}" for name in CLASSES[-OUTPUTS:])], [[CLASSES[i] for i in likeliest], *shares]
+        return ["prediction"] if OUTPUTS == 1 else [f"prediction_{i + 1}" for i in range(OUTPUTS)], values
+    indices = A.argmax(axis=1) if OUTPUTS > 1 else (A[:, 0] > 0.5).astype(int)
+    return ["prediction", *(f"p_{name}" for name in CLASSES[-OUTPUTS:])], [[CLASSES[i] for i in indices], *values]
 
 
 class Output:
-    """Writes a table to stdout, one row with its line break at a time; control characters are escaped on a terminal."""
+    """A file that writes rows to stdout; on a terminal, control characters are escaped."""
 
     def write(self, row: str) -> None:
-        """Write a row."""
-        shown = escaped(row.removesuffix("\n")) + "\n" if sys.stdout and sys.stdout.isatty() else row
-        write_all(sys.stdout, shown)
+        """Write a row, which ends with a line break."""
+        text = escaped(row.removesuffix("\n")) + "\n" if sys.stdout and sys.stdout.isatty() else row
+        write_all(sys.stdout, text)
 
 
-def main(words: list[str]) -> int:
-    """Check, or predict the rows of a file, and return the exit status."""
-    spreadsheet = "--spreadsheet" in words
-    rest = [word for word in words if word != "--spreadsheet"]
+def main(arguments: list[str]) -> int:
+    """Run the check, or predict the rows of a file, and return the exit status."""
+    spreadsheet = "--spreadsheet" in arguments
+    rest = [argument for argument in arguments if argument != "--spreadsheet"]
     if len(rest) != 1 or (rest[0].startswith("-") and rest[0] != "--check"):
-        say(f"usage: python {sys.argv[0]} --check | [--spreadsheet] DATA.csv")
+        print_error(f"usage: python {sys.argv[0]} --check | [--spreadsheet] DATA.csv")
         return 2
     try:
-        return tell(rest[0], spreadsheet)
+        return run_check() if rest[0] == "--check" else predict_file(rest[0], spreadsheet)
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         status = 141
     except (OSError, ValueError) as error:
-        say(f"error: cannot write to stdout: {getattr(error, 'strerror', None) or error}")
+        print_error(f"error: cannot write to stdout: {getattr(error, 'strerror', None) or error}")
         status = 1
-    if sys.stdout is not None:  # discard what is still buffered, or Python would fail to write it at exit
+    if sys.stdout is not None:  # discard the buffered text, or Python would fail to write it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
-def tell(what: str, spreadsheet: bool) -> int:
-    """Write the result of the check, or the predictions for a file, to stdout, and return the exit status."""
-    if what == "--check":
-        good, told = check()
-        write_all(sys.stdout, f"{'passed' if good else 'FAILED'}: {told}\n")
-        sys.stdout.flush()
-        return 0 if good else 1
+def run_check() -> int:
+    """Write the result of the check to stdout, and return the exit status."""
+    passed, message = check()
+    write_all(sys.stdout, f"{'passed' if passed else 'FAILED'}: {message}\n")
+    sys.stdout.flush()
+    return 0 if passed else 1
+
+
+def predict_file(path: str, spreadsheet: bool) -> int:
+    """Write the predictions for a file to stdout, and return the exit status."""
     try:
         with np.errstate(all="ignore"):
-            names, cells = columns(predict(read(what)))
+            names, cells = columns(predict(read(path)))
     except ValueError as error:
-        say(f"error: {error}" if isinstance(error, TableError) else f"error: {what}: {error}")
+        print_error(f"error: {error}" if isinstance(error, TableError) else f"error: {path}: {error}")
         return 1
     if spreadsheet:
         names = [inert(name) for name in names]
@@ -246,7 +259,7 @@ def tell(what: str, spreadsheet: bool) -> int:
     return 0
 
 
-def say(text: str) -> None:
+def print_error(text: str) -> None:
     """Write a line to stderr, if possible."""
     try:
         write_all(sys.stderr, escaped(text) + "\n")

@@ -1,8 +1,8 @@
-"""Export of networks as a single Python file that needs only NumPy.
+"""Export of a network to a single Python file that needs only NumPy.
 
-The formulas in the file are the source of :mod:`deepnotes.equations`, word for word: the functions that this network
-needs and everything that they refer to. The file also holds the parameters, test vectors with error bounds, and
-:mod:`deepnotes.network.formats.python_runtime` with the library's own functions that read and write CSV.
+The formulas in the file are copied word for word from :mod:`deepnotes.equations`: the functions that the network needs
+and everything that they refer to. The file also contains the parameters, test vectors with error bounds, and a copy of
+:mod:`deepnotes.network.formats.python_runtime` with the library's functions that read and write CSV.
 """
 
 import ast
@@ -28,7 +28,7 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.version import __version__
 
 WIDTH = 118
-CARRIED = "deepnotes.network.formats.python_runtime"
+RUNTIME = "deepnotes.network.formats.python_runtime"
 
 
 def to_python(chain: Chain) -> str:
@@ -39,23 +39,23 @@ def to_python(chain: Chain) -> str:
     ModelFileError
         If deepnotes is installed without its source.
     """
-    carried = Carried.found()
+    runtime = Runtime.from_source()
     functions, imports = equations_of(["standardize"] * (chain.standardizer is not None) + _functions(chain))
-    numbers = {name: _encoded(x) for name, x in _arrays(chain).items()}
+    numbers = {name: _encode(x) for name, x in _arrays(chain).items()}
     content = "".join(f"{name} {numbers[name]} " for name in sorted(numbers))
     return "\n".join(
         [
             _docstring(chain),
-            *_by_module({*carried.imports, *imports, "from types import ModuleType as Namespace"}),
+            *_merge_imports({*runtime.imports, *imports, "from types import ModuleType as Namespace"}),
             "",
             *(f"{name} = {value!r}" for name, value in _constants(chain).items()),
-            _rule("the equations of deepnotes, word for word; xp is NumPy"),
+            _heading("the equations of deepnotes, word for word; xp is NumPy"),
             *(f"\n{text}\n" for text in functions),
-            _rule("the network"),
+            _heading("the network"),
             *_predict(chain),
-            _rule("reading, checking, writing"),
-            *(f"\n{text}\n" for text in (carried.first, *carried.library, carried.last)),
-            _rule("the numbers"),
+            _heading("reading data, checking, writing predictions"),
+            *(f"\n{text}\n" for text in (runtime.first, *runtime.library, runtime.last)),
+            _heading("the parameters and the test vectors"),
             f'DIGEST = "{sha256(content.encode()).hexdigest()}"',
             "NUMBERS = {",
             *(_entry(name, *entry) for name, entry in numbers.items()),
@@ -68,7 +68,7 @@ def to_python(chain: Chain) -> str:
 
 
 def check(text: str) -> str:
-    """Run the check of such a file in this process, and return its message.
+    """Run the check of an exported file in this process, and return its message.
 
     Raises
     ------
@@ -77,19 +77,19 @@ def check(text: str) -> str:
     """
     module = ModuleType("exported")
     exec(compile(text, "exported.py", "exec"), module.__dict__)
-    good, told = module.check()
-    if not good:
-        raise ModelFileError(f"the file of Python is wrong: {told}")
-    return str(told)
+    passed, message = module.check()
+    if not passed:
+        raise ModelFileError(f"the Python file fails its check: {message}")
+    return str(message)
 
 
 def equations_of(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the source of equations and everything they refer to, module by module, and the imports needed.
+    """Return the source of equations and of everything that they refer to, module by module, and the necessary imports.
 
     Raises
     ------
     ModelFileError
-        If there is no source.
+        If the source of deepnotes is missing.
 
     Examples
     --------
@@ -102,20 +102,20 @@ def equations_of(names: Iterable[str]) -> tuple[list[str], list[str]]:
     modules: dict[str, list[str]] = {}
     for name in names:
         modules.setdefault(EQUATIONS[name].__module__, []).append(name)
-    for module, wanted in modules.items():
-        found, needed = source_of(module, wanted)
-        texts += found
-        imports |= needed
+    for module, functions in modules.items():
+        module_texts, module_imports = source_of(module, functions)
+        texts += module_texts
+        imports |= module_imports
     return texts, sorted(imports)
 
 
 def source_of(module: str, names: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Return the source of functions and everything in their module that they refer to, and its ``math`` imports.
+    """Return the source of functions and of everything in their module that they refer to, and the ``math`` imports.
 
     Raises
     ------
     ModelFileError
-        If there is no source.
+        If the source of deepnotes is missing.
     """
     source = _source(module)
     lines, tree = source.splitlines(), ast.parse(source)
@@ -127,26 +127,27 @@ def source_of(module: str, names: Iterable[str]) -> tuple[list[str], set[str]]:
             defined |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
         elif isinstance(statement, ast.ImportFrom) and statement.module == "math":
             defined |= {alias.name: statement for alias in statement.names}
-    wanted, found, imports = list(names), set(), set()
-    while wanted:
-        name = wanted.pop()
-        if name in found or name not in defined:
+    stack, required, imports = list(names), set(), set()
+    while stack:
+        name = stack.pop()
+        if name in required or name not in defined:
             continue
-        found.add(name)
+        required.add(name)
         if isinstance(defined[name], ast.ImportFrom):
             imports.add(f"from math import {name}")
         else:
-            wanted += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
-    kept = {id(s): s for name, s in defined.items() if name in found and not isinstance(s, ast.ImportFrom)}
-    return [_text(lines, statement) for statement in sorted(kept.values(), key=lambda s: s.lineno)], imports
+            stack += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    statements = {id(s): s for name, s in defined.items() if name in required and not isinstance(s, ast.ImportFrom)}
+    return [_text(lines, statement) for statement in sorted(statements.values(), key=lambda s: s.lineno)], imports
 
 
 def _source(module: str) -> str:
+    """Return the source of a module, which is not imported."""
     spec = find_spec(module)
     try:
         return Path(spec.origin).read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
     except (OSError, TypeError, AttributeError):
-        raise ModelFileError(f"{module} is installed without its source, and a file of Python is made of it") from None
+        raise ModelFileError(f"{module} is installed without its source, which a Python file is made from") from None
 
 
 def _text(lines: list[str], statement: ast.stmt) -> str:
@@ -158,21 +159,24 @@ def _text(lines: list[str], statement: ast.stmt) -> str:
 
 
 def _functions(chain: Chain) -> list[str]:
+    """Return the names of the equations that the layers need."""
     return ["linear", *{link.g.name: None for link in chain.links}]
 
 
 @dataclass
-class Carried:
-    """The part that all exported files have in common.
+class Runtime:
+    """The code that all exported files have in common.
 
     Attributes
     ----------
     first, last : str
-        The source of :mod:`deepnotes.network.formats.python_runtime` between its marks, and below them.
+        The source of :mod:`deepnotes.network.formats.python_runtime` between its dashed lines, and below the second.
     library : list of str
-        The definitions that it uses from the library, each after those that it needs when it is defined.
+        The definitions of the library that the runtime uses, each after the definitions that it depends on.
     imports : set of str
-        All import statements needed, with one name in each.
+        The necessary import statements, with one name in each.
+    names : set of str
+        The names that have been defined so far.
     """
 
     first: str
@@ -182,47 +186,48 @@ class Carried:
     names: set[str] = field(default_factory=set)
 
     @classmethod
-    def found(cls) -> "Carried":
-        """Return the carried part, collected from the library's source.
+    def from_source(cls) -> "Runtime":
+        """Return the runtime, collected from the source of the library.
 
         Raises
         ------
         ModelFileError
-            If there is no source.
+            If the source of deepnotes is missing.
         """
-        source = _source(CARRIED)
-        _, first, last = (_without_marks(part).strip() for part in source.split(f"# {'-' * WIDTH}\n"))
-        made = cls(first, last)
-        made.names = set(_defined(ast.parse(source)))
-        made.take(CARRIED, _names_in(ast.parse(f"{first}\n{last}")))
-        return made
+        source = _source(RUNTIME)
+        _, first, last = (_without_linter_comments(text).strip() for text in source.split(f"# {'-' * WIDTH}\n"))
+        runtime = cls(first, last)
+        runtime.names = set(_defined(ast.parse(source)))
+        runtime.add(RUNTIME, _names_in(ast.parse(f"{first}\n{last}")))
+        return runtime
 
-    def take(self, module: str, names: Iterable[str]) -> None:
-        """Add the functions, classes and constants of these names that a module defines, and all they refer to."""
+    def add(self, module: str, names: Iterable[str]) -> None:
+        """Add those functions, classes and constants that a module defines, and everything that they refer to."""
         source = _source(module)
         tree = ast.parse(source)
         defined, imported = _defined(tree), _imported(tree)
-        found: dict[int, ast.stmt] = {}
-        others: dict[str, list[str]] = {}
-        wanted, seen = list(names), set()
-        while wanted:
-            name = wanted.pop()
+        statements: dict[int, ast.stmt] = {}
+        names_by_module: dict[str, list[str]] = {}
+        stack, seen = list(names), set()
+        while stack:
+            name = stack.pop()
             if name in imported and name not in seen:
                 origin, statement = imported[name]
                 if not origin.startswith("deepnotes."):
                     self.imports.add(statement)
                 elif name not in self.names:
-                    others.setdefault(origin, []).append(name)
+                    names_by_module.setdefault(origin, []).append(name)
             elif name in defined and name not in self.names:
                 self.names.add(name)
-                found[id(defined[name])] = defined[name]
-                wanted += _names_in(defined[name])
+                statements[id(defined[name])] = defined[name]
+                stack += _names_in(defined[name])
             seen.add(name)
-        for origin, of_it in others.items():
-            self.take(origin, of_it)
+        for origin, imported_names in names_by_module.items():
+            self.add(origin, imported_names)
         lines = source.splitlines()
         self.library += [
-            _without_marks(_text(lines, statement)) for statement in sorted(found.values(), key=lambda s: s.lineno)
+            _without_linter_comments(_text(lines, statement))
+            for statement in sorted(statements.values(), key=lambda s: s.lineno)
         ]
 
 
@@ -250,14 +255,14 @@ def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             module = statement.module if isinstance(statement, ast.ImportFrom) else None
             for alias in statement.names:
-                told = f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else "")
-                told = told if module is None else f"from {module} {told}"
-                imported[alias.asname or alias.name] = module or alias.name, told
+                text = f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else "")
+                text = text if module is None else f"from {module} {text}"
+                imported[alias.asname or alias.name] = module or alias.name, text
     return imported
 
 
-def _by_module(imports: Iterable[str]) -> list[str]:
-    """Return import statements, merged by module; NumPy's come last."""
+def _merge_imports(imports: Iterable[str]) -> list[str]:
+    """Return import statements, one for each module; those of NumPy are last."""
     modules: dict[tuple[bool, bool, str], list[str]] = {}
     for statement in sorted(imports):
         module, _, name = statement.removeprefix("from ").partition(" import ")
@@ -267,51 +272,54 @@ def _by_module(imports: Iterable[str]) -> list[str]:
     return [start + ", ".join(names) for (_, _, start), names in sorted(modules.items())]
 
 
-def _without_marks(text: str) -> str:
+def _without_linter_comments(text: str) -> str:
     """Return source without comments for type checkers and linters."""
     return re.sub(r"  # (?:type: ignore|noqa|fmt: skip).*", "", text)
 
 
 def _docstring(chain: Chain) -> str:
-    told = f"A network of deepnotes {__version__}: {chain}, in {chain.dtype}."
+    summary = f"A network exported by deepnotes {__version__}: {chain}, in {chain.dtype}."
     return "\n".join(
         [
-            f'"""{wrap(told, WIDTH - 3)[0]}',
-            *wrap(told, WIDTH - 3)[1:],
+            f'"""{wrap(summary, WIDTH - 3)[0]}',
+            *wrap(summary, WIDTH - 3)[1:],
             "",
-            f"It needs Python {_python(chain)} or newer and NumPy, and nothing else.",
+            f"This file needs only Python {_python(chain)} or newer, and NumPy.",
             "",
-            "    python FILE --check       holds it to the test vectors that it carries",
-            "    python FILE DATA.csv      predicts each row, as CSV; with --spreadsheet, safe to open in one",
-            f"    predict(X)                is what to import: X has shape (rows, {chain.inputs})",
+            "    python FILE --check       compares its predictions with the test vectors in this file",
+            "    python FILE DATA.csv      writes a prediction for each row, as CSV",
+            "    --spreadsheet             before DATA.csv: no cell of the output can be a formula in a spreadsheet",
+            f"    predict(X)                is the function to import; X has shape (rows, {chain.inputs})",
             '"""\n',
         ]
     )
 
 
 def _python(chain: Chain) -> str:
-    """Return the oldest Python version that runs the file; Python 3.10 parses only some ISO 8601 dates."""
-    form, dates = _reading(chain.metadata)
-    return "3.11" if dates and form.get("date_format") is None else "3.10"
+    """Return the oldest Python version that can run the file; Python 3.10 cannot parse all ISO 8601 dates."""
+    format, dates = _data_format(chain.metadata)
+    return "3.11" if dates and format.get("date_format") is None else "3.10"
 
 
 def _constants(chain: Chain) -> dict[str, Any]:
-    def names(key: str, number: int) -> list[str] | None:
-        found = chain.metadata.get(key)
-        good = isinstance(found, list) and len(found) == number and all(isinstance(name, str) for name in found)
-        return found if good else None
+    """Return the values of the constants at the top of the file, by name."""
+
+    def names(key: str, count: int) -> list[str] | None:
+        value = chain.metadata.get(key)
+        valid = isinstance(value, list) and len(value) == count and all(isinstance(name, str) for name in value)
+        return value if valid else None
 
     encoder, features, g = chain.encoder, names("features", chain.inputs), chain.links[-1].g.name
     if encoder is None and features is not None:
         encoder = Encoder(tuple(map(Feature, features)))
     columns = encoder and [(feature.name, feature.categories, feature.fill) for feature in encoder.features]
-    form, dates = _reading(chain.metadata)
-    one = g == "sigmoid" and chain.outputs == 1
+    format, dates = _data_format(chain.metadata)
+    one = g == "sigmoid" and chain.outputs == 1  # the probability of the second of two classes
     return {
         "FEATURES": features,
         "COLUMNS": columns,
         "DATES": [name for name in dates if encoder is not None and name in encoder.names],
-        "FORMAT": form,
+        "FORMAT": format,
         "CLASSES": names("classes", 2 if one else chain.outputs) if one or g == "softmax" else None,
         "INPUTS": chain.inputs,
         "OUTPUTS": chain.outputs,
@@ -319,19 +327,20 @@ def _constants(chain: Chain) -> dict[str, Any]:
     }
 
 
-def _reading(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _data_format(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the format of a model's data, and the columns that are dates."""
-    form, dates = metadata.get("format", {}), metadata.get("dates", [])
+    format, dates = metadata.get("format", {}), metadata.get("dates", [])
     try:
-        Format(**form)
+        Format(**format)
         if not isinstance(dates, list) or not all(isinstance(name, str) for name in dates):
             raise TypeError(f"dates {dates!r}")
     except (TypeError, ValueError) as error:
-        raise ModelFileError(f"metadata do not say how data are read: {error}") from error
-    return form, dates
+        raise ModelFileError(f"metadata: the data format is not valid: {error}") from error
+    return format, dates
 
 
 def _predict(chain: Chain) -> list[str]:
+    """Return the lines of the function ``predict``."""
     lines = [
         "",
         "def predict(X):",
@@ -348,16 +357,18 @@ def _predict(chain: Chain) -> list[str]:
 
 
 def _arrays(chain: Chain) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    """Return the arrays in the file, by name."""
+    arrays: dict[str, np.ndarray] = {}
     if chain.standardizer is not None:
-        found |= {"MEAN": chain.standardizer.mean, "SCALE": chain.standardizer.scale}
+        arrays |= {"MEAN": chain.standardizer.mean, "SCALE": chain.standardizer.scale}
     for number, (W, b, _) in enumerate(chain.links, 1):
-        found |= {f"W{number}": W, f"b{number}": b}
+        arrays |= {f"W{number}": W, f"b{number}": b}
     tests = vectors_of(chain)
-    return found | {"test inputs": tests.X, "test outputs": tests.A, "test bounds": tests.allowed}
+    return arrays | {"test inputs": tests.X, "test outputs": tests.A, "test bounds": tests.allowed}
 
 
-def _encoded(x: np.ndarray) -> tuple[tuple[int, ...], str, str]:
+def _encode(x: np.ndarray) -> tuple[tuple[int, ...], str, str]:
+    """Return the shape and the dtype of an array, and its bytes in base64, in lines."""
     little = np.ascontiguousarray(x, x.dtype.newbyteorder("<"))
     text = b64encode(little.tobytes()).decode()
     return x.shape, f"<f{x.dtype.itemsize}", "".join(f"\n{text[i : i + WIDTH]}" for i in range(0, len(text), WIDTH))
@@ -367,5 +378,5 @@ def _entry(name: str, shape: tuple[int, ...], dtype: str, text: str) -> str:
     return f'    "{name}": ({shape}, "{dtype}", """{text}"""),'
 
 
-def _rule(title: str) -> str:
+def _heading(title: str) -> str:
     return f"\n# --- {title} ".ljust(WIDTH + 3, "-") + "\n"

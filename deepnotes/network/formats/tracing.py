@@ -1,10 +1,10 @@
 """Tracing of the equations as nodes of an ONNX graph, by a namespace that records operations instead of computing them.
 
-So a file holds the operations of :mod:`deepnotes.equations` one by one, in any precision, and no formula is written a
-second time. Where ONNX has the same function, and ONNX Runtime computes it as accurately as the equation, its node is
-used (`KERNELS`). These are not: ``Sigmoid``, which is 0 at -60 and too small below -18; ``Elu``, which loses all digits
-near 0; ``Tanh`` in double precision, whose error exceeds the 3 units in the last place of a good library; and
-``Softplus`` and ``Erf``, which ONNX Runtime lacks in double precision.
+So a file contains the operations of :mod:`deepnotes.equations`, in any precision, and no formula is written twice. If
+ONNX has the same function as a single node, and ONNX Runtime computes it as accurately as the equation, that node is
+written instead (`KERNELS`). Some nodes are not accurate enough: ``Sigmoid`` is 0 at -60 and too small below -18;
+``Elu`` loses all digits near 0; ``Tanh`` in double precision has errors above 3 units in the last place. ``Softplus``
+and ``Erf`` do not exist in double precision in ONNX Runtime.
 
 Arrays of shape (n, m) in the equations have shape (m, n) in the file, where samples are rows.
 """
@@ -20,7 +20,7 @@ from deepnotes.utils.extras import needed
 
 
 class Value:
-    """An array of the equations: a name in the graph."""
+    """An array in the equations, which is a name in the graph."""
 
     def __init__(self, trace: "Trace", name: str, dtype: np.dtype[Any]) -> None:
         self.trace, self.name, self.dtype = trace, name, dtype
@@ -29,10 +29,12 @@ class Value:
         return f"Value({self.name!r}, {self.dtype})"
 
     def __bool__(self) -> bool:
-        raise TypeError("what becomes a file cannot branch on the values of an array")
+        raise TypeError("a traced function cannot branch on the values of an array")
 
 
 def _operator(op: str, swapped: bool = False) -> Callable[..., Value]:
+    """Return a method of Value that adds a node; if `swapped`, the value is the last operand."""
+
     def apply(self: Value, *other: Any) -> Value:
         return self.trace.node(op, *(*other, self) if swapped else (self, *other))
 
@@ -49,7 +51,7 @@ for _name, _op in {
 
 
 class Trace:
-    """A namespace whose arrays are :class:`Value`, and the graph that it records.
+    """A namespace that records a graph; its arrays are of the class :class:`Value`.
 
     Parameters
     ----------
@@ -75,15 +77,15 @@ class Trace:
         self.scope = ""
         self._numbers = count(1)
 
-    # --- the parts of a graph -------------------------------------------------------------------------------------
+    # --- nodes and constants --------------------------------------------------------------------------------------
 
     def constant(self, name: str, x: np.ndarray) -> Value:
-        """Add an array as an initializer of that name, and return it."""
+        """Add an array as an initializer, and return it."""
         self.constants[name] = x
         return Value(self, name, x.dtype)
 
     def number(self, x: float, dtype: np.dtype[Any]) -> Value:
-        """Return a number as an initializer; equal numbers share one."""
+        """Return a number as an initializer; equal numbers share an initializer."""
         with np.errstate(over="ignore"):
             return self.constant(f"{float(x)!r}:{dtype.name}", np.asarray(x, dtype))
 
@@ -95,25 +97,26 @@ class Trace:
         op : str
         *inputs : Value or float
         result : str, optional
-            The dtype of the result, if it is not that of the last input.
+            The dtype of the result; by default the dtype of the last input.
         **attributes
+            The attributes of the node.
         """
-        like = next(x for x in reversed(inputs) if isinstance(x, Value)).dtype
-        named = [x if isinstance(x, Value) else self.number(x, like) for x in inputs]
+        dtype = next(x for x in reversed(inputs) if isinstance(x, Value)).dtype
+        values = [x if isinstance(x, Value) else self.number(x, dtype) for x in inputs]
         name = f"{self.scope}{op}_{next(self._numbers)}"
-        self.nodes.append(self.onnx.helper.make_node(op, [x.name for x in named], [name], name=name, **attributes))
-        return Value(self, name, np.dtype(result) if result else named[-1].dtype)
+        self.nodes.append(self.onnx.helper.make_node(op, [x.name for x in values], [name], name=name, **attributes))
+        return Value(self, name, np.dtype(result) if result else values[-1].dtype)
 
     def cast(self, x: Value, dtype: str) -> Any:
         """Return x in another dtype."""
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return x if x.dtype == dtype else self.node("Cast", x, result=dtype, to=kind)
 
-    # --- functions of the protocol --------------------------------------------------------------------------------
+    # --- functions of the array protocol --------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in FUNCTIONS:
-            raise AttributeError(f"{name} has no form in ONNX here")
+            raise AttributeError(f"{name} cannot be traced as ONNX nodes")
         return lambda *inputs: self.node(FUNCTIONS[name], *inputs)
 
     def asarray(self, obj: Any, /, *, dtype: Any = None, copy: Any = None) -> Value:
@@ -121,23 +124,23 @@ class Trace:
         return self.number(obj, np.dtype(dtype))
 
     def maximum(self, x1: Any, x2: Any, /) -> Any:
-        """Return the larger, and NaN where x1 is NaN, which the ``Max`` of ONNX Runtime 1.15 would lose."""
+        """Return the larger of two values, and NaN where x1 is NaN; ``Max`` in ONNX Runtime 1.15 ignores NaN."""
         return self.where(x1 < x2, x2, x1)
 
     def minimum(self, x1: Any, x2: Any, /) -> Any:
-        """Return the smaller, and NaN where x1 is NaN."""
+        """Return the smaller of two values, and NaN where x1 is NaN."""
         return self.where(x1 > x2, x2, x1)
 
     def tanh(self, x: Any, /) -> Any:
         """Return the hyperbolic tangent (N7), as the node ``Tanh`` in single precision.
 
-        In double precision it is ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, and then gets the sign of x.
+        In double precision it is ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, times the sign of x.
         """
         if x.dtype == "float32":
             return self.node("Tanh", x)
         t = self.expm1(-2 * abs(x))
-        T = t / (t + 2)
-        return self.where(x < 0, T, -T)
+        negative = t / (t + 2)
+        return self.where(x < 0, negative, -negative)
 
     def log1p(self, x: Any, /) -> Any:
         """Return ``log(1 + x)`` for x from 0 to 1, to full accuracy.
@@ -154,30 +157,33 @@ class Trace:
         Where u is 0, its logarithm is infinite, and the result is -1.
         """
         u = self.exp(x)
-        less = u - 1
-        near = self.where(self.node("Equal", u, 1), x, less * (x / self.log(u)))
-        return self.where(self.node("Equal", less, -1), less, near)
+        naive = u - 1
+        accurate = self.where(self.node("Equal", u, 1), x, naive * (x / self.log(u)))
+        return self.where(self.node("Equal", naive, -1), naive, accurate)
 
 
 FUNCTIONS = {
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sign": "Sign",
     "where": "Where", "equal": "Equal",
 }  # fmt: skip
-"""Functions of the protocol that are one node of opset 13, in both dtypes."""
+"""Functions of the array protocol that are a single node of opset 13, in both dtypes."""
 
 
 def linear(xp: Any, W: Any, A_prev: Any, b: Any) -> Any:
-    """Return N2 as one Gemm."""
+    """Return ``Z = W A_prev + b`` (N2) as one Gemm node."""
     return xp.node("Gemm", A_prev, W, b, transB=1)
 
 
 def relu(xp: Any, Z: Any) -> Any:
-    """Return N8 as one Relu in single precision; in double, ONNX Runtime 1.15 fuses it into a Gemm that it lacks."""
+    """Return ReLU (N8) as one Relu node in single precision.
+
+    In double precision, ONNX Runtime 1.15 would fuse the node with Gemm into an operation that it does not have.
+    """
     return xp.node("Relu", Z) if Z.dtype == "float32" else equations.relu(xp, Z)
 
 
 def leaky_relu(xp: Any, Z: Any, slope: float = 0.001) -> Any:
-    """Return N9 as one LeakyRelu in single precision; ONNX Runtime has none in double."""
+    """Return leaky ReLU (N9) as one LeakyRelu node in single precision; ONNX Runtime has none for double precision."""
     return xp.node("LeakyRelu", Z, alpha=slope) if Z.dtype == "float32" else equations.leaky_relu(xp, Z, slope)
 
 
@@ -192,4 +198,4 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "leaky_relu": leaky_relu,
     "softmax": softmax,
 }
-"""Equations that are written as a single ONNX node, in the form of a backend's kernels."""
+"""Equations that are written as a single ONNX node; the functions have the signatures of a backend's kernels."""

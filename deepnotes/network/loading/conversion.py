@@ -12,14 +12,14 @@ from deepnotes.nn.plan import Layout
 
 
 def network_of(chain: Chain, backend: str | Backend | None = None) -> Network:
-    """Return a network on `backend` that makes the same predictions as a chain.
+    """Return a network on `backend` that makes the same predictions as `chain`.
 
     Raises
     ------
     UnknownNameError, BackendUnavailable
         As for :func:`deepnotes.get_backend`.
     """
-    chain = chain.in_its_own_units()
+    chain = chain.with_folded_target()
     layers = [link.layer for link in chain.links]
     layout = Layout(chain.inputs, layers)
     parameters: Any = [{"W": link.W, "b": link.b} for link in chain.links]

@@ -27,33 +27,34 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     ----------
     path : path
     backend : str or Backend, optional
-        The backend to run on, which may differ from the one it was trained on; by default the selected one.
+        The backend to run on, by default the selected one. It may differ from the backend of the training.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is truncated or altered, has a newer format, or is not a model file.
+        If the file cannot be read, is truncated or corrupted, has a newer format, or is not a model file.
     UnknownNameError, BackendUnavailable
         As for :func:`deepnotes.get_backend`.
     """
     path = containers.as_path(path)
-    with containers.opened(path) as file:
+    with containers.open_container(path) as file:
         layers, description, standardized = _architecture(path, file.header, set(file.shapes))
         layout = Layout(description["inputs"], layers)
-        wanted = {*layout.entries, *(STANDARDIZER if standardized else ())}
-        found = {name for name in file.shapes if "training" not in file.header or not name.startswith(TRAINING)}
-        if wanted != found:
-            more, less = (brief(", ".join(sorted(names))) or "nothing" for names in (found - wanted, wanted - found))
+        expected = {*layout.entries, *(STANDARDIZER if standardized else ())}
+        tensors = {name for name in file.shapes if "training" not in file.header or not name.startswith(TRAINING)}
+        if tensors != expected:
+            differences = tensors - expected, expected - tensors
+            unknown, missing = (brief(", ".join(sorted(names))) or "nothing" for names in differences)
             raise ModelFileError(
-                f"{path}: its tensors are not those of its architecture: {more} is unknown, {less} is missing"
+                f"{path}: its tensors do not match its architecture: {unknown} is unknown, {missing} is missing"
             )
         dtype = np.dtype(description["dtype"])
         theta = flat(file, layout, dtype)
         shape = (description["inputs"], 1)
-        numbers = [file.tensor(name, shape, np.dtype(np.float64)) for name in STANDARDIZER] if standardized else []
+        constants = [file.tensor(name, shape, np.dtype(np.float64)) for name in STANDARDIZER] if standardized else []
         metadata = file.header["metadata"]
     try:
-        standardizer = Standardizer(*numbers) if numbers else None
+        standardizer = Standardizer(*constants) if constants else None
     except DeepnotesError as error:
         raise ModelFileError(f"{path}: {error}") from None
     with in_dialect(description.get("dialect", "notes")):
@@ -71,24 +72,27 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
 
 
 def _layer(path: Path, description: Any) -> Layer:
+    """Return the layer that the header of a model file describes."""
     kind = description.get("type")
     if kind == "dropout":
         return Dropout(description["rate"])
     if kind == "dense":
-        starts = description["initializer"], description.get("bias_initializer")
-        for start in starts:
-            if start is not None and (not isinstance(start, str) or start not in INITIALIZERS):
-                raise ModelFileError(f"{path}: unknown initializer {brief(repr(start))}")
-        return Dense(description["units"], Activation(description["activation"], **description["options"]), *starts)
+        initializers = description["initializer"], description.get("bias_initializer")
+        for name in initializers:
+            if name is not None and (not isinstance(name, str) or name not in INITIALIZERS):
+                raise ModelFileError(f"{path}: unknown initializer {brief(repr(name))}")
+        activation = Activation(description["activation"], **description["options"])
+        return Dense(description["units"], activation, *initializers)
     raise ModelFileError(f"{path}: unknown type of layer {brief(repr(kind))}; it may need a newer deepnotes")
 
 
 def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tuple[list[Layer], dict[str, Any], bool]:
+    """Return the layers, the description of the network, and whether the file has a standardizer."""
     try:
         description = header["network"]
         layers = [_layer(path, layer) for layer in description["layers"]]
         inputs, dtype, seed, metadata = (*(description[key] for key in ("inputs", "dtype", "seed")), header["metadata"])
-        good = (
+        valid = (
             any(layer.parameters(1) for layer in layers)
             and type(inputs) is int
             and inputs > 0
@@ -98,7 +102,7 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
         dialect = description.get("dialect", "notes")
         if not isinstance(dialect, str) or dialect not in DIALECTS:
             raise ModelFileError(f"{path}: unknown defaults {brief(repr(dialect))}; they may need a newer deepnotes")
-        if not good or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
+        if not valid or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
             raise ModelFileError(f"{path}: its architecture makes no sense")
     except ModelFileError:
         raise

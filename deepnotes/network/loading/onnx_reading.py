@@ -1,4 +1,4 @@
-"""Loading of dense networks from ONNX files of any exporter."""
+"""Loading of dense networks from ONNX files written by any exporter."""
 
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
     from deepnotes.network.network import Network
 
 SUPPORTED = (
-    "Gemm and MatMul with constant weights, affine functions with constants (Add, Sub, Mul, Div, Neg, Scaler, "
-    "BatchNormalization) before and after them, Identity, Dropout, Cast, Flatten, Reshape, Transpose, Squeeze and "
-    "Unsqueeze where each sample keeps its numbers in their order, LinearClassifier and LinearRegressor, and the "
-    f"activations {', '.join(sorted(LIBRARY))}, in the ways in which they are usually written"
+    "Gemm and MatMul with constant weights; affine functions with constants before and after them (Add, Sub, Mul, Div, "
+    "Neg, Scaler, BatchNormalization); Identity, Dropout, Cast; Flatten, Reshape, Transpose, Squeeze and Unsqueeze if "
+    "they keep the order of each sample's numbers; LinearClassifier and LinearRegressor; and the activations "
+    f"{', '.join(sorted(LIBRARY))}, as the common exporters write them"
 )
 
 
 def from_onnx(
     path: str | PathLike[str], *, backend: str | Backend | None = None, output: str | None = None
 ) -> "Network":
-    """Return the network that an ONNX file holds: a chain of dense layers and activations.
+    """Return the network in an ONNX file: a chain of dense layers and activations.
 
-    In the network samples are columns, as always, even if they are rows in the file. Standardization before the first
+    Samples are columns of the network's arrays, even if they are rows in the file. Standardization before the first
     layer becomes a :class:`~deepnotes.Standardizer`; names of classes and metadata are kept. Weights in half precision
     are read as float32, which represents them exactly.
 
     Parameters
     ----------
     path : path
-        If the file keeps its weights in another file, as PyTorch's exporter does, that is read from the same folder.
+        If the weights are in a second file, as PyTorch's exporter writes them, it is read from the same directory.
     backend : str or Backend, optional
         The backend to run on; by default the selected one.
     output : str, optional
-        The output of the file to compute, if it has more than one numeric output. The output of ``ZipMap``, a dict for
-        each sample, becomes an array.
+        The name of the output to compute; needed if the file has more than one numeric output. The output of
+        ``ZipMap``, a dict for each sample, becomes an array.
 
     Returns
     -------
     Network
-        Its dtype is that of the weights in the file.
+        It has the dtype of the weights in the file.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is damaged, keeps data outside its folder, holds weights that are not finite, or is
-        not a dense chain; in the last case the message names the node, and what is supported.
+        If the file cannot be read, is corrupted, refers to data outside its directory, has weights that are not finite,
+        or is not a dense chain; in the last case the message names the node and lists the supported operators.
     MissingExtraError
         If the extra ``onnx`` is not installed.
     UnknownNameError, BackendUnavailable
@@ -63,13 +63,13 @@ def from_onnx(
     try:
         chain = _chain(graph)
     except DeepnotesError as error:
-        supported = f"; supported are {SUPPORTED}" if isinstance(error, Refusal) else ""
+        supported = f"; supported: {SUPPORTED}" if isinstance(error, Refusal) else ""
         raise ModelFileError(f"{path}: {error}{supported}") from None
     return network_of(chain, backend)
 
 
 def _chain(graph: Graph) -> Chain:
-    """Return the chain in a graph, trying each axis that may count the samples."""
+    """Return the chain in a graph, trying each axis that may be the axis of samples."""
     first, *others = _shapes(graph.sizes)
     try:
         return Walk(graph, first).chain()
@@ -83,10 +83,10 @@ def _chain(graph: Graph) -> Chain:
 
 
 def _shapes(sizes: tuple[int, ...] | None) -> list[Shape]:
-    """Return the possible shapes of the input, the likeliest first.
+    """Return the possible shapes of the input, the most likely first.
 
-    Samples are rows, unless there are two axes and only the second has an unspecified size, or the first layer takes
-    columns.
+    Samples are rows, unless the input has two axes and only the second has an unspecified size. If both sizes are
+    specified, or neither is, both layouts are possible.
     """
     if sizes is None:
         return [Shape((SAMPLES, UNKNOWN)), Shape((UNKNOWN, SAMPLES))]

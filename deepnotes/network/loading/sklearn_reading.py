@@ -1,4 +1,4 @@
-"""Conversion of scikit-learn's fitted networks, and of our estimators, to networks."""
+"""Conversion of fitted scikit-learn networks, and of our estimators, to networks."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.composing import Known, composed
+from deepnotes.network.formats.composing import Expression, compose
 from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY, Activation, ActivationFunction
 from deepnotes.nn.layers import Dense
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepnotes.network.network import Network
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in LIBRARY}
-"""Activations by scikit-learn's names for them."""
+"""scikit-learn's names of activations, and ours."""
 
 
 def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype: str | None = None) -> "Network":
@@ -36,83 +36,87 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
         ``RobustScaler``, ``PCA`` and ``TruncatedSVD``. Scalers before the first matrix product become a standardizer,
         and a projection becomes a layer without activation.
     backend : str or Backend, optional
-        By default the selected one.
+        By default the selected backend.
     dtype : {"float32", "float64"}, optional
-        By default that of the estimator.
+        By default the estimator's dtype.
 
     Returns
     -------
     Network
-        Its metadata have the names of features and classes, if the estimator has them. Dropout, which has no effect on
-        predictions, is left out.
+        Its metadata include the names of features and classes, if the estimator has them. Dropout layers, which have no
+        effect on predictions, are left out.
 
     Raises
     ------
     ArgumentError
-        If it is none of these, is not fitted, or has an activation or a step that no layer can represent.
+        If the estimator is of another class, is not fitted, or has an activation or a step that no layer can represent.
     UnknownNameError, BackendUnavailable
         As for :func:`deepnotes.get_backend`.
     """
-    network, steps = estimator, list[Any]()
+    model, steps = estimator, list[Any]()
     if isinstance(getattr(estimator, "steps", None), list):
-        *before, (_, network) = estimator.steps
+        *before, (_, model) = estimator.steps
         steps = [step for _, step in before if step not in ("passthrough", None)]
-    kind = type(network).__name__
-    if not all(hasattr(network, name) for name in ("coefs_", "intercepts_", "out_activation_", "activation")):
-        looks = hasattr(network, "hidden_layer_sizes") and hasattr(network, "activation")
-        why = "which is not fitted" if looks else "wanted a fitted MLPClassifier or MLPRegressor, or one of ours"
-        raise ArgumentError(f"estimator is a {brief(kind)}, {why}")
-    dtype = float_dtype(network.coefs_[0].dtype if dtype is None else dtype)
-    known = Known()
+    kind = type(model).__name__
+    if not all(hasattr(model, name) for name in ("coefs_", "intercepts_", "out_activation_", "activation")):
+        unfitted = hasattr(model, "hidden_layer_sizes") and hasattr(model, "activation")
+        problem = (
+            "which is not fitted"
+            if unfitted
+            else "wanted a fitted MLPClassifier, MLPRegressor, DenseClassifier or DenseRegressor"
+        )
+        raise ArgumentError(f"estimator is a {brief(kind)}, {problem}")
+    dtype = float_dtype(model.coefs_[0].dtype if dtype is None else dtype)
+    expression = Expression()
     try:
         for step in steps:
-            known = _prepared(known, step)
-        for W, b, g in zip(network.coefs_, network.intercepts_, _activations(network), strict=True):
-            known = known.times(np.asarray(W).T).then("Add", np.asarray(b).reshape(-1, 1)).activated(g)
-        standardizer, links = composed(known, dtype)
+            expression = _apply_step(expression, step)
+        for W, b, g in zip(model.coefs_, model.intercepts_, _activations(model), strict=True):
+            expression = expression.times(np.asarray(W).T).then("Add", np.asarray(b).reshape(-1, 1)).activate(g)
+        standardizer, links = compose(expression, dtype)
     except ModelFileError as error:
         raise ArgumentError(f"estimator: {error}") from None
     metadata = {}
     features = getattr(estimator, "feature_names_in_", None)
     if features is not None:
         metadata["features"] = [str(name) for name in features]
-    if hasattr(network, "classes_"):
-        metadata["classes"] = [str(name) for name in np.ravel(network.classes_)]
+    if hasattr(model, "classes_"):
+        metadata["classes"] = [str(name) for name in np.ravel(model.classes_)]
     return network_of(Chain(tuple(links), dtype, standardizer, None, metadata), backend)
 
 
-def _activations(network: Any) -> list[ActivationFunction]:
-    """Return the activation of each layer of a fitted network."""
-    if hasattr(network, "to_network"):  # ours: any activation, or one for each layer
-        return [layer.g for layer in network.to_network().layers if isinstance(layer, Dense)]
-    names = [network.activation] * (len(network.coefs_) - 1) + [network.out_activation_]
+def _activations(model: Any) -> list[ActivationFunction]:
+    """Return the activation of each layer of a fitted estimator."""
+    if hasattr(model, "to_network"):  # our estimators may have any activation, and a different one for each layer
+        return [layer.g for layer in model.to_network().layers if isinstance(layer, Dense)]
+    names = [model.activation] * (len(model.coefs_) - 1) + [model.out_activation_]
     for name in names:
         if not isinstance(name, str) or name not in ACTIVATIONS:
             raise ArgumentError(
-                f"estimator has the activation {brief(repr(name))}, and {', '.join(ACTIVATIONS)} are known"
+                f"estimator has the activation {brief(repr(name))}, wanted one of {', '.join(ACTIVATIONS)}"
             )
     return [Activation(ACTIVATIONS[name]) for name in names]
 
 
-def _prepared(known: Known, step: Any) -> Known:
+def _apply_step(expression: Expression, step: Any) -> Expression:
     """Return the expression of the inputs after one more step of a pipeline."""
     name = type(step).__name__
     if name not in STEPS:
-        raise ArgumentError(f"estimator prepares its inputs by {brief(name)}; {', '.join(STEPS)} can be taken over")
+        raise ArgumentError(f"estimator has the step {brief(name)}, wanted one of {', '.join(STEPS)}")
     if not hasattr(step, "n_features_in_"):
         raise ArgumentError("estimator is a Pipeline, which is not fitted")
     if getattr(step, "clip", False):
-        raise ArgumentError(f"estimator prepares its inputs by {name}(clip=True), and no layer bounds its inputs")
+        raise ArgumentError(f"estimator has the step {name}(clip=True), and no layer bounds its inputs")
     for op, c in STEPS[name](step):
         if op == "times":
-            known = known.times(np.asarray(c))
+            expression = expression.times(np.asarray(c))
         elif c is not None:
-            known = known.then(op, np.asarray(c, np.float64).reshape(-1, 1))
-    return known
+            expression = expression.then(op, np.asarray(c, np.float64).reshape(-1, 1))
+    return expression
 
 
 def _pca(step: Any) -> list[tuple[str, Any]]:
-    """Return the steps of a PCA: shift, project, and scale where it whitens."""
+    """Return the operations of a PCA: shift, projection and, if it whitens, scaling."""
     deviation = np.sqrt(step.explained_variance_) if step.whiten else None
     if deviation is not None:
         deviation = np.maximum(deviation, np.finfo(deviation.dtype).eps)  # as in scikit-learn
@@ -131,4 +135,4 @@ STEPS: dict[str, Callable[[Any], list[tuple[str, Any]]]] = {
     "PCA": _pca,
     "TruncatedSVD": lambda step: [("times", step.components_)],
 }  # fmt: skip
-"""The operations of each step of a pipeline: with constants, or products; None for an operation to skip."""
+"""For each kind of step, a function that returns its operations and their constants; None skips an operation."""

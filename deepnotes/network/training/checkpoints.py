@@ -416,7 +416,7 @@ def _read(path: Path, training: Training, wanted: dict[str, str | None]) -> Chec
     CheckpointError
         If it belongs to another training, or was written by a version of deepnotes with another format.
     """
-    with containers.opened(path) as file:
+    with containers.open_container(path) as file:
         if "training" not in file.header:
             raise ModelFileError(f"{path} is a model file and no checkpoint")
         if file.header["training"] != FORMAT:

@@ -1,4 +1,4 @@
-"""Exported files of Python read CSV as ``deepnotes predict`` does: one table of cases goes through both."""
+"""Exported Python files read CSV as ``deepnotes predict`` does: each case is run by both."""
 
 import ast
 import importlib.util
@@ -49,12 +49,12 @@ MODELS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "index": ([{"name": "Unnamed: 0"}, {"name": "y"}], {}),
     "spaced": ([{"name": "last, first"}, {"name": "é"}], {}),
 }
-"""The columns of each model, and what it remembers of how its data are written."""
+"""The columns of each model, and the metadata that describe the format of its data."""
 
 CASES: list[tuple[str, str, str | bytes, str | None]] = [
-    # model, what it is about, the file, and what the error says, or None where there are predictions
+    # model, subject of the case, content of the file, and the error message, or None if there is no error
     ("plain", "plain", "x,y\n1,2\n3,4.5\n", None),
-    ("plain", "columns in another order, and others", "z,y,x\na,1,2\nb,3,4\n", None),
+    ("plain", "columns in another order, and additional columns", "z,y,x\na,1,2\nb,3,4\n", None),
     ("plain", "spaces after commas", "x, y\n1, 2\n3, 4\n", None),
     ("plain", "spaces around quotes", 'x, "y"\n"1", "2"\n', None),
     ("plain", "spaces everywhere", "  x\t,\u00a0y \n 1 ,\u00a02\u2003\n", None),
@@ -69,7 +69,12 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "thousands", 'x,y\n"1,035",2\n', ":2: column 'x' has '1,035' where a number was expected"),
     ("plain", "currency", "x,y\n$5,2\n", ":2: column 'x' has '$5' where a number was expected"),
     ("plain", "a word", "x,y\n1,2\n3,4\nfive,6\n", ":4: column 'x' has 'five' where a number was expected"),
-    ("plain", "a word, and none", "x,y\n,2\nfive,6\n", ":3: column 'x' has 'five' where a number was expected"),
+    (
+        "plain",
+        "a word after a missing value",
+        "x,y\n,2\nfive,6\n",
+        ":3: column 'x' has 'five' where a number was expected",
+    ),
     ("plain", "true and false", "x,y\ntrue,2\nFALSE,1\n5,True\n", None),
     ("plain", "yes", "x,y\nyes,2\n", ":2: column 'x' has 'yes' where a number was expected"),
     ("plain", "an empty cell", "x,y\n1,2\n3,\n", ":3: column 'y' has an empty cell where a number was expected"),
@@ -82,12 +87,17 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "a byte order mark in a cell", "x,y\n\ufeff,1\n", ":2: column 'x' has '\\ufeff' where a number was"),
     ("plain", "odd spellings of NaN", "x,y\nnan(1),2\n", ":2: column 'x' has 'nan(1)' where a number was expected"),
     ("plain", "both columns are wrong", "y,x\n1,2\n3,five\nsix,7\n", ":4: column 'y' has 'six'"),
-    ("plain", "twice the same name", "x,y,x\n1,2,3\n", ":1: two columns have the name 'x'"),
-    ("plain", "twice another name", "x,y,z,z\n1,2,3,4\n", ":1: two columns have the name 'z'"),
+    ("plain", "two features of the same name", "x,y,x\n1,2,3\n", ":1: two columns have the name 'x'"),
+    ("plain", "two other columns of the same name", "x,y,z,z\n1,2,3,4\n", ":1: two columns have the name 'z'"),
     ("plain", "a column without a name", "x,,y\n1,2,3\n", ":1: column 2 has no name"),
     ("plain", "a missing column", "x,z\n1,2\n", ": no column 'y'"),
-    ("plain", "a column of another case", "X,y\n1,2\n", ": no column 'x' (did you mean 'X'?)"),
-    ("plain", "numbers for names", "1,2\n3,4\n", ":1: the first row must hold the column names, but it holds numbers"),
+    ("plain", "a column name in another case", "X,y\n1,2\n", ": no column 'x' (did you mean 'X'?)"),
+    (
+        "plain",
+        "numbers instead of names",
+        "1,2\n3,4\n",
+        ":1: the first row must hold the column names, but it holds numbers",
+    ),
     ("plain", "a short row", "x,y,z\n1,2,3\n1,2\n", ":3: 2 cells where the header has 3"),
     ("plain", "a long row", "x,y\n1,2\n3,4,5\n", ":3: 3 cells where the header has 2"),
     ("plain", "a row of one cell", "x,y\n1,2\nfive\n", ":3: 1 cell where the header has 2"),
@@ -95,13 +105,13 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "blank lines", "\n\nx,y\n\n1,2\n   \n3,4\n\n\n", None),
     ("plain", "an error after blank lines", "\nx,y\n\n1,2\n\n3,a\n", ":6: column 'y' has 'a'"),
     ("plain", "an error after a cell of two lines", 'x,y,z\n1,2,"a\nb"\n3,a,c\n', ":4: column 'y' has 'a'"),
-    ("plain", "an error beside a cell of two lines", 'z,x,y\n"a\nb",1,?\n', ":3: column 'y' has '?'"),
+    ("plain", "an error in a row with a cell of two lines", 'z,x,y\n"a\nb",1,?\n', ":3: column 'y' has '?'"),
     ("plain", "no line break at the end", "x,y\n1,2", None),
     ("plain", "line breaks of Windows", "x,y\r\n1,2\r\n\r\n3,4\r\n", None),
     ("plain", "line breaks of old Macs", "x,y\r1,2\r3,4\r", None),
     ("plain", "no rows", "x,y\n", ":1: no row follows the header"),
-    ("plain", "nothing", "", ":1: the file is empty"),
-    ("plain", "blank lines alone", "\n \n", ":1: the file is empty"),
+    ("plain", "an empty file", "", ":1: the file is empty"),
+    ("plain", "only blank lines", "\n \n", ":1: the file is empty"),
     ("plain", "a byte order mark", b"\xef\xbb\xbfx,y\n1,2\n", None),
     ("plain", "another encoding", b"x,y,z\n1,2,\xe9\n", ":2: byte 0xe9 is not UTF-8 text"),
     ("plain", "NUL", b"x,y\n1,\x002\n", ":2: byte 0x00 is not UTF-8 text"),
@@ -112,31 +122,36 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "a quote within a cell", 'x,y,z\n1,2,5" pipe\n', None),
     ("plain", "an unnamed index", ",x,y\n0,1,2\n1,3,4\n", None),
     ("plain", "an index as pandas names it", "Unnamed: 0,x,y\n0,1,2\n", None),
-    ("index", "such an index that is a feature", "Unnamed: 0,y\n3,1\n", None),
+    ("index", "an index that is a feature", "Unnamed: 0,y\n3,1\n", None),
     ("plain", "two unnamed columns in front", ",,x,y\n0,a,1,2\n", None),
     ("plain", "a separator at the end of lines", "x,y,\n1,2,\n3,4, \n", None),
     ("plain", "a cell beyond the names", "x,y,\n1,2,\n3,4,5\n", ": column 3 has no name"),
-    ("plain", "names of rows, as R writes them", '"x","y"\n"1",1,2\n"2",3,4\n', None),
-    ("plain", "names of rows, by tabs", "y\tx\na\t1\t2\nb\t3\t4\n", None),
-    ("plain", "names of rows, one of them", "x,y\n1,2,3\n", None),
-    ("plain", "names of rows, but not of all", "x,y\n1,2,3\n4,5\n", ":2: 3 cells where the header has 2"),
+    ("plain", "row names, as R writes them", '"x","y"\n"1",1,2\n"2",3,4\n', None),
+    ("plain", "row names, separated by tabs", "y\tx\na\t1\t2\nb\t3\t4\n", None),
+    ("plain", "row names, in a file of one row", "x,y\n1,2,3\n", None),
+    ("plain", "row names in some rows only", "x,y\n1,2,3\n4,5\n", ":2: 3 cells where the header has 2"),
     ("plain", "rows that end in a separator", "x,y\n1,2,\n3,4,\n", ":2: 3 cells where the header has 2"),
-    ("plain", "an error beside names of rows", "x,y\na,1,2\nb,3,c\n", ":3: column 'y' has 'c'"),
+    ("plain", "an error in a row with a name", "x,y\na,1,2\nb,3,c\n", ":3: column 'y' has 'c'"),
     ("plain", "a title", "Results\nx,y,z\n1,2,3\n4,5,6\n", ":2: 3 cells where the header has 1"),
     ("plain", "a title above semicolons", "Results\nx;y;z\n1;2;3\n4;5;6\n", ":2: 3 cells where the header has 1"),
     ("plain", "a title as wide as the table", "Results,,\nx,y,z\n1,2,3\n4,5,6\n", ": column 2 has no name"),
     ("one", "a title above a header of two", "Results\nx,y\n1,2\n3,4\n", ":2: 2 cells where the header has 1"),
     ("plain", "white space", "x y\n1 2\n3 4\n", ": no separator was found, but white space splits all rows alike"),
-    ("one", "names of rows beside one column", "x\na,2\nb,4\n", None),
+    ("one", "row names and one column", "x\na,2\nb,4\n", None),
     ("plain", "semicolons", "x;y\n1;2\n3;4\n", None),
     ("plain", "tabs", "x\ty\n1\t2\n", None),
     ("plain", "bars", "x|y|z\n1|2|a\n", None),
     ("plain", "semicolons with decimal commas", "x;y\n1,5;2\n", ":2: column 'x' has '1,5' where a number was expected"),
     ("plain", "commas within cells separated by semicolons", "x;y;z\n1;2;a, b\n3;4;c, d, e\n", None),
-    ("plain", "Excel's line", "sep=;\r\nx;y\r\n1;2\r\n", None),
-    ("plain", "Excel's line, odd separator", "SEP=^\nx^y\n1^2\n", None),
-    ("plain", "an error below Excel's line", "sep=;\nx;y\n1;b\n", ":3: column 'y' has 'b'"),
-    ("plain", "an error in the names below Excel's line", "sep=,\nx,x\n1,2\n", ":2: two columns have the name 'x'"),
+    ("plain", "Excel's sep line", "sep=;\r\nx;y\r\n1;2\r\n", None),
+    ("plain", "Excel's sep line with an unusual separator", "SEP=^\nx^y\n1^2\n", None),
+    ("plain", "an error below Excel's sep line", "sep=;\nx;y\n1;b\n", ":3: column 'y' has 'b'"),
+    (
+        "plain",
+        "an error in the header below Excel's sep line",
+        "sep=,\nx,x\n1,2\n",
+        ":2: two columns have the name 'x'",
+    ),
     (
         "plain",
         "two whole numbers become one",
@@ -144,46 +159,66 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
         ": column 'x' has 90071",
     ),
     ("plain", "large whole numbers", "x,y\n9007199254740994,1\n1e300,2\n", None),
-    ("plain", "too long a cell", f"x,y,z\n1,2,{'a' * 131_073}\n", ":2: the row that starts here is not CSV"),
+    ("plain", "a cell that is too long", f"x,y,z\n1,2,{'a' * 131_073}\n", ":2: the row that starts here is not CSV"),
     ("plain", "many rows", "x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(3000)), None),
     ("plain", "a text line break in the header", '"x","y","a\nb"\n1,2,3\n4,b,5\n', ":4: column 'y' has 'b'"),
     ("spaced", "names with commas", '"last, first",é\n1,2\n', None),
     ("one", "one column", "x\n1\n2\n", None),
     ("one", "one column with blank lines", "x\n1\n\n2\n", None),
-    ("one", "one column with quoted gaps", 'x\n1\n""\n2\n', None),
+    ("one", "one column with a quoted empty cell", 'x\n1\n""\n2\n', None),
     ("one", "one column with a line of spaces", "x\n1\n  \n2\n", None),
     ("kinds", "categories", "x,kind\n1,red\n2,1\n3,ÿ\n4,007\n", None),
-    ("kinds", "categories by the same number", "x,kind\n1,1.0\n2,+1\n3,2.50\n4,25e-1\n", None),
+    ("kinds", "categories with the same value as a number", "x,kind\n1,1.0\n2,+1\n3,2.50\n4,25e-1\n", None),
     (
         "kinds",
-        "a code is not its number",
+        "a code with leading zeros is not its number",
         "x,kind\n1,7\n",
         "row 1: column 'kind' has the category '7', which is unknown",
     ),
-    ("kinds", "another code", "x,kind\n1,red\n1,01\n", "row 2: column 'kind' has the category '01', which is unknown"),
+    (
+        "kinds",
+        "a code with other zeros",
+        "x,kind\n1,red\n1,01\n",
+        "row 2: column 'kind' has the category '01', which is unknown",
+    ),
     ("kinds", "true is 1", "x,kind\n1,true\n2,True\n", None),
     ("kinds", "false is 0", "x,kind\n1,false\n", "row 1: column 'kind' has the category 'false', which is unknown"),
-    ("both", "spelled exactly", "x,kind\n1,True\n2,1\n", None),
-    ("both", "either of two", "x,kind\n1,true\n", "row 1: column 'kind' has the category 'true', which is unknown"),
+    ("both", "categories that are spelled exactly", "x,kind\n1,True\n2,1\n", None),
+    (
+        "both",
+        "a value that could be either category",
+        "x,kind\n1,true\n",
+        "row 1: column 'kind' has the category 'true', which is unknown",
+    ),
     ("kinds", "an unknown category", "x,kind\n1,red\n2,blue\n", "row 2: column 'kind' has the category 'blue'"),
     ("kinds", "a category in another case", "x,kind\n1,Red\n", "row 1: column 'kind' has the category 'Red'"),
-    ("kinds", "NA is a text", "x,kind\n1,NA\n", "row 1: column 'kind' has the category 'NA', which is unknown"),
-    ("kinds", "no category", "x,kind\n1,red\n2, \n", ":3: column 'kind' has an empty cell where a value was expected"),
+    ("kinds", "NA as a category", "x,kind\n1,NA\n", "row 1: column 'kind' has the category 'NA', which is unknown"),
+    (
+        "kinds",
+        "a missing category",
+        "x,kind\n1,red\n2, \n",
+        ":3: column 'kind' has an empty cell where a value was expected",
+    ),
     ("kinds", "spaces around categories", "x,kind\n1, red \n2,' '\n", "row 2: column 'kind' has the category"),
-    ("filled", "filled", "x,kind\n,\nNA,1\n?,red\n<NA>,1\nnull,1\n1.#IND,1\n\\N,1\n3,\n", None),
-    ("filled", "filled with spaces", 'x,kind\n" ",  \n', None),
-    ("filled", "all filled", "x,kind\n,\n,\n", None),
-    ("filled", "a word where numbers are filled", "x,kind\nn.v.,red\n", ":2: column 'x' has 'n.v.'"),
+    ("filled", "missing values that are filled", "x,kind\n,\nNA,1\n?,red\n<NA>,1\nnull,1\n1.#IND,1\n\\N,1\n3,\n", None),
+    ("filled", "cells of spaces are filled", 'x,kind\n" ",  \n', None),
+    ("filled", "all cells are filled", "x,kind\n,\n,\n", None),
+    ("filled", "a word in a column of numbers with a fill value", "x,kind\nn.v.,red\n", ":2: column 'x' has 'n.v.'"),
     ("old", "numbers as categories", "x,n\n1,0\n2,1.0\n3,2.50\n", None),
     ("old", "an unknown number", "x,n\n1,0\n2,3\n", "row 2: column 'n' has the category 3, which is unknown"),
     ("old", "true and false as categories", "x,n\n1,true\n2,false\n", None),
     ("old", "a word among such numbers", "x,n\n1,0\n2,two\n3,1\n4,1\n", ":3: column 'n' has 'two'"),
-    ("old", "no number", "x,n\n1,0\n2,\n", ":3: column 'n' has an empty cell where a number was expected"),
+    ("old", "a missing number", "x,n\n1,0\n2,\n", ":3: column 'n' has an empty cell where a number was expected"),
     ("european", "a decimal comma", "x;y\n1,5;1.000,25\n-,5;1.234.567\n", None),
-    ("european", "groups that are none", "x;y\n1;1.00\n", ":2: column 'y' has '1.00' where a number with the decimal"),
+    (
+        "european",
+        "an invalid group of digits",
+        "x;y\n1;1.00\n",
+        ":2: column 'y' has '1.00' where a number with the decimal",
+    ),
     ("european", "another separator", "x,y\n1,2\n", ": no column 'x' (did you mean 'x,y'?), no"),
     ("european", "infinity", "x;y\ninf;1\n", ":2: column 'x' has 'inf' where a finite number was expected"),
-    ("european", "none", "x;y\n1;na\n", ":2: column 'y' has 'na' where"),
+    ("european", "a word", "x;y\n1;na\n", ":2: column 'y' has 'na' where"),
     ("grouped", "groups", 'x,y\n"1,035",2\n3,"-1,000,000.5"\n', None),
     ("money", "money", "x,y\n$5,5 %\n-$1.5,+2\n", None),
     ("money", "other money", "x,y\n€5,5%\n", ":2: column 'x' has '€5' where a number was expected"),
@@ -197,34 +232,39 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
         "x,when\n1,2024-01-31\n2,31/1/2024\n",
         ":3: column 'when' has '31/1/2024' where a",
     ),
-    ("iso", "no date", "x,when\n1,2024-01-31\n2,\n", ":3: column 'when' has an empty cell where a number was expected"),
+    (
+        "iso",
+        "a missing date",
+        "x,when\n1,2024-01-31\n2,\n",
+        ":3: column 'when' has an empty cell where a number was expected",
+    ),
     ("days", "dates of a format", "x,when\n1,31/01/2024\n2,\n3,NaT\n", None),
-    ("days", "a date that is none", "x,when\n1,31/02/2024\n", ":2: column 'when' has '31/02/2024' where a date like"),
+    ("days", "an impossible date", "x,when\n1,31/02/2024\n", ":2: column 'when' has '31/02/2024' where a date like"),
     ("latin", "another encoding", "x,kind\n1,ÿ\n2,red\n".encode("latin-1"), None),
     ("wide", "UTF-16", "x,kind\n1,ÿ\n2,red\n".encode("utf-16"), None),
-    ("wide", "no UTF-16", b"\xff\xfex\0\n\0\x00\xd8", ":2: byte 0x00 is not text in the encoding utf-16"),
+    ("wide", "invalid UTF-16", b"\xff\xfex\0\n\0\x00\xd8", ":2: byte 0x00 is not text in the encoding utf-16"),
     ("latin", "NUL", b"x,kind\n1,\x00\n", ":2: NUL is not text in the encoding latin-1"),
     ("comment", "comments", "# of 2024\nx,y # names\n1,2#3\n\n# 5,6\n7,8\n", None),
-    ("comment", "no comment within quotes", 'x,y,"#z"\n1,2,"#3"\n', None),
+    ("comment", "quotes protect the comment character", 'x,y,"#z"\n1,2,"#3"\n', None),
     ("comment", "an error after comments", "# of 2024\nx,y\n# two\n1,b\n", ":4: column 'y' has 'b'"),
     ("headless", "no header", "1,2\n3,4\n", None),
-    ("headless", "a header after all", "x0,x1\n3,4\n", ":1: column 'x0' has 'x0' where a number was expected"),
+    ("headless", "an unexpected header", "x0,x1\n3,4\n", ":1: column 'x0' has 'x0' where a number was expected"),
     ("headless", "too few columns", "1\n3\n", ": no column 'x1'"),
     ("titled", "lines above the header", "Results of 2024\n\nx,y\n1,2\n3,4\n", None),
-    ("titled", "lines that are no CSV", 'say "hi", "\n;;;,"\nx,y\n1,2\n', None),
-    ("titled", "lines that are no text", b"caf\xe9 \x00\n\xff\xfe\nx,y\n1,2\n", None),
+    ("titled", "skipped lines that are not CSV", 'say "hi", "\n;;;,"\nx,y\n1,2\n', None),
+    ("titled", "skipped lines that are not text", b"caf\xe9 \x00\n\xff\xfe\nx,y\n1,2\n", None),
     ("titled", "lines of Windows", "a\r\nb\r\nx;y\r\n1;2\r\n", None),
     ("titled", "lines of old Macs", "a\rb\rx,y\r1,2\r", None),
     ("titled", "a byte order mark above", b"\xef\xbb\xbftitle\n\nx,y\n1,2\n", None),
     ("titled", "an error keeps its line", "a\nb\nx,y\n1,2\n3,b\n", ":5: column 'y' has 'b'"),
     ("titled", "an error of the header keeps its line", "a\nb\nx,x\n1,2\n", ":3: two columns have the name 'x'"),
     ("titled", "a short row keeps its line", "a\nb\nx,y\n1,2\n\n1\n", ":6: 1 cell where the header has 2"),
-    ("titled", "other text keeps its line", b"a\nb\nx,y\n1,\xe9\n", ":4: byte 0xe9 is not UTF-8 text"),
-    ("titled", "Excel's line is one of them", "sep=^\ntitle\nx^y\n1^2\n", None),
-    ("titled", "nothing else", "a\nb\n", ":1: nothing follows the 2 lines that are skipped"),
-    ("titled", "not even that", "a", ":1: nothing follows the 2 lines that are skipped"),
+    ("titled", "an error of the encoding keeps its line", b"a\nb\nx,y\n1,\xe9\n", ":4: byte 0xe9 is not UTF-8 text"),
+    ("titled", "Excel's sep line is skipped too", "sep=^\ntitle\nx^y\n1^2\n", None),
+    ("titled", "nothing after the skipped lines", "a\nb\n", ":1: nothing follows the 2 lines that are skipped"),
+    ("titled", "fewer lines than are skipped", "a", ":1: nothing follows the 2 lines that are skipped"),
     ("titled", "no rows", "a\nb\nx,y\n", ":3: no row follows the header"),
-    ("titled", "no title after all", "x,y\n1,2\nz,y\n3,4\n", ": no column 'x'"),
+    ("titled", "no title, though lines are skipped", "x,y\n1,2\nz,y\n3,4\n", ": no column 'x'"),
     ("titled, headless", "no header", "a,b,c\n1,2\n3,4\n", None),
     ("titled, headless", "an error keeps its line", "a\n1,2\n3,b\n", ":3: column 'x1' has 'b'"),
     ("titled, wide", "UTF-16", "title\nx,y\n1,2\n".encode("utf-16"), None),
@@ -232,7 +272,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("titled, comment", "an error keeps its line", "a\n# b\nx,y\n1,b\n", ":4: column 'y' has 'b'"),
     ("whitespace", "runs of spaces", "  x   y\n 1\t 2 \n3 4\n", None),
     ("whitespace", "quoted spaces", 'x y "a b"\n1 2 "c d"\n', None),
-    ("whitespace", "names of rows, as R writes them", '"x" "y"\n"1" 1 2\n"b c" 3 4\n', None),
+    ("whitespace", "row names, as R writes them", '"x" "y"\n"1" 1 2\n"b c" 3 4\n', None),
     ("whitespace", "a short row", "x y\n1 2\n3\n", ":3: 1 cell where the header has 2"),
 ]
 
@@ -246,22 +286,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Callable[[str], ModuleType]:
-    """Return the exported file of a model as a module; one export for each model."""
-    made: dict[str, ModuleType] = {}
+    """Return a function that exports a model and returns the file as a module; each model is exported once."""
+    modules: dict[str, ModuleType] = {}
 
-    def of(name: str) -> ModuleType:
-        if name not in made:
-            columns, more = MODELS[name]
-            save(f"{name}.safetensors", columns, more)
+    def module_of(name: str) -> ModuleType:
+        if name not in modules:
+            columns, metadata = MODELS[name]
+            save(f"{name}.safetensors", columns, metadata)
             assert main(["export", f"{name}.safetensors", "--python", f"{name}.py"]) == 0
-            made[name] = imported(Path(f"{name}.py"))
-        return made[name]
+            modules[name] = load_module(Path(f"{name}.py"))
+        return modules[name]
 
-    return of
+    return module_of
 
 
-def save(path: str, columns: list[dict[str, Any]], more: dict[str, Any], classes: tuple[str, ...] = ()) -> None:
-    """Write the file of a model of such columns."""
+def save(path: str, columns: list[dict[str, Any]], metadata: dict[str, Any], classes: tuple[str, ...] = ()) -> None:
+    """Write a model file with these columns and metadata."""
     features = [
         f"{column['name']}={category}".removesuffix(".0") if "categories" in column else column["name"]
         for column in columns
@@ -274,12 +314,12 @@ def save(path: str, columns: list[dict[str, Any]], more: dict[str, Any], classes
     task: dict[str, Any] = {"task": "regression", "loss": "mean_squared_error", "target_mean": 0.5, "target_scale": 2.0}
     if classes:
         task = {"task": "classification", "loss": "categorical_cross_entropy", "classes": list(classes)}
-    net.metadata = {"features": features, "target": "t", "columns": columns} | task | more
+    net.metadata = {"features": features, "target": "t", "columns": columns} | task | metadata
     net.save(path)
 
 
-def imported(path: Path) -> ModuleType:
-    """Return a file as a module."""
+def load_module(path: Path) -> ModuleType:
+    """Return a Python file as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -288,10 +328,10 @@ def imported(path: Path) -> ModuleType:
     return module
 
 
-def both(
+def run_both(
     name: str, data: str, module: ModuleType, capsys: pytest.CaptureFixture[str], *words: str
 ) -> tuple[tuple[int, str, str], tuple[int, str, str]]:
-    """Return status, output and error of the command and of the exported file."""
+    """Return exit status, stdout and stderr of the command, and the same of the exported file."""
     capsys.readouterr()
     model = f"{name}.safetensors"
     ours = main(["predict", model, data, "--backend", "numpy", *words]), *capsys.readouterr()
@@ -305,7 +345,7 @@ def both(
     [(name, content, error) for name, _, content, error in CASES],
     ids=[f"{name}: {about}" for name, about, _, _ in CASES],
 )
-def test_the_same_file(
+def test_the_command_and_the_exported_file_give_the_same_result(
     name: str,
     content: str | bytes,
     error: str | None,
@@ -314,7 +354,7 @@ def test_the_same_file(
 ) -> None:
     module = exported(name)
     Path("data.csv").write_bytes(content.encode() if isinstance(content, str) else content)
-    ours, theirs = both(name, "data.csv", module, capsys)
+    ours, theirs = run_both(name, "data.csv", module, capsys)
     if error is None:
         assert ours[0] == 0, ours[2]
         assert theirs == (0, ours[1], "")
@@ -323,27 +363,29 @@ def test_the_same_file(
     assert (ours[0], theirs[0], ours[1], theirs[1]) == (1, 1, "", "")
     assert error in ours[2]
     assert error in theirs[2]
-    told = theirs[2].strip().removeprefix("error: ")
-    assert ours[2].removeprefix("deepnotes: error: ").startswith(told)  # the command may add a hint at an option
+    message = theirs[2].strip().removeprefix("error: ")
+    assert ours[2].removeprefix("deepnotes: error: ").startswith(message)  # the command may add a hint about an option
 
 
-def test_the_table_has_each_case_once() -> None:
+def test_cases_are_unique_and_cover_all_models() -> None:
     assert len({(name, about) for name, about, _, _ in CASES}) == len(CASES) >= 60
     assert {name for name, *_ in CASES} == set(MODELS)
 
 
 @pytest.mark.parametrize("words", [[], ["--spreadsheet"]])
-def test_classes_that_have_to_be_quoted(words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_class_names_that_need_quotes_are_written_the_same(
+    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save("classes.safetensors", TWO, {}, ("a\rb", "=1+1", 'c "d", e;|'))
     assert main(["export", "classes.safetensors", "--python", "classes.py"]) == 0
     Path("data.csv").write_text("x,y\n1,2\n-3,4\n-5,-6\n")
-    ours, theirs = both("classes", "data.csv", imported(Path("classes.py")), capsys, *words)
+    ours, theirs = run_both("classes", "data.csv", load_module(Path("classes.py")), capsys, *words)
     assert ours[:2] == theirs[:2]
     assert ours[0] == 0
 
 
 @pytest.mark.parametrize("path", ["none.csv", "."])
-def test_files_that_cannot_be_read(path: str, exported: Callable[[str], ModuleType], capsys: Any) -> None:
+def test_files_that_cannot_be_read_are_errors(path: str, exported: Callable[[str], ModuleType], capsys: Any) -> None:
     capsys.readouterr()
     assert exported("plain").main([path]) == 1
     assert capsys.readouterr().err.startswith(f"error: {path}: cannot be read: ")
@@ -351,7 +393,7 @@ def test_files_that_cannot_be_read(path: str, exported: Callable[[str], ModuleTy
 
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("metadata", "message"),
     [
         ({"format": {"decimal": "x"}}, "decimal='x', wanted one ASCII character"),
         ({"format": {"encoding": "none"}}, "encoding='none'"),
@@ -363,17 +405,17 @@ def test_files_that_cannot_be_read(path: str, exported: Callable[[str], ModuleTy
         ({"dates": "when"}, "dates 'when'"),
     ],
 )
-def test_reading_options_that_make_no_sense_are_refused(
-    more: dict[str, Any], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_data_formats_in_a_model_are_refused(
+    metadata: dict[str, Any], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save("odd.safetensors", TWO, more)
+    save("odd.safetensors", TWO, metadata)
     capsys.readouterr()
     assert main(["export", "odd.safetensors", "--python", "odd.py"]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("odd.py").exists()
 
 
-def test_nothing_is_defined_twice_and_nothing_is_undefined(exported: Callable[[str], ModuleType]) -> None:
+def test_an_exported_file_defines_each_name_once_and_imports_no_library(exported: Callable[[str], ModuleType]) -> None:
     exported("plain")
     tree = ast.parse(Path("plain.py").read_text(encoding="utf-8"))
     names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]

@@ -1,4 +1,4 @@
-"""Model files: what is saved comes back, and what is not such a file is refused in a line."""
+"""Model files: networks are read back unchanged, and damaged or hostile files are refused with an error."""
 
 import json
 import struct
@@ -34,8 +34,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return the JSON header of a safetensors file, and the rest."""
+def split(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON header of a safetensors file, and the data after it."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
@@ -46,8 +46,8 @@ def build(header: dict[str, Any], data: bytes) -> bytes:
 
 
 def rewrite(path: Path, change: Any, sign: bool = True) -> None:
-    """Apply `change` to the header of deepnotes in a file, sign it anew, and leave the rest as it is."""
-    header, data = parts(path.read_bytes())
+    """Apply `change` to the header of deepnotes in a file; if `sign`, update the header's digest."""
+    header, data = split(path.read_bytes())
     inner = json.loads(header["__metadata__"]["deepnotes"])
     changed = change(inner)
     if sign:
@@ -58,19 +58,19 @@ def rewrite(path: Path, change: Any, sign: bool = True) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("backend", ["numpy", STRICT], ids=["numpy", "strict"])
-def test_a_network_comes_back_bit_for_bit(tmp_path: Path, dtype: str, backend: Any) -> None:
+def test_a_network_is_read_back_bit_for_bit(tmp_path: Path, dtype: str, backend: Any) -> None:
     net = network(dtype=dtype, backend=backend)
     net.metadata = {"note": "x"}
     net.save(tmp_path / "a")
-    again = dn.load(tmp_path / "a", backend="numpy")
-    np.testing.assert_array_equal(again.flat(), net.flat())
-    assert (again.layers, again.inputs, again.dtype, again.seed) == (net.layers, net.inputs, net.dtype, net.seed)
-    assert again.metadata == net.metadata
-    assert again.backend.name == "numpy"
+    loaded = dn.load(tmp_path / "a", backend="numpy")
+    np.testing.assert_array_equal(loaded.flat(), net.flat())
+    assert (loaded.layers, loaded.inputs, loaded.dtype, loaded.seed) == (net.layers, net.inputs, net.dtype, net.seed)
+    assert loaded.metadata == net.metadata
+    assert loaded.backend.name == "numpy"
     assert dn.load(tmp_path / "a", backend=STRICT).backend is STRICT
 
 
-def test_the_standardizer_and_metadata_come_back(path: Path) -> None:
+def test_the_standardizer_and_metadata_are_read_back(path: Path) -> None:
     net = dn.load(str(path))
     assert net.standardizer is not None
     np.testing.assert_array_equal(net.standardizer.mean.ravel(), [1.5, 5.5, 9.5])
@@ -92,12 +92,12 @@ def test_other_tools_can_read_the_tensors(path: Path) -> None:
     }  # fmt: skip
 
 
-def test_parts_of_the_users_own_cannot_be_saved(tmp_path: Path) -> None:
+def test_user_defined_layers_and_functions_cannot_be_saved(tmp_path: Path) -> None:
     class Mine(dn.ActivationFunction):
         pass
 
     for layer in (dn.Dense(2, Mine()), dn.Dense(2, initializer=lambda rng, shape: np.ones(shape)), dn.Layer()):
-        with pytest.raises(dn.ModelFileError, match="has parts of your own"):
+        with pytest.raises(dn.ModelFileError, match="is or has a user-defined class or function"):
             dn.Network([layer, dn.Dense(1)], inputs=2).save(tmp_path / "a")
     net = network()
     net.metadata = {"x": object()}
@@ -106,7 +106,7 @@ def test_parts_of_the_users_own_cannot_be_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_metadata_come_back_as_json_has_them(tmp_path: Path) -> None:
+def test_metadata_are_converted_to_json_values(tmp_path: Path) -> None:
     net = network()
     net.metadata = {2: "a", 10: ("b", None)}  # type: ignore[dict-item]
     net.save(tmp_path / "a")
@@ -118,7 +118,7 @@ def test_metadata_come_back_as_json_has_them(tmp_path: Path) -> None:
     [(None, "metadata is None, wanted a dict"), ([1], "a dict"), ({"x": "y" * 9_000_000}, "wanted at most 8,388,608")],
     ids=["none", "list", "long"],
 )
-def test_metadata_that_could_not_be_read_are_not_written(tmp_path: Path, metadata: Any, message: str) -> None:
+def test_metadata_that_could_not_be_read_back_are_refused(tmp_path: Path, metadata: Any, message: str) -> None:
     net = network()
     net.metadata = metadata
     with pytest.raises(dn.ModelFileError, match=message):
@@ -126,7 +126,7 @@ def test_metadata_that_could_not_be_read_are_not_written(tmp_path: Path, metadat
     assert not list(tmp_path.iterdir())
 
 
-def test_paths_that_are_none() -> None:
+def test_invalid_paths_are_refused() -> None:
     for call in (network().save, dn.load):
         with pytest.raises(dn.ArgumentError, match="path=None, wanted the path of a file"):
             call(None)
@@ -161,7 +161,7 @@ def test_every_truncation_is_refused(path: Path) -> None:
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(dn.ModelFileError, match=r"truncated|damaged|altered|no model file"):
+        with pytest.raises(dn.ModelFileError, match=r"truncated|damaged|altered|not a model file"):
             dn.load(path)
     path.write_bytes(content + b"\0")
     with pytest.raises(dn.ModelFileError):
@@ -169,20 +169,20 @@ def test_every_truncation_is_refused(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_altered_byte_is_refused_or_does_not_matter(path: Path) -> None:
-    """White space and the escapes of JSON can change without a change of meaning; nothing else can."""
+def test_every_altered_byte_is_refused_or_harmless(path: Path) -> None:
+    """Only white space and escapes in the JSON can change without a change of meaning."""
     content = path.read_bytes()
-    wanted = dn.load(path)
+    original = dn.load(path)
     harmless = 0
     for i in range(len(content)):
         path.write_bytes(content[:i] + bytes([content[i] ^ (1 << i % 8)]) + content[i + 1 :])
         try:
-            found = dn.load(path)
+            loaded = dn.load(path)
         except dn.ModelFileError:
             continue
         harmless += 1
-        np.testing.assert_array_equal(found.flat(), wanted.flat())
-        assert (found.layers, found.metadata, found.seed) == (wanted.layers, wanted.metadata, wanted.seed)
+        np.testing.assert_array_equal(loaded.flat(), original.flat())
+        assert (loaded.layers, loaded.metadata, loaded.seed) == (original.layers, original.metadata, original.seed)
     assert harmless <= 8  # the padding of the header
 
 
@@ -227,11 +227,11 @@ def test_a_header_that_was_altered_is_refused(path: Path, change: Any) -> None:
         (lambda h: h["network"].update(inputs=4), "W1 has shape .5, 3., wanted .5, 4."),
         (lambda h: h["network"].update(inputs=True), "makes no sense"),
         (lambda h: h["network"].update(seed=1e300), "makes no sense"),
-        (lambda h: h["network"].update(dtype="float64"), "is of float32, wanted float64|altered"),
+        (lambda h: h["network"].update(dtype="float64"), "has the dtype float32, wanted float64|altered"),
         (lambda h: h["network"].update(dtype="object"), "makes no sense"),
         (lambda h: h.update(metadata=[]), "makes no sense"),
         (lambda h: h.pop("network"), "makes no sense"),
-        (lambda h: h.update(format="1"), "format '1' is none of deepnotes'"),
+        (lambda h: h.update(format="1"), "unknown format '1', wanted a number from 1 to 1"),
         (lambda h: h.pop("format"), "its header is damaged"),
         (lambda h: "{" * 100_000, "its header is damaged"),
         (lambda h: "[" * 100_000 + "]" * 100_000, "its header is damaged"),
@@ -240,51 +240,51 @@ def test_a_header_that_was_altered_is_refused(path: Path, change: Any) -> None:
         (lambda h: "NaN", "its header is damaged"),
     ],
 )
-def test_a_header_that_lies_is_refused(path: Path, change: Any, message: str) -> None:
+def test_a_header_with_invalid_values_is_refused(path: Path, change: Any, message: str) -> None:
     rewrite(path, change)
     with pytest.raises(dn.ModelFileError, match=message) as caught:
         dn.load(path)
     assert str(path) in str(caught.value)
 
 
-def tensor(header: dict[str, Any], name: str, **changes: Any) -> None:
+def update(header: dict[str, Any], name: str, **changes: Any) -> None:
     header[name].update(changes)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda h: tensor(h, "W1", data_offsets=[0, 2**62]),
-        lambda h: tensor(h, "W1", shape=[2**31, 2**31]),
-        lambda h: tensor(h, "W1", shape=[2**62]),
-        lambda h: tensor(h, "W1", shape=[5, -3]),
-        lambda h: tensor(h, "W1", shape=[3, 5]),
-        lambda h: tensor(h, "W1", dtype="I32"),
-        lambda h: tensor(h, "W1", data_offsets=h["W2"]["data_offsets"]),
-        lambda h: tensor(h, "W1", data_offsets=[-4, 56]),
-        lambda h: tensor(h, "W1", data_offsets=[60, 0]),
+        lambda h: update(h, "W1", data_offsets=[0, 2**62]),
+        lambda h: update(h, "W1", shape=[2**31, 2**31]),
+        lambda h: update(h, "W1", shape=[2**62]),
+        lambda h: update(h, "W1", shape=[5, -3]),
+        lambda h: update(h, "W1", shape=[3, 5]),
+        lambda h: update(h, "W1", dtype="I32"),
+        lambda h: update(h, "W1", data_offsets=h["W2"]["data_offsets"]),
+        lambda h: update(h, "W1", data_offsets=[-4, 56]),
+        lambda h: update(h, "W1", data_offsets=[60, 0]),
         lambda h: h.pop("b2"),
         lambda h: h.update(extra=h["b2"]),
         lambda h: h["__metadata__"].pop("deepnotes"),
         lambda h: h.pop("__metadata__"),
     ],
 )
-def test_tensors_that_lie_are_refused(path: Path, change: Any) -> None:
-    header, data = parts(path.read_bytes())
+def test_tensors_with_invalid_headers_are_refused(path: Path, change: Any) -> None:
+    header, data = split(path.read_bytes())
     change(header)
     path.write_bytes(build(header, data))
     with pytest.raises(dn.ModelFileError):
         dn.load(path)
 
 
-def test_a_header_that_claims_too_much_is_not_read(path: Path) -> None:
+def test_a_header_of_excessive_length_is_refused(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
-    with pytest.raises(dn.ModelFileError, match="truncated or no model file"):
+    with pytest.raises(dn.ModelFileError, match="truncated or not a model file"):
         dn.load(path)
-    with path.open("wb") as file:  # a sparse file: long, but on no disk
+    with path.open("wb") as file:  # a sparse file, which uses no disk space
         file.write(struct.pack("<Q", containers.HEADER_LIMIT + 1))
         file.truncate(containers.HEADER_LIMIT * 2)
-    with pytest.raises(dn.ModelFileError, match="its header claims 16,777,217 bytes"):
+    with pytest.raises(dn.ModelFileError, match="its header has 16,777,217 bytes"):
         dn.load(path)
 
 
@@ -308,13 +308,13 @@ def test_noise_in_a_model_file_is_refused_or_harmless(tmp_path_factory: pytest.T
         content[start:end] = data.draw(st.binary(max_size=40))
     path.write_bytes(content)
     try:
-        found = dn.load(path)
+        loaded = dn.load(path)
     except dn.ModelFileError:
         return
-    np.testing.assert_array_equal(found.flat(), network().flat())
+    np.testing.assert_array_equal(loaded.flat(), network().flat())
 
 
-def test_a_link_stays_a_link(path: Path) -> None:
+def test_saving_to_a_link_writes_to_its_target(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path)
     network(seed=8).save(link)

@@ -1,4 +1,4 @@
-"""scikit-learn's fitted networks, which predict the same here."""
+"""Networks converted from fitted scikit-learn estimators make the same predictions."""
 
 import warnings
 from typing import Any
@@ -23,23 +23,23 @@ TARGETS = {
 }
 
 
-def fitted(kind: str, dtype: str = "float64", scaled: bool = False, **settings: Any) -> Any:
+def fit_estimator(kind: str, dtype: str = "float64", scaled: bool = False, **settings: Any) -> Any:
     from sklearn.neural_network import MLPClassifier, MLPRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    estimator = MLPRegressor if kind.startswith("regression") else MLPClassifier
-    made = estimator(**{"hidden_layer_sizes": (5, 4), "max_iter": 3, "random_state": 0} | settings)
+    class_ = MLPRegressor if kind.startswith("regression") else MLPClassifier
+    estimator = class_(**{"hidden_layer_sizes": (5, 4), "max_iter": 3, "random_state": 0} | settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return (make_pipeline(StandardScaler(), made) if scaled else made).fit(X.astype(dtype), TARGETS[kind])
+        return (make_pipeline(StandardScaler(), estimator) if scaled else estimator).fit(X.astype(dtype), TARGETS[kind])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("kind", TARGETS)
 def test_the_same_predictions(kind: str, activation: str, dtype: str) -> None:
-    estimator = fitted(kind, dtype, activation=activation)
+    estimator = fit_estimator(kind, dtype, activation=activation)
     rows = X.astype(dtype)
     theirs = estimator.predict(rows) if kind.startswith("regression") else estimator.predict_proba(rows)
     theirs = theirs[:, 1:] if kind == "binary" else theirs.reshape(60, -1)
@@ -54,8 +54,8 @@ def test_the_same_predictions(kind: str, activation: str, dtype: str) -> None:
         assert [net.metadata["classes"][i] for i in labels] == [str(y) for y in estimator.predict(rows)]
 
 
-def test_a_scaler_before_it_comes_along() -> None:
-    estimator = fitted("multiclass", scaled=True)
+def test_a_scaler_in_a_pipeline_becomes_the_standardizer() -> None:
+    estimator = fit_estimator("multiclass", scaled=True)
     net = dn.from_sklearn(estimator)
     assert net.standardizer is not None
     np.testing.assert_array_equal(net.standardizer.mean.ravel(), estimator[0].mean_)
@@ -63,7 +63,7 @@ def test_a_scaler_before_it_comes_along() -> None:
     assert worst(estimator.predict_proba(X), Vectors(X, A.value.astype(np.float64).T, A.rules.slack * A.error.T)) <= 1
 
 
-def test_affine_steps_of_a_pipeline_come_along() -> None:
+def test_affine_steps_of_a_pipeline_are_converted() -> None:
     from sklearn.decomposition import PCA, TruncatedSVD
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
@@ -81,12 +81,12 @@ def test_affine_steps_of_a_pipeline_come_along() -> None:
         np.testing.assert_allclose(net.predict(X.T).T, theirs.predict_proba(X), rtol=1e-12, atol=1e-14)
 
 
-def test_our_estimators_with_any_activation() -> None:
+def test_our_estimators_are_converted_with_any_activation() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler
 
     class Own(dn.ActivationFunction):
-        """An activation of a user's own."""
+        """A user-defined activation."""
 
         def forward(self, ops: Any, Z: Any) -> Any:
             return ops.silu(Z)
@@ -108,7 +108,7 @@ def test_our_estimators_with_any_activation() -> None:
         np.testing.assert_array_equal(dn.from_sklearn(ours).flat(), ours.to_network().flat())
 
 
-def test_names_dtype_and_files(tmp_path: Any) -> None:
+def test_names_of_features_and_dtype_are_kept_in_a_file(tmp_path: Any) -> None:
     from sklearn.neural_network import MLPRegressor
 
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
@@ -121,9 +121,9 @@ def test_names_dtype_and_files(tmp_path: Any) -> None:
     assert dn.load(tmp_path / "model.safetensors").metadata == net.metadata
 
 
-def test_a_poisson_regressor(tmp_path: Any) -> None:
-    """Its outputs are exponentials: the same numbers, also from a file, from ONNX and from a file of Python."""
-    estimator = fitted("regression", loss="poisson")
+def test_a_poisson_regressor_is_converted_and_exported(tmp_path: Any) -> None:
+    """Its last activation is exp, which model files, ONNX files and Python files can represent."""
+    estimator = fit_estimator("regression", loss="poisson")
     net = dn.from_sklearn(estimator)
     np.testing.assert_allclose(net.predict(X.T)[0], estimator.predict(X), rtol=1e-13)
     net.save(tmp_path / "model.safetensors")
@@ -137,7 +137,7 @@ def test_a_poisson_regressor(tmp_path: Any) -> None:
     np.testing.assert_array_equal(again.predict(X.T), net.predict(X.T))
 
 
-def test_our_own_estimators_with_an_activation_for_each_layer() -> None:
+def test_our_estimators_are_converted_with_an_activation_for_each_layer() -> None:
     activation = ["gelu", dn.Activation("leaky_relu", slope=0.2)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -146,7 +146,7 @@ def test_our_own_estimators_with_an_activation_for_each_layer() -> None:
     np.testing.assert_allclose(net.predict(X.T)[0], estimator.predict_proba(X)[:, 1], rtol=1e-12)
 
 
-def test_what_cannot_be_taken_over() -> None:
+def test_estimators_and_steps_without_an_equivalent_layer_are_refused() -> None:
     from sklearn.decomposition import PCA
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LinearRegression
@@ -154,25 +154,25 @@ def test_what_cannot_be_taken_over() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-    net = fitted("regression")
+    net = fit_estimator("regression")
     net.out_activation_ = "cubed"
-    for estimator, told in (
-        (LinearRegression(), "a LinearRegression, wanted a fitted MLPClassifier or MLPRegressor"),
+    for estimator, message in (
+        (LinearRegression(), "a LinearRegression, wanted a fitted MLPClassifier, MLPRegressor, DenseClassifier or"),
         (MLPClassifier(), "a MLPClassifier, which is not fitted"),
         (make_pipeline(StandardScaler(), MLPClassifier()), "a MLPClassifier, which is not fitted|a Pipeline, which is"),
         (3, "estimator is a int, wanted a fitted"),
-        (net, "estimator has the activation 'cubed', and logistic, identity, sigmoid, tanh, .*, exp are known"),
+        (net, "estimator has the activation 'cubed', wanted one of logistic, identity, sigmoid, tanh, .*, exp"),
     ):
-        with pytest.raises(dn.ArgumentError, match=told):
+        with pytest.raises(dn.ArgumentError, match=message):
             dn.from_sklearn(estimator)
-    for step, told in (
-        (SimpleImputer(), "prepares its inputs by SimpleImputer; StandardScaler, MinMaxScaler, .* can be taken over"),
+    for step, message in (
+        (SimpleImputer(), "estimator has the step SimpleImputer, wanted one of StandardScaler, MinMaxScaler, .*"),
         (MinMaxScaler(clip=True).fit(X), r"MinMaxScaler\(clip=True\), and no layer bounds its inputs"),
         (PCA(4), "a Pipeline, which is not fitted"),
     ):
-        with pytest.raises(dn.ArgumentError, match=told):
-            dn.from_sklearn(make_pipeline(step, fitted("regression")))
+        with pytest.raises(dn.ArgumentError, match=message):
+            dn.from_sklearn(make_pipeline(step, fit_estimator("regression")))
     with pytest.raises(dn.ArgumentError, match="dtype='float16'"):
-        dn.from_sklearn(fitted("regression"), dtype="float16")
+        dn.from_sklearn(fit_estimator("regression"), dtype="float16")
     with pytest.raises(dn.UnknownNameError, match="nmupy"):
-        dn.from_sklearn(fitted("regression"), backend="nmupy")
+        dn.from_sklearn(fit_estimator("regression"), backend="nmupy")

@@ -1,4 +1,4 @@
-"""Networks as ONNX files: what ONNX Runtime and ONNX's own reference make of them is what the equations bound."""
+"""Networks as ONNX files: ONNX Runtime and ONNX's reference implementation stay within the equations' error bounds."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ def network(activation: Any, dtype: str = "float32", **settings: Any) -> dn.Netw
 
 
 def reference(content: bytes, X: np.ndarray) -> np.ndarray:
-    """Return what the reference implementation of ONNX makes of rows."""
+    """Return the outputs of ONNX's reference implementation for rows."""
     from onnx.reference import ReferenceEvaluator
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -46,15 +46,15 @@ def reference(content: bytes, X: np.ndarray) -> np.ndarray:
     return np.asarray(outputs[0])
 
 
-def hold(chain: Chain, X: np.ndarray, random: bool = False) -> None:
-    """Hold both runtimes, and the network here, to the bounds for rows X; and dtype and shape."""
+def check(chain: Chain, X: np.ndarray, random: bool = False) -> None:
+    """Check the outputs of both runtimes and of the network for rows X: shape, dtype and error bounds."""
     A = expected(chain, X.T, random)
     tests = Vectors(X, A.value.astype(np.float64).T, (A.rules.slack * A.error).T)
     content = to_onnx(chain)
-    for found in (run(content, tests)[0], reference(content, X)):
-        assert found.shape == (len(X), chain.outputs)
-        assert found.dtype == ("float64" if chain.target else chain.dtype)
-        assert worst(found, tests) <= 1
+    for actual in (run(content, tests)[0], reference(content, X)):
+        assert actual.shape == (len(X), chain.outputs)
+        assert actual.dtype == ("float64" if chain.target else chain.dtype)
+        assert worst(actual, tests) <= 1
     if chain.target is None:
         with np.errstate(all="ignore"):
             assert worst(network_of(chain, "numpy").predict(X.T).T, tests) <= 1
@@ -62,24 +62,24 @@ def hold(chain: Chain, X: np.ndarray, random: bool = False) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
-def test_a_network_with_each_activation(activation: dn.Activation, dtype: str) -> None:
+def test_networks_with_each_activation_stay_within_their_bounds(activation: dn.Activation, dtype: str) -> None:
     chain = Chain.of(network(activation, dtype))
     rng = np.random.default_rng(3)
     X = (rng.normal(size=(4, 33)) * chain.standardizer.scale + chain.standardizer.mean).astype(dtype).T  # type: ignore[union-attr]
-    hold(chain, X, random=True)
-    hold(chain, vectors_of(chain).X)
-    hold(chain, X[:1])
+    check(chain, X, random=True)
+    check(chain, vectors_of(chain).X)
+    check(chain, X[:1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", [g for g in ACTIVATIONS if g.name != "softmax"], ids=str)
 def test_each_activation_at_extremes(activation: dn.Activation, dtype: str) -> None:
-    """One neuron that passes its input on, so that an infinity meets nothing else."""
+    """The network is one neuron with weight 1, so that infinities reach the activation unchanged."""
     net = dn.Network([dn.Dense(1, activation)], inputs=1, dtype=dtype, seed=0)
     net.parameters["W1"] = [[1.0]]
     X = np.concatenate([EXTREMES, np.linspace(-120, 120, 2001), -np.logspace(-12, 2, 500)])
     with np.errstate(over="ignore"):
-        hold(Chain.of(net), X.astype(dtype).reshape(-1, 1))
+        check(Chain.of(net), X.astype(dtype).reshape(-1, 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -87,33 +87,37 @@ def test_softmax_at_extremes(dtype: str) -> None:
     net = dn.Network([dn.Dense(3, "softmax")], inputs=3, dtype=dtype, seed=0)
     net.parameters["W1"] = np.eye(3)
     rows = [[0, 0, 0], [1e30, 0, -1e30], [-1e30, -1e30, -1e30], [0, -50, -80], [1000, 999, 0], [np.nan, 0, 1]]
-    hold(Chain.of(net), np.array(rows, dtype))
+    check(Chain.of(net), np.array(rows, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_inputs_are_standardized_to_the_same_bits(dtype: str) -> None:
-    """A million and a half, less a million: in single precision a third of it would be lost."""
+    """Subtracting a mean of a million in single precision would lose digits."""
     net = dn.Network([dn.Dense(4)], inputs=4, dtype=dtype, standardizer=network("relu").standardizer, seed=0)
     net.parameters["W1"] = np.eye(4)
     X = np.array([[1, 2, 1e6 + 1.5, 1e-5], [0, -1, 1e6, 3e-5]], dtype)
-    found, _ = run(to_onnx(Chain.of(net)), Vectors(X, X, X))
-    np.testing.assert_array_equal(found, net.predict(X.T).T)
+    actual, _ = run(to_onnx(Chain.of(net)), Vectors(X, X, X))
+    np.testing.assert_array_equal(actual, net.predict(X.T).T)
 
 
-def test_a_target_in_its_own_units() -> None:
+def test_outputs_are_converted_to_the_units_of_the_target() -> None:
     net = dn.Network([dn.Dense(3, "tanh"), dn.Dense(1)], inputs=4, seed=0)
     net.metadata = {"target_mean": 250_000.0, "target_scale": 80_000.0, "target": "price"}
     chain = Chain.of(net, Target(250_000.0, 80_000.0))
     X = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
-    hold(chain, X)
-    (found, _), (A, _) = (run(to_onnx(c), Vectors(X, X, X)) for c in (chain, Chain.of(net)))
-    np.testing.assert_array_equal(found, A.astype(np.float64) * 80_000 + 250_000)
+    check(chain, X)
+    (actual, _), (A, _) = (run(to_onnx(c), Vectors(X, X, X)) for c in (chain, Chain.of(net)))
+    np.testing.assert_array_equal(actual, A.astype(np.float64) * 80_000 + 250_000)
     properties = {entry.key: json.loads(entry.value) for entry in onnx.load_from_string(to_onnx(chain)).metadata_props}
-    assert properties == {"target_mean": 0.0, "target_scale": 1.0, "target": "price"}  # of what comes out
+    assert properties == {
+        "target_mean": 0.0,
+        "target_scale": 1.0,
+        "target": "price",
+    }  # the outputs are not standardized
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_the_file_says_what_it_is(backend: str, tmp_path: Any) -> None:
+def test_the_file_has_names_metadata_versions_and_shapes(backend: str, tmp_path: Any) -> None:
     if backend == "numba":
         pytest.importorskip("numba", reason='the extra "numba" is not installed')
     net = network("gelu", backend=backend)
@@ -124,9 +128,9 @@ def test_the_file_says_what_it_is(backend: str, tmp_path: Any) -> None:
     assert {entry.key: json.loads(entry.value) for entry in model.metadata_props} == net.metadata
     assert (model.producer_name, model.producer_version) == ("deepnotes", dn.__version__)
     assert (model.ir_version, [(entry.domain, entry.version) for entry in model.opset_import]) == (7, [("", 13)])
-    (given,), (result,) = model.graph.input, model.graph.output
-    shapes = [[d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim] for x in (given, result)]
-    assert (given.name, result.name, shapes) == ("X", "A", [["m", 4], ["m", 5]])
+    (input_info,), (result,) = model.graph.input, model.graph.output
+    shapes = [[d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim] for x in (input_info, result)]
+    assert (input_info.name, result.name, shapes) == ("X", "A", [["m", 4], ["m", 5]])
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.graph.initializer[2]), net.parameters["W1"])
     assert "Dropout" not in {node.op_type for node in model.graph.node}
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
@@ -135,13 +139,13 @@ def test_the_file_says_what_it_is(backend: str, tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "op"), [("relu", "Relu"), ("tanh", "Tanh"), ("softmax", "Softmax"), ("leaky_relu", "LeakyRelu")]
 )
-def test_what_onnx_has_is_one_node(name: str, op: str) -> None:
+def test_activations_that_onnx_has_are_one_node(name: str, op: str) -> None:
     net = dn.Network([dn.Dense(3, name), dn.Dense(2)], inputs=2, seed=0)
     assert [node.op_type for node in onnx.load_from_string(to_onnx(Chain.of(net))).graph.node] == ["Gemm", op, "Gemm"]
 
 
 class Own(dn.ActivationFunction):
-    """An activation of a user's own."""
+    """A user-defined activation."""
 
     def forward(self, ops: Any, Z: Any) -> Any:
         return ops.silu(Z)
@@ -151,7 +155,7 @@ class Own(dn.ActivationFunction):
 
 
 class Twice(dn.Layer):
-    """A layer of a user's own."""
+    """A user-defined layer."""
 
     def __repr__(self) -> str:
         return "Twice()"
@@ -159,23 +163,25 @@ class Twice(dn.Layer):
 
 @pytest.mark.parametrize("write", ["to_onnx", "to_python"])
 @pytest.mark.parametrize(
-    ("layers", "told"),
+    ("layers", "message"),
     [
-        ([dn.Dense(3, Own()), dn.Dense(1)], r"layer 1 has the activation Own\(\) of your own"),
-        ([dn.Dense(3), Twice(), dn.Dense(1)], r"layer 2 has the layer Twice\(\) of your own"),
+        ([dn.Dense(3, Own()), dn.Dense(1)], r"layer 1 has the user-defined activation Own\(\)"),
+        ([dn.Dense(3), Twice(), dn.Dense(1)], r"layer 2 has the user-defined layer Twice\(\)"),
     ],
 )
-def test_parts_of_ones_own_are_refused_by_name(layers: Any, told: str, write: str, tmp_path: Any) -> None:
+def test_user_defined_layers_and_activations_are_refused_by_name(
+    layers: Any, message: str, write: str, tmp_path: Any
+) -> None:
     net = dn.Network(layers, inputs=2, seed=0)
-    with pytest.raises(dn.ModelFileError, match=told):
+    with pytest.raises(dn.ModelFileError, match=message):
         getattr(net, write)(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("write", ["to_onnx", "to_python"])
-def test_what_other_formats_have_no_word_for_is_refused(write: str, tmp_path: Any) -> None:
+def test_preprocessing_metadata_and_paths_that_cannot_be_written_are_refused(write: str, tmp_path: Any) -> None:
     class Clipped(dn.Standardizer):
-        """Preprocessing of another kind."""
+        """User-defined preprocessing."""
 
     net = dn.Network([dn.Dense(1)], inputs=1, seed=0, standardizer=Clipped(np.zeros((1, 1)), np.ones((1, 1))))
     with pytest.raises(dn.ModelFileError, match=r"the inputs go through .*Clipped"):
@@ -192,7 +198,7 @@ def test_what_other_formats_have_no_word_for_is_refused(write: str, tmp_path: An
     assert not list(tmp_path.iterdir())
 
 
-def test_metadata_that_are_no_json_are_refused(tmp_path: Any) -> None:
+def test_metadata_that_are_not_json_are_refused(tmp_path: Any) -> None:
     net = dn.Network([dn.Dense(1)], inputs=1, seed=0)
     for value in (np.zeros(1), float("nan"), {1, 2}):
         net.metadata = {"x": value}
@@ -211,17 +217,16 @@ def test_without_the_library_the_error_says_how_to_get_it(
         eval(call, {"dn": dn, "net": dn.Network([dn.Dense(1)], inputs=1, seed=0)})
 
 
-def test_what_is_larger_than_such_files_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_too_large_for_the_format_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain.of(network("relu"))
     monkeypatch.setattr("deepnotes.network.formats.onnx_writing.LIMIT", 100)
     with pytest.raises(
-        dn.ModelFileError, match=r"the parameters take \d+ bytes, and an ONNX file holds less than 2 GiB"
+        dn.ModelFileError, match=r"the parameters have \d+ bytes, and an ONNX file must have less than 2 GiB"
     ):
         to_onnx(chain)
 
 
-def test_a_fault_in_the_file_is_found() -> None:
-    """The bounds are no formality: a weight off by some units in the last place is out of them."""
+def test_an_error_of_some_units_in_the_last_place_exceeds_the_bounds() -> None:
     net = dn.Network([dn.Dense(2, "tanh"), dn.Dense(1)], inputs=2, seed=4, dtype="float64")
     chain = Chain.of(net)
     tests = vectors_of(chain)

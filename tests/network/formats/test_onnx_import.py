@@ -1,4 +1,4 @@
-"""Dense chains in ONNX files of every make, run here and in ONNX Runtime."""
+"""Dense chains in ONNX files of several exporters: deepnotes and ONNX Runtime agree within the bounds."""
 
 import io
 import logging
@@ -19,48 +19,48 @@ from deepnotes.nn.activations import LIBRARY
 onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
 pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
 graphs = pytest.importorskip("onnx_graphs")
-helper, chain, model, run, saved = onnx.helper, graphs.chain, graphs.model, graphs.run, graphs.saved
+helper, chain, model, run, write = onnx.helper, graphs.chain, graphs.model, graphs.run, graphs.write
 rng = np.random.default_rng(5)
 W1, W2 = rng.normal(size=(4, 3)), rng.normal(size=(2, 4))
 b1, b2 = rng.normal(size=4), rng.normal(size=2)
 X = rng.normal(size=(6, 3)).astype("float32")
 
 
-def hold(content: Any, folder: Path, rows: np.ndarray = X, given: np.ndarray | None = None) -> dn.Network:
-    """Hold the network that is read to the bounds of its own equations, and what ONNX Runtime computes as well.
+def check(content: Any, folder: Path, rows: np.ndarray = X, file_input: np.ndarray | None = None) -> dn.Network:
+    """Check that predictions of the loaded network and of ONNX Runtime are within the network's error bounds.
 
-    (None of these graphs has a Sigmoid: that of ONNX Runtime is too inaccurate for it.)
+    (None of these graphs has a Sigmoid: ONNX Runtime's is too inaccurate.)
 
     Parameters
     ----------
     content : onnx.ModelProto
     folder : Path
     rows : ndarray, shape (m, n[0])
-        For the network.
-    given : ndarray, optional
-        The same, as the file wants it.
+        The samples.
+    file_input : ndarray, optional
+        The samples in the layout and dtype of the file's input; by default the rows.
     """
-    net = dn.from_onnx(saved(content, folder), backend="numpy")
-    tests = bounded(Chain.of(net), rows)
+    net = dn.from_onnx(write(content, folder), backend="numpy")
+    tests = with_bounds(Chain.of(net), rows)
     assert worst(net.predict(rows.T).T, tests) <= 1
-    found = run(content, rows if given is None else given)
-    turned = found.ndim == 2 and found.shape != tests.A.shape
-    assert worst((found.T if turned else found).reshape(tests.A.shape), tests) <= 1
+    outputs = run(content, rows if file_input is None else file_input)
+    transposed = outputs.ndim == 2 and outputs.shape != tests.A.shape
+    assert worst((outputs.T if transposed else outputs).reshape(tests.A.shape), tests) <= 1
     return net
 
 
-def bounded(read: Chain, rows: np.ndarray) -> Vectors:
-    """Return the outputs for rows, and their bounds where inputs are standardized in single precision.
+def with_bounds(loaded: Chain, rows: np.ndarray) -> Vectors:
+    """Return the outputs for rows, with bounds that allow for a standardization in single precision.
 
-    It takes four roundings: of a constant, of a sum, of another constant, of a product; a constant as large as the
-    mean, in units of the scale, is what the first two may be of.
+    Such a standardization has four rounding errors: of two constants, a sum and a product. The first constant and the
+    sum may be as large as the mean in units of the scale.
     """
-    bounds = Bounds(read.dtype, random=False)
-    prepared: Any = bounds.from_numpy(read.prepared(rows.T))
-    if read.standardizer is not None:
-        size = abs(prepared.value) + abs(read.standardizer.mean / read.standardizer.scale)
-        prepared = BoundedArray(bounds.rules, prepared.value, gamma(4, UNIT["float32"]) * size)
-    A: Any = read.forward(bounds.ops, prepared, lambda name, W: bounds.from_numpy(W))
+    bounds = Bounds(loaded.dtype, random=False)
+    preprocessed: Any = bounds.from_numpy(loaded.preprocess(rows.T))
+    if loaded.standardizer is not None:
+        size = abs(preprocessed.value) + abs(loaded.standardizer.mean / loaded.standardizer.scale)
+        preprocessed = BoundedArray(bounds.rules, preprocessed.value, gamma(4, UNIT["float32"]) * size)
+    A: Any = loaded.forward(bounds.ops, preprocessed, lambda name, W: bounds.from_numpy(W))
     return Vectors(rows, A.value.astype(np.float64).T, A.rules.slack * A.error.T)
 
 
@@ -78,33 +78,37 @@ CHAINS: dict[str, Any] = {
     ],
     "Reshape copies the number of samples": [("Reshape", [0, -1]), ("Gemm", W1.T, b1), ("Reshape", [0, 4])],
     "folded weights": [("MatMul", W1.T), ("Add", b1), ("Mul", 3.0), ("Div", b1), ("Tanh",)],
-    "target in its units": [("Gemm", W1.T, b1), ("Mul", 100.0), ("Add", 20.0)],
+    "outputs in the units of a target": [("Gemm", W1.T, b1), ("Mul", 100.0), ("Add", 20.0)],
     "samples as columns": [
         ("Transpose",), ("MatMul", W1, ...), ("Add", b1.reshape(4, 1)), ("Relu",), ("MatMul", W2, ...),
         ("Add", b2.reshape(2, 1)), ("Softmax", {"axis": 0}),
     ],
-    "turned twice": [("Transpose",), ("Gemm", W1.T, b1, {"transA": 1}), ("Elu",), ("Gemm", W2, ..., {"transB": 1})],
+    "transposed twice": [("Transpose",), ("Gemm", W1.T, b1, {"transA": 1}), ("Elu",), ("Gemm", W2, ..., {"transB": 1})],
     "weights on the left": [("Gemm", W1.T, ..., {"transA": 1, "transB": 1}), ("Relu",)],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_chains(name: str, tmp_path: Path) -> None:
-    net = hold(chain(*CHAINS[name]), tmp_path)
+def test_dense_chains_are_read(name: str, tmp_path: Path) -> None:
+    net = check(chain(*CHAINS[name]), tmp_path)
     assert (net.inputs, net.dtype, net.standardizer) == (3, "float32", None)
     assert all(type(layer) is dn.Dense for layer in net.layers)
 
 
-def test_a_graph_whose_samples_are_columns_from_the_start(tmp_path: Path) -> None:
+def test_graphs_whose_input_has_samples_as_columns_are_read(tmp_path: Path) -> None:
     steps = [("MatMul", W1, ...), ("Add", b1.reshape(4, 1)), ("Tanh",)]
-    hold(chain(*steps, shape=(3, "m")), tmp_path, given=X.T)
-    hold(chain(("Gemm", W1.T, b1, {"transA": 1}), shape=(3, "m")), tmp_path, given=X.T)
-    turned = [("Transpose",), ("Gemm", W1.T, b1), ("Tanh",)]
-    hold(chain(*turned, shape=(3, "m")), tmp_path, given=X.T)
-    hold(chain(("Transpose",), ("Sub", np.array([1.0, 2.0, 3.0])), *turned[1:], shape=(3, "m")), tmp_path, given=X.T)
-    hold(chain(("Transpose",), ("Sub", np.array([[1.0], [2.0], [3.0]])), *steps), tmp_path)
+    check(chain(*steps, shape=(3, "m")), tmp_path, file_input=X.T)
+    check(chain(("Gemm", W1.T, b1, {"transA": 1}), shape=(3, "m")), tmp_path, file_input=X.T)
+    transposed = [("Transpose",), ("Gemm", W1.T, b1), ("Tanh",)]
+    check(chain(*transposed, shape=(3, "m")), tmp_path, file_input=X.T)
+    check(
+        chain(("Transpose",), ("Sub", np.array([1.0, 2.0, 3.0])), *transposed[1:], shape=(3, "m")),
+        tmp_path,
+        file_input=X.T,
+    )
+    check(chain(("Transpose",), ("Sub", np.array([[1.0], [2.0], [3.0]])), *steps), tmp_path)
     scaled = [("Sub", np.array([[1.0], [2.0], [3.0]])), *steps]
-    assert hold(chain(*scaled, shape=(3, "m")), tmp_path, given=X.T).standardizer is not None
+    assert check(chain(*scaled, shape=(3, "m")), tmp_path, file_input=X.T).standardizer is not None
 
 
 def test_weights_in_constant_nodes_and_computed_from_constants(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_weights_in_constant_nodes_and_computed_from_constants(tmp_path: Path) -
         helper.make_node("Mul", ["Z", "slope"], ["less"]), helper.make_node("Max", ["less", "Z"], ["out"]),
     ]  # fmt: skip
     content = model(nodes, {"shape": np.array([4, 3]), "axis": np.array([0])}, "out")
-    net = hold(content, tmp_path)
+    net = check(content, tmp_path)
     assert net.layers[0] == dn.Dense(4, dn.Activation("leaky_relu", slope=0.25))
     np.testing.assert_array_equal(net.parameters["W1"], W1.astype("float32"))
 
@@ -137,11 +141,11 @@ STANDARDIZERS: dict[str, Any] = {
 @pytest.mark.parametrize("name", STANDARDIZERS)
 def test_standardization_becomes_a_standardizer(name: str, tmp_path: Path) -> None:
     steps = [tuple(np.array(x) if isinstance(x, list) else x for x in step) for step in STANDARDIZERS[name]]
-    net = hold(chain(*steps, ("Gemm", W1.T, b1), ("Tanh",)), tmp_path)
+    net = check(chain(*steps, ("Gemm", W1.T, b1), ("Tanh",)), tmp_path)
     assert net.standardizer is not None
     if name in {"Sub and Div", "Mul and Add", "Scaler"}:
-        wanted = [[1.0], [2.0], [3.0]]
-        np.testing.assert_array_equal(net.standardizer.mean, wanted)
+        expected = [[1.0], [2.0], [3.0]]
+        np.testing.assert_array_equal(net.standardizer.mean, expected)
         np.testing.assert_array_equal(net.standardizer.scale, [[0.5], [2.0], [4.0]])
 
 
@@ -150,22 +154,22 @@ def test_images_are_flattened(tmp_path: Path) -> None:
     W = rng.normal(size=(12, 2))
     for flat in [("Flatten",)], [("Reshape", np.array([-1, 12]))], [("Reshape", np.array([0, -1]))]:
         content = chain(("Div", 255.0), *flat, ("Gemm", W, b2), ("Softmax",), shape=("m", 2, 2, 3))
-        assert hold(content, tmp_path, pixels.reshape(5, 12), pixels).inputs == 12
+        assert check(content, tmp_path, pixels.reshape(5, 12), pixels).inputs == 12
 
 
 def test_integers_are_cast_first(tmp_path: Path) -> None:
     content = chain(("Cast", {"to": 1}), ("Gemm", W1.T, b1), inputs="int64")
-    hold(content, tmp_path, X.round() * 3, (X.round() * 3).astype(np.int64))
+    check(content, tmp_path, X.round() * 3, (X.round() * 3).astype(np.int64))
 
 
-def test_an_input_that_says_nothing_of_its_shape(tmp_path: Path) -> None:
-    hold(chain(("Reshape", np.array([-1, 3])), ("Gemm", W1.T, b1), shape=(None, None)), tmp_path)
-    hold(chain(("Sub", 1.0), ("Gemm", W1.T, b1), shape=None), tmp_path)
+def test_inputs_without_a_shape_are_read(tmp_path: Path) -> None:
+    check(chain(("Reshape", np.array([-1, 3])), ("Gemm", W1.T, b1), shape=(None, None)), tmp_path)
+    check(chain(("Sub", 1.0), ("Gemm", W1.T, b1), shape=None), tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", LIBRARY)
-def test_what_was_written_here_comes_back_the_same(name: str, dtype: str, tmp_path: Path) -> None:
+def test_an_exported_network_is_read_back_unchanged(name: str, dtype: str, tmp_path: Path) -> None:
     for option in (None, 0.0, 1.0, -0.5, 0.3):
         options = {} if option is None else dict.fromkeys(LIBRARY[name].options, option)
         layers = [
@@ -177,29 +181,31 @@ def test_what_was_written_here_comes_back_the_same(name: str, dtype: str, tmp_pa
         net = dn.Network(layers, inputs=3, dtype=dtype, seed=2, standardizer=standardizer)
         net.metadata = {"features": ["a", "b", "c"], "classes": ["1", "two"], "version": "1.10", "x": [1, None]}
         net.to_onnx(tmp_path / "model.onnx")
-        back = dn.from_onnx(tmp_path / "model.onnx")
-        assert back.layers == (layers[0], layers[2])
-        assert (back.dtype, back.metadata) == (dtype, net.metadata)
-        np.testing.assert_array_equal(back.flat(), net.flat())
-        np.testing.assert_array_equal(back.standardizer.mean, net.standardizer.mean)  # type: ignore[union-attr]
-        np.testing.assert_array_equal(back.standardizer.scale, net.standardizer.scale)  # type: ignore[union-attr]
+        loaded = dn.from_onnx(tmp_path / "model.onnx")
+        assert loaded.layers == (layers[0], layers[2])
+        assert (loaded.dtype, loaded.metadata) == (dtype, net.metadata)
+        np.testing.assert_array_equal(loaded.flat(), net.flat())
+        np.testing.assert_array_equal(loaded.standardizer.mean, net.standardizer.mean)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(loaded.standardizer.scale, net.standardizer.scale)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_it_runs_on_any_backend(backend: str, tmp_path: Path) -> None:
+def test_a_loaded_network_runs_on_any_backend(backend: str, tmp_path: Path) -> None:
     pytest.importorskip(f"deepnotes_{backend}")
     if backend == "numba":
         pytest.importorskip("numba", reason='the extra "numba" is not installed')
-    net = dn.from_onnx(saved(chain(*CHAINS["Gemm"]), tmp_path), backend=backend)
+    net = dn.from_onnx(write(chain(*CHAINS["Gemm"]), tmp_path), backend=backend)
     assert net.backend.name == backend
-    assert worst(net.predict(X.T).T, bounded(Chain.of(net), X)) <= 1
+    assert worst(net.predict(X.T).T, with_bounds(Chain.of(net), X)) <= 1
 
 
-@pytest.mark.parametrize(("form", "dtype"), [("traces", "float32"), ("traces", "float64"), ("dynamo", "float32")])
-def test_models_of_both_exporters_of_pytorch(form: str, dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("exporter", "dtype"), [("TorchScript", "float32"), ("TorchScript", "float64"), ("dynamo", "float32")]
+)
+def test_models_of_both_exporters_of_pytorch_are_read(exporter: str, dtype: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason='the extra "peers" is not installed')
     nn = torch.nn
-    if form == "dynamo":
+    if exporter == "dynamo":
         pytest.importorskip("onnxscript", reason="PyTorch's newer exporter needs onnxscript")
     functions = [
         nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.ELU(0.5),
@@ -213,7 +219,7 @@ def test_models_of_both_exporters_of_pytorch(form: str, dtype: str, tmp_path: Pa
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
-            if form == "dynamo":
+            if exporter == "dynamo":
                 dynamic = ({0: torch.export.Dim("m")},)
                 program = torch.onnx.export(net, (x,), dynamo=True, dynamic_shapes=dynamic, verbose=False)
                 stream.write(program.model_proto.SerializeToString())
@@ -223,19 +229,19 @@ def test_models_of_both_exporters_of_pytorch(form: str, dtype: str, tmp_path: Pa
             logging.disable(logging.NOTSET)
     path = tmp_path / "torch.onnx"
     path.write_bytes(stream.getvalue())
-    read = dn.from_onnx(path)
-    names = [layer.g.name for layer in read.layers]  # type: ignore[attr-defined]
+    loaded = dn.from_onnx(path)
+    names = [layer.g.name for layer in loaded.layers]  # type: ignore[attr-defined]
     assert names == [
         "relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu", "elu", "leaky_relu",
         *(["softplus"] if dtype == "float32" else []), "softmax",
     ]  # fmt: skip
-    assert worst(read.predict(x.numpy().T).T, bounded(Chain.of(read), x.numpy())) <= 1
-    assert worst(net(x).detach().numpy(), bounded(Chain.of(read), x.numpy())) <= 1
+    assert worst(loaded.predict(x.numpy().T).T, with_bounds(Chain.of(loaded), x.numpy())) <= 1
+    assert worst(net(x).detach().numpy(), with_bounds(Chain.of(loaded), x.numpy())) <= 1
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
 @pytest.mark.parametrize("zipmap", [True, False])
-def test_models_of_skl2onnx(kind: str, zipmap: bool, tmp_path: Path) -> None:
+def test_models_of_skl2onnx_are_read(kind: str, zipmap: bool, tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason='the extra "sklearn" is not installed')
     skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed")
     from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -247,46 +253,48 @@ def test_models_of_skl2onnx(kind: str, zipmap: bool, tmp_path: Path) -> None:
         "binary": np.array(["no", "yes"])[np.arange(60) % 2], "multiclass": np.arange(60) % 3 + 5,
         "multilabel": rng.integers(0, 2, (60, 4)), "regression": many[:, 0],
     }[kind]  # fmt: skip
-    made = (MLPRegressor if kind == "regression" else MLPClassifier)(
+    estimator = (MLPRegressor if kind == "regression" else MLPClassifier)(
         hidden_layer_sizes=(5,), max_iter=3, random_state=0
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fitted = make_pipeline(StandardScaler(), made).fit(many, y)
-        options = {} if kind == "regression" else {id(fitted): {"zipmap": zipmap and kind != "multilabel"}}
-        content = skl2onnx.to_onnx(fitted, many[:1], options=options)
-    net = dn.from_onnx(saved(content, tmp_path))
-    wanted = fitted.predict(many).reshape(-1, 1) if kind == "regression" else fitted.predict_proba(many)
-    assert worst(wanted, bounded(Chain.of(net), many)) <= 1
+        pipeline = make_pipeline(StandardScaler(), estimator).fit(many, y)
+        options = {} if kind == "regression" else {id(pipeline): {"zipmap": zipmap and kind != "multilabel"}}
+        content = skl2onnx.to_onnx(pipeline, many[:1], options=options)
+    net = dn.from_onnx(write(content, tmp_path))
+    expected = pipeline.predict(many).reshape(-1, 1) if kind == "regression" else pipeline.predict_proba(many)
+    assert worst(expected, with_bounds(Chain.of(net), many)) <= 1
     classes = {"binary": ["no", "yes"], "multiclass": ["5", "6", "7"]}
     assert net.metadata.get("classes") == classes.get(kind)
-    assert net.outputs == wanted.shape[1]
+    assert net.outputs == expected.shape[1]
 
 
-def test_an_output_by_its_name(tmp_path: Path) -> None:
+def test_an_output_can_be_chosen_by_name(tmp_path: Path) -> None:
     content = chain(*CHAINS["Gemm"])
     content.graph.output.append(helper.make_tensor_value_info("v0", 1, None))
-    with pytest.raises(dn.ModelFileError, match=r"it has 2 outputs of numbers, of v2, v0; output=\.\.\. says which"):
-        dn.from_onnx(saved(content, tmp_path))
-    assert dn.from_onnx(saved(content, tmp_path), output="v0").outputs == 4
+    with pytest.raises(
+        dn.ModelFileError, match=r"it has 2 numeric outputs among v2, v0; choose one with output=\.\.\."
+    ):
+        dn.from_onnx(write(content, tmp_path))
+    assert dn.from_onnx(write(content, tmp_path), output="v0").outputs == 4
     with pytest.raises(dn.ModelFileError, match="it has no output 'v1'; outputs: v2, v0"):
-        dn.from_onnx(saved(content, tmp_path), output="v1")
+        dn.from_onnx(write(content, tmp_path), output="v1")
 
 
-def test_names_in_a_file_of_others_stay_text(tmp_path: Path) -> None:
+def test_metadata_of_other_exporters_stay_text(tmp_path: Path) -> None:
     content = chain(*CHAINS["Gemm"])
     helper.set_model_props(content, {"version": "1.10", "classes": "[1]"})
-    assert dn.from_onnx(saved(content, tmp_path)).metadata == {"version": "1.10", "classes": "[1]"}
+    assert dn.from_onnx(write(content, tmp_path)).metadata == {"version": "1.10", "classes": "[1]"}
 
 
 if sys.platform != "win32":
 
-    def test_what_is_no_file(tmp_path: Path) -> None:
+    def test_paths_that_are_not_regular_files_are_refused(tmp_path: Path) -> None:
         import os
 
         os.mkfifo(tmp_path / "pipe")
-        for name, told in (("pipe", "no regular file"), (".", "Is a directory"), ("none", "No such file")):
-            with pytest.raises(dn.ModelFileError, match=told):
+        for name, message in (("pipe", "not a regular file"), (".", "Is a directory"), ("none", "No such file")):
+            with pytest.raises(dn.ModelFileError, match=message):
                 dn.from_onnx(tmp_path / name)
         with pytest.raises(dn.ArgumentError, match="path=3"):
             dn.from_onnx(3)

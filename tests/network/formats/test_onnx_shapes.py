@@ -1,4 +1,4 @@
-"""Every value of an ONNX graph has a shape, of which one axis counts the samples: random graphs, and those by name."""
+"""Shapes of values in ONNX graphs, one axis of which is the axis of samples: random graphs and special cases."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import deepnotes as dn
 onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
 pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
 graphs, onnx_random = pytest.importorskip("onnx_graphs"), pytest.importorskip("onnx_random")
-helper, chain, model, run, saved = onnx.helper, graphs.chain, graphs.model, graphs.run, graphs.saved
+helper, chain, model, run, write = onnx.helper, graphs.chain, graphs.model, graphs.run, graphs.write
 rng = np.random.default_rng(7)
 W, W1, b = rng.normal(size=(3, 4)), rng.normal(size=(3, 1)), rng.normal(size=4)
 X = rng.normal(size=(6, 3)).astype("float32")
@@ -20,21 +20,22 @@ X = rng.normal(size=(6, 3)).astype("float32")
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("block", range(4))
 def test_random_graphs_are_refused_or_the_same_in_onnx_runtime(block: int, tmp_path: Path) -> None:
-    """`python tests/onnx_random.py` goes on for longer."""
-    found = [onnx_random.hold(seed, tmp_path) for seed in range(150 * block, 150 * (block + 1))]
-    assert 15 < found.count("read") < 135
+    """`python tests/onnx_random.py` runs the same check on more graphs."""
+    results = [onnx_random.check_graph(seed, tmp_path) for seed in range(150 * block, 150 * (block + 1))]
+    assert 15 < results.count("read") < 135
 
 
 REFUSED: dict[str, Any] = {
-    "softmax over samples, since the axis of features is gone": (
-        [("Gemm", W1), ("Squeeze", [-1]), ("Softmax", {"axis": -1})], r"'n2' \(Softmax\) does not go over the"),
-    "the same by Reshape": ([("Gemm", W1), ("Reshape", [-1]), ("Softmax", {"axis": 0})], r"'n2' \(Softmax\) does not"),
+    "softmax over samples, after a Squeeze of the axis of features": (
+        [("Gemm", W1), ("Squeeze", [-1]), ("Softmax", {"axis": -1})], r"'n2' \(Softmax\) is not over the"),
+    "softmax over samples, after a Reshape": (
+        [("Gemm", W1), ("Reshape", [-1]), ("Softmax", {"axis": 0})], r"'n2' \(Softmax\) is not over"),
     "softmax over one of two axes": (
-        [("Gemm", W), ("Reshape", [-1, 2, 2]), ("Softmax", {"axis": -1})], r"'n2' \(Softmax\) does not go over"),
+        [("Gemm", W), ("Reshape", [-1, 2, 2]), ("Softmax", {"axis": -1})], r"'n2' \(Softmax\) is not over"),
     "softmax over an axis of size 1": (
-        [("Gemm", W), ("Unsqueeze", [2]), ("Softmax", {"axis": 2})], r"'n2' \(Softmax\) does not go over"),
+        [("Gemm", W), ("Unsqueeze", [2]), ("Softmax", {"axis": 2})], r"'n2' \(Softmax\) is not over"),
     "samples in one row": ([("Reshape", [1, -1]), ("Gemm", W)], r"'n0' \(Reshape\) changes the shape of samples"),
-    "one sample, though there may be more": ([("Reshape", [1, 3]), ("Gemm", W)], r"'n0' \(Reshape\) fixes the number"),
+    "a Reshape to one sample": ([("Reshape", [1, 3]), ("Gemm", W)], r"'n0' \(Reshape\) has a fixed number of samples"),
     "a constant for each of k samples": (
         [("MatMul", W), ("Add", np.ones((5, 1)))], r"'n1' \(Add\) has a constant of .* differs between samples"),
     "a constant that makes one output several": (
@@ -46,7 +47,7 @@ REFUSED: dict[str, Any] = {
         [("Reshape", [-1, 2, 2]), ("MatMul", np.ones((2, 2)))], r"'n1' \(MatMul\) uses its weights several times"),
     "numbers in another order": ([("Transpose", {"perm": [0, 2, 1]}), ("Flatten",)], r"'n0' \(Transpose\) changes the"),
     "samples joined with features": ([("Gemm", W), ("Flatten", {"axis": 2})], r"'n1' \(Flatten\) joins samples"),
-    "an axis that is not there": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 of a v"),
+    "an axis that is not there": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 for a"),
     "an integer division": ([("Div", np.array(2)), ("Cast", {"to": 1}), ("Gemm", W)], r"'n0' \(Div\) computes with"),
 }  # fmt: skip
 SHAPES = {
@@ -55,12 +56,12 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_mixes_samples_is_refused(name: str, tmp_path: Path) -> None:
-    steps, told = REFUSED[name]
+def test_operations_that_mix_samples_are_refused(name: str, tmp_path: Path) -> None:
+    steps, message = REFUSED[name]
     inputs = "int64" if name == "an integer division" else "float32"
     content = chain(*steps, shape=SHAPES.get(name, ("m", 3)), inputs=inputs)
-    with pytest.raises(dn.ModelFileError, match=told):
-        dn.from_onnx(saved(content, tmp_path))
+    with pytest.raises(dn.ModelFileError, match=message):
+        dn.from_onnx(write(content, tmp_path))
 
 
 READ: dict[str, Any] = {
@@ -76,15 +77,15 @@ READ: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_keeps_samples_apart_is_read(name: str, tmp_path: Path) -> None:
+def test_operations_on_each_sample_separately_are_read(name: str, tmp_path: Path) -> None:
     content = chain(*READ[name])
-    net = dn.from_onnx(saved(content, tmp_path), backend="numpy")
-    found = run(content, X)
-    np.testing.assert_allclose(net.predict(X.T).T.ravel(), found.ravel(), rtol=1e-4, atol=1e-6)
+    net = dn.from_onnx(write(content, tmp_path), backend="numpy")
+    expected = run(content, X)
+    np.testing.assert_allclose(net.predict(X.T).T.ravel(), expected.ravel(), rtol=1e-4, atol=1e-6)
 
 
-def viewed(rest: int) -> Any:
-    """Return a model that reshapes by the number of samples, as PyTorch writes ``x.view(x.size(0), rest)``."""
+def reshape_by_samples(rest: int) -> Any:
+    """Return a model whose Reshape depends on the number of samples, as PyTorch writes ``x.view(x.size(0), rest)``."""
     nodes = [
         helper.make_node("Shape", ["in"], ["shape"]),
         helper.make_node("Gather", ["shape", "zero"], ["m"], axis=0),
@@ -97,20 +98,20 @@ def viewed(rest: int) -> Any:
     return model(nodes, constants, "out", ("m", 2, 3))
 
 
-def test_a_reshape_by_the_number_of_samples(tmp_path: Path) -> None:
+def test_a_reshape_that_depends_on_the_number_of_samples_is_read(tmp_path: Path) -> None:
     images = rng.normal(size=(5, 2, 3)).astype("float32")
     for rest in (-1, 6):
-        net = dn.from_onnx(saved(viewed(rest), tmp_path))
-        np.testing.assert_array_equal(net.predict(images.reshape(5, 6).T).T, run(viewed(rest), images))
+        net = dn.from_onnx(write(reshape_by_samples(rest), tmp_path))
+        np.testing.assert_array_equal(net.predict(images.reshape(5, 6).T).T, run(reshape_by_samples(rest), images))
     with pytest.raises(dn.ModelFileError, match=r"'view' \(Reshape\) changes the shape of samples"):
-        dn.from_onnx(saved(viewed(3), tmp_path))
+        dn.from_onnx(write(reshape_by_samples(3), tmp_path))
 
 
-def test_a_batch_of_a_fixed_size(tmp_path: Path) -> None:
-    """What PyTorch exports where no axis is said to be dynamic; the network takes any number of samples."""
+def test_a_file_with_a_fixed_batch_size_is_read(tmp_path: Path) -> None:
+    """PyTorch exports such a file unless an axis is declared dynamic; the network takes any number of samples."""
     content = chain(("Reshape", [6, 3]), ("Gemm", W, b), ("Reshape", [6, -1]), ("Relu",), shape=(6, 3))
-    net = dn.from_onnx(saved(content, tmp_path))
+    net = dn.from_onnx(write(content, tmp_path))
     np.testing.assert_allclose(net.predict(X.T).T, run(content, X), rtol=1e-5, atol=1e-6)
     assert net.predict(X[:2].T).shape == (4, 2)
     with pytest.raises(dn.ModelFileError, match=r"'n0' \(Reshape\) changes the shape of samples"):
-        dn.from_onnx(saved(chain(("Reshape", [3, 6]), ("MatMul", np.eye(6)), shape=(6, 3)), tmp_path))
+        dn.from_onnx(write(chain(("Reshape", [3, 6]), ("MatMul", np.eye(6)), shape=(6, 3)), tmp_path))

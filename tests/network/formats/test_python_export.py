@@ -1,4 +1,4 @@
-"""Networks as one file of Python: it runs without deepnotes, predicts the same, and finds what was done to it."""
+"""Networks as a Python file: it runs without deepnotes, makes the same predictions, and detects changes to it."""
 
 import ast
 import csv
@@ -22,9 +22,9 @@ from deepnotes.network.formats.python_writing import check, equations_of, to_pyt
 from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY
 
-ALONE = "import sys; sys.modules['deepnotes'] = None; import runpy; sys.argv = sys.argv[1:]; "
-ALONE += "runpy.run_path(sys.argv[0], run_name='__main__')"
-"""Runs a file where deepnotes cannot be imported."""
+RUN = "import sys; sys.modules['deepnotes'] = None; import runpy; sys.argv = sys.argv[1:]; "
+RUN += "runpy.run_path(sys.argv[0], run_name='__main__')"
+"""A program that runs a Python file in a process that cannot import deepnotes."""
 
 
 def network(activation: str = "relu", dtype: str = "float32", outputs: int = 3, last: str = "softmax") -> dn.Network:
@@ -34,8 +34,8 @@ def network(activation: str = "relu", dtype: str = "float32", outputs: int = 3, 
     return dn.Network(layers, inputs=4, dtype=dtype, seed=3, standardizer=standardizer)
 
 
-def imported(path: Path) -> ModuleType:
-    """Return the file as a module."""
+def load_module(path: Path) -> ModuleType:
+    """Return a Python file as a module."""
     spec = importlib.util.spec_from_file_location("exported", path)
     assert spec is not None
     assert spec.loader is not None
@@ -44,9 +44,9 @@ def imported(path: Path) -> ModuleType:
     return module
 
 
-def alone(*words: Any, status: int = 0) -> tuple[str, str]:
-    """Return what a file says on stdout and stderr, in a process that has no deepnotes."""
-    command = [sys.executable, "-W", "error", "-c", ALONE, *map(str, words)]
+def run_without_deepnotes(*words: Any, status: int = 0) -> tuple[str, str]:
+    """Return stdout and stderr of a Python file, in a process that cannot import deepnotes."""
+    command = [sys.executable, "-W", "error", "-c", RUN, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
     return done.stdout, done.stderr
@@ -55,25 +55,24 @@ def alone(*words: Any, status: int = 0) -> tuple[str, str]:
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", LIBRARY)
-def test_the_same_numbers_as_the_equations_give(name: str, dtype: str, tmp_path: Path) -> None:
-    """To the bit where the NumPy backend runs the equations as they are: eagerly."""
+def test_predictions_are_bit_identical_to_the_eager_equations(name: str, dtype: str, tmp_path: Path) -> None:
     from deepnotes.backends.base import Backend
 
     net = network(name, dtype)
     net.to_python(tmp_path / "model.py")
-    module = imported(tmp_path / "model.py")
+    module = load_module(tmp_path / "model.py")
     rows = np.random.default_rng(1).normal(5, 3, size=(9, 4))
     rows[0, 0] = np.nan
     eager = network_of(Chain.of(net), Backend("plain", np))
     with np.errstate(all="ignore"):
-        found, wanted = module.predict(rows), eager.predict(rows.T).T
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, wanted)
-    good, told = module.check()
-    assert good, told
+        actual, expected = module.predict(rows), eager.predict(rows.T).T
+    assert actual.dtype == dtype
+    np.testing.assert_array_equal(actual, expected)
+    passed, message = module.check()
+    assert passed, message
 
 
-def test_it_needs_nothing_but_numpy_and_is_plain_to_read(tmp_path: Path) -> None:
+def test_the_file_needs_only_numpy_and_contains_only_the_equations_of_its_layers(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     network("gelu").to_python(path)
     text = path.read_text(encoding="utf-8")
@@ -83,18 +82,18 @@ def test_it_needs_nothing_but_numpy_and_is_plain_to_read(tmp_path: Path) -> None
     assert modules - sys.stdlib_module_names == {"numpy"}
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert {"gelu", "normal_cdf", "softmax", "linear", "standardize"} <= functions
-    assert not functions & {"relu", "gelu_backward", "elu", "weight_gradient"}  # it does not need these
+    assert not functions & {"relu", "gelu_backward", "elu", "weight_gradient"}  # not used by this network
     assert max(map(len, text.splitlines())) <= 120
     assert text.isascii() or "Φ" in text
     for name in ("gelu", "normal_cdf"):  # word for word
         source = ast.get_source_segment(text, next(n for n in tree.body if getattr(n, "name", "") == name))
         assert source is not None
         assert source in Path(activations.__file__).read_text(encoding="utf-8")
-    out, _ = alone(path, "--check")
-    assert out.startswith("passed: 24 outputs for 8 test vectors are right, the worst off by 0.")
+    out, _ = run_without_deepnotes(path, "--check")
+    assert out.startswith("passed: 24 outputs for 8 test vectors are correct; the largest error is 0.")
 
 
-def test_it_predicts_a_file(tmp_path: Path) -> None:
+def test_the_file_predicts_the_rows_of_a_csv_file(tmp_path: Path) -> None:
     path, data = tmp_path / "model.py", tmp_path / "data.csv"
     net = network()
     net.metadata = {"features": ["a", "b b", "c", "ç"], "classes": ["no", "yes, but", "ÿ"]}
@@ -104,16 +103,16 @@ def test_it_predicts_a_file(tmp_path: Path) -> None:
         table = csv.writer(file)
         table.writerow(["ç", "other", "b b", "a", "c"])
         table.writerows([[x[3], "text", x[1], x[0], x[2]] for x in rows.tolist()])
-    out, _ = alone(path, data)
-    names, *found = csv.reader(io.StringIO(out))
+    out, _ = run_without_deepnotes(path, data)
+    names, *actual = csv.reader(io.StringIO(out))
     assert names == ["prediction", "p_no", "p_yes, but", "p_ÿ"]
-    A = imported(path).predict(rows)
-    np.testing.assert_array_equal(np.array([row[1:] for row in found], np.float32), A)
-    assert [row[0] for row in found] == [net.metadata["classes"][i] for i in A.argmax(axis=1)]
+    A = load_module(path).predict(rows)
+    np.testing.assert_array_equal(np.array([row[1:] for row in actual], np.float32), A)
+    assert [row[0] for row in actual] == [net.metadata["classes"][i] for i in A.argmax(axis=1)]
 
 
 @pytest.mark.parametrize(
-    ("outputs", "last", "wanted"),
+    ("outputs", "last", "expected"),
     [
         (1, "identity", ["prediction"]),
         (2, "identity", ["prediction_1", "prediction_2"]),
@@ -121,21 +120,21 @@ def test_it_predicts_a_file(tmp_path: Path) -> None:
         (3, "sigmoid", ["prediction_1", "prediction_2", "prediction_3"]),
     ],
 )
-def test_what_the_columns_are_called(outputs: int, last: str, wanted: list[str], tmp_path: Path) -> None:
+def test_names_of_the_columns_of_predictions(outputs: int, last: str, expected: list[str], tmp_path: Path) -> None:
     net = network(outputs=outputs, last=last)
     net.metadata = {"classes": ["no", "yes"] if outputs == 1 else ["x", "y", "z"][:outputs]}
     net.to_python(tmp_path / "model.py")
-    module = imported(tmp_path / "model.py")
+    module = load_module(tmp_path / "model.py")
     rows = np.random.default_rng(1).normal(5, 3, size=(20, 4))
     names, cells = module.columns(module.predict(rows))
     table = list(zip(*cells, strict=True))
-    assert names == wanted
+    assert names == expected
     assert len(table) == 20
-    if wanted == ["prediction", "p_yes"]:
+    if expected == ["prediction", "p_yes"]:
         assert [row[0] for row in table] == ["yes" if row[1] > 0.5 else "no" for row in table]
 
 
-def test_a_target_in_its_own_units() -> None:
+def test_outputs_are_converted_to_the_units_of_the_target() -> None:
     net = network(outputs=1, last="identity")
     module = ModuleType("exported")
     text = to_python(Chain.of(net, Target(250_000.0, 80_000.0)))
@@ -149,23 +148,24 @@ def test_a_target_in_its_own_units() -> None:
 def network_outputs(net: dn.Network, rows: np.ndarray) -> np.ndarray:
     from deepnotes.backends.base import Backend
 
-    found: np.ndarray = network_of(Chain.of(net), Backend("plain", np)).predict(rows.T).T
-    return found
+    actual: np.ndarray = network_of(Chain.of(net), Backend("plain", np)).predict(rows.T).T
+    return actual
 
 
-@pytest.mark.parametrize("place", ["W1", "b2", "MEAN", "test inputs", "test bounds"])
-def test_altered_numbers_are_found(place: str) -> None:
+@pytest.mark.parametrize("name", ["W1", "b2", "MEAN", "test inputs", "test bounds"])
+def test_changed_numbers_are_detected(name: str) -> None:
     text = to_python(Chain.of(network()))
-    at = text.index(f'"{place}": (') + text[text.index(f'"{place}": (') :].index('"""') + 8
-    other = "B" if text[at] == "A" else "A"
-    with pytest.raises(dn.ModelFileError, match="the numbers in this file are not those that were written"):
-        check(text[:at] + other + text[at + 1 :])
+    start = text.index(f'"{name}": (')
+    position = start + text[start:].index('"""') + 8
+    replacement = "B" if text[position] == "A" else "A"
+    with pytest.raises(dn.ModelFileError, match="the numbers in this file have been changed since it was written"):
+        check(text[:position] + replacement + text[position + 1 :])
 
 
 @pytest.mark.parametrize(
     ("formula", "other"),
     [
-        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0 * Z)"),  # NaN stays, zeros may be negative: right
+        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0 * Z)"),  # correct: NaN stays NaN, and -0 equals 0
         ("xp.maximum(Z, _number(xp, 0, Z))", "xp.maximum(Z, -0.1 * Z)"),
         ("W @ A_prev + b", "W @ A_prev"),
         ("return (X - mean) / scale", "return X / scale"),
@@ -173,7 +173,7 @@ def test_altered_numbers_are_found(place: str) -> None:
         ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0)"),  # NaN becomes 0
     ],
 )
-def test_altered_formulas_are_found(formula: str, other: str) -> None:
+def test_changed_formulas_are_detected(formula: str, other: str) -> None:
     net = network()
     net.parameters["b1"] = np.linspace(-1, 1, 6).reshape(-1, 1)
     net.parameters["b2"] = [[0.5], [-0.5], [0.1]]
@@ -187,15 +187,15 @@ def test_altered_formulas_are_found(formula: str, other: str) -> None:
         check(altered)
 
 
-def test_an_altered_file_fails_with_a_status(tmp_path: Path) -> None:
+def test_a_failed_check_has_exit_status_1(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     path.write_text(to_python(Chain.of(network())).replace("W @ A_prev + b", "W @ A_prev - 1"), encoding="utf-8")
-    out, _ = alone(path, "--check", status=1)
+    out, _ = run_without_deepnotes(path, "--check", status=1)
     assert out.startswith("FAILED: 21 of 24 outputs") or "are wrong" in out
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("a,b,c\n1,2,3\n", "no column 'd'; columns: a, b, c"),
         ("a,b,c,d\n1,2,3,x\n", "data.csv:2: column 'd' has 'x' where a number was expected"),
@@ -203,18 +203,20 @@ def test_an_altered_file_fails_with_a_status(tmp_path: Path) -> None:
         ("", "data.csv:1: the file is empty"),
     ],
 )
-def test_data_that_cannot_be_read(content: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_cannot_be_read_are_an_error(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     net = network()
     net.metadata = {"features": list("abcd")}
     net.to_python(tmp_path / "model.py")
     (tmp_path / "data.csv").write_text(content)
-    assert imported(tmp_path / "model.py").main([str(tmp_path / "data.csv")]) == 1
-    assert told in capsys.readouterr().err
+    assert load_module(tmp_path / "model.py").main([str(tmp_path / "data.csv")]) == 1
+    assert message in capsys.readouterr().err
 
 
-def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network().to_python(tmp_path / "model.py")
-    module = imported(tmp_path / "model.py")
+    module = load_module(tmp_path / "model.py")
     for words in ([], ["--help"], ["a", "b"]):
         assert module.main(words) == 2
         assert "usage: python" in capsys.readouterr().err
@@ -225,24 +227,24 @@ def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             module.predict(X)
 
 
-def test_names_are_data_and_never_code(tmp_path: Path) -> None:
+def test_names_are_never_executed_as_code(tmp_path: Path) -> None:
     net = network()
     names = ['"""', "'''\n import os", "\\", "\ud800"]
     net.metadata = {"features": names, "classes": [*names[:2], '""" + open("x") #']}
     net.to_python(tmp_path / "model.py")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert names == imported(tmp_path / "model.py").FEATURES
+        assert names == load_module(tmp_path / "model.py").FEATURES
 
 
-def test_without_the_source_there_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_source_of_deepnotes_there_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(python_writing, "find_spec", lambda name: None)
     with pytest.raises(dn.ModelFileError, match="installed without its source"):
         network().to_python(tmp_path / "model.py")
     assert not list(tmp_path.iterdir())
 
 
-def test_equations_bring_what_they_refer_to() -> None:
+def test_the_source_of_equations_includes_everything_that_they_refer_to() -> None:
     functions, imports = equations_of(["relu", "linear", "gelu_tanh"])
     names = [text.partition("(")[0].removeprefix("def ") for text in functions]
     assert names == ["relu", "gelu_tanh", "_number", "linear"]
