@@ -40,7 +40,7 @@ def rmsprop(
 def rmsprop_inside(
     xp: Namespace, theta: Array, g: Array, s: Array, rate: float, rho: float, epsilon: float
 ) -> tuple[Array, Array]:
-    """Return the next θ and mean square as :func:`rmsprop`, but ``θ ← θ - rate g / sqrt(s + epsilon)``, as Keras does."""
+    """Return the next θ and mean square as :func:`rmsprop`, but ``θ ← θ - rate g / sqrt(s + epsilon)``, as in Keras."""
     s = rho * s + (1 - rho) * (g * g)
     return theta - rate * (g / xp.sqrt(s + epsilon)), s
 
