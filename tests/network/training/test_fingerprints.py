@@ -15,7 +15,7 @@ from checkpointed import fit, network
 from watchdog import python
 
 import deepnotes as dn
-from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, settings_of
+from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, fingerprint_settings
 
 SCALE = 2.0
 
@@ -261,23 +261,23 @@ def test_settings_of_callbacks() -> None:
     used = Averages(0.9)
     used.gathered.append(1.0)
     used.lock = threading.Lock()  # type: ignore[attr-defined]
-    assert settings_of(used) == settings_of(Averages(0.9)) != settings_of(Averages(0.99))
-    assert settings_of(Averages(0.9)) != settings_of(Averages(0.9, 2))
-    assert settings_of(dn.EarlyStopping(3)) != settings_of(dn.EarlyStopping(3, min_delta=0.1))
+    assert fingerprint_settings(used) == fingerprint_settings(Averages(0.9)) != fingerprint_settings(Averages(0.99))
+    assert fingerprint_settings(Averages(0.9)) != fingerprint_settings(Averages(0.9, 2))
+    assert fingerprint_settings(dn.EarlyStopping(3)) != fingerprint_settings(dn.EarlyStopping(3, min_delta=0.1))
 
     class Other(dn.EarlyStopping):
         factor = 2
 
-    other = settings_of(Other())
+    other = fingerprint_settings(Other())
     Other.factor = 3
-    assert settings_of(Other()) != other
+    assert fingerprint_settings(Other()) != other
 
     class Loses(dn.Callback):
         def __init__(self, decay: float) -> None:
             self.rate = 1 - decay
 
     with pytest.raises(NoFingerprintError, match="Loses does not keep the argument 'decay'"):
-        settings_of(Loses(0.5))
+        fingerprint_settings(Loses(0.5))
 
 
 # --- trainings --------------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_another_part_of_ones_own_is_another_training(
     fit(network(), tmp_path, 1, **one)
     net = network()
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=f"is of another training: {name} was .* and is "):
+    with pytest.raises(dn.CheckpointError, match=f"belongs to another training: {name} was .* and is "):
         fit(net, tmp_path, 2, resume=True, **other)
     np.testing.assert_array_equal(net.flat(), before)
     assert fit(network(), tmp_path, 2, resume=True, **one).epochs == 2
@@ -362,6 +362,6 @@ def test_what_has_no_fingerprint_is_refused_at_resume(tmp_path: Path, caplog: py
     loss = Scaled(1.0)
     loss.lock = threading.Lock()  # type: ignore[attr-defined]
     fit(network(), tmp_path, 1, loss=loss)
-    assert "this training cannot be resumed: loss has a part of your own" in caplog.text
+    assert "this training cannot be resumed: loss contains a user-defined object" in caplog.text
     with pytest.raises(dn.CheckpointError, match=r"cannot be resumed: loss .*lock.* in Scaled; give it a method"):
         fit(network(), tmp_path, 2, loss=loss, resume=True)
