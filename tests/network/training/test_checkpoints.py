@@ -11,7 +11,7 @@ import pytest
 from checkpointed import BATCH, EPOCHS, SAMPLES, data, fit, network, outcome
 
 import deepnotes as dn
-from deepnotes.network.training.checkpoints import latest_first
+from deepnotes.network.training.checkpoints import list_checkpoints
 
 STRICT = dn.Backend("strict", array_api_strict)
 
@@ -34,12 +34,8 @@ class Stop(dn.Callback):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def written(run: Path) -> Path:
+    """Return a directory with the checkpoints of a training that stopped after 4 epochs."""
     fit(network(), run, epochs=4, every=1)
     return run
 
@@ -136,7 +132,7 @@ def test_every_so_many_epochs_and_the_last_few_are_kept(run: Path) -> None:
     net = network()
     fit(net, None, epochs=10, early_stopping=None, callbacks=[dn.Checkpoints(run, every=2, keep=4)])
     per_epoch = -(-SAMPLES // BATCH)
-    assert [path.name for path in latest_first(run)] == [
+    assert [path.name for path in list_checkpoints(run)] == [
         f"step-{epoch * per_epoch:09d}.safetensors" for epoch in (10, 8, 6, 4)
     ]
 
@@ -145,7 +141,7 @@ def test_a_checkpoint_is_a_model_file(run: Path) -> None:
     net = network()
     net.metadata = {"classes": ["a", "b", "c"]}
     fit(net, run, early_stopping=None)
-    loaded = dn.load(latest_first(run)[0], backend="numpy")
+    loaded = dn.load(list_checkpoints(run)[0], backend="numpy")
     np.testing.assert_array_equal(loaded.flat(), net.flat())
     assert loaded.metadata == net.metadata
 
@@ -208,7 +204,7 @@ def test_a_metric_that_fails_loses_nothing(run: Path) -> None:
 
 
 def test_other_versions_are_told(written: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = latest_first(written)[0]
+    path = list_checkpoints(written)[0]
     rewrite(path, lambda entries: entries["versions"].update(numpy="1.0"))
     fit(network(), written, resume=True)
     assert f"numpy was 1.0 and is {np.__version__}" in caplog.text
@@ -217,9 +213,9 @@ def test_other_versions_are_told(written: Path, caplog: pytest.LogCaptureFixture
 def test_early_stopping_refuses_what_it_cannot_have_remembered(written: Path) -> None:
     net = network()
     before = net.flat()
-    for path in latest_first(written):
+    for path in list_checkpoints(written):
         rewrite(path, lambda entries: entries["memories"][0].update(best="low"))
-    with pytest.raises(dn.ModelFileError, match=r"what callbacks remember makes no sense .*best='low'"):
+    with pytest.raises(dn.ModelFileError, match=r"the memory of a callback is invalid .*best='low'"):
         fit(net, written, resume=True)
     np.testing.assert_array_equal(net.flat(), before)
 
@@ -240,7 +236,7 @@ def test_layers_of_the_users_own_can_be_resumed_though_not_loaded(run: Path) -> 
     fit(own(), run, epochs=2)
     assert outcome(resumed, fit(resumed, run, resume=True)) == wanted
     with pytest.raises(dn.ModelFileError, match="unknown type of layer"):
-        dn.load(latest_first(run)[0])
+        dn.load(list_checkpoints(run)[0])
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -250,7 +246,9 @@ def test_checkpoints_of_another_training_are_not_written_over(run: Path) -> None
     fit(network(), run, epochs=2)
     net = network()
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=r"has step-000000020.safetensors of an earlier training; to go on"):
+    with pytest.raises(
+        dn.CheckpointError, match=r"has step-000000020.safetensors of an earlier training; to continue it"
+    ):
         fit(net, run)
     np.testing.assert_array_equal(net.flat(), before)
 
@@ -273,7 +271,7 @@ def test_another_training_is_not_gone_on_with(run: Path, changes: dict[str, Any]
     fit(network(), run, epochs=1)
     net = network()
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=f"is of another training: .*{message}"):
+    with pytest.raises(dn.CheckpointError, match=f"belongs to another training: .*{message}"):
         fit(net, run, resume=True, **changes)
     np.testing.assert_array_equal(net.flat(), before)
 
@@ -322,7 +320,7 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
 def test_the_latest_whole_one_is_gone_on_from(written: Path, caplog: pytest.LogCaptureFixture) -> None:
     straight, resumed = network(), network()
     wanted = outcome(straight, fit(straight))
-    newest, second, _ = latest_first(written)
+    newest, second, _ = list_checkpoints(written)
     newest.write_bytes(newest.read_bytes()[:-100])
     content = bytearray(second.read_bytes())
     content[-50] ^= 1
@@ -334,18 +332,18 @@ def test_the_latest_whole_one_is_gone_on_from(written: Path, caplog: pytest.LogC
 
 
 def test_none_whole_is_an_error_with_all_reasons(written: Path) -> None:
-    for path in latest_first(written):
+    for path in list_checkpoints(written):
         path.write_bytes(path.read_bytes()[:1000])
     net = network()
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=r"none is whole: .*step-000000040.*step-000000020"):
+    with pytest.raises(dn.CheckpointError, match=r"no file is intact: .*step-000000040.*step-000000020"):
         fit(net, written, resume=True)
     np.testing.assert_array_equal(net.flat(), before)
 
 
 @pytest.mark.slow
 def test_every_byte_counts(written: Path) -> None:
-    newest, *others = latest_first(written)
+    newest, *others = list_checkpoints(written)
     for path in others:
         path.unlink()
     content = newest.read_bytes()
@@ -365,31 +363,31 @@ def test_every_byte_counts(written: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("step"), "makes no sense"),
-        (lambda t: t.update(step=-1), "makes no sense .*step=-1"),
-        (lambda t: t.update(epoch="2"), "makes no sense .*epoch='2'"),
-        (lambda t: t.update(epoch=9), "makes no sense .*step=40 is not where epoch 9"),
+        (lambda t: t.pop("step"), "is invalid"),
+        (lambda t: t.update(step=-1), "is invalid .*step=-1"),
+        (lambda t: t.update(epoch="2"), "is invalid .*epoch='2'"),
+        (lambda t: t.update(epoch=9), "is invalid .*step=40 does not match epoch=9"),
         (lambda t: t.update(epoch=9, step=90), r"training.history.loss has shape \(4,\), wanted \(9,\)"),
-        (lambda t: t.update(step=2**63 - 2), "makes no sense .*step=9223372036854775806"),
-        (lambda t: t.update(generator={"bit_generator": "os.system"}), "makes no sense"),
-        (lambda t: t.update(best_epoch=-1), "makes no sense .*best_epoch=-1"),
-        (lambda t: t.update(done=10**9), "makes no sense .*further than the data"),
-        (lambda t: t.update(rate=[1]), "makes no sense .*rate="),
-        (lambda t: t["schedule"].update(waited="a"), "makes no sense .*waited"),
-        (lambda t: t["schedule"].update(best=None), "makes no sense .*best"),
-        (lambda t: t["schedule"].update(unknown=1), "makes no sense .*unknown"),
-        (lambda t: t.update(schedule=[]), "makes no sense"),
-        (lambda t: t.update(sums=[1]), "makes no sense"),
-        (lambda t: t.update(memories=7), "makes no sense"),
-        (lambda t: t.update(settings=[]), "makes no sense"),
-        (lambda t: t.update(versions=7), "makes no sense"),
-        (lambda t: t.update(versions={"numpy": [7]}), "makes no sense .*versions"),
+        (lambda t: t.update(step=2**63 - 2), "is invalid .*step=9223372036854775806"),
+        (lambda t: t.update(generator={"bit_generator": "os.system"}), "is invalid"),
+        (lambda t: t.update(best_epoch=-1), "is invalid .*best_epoch=-1"),
+        (lambda t: t.update(done=10**9), "is invalid .*done=1000000000"),
+        (lambda t: t.update(rate=[1]), "is invalid .*rate="),
+        (lambda t: t["schedule"].update(waited="a"), "is invalid .*waited"),
+        (lambda t: t["schedule"].update(best=None), "is invalid .*best"),
+        (lambda t: t["schedule"].update(unknown=1), "is invalid .*unknown"),
+        (lambda t: t.update(schedule=[]), "is invalid"),
+        (lambda t: t.update(sums=[1]), "is invalid"),
+        (lambda t: t.update(memories=7), "is invalid"),
+        (lambda t: t.update(settings=[]), "is invalid"),
+        (lambda t: t.update(versions=7), "is invalid"),
+        (lambda t: t.update(versions={"numpy": [7]}), "is invalid .*versions"),
     ],
 )
 def test_a_checkpoint_that_lies_is_refused(written: Path, change: Any, message: str) -> None:
-    newest, *others = latest_first(written)
+    newest, *others = list_checkpoints(written)
     for path in others:
         path.unlink()
     rewrite(newest, change)
-    with pytest.raises(dn.CheckpointError, match=f"none is whole: .*{message}"):
+    with pytest.raises(dn.CheckpointError, match=f"no file is intact: .*{message}"):
         fit(network(), written, resume=True)

@@ -21,7 +21,7 @@ from checkpointed import BACKENDS, fit, network, outcome, train_and_tell
 
 import deepnotes as dn
 from deepnotes.network.formats import containers
-from deepnotes.network.training.checkpoints import latest_first
+from deepnotes.network.training.checkpoints import list_checkpoints
 from deepnotes.utils import atomic_files
 
 KILLS = 25
@@ -139,7 +139,7 @@ def _killed_at_random(processes: Any, backend: str, run: Path, rng: np.random.Ge
 
 def _damaged_at_random(run: Path, rng: np.random.Generator) -> bool:
     """Turn a bit of a checkpoint, or cut it, if there is another whole one; return whether there was."""
-    whole = [path for path in latest_first(run) if containers.is_whole(path)]
+    whole = [path for path in list_checkpoints(run) if containers.is_whole(path)]
     if len(whole) < 2:
         return False
     path = whole[rng.integers(len(whole))]
@@ -246,7 +246,7 @@ def test_a_call_that_fails(
         ) as told,
     ):
         fit(net, run, every=1)
-    latest = latest_first(run)[0]
+    latest = list_checkpoints(run)[0]
     assert str(told.value).endswith(f"the latest checkpoint is {latest}")
     assert not list(run.glob(".*.tmp"))
     assert int(latest.stem[5:]) in {20, 30}  # the old one or the new one
@@ -321,14 +321,14 @@ def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, nu
     ) as process:
         try:
             assert process.stdout.readline() == "ready\n"
-            while not latest_first(run):
+            while not list_checkpoints(run):
                 time.sleep(0.01)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == code, err
-    latest = latest_first(run)[0]
+    latest = list_checkpoints(run)[0]
     net = network(backend)
     history = fit(net, run, epochs=10**7, early_stopping=None, resume=True, callbacks=[_StopsAtOnce()])
     assert history.epochs >= int(latest.stem[5:]) // 10
@@ -389,7 +389,7 @@ def test_the_last_good_state_is_kept_and_the_first_layer_named(run: Path, backen
     with pytest.raises(dn.NonFiniteLossError, match=r"before update \d+ .*the (outputs?|gradient) of") as told:
         net.fit(X, y, optimizer=dn.SGD(1e12), epochs=50, checkpoint=run)
     assert told.value.step > 1
-    latest = latest_first(run)[0]
+    latest = list_checkpoints(run)[0]
     assert int(latest.stem[5:]) == told.value.step - 1
     np.testing.assert_array_equal(dn.load(latest, backend=backend).flat(), net.flat())
     assert np.isfinite(net.flat()).all()
