@@ -73,6 +73,14 @@ def test_metrics_of_the_same_name_would_overwrite_each_other(metrics: Any, name:
         network().fit(X, Y, metrics=metrics)
 
 
+def test_a_metric_that_returns_no_finite_float_is_named() -> None:
+    def huge(A: np.ndarray, Y: np.ndarray) -> float:
+        return 10**400
+
+    with pytest.raises(dn.ArgumentError, match="metrics: huge returned 1000"):
+        network().evaluate(X, Y, metrics=[huge])
+
+
 def test_metrics_by_name_and_as_functions() -> None:
     assert as_metrics(()) == {}
     assert list(as_metrics(["r2", max])) == ["r2", "max"]
