@@ -49,7 +49,7 @@ def check_samples(x: Any, name: str, features: int) -> None:
     raise ShapeError(f"{name} has shape {shape}, wanted ({features}, m): {features} features, m samples{hint}")
 
 
-def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: int = 0) -> None:
+def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first: int = 0) -> None:
     """Raise DataError if `x` holds NaN or infinity, with the first position and the count.
 
     Parameters
@@ -58,7 +58,7 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: 
         The converted array.
     name : str
         The name of the argument, for error messages.
-    given : array_like, optional
+    source : array_like, optional
         The array that `x` was converted from, of the same shape. If a number in it is finite but infinite in `x`, the
         message says that the number is too large for the dtype of `x`.
     first : int, default 0
@@ -77,13 +77,13 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: 
     bad = np.argwhere(~np.isfinite(x))
     index = tuple(bad[0])
     position = ", ".join(str(i) for i in (*index[:-1], index[-1] + first))
-    if given is not None:
-        source = as_host(backend, to_host(backend, given, name), name)
-        if np.isfinite(source[index]):
+    if source is not None:
+        original = as_host(backend, to_host(backend, source, name), name)
+        if np.isfinite(original[index]):
             count = f", the first of {len(bad)} values that are" if len(bad) > 1 else ""
             raise DataError(
-                f"{name}[{position}] is {source[index]}, beyond the range of {x.dtype}{count}; use dtype='float64' or "
-                "other units"
+                f"{name}[{position}] is {original[index]}, beyond the range of {x.dtype}{count}; use dtype='float64' "
+                "or other units"
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
     raise DataError(f"{name}[{position}] is {x[index]}{count}; wanted finite numbers")
@@ -215,11 +215,11 @@ def _sample_weights(backend: Backend, sample_weight: Any, m: int, name: str) -> 
 
     The division by a power of two is exact, and prevents the overflow of later products and sums.
     """
-    given = as_host(backend, to_host(backend, sample_weight, name), name)
-    if given.shape not in {(m,), (1, m)}:
-        raise ShapeError(f"{name} has shape {given.shape}, wanted ({m},): one weight for each sample")
-    check_finite(backend, given, name)
-    weights = given.reshape(m).astype(np.float64)
+    host = as_host(backend, to_host(backend, sample_weight, name), name)
+    if host.shape not in {(m,), (1, m)}:
+        raise ShapeError(f"{name} has shape {host.shape}, wanted ({m},): one weight for each sample")
+    check_finite(backend, host, name)
+    weights = host.reshape(m).astype(np.float64)
     if (weights < 0).any():
         i = int(np.argmax(weights < 0))
         raise DataError(f"{name}[{i}] is {weights[i]}, wanted at least 0")

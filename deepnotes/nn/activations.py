@@ -121,8 +121,8 @@ def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:
     return activation if isinstance(activation, ActivationFunction) else Activation(activation)
 
 
-def update_options(name: str, defaults: dict[str, float], given: dict[str, Any], **limits: bool) -> dict[str, float]:
-    """Return `defaults` updated by the options in `given`.
+def update_options(name: str, defaults: dict[str, float], options: dict[str, Any], **limits: bool) -> dict[str, float]:
+    """Return `defaults` updated by `options`.
 
     Parameters
     ----------
@@ -130,7 +130,8 @@ def update_options(name: str, defaults: dict[str, float], given: dict[str, Any],
         The name of the activation or loss, for error messages.
     defaults : dict of str to float
         The known options and their default values.
-    given : dict
+    options : dict
+        The values that the user has passed.
     **limits : bool
         The limits of the values, see :func:`deepnotes.utils.arguments.number`.
 
@@ -139,7 +140,7 @@ def update_options(name: str, defaults: dict[str, float], given: dict[str, Any],
     ArgumentError
         If an option is unknown or its value is outside the limits.
     """
-    for option in given:
+    for option in options:
         if option not in defaults:
             raise ArgumentError(f"{name}: no option {option!r}; it has {', '.join(defaults) or 'none'}")
-    return defaults | {option: number(f"{name}: {option}", value, **limits) for option, value in given.items()}
+    return defaults | {option: number(f"{name}: {option}", value, **limits) for option, value in options.items()}

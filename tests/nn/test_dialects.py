@@ -136,8 +136,8 @@ def test_initial_weights_and_biases_have_the_distribution_of_the_system(name: st
         last = "identity" if system == "sklearn" else activation
         net = dn.Network([dn.Dense(300, activation), dn.Dense(200, last)], inputs=4, seed=0, dtype="float64")
     W, b = np.asarray(net.parameters["W2"]), np.asarray(net.parameters["b2"])
-    ours = (abs(W).max(), (W**2).mean(), abs(b).max(), (b**2).mean())
-    for statistics in (ours, STORED[f"initial/{name}"]):
+    of_network = (abs(W).max(), (W**2).mean(), abs(b).max(), (b**2).mean())
+    for statistics in (of_network, STORED[f"initial/{name}"]):
         assert is_uniform(*statistics[:2], INITIAL[name][0], 60_000)
         assert is_uniform(*statistics[2:], INITIAL[name][1], 200)
 

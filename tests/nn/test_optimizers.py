@@ -140,14 +140,14 @@ def test_nesterov_is_sutskevers_method_with_theta_plus_momentum_v_as_parameters(
     """For f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4); the θ of SGD is θ + μ v."""
     rate, momentum = 0.1, 0.9
     optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
-    ours, slots = np.array([1.0]), (np.array([0.0]),)
+    result, slots = np.array([1.0]), (np.array([0.0]),)
     theta, v = 1.0, 0.0
     for t in range(1, T + 1):
-        ours, slots = optimizer.update(OPS, ours, ours, slots, np.ones(1), optimizer.scalars(t, rate))
+        result, slots = optimizer.update(OPS, result, result, slots, np.ones(1), optimizer.scalars(t, rate))
         v = momentum * v - rate * (theta + momentum * v)
         theta += v
-        assert abs(ours[0] - (theta + momentum * v)) <= BOUND
-    assert abs(ours[0]) < 0.2
+        assert abs(result[0] - (theta + momentum * v)) <= BOUND
+    assert abs(result[0]) < 0.2
 
 
 # In a network

@@ -53,8 +53,8 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
     caches = []
     with np.errstate(all="ignore"):
         parameters = plan.layout.split(host.xp, theta)
-        for number, (layer, own) in enumerate(zip(plan.layers, parameters, strict=True), 1):
-            A, cache = layer.forward(host.ops, own, A, Context(number, plan.seed, step))
+        for number, (layer, layer_parameters) in enumerate(zip(plan.layers, parameters, strict=True), 1):
+            A, cache = layer.forward(host.ops, layer_parameters, A, Context(number, plan.seed, step))
             caches.append(cache)
             if not np.isfinite(A).all():
                 return Fault(number, f"the output of layer {number}, {layer!r}, is the first that is not finite")

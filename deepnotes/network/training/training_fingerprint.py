@@ -68,7 +68,7 @@ def differences(before: Mapping[str, str | None], now: Mapping[str, str | None])
 
 
 def _excerpts(old: str, new: str) -> tuple[str, str]:
-    """Return two strings, cut to what surrounds their first difference if they are long."""
+    """Return two strings; long strings are cut to an excerpt that begins shortly before their first difference."""
     same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     start = same - 60 if same > 100 else 0
     old, new = (f"{'... ' if start else ''}{brief(text[start:])}" for text in (old, new))
