@@ -139,7 +139,7 @@ class Checkpoints(Callback):
         intact = next(filter(containers.is_whole, files), None)
         if intact is None:
             return CheckpointError(
-                f"checkpoint: {self.directory} has {files[0].name}, which is damaged, of an earlier training; to start "
+                f"checkpoint: {self.directory} has {files[0].name} of an earlier training, which is damaged; to start "
                 "a new training, name another directory"
             )
         return CheckpointError(
