@@ -24,7 +24,7 @@ ERFC = (
 
 
 def identity(xp: Namespace, Z: Array) -> Array:
-    """Return ``Z``: the activation of a linear output layer. Between two layers it has no effect, by N4."""
+    """Return ``Z``: the activation of a linear output layer. By N4, two layers with it in between are one layer."""
     return Z
 
 

@@ -5,8 +5,8 @@ losses have as well. A loss is the mean over the k outputs of a sample, so binar
 itself. The exception is categorical cross-entropy, whose k outputs are one distribution. The cost is the mean of the
 losses over the samples: :func:`mean_loss` computes it, and N13 and N14 its gradient.
 
-The function of a loss whose name begins with that of an activation takes the logits ``Z``, and stays accurate where the
-activation saturates. Its ``_delta`` is ``dZ = ∂L/∂Z`` at the output layer (N11).
+A function such as :func:`sigmoid_cross_entropy` computes a loss from the logits ``Z`` of its activation, and stays
+accurate where the activation saturates. Its ``_delta`` is ``dZ = ∂L/∂Z`` at the output layer (N11).
 """
 
 from deepnotes.equations import samples
@@ -176,7 +176,7 @@ def total_weight(xp: Namespace, w: Array) -> Array:
 
 
 def sample_scale(xp: Namespace, w: Array) -> Array:
-    """Return the sample weights `w`, shape (1, m), scaled to mean 1, so that a mean over samples divides by their sum.
+    """Return the sample weights `w`, shape (1, m), scaled to mean 1, so that a mean of ``w L`` is a weighted mean of L.
 
     If all weights are 0, they stay 0, and the batch has no loss and no gradient.
     """

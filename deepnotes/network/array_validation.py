@@ -211,9 +211,9 @@ def as_weights(
 
 
 def _sample_weights(backend: Backend, sample_weight: Any, m: int, name: str) -> tuple[np.ndarray, int]:
-    """Return weights between 0 and 1, shape (m,), and the power of two that gives `sample_weight` when multiplied.
+    """Return weights between 0 and 1, shape (m,), and the exponent e with ``sample_weight = weights * 2**e``.
 
-    The division by a power of two is exact, and prevents the overflow of later products and sums.
+    The scaling by a power of two is exact, and prevents the overflow of later products and sums.
     """
     host = as_host(backend, to_host(backend, sample_weight, name), name)
     if host.shape not in {(m,), (1, m)}:

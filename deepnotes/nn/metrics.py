@@ -1,4 +1,4 @@
-"""Metrics: figures for the user, computed on the host from outputs and targets; training does not use them."""
+"""Metrics: figures that are reported to the user, computed on the host from outputs and targets."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -17,8 +17,8 @@ Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 def accuracy(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the fraction of samples that are classified correctly.
 
-    With one output, the class is ``a > 0.5``. With several outputs, it is the index of the largest output, and of the
-    first of them if several are equally large; NaN counts as the largest.
+    With one output, the class is ``a > 0.5``. With several outputs, it is the index of the first largest output, where
+    NaN counts as the largest.
     """
     if A.shape[0] == 1:
         return float(np.average(((A > 0.5) == (Y > 0.5))[0], weights=w))
@@ -36,7 +36,7 @@ def mean_absolute_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = Non
 
 
 def r2(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
-    """Return the mean over the outputs of the coefficient of determination, set to 0 for an output of equal targets."""
+    """Return the mean over the outputs of the coefficient of determination; 0 for an output whose targets are equal."""
     weights = np.ones(Y.shape[1]) if w is None else w
     residual = (A - Y) ** 2 @ weights
     total = (Y - np.average(Y, axis=1, weights=w)[:, None]) ** 2 @ weights
@@ -62,7 +62,7 @@ def as_metrics(metrics: Metrics) -> dict[str, Metric]:
     Raises
     ------
     UnknownNameError
-        If there is no metric with a name.
+        If there is no metric with one of the names.
     ArgumentError
         If `metrics` is not a sequence, or if a metric has the name of another metric or of the loss.
     """

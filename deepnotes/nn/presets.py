@@ -2,8 +2,8 @@
 
 A *dialect* is the table of the defaults of one of these systems. Objects take their defaults from the current dialect
 when they are created: an activation its slope, an optimizer its rates, and a network the initializers of layers that
-specify none. Explicit arguments take precedence. A network stores the dialect that it was created in, also in model
-files, and an optimizer that is passed to its ``fit`` by name has the defaults of that dialect.
+specify none. Explicit arguments take precedence. A network stores the dialect in which it was created, and so do its
+model files; an optimizer that is passed to its ``fit`` by name has the defaults of that dialect.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,7 @@
 """Learning-rate schedules: the rate as a function of the number of the update, counted from 0.
 
-A learning rate is a number or a schedule. The rates of a chunk of updates are computed at a time, on the host in double
-precision, so user-defined schedules run on every backend.
+A learning rate is a number or a schedule. The rates of a chunk of updates are computed at once, on the host and in
+double precision, so user-defined schedules run on every backend.
 """
 
 import math
@@ -218,7 +218,7 @@ class ReduceOnPlateau(Schedule):
     min_delta : float, default 1e-4
         The smallest decrease of the loss that counts as an improvement, as a fraction of the lowest loss.
     min_rate : float, default 0.0
-        The lowest rate that reductions lead to; at most `learning_rate`.
+        Reductions do not lower the rate below this; at most `learning_rate`.
 
     Raises
     ------
