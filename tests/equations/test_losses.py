@@ -33,7 +33,7 @@ REFERENCE = {
     "poisson": lambda a, y: a - y * a.ln(),
     "half_poisson_deviance": lambda a, y: y * (y / a).ln() - y + a,
 }
-DELTA = Decimal("0.25")
+DELTA: Decimal = Decimal("0.25")
 LOSSES = [Loss(name, **({"delta": 0.25} if name == "huber" else {})) for name in REFERENCE]
 
 

@@ -203,7 +203,7 @@ def test_clipping(values, max_norm):
     g, norm = np.array(values), math.hypot(*values)
     clipped = eq.clip_by_global_norm(np, g, max_norm)
     slack = (len(values) / 2 + 4) * U
-    assert math.hypot(*clipped) <= min(norm, max_norm) * (1 + slack)
+    assert math.hypot(*clipped.tolist()) <= min(norm, max_norm) * (1 + slack)
     if norm < max_norm * (1 - slack):
         assert clipped.tolist() == values
     elif norm > max_norm * (1 + slack):

@@ -43,7 +43,7 @@ def test_a_value_that_is_not_a_name_is_an_unknown_name(kind: str, make: Any, nam
 
 def test_an_initializer_that_is_not_a_name_is_refused() -> None:
     with pytest.raises(dn.UnknownNameError, match=r"unknown initializer \[\]"):
-        dn.Dense(3, initializer=[])  # type: ignore[arg-type]
+        dn.Dense(3, initializer=[])
 
 
 # Metrics
@@ -105,11 +105,12 @@ def test_an_integer_too_large_for_a_float_is_refused(make: Any) -> None:
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, int])
 def test_numbers_of_numpy_are_accepted_as_options(kind: Any) -> None:
-    for function, option in [
+    functions: list[tuple[Any, str]] = [
         (dn.Activation("leaky_relu", slope=kind(2)), "slope"),
         (dn.Activation("elu", alpha=kind(2)), "alpha"),
         (dn.Loss("huber", delta=kind(2)), "delta"),
-    ]:
+    ]
+    for function, option in functions:
         assert function.options == ((option, 2.0),)
         assert type(function.options[0][1]) is float
 

@@ -99,8 +99,8 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("clip_norm", lambda n: n.fit(X, Y, clip_norm=1e300), dn.ArgumentError, r"clip_norm=1e\+300, wanted above 0", None),
     ("monitor", lambda n: n.fit(X, Y, early_stopping=dn.EarlyStopping(monitor="val_loss")), dn.ArgumentError,
      "monitor='val_loss', wanted one of the available values: loss", None),
-    ("callbacks", lambda n: n.fit(X, Y, callbacks=[3]), dn.ArgumentError, r"callbacks\[0\] is 3, wanted an object", None),
-    ("callbacks", lambda n: n.fit(X, Y, callbacks=[dn.Callback]), dn.ArgumentError, r"callbacks\[0\] is <class", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=(3,)), dn.ArgumentError, r"callbacks\[0\] is 3, wanted an object", None),
+    ("callbacks", lambda n: n.fit(X, Y, callbacks=(dn.Callback,)), dn.ArgumentError, r"callbacks\[0\] is <class", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=dn.Callback()), dn.ArgumentError, "wanted a list of callbacks", None),
     ("schedule", lambda n: n.fit(X, Y, optimizer=dn.SGD(Ascent())), dn.ArgumentError, "learning_rate: .* gave for upd", None),
     ("beyond the dtype", lambda n: n.fit(np.where(X[1, 2] == X, 1e39, X), Y), dn.DataError,
@@ -149,11 +149,11 @@ def test_bad_input_is_refused_before_anything_changes(
         (lambda: dn.Activation("elu", alpha="1"), dn.ArgumentError, "elu: alpha='1', wanted a finite number"),
         (lambda: dn.Loss("hubber"), dn.UnknownNameError, "did you mean 'huber'"),
         (lambda: dn.Network([], 3), dn.ArgumentError, r"layers=\[\], wanted a list of at least one layer"),
-        (lambda: dn.Network(dn.Dense(3), 3), dn.ArgumentError, r"layers=Dense.*, wanted a list"),  # type: ignore[arg-type]
+        (lambda: dn.Network(dn.Dense(3), 3), dn.ArgumentError, r"layers=Dense.*, wanted a list"),
         (lambda: dn.Network([dn.Dropout(0.5)], 3), dn.ArgumentError, "layers have no parameters"),
         (lambda: dn.Network([dn.Dense(2**30)], 2**40), dn.ArgumentError, "too many for the memory"),
         (
-            lambda: dn.Network([dn.Dense(3, initializer=lambda r, s: None)], 3),
+            lambda: dn.Network([dn.Dense(3, initializer=lambda r, s: None)], 3),  # type: ignore[return-value]
             dn.ArgumentError,
             "initializer of W1: got obj",
         ),

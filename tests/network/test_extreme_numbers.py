@@ -21,11 +21,11 @@ def schedules() -> list[dn.Schedule]:
     for rate in (1e-300, 1, 1e300, np.float32(0.1)):
         for factor in (2, 1e300, 1e-300, np.float32(1.5)):
             for every in (1, HUGE, np.uint8(3)):
-                schedules += [dn.StepDecay(rate, every, factor), dn.ExponentialDecay(rate, every, factor)]  # type: ignore[arg-type]
+                schedules += [dn.StepDecay(rate, every, factor), dn.ExponentialDecay(rate, every, factor)]
         for steps, warmup in ((1, 0), (HUGE, HUGE - 1), (2**63, 2**62), (np.uint8(200), np.uint8(3))):
-            schedules += [dn.CosineDecay(rate, steps, warmup), dn.CosineDecay(rate, steps, warmup, float(rate))]  # type: ignore[arg-type]
-        schedules += [dn.InverseScaling(rate, power) for power in (1e-300, 100, 10**6, 1e300)]  # type: ignore[arg-type]
-        schedules += [dn.ReduceOnPlateau(rate, 1e-300), dn.ReduceOnPlateau(dn.StepDecay(rate, 1, 2))]  # type: ignore[arg-type]
+            schedules += [dn.CosineDecay(rate, steps, warmup), dn.CosineDecay(rate, steps, warmup, float(rate))]
+        schedules += [dn.InverseScaling(rate, power) for power in (1e-300, 100, 10**6, 1e300)]
+        schedules += [dn.ReduceOnPlateau(rate, 1e-300), dn.ReduceOnPlateau(dn.StepDecay(rate, 1, 2))]
     return schedules
 
 

@@ -88,7 +88,7 @@ def test_predictions_in_chunks_have_the_same_bits(
     for work, seconds in ((1 << 40, 1.0), (1, 0.0), (1, 1.0)):
         monkeypatch.setattr(inference, "WORK_AT_FIRST", work)
         monkeypatch.setattr(inference, "CHUNK_SECONDS", seconds)
-        calls = []
+        calls: list[Any] = []
         monkeypatch.setattr(inference, "run", lambda *given, calls=calls: calls.append(given) or run(*given))
         net = dn.Network(
             [dn.Dense(units, "gelu"), dn.Dense(3, "softmax")], 5, dtype=dtype, seed=0,

@@ -65,8 +65,8 @@ def _added_entries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {
-    "numpy": lambda: dn.get_backend("numpy").__class__(),
-    "numba": lambda: dn.get_backend("numba").__class__(),
+    "numpy": lambda: type(dn.get_backend("numpy"))(),  # type: ignore[call-arg]
+    "numba": lambda: type(dn.get_backend("numba"))(),  # type: ignore[call-arg]
     "cupy": cupy_backend,
 }
 

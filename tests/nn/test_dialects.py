@@ -138,8 +138,8 @@ def test_initial_weights_and_biases_have_the_distribution_of_the_system(name: st
     W, b = np.asarray(net.parameters["W2"]), np.asarray(net.parameters["b2"])
     of_network = (abs(W).max(), (W**2).mean(), abs(b).max(), (b**2).mean())
     for statistics in (of_network, STORED[f"initial/{name}"]):
-        assert is_uniform(*statistics[:2], INITIAL[name][0], 60_000)
-        assert is_uniform(*statistics[2:], INITIAL[name][1], 200)
+        assert is_uniform(statistics[0], statistics[1], INITIAL[name][0], 60_000)
+        assert is_uniform(statistics[2], statistics[3], INITIAL[name][1], 200)
 
 
 def test_hidden_layers_determine_the_initializer_of_scikit_learn_even_for_a_sigmoid_output() -> None:
@@ -277,7 +277,7 @@ def test_a_dialect_applies_only_to_its_task() -> None:
         return epsilons
 
     async def run_both() -> list[list[float]]:
-        return await asyncio.gather(create_optimizers("keras"), create_optimizers("torch"))
+        return list(await asyncio.gather(create_optimizers("keras"), create_optimizers("torch")))
 
     assert asyncio.run(run_both()) == [[1e-7] * 5, [1e-8] * 5]
     assert current_dialect() == "notes"
@@ -362,7 +362,7 @@ def test_epsilon_hat_is_added_before_the_bias_correction() -> None:
     """The expected values are from the formula at the end of section 2 of the paper, for gradients near epsilon."""
     adam, expected, m, v = dn.Adam(0.1, epsilon=1e-3, epsilon_hat=True), 1.0, 0.0, 0.0
     slots: tuple[Any, ...] = (np.zeros(1), np.zeros(1))
-    theta = np.array([1.0])
+    theta: Any = np.array([1.0])
     for t, g in enumerate([1e-3, -2e-3, 5e-4], start=1):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         expected -= 0.1 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (math.sqrt(v) + 1e-3)
@@ -385,7 +385,7 @@ def test_backends_do_not_ignore_variants_of_optimizers(optimizer: dn.Optimizer, 
     if backend == "numba":
         pytest.importorskip("numba", reason="the Numba backend needs deepnotes[numba]")
     settings = {"optimizer": optimizer, "epochs": 3, "shuffle": False, "clip_norm": 0.5, "l2": 0.01}
-    default = replace(optimizer, **{name: False for name in VARIANTS if hasattr(optimizer, name)})
+    default = replace(optimizer, **{name: False for name in VARIANTS if hasattr(optimizer, name)})  # type: ignore[type-var]
     parameters = []
     for backend_or_name, variant in ((backend, optimizer), (dn.Backend("eager", np), optimizer), (backend, default)):
         net = dn.Network(layers("tanh"), inputs=5, seed=3, dtype="float64", backend=backend_or_name)

@@ -63,7 +63,7 @@ class Case:
 
     def gradient(self):
         gradients = self.net.gradients(self.X, self.Y, loss=self.loss, sample_weight=self.w, l2=self.l2)
-        return np.concatenate([gradients[name].ravel() for name in self.net.layout.entries])
+        return np.concatenate([np.ravel(gradients[name]) for name in self.net.layout.entries])
 
     def losses(self, theta):
         """Return the loss of each sample with the dropout mask of step 0, and the sides of all kinks as bytes."""
@@ -98,7 +98,7 @@ class Case:
 
 
 def _is_kinked(layer):
-    return isinstance(layer, Dense) and layer.g.name in KINKED
+    return isinstance(layer, Dense) and layer.g.name in KINKED  # type: ignore[attr-defined]
 
 
 def assert_gradient_is_right(*names, **options):
@@ -153,6 +153,7 @@ def test_the_cost_of_a_step_is_the_weighted_mean_of_the_losses(activation, loss)
     """
     case = Case(0, activation, activation, loss, weighted=True)
     net, w = case.net, case.w
+    assert w is not None
     plan = Plan(net.inputs, net.layers, "float64", net.seed, case.loss, dn.SGD())
     scaled = (w / w.mean()).reshape(1, -1)
     step = gradient_step(OPS, plan, net.theta, net.layout.decays(), np.asarray(0), case.X, case.Y, scaled)

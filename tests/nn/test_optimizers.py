@@ -1,6 +1,7 @@
 """Optimizers against scalar loops; schedules and initial weights against their definitions."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def test_rmsprop():
 
 def test_adam():
     """The discounted sums are m = 4/2 + 4 and v = 12 · 3/4 + 4², whose root is 5."""
-    arrays = eq.adam(np, *(np.array([x]) for x in (1.0, 4.0, 4.0, 12.0)), 0.5, 3.0, 0.5, 0.75)
+    theta, g, m, v = (np.array([x]) for x in (1.0, 4.0, 4.0, 12.0))
+    arrays = eq.adam(np, theta, g, m, v, 0.5, 3.0, 0.5, 0.75)
     assert [x.tolist() for x in arrays] == [[1 - 0.5 * 6 / (5 + 3)], [6.0], [25.0]]
 
 
@@ -140,7 +142,8 @@ def test_nesterov_is_sutskevers_method_with_theta_plus_momentum_v_as_parameters(
     """For f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4); the θ of SGD is θ + μ v."""
     rate, momentum = 0.1, 0.9
     optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
-    result, slots = np.array([1.0]), (np.array([0.0]),)
+    result: Any = np.array([1.0])
+    slots: Any = (np.array([0.0]),)
     theta, v = 1.0, 0.0
     for t in range(1, T + 1):
         result, slots = optimizer.update(OPS, result, result, slots, np.ones(1), optimizer.scalars(t, rate))
@@ -221,7 +224,7 @@ def test_cosine_decay_at_45_degrees():
 
 def test_the_rate_is_reduced_after_the_patience():
     schedule = dn.ReduceOnPlateau(1.0, factor=0.5, patience=2, min_delta=0.125)
-    memory = {}
+    memory: Any = {}
     for value, best, waited, scale in [
         (8.0, 8.0, 0, 1.0),
         (7.5, 8.0, 1, 1.0),  # improves by less than an eighth

@@ -1,18 +1,26 @@
 """The contents of a checkpoint: the size of its header, the memories of callbacks, older formats."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hostile
 import numpy as np
 import pytest
-from checkpoint_directories import SIMPLE
+from checkpoint_directories import SIMPLE, memory_folder
 from checkpointed import data, fit, network
 
 import deepnotes as dn
 from deepnotes.network.formats import containers, model_files
 from deepnotes.network.training.checkpoints import list_checkpoints
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
 
 
 def test_the_header_does_not_grow_with_the_training(tmp_path: Path) -> None:

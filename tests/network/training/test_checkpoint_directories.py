@@ -3,17 +3,24 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint_directories import SIMPLE, UPDATES_PER_EPOCH, AtEpoch, epochs_in
+from checkpoint_directories import SIMPLE, UPDATES_PER_EPOCH, AtEpoch, epochs_in, memory_folder
 from checkpointed import EPOCHS, fit, network, outcome
 from watchdog import python
 
 import deepnotes as dn
 from deepnotes.network.training.checkpoints import list_checkpoints
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
 
 
 def remove(run: Path) -> None:

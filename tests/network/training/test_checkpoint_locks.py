@@ -7,17 +7,26 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_directories import epochs_in
+from checkpoint_directories import epochs_in, memory_folder
 from checkpointed import fit, network
 from watchdog import at_once, python
 
 import deepnotes as dn
 from deepnotes.network.training.locks import HeldError, Lock
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
+
 
 HOLD_LOCK = """
 import sys, time

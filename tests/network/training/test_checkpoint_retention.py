@@ -1,16 +1,23 @@
 """The checkpoints that are kept: damaged files are not counted, and old files are deleted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_directories import SIMPLE, AtEpoch, epochs_in, fail
+from checkpoint_directories import SIMPLE, AtEpoch, epochs_in, fail, memory_folder
 from checkpointed import fit, network, outcome
 
 import deepnotes as dn
 from deepnotes.network.training import checkpoints
 from deepnotes.network.training.checkpoints import list_checkpoints
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
 
 
 def flip_a_bit(path: Path) -> None:

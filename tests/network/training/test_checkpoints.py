@@ -1,6 +1,7 @@
 """Checkpoints: trainings resume to the same bits, and files that do not belong to a training are refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,19 @@ import array_api_strict
 import hostile
 import numpy as np
 import pytest
+from checkpoint_directories import memory_folder
 from checkpointed import BATCH, EPOCHS, SAMPLES, data, fit, network, outcome
 
 import deepnotes as dn
 from deepnotes.network.training.checkpoints import list_checkpoints
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
+
 
 STRICT = dn.Backend("strict", array_api_strict)
 
@@ -116,8 +126,9 @@ def test_a_training_resumed_on_another_backend_stays_within_the_bounds_of_both(
     from deepnotes.backends.program import Data, State
 
     bounds = Bounds("float64")
+    assert uninterrupted._training is not None
     plan = uninterrupted._training[0]
-    state = State(bounds.from_numpy(network("numpy", "float64").flat()))
+    state: Any = State(bounds.from_numpy(network("numpy", "float64").flat()))
     program = EagerProgram(bounds, plan)
     samples = Data(bounds.from_numpy(X), bounds.from_numpy(y[None]))
     for _ in range(4):

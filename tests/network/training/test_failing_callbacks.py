@@ -1,14 +1,23 @@
 """Callbacks and schedules that fail: the other callbacks are called, and the training can be resumed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_directories import memory_folder
 from checkpointed import data, fit, network, outcome
 
 import deepnotes as dn
 from deepnotes.network.training.checkpoints import list_checkpoints
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
 
 
 class Recorder(dn.Callback):
@@ -135,7 +144,7 @@ def test_a_schedule_that_fails_between_epochs_loses_nothing(run: Path) -> None:
                 raise RuntimeError("stopped")
             return super().observe(plateau, value)
 
-        def fingerprint(self) -> list[float]:
+        def fingerprint(self) -> list[Any]:
             return [self.learning_rate]
 
     uninterrupted, resumed = network(), network()

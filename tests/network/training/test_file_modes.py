@@ -3,13 +3,22 @@
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_directories import memory_folder
 from checkpointed import fit, network
 
 from deepnotes.utils.atomic_files import replacing
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_directories import memory_folder
 from checkpointed import BACKENDS, fit, network, outcome, train_and_tell
 
 import deepnotes as dn
@@ -27,6 +28,19 @@ KILLS = 25
 """The number of trainings that are killed."""
 DAMAGED = int(os.environ.get("DEEPNOTES_DAMAGED_RUNS", "6"))
 """The number of trainings that are killed twice, each time with one of their checkpoints damaged afterwards."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder in memory; a process that is killed leaves the same files there as on a disk."""
+    with memory_folder(tmp_path) as path:
+        yield path
+
+
+@pytest.fixture
+def run(folder: Path) -> Path:
+    """Return the path of a checkpoint directory that does not exist yet."""
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +92,12 @@ def _resume_and_send(backend: str, run: Path, sender: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_training_killed_at_random_moments_resumes_to_the_same_bits(
-    memory_folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
+    folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
 ) -> None:
     rng = np.random.default_rng(11)
     killed = 0
     for number in range(KILLS):
-        run = memory_folder / str(number)
+        run = folder / str(number)
         killed += _train_and_kill(processes, backend, run, rng)
         assert resume_in_process(processes, backend, run) == uninterrupted[backend], f"kill number {number + 1}"
     assert killed >= KILLS // 2  # the other trainings ended before they could be killed
@@ -92,12 +106,12 @@ def test_a_training_killed_at_random_moments_resumes_to_the_same_bits(
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_training_killed_and_damaged_at_random_resumes_to_the_same_bits(
-    memory_folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
+    folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
 ) -> None:
     rng = np.random.default_rng(12)
     killed = damaged = 0
     for number in range(DAMAGED):
-        run = memory_folder / str(number)
+        run = folder / str(number)
         for _ in range(2):  # the second training resumes from the damaged directory, and is killed as well
             killed += _train_and_kill(processes, backend, run, rng)
             damaged += _damage_at_random(run, rng)
@@ -344,6 +358,7 @@ def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, nu
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
+            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             while not list_checkpoints(run):
                 time.sleep(0.01)

@@ -158,6 +158,7 @@ def test_losses_and_final_parameters_are_those_of_pytorch(name, program):
     np.testing.assert_allclose(losses, STORED[f"{name}/losses"], rtol=TOLERANCE, atol=0)
     for key, expected in by_name(net, STORED[f"{name}/parameters"]).items():
         np.testing.assert_allclose(net.parameters[key], expected, rtol=0, atol=TOLERANCE * abs(expected).max())
+    assert net._training is not None
     assert type(net._training[1]) is PROGRAMS[program][1]
 
 

@@ -1,12 +1,21 @@
 """Trainings that a callback stops, and that are resumed afterwards."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_directories import memory_folder
 from checkpointed import EPOCHS, fit, network, outcome
 
 import deepnotes as dn
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """Yield the path of a checkpoint directory that does not exist yet."""
+    with memory_folder(tmp_path) as folder:
+        yield folder / "run"
 
 
 class Budget(dn.Callback):

@@ -178,7 +178,7 @@ def test_invalid_arguments_are_refused(value: Any, message: str, tmp_path: Path)
     with pytest.raises(dn.ArgumentError, match=message):
         dn.TensorBoard(tmp_path, histograms=value)
     with pytest.raises(dn.ArgumentError, match="path=3, wanted the path"):
-        dn.TensorBoard(3)  # type: ignore[arg-type]
+        dn.TensorBoard(3)
 
 
 def test_a_directory_that_cannot_be_created_is_refused_before_the_training(tmp_path: Path) -> None:
