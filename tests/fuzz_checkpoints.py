@@ -11,7 +11,7 @@ from checkpointed import fit, network
 from fuzzing import altered, damaged, target
 from hypothesis import strategies as st
 
-from deepnotes.network.training.checkpoints import latest_first
+from deepnotes.network.training.checkpoints import list_checkpoints
 
 EPOCHS = 2
 
@@ -20,7 +20,7 @@ def checkpoint() -> bytes:
     """Return a checkpoint of a finished training."""
     with tempfile.TemporaryDirectory() as folder:
         fit(network(), Path(folder), epochs=EPOCHS)
-        return latest_first(Path(folder))[0].read_bytes()
+        return list_checkpoints(Path(folder))[0].read_bytes()
 
 
 VALID = checkpoint()

@@ -1,7 +1,8 @@
-"""Every formula, once: N1 to N16 of the notes and their variants, as pure functions of a namespace.
+"""The equations N1 to N16 of the notes and their variants, each written once, as pure functions of a namespace.
 
-A function takes the array module ``xp`` first (see :mod:`deepnotes.equations.array`) and returns new arrays; it never
-writes to its arguments and keeps no state. Backends may replace any of them with a faster one of the same signature.
+The first argument of every function is the array module ``xp`` (see :mod:`deepnotes.equations.array`). A function
+returns new arrays, never writes to its arguments and keeps no state. A backend may replace any function with a faster
+one of the same signature.
 """
 
 from collections.abc import Callable

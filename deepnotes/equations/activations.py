@@ -1,17 +1,18 @@
 """The activations ``A = g(Z)`` (N3, N6 to N9 and variants) and their backward forms ``dZ = dA * g'(Z)`` (N12).
 
-Each activation is a pair: ``name(xp, Z)`` and ``name_backward(xp, dA, Z, A)`` with ``A = name(xp, Z)``. All arrays
-have shape (n, m). All of them propagate NaN. Where ``e^-z`` overflows, infinity is the correct intermediate value
-(``1 / (1 + inf) = 0``); callers that do not want NumPy's warning silence it, as the Programs do.
+Each activation is a pair of functions: ``name(xp, Z)``, and ``name_backward(xp, dA, Z, A)`` with ``A = name(xp, Z)``.
+All arrays, the result included, have shape (n, m) for n neurons and m samples, and the same floating-point dtype. All
+functions propagate NaN. Where ``e^-z`` overflows, infinity is the correct intermediate value
+(``1 / (1 + inf) = 0``); callers that do not want NumPy's overflow warning silence it, as the Programs do.
 """
 
 from math import pi, sqrt
 
 from deepnotes.equations.array import Array, Namespace
 
-# erfc(x) = e^(-x²) p(t) / (1 + 2x) with t = (x - 3) / (x + 3), for x >= 0: the form of M. M. Shepherd and J. G.
-# Laframboise, Math. Comp. 36 (1981) 249. p is the Chebyshev series of degree 24, computed to 40 digits and written
-# in powers of t, lowest first; tests/equations/test_activations.py checks it against erfc's true values.
+# erfc(x) = e^(-x²) p(t) / (1 + 2x) with t = (x - 3) / (x + 3), for x >= 0 (M. M. Shepherd and J. G. Laframboise,
+# Math. Comp. 36 (1981) 249). p is the Chebyshev series of degree 24, computed to 40 digits and converted to powers of
+# t; the constant term comes first. tests/equations/test_activations.py checks the result against the exact erfc.
 ERFC = (
     1.2530080582697296, -0.13562110612458117, -0.0475622943534492, 0.1296451587027594, -0.11927366341538638,
     0.0683080273440099, -0.02377051491717134, 0.0025293918156939696, 0.0018886903449991718, -0.0007798322696543306,
@@ -23,12 +24,12 @@ ERFC = (
 
 
 def identity(xp: Namespace, Z: Array) -> Array:
-    """Return ``Z``: the linear output layer, which by N4 must not be used between layers."""
+    """Return ``Z``: the activation of a linear output layer. By N4, two layers with it in between are one layer."""
     return Z
 
 
 def identity_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = dA`` (N12 with ``g' = 1``)."""
+    """Return ``dZ = dA`` (N12), since ``g' = 1``."""
     return dA
 
 
@@ -45,49 +46,49 @@ def sigmoid(xp: Namespace, Z: Array) -> Array:
 
 
 def sigmoid_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = dA * a (1 - a)`` (N12 with N6)."""
+    """Return ``dZ = dA * a (1 - a)`` (N12 with the derivative of N6)."""
     return dA * (A * (1 - A))
 
 
 def tanh(xp: Namespace, Z: Array) -> Array:
-    """Return ``(e^z - e^-z) / (e^z + e^-z)`` (N7)."""
+    """Return ``tanh z = (e^z - e^-z) / (e^z + e^-z)`` (N7)."""
     return xp.tanh(Z)
 
 
 def tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = dA * (1 - a²)`` (N12 with N7)."""
+    """Return ``dZ = dA * (1 - a²)`` (N12 with the derivative of N7)."""
     return dA * (1 - A * A)
 
 
 def relu(xp: Namespace, Z: Array) -> Array:
-    """Return ``z`` where ``z >= 0``, else 0 (N8); ``maximum`` propagates NaN, which a comparison would not."""
+    """Return ``z`` where ``z >= 0``, else 0 (N8), by ``maximum``, which propagates NaN; a comparison would not."""
     return xp.maximum(Z, _number(xp, 0, Z))
 
 
 def relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else 0 (N12 with N8)."""
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else 0 (N12 with the derivative of N8)."""
     return dA * _step(xp, Z)
 
 
 def leaky_relu(xp: Namespace, Z: Array, slope: float = 0.001) -> Array:
-    """Return ``z`` where ``z >= 0``, else ``slope z`` (N9; the notes use a slope of 0.001)."""
+    """Return ``z`` where ``z >= 0``, else ``slope z`` (N9, where the slope is 0.001)."""
     return xp.where(Z >= 0, Z, slope * Z)
 
 
 def leaky_relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, slope: float = 0.001) -> Array:
-    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else `slope` (N12 with N9)."""
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else `slope` (N12 with the derivative of N9)."""
     positive = _step(xp, Z)
     return dA * (positive + slope * (1 - positive))
 
 
 def softmax(xp: Namespace, Z: Array) -> Array:
-    """Return ``e^z / Σ e^z`` over each column; the column's maximum is subtracted first, so nothing overflows."""
+    """Return ``e^z / Σ e^z`` for each column; its maximum is subtracted from z first, so that nothing overflows."""
     E = xp.exp(Z - xp.max(Z, axis=0, keepdims=True))
     return E / xp.sum(E, axis=0, keepdims=True)
 
 
 def softmax_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = a * (dA - Σ dA a)``: N12 with the Jacobian ``diag(a) - a aᵀ`` of each column."""
+    """Return ``dZ = a * (dA - Σ dA a)`` for each column: N12 with the Jacobian ``diag(a) - a aᵀ``."""
     return A * (dA - xp.sum(dA * A, axis=0, keepdims=True))
 
 
@@ -103,23 +104,26 @@ def elu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, alpha: float = 1.
 
 
 def gelu(xp: Namespace, Z: Array) -> Array:
-    """Return ``z Φ(z)``, with Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415)."""
+    """Return ``z Φ(z)``; Φ is the standard normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415)."""
     return Z * normal_cdf(xp, Z)
 
 
 def gelu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = dA * (Φ(z) + z φ(z))`` (N12)."""
+    """Return ``dZ = dA * (Φ(z) + z φ(z))`` (N12); φ is the standard normal density."""
     density = xp.exp(-0.5 * Z * Z) * (1 / sqrt(2 * pi))
     return dA * (normal_cdf(xp, Z) + Z * density)
 
 
 def gelu_tanh(xp: Namespace, Z: Array) -> Array:
-    """Return ``z/2 (1 + tanh u)``, ``u = sqrt(2/π) (z + 0.044715 z³)``, as ``z σ(2u)``, which does not cancel."""
+    """Return ``z/2 (1 + tanh u)`` with ``u = sqrt(2/π) (z + 0.044715 z³)`` (arXiv:1606.08415, section 2).
+
+    It is computed as ``z σ(2u)``, which is equal and has no cancellation where ``tanh u`` is close to -1.
+    """
     return Z / (1 + xp.exp(-2 * sqrt(2 / pi) * (Z + 0.044715 * Z * Z * Z)))
 
 
 def gelu_tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = dA * (s + z s (1 - s) 2u')``, ``s = σ(2u)`` as in :func:`gelu_tanh` (N12)."""
+    """Return ``dZ = dA * (s + z s (1 - s) 2u')`` (N12), with ``s = σ(2u)`` and u as in :func:`gelu_tanh`."""
     c = 2 * sqrt(2 / pi)
     S = sigmoid(xp, c * (Z + 0.044715 * Z * Z * Z))
     T = Z * (S * (1 - S))  # 0 long before Z * Z overflows
@@ -127,7 +131,7 @@ def gelu_tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def silu(xp: Namespace, Z: Array) -> Array:
-    """Return ``z σ(z)``, also known as swish (arXiv:1606.08415, arXiv:1710.05941)."""
+    """Return ``z σ(z)``, also known as swish (arXiv:1606.08415; Ramachandran et al., arXiv:1710.05941)."""
     return Z / (1 + xp.exp(-Z))
 
 
@@ -138,7 +142,7 @@ def silu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def softplus(xp: Namespace, Z: Array) -> Array:
-    """Return ``log(1 + e^z)``, in a form that is accurate for large and for small ``z``."""
+    """Return ``log(1 + e^z)``, computed as ``max(z, 0) + log(1 + e^-|z|)``, in which nothing overflows."""
     return xp.maximum(Z, _number(xp, 0, Z)) + xp.log1p(xp.exp(-abs(Z)))
 
 
@@ -148,7 +152,7 @@ def softplus_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def exp(xp: Namespace, Z: Array) -> Array:
-    """Return ``e^z``: the inverse of the link ``log a = z`` of Poisson regression."""
+    """Return ``e^z``, the inverse of the link function ``log a = z`` of Poisson regression."""
     return xp.exp(Z)
 
 
@@ -158,7 +162,10 @@ def exp_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def normal_cdf(xp: Namespace, Z: Array) -> Array:
-    """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails; the array API standard has no ``erf``."""
+    """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails.
+
+    erfc is computed from the coefficients ``ERFC``, since the array API standard has no such function.
+    """
     X = abs(Z) * sqrt(0.5)
     t = 1 - 6 / (X + 3)  # (X - 3) / (X + 3), and 1 where X is infinite
     P = ERFC[-1] * t + ERFC[-2]
@@ -169,10 +176,10 @@ def normal_cdf(xp: Namespace, Z: Array) -> Array:
 
 
 def _number(xp: Namespace, value: float, like: Array) -> Array:
-    """Return `value` as a 0-d array, since not every library's ``maximum`` takes a Python number."""
+    """Return `value` as a 0-d array of the dtype of `like`; not every library's ``maximum`` takes a Python number."""
     return xp.asarray(value, dtype=like.dtype)
 
 
 def _step(xp: Namespace, Z: Array) -> Array:
-    """Return 1 where ``z > 0``, else 0, in Z's dtype, since the standard does not multiply booleans by numbers."""
+    """Return 1 where ``z > 0``, else 0, in the dtype of Z; the standard defines no product of booleans and numbers."""
     return xp.astype(Z > 0, Z.dtype)

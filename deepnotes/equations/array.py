@@ -1,21 +1,22 @@
-"""The protocols for arrays and their module: everything that deepnotes requires of an array library.
+"""The protocols of an array and of its module: everything that deepnotes requires of an array library.
 
-Both are a subset of the Python array API standard (2023.12). Layers, losses and optimizers use only these names, so any
-conforming library (NumPy, CuPy, ``array_api_strict``, ...) can run them. Equations never write to an array, never
-branch on its values, and never mix dtypes, so arrays may be immutable.
+Both are subsets of the Python array API standard (version 2023.12). Layers, losses and optimizers use only these names,
+so any conforming library (NumPy, CuPy, ``array_api_strict``, ...) can run them. Equations never write to an array, so
+arrays may be immutable; they never branch on the values of an array and never mix dtypes.
 """
 
 from typing import Any, Protocol, TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
 DType: TypeAlias = Any
-"""A dtype object of the namespace; the standard leaves its class open."""
+"""A dtype object of the namespace. The standard does not specify its class."""
 
 
 class Array(Protocol):
-    """A real array: the attributes and operators of the standard that the equations use.
+    """An array of real numbers, with the attributes and operators of the standard that the equations use.
 
-    Operators take another array of the same dtype, broadcast, or a Python number of the same kind.
+    The other operand of an operator is an array of the same dtype, which is broadcast, or a Python number of the same
+    kind.
     """
 
     @property

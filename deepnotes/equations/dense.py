@@ -1,8 +1,8 @@
-"""The dense layer: its linear part (N2, a row of which is N1) and its gradients (N13 to N15).
+"""The dense layer: its linear part (N2; each row of it is N1) and its gradients (N13 to N15).
 
-Samples are columns. Shapes are given as in the notes: ``n`` = neurons of layer ``l``, ``n_prev`` = neurons of layer
-``l - 1``, ``m`` = samples. Every function takes the namespace ``xp`` first, and returns a new array of the dtype of
-its floating-point arguments.
+Samples are columns. The symbols in the shapes are those of the notes: ``n`` is the number of neurons of layer ``l``,
+``n_prev`` the number of neurons of layer ``l - 1``, and ``m`` the number of samples. The first argument of every
+function is the namespace ``xp``. The result has the dtype of the floating-point arguments.
 """
 
 from deepnotes.equations import samples
@@ -10,14 +10,14 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def linear(xp: Namespace, W: Array, A_prev: Array, b: Array) -> Array:
-    """Return ``Z = W A_prev + b`` (N2; row ``j`` is neuron ``j`` of N1).
+    """Return ``Z = W A_prev + b`` (N2). Row ``j`` of Z is the neuron ``z_j`` of N1.
 
     Parameters
     ----------
     W : Array, shape (n, n_prev)
     A_prev : Array, shape (n_prev, m)
     b : Array, shape (n, 1)
-        Broadcasts over the samples.
+        Broadcast over the samples.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
     Parameters
     ----------
     dZ : Array, shape (n, m)
-        Per-sample derivatives of the loss, as everywhere in N11 to N16.
+        The derivative of the loss of each sample, as in all of N11 to N16.
     A_prev : Array, shape (n_prev, m)
 
     Returns
@@ -50,7 +50,7 @@ def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
 
 
 def bias_gradient(xp: Namespace, dZ: Array) -> Array:
-    """Return ``db = (1/m) Σ_samples dZ``, the sample axis kept (N14), summed over blocks of samples.
+    """Return ``db = (1/m) Σ_samples dZ`` (N14) with the sample axis kept, summed over blocks of samples.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def bias_gradient(xp: Namespace, dZ: Array) -> Array:
 
 
 def input_gradient(xp: Namespace, W: Array, dZ: Array) -> Array:
-    """Return ``dA_prev = Wᵀ dZ`` (N15), without ``1/m``: the mean is taken once, in N13 and N14.
+    """Return ``dA_prev = Wᵀ dZ`` (N15), without the factor ``1/m``: N13 and N14 take the mean.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def input_gradient(xp: Namespace, W: Array, dZ: Array) -> Array:
 
 
 def gather(xp: Namespace, X: Array, indices: Array) -> Array:
-    """Return the columns of `X` at `indices`: the samples of one mini-batch, in that order.
+    """Return the columns of `X` at `indices`, in that order: the samples of one mini-batch.
 
     Parameters
     ----------
     X : Array, shape (n, samples)
     indices : Array of int64, shape (m,)
-        Each in ``0 .. samples - 1``; not checked here.
+        Each in ``0 .. samples - 1``, which this function does not check.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def gather(xp: Namespace, X: Array, indices: Array) -> Array:
 
 
 def standardize(xp: Namespace, X: Array, mean: Array, scale: Array) -> Array:
-    """Return ``(X - mean) / scale``, feature by feature.
+    """Return ``(X - mean) / scale`` for each feature.
 
     Parameters
     ----------

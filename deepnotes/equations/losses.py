@@ -1,8 +1,12 @@
 """The losses (N10, N11 and variants): one value per sample, shape (1, m), and the derivative ``dA = ∂L/∂A``.
 
-``A`` and ``Y`` have shape (k, m): k outputs, m samples. A loss is the mean over the k outputs of a sample (binary
-cross-entropy of one output is N10 itself), except for categorical cross-entropy, where the k outputs are one
-distribution. The cost is the mean over samples: :func:`mean_loss` computes it, N13 and N14 its derivative.
+``A``, ``Y`` and the derivatives have shape (k, m) for k outputs and m samples, and one floating-point dtype, which the
+losses have as well. A loss is the mean over the k outputs of a sample, so binary cross-entropy of one output is N10
+itself. The exception is categorical cross-entropy, whose k outputs are one distribution. The cost is the mean of the
+losses over the samples: :func:`mean_loss` computes it, and N13 and N14 its gradient.
+
+A function such as :func:`sigmoid_cross_entropy` computes a loss from the logits ``Z`` of its activation, and stays
+accurate where the activation saturates. Its ``_delta`` is ``dZ = ∂L/∂Z`` at the output layer (N11).
 """
 
 from deepnotes.equations import samples
@@ -10,13 +14,13 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def binary_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``L = -(y log a + (1 - y) log(1 - a))`` (N10), with `a` kept one rounding unit away from 0 and 1."""
+    """Return ``L = -(y log a + (1 - y) log(1 - a))`` (N10), with ``a`` clipped to ``eps .. 1 - eps`` of its dtype."""
     A = _inside(xp, A)
     return _mean_over_outputs(xp, -(Y * xp.log(A) + (1 - Y) * xp.log1p(-A)))
 
 
 def binary_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = (a - y) / (a (1 - a)) / k``, the derivative of N10."""
+    """Return ``dA = (a - y) / (a (1 - a)) / k``, the derivative of N10 at the clipped ``a``."""
     A = _inside(xp, A)
     return (A - Y) / (A * (1 - A)) / A.shape[0]
 
@@ -24,48 +28,48 @@ def binary_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
 def sigmoid_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
     """Return N10 of ``a = σ(z)`` from the logits: ``L = max(z, 0) - y z + log(1 + e^-|z|)``, finite for finite ``z``.
 
-    ``max(z, 0) - y z`` is ``z (1 - y)`` for positive z, else ``-z y``. So no terms cancel, and the small loss of a
-    correct logit keeps its digits, both for y = 1 and for y = 0.
+    ``max(z, 0) - y z`` is computed as ``z (1 - y)`` for positive z, else as ``-z y``. This avoids cancellation, so the
+    small loss of a correct logit is accurate for y = 1 and for y = 0.
     """
     return _mean_over_outputs(xp, Z * (xp.astype(Z > 0, Z.dtype) - Y) + xp.log1p(xp.exp(-abs(Z))))
 
 
 def sigmoid_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dZ = (A - Y) / k``; with one output it is N11, ``dZ[L] = A[L] - Y``."""
+    """Return ``dZ = (A - Y) / k``; for one output this is N11, ``dZ[L] = A[L] - Y``."""
     return A - Y if A.shape[0] == 1 else (A - Y) / A.shape[0]
 
 
 def categorical_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``L = -Σ y log a`` over the outputs of a sample, with `a` kept away from 0."""
+    """Return ``L = -Σ y log a`` over the outputs of a sample, with ``a`` at least the smallest normal number."""
     return -xp.sum(Y * xp.log(_positive(xp, A)), axis=0, keepdims=True)
 
 
 def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = -y / a``."""
+    """Return ``dA = -y / a``, with ``a`` at least the smallest normal number."""
     return -Y / _positive(xp, A)
 
 
 def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
-    """Return ``-Σ y log a`` of ``a = softmax(z)`` from the logits, finite for every finite ``z``.
+    """Return ``L = -Σ y log a`` of ``a = softmax(z)`` from the logits, finite for finite ``z``.
 
-    With ``d = z - max z``, ``-log a = log Σ e^d - d``. Where the largest logit is the correct one, the sum is close to
-    1. Since the columns of Y sum to 1, ``Σ e^d - 1 = Σ (e^d - y)``, and log1p of this sum keeps the digits of the small
-    loss.
+    With ``d = z - max z``, ``-log a = log Σ e^d - d``. If the largest logit is that of the correct class, ``Σ e^d`` is
+    close to 1. The columns of Y sum to 1, so ``Σ e^d - 1 = Σ (e^d - y)``, and log1p of the right-hand side gives the
+    small loss accurately.
     """
     D = Z - xp.max(Z, axis=0, keepdims=True)
     log_total = xp.log1p(xp.sum(xp.exp(D) - Y, axis=0, keepdims=True))
-    none = xp.zeros_like(Y)
-    L = xp.where(xp.equal(Y, none), none, Y * (log_total - D))  # d may overflow, and 0 times infinity is NaN
+    zero = xp.zeros_like(Y)
+    L = xp.where(xp.equal(Y, zero), zero, Y * (log_total - D))  # d may overflow, and 0 times infinity is NaN
     return xp.sum(L, axis=0, keepdims=True)
 
 
 def softmax_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dZ = A - Y``: N11 for softmax with categorical cross-entropy (columns of Y sum to 1)."""
+    """Return ``dZ = A - Y``: N11 for softmax with categorical cross-entropy, where the columns of Y sum to 1."""
     return A - Y
 
 
 def mean_squared_error(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return the mean of ``(a - y)²``."""
+    """Return the mean of ``(a - y)²`` over the outputs."""
     E = A - Y
     return _mean_over_outputs(xp, E * E)
 
@@ -76,45 +80,52 @@ def mean_squared_error_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def mean_absolute_error(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return the mean of ``|a - y|``."""
+    """Return the mean of ``|a - y|`` over the outputs."""
     return _mean_over_outputs(xp, abs(A - Y))
 
 
 def mean_absolute_error_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = sign(a - y) / k``; 0 at ``a = y``."""
+    """Return ``dA = sign(a - y) / k``, which is 0 at ``a = y``."""
     return xp.sign(A - Y) / A.shape[0]
 
 
 def huber(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
-    """Return the mean of ``e²/2`` where ``|e| <= delta``, else ``delta (|e| - delta/2)``, with ``e = a - y``."""
+    """Return the mean over the outputs of ``e²/2`` if ``|e| <= delta``, else ``delta (|e| - delta/2)``; ``e = a - y``.
+
+    P. J. Huber, Ann. Math. Statist. 35 (1964) 73. It is computed as ``c (|e| - c/2)`` with ``c = min(|e|, delta)``.
+    """
     size = abs(A - Y)
     near = xp.minimum(size, xp.asarray(delta, dtype=size.dtype))
     return _mean_over_outputs(xp, near * (size - 0.5 * near))
 
 
 def huber_derivative(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
-    """Return ``dA = e / k`` with ``e = a - y`` clipped to ``-delta .. delta``."""
+    """Return ``dA = e / k``, with ``e = a - y`` clipped to ``-delta .. delta``."""
     E = A - Y
     limit = xp.asarray(delta, dtype=E.dtype)
     return xp.maximum(xp.minimum(E, limit), -limit) / A.shape[0]
 
 
 def poisson(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return the mean of ``a - y log a``: the Poisson likelihood of the count ``y`` under the rate ``a > 0``."""
+    """Return the mean over the outputs of ``a - y log a``.
+
+    This is the negative log-likelihood of the count ``y`` under a Poisson distribution of rate ``a > 0``, without the
+    term ``log y!``, which does not depend on ``a``.
+    """
     A = _positive(xp, A)
     return _mean_over_outputs(xp, A - Y * xp.log(A))
 
 
 def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = (1 - y / a) / k``, as ``(a - y) / a / k``, which keeps its digits where ``a`` is close to ``y``."""
+    """Return ``dA = (1 - y / a) / k``, as ``(a - y) / a / k``, which is accurate where ``a`` is close to ``y``."""
     A = _positive(xp, A)
     return (A - Y) / A / A.shape[0]
 
 
 def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return the mean of ``y log(y / a) - y + a``: :func:`poisson` minus its minimum, so 0 where ``a = y``.
+    """Return the mean over the outputs of ``y log(y / a) - y + a``: :func:`poisson` minus its minimum at ``a = y``.
 
-    Near the minimum, where ``e = a - y`` is less than y / 2, it is computed as ``e - y log1p(e / y)``, which is as
+    Near the minimum, where ``|e| < y / 2`` with ``e = a - y``, it is computed as ``e - y log1p(e / y)``, which is as
     accurate as ``a`` itself.
     """
     A = _positive(xp, A)
@@ -125,60 +136,78 @@ def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def half_poisson_deviance_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = (1 - y / a) / k``."""
+    """Return ``dA = (1 - y / a) / k``, which is :func:`poisson_derivative`."""
     return poisson_derivative(xp, A, Y)
 
 
 def exp_half_poisson_deviance(xp: Namespace, Z: Array, Y: Array) -> Array:
-    """Return the half Poisson deviance of ``a = e^z`` from the logits: the mean of ``y log y - y z - y + e^z``."""
+    """Return :func:`half_poisson_deviance` of ``a = e^z`` from the logits: the mean of ``y log y - y z - y + e^z``."""
     return _mean_over_outputs(xp, _y_log_y(xp, Y) - Y * Z - Y + xp.exp(Z))
 
 
 def exp_half_poisson_deviance_delta(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dZ = (A - Y) / k``: N11 for the exponential with the half Poisson deviance."""
+    """Return ``dZ = (A - Y) / k``: N11 for the activation exp with the half Poisson deviance."""
     return A - Y if A.shape[0] == 1 else (A - Y) / A.shape[0]
 
 
 def one_hot(xp: Namespace, y: Array, k: int, dtype: object) -> Array:
-    """Return class indices ``y`` of shape (1, m) as columns of shape (k, m): 1 in row ``y``, else 0."""
+    """Return class indices as one-hot columns: 1 in row ``y``, else 0.
+
+    Parameters
+    ----------
+    y : Array of int64, shape (1, m)
+        Each in ``0 .. k - 1``, which this function does not check.
+    k : int
+        The number of classes.
+    dtype : dtype
+        The dtype of the result.
+
+    Returns
+    -------
+    Array, shape (k, m)
+    """
     rows = xp.reshape(xp.arange(k, dtype=y.dtype), (k, 1))
     return xp.astype(xp.equal(rows, y), dtype)
 
 
 def total_weight(xp: Namespace, w: Array) -> Array:
-    """Return the sum of the weights of a batch, shape (1, m), as a 0-d array, summed over blocks of samples."""
+    """Return the sum of the sample weights `w`, shape (1, m), as a 0-d array, summed over blocks of samples."""
     return samples.in_blocks(xp.sum, w)
 
 
 def sample_scale(xp: Namespace, w: Array) -> Array:
-    """Return the weights of a batch, shape (1, m), scaled to mean 1, so that the later ``1/m`` divides by their sum.
+    """Return the sample weights `w`, shape (1, m), scaled to mean 1, so that a mean of ``w L`` is a weighted mean of L.
 
-    If all weights of a batch are 0, they stay 0: the batch has no loss and no gradient.
+    If all weights are 0, they stay 0, and the batch has no loss and no gradient.
     """
     total = total_weight(xp, w)
     return w * (w.shape[1] / xp.where(total > 0, total, xp.ones_like(total)))
 
 
 def mean_loss(xp: Namespace, L: Array) -> Array:
-    """Return the cost, the mean over the samples of ``L`` of shape (1, m) (N10), as a 0-d array.
+    """Return the cost (N10) as a 0-d array: the mean of the losses `L` of the samples, shape (1, m).
 
-    Each loss is divided by m before they are summed over blocks of samples, so finite losses have a finite mean.
+    The losses are divided by m before they are summed over blocks of samples, so that finite losses have a finite mean.
     """
     return samples.in_blocks(xp.sum, 1 / L.shape[1] * L)
 
 
 def _mean_over_outputs(xp: Namespace, L: Array) -> Array:
+    """Return the mean over the outputs, shape (1, m), of `L`, shape (k, m)."""
     return L if L.shape[0] == 1 else xp.sum(1 / L.shape[0] * L, axis=0, keepdims=True)
 
 
 def _y_log_y(xp: Namespace, Y: Array) -> Array:
-    return Y * xp.log(xp.where(Y > 0, Y, xp.ones_like(Y)))  # 0 log 0 is 0
+    """Return ``y log y``, which is 0 at ``y = 0``."""
+    return Y * xp.log(xp.where(Y > 0, Y, xp.ones_like(Y)))
 
 
 def _positive(xp: Namespace, A: Array) -> Array:
+    """Return A with elements of at least the smallest normal number of its dtype, whose logarithm is finite."""
     return xp.maximum(A, xp.asarray(xp.finfo(A.dtype).smallest_normal, dtype=A.dtype))
 
 
 def _inside(xp: Namespace, A: Array) -> Array:
+    """Return A, clipped to ``eps .. 1 - eps`` with the machine epsilon of its dtype."""
     eps = float(xp.finfo(A.dtype).eps)
     return xp.minimum(xp.maximum(A, xp.asarray(eps, dtype=A.dtype)), xp.asarray(1 - eps, dtype=A.dtype))

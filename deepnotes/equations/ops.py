@@ -10,17 +10,19 @@ from deepnotes.equations.array import Namespace
 class Ops:
     """The equations bound to one namespace: ``ops.linear(W, A_prev, b)`` is ``linear(xp, W, A_prev, b)``.
 
-    Layers, losses and optimizers compute through this object and nothing else.
+    Layers, losses and optimizers compute only through this object.
 
     Parameters
     ----------
     namespace : Namespace
+        The array module.
     kernels : mapping of str to callable
-        Faster functions that replace the equations of the same name.
+        Faster functions that replace the equations of the same names.
 
     Attributes
     ----------
     xp : Namespace
+        The array module.
     """
 
     def __init__(self, namespace: Namespace, kernels: Mapping[str, Callable[..., Any]]) -> None:

@@ -1,25 +1,26 @@
-"""The updates of the optimizers: from parameters θ, their gradient and the slots to the next θ and slots.
+"""The updates of the optimizers: the next parameters θ and slots, from the current ones and the gradient g.
 
-All arrays are flat buffers of shape (p,), so one call updates a whole network. Numbers that change from step to step
-(``rate``, ``epsilon``, ``share``) may be Python numbers or 0-d arrays of θ's dtype; the caller computes them in double
-precision.
+All arrays are flat buffers of shape (p,), for the p parameters of a whole network, and have the dtype of θ. A slot is
+an array that an optimizer carries from update to update, such as a velocity. Numbers that may change from update to
+update (``rate``, ``epsilon``, ``share``) are Python numbers or 0-d arrays of the dtype of θ; the caller computes them
+in double precision.
 """
 
 from deepnotes.equations.array import Array, Namespace
 
 
 def gradient_descent(xp: Namespace, theta: Array, g: Array, rate: float) -> Array:
-    """Return ``θ - rate g``."""
+    """Return ``θ - rate g``, a step of gradient descent."""
     return theta - rate * g
 
 
 def momentum(
     xp: Namespace, theta: Array, g: Array, v: Array, rate: float, momentum: float, nesterov: bool = False
 ) -> tuple[Array, Array]:
-    """Return θ and ``v``: ``v ← momentum v + g``, ``θ ← θ - rate v``.
+    """Return the next θ and velocity: ``v ← momentum v + g``, then ``θ ← θ - rate v``.
 
-    With `nesterov` the step looks ahead along the velocity: ``θ ← θ - rate (g + momentum v)`` (Sutskever et al., ICML
-    2013, in the form that keeps θ itself as the state).
+    With `nesterov`, ``θ ← θ - rate (g + momentum v)``. This is the method of Sutskever et al., ICML 2013, equations 3
+    and 4, if θ stands for the point at which they take the gradient, their ``θ + momentum v``.
     """
     v = momentum * v + g
     return theta - rate * (g + momentum * v if nesterov else v), v
@@ -28,7 +29,10 @@ def momentum(
 def rmsprop(
     xp: Namespace, theta: Array, g: Array, s: Array, rate: float, rho: float, epsilon: float
 ) -> tuple[Array, Array]:
-    """Return θ and ``s``: ``s ← rho s + (1 - rho) g²``, ``θ ← θ - rate g / (sqrt s + epsilon)`` (Hinton, 2012)."""
+    """Return the next θ and mean square: ``s ← rho s + (1 - rho) g²``, then ``θ ← θ - rate g / (sqrt s + epsilon)``.
+
+    T. Tieleman and G. Hinton, Neural Networks for Machine Learning, lecture 6.5 (2012).
+    """
     s = rho * s + (1 - rho) * (g * g)
     return theta - rate * (g / (xp.sqrt(s) + epsilon)), s
 
@@ -36,7 +40,7 @@ def rmsprop(
 def rmsprop_inside(
     xp: Namespace, theta: Array, g: Array, s: Array, rate: float, rho: float, epsilon: float
 ) -> tuple[Array, Array]:
-    """Return θ and ``s`` as :func:`rmsprop`, but with ``θ ← θ - rate g / sqrt(s + epsilon)``, as in Keras."""
+    """Return the next θ and mean square as :func:`rmsprop`, but ``θ ← θ - rate g / sqrt(s + epsilon)``, as in Keras."""
     s = rho * s + (1 - rho) * (g * g)
     return theta - rate * (g / xp.sqrt(s + epsilon)), s
 
@@ -52,11 +56,11 @@ def adam(
     beta1: float,
     beta2: float,
 ) -> tuple[Array, Array, Array]:
-    """Return θ, ``m`` and ``v`` after one step of Adam (Kingma and Ba, arXiv:1412.6980).
+    """Return the next θ, ``m`` and ``v`` of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
 
-    ``m ← beta1 m + g`` and ``v ← beta2 v + g²`` are discounted sums; divided by the sums of their discounts they are
-    the paper's bias-corrected means. `rate` and `epsilon` already include these divisions, see
-    :meth:`deepnotes.Adam.scalars`, so the update is ``θ ← θ - rate m / (sqrt v + epsilon)``.
+    ``m ← beta1 m + g`` and ``v ← beta2 v + g²`` are discounted sums. Divided by the sums of their discount factors,
+    they are the bias-corrected means of the paper. `rate` and `epsilon` already include these divisions (see
+    :meth:`deepnotes.Adam.scalars`), so the update is ``θ ← θ - rate m / (sqrt v + epsilon)``.
     """
     m = beta1 * m + g
     v = beta2 * v + g * g
@@ -64,8 +68,9 @@ def adam(
 
 
 def weight_decay(xp: Namespace, theta: Array, decays: Array, share: float) -> Array:
-    """Return ``θ - share θ`` where `decays` is 1 (weights), θ where it is 0 (biases); ``share = rate * decay``.
+    """Return ``θ - share θ`` where `decays` is 1 (weights), and θ where it is 0 (biases); ``share = rate * decay``.
 
-    The decoupled decay of Loshchilov and Hutter, arXiv:1711.05101; AdamW is this, then :func:`adam`.
+    This is the decoupled weight decay of Loshchilov and Hutter, arXiv:1711.05101. AdamW is this function followed by
+    :func:`adam`.
     """
     return theta - share * (decays * theta)

@@ -1,4 +1,7 @@
-"""Regularization: L2, clipping by the global norm, and dropout with its masks."""
+"""Regularization: the L2 penalty, clipping of the gradient by its global norm, and dropout with its random masks.
+
+Parameters and gradients are flat buffers of shape (p,), as in :mod:`deepnotes.equations.optimizers`.
+"""
 
 from math import ceil
 
@@ -6,17 +9,20 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def l2_penalty(xp: Namespace, theta: Array, decays: Array, l2: float) -> Array:
-    """Return ``(l2 / 2) Σ w²`` over the weights (where `decays` is 1), not the biases, as a 0-d array."""
+    """Return ``(l2 / 2) Σ w²`` as a 0-d array; the sum is over the weights (where `decays` is 1), not the biases."""
     return 0.5 * l2 * xp.sum(decays * (theta * theta))
 
 
 def l2_gradient(xp: Namespace, g: Array, theta: Array, decays: Array, l2: float) -> Array:
-    """Return the gradient `g` of the cost plus the gradient of :func:`l2_penalty`: ``g + l2 w``."""
+    """Return ``g + l2 w``: the gradient `g` of the cost plus the gradient of :func:`l2_penalty`."""
     return g + l2 * decays * theta
 
 
 def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
-    """Return `g` scaled so that its Euclidean norm is at most `max_norm` (Pascanu et al., arXiv:1211.5063)."""
+    """Return ``g min(1, max_norm / ‖g‖)``, where ``‖g‖`` is the Euclidean norm of the whole gradient.
+
+    Pascanu et al., arXiv:1211.5063, algorithm 1.
+    """
     limit = xp.asarray(max_norm, dtype=g.dtype)
     unit = xp.maximum(xp.max(abs(g)), limit)  # factored out of the sum of squares, which could overflow
     u = g / unit
@@ -25,9 +31,22 @@ def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
 
 
 def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:
-    """Return ``A / (1 - rate)`` where `keep` is 1, else 0; called with dA instead of A, it is its own backward form.
+    """Return ``A / (1 - rate)`` where `keep` is 1, else 0 (Srivastava et al., JMLR 15 (2014) 1929).
 
-    The scaling keeps the expected value of a neuron the same as without dropout (Srivastava et al., JMLR 15, 2014).
+    The scaling gives each element the same expected value as without dropout. The backward form is the same function,
+    called with dA instead of A.
+
+    Parameters
+    ----------
+    A : Array, shape (n, m)
+    keep : Array, shape (n, m)
+        The result of :func:`dropout_mask`.
+    rate : float
+        The probability of dropping an element, ``0 <= rate < 1``.
+
+    Returns
+    -------
+    Array, shape (n, m)
     """
     return A * (keep * (1 / (1 - rate)))
 
@@ -37,23 +56,29 @@ def dropout_mask(
 ) -> Array:
     """Return 1 with probability ``1 - rate``, else 0, for every neuron and sample; the same on every backend.
 
+    The random number of an element is one word of :func:`philox`; the counter consists of the index of the element,
+    `layer` and `step`.
+
     Parameters
     ----------
-    shape : tuple of int
-        ``(n, m)``: neurons, samples.
+    shape : (int, int)
+        n and m, the numbers of neurons and of samples.
     rate : float
-        The probability of dropping, ``0 <= rate < 1``.
+        The probability of dropping an element, ``0 <= rate < 1``.
     seed : int
         The 64-bit key of the generator.
     step : Array of int64, 0-d
-        The number of updates made so far; together with `layer` and the element's index, it is the counter.
+        The number of updates made so far.
     layer : int
+        The index of the layer, from 1.
     dtype : dtype
+        The dtype of the result.
 
     Returns
     -------
     Array, shape (n, m)
-        Element ``(i, j)`` depends on ``j n + i``, so a sample's mask does not depend on the number that follow it.
+        Element ``(i, j)`` has the index ``j n + i``, so the mask of a sample does not depend on the number of samples
+        that follow it.
     """
     n, m = shape
     blocks = xp.arange(ceil(n * m / 4), dtype=xp.int64)
@@ -68,15 +93,16 @@ def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -
 
     Parameters
     ----------
-    counter : four of Array of int64 or int
-        The words of the counter, each below 2^32, broadcast against each other.
+    counter : (Array, int, Array, Array)
+        The four words of the counter, each below 2^32. The arrays have the dtype int64 and are broadcast against each
+        other.
     seed : int
         The 64-bit key.
 
     Notes
     -----
-    The product of two 32-bit words needs 64 unsigned bits. Splitting one factor into halves keeps every intermediate
-    below 2^49, so int64, which every library has, is enough.
+    The product of two 32-bit words has 64 unsigned bits. Splitting one factor into halves keeps every intermediate
+    result below 2^49, so int64, which every library has, is enough.
     """
     word = 0xFFFFFFFF
     key0, key1 = seed & word, seed >> 32 & word
@@ -92,7 +118,7 @@ def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -
 
 
 def _product(x: Array, factor: int) -> tuple[Array, Array]:
-    """Return the high and the low word of the 64-bit product of two 32-bit words."""
+    """Return the high and the low 32-bit word of the product of two 32-bit words."""
     upper = (x >> 16) * factor
     lower = (x & 0xFFFF) * factor + ((upper & 0xFFFF) << 16)
     return (upper >> 16) + (lower >> 32), lower & 0xFFFFFFFF

@@ -1,9 +1,9 @@
-"""Sums over the samples of a batch, in blocks, so that the error does not grow with the batch.
+"""Sums over the samples of a batch, in blocks, so that the rounding error does not grow in proportion to the batch.
 
-A library is free to add m terms one after the other, with an error of up to ``m u`` times the sum of their absolute
-values, u being the unit roundoff. With blocks that are added in a tree, the factor is at most
-``(SAMPLES + log2(m / SAMPLES)) u`` (N. J. Higham, SIAM J. Sci. Comput. 14 (1993) 783), and less if the library itself
-adds the terms of a block in parts.
+A library may add m terms one after the other, which has an error of up to ``m u`` times the sum of their absolute
+values, where u is the unit roundoff. If the sums of blocks are added pairwise, the factor is at most
+``(SAMPLES + log2(m / SAMPLES)) u`` (N. J. Higham, SIAM J. Sci. Comput. 14 (1993) 783), and less if the library adds
+the terms of a block pairwise as well.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,17 @@ from collections.abc import Callable
 from deepnotes.equations.array import Array
 
 SAMPLES = 1024
-"""The number of samples in a block: large enough that products of blocks are as fast as longer ones."""
+"""The number of samples in a block. It is large enough that splitting a matrix product into blocks costs no time."""
 
 
 def in_blocks(function: Callable[..., Array], *arrays: Array) -> Array:
-    """Return the sum of ``function(*arrays)`` over blocks of samples, which are the columns of all `arrays`.
+    """Return the sum of ``function(*blocks)`` over the blocks of samples of `arrays`, whose columns are the samples.
+
+    Parameters
+    ----------
+    function : callable
+        Returns a sum over the samples of its arguments.
+    *arrays : Array, shape (..., m)
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Validation of users' arrays (samples, targets, weights), which are checked and converted before anything changes."""
+"""Validation and conversion of the samples, targets and weights that users pass, before a network changes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,26 @@ from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, ShapeError
 
 BLOCK = 1 << 20
-"""The number of elements checked at a time, so that a check needs little memory of its own."""
+"""The number of elements that are checked at a time, which limits the memory that a check needs."""
+
+
+class ClassWeight(NamedTuple):
+    """The weights of classes, with the classes of the samples that they apply to.
+
+    Attributes
+    ----------
+    weights : mapping of int to float, sequence of float or "balanced"
+        The weight of each class. A mapping may omit classes of weight 1. ``"balanced"`` gives every class the same sum
+        of weights.
+    labels : ndarray of int64, shape (m,), or None
+        The class of each sample, or None if the targets are not classes.
+    classes : int
+        The number of classes.
+    """
+
+    weights: Any
+    labels: np.ndarray | None
+    classes: int
 
 
 def check_samples(x: Any, name: str, features: int) -> None:
@@ -30,7 +49,7 @@ def check_samples(x: Any, name: str, features: int) -> None:
     raise ShapeError.of(name, shape, f"({features}, m): {features} features, m samples{hint}")
 
 
-def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: int = 0) -> None:
+def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first: int = 0) -> None:
     """Raise DataError if `x` holds NaN or infinity, with the first position and the count.
 
     Parameters
@@ -38,11 +57,12 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: 
     x : Array
         The converted array.
     name : str
-    given : array_like, optional
-        The array that `x` was converted from, of the same shape. If it is finite where `x` is not, the message says
-        that the number is too large for the dtype of `x`.
+        The name of the argument, for error messages.
+    source : array_like, optional
+        The array that `x` was converted from, of the same shape. If a number in it is finite but infinite in `x`, the
+        message says that the number is too large for the dtype of `x`.
     first : int, default 0
-        The index of the first sample of `x`, if `x` holds only some of the samples.
+        The index of the first sample of `x`, if `x` contains only some of the samples.
     """
     if not isinstance(x, np.ndarray):
         if float(backend.xp.sum(x - x)) == 0:
@@ -55,21 +75,22 @@ def check_finite(backend: Backend, x: Any, name: str, given: Any = None, first: 
     if all(np.isfinite(rows[i : i + step]).all() for i in range(0, len(rows), step)):
         return
     bad = np.argwhere(~np.isfinite(x))
-    found = tuple(bad[0])
-    at = ", ".join(str(i) for i in (*found[:-1], found[-1] + first))
-    if given is not None:
-        source = as_host(backend, to_host(backend, given, name), name)
-        if np.isfinite(source[found]):
+    index = tuple(bad[0])
+    position = ", ".join(str(i) for i in (*index[:-1], index[-1] + first))
+    if source is not None:
+        original = as_host(backend, to_host(backend, source, name), name)
+        if np.isfinite(original[index]):
+            count = f", the first of {len(bad)} values that are" if len(bad) > 1 else ""
             raise DataError(
-                f"{name}[{at}] is {source[found]}, beyond {x.dtype}, as {len(bad)} values are; use dtype='float64' or "
-                "other units"
+                f"{name}[{position}] is {original[index]}, beyond the range of {x.dtype}{count}; use dtype='float64' "
+                "or other units"
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
-    raise DataError(f"{name}[{at}] is {x[found]}{count}; wanted finite numbers")
+    raise DataError(f"{name}[{position}] is {x[index]}{count}; wanted finite numbers")
 
 
 def check_real(backend: Backend, x: Any, name: str) -> None:
-    """Raise DTypeError if an array of the backend, of at least one dimension, holds anything but real numbers."""
+    """Raise DTypeError unless `x`, an array of the backend of at least one dimension, contains real numbers."""
     dtype = backend.to_numpy(x[:0, ...]).dtype
     if dtype.kind not in "biuf":
         raise DTypeError.of(name, dtype, "real numbers")
@@ -89,20 +110,23 @@ def as_targets(
 
     Parameters
     ----------
+    backend : Backend
     Y : array_like
-        Shape (k, m); (m,) where k is 1; for categorical losses also class indices of shape (m,) or (1, m).
+        Shape (k, m), or (m,) if k is 1. For categorical losses also class indices, shape (m,) or (1, m).
     loss : LossFunction
     k, m : int
         The numbers of outputs and of samples.
     dtype : str
+        The dtype of targets that are not class indices.
     names : (str, str)
-        The names of the samples and the targets in messages.
+        The names of the samples and of the targets, for error messages.
     together : bool
-        Whether the result has to be an ordinary array of the backend, see :meth:`Backend.from_samples`.
+        Whether the result must be an ordinary array of the backend, see :meth:`Backend.from_samples`.
 
     Returns
     -------
-    Y : Array, shape (k, m), of `dtype`, or (1, m), of int64
+    Y : Array
+        Targets of `dtype`, shape (k, m), or class indices of int64, shape (1, m).
     class_indices : bool
 
     Raises
@@ -133,31 +157,28 @@ def as_targets(
 def as_weights(
     backend: Backend,
     sample_weight: Any,
-    class_weight: Any,
-    labels: np.ndarray | None,
-    classes: int,
+    class_weight: ClassWeight | None,
     m: int,
     dtype: str,
     together: bool = False,
     name: str = "sample_weight",
     scaled: bool = True,
 ) -> Array | None:
-    """Return the product of sample and class weights, shape (1, m), on the backend; None if neither is given.
+    """Return the product of sample and class weights, shape (1, m), on the backend, or None if both are None.
 
     Parameters
     ----------
+    backend : Backend
     sample_weight : array_like of shape (m,) or (1, m), or None
-    class_weight : mapping of int to float, sequence of float, "balanced" or None
-        The weight of each class, 1 for those that a mapping leaves out; ``"balanced"`` gives every class the same sum
-        of weights.
-    labels : ndarray of int64, shape (m,), or None
-        The class of each sample, or None if the targets are not classes.
-    classes : int
-        The number of possible classes.
+    class_weight : ClassWeight or None
+    m : int
+        The number of samples.
+    dtype : str
+        The dtype of the result.
     together : bool
         As for :func:`as_targets`.
     name : str
-        The name of the sample weights in messages.
+        The name of the sample weights, for error messages.
     scaled : bool
         Whether to scale the weights to mean 1.
 
@@ -167,41 +188,53 @@ def as_weights(
     """
     if sample_weight is None and class_weight is None:
         return None
-    weights = np.ones(m)
+    weights, exponent = np.ones(m), 0
     if sample_weight is not None:
-        given = as_host(backend, to_host(backend, sample_weight, name), name)
-        if given.shape not in {(m,), (1, m)}:
-            raise ShapeError.of(name, given.shape, f"({m},): one weight for each sample")
-        check_finite(backend, given, name)
-        weights = given.reshape(m).astype(np.float64)
-        if (weights < 0).any():
-            at = int(np.argmax(weights < 0))
-            raise DataError.of(f"{name}[{at}]", weights[at], "at least 0")
-        if not weights.any():
-            raise DataError(f"{name}: every sample has the weight 0, wanted at least one above 0")
-        exponent = int(np.frexp(weights.max())[1])
-        weights = np.ldexp(weights, -exponent)  # exact, as a power of two; now no product or sum can overflow
+        weights, exponent = _sample_weights(backend, sample_weight, m, name)
     if class_weight is not None:
-        if labels is None:
-            raise ArgumentError("class_weight: the targets are not classes; use sample_weight")
-        of_class = class_weights(class_weight, labels, classes, weights)
-        weights = weights * of_class[labels]
+        weights = weights * _weights_by_class(class_weight, weights)
         if not weights.any():
-            raise DataError(
-                f"class_weight gives every sample the weight 0{'' if sample_weight is None else f' with {name}'}"
-            )
+            addition = "" if sample_weight is None else f" with {name}"
+            raise DataError(f"class_weight gives every sample the weight 0{addition}")
     if scaled:
         weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
         weights = weights / weights.mean()
-    elif sample_weight is not None:
+    else:
         weights = np.ldexp(weights, exponent)
-    with np.errstate(over="ignore"):
-        held = weights.reshape(1, m).astype(dtype)
-    check_finite(backend, held[0], name, weights)
-    if not held.any():
+    with np.errstate(over="ignore"):  # weights beyond the dtype's range become infinite and are refused
+        converted = weights.reshape(1, m).astype(dtype)
+    check_finite(backend, converted[0], name, weights)
+    if not converted.any():
         raise DataError(f"{name}: the largest is {weights.max()}, which is 0 in {dtype}; wanted larger weights")
     place = backend.from_numpy if together else backend.from_samples
-    return place(held)
+    return place(converted)
+
+
+def _sample_weights(backend: Backend, sample_weight: Any, m: int, name: str) -> tuple[np.ndarray, int]:
+    """Return weights between 0 and 1, shape (m,), and the exponent e with ``sample_weight = weights * 2**e``.
+
+    The scaling by a power of two is exact, and prevents the overflow of later products and sums.
+    """
+    host = as_host(backend, to_host(backend, sample_weight, name), name)
+    if host.shape not in {(m,), (1, m)}:
+        raise ShapeError.of(name, host.shape, f"({m},): one weight for each sample")
+    check_finite(backend, host, name)
+    weights = host.reshape(m).astype(np.float64)
+    if (weights < 0).any():
+        i = int(np.argmax(weights < 0))
+        raise DataError.of(f"{name}[{i}]", weights[i], "at least 0")
+    if not weights.any():
+        raise DataError(f"{name}: every sample has the weight 0, wanted at least one above 0")
+    exponent = int(np.frexp(weights.max())[1])
+    return np.ldexp(weights, -exponent), exponent
+
+
+def _weights_by_class(class_weight: ClassWeight, weights: np.ndarray) -> np.ndarray:
+    """Return the weight of the class of each sample, shape (m,); `weights` are the sample weights."""
+    labels = class_weight.labels
+    if labels is None:
+        raise ArgumentError("class_weight: the targets are not classes; use sample_weight")
+    return np.asarray(class_weights(class_weight.weights, labels, class_weight.classes, weights)[labels])
 
 
 def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:
@@ -214,6 +247,7 @@ def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:
 
 
 def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunction, names: tuple[str, str]) -> str:
+    """Return the error message for targets of a wrong shape."""
     X, Y = names
     wanted = f"({k}, {m})" + (f", or class indices of shape ({m},)" if loss.targets == "simplex" else "")
     if shape and shape[-1] != m and shape[0] == m and len(shape) == 2 and shape[1] == k:
@@ -224,6 +258,7 @@ def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunc
 
 
 def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
+    """Return class indices as int64, shape (m,), or raise DataError unless they are whole numbers in 0 .. k - 1."""
     flat = Y.reshape(-1)
     with np.errstate(invalid="ignore"):  # labels beyond the range of integers are refused below
         labels = flat.astype(np.int64)
@@ -232,25 +267,27 @@ def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
         ((labels < 0) | (labels >= k), f"a class of 0 .. {k - 1}"),
     ):
         if wrong.any():
-            at = int(np.argmax(wrong))
-            raise DataError.of(f"{name}[{at}]", flat[at], f"{wanted}; {int(wrong.sum())} labels are not")
+            i = int(np.argmax(wrong))
+            count = f" ({wrong.sum()} labels are wrong)" if wrong.sum() > 1 else ""
+            raise DataError.of(f"{name}[{i}]", flat[i], f"{wanted}{count}")
     return labels
 
 
 def _check_range(Y: np.ndarray, loss: LossFunction, name: str) -> None:
+    """Raise DataError if targets, shape (k, m), are outside the range that a loss is defined on."""
     if loss.targets == "real":
         return
     wrong = (Y < 0) if loss.targets == "count" else (Y < 0) | (Y > 1)
     if wrong.any():
-        at = np.argwhere(wrong)[0]
+        index = np.argwhere(wrong)[0]
         wanted = "at least 0" if loss.targets == "count" else "between 0 and 1"
-        where = ", ".join(str(i) for i in at)
-        raise DataError.of(f"{name}[{where}]", Y[tuple(at)], f"{wanted} for the loss {loss.name!r}")
+        position = ", ".join(map(str, index))
+        raise DataError.of(f"{name}[{position}]", Y[tuple(index)], f"{wanted} for the loss {loss.name!r}")
     if loss.targets == "simplex":
-        off = np.abs(Y.sum(axis=0, dtype=np.float64) - 1) > 1e-3
-        if off.any():
-            at = int(np.argmax(off))
-            raise DataError(f"{name}[:, {at}] sums to {Y[:, at].sum():.6g}, wanted 1: each column is a distribution")
+        wrong_sum = np.abs(Y.sum(axis=0, dtype=np.float64) - 1) > 1e-3
+        if wrong_sum.any():
+            i = int(np.argmax(wrong_sum))
+            raise DataError(f"{name}[:, {i}] sums to {Y[:, i].sum():.6g}, wanted 1: each column is a distribution")
 
 
 def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
@@ -259,12 +296,13 @@ def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: 
     Parameters
     ----------
     class_weight : mapping of int to float, sequence of float or "balanced"
-        As for :func:`as_weights`.
+        As for :class:`ClassWeight`.
     labels : ndarray of int64, shape (m,)
         The class of each sample.
     classes : int
+        The number of classes.
     weights : ndarray, shape (m,)
-        The weight of each sample: a sample of weight 2 counts as two.
+        The weight of each sample. For ``"balanced"``, a sample of weight 2 counts as two samples.
 
     Raises
     ------
@@ -277,12 +315,12 @@ def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: 
         present = sums > 0  # the weight of a class without samples is not used
         return np.asarray(sums.sum() / (np.count_nonzero(present) * np.where(present, sums, 1)))
     if isinstance(class_weight, Mapping):
-        of_class = np.ones(classes)
+        by_class = np.ones(classes)
         for c, weight in class_weight.items():
             if whole("class_weight: class", c, 0) >= classes:
-                raise ArgumentError(f"class_weight names the class {c}, and there are the classes 0 .. {classes - 1}")
-            of_class[c] = number(f"class_weight[{c!r}]", weight)
-        return of_class
+                raise ArgumentError(f"class_weight has the class {c}, wanted classes of 0 .. {classes - 1}")
+            by_class[c] = number(f"class_weight[{c!r}]", weight)
+        return by_class
     if not isinstance(class_weight, Sequence) and not (isinstance(class_weight, np.ndarray) and class_weight.ndim == 1):
         raise ArgumentError.of("class_weight", class_weight, "'balanced', a mapping or a sequence")
     refuse_masked(class_weight, "class_weight")

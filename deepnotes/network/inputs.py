@@ -94,8 +94,10 @@ def as_data(
         array_validation.check_finite(backend, in_memory, names[0], X)
     k = network.outputs
     targets, class_indices = array_validation.as_targets(backend, Y, loss, k, m, network.dtype, names[:2], together)
-    labels = None if class_weight is None else array_validation.as_labels(host_columns(backend, targets), loss)
+    if class_weight is not None:
+        labels = array_validation.as_labels(host_columns(backend, targets), loss)
+        class_weight = array_validation.ClassWeight(class_weight, labels, max(k, 2))
     weights = array_validation.as_weights(
-        backend, sample_weight, class_weight, labels, max(k, 2), m, network.dtype, together, names[2], scaled
+        backend, sample_weight, class_weight, m, network.dtype, together, names[2], scaled
     )
     return Data(samples, targets, weights), class_indices

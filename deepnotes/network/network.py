@@ -24,7 +24,7 @@ from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import callbacks_called, exclusive
 from deepnotes.network.training.loop import fit as run_fit
 from deepnotes.network.training.state import Callback, Training
-from deepnotes.nn.layers import Dense, Layer, started
+from deepnotes.nn.layers import Dense, Layer, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
@@ -103,7 +103,7 @@ class Network:
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
         self.standardizer = standardizer
-        self.dialect, self.layers = current_dialect(), started(self.layers)
+        self.dialect, self.layers = current_dialect(), with_default_initializers(self.layers)
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
         self.layout = Layout(self.inputs, self.layers)

@@ -1,8 +1,8 @@
-"""The parts of a network and of its training, and the base classes for parts of your own.
+"""Layers, activations, losses, optimizers and schedules, and the base classes for user-defined ones.
 
-A layer of your own derives from :class:`Layer`, an activation from :class:`ActivationFunction`, a loss from
-:class:`LossFunction`, an optimizer from :class:`Optimizer`, a schedule from :class:`Schedule`. They compute through
-:class:`Ops` on an :class:`Array` and need nothing else, so they run on every backend.
+A user-defined layer derives from :class:`Layer`, an activation from :class:`ActivationFunction`, a loss from
+:class:`LossFunction`, an optimizer from :class:`Optimizer`, and a schedule from :class:`Schedule`. They compute with
+the functions of an :class:`Ops` on arrays of type :class:`Array`, so they run on every backend.
 """
 
 from deepnotes.equations.array import Array

@@ -10,7 +10,8 @@ from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, look_up
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
-"""The range of the outputs: any number, above 0, between 0 and 1, or between 0 and 1 with columns that sum to 1."""
+"""The range of the outputs: any numbers, numbers above 0, numbers between 0 and 1, or columns of numbers between 0 and
+1 that sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Traits:
     initializer: str = "glorot_uniform"
     """The default initializer of the weights of a layer with this activation."""
     options: dict[str, float] = field(default_factory=dict)
+    """The options by name, with their default values."""
 
 
 LIBRARY: dict[str, Traits] = {
@@ -41,7 +43,7 @@ LIBRARY: dict[str, Traits] = {
 
 
 class ActivationFunction:
-    """The base class of activations; derive from it to write your own, and implement ``forward`` and ``backward``.
+    """The base class of activations. To write one, derive from it and implement ``forward`` and ``backward``.
 
     Attributes
     ----------
@@ -55,11 +57,11 @@ class ActivationFunction:
     initializer: str = Traits.initializer
 
     def forward(self, ops: Ops, Z: Array) -> Array:
-        """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
+        """Return ``A = g(Z)`` (N3), shape (n, m)."""
         raise NotImplementedError
 
     def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
-        """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
+        """Return ``dZ = dA * g'(Z)`` (N12), shape (n, m)."""
         raise NotImplementedError
 
 
@@ -80,7 +82,7 @@ class Activation(ActivationFunction):
     UnknownNameError
         If there is no such activation; the message suggests the nearest match.
     ArgumentError
-        If the activation does not have an option, or its value is not a finite number.
+        If the activation has no such option, or the value of an option is not a finite number.
 
     Examples
     --------
@@ -93,20 +95,20 @@ class Activation(ActivationFunction):
 
     def __init__(self, name: str, **options: float) -> None:
         traits = look_up("activation", name, LIBRARY)
-        usual = {option: default(f"{name}.{option}") for option in traits.options}
-        checked = checked_options(name, usual, options, signed=True)
+        defaults = {option: default(f"{name}.{option}") for option in traits.options}
+        values = update_options(name, defaults, options, signed=True)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "options", tuple(checked.items()))
+        object.__setattr__(self, "options", tuple(values.items()))
         object.__setattr__(self, "range", traits.range)
         object.__setattr__(self, "initializer", traits.initializer)
 
     def forward(self, ops: Ops, Z: Array) -> Array:
-        """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
+        """Return ``A = g(Z)`` (N3), shape (n, m)."""
         A: Array = getattr(ops, self.name)(Z, **dict(self.options))
         return A
 
     def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
-        """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
+        """Return ``dZ = dA * g'(Z)`` (N12), shape (n, m)."""
         dZ: Array = getattr(ops, f"{self.name}_backward")(dA, Z, A, **dict(self.options))
         return dZ
 
@@ -115,13 +117,30 @@ class Activation(ActivationFunction):
 
 
 def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:
-    """Return the activation of this name; an activation object is returned unchanged."""
+    """Return the activation with this name; an activation object is returned unchanged."""
     return activation if isinstance(activation, ActivationFunction) else Activation(activation)
 
 
-def checked_options(name: str, defaults: dict[str, float], given: dict[str, Any], **limits: bool) -> dict[str, float]:
-    """Return `defaults` updated by `given`, after checking names, and values against `limits` as ``number`` does."""
-    for option in given:
+def update_options(name: str, defaults: dict[str, float], options: dict[str, Any], **limits: bool) -> dict[str, float]:
+    """Return `defaults` updated by `options`.
+
+    Parameters
+    ----------
+    name : str
+        The name of the activation or loss, for error messages.
+    defaults : dict of str to float
+        The known options and their default values.
+    options : dict
+        The values that the user has passed.
+    **limits : bool
+        The limits of the values, see :func:`deepnotes.utils.arguments.number`.
+
+    Raises
+    ------
+    ArgumentError
+        If an option is unknown or its value is outside the limits.
+    """
+    for option in options:
         if option not in defaults:
             raise ArgumentError(f"{name}: no option {option!r}; it has {', '.join(defaults) or 'none'}")
-    return defaults | {option: number(f"{name}: {option}", value, **limits) for option, value in given.items()}
+    return defaults | {option: number(f"{name}: {option}", value, **limits) for option, value in options.items()}

@@ -1,6 +1,6 @@
 """Initial weights, drawn on the host in double precision from a seeded NumPy generator.
 
-The same seed gives the same weights on every backend, and in every dtype up to the final rounding.
+The same seed gives the same weights on every backend. In float32 they are the float64 weights, rounded.
 """
 
 from collections.abc import Callable
@@ -13,24 +13,25 @@ import numpy as np
 from deepnotes.utils.errors import look_up
 
 Initializer: TypeAlias = Callable[["np.random.Generator", tuple[int, int]], np.ndarray]
-"""Takes the generator and the shape ``(n, n_prev)``, returns float64 weights of that shape."""
+"""A function that takes the generator and the shape ``(n, n_prev)``, and returns float64 weights of that shape."""
 
 
 Variance: TypeAlias = Callable[[int, int], float]
+"""A function that returns the variance of the weights for n and n_prev."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Random numbers around 0, whose variance depends on the sizes of the layer.
+    """An initializer that draws random numbers of mean 0, whose variance depends on the sizes of the layer.
 
     Parameters
     ----------
     variance : callable
         Returns the variance for n and n_prev.
     is_uniform : bool
-        Whether the numbers are uniformly distributed; else they are normally distributed.
+        True for a uniform distribution within ``±sqrt(3 variance)``, False for a normal distribution.
     sizes : (int, int), optional
-        n and n_prev; by default the shape to draw, which for ``W`` is the same.
+        n and n_prev; by default the shape of the array to draw, which for ``W`` is the same.
     """
 
     variance: Variance
@@ -51,7 +52,7 @@ def _zeros(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
 
 
 def _he(n: int, n_prev: int) -> float:
-    """Return the variance 2 / n_prev (arXiv:1502.01852)."""
+    """Return the variance 2 / n_prev (He et al., arXiv:1502.01852)."""
     return 2 / n_prev
 
 
@@ -66,12 +67,12 @@ def _lecun(n: int, n_prev: int) -> float:
 
 
 def _torch(n: int, n_prev: int) -> float:
-    """Return the variance 1 / (3 n_prev); its uniform limits ±1 / sqrt(n_prev) are those of ``torch.nn.Linear``."""
+    """Return the variance 1 / (3 n_prev) of ``torch.nn.Linear``, which is uniform within ±1 / sqrt(n_prev)."""
     return 1 / (3 * n_prev)
 
 
 def _sklearn_sigmoid(n: int, n_prev: int) -> float:
-    """Return the variance 2 / (3 (n + n_prev)), which scikit-learn uses with the activation "logistic"."""
+    """Return the variance 2 / (3 (n + n_prev)), which scikit-learn uses for the activation "logistic"."""
     return 2 / (3 * (n + n_prev))
 
 
@@ -90,20 +91,20 @@ LIBRARY: dict[str, Initializer] = {
 
 
 def as_initializer(initializer: str | Initializer, sizes: tuple[int, int] | None = None) -> Initializer:
-    """Return the initializer of this name; a callable is returned unchanged.
+    """Return the initializer with this name; a callable is returned unchanged.
 
     Parameters
     ----------
     initializer : str or callable
     sizes : (int, int), optional
-        n and n_prev of the layer; given for ``b``, whose variance depends on them as that of ``W`` does.
+        n and n_prev of the layer, which determine the variance of ``b``. For ``W`` they are its shape.
 
     Raises
     ------
     UnknownNameError
-        If there is no initializer of that name.
+        If there is no initializer with this name.
     """
     if callable(initializer):
         return initializer
-    found = look_up("initializer", initializer, LIBRARY)
-    return replace(found, sizes=sizes) if sizes is not None and isinstance(found, Spread) else found
+    named = look_up("initializer", initializer, LIBRARY)
+    return replace(named, sizes=sizes) if sizes is not None and isinstance(named, Spread) else named

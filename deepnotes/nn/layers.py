@@ -1,12 +1,13 @@
 """Layers: their parameters, and their forward and backward passes in terms of the equations.
 
-A layer is a frozen description and keeps no state: it receives its parameters as a mapping, and returns what backward
-needs in a cache. So a layer takes a few lines, and a user-defined one is no different from ours.
+A layer is an immutable description without state. It receives its parameters as a mapping, and its forward pass returns
+a cache for the backward pass. User-defined layers have the same interface.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
@@ -17,7 +18,16 @@ from deepnotes.utils.arguments import number, whole
 
 
 class Parameter(NamedTuple):
-    """One parameter of a layer: its shape, its initializer, and whether L2 and weight decay apply to it."""
+    """One parameter of a layer.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    initializer : callable
+        Draws the initial values.
+    decays : bool
+        Whether the L2 penalty and weight decay apply to the parameter.
+    """
 
     shape: tuple[int, int]
     initializer: Initializer
@@ -25,16 +35,16 @@ class Parameter(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Information for a layer beyond its input.
+    """The position of a layer in its network and in the training.
 
     Attributes
     ----------
     layer : int
-        The layer's index, from 1.
+        The index of the layer, from 1.
     seed : int
-        The network's seed, 64 bits.
+        The seed of the network, of 64 bits.
     step : Array of int64, 0-d, or None
-        The number of updates made so far while training; None when predicting.
+        During training, the number of updates made so far; None during prediction.
     """
 
     layer: int
@@ -43,27 +53,28 @@ class Context(NamedTuple):
 
 
 class Layer:
-    """The base class of layers; derive from it to write your own.
+    """The base class of layers. To write one, derive from it and implement ``forward`` and ``backward``.
 
-    A layer that has no parameters, and the same number of outputs as inputs, needs only ``forward`` and ``backward``.
+    A layer with parameters also implements :meth:`parameters`, and a layer whose number of outputs differs from its
+    number of inputs also implements :meth:`output_size`.
     """
 
     def output_size(self, inputs: int) -> int:
-        """Return the number of rows of ``A`` for ``A_prev`` of `inputs` rows."""
+        """Return n, the number of rows of ``A``, for ``A_prev`` of `inputs` rows; by default the same number."""
         return inputs
 
     def parameters(self, inputs: int) -> dict[str, Parameter]:
-        """Return the parameters by name; in a network, ``W`` of layer ``l`` is called ``W{l}``."""
+        """Return the parameters by name, by default none. A network calls the ``W`` of its layer 2 ``W2``."""
         return {}
 
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
-        """Return ``A``, shape (n, m), from ``A_prev``, shape (n_prev, m), and the cache that ``backward`` needs."""
+        """Return ``A``, shape (n, m), for ``A_prev``, shape (n_prev, m), and the cache that ``backward`` needs."""
         raise NotImplementedError
 
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return ``dA_prev`` per sample, shape (n_prev, m), and the gradient of the mean loss for each parameter."""
+        """Return ``dA_prev`` of each sample, shape (n_prev, m), and the gradient of the mean loss by each parameter."""
         raise NotImplementedError
 
 
@@ -91,14 +102,14 @@ class Dense(Layer):
         The number of neurons, ``n[l]``.
     activation : str or ActivationFunction, default "identity"
         ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, exp,
-        an :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined one.
+        an :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined activation.
     initializer : str or callable, optional
-        Draws the initial ``W``: zeros, or he, glorot or lecun with ``_normal`` or ``_uniform``, or a function of a
-        NumPy generator and a shape. By default he_normal for the relu family and glorot_uniform for the others, or the
-        one that :class:`~deepnotes.defaults` selects.
+        Draws the initial ``W``: zeros; he, glorot or lecun, followed by ``_normal`` or ``_uniform``; or a function that
+        takes a NumPy generator and a shape. By default he_normal for relu and similar activations and glorot_uniform
+        for the others, or the initializer that :class:`~deepnotes.defaults` selects.
     bias_initializer : str or callable, optional
-        Draws the initial ``b``; a named initializer has the same variance as for ``W``. By default zeros, or the one
-        that :class:`~deepnotes.defaults` selects.
+        Draws the initial ``b``. A named initializer has the same variance as for ``W``. By default zeros, or the
+        initializer that :class:`~deepnotes.defaults` selects.
 
     Raises
     ------
@@ -127,7 +138,7 @@ class Dense(Layer):
 
     @property
     def g(self) -> ActivationFunction:
-        """The activation, as N3 names it."""
+        """The activation function, called ``g`` in N3."""
         return as_activation(self.activation)
 
     def output_size(self, inputs: int) -> int:
@@ -170,12 +181,12 @@ class Dense(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """Sets each of its inputs to 0 with probability `rate` while training, and passes them on when predicting.
+    """A layer that sets each input to 0 with probability `rate` during training, and is the identity in predictions.
 
     Parameters
     ----------
     rate : float
-        At least 0, less than 1. Inputs that are kept are scaled by ``1 / (1 - rate)``.
+        At least 0 and less than 1. The inputs that are kept are multiplied by ``1 / (1 - rate)``.
 
     Raises
     ------
@@ -189,7 +200,7 @@ class Dropout(Layer):
         object.__setattr__(self, "rate", number("rate", self.rate, below=1))
 
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
-        """Return ``A_prev`` with dropped elements set to 0, shape (n, m), and the mask."""
+        """Return ``A_prev`` with dropped elements set to 0, shape (n, m), and the mask (None if nothing is dropped)."""
         if context.step is None or self.rate == 0:
             return A_prev, None
         keep = ops.dropout_mask(A_prev.shape, self.rate, context.seed, context.step, context.layer, A_prev.dtype)
@@ -202,32 +213,33 @@ class Dropout(Layer):
         return (dA if cache is None else ops.dropout(dA, cache, self.rate)), {}
 
 
-def started(layers: tuple["Layer", ...]) -> tuple["Layer", ...]:
-    """Return the layers of a network, with initializers that were not given filled in from the current dialect.
+def with_default_initializers(layers: tuple["Layer", ...]) -> tuple["Layer", ...]:
+    """Return the layers of a network, with the initializers of the current dialect where a layer specifies none.
 
-    The dialect of the notes fills in nothing: there each layer chooses by its activation.
+    The dialect of the notes has no initializers of its own: there the activation of a layer determines them.
     """
     names = [(key, default(f"Dense.{key}")) for key in ("initializer", "bias_initializer")]
     if not any(name for _, name in names):
         return layers
     dense = [layer for layer in layers if isinstance(layer, Dense)]
-    # In scikit-learn the activation of the hidden layers decides for the last layer, too.
+    # In scikit-learn, the activation of the hidden layers determines the initializer of the last layer as well.
     is_sigmoid = len(dense) > 1 and getattr(dense[0].g, "name", None) == "sigmoid"
     names = [
         (key, "sklearn_sigmoid_uniform" if is_sigmoid and name == "sklearn_uniform" else name) for key, name in names
     ]
-    return tuple(_started(layer, names) if isinstance(layer, Dense) else layer for layer in layers)
+    return tuple(_with_initializers(layer, names) if isinstance(layer, Dense) else layer for layer in layers)
 
 
-def _started(layer: "Layer", names: list[tuple[str, str | None]]) -> "Layer":
-    from copy import copy
+def _with_initializers(layer: Dense, names: list[tuple[str, str | None]]) -> Dense:
+    """Return a copy of `layer` with these initializers, given by field, where the layer specifies none.
 
+    An initializer that a user-defined activation specifies is kept.
+    """
     new = copy(layer)
+    g = layer.g
+    from_activation = not isinstance(g, Activation) and g.initializer != ActivationFunction.initializer
     for key, name in names:
-        g = cast(Any, layer).g
-        by_its_own = key == "initializer" and not (
-            isinstance(g, Activation) or g.initializer == ActivationFunction.initializer
-        )
-        if name is not None and getattr(layer, key) is None and not by_its_own:
+        is_specified = getattr(layer, key) is not None or (key == "initializer" and from_activation)
+        if name is not None and not is_specified:
             object.__setattr__(new, key, name)
     return new

@@ -1,11 +1,14 @@
-"""Losses by name, their stable fused forms with an activation (N11), and the base class of user-defined ones."""
+"""Losses by name, their numerically stable fusions with an activation (N11), and the base class of user-defined losses.
+
+A loss is fused with the activation of the last layer if it is computed from the logits Z of that layer.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.activations import Activation, ActivationFunction, Range, checked_options
+from deepnotes.nn.activations import Activation, ActivationFunction, Range, update_options
 from deepnotes.utils.errors import ArgumentError, look_up
 
 
@@ -14,12 +17,13 @@ class Traits:
     """The properties of one of the library's losses."""
 
     outputs: tuple[Range, ...] = ("real", "positive", "unit", "simplex")
-    """The ranges of activations that it may follow."""
+    """The ranges of the activations that the loss is defined on."""
     targets: Literal["real", "count", "unit", "simplex"] = "real"
-    """The values that Y may hold: any, >= 0, within 0..1, or distributions (class indices included)."""
+    """The allowed targets: any numbers, numbers >= 0, numbers between 0 and 1, or distributions and class indices."""
     fused: tuple[str, str] | None = None
-    """The activation, and the equation that computes the loss from its logits."""
+    """The activation that the loss is fused with, and the equation that computes the loss from the logits."""
     options: dict[str, float] = field(default_factory=dict)
+    """The options by name, with their default values."""
 
 
 LIBRARY: dict[str, Traits] = {
@@ -34,14 +38,15 @@ LIBRARY: dict[str, Traits] = {
 
 
 class LossFunction:
-    """The base class of losses; derive from it to write your own, and implement ``value`` and ``derivative``.
+    """The base class of losses. To write one, derive from it and implement ``value`` and ``derivative``.
 
     Attributes
     ----------
     outputs : tuple of str
-        The ranges of activations that it may follow, see :attr:`ActivationFunction.range`.
+        The ranges of the activations that the loss is defined on, see :attr:`ActivationFunction.range`.
     targets : {"real", "count", "unit", "simplex"}
-        The values that Y may hold; ``"simplex"`` means one-hot columns, distributions and class indices.
+        The allowed targets: any numbers, numbers of at least 0, numbers between 0 and 1, or columns that sum to 1. For
+        ``"simplex"``, the targets may also be class indices.
     """
 
     name = "custom"
@@ -53,19 +58,19 @@ class LossFunction:
         raise NotImplementedError
 
     def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dA = ∂L/∂A`` per sample, shape (k, m)."""
+        """Return ``dA = ∂L/∂A`` of each sample, shape (k, m)."""
         raise NotImplementedError
 
     def fused_with(self, activation: ActivationFunction) -> bool:
-        """Return whether this loss after `activation` has a form that is computed from the logits Z (N11)."""
+        """Return whether the loss after `activation` is computed from the logits Z (N11); by default False."""
         return False
 
     def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), from the logits; used where ``fused_with`` returns True."""
+        """Return the loss of each sample, shape (1, m), from the logits; called only if ``fused_with`` is True."""
         raise NotImplementedError
 
     def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dZ[L]``, shape (k, m); used where ``fused_with`` returns True."""
+        """Return ``dZ[L] = ∂L/∂Z``, shape (k, m); called only if ``fused_with`` is True."""
         raise NotImplementedError
 
 
@@ -86,7 +91,7 @@ class Loss(LossFunction):
     UnknownNameError
         If there is no such loss; the message suggests the nearest match.
     ArgumentError
-        If the loss does not have an option, or its value is not a finite number above 0.
+        If the loss has no such option, or the value of an option is not a finite number above 0.
 
     Examples
     --------
@@ -99,9 +104,9 @@ class Loss(LossFunction):
 
     def __init__(self, name: str, **options: float) -> None:
         traits = look_up("loss", name, LIBRARY)
-        checked = checked_options(name, traits.options, options, positive=True)
+        values = update_options(name, traits.options, options, positive=True)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "options", tuple(checked.items()))
+        object.__setattr__(self, "options", tuple(values.items()))
         object.__setattr__(self, "outputs", traits.outputs)
         object.__setattr__(self, "targets", traits.targets)
 
@@ -111,12 +116,12 @@ class Loss(LossFunction):
         return L
 
     def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dA = ∂L/∂A`` per sample, shape (k, m)."""
+        """Return ``dA = ∂L/∂A`` of each sample, shape (k, m)."""
         dA: Array = getattr(ops, f"{self.name}_derivative")(A, Y, **dict(self.options))
         return dA
 
     def fused_with(self, activation: ActivationFunction) -> bool:
-        """Return whether this loss after `activation` has a form that is computed from the logits Z (N11)."""
+        """Return whether the loss after `activation` is computed from the logits Z (N11)."""
         fused = LIBRARY[self.name].fused
         return fused is not None and isinstance(activation, Activation) and activation.name == fused[0]
 
@@ -141,33 +146,40 @@ class Loss(LossFunction):
 
 
 def as_loss(loss: str | LossFunction) -> LossFunction:
-    """Return the loss of this name; a loss object is returned unchanged."""
+    """Return the loss with this name; a loss object is returned unchanged."""
     return loss if isinstance(loss, LossFunction) else Loss(loss)
 
 
 def check_pair(loss: LossFunction, activation: Any) -> None:
-    """Raise ArgumentError if `loss` is not defined on the outputs of the last layer's `activation`."""
-    found = getattr(activation, "range", "real")
-    if found not in loss.outputs:
+    """Raise ArgumentError if `loss` is not defined on the range of `activation`, that of the last layer."""
+    output_range = getattr(activation, "range", "real")
+    if output_range not in loss.outputs:
         name = getattr(activation, "name", type(activation).__name__)
         fused = LIBRARY[loss.name].fused if loss.name in LIBRARY else None
-        wanted = f"use {fused[0]}" if fused else "use softplus, sigmoid or softmax"
+        advice = f"use {fused[0]}" if fused else "use softplus, sigmoid or softmax"
         raise ArgumentError(
             f"loss {loss.name!r} needs outputs that are {' or '.join(loss.outputs)}; the last layer's activation "
-            f"{name!r} gives {found} ones: {wanted}"
+            f"{name!r} gives {output_range} outputs: {advice}"
         )
 
 
 def loss_after(g: ActivationFunction | None, loss: str | LossFunction | None) -> LossFunction:
-    """Return the loss named or given; if None, the one that belongs to the last layer's activation `g`.
+    """Return the loss to use after the activation `g` of the last layer.
+
+    Parameters
+    ----------
+    g : ActivationFunction or None
+    loss : str or LossFunction, optional
+        By default binary_cross_entropy after sigmoid, categorical_cross_entropy after softmax, and mean_squared_error
+        after any other activation.
 
     Raises
     ------
     UnknownNameError
     ArgumentError
-        If it cannot follow `g`.
+        If the loss is not defined on the range of `g`.
     """
-    natural = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
-    chosen = as_loss(natural.get(getattr(g, "name", ""), "mean_squared_error") if loss is None else loss)
+    defaults = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
+    chosen = as_loss(defaults.get(getattr(g, "name", ""), "mean_squared_error") if loss is None else loss)
     check_pair(chosen, g)
     return chosen

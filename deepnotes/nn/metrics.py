@@ -1,4 +1,4 @@
-"""Metrics: figures for people to read, computed on the host from outputs and targets."""
+"""Metrics: figures that are reported to the user, computed on the host from outputs and targets."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -8,16 +8,17 @@ import numpy as np
 from deepnotes.utils.errors import ArgumentError, look_up
 
 Metric: TypeAlias = Callable[..., float]
-"""Takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. The library's metrics also take
-the weights of the samples, shape (m,), or None."""
+"""A function that takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. The metrics of
+this module have the sample weights as a third argument, shape (m,) or None."""
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
+"""One metric or several, by name or as functions."""
 
 
 def accuracy(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the fraction of samples that are classified correctly.
 
-    With one output the class is ``a > 0.5``. With more it is the index of the largest output, the first one if several
-    are equal; NaN counts as the largest.
+    With one output, the class is ``a > 0.5``. With several outputs, it is the index of the first largest output, where
+    NaN counts as the largest.
     """
     if A.shape[0] == 1:
         return float(np.average(((A > 0.5) == (Y > 0.5))[0], weights=w))
@@ -35,7 +36,7 @@ def mean_absolute_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = Non
 
 
 def r2(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
-    """Return the mean over the outputs of the coefficient of determination; 0 for an output that never varies."""
+    """Return the mean over the outputs of the coefficient of determination; 0 for an output whose targets are equal."""
     weights = np.ones(Y.shape[1]) if w is None else w
     residual = (A - Y) ** 2 @ weights
     total = (Y - np.average(Y, axis=1, weights=w)[:, None]) ** 2 @ weights
@@ -56,24 +57,24 @@ RISING = {"accuracy", "r2"}
 
 
 def as_metrics(metrics: Metrics) -> dict[str, Metric]:
-    """Return metrics that are given by name or as functions, as a dict by name.
+    """Return metrics, given by name or as functions, in a dict by name.
 
     Raises
     ------
     UnknownNameError
-        If there is no metric of that name.
+        If there is no metric with one of the names.
     ArgumentError
-        If `metrics` is not a sequence, or if one has the name of another or of the loss.
+        If `metrics` is not a sequence, or if a metric has the name of another metric or of the loss.
     """
     try:
-        given = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+        sequence = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
     except TypeError:
         raise ArgumentError.of("metrics", metrics, "a name, a function or a sequence of them, () for none") from None
-    found: dict[str, Metric] = {}
-    for metric in given:
+    by_name: dict[str, Metric] = {}
+    for metric in sequence:
         function = metric if callable(metric) else look_up("metric", metric, LIBRARY)
         name = metric if isinstance(metric, str) else str(getattr(metric, "__name__", repr(metric)))
-        if name in {"loss", "val_loss", *found}:
+        if name in {"loss", "val_loss", *by_name}:
             raise ArgumentError(f"metrics: {name!r} is the name of another figure, wanted names that differ")
-        found[name] = function
-    return found
+        by_name[name] = function
+    return by_name

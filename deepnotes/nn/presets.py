@@ -1,9 +1,9 @@
-"""Default settings: those of the notes, or those of PyTorch, Keras or scikit-learn.
+"""Default settings of the notes, PyTorch, Keras and scikit-learn.
 
-The defaults of each system, a *dialect*, are a table in this file. A part takes its defaults from the current dialect
-when it is made: an activation its slope, an optimizer its rates, and a network the initializers that its layers leave
-open. Explicit arguments always win. A network remembers the dialect that it was made in, so that an optimizer passed to
-its ``fit`` by name has the same system's defaults; model files store the dialect as well.
+A *dialect* is the table of the defaults of one of these systems. Objects take their defaults from the current dialect
+when they are created: an activation its slope, an optimizer its rates, and a network the initializers of layers that
+specify none. Explicit arguments take precedence. A network stores the dialect in which it was created, and so do its
+model files; an optimizer that is passed to its ``fit`` by name has the defaults of that dialect.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from deepnotes.utils.errors import look_up
 Settings = Mapping[str, Any]
 
 NOTES: Settings = {
-    "Dense.initializer": None,  # by the activation: he_normal for the relu family, else glorot_uniform
+    "Dense.initializer": None,  # determined by the activation, see deepnotes.nn.activations.LIBRARY
     "Dense.bias_initializer": None,  # zeros
     "leaky_relu.slope": 0.001,  # N9
     "elu.alpha": 1.0,
@@ -54,7 +54,7 @@ TORCH: Settings = {
 KERAS: Settings = {
     **NOTES,
     "Dense.initializer": "glorot_uniform",
-    "leaky_relu.slope": 0.2,  # of activation="leaky_relu"; the layer LeakyReLU has 0.3
+    "leaky_relu.slope": 0.2,  # of activation="leaky_relu"; the layer keras.layers.LeakyReLU has 0.3
     "SGD.rate_in_velocity": True,
     "RMSProp.epsilon_inside": True,
     "Adam.epsilon": 1e-7,
@@ -64,12 +64,12 @@ KERAS: Settings = {
 }
 
 SKLEARN: Settings = {
-    **NOTES,  # it has no leaky_relu, elu, RMSProp and AdamW
+    **NOTES,  # for leaky_relu, elu, RMSProp and AdamW, which scikit-learn does not have
     "Dense.initializer": "sklearn_uniform",
     "Dense.bias_initializer": "sklearn_uniform",
     "SGD.learning_rate": 0.001,
     "SGD.momentum": 0.9,
-    "SGD.nesterov": None,  # wherever there is momentum
+    "SGD.nesterov": None,  # True if momentum is above 0
     "SGD.rate_in_velocity": True,
     "Adam.epsilon_hat": True,
 }
@@ -80,10 +80,10 @@ DIALECTS: Mapping[str, Settings] = MappingProxyType(
 
 
 class defaults:
-    """Make a system's defaults those of what is made within a ``with`` block.
+    """A context manager that selects the default settings of a system for objects created within its ``with`` block.
 
-    As with :func:`deepnotes.use_backend`, that is for this thread or async task alone; a new thread begins with the
-    notes'. Outside of a block, a call has no effect.
+    As with :func:`deepnotes.use_backend`, the selection applies only to the current thread or async task; a new thread
+    starts with the defaults of the notes. Without a ``with`` block, a call has no effect.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class defaults:
     Raises
     ------
     UnknownNameError
-        If there is no such dialect.
+        If there is no dialect with this name.
 
     Examples
     --------
@@ -125,8 +125,8 @@ _current: ContextVar[defaults | None] = ContextVar("deepnotes_defaults", default
 
 def current_dialect() -> str:
     """Return the name of the current dialect."""
-    in_force = _current.get()
-    return "notes" if in_force is None else in_force.name
+    current = _current.get()
+    return "notes" if current is None else current.name
 
 
 def default(key: str) -> Any:
@@ -141,13 +141,13 @@ def default(key: str) -> Any:
 
 
 def default_of(key: str) -> Callable[[], Any]:
-    """Return a default factory for a dataclass field; each call looks the setting up in the current dialect."""
+    """Return a default factory for a dataclass field, which looks the setting up in the current dialect when called."""
     return partial(default, key)
 
 
 @contextmanager
 def in_dialect(name: str | None) -> Iterator[None]:
-    """Make a dialect the current one within a ``with`` block; None leaves the current one as it is."""
+    """Select a dialect within a ``with`` block; None leaves the current dialect selected."""
     if name is None:
         yield
         return

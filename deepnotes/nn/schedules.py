@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the rate as a function of the update's number, 0, 1, 2, ...
+"""Learning-rate schedules: the rate as a function of the number of the update, counted from 0.
 
-Every learning rate may be a number or a schedule. Rates are computed on the host in double precision, for a chunk of
-updates at a time, so a user-defined schedule runs on every backend.
+A learning rate is a number or a schedule. The rates of a chunk of updates are computed at once, on the host and in
+double precision, so user-defined schedules run on every backend.
 """
 
 import math
@@ -14,14 +14,14 @@ from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.errors import ArgumentError
 
 Memory: TypeAlias = Mapping[str, float]
-"""What a schedule remembers from epoch to epoch: numbers by name, empty before the first."""
+"""The state of a schedule between epochs: numbers by name, empty before the first epoch."""
 
 
 class Schedule:
-    """The base class of schedules; derive from it to write your own, and implement ``__call__(step)``.
+    """The base class of schedules. To write one, derive from it and implement ``__call__(step)``.
 
-    A schedule that depends on how the training proceeds implements :meth:`observe` and :meth:`adjust` as well. What it
-    remembers belongs to the training, not to the schedule: a checkpoint keeps it.
+    A schedule that depends on the progress of the training implements :meth:`observe` and :meth:`adjust` as well. Their
+    memory is part of the training, not of the schedule object, and is saved in checkpoints.
     """
 
     def __call__(self, step: int) -> float:
@@ -29,22 +29,23 @@ class Schedule:
         raise NotImplementedError
 
     def rates(self, first: int, count: int) -> list[float]:
-        """Return the rates of `count` updates, starting with number `first`."""
+        """Return the rates of `count` updates, starting with update number `first`."""
         return [self(step) for step in range(first, first + count)]
 
     def observe(self, memory: Memory, value: float) -> Memory:
-        """Return what to remember after an epoch, the memory after the one before it given; here nothing new.
+        """Return the memory after an epoch; by default, it does not change.
 
         Parameters
         ----------
         memory : mapping of str to float
+            The memory after the previous epoch.
         value : float
-            The validation loss of the epoch, or its training loss if there is no validation.
+            The validation loss of the epoch, or its training loss if there are no validation data.
         """
         return memory
 
     def adjust(self, rates: Sequence[float], memory: Memory) -> Sequence[float]:
-        """Return what :meth:`rates` returned, changed as `memory` demands; here as it is."""
+        """Return the rates of the next updates, given the result of :meth:`rates`; by default the same rates."""
         return rates
 
 
@@ -52,7 +53,7 @@ Rate: TypeAlias = "float | Schedule"
 
 
 def _python_numbers(schedule: Any) -> None:
-    """Convert the numbers of a schedule to Python's, whose integers cannot overflow."""
+    """Convert the NumPy numbers in the fields of a schedule to Python's, whose integers cannot overflow."""
     for field in fields(schedule):
         value = getattr(schedule, field.name)
         if isinstance(value, Real) and not isinstance(value, int | float):
@@ -60,7 +61,7 @@ def _python_numbers(schedule: Any) -> None:
 
 
 def _power(base: float, exponent: float) -> float:
-    """Return ``base ** exponent``, or infinity if it overflows, which the fit loop then reports."""
+    """Return ``base ** exponent``, or infinity if it overflows; the fit loop reports infinite rates."""
     try:
         return float(float(base) ** float(exponent))
     except OverflowError:
@@ -69,7 +70,7 @@ def _power(base: float, exponent: float) -> float:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same rate at every step."""
+    """The same rate for every update."""
 
     learning_rate: float
 
@@ -82,7 +83,7 @@ class Constant(Schedule):
         return float(self.learning_rate)
 
     def rates(self, first: int, count: int) -> list[float]:
-        """Return the rate `count` times."""
+        """Return the rate, repeated `count` times."""
         return [float(self.learning_rate)] * count
 
 
@@ -94,7 +95,7 @@ class StepDecay(Schedule):
     ----------
     learning_rate : float
     every : int
-        Number of steps between two drops.
+        The number of updates between two reductions.
     factor : float, default 0.1
     """
 
@@ -121,7 +122,7 @@ class ExponentialDecay(Schedule):
     ----------
     learning_rate : float
     every : int
-        Number of steps in which the rate falls by `factor`.
+        The number of updates in which the rate changes by `factor`.
     factor : float, default 0.9
     """
 
@@ -142,15 +143,17 @@ class ExponentialDecay(Schedule):
 
 @dataclass(frozen=True)
 class CosineDecay(Schedule):
-    """A linear warm-up to `learning_rate`, then half a cosine down to `final` (arXiv:1608.03983, without restarts).
+    """A linear warm-up to `learning_rate`, then half a cosine wave down to `final`.
+
+    Loshchilov and Hutter, arXiv:1608.03983, without restarts.
 
     Parameters
     ----------
     learning_rate : float
     steps : int
-        Total number of updates, warm-up included; after them the rate stays at `final`.
+        The total number of updates, warm-up included; afterwards the rate stays at `final`.
     warmup : int, default 0
-        Number of warm-up updates; the first has the rate ``learning_rate / warmup``.
+        The number of updates of the warm-up; the first one has the rate ``learning_rate / warmup``.
     final : float, default 0.0
 
     Examples
@@ -179,13 +182,13 @@ class CosineDecay(Schedule):
         if step < self.warmup:
             rate = float(self.learning_rate) * (step + 1) / self.warmup
             return rate if rate < math.inf else self.learning_rate * ((step + 1) / self.warmup)
-        share = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
-        return self.final + (self.learning_rate - self.final) * 0.5 * (1 + math.cos(math.pi * share))
+        progress = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        return self.final + (self.learning_rate - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
-    """``learning_rate / (step + 1) ** power``, as scikit-learn's ``invscaling``."""
+    """``learning_rate / (step + 1) ** power``, the schedule "invscaling" of scikit-learn."""
 
     learning_rate: float
     power: float = 0.5
@@ -213,18 +216,18 @@ class ReduceOnPlateau(Schedule):
     patience : int, default 10
         The number of epochs without improvement to wait before each reduction.
     min_delta : float, default 1e-4
-        The least improvement that counts, as a fraction of the best value.
+        The smallest decrease of the loss that counts as an improvement, as a fraction of the lowest loss.
     min_rate : float, default 0.0
-        The rate is never reduced below this; at most `learning_rate`.
+        Reductions do not lower the rate below this; at most `learning_rate`.
 
     Raises
     ------
     ArgumentError
-        If a value is out of its range.
+        If an argument is out of its range.
 
     Notes
     -----
-    It remembers a :class:`Plateau`.
+    The memory consists of the fields of a :class:`Plateau`.
     """
 
     learning_rate: Rate
@@ -248,15 +251,16 @@ class ReduceOnPlateau(Schedule):
         return as_schedule(self.learning_rate)(step)
 
     def observe(self, memory: Memory, value: float) -> Memory:
-        """Return what is remembered after an epoch that ended with `value`."""
+        """Return the memory after an epoch with the loss `value`."""
         return asdict(self._after(Plateau(**cast(Any, memory)), value))
 
     def adjust(self, rates: Sequence[float], memory: Memory) -> Sequence[float]:
-        """Return the rates times the scale that is remembered, but none below `min_rate` that was not so before."""
+        """Return the rates times the scale in `memory`; a rate above `min_rate` is not reduced below it."""
         scale = Plateau(**cast(Any, memory)).scale
         return [max(rate * scale, min(rate, self.min_rate)) for rate in map(float, rates)]
 
     def _after(self, plateau: "Plateau", value: float) -> "Plateau":
+        """Return the plateau after an epoch with the loss `value`, given the plateau before it."""
         if value < plateau.best - self.min_delta * abs(plateau.best) or math.isinf(plateau.best):
             return Plateau(value, 0, plateau.scale)
         if plateau.waited < self.patience:
@@ -266,7 +270,17 @@ class ReduceOnPlateau(Schedule):
 
 @dataclass(frozen=True)
 class Plateau:
-    """The state that :class:`ReduceOnPlateau` carries from epoch to epoch."""
+    """The state of :class:`ReduceOnPlateau` between epochs.
+
+    Attributes
+    ----------
+    best : float
+        The lowest loss so far.
+    waited : int
+        The number of epochs without improvement since the lowest loss or the last reduction.
+    scale : float
+        The product of all reductions so far.
+    """
 
     best: float = math.inf
     waited: int = 0
@@ -274,11 +288,11 @@ class Plateau:
 
 
 def as_schedule(rate: Rate) -> Schedule:
-    """Return a schedule for a rate: a constant one for a number; a schedule is returned unchanged.
+    """Return a schedule for a rate: :class:`Constant` for a number; a schedule is returned unchanged.
 
     Raises
     ------
     ArgumentError
-        If it is neither a schedule nor a finite number above 0.
+        If `rate` is neither a schedule nor a finite number above 0.
     """
     return rate if isinstance(rate, Schedule) else Constant(rate)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from plans import blobs
-from test_own_parts import Scale, SquaredError, Swish
+from test_user_defined import Scale, SquaredError, Swish
 
 import deepnotes as dn
 from deepnotes.backends import eager as eager_module

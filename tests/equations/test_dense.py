@@ -1,4 +1,4 @@
-"""The dense layer, N1 to N5 and N12 to N16: small integers, whose every sum is exact, and formulas by hand."""
+"""The dense layer, N1 to N5 and N12 to N16, on small integers, whose sums are exact, and on formulas by hand."""
 
 import math
 
@@ -18,14 +18,14 @@ def integers(seed, *shape, dtype=np.float64):
 
 
 def network(layers, inputs, seed=0):
-    """Return a float64 network whose parameters, biases too, are small integers."""
+    """Return a float64 network whose weights and biases are small integers."""
     net = dn.Network(layers, inputs, backend="numpy", dtype="float64", seed=0)
     net.set_flat(integers(seed, net.layout.size))
     return net
 
 
 def test_each_neuron_by_itself_is_a_row_of_the_layer():
-    """N1: z_j = w_j · a + b_j for one neuron and one sample, and the same row of N2."""
+    """N1: z_j = w_j · a + b_j for each neuron and sample, which is a row of N2."""
     W, A_prev, b = integers(0, 4, 3), integers(1, 3, 5), integers(2, 4, 1)
     Z = eq.linear(np, W, A_prev, b)
     for j in range(4):
@@ -36,7 +36,7 @@ def test_each_neuron_by_itself_is_a_row_of_the_layer():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_bias_broadcasts_over_the_samples(dtype):
-    """N2: Z = W A_prev + b, the rows of W are the neurons."""
+    """N2: Z = W A_prev + b, where the rows of W are the neurons."""
     W = np.array([[1, 2, 3], [0, -1, 4]], dtype)
     A_prev = np.array([[1, 0], [2, 5], [-3, 1]], dtype)
     b = np.array([[10], [-20]], dtype)
@@ -47,14 +47,14 @@ def test_the_bias_broadcasts_over_the_samples(dtype):
 
 @pytest.mark.parametrize(("n", "n_prev", "m"), SHAPES)
 def test_shapes(n, n_prev, m):
-    """N2, N3, N12 to N15: every array of a layer has the shape of the notes, for no samples too."""
+    """N2, N3, N12 to N15: every array of a layer has the shape given in the notes, also without samples."""
     W, b, A_prev = integers(0, n, n_prev), integers(1, n, 1), integers(2, n_prev, m)
-    layer, ops, own = Dense(n, "sigmoid"), dn.get_backend("numpy").ops, {"W": W, "b": b}
-    A, cache = layer.forward(ops, own, A_prev, Context(1, 0, None))
+    layer, ops, parameters = Dense(n, "sigmoid"), dn.get_backend("numpy").ops, {"W": W, "b": b}
+    A, cache = layer.forward(ops, parameters, A_prev, Context(1, 0, None))
     assert A.shape == (n, m)
     assert {x.shape for x in cache} == {(n_prev, m), (n, m)}
     if m:
-        dA_prev, gradients = layer.backward(ops, own, cache, np.ones((n, m)))
+        dA_prev, gradients = layer.backward(ops, parameters, cache, np.ones((n, m)))
         assert dA_prev.shape == A_prev.shape
         assert {name: g.shape for name, g in gradients.items()} == {"W": W.shape, "b": b.shape}
 
@@ -77,7 +77,7 @@ def test_two_linear_layers_are_one():
 
 @pytest.mark.parametrize("depth", [2, 3, 5])
 def test_a_network_of_any_depth_without_activations_is_one_layer(depth):
-    """N4: with g = identity any depth collapses to W A[0] + b with W = W[L] ... W[1], all in exact integers."""
+    """N4: with g = identity, any depth collapses to W A[0] + b with W = W[L] ... W[1]; all integers are exact."""
     net = network([Dense(2 + layer % 3) for layer in range(depth)], inputs=3)
     W, b = np.eye(3), np.zeros((3, 1))
     for layer in range(1, depth + 1):
@@ -87,8 +87,8 @@ def test_a_network_of_any_depth_without_activations_is_one_layer(depth):
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
-def test_only_an_activation_that_is_not_linear_keeps_layers_apart(activation):
-    """N4: an affine map sends midpoints to midpoints; the network does so with the identity and with no other g."""
+def test_a_network_is_affine_only_with_a_linear_activation(activation):
+    """N4: an affine map sends midpoints to midpoints; the network does so with the identity, and with no other g."""
     net = network([Dense(4, activation), Dense(2)], inputs=3)
     x, y = integers(5, 3, 4), integers(6, 3, 4)
     midpoints = net.predict((x + y) / 2), (net.predict(x) + net.predict(y)) / 2
@@ -96,9 +96,9 @@ def test_only_an_activation_that_is_not_linear_keeps_layers_apart(activation):
 
 
 def test_the_drawn_example():
-    """N5: 3 inputs, a hidden layer of 4 neurons, 1 sigmoid output, neuron by neuron.
+    """N5: 3 inputs, a hidden layer of 4 neurons and 1 sigmoid output, computed neuron by neuron.
 
-    Every Z is exact, so all that differs from the scalar formula is the sigmoid: 5 ulp at most, on either side.
+    Every Z is exact, so only the sigmoid is rounded: at most 5 ulp in the network, and 5 ulp in the scalar formula.
     """
     net = network([Dense(4, "relu"), Dense(1, "sigmoid")], inputs=3)
     assert {name: p.shape for name, p in net.parameters.items()} == {
@@ -106,7 +106,7 @@ def test_the_drawn_example():
     }  # fmt: skip
     assert net.layout.size == (4 * 3 + 4) + (1 * 4 + 1) == 21
 
-    net.parameters["W2"] = net.parameters["W2"] / 64  # keeps Z[2] small enough for a sigmoid between 0 and 1
+    net.parameters["W2"] = net.parameters["W2"] / 64  # so that the sigmoid of Z[2] is not rounded to 0 or 1
     W1, b1, W2, b2 = net.parameters.values()
     X = integers(5, 3, 6)
     for i, a in enumerate(net.predict(X)[0].tolist()):
@@ -118,7 +118,7 @@ def test_the_drawn_example():
 
 
 def test_dz_is_da_times_the_slope():
-    """N12: dZ = dA * g'(Z), each element by itself: a ReLU passes on dA where z > 0."""
+    """N12: dZ = dA * g'(Z), elementwise: relu passes dA on where z > 0."""
     dA, Z = integers(0, 4, 5), integers(1, 4, 5)
     dZ = eq.relu_backward(np, dA, Z, eq.relu(np, Z))
     assert (Z == 0).any()
@@ -132,7 +132,7 @@ def test_weight_gradient():
 
 
 def test_bias_gradient():
-    """N14: db = (1/m) Σ dZ over the samples, the axis kept."""
+    """N14: db = (1/m) Σ dZ over the samples, with the axis kept."""
     assert eq.bias_gradient(np, np.array([[4.0, -8.0], [2.0, 6.0]])).tolist() == [[-2.0], [4.0]]
 
 
@@ -143,7 +143,7 @@ def test_input_gradient():
 
 
 def test_the_mean_over_the_samples_is_taken_once():
-    """N13, N14, N15: samples given twice leave dW and db as they are, and repeat dA_prev; m is a power of 2."""
+    """N13, N14, N15: repeating all samples does not change dW and db, and repeats dA_prev; m is a power of 2."""
     W, dZ, A_prev = integers(0, 4, 3), integers(1, 4, 8), integers(2, 3, 8)
     dZ2, A_prev2 = np.tile(dZ, 2), np.tile(A_prev, 2)
     assert eq.weight_gradient(np, dZ2, A_prev2).tolist() == eq.weight_gradient(np, dZ, A_prev).tolist()
@@ -155,12 +155,12 @@ def test_the_mean_over_the_samples_is_taken_once():
     assert {k: g.tolist() for k, g in once.items()} == {k: g.tolist() for k, g in twice.items()}
 
 
-def test_a_layer_backward_is_the_four_equations():
-    """N12, N13, N14, N15 composed by :class:`Dense`, on integers."""
+def test_the_backward_pass_of_a_layer_composes_four_equations():
+    """N12, N13, N14 and N15, composed by :class:`Dense`, on integers."""
     W, b, A_prev, dA = integers(0, 4, 3), integers(1, 4, 1), integers(2, 3, 8), integers(3, 4, 8)
-    layer, ops, own = Dense(4, "relu"), dn.get_backend("numpy").ops, {"W": W, "b": b}
-    _, cache = layer.forward(ops, own, A_prev, Context(1, 0, None))
-    dA_prev, gradients = layer.backward(ops, own, cache, dA)
+    layer, ops, parameters = Dense(4, "relu"), dn.get_backend("numpy").ops, {"W": W, "b": b}
+    _, cache = layer.forward(ops, parameters, A_prev, Context(1, 0, None))
+    dA_prev, gradients = layer.backward(ops, parameters, cache, dA)
     dZ = dA * (W @ A_prev + b > 0)
     assert gradients["W"].tolist() == (dZ @ A_prev.T / 8).tolist()
     assert gradients["b"].tolist() == (dZ.sum(axis=1, keepdims=True) / 8).tolist()
@@ -169,10 +169,10 @@ def test_a_layer_backward_is_the_four_equations():
 
 @pytest.mark.parametrize("m", [1, 6])
 def test_the_two_layer_chain_written_out(m):
-    """N16: ∂L/∂W[1] = (W[2]ᵀ (A[2] - Y) * g'[1](Z[1])) Xᵀ per sample, and net.gradients is its mean.
+    """N16: ∂L/∂W[1] = (W[2]ᵀ (A[2] - Y) * g'[1](Z[1])) Xᵀ for each sample; net.gradients is the mean.
 
-    Z[1] is an exact integer and there is one output, so both sides have the same factors in the last product; it sums
-    m of them, in an order of the library's choice.
+    Z[1] is an exact integer and there is one output, so both sides have the same factors in the last product. It sums
+    m products, in an order that the library chooses.
     """
     net = network([Dense(4, "tanh"), Dense(1, "sigmoid")], inputs=3, seed=1)
     net.parameters["W1"] = np.sign(net.parameters["W1"])
@@ -198,6 +198,6 @@ def test_gather_takes_columns_in_the_order_given():
     assert eq.gather(np, X, indices[:0]).shape == (3, 0)
 
 
-def test_standardize_is_feature_by_feature():
+def test_standardize_scales_each_feature():
     X, mean, scale = np.array([[3.0, 5.0], [10.0, 30.0]]), np.array([[1.0], [20.0]]), np.array([[2.0], [10.0]])
     assert eq.standardize(np, X, mean, scale).tolist() == [[1.0, 2.0], [-1.0, 1.0]]

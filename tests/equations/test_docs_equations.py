@@ -1,4 +1,4 @@
-"""docs/equations.md names what is there: every equation, function and test, each of which cites the number."""
+"""The functions and tests that docs/equations.md names exist, and their docstrings cite the number of the equation."""
 
 import ast
 import re
@@ -17,22 +17,23 @@ TESTS = [(int(n), *test) for n, text in PROOFS for test in re.findall(r"`(tests/
 
 
 def cited(text):
-    """Return the numbers that a docstring cites; ``N11 to N15`` are five."""
-    found = set()
+    """Return the numbers of the equations that a docstring cites; ``N11 to N15`` is five numbers."""
+    numbers = set()
     for first, last in re.findall(r"\bN(\d+)(?: to N(\d+))?\b", text or ""):
-        found |= set(range(int(first), int(last or first) + 1))
-    return found
+        numbers |= set(range(int(first), int(last or first) + 1))
+    return numbers
 
 
 @cache
 def docstrings(path):
+    """Return the docstrings of the functions of a file, by name."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     return {node.name: ast.get_docstring(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("found", [ROWS, PROOFS, FUNCTIONS, TESTS], ids=["row", "proof", "function", "test"])
-def test_every_equation_has_its_row_its_function_and_its_proof(found):
-    assert {int(n) for n, *_ in found} == set(range(1, 17))
+@pytest.mark.parametrize("entries", [ROWS, PROOFS, FUNCTIONS, TESTS], ids=["row", "proof", "function", "test"])
+def test_every_equation_has_a_row_a_function_and_a_proof(entries):
+    assert {int(n) for n, *_ in entries} == set(range(1, 17))
 
 
 def test_every_equation_has_one_row_and_one_proof():
@@ -49,6 +50,6 @@ def test_tests_exist_and_cite_their_number(number, path, name):
     assert number in cited(docstrings(path)[name])
 
 
-def test_nothing_that_is_named_was_overlooked():
+def test_the_page_names_no_other_functions_and_tests():
     names = re.findall(r"`(deepnotes\.[\w.]+|tests/[\w/]+\.py::\w+)`", PAGE)
     assert len(names) == len(FUNCTIONS) + len(TESTS)

@@ -1,4 +1,4 @@
-"""The losses, N10, N11 and their kin: formulas by hand, derivatives as difference quotients, weights as repetition."""
+"""The losses, N10, N11 and variants: values, derivatives against difference quotients, weights against repetition."""
 
 import math
 from decimal import Decimal, localcontext
@@ -18,7 +18,7 @@ OPS = dn.get_backend("numpy").ops
 
 @pytest.fixture(autouse=True)
 def _silent():
-    """An exponential that overflows is the right intermediate; the programs silence NumPy as well."""
+    """Silence NumPy: an exponential that overflows is a correct intermediate value."""
     with np.errstate(all="ignore"):
         yield
 
@@ -38,18 +38,19 @@ LOSSES = [Loss(name, **({"delta": 0.25} if name == "huber" else {})) for name in
 
 
 def reference(name, A, Y):
-    """Return the loss of a sample: the mean over its k outputs, or their sum where they are one distribution."""
+    """Return the loss of a sample: the mean over its outputs, or for categorical cross-entropy their sum."""
     terms = [REFERENCE[name](a, y) for a, y in zip(A, Y, strict=True)]
     return sum(terms) / (1 if name == "categorical_cross_entropy" else len(terms))
 
 
 def data(k, m=40, seed=0):
-    """Return outputs and targets strictly between 0 and 1, whose differences are odd multiples of 1/32: no kinks."""
+    """Return outputs and targets between 0 and 1 whose differences are odd multiples of 1/32, away from all kinks."""
     rng = np.random.default_rng(seed)
     return rng.integers(1, 16, (k, m)) / 16, rng.integers(1, 16, (k, m)) / 16 + 1 / 32
 
 
 def columns(A, Y):
+    """Yield the outputs and targets of each sample as decimal numbers."""
     for a, y in zip(A.T.tolist(), Y.T.tolist(), strict=True):
         yield [Decimal(x) for x in a], [Decimal(x) for x in y]
 
@@ -61,22 +62,23 @@ def test_every_loss_has_a_reference():
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_values_are_those_of_the_formula(loss, k):
-    """N10 and its kin: one value per sample, the mean over its outputs.
+    """N10 and variants: one value per sample, the mean over its outputs.
 
-    Here no term is larger than 3. Each has at most 8 roundings, a logarithm 2 of them, and k of them are added.
+    For these data no term is larger than 3. A term has at most 8 roundings, 2 of them in a logarithm, and k terms are
+    added.
     """
     A, Y = data(k)
     L = loss.value(OPS, A, Y)
     assert L.shape == (1, A.shape[1])
-    for found, (a, y) in zip(L[0].tolist(), columns(A, Y), strict=True):
+    for value, (a, y) in zip(L[0].tolist(), columns(A, Y), strict=True):
         size = 3 * (k if loss.name == "categorical_cross_entropy" else 1)
-        assert abs(found - float(reference(loss.name, a, y))) <= (8 + k) * U * size
+        assert abs(value - float(reference(loss.name, a, y))) <= (8 + k) * U * size
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_derivatives_are_those_of_the_formula(loss, k):
-    """N10 and its kin: dA = ∂L/∂A, the difference quotient of the formula with 50 digits; 8 roundings at most."""
+    """N10 and variants: dA = ∂L/∂A is the difference quotient of the formula with 50 digits, within 8 roundings."""
     A, Y = data(k)
     dA = loss.derivative(OPS, A, Y)
     assert dA.shape == A.shape
@@ -85,12 +87,12 @@ def test_derivatives_are_those_of_the_formula(loss, k):
         for j in range(k):
             with localcontext(prec=50):
                 up, down = ([x + s * (q == j) for q, x in enumerate(a)] for s in (h, -h))
-                true = float((reference(loss.name, up, y) - reference(loss.name, down, y)) / (2 * h))
-            assert abs(dA[j, i] - true) <= 8 * U * (abs(true) + 1 / k)
+                exact = float((reference(loss.name, up, y) - reference(loss.name, down, y)) / (2 * h))
+            assert abs(dA[j, i] - exact) <= 8 * U * (abs(exact) + 1 / k)
 
 
 def test_binary_cross_entropy_by_hand():
-    """N10: L = -(y log a + (1 - y) log(1 - a)); two logarithms and three more roundings."""
+    """N10: L = -(y log a + (1 - y) log(1 - a)), within the roundings of two logarithms, two products and two sums."""
     A, Y = np.array([[0.5, 0.8, 0.8, 0.3]]), np.array([[1.0, 1.0, 0.0, 0.25]])
     expected = [
         math.log(2),
@@ -102,16 +104,17 @@ def test_binary_cross_entropy_by_hand():
 
 
 def test_the_cost_is_the_mean_over_the_samples():
-    """N10: the cost is the mean of L over m; small integers."""
+    """N10: the cost is the mean of L over the m samples, exact for small integers."""
     cost = eq.mean_loss(np, np.array([[1.0, 2.0, 6.0, -1.0]]))
     assert cost.shape == ()
     assert cost == 2.0
 
 
 def test_sigmoid_with_binary_cross_entropy_gives_a_minus_y():
-    """N11: dZ[L] = A[L] - Y, which is N10's derivative taken through the sigmoid by N12.
+    """N11: dZ[L] = A[L] - Y, which is the derivative of N10 times the slope of the sigmoid (N12).
 
-    Both divide and multiply by the same rounded ``a (1 - a)``, so two roundings are all that can differ.
+    The derivative is divided, and the slope multiplied, by the same rounded ``a (1 - a)``, so only the roundings of the
+    quotient and of the product remain.
     """
     Z = np.linspace(-8, 8, 41)[None]
     A = eq.sigmoid(np, Z)
@@ -123,16 +126,17 @@ def test_sigmoid_with_binary_cross_entropy_gives_a_minus_y():
         assert (abs(chain - delta) <= 3 * U * abs(delta)).all()
 
 
-def test_several_sigmoid_outputs_share_the_mean():
-    """N11 for k outputs: (A - Y) / k."""
+def test_the_delta_of_k_sigmoid_outputs_is_divided_by_k():
+    """N11 for k outputs: dZ[L] = (A[L] - Y) / k."""
     A, Y = np.array([[0.5, 0.25], [0.75, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
     assert eq.sigmoid_cross_entropy_delta(np, A, Y).tolist() == [[-0.25, 0.125], [0.375, 0.0]]
 
 
 def test_softmax_with_categorical_cross_entropy_gives_a_minus_y():
-    """N11 again: A - Y is dA = -y/a taken through the Jacobian of softmax.
+    """N11 for softmax: A - Y is dA = -y/a times the Jacobian of softmax.
 
-    a (-y/a + Σ y): the terms are y and a, off by the quotient, the product, the sum of k and two more.
+    The product is a (-y/a + Σ y). Its terms are y and a, with roundings in the quotient, the product, the sum of k
+    terms and two more operations.
     """
     k = 4
     rng = np.random.default_rng(0)
@@ -152,11 +156,12 @@ FUSED = [
 
 
 @pytest.mark.parametrize(("activation", "name"), FUSED)
-def test_fused_forms_equal_the_plain_ones(activation, name):
-    """N10, N11: the loss from the logits is the loss of g(z), where that is accurate: |z| <= 4.
+def test_fused_losses_equal_the_loss_of_the_activation(activation, name):
+    """N10, N11: the loss from the logits is the loss of g(z), compared where the latter is accurate, |z| <= 4.
 
-    There a and 1 - a are at least 1e-4, and a is off by 16 + k roundings of itself (two exponentials of 8), so
-    log a is off by as much absolutely, and log(1 - a) by that times a / (1 - a) <= e^4. An exponential is at most e^4.
+    There a and 1 - a are at least 1e-4. The relative error of a is 16 + k roundings (two exponentials of 8 each), which
+    is the absolute error of log a. That of log(1 - a) is larger by the factor a / (1 - a) <= e^4. An exponential is at
+    most e^4.
     """
     k, loss = 3, Loss(name)
     rng = np.random.default_rng(0)
@@ -169,8 +174,8 @@ def test_fused_forms_equal_the_plain_ones(activation, name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fused_forms_are_exact_at_extreme_logits(dtype):
-    """N10, N11: at z = ±1e4 the loss is 0 where the target is met and |z| where it is missed, not infinity."""
+def test_fused_losses_are_exact_at_extreme_logits(dtype):
+    """N10, N11: at z = ±1e4, the loss is 0 for a correct logit and |z| for a wrong one, instead of infinity."""
     Z = np.array([[1e4, 1e4, -1e4, -1e4]], dtype)
     Y = np.array([[1, 0, 1, 0]], dtype)
     assert eq.sigmoid_cross_entropy(np, Z, Y).tolist() == [[0.0, 1e4, 1e4, 0.0]]
@@ -185,12 +190,12 @@ def test_fused_forms_are_exact_at_extreme_logits(dtype):
 @pytest.mark.parametrize(
     "name", ["binary_cross_entropy", "categorical_cross_entropy", "poisson", "half_poisson_deviance"]
 )
-def test_plain_forms_are_finite_at_saturated_outputs(name, dtype):
+def test_losses_of_saturated_outputs_are_finite(name, dtype):
     A, Y = np.array([[0, 1, 0, 1]], dtype), np.array([[0, 0, 1, 1]], dtype)
     L, dA = eq.EQUATIONS[name](np, A, Y), eq.EQUATIONS[f"{name}_derivative"](np, A, Y)
     assert np.isfinite(L).all()
     assert np.isfinite(dA).all()
-    eps = float(np.finfo(dtype).eps)  # how far binary cross-entropy keeps off 0 and 1, the others less
+    eps = float(np.finfo(dtype).eps)  # binary cross-entropy clips outputs at eps, the other losses at less
     assert L[0, 2] >= -math.log(eps) * (1 - 2 * eps)
     assert dA[0, 2] <= -1 / eps
 
@@ -210,9 +215,9 @@ def test_the_slope_of_the_absolute_error_at_0_is_0():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_one_hot(dtype):
-    found = eq.one_hot(np, np.array([[2, 0, 2, 1]]), 4, np.dtype(dtype))
-    assert found.dtype == dtype
-    assert found.tolist() == np.eye(4)[:, [2, 0, 2, 1]].tolist()
+    result = eq.one_hot(np, np.array([[2, 0, 2, 1]]), 4, np.dtype(dtype))
+    assert result.dtype == dtype
+    assert result.tolist() == np.eye(4)[:, [2, 0, 2, 1]].tolist()
 
 
 def test_class_indices_are_one_hot_columns():
@@ -245,44 +250,45 @@ def integer_network():
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 8, 600])
-def test_weights_do_not_fade_with_the_batch_size(batch_size):
-    """N14 with weights of mean 1: a batch costs ``Σ w L / m``, and an epoch on average the weighted mean.
+def test_sample_weights_have_the_same_effect_at_every_batch_size(batch_size):
+    """N14 with weights of mean 1 over all samples: the cost of a batch is ``Σ w L / m``.
 
-    Each batch by its own sum of weights would make every weight 1 at a batch size of 1.
+    The mean of these costs over an epoch is the weighted mean of the losses. If the cost of a batch were divided by its
+    own sum of weights, weights would have no effect at a batch size of 1.
     """
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(3, 8)), np.array([0, 1, 2, 0, 1, 2, 0, 0])
     w = np.array([1.0, 9.0, 0.0, 2.0, 0.5, 4.0, 7.0, 0.5])
     frozen = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
-    wanted = frozen.evaluate(X, y, sample_weight=w)["loss"]
+    expected = frozen.evaluate(X, y, sample_weight=w)["loss"]
     history = frozen.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=2, optimizer=dn.SGD(1e-300))
-    assert history.loss == pytest.approx([wanted] * 2, rel=8 * len(w) * U)
+    assert history.loss == pytest.approx([expected] * 2, rel=8 * len(w) * U)
 
-    stepped = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
-    stepped.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=1, optimizer=dn.SGD(1e-9))
-    change = (stepped.flat() - frozen.flat()) / -1e-9
-    parts = [X[:, i : i + batch_size] for i in range(0, 8, batch_size)]
-    gradient = frozen.gradients(X, y, sample_weight=w)
-    whole = np.concatenate([gradient["W1"].ravel(), gradient["b1"].ravel()])
-    np.testing.assert_allclose(change, len(parts) * whole, rtol=0, atol=1e-5)
+    trained = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    trained.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=1, optimizer=dn.SGD(1e-9))
+    sum_of_gradients = (trained.flat() - frozen.flat()) / -1e-9
+    batches = len(range(0, 8, batch_size))
+    by_name = frozen.gradients(X, y, sample_weight=w)
+    gradient = np.concatenate([by_name["W1"].ravel(), by_name["b1"].ravel()])
+    np.testing.assert_allclose(sum_of_gradients, batches * gradient, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_a_weighted_epoch_reports_the_weighted_mean_of_what_it_saw(batch_size):
-    """Also with class weights, and also of a last batch that is smaller."""
+def test_the_loss_of_an_epoch_is_the_weighted_mean_over_its_samples(batch_size):
+    """The test has class weights, and a last batch that is smaller than the others."""
     rng = np.random.default_rng(4)
     X, y, w = rng.normal(size=(3, 10)), rng.integers(0, 3, 10), rng.uniform(0, 3, 10)
-    of_class = np.array([1.0, 5.0, 0.25])
+    class_weight = np.array([1.0, 5.0, 0.25])
     net = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
     losses = [net.evaluate(X[:, i : i + 1], y[i : i + 1])["loss"] for i in range(10)]
     history = net.fit(
-        X, y, sample_weight=w, class_weight=of_class, optimizer=dn.SGD(1e-300), epochs=1, batch_size=batch_size
+        X, y, sample_weight=w, class_weight=class_weight, optimizer=dn.SGD(1e-300), epochs=1, batch_size=batch_size
     )
-    assert history.loss[0] == pytest.approx(np.average(losses, weights=w * of_class[y]), rel=1e-13)
+    assert history.loss[0] == pytest.approx(np.average(losses, weights=w * class_weight[y]), rel=1e-13)
 
 
-def test_balanced_class_weights_count_weighted_samples():
-    """An integer weight is that many copies: in the weights of the classes, and so in the training."""
+def test_balanced_class_weights_take_sample_weights_into_account():
+    """A training with integer weights equals a training on samples that are repeated accordingly."""
     rng = np.random.default_rng(5)
     X, y, w = rng.normal(size=(3, 30)), rng.integers(0, 3, 30), rng.integers(0, 5, 30)
     weighted, repeated = (dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(2))
@@ -292,8 +298,8 @@ def test_balanced_class_weights_count_weighted_samples():
     np.testing.assert_allclose(weighted.flat(), repeated.flat(), rtol=0, atol=1e-13)
 
 
-def test_partial_fit_takes_weights_as_they_are():
-    """Its samples are only some of those there will be: a mean over them says nothing."""
+def test_partial_fit_does_not_scale_sample_weights():
+    """The mean weight of all samples is unknown when ``partial_fit`` is called with some of them."""
     X, y = np.random.default_rng(6).normal(size=(3, 1)), np.array([1])
     start = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
     steps = []
@@ -305,7 +311,7 @@ def test_partial_fit_takes_weights_as_they_are():
     np.testing.assert_allclose(steps[1], 10 * steps[0])
 
 
-def test_validation_may_have_weights():
+def test_validation_data_can_have_sample_weights():
     rng = np.random.default_rng(7)
     X, y, w = rng.normal(size=(3, 12)), rng.integers(0, 2, 12), rng.integers(0, 4, 12)
     net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
@@ -317,15 +323,15 @@ def test_validation_may_have_weights():
     assert net.evaluate(X, y, metrics=metrics) != pytest.approx(repeated, rel=1e-3)
 
 
-def test_metrics_of_the_training_data_do_not_see_class_weights():
+def test_metrics_of_the_training_data_ignore_class_weights():
     X, y = np.random.default_rng(8).normal(size=(3, 12)), np.arange(12) % 3 // 2
     net = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
     history = net.fit(X, y, class_weight=[1.0, 100.0], metrics="accuracy", epochs=1)
     assert history.metrics["accuracy"][0] == net.evaluate(X, y, metrics="accuracy")["accuracy"]
 
 
-def test_integer_weights_are_repetition():
-    """N13, N14 with weights: exact, since all is integers and both numbers of samples are powers of 2."""
+def test_integer_weights_equal_repeated_samples():
+    """N13, N14 with weights; exact, since all numbers are integers and both numbers of samples are powers of 2."""
     rng = np.random.default_rng(1)
     X, Y, w = rng.integers(-4, 5, (2, 4)), rng.integers(-4, 5, (2, 4)), np.array([3, 1, 0, 4])
     net = integer_network()
@@ -337,8 +343,8 @@ def test_integer_weights_are_repetition():
     assert losses[0] == losses[1]
 
 
-def test_a_batch_without_weight_changes_nothing():
-    """The other one of the two has all the weight, 2 where the mean is 1: its step is as with twice the rate."""
+def test_a_batch_of_weight_0_changes_nothing():
+    """The other batch has the weight 2 after scaling to mean 1, so its update equals an update at twice the rate."""
     rng = np.random.default_rng(1)
     X, Y = rng.integers(-4, 5, (2, 2)), rng.integers(-4, 5, (2, 2))
     net, other = integer_network(), integer_network()
@@ -357,16 +363,16 @@ def test_a_batch_without_weight_changes_nothing():
     ],
 )
 @pytest.mark.parametrize("sample_weight", [None, np.arange(1.0, 13.0)], ids=["alone", "times-sample-weight"])
-def test_class_weight_is_the_sample_weight_it_stands_for(class_weight, weights, sample_weight):
+def test_class_weights_equal_sample_weights_by_class(class_weight, weights, sample_weight):
     X, y = np.random.default_rng(0).normal(size=(3, 12)), np.array([0] * 6 + [1] * 2 + [2] * 4)
     if weights is None:
         sums = np.bincount(y, sample_weight)
         weights = sums.sum() / (3 * sums)
-    stands_for = np.array(weights)[y] * (1 if sample_weight is None else sample_weight)
+    equivalent = np.array(weights)[y] * (1 if sample_weight is None else sample_weight)
     nets = [dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(3)]
     histories = [
         nets[0].fit(X, y, class_weight=class_weight, sample_weight=sample_weight, batch_size=5, epochs=3),
-        nets[1].fit(X, y, sample_weight=stands_for, batch_size=5, epochs=3),
+        nets[1].fit(X, y, sample_weight=equivalent, batch_size=5, epochs=3),
         nets[2].fit(X, y, sample_weight=sample_weight, batch_size=5, epochs=3),
     ]
     assert histories[0].loss == histories[1].loss != histories[2].loss
@@ -381,11 +387,11 @@ def test_class_weight_of_one_sigmoid_output():
     assert nets[0].flat().tolist() == nets[1].flat().tolist()
 
 
-# Which pairs there are
+# Pairs of a loss and an activation
 
 
 def test_pairs_of_loss_and_activation():
-    """A loss is refused where its formula leaves the real numbers: a logarithm of what may be negative."""
+    """A loss with a logarithm of the output is refused after an activation with negative outputs."""
     allowed = {
         "binary_cross_entropy": {"sigmoid", "softmax"},
         "categorical_cross_entropy": {"softmax"},
@@ -405,11 +411,11 @@ def test_the_half_poisson_deviance_is_0_where_the_output_is_the_target():
     Y = np.array([[0.0, 1.0, 3.0, 20.0]])
     assert eq.half_poisson_deviance(np, Y, Y)[0, 1:].tolist() == [0.0, 0.0, 0.0]
     Z = np.array([[-math.inf, 0.0, -1000.0]])
-    found = eq.exp_half_poisson_deviance(np, Z, np.array([[1.0, 1.0, 2.0]]))
-    assert found.tolist() == [[math.inf, 0.0, 2 * math.log(2) + 2000 - 2]]
+    L = eq.exp_half_poisson_deviance(np, Z, np.array([[1.0, 1.0, 2.0]]))
+    assert L.tolist() == [[math.inf, 0.0, 2 * math.log(2) + 2000 - 2]]
     assert eq.exp_half_poisson_deviance(np, np.array([[-800.0]]), np.array([[0.0]])) == 0
 
 
-def test_only_these_pairs_are_fused():
+def test_three_pairs_are_fused():
     pairs = {(a, name) for a in ACTIVATIONS for name in LIBRARY if Loss(name).fused_with(dn.Activation(a))}
     assert pairs == set(FUSED)

@@ -1,7 +1,7 @@
-"""The same equations, layers and training on a second namespace: array_api_strict, which has the standard and no more.
+"""Equations, layers and training on array_api_strict, a namespace with only the functions of the standard.
 
-It raises where NumPy would be lenient: for functions outside the standard, mixed dtypes, implicit conversions. What it
-does compute, it computes by NumPy's operations, so where these are called alike the results are the same to the bit.
+It raises an error where NumPy is lenient: for functions outside of the standard, mixed dtypes and implicit conversions.
+Its operations are those of NumPy, so the same calls give the same bits.
 """
 
 import array_api_strict
@@ -15,17 +15,18 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss
 
 STRICT = dn.Backend("strict", array_api_strict)
-EAGER = dn.Backend("eager", np)  # NumPy with no more than its namespace
+EAGER = dn.Backend("eager", np)  # NumPy's namespace without the kernels of the numpy backend
 
 
 BOUND = 9 * 1000 * 2.0**-53
-"""Of a training on the numpy backend, whose batches lie otherwise in memory, so that products may add up in another
-order: 9 updates at a rate of at most 1/10, each by some 100 roundings of terms 100 times as large as their sum."""
+"""The bound on the difference to a training on the numpy backend, whose batches have another layout in memory, so that
+products may be summed in another order: 9 updates at a rate of at most 1/10, each with about 100 roundings of terms
+that are up to 100 times as large as their sum."""
 
 
 @pytest.fixture(autouse=True)
 def _strict():
-    """The version of the standard that `deepnotes.equations.array` names, without its optional parts."""
+    """Select the version of the standard that ``deepnotes.equations.array`` names, without its optional functions."""
     with (
         array_api_strict.ArrayAPIStrictFlags(
             api_version="2023.12", boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
@@ -81,35 +82,35 @@ CALLS = {
 }
 
 
-def of(xp, value, dtype):
-    """Return an argument of a call as `xp` takes it, floating-point numbers in `dtype`."""
+def convert(xp, value, dtype):
+    """Return an argument of a call, converted to the namespace `xp`, with floating-point arrays in `dtype`."""
     if isinstance(value, tuple):
-        return tuple(of(xp, v, dtype) for v in value)
+        return tuple(convert(xp, v, dtype) for v in value)
     if isinstance(value, np.ndarray):
         return xp.asarray(value.astype(dtype) if value.dtype.kind == "f" else value)
     return getattr(xp, dtype) if value == "float64" else value
 
 
 def as_lists(result):
-    """Return results as nested lists, after their dtypes."""
+    """Return results as nested lists, together with their dtypes."""
     if isinstance(result, tuple):
         return [as_lists(r) for r in result]
     host = STRICT.to_numpy(result) if STRICT.is_array(result) else np.asarray(result)
     return str(host.dtype), host.tolist()
 
 
-def test_every_equation_is_called():
+def test_every_equation_has_a_test_case():
     assert set(CALLS) == set(EQUATIONS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CALLS)
 def test_equations(name, dtype):
-    """N2 to N15 and their kin, bit for bit, in either dtype, and given back in it."""
-    strict, numpy = (EQUATIONS[name](xp, *of(xp, CALLS[name], dtype)) for xp in (array_api_strict, np))
-    for part in strict if isinstance(strict, tuple) else (strict,):
-        assert STRICT.is_array(part)
-        assert part.dtype == getattr(array_api_strict, "int64" if name == "philox" else dtype)
+    """N2 to N15 and variants: the same bits as NumPy's, and a result of the dtype of the arguments."""
+    strict, numpy = (EQUATIONS[name](xp, *convert(xp, CALLS[name], dtype)) for xp in (array_api_strict, np))
+    for array in strict if isinstance(strict, tuple) else (strict,):
+        assert STRICT.is_array(array)
+        assert array.dtype == getattr(array_api_strict, "int64" if name == "philox" else dtype)
     assert as_lists(strict) == as_lists(numpy)
 
 
@@ -125,14 +126,14 @@ def data(k, m=22, indices=False):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_predictions(activation):
-    """N2, N3; a NumPy array gives a NumPy array, one of the namespace gives one of the namespace."""
+    """N2, N3: the prediction for a NumPy array is a NumPy array; for an array of the namespace, it is such an array."""
     X, _ = data(2)
     standardizer = dn.Standardizer.fit(X)
     strict, *others = networks(dn.Dense(4, activation), dn.Dense(2, activation), standardizer=standardizer)
-    found = strict.predict(X)
-    assert isinstance(found, np.ndarray)
+    A = strict.predict(X)
+    assert isinstance(A, np.ndarray)
     for other in others:
-        assert found.tolist() == other.predict(X).tolist()
+        assert A.tolist() == other.predict(X).tolist()
     native = strict.predict(array_api_strict.asarray(X))
     assert STRICT.is_array(native)
     assert np.from_dlpack(native).shape == (2, 22)
@@ -165,7 +166,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("indices", [True, False], ids=["indices", "columns"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_training(optimizer, indices):
-    """Three epochs with everything: dropout, L2, clipping, weights, validation, metrics, a smaller last batch."""
+    """The training has dropout, L2, clipping, weights, validation data, metrics and a smaller last batch."""
     X, Y = data(3, indices=indices)
     nets = networks(dn.Dense(5, "gelu"), dn.Dropout(0.3), dn.Dense(3, "softmax"))
     start = nets[0].flat()

@@ -1,4 +1,4 @@
-"""What regularises: dropout and the random numbers of its masks, L2, clipping by the global norm."""
+"""Regularization: dropout and the random numbers of its masks, L2, clipping by the global norm."""
 
 import math
 
@@ -25,7 +25,7 @@ def mask(n=5, m=7, rate=0.5, seed=3, step=0, layer=1, dtype=np.float64):
 
 
 def philox(counter, key):
-    """Philox-4x32-10 in Python's integers, from the paper (Salmon et al., SC'11, section 4)."""
+    """Return the words of Philox-4x32-10, in Python's integers, from the paper (Salmon et al., SC'11, section 4)."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
@@ -35,6 +35,7 @@ def philox(counter, key):
 
 
 def words(counter, key):
+    """Return the words of the equation for one counter."""
     arrays = tuple(np.array([c], dtype=np.int64) for c in counter)
     return [int(x[0]) for x in eq.philox(np, arrays, key[1] << 32 | key[0])]
 
@@ -53,7 +54,7 @@ def words(counter, key):
     ids=["zeros", "ones", "pi"],
 )
 def test_known_answers_of_philox(counter, key, expected):
-    """The vectors that the authors' Random123 library is tested with."""
+    """The expected words are the test vectors of Random123, the library of the authors."""
     assert " ".join(f"{word:08x}" for word in words(counter, key)) == expected
     assert philox(counter, key) == words(counter, key)
 
@@ -65,15 +66,15 @@ def test_philox_in_int64_is_philox_in_unbounded_integers(counter, key):
 
 def test_the_words_of_a_counter_broadcast():
     blocks, step = np.arange(5), np.array(7)
-    found = eq.philox(np, (blocks, 2, step, step >> 32), 11)
-    assert np.stack(found, axis=1).tolist() == [philox((i, 2, 7, 0), (11, 0)) for i in range(5)]
+    arrays = eq.philox(np, (blocks, 2, step, step >> 32), 11)
+    assert np.stack(arrays, axis=1).tolist() == [philox((i, 2, 7, 0), (11, 0)) for i in range(5)]
 
 
 # Dropout masks
 
 
 def test_a_mask_is_philox_of_element_layer_and_step():
-    """Element (i, j) is word e % 4 of block e // 4, with e = j n + i; a word below the rate drops its element."""
+    """Element (i, j) is word e % 4 of block e // 4, with e = j n + i; a word below 2^32 rate drops its element."""
     n, m, rate, seed, step, layer = 3, 5, 0.3, 2**40 + 9, 2**33 + 5, 4
     keep = mask(n, m, rate, seed, step, layer)
     for i in range(n):
@@ -83,41 +84,41 @@ def test_a_mask_is_philox_of_element_layer_and_step():
             assert keep[i, j] == (four[word] >= rate * 2**32)
 
 
-def test_an_element_is_kept_where_its_word_is_not_below_the_rate():
-    """Rates of the 32 bits of a word: on it, and just above it."""
+def test_an_element_is_dropped_if_its_word_is_below_the_rate():
+    """The two rates are equal to a word, and larger by one unit of 2^-32."""
     word = philox((0, 1, 0, 0), (3, 0))[0]
     assert mask(rate=word / 2**32)[0, 0] == 1
     assert mask(rate=(word + 1) / 2**32)[0, 0] == 0
 
 
 @given(n=st.integers(1, 9), m=st.integers(1, 9), more=st.integers(0, 9), seed=st.integers(0, 2**64 - 1))
-def test_samples_that_follow_do_not_change_a_mask(n, m, more, seed):
+def test_later_samples_do_not_change_the_mask_of_a_sample(n, m, more, seed):
     assert mask(n, m + more, seed=seed)[:, :m].tolist() == mask(n, m, seed=seed).tolist()
 
 
 @pytest.mark.parametrize("other", [{"step": 1}, {"step": 2**32}, {"layer": 2}, {"seed": 4}, {"seed": 3 + 2**32}])
 def test_masks_differ_between_steps_layers_and_seeds(other):
-    """Independent masks of 1000 neurons agree in a half of them, 6 standard deviations at most from it."""
+    """Independent masks agree in half of 1000 neurons, within 6 standard deviations."""
     agree = (mask(1000, 1) == mask(1000, 1, **other)).mean()
     assert abs(agree - 0.5) < 6 * math.sqrt(0.25 / 1000)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.2, 0.5, 0.9])
-def test_the_share_that_is_dropped(rate):
-    """A binomial share, within 6 standard deviations of the rate: of all elements, of each sample, of each neuron."""
+def test_the_fraction_of_dropped_elements(rate):
+    """The fraction of all elements, of each sample and of each neuron is binomial: within 6 standard deviations."""
     n = m = 1000
     dropped = 1 - mask(n, m, rate)
     assert set(np.unique(dropped).tolist()) == {0.0, 1.0}
-    for share, size in ((dropped.mean(), n * m), (dropped.mean(axis=0), n), (dropped.mean(axis=1), m)):
-        assert (abs(share - rate) < 6 * math.sqrt(rate * (1 - rate) / size)).all()
+    for fraction, size in ((dropped.mean(), n * m), (dropped.mean(axis=0), n), (dropped.mean(axis=1), m)):
+        assert (abs(fraction - rate) < 6 * math.sqrt(rate * (1 - rate) / size)).all()
 
 
-def test_a_rate_of_0_keeps_all():
+def test_a_rate_of_0_keeps_all_elements():
     assert mask(50, 50, rate=0.0).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_masks_are_the_same_on_another_library_and_in_any_dtype(dtype):
+def test_masks_are_the_same_with_another_library_and_dtype(dtype):
     xp = array_api_strict
     other = eq.dropout_mask(xp, (5, 7), 0.3, 2**63 + 1, xp.asarray(2**33, dtype=xp.int64), 2, getattr(xp, dtype))
     assert other.dtype == getattr(xp, dtype)
@@ -127,13 +128,13 @@ def test_masks_are_the_same_on_another_library_and_in_any_dtype(dtype):
 # Dropout
 
 
-def test_dropout_scales_what_is_kept():
+def test_dropout_scales_the_elements_that_are_kept():
     A, keep = np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
     assert eq.dropout(np, A, keep, 0.75).tolist() == [[4.0, 0.0], [0.0, 16.0]]
 
 
 def test_dropout_keeps_the_expected_value():
-    """The mean of 10^6 ones stays 1; its standard deviation is sqrt(rate / (1 - rate) / 10^6)."""
+    """The mean of 10^6 ones stays 1, within 6 standard deviations of sqrt(rate / (1 - rate) / 10^6)."""
     rate = 0.3
     A = np.ones((1000, 1000))
     dropped = eq.dropout(np, A, mask(1000, 1000, rate), rate)
@@ -141,7 +142,7 @@ def test_dropout_keeps_the_expected_value():
 
 
 def test_dropout_is_its_own_backward_form():
-    """It is linear, with a diagonal matrix: <dropout(A), dA> = <A, dropout(dA)>, on integers and a rate of 3/4."""
+    """Dropout is linear with a diagonal matrix: <dropout(A), dA> = <A, dropout(dA)>, on integers and a rate of 3/4."""
     rng = np.random.default_rng(0)
     A, dA = rng.integers(-9, 10, (4, 6)).astype(float), rng.integers(-9, 10, (4, 6)).astype(float)
     layer, context = Dropout(0.75), Context(layer=4, seed=9, step=np.asarray(6))
@@ -153,16 +154,16 @@ def test_dropout_is_its_own_backward_form():
     assert backward.tolist() == (4 * dA * mask(4, 6, 0.75, seed=9, step=6, layer=4)).tolist()
 
 
-def test_dropout_passes_all_on_when_predicting():
+def test_dropout_is_the_identity_in_predictions_and_at_a_rate_of_0():
     A = np.ones((4, 6))
     for layer, step in ((Dropout(0.75), None), (Dropout(0.0), np.asarray(0))):
-        out, cache = layer.forward(OPS, {}, A, Context(1, 3, step))
-        assert out is A
+        result, cache = layer.forward(OPS, {}, A, Context(1, 3, step))
+        assert result is A
         assert layer.backward(OPS, {}, cache, A) == (A, {})
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5, math.nan, "half", None, True])
-def test_wrong_rate(rate):
+def test_an_invalid_rate_is_refused(rate):
     with pytest.raises(dn.ArgumentError, match="wanted at least 0 and less than 1"):
         Dropout(rate)
 
@@ -176,7 +177,7 @@ def test_l2_is_half_the_sum_of_squares_of_the_weights_only():
     assert eq.l2_gradient(np, g, theta, decays, 0.5).tolist() == [10.5, 19.0, 30.0]
 
 
-def test_l2_leaves_the_biases_of_a_network_alone():
+def test_l2_does_not_apply_to_the_biases_of_a_network():
     net = dn.Network([dn.Dense(3, "relu"), dn.Dense(2)], 2, dtype="float64", seed=0)
     net.set_flat(np.random.default_rng(0).integers(-4, 5, net.layout.size).astype(float))
     X, Y = np.ones((2, 4)), np.zeros((2, 4))
@@ -188,15 +189,16 @@ def test_l2_leaves_the_biases_of_a_network_alone():
 # Clipping
 
 
-def test_a_longer_gradient_is_scaled_to_the_norm():
+def test_a_longer_gradient_is_scaled_to_the_maximum_norm():
     assert eq.clip_by_global_norm(np, np.array([3.0, -4.0]), 2.5).tolist() == [1.5, -2.0]
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(1e-3, 1e3))
 def test_clipping(values, max_norm):
-    """The norm is at most `max_norm`, the direction stays, and a gradient that is short enough is not touched.
+    """The norm is at most `max_norm`, the direction stays the same, and a shorter gradient does not change.
 
-    Of p squares and their sum come p roundings, the root halves them and has its own, the scale and the product two.
+    p squares and their sum have p roundings; the root halves their error and has a rounding of its own; the scale and
+    the product have two.
     """
     g, norm = np.array(values), math.hypot(*values)
     clipped = eq.clip_by_global_norm(np, g, max_norm)
@@ -205,7 +207,7 @@ def test_clipping(values, max_norm):
     if norm < max_norm * (1 - slack):
         assert clipped.tolist() == values
     elif norm > max_norm * (1 + slack):
-        assert (abs(clipped - g * (max_norm / norm)) <= 2 * slack * abs(g) + 5e-324).all()  # the smallest number
+        assert (abs(clipped - g * (max_norm / norm)) <= 2 * slack * abs(g) + 5e-324).all()  # 5e-324 is subnormal
 
 
 def test_clipping_a_zero_gradient():
@@ -214,7 +216,7 @@ def test_clipping_a_zero_gradient():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_clipping_survives_squares_that_overflow(dtype):
-    """The norm of (3e, 4e) is 5e, also where 9e² is beyond the largest float."""
+    """The norm of (3e, 4e) is 5e, although 9e² is larger than the largest float."""
     e = float(np.finfo(dtype).max) / 8
     clipped = dn.get_backend("numpy").ops.clip_by_global_norm(np.array([3 * e, 4 * e], dtype=dtype), 1.0)
     np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=4 * np.finfo(dtype).eps)

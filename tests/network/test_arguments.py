@@ -1,4 +1,4 @@
-"""Arguments that are refused, each with a typed error that names it, and numbers at the edge of what is accepted."""
+"""Invalid arguments, which are refused with an error that names them, and extreme numbers, which are accepted."""
 
 import math
 from types import SimpleNamespace
@@ -36,12 +36,12 @@ def network() -> dn.Network:
         ("metric", lambda name: network().evaluate(X, Y, metrics=[name])),
     ],
 )
-def test_what_is_no_name_is_an_unknown_name(kind: str, make: Any, name: Any) -> None:
+def test_a_value_that_is_not_a_name_is_an_unknown_name(kind: str, make: Any, name: Any) -> None:
     with pytest.raises(dn.UnknownNameError, match=f"^unknown {kind} "):
         make(name)
 
 
-def test_an_initializer_that_is_no_name() -> None:
+def test_an_initializer_that_is_not_a_name_is_refused() -> None:
     with pytest.raises(dn.UnknownNameError, match=r"unknown initializer \[\]"):
         dn.Dense(3, initializer=[])
 
@@ -50,7 +50,7 @@ def test_an_initializer_that_is_no_name() -> None:
 
 
 @pytest.mark.parametrize("metrics", [None, 3, 0.5])
-def test_metrics_are_a_sequence(metrics: Any) -> None:
+def test_metrics_that_are_not_a_sequence_are_refused(metrics: Any) -> None:
     with pytest.raises(dn.ArgumentError, match=rf"metrics={metrics}, wanted .* \(\) for none"):
         network().evaluate(X, Y, metrics=metrics)
 
@@ -68,9 +68,17 @@ def loss(A: np.ndarray, Y: np.ndarray) -> float:
         (["accuracy", as_metrics("accuracy")["accuracy"]], "accuracy"),
     ],
 )
-def test_metrics_of_the_same_name_would_overwrite_each_other(metrics: Any, name: str) -> None:
+def test_metrics_with_the_same_name_are_refused(metrics: Any, name: str) -> None:
     with pytest.raises(dn.ArgumentError, match=f"metrics: '{name}' is the name of another figure"):
         network().fit(X, Y, metrics=metrics)
+
+
+def test_a_metric_that_returns_no_finite_float_is_named() -> None:
+    def huge(A: np.ndarray, Y: np.ndarray) -> float:
+        return 10**400
+
+    with pytest.raises(dn.ArgumentError, match="metrics: huge returned 1000"):
+        network().evaluate(X, Y, metrics=[huge])
 
 
 def test_metrics_by_name_and_as_functions() -> None:
@@ -84,31 +92,31 @@ def test_metrics_by_name_and_as_functions() -> None:
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), math.nan, -math.inf, True, "1", None, 1j, [1.0]])
 @pytest.mark.parametrize("limits", [{}, {"positive": True}, {"signed": True}, {"below": 1}])
-def test_what_is_no_finite_number(value: Any, limits: dict[str, Any]) -> None:
+def test_a_value_that_is_not_a_finite_number_is_refused(value: Any, limits: dict[str, Any]) -> None:
     with pytest.raises(dn.ArgumentError, match=r"^rate=.*, wanted "):
         number("rate", value, **limits)
 
 
 @pytest.mark.parametrize("make", [dn.Adam, dn.SGD, dn.Constant, lambda rate: dn.Adam(epsilon=rate)])
-def test_numbers_beyond_all_floats(make: Any) -> None:
+def test_an_integer_too_large_for_a_float_is_refused(make: Any) -> None:
     with pytest.raises(dn.ArgumentError, match=r"=1000.*, wanted a finite number above 0"):
         make(10**400)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, int])
-def test_options_may_be_numbers_of_numpy(kind: Any) -> None:
-    with_options: list[tuple[Any, str]] = [
+def test_numbers_of_numpy_are_accepted_as_options(kind: Any) -> None:
+    functions: list[tuple[Any, str]] = [
         (dn.Activation("leaky_relu", slope=kind(2)), "slope"),
         (dn.Activation("elu", alpha=kind(2)), "alpha"),
         (dn.Loss("huber", delta=kind(2)), "delta"),
     ]
-    for made, option in with_options:
-        assert made.options == ((option, 2.0),)
-        assert type(made.options[0][1]) is float
+    for function, option in functions:
+        assert function.options == ((option, 2.0),)
+        assert type(function.options[0][1]) is float
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, True, "1", None])
-def test_options_are_finite_numbers(value: Any) -> None:
+def test_options_that_are_not_finite_numbers_are_refused(value: Any) -> None:
     with pytest.raises(dn.ArgumentError, match=r"leaky_relu: slope=.*, wanted a finite number$"):
         dn.Activation("leaky_relu", slope=value)
     with pytest.raises(dn.ArgumentError, match=r"elu: alpha=.*, wanted a finite number$"):
@@ -117,7 +125,7 @@ def test_options_are_finite_numbers(value: Any) -> None:
         dn.Loss("huber", delta=value)
 
 
-def test_the_signs_of_options() -> None:
+def test_slope_and_alpha_may_be_negative_or_0_and_delta_must_be_positive() -> None:
     assert dn.Activation("leaky_relu", slope=-1).options == (("slope", -1.0),)
     assert dn.Activation("elu", alpha=0).options == (("alpha", 0.0),)
     for delta in (0, -1.0):
@@ -125,7 +133,7 @@ def test_the_signs_of_options() -> None:
             dn.Loss("huber", delta=delta)
 
 
-def test_hyperparameters_of_numpy_keep_the_dtype_of_the_parameters() -> None:
+def test_hyperparameters_that_are_numpy_scalars_do_not_change_the_dtype_of_the_parameters() -> None:
     theta, slots = np.ones(2, np.float32), (np.ones(2, np.float32),)
     for optimizer in (dn.RMSProp(rho=np.float64(0.5)), dn.SGD(momentum=np.float64(0.5))):
         found, _ = optimizer.update(dn.get_backend("numpy").ops, theta, theta, slots, theta, optimizer.scalars(1, 0.5))
@@ -133,25 +141,25 @@ def test_hyperparameters_of_numpy_keep_the_dtype_of_the_parameters() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.1, 1, dn.Constant(0.1)])
-def test_a_lowest_rate_above_the_rate(rate: Any) -> None:
+def test_a_minimum_rate_above_the_rate_is_refused(rate: Any) -> None:
     with pytest.raises(dn.ArgumentError, match=r"min_rate=1.5, wanted between 0 and learning_rate="):
         dn.ReduceOnPlateau(rate, min_rate=1.5)
     dn.ReduceOnPlateau(0.5, min_rate=0.5)
     dn.ReduceOnPlateau(dn.CosineDecay(0.1, steps=10), min_rate=0.05)
 
 
-# What an activation brings with it
+# The default initializer of an activation
 
 
-def test_an_activation_of_ones_own_says_how_its_weights_start() -> None:
+def test_a_user_defined_activation_determines_the_default_initializer() -> None:
     class Square(dn.ActivationFunction):
         initializer = "lecun_normal"
 
     class Plain(dn.ActivationFunction):
         pass
 
-    for activation, wanted in [(Square(), "lecun_normal"), (Plain(), "glorot_uniform")]:
-        assert dn.Dense(3, activation).parameters(2)["W"].initializer is as_initializer(wanted)
+    for activation, expected in [(Square(), "lecun_normal"), (Plain(), "glorot_uniform")]:
+        assert dn.Dense(3, activation).parameters(2)["W"].initializer is as_initializer(expected)
     assert dn.Dense(3, Square(), "zeros").parameters(2)["W"].initializer is as_initializer("zeros")
 
 
@@ -159,7 +167,7 @@ def test_an_activation_of_ones_own_says_how_its_weights_start() -> None:
 
 
 @pytest.mark.parametrize("name", ["W9", "", None, [], 1])
-def test_unknown_parameters(name: Any) -> None:
+def test_an_unknown_parameter_is_an_error(name: Any) -> None:
     parameters = network().parameters
     with pytest.raises(UnknownParameterError) as error:
         parameters[name]
@@ -173,8 +181,8 @@ def test_unknown_parameters(name: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
-def test_parameters_stay_finite(value: float) -> None:
-    """1e300 is infinite in float32."""
+def test_parameters_that_are_not_finite_are_refused(value: float) -> None:
+    """1e300 is infinite in float32, the dtype of the network."""
     net = network()
     before = net.flat()
     with pytest.raises(dn.DataError, match=r"^W1\[0, 1\] is "):
@@ -188,7 +196,7 @@ def test_parameters_stay_finite(value: float) -> None:
 @pytest.mark.parametrize(
     ("mode", "values", "best"),
     [
-        ("min", [4.0, 3.5, 3.0, 3.25], 1),  # no fall by more than 1
+        ("min", [4.0, 3.5, 3.0, 3.25], 1),  # no decrease by more than 1
         ("min", [4.0, 3.5, 2.5, 2.0], 3),
         ("max", [1.0, 1.5, 2.0, 2.0], 1),
         ("max", [1.0, 1.5, 2.5, 3.0], 3),
@@ -215,44 +223,44 @@ def test_an_improvement_exceeds_min_delta(mode: str, values: list[float], best: 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("value", [0.1, -1e-300, 1e300, 5e-324, np.finfo(np.float64).max, 0.0])
 @pytest.mark.parametrize("m", [1, 3, 10_007])
-def test_a_constant_feature_keeps_its_scale(value: float, m: int, order: Any) -> None:
-    """The deviation that rounding leaves is no deviation: of 0.1 it is not 0."""
+def test_a_constant_feature_has_the_scale_1(value: float, m: int, order: Any) -> None:
+    """A standard deviation that is only the rounding error of the mean, as for 0.1, is treated as 0."""
     samples = np.array([np.full(m, value), np.arange(m)], order=order)
-    found = dn.Standardizer.fit(samples)
-    assert found.mean[0, 0] == value
-    assert found.scale[0, 0] == 1
+    standardizer = dn.Standardizer.fit(samples)
+    assert standardizer.mean[0, 0] == value
+    assert standardizer.scale[0, 0] == 1
 
 
-def test_a_feature_that_varies_by_roundings_keeps_its_scale() -> None:
-    found = dn.Standardizer.fit(np.array([[1.0, 1.0 + 2.0**-52, 1.0, 1.0]]))
-    assert found.scale.tolist() == [[1.0]]
+def test_a_feature_that_varies_by_one_rounding_has_the_scale_1() -> None:
+    standardizer = dn.Standardizer.fit(np.array([[1.0, 1.0 + 2.0**-52, 1.0, 1.0]]))
+    assert standardizer.scale.tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("power", [-1000, -500, 0, 500, 1000, 1020])
 def test_features_whose_squares_or_sums_overflow(power: int) -> None:
-    """Powers of 2 are exact, so nothing changes but the unit."""
+    """Multiplying the samples by a power of 2 is exact, and multiplies mean and scale by the same power."""
     samples = np.random.default_rng(0).normal(1, 1, (3, 50))
-    plain, found = dn.Standardizer.fit(samples), dn.Standardizer.fit(np.ldexp(samples, power))
-    np.testing.assert_array_equal(found.mean, np.ldexp(plain.mean, power))
-    np.testing.assert_array_equal(found.scale, np.ldexp(plain.scale, power))
-    np.testing.assert_array_equal(plain.mean, samples.mean(axis=1, keepdims=True))
-    np.testing.assert_array_equal(plain.scale, samples.std(axis=1, keepdims=True))
-    np.testing.assert_array_equal(found(np.ldexp(samples, power)), plain(samples))
+    standardizer, scaled = dn.Standardizer.fit(samples), dn.Standardizer.fit(np.ldexp(samples, power))
+    np.testing.assert_array_equal(scaled.mean, np.ldexp(standardizer.mean, power))
+    np.testing.assert_array_equal(scaled.scale, np.ldexp(standardizer.scale, power))
+    np.testing.assert_array_equal(standardizer.mean, samples.mean(axis=1, keepdims=True))
+    np.testing.assert_array_equal(standardizer.scale, samples.std(axis=1, keepdims=True))
+    np.testing.assert_array_equal(scaled(np.ldexp(samples, power)), standardizer(samples))
 
 
 def test_features_around_1e300() -> None:
-    found = dn.Standardizer.fit(np.array([[1e300, -1e300], [3e300, 1e300], [1.0, 3.0]]))
-    np.testing.assert_allclose(found.mean, [[0], [2e300], [2]], rtol=1e-15)
-    np.testing.assert_allclose(found.scale, [[1e300], [1e300], [1]], rtol=1e-15)
+    standardizer = dn.Standardizer.fit(np.array([[1e300, -1e300], [3e300, 1e300], [1.0, 3.0]]))
+    np.testing.assert_allclose(standardizer.mean, [[0], [2e300], [2]], rtol=1e-15)
+    np.testing.assert_allclose(standardizer.scale, [[1e300], [1e300], [1]], rtol=1e-15)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_cannot_be_standardized(value: float) -> None:
+def test_samples_that_are_not_finite_cannot_be_standardized(value: float) -> None:
     with pytest.raises(dn.DataError, match="mean and scale must be finite"):
         dn.Standardizer.fit(np.array([[1.0, 2.0], [1.0, value]]))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 0), (0, 3), (1, 2, 3)])
-def test_the_shape_of_what_is_standardized(shape: tuple[int, ...]) -> None:
+def test_samples_of_a_wrong_shape_cannot_be_standardized(shape: tuple[int, ...]) -> None:
     with pytest.raises(dn.ShapeError, match=r"X has shape \(.*\), wanted \(n, m\)"):
         dn.Standardizer.fit(np.ones(shape))

@@ -1,5 +1,5 @@
-# ruff: noqa: E501 - one case, one line
-"""Bad input gets a typed error that names the argument, what came and what was wanted, before anything changes."""
+# ruff: noqa: E501 - one line for each case
+"""Invalid input is refused with an error that names the argument, its value and the wanted values, without changes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ Y = np.array([0, 1, 2, 0, 1, 2])
 
 
 class OnAnotherDevice:
-    """What a CuPy or a CUDA tensor looks like from the outside."""
+    """An object with the interface of an array on a GPU, such as CuPy's."""
 
     __module__ = "cupy"
     shape = (4, 6)
@@ -24,26 +24,26 @@ class OnAnotherDevice:
         return (2, 0)  # kDLCUDA
 
 
-class Stubborn:
-    """What a tensor that requires a gradient does."""
+class Undetached:
+    """An object that refuses conversion to NumPy, as a PyTorch tensor that requires a gradient does."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise RuntimeError("call detach() first")
 
 
 class Ascent(dn.Schedule):
-    """A schedule that no training can follow."""
+    """A schedule with negative rates."""
 
     def __call__(self, step: int) -> float:
         return -1.0
 
 
-def poisoned(value: float, *places: tuple[int, int]) -> np.ndarray:
-    """Return a copy of X with `value` at `places`."""
-    bad = X.copy()
-    for place in places:
-        bad[place] = value
-    return bad
+def poison(value: float, *indices: tuple[int, int]) -> np.ndarray:
+    """Return a copy of X with `value` at `indices`."""
+    poisoned = X.copy()
+    for index in indices:
+        poisoned[index] = value
+    return poisoned
 
 
 def network(last: Any = None, **settings: Any) -> dn.Network:
@@ -65,12 +65,12 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("outputs", lambda n: n.fit(X, np.ones((2, 6)) / 2), dn.ShapeError, r"wanted \(3, 6\), or class indices", None),
     ("no samples", lambda n: n.fit(X[:, :0], Y[:0]), dn.DataError, "X holds no samples", None),
     ("no samples", lambda n: n.evaluate(X[:, :0], Y[:0]), dn.DataError, "X holds no samples", None),
-    ("nan", lambda n: n.fit(poisoned(np.nan, (1, 2), (3, 0)), Y), dn.DataError,
+    ("nan", lambda n: n.fit(poison(np.nan, (1, 2), (3, 0)), Y), dn.DataError,
      r"X\[1, 2\] is nan, the first of 2 values that are not finite", None),
-    ("inf", lambda n: n.fit(poisoned(-np.inf, (2, 5)), Y), dn.DataError, r"X\[2, 5\] is -inf; wanted finite", None),
-    ("nan, rows", lambda n: n.fit(np.asfortranarray(poisoned(np.nan, (2, 1))), Y), dn.DataError, r"X\[2, 1\]", None),
+    ("inf", lambda n: n.fit(poison(-np.inf, (2, 5)), Y), dn.DataError, r"X\[2, 5\] is -inf; wanted finite", None),
+    ("nan, rows", lambda n: n.fit(np.asfortranarray(poison(np.nan, (2, 1))), Y), dn.DataError, r"X\[2, 1\]", None),
     ("nan in Y", lambda n: n.fit(X, [0, 1, np.nan, 0, 1, 0]), dn.DataError, r"Y\[2\] is nan", LINEAR),
-    ("label too large", lambda n: n.fit(X, Y + 1), dn.DataError, r"Y\[2\] is 3, wanted a class of 0 \.\. 2; 2 lab", None),
+    ("label too large", lambda n: n.fit(X, Y + 1), dn.DataError, r"Y\[2\] is 3, wanted a class of 0 \.\. 2 \(2 lab", None),
     ("label negative", lambda n: n.fit(X, Y - 1), dn.DataError, r"Y\[0\] is -1, wanted a class of 0 \.\. 2", None),
     ("label fractional", lambda n: n.fit(X, Y + 0.5), dn.DataError, r"Y\[0\] is 0\.5, wanted a whole number", None),
     ("binary label", lambda n: n.fit(X, BITS + 1), dn.DataError, r"Y\[1\] is 2, wanted between 0 and 1", SIGMOID),
@@ -89,7 +89,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("optimizer", lambda n: n.fit(X, Y, optimizer="adamm"), dn.UnknownNameError, "did you mean 'adam'", None),
     ("metric", lambda n: n.fit(X, Y, metrics=["acuracy"]), dn.UnknownNameError, "did you mean 'accuracy'", None),
     ("pair", lambda n: n.fit(X, BITS, loss="binary_cross_entropy"), dn.ArgumentError,
-     "'binary_cross_entropy' needs outputs that are unit or simplex; .*'identity' gives real ones: use sigmoid", LINEAR),
+     "'binary_cross_entropy' needs outputs that are unit or simplex; .*'identity' gives real outputs: use sigmoid", LINEAR),
     ("batch size", lambda n: n.fit(X, Y, batch_size=0), dn.ArgumentError, "batch_size=0, wanted a whole number", None),
     ("batch size", lambda n: n.fit(X, Y, batch_size=2.5), dn.ArgumentError, "batch_size=2.5", None),
     ("epochs", lambda n: n.fit(X, Y, epochs=-1), dn.ArgumentError, "epochs=-1, wanted a whole number of at least 1", None),
@@ -98,19 +98,19 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("clip_norm", lambda n: n.fit(X, Y, clip_norm=0), dn.ArgumentError, "clip_norm=0, wanted above 0 and less than 3.4", None),
     ("clip_norm", lambda n: n.fit(X, Y, clip_norm=1e300), dn.ArgumentError, r"clip_norm=1e\+300, wanted above 0", None),
     ("monitor", lambda n: n.fit(X, Y, early_stopping=dn.EarlyStopping(monitor="val_loss")), dn.ArgumentError,
-     "monitor='val_loss' is not among what is watched: loss", None),
+     "monitor='val_loss', wanted one of the available values: loss", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=(3,)), dn.ArgumentError, r"callbacks\[0\]=3, wanted an object", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=(dn.Callback,)), dn.ArgumentError, r"callbacks\[0\]=<class", None),
     ("callbacks", lambda n: n.fit(X, Y, callbacks=dn.Callback()), dn.ArgumentError, "wanted a list of callbacks", None),
     ("schedule", lambda n: n.fit(X, Y, optimizer=dn.SGD(Ascent())), dn.ArgumentError, "learning_rate: got .*, wanted finite", None),
     ("beyond the dtype", lambda n: n.fit(np.where(X[1, 2] == X, 1e39, X), Y), dn.DataError,
-     r"X\[1, 2\] is 1e\+39, beyond float32, as 1 values are; use dtype='float64'", None),
+     r"X\[1, 2\] is 1e\+39, beyond the range of float32; use dtype='float64'", None),
     ("beyond the dtype", lambda n: n.fit(X, [0, 0, 0, 1e39, 0, 0]), dn.DataError, r"Y\[0, 3\] is 1e\+39, beyond", LINEAR),
     ("label beyond all", lambda n: n.fit(X, [0, 1, 2, 1e300, 0, 0]), dn.DataError, r"Y\[3\] is 1e\+300, wanted", None),
     ("class weight", lambda n: n.fit(X, Y, class_weight={"a": 1}), dn.ArgumentError, "class_weight: class='a'", None),
     ("class weight", lambda n: n.fit(X, Y, class_weight=3), dn.ArgumentError, "class_weight=3, wanted 'balanced'", None),
     ("theta", lambda n: n.set_flat([1, 2]), dn.ShapeError, r"theta has shape \(2,\), wanted \(43,\)", None),
-    ("torch with gradient", lambda n: n.predict(Stubborn()), dn.DTypeError, "X: got Stubborn, .*call detach", None),
+    ("torch with gradient", lambda n: n.predict(Undetached()), dn.DTypeError, "X: got Undetached, .*call detach", None),
     ("validation", lambda n: n.fit(X, Y, validation=X), dn.ArgumentError, r"a pair \(X_val, Y_val\)", None),
     ("validation X", lambda n: n.fit(X, Y, validation=(X.T, Y)), dn.ShapeError, "X_val has shape", None),
     ("validation Y", lambda n: n.fit(X, Y, validation=(X, Y[:2])), dn.ShapeError, "Y_val has 2 samples", None),
@@ -178,16 +178,18 @@ def test_bad_input_is_refused_before_anything_changes(
         (lambda: dn.CosineDecay(0.1, steps=10, warmup=10), dn.ArgumentError, "warmup=10, wanted .* less than steps=10"),
     ],
 )
-def test_what_cannot_be_made_says_why(make: Callable[[], Any], error: type[Exception], message: str) -> None:
+def test_invalid_arguments_of_constructors_are_refused(
+    make: Callable[[], Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         make()
 
 
-def test_native_arrays_are_checked_as_numpys_are() -> None:
+def test_arrays_of_the_backend_are_checked_as_numpy_arrays_are() -> None:
     net = network(backend=dn.Backend("strict", array_api_strict), dtype="float64")
     native = array_api_strict.asarray
     with pytest.raises(dn.DataError, match=r"X\[1, 2\] is nan, the first of 2"):
-        net.fit(native(poisoned(np.nan, (1, 2), (3, 0))), Y)
+        net.fit(native(poison(np.nan, (1, 2), (3, 0))), Y)
     with pytest.raises(dn.ShapeError, match=r"X\.T, of shape"):
         net.predict(native(X.T.copy()))
     with pytest.raises(dn.DataError, match=r"Y\[2\] is 3"):
@@ -200,10 +202,10 @@ def test_native_arrays_are_checked_as_numpys_are() -> None:
     bits.fit(native(X > 0), native(BITS > 0))
 
 
-def test_nan_reaches_the_prediction() -> None:
-    """A prediction of what is not known is not known, and says so; training refuses NaN."""
+def test_a_sample_with_nan_has_a_prediction_of_nan() -> None:
+    """Unlike training, a prediction accepts NaN."""
     for activation in ("relu", "leaky_relu", "elu", "tanh", "gelu"):
         net = dn.Network([dn.Dense(5, activation), dn.Dense(2)], inputs=4, seed=0)
-        A = net.predict(poisoned(np.nan, (1, 2)))
+        A = net.predict(poison(np.nan, (1, 2)))
         assert np.isnan(A[:, 2]).all()
         assert np.isfinite(np.delete(A, 2, axis=1)).all()

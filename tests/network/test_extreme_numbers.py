@@ -1,4 +1,4 @@
-"""Numbers near the ends of their range: schedules that overflow, weights near the largest float."""
+"""Numbers near the limits of their range: schedules that overflow, weights near the largest float."""
 
 import warnings
 from typing import Any
@@ -16,17 +16,17 @@ BACKENDS = [name for name in ("numpy", "numba") if name in dn.available_backends
 
 
 def schedules() -> list[dn.Schedule]:
-    """Return schedules of every kind, each of whose numbers is allowed."""
-    found: list[dn.Schedule] = []
+    """Return schedules of every class, with extreme but valid arguments."""
+    schedules: list[dn.Schedule] = []
     for rate in (1e-300, 1, 1e300, np.float32(0.1)):
         for factor in (2, 1e300, 1e-300, np.float32(1.5)):
             for every in (1, HUGE, np.uint8(3)):
-                found += [dn.StepDecay(rate, every, factor), dn.ExponentialDecay(rate, every, factor)]
+                schedules += [dn.StepDecay(rate, every, factor), dn.ExponentialDecay(rate, every, factor)]
         for steps, warmup in ((1, 0), (HUGE, HUGE - 1), (2**63, 2**62), (np.uint8(200), np.uint8(3))):
-            found += [dn.CosineDecay(rate, steps, warmup), dn.CosineDecay(rate, steps, warmup, float(rate))]
-        found += [dn.InverseScaling(rate, power) for power in (1e-300, 100, 10**6, 1e300)]
-        found += [dn.ReduceOnPlateau(rate, 1e-300), dn.ReduceOnPlateau(dn.StepDecay(rate, 1, 2))]
-    return found
+            schedules += [dn.CosineDecay(rate, steps, warmup), dn.CosineDecay(rate, steps, warmup, float(rate))]
+        schedules += [dn.InverseScaling(rate, power) for power in (1e-300, 100, 10**6, 1e300)]
+        schedules += [dn.ReduceOnPlateau(rate, 1e-300), dn.ReduceOnPlateau(dn.StepDecay(rate, 1, 2))]
+    return schedules
 
 
 def test_a_schedule_gives_finite_rates_or_an_argument_error() -> None:
@@ -47,32 +47,32 @@ def test_a_schedule_that_grows_beyond_all_numbers_is_an_argument_error(schedule:
         _rates(schedule, 4999, 2, {})
 
 
-def test_inverse_scaling_by_a_high_power_ends_at_0() -> None:
+def test_inverse_scaling_by_a_high_power_underflows_to_0() -> None:
     assert dn.InverseScaling(0.1, 100.0)(10**9) == 0.0
 
 
-class Divides(dn.Schedule):
-    """A schedule of a user's own that fails."""
+class Reciprocal(dn.Schedule):
+    """A user-defined schedule that divides by 0 in the first update."""
 
     def __call__(self, step: int) -> float:
         return 1 / step
 
 
-def test_an_arithmetic_error_of_a_schedule_is_an_argument_error() -> None:
+def test_an_arithmetic_error_in_a_schedule_is_an_argument_error() -> None:
     net = dn.Network([dn.Dense(1)], inputs=2, seed=0)
     before = net.flat()
     with pytest.raises(ArgumentError, match="learning_rate"):
-        net.fit(np.ones((2, 4)), np.ones((1, 4)), optimizer=dn.SGD(Divides()))
+        net.fit(np.ones((2, 4)), np.ones((1, 4)), optimizer=dn.SGD(Reciprocal()))
     np.testing.assert_array_equal(net.flat(), before)
 
 
 def test_initial_parameters_beyond_the_dtype_are_refused() -> None:
-    def beyond(rng: Any, shape: tuple[int, int]) -> np.ndarray:
+    def initialize(rng: Any, shape: tuple[int, int]) -> np.ndarray:
         return np.full(shape, 1e39)
 
     with pytest.raises(ArgumentError, match=r"1e\+39, more than float32 can hold"):
-        dn.Network([dn.Dense(2, initializer=beyond)], inputs=3, dtype="float32")
-    dn.Network([dn.Dense(2, initializer=beyond)], inputs=3, dtype="float64")
+        dn.Network([dn.Dense(2, initializer=initialize)], inputs=3, dtype="float32")
+    dn.Network([dn.Dense(2, initializer=initialize)], inputs=3, dtype="float64")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -80,14 +80,14 @@ def test_initial_parameters_beyond_the_dtype_are_refused() -> None:
     ("last", "loss", "k"),
     [("identity", "mean_absolute_error", 3), ("identity", "huber", 3), ("softmax", "categorical_cross_entropy", 3)],
 )
-def test_losses_that_are_finite_have_a_finite_mean(last: str, loss: str, k: int, backend: str) -> None:
-    """Three outputs off by 2e38, or a logit of 2e38 beside one of -2e38: the sums overflow, the means do not."""
+def test_the_mean_of_finite_losses_is_finite(last: str, loss: str, k: int, backend: str) -> None:
+    """Three outputs have errors of 2e38, or logits are 2e38 and -2e38: the sums overflow, but the means do not."""
     net = dn.Network([dn.Dense(k, last)], inputs=1, backend=backend, seed=0)
     net.parameters["W1"] = np.array([[2e38], [-2e38], [2e38]], "float32")
     X = np.ones((1, 8), "float32")
     Y = np.zeros((k, 8), "float32")
     Y[0] = last == "softmax"
-    found = net.evaluate(X, Y, loss=loss)["loss"]
-    assert found == pytest.approx(np.log(2) if last == "softmax" else 2e38, rel=1e-5)
+    mean = net.evaluate(X, Y, loss=loss)["loss"]
+    assert mean == pytest.approx(np.log(2) if last == "softmax" else 2e38, rel=1e-5)
     history = net.fit(X, Y, loss=loss, optimizer=dn.SGD(1e-3), epochs=1, batch_size=8)
-    assert history.loss[0] == pytest.approx(found, rel=1e-5)
+    assert history.loss[0] == pytest.approx(mean, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Predictions and evaluations of many samples: Ctrl-C ends them soon, and they need little memory."""
+"""Predictions and evaluations of many samples: Ctrl-C ends them soon, and their memory is limited."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ import deepnotes as dn
 pytestmark = pytest.mark.slow
 
 BACKENDS = [name for name in ("numpy", "numba") if name in dn.available_backends()]
-LONG = """
+LONG_CALL = """
 import signal, sys, time
 import numpy as np, deepnotes as dn
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,37 +24,37 @@ net = dn.Network([dn.Dense(1024, "relu"), dn.Dense(1024, "relu"), dn.Dense(1)], 
 few, X = np.ones((1, 3), np.float32), np.ones((1, 1_500_000), np.float32)
 theta, before = net.flat(), net.predict(few)
 net.evaluate(few, few)
-print("begins", flush=True)
+print("starting", flush=True)
 try:
     {call}
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 assert np.array_equal(net.flat(), theta) and np.array_equal(net.predict(few), before)
-print("unharmed")
+print("unchanged")
 """
-"""A call that takes half a minute on two cores, and longer on one."""
+"""A program with a call that takes half a minute on two cores."""
 
 
 @pytest.mark.thinned(3)
-@pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", ["net.predict(X)", "net.evaluate(X, X)"])
 def test_an_interrupt_ends_a_long_prediction_soon(backend: str, call: str) -> None:
-    words = [sys.executable, "-c", LONG.format(backend=backend, call=call)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", LONG_CALL.format(backend=backend, call=call)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        while process.stdout.readline() != "begins\n":
+        while process.stdout.readline() != "starting\n":
             assert process.poll() is None
         time.sleep(1.0)
-        asked = time.perf_counter()
+        start = time.perf_counter()
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "interrupted\n"
-        assert time.perf_counter() - asked < 5  # a fifth of a second, on a machine that does nothing else
-        assert process.stdout.read() == "unharmed\n"  # communicate() would pass over what is buffered already
+        assert time.perf_counter() - start < 5  # a fifth of a second on an idle machine
+        assert process.stdout.read() == "unchanged\n"  # communicate() would skip output that is already buffered
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_memory_of_a_prediction_does_not_grow_with_samples_times_units(backend: str) -> None:
+def test_the_memory_of_a_prediction_does_not_grow_with_the_hidden_outputs(backend: str) -> None:
     net = dn.Network([dn.Dense(256, "tanh"), dn.Dense(256, "tanh"), dn.Dense(1)], 2, backend=backend, seed=0)
     peaks = []
     for samples in (2, 50_000, 150_000):
@@ -73,7 +73,7 @@ def test_the_memory_of_a_prediction_does_not_grow_with_samples_times_units(backe
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("units", [300, 7])
-def test_chunks_give_the_bits_of_one_call(
+def test_predictions_in_chunks_have_the_same_bits(
     threads: int, dtype: Any, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from deepnotes_numba import inference
@@ -84,7 +84,7 @@ def test_chunks_give_the_bits_of_one_call(
     monkeypatch.setattr(rule, "WORK_PER_THREAD", 1000)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(5, 6001)).astype(dtype), rng.integers(0, 3, 6001)
-    found = []
+    results = []
     for work, seconds in ((1 << 40, 1.0), (1, 0.0), (1, 1.0)):
         monkeypatch.setattr(inference, "WORK_AT_FIRST", work)
         monkeypatch.setattr(inference, "CHUNK_SECONDS", seconds)
@@ -94,9 +94,9 @@ def test_chunks_give_the_bits_of_one_call(
             [dn.Dense(units, "gelu"), dn.Dense(3, "softmax")], 5, dtype=dtype, seed=0,
             backend=dn.get_backend("numba", threads=threads),
         )  # fmt: skip
-        outputs, figures = net.predict(X), net.evaluate(X, y, metrics=["accuracy"])
-        found.append((outputs.tobytes(), figures, len(calls)))
-    assert found[0][:2] == found[1][:2] == found[2][:2]
-    assert found[0][2] == 2
-    if units == 300:  # others fit one workspace
-        assert found[1][2] > found[2][2] > 2
+        outputs, metrics = net.predict(X), net.evaluate(X, y, metrics=["accuracy"])
+        results.append((outputs.tobytes(), metrics, len(calls)))
+    assert results[0][:2] == results[1][:2] == results[2][:2]
+    assert results[0][2] == 2
+    if units == 300:  # with 7 units, all samples fit into one workspace
+        assert results[1][2] > results[2][2] > 2

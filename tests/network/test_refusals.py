@@ -1,4 +1,4 @@
-"""What Network, callbacks, tables and standardizers refuse before anything changes: masks, lost text, unclear modes."""
+"""Input that is refused: masked arrays, invalid weights, text that ends in NUL, metrics of unknown direction."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ MASKED = {
 
 @pytest.mark.parametrize("backend", ["numpy", "numba", "plain"])
 @pytest.mark.parametrize("call", MASKED.values(), ids=MASKED)
-def test_masked_elements(call: Any, backend: str) -> None:
+def test_arrays_with_masked_elements_are_refused(call: Any, backend: str) -> None:
     if backend == "numba":
         pytest.importorskip("numba")
     net = network(backend=dn.Backend("plain", np) if backend == "plain" else backend)
@@ -60,7 +60,7 @@ def test_masked_elements(call: Any, backend: str) -> None:
     np.testing.assert_array_equal(net.flat(), before)
 
 
-def test_a_masked_array_of_which_nothing_is_masked() -> None:
+def test_a_masked_array_without_masked_elements_is_accepted() -> None:
     np.testing.assert_array_equal(network().predict(np.ma.array(X)), network().predict(X))
 
 
@@ -69,8 +69,8 @@ def f1(A: np.ndarray, Y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("monitor", ["f1", "val_f1", "val_score", "val_val_loss", "Loss", 3])
-def test_early_stopping_on_a_figure_that_it_does_not_know(monitor: Any) -> None:
-    """To take the least for the best would restore the worst epoch of most of them."""
+def test_early_stopping_requires_a_mode_for_a_user_defined_metric(monitor: Any) -> None:
+    """Larger values of most of these metrics are better, so a default of "min" would restore the worst epoch."""
     with pytest.raises(dn.ArgumentError, match=r"wanted with it mode='min' or mode='max'"):
         dn.EarlyStopping(monitor=monitor)
     stopping = dn.EarlyStopping()
@@ -79,27 +79,27 @@ def test_early_stopping_on_a_figure_that_it_does_not_know(monitor: Any) -> None:
         network().fit(X, Y, metrics=f1, early_stopping=stopping)
 
 
-def test_early_stopping_keeps_the_best_epoch_of_ones_own_metric() -> None:
+def test_early_stopping_finds_the_best_epoch_by_a_user_defined_metric() -> None:
     values = iter([0.2, 0.9, 0.5, 0.1, 0.1])
 
-    def mine(A: np.ndarray, Y: np.ndarray) -> float:
+    def score(A: np.ndarray, Y: np.ndarray) -> float:
         return next(values)
 
     history = network().fit(
-        X, Y, metrics=mine, early_stopping=dn.EarlyStopping(1, "val_mine", mode="max"), epochs=5, validation=(X, Y)
+        X, Y, metrics=score, early_stopping=dn.EarlyStopping(1, "val_score", mode="max"), epochs=5, validation=(X, Y)
     )
     assert history.best_epoch == 2
 
 
 @pytest.mark.parametrize("monitor", ["loss", "val_loss", "accuracy", "val_r2", "mean_squared_error", None])
-def test_early_stopping_on_a_figure_that_it_knows(monitor: str | None) -> None:
+def test_early_stopping_requires_no_mode_for_the_loss_and_known_metrics(monitor: str | None) -> None:
     assert dn.EarlyStopping(monitor=monitor).mode is None
 
 
 @pytest.mark.parametrize(
-    ("class_weight", "told"),
+    ("class_weight", "message"),
     [
-        ({1: 1.0, 2: 10.0}, r"class_weight names the class 2, and there are the classes 0 \.\. 1"),
+        ({1: 1.0, 2: 10.0}, r"class_weight has the class 2, wanted classes of 0 \.\. 1"),
         ([1.0], "class_weight has 1 weights, wanted 2"),
         ([1.0, 2.0, 3.0], "class_weight has 3 weights, wanted 2"),
         (np.ones((2, 1)), "wanted 'balanced', a mapping or a sequence"),
@@ -111,18 +111,18 @@ def test_early_stopping_on_a_figure_that_it_knows(monitor: str | None) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("last", [dn.Dense(2, "softmax"), dn.Dense(1, "sigmoid")], ids=["softmax", "sigmoid"])
-def test_class_weights_that_cannot_be(class_weight: Any, told: str, last: dn.Dense) -> None:
+def test_invalid_class_weights_are_refused(class_weight: Any, message: str, last: dn.Dense) -> None:
     net = dn.Network([last], 3, seed=0)
     before = net.flat()
     for train in (net.fit, net.partial_fit):
-        with pytest.raises(dn.ArgumentError, match=told):
+        with pytest.raises(dn.ArgumentError, match=message):
             train(X, Y, class_weight=class_weight)
     np.testing.assert_array_equal(net.flat(), before)
 
 
-def test_weights_that_say_nothing() -> None:
+def test_weights_that_are_all_0_or_out_of_range_are_refused() -> None:
     net, zeros = network(), np.zeros(12)
-    for call, told in (
+    for call, message in (
         (lambda: net.fit(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
         (lambda: net.evaluate(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
         (lambda: net.gradients(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
@@ -130,10 +130,13 @@ def test_weights_that_say_nothing() -> None:
         (lambda: net.fit(X, Y, validation=(X, Y, zeros)), "the weights of X_val: every sample has the weight 0"),
         (lambda: net.fit(X, Y, class_weight=[0.0, 0.0]), "class_weight gives every sample the weight 0"),
         (lambda: net.fit(X, Y, class_weight=[1.0, 0.0], sample_weight=Y), "the weight 0 with sample_weight"),
-        (lambda: net.partial_fit(X, Y, sample_weight=[1e300] * 12), r"sample_weight\[0\] is 1e\+300, beyond float32"),
+        (
+            lambda: net.partial_fit(X, Y, sample_weight=[1e300] * 12),
+            r"sample_weight\[0\] is 1e\+300, beyond the range of float32",
+        ),
         (lambda: net.partial_fit(X, Y, sample_weight=[1e-60] * 12), r"the largest is 1e-60, which is 0 in float32"),
     ):
-        with pytest.raises(dn.DataError, match=told):
+        with pytest.raises(dn.DataError, match=message):
             call()
     with pytest.raises(dn.ArgumentError, match="class_weight='balanced' needs all samples"):
         net.partial_fit(X, Y, class_weight="balanced")
@@ -141,8 +144,8 @@ def test_weights_that_say_nothing() -> None:
         net.fit(X, Y, validation=(X, Y, Y, Y))
 
 
-def test_text_that_ends_in_nul(tmp_path: Path) -> None:
-    """Two classes would become one, since NumPy's arrays of text drop NULs at the end. CSV may have no NUL at all."""
+def test_text_that_ends_in_nul_is_refused(tmp_path: Path) -> None:
+    """Arrays of strings drop NULs at the end, so two classes could become one. CSV files must not contain any NUL."""
     with pytest.raises(dn.DataError, match="column 'kind' has text that ends in NUL"):
         dn.write_table(tmp_path / "out.csv", ["kind"], [["a", "a\0"]])
     (tmp_path / "table.csv").write_bytes(b"x,kind\n1,a\n2,a\0\n")
@@ -159,7 +162,7 @@ def test_text_that_ends_in_nul(tmp_path: Path) -> None:
     assert dn.read_table(tmp_path / "table.parquet").columns["kind"].tolist() == ["a", "a\0b"]
 
 
-def test_names_of_classes_and_categories_in_a_model_file_that_end_in_nul() -> None:
+def test_classes_and_categories_of_a_model_file_that_end_in_nul_are_refused() -> None:
     from deepnotes.cli.tasks import from_metadata
 
     with pytest.raises(ValueError, match="ends in NUL"):
@@ -171,8 +174,8 @@ def test_names_of_classes_and_categories_in_a_model_file_that_end_in_nul() -> No
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("dialect", ["keras", "sklearn"])
-def test_momentum_under_a_changing_rate_is_that_of_the_dialect(dialect: str, nesterov: bool, backend: str) -> None:
-    """``v = m v - rate g``, ``w += v`` (Nesterov: ``w += m v - rate g``): each step keeps the rate it was made with."""
+def test_momentum_with_a_changing_rate_is_that_of_the_dialect(dialect: str, nesterov: bool, backend: str) -> None:
+    """``v = m v - rate g``, ``w += v`` (Nesterov: ``w += m v - rate g``): a gradient keeps the rate of its update."""
     if backend == "numba":
         pytest.importorskip("numba")
     schedule = dn.ExponentialDecay(0.5, every=1, factor=0.8)

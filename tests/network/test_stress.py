@@ -1,4 +1,4 @@
-"""Numbers under stress: right within the derived bound, or an error of ours that says what is wrong."""
+"""Trainings with extreme sizes and numbers: the results are within the error bounds, or an error explains the cause."""
 
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -20,8 +20,8 @@ in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 @dataclass(frozen=True)
-class Given(TrainingCase):
-    """A training on samples that are said, or that are random ones times a factor, from parameters that are said."""
+class ExtremeCase(TrainingCase):
+    """A training on given samples, or on random samples times a factor, optionally from given parameters."""
 
     X: Any = None
     labels: Any = None
@@ -59,11 +59,11 @@ LAYERS: dict[str, list[dn.Layer]] = {
 @on_every_backend
 @in_both_precisions
 @pytest.mark.parametrize("case", STRESS)
-def test_few_samples_odd_batches_dull_features_and_very_many(backend: str, dtype: str, case: str) -> None:
+def test_unusual_numbers_of_samples_batches_and_features(backend: str, dtype: str, case: str) -> None:
     settings = STRESS[case]
     layers = LAYERS[settings.get("targets", "real")] if settings.get("inputs") != 10**6 else [dn.Dense(1, "tanh")]
     trial = Trial(dn.get_backend(backend), case)
-    check_training(trial, Given(layers, dtype, **settings), case, random="X" not in settings)
+    check_training(trial, ExtremeCase(layers, dtype, **settings), case, random="X" not in settings)
     assert trial.compared > 10
 
 
@@ -74,14 +74,14 @@ def test_few_samples_odd_batches_dull_features_and_very_many(backend: str, dtype
 def test_inputs_from_subnormals_to_nearly_the_largest_float(
     backend: str, dtype: str, optimizer: Any, size: str
 ) -> None:
-    """Absolute errors keep their gradients finite: each is as large as the inputs."""
-    found = np.finfo(dtype)
+    """The gradient of the absolute error has the size of the inputs, so it is finite."""
+    limits = np.finfo(dtype)
     factor = float({
-        "subnormal": 8 * found.smallest_subnormal, "smallest normal": found.tiny, "tiny": found.tiny**0.8,
-        "large": found.max**0.4, "near the largest": found.max / 64,
+        "subnormal": 8 * limits.smallest_subnormal, "smallest normal": limits.tiny, "tiny": limits.tiny**0.8,
+        "large": limits.max**0.4, "near the largest": limits.max / 64,
     }[size])  # fmt: skip
     rate = 0.01 / max(factor, 1.0) if isinstance(optimizer, dn.SGD) else 0.01
-    training = Given(
+    training = ExtremeCase(
         [dn.Dense(1)], dtype, loss="mean_absolute_error", factor=factor, samples=4, batch=2, updates=(4, 4), rate=rate,
         optimizer=optimizer, inputs=3,
     )  # fmt: skip
@@ -95,7 +95,7 @@ def test_inputs_from_subnormals_to_nearly_the_largest_float(
         net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer, clip_norm=1.0, epochs=2)
         moved = abs(net.flat() - training.theta())
         largest_rate: Any = optimizer.learning_rate
-        assert 0 < moved.max() <= 2.1 * largest_rate  # no step of Adam's first is larger than its rate
+        assert 0 < moved.max() <= 2.1 * largest_rate  # two updates, each at most about the rate
         return
     trial = Trial(dn.get_backend(backend), size)
     check_training(trial, training, size, random=False)
@@ -107,14 +107,14 @@ def test_inputs_from_subnormals_to_nearly_the_largest_float(
 
 @on_every_backend
 @in_both_precisions
-def test_logits_of_ten_thousand_have_exact_losses_outputs_and_gradients(backend: str, dtype: str) -> None:
+def test_losses_outputs_and_gradients_are_exact_for_logits_of_ten_thousand(backend: str, dtype: str) -> None:
     logits = np.array([[1e4, 1e4, -1e4, -1e4]])
     net = dn.Network([dn.Dense(1, "sigmoid")], 1, backend=backend, dtype=dtype, theta=np.array([1.0, 0.0]))
     np.testing.assert_array_equal(net.predict(logits), [[1, 1, 0, 0]])
     for target, loss in [([[1, 1, 0, 0]], 0.0), ([[0, 0, 1, 1]], 1e4), ([[1, 0, 0, 1]], 5e3)]:
         assert net.evaluate(logits, np.array(target)) == {"loss": loss}
     gradients = net.gradients(logits, np.array([[0, 1, 1, 0]]))
-    assert (float(gradients["W1"]), float(gradients["b1"])) == ((1e4 + 1e4) / 4, 0.0)
+    assert (np.asarray(gradients["W1"]).item(), np.asarray(gradients["b1"]).item()) == ((1e4 + 1e4) / 4, 0.0)
 
     net = dn.Network([dn.Dense(2, "softmax")], 2, backend=backend, dtype=dtype, theta=np.array([1.0, 0, 0, 1, 0, 0]))
     np.testing.assert_array_equal(net.predict(EXTREME), [[1, 0, 0.5], [0, 1, 0.5]])
@@ -127,10 +127,12 @@ def test_logits_of_ten_thousand_have_exact_losses_outputs_and_gradients(backend:
 @on_every_backend
 @in_both_precisions
 @pytest.mark.parametrize("last", [("sigmoid", "binary_cross_entropy"), ("softmax", "categorical_cross_entropy")])
-def test_training_from_such_logits_keeps_its_bound(backend: str, dtype: str, last: tuple[str, str]) -> None:
+def test_training_with_logits_of_ten_thousand_stays_within_its_bound(
+    backend: str, dtype: str, last: tuple[str, str]
+) -> None:
     trial = Trial(dn.get_backend(backend), "logits")
     k = 2
-    training = Given(
+    training = ExtremeCase(
         [dn.Dense(k, last[0])], dtype, loss=last[1], targets="labels" if last[0] == "softmax" else "bits",
         X=np.hstack([EXTREME, -EXTREME[:, :2]]), inputs=2, samples=5, batch=2, updates=(5, 5), rate=1e-3,
         start=[1.0, 0, 0, 1, 0, 0],
@@ -139,7 +141,7 @@ def test_training_from_such_logits_keeps_its_bound(backend: str, dtype: str, las
 
 
 @on_every_backend
-def test_a_softmax_of_one_class_is_refused_with_what_to_take_instead(backend: str) -> None:
+def test_a_softmax_of_one_class_is_refused_with_alternatives(backend: str) -> None:
     net = dn.Network([dn.Dense(1, "softmax")], 3, backend=backend, seed=0)
     with pytest.raises(
         dn.ArgumentError, match=r"a single output is always 0: for two classes use Dense\(2, 'softmax'\)"
@@ -147,117 +149,118 @@ def test_a_softmax_of_one_class_is_refused_with_what_to_take_instead(backend: st
         net.fit(np.ones((3, 20)), np.zeros(20, int))
 
 
-# --- beyond what floats can hold --------------------------------------------------------------------------------------
+# --- overflow ---------------------------------------------------------------------------------------------------------
 
 
 @on_every_backend
 @in_both_precisions
-def test_what_overflows_is_infinite_or_an_error_and_changes_nothing(backend: str, dtype: str) -> None:
+def test_an_overflow_is_infinite_in_predictions_and_an_error_in_training(backend: str, dtype: str) -> None:
     largest = float(np.finfo(dtype).max)
     X, Y = np.full((1, 3), largest / 2), np.zeros((1, 3))
     net = dn.Network([dn.Dense(1), dn.Dense(1)], 1, backend=backend, dtype=dtype, theta=np.array([4.0, 1.0, 0.0, 0.0]))
     before = net.flat()
     np.testing.assert_array_equal(net.predict(X), np.full((1, 3), np.inf))
-    with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the output of layer 1") as told:
+    with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the output of layer 1") as error:
         net.fit(X, Y)
-    assert (told.value.step, told.value.layer) == (1, 1)
+    assert (error.value.step, error.value.layer) == (1, 1)
     with pytest.raises(dn.NonFiniteLossError, match="the outputs of all layers are finite"):
-        net.fit(X / 1e8, Y)  # their squares are not
+        net.fit(X / 1e8, Y)  # the squared error overflows
     np.testing.assert_array_equal(net.flat(), before)
 
 
 @on_every_backend
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused_by_its_name(backend: str, bad: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_argument_with_a_non_finite_number_is_named(backend: str, value: float) -> None:
     net = dn.Network([dn.Dense(1)], 2, backend=backend, seed=0)
     X, Y = np.ones((2, 4)), np.ones((1, 4))
-    X[1, 2] = bad
+    X[1, 2] = value
     with pytest.raises(dn.DataError, match="X"):
         net.fit(X, Y)
     with pytest.raises(dn.DataError, match="Y"):
-        net.fit(np.ones((2, 4)), np.full((1, 4), bad))
+        net.fit(np.ones((2, 4)), np.full((1, 4), value))
 
 
 def test_standardizers_of_constants_of_one_sample_and_of_the_largest_floats() -> None:
     largest = np.finfo(np.float64).max
     X = np.array([[3.0, 3.0], [0.1, 0.1], [0.0, 0.0], [largest, -largest], [largest, largest], [5e-324, 0.0]])
-    found = dn.Standardizer.fit(X)
-    np.testing.assert_array_equal(found.mean[:, 0], [3.0, 0.1, 0.0, 0.0, largest, 0.0])
-    assert found.scale[[0, 1, 2, 4], 0].tolist() == [1.0] * 4
-    np.testing.assert_array_equal(found(X)[[0, 1, 2, 4]], np.zeros((4, 2)))
-    np.testing.assert_array_equal(found(X)[3], [1.0, -1.0])
-    assert np.isfinite(found(X)).all()
-    one = dn.Standardizer.fit(X[:, :1])
-    np.testing.assert_array_equal(one(X[:, :1]), np.zeros((6, 1)))
+    standardizer = dn.Standardizer.fit(X)
+    np.testing.assert_array_equal(standardizer.mean[:, 0], [3.0, 0.1, 0.0, 0.0, largest, 0.0])
+    assert standardizer.scale[[0, 1, 2, 4], 0].tolist() == [1.0] * 4
+    np.testing.assert_array_equal(standardizer(X)[[0, 1, 2, 4]], np.zeros((4, 2)))
+    np.testing.assert_array_equal(standardizer(X)[3], [1.0, -1.0])
+    assert np.isfinite(standardizer(X)).all()
+    of_one_sample = dn.Standardizer.fit(X[:, :1])
+    np.testing.assert_array_equal(of_one_sample(X[:, :1]), np.zeros((6, 1)))
 
 
-# --- a million steps of Adam ------------------------------------------------------------------------------------------
+# --- a million updates of Adam ----------------------------------------------------------------------------------------
 
 STEPS, RATE = 10**6, 2.0**-20
 
 
 def drift(dtype: str, steps: int, beta1: float = 0.9, beta2: float = 0.999) -> float:
-    """Return by how much, as a share, Adam's way under a gradient of 1 may be off after some steps.
+    """Return the bound on the relative error of θ after a number of updates of Adam with a gradient of 1.
 
-    Each decay may be off by u, of which the discounted sums make u / (1 - beta), and their roundings as much; of v it
-    is the root. Then there are a few roundings of each update, and one of each sum of them.
+    The rounding of a decay by u has a relative effect of u / (1 - beta) on its discounted sum, and the roundings of the
+    sum have the same effect; for v, the root halves both. The other terms are a few roundings within an update, and one
+    rounding for each sum of θ and an update.
     """
     u = UNIT[dtype]
     return 2 * u / (1 - beta1) + u / (1 - beta2) + 8 * u + steps * u
 
 
-@pytest.mark.skipif("numba" not in BACKENDS, reason="wanted the extra numba: elsewhere it takes minutes")
+@pytest.mark.skipif("numba" not in BACKENDS, reason="requires the extra numba; other backends take minutes")
 @in_both_precisions
-def test_a_million_steps_of_adam_go_as_far_as_they_must(dtype: str) -> None:
-    """Under a gradient of 1 each goes on by ``rate / (1 + epsilon)``."""
+def test_a_million_updates_of_adam_stay_within_the_error_bound(dtype: str) -> None:
+    """With a gradient of 1, each update changes θ by ``rate / (1 + epsilon)``."""
     net = dn.Network([dn.Dense(1)], 1, backend="numba", dtype=dtype, theta=np.zeros(2))
     X, Y = np.ones((1, 1000), dtype), np.full((1, 1000), 1e6, dtype)
     net.fit(X, Y, loss="mean_absolute_error", optimizer=dn.Adam(RATE), batch_size=1, epochs=STEPS // 1000)
-    wanted = STEPS * RATE / (1 + 1e-8)
+    expected = STEPS * RATE / (1 + 1e-8)
     assert net._training is not None
     assert net._training[2].step == STEPS
-    assert abs(net.flat() - wanted).max() <= drift(dtype, STEPS) * wanted
+    assert abs(net.flat() - expected).max() <= drift(dtype, STEPS) * expected
 
 
 @on_every_backend
 @in_both_precisions
 @pytest.mark.parametrize("step", [10**6, 2**31 - 1, 2**32, 10**12, 2**53])
-def test_adam_goes_on_from_any_step(backend: str, dtype: str, step: int) -> None:
-    """The same from sums of a gradient of 1 that a training of that many steps would have left."""
+def test_adam_continues_from_any_step(backend: str, dtype: str, step: int) -> None:
+    """The slots are set to the sums that a training with a gradient of 1 would have after `step` updates."""
     net = dn.Network([dn.Dense(1), dn.Dropout(0.5)], 1, backend=backend, dtype=dtype, theta=np.zeros(2), seed=0)
     X, Y = np.ones((1, 64), dtype), np.full((1, 64), 1e6, dtype)
     settings: dict[str, Any] = {"loss": "mean_absolute_error", "optimizer": dn.Adam(RATE)}
     net.partial_fit(X, Y, **settings)
-    kept = net.backend.to_numpy(net.theta)
+    parameters = net.backend.to_numpy(net.theta)
     assert net._training is not None
     _, _, state = net._training
     m, v = (net.backend.to_numpy(slot) for slot in state.slots)
-    state.step, kept[:], m[:], v[:] = step, 0, -1 / (1 - 0.9), 1 / (1 - 0.999)
+    state.step, parameters[:], m[:], v[:] = step, 0, -1 / (1 - 0.9), 1 / (1 - 0.999)
     net.partial_fit(X, Y, **settings)
     assert state.step == step + 1
     theta = net.flat()
-    # Dropout doubles or drops each sample's part, so the gradient is not quite 1: it says by how much.
+    # Dropout doubles or drops the contribution of each sample, so the gradient is not exactly 1; m contains its value.
     g = -(net.backend.to_numpy(state.slots[0]) + 0.9 / (1 - 0.9))
     m, v = 0.9 / (1 - 0.9) + g, 0.999 / (1 - 0.999) + g * g
-    wanted = RATE * (m * (1 - 0.9)) / (np.sqrt(v * (1 - 0.999)) + 1e-8)
+    expected = RATE * (m * (1 - 0.9)) / (np.sqrt(v * (1 - 0.999)) + 1e-8)
     assert np.isfinite(theta).all()
-    assert (abs(theta - wanted) <= 2 * drift(dtype, 1) * wanted).all()
+    assert (abs(theta - expected) <= 2 * drift(dtype, 1) * expected).all()
 
 
 @pytest.mark.parametrize("step", [1, 2, 10, 1000, 10**5, 10**6, 2**31, 10**12])
-def test_adams_bias_corrections_are_exact_at_any_step(step: int) -> None:
-    """They are not off by more than ``β^t`` is, which is rounded once or twice before it is taken from 1."""
+def test_the_bias_corrections_of_adam_are_accurate_at_any_step(step: int) -> None:
+    """Their error is that of ``β^t``, which has one or two roundings and is subtracted from 1."""
     with localcontext() as context:
         context.prec = 60
         powers = [Decimal(beta) ** step for beta in (0.9, 0.999)]
         s1, s2 = ((1 - p) / (1 - Decimal(beta)) for p, beta in zip(powers, (0.9, 0.999), strict=True))
         rate, epsilon = (Decimal(float(value)) * s2.sqrt() for value in ("1e-3", "1e-8"))
         rate /= s1
-        shares = [2 * p / (1 - p) + 2 for p in powers]
+        roundings = [2 * p / (1 - p) + 2 for p in powers]
     with np.errstate(divide="raise", over="raise", invalid="raise"):
-        found = dn.Adam().scalars(np.array([step]), np.array([0.001]))
-        alone = dn.Adam().scalars(step, 0.001)
+        arrays = dn.Adam().scalars(np.array([step]), np.array([0.001]))
+        numbers = dn.Adam().scalars(step, 0.001)
     unit = Decimal(UNIT["float64"])
-    for scalars in ({name: values[0] for name, values in found.items()}, alone):
-        assert abs(Decimal(float(scalars["rate"])) - rate) <= (sum(shares) + 4) * unit * rate
-        assert abs(Decimal(float(scalars["epsilon"])) - epsilon) <= (shares[1] + 4) * unit * epsilon
+    for scalars in ({name: values[0] for name, values in arrays.items()}, numbers):
+        assert abs(Decimal(float(scalars["rate"])) - rate) <= (sum(roundings) + 4) * unit * rate
+        assert abs(Decimal(float(scalars["epsilon"])) - epsilon) <= (roundings[1] + 4) * unit * epsilon

@@ -1,4 +1,4 @@
-"""The cache of a Dense layer has names, and all that reads it does so by name."""
+"""The cache of a Dense layer has named fields, which all code reads by name."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 5))
 
 
-def test_the_cache_holds_what_backward_needs_by_name() -> None:
+def test_the_cache_has_the_arrays_of_the_forward_pass() -> None:
     ops: Any = dn.get_backend("numpy").ops
     parameters: Any = {"W": RNG.normal(size=(2, 3)), "b": np.ones((2, 1))}
     A, cache = Dense(2, "tanh").forward(ops, parameters, X, Context(1, 0, None))
@@ -23,17 +23,17 @@ def test_the_cache_holds_what_backward_needs_by_name() -> None:
 
 
 @pytest.mark.parametrize("loss", ["categorical_cross_entropy", "mean_squared_error"])
-def test_nothing_reads_the_cache_by_position(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gradient() -> np.ndarray:
+def test_no_code_reads_the_cache_by_position(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train() -> np.ndarray:
         net = dn.Network([dn.Dense(4, "relu"), dn.Dense(2, "softmax")], inputs=3, seed=0)
         history = net.fit(X, np.eye(2)[:, [0, 1, 1, 0, 1]], loss=loss, epochs=1, batch_size=5)
         return np.append(net.flat(), history.loss)
 
-    usual, forward = gradient(), Dense.forward
+    expected, forward = train(), Dense.forward
 
-    def forward_by_name(*given: Any) -> Any:
-        A, cache = forward(*given)
-        return A, SimpleNamespace(**cache._asdict())  # it can't be unpacked
+    def forward_with_namespace(*arguments: Any) -> Any:
+        A, cache = forward(*arguments)
+        return A, SimpleNamespace(**cache._asdict())  # cannot be unpacked or indexed
 
-    monkeypatch.setattr(Dense, "forward", forward_by_name)
-    np.testing.assert_array_equal(gradient(), usual)
+    monkeypatch.setattr(Dense, "forward", forward_with_namespace)
+    np.testing.assert_array_equal(train(), expected)

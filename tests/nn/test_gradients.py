@@ -1,12 +1,12 @@
-"""The gradient of whole networks against central differences of the cost, parameter by parameter, in float64.
+"""The gradients of whole networks against central differences of the cost, parameter by parameter, in float64.
 
-The difference is taken over 2 h with h = 2^-17, which leaves about h² f'''/6 + u f / h, some 1e-11 where all is of
-size 1. So the relative error (norm of the difference over norm of the gradient) must stay below 1e-7 wherever two
-conditions hold; where one does not, the data are drawn again from the next seed:
+A central difference over 2 h with h = 2^-17 has an error of about h² f'''/6 + u f / h, about 1e-11 if all values are of
+size 1. The relative error (the norm of the difference divided by the norm of the gradient) must stay below 1e-7 if two
+conditions hold; otherwise, the test is repeated with the data of the next seed:
 
-- no parameter crosses a kink on its way from -h to h (of relu, leaky_relu, elu, the absolute error, huber), which is
-  seen exactly: each pre-activation and each residual is on the same side of its kinks at all points;
-- the gradient is not nearly zero, as it is where all output neurons of a relu are off.
+- No kink (of relu, leaky_relu, elu, the absolute error or huber) is crossed between -h and h. This is checked exactly:
+  each pre-activation and each residual is on the same side of its kinks at all points.
+- The gradient is not almost zero, as it is if all output neurons of a relu are inactive.
 """
 
 import numpy as np
@@ -23,10 +23,10 @@ from deepnotes.nn.steps import forward, gradient_step, sample_losses
 H = 2.0**-17
 OPS = dn.get_backend("numpy").ops
 KINKED = {"relu", "leaky_relu", "elu"}
-REGULARISATIONS = {"plain": {}, "l2": {"l2": 0.3}, "dropout": {"rate": 0.4}}
+REGULARIZATIONS = {"none": {}, "l2": {"l2": 0.3}, "dropout": {"rate": 0.4}}
 
 
-def allowed(activation, loss):
+def is_allowed(activation, loss):
     try:
         check_pair(Loss(loss), dn.Activation(activation))
     except dn.ArgumentError:
@@ -34,12 +34,13 @@ def allowed(activation, loss):
     return True
 
 
-def pairs(wanted):
-    return [(a, loss) for a in ACTIVATIONS for loss in LOSSES if allowed(a, loss) == wanted]
+def pairs(allowed):
+    """Return the pairs of an activation and a loss that are allowed, or those that are not."""
+    return [(a, loss) for a in ACTIVATIONS for loss in LOSSES if is_allowed(a, loss) == allowed]
 
 
 class Case:
-    """A random network of two layers with random data; `single` says which of its sizes is 1."""
+    """A random network of two layers with random data; `single` is the name of a size to set to 1."""
 
     def __init__(self, seed, hidden, last, loss, *, single=None, weighted=False, l2=0.0, rate=0.0):
         rng = np.random.default_rng(seed)
@@ -61,11 +62,11 @@ class Case:
         self.w = rng.uniform(0.1, 3, m) if weighted else None
 
     def gradient(self):
-        found = self.net.gradients(self.X, self.Y, loss=self.loss, sample_weight=self.w, l2=self.l2)
-        return np.concatenate([np.ravel(found[name]) for name in self.net.layout.entries])
+        gradients = self.net.gradients(self.X, self.Y, loss=self.loss, sample_weight=self.w, l2=self.l2)
+        return np.concatenate([np.ravel(gradients[name]) for name in self.net.layout.entries])
 
     def losses(self, theta):
-        """Return the loss of each sample, with the mask of step 0, and on which side of its kinks everything is."""
+        """Return the loss of each sample with the dropout mask of step 0, and the sides of all kinks as bytes."""
         layers, parameters = self.net.layers, self.net.layout.split(np, theta)
         A, caches = forward(OPS, layers, parameters, self.X, self.net.seed, np.asarray(0))
         kinks = [cache[1] > 0 for layer, cache in zip(layers, caches, strict=True) if _is_kinked(layer)]
@@ -77,23 +78,23 @@ class Case:
         return L, b"".join(side.tobytes() for side in kinks)
 
     def cost(self, theta):
-        """Return the mean loss with the L2 penalty, and on which side of its kinks everything is."""
+        """Return the mean loss with the L2 penalty, and the sides of all kinks as bytes."""
         L, sides = self.losses(theta)
         penalty = self.l2 / 2 * (theta**2 * self.net.layout.decays()).sum()
         return np.average(L, weights=self.w) + penalty, sides
 
     def differences(self):
-        """Return the central differences, or None where a kink is crossed."""
+        """Return the central differences, or None if a kink is crossed."""
         theta = self.net.flat()
         _, sides = self.cost(theta)
-        found = np.empty(theta.shape)
+        differences = np.empty(theta.shape)
         for i in range(theta.size):
             step = H * (np.arange(theta.size) == i)
             (up, above), (down, below) = self.cost(theta + step), self.cost(theta - step)
             if not above == below == sides:
                 return None
-            found[i] = (up - down) / (2 * H)
-        return found
+            differences[i] = (up - down) / (2 * H)
+        return differences
 
 
 def _is_kinked(layer):
@@ -114,17 +115,17 @@ def assert_gradient_is_right(*names, **options):
 
 
 @pytest.mark.thinned(3)
-@pytest.mark.parametrize("weighted", [False, True], ids=["even", "weighted"])
-@pytest.mark.parametrize("regularisation", REGULARISATIONS)
-@pytest.mark.parametrize(("activation", "loss"), pairs(True))
-def test_gradients_are_those_of_the_cost(activation, loss, regularisation, weighted):
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("regularization", REGULARIZATIONS)
+@pytest.mark.parametrize(("activation", "loss"), pairs(allowed=True))
+def test_gradients_are_those_of_the_cost(activation, loss, regularization, weighted):
     """N11 to N16: every allowed pair, on shapes that include one feature, one neuron, one output and one sample.
 
-    A softmax of one output is constant, so it has two or more.
+    A softmax of one output is constant, so softmax has at least two outputs.
     """
     for single in (None, "features", "neurons", "outputs", "samples"):
         if not (single == "outputs" and activation == "softmax"):
-            options = REGULARISATIONS[regularisation]
+            options = REGULARIZATIONS[regularization]
             assert_gradient_is_right(activation, activation, loss, single=single, weighted=weighted, **options)
 
 
@@ -137,18 +138,18 @@ def test_fused_outputs_after_every_hidden_activation(last, loss, hidden):
     assert_gradient_is_right(hidden, last, loss)
 
 
-@pytest.mark.parametrize(("activation", "loss"), pairs(False))
+@pytest.mark.parametrize(("activation", "loss"), pairs(allowed=False))
 def test_pairs_that_are_not_allowed_are_refused(activation, loss):
     net = dn.Network([Dense(2, activation)], 1)
     with pytest.raises(dn.ArgumentError, match=f"loss '{loss}' needs outputs that are"):
         net.gradients([[0.5]], [[1.0], [0.0]], loss=loss)
 
 
-@pytest.mark.parametrize(("activation", "loss"), pairs(True))
-def test_the_cost_of_a_step_is_the_weighted_mean_that_is_differentiated(activation, loss):
-    """N10: ``gradient_step``, with weights of mean 1, and ``evaluate`` have the cost that was differentiated.
+@pytest.mark.parametrize(("activation", "loss"), pairs(allowed=True))
+def test_the_cost_of_a_step_is_the_weighted_mean_of_the_losses(activation, loss):
+    """N10: ``gradient_step`` and ``evaluate`` return the cost whose differences are taken above.
 
-    Each makes m + 4 roundings.
+    Each of them has m + 4 roundings.
     """
     case = Case(0, activation, activation, loss, weighted=True)
     net, w = case.net, case.w

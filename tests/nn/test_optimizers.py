@@ -1,4 +1,4 @@
-"""Optimizers against scalar loops, schedules and initial weights against their definitions."""
+"""Optimizers against scalar loops; schedules and initial weights against their definitions."""
 
 import math
 from typing import Any
@@ -16,13 +16,14 @@ from deepnotes.nn.schedules import as_schedule
 
 U = 2.0**-53  # unit roundoff of float64
 OPS = dn.get_backend("numpy").ops
-T = 20  # steps
+T = 20  # updates
 BOUND = 8 * T * T * 4 * U
-"""Each of T steps adds at most 8 roundings to a slot, so a step is off by 8 T roundings of its size, which is below 4
-(the gradients lie between 1/2 and 2, the rate is 1/10 and the velocity at most 10 gradients), and θ by T such steps."""
+"""The bound on the error of θ after T updates. Each update adds at most 8 roundings to a slot, so an update has the
+error of 8 T roundings of its size. The size is below 4, since gradients are between 1/2 and 2, the rate is 1/10 and the
+velocity is at most 10 gradients. θ has the error of T such updates."""
 
 
-# The equations, where they are exact: powers of 2
+# The equations, on powers of 2, for which they are exact
 
 
 def test_gradient_descent():
@@ -31,29 +32,29 @@ def test_gradient_descent():
 
 @pytest.mark.parametrize(("nesterov", "theta"), [(False, 1 - 0.25 * 6), (True, 1 - 0.25 * (4 + 0.5 * 6))])
 def test_momentum(nesterov, theta):
-    found = eq.momentum(np, np.array([1.0]), np.array([4.0]), np.array([4.0]), 0.25, 0.5, nesterov)
-    assert [x.tolist() for x in found] == [[theta], [6.0]]
+    arrays = eq.momentum(np, np.array([1.0]), np.array([4.0]), np.array([4.0]), 0.25, 0.5, nesterov)
+    assert [x.tolist() for x in arrays] == [[theta], [6.0]]
 
 
 def test_rmsprop():
-    """The mean square is 4²/4, its root 2, and the epsilon is added outside the root."""
-    found = eq.rmsprop(np, np.array([1.0]), np.array([4.0]), np.array([0.0]), 0.5, 0.75, 2.0)
-    assert [x.tolist() for x in found] == [[1 - 0.5 * 4 / (2 + 2)], [4.0]]
+    """The mean square is 4²/4, its root is 2, and epsilon is added to the root."""
+    arrays = eq.rmsprop(np, np.array([1.0]), np.array([4.0]), np.array([0.0]), 0.5, 0.75, 2.0)
+    assert [x.tolist() for x in arrays] == [[1 - 0.5 * 4 / (2 + 2)], [4.0]]
 
 
 def test_adam():
-    """Discounted sums: m = 4/2 + 4, v = 12 3/4 + 4², whose root is 5."""
+    """The discounted sums are m = 4/2 + 4 and v = 12 · 3/4 + 4², whose root is 5."""
     theta, g, m, v = (np.array([x]) for x in (1.0, 4.0, 4.0, 12.0))
-    found = eq.adam(np, theta, g, m, v, 0.5, 3.0, 0.5, 0.75)
-    assert [x.tolist() for x in found] == [[1 - 0.5 * 6 / (5 + 3)], [6.0], [25.0]]
+    arrays = eq.adam(np, theta, g, m, v, 0.5, 3.0, 0.5, 0.75)
+    assert [x.tolist() for x in arrays] == [[1 - 0.5 * 6 / (5 + 3)], [6.0], [25.0]]
 
 
-def test_weight_decay_takes_its_share_of_the_weights_only():
+def test_weight_decay_applies_to_the_weights_only():
     theta, decays = np.array([1.0, -2.0, 3.0]), np.array([1.0, 1.0, 0.0])
     assert eq.weight_decay(np, theta, decays, 0.25).tolist() == [0.75, -1.5, 3.0]
 
 
-# The classes, over T steps, against the textbook's scalar loops
+# The classes, over T updates, against scalar loops
 
 
 def sgd(theta, gradients, rate):
@@ -63,7 +64,7 @@ def sgd(theta, gradients, rate):
 
 
 def heavy_ball(theta, gradients, rate, momentum):
-    """Polyak's: the velocity is the step itself."""
+    """Return θ after Polyak's method, where the velocity is the step itself."""
     step = 0.0
     for g in gradients:
         step = momentum * step - rate * g
@@ -80,7 +81,7 @@ def rmsprop(theta, gradients, rate, rho, epsilon):
 
 
 def adam(theta, gradients, rate, beta1, beta2, epsilon, decay=0.0):
-    """Algorithm 1 of arXiv:1412.6980; with `decay` algorithm 2 of arXiv:1711.05101."""
+    """Return θ after algorithm 1 of arXiv:1412.6980, or with `decay` algorithm 2 of arXiv:1711.05101."""
     m = v = 0.0
     for t, g in enumerate(gradients, 1):
         m = beta1 * m + (1 - beta1) * g
@@ -91,13 +92,13 @@ def adam(theta, gradients, rate, beta1, beta2, epsilon, decay=0.0):
 
 
 def slopes(p=6, seed=0):
-    """Return T gradients of p parameters, each between 1/2 and 2 in size, of either sign."""
+    """Return T gradients of p parameters, with absolute values between 1/2 and 2 and random signs."""
     rng = np.random.default_rng(seed)
     return rng.choice([-1, 1], (T, p)) * rng.uniform(0.5, 2, (T, p))
 
 
-def trained(optimizer, theta, gradients):
-    """Return θ after the updates; the last half of θ are biases."""
+def train(optimizer, theta, gradients):
+    """Return θ after the updates; the second half of θ is biases."""
     p = len(theta)
     decays = (np.arange(p) < p // 2).astype(float)
     slots = tuple(np.zeros(p) for _ in optimizer.slots)
@@ -120,50 +121,50 @@ LOOPS = [
 
 @pytest.mark.parametrize(("optimizer", "loop", "numbers"), LOOPS, ids=[repr(optimizer) for optimizer, *_ in LOOPS])
 def test_updates_are_those_of_the_scalar_loop(optimizer, loop, numbers):
-    """Also with the defaults; an epsilon of 0.1 shows where it is added."""
+    """The cases include the defaults, and an epsilon large enough to show where it is added."""
     theta, gradients = np.linspace(-1, 1, 6), slopes()
-    found = trained(optimizer, theta, gradients)
+    result = train(optimizer, theta, gradients)
     expected = [loop(theta[i], gradients[:, i].tolist(), *numbers) for i in range(6)]
-    assert abs(found - expected).max() <= BOUND
-    assert abs(found - theta).min() > 1e6 * BOUND
+    assert abs(result - expected).max() <= BOUND
+    assert abs(result - theta).min() > 1e6 * BOUND
 
 
 def test_adamw_decays_weights_and_not_biases():
     theta, gradients = np.linspace(1, 2, 6), slopes()
-    found = trained(dn.AdamW(0.1, epsilon=0.1, weight_decay=0.5), theta, gradients)
+    result = train(dn.AdamW(0.1, epsilon=0.1, weight_decay=0.5), theta, gradients)
     for i, start in enumerate(theta.tolist()):
         decay = 0.5 if i < 3 else 0.0
         expected = adam(start, gradients[:, i].tolist(), 0.1, 0.9, 0.999, 0.1, decay)
-        assert abs(found[i] - expected) <= BOUND
+        assert abs(result[i] - expected) <= BOUND
 
 
-def test_nesterov_is_sutskevers_form_seen_from_where_the_velocity_leads():
-    """On f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4), and our θ is θ + μ v."""
+def test_nesterov_is_sutskevers_method_with_theta_plus_momentum_v_as_parameters():
+    """For f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4); the θ of SGD is θ + μ v."""
     rate, momentum = 0.1, 0.9
     optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
-    ours: Any = np.array([1.0])
+    result: Any = np.array([1.0])
     slots: Any = (np.array([0.0]),)
     theta, v = 1.0, 0.0
     for t in range(1, T + 1):
-        ours, slots = optimizer.update(OPS, ours, ours, slots, np.ones(1), optimizer.scalars(t, rate))
+        result, slots = optimizer.update(OPS, result, result, slots, np.ones(1), optimizer.scalars(t, rate))
         v = momentum * v - rate * (theta + momentum * v)
         theta += v
-        assert abs(ours[0] - (theta + momentum * v)) <= BOUND
-    assert abs(ours[0]) < 0.2
+        assert abs(result[0] - (theta + momentum * v)) <= BOUND
+    assert abs(result[0]) < 0.2
 
 
 # In a network
 
 
 def slope_of_one():
-    """Return a network of two parameters and data whose gradient is 1 for both, wherever they are above -100."""
+    """Return a network of two parameters, and data for which both gradients are 1 while the parameters exceed -100."""
     net = dn.Network([dn.Dense(1)], 1, backend="numpy", dtype="float64", seed=0)
     net.set_flat(np.array([3.0, 1.0]))
     return net, np.array([[1.0]]), np.array([[-200.0]])
 
 
-def test_adam_counts_its_steps_from_1_and_on():
-    """With a constant gradient the corrected means are 1 at every step, so every step is rate / (1 + epsilon)."""
+def test_adam_counts_updates_from_1_across_calls():
+    """With a constant gradient the corrected means are 1, so every step has the size rate / (1 + epsilon)."""
     net, X, Y = slope_of_one()
     optimizer = dn.Adam(0.5, epsilon=0.25)
     net.fit(X, Y, loss="mean_absolute_error", optimizer=optimizer, epochs=1)
@@ -172,7 +173,7 @@ def test_adam_counts_its_steps_from_1_and_on():
         net.partial_fit(X, Y, loss="mean_absolute_error", optimizer=optimizer)
 
 
-def test_a_fit_takes_the_rates_of_the_schedule_from_0():
+def test_fit_calls_the_schedule_from_update_0():
     net, X, Y = slope_of_one()
     rate = dn.StepDecay(1.0, every=2, factor=0.5)
     history = net.fit(X, Y, loss="mean_absolute_error", optimizer=dn.SGD(rate), epochs=5)
@@ -180,8 +181,8 @@ def test_a_fit_takes_the_rates_of_the_schedule_from_0():
     assert net.flat().tolist() == [3 - 3.25, 1 - 3.25]
 
 
-def test_a_fit_observes_the_plateau():
-    """A loss that stays where it is, with a patience of 1: the rate halves every second epoch, not below min_rate."""
+def test_fit_reduces_the_rate_on_a_plateau():
+    """The loss is constant and the patience 1, so the rate is halved every second epoch, but not below min_rate."""
     net, X, _ = slope_of_one()
     rate = dn.ReduceOnPlateau(1.0, factor=0.5, patience=1, min_rate=0.125)
     history = net.fit(X, net.predict(X), loss="mean_absolute_error", optimizer=dn.SGD(rate), epochs=10)
@@ -212,26 +213,26 @@ def test_adamw_decays_the_weights_of_a_network():
     ids=repr,
 )
 def test_rates(rate, steps, expected):
-    """By hand; a cosine of π/2 is 6e-17, and the factors are powers of 2."""
+    """The factors are powers of 2, and cos(π/2) = 6e-17 is lost in the sum, so the rates are exact."""
     assert [rate(step) for step in steps] == expected
 
 
-def test_the_cosine_in_between():
-    """After 2 of 8 steps the cosine is that of 45°; 4 roundings."""
+def test_cosine_decay_at_45_degrees():
+    """After 2 of 8 updates the angle is 45°; the bound is 4 roundings."""
     assert abs(dn.CosineDecay(1.0, steps=8)(2) - (1 + math.sqrt(0.5)) / 2) <= 4 * U
 
 
-def test_a_plateau_is_seen_after_its_patience():
+def test_the_rate_is_reduced_after_the_patience():
     schedule = dn.ReduceOnPlateau(1.0, factor=0.5, patience=2, min_delta=0.125)
     memory: Any = {}
     for value, best, waited, scale in [
         (8.0, 8.0, 0, 1.0),
-        (7.5, 8.0, 1, 1.0),  # less than an eighth better
-        (7.0, 8.0, 2, 1.0),  # exactly an eighth is not more than it
+        (7.5, 8.0, 1, 1.0),  # improves by less than an eighth
+        (7.0, 8.0, 2, 1.0),  # improves by exactly an eighth, which does not count
         (6.0, 6.0, 0, 1.0),
         (9.0, 6.0, 1, 1.0),
         (math.nan, 6.0, 2, 1.0),
-        (6.0, 6.0, 0, 0.5),  # waited for two, and now falls
+        (6.0, 6.0, 0, 0.5),  # the third epoch without improvement
         (6.0, 6.0, 1, 0.5),
         (6.0, 6.0, 2, 0.5),
         (6.0, 6.0, 0, 0.25),
@@ -253,10 +254,10 @@ SHAPE = n, n_prev = 200, 300
 )
 @pytest.mark.parametrize("shape", ["normal", "uniform"])
 def test_the_variance_of_initial_weights(name, shape, variance):
-    """Mean and variance of N draws, within 6 standard deviations: σ/sqrt N, and σ² sqrt((κ - 1)/N), κ the kurtosis.
+    """The mean and the variance of N numbers are within 6 standard deviations of their expected values.
 
-    The limits of the uniform ones are ±sqrt(3 variance); that none of N draws comes within 40/N of one has the
-    probability e^-20.
+    These are σ / sqrt N and σ² sqrt((κ - 1) / N), where κ is the kurtosis. The limits of a uniform distribution are
+    ±sqrt(3 variance); the probability that none of N numbers comes within a relative distance of 40/N is e^-20.
     """
     W = as_initializer(f"{name}_{shape}")(np.random.default_rng(0), SHAPE)
     N, kurtosis = n * n_prev, 3 if shape == "normal" else 1.8
@@ -270,11 +271,11 @@ def test_the_variance_of_initial_weights(name, shape, variance):
         assert abs(W).max() > limit
 
 
-def test_every_initializer_was_tested():
+def test_every_initializer_is_tested():
     assert set(INITIALIZERS) == {
         "zeros",
         *(f"{a}_{b}" for a in ("he", "glorot", "lecun") for b in ("normal", "uniform")),
-        *("torch_uniform", "sklearn_uniform", "sklearn_sigmoid_uniform"),  # by test_dialects
+        *("torch_uniform", "sklearn_uniform", "sklearn_sigmoid_uniform"),  # tested in test_dialects.py
     }
 
 
@@ -287,18 +288,18 @@ def test_biases_start_at_0_and_zeros_are_zeros():
 
 @pytest.mark.parametrize("activation", dn.nn.activations.LIBRARY)
 def test_the_default_initializer_follows_the_activation(activation):
-    wanted = "glorot_uniform" if activation in {"identity", "sigmoid", "tanh", "softmax", "exp"} else "he_normal"
-    assert dn.Dense(3, activation).parameters(2)["W"].initializer is INITIALIZERS[wanted]
+    expected = "glorot_uniform" if activation in {"identity", "sigmoid", "tanh", "softmax", "exp"} else "he_normal"
+    assert dn.Dense(3, activation).parameters(2)["W"].initializer is INITIALIZERS[expected]
 
 
-# What is refused
+# Invalid arguments
 
-WRONG = [0, -1.0, math.nan, math.inf, "fast", None, True]
+INVALID_RATES = [0, -1.0, math.nan, math.inf, "fast", None, True]
 
 
-@pytest.mark.parametrize("rate", WRONG)
+@pytest.mark.parametrize("rate", INVALID_RATES)
 @pytest.mark.parametrize("make", [*OPTIMIZERS.values(), dn.Constant, dn.InverseScaling, dn.ReduceOnPlateau])
-def test_wrong_learning_rates(make, rate):
+def test_invalid_learning_rates_are_refused(make, rate):
     with pytest.raises(dn.ArgumentError, match=r"learning_rate=.*, wanted a finite number above 0"):
         make(rate)
 
@@ -325,13 +326,13 @@ def test_wrong_learning_rates(make, rate):
         (lambda: dn.ReduceOnPlateau(0.1, patience=-1), "patience=-1, wanted a whole number of at least 0"),
     ],
 )
-def test_wrong_options(make, message):
+def test_invalid_options_are_refused(make, message):
     with pytest.raises(dn.ArgumentError) as error:
         make()
     assert message in str(error.value)
 
 
-def test_names():
+def test_names_of_optimizers_and_initializers():
     assert as_optimizer("sgd", learning_rate=0.5, momentum=0.9) == dn.SGD(0.5, momentum=0.9)
     assert as_optimizer("adamw") == dn.AdamW()
     with pytest.raises(dn.UnknownNameError, match="unknown optimizer 'adamm'; did you mean 'adam'"):

@@ -1,4 +1,4 @@
-"""Early stopping, and the function that makes the list of callbacks from the arguments of ``fit``."""
+"""Early stopping, and the function that creates the list of callbacks from the arguments of ``fit``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,25 +19,27 @@ if TYPE_CHECKING:
 
 @dataclass
 class EarlyStopping(Callback):
-    """Stop training when a watched figure no longer improves, and restore the parameters of the best epoch.
+    """A callback that stops a training when a loss or metric no longer improves, and restores the best parameters.
 
     Parameters
     ----------
     patience : int, default 10
         The number of epochs without improvement to wait before stopping.
     monitor : str, optional
-        ``val_loss``, ``loss`` or the name of a metric; by default val_loss, or loss if there is no validation.
+        ``val_loss``, ``loss`` or the name of a metric, such as ``val_accuracy``. By default val_loss, or loss if there
+        are no validation data.
     min_delta : float, default 0.0
-        A change counts as an improvement only if it exceeds this.
+        The change that an improvement must exceed.
     mode : {"min", "max"}, optional
         Whether smaller or larger values are better. By default ``"max"`` for accuracy and r2, and ``"min"`` for the
-        loss and the errors; required for any other figure.
+        loss and the other metrics of deepnotes; required for a user-defined metric.
     restore_best : bool, default True
+        Whether to restore the parameters of the best epoch at the end of the training.
 
     Raises
     ------
     ArgumentError
-        If a value is out of its range, or `mode` is missing.
+        If an argument is out of its range, or `mode` is missing.
     """
 
     patience: int = 10
@@ -54,27 +56,28 @@ class EarlyStopping(Callback):
         self._require_mode()
 
     def _require_mode(self) -> None:
-        """Raise ArgumentError if `mode` is missing and it is not known whether the figure should rise or fall."""
+        """Raise ArgumentError if `mode` is missing and required."""
         monitor = self.monitor
         if monitor is None or self.mode is not None:
             return
         if not isinstance(monitor, str) or monitor.removeprefix("val_") not in {"loss", *LIBRARY}:
             raise ArgumentError(
-                f"monitor={monitor!r} is neither the loss nor a metric of deepnotes, so it cannot be known which is "
-                "better: wanted with it mode='min' or mode='max'"
+                f"monitor={monitor!r} is neither the loss nor a metric of deepnotes, wanted with it mode='min' or "
+                "mode='max', which says whether smaller or larger values are better"
             )
 
     def on_start(self, training: "Training") -> None:
-        """Forget the last training, and check that the monitored figure will be available."""
+        """Reset the state of the last training, and check that the monitored value will be available."""
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
         self._size = training.network.layout.size
         self._require_mode()
         if self.monitor is not None and self.monitor not in training.watched:
-            raise ArgumentError(f"monitor={self.monitor!r} is not among what is watched: {', '.join(training.watched)}")
+            available = ", ".join(training.watched)
+            raise ArgumentError(f"monitor={self.monitor!r}, wanted one of the available values: {available}")
 
     def on_epoch(self, training: "Training") -> None:
-        """Remember the best parameters, and stop after more than `patience` epochs without improvement."""
+        """Store the best parameters, and stop after more than `patience` epochs without improvement."""
         history = training.history
         monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
         rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in RISING)
@@ -87,7 +90,7 @@ class EarlyStopping(Callback):
             training.stop = training.stop or self._waited > self.patience
 
     def on_ready(self, training: "Training") -> None:
-        """Stop at once if the training is resumed after early stopping had ended it."""
+        """Stop at once if the resumed training had been ended by early stopping."""
         training.stop = training.stop or self._waited > self.patience
 
     def memory(self) -> dict[str, Any]:
@@ -98,10 +101,10 @@ class EarlyStopping(Callback):
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Restore the memory from a checkpoint."""
         best, theta = memory["best"], memory.get("theta")
-        if type(best) not in (int, float):  # it may be infinite
-            raise ValueError(f"best={best!r} is no number")
+        if type(best) not in (int, float):  # infinity is allowed
+            raise ValueError(f"best={best!r}, wanted a number")
         if theta is not None and (theta.shape != (self._size,) or not np.isfinite(theta).all()):
-            raise ValueError("the best parameters are not the network's")
+            raise ValueError(f"theta: wanted {self._size} finite numbers")
         self._waited, self._epoch = whole("waited", memory["waited"], 0), whole("epoch", memory["epoch"], 0)
         self._best, self._theta = best, theta
 
@@ -120,32 +123,35 @@ def as_callbacks(
     resume: bool = False,
     progress: bool = False,
 ) -> list[Callback]:
-    """Return all callbacks: early stopping, then those given, then those that write files, then the progress bar.
+    """Return all callbacks in the order in which they are called.
+
+    The order is: early stopping, the callbacks in `callbacks`, those that write checkpoints, and the progress bar. The
+    arguments are those of :meth:`deepnotes.Network.fit`.
 
     Raises
     ------
     ArgumentError
-        If one of them is not a callback, or an argument is invalid.
+        If an element of `callbacks` is not a callback, or an argument is invalid.
     """
     if not isinstance(callbacks, Sequence):
         raise ArgumentError.of("callbacks", callbacks, "a list of callbacks")
-    watchers = list(callbacks)
+    ordered = list(callbacks)
     if early_stopping is not None:
         if not isinstance(early_stopping, EarlyStopping):
             early_stopping = EarlyStopping(whole("early_stopping", early_stopping, 0))
-        watchers.insert(0, early_stopping)
-    for i, watcher in enumerate(watchers):
-        if not isinstance(watcher, Callback):
-            raise ArgumentError.of(f"callbacks[{i}]", watcher, "an object of a class derived from Callback")
+        ordered.insert(0, early_stopping)
+    for i, callback in enumerate(ordered):
+        if not isinstance(callback, Callback):
+            raise ArgumentError.of(f"callbacks[{i}]", callback, "an object of a class derived from Callback")
     if checkpoint is not None:
         from deepnotes.network.training.checkpoints import Checkpoints
 
-        watchers.append(Checkpoints(checkpoint, every, resume=resume))
+        ordered.append(Checkpoints(checkpoint, every, resume=resume))
     elif resume:
         raise ArgumentError("resume=True, wanted with it a directory as checkpoint=")
-    watchers.sort(key=lambda watcher: watcher.saves)  # those that save come last and see what the others have done
+    ordered.sort(key=lambda callback: callback.saves)  # a checkpoint contains what the other callbacks have changed
     if progress:
         from deepnotes.network.training.progress import Progress
 
-        watchers.append(Progress())
-    return watchers
+        ordered.append(Progress())
+    return ordered

@@ -1,10 +1,11 @@
-"""Checkpoints: a training stored in a file, from which it can be resumed bit for bit.
+"""Checkpoints: files from which a training can be resumed bit for bit.
 
-A checkpoint is a model file (:mod:`deepnotes.network.formats.model_files`) that also holds the optimizer's slots, the
-number of updates, the generator's state, the order of the samples and the number of them that are done, the memories of
-callbacks, the history, a fingerprint of the training's settings, and versions. :func:`deepnotes.load` reads the network
-from it. Everything that may grow with the training is in tensors, since the size of a header is limited: arrays as they
-are, the rest as JSON in the tensor ``training.json``.
+A checkpoint is a model file (:mod:`deepnotes.network.formats.model_files`) that also contains the slots of the
+optimizer, the number of updates, the state of the random generator, the order of the samples and the position in it,
+the memories of callbacks, the history, a fingerprint of the settings of the training, and versions.
+:func:`deepnotes.load` reads the network from it. All data that may grow during a training are in tensors, since the
+size of the header is limited: arrays have tensors of their own, and the other values are JSON in the tensor
+``training.json``.
 """
 
 import json
@@ -40,40 +41,44 @@ from deepnotes.utils.wording import brief, reason
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-"""The version of the training's part of a checkpoint. Version 1 kept it all in the header, 2 a plateau."""
+"""The version of the format of the training state. In version 1 it was in the header; version 2 had no memory of
+schedules, only that of ReduceOnPlateau."""
 
-SOON = 2.0
-"""Seconds after a change within which another change may get the same time stamp: the resolution of FAT."""
+TIMESTAMP_RESOLUTION = 2.0
+"""The number of seconds within which two changes of a file may get the same time stamp: the resolution of FAT."""
 
 
 class Checkpoints(Callback):
-    """Writes checkpoints of a training while it runs, and resumes it from the latest one.
+    """A callback that writes checkpoints during a training, and resumes the training from the latest checkpoint.
 
-    A last checkpoint is written when the training ends, whether by its last epoch, Ctrl-C, SIGTERM or an error.
+    A last checkpoint is written when the training ends: after its last epoch, by Ctrl-C, by SIGTERM or by an error.
 
     Parameters
     ----------
     directory : path
-        For this training alone; created if it does not exist. It is locked while the training runs.
+        A directory for the checkpoints of this training only; created if it does not exist. It is locked while the
+        training runs.
     every : int or str, default "60s"
         The number of epochs between two checkpoints, or a time such as ``"30s"``, ``"5m"`` or ``"1h"``. With a time,
         checkpoints are also written within an epoch.
     resume : bool, default False
-        Whether to resume from the latest undamaged checkpoint in `directory`, if there is one. If False, the directory
-        must not hold any checkpoints, so that none is lost.
+        Whether to resume from the latest intact checkpoint, if the directory contains any. If False, the directory must
+        not contain any checkpoints, so that no checkpoint is lost.
     keep : int, default 3
-        The number of undamaged checkpoints to keep: a file is deleted once there are this many newer ones. Damaged
-        files do not count.
+        The number of intact checkpoints to keep: a file is deleted when there are this many newer ones. Damaged files
+        are not counted.
 
     Raises
     ------
     ArgumentError
+        If an argument is invalid.
 
     Notes
     -----
-    With the same machine, versions and number of threads, a resumed training ends with the same bits as one that was
-    never interrupted. On another backend it differs no more than the two backends differ anyway. The number of epochs
-    may be larger than before; if anything else has changed, a :class:`~deepnotes.CheckpointError` says what.
+    With the same machine, versions and number of threads, a resumed training ends with the same bits as an
+    uninterrupted one. On another backend, the difference is no larger than between trainings on the two backends. The
+    number of epochs may be larger than before; if anything else has changed, a :class:`~deepnotes.CheckpointError`
+    reports the change.
     """
 
     saves = True
@@ -87,73 +92,85 @@ class Checkpoints(Callback):
 
     def on_start(self, training: Training) -> None:
         """Lock the directory, find and check the checkpoint to resume from, and check that files can be written."""
-        self._at = Path(os.path.abspath(self.directory))  # a callback may change the working directory
+        self._path = Path(os.path.abspath(self.directory))  # a callback may change the working directory
         try:
-            self._at.mkdir(parents=True, exist_ok=True)
-            lock = Lock(self._at)
+            self._path.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self._path)
         except HeldError as error:
             raise CheckpointError(
-                f"checkpoint: {self.directory} is in use by another training, or by other Checkpoints of this one: "
-                f"{error}; wait for its end, or name another directory"
+                f"checkpoint: {self.directory} is in use by another training, or by another Checkpoints callback of "
+                f"this one: {error}; wait for its end, or name another directory"
             ) from None
         except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
-            place = getattr(error, "filename", None) or self.directory
-            raise CheckpointError(f"checkpoint: {place} cannot be used: {reason(error)}") from None
+            path = getattr(error, "filename", None) or self.directory
+            raise CheckpointError(f"checkpoint: {path} cannot be used: {reason(error)}") from None
         try:
-            self._find(training)
+            self._prepare(training)
         except BaseException:
             lock.release()
             raise
         self._lock = lock
 
-    def _find(self, training: Training) -> None:
+    def _prepare(self, training: Training) -> None:
+        """Read the checkpoint to resume from, check that the training can be saved, and delete temporary files."""
         try:
-            present = latest_first(self._at)
+            files = list_checkpoints(self._path)
         except OSError as error:
             raise CheckpointError(f"checkpoint: {self.directory} cannot be used: {reason(error)}") from None
-        if present and not self.resume:
-            found = next(filter(containers.is_whole, present), None)
-            had = f"has {found.name}" if found else f"has {present[0].name}, which is damaged,"
-            raise CheckpointError(
-                f"checkpoint: {self.directory} {had} of an earlier training; "
-                + ("to go on from it, resume (resume=True or --resume); " if found else "")
-                + "to start afresh, name another directory"
-            )
+        if files and not self.resume:
+            raise self._not_resumed_error(files)
         try:
-            model_files.check(training.network, _described)
+            model_files.check(training.network, _describe_layer)
         except ModelFileError as error:
-            raise CheckpointError(f"checkpoint: no file of this training could be written: {error}") from None
+            raise CheckpointError(f"checkpoint: this training cannot be saved: {error}") from None
         self._settings = settings(training)
         if fault := incomparable(training):
-            if present:
+            if files:
                 raise CheckpointError(f"checkpoint: {self.directory} cannot be resumed: {fault}")
             log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
-        self._found = latest(present, training, self._settings) if present else None
+        self._checkpoint = read_latest(files, training, self._settings) if files else None
+        self._delete_temporary_files()
+        self._written: tuple[int, bool] | None = None
+        self._failed, self._last_time = False, monotonic()
+        self._intact: dict[Path, tuple[int, ...]] = {}
+
+    def _not_resumed_error(self, files: list[Path]) -> CheckpointError:
+        """Return the error for a directory with checkpoints of an earlier training, which is not to be resumed."""
+        intact = next(filter(containers.is_whole, files), None)
+        if intact is None:
+            return CheckpointError(
+                f"checkpoint: {self.directory} has {files[0].name} of an earlier training, which is damaged; to start "
+                "a new training, name another directory"
+            )
+        return CheckpointError(
+            f"checkpoint: {self.directory} has {intact.name} of an earlier training; to continue it, resume "
+            "(resume=True or --resume); to start a new training, name another directory"
+        )
+
+    def _delete_temporary_files(self) -> None:
+        """Delete the temporary files of a process that was killed while it wrote a checkpoint."""
         try:
-            for path in self._at.glob(".step-*.tmp"):  # left by a process that was killed while writing
+            for path in self._path.glob(".step-*.tmp"):
                 if path.is_symlink() or not path.is_dir():
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"checkpoint: {error.filename} cannot be deleted: {reason(error)}") from None
-        self._written: tuple[int, bool] | None = None
-        self._failed, self._last = False, monotonic()
-        self._whole: dict[Path, tuple[int, ...]] = {}
 
     def on_ready(self, training: Training) -> None:
         """Restore the training from the checkpoint, if there is one."""
-        if self._found is not None:
-            self._found.restore(training)
-            log.info("resumed from %s: epoch %d, update %d", self._found.path, training.epoch, training.state.step)
-            self._found = None
-        self._written = _moment(training)
+        if self._checkpoint is not None:
+            self._checkpoint.restore(training)
+            log.info("resumed from %s: epoch %d, update %d", self._checkpoint.path, training.epoch, training.state.step)
+            self._checkpoint = None
+        self._written = _progress(training)
 
     def on_chunk(self, training: Training) -> None:
-        """Write a checkpoint if the time between two has passed."""
-        if self.seconds is not None and monotonic() - self._last >= self.seconds and training.at_rest:
+        """Write a checkpoint if the time between two checkpoints has passed."""
+        if self.seconds is not None and monotonic() - self._last_time >= self.seconds and training.at_rest:
             self._write(training)
 
     def on_epoch(self, training: Training) -> None:
-        """Write a checkpoint if the number of epochs between two has passed."""
+        """Write a checkpoint if the number of epochs between two checkpoints has passed."""
         if self.epochs is not None and training.epoch % self.epochs == 0 and training.at_rest:
             self._write(training)
 
@@ -161,7 +178,7 @@ class Checkpoints(Callback):
         """Write a last checkpoint if there were updates since the previous one, and unlock the directory."""
         try:
             ready = self._written is not None and training.at_rest and not self._failed and not self._lock.is_inherited
-            if ready and self._written != _moment(training):
+            if ready and self._written != _progress(training):
                 self._write(training)
         finally:
             self._lock.release()
@@ -173,60 +190,61 @@ class Checkpoints(Callback):
                     f"{self.directory} cannot be written to: it or its lock was removed or replaced during the "
                     "training, or this process is a fork of the one that trains"
                 )
-            path = _place(self._at, training.state.step)
+            path = _checkpoint_path(self._path, training.state.step)
             if path.is_symlink():  # it may point to another checkpoint, which would be replaced
                 with suppress(OSError):
                     path.unlink()
-            containers.write(path, *content(training, self._settings))
+            containers.write(path, *build_content(training, self._settings))
         except (ModelFileError, CheckpointError) as error:
             self._failed = True
-            kept = self._latest_whole(training)
+            latest = self._latest_intact(training)
             raise CheckpointError(
                 f"{error}; the training stopped after update {training.state.step}, whose parameters the network has; "
-                f"{f'the latest checkpoint is {kept}' if kept else 'there is no checkpoint'}"
+                f"{f'the latest checkpoint is {latest}' if latest else 'there is no checkpoint'}"
             ) from error
         except BaseException:  # raised by a callback's memory()
             self._failed = True
             raise
-        self._written, self._last = _moment(training), monotonic()
+        self._written, self._last_time = _progress(training), monotonic()
         self._delete_old(training)
 
-    def _latest_whole(self, training: Training) -> Path | None:
+    def _latest_intact(self, training: Training) -> Path | None:
+        """Return the path of the latest intact checkpoint, or None."""
         try:
-            present = latest_first(self._at)
+            files = list_checkpoints(self._path)
         except OSError:
             return None
-        return next((path for path in present if _is_whole(path, training, self._settings)), None)
+        return next((path for path in files if _is_intact(path, training, self._settings)), None)
 
-    def _is_still_whole(self, path: Path, training: Training) -> bool:
-        """Return whether a file is undamaged; one that was, and has not changed since, is not read again.
+    def _is_still_intact(self, path: Path, training: Training) -> bool:
+        """Return whether a file is intact, without reading it again if it was and its time stamps have not changed.
 
-        Time stamps have a limited resolution, so a file that was changed only just before it was read might change
-        again without a visible trace; such a file is read again next time.
+        Time stamps have a limited resolution: a file that was read shortly after a change could change again and keep
+        its time stamp. So the result for such a file is not remembered.
         """
         try:
-            state = path.stat()
+            status = path.stat()
         except OSError:
             return False
-        mark = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-        if self._whole.get(path) == mark:
+        signature = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if self._intact.get(path) == signature:
             return True
-        self._whole.pop(path, None)
-        if not _is_whole(path, training, self._settings):
+        self._intact.pop(path, None)
+        if not _is_intact(path, training, self._settings):
             return False
-        if time() - max(state.st_mtime, state.st_ctime) > SOON:
-            self._whole[path] = mark
+        if time() - max(status.st_mtime, status.st_ctime) > TIMESTAMP_RESOLUTION:
+            self._intact[path] = signature
         return True
 
     def _delete_old(self, training: Training) -> None:
-        """Delete files that have at least `keep` newer undamaged ones; failing to do so is only logged."""
-        present = latest_first(self._at)
-        whole_ones = 0
-        for path in present if len(present) > self.keep else ():
-            if whole_ones < self.keep:
-                whole_ones += self._is_still_whole(path, training)
+        """Delete files that have at least `keep` newer intact ones. A failure is only logged."""
+        files = list_checkpoints(self._path)
+        newer = 0
+        for path in files if len(files) > self.keep else ():
+            if newer < self.keep:
+                newer += self._is_still_intact(path, training)
                 continue
-            self._whole.pop(path, None)
+            self._intact.pop(path, None)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -235,22 +253,26 @@ class Checkpoints(Callback):
 
 @dataclass
 class Checkpoint:
-    """The training's part of a checkpoint, after all checks.
+    """The state of a training, read from a checkpoint and validated.
 
     Attributes
     ----------
     path : Path
     theta : ndarray, shape (p,)
+        The parameters.
     slots : tuple of ndarray, shape (p,)
+        The slots of the optimizer.
     step, epoch : int
+        The number of updates made, and the current epoch, counted from 1.
     at : Position
+        The position within the epoch.
     history : History
     generator : dict or None
         The state of the generator that draws the order of samples.
     memories : list of dict
         The memories of the callbacks.
     versions : dict of str to str
-        The versions of deepnotes, NumPy, Python and the backend that it was written with.
+        The versions of deepnotes, NumPy, Python and the backend that wrote the file.
     """
 
     path: Path
@@ -271,9 +293,7 @@ class Checkpoint:
             for callback, memory in zip(remembering(training), self.memories, strict=True):
                 callback.remember(memory)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ModelFileError(
-                f"{self.path}: what callbacks remember makes no sense ({brief(repr(error))})"
-            ) from error
+            raise ModelFileError(f"{self.path}: the memory of a callback is invalid ({brief(repr(error))})") from error
         network.set_flat(self.theta)
         write = network.backend.write
         state.slots = tuple(write(a, 0, network.from_host(b)) for a, b in zip(state.slots, self.slots, strict=True))
@@ -286,57 +306,75 @@ class Checkpoint:
             training.rng.bit_generator.state = self.generator or {}
 
 
-def latest_first(directory: Path) -> list[Path]:
-    """Return the checkpoints in a directory, the latest first, damaged ones included."""
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Return the paths of the checkpoints in a directory, damaged ones included, from the latest to the oldest."""
     names = re.compile(r"step-\d{9,}\.safetensors")
-    found = [path for path in directory.iterdir() if names.fullmatch(path.name) and not path.is_dir()]
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+    files = [path for path in directory.iterdir() if names.fullmatch(path.name) and not path.is_dir()]
+    return sorted(files, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
 
 
-def latest(present: list[Path], training: Training, wanted: dict[str, str | None]) -> Checkpoint:
-    """Return the first checkpoint of `present` that is undamaged.
+def read_latest(files: list[Path], training: Training, expected: dict[str, str | None]) -> Checkpoint:
+    """Return the first intact checkpoint among `files`.
+
+    Parameters
+    ----------
+    files : list of Path
+    training : Training
+        The training to resume.
+    expected : dict of str to str or None
+        The fingerprints of its settings.
 
     Raises
     ------
     CheckpointError
-        If its training had settings that differ from `wanted`, or if all files are damaged.
+        If the settings in the checkpoint differ from `expected`, or if all files are damaged.
     """
     faults = []
-    for path in present:
+    for path in files:
         try:
-            checkpoint = _read(path, training, wanted)
+            checkpoint = _read_checkpoint(path, training, expected)
         except ModelFileError as error:
             log.warning("checkpoint passed over: %s", error)
             faults.append(str(error))
             continue
-        if told := differences(checkpoint.versions, _versions(training)):
-            log.warning("%s was written with other versions, so the last bits may differ: %s", path, told)
+        if changes := differences(checkpoint.versions, _current_versions(training)):
+            log.warning("%s was written with other versions, so the last bits may differ: %s", path, changes)
         return checkpoint
-    raise CheckpointError(f"checkpoint: none is whole: {'; '.join(faults)}")
+    raise CheckpointError(f"checkpoint: no file is intact: {'; '.join(faults)}")
 
 
-def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def build_content(
+    training: Training, fingerprints: dict[str, str | None]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header and the tensors of a checkpoint.
+
+    Parameters
+    ----------
+    training : Training
+    fingerprints : dict of str to str or None
+        The fingerprints of its settings.
 
     Raises
     ------
     CheckpointError
-        If a callback's memory holds something that cannot be written to a file.
+        If the memory of a callback contains a value that cannot be written to a file.
     """
     network, state, at, history = training.network, training.state, training.position, training.history
-    header, tensors = model_files.content(network, _described)
+    header, tensors = model_files.content(network, _describe_layer)
     arrays = {f"slot{i}": network.backend.to_numpy(slot) for i, slot in enumerate(state.slots)}
     if at.order is not None:
         arrays["order"] = at.order
     if history.epochs:
-        arrays |= {f"history.{name}": np.array(values, np.float64) for name, values in _figures(history).items()}
+        arrays |= {
+            f"history.{name}": np.array(values, np.float64) for name, values in _history_columns(history).items()
+        }
     memories = []
     for i, callback in enumerate(remembering(training)):
-        memory, found = _memory(callback)
+        memory, memory_arrays = _split_memory(callback)
         memories.append(memory)
-        arrays |= {f"callback{i}.{name}": array for name, array in found.items()}
+        arrays |= {f"callback{i}.{name}": array for name, array in memory_arrays.items()}
     entries = {
-        "settings": words,
+        "settings": fingerprints,
         "step": state.step,
         "epoch": training.epoch,
         "done": at.done,
@@ -347,7 +385,7 @@ def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str,
         "best_epoch": history.best_epoch,
         "generator": None if training.rng is None else training.rng.bit_generator.state,
         "memories": memories,
-        "versions": _versions(training),
+        "versions": _current_versions(training),
     }
     arrays["json"] = np.frombuffer(json.dumps(entries).encode(), np.uint8)
     return header | {"training": FORMAT}, tensors | {
@@ -355,14 +393,14 @@ def content(training: Training, words: dict[str, str | None]) -> tuple[dict[str,
     }
 
 
-def _figures(history: History) -> dict[str, list[float]]:
-    """Return the figures of a history, by their names in the file."""
-    found = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
-    found |= {"val_loss": history.val_loss} if history.val_loss else {}
-    return found | {f"metrics.{name}": values for name, values in history.metrics.items()}
+def _history_columns(history: History) -> dict[str, list[float]]:
+    """Return the values of a history, one per epoch, by the names of their tensors."""
+    columns = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
+    columns |= {"val_loss": history.val_loss} if history.val_loss else {}
+    return columns | {f"metrics.{name}": values for name, values in history.metrics.items()}
 
 
-def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _split_memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the memory of a callback, split into JSON values and arrays.
 
     Raises
@@ -382,7 +420,7 @@ def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                     raise TypeError(f"an array of {value.dtype} is neither")
                 arrays[name] = value
             else:
-                values[name] = json.loads(json.dumps(value, default=_python_number))
+                values[name] = json.loads(json.dumps(value, default=_to_python_number))
         except (TypeError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{type(callback).__qualname__}.memory() has {brief(repr(value))} as {name!r}, wanted JSON values or a "
@@ -391,13 +429,15 @@ def _memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return values, arrays
 
 
-def _python_number(value: Any) -> Any:
+def _to_python_number(value: Any) -> Any:
+    """Convert a NumPy scalar, for ``json.dumps``."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__qualname__} is neither")
 
 
-def _versions(training: Training) -> dict[str, str]:
+def _current_versions(training: Training) -> dict[str, str]:
+    """Return the versions that affect the last bits of a training."""
     return {
         "deepnotes": __version__,
         "numpy": np.__version__,
@@ -406,7 +446,7 @@ def _versions(training: Training) -> dict[str, str]:
     }
 
 
-def _read(path: Path, training: Training, wanted: dict[str, str | None]) -> Checkpoint:
+def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | None]) -> Checkpoint:
     """Return a checkpoint of this training.
 
     Raises
@@ -414,129 +454,144 @@ def _read(path: Path, training: Training, wanted: dict[str, str | None]) -> Chec
     ModelFileError
         If the file is damaged.
     CheckpointError
-        If it belongs to another training, or was written by a version of deepnotes with another format.
+        If the file belongs to another training, or was written by a version of deepnotes with another format.
     """
     with containers.open_container(path) as file:
         if "training" not in file.header:
-            raise ModelFileError(f"{path} is a model file and no checkpoint")
+            raise ModelFileError(f"{path} is a model file, not a checkpoint")
         if file.header["training"] != FORMAT:
             raise CheckpointError(
                 f"checkpoint: {path} was written by another version of deepnotes and cannot be resumed by this one; "
-                "deepnotes.load reads the network out of it"
+                "deepnotes.load reads the network from it"
             )
         try:
             entries = json.loads(file.tensor(f"{model_files.TRAINING}json", dtype=np.dtype(np.uint8)).tobytes())
-            if told := differences(entries["settings"], wanted):
-                raise CheckpointError(f"checkpoint: {path} is of another training: {told}")
-            checkpoint = _checked(file, training, entries)
+            if changes := differences(entries["settings"], expected):
+                raise CheckpointError(f"checkpoint: {path} belongs to another training: {changes}")
+            checkpoint = _parse_training(file, training, entries)
         except (ModelFileError, CheckpointError):
             raise
         except (
             DeepnotesError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
         ) as error:  # fmt: skip
-            raise ModelFileError(
-                f"{path}: what it has of the training makes no sense ({brief(repr(error))})"
-            ) from error
-    if path.name != _place(path.parent, checkpoint.step).name:
-        raise ModelFileError(f"{path} is of step {checkpoint.step}: it was renamed after it was written")
+            raise ModelFileError(f"{path}: its training state is invalid ({brief(repr(error))})") from error
+    if path.name != _checkpoint_path(path.parent, checkpoint.step).name:
+        raise ModelFileError(f"{path} is the checkpoint of step {checkpoint.step}: it was renamed")
     return checkpoint
 
 
-def _is_whole(path: Path, training: Training, wanted: dict[str, str | None]) -> bool:
-    """Return whether a training can be resumed from a file."""
+def _is_intact(path: Path, training: Training, expected: dict[str, str | None]) -> bool:
+    """Return whether the training can be resumed from a file."""
     try:
-        _read(path, training, wanted)
+        _read_checkpoint(path, training, expected)
     except (ModelFileError, CheckpointError):
         return False
     return True
 
 
-def _checked(file: Container, training: Training, entries: dict[str, Any]) -> Checkpoint:
+def _parse_training(file: Container, training: Training, entries: dict[str, Any]) -> Checkpoint:
+    """Return the state of a training from the tensors of a file and from `entries`, those of ``training.json``.
+
+    Raises
+    ------
+    ArgumentError, LookupError, TypeError, ValueError, ...
+        If a value is missing or invalid.
+    """
     layout, dtype, prefix = training.plan.layout, training.network.host_dtype, model_files.TRAINING
-    slots = [f"{prefix}slot{i}" for i in range(len(training.plan.optimizer.slots))]
-    order = None
-    if f"{prefix}order" in file.shapes:
-        order = file.tensor(f"{prefix}order", (training.samples,), np.dtype(np.int64))
-        if len(order) and not 0 <= order.min() <= order.max() < training.samples:
-            raise ValueError("its order holds indices of no sample")
-    memories = [dict(memory) for memory in entries["memories"]]
-    for name in file.shapes:
-        if found := re.fullmatch(rf"{re.escape(prefix)}callback(\d+)\.(.*)", name, re.DOTALL):
-            memories[int(found[1])][found[2]] = file.tensor(name)
     generator = entries["generator"]
     if training.rng is not None:
         np.random.default_rng(0).bit_generator.state = generator  # raises an error if the state is invalid
-    epoch, done = whole("epoch", entries["epoch"], 0), whole("done", entries["done"], 0)
-    if done > training.samples:
-        raise ValueError("it is further than the data go")
-    epochs = epoch - (order is not None)
-    batches, part = -(-training.samples // training.batch_size), -(-done // training.batch_size)
-    if whole("step", entries["step"], 0) != epochs * batches + part or (order is None and done):
-        raise ValueError(f"step={entries['step']} is not where epoch {epoch} and {done} samples of it are")
-    history = _history(file, training, epochs, entries["best_epoch"])
-    loss_sum, weight_sum = (number("sums", value, signed=True) for value in entries["sums"])
-    memory = checked_memory(entries["schedule"])
-    as_schedule(training.plan.optimizer.learning_rate).adjust([1.0], memory)  # or an error says what is wrong with it
-    seconds, rate = number("seconds", entries["seconds"]), number("rate", entries["rate"])
-    at = Position(order, done, (loss_sum, weight_sum), seconds, rate, memory)
+    epoch, at = whole("epoch", entries["epoch"], 0), _read_position(file, training, entries)
+    epochs = epoch - (at.order is not None)
+    batches, batches_done = (-(-samples // training.batch_size) for samples in (training.samples, at.done))
+    if whole("step", entries["step"], 0) != epochs * batches + batches_done or (at.order is None and at.done):
+        raise ValueError(f"step={entries['step']} does not match epoch={epoch} and done={at.done}")
     theta = model_files.flat(file, layout, dtype)
-    values = tuple(file.tensor(name, (layout.size,), dtype) for name in slots)
-    if not all(np.isfinite(array).all() for array in (theta, *values)):
-        raise ValueError("its parameters or slots are not finite")
+    names = [f"{prefix}slot{i}" for i in range(len(training.plan.optimizer.slots))]
+    slots = tuple(file.tensor(name, (layout.size,), dtype) for name in names)
+    if not all(np.isfinite(array).all() for array in (theta, *slots)):
+        raise ValueError("the parameters or slots are not finite")
     return Checkpoint(
         file.path,
         theta,
-        values,
+        slots,
         entries["step"],
         epoch,
         at,
-        history,
+        _read_history(file, training, epochs, entries["best_epoch"]),
         generator,
-        memories,
-        _versions_of(entries),
+        _read_memories(file, entries),
+        _read_versions(entries),
     )
 
 
-def _versions_of(entries: dict[str, Any]) -> dict[str, str]:
-    """Return the versions that a file was written with, or raise ValueError if they are not text."""
+def _read_position(file: Container, training: Training, entries: dict[str, Any]) -> Position:
+    """Return the position within the epoch, or raise an error if the file does not contain a valid one."""
+    order, name = None, f"{model_files.TRAINING}order"
+    if name in file.shapes:
+        order = file.tensor(name, (training.samples,), np.dtype(np.int64))
+        if len(order) and not 0 <= order.min() <= order.max() < training.samples:
+            raise ValueError("the order of the samples contains indices out of range")
+    done = whole("done", entries["done"], 0)
+    if done > training.samples:
+        raise ValueError(f"done={done} is more than the number of samples")
+    loss_sum, weight_sum = (number("sums", value, signed=True) for value in entries["sums"])
+    memory = checked_memory(entries["schedule"])
+    as_schedule(training.plan.optimizer.learning_rate).adjust([1.0], memory)  # raises an error if it is invalid
+    seconds, rate = number("seconds", entries["seconds"]), number("rate", entries["rate"])
+    return Position(order, done, (loss_sum, weight_sum), seconds, rate, memory)
+
+
+def _read_memories(file: Container, entries: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the memories of the callbacks: their JSON values with their arrays."""
+    memories = [dict(memory) for memory in entries["memories"]]
+    for name in file.shapes:
+        if match := re.fullmatch(rf"{re.escape(model_files.TRAINING)}callback(\d+)\.(.*)", name, re.DOTALL):
+            memories[int(match[1])][match[2]] = file.tensor(name)
+    return memories
+
+
+def _read_versions(entries: dict[str, Any]) -> dict[str, str]:
+    """Return the versions that a file was written with, or raise ValueError if they are not strings."""
     versions = dict(entries["versions"])
     if not all(isinstance(value, str) for value in versions.values()):
-        raise ValueError("its versions are other than text")
+        raise ValueError(f"versions={versions}, wanted strings")
     return versions
 
 
-def _history(file: Container, training: Training, epochs: int, best_epoch: int | None) -> History:
-    """Return the history of `epochs` epochs, or raise an error if the file does not hold a valid one."""
+def _read_history(file: Container, training: Training, epochs: int, best_epoch: int | None) -> History:
+    """Return the history of `epochs` epochs, or raise an error if the file does not contain a valid one."""
     if best_epoch is not None:
         whole("best_epoch", best_epoch)
     history = History(best_epoch=best_epoch)
     if not epochs:
         return history
 
-    def figures(name: str) -> list[float]:
-        found: list[float] = file.tensor(
-            f"{model_files.TRAINING}history.{name}", (epochs,), np.dtype(np.float64)
-        ).tolist()
-        return found
+    def column(name: str) -> list[float]:
+        tensor = file.tensor(f"{model_files.TRAINING}history.{name}", (epochs,), np.dtype(np.float64))
+        values: list[float] = tensor.tolist()
+        return values
 
-    history.loss, history.learning_rate, history.seconds = map(figures, ("loss", "learning_rate", "seconds"))
+    history.loss, history.learning_rate, history.seconds = map(column, ("loss", "learning_rate", "seconds"))
     _, *watched = training.watched
-    history.val_loss = figures("val_loss") if "val_loss" in watched else []
-    history.metrics = {name: figures(f"metrics.{name}") for name in watched if name != "val_loss"}
+    history.val_loss = column("val_loss") if "val_loss" in watched else []
+    history.metrics = {name: column(f"metrics.{name}") for name in watched if name != "val_loss"}
     return history
 
 
-def _described(layer: Layer) -> dict[str, Any]:
-    """Return the description of a layer for the file; a layer with user-defined parts is only named, not loadable."""
+def _describe_layer(layer: Layer) -> dict[str, Any]:
+    """Return the description of a layer for the file; ``deepnotes.load`` cannot load a user-defined layer."""
     try:
         return model_files.describe(layer)
     except ModelFileError:
         return {"type": type(layer).__qualname__}
 
 
-def _moment(training: Training) -> tuple[int, bool]:
+def _progress(training: Training) -> tuple[int, bool]:
+    """Return the number of updates, and whether the training is between two epochs."""
     return training.state.step, training.position.order is None
 
 
-def _place(directory: Path, step: int) -> Path:
+def _checkpoint_path(directory: Path, step: int) -> Path:
+    """Return the path of the checkpoint after a number of updates."""
     return directory / f"step-{step:09d}.safetensors"

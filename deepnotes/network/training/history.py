@@ -1,4 +1,4 @@
-"""The figures of a training, epoch by epoch."""
+"""The history of a training: losses, metrics, learning rates and times, epoch by epoch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class History:
-    """The figures of a training, one value per epoch.
+    """Losses, metrics, learning rates and times of a training, one value per epoch.
 
     Attributes
     ----------
     loss : list of float
-        The mean loss over the samples, each before the update that used it; without the L2 penalty, unless the
-        objective includes it.
+        The mean loss over the samples, where the loss of a sample is taken before the update that uses it; without the
+        L2 penalty, unless the objective includes it.
     val_loss : list of float
-        The loss on the validation data after the epoch; empty if there are none.
+        The loss on the validation data after the epoch; empty if there are no validation data.
     metrics : dict of str to list of float
-        ``val_<name>`` on the validation data, or ``<name>`` on the training data if there are none.
+        ``val_<name>`` on the validation data, or ``<name>`` on the training data if there are no validation data.
     learning_rate : list of float
-        The rate of the epoch's last update.
+        The rate of the last update of the epoch.
     seconds : list of float
-        The time each epoch took, validation included.
+        The duration of the epoch, validation included.
     best_epoch : int or None
-        The epoch, counted from 1, whose parameters early stopping restored.
+        The epoch, counted from 1, whose parameters early stopping restored; None if it restored none.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class History:
         return asdict(self)
 
     def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
-        """Draw loss and metrics in `ax` or a new figure, and return the figure; see :func:`deepnotes.plots.curves`."""
+        """Plot losses and metrics in `ax` or a new figure and return the figure; see :func:`deepnotes.plots.curves`."""
         from deepnotes.plots import curves
 
         return curves(self, show, ax=ax)

@@ -1,4 +1,4 @@
-"""Intervals at which something is repeated: a number of epochs, or a time."""
+"""The interval between two checkpoints: a number of epochs, or a time."""
 
 import re
 
@@ -9,11 +9,12 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def interval(every: int | str) -> tuple[int | None, float | None]:
-    """Return the interval as (epochs, seconds), of which one is None.
+    """Return the interval as a number of epochs and a number of seconds, one of which is None.
 
     Raises
     ------
     ArgumentError
+        If `every` is neither a whole number above 0 nor a time above 0.
 
     Examples
     --------
@@ -22,7 +23,7 @@ def interval(every: int | str) -> tuple[int | None, float | None]:
     """
     if not isinstance(every, str):
         return whole("every", every), None
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", every)
-    if not found or float(found[1]) == 0:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", every)
+    if not match or float(match[1]) == 0:
         raise ArgumentError.of("every", every, "a number of epochs, or a time such as '30s', '5m' or '1h'")
-    return None, float(found[1]) * UNITS[found[2]]
+    return None, float(match[1]) * UNITS[match[2]]

@@ -1,4 +1,4 @@
-"""A lock on a directory, which the operating system releases when the process ends, however it ends."""
+"""A lock on a directory, which the operating system releases when the process ends, even if it is killed."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _try_to_lock(descriptor: int) -> None:
-        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond the text, since others cannot read a locked range
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond the text, since other processes cannot read a locked range
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except PermissionError:
@@ -33,15 +33,16 @@ else:
 
 
 class HeldError(Exception):
-    """Another training holds the lock; the message says which."""
+    """Another training holds the lock; the message describes its process."""
 
 
 class Lock:
     """The kernel's advisory lock (flock) on the file ``.lock`` in a directory.
 
-    It excludes other processes as well as other threads of this process. It belongs to this process alone: a forked
-    child neither holds it nor blocks others once this process has ended. The file says who holds the lock, and is
-    removed at the end; a file that a killed process left behind is not locked, whatever it says.
+    The lock excludes other processes and other threads of this process. It belongs to this process alone: a forked
+    child does not hold it, and does not keep the file locked after this process has ended. The file contains a
+    description of the process that holds the lock, and is removed when the lock is released. A file that a killed
+    process left behind is not locked.
 
     Parameters
     ----------
@@ -50,12 +51,13 @@ class Lock:
     Raises
     ------
     HeldError
+        If another training holds the lock.
     OSError
         If the file cannot be created.
 
     Notes
     -----
-    If the file system cannot lock, such as NFS without its lock daemon, a warning is logged and nothing is locked.
+    On a file system without locks, such as NFS without its lock daemon, a warning is logged and nothing is locked.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -77,17 +79,19 @@ class Lock:
             except BaseException:
                 self._close()
                 raise
-            self._close()  # its last owner has just removed the file, and another process may have locked a new one
+            self._close()  # the previous holder has just removed the file; another process may have locked a new one
 
     def _lock(self) -> None:
         try:
             _try_to_lock(self._descriptor)
         except OSError as error:
             if isinstance(error, BlockingIOError) or error.errno in {EAGAIN, EWOULDBLOCK}:
-                owner = os.read(self._descriptor, 300).decode(errors="replace").strip()
-                raise HeldError(brief(owner or "a process that has just begun")) from None
+                holder = os.read(self._descriptor, 300).decode(errors="replace").strip()
+                raise HeldError(brief(holder or "a process that has just started")) from None
             log.warning(
-                "%s cannot be locked (%s): see to it that no other training writes there", self.path, reason(error)
+                "%s cannot be locked (%s): make sure that no other training uses this directory",
+                self.path,
+                reason(error),
             )
 
     @property
@@ -97,7 +101,7 @@ class Lock:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds the lock, and the file is still in its place."""
+        """Whether this process holds the lock, and the file has not been moved or replaced."""
         if self.is_inherited:
             return False
         try:
@@ -106,11 +110,11 @@ class Lock:
             return False
 
     def release(self) -> None:
-        """Remove the file and drop the lock; a forked child does neither."""
+        """Remove the file and release the lock; in a forked child, do nothing."""
         if self.is_inherited:
             return
         if self.is_held:
-            with suppress(OSError):  # Windows cannot remove an open file, and an unlocked one does no harm
+            with suppress(OSError):  # Windows cannot remove an open file; an unlocked file does no harm
                 os.unlink(self.path)
         self._close()
 
@@ -120,10 +124,11 @@ class Lock:
 
 
 _open: set[int] = set()
+"""The descriptors of the files that this process has locked."""
 
 
 def _close_in_child() -> None:
-    """Close the descriptors that a child has inherited: they would keep the lock after its parent has ended."""
+    """Close the descriptors that a forked child has inherited, which would keep the lock after its parent has ended."""
     while _open:
         os.close(_open.pop())
 

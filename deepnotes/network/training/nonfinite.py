@@ -1,4 +1,4 @@
-"""Diagnosis of a training step whose numbers are not finite: which came first."""
+"""Diagnosis of a training step with numbers that are not finite: the layer in which they occurred first."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Fault(NamedTuple):
-    """The place where numbers stopped being finite.
+    """The first layer with numbers that are not finite.
 
     Attributes
     ----------
     layer : int or None
-        Counted from 1; None if it was no particular layer.
+        The index of the layer, from 1; None if the outputs of all layers are finite.
     words : str
-        The same in words, for an error message.
+        A description for an error message.
     """
 
     layer: int | None
@@ -30,7 +30,7 @@ class Fault(NamedTuple):
 
 
 def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indices: np.ndarray) -> Fault:
-    """Repeat a step on the host, layer by layer, and return the first place where numbers are not finite.
+    """Repeat a step on the host, layer by layer, and return the first layer whose numbers are not finite.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
         The state before the step; it is not changed.
     data : Data
     indices : ndarray of int64
-        The samples of the step's batch.
+        The samples of the batch of the step.
     """
-    host: Any = Backend("host", np)  # so that no backend compiles code that runs only once
+    host: Any = Backend("host", np)  # a compiling backend would compile code that runs only once
     batch = EagerProgram(backend, plan).batch(data, indices)
     hosts: list[Any] = [None if array is None else backend.to_numpy(array) for array in batch]
     X, Y, w = hosts
@@ -53,11 +53,11 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
     caches = []
     with np.errstate(all="ignore"):
         parameters = plan.layout.split(host.xp, theta)
-        for number, (layer, own) in enumerate(zip(plan.layers, parameters, strict=True), 1):
-            A, cache = layer.forward(host.ops, own, A, Context(number, plan.seed, step))
+        for number, (layer, layer_parameters) in enumerate(zip(plan.layers, parameters, strict=True), 1):
+            A, cache = layer.forward(host.ops, layer_parameters, A, Context(number, plan.seed, step))
             caches.append(cache)
             if not np.isfinite(A).all():
-                return Fault(number, f"the output of layer {number}, {layer!r}, was the first that is not finite")
+                return Fault(number, f"the output of layer {number}, {layer!r}, is the first that is not finite")
         targets = host.ops.one_hot(Y, A.shape[0], A.dtype) if plan.class_indices else Y
         losses: Any = sample_losses(host.ops, plan.layers, plan.loss, A, caches, targets)
         if not np.isfinite(losses).all():
@@ -67,7 +67,7 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
         if not np.isfinite(g[entry.start : entry.stop]).all():
             layer = plan.layers[entry.layer]
             return Fault(
-                entry.layer + 1, f"the gradient of {entry.name}, of {layer!r}, was the first that is not finite"
+                entry.layer + 1, f"the gradient of {entry.name}, of {layer!r}, is the first that is not finite"
             )
     largest = max(plan.layout.entries.values(), key=lambda entry: float(abs(g[entry.start : entry.stop]).max()))
     return Fault(largest.layer + 1, f"the largest gradient is that of {largest.name}")

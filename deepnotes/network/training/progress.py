@@ -1,4 +1,4 @@
-"""A progress bar for training, on stderr: epoch, loss, watched figures, remaining time."""
+"""A progress bar for training, on stderr: epoch, remaining time, loss and metrics."""
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -12,9 +12,9 @@ from deepnotes.utils.streams import stderr
 
 
 class Progress(Callback):
-    """Shows the progress of a training: a bar on a terminal, else about ten plain lines.
+    """A callback that shows the progress of a training: a bar on a terminal, else about ten lines of text.
 
-    A closed or full stderr does not fail the training: output that cannot be written is dropped.
+    Output that cannot be written is dropped, so a closed stderr does not end the training.
     """
 
     def __init__(self) -> None:
@@ -46,24 +46,24 @@ class Progress(Callback):
         )
 
     def on_epoch(self, training: Training) -> None:
-        """Write a line every few epochs if there is no terminal."""
+        """Write a line every few epochs if stderr is not a terminal."""
         every = max(1, training.epochs // 10)
         if not self._console.is_terminal and (training.epoch % every == 0 or training.epoch in {1, training.epochs}):
             line = f"epoch {training.epoch}/{training.epochs}  {figures(training)}"
             self._console.print(Text(line), highlight=False)
 
     def on_end(self, training: Training) -> None:
-        """Leave the bar as it is and end its line."""
+        """Stop updating the bar, and leave it on the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 def figures(training: Training) -> str:
-    """Return the loss so far and the latest watched figures, to four digits."""
-    shown = [f"loss {training.loss:.4g}"]
+    """Return the mean loss of the current epoch and the latest validation loss and metrics, to four digits."""
+    figures = [f"loss {training.loss:.4g}"]
     history = training.history
     if history.val_loss:
-        shown.append(f"val_loss {history.val_loss[-1]:.4g}")
-    shown += [f"{escaped(name)} {values[-1]:.4g}" for name, values in history.metrics.items()]
-    return "  ".join(shown)
+        figures.append(f"val_loss {history.val_loss[-1]:.4g}")
+    figures += [f"{escaped(name)} {values[-1]:.4g}" for name, values in history.metrics.items()]
+    return "  ".join(figures)

@@ -1,4 +1,4 @@
-"""Signals that ask a training to end, deferred until the current update is complete."""
+"""Signals that end a training, deferred until the current update is complete."""
 
 import signal
 import threading
@@ -8,57 +8,66 @@ from typing import Any
 
 
 class Deferral:
-    """The signals that have arrived while they are deferred, see :func:`deferred`."""
+    """The signals that have arrived while they are deferred, see :func:`deferred`.
+
+    Parameters
+    ----------
+    errors : dict of int to BaseException
+        The error to raise for each signal.
+    """
 
     def __init__(self, errors: dict[int, BaseException]) -> None:
         self._errors = errors
-        self._asked: list[int] = []
-        self._at_once = False
+        self._arrived: list[int] = []
+        self._is_immediate = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed, and SystemExit with the usual 143 after SIGTERM."""
-        if self._asked:
-            raise self._errors[self._asked[0]]
+        """Raise the error of the first signal that has arrived: KeyboardInterrupt, or SystemExit after SIGTERM."""
+        if self._arrived:
+            raise self._errors[self._arrived[0]]
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Let signals act at once within the block, which must change nothing that could be left half done."""
-        self._at_once = True
+        """Let signals act at once within the ``with`` block, which must not leave any change incomplete."""
+        self._is_immediate = True
         try:
             self.check()
             yield
         finally:
-            self._at_once = False
+            self._is_immediate = False
 
-    def note(self, number: int, frame: Any) -> None:
-        """Handle a signal; a second one always acts at once."""
-        self._asked.append(number)
-        if self._at_once or len(self._asked) > 1:
+    def handle(self, number: int, frame: Any) -> None:
+        """Handle a signal; a second signal always acts at once."""
+        self._arrived.append(number)
+        if self._is_immediate or len(self._arrived) > 1:
             self.check()
 
 
 @contextmanager
 def deferred(terminate: bool = False) -> Iterator[Deferral]:
-    """Defer a first Ctrl-C until the caller checks, so that no update is left half done; a second one acts at once.
+    """Defer a first Ctrl-C until the caller checks for it, so that no update is left incomplete.
 
-    This applies only in the main thread, and only to Python's own handler: a handler that the user installed is kept.
+    A second Ctrl-C acts at once. Signals are deferred only in the main thread, and only if their handler is Python's
+    own; a handler that the user has installed stays in place.
 
     Parameters
     ----------
     terminate : bool, default False
         Whether to defer SIGTERM as well, if its default action would end the process.
     """
-    ways: dict[int, tuple[Any, BaseException]] = {signal.SIGINT: (signal.default_int_handler, KeyboardInterrupt())}
+    handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    errors: dict[int, BaseException] = {signal.SIGINT: KeyboardInterrupt()}
     if terminate:
-        ways[signal.SIGTERM] = (signal.SIG_DFL, SystemExit(128 + signal.SIGTERM))
+        handlers[signal.SIGTERM] = signal.SIG_DFL
+        errors[signal.SIGTERM] = SystemExit(128 + signal.SIGTERM)  # the exit status that shells report after SIGTERM
     if threading.current_thread() is not threading.main_thread():
-        ways = {}
-    ways = {number: way for number, way in ways.items() if signal.getsignal(number) is way[0]}
-    deferral = Deferral({number: error for number, (_, error) in ways.items()})
-    for number in ways:
-        signal.signal(number, deferral.note)
+        handlers = {}
+    handlers = {number: handler for number, handler in handlers.items() if signal.getsignal(number) is handler}
+    deferral = Deferral(errors)
+    for number in handlers:
+        signal.signal(number, deferral.handle)
     try:
         yield deferral
     finally:
-        for number, (usual, _) in ways.items():
-            signal.signal(number, usual)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

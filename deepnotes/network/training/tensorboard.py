@@ -1,4 +1,4 @@
-"""A callback that writes the figures of a training for TensorBoard, with tensorboardX."""
+"""A callback that writes the history of a training for TensorBoard, with tensorboardX."""
 
 import contextlib
 import logging
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BINS = 64
+"""The number of bins of a histogram."""
 
 
 class TensorBoard(Callback):
-    """Writes losses, metrics and the learning rate after each epoch, for ``tensorboard --logdir DIRECTORY``.
+    """A callback that writes losses, metrics and learning rates, for ``tensorboard --logdir DIRECTORY``.
 
-    The directory holds two runs, ``training`` and ``validation``. TensorBoard draws their curves of the same name, such
-    as ``loss`` or ``accuracy``, into one chart; ``learning_rate`` and ``seconds`` (the duration of an epoch) belong to
-    the training run. If the disk fills up, a warning is logged and the curves end, but not the training.
+    The values are written after each epoch, as two runs, ``training`` and ``validation``. TensorBoard draws curves of
+    the same name, such as ``loss`` or ``accuracy``, into one chart. ``learning_rate`` and ``seconds`` (the duration of
+    an epoch) belong to the training run. If the disk is full, a warning is logged, and the training continues.
 
     Parameters
     ----------
     directory : path
-        Created if it does not exist. Each training should have its own; a training that is resumed from a checkpoint
-        continues the curves that are there.
+        Created if it does not exist. Each training should have a directory of its own; a training that is resumed from
+        a checkpoint continues the curves in its directory.
     histograms : int, default 0
         The number of epochs between two histograms of each parameter; 0 for no histograms.
 
@@ -44,9 +45,9 @@ class TensorBoard(Callback):
     ArgumentError
         If `directory` is not a path, or `histograms` is not a whole number of at least 0.
     MissingExtraError
-        When the training starts, if tensorboardX cannot be imported.
+        At the start of the training, if tensorboardX cannot be imported.
     DeepnotesError
-        When the training starts, if the directory cannot be created.
+        At the start of the training, if the directory cannot be created.
     """
 
     def __init__(self, directory: str | PathLike[str], *, histograms: int = 0) -> None:
@@ -66,11 +67,11 @@ class TensorBoard(Callback):
         except (OSError, ValueError) as error:
             raise DeepnotesError(f"cannot write to {self.directory}: {reason(error)}") from None
         if not self.directory.is_dir():
-            raise ArgumentError(f"directory: {self.directory} is no directory")
+            raise ArgumentError(f"directory: {self.directory} is not a directory")
         self._runs, self._failed = {}, False
 
     def on_epoch(self, training: "Training") -> None:
-        """Write the figures of the epoch."""
+        """Write the values of the epoch."""
         if self._failed:
             return
         try:
@@ -79,7 +80,7 @@ class TensorBoard(Callback):
                 run.flush()
         except OSError as error:
             self._failed = True
-            log.warning("cannot write to %s: %s; the training goes on without it", self.directory, reason(error))
+            log.warning("cannot write to %s: %s; the training continues without it", self.directory, reason(error))
 
     def on_end(self, training: "Training") -> None:
         """Close the files."""
@@ -89,8 +90,8 @@ class TensorBoard(Callback):
 
     def _write(self, training: "Training") -> None:
         history, epoch = training.history, training.epoch
-        figures = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
-        for name, values in figures.items():
+        columns = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
+        for name, values in columns.items():
             self._run("training", epoch).add_scalar(name, values[-1], epoch)
         if history.val_loss:
             self._run("validation", epoch).add_scalar("loss", history.val_loss[-1], epoch)
@@ -104,7 +105,7 @@ class TensorBoard(Callback):
                 self._run("training", epoch).add_histogram(name, host.ravel(), epoch)
 
     def _run(self, name: str, epoch: int) -> "_Run":
-        """Return a run, opened at its first use; it replaces earlier events from `epoch` on."""
+        """Return a run, which is opened at its first use; then it replaces earlier events from `epoch` on."""
         if name not in self._runs:
             self._runs[name] = _Run(self.directory / name, epoch)
         return self._runs[name]
@@ -113,8 +114,8 @@ class TensorBoard(Callback):
 class _Run:
     """The event file of one run.
 
-    tensorboardX's ``SummaryWriter`` writes in a thread; if that failed, its queue would fill up and never be emptied.
-    Here each call writes directly, and an OSError reaches the caller.
+    The ``SummaryWriter`` of tensorboardX writes in a thread; if that thread failed, its queue would fill up and never
+    be emptied. Here each call writes directly, and an OSError reaches the caller.
     """
 
     def __init__(self, directory: Path, epoch: int) -> None:
@@ -122,7 +123,7 @@ class _Run:
         from tensorboardX.record_writer import RecordWriter
 
         directory.mkdir(parents=True, exist_ok=True)
-        now = time.time_ns()  # with nanoseconds, or a file opened within the same second would replace another
+        now = time.time_ns()  # in nanoseconds, so that files opened within the same second have different names
         name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
         self._file, self._proto = RecordWriter(str(directory / name)), event_pb2
         self._write(0, file_version="brain.Event:2")
@@ -148,6 +149,6 @@ class _Run:
         """Close the file."""
         self._file.close()
 
-    def _write(self, epoch: int, **what: Any) -> None:
-        event = self._proto.Event(wall_time=time.time(), step=epoch, **what)
+    def _write(self, epoch: int, **content: Any) -> None:
+        event = self._proto.Event(wall_time=time.time(), step=epoch, **content)
         self._file.write(event.SerializeToString())

@@ -1,4 +1,4 @@
-"""The fingerprint of a training's settings and data, by which a checkpoint is matched to a training."""
+"""The fingerprints of the settings and data of a training, which decide whether a checkpoint belongs to it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 
 from deepnotes.backends.samples import host_columns
 from deepnotes.network.training.loop import remembering
-from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, settings_of
+from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, fingerprint_settings
 from deepnotes.utils.wording import brief
 
 if TYPE_CHECKING:
@@ -19,62 +19,67 @@ if TYPE_CHECKING:
 
 
 def settings(training: "Training") -> dict[str, str | None]:
-    """Return the settings and data digests, by name, in which two trainings must agree to be the same.
+    """Return the fingerprints of the settings and the digests of the data of a training, by name.
 
-    The backend and the number of epochs are not among them. None stands for a setting that cannot be compared, see
-    :func:`incomparable`.
+    A training can be resumed from the checkpoints of another training if all of them are equal. The backend and the
+    number of epochs are not included. The value of a setting without a fingerprint is None, see :func:`incomparable`.
     """
-    words: dict[str, str | None] = {}
-    for name, value in _values(training).items():
+    fingerprints: dict[str, str | None] = {}
+    for name, value in _settings_to_compare(training).items():
         try:
-            words[name] = _words(name, value)
+            fingerprints[name] = _fingerprint_setting(name, value)
         except NoFingerprintError:
-            words[name] = None
+            fingerprints[name] = None
     held_out = None if training.held_out is None else digest(training.network.backend, training.held_out)
-    return words | {"data": digest(training.network.backend, training.data), "validation": held_out or "none"}
+    return fingerprints | {"data": digest(training.network.backend, training.data), "validation": held_out or "none"}
 
 
 def incomparable(training: "Training") -> str:
-    """Return why the training cannot be resumed, if a setting has no fingerprint; else an empty text."""
-    for name, value in _values(training).items():
+    """Return an error message if a setting of the training has no fingerprint, else an empty string."""
+    for name, value in _settings_to_compare(training).items():
         try:
-            _words(name, value)
+            _fingerprint_setting(name, value)
         except NoFingerprintError as error:
             return (
-                f"{name} has a part of your own whose settings cannot be compared: {error}; give it a method "
-                "fingerprint() that returns them, as numbers, text, arrays, or lists or dicts of those"
+                f"{name} contains a user-defined object whose settings cannot be compared: {error}; give it a method "
+                "fingerprint() that returns its settings, as numbers, text, arrays, or lists or dicts of these"
             )
     return ""
 
 
-def differences(found: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> str:
-    """Return a message that says which settings differ; an empty text if none does.
+def differences(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> str:
+    """Return a message that lists the settings that differ, or an empty string if all are equal.
 
     Examples
     --------
     >>> differences({"batch_size": "32", "data": "0af3"}, {"batch_size": "64", "data": "0af3"})
     'batch_size was 32 and is 64'
     """
-    told = []
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            was, now = _around(found.get(name) or "unknown", value or "unknown")
-            hint = f", so make the network with seed={was}" if name == "seed" else ""
-            told.append(f"{name} differs" if name in {"data", "validation"} else f"{name} was {was} and is {now}{hint}")
-    return "; ".join(told)
+    messages = []
+    for name, value in now.items():
+        if before.get(name) == value:
+            continue
+        if name in {"data", "validation"}:
+            messages.append(f"{name} differs")
+            continue
+        old, new = _excerpts(before.get(name) or "unknown", value or "unknown")
+        hint = f", so create the network with seed={old}" if name == "seed" else ""
+        messages.append(f"{name} was {old} and is {new}{hint}")
+    return "; ".join(messages)
 
 
-def _around(was: str, now: str) -> tuple[str, str]:
-    """Return two texts, or, if they are long, the parts around the place where they begin to differ."""
-    same = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), min(len(was), len(now)))
+def _excerpts(old: str, new: str) -> tuple[str, str]:
+    """Return two strings; long strings are cut to an excerpt that begins shortly before their first difference."""
+    same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     start = same - 60 if same > 100 else 0
-    was, now = (f"{'... ' if start else ''}{brief(text[start:])}" for text in (was, now))
-    return was, now
+    old, new = (f"{'... ' if start else ''}{brief(text[start:])}" for text in (old, new))
+    return old, new
 
 
-def _values(training: "Training") -> dict[str, Any]:
-    values: dict[str, Any] = {field.name: getattr(training.plan, field.name) for field in fields(training.plan)}
-    return values | {
+def _settings_to_compare(training: "Training") -> dict[str, Any]:
+    """Return the settings that must not change when a training is resumed, by name."""
+    plan: dict[str, Any] = {field.name: getattr(training.plan, field.name) for field in fields(training.plan)}
+    return plan | {
         "batch_size": training.batch_size,
         "shuffle": training.rng is not None,
         "watched": list(training.watched),
@@ -82,22 +87,23 @@ def _values(training: "Training") -> dict[str, Any]:
     }
 
 
-def _words(name: str, value: Any) -> str:
-    if name == "callbacks":  # only their settings: their memories are kept apart
-        return f"[{', '.join(map(settings_of, value))}]"
+def _fingerprint_setting(name: str, value: Any) -> str:
+    """Return the fingerprint of a setting. A callback is compared by its settings; its memory may change."""
+    if name == "callbacks":
+        return f"[{', '.join(map(fingerprint_settings, value))}]"
     return fingerprint(value)
 
 
 def digest(backend: "Backend", data: "Data") -> str:
-    """Return the SHA-256 of samples, targets and weights, whatever their layout in memory."""
-    found = hashlib.sha256()
+    """Return the SHA-256 digest of samples, targets and weights, independent of their layout in memory."""
+    sha256 = hashlib.sha256()
     for array in data:
         if array is None:
             continue
         n, m = array.shape
-        found.update(f"{n} {m};".encode())
+        sha256.update(f"{n} {m};".encode())
         step = max(1, (1 << 20) // max(1, n))
         for start in range(0, m, step):
-            part = host_columns(backend, array, slice(start, min(m, start + step)))
-            found.update(np.ascontiguousarray(part.T).data)
-    return found.hexdigest()
+            block = host_columns(backend, array, slice(start, min(m, start + step)))
+            sha256.update(np.ascontiguousarray(block.T).data)
+    return sha256.hexdigest()

@@ -1,4 +1,4 @@
-"""Fingerprints: what differs in what it computes differs in words, and what is the same has the same words anywhere."""
+"""Fingerprints: different objects have different fingerprints, and equal objects have the same one in any process."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ from checkpointed import fit, network
 from watchdog import python
 
 import deepnotes as dn
-from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, settings_of
+from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, fingerprint_settings
 
 SCALE = 2.0
 
@@ -72,9 +72,9 @@ def by_method(a: Any) -> Any:
 
 def cyclic(a: Any) -> Any:
     others: list[Any] = []
-    found = Plain(a=a, others=others)
-    others += [found, {"self": found}, closure(found)]
-    return found
+    value = Plain(a=a, others=others)
+    others += [value, {"self": value}, closure(value)]
+    return value
 
 
 HOLDERS: dict[str, Callable[[Any], Any]] = {
@@ -100,10 +100,11 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def large(place: int, dtype: str = "f8") -> np.ndarray:
-    found = np.zeros(5000, dtype)  # NumPy's repr leaves out all but six of them
-    found[place] = 1
-    return found
+def large(index: int, dtype: str = "f8") -> np.ndarray:
+    """Return an array with a 1 at `index`, which the repr of NumPy does not show."""
+    array = np.zeros(5000, dtype)
+    array[index] = 1
+    return array
 
 
 PAIRS: list[tuple[Any, Any]] = [
@@ -134,13 +135,13 @@ PAIRS: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{type(pair[0]).__name__}-{type(pair[1]).__name__}")
-def test_what_differs_has_another_fingerprint(holder: str, pair: tuple[Any, Any]) -> None:
+def test_different_values_have_different_fingerprints(holder: str, pair: tuple[Any, Any]) -> None:
     one, other = (fingerprint(HOLDERS[holder](value)) for value in pair)
     assert one != other
     assert fingerprint(HOLDERS[holder](pair[0])) == one
 
 
-def test_what_is_the_same_is_so_in_another_process(tmp_path: Path) -> None:
+def test_equal_objects_have_the_same_fingerprint_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "import functools, numpy as np, deepnotes as dn\n"
         "SCALE = 3\n"
@@ -152,14 +153,14 @@ def test_what_is_the_same_is_so_in_another_process(tmp_path: Path) -> None:
         "print(__import__('importlib').import_module('deepnotes.network.training.object_fingerprint').fingerprint(Own()))\n"
     )
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import own"
-    found = {python(program, PYTHONHASHSEED=str(seed)) for seed in range(2)}
-    assert len(found) == 1
-    (text,) = found
+    fingerprints = {python(program, PYTHONHASHSEED=str(seed)) for seed in range(2)}
+    assert len(fingerprints) == 1
+    (text,) = fingerprints
     assert "0x" not in text
 
 
 class Times:
-    """A function with settings, as a decorator makes it."""
+    """A decorated function with a setting."""
 
     def __init__(self, function: Any, factor: float) -> None:
         functools.update_wrapper(self, function)
@@ -169,19 +170,19 @@ class Times:
         return self.factor * self.__wrapped__(x)  # type: ignore[attr-defined]
 
 
-def test_settings_of_a_decorator_and_of_a_function_count() -> None:
-    def one(x: float) -> float:
-        return x * one.rate  # type: ignore[attr-defined]
+def test_settings_of_decorators_and_functions_are_included() -> None:
+    def scale(x: float) -> float:
+        return x * scale.rate  # type: ignore[attr-defined]
 
-    found = set()
+    fingerprints = set()
     for rate in (1.0, 2.0):
-        one.rate = rate  # type: ignore[attr-defined]
-        found |= {fingerprint(one), fingerprint(Times(abs, rate))}
-    assert len(found) == 4
+        scale.rate = rate  # type: ignore[attr-defined]
+        fingerprints |= {fingerprint(scale), fingerprint(Times(abs, rate))}
+    assert len(fingerprints) == 4
 
 
 class Computed:
-    """Holds what it computed once."""
+    """An object that caches a computed value."""
 
     def __init__(self, base: float) -> None:
         self.base = base
@@ -191,14 +192,14 @@ class Computed:
         return 2 * self.base
 
 
-def test_what_was_computed_from_the_rest_does_not_count() -> None:
+def test_cached_properties_are_not_included() -> None:
     value = Computed(2.0)
     before = fingerprint(value)
     assert value.twice == 4
     assert fingerprint(value) == before != fingerprint(Computed(3.0))
 
 
-def test_values_of_globals_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_global_variables_are_included(monkeypatch: pytest.MonkeyPatch) -> None:
     def scaled(x: float) -> float:
         return max(SCALE * y for y in [x])
 
@@ -207,38 +208,37 @@ def test_values_of_globals_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fingerprint(scaled) != before
 
 
-def test_documentation_and_places_do_not_count() -> None:
+def test_docstrings_and_line_numbers_are_not_included() -> None:
     one, other = {}, {}  # type: ignore[var-annotated]
     exec('def f(x):\n    "One."\n    return 2 * x', one)
     exec('\n\n# a comment\ndef f(x):\n    "Another."\n\n    return 2 * x', other)
     assert fingerprint(one["f"]) == fingerprint(other["f"])
 
 
-def test_values_held_many_times_over_are_read_once() -> None:
-    found: list[Any] = [0]
+def test_values_that_occur_several_times_are_described_once() -> None:
+    nested: list[Any] = [0]
     for _ in range(200):
-        found = [found, found]
-    assert len(fingerprint(found)) < 10_000
+        nested = [nested, nested]
+    assert len(fingerprint(nested)) < 10_000
 
 
 @pytest.mark.parametrize("kind", ["lock", "generator", "file"])
-def test_what_cannot_be_compared_is_named(kind: str, tmp_path: Path) -> None:
+def test_the_error_names_the_object_that_cannot_be_compared(kind: str, tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
-        things: dict[str, Any] = {"lock": threading.Lock(), "generator": (i for i in [0]), "file": file}
-        thing = things[kind]
+        values: dict[str, Any] = {"lock": threading.Lock(), "generator": (i for i in [0]), "file": file}
         with pytest.raises(NoFingerprintError, match="in Plain in Pair"):
-            fingerprint(Pair([Plain(a=thing)]))
+            fingerprint(Pair([Plain(a=values[kind])]))
 
 
-def test_nesting_without_end_is_no_crash() -> None:
-    found: list[Any] = []
+def test_very_deep_nesting_is_an_error() -> None:
+    nested: list[Any] = []
     for _ in range(100_000):
-        found = [found]
+        nested = [nested]
     with pytest.raises(NoFingerprintError, match="too deeply"):
-        fingerprint(found)
+        fingerprint(nested)
 
 
-def test_an_own_fingerprint_is_taken_at_its_word() -> None:
+def test_a_method_fingerprint_replaces_the_description_of_an_object() -> None:
     class Own:
         lock = threading.Lock()
 
@@ -251,7 +251,7 @@ def test_an_own_fingerprint_is_taken_at_its_word() -> None:
     assert fingerprint(Own(1.0)) == fingerprint(Own(1.0)) != fingerprint(Own(2.0))
 
 
-# --- callbacks: settings, and not what they have gathered -------------------------------------------------------------
+# --- callbacks: settings without the state that they have gathered ----------------------------------------------------
 
 
 class Averages(dn.Callback):
@@ -259,27 +259,27 @@ class Averages(dn.Callback):
         self.decay, self._every, self.gathered = decay, every, [0.0]
 
 
-def test_settings_of_callbacks() -> None:
+def test_the_settings_of_a_callback_are_compared_without_its_state() -> None:
     used = Averages(0.9)
     used.gathered.append(1.0)
     used.lock = threading.Lock()  # type: ignore[attr-defined]
-    assert settings_of(used) == settings_of(Averages(0.9)) != settings_of(Averages(0.99))
-    assert settings_of(Averages(0.9)) != settings_of(Averages(0.9, 2))
-    assert settings_of(dn.EarlyStopping(3)) != settings_of(dn.EarlyStopping(3, min_delta=0.1))
+    assert fingerprint_settings(used) == fingerprint_settings(Averages(0.9)) != fingerprint_settings(Averages(0.99))
+    assert fingerprint_settings(Averages(0.9)) != fingerprint_settings(Averages(0.9, 2))
+    assert fingerprint_settings(dn.EarlyStopping(3)) != fingerprint_settings(dn.EarlyStopping(3, min_delta=0.1))
 
     class Other(dn.EarlyStopping):
         factor = 2
 
-    other = settings_of(Other())
+    other = fingerprint_settings(Other())
     Other.factor = 3
-    assert settings_of(Other()) != other
+    assert fingerprint_settings(Other()) != other
 
-    class Loses(dn.Callback):
+    class DropsArgument(dn.Callback):
         def __init__(self, decay: float) -> None:
             self.rate = 1 - decay
 
-    with pytest.raises(NoFingerprintError, match="Loses does not keep the argument 'decay'"):
-        settings_of(Loses(0.5))
+    with pytest.raises(NoFingerprintError, match="DropsArgument does not keep the argument 'decay'"):
+        fingerprint_settings(DropsArgument(0.5))
 
 
 # --- trainings --------------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class Scaled(dn.LossFunction):
         return self.scale * ops.mean_squared_error_derivative(A, Y)
 
 
-class Falls(dn.Schedule):
+class Table(dn.Schedule):
     def __init__(self, table: np.ndarray) -> None:
         self.table = table
 
@@ -306,15 +306,15 @@ class Falls(dn.Schedule):
         return float(self.table[step])
 
 
-class Slow(dn.SGD):
+class ScaledSGD(dn.SGD):
     def update(self, ops: Any, theta: Any, g: Any, slots: Any, decays: Any, scalars: Any) -> Any:
-        return super().update(ops, theta, self.share * g, slots, decays, scalars)  # type: ignore[attr-defined]
+        return super().update(ops, theta, self.factor * g, slots, decays, scalars)  # type: ignore[attr-defined]
 
 
-def slow(share: float) -> dn.Optimizer:
-    made = Slow(0.01)
-    object.__setattr__(made, "share", share)
-    return made
+def scaled_sgd(factor: float) -> dn.Optimizer:
+    optimizer = ScaledSGD(0.01)
+    object.__setattr__(optimizer, "factor", factor)
+    return optimizer
 
 
 class Remembers(Averages):
@@ -322,48 +322,50 @@ class Remembers(Averages):
         return {"gathered": self.gathered}
 
 
-RATES, OTHERS = np.full(5000, 0.01), np.full(5000, 0.01)
-OTHERS[2500] = 0.02
+RATES, OTHER_RATES = np.full(5000, 0.01), np.full(5000, 0.01)
+OTHER_RATES[2500] = 0.02
 
 
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [
         ("loss", {"loss": Scaled(1.0)}, {"loss": Scaled(1000.0)}),
-        ("optimizer", {"optimizer": dn.SGD(Falls(RATES))}, {"optimizer": dn.SGD(Falls(OTHERS))}),
-        ("optimizer", {"optimizer": slow(0.5)}, {"optimizer": slow(0.25)}),
+        ("optimizer", {"optimizer": dn.SGD(Table(RATES))}, {"optimizer": dn.SGD(Table(OTHER_RATES))}),
+        ("optimizer", {"optimizer": scaled_sgd(0.5)}, {"optimizer": scaled_sgd(0.25)}),
         ("callbacks", {"callbacks": [Remembers(0.5)]}, {"callbacks": [Remembers(0.6)]}),
     ],
 )
-def test_another_part_of_ones_own_is_another_training(
+def test_a_training_with_another_user_defined_object_is_not_resumed(
     tmp_path: Path, name: str, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     fit(network(), tmp_path, 1, **one)
     net = network()
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=f"is of another training: {name} was .* and is "):
+    with pytest.raises(dn.CheckpointError, match=f"belongs to another training: {name} was .* and is "):
         fit(net, tmp_path, 2, resume=True, **other)
     np.testing.assert_array_equal(net.flat(), before)
     assert fit(network(), tmp_path, 2, resume=True, **one).epochs == 2
 
 
-def test_layers_with_another_initializer_are_another_training(tmp_path: Path) -> None:
+def test_a_training_with_another_initializer_is_not_resumed(tmp_path: Path) -> None:
     def normal(scale: float) -> Any:
         return lambda rng, shape: rng.normal(0, scale, shape)
 
-    def own(scale: float) -> dn.Network:
+    def create_network(scale: float) -> dn.Network:
         return dn.Network([dn.Dense(3, "softmax", normal(scale))], 4, seed=0, backend="numpy")
 
-    fit(own(0.5), tmp_path, 1)
+    fit(create_network(0.5), tmp_path, 1)
     with pytest.raises(dn.CheckpointError, match=r"layers was .*scale=0\.5.* and is .*scale=0\.25"):
-        fit(own(0.25), tmp_path, 2, resume=True)
-    assert fit(own(0.5), tmp_path, 2, resume=True).epochs == 2
+        fit(create_network(0.25), tmp_path, 2, resume=True)
+    assert fit(create_network(0.5), tmp_path, 2, resume=True).epochs == 2
 
 
-def test_what_has_no_fingerprint_is_refused_at_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_with_an_object_without_a_fingerprint_is_not_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     loss = Scaled(1.0)
     loss.lock = threading.Lock()  # type: ignore[attr-defined]
     fit(network(), tmp_path, 1, loss=loss)
-    assert "this training cannot be resumed: loss has a part of your own" in caplog.text
+    assert "this training cannot be resumed: loss contains a user-defined object" in caplog.text
     with pytest.raises(dn.CheckpointError, match=r"cannot be resumed: loss .*lock.* in Scaled; give it a method"):
         fit(network(), tmp_path, 2, loss=loss, resume=True)

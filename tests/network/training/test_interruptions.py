@@ -1,4 +1,4 @@
-"""Trainings that are killed, interrupted or cannot write: what is on disk is whole, and resumes to the same bits."""
+"""Trainings that are killed, interrupted or cannot write: intact checkpoints remain, and resume to the same bits."""
 
 import errno
 import multiprocessing
@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,42 +16,42 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_directories import memory_folder
 from checkpointed import BACKENDS, fit, network, outcome, train_and_tell
 
 import deepnotes as dn
 from deepnotes.network.formats import containers
-from deepnotes.network.training.checkpoints import latest_first
+from deepnotes.network.training.checkpoints import list_checkpoints
 from deepnotes.utils import atomic_files
 
 KILLS = 25
+"""The number of trainings that are killed."""
 DAMAGED = int(os.environ.get("DEEPNOTES_DAMAGED_RUNS", "6"))
-"""Trainings that are killed twice, each time with one of their checkpoints damaged after."""
+"""The number of trainings that are killed twice, each time with one of their checkpoints damaged afterwards."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder, in memory where there is one: a process that is killed leaves the same there, and sooner."""
-    memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK)):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as name:
-        yield Path(name)
+    """Yield a folder in memory; a process that is killed leaves the same files there as on a disk."""
+    with memory_folder(tmp_path) as path:
+        yield path
 
 
 @pytest.fixture
 def run(folder: Path) -> Path:
+    """Return the path of a checkpoint directory that does not exist yet."""
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def straight() -> dict[str, list[Any]]:
-    """Return, by backend, what a training that nothing stops ends with."""
+def uninterrupted() -> dict[str, list[Any]]:
+    """Return the outcome of an uninterrupted training, by backend."""
     networks = {backend: network(backend) for backend in BACKENDS}
     return {backend: outcome(net, fit(net)) for backend, net in networks.items()}
 
 
-def resumed(backend: str, run: Path) -> list[Any]:
+def resume(backend: str, run: Path) -> list[Any]:
+    """Resume a training from a directory, and return its outcome."""
     net = network(backend)
     return outcome(net, fit(net, run, resume=True))
 
@@ -62,10 +61,10 @@ def resumed(backend: str, run: Path) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    """Return where processes come from: copies of a server that has imported everything, and started no thread."""
+    """Return a multiprocessing context whose processes are forks of a server that has imported all modules."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["prepared", __name__])
-    with pytest.MonkeyPatch.context() as patch:  # not every Python tells the server where to look for modules
+    with pytest.MonkeyPatch.context() as patch:  # not every version of Python passes sys.path to the server
         patch.setenv(
             "PYTHONPATH",
             os.pathsep.join(filter(None, [*map(str, Path(__file__).parents[:3]), os.environ.get("PYTHONPATH")])),
@@ -74,60 +73,60 @@ def processes() -> Any:
     return context
 
 
-def in_process(processes: Any, backend: str, run: Path) -> list[Any]:
-    """Resume a training in a process of its own, and return what that ended with."""
+def resume_in_process(processes: Any, backend: str, run: Path) -> list[Any]:
+    """Resume a training in a new process, and return its outcome."""
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_outcome, args=(backend, run, sender))
+    process = processes.Process(target=_resume_and_send, args=(backend, run, sender))
     process.start()
     sender.close()
-    found: list[Any] = receiver.recv()
+    result: list[Any] = receiver.recv()
     process.join(60)
-    return found
+    return result
 
 
-def _outcome(backend: str, run: Path, sender: Any) -> None:
-    sender.send(resumed(backend, run))
-    os._exit(0)  # to take down what was imported would take longer
+def _resume_and_send(backend: str, run: Path, sender: Any) -> None:
+    sender.send(resume(backend, run))
+    os._exit(0)  # skips the slow cleanup of the imported modules
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_killed_at_random_moments_it_resumes_to_equal_digests(
-    folder: Path, processes: Any, straight: dict[str, list[Any]], backend: str
+def test_a_training_killed_at_random_moments_resumes_to_the_same_bits(
+    folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
 ) -> None:
     rng = np.random.default_rng(11)
     killed = 0
     for number in range(KILLS):
         run = folder / str(number)
-        killed += _killed_at_random(processes, backend, run, rng)
-        assert in_process(processes, backend, run) == straight[backend], f"killed the {number + 1}th time"
-    assert killed >= KILLS // 2  # else this shows nothing
+        killed += _train_and_kill(processes, backend, run, rng)
+        assert resume_in_process(processes, backend, run) == uninterrupted[backend], f"kill number {number + 1}"
+    assert killed >= KILLS // 2  # the other trainings ended before they could be killed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_killed_and_damaged_at_random_it_resumes_to_equal_digests(
-    folder: Path, processes: Any, straight: dict[str, list[Any]], backend: str
+def test_a_training_killed_and_damaged_at_random_resumes_to_the_same_bits(
+    folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
 ) -> None:
     rng = np.random.default_rng(12)
     killed = damaged = 0
     for number in range(DAMAGED):
         run = folder / str(number)
-        for _ in range(2):  # the second time, what goes on from a damaged directory is killed, too
-            killed += _killed_at_random(processes, backend, run, rng)
-            damaged += _damaged_at_random(run, rng)
-        assert in_process(processes, backend, run) == straight[backend], f"run {number + 1}"
+        for _ in range(2):  # the second training resumes from the damaged directory, and is killed as well
+            killed += _train_and_kill(processes, backend, run, rng)
+            damaged += _damage_at_random(run, rng)
+        assert resume_in_process(processes, backend, run) == uninterrupted[backend], f"run {number + 1}"
     assert killed >= DAMAGED
     assert damaged >= DAMAGED
 
 
-def _killed_at_random(processes: Any, backend: str, run: Path, rng: np.random.Generator) -> bool:
-    """Train in a process, and kill it after some chunks; return whether it was killed before its end."""
+def _train_and_kill(processes: Any, backend: str, run: Path, rng: np.random.Generator) -> bool:
+    """Train in a process, and kill it after a random number of chunks; return whether it was killed before its end."""
     reader, writer = os.pipe()
-    process = processes.Process(target=_with_pipe, args=(backend, run, processes.reducer.DupFd(writer)))
+    process = processes.Process(target=_train_with_pipe, args=(backend, run, processes.reducer.DupFd(writer)))
     process.start()
     os.close(writer)
-    for _ in range(int(rng.integers(1, 60))):  # at least a chunk has been trained on
+    for _ in range(int(rng.integers(1, 60))):  # the process writes a byte after each chunk
         if not os.read(reader, 1):
             break
     time.sleep(rng.uniform(0, 0.004))
@@ -137,142 +136,181 @@ def _killed_at_random(processes: Any, backend: str, run: Path, rng: np.random.Ge
     return bool(process.exitcode == -signal.SIGKILL)
 
 
-def _damaged_at_random(run: Path, rng: np.random.Generator) -> bool:
-    """Turn a bit of a checkpoint, or cut it, if there is another whole one; return whether there was."""
-    whole = [path for path in latest_first(run) if containers.is_whole(path)]
-    if len(whole) < 2:
+def _damage_at_random(run: Path, rng: np.random.Generator) -> bool:
+    """Flip a bit of a checkpoint or truncate it, unless it is the only intact one; return whether it was damaged."""
+    intact = [path for path in list_checkpoints(run) if containers.is_whole(path)]
+    if len(intact) < 2:
         return False
-    path = whole[rng.integers(len(whole))]
+    path = intact[rng.integers(len(intact))]
     content = bytearray(path.read_bytes())
-    place = rng.integers(len(content))
-    content[place] ^= 1 << rng.integers(8)
-    path.write_bytes(content if rng.integers(2) else content[:place])
+    offset = rng.integers(len(content))
+    content[offset] ^= 1 << rng.integers(8)
+    path.write_bytes(content if rng.integers(2) else content[:offset])
     return True
 
 
-def _with_pipe(backend: str, run: Path, pipe: Any) -> None:
+def _train_with_pipe(backend: str, run: Path, pipe: Any) -> None:
     train_and_tell(backend, run, pipe.detach())
 
 
-# --- each call of a write in turn -------------------------------------------------------------------------------------
+# --- a fault in each system call of a write ---------------------------------------------------------------------------
 
 CALLS = ["open", "write", "flush", "fsync", "replace", "open directory", "fsync directory"]
-"""What happens while a checkpoint is written, in order."""
+"""The calls that write a checkpoint, in order."""
+
+
+class Fault:
+    """A function that runs when a call is made for the first time after it was made a number of times.
+
+    Parameters
+    ----------
+    call : str
+        One of CALLS.
+    function : callable
+        Raises an error or kills the process.
+    after : int
+        The number of files that are written before.
+    """
+
+    def __init__(self, call: str, function: Callable[[], None], after: int) -> None:
+        self.call, self.function, self.after = call, function, after
+        self.count = 0
+
+    def count_call(self, call: str) -> None:
+        """Count a call, and run the function if it is due."""
+        if call == self.call:
+            self.count += 1
+            if self.count > self.after:
+                self.function()
+
+
+class FaultyFile:
+    """A file open for writing whose calls are counted; half of the content is written before a fault in ``write``."""
+
+    def __init__(self, file: Any, fault: Fault) -> None:
+        self.file, self.fault = file, fault
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        self.fault.count_call("write")
+        self.file.write(content[len(content) // 2 :])
+
+    def flush(self) -> None:
+        self.fault.count_call("flush")
+        self.file.flush()
+
+    def fileno(self) -> int:
+        return int(self.file.fileno())
+
+    def __enter__(self) -> "FaultyFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+class FaultySystem:
+    """The module ``os``, with calls that are counted."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def fsync(self, descriptor: int) -> None:
+        self.fault.count_call("fsync directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "fsync")
+        os.fsync(descriptor)
+
+    def replace(self, source: Any, target: Any) -> None:
+        self.fault.count_call("replace")
+        os.replace(source, target)
+
+    def open(self, *arguments: Any) -> int:
+        self.fault.count_call("open directory")
+        return os.open(*arguments)
 
 
 @contextmanager
-def failing(call: str, fault: Callable[[], None], monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
-    """Have `fault` happen at a call while a file is written, for the file after the first few."""
-    seen = dict.fromkeys(CALLS, 0)
-
-    def happens(name: str) -> None:
-        seen[name] += 1
-        if name == call and seen[name] > after:
-            fault()
-
-    class File:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def write(self, content: bytes) -> None:
-            self.file.write(content[: len(content) // 2])
-            self.file.flush()
-            happens("write")
-            self.file.write(content[len(content) // 2 :])
-
-        def flush(self) -> None:
-            happens("flush")
-            self.file.flush()
-
-        def fileno(self) -> int:
-            return int(self.file.fileno())
-
-        def __enter__(self) -> "File":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self.file.close()
-
+def inject(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a fault occur while files are written within the block, and check that it occurred."""
     path_open = Path.open
 
-    def opened(path: Path, mode: str = "r", **options: Any) -> Any:
+    def open_path(path: Path, mode: str = "r", **options: Any) -> Any:
         if mode != "xb":
             return path_open(path, mode, **options)
-        happens("open")
-        return File(path_open(path, mode, **options))
-
-    class System:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(os, name)
-
-        def fsync(self, descriptor: int) -> None:
-            happens("fsync directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "fsync")
-            os.fsync(descriptor)
-
-        def replace(self, source: Any, target: Any) -> None:
-            happens("replace")
-            os.replace(source, target)
-
-        def open(self, *arguments: Any) -> int:
-            happens("open directory")
-            return os.open(*arguments)
+        fault.count_call("open")
+        return FaultyFile(path_open(path, mode, **options), fault)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", opened)
-        patch.setattr(atomic_files, "os", System())
+        patch.setattr(Path, "open", open_path)
+        patch.setattr(atomic_files, "os", FaultySystem(fault))
         yield
-    assert seen[call] > after, "the fault never happened"
+    assert fault.count > fault.after, "the fault never occurred"
 
 
-def _error(number: int) -> Callable[[], None]:
-    def fault() -> None:
+def raise_os_error(number: int) -> Callable[[], None]:
+    """Return a function that raises the error of the operating system with this number."""
+
+    def raise_error() -> None:
         raise OSError(number, os.strerror(number))
 
-    return fault
+    return raise_error
 
 
 @pytest.mark.thinned(2)
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_call_that_fails(
-    run: Path, monkeypatch: pytest.MonkeyPatch, straight: dict[str, list[Any]], backend: str, call: str, fault: int
+def test_a_training_whose_checkpoint_cannot_be_written_resumes_from_the_latest_one(
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, list[Any]],
+    backend: str,
+    call: str,
+    error: int,
 ) -> None:
     net = network(backend)
     with (
-        failing(call, _error(fault), monkeypatch, after=2),
+        inject(Fault(call, raise_os_error(error), after=2), monkeypatch),
         pytest.raises(
-            dn.CheckpointError, match=f"cannot write .*{os.strerror(fault)}; the training stopped after"
-        ) as told,
+            dn.CheckpointError, match=f"cannot write .*{os.strerror(error)}; the training stopped after"
+        ) as caught,
     ):
         fit(net, run, every=1)
-    latest = latest_first(run)[0]
-    assert str(told.value).endswith(f"the latest checkpoint is {latest}")
+    latest = list_checkpoints(run)[0]
+    assert str(caught.value).endswith(f"the latest checkpoint is {latest}")
     assert not list(run.glob(".*.tmp"))
-    assert int(latest.stem[5:]) in {20, 30}  # the old one or the new one
+    assert int(latest.stem[5:]) in {20, 30}  # the previous checkpoint or, after a late fault, the new one
     np.testing.assert_array_equal(dn.load(latest, backend=backend).layout.size, net.layout.size)
-    assert resumed(backend, run) == straight[backend]
+    assert resume(backend, run) == uninterrupted[backend]
 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_killed_at_a_call(run: Path, processes: Any, straight: dict[str, list[Any]], backend: str, call: str) -> None:
-    process = processes.Process(target=_killed_at, args=(backend, run, call))
+def test_a_training_killed_while_writing_a_checkpoint_resumes_to_the_same_bits(
+    run: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str, call: str
+) -> None:
+    process = processes.Process(target=_train_and_die_at, args=(backend, run, call))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert resumed(backend, run) == straight[backend]
+    assert resume(backend, run) == uninterrupted[backend]
     assert not list(run.glob(".*.tmp"))
 
 
-def _killed_at(backend: str, run: Path, call: str) -> None:
-    with pytest.MonkeyPatch.context() as patch, failing(call, lambda: os.kill(os.getpid(), signal.SIGKILL), patch, 2):
+def _train_and_die_at(backend: str, run: Path, call: str) -> None:
+    fault = Fault(call, lambda: os.kill(os.getpid(), signal.SIGKILL), after=2)
+    with pytest.MonkeyPatch.context() as patch, inject(fault, patch):
         fit(network(backend), run, every=1)
 
 
-def test_a_disk_that_is_full_in_the_middle_of_a_file(run: Path, straight: dict[str, list[Any]]) -> None:
+def test_a_disk_that_fills_up_within_a_file_leaves_the_previous_checkpoint(
+    run: Path, uninterrupted: dict[str, list[Any]]
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails, as on a full disk
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails, as on a full disk
     fit(network(), run, epochs=2)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
@@ -280,15 +318,15 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file(run: Path, straight: dict[s
             fit(network(), run, resume=True, every=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, usual)
+        signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in run.iterdir()] == ["step-000000020.safetensors"]
-    assert resumed("numpy", run) == straight["numpy"]
+    assert resume("numpy", run) == uninterrupted["numpy"]
 
 
-def test_nothing_could_be_written_at_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_so_if_no_checkpoint_could_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     with (
-        failing("write", _error(errno.ENOSPC), monkeypatch, after=0),
+        inject(Fault("write", raise_os_error(errno.ENOSPC), after=0), monkeypatch),
         pytest.raises(
             dn.CheckpointError, match=r"No space left on device; .* after update 10, .* there is no checkpoint"
         ),
@@ -301,7 +339,7 @@ def test_nothing_could_be_written_at_all(run: Path, monkeypatch: pytest.MonkeyPa
 
 ENDLESS = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process inherits an ignored SIGINT
 sys.path[:0] = {path!r}
 from pathlib import Path
 from checkpointed import fit, network
@@ -321,15 +359,16 @@ def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, nu
     ) as process:
         assert process.stdout is not None
         try:
+            assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            while not latest_first(run):
+            while not list_checkpoints(run):
                 time.sleep(0.01)
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == code, err
-    latest = latest_first(run)[0]
+    latest = list_checkpoints(run)[0]
     net = network(backend)
     history = fit(net, run, epochs=10**7, early_stopping=None, resume=True, callbacks=[_StopsAtOnce()])
     assert history.epochs >= int(latest.stem[5:]) // 10
@@ -345,36 +384,36 @@ class _StopsAtOnce(dn.Callback):
 def test_a_signal_acts_at_once_during_the_evaluation_after_an_epoch(
     run: Path, backend: str, number: int, error: type[BaseException]
 ) -> None:
-    """Nothing is lost: the updates are in a checkpoint, and the evaluation is made again."""
-    steps: list[str] = []
+    """The updates of the epoch are in a checkpoint, and a resumed training repeats the evaluation."""
+    events: list[str] = []
 
     def half(A: Any, Y: Any) -> float:
-        steps.append("begun")
-        if len(steps) == 5:
+        events.append("start")
+        if len(events) == 5:
             signal.raise_signal(number)
-        steps.append("ended")
+        events.append("end")
         return 0.5
 
     with pytest.raises(error):
         fit(network(backend), run, metrics=half)
-    assert steps == ["begun", "ended"] * 2 + ["begun"]
-    again, straight = network(backend), network(backend)
-    found = outcome(again, fit(again, run, metrics=half, resume=True))
-    assert found == outcome(straight, fit(straight, metrics=half))
+    assert events == ["start", "end"] * 2 + ["start"]
+    resumed, uninterrupted = network(backend), network(backend)
+    result = outcome(resumed, fit(resumed, run, metrics=half, resume=True))
+    assert result == outcome(uninterrupted, fit(uninterrupted, metrics=half))
 
 
-def test_without_checkpoints_sigterm_is_left_alone() -> None:
-    seen = []
+def test_without_checkpoints_the_handler_of_sigterm_is_unchanged() -> None:
+    handlers = []
 
-    class Looks(dn.Callback):
+    class HandlerRecorder(dn.Callback):
         def on_chunk(self, training: Any) -> None:
-            seen.append(signal.getsignal(signal.SIGTERM))
+            handlers.append(signal.getsignal(signal.SIGTERM))
 
-    fit(network(), epochs=1, callbacks=[Looks()])
-    assert set(seen) == {signal.SIG_DFL}
+    fit(network(), epochs=1, callbacks=[HandlerRecorder()])
+    assert set(handlers) == {signal.SIG_DFL}
 
 
-def test_handlers_are_put_back(run: Path) -> None:
+def test_signal_handlers_are_restored(run: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     fit(network(), run, epochs=1)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
@@ -384,24 +423,24 @@ def test_handlers_are_put_back(run: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_last_good_state_is_kept_and_the_first_layer_named(run: Path, backend: str) -> None:
+def test_a_non_finite_loss_leaves_a_checkpoint_of_the_last_finite_state(run: Path, backend: str) -> None:
     X, y = np.ones((4, 32), np.float32), np.ones((1, 32), np.float32)
     net = dn.Network([dn.Dense(4, "relu"), dn.Dense(4, "relu"), dn.Dense(1)], 4, backend=backend, seed=0)
-    with pytest.raises(dn.NonFiniteLossError, match=r"before update \d+ .*the (outputs?|gradient) of") as told:
+    with pytest.raises(dn.NonFiniteLossError, match=r"before update \d+ .*the (outputs?|gradient) of") as error:
         net.fit(X, y, optimizer=dn.SGD(1e12), epochs=50, checkpoint=run)
-    assert told.value.step > 1
-    latest = latest_first(run)[0]
-    assert int(latest.stem[5:]) == told.value.step - 1
+    assert error.value.step > 1
+    latest = list_checkpoints(run)[0]
+    assert int(latest.stem[5:]) == error.value.step - 1
     np.testing.assert_array_equal(dn.load(latest, backend=backend).flat(), net.flat())
     assert np.isfinite(net.flat()).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_which_layer_went_first(backend: str) -> None:
+def test_the_first_layer_with_a_non_finite_output_is_named(backend: str) -> None:
     X, y = np.ones((4, 32), np.float32), np.ones((1, 32), np.float32)
     net = dn.Network([dn.Dense(4), dn.Dropout(0.0), dn.Dense(4), dn.Dense(1)], 4, backend=backend, seed=0)
     net.parameters["W2"] = np.full((4, 4), 3e38, np.float32)
-    with pytest.raises(dn.NonFiniteLossError, match=r"the output of layer 3, Dense\(units=4") as told:
+    with pytest.raises(dn.NonFiniteLossError, match=r"the output of layer 3, Dense\(units=4") as error:
         net.fit(X, y, epochs=1)
-    assert told.value.layer == 3
-    assert told.value.step == 1
+    assert error.value.layer == 3
+    assert error.value.step == 1

@@ -1,4 +1,4 @@
-"""Whole trainings, update by update, against PyTorch's: tests/fixtures/make_pytorch.py has the same cases."""
+"""Trainings against PyTorch, update by update; tests/fixtures/make_pytorch.py stored the results of the same cases."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +15,14 @@ with np.load(Path(__file__).parents[2] / "fixtures" / "pytorch.npz") as file:
     STORED = dict(file)
 
 SAMPLES, BATCH, EPOCHS = 37, 8, 10
-BATCHES = [slice(start, start + BATCH) for start in range(0, SAMPLES, BATCH)]  # the last one is ragged
+BATCHES = [slice(start, start + BATCH) for start in range(0, SAMPLES, BATCH)]  # the last batch is smaller
 TOLERANCE = 1e-10
-"""Of a loss, relative to itself; of an element of a W or b, relative to the largest element of that W or b."""
+"""The relative error of a loss, and the error of an element of W or b relative to the largest element of that array."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training: softmax with cross-entropy, tanh in the hidden layers and Adam, but for what is said otherwise."""
+    """The settings of a training: by default a softmax classifier with hidden layers of tanh, trained by Adam."""
 
     hidden: str | dn.Activation = "tanh"
     output: str = "softmax"
@@ -36,7 +36,7 @@ class Case:
 
 
 def regression(hidden: str, **options: float) -> Case:
-    """Return a case that fits real numbers, through the activation `hidden`."""
+    """Return a case of a regression with the hidden activation `hidden`."""
     return Case(dn.Activation(hidden, **options), "identity", "mean_squared_error", "real")
 
 
@@ -73,7 +73,7 @@ CASES = {
     "gelu_tanh": regression("gelu_tanh"),
     "silu": regression("silu"),
     "softplus": regression("softplus"),
-    # regularisation, weights, schedules
+    # regularization, weights, schedules
     "l2": Case(optimizer=dn.SGD(0.1), l2=0.05),
     "l2_adam": Case(l2=0.05),
     "clip_norm": Case(optimizer=dn.SGD(0.3), clip_norm=0.8),
@@ -100,7 +100,7 @@ def network(case: Case, program: str) -> dn.Network:
 
 
 def by_name(net: dn.Network, flat: np.ndarray) -> dict[str, np.ndarray]:
-    """Return parameters by name, of a vector of all of them in the order W1, b1, W2, b2, ..."""
+    """Return parameters by name, from a vector in the order W1, b1, W2, b2, ..."""
     shapes = {name: parameter.shape for name, parameter in net.parameters.items()}
     ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
     parts = np.split(flat, ends[:-1])
@@ -108,12 +108,12 @@ def by_name(net: dn.Network, flat: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def settings(case: Case) -> dict[str, Any]:
-    """Return what ``fit`` and ``partial_fit`` have in common."""
+    """Return the arguments that ``fit`` and ``partial_fit`` have in common."""
     return {"loss": case.loss, "optimizer": case.optimizer, "l2": case.l2, "clip_norm": case.clip_norm}
 
 
 def weights(case: Case) -> np.ndarray | None:
-    """Return the weight of each sample, shape (37,), of mean 1, or None where all are 1."""
+    """Return the weight of each sample, shape (37,), scaled to mean 1, or None if the case has no weights."""
     w = STORED["weight"] if case.sample_weight else None
     if case.class_weight is not None:
         w = np.take(case.class_weight, STORED[case.targets])
@@ -121,7 +121,7 @@ def weights(case: Case) -> np.ndarray | None:
 
 
 def train_by_batch(case: Case, net: dn.Network) -> list[float]:
-    """Train one update per call, and return the cost of each: the loss times the mean weight."""
+    """Train by one call for each update, and return the costs, which are the losses times the mean weight."""
     X, Y, w = STORED["X"], STORED[case.targets], weights(case)
     costs = []
     for part in EPOCHS * BATCHES:
@@ -152,12 +152,12 @@ def test_the_cases_are_those_of_the_fixture():
 @pytest.mark.thinned(3)
 @both_programs
 @every_case
-def test_every_loss_and_the_final_parameters_are_pytorchs(name, program):
+def test_losses_and_final_parameters_are_those_of_pytorch(name, program):
     net = network(CASES[name], program)
     losses = train_by_batch(CASES[name], net)
     np.testing.assert_allclose(losses, STORED[f"{name}/losses"], rtol=TOLERANCE, atol=0)
-    for key, wanted in by_name(net, STORED[f"{name}/parameters"]).items():
-        np.testing.assert_allclose(net.parameters[key], wanted, rtol=0, atol=TOLERANCE * abs(wanted).max())
+    for key, expected in by_name(net, STORED[f"{name}/parameters"]).items():
+        np.testing.assert_allclose(net.parameters[key], expected, rtol=0, atol=TOLERANCE * abs(expected).max())
     assert net._training is not None
     assert type(net._training[1]) is PROGRAMS[program][1]
 

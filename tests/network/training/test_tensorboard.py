@@ -1,4 +1,4 @@
-"""What TensorBoard would show: the event files, read back."""
+"""The callback for TensorBoard: the contents of its event files."""
 
 import struct
 import sys
@@ -24,7 +24,7 @@ def network() -> dn.Network:
 def events(directory: Path) -> Iterator[Any]:
     """Yield the events of a run, from all its files, in the order of their names, as TensorBoard does.
 
-    A file is a sequence of records: the length in 8 bytes, its check sum in 4, the event, its check sum in 4.
+    A file is a sequence of records: a length (8 bytes), its checksum (4 bytes), an event, and its checksum (4 bytes).
     """
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason=REASON)
     for path in sorted(directory.iterdir()):
@@ -36,35 +36,36 @@ def events(directory: Path) -> Iterator[Any]:
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return step and value of each scalar by its tag."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    """Return the steps and values of the scalars of a run, by tag."""
+    by_tag: dict[str, list[tuple[int, float]]] = {}
     for event in events(directory):
         for value in event.summary.value:
             if not value.HasField("histo"):
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
-    return found
+                by_tag.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return by_tag
 
 
 def histograms(directory: Path) -> dict[str, list[tuple[int, Any]]]:
-    found: dict[str, list[tuple[int, Any]]] = {}
+    """Return the steps and histograms of a run, by tag."""
+    by_tag: dict[str, list[tuple[int, Any]]] = {}
     for event in events(directory):
         for value in event.summary.value:
             if value.HasField("histo"):
-                found.setdefault(value.tag, []).append((event.step, value.histo))
-    return found
+                by_tag.setdefault(value.tag, []).append((event.step, value.histo))
+    return by_tag
 
 
-def as_written(values: list[float], first: int = 1) -> list[tuple[int, float]]:
-    """Return values with their epochs, as float32, which event files hold."""
-    return [(epoch, float(np.float32(value))) for epoch, value in enumerate(values, start=first)]
+def with_epochs(values: list[float]) -> list[tuple[int, float]]:
+    """Return values, rounded to the float32 of event files, with their epochs."""
+    return [(epoch, float(np.float32(value))) for epoch, value in enumerate(values, start=1)]
 
 
 @pytest.fixture(autouse=True)
-def writer() -> None:
+def _require_writer() -> None:
     pytest.importorskip("tensorboardX", reason="writing for TensorBoard needs deepnotes[tensorboard]")
 
 
-def test_all_figures_of_a_history_are_written(tmp_path: Path) -> None:
+def test_all_values_of_a_history_are_written(tmp_path: Path) -> None:
     board = dn.TensorBoard(tmp_path / "new" / "run")
     rate = dn.StepDecay(0.1, every=4)
     history = network().fit(
@@ -72,35 +73,36 @@ def test_all_figures_of_a_history_are_written(tmp_path: Path) -> None:
     )
     training, validation = (scalars(tmp_path / "new" / "run" / name) for name in ("training", "validation"))
     assert training == {
-        "loss": as_written(history.loss),
-        "learning_rate": as_written(history.learning_rate),
-        "seconds": as_written(history.seconds),
+        "loss": with_epochs(history.loss),
+        "learning_rate": with_epochs(history.learning_rate),
+        "seconds": with_epochs(history.seconds),
     }
-    assert validation == {"loss": as_written(history.val_loss), "accuracy": as_written(history.metrics["val_accuracy"])}
+    accuracy = with_epochs(history.metrics["val_accuracy"])
+    assert validation == {"loss": with_epochs(history.val_loss), "accuracy": accuracy}
     assert len(set(history.learning_rate)) > 1
     assert not histograms(tmp_path / "new" / "run" / "training")
 
 
-def test_without_validation_the_metrics_are_of_the_training(tmp_path: Path) -> None:
+def test_without_validation_data_the_metrics_belong_to_the_training_run(tmp_path: Path) -> None:
     history = network().fit(X, Y, epochs=2, metrics=["accuracy"], callbacks=[dn.TensorBoard(str(tmp_path))])
-    assert scalars(tmp_path / "training")["accuracy"] == as_written(history.metrics["accuracy"])
+    assert scalars(tmp_path / "training")["accuracy"] == with_epochs(history.metrics["accuracy"])
     assert not (tmp_path / "validation").exists()
 
 
-def test_histograms_are_of_the_parameters_of_that_epoch(tmp_path: Path) -> None:
-    net, kept = network(), {}
+def test_histograms_show_the_parameters_after_an_epoch(tmp_path: Path) -> None:
+    net, parameters = network(), {}
 
-    class Keep(dn.Callback):
+    class ParameterRecorder(dn.Callback):
         def on_epoch(self, training: Any) -> None:
-            kept[training.epoch] = {name: np.array(value) for name, value in net.parameters.items()}
+            parameters[training.epoch] = {name: np.array(value) for name, value in net.parameters.items()}
 
-    net.fit(X, Y, epochs=5, callbacks=[dn.TensorBoard(tmp_path, histograms=2), Keep()])
-    found = histograms(tmp_path / "training")
-    assert found.keys() == {"W1", "b1", "W2", "b2"}
-    for name, of_name in found.items():
-        assert [step for step, _ in of_name] == [2, 4]
-        for step, histogram in of_name:
-            values = kept[step][name].astype(np.float64)
+    net.fit(X, Y, epochs=5, callbacks=[dn.TensorBoard(tmp_path, histograms=2), ParameterRecorder()])
+    by_name = histograms(tmp_path / "training")
+    assert by_name.keys() == {"W1", "b1", "W2", "b2"}
+    for name, by_epoch in by_name.items():
+        assert [epoch for epoch, _ in by_epoch] == [2, 4]
+        for epoch, histogram in by_epoch:
+            values = parameters[epoch][name].astype(np.float64)
             assert histogram.num == sum(histogram.bucket) == values.size
             assert (histogram.min, histogram.max) == (values.min(), values.max())
             assert histogram.sum == pytest.approx(values.sum(), rel=1e-12)
@@ -113,24 +115,24 @@ def test_parameters_that_are_all_equal_have_a_histogram(tmp_path: Path) -> None:
     assert (step, histogram.num, histogram.min, histogram.max) == (1, 8, 0, 0)
 
 
-def test_a_training_that_goes_on_takes_over_from_where_it_does(tmp_path: Path) -> None:
+def test_a_resumed_training_continues_the_curves(tmp_path: Path) -> None:
     settings = {"checkpoint": tmp_path / "run", "every": 2, "shuffle": False}
     network().fit(X, Y, epochs=4, callbacks=[dn.TensorBoard(tmp_path / "board")], **settings)
     net = dn.load(next((tmp_path / "run").glob("*.safetensors")))
     history = net.fit(X, Y, epochs=6, resume=True, callbacks=[dn.TensorBoard(tmp_path / "board")], **settings)
-    assert scalars(tmp_path / "board" / "training")["loss"] == as_written(history.loss)
+    assert scalars(tmp_path / "board" / "training")["loss"] == with_epochs(history.loss)
     starts = [event.step for event in events(tmp_path / "board" / "training") if event.HasField("session_log")]
-    assert starts == [1, 5]  # TensorBoard forgets what a run had from there on
+    assert starts == [1, 5]  # TensorBoard discards earlier events of the run from these epochs on
 
 
-def test_one_callback_serves_several_trainings(tmp_path: Path) -> None:
+def test_one_callback_can_be_used_for_several_trainings(tmp_path: Path) -> None:
     board = dn.TensorBoard(tmp_path)
     for _ in range(2):
         network().fit(X, Y, epochs=2, callbacks=[board])
     assert [step for step, _ in scalars(tmp_path / "training")["loss"]] == [1, 2, 1, 2]
 
 
-def test_the_files_are_whole_when_a_training_is_interrupted(tmp_path: Path) -> None:
+def test_an_interrupted_training_leaves_complete_files(tmp_path: Path) -> None:
     class Stop(dn.Callback):
         def on_epoch(self, training: Any) -> None:
             if training.epoch == 3:
@@ -141,7 +143,7 @@ def test_the_files_are_whole_when_a_training_is_interrupted(tmp_path: Path) -> N
     assert [step for step, _ in scalars(tmp_path / "training")["loss"]] == [1, 2, 3]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the size of files is limited the POSIX way")
+@pytest.mark.skipif(sys.platform == "win32", reason="uses the POSIX limit of file sizes")
 def test_a_full_disk_ends_the_curves_and_not_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import resource
 
@@ -152,34 +154,34 @@ def test_a_full_disk_ends_the_curves_and_not_the_training(tmp_path: Path, caplog
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(history.loss) == 50
-    (told,) = [
+    (message,) = [
         record.getMessage() for record in caplog.records if "TensorBoard" in record.name or "cannot" in record.msg
     ]
-    assert told == f"cannot write to {tmp_path}: File too large; the training goes on without it"
+    assert message == f"cannot write to {tmp_path}: File too large; the training continues without it"
 
 
-def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
+def test_tensorboard_reads_the_files(tmp_path: Path) -> None:
     reading = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard itself is not installed"
     )
     history = network().fit(X, Y, epochs=3, callbacks=[dn.TensorBoard(tmp_path, histograms=1)])
     run = reading.EventAccumulator(str(tmp_path / "training"), size_guidance={"histograms": 0})
     run.Reload()
-    assert [(event.step, event.value) for event in run.Scalars("loss")] == as_written(history.loss)
+    assert [(event.step, event.value) for event in run.Scalars("loss")] == with_epochs(history.loss)
     assert len(run.Histograms("W1")) == 3
 
 
 @pytest.mark.parametrize(
     ("value", "message"), [(-1, "histograms=-1, wanted a whole"), (1.5, "histograms=1.5"), (True, "True")]
 )
-def test_wrong_arguments(value: Any, message: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(dn.ArgumentError, match=message):
         dn.TensorBoard(tmp_path, histograms=value)
     with pytest.raises(dn.ArgumentError, match="path=3, wanted the path"):
         dn.TensorBoard(3)
 
 
-def test_a_directory_that_cannot_be_is_refused_before_the_training(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_refused_before_the_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     net = network()
     before = net.flat()
@@ -189,7 +191,9 @@ def test_a_directory_that_cannot_be_is_refused_before_the_training(tmp_path: Pat
     assert np.array_equal(net.flat(), before)
 
 
-def test_without_tensorboardx_the_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboardx_the_error_has_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(dn.MissingExtraError, match=r'pip install "deepnotes\[tensorboard\]"'):
         network().fit(X, Y, callbacks=[dn.TensorBoard(tmp_path)])

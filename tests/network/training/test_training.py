@@ -1,4 +1,4 @@
-"""The fit loop: what it watches, when it stops, and what it leaves behind."""
+"""The fit loop: callbacks, early stopping, numbers that are not finite, schedules and interruption."""
 
 import _thread
 import math
@@ -28,7 +28,7 @@ def network(backend: Any = "numpy", **settings: Any) -> dn.Network:
 
 
 class Recorder(dn.Callback):
-    """Remembers what it is told."""
+    """A callback that records its calls, and the parameters after each epoch."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
@@ -46,12 +46,12 @@ class Recorder(dn.Callback):
         self.ends += 1
 
 
-def test_callbacks_are_called_in_their_turn() -> None:
-    seen = Recorder()
-    network().fit(X, Y, epochs=4, batch_size=8, callbacks=[seen])
-    assert seen.epochs == [1, 2, 3, 4]
-    assert seen.chunks >= 4
-    assert seen.ends == 1
+def test_callbacks_are_called_after_chunks_and_epochs_and_at_the_end() -> None:
+    recorder = Recorder()
+    network().fit(X, Y, epochs=4, batch_size=8, callbacks=[recorder])
+    assert recorder.epochs == [1, 2, 3, 4]
+    assert recorder.chunks >= 4
+    assert recorder.ends == 1
 
 
 def test_a_callback_can_stop_the_training() -> None:
@@ -63,9 +63,9 @@ def test_a_callback_can_stop_the_training() -> None:
 
 
 def test_early_stopping_restores_the_best_parameters() -> None:
-    seen, net = Recorder(), network()
+    recorder, net = Recorder(), network()
     rng = np.random.default_rng(1)
-    validation = (rng.normal(size=(3, 20)), rng.normal(size=(1, 20)))  # noise: soon it gets worse
+    validation = (rng.normal(size=(3, 20)), rng.normal(size=(1, 20)))  # noise, so that the validation loss soon rises
     history = net.fit(
         X,
         Y,
@@ -74,16 +74,16 @@ def test_early_stopping_restores_the_best_parameters() -> None:
         batch_size=8,
         validation=validation,
         early_stopping=5,
-        callbacks=[seen],
+        callbacks=[recorder],
     )
     best = int(np.argmin(history.val_loss))
-    assert history.epochs == best + 1 + 6  # five worse epochs are waited for, the sixth ends it
+    assert history.epochs == best + 1 + 6  # the sixth epoch without improvement ends the training
     assert history.best_epoch == best + 1
-    np.testing.assert_array_equal(net.flat(), seen.thetas[best])
+    np.testing.assert_array_equal(net.flat(), recorder.thetas[best])
     assert net.evaluate(*validation)["loss"] == history.val_loss[best]
 
 
-def test_early_stopping_watches_what_it_is_told() -> None:
+def test_early_stopping_monitors_the_given_metric() -> None:
     net = network()
     stopper = dn.EarlyStopping(patience=0, monitor="r2", restore_best=False)
     history = net.fit(X, Y, optimizer=dn.Adam(0.05), epochs=50, metrics="r2", early_stopping=stopper)
@@ -92,22 +92,22 @@ def test_early_stopping_watches_what_it_is_told() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_loss_that_turns_non_finite_stops_before_the_update_and_names_it(backend: Any) -> None:
-    """With this rate the first update is finite, and what the second would be made of is not."""
-    net, seen = network(backend), Recorder()
-    twin = network(backend)
-    twin.fit(X[:, :8], Y[:, :8], optimizer=dn.SGD(1e25), epochs=1, batch_size=8, shuffle=False)
+def test_a_non_finite_loss_stops_the_training_before_the_update(backend: Any) -> None:
+    """At this rate the first update is finite, and the loss before the second update is not."""
+    net, recorder = network(backend), Recorder()
+    reference = network(backend)
+    reference.fit(X[:, :8], Y[:, :8], optimizer=dn.SGD(1e25), epochs=1, batch_size=8, shuffle=False)
     with pytest.raises(dn.NonFiniteLossError, match=r"before update 2 \(epoch 1\): the loss is (inf|nan)") as caught:
-        net.fit(X, Y, optimizer=dn.SGD(1e25), epochs=3, batch_size=8, shuffle=False, callbacks=[seen])
+        net.fit(X, Y, optimizer=dn.SGD(1e25), epochs=3, batch_size=8, shuffle=False, callbacks=[recorder])
     assert caught.value.step == 2
     assert np.isfinite(net.flat()).all()
-    np.testing.assert_array_equal(net.flat(), twin.flat())
-    assert seen.ends == 1
+    np.testing.assert_array_equal(net.flat(), reference.flat())
+    assert recorder.ends == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_gradient_that_is_not_finite_stops_before_the_update_too(backend: Any) -> None:
-    """The loss of these outputs is finite in float32, the derivative by W1 is not: 1e20 times 1e20."""
+def test_a_non_finite_gradient_stops_the_training_before_the_update(backend: Any) -> None:
+    """The loss is finite in float32, but the derivative by W1, 1e20 times 1e20, is not."""
     layers = [dn.Dense(1), dn.Dense(1)]
     net = dn.Network(layers, inputs=1, backend=backend, theta=np.array([1e-20, 1e20, 0.0, 0.0]))
     before = net.flat()
@@ -120,8 +120,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update_too(backend: Any)
 @pytest.mark.parametrize(
     "optimizer", [dn.SGD(1e300), dn.SGD(1e39, momentum=0.9), dn.Adam(1e39), dn.RMSProp(1e300)], ids=repr
 )
-def test_parameters_that_would_overflow_are_not_made(backend: Any, optimizer: dn.Optimizer) -> None:
-    """Loss and gradient are finite, and one update later nothing would be; there is no second update to notice."""
+def test_an_update_that_would_overflow_is_not_made(backend: Any, optimizer: dn.Optimizer) -> None:
+    """Loss and gradient are finite, but the updated parameters would not be; there is no second update to show it."""
     net = network(backend)
     before = net.flat()
     with pytest.raises(dn.NonFiniteLossError, match="before update 1") as caught:
@@ -133,8 +133,8 @@ def test_parameters_that_would_overflow_are_not_made(backend: Any, optimizer: dn
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_large_updates_that_fit_are_made(backend: Any) -> None:
-    """A rate of 1e36 is absurd, and finite: the careful way gives what the plain one would."""
+def test_a_large_finite_update_is_made(backend: Any) -> None:
+    """The check for overflow must not change or refuse the update at a rate of 1e36."""
     net = network(backend, dtype="float32")
     g = {name: np.array(value, dtype=np.float64) for name, value in net.gradients(X, Y).items()}
     net.fit(X, Y, optimizer=dn.SGD(1e36), epochs=1, batch_size=40, shuffle=False)
@@ -142,14 +142,14 @@ def test_large_updates_that_fit_are_made(backend: Any) -> None:
         np.testing.assert_allclose(net.parameters[name], -1e36 * value, rtol=1e-4)  # float32 sums of 40 terms
 
 
-def test_a_gradient_whose_square_overflows_is_still_a_gradient() -> None:
-    """1e25 is a float32 and its square is not: a small rate makes a fine update of it."""
+def test_a_gradient_whose_square_overflows_is_used() -> None:
+    """1e25 is finite in float32, but its square is not."""
     net = dn.Network([dn.Dense(1)], inputs=1, backend="numpy", seed=0, theta=np.array([0.0, 0.0]))
     net.fit(np.array([[1e25]]), np.array([[1.0]]), loss="mean_absolute_error", optimizer=dn.SGD(1e-25), epochs=1)
     np.testing.assert_allclose(net.parameters["W1"], [[1.0]], rtol=1e-6)
 
 
-def test_one_early_stopping_serves_several_trainings() -> None:
+def test_one_early_stopping_can_be_used_for_several_trainings() -> None:
     stopper, first = dn.EarlyStopping(1), network()
     first.fit(X, Y, epochs=2, early_stopping=stopper)
     second = dn.Network([dn.Dense(1)], inputs=3, seed=1)
@@ -159,7 +159,7 @@ def test_one_early_stopping_serves_several_trainings() -> None:
     np.testing.assert_array_equal(second.flat(), before)
 
 
-def test_a_second_fit_starts_the_optimizer_afresh() -> None:
+def test_a_second_fit_resets_the_optimizer() -> None:
     once, twice = network(), network()
     twice.fit(X, Y, epochs=2, shuffle=False)
     once.set_flat(twice.flat())
@@ -168,7 +168,7 @@ def test_a_second_fit_starts_the_optimizer_afresh() -> None:
     np.testing.assert_array_equal(once.flat(), twice.flat())
 
 
-def test_chunks_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_length_of_chunks_does_not_change_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for seconds in (0.0, 1e-4, 10.0):
         monkeypatch.setattr(training, "CHUNK_SECONDS", seconds)
@@ -181,23 +181,23 @@ def test_chunks_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
-    """The last batch is smaller, and counts for less."""
-    net, twin = network(dtype="float64"), network(dtype="float64")
+    """The last batch is smaller, and has a smaller weight."""
+    net, reference = network(dtype="float64"), network(dtype="float64")
     loss = net.fit(X, Y, epochs=1, batch_size=16, shuffle=False).loss[0]
-    parts = [(twin.partial_fit(X[:, i : i + 16], Y[:, i : i + 16]), min(16, 40 - i)) for i in range(0, 40, 16)]
-    np.testing.assert_allclose(loss, sum(value * m for value, m in parts) / 40, rtol=1e-14)
+    batches = [(reference.partial_fit(X[:, i : i + 16], Y[:, i : i + 16]), min(16, 40 - i)) for i in range(0, 40, 16)]
+    np.testing.assert_allclose(loss, sum(value * m for value, m in batches) / 40, rtol=1e-14)
 
 
 def test_rates_follow_the_schedule_update_by_update() -> None:
-    rates: list[float] = []
+    steps: list[int] = []
 
-    class Spy(dn.Schedule):
+    class StepRecorder(dn.Schedule):
         def __call__(self, step: int) -> float:
-            rates.append(step)
+            steps.append(step)
             return 0.1 / (step + 1)
 
-    history = network().fit(X, Y, optimizer=dn.SGD(Spy()), epochs=2, batch_size=16)
-    assert rates == [0, 1, 2, 3, 4, 5]
+    history = network().fit(X, Y, optimizer=dn.SGD(StepRecorder()), epochs=2, batch_size=16)
+    assert steps == [0, 1, 2, 3, 4, 5]
     np.testing.assert_allclose(history.learning_rate, [0.1 / 3, 0.1 / 6])
 
 
@@ -207,7 +207,7 @@ def test_the_rate_falls_on_a_plateau() -> None:
     assert history.learning_rate == [1e-9, 1e-9, 1e-9, 5e-10, 5e-10, 2.5e-10, 2.5e-10, 2e-10]
 
 
-def test_history_is_plain_data() -> None:
+def test_a_history_converts_to_a_dict() -> None:
     history = network().fit(X, Y, epochs=2, validation=(X, Y), metrics=["r2"])
     content = history.as_dict()
     assert set(content) == {"loss", "val_loss", "metrics", "learning_rate", "seconds", "best_epoch"}
@@ -215,7 +215,7 @@ def test_history_is_plain_data() -> None:
     assert all(math.isfinite(s) and s > 0 for s in content["seconds"])
 
 
-def test_ctrl_c_waits_for_the_update_and_leaves_a_whole_network() -> None:
+def test_ctrl_c_ends_the_training_after_a_complete_update() -> None:
     net = network()
 
     class Interrupt(dn.Callback):
@@ -226,11 +226,11 @@ def test_ctrl_c_waits_for_the_update_and_leaves_a_whole_network() -> None:
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, Y, epochs=10**9, batch_size=8, shuffle=False, callbacks=[Interrupt()])
     _, _, state = net._training  # type: ignore[misc]
-    twin = network()
+    reference = network()
     for step in range(state.step):
         i = step % 5 * 8
-        twin.partial_fit(X[:, i : i + 8], Y[:, i : i + 8])
-    np.testing.assert_array_equal(net.flat(), twin.flat())
+        reference.partial_fit(X[:, i : i + 8], Y[:, i : i + 8])
+    np.testing.assert_array_equal(net.flat(), reference.flat())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -1,4 +1,4 @@
-"""Layers, activations and losses of a user's own, on every backend."""
+"""User-defined layers, activations and losses, on every backend."""
 
 import logging
 from typing import Any
@@ -9,10 +9,11 @@ from plans import BACKENDS, blobs
 
 import deepnotes as dn
 from deepnotes.backends.eager import EagerProgram
+from deepnotes.nn.layers import Parameter
 
 
 class Swish(dn.ActivationFunction):
-    """A user's activation."""
+    """A user-defined activation."""
 
     def forward(self, ops: Any, Z: Any) -> Any:
         return ops.silu(Z)
@@ -22,11 +23,9 @@ class Swish(dn.ActivationFunction):
 
 
 class Scale(dn.Layer):
-    """A user's layer: one learned factor per neuron."""
+    """A user-defined layer with one learned factor per neuron."""
 
     def parameters(self, inputs: int) -> dict[str, Any]:
-        from deepnotes.nn.layers import Parameter
-
         return {"s": Parameter((inputs, 1), lambda rng, shape: np.ones(shape), decays=False)}
 
     def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
@@ -38,7 +37,7 @@ class Scale(dn.Layer):
 
 
 class SquaredError(dn.LossFunction):
-    """A user's loss."""
+    """A user-defined loss."""
 
     name = "squared"
 
@@ -50,7 +49,7 @@ class SquaredError(dn.LossFunction):
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: getattr(b, "name", b))
-def test_layers_activations_and_losses_of_the_users_own_train_on_every_backend(
+def test_user_defined_layers_activations_and_losses_train_on_every_backend(
     backend: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     X, _ = blobs(60)
@@ -76,7 +75,7 @@ def test_layers_activations_and_losses_of_the_users_own_train_on_every_backend(
 
 
 class Half(dn.Dense):
-    """A user's Dense, whose way from Z to A is another than Dense's."""
+    """A dense layer whose output is half of its activation."""
 
     def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
         A, cache = super().forward(ops, parameters, A_prev, context)
@@ -86,14 +85,14 @@ class Half(dn.Dense):
         return super().backward(ops, parameters, cache, dA * 0.5)
 
 
-def test_a_layer_derived_from_dense_is_taken_at_its_word() -> None:
-    """Its sigmoid outputs reach the loss halved, so the fused form of N11 would be another function."""
+def test_the_loss_is_not_fused_with_a_layer_derived_from_dense() -> None:
+    """The outputs of the sigmoid are halved before the loss, so N11 does not hold."""
     X, _ = blobs(40)
     Y = (X[:1] > 1).astype(float)
     net = dn.Network([Half(1, "sigmoid")], inputs=4, seed=0, dtype="float64")
     A = net.predict(X)
-    wanted = -np.mean(Y * np.log(A) + (1 - Y) * np.log(1 - A))
-    np.testing.assert_allclose(net.evaluate(X, Y)["loss"], wanted, rtol=1e-12)
+    expected = -np.mean(Y * np.log(A) + (1 - Y) * np.log(1 - A))
+    np.testing.assert_allclose(net.evaluate(X, Y)["loss"], expected, rtol=1e-12)
     h, g = 1e-6, net.gradients(X, Y)["W1"]
     W = np.array(net.parameters["W1"])
     costs = []

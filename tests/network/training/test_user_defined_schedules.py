@@ -1,4 +1,4 @@
-"""A schedule of somebody else's that goes by the figures of the epochs, as ReduceOnPlateau does."""
+"""User-defined schedules that depend on the loss after each epoch, as ReduceOnPlateau does."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from deepnotes.network.training import loop
 
 
 class BoldDriver(dn.Schedule):
-    """A rate that grows a little while the figure falls, and halves when it rises."""
+    """A rate that grows by a tenth while the loss falls, and is halved when it rises."""
 
     def __call__(self, step: int) -> float:
         return 0.01
@@ -25,8 +25,8 @@ class BoldDriver(dn.Schedule):
         return [rate * memory.get("scale", 1.0) for rate in rates]
 
 
-class Stop(dn.Callback):
-    """Fails in an epoch, after some chunks of it."""
+class FailsWithinEpoch(dn.Callback):
+    """A callback that fails within an epoch, after some of its chunks."""
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -37,7 +37,7 @@ class Stop(dn.Callback):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_it_is_shown_the_validation_loss_of_every_epoch(backend: str) -> None:
+def test_a_schedule_observes_the_validation_loss_of_every_epoch(backend: str) -> None:
     history = fit(network(backend), optimizer=dn.Adam(BoldDriver()), early_stopping=None)
     expected = [0.01]
     for last, value in zip([float("inf"), *history.val_loss], history.val_loss, strict=False):
@@ -47,27 +47,30 @@ def test_it_is_shown_the_validation_loss_of_every_epoch(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("rate", [BoldDriver(), dn.ReduceOnPlateau(0.02, patience=0, factor=0.5)], ids=["own", "ours"])
-def test_a_resumed_training_has_its_memory(
+@pytest.mark.parametrize(
+    "rate", [BoldDriver(), dn.ReduceOnPlateau(0.02, patience=0, factor=0.5)], ids=["user-defined", "ReduceOnPlateau"]
+)
+def test_a_resumed_training_restores_the_memory_of_the_schedule(
     backend: str, rate: dn.Schedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
-    straight, resumed = network(backend), network(backend)
+    uninterrupted, resumed = network(backend), network(backend)
     settings: dict[str, Any] = {"optimizer": dn.Adam(rate), "early_stopping": None}
-    wanted = outcome(straight, fit(straight, **settings))
-    assert len(set(wanted[-1]["learning_rate"])) > 1
-    for epoch in (4, 7):  # within an epoch, and once more after it was resumed
+    expected = outcome(uninterrupted, fit(uninterrupted, **settings))
+    assert len(set(expected[-1]["learning_rate"])) > 1
+    for epoch in (4, 7):  # the second training is resumed and fails again
+        failing = {"callbacks": [FailsWithinEpoch(epoch)], "every": "0.000000001s"}
         with pytest.raises(InterruptedError):
-            fit(network(backend), tmp_path, every="0.000000001s", callbacks=[Stop(epoch)], resume=True, **settings)
-    assert outcome(resumed, fit(resumed, tmp_path, resume=True, **settings)) == wanted
+            fit(network(backend), tmp_path, resume=True, **settings, **failing)
+    assert outcome(resumed, fit(resumed, tmp_path, resume=True, **settings)) == expected
 
 
 @pytest.mark.parametrize("memory", [None, 3, {"scale": "a"}, {1: 1.0}, {"scale": None}])
-def test_a_memory_that_no_checkpoint_could_keep_is_refused(memory: Any) -> None:
-    class Wrong(BoldDriver):
-        def observe(self, memory_before: Any, value: float) -> Any:
+def test_a_memory_that_cannot_be_saved_in_a_checkpoint_is_refused(memory: Any) -> None:
+    class InvalidMemory(BoldDriver):
+        def observe(self, previous: Any, value: float) -> Any:
             return memory
 
     net = network()
     with pytest.raises(dn.ArgumentError, match=r"the schedule remembers .*, wanted a mapping"):
-        fit(net, optimizer=dn.Adam(Wrong()))
+        fit(net, optimizer=dn.Adam(InvalidMemory()))

@@ -1,4 +1,4 @@
-"""A part that is added to the library's tables alone trains on every backend, with a kernel for it or without."""
+"""An activation, a loss or an optimizer that is only added to a table trains on every backend, without a kernel."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -55,8 +55,8 @@ class SignSGD(optimizers.Optimizer):
 
 
 @pytest.fixture
-def added(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add an optimizer, an activation and a loss as CONTRIBUTING says: functions, and an entry each."""
+def _added_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add an activation, a loss and an optimizer as described in CONTRIBUTING.md."""
     for function in (hard_tanh, hard_tanh_backward, log_cosh, log_cosh_derivative):
         monkeypatch.setitem(EQUATIONS, function.__name__, function)
     monkeypatch.setitem(activations.LIBRARY, "hard_tanh", activations.Traits())
@@ -71,59 +71,58 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 }
 
 
-def plan(g: str = "tanh", loss: str = "mean_squared_error", optimizer: str = "sgd") -> Plan:
-    """Return a plan whose parts are named."""
+def make_plan(g: str = "tanh", loss: str = "mean_squared_error", optimizer: str = "sgd") -> Plan:
+    """Return a plan with this hidden activation, loss and optimizer."""
     layers = (dn.Dense(6, g), dn.Dense(2))
     return Plan(3, layers, "float64", 0, Loss(loss), optimizers.as_optimizer(optimizer))
 
 
-def trained(backend: Backend, of: Plan) -> tuple[np.ndarray, float]:
+def train(backend: Backend, plan: Plan) -> tuple[np.ndarray, float]:
     """Return the parameters after some updates, and the sum of the losses."""
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(3, 40)), rng.normal(size=(2, 40))
-    theta = of.layout.initial(rng)
-    program = backend.compile(of) or EagerProgram(backend, of)
-    zeros = tuple(backend.from_numpy(np.zeros_like(theta)) for _ in of.optimizer.slots)
+    theta = plan.layout.initial(rng)
+    program = backend.compile(plan) or EagerProgram(backend, plan)
+    zeros = tuple(backend.from_numpy(np.zeros_like(theta)) for _ in plan.optimizer.slots)
     state = State(backend.from_numpy(theta), zeros)
     data = Data(backend.from_samples(X), backend.from_samples(Y))
     chunk = program.train(state, Batches(data, rng.permutation(40), 8, np.full(5, 0.01)))
     return np.array(backend.to_numpy(state.theta)), chunk.loss_sum
 
 
-NEW = [{"g": "hard_tanh"}, {"loss": "log_cosh"}, {"optimizer": "sign_sgd"}]
+ADDED = [{"g": "hard_tanh"}, {"loss": "log_cosh"}, {"optimizer": "sign_sgd"}]
 
 
-@pytest.mark.usefixtures("added")
-@pytest.mark.parametrize("part", [*NEW, NEW[0] | NEW[1] | NEW[2]], ids=str)
+@pytest.mark.usefixtures("_added_entries")
+@pytest.mark.parametrize("entries", [*ADDED, ADDED[0] | ADDED[1] | ADDED[2]], ids=str)
 @pytest.mark.parametrize("name", ["numba", "cupy"])
-def test_it_trains_as_on_numpy(name: str, part: dict[str, str]) -> None:
-    wanted, losses_wanted = trained(BACKENDS["numpy"](), plan(**part))
-    found, losses_found = trained(BACKENDS[name](), plan(**part))
-    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
-    assert losses_found == pytest.approx(losses_wanted, rel=1e-10)
-    assert not np.allclose(wanted, trained(BACKENDS["numpy"](), plan())[0], atol=1e-6)  # nor is it anything usual
+def test_added_entries_train_as_on_numpy(name: str, entries: dict[str, str]) -> None:
+    expected, expected_loss = train(BACKENDS["numpy"](), make_plan(**entries))
+    theta, loss = train(BACKENDS[name](), make_plan(**entries))
+    np.testing.assert_allclose(theta, expected, rtol=1e-10, atol=1e-12)
+    assert loss == pytest.approx(expected_loss, rel=1e-10)
+    default, _ = train(BACKENDS["numpy"](), make_plan())
+    assert not np.allclose(expected, default, atol=1e-6)
 
 
-@pytest.mark.usefixtures("added")
-@pytest.mark.parametrize("part", NEW, ids=str)
-def test_numpy_records_it_and_numba_leaves_it_to_the_eager_program(part: dict[str, str]) -> None:
-    assert isinstance(BACKENDS["numpy"]().compile(plan(**part)), RecordedProgram)
-    assert BACKENDS["numba"]().compile(plan(**part)) is None
+@pytest.mark.usefixtures("_added_entries")
+@pytest.mark.parametrize("entries", ADDED, ids=str)
+def test_numpy_records_added_entries_and_numba_leaves_them_to_the_eager_program(entries: dict[str, str]) -> None:
+    assert isinstance(BACKENDS["numpy"]().compile(make_plan(**entries)), RecordedProgram)
+    assert BACKENDS["numba"]().compile(make_plan(**entries)) is None
 
 
-@pytest.mark.usefixtures("added")
+@pytest.mark.usefixtures("_added_entries")
 @pytest.mark.parametrize("name", BACKENDS)
-def test_it_predicts_and_evaluates(name: str) -> None:
+def test_networks_with_added_entries_predict_and_evaluate(name: str) -> None:
     layers = [dn.Dense(6, "hard_tanh"), dn.Dense(2)]
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(3, 40)), rng.normal(size=(2, 40))
-    nets = [
-        dn.Network(layers, 3, backend=on, dtype="float64", seed=0) for on in (BACKENDS[name](), BACKENDS["numpy"]())
-    ]
-    found, wanted = (net.predict(X) for net in nets)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
-    found, wanted = (net.evaluate(X, Y, loss="log_cosh")["loss"] for net in nets)
-    assert found == pytest.approx(wanted, rel=1e-12)
+    backends = BACKENDS[name](), BACKENDS["numpy"]()
+    net, reference = (dn.Network(layers, 3, backend=backend, dtype="float64", seed=0) for backend in backends)
+    np.testing.assert_allclose(net.predict(X), reference.predict(X), rtol=1e-12)
+    loss, expected = (network.evaluate(X, Y, loss="log_cosh")["loss"] for network in (net, reference))
+    assert loss == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["numba", "cupy"])
@@ -132,34 +131,35 @@ def test_it_predicts_and_evaluates(name: str) -> None:
     [dn.RMSProp(epsilon_inside=True), dn.AdamW(decay_biases=True), SignSGD()],
     ids=lambda o: type(o).__name__,
 )
-def test_a_missing_kernel_is_an_error_in_the_lowering_and_never_another_one(name: str, optimizer: Any) -> None:
-    """Whoever lowers a plan without asking first is not given some other optimizer."""
-    of = replace(plan(), optimizer=optimizer)
+def test_lowering_an_optimizer_without_a_kernel_is_an_error(name: str, optimizer: Any) -> None:
+    """The lowering must not select the kernel of another optimizer, even if the plan was not checked before."""
+    unsupported = replace(make_plan(), optimizer=optimizer)
     if name == "numba":
         from deepnotes_numba.lowering import lower_optimizer
 
         with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
-            lower_optimizer(of)
+            lower_optimizer(unsupported)
     else:
         from deepnotes_cupy.program import CupyProgram
 
         backend = cupy_backend()
-        program = CupyProgram(backend, of)
-        theta = backend.from_numpy(np.zeros(of.layout.size))
-        slots = tuple(backend.from_numpy(np.zeros(of.layout.size)) for _ in optimizer.slots)
+        program = CupyProgram(backend, unsupported)
+        size = unsupported.layout.size
+        theta = backend.from_numpy(np.zeros(size))
+        slots = tuple(backend.from_numpy(np.zeros(size)) for _ in optimizer.slots)
         data = Data(backend.from_samples(np.ones((3, 4))), backend.from_samples(np.ones((2, 4))))
         with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
             program.train(State(theta, slots), Batches(data, np.arange(4), 2, np.full(2, 0.1)))
 
 
-def test_supported_asks_for_the_very_class_and_name() -> None:
-    class Other(dn.Dense):
+def test_supported_refuses_derived_classes_and_other_names() -> None:
+    class Derived(dn.Dense):
         pass
 
     supported = Supported({"relu"}, {"huber"}, lambda optimizer: type(optimizer) is dn.SGD)
     assert supported.has_layers([dn.Dense(3, "relu"), dn.Dropout(0.1)])
-    assert not supported.has_layers([Other(3, "relu")])
+    assert not supported.has_layers([Derived(3, "relu")])
     assert not supported.has_layers([dn.Dense(3, "tanh")])
     assert supported.has_loss(Loss("huber"))
     assert not supported.has_loss(Loss("poisson"))
-    assert not supported.has_plan(plan())
+    assert not supported.has_plan(make_plan())
