@@ -1,4 +1,4 @@
-"""Extension of griffe for `mkdocs build`: show Sphinx roles in docstrings as code, since mkdocstrings reads Markdown."""
+"""Extension of griffe for the documentation site: show Sphinx roles in docstrings as code, as Markdown has no roles."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What test_cuda_shim.py runs in a process that has the address sanitizer loaded: all checks, or a fault."""
+"""Run all checks, or a faulty kernel, in a process with the address sanitizer loaded; test_cuda_shim.py starts it."""
 
 import sys
 
@@ -16,7 +16,7 @@ FAULTS = {
 
 
 def main(what: str) -> None:
-    """Make all checks in a dtype, or the one that meets a fault."""
+    """Run all checks in the dtype `what`, or the check that meets the fault `what`."""
     with np.errstate(all="ignore"):
         if what in FAULTS:
             file, old, new, check = FAULTS[what]
@@ -27,7 +27,7 @@ def main(what: str) -> None:
             host = Host(what, build="sanitized")
             for check in (CHECKS | STEP_CHECKS).values():
                 check(host)
-    sys.stdout.write("made all checks\n")
+    sys.stdout.write("all checks passed\n")
 
 
 if __name__ == "__main__":

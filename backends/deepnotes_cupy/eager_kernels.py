@@ -1,6 +1,6 @@
-"""Level 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution here.
+"""Level 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution.
 
-Empty arrays, and those that are not the backend's own float32 or float64 matrices, use the equation itself.
+For empty arrays, and arrays that are not float32 or float64 matrices of the backend, the equation itself is used.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.backends import ACTIVATIONS as LIBRARY
+from deepnotes.backends import ACTIVATIONS
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import by_sample, in_columns
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
-    """Return the table, by the names of the equations."""
+    """Return the functions that replace equations, by the name of the equation."""
     fused = Fused(backend)
     table: dict[str, Callable[..., Any]] = {}
     for name in codes("Activation"):
@@ -40,19 +40,20 @@ def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
 
 
 def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str, matrices: bool = True) -> Any:
-    """Return a function that replaces an equation if its first arguments, the given number of arrays, suit it."""
+    """Return a function that replaces an equation if its first `arrays` arguments are supported."""
     equation = EQUATIONS[name]
 
     @wraps(equation)
     def kernel(xp: Any, *arguments: Any, **options: Any) -> Any:
-        if arrays and not _suit(arguments[:arrays], 2 if matrices else 1):
+        if arrays and not _are_supported(arguments[:arrays], 2 if matrices else 1):
             return equation(xp, *arguments, **options)
         return function(xp, *leading, *arguments, **options)
 
     return kernel
 
 
-def _suit(arrays: tuple[Any, ...], dimensions: int) -> bool:
+def _are_supported(arrays: tuple[Any, ...], dimensions: int) -> bool:
+    """Return whether all arrays are non-empty, on the device, and of the same float dtype and number of dimensions."""
     dtype = arrays[0].dtype
     return dtype in (np.float32, np.float64) and all(
         x.ndim == dimensions and x.dtype == dtype and x.size and not on_host(x) for x in arrays
@@ -60,7 +61,7 @@ def _suit(arrays: tuple[Any, ...], dimensions: int) -> bool:
 
 
 class Fused:
-    """Kernels that replace equations: they return new arrays, in the current stream.
+    """Functions that replace equations: they compute new arrays in the current stream.
 
     Parameters
     ----------
@@ -136,17 +137,17 @@ class Fused:
     def momentum(
         self, xp: Any, theta: Any, g: Any, v: Any, rate: Any, momentum: float, nesterov: bool = False
     ) -> tuple[Any, ...]:
-        """Return θ and ``v``."""
+        """Return the next θ and ``v``."""
         return self._update(xp, "momentum", theta, g, (v,), (momentum, int(nesterov)), rate)
 
     def rmsprop(self, xp: Any, theta: Any, g: Any, s: Any, rate: Any, rho: float, epsilon: Any) -> tuple[Any, ...]:
-        """Return θ and ``s``."""
+        """Return the next θ and ``s``."""
         return self._update(xp, "rmsprop", theta, g, (s,), (rho, 1 - rho), rate, epsilon)
 
-    def adam(
+    def adam(  # noqa: PLR0913 - the parameters of the equation
         self, xp: Any, theta: Any, g: Any, m: Any, v: Any, rate: Any, epsilon: Any, beta1: float, beta2: float
     ) -> tuple[Any, ...]:
-        """Return θ, ``m`` and ``v``."""
+        """Return the next θ, ``m`` and ``v``."""
         return self._update(xp, "adam", theta, g, (m, v), (beta1, beta2), rate, epsilon)
 
     def _update(
@@ -154,37 +155,37 @@ class Fused:
         epsilon: Any = 0.0,
     ) -> tuple[Any, ...]:  # fmt: skip
         tape, p = self._tape(theta), theta.size
-        theta, *slots_ = (xp.array(x) for x in (theta, *slots))
-        held = self._control(rate=float(rate), epsilon=float(epsilon))
-        tape.launch(kernel, (p,), theta, _flat(xp, g), *slots_, p, 0, held, *options)
+        theta, *new_slots = (xp.array(x) for x in (theta, *slots))
+        device_control = self._control(rate=float(rate), epsilon=float(epsilon))
+        tape.launch(kernel, (p,), theta, _flat(xp, g), *new_slots, p, 0, device_control, *options)
         tape.run()
-        return (theta, *slots_)
+        return (theta, *new_slots)
 
-    # --- the rest ---------------------------------------------------------------------------------------------------
+    # --- dropout and samples ------------------------------------------------------------------------------------------
 
     def dropout_mask(
         self, xp: Any, shape: tuple[int, int], rate: float, seed: int, step: Any, layer: int, dtype: Any
     ) -> Any:
-        """Return 1 where an element is kept, else 0."""
+        """Return the dropout mask: 1 for elements that are kept, 0 for the others."""
         n, m = shape
         if not n * m:
             return xp.zeros(shape, dtype=dtype)
         tape = Tape(self._device, str(np.dtype(dtype)), "float32")
         mask = self._device.empty(n * m, tape.dtype)
         mask[...] = 1
-        held = self._control(step=int(step))
-        tape.launch("dropout", (n, m), mask, mask, n, m, round(rate * 2**32), seed, layer, held, 1.0)
+        device_control = self._control(step=int(step))
+        tape.launch("dropout", (n, m), mask, mask, n, m, round(rate * 2**32), seed, layer, device_control, 1.0)
         return self._run(tape, mask, n, m)
 
     def gather(self, xp: Any, X: Any, indices: Any) -> Any:
-        """Return the columns of `X` at `indices`, on the device or the host."""
+        """Return the columns of `X` at `indices` on the device; X may be on the host."""
         if not on_host(X):
             return EQUATIONS["gather"](xp, X, indices)
-        chosen = X.view(np.ndarray).T[self._backend.to_numpy(indices)].T
-        return self._backend.from_numpy(chosen)
+        columns = X.view(np.ndarray).T[self._backend.to_numpy(indices)].T
+        return self._backend.from_numpy(columns)
 
     def one_hot(self, xp: Any, y: Any, k: int, dtype: Any) -> Any:
-        """Return class indices as one-hot columns, on the same side as they are."""
+        """Return class indices as one-hot columns, on the host if `y` is there, else on the device."""
         if not on_host(y):
             return EQUATIONS["one_hot"](xp, y, k, dtype)
         return EQUATIONS["one_hot"](np, y.view(np.ndarray), k, np.dtype(dtype)).view(HostSamples)
@@ -194,18 +195,19 @@ class Fused:
         return Tape(self._device, dtype, self._backend.factors(dtype))
 
     def _scale(self, like: Any) -> float:
-        """Return the factor of dZ where it is rounded; an adaptive scale belongs to a Program."""
-        of = self._backend.loss_scale
-        return float(of) if isinstance(of, int | float) and str(like.dtype) == "float32" else 1.0
+        """Return the factor by which dZ is multiplied before it is rounded; only a Program uses a dynamic scale."""
+        scale = self._backend.loss_scale
+        return float(scale) if isinstance(scale, int | float) and str(like.dtype) == "float32" else 1.0
 
     def _control(self, **values: float) -> Any:
+        """Return a structure ``Control`` on the device with these values."""
         host = control.fresh(0)
         for name, value in values.items():
             control.read(host)[name] = value
         with self._device.section():
-            held = self._device.empty(control.SIZE, "uint8")
-            self._device.upload(host, held)
-        return held
+            copy = self._device.empty(control.SIZE, "uint8")
+            self._device.upload(host, copy)
+        return copy
 
     def _run(self, tape: Tape, flat: Any, n: int, m: int) -> Any:
         tape.run()
@@ -213,7 +215,7 @@ class Fused:
 
 
 def _flat(xp: Any, x: Any) -> Any:
-    """Return an array in C order, flat."""
+    """Return an array as a flat array, in C order."""
     return xp.ascontiguousarray(x).reshape(-1)
 
 
@@ -222,5 +224,5 @@ def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
 
 
 def _option(name: str, option: tuple[float, ...], options: dict[str, float]) -> float:
-    """Return the one option that an activation may have."""
-    return float(next(iter((*option, *options.values(), *LIBRARY[name].options.values())), 0.0))
+    """Return the option of an activation, or 0 if it has none."""
+    return float(next(iter((*option, *options.values(), *ACTIVATIONS[name].options.values())), 0.0))

@@ -1,4 +1,4 @@
-"""Proof that the tests of the CUDA kernels can fail: sources with one fault each, and the check that has to find it."""
+"""The checks of the CUDA kernels can fail: each mutant has one fault, which its check has to find."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from cuda_checks import CHECKS
-from cuda_shim import Host, KernelFault, built, compiler
+from cuda_shim import Host, KernelFault, build_library, compiler
 from cuda_step_checks import STEP_CHECKS
 
 from deepnotes_cupy.sources import program
@@ -15,20 +15,20 @@ ALL = CHECKS | STEP_CHECKS
 
 
 class Mutant(NamedTuple):
-    """A fault: in which file's program what becomes what, which check finds it, and words of how."""
+    """A fault: in the program of `file`, `old` becomes `new`; `check` has to fail with `message` in its error."""
 
     fault: str
     file: str
     old: str
     new: str
     check: str
-    words: str = ""
+    message: str = ""
 
 
 RACE, BOUNDS = "without a barrier", "out of bounds"
 LOOP = "for (long long i = whole * VEC + first; i < p; i += step)"
 MUTANTS = [
-    # --- barriers, shuffles, who writes where
+    # --- barriers, shuffles and the division of work
     Mutant(
         "no barrier after the sums are laid out",
         "dense.cu",
@@ -250,7 +250,7 @@ MUTANTS = [
         "rounding",
     ),
 ]
-"""One fault each."""
+"""Sources with one fault each."""
 
 
 def source_of(mutant: Mutant) -> str:
@@ -261,15 +261,15 @@ def source_of(mutant: Mutant) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """Compile them a few at a time."""
+    """Compile all mutants in parallel."""
     compiler()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda mutant: built("float32", "checked", source_of(mutant)), MUTANTS))
+        list(pool.map(lambda mutant: build_library("float32", "checked", source_of(mutant)), MUTANTS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_a_fault_is_found(mutant: Mutant) -> None:
     host = Host("float32", checked=True, source=source_of(mutant))
-    with np.errstate(all="ignore"), pytest.raises((AssertionError, KernelFault), match=mutant.words or None):
+    with np.errstate(all="ignore"), pytest.raises((AssertionError, KernelFault), match=mutant.message or None):
         ALL[mutant.check](host)
