@@ -122,7 +122,7 @@ class Box:
             f'fill="{FILL[self.kind]}" stroke="{STROKE[self.kind]}"/>'
         )
         x, y = self.left + PADDING, self.top + PADDING + TITLE_HEIGHT - 8
-        yield f'<text x="{x:g}" y="{y:g}" class="title">{escape(self.title)}</text>'
+        yield f'<text x="{x:g}" y="{y:g}" font-size="13" font-weight="bold" fill="#111">{escape(self.title)}</text>'
         for number, line in enumerate(self.lines, 1):
             yield f'<text x="{x:g}" y="{y + 3 + LINE_HEIGHT * number:g}">{escape(line)}</text>'
 
@@ -179,13 +179,13 @@ def draw() -> str:
     head = f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}" role="img">
 <title>The packages of deepnotes, and which of them import which</title>
-<style>text {{ font: 12px sans-serif; fill: #333 }} .title {{ font: bold 13px monospace; fill: #111 }}</style>
 <defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">\
 <path d="M0 0L8 4L0 8Z" fill="#666"/></marker></defs>
 <rect width="{WIDTH}" height="{height:g}" fill="#fff"/>
 <g fill="none" stroke="#666" marker-end="url(#head)">"""
     elements = [element for box in boxes.values() for element in box.draw()]
-    return "\n".join([head, *arrows, "</g>", *elements, "</svg>"]) + "\n"
+    text = '<g font-family="sans-serif" font-size="12">'
+    return "\n".join([head, *arrows, "</g>", text, *elements, "</g>", "</svg>"]) + "\n"
 
 
 if __name__ == "__main__":
