@@ -98,7 +98,7 @@ class CudaDevice:
             return int(runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
 
     def upload(self, host: np.ndarray, target: Any) -> None:
-        """Copy a host array; see :meth:`Device.upload`. It is pageable memory, so the driver has copied it on return."""
+        """Copy a host array; see :meth:`Device.upload`. Its memory is pageable: on return, the driver has a copy."""
         host = np.ascontiguousarray(host)
         runtime.memcpyAsync(
             address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._stream.ptr
