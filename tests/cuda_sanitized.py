@@ -15,16 +15,16 @@ FAULTS = {
 }
 
 
-def main(what: str) -> None:
-    """Run all checks in the dtype `what`, or the check that meets the fault `what`."""
+def main(dtype_or_fault: str) -> None:
+    """Run all checks in a dtype, or the check that detects a fault, given by its name in FAULTS."""
     with np.errstate(all="ignore"):
-        if what in FAULTS:
-            file, old, new, check = FAULTS[what]
+        if dtype_or_fault in FAULTS:
+            file, old, new, check = FAULTS[dtype_or_fault]
             source = program(file)
             assert old in source
             (CHECKS | STEP_CHECKS)[check](Host("float32", build="sanitized", source=source.replace(old, new)))
         else:
-            host = Host(what, build="sanitized")
+            host = Host(dtype_or_fault, build="sanitized")
             for check in (CHECKS | STEP_CHECKS).values():
                 check(host)
     sys.stdout.write("all checks passed\n")

@@ -135,6 +135,6 @@ class CupyBackend(DeviceBackend):
         return self.device.describe()
 
 
-def _log_eager(what: object) -> None:
+def _log_eager(plan_or_layers: object) -> None:
     """Log that a plan or some layers run eagerly."""
-    logging.getLogger("deepnotes").debug("cupy: %s has a part without a kernel, so it runs eagerly", what)
+    logging.getLogger("deepnotes").debug("cupy: %s has a part without a kernel, so it runs eagerly", plan_or_layers)

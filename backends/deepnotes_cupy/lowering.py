@@ -108,8 +108,8 @@ def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
 def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, factors: str) -> int:
     """Return an upper bound of the numbers stored for each sample of a batch, to suggest a batch size."""
     widest = max(row.n for row in rows)
-    kept = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
+    stored = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
     if factors in ("bfloat16", "float16"):
-        kept += (inputs + 2 * sum(row.n for row in rows)) // 2
+        stored += (inputs + 2 * sum(row.n for row in rows)) // 2
     blocks = max(row.n_prev + row.n for row in rows if isinstance(row, DenseRow))  # products of blocks of samples
-    return inputs + targets + 3 + kept + 2 * widest + blocks
+    return inputs + targets + 3 + stored + 2 * widest + blocks

@@ -31,9 +31,9 @@ class LossScale:
         """The largest number of updates before :meth:`note` has to be called."""
         return max(1, GROW_AFTER - self._successful) if self.dynamic else 1 << 62
 
-    def note(self, made: int) -> bool:
+    def note(self, updates: int) -> bool:
         """Count successful updates, and return whether the scale was doubled."""
-        self._successful += made
+        self._successful += updates
         if not self.dynamic or self._successful < GROW_AFTER or self.value >= LARGEST:
             return False
         self._successful, self.value = 0, 2 * self.value

@@ -35,7 +35,7 @@ MUTANTS = [
         "= sums[v];\n            __syncthreads();",
         "= sums[v];",
         "activation_backward",
-        "shared memory that nothing was written to",
+        "shared memory that was not written",
     ),
     Mutant(
         "no barrier within the tree of sums",
@@ -51,7 +51,7 @@ MUTANTS = [
         "= most;\n        __syncthreads();",
         "= most;",
         "norms",
-        "shared memory that nothing was written to",
+        "shared memory that was not written",
     ),
     Mutant(
         "a barrier for half of the warps",

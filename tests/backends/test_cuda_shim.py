@@ -103,8 +103,8 @@ def test_a_warp_synchronizes_without_the_rest_of_the_block(order: str) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("reverse", "__syncthreads();", "", "reverse, block (0, 0, 0): thread 0: reads shared memory that nothing was"),
-        ("reverse", "__syncthreads();", "__syncwarp();", "thread 31: reads shared memory that nothing was written to"),
+        ("reverse", "__syncthreads();", "", "reverse, block (0, 0, 0): thread 0: reads shared memory that was not"),
+        ("reverse", "__syncthreads();", "__syncwarp();", "thread 31: reads shared memory that was not written"),
         ("reverse", "room[64]", "room[63]", ""),
         ("reverse", "__syncthreads();", "if (threadIdx.x < 63) __syncthreads();", "reads, without a barrier between"),
         ("reverse", "__syncthreads();", "__syncthreads();\nif (threadIdx.x < 63) __syncthreads();", "63 never reaches"),
@@ -116,7 +116,7 @@ def test_a_warp_synchronizes_without_the_rest_of_the_block(order: str) -> None:
         ("shuffles", "x[i] =", "if (i < 40) x[i] =", "lanes of a warp are at different shuffles"),
         ("shuffles", "const int i", "if (threadIdx.x == 9) return;\nconst int i", "a lane that has ended"),
         ("shuffles", "0xffffffffu, double(i), 5", "0xffffu, double(i), 5", "a mask of less than a warp"),
-        ("warp_sum", "SYNC;\n            const", "const", "reads shared memory that nothing was written to"),
+        ("warp_sum", "SYNC;\n            const", "const", "reads shared memory that was not written"),
         ("warp_sum", "SYNC;\n            room", "room", "reads, without a barrier between"),
         ("warp_sum", "x[threadIdx.x] = room", "room[threadIdx.x ^ 1] = 0;\nx[threadIdx.x] = room", "without"),
         ("warp_sum", "room[threadIdx.x] = x", "room[0] = x[threadIdx.x];\nroom[threadIdx.x] = x", "writes, without"),
@@ -181,7 +181,7 @@ def test_wrong_arguments_are_refused() -> None:
         host.launch("reverse", 1, 64, x)
 
 
-def run_sanitized(what: str) -> subprocess.CompletedProcess[str]:
+def run_sanitized(dtype_or_fault: str) -> subprocess.CompletedProcess[str]:
     library = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     path = library.stdout.strip()
     if not Path(path).is_absolute():
@@ -190,7 +190,7 @@ def run_sanitized(what: str) -> subprocess.CompletedProcess[str]:
         **os.environ, "LD_PRELOAD": path, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
-    command = [sys.executable, str(Path(__file__).parents[1] / "cuda_sanitized.py"), what]
+    command = [sys.executable, str(Path(__file__).parents[1] / "cuda_sanitized.py"), dtype_or_fault]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 

@@ -61,20 +61,20 @@ def backend_with(precision: str) -> Backend:
 )
 def test_products_less_precise_than_declared_are_found(declared: str, checks: list[str]) -> None:
     """Factors of 8 bits in a backend that declares 24 or 11, in the equations, the Program and the Inference."""
-    on = backend("bfloat16")
-    on.matmul_precision = declared
-    on.factors = lambda dtype: "float64" if dtype == "float64" else "bfloat16"  # type: ignore[method-assign]
+    target = backend("bfloat16")
+    target.matmul_precision = declared
+    target.factors = lambda dtype: "float64" if dtype == "float64" else "bfloat16"  # type: ignore[method-assign]
     for check in checks:
-        assert run_check(on, check, quick=True).verdict == "failed", check
+        assert run_check(target, check, quick=True).verdict == "failed", check
 
 
 def test_a_kernel_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the kernel judge no update is counted, so the check fails: its results do come from the kernels."""
-    on = backend()
-    launcher = on.device.launcher
+    target = backend()
+    launcher = target.device.launcher
 
     def launch_all_but_judge(kernel: str, *arguments: Any) -> Any:
         return (lambda: None) if kernel == "judge" else launcher(kernel, *arguments)
 
-    monkeypatch.setattr(on.device, "launcher", launch_all_but_judge)
-    assert run_check(on, "programs.optimizer.adam", quick=True).verdict == "failed"
+    monkeypatch.setattr(target.device, "launcher", launch_all_but_judge)
+    assert run_check(target, "programs.optimizer.adam", quick=True).verdict == "failed"

@@ -60,10 +60,10 @@ def test_both_stand_ins_give_the_same_bits(library: fake_cupy.Cublas) -> None:
     X, y = blobs(150)
     for resident in (None, 0):
         results = []
-        for on in (CupyBackend(open_device(), resident_bytes=resident), host_backend()):
-            on.device.processors = 3
-            on.stage_bytes = 1000
-            net = dn.Network(LAYERS, 4, backend=on, seed=0)
+        for target in (CupyBackend(open_device(), resident_bytes=resident), host_backend()):
+            target.device.processors = 3
+            target.stage_bytes = 1000
+            net = dn.Network(LAYERS, 4, backend=target, seed=0)
             net.fit(X, y, epochs=2, batch_size=8, l2=0.01, metrics="accuracy", class_weight="balanced")
             results.append((net.flat(), net.predict(X), net.evaluate(X, y)["loss"], net.gradients(X, y)["b1"]))
         for first, second in zip(*results, strict=True):
@@ -100,8 +100,8 @@ def test_no_setting_of_the_process_changes_the_precision(
     """Every product states its compute type: 68 is float32 arithmetic, 77 rounds factors to TF32."""
     for tf32 in ("0", "1"):
         monkeypatch.setenv("CUPY_TF32", tf32)
-        on = CupyBackend(open_device(), precision)
-        net = dn.Network(LAYERS, 4, backend=on, seed=0)
+        target = CupyBackend(open_device(), precision)
+        net = dn.Network(LAYERS, 4, backend=target, seed=0)
         net.fit(*blobs(16), epochs=1, batch_size=8)
         net.gradients(*blobs(16))
         net.predict(blobs(16)[0])
@@ -111,13 +111,13 @@ def test_no_setting_of_the_process_changes_the_precision(
 def test_an_eager_equation_runs_in_the_current_stream_on_another_handle(
     library: fake_cupy.Cublas,
 ) -> None:
-    on = CupyBackend(open_device())
-    W, A, b = (on.from_numpy(np.ones(shape, "float32")) for shape in ((2, 3), (3, 4), (2, 1)))
+    target = CupyBackend(open_device())
+    W, A, b = (target.from_numpy(np.ones(shape, "float32")) for shape in ((2, 3), (3, 4), (2, 1)))
     CUDA.log.clear()
-    Z = on.ops.linear(W, A, b)
+    Z = target.ops.linear(W, A, b)
     assert [entry[-1] for entry in CUDA.log if entry[0] in ("gemm", "launch")] == [0, 0]
-    assert np.array_equal(on.to_numpy(Z), np.full((2, 4), 4))
-    assert library.calls[-1][1] == on.device._foreign_cublas.handle.value
+    assert np.array_equal(target.to_numpy(Z), np.full((2, 4), 4))
+    assert library.calls[-1][1] == target.device._foreign_cublas.handle.value
 
 
 @pytest.mark.parametrize("failing", ["gemm", "launch"])
@@ -163,13 +163,13 @@ def test_too_large_an_array_is_a_device_memory_error(library: fake_cupy.Cublas) 
 
 
 def test_a_forked_process_is_refused(library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch) -> None:
-    on = CupyBackend(open_device())
-    net = dn.Network(LAYERS, 4, backend=on, seed=0)
+    target = CupyBackend(open_device())
+    net = dn.Network(LAYERS, 4, backend=target, seed=0)
     import os
 
     pid = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-    for use in (lambda: net.predict(np.zeros((4, 1))), lambda: on.from_numpy(np.zeros(3)), lambda: net.flat()):
+    for use in (lambda: net.predict(np.zeros((4, 1))), lambda: target.from_numpy(np.zeros(3)), lambda: net.flat()):
         with pytest.raises(ForkedProcessError, match="spawn"):
             use()
 
@@ -214,8 +214,8 @@ def test_cublas_for_another_cuda_version_is_not_loaded(monkeypatch: pytest.Monke
 
 
 def test_an_error_of_cublas_is_reported(library: fake_cupy.Cublas) -> None:
-    on = CupyBackend(open_device())
+    target = CupyBackend(open_device())
     library.refuses = 13
-    ones = on.from_numpy(np.ones((2, 2), "float32"))
+    ones = target.from_numpy(np.ones((2, 2), "float32"))
     with pytest.raises(cublas.CublasError, match=r"cublasGemmEx: execution failed \(13\)"):
-        on.ops.input_gradient(ones, ones)
+        target.ops.input_gradient(ones, ones)

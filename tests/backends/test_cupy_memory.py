@@ -22,14 +22,14 @@ LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
 
 def streaming(stage: int = 3000, **options: Any) -> Any:
     """Return a backend that keeps all samples on the host, and streams them in buffers of `stage` bytes."""
-    on = backend(**options)
-    on.resident_bytes, on.stage_bytes = 0, stage
-    return on
+    target = backend(**options)
+    target.resident_bytes, target.stage_bytes = 0, stage
+    return target
 
 
-def fit(on: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Network:
+def fit(target: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Network:
     """Return a network that was trained on a backend."""
-    net = dn.Network(LAYERS, 4, backend=on, seed=0)
+    net = dn.Network(LAYERS, 4, backend=target, seed=0)
     net.fit(X, y, **{"epochs": 3, "batch_size": 8} | settings)
     return net
 
@@ -41,20 +41,20 @@ def test_streamed_and_resident_data_give_the_same_bits(stage: int, weighted: boo
     """With parts of one, a few or all batches; the last batch is smaller; targets are classes."""
     X, y = blobs(203)
     settings: dict[str, Any] = {"class_weight": "balanced"} if weighted else {}
-    on = streaming(stage)
-    nets = [fit(b, X, y, **settings) for b in (on, backend())]
-    assert on.device.count("send") > 3
+    target = streaming(stage)
+    nets = [fit(b, X, y, **settings) for b in (target, backend())]
+    assert target.device.count("send") > 3
     assert np.array_equal(nets[0].flat(), nets[1].flat())
     assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
 
 
 def test_large_samples_stay_on_the_host_and_their_small_targets_do_not() -> None:
     X, y = blobs(203)
-    on = streaming()
-    on.resident_bytes = 8 * 203
-    assert not on.is_array(on.from_samples(X))
-    assert on.is_array(on.from_samples(y.reshape(1, -1)))
-    nets = [fit(b, X, y, metrics="accuracy") for b in (on, backend())]
+    target = streaming()
+    target.resident_bytes = 8 * 203
+    assert not target.is_array(target.from_samples(X))
+    assert target.is_array(target.from_samples(y.reshape(1, -1)))
+    nets = [fit(b, X, y, metrics="accuracy") for b in (target, backend())]
     assert np.array_equal(nets[0].flat(), nets[1].flat())
     assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
 
@@ -67,23 +67,23 @@ def test_the_host_copies_only_a_part_at_a_time(layout: Any, tmp_path: Any) -> No
     np.save(tmp_path / "x.npy", np.asarray(rows, order=layout))
     X = np.load(tmp_path / "x.npy", mmap_mode="r").T
     Y = rng.normal(size=(2, 300))
-    on = streaming()
+    target = streaming()
     results = []
-    for b in (on, backend()):
+    for b in (target, backend()):
         net = dn.Network([dn.Dense(5, "tanh"), dn.Dense(2)], 4, backend=b, seed=0)
         history = net.fit(X, Y, epochs=2, batch_size=16, validation=(X[:, :20], Y[:, :20]), metrics="r2")
         results.append((net.flat(), history.val_loss, net.predict(X)))
-    for ours, theirs in zip(*results, strict=True):
-        assert np.array_equal(ours, theirs)
-    largest = max(entry[1] for entry in on.device.log if entry[0] in ("send", "upload"))
+    for actual, expected in zip(*results, strict=True):
+        assert np.array_equal(actual, expected)
+    largest = max(entry[1] for entry in target.device.log if entry[0] in ("send", "upload"))
     assert largest < rows.nbytes / 2 + 4 * 300 * 8
 
 
 def test_a_part_is_sent_while_the_previous_one_is_trained_on() -> None:
     """There are two buffers: a part is sent once the work on the last part but one, in the same buffer, is enqueued."""
-    on = streaming(1)
+    target = streaming(1)
     events: list[str] = []
-    device = on.device
+    device = target.device
     methods = {name: getattr(HostDevice, name) for name in ("send", "mark", "await_event", "settle")}
     for name, method in methods.items():
 
@@ -101,22 +101,22 @@ def test_a_part_is_sent_while_the_previous_one_is_trained_on() -> None:
 
 
 def test_predictions_for_streamed_data_stay_on_the_host() -> None:
-    on = streaming()
+    target = streaming()
     X, y = blobs(500)
-    net = fit(on, X, y, epochs=1)
+    net = fit(target, X, y, epochs=1)
     from deepnotes_cupy import inference
 
     before = inference.BATCH
     try:
         inference.BATCH = 100 * 16
-        on.device.log.clear()
+        target.device.log.clear()
         A = net.predict(X)
     finally:
         inference.BATCH = before
     assert type(A) is np.ndarray
-    assert on.device.count("download") == 5
-    assert max(entry[1] for entry in on.device.log if entry[0] == "upload") == 100 * 16
-    on.resident_bytes = 1 << 30
+    assert target.device.count("download") == 5
+    assert max(entry[1] for entry in target.device.log if entry[0] == "upload") == 100 * 16
+    target.resident_bytes = 1 << 30
     np.testing.assert_allclose(
         A, net.predict(X), rtol=1e-5, atol=1e-5
     )  # the rounding of the host's BLAS depends on the number of columns
@@ -133,19 +133,19 @@ def test_a_custom_layer_trains_on_streamed_data() -> None:
 
     X, y = blobs(60)
     nets = []
-    for on in (streaming(), backend()):
-        net = dn.Network([Doubled(), *LAYERS], 4, backend=on, seed=0)
+    for target in (streaming(), backend()):
+        net = dn.Network([Doubled(), *LAYERS], 4, backend=target, seed=0)
         net.fit(X, y, epochs=2, batch_size=8, metrics="accuracy")
         nets.append((net.flat(), net.predict(X), net.evaluate(X, y)["loss"], net.gradients(X, y)["W1"]))
-    for ours, theirs in zip(*nets, strict=True):
-        assert np.array_equal(ours, theirs)
+    for actual, expected in zip(*nets, strict=True):
+        assert np.array_equal(actual, expected)
 
 
 def test_a_batch_size_larger_than_the_data_takes_no_more_memory() -> None:
     X, y = blobs(30)
-    for on in (streaming(), backend()):
-        fit(on, X, y, batch_size=10**9)
-        assert on.device.used < 1_000_000
+    for target in (streaming(), backend()):
+        fit(target, X, y, batch_size=10**9)
+        assert target.device.used < 1_000_000
 
 
 def test_a_loss_that_is_not_finite_is_reported_for_streamed_data() -> None:
@@ -156,11 +156,11 @@ def test_a_loss_that_is_not_finite_is_reported_for_streamed_data() -> None:
 
 
 def test_small_samples_are_on_the_device_and_large_ones_on_the_host() -> None:
-    on = backend(memory=1 << 28)
-    small = on.from_samples(np.zeros((4, 100), "float32"))
-    large = on.from_samples(np.zeros((4, 10_000_000), "float32"))
-    assert on.is_array(small)
-    assert not on.is_array(large)
+    target = backend(memory=1 << 28)
+    small = target.from_samples(np.zeros((4, 100), "float32"))
+    large = target.from_samples(np.zeros((4, 10_000_000), "float32"))
+    assert target.is_array(small)
+    assert not target.is_array(large)
     assert isinstance(large, HostSamples)
 
 
@@ -168,14 +168,14 @@ def test_a_training_releases_its_data_when_the_next_one_needs_memory(monkeypatch
     """The results do not change."""
     monkeypatch.setattr(backend_module, "SMALL", 1000)
     X, y = blobs(400)
-    on, other = backend(), backend()
-    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (on, other)]
+    target, other = backend(), backend()
+    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (target, other)]
     nets[0].fit(X, y, epochs=2, batch_size=8)
-    before = on.device.used
-    on.from_samples(np.zeros((1, 251), "float32"))
-    assert before - on.device.used >= X.size * 4
+    before = target.device.used
+    target.from_samples(np.zeros((1, 251), "float32"))
+    assert before - target.device.used >= X.size * 4
     nets[0].fit(X, y, epochs=2, batch_size=8)
-    assert on.device.used <= before + 4 * 251
+    assert target.device.used <= before + 4 * 251
     for _ in range(2):
         nets[1].fit(X, y, epochs=2, batch_size=8)
     assert np.array_equal(nets[0].flat(), nets[1].flat())
@@ -185,9 +185,9 @@ def test_a_training_releases_its_data_when_the_next_one_needs_memory(monkeypatch
 
 
 def test_the_error_for_too_large_a_batch_names_one_that_fits() -> None:
-    on = backend(memory=600_000)
+    target = backend(memory=600_000)
     X, Y = np.random.default_rng(0).normal(size=(4, 800)), np.ones((1, 800))
-    net = dn.Network([dn.Dense(40, "tanh"), dn.Dense(40, "relu"), dn.Dense(1)], 4, backend=on, seed=0)
+    net = dn.Network([dn.Dense(40, "tanh"), dn.Dense(40, "relu"), dn.Dense(1)], 4, backend=target, seed=0)
     before = net.flat()
     with pytest.raises(DeviceMemoryError, match=r"batch_size=\d+ would fit") as caught:
         net.fit(X, Y, epochs=1, batch_size=800)
@@ -206,10 +206,10 @@ def test_the_error_for_too_large_a_batch_names_one_that_fits() -> None:
 @pytest.mark.parametrize("precision", ["highest", "bfloat16"])
 @pytest.mark.parametrize("memory", [500_000, 1_000_000])
 def test_the_suggested_batch_size_fits(memory: int, precision: str) -> None:
-    on = backend(precision, memory=memory)
-    on.resident_bytes, on.stage_bytes = 0, 1
+    target = backend(precision, memory=memory)
+    target.resident_bytes, target.stage_bytes = 0, 1
     X, y = blobs(1500)
-    net = dn.Network([dn.Dense(100, "tanh"), dn.Dropout(0.5), dn.Dense(4, "softmax")], 4, backend=on, seed=0)
+    net = dn.Network([dn.Dense(100, "tanh"), dn.Dropout(0.5), dn.Dense(4, "softmax")], 4, backend=target, seed=0)
     with pytest.raises(DeviceMemoryError) as caught:
         net.fit(X, y, epochs=1, batch_size=1500)
     assert caught.value.batch_size is not None
@@ -222,10 +222,10 @@ def test_too_large_a_network_is_a_device_memory_error() -> None:
 
 
 def test_predictions_use_fewer_samples_at_a_time_if_memory_is_short() -> None:
-    on = backend(memory=600_000)
+    target = backend(memory=600_000)
     X = np.random.default_rng(0).normal(size=(4, 600))
     layers = [dn.Dense(200, "tanh"), dn.Dense(1)]
-    net = dn.Network(layers, 4, backend=on, seed=0)
+    net = dn.Network(layers, 4, backend=target, seed=0)
     assert np.array_equal(net.predict(X), dn.Network(layers, 4, backend=backend(), seed=0).predict(X))
 
 

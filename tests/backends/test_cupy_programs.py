@@ -21,10 +21,10 @@ pytestmark = pytest.mark.slow
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(6, "gelu"), dn.Dense(4, "softmax")]
 
 
-def train(on: Any, seed: int = 0, layers: Any = LAYERS, **settings: Any) -> dn.Network:
+def train(target: Any, seed: int = 0, layers: Any = LAYERS, **settings: Any) -> dn.Network:
     """Return a network that was trained on blobs."""
     X, y = blobs()
-    net = dn.Network(layers, inputs=4, backend=on, seed=seed)
+    net = dn.Network(layers, inputs=4, backend=target, seed=seed)
     net.fit(X, y, **{"epochs": 3, "batch_size": 8} | settings)
     return net
 
@@ -36,12 +36,12 @@ def kinds(device: HostDevice) -> set[str]:
 
 def test_the_graph_of_a_step_has_these_nodes() -> None:
     """For 784-512-512-10, batch 128, Adam: an additional launch would make steps slower."""
-    on = backend()
-    on.device.processors = 132
+    target = backend()
+    target.device.processors = 132
     layers = [dn.Dense(512, "relu"), dn.Dense(512, "relu"), dn.Dense(10, "softmax")]
-    net = dn.Network(layers, 784, backend=on, seed=0)
+    net = dn.Network(layers, 784, backend=target, seed=0)
     plan = net._plan(net._loss(None), "adam", 0.0, None, True)
-    program = on.compile(plan)
+    program = target.compile(plan)
     assert isinstance(program, CupyProgram)
     state = dn.backends.program.State(net.theta, tuple(np.zeros_like(net.theta) for _ in range(2)))
     names = program._replay(state, 128, False).step.names
@@ -57,15 +57,15 @@ def test_the_graph_of_a_step_has_these_nodes() -> None:
 
 
 def test_a_chunk_is_a_few_graph_launches_and_one_download() -> None:
-    on = backend()
-    device = on.device
+    target = backend()
+    device = target.device
     X, y = blobs(800)
-    net = dn.Network(LAYERS, 4, backend=on, seed=0)
+    net = dn.Network(LAYERS, 4, backend=target, seed=0)
     plan = net._plan(net._loss(None), "adam", 0.0, None, True)
-    program = on.compile(plan)
-    data = dn.backends.program.Data(on.from_samples(X.astype("float32")), on.from_samples(y.reshape(1, -1)))
+    program = target.compile(plan)
+    data = dn.backends.program.Data(target.from_samples(X.astype("float32")), target.from_samples(y.reshape(1, -1)))
     state = dn.backends.program.State(
-        net.theta, tuple(on.from_numpy(np.zeros(net.layout.size, "float32")) for _ in range(2))
+        net.theta, tuple(target.from_numpy(np.zeros(net.layout.size, "float32")) for _ in range(2))
     )
     order = np.arange(800)
     program.train(state, data, order, 8, np.full(100, 1e-3))  # captures and checks graphs
@@ -82,7 +82,7 @@ def test_training_by_graphs_and_step_by_step_gives_the_same_bits(caplog: pytest.
     by_graphs, by_steps = backend(), backend()
     by_steps.device.refuses = "cublasGemmEx: not supported (15)"
     with caplog.at_level(logging.WARNING):
-        nets = [train(on) for on in (by_graphs, by_steps)]
+        nets = [train(target) for target in (by_graphs, by_steps)]
     assert "graph" in kinds(by_graphs.device)
     assert "graph" not in kinds(by_steps.device)
     assert np.array_equal(nets[0].flat(), nets[1].flat())
@@ -94,11 +94,11 @@ def test_training_by_graphs_and_step_by_step_gives_the_same_bits(caplog: pytest.
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("missing", range(22))
 def test_a_graph_without_one_of_its_nodes_is_never_used(missing: int, caplog: pytest.LogCaptureFixture) -> None:
-    on = backend()
-    on.device.replay = lambda index, call: index == missing or call()
+    target = backend()
+    target.device.replay = lambda index, call: index == missing or call()
     layers = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
     with caplog.at_level(logging.WARNING):
-        net = train(on, layers=layers, epochs=1, clip_norm=0.1)
+        net = train(target, layers=layers, epochs=1, clip_norm=0.1)
     if missing >= len(net._training[1]._replays[8, False].step.names):  # type: ignore[index, attr-defined]
         return
     assert any("computed by a graph is off by" in r.message or "a graph made" in r.message for r in caplog.records)
@@ -107,8 +107,8 @@ def test_a_graph_without_one_of_its_nodes_is_never_used(missing: int, caplog: py
 
 def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixture) -> None:
     """The comparison must not take NaN for a number within the bound."""
-    on = backend()
-    net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
+    target = backend()
+    net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
 
     def spoil(index: int, call: Any) -> None:
         call()
@@ -116,7 +116,7 @@ def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixtur
         if index == len(graph) - 1:
             net.theta[-1] = np.nan
 
-    on.device.replay = spoil
+    target.device.replay = spoil
     X, y = blobs()
     with caplog.at_level(logging.WARNING):
         net.fit(X, y, epochs=1, batch_size=8)
@@ -126,9 +126,9 @@ def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixtur
 
 def test_a_graph_is_checked_at_its_first_launch() -> None:
     """After the first launch of a graph, its results are downloaded and compared, and the parameters are restored."""
-    on = backend()
-    train(on, epochs=1)
-    sequence = [entry[0] for entry in on.device.log]
+    target = backend()
+    train(target, epochs=1)
+    sequence = [entry[0] for entry in target.device.log]
     first = sequence.index("graph")
     copies = 1 + 1 + 2  # θ, control, the slots of Adam
     downloads = 2 * (copies + 1)  # these and the gradient, of the graph and of the steps
@@ -138,9 +138,9 @@ def test_a_graph_is_checked_at_its_first_launch() -> None:
 
 def test_a_second_fit_on_other_arrays_captures_new_graphs() -> None:
     """Graphs contain addresses, so the graphs of the first fit would train on its arrays."""
-    on, other = backend(), backend()
+    target, other = backend(), backend()
     X, y = blobs()
-    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (on, other)]
+    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (target, other)]
     for net in nets:
         net.fit(X, y, epochs=2, batch_size=8, shuffle=False)
     nets[0].fit(-X, y, epochs=2, batch_size=8, shuffle=False)
@@ -152,10 +152,10 @@ def test_a_second_fit_on_other_arrays_captures_new_graphs() -> None:
 def test_data_changed_in_place_between_chunks_are_read_again() -> None:
     results = []
     for copied in (False, True):
-        on = backend()
-        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
+        target = backend()
+        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
         X, y = blobs(64)
-        program = on.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
+        program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
         samples, labels = (
             X.astype("float32"),
             y.reshape(1, -1).copy(),
@@ -174,15 +174,15 @@ def test_data_changed_in_place_between_chunks_are_read_again() -> None:
 def test_training_agrees_with_numpy(optimizer: dn.Optimizer) -> None:
     """A whole fit with many options; conformance checks each step against its error bound."""
     settings = {"optimizer": optimizer, "l2": 0.01, "clip_norm": 0.5, "class_weight": "balanced", "batch_size": 32}
-    ours, theirs = (train(on, **settings).flat() for on in (backend(), "numpy"))
+    ours, theirs = (train(target, **settings).flat() for target in (backend(), "numpy"))
     assert abs(ours - theirs).max() <= 1e-4 * abs(theirs).max()
 
 
 def test_schedules_early_stopping_and_partial_fit_agree_with_numpy() -> None:
     X, y = blobs()
     figures = []
-    for on in (backend(), "numpy"):
-        net = dn.Network(LAYERS, 4, backend=on, seed=0)
+    for target in (backend(), "numpy"):
+        net = dn.Network(LAYERS, 4, backend=target, seed=0)
         history = net.fit(
             X, y, optimizer=dn.Adam(dn.CosineDecay(1e-2, 200, warmup=20)), epochs=30, batch_size=16,
             validation=(X[:, :50], y[:50]), metrics="accuracy", early_stopping=2,
@@ -216,19 +216,19 @@ def test_a_saved_network_loads_on_another_backend(tmp_path: Any) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_no_kernel_accesses_memory_outside_its_arrays(dtype: str, precision: str) -> None:
     """Every access of a training, an evaluation and an update of odd sizes, downloads at by the shim."""
-    on = backend(precision)
-    on.device.checked = True
+    target = backend(precision)
+    target.device.checked = True
     X, y = blobs(23)
     layers = [dn.Dropout(0.2), dn.Dense(7, "tanh"), dn.Dropout(0.5), dn.Dense(5, "elu"), dn.Dense(3, "softmax")]
     for optimizer in ("adamw", "rmsprop"):
-        net = dn.Network(layers, 4, backend=on, dtype=dtype, seed=0)
+        net = dn.Network(layers, 4, backend=target, dtype=dtype, seed=0)
         net.fit(X, y, optimizer=optimizer, epochs=1, batch_size=5, l2=0.1, clip_norm=0.1, class_weight="balanced")
         net.evaluate(X, y)
         net.gradients(X, y)
-    net = dn.Network([dn.Dense(3, "softplus"), dn.Dense(1, "sigmoid")], 4, backend=on, dtype=dtype, seed=0)
+    net = dn.Network([dn.Dense(3, "softplus"), dn.Dense(1, "sigmoid")], 4, backend=target, dtype=dtype, seed=0)
     net.fit(X, y > 0, optimizer=dn.SGD(0.1, 0.9), epochs=1, batch_size=8)
     net.fit(X, y > 0, loss="mean_squared_error", optimizer="sgd", epochs=1, batch_size=8)
-    assert {entry[1] for entry in on.device.log if entry[0] == "launch"} >= {"loss", "dropout", "judge"}
+    assert {entry[1] for entry in target.device.log if entry[0] == "launch"} >= {"loss", "dropout", "judge"}
 
 
 # --- trainings that stop --------------------------------------------------------------------------------------------
@@ -239,8 +239,8 @@ def test_divergence_names_the_update_and_keeps_the_last_finite_state() -> None:
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(4, 64)), rng.normal(size=(1, 64))
     steps, parameters = [], []
-    for on in (backend(), "numpy"):
-        net = dn.Network([dn.Dense(5, "relu"), dn.Dense(1)], 4, backend=on, seed=0)
+    for target in (backend(), "numpy"):
+        net = dn.Network([dn.Dense(5, "relu"), dn.Dense(1)], 4, backend=target, seed=0)
         with pytest.raises(NonFiniteLossError, match=r"training stopped before update \d+") as caught:
             net.fit(X, Y, optimizer=dn.SGD(1e4), epochs=50, batch_size=8)
         steps.append(caught.value.step)
@@ -254,8 +254,8 @@ def test_an_update_that_may_overflow_is_made_by_the_host_or_refused() -> None:
     X, Y = np.full((1, 8), 1.0), np.full((1, 8), 0.0)
     for rate, succeeds in ((1e37, True), (1e38, False)):
         results = []
-        for on in (backend(), "numpy"):
-            net = dn.Network([dn.Dense(1)], 1, backend=on, seed=0)
+        for target in (backend(), "numpy"):
+            net = dn.Network([dn.Dense(1)], 1, backend=target, seed=0)
             net.parameters["W1"] = np.full((1, 1), 2.0)
             try:
                 net.fit(X, Y, optimizer=dn.SGD(rate), epochs=1, batch_size=8)
@@ -272,9 +272,9 @@ def test_sums_continue_after_an_update_made_by_the_host() -> None:
     rates = np.full(25, 0.01)
     rates[[3, 4, 20]] = 1e35  # times a gradient of 0, since the weights of these samples are 0
     chunks = []
-    for on in (backend(), dn.get_backend("numpy")):
-        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
-        program = on.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
+    for target in (backend(), dn.get_backend("numpy")):
+        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
+        program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
         w = np.ones((1, 200), "float32")
         w[:, 24:40] = w[:, 160:168] = 0
         data = dn.backends.program.Data(X.astype("float32"), y.reshape(1, -1), w)
@@ -287,9 +287,9 @@ def test_sums_continue_after_an_update_made_by_the_host() -> None:
 
 
 def test_indices_outside_the_data_are_refused_before_any_launch() -> None:
-    on = backend()
-    net = dn.Network([dn.Dense(1)], 2, backend=on, seed=0)
-    program = on.compile(net._plan(net._loss(None), "sgd", 0.0, None, False))
+    target = backend()
+    net = dn.Network([dn.Dense(1)], 2, backend=target, seed=0)
+    program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, False))
     data = dn.backends.program.Data(np.ones((2, 4), "float32"), np.ones((1, 4), "float32"))
     for wrong in (-1, 4):
         with pytest.raises(IndexError, match=r"0 \.\. 3"):
@@ -302,12 +302,12 @@ def test_indices_outside_the_data_are_refused_before_any_launch() -> None:
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("precision", ["high", "bfloat16", "float16"])
 def test_every_product_has_the_chosen_precision(precision: str) -> None:
-    on = backend(precision)
-    net = train(on)
+    target = backend(precision)
+    net = train(target)
     net.predict(blobs()[0])
     net.gradients(*blobs())
     factors = {"high": "tf32"}.get(precision, precision)
-    assert {entry[1] for entry in on.device.log if entry[0] == "product"} == {factors}
+    assert {entry[1] for entry in target.device.log if entry[0] == "product"} == {factors}
     highest = train(backend()).flat()
     error = abs(net.flat() - highest).max() / abs(highest).max()
     assert UNITS["float32"] * 8 < error < 20 * UNITS[factors]  # rounded, but not more than that
@@ -335,9 +335,9 @@ def test_a_dynamic_scale_shrinks_until_the_gradient_is_finite_and_grows_again(
     from deepnotes_cupy import scaling
 
     monkeypatch.setattr(scaling, "GROW_AFTER", 10)
-    on = backend("float16", loss_scale="dynamic")
+    target = backend("float16", loss_scale="dynamic")
     X, Y = np.random.default_rng(0).normal(size=(4, 64)), np.full((1, 64), 3000.0)
-    net = dn.Network([dn.Dense(5, "tanh"), dn.Dense(1)], 4, backend=on, seed=0)
+    net = dn.Network([dn.Dense(5, "tanh"), dn.Dense(1)], 4, backend=target, seed=0)
     net.fit(X, Y, optimizer=dn.SGD(1e-5), epochs=1, batch_size=32)  # dZ of 6000 times 2^15 is beyond float16
     scale = net._training[1]._scale  # type: ignore[index, attr-defined]
     assert np.isfinite(net.flat()).all()
@@ -385,10 +385,10 @@ class Doubled(dn.Layer):
 
 
 def test_a_network_with_a_custom_layer_runs_eagerly_on_the_device() -> None:
-    on = backend()
+    target = backend()
     layers = [dn.Dense(4, "tanh"), Doubled(), dn.Dense(4, "softmax")]
-    ours, theirs = (train(b, layers=layers) for b in (on, "numpy"))
-    assert ("launch", "bias_activation") in on.device.log
+    ours, theirs = (train(b, layers=layers) for b in (target, "numpy"))
+    assert ("launch", "bias_activation") in target.device.log
     assert abs(ours.flat() - theirs.flat()).max() < 1e-4
     X, y = blobs()
     assert abs(ours.predict(X) - theirs.predict(X)).max() < 1e-4
@@ -402,6 +402,6 @@ def test_warmup_reports_each_item() -> None:
 
 
 def test_two_backends_do_not_share_a_device() -> None:
-    nets = [train(on, seed=3) for on in (backend(), backend())]
+    nets = [train(target, seed=3) for target in (backend(), backend())]
     assert isinstance(nets[0].backend, CupyBackend)
     assert np.array_equal(nets[0].flat(), nets[1].flat())

@@ -80,7 +80,7 @@ void check(const void* address, size_t size, bool writes) {
         for (size_t unit = offset / UNIT; unit <= (offset + size - 1) / UNIT; unit++) {
             Cell& cell = region.cells[unit];
             if (!writes && region.shared && cell.write.stamp != stamp)
-                host_fault_at("reads shared memory that nothing was written to", p, offset, region.size);
+                host_fault_at("reads shared memory that was not written", p, offset, region.size);
             if (!ordered(cell.write, region) || (writes && !ordered(cell.read, region)))
                 host_fault_at(
                     writes ? "writes, without a barrier between, where another thread reads or writes"
