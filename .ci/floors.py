@@ -1,4 +1,4 @@
-"""Print pip constraints that pin what the tests install to the lowest versions that pyproject.toml declares."""
+"""Print pip constraints that pin the dependencies of the tests to the lowest versions that pyproject.toml declares."""
 
 import re
 import sys
@@ -7,6 +7,6 @@ from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-chosen = ["test", *re.findall(r"\w+", extras["all"][0].partition("[")[2])]
-for requirement in project["dependencies"] + [line for extra in chosen for line in extras[extra]]:
+used = ["test", *re.findall(r"\w+", extras["all"][0].partition("[")[2])]
+for requirement in project["dependencies"] + [line for extra in used for line in extras[extra]]:
     sys.stdout.write(requirement.replace(">=", "==") + "\n")

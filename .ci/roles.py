@@ -1,4 +1,4 @@
-"""For `mkdocs build`: Sphinx's roles in docstrings as code, since mkdocstrings reads Markdown."""
+"""Extension of griffe for the documentation site: show Sphinx roles in docstrings as code, as Markdown has no roles."""
 
 import re
 from typing import Any
@@ -8,15 +8,15 @@ import griffe
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`(~?)([\w.]+)`")
 
 
-def shown(match: re.Match[str]) -> str:
-    """Return what a role shows: the last part of a name with a tilde, else all of it."""
+def format_role(match: re.Match[str]) -> str:
+    """Return the name in a role as code: only its last component if it begins with a tilde."""
     return f"`{match[2].rpartition('.')[2] if match[1] else match[2]}`"
 
 
 class Roles(griffe.Extension):
-    """Replaces the roles of every docstring."""
+    """Replaces the roles in every docstring."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Rewrite the docstring of an object."""
+        """Replace the roles in the docstring of an object."""
         if obj.docstring:
-            obj.docstring.value = ROLE.sub(shown, obj.docstring.value)
+            obj.docstring.value = ROLE.sub(format_role, obj.docstring.value)

@@ -172,7 +172,7 @@ def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
                 for what, outcome in cases.items()
                 if outcome != "read"
             ]
-            rows.append([name, read, "<br>".join(others)])
+            rows.append([name, read, "<br>".join(others).replace("](", "]\\(")])  # no links in Markdown
         if not cases:
             rows.append([name, *[LEFT_OUT] * (len(rows[0]) - 2), f"not run: {r['why']}"])
     return rows

@@ -1,8 +1,8 @@
-"""What every CUDA kernel is held to, on the CPU: a function each, which takes a host to launch on and asserts.
+"""Checks of the CUDA kernels on the CPU: each is a function that launches kernels on a Host and asserts.
 
 tests/backends/test_cuda_kernels.py runs them on the package's sources, tests/backends/test_cuda_mutants.py on faulty
-ones. References are the equations, with their bounds (:mod:`deepnotes.backends.bounds`); what is exact is compared bit
-for bit. Arrays are by sample, (m, n) in C order, so the equations get their transposes.
+sources. Results are compared with the equations, within their bounds (:mod:`deepnotes.backends.bounds`), or bit for bit
+if they are exact. Arrays are by sample, (m, n) in C order, so the equations get their transposes.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,18 @@ for seed in range(3):
     n, m, off = np.random.default_rng(seed).integers((1, 1, 0), (200, 80, 4)).tolist()
     SHAPES.append((n, m, off))
 SHAPES += [(4 * (n // 4 + 1), m + 1, 0) for n, m, _ in SHAPES[-2:]]
-"""Neurons, samples, and by how many numbers arrays are off a 16-byte boundary."""
+"""The numbers of neurons and of samples, and the offset of arrays from a 16-byte boundary, in numbers."""
 PROCESSORS = 2
-"""Of the device that grids are made for: few, so that threads go through their loops several times."""
+"""The multiprocessors of the device that grids are computed for: few, so that threads repeat their loops."""
 OPTIONS = {"leaky_relu": {"slope": 0.3}, "elu": {"alpha": 1.7}, "huber": {"delta": 0.7}}
 ELEMENTWISE = [name for name in codes("Activation") if name != "softmax"]
 FUSED = {"softmax": "softmax_cross_entropy", "sigmoid": "sigmoid_cross_entropy", "exp": "exp_half_poisson_deviance"}
-"""Losses from the logits, by the activation before them."""
+"""The kernels of losses that are computed from the logits, by the activation before them."""
 CONTROL = control_dtype()
 
 
 def place(values: Any, dtype: str, shift: int = 0) -> np.ndarray:
-    """Return a copy, `shift` numbers beyond a 16-byte boundary."""
+    """Return a copy that begins `shift` numbers after a 16-byte boundary."""
     values = np.asarray(values)
     kind = np.dtype(dtype)
     raw = np.empty(values.nbytes * kind.itemsize + 64, np.uint8)
@@ -45,30 +45,30 @@ def place(values: Any, dtype: str, shift: int = 0) -> np.ndarray:
 
 
 def launch(host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1) -> None:
-    """Run a kernel with the grid that it is fast with, in every order of threads, and compare all bits."""
+    """Run a kernel on the grid of geometry.py in every order of threads, and compare the bits of the results."""
     blocks, threads = grid(kernel, n, m, dtype=host.dtype, processors=PROCESSORS, chunks=count)
-    everywhere(host, kernel, blocks, threads, *arguments)
+    launch_in_all_orders(host, kernel, blocks, threads, *arguments)
 
 
-def everywhere(host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
-    """Run a kernel in every order of threads and blocks, from the same start, and compare all bits."""
+def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
+    """Run a kernel in every order of threads and blocks from the same start, and compare the bits of the results."""
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
     before = [a.copy() for a in arrays]
-    outcomes = []
+    results = []
     for order in host.orders:
         for a, old in zip(arrays, before, strict=True):
             if a.flags.writeable:
                 a[...] = old
         host.order = order
         host.launch(kernel, blocks, threads, *arguments)
-        outcomes.append([a.tobytes() for a in arrays])
-    assert outcomes[1:] == outcomes[:-1], f"{kernel}: the outcome depends on the order of threads"
+        results.append([a.tobytes() for a in arrays])
+    assert results[1:] == results[:-1], f"{kernel}: the result depends on the order of threads"
 
 
-def within(found: np.ndarray, expected: BoundedArray, where: str) -> None:
-    """Assert that each number is within its bound."""
-    assert found.shape == expected.shape, where
-    times = excess(found, expected)
+def assert_within(actual: np.ndarray, expected: BoundedArray, where: str) -> None:
+    """Assert that each number is within its error bound."""
+    assert actual.shape == expected.shape, where
+    times = excess(actual, expected)
     assert not times.size or times.max() <= 1, f"{where}: {times.max():.3g} times the bound, at {np.argmax(times)}"
 
 
@@ -77,13 +77,13 @@ def option_of(name: str) -> float:
 
 
 def spread(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
-    """Return numbers of which most are ordinary, some large, a few 0."""
+    """Return random numbers: most of moderate size, some large, a few 0."""
     x = np.where(rng.random((m, n)) < 0.9, rng.normal(0, 3, (m, n)), rng.uniform(-120, 120, (m, n)))
     return np.where(rng.random((m, n)) < 0.02, rng.choice([0.0, -0.0], (m, n)), x)
 
 
 def bias_and_activation(host: Host) -> None:
-    """``Z + b`` (N2) and ``g`` of it (N3), with and without a bias, in place and not, or without an activation."""
+    """``Z + b`` (N2) and ``A = g(Z)`` (N3): with and without bias or activation, in place and not."""
     dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
     for number, name in enumerate(ELEMENTWISE):
         chosen = [SHAPES[number % len(SHAPES)], (12, 9, 0)]
@@ -94,7 +94,7 @@ def bias_and_activation(host: Host) -> None:
             launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, n, m, code, option)
             assert (before + b == Z).all()
             if name != "identity":
-                within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
+                assert_within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
             Z[...], again = before + b, Z.copy()
             launch(host, "bias_activation", n, m, Z, None, A, n, m, code, option)
             assert (again == Z).all()
@@ -103,7 +103,7 @@ def bias_and_activation(host: Host) -> None:
 
 
 def exact(dtype: str, x: np.ndarray) -> BoundedArray:
-    """Return the transpose of a by-sample array, exact."""
+    """Return the transpose of a by-sample array as exact numbers."""
     return Bounds(dtype).from_numpy(x.T)  # type: ignore[return-value]
 
 
@@ -125,25 +125,25 @@ def activation_backward(host: Host) -> None:
             expected = apply(bounds.ops, f"{name}_backward", exact(dtype, D), exact(dtype, Z), wide)
             code, option, scale = codes("Activation")[name], option_of(name), 1 / m
             uses_A = name in FROM_A
-            given = [D, None if uses_A else Z, A if uses_A else None]
+            operands = [D, None if uses_A else Z, A if uses_A else None]
             for rows, count in ((m, 1), (33, -(-m // 33)), chunks(n, m, dtype=dtype, processors=PROCESSORS)):
                 D[...] = before
                 db = place(np.full(n, 7.0), dtype)
                 partial = db if count == 1 else place(np.full((count, n), 7.0), dtype)
-                arguments = (*given, partial, n, m, rows, code, option, scale)
+                arguments = (*operands, partial, n, m, rows, code, option, scale)
                 launch(host, "activation_backward", n, m, *arguments, count=count)
                 where = f"{name} of {n} neurons, {m} samples, {count} chunks"
-                within(D.T, expected, where)
+                assert_within(D.T, expected, where)
                 if count > 1:
                     launch(host, "sum_partials", n, 1, partial, db, n, count)
-                within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {where}")
+                assert_within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {where}")
             D[...] = before
-            launch(host, "activation_backward", n, m, *given, None, n, m, m, code, option, scale)
-            within(D.T, expected, f"{name} without a bias")
+            launch(host, "activation_backward", n, m, *operands, None, n, m, m, code, option, scale)
+            assert_within(D.T, expected, f"{name} without a bias")
 
 
 def softmax(host: Host) -> None:
-    """Softmax, of rows that a group of lanes holds and of longer ones, and its backward form."""
+    """Softmax of rows that fit into registers and of longer rows, and its backward form."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
     for n, m, shift in SHAPES:
         Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
@@ -151,19 +151,19 @@ def softmax(host: Host) -> None:
         launch(host, "softmax", n, m, Z, b, A, n, m)
         assert (before + b == Z).all()
         expected = ops.softmax(exact(dtype, Z))
-        within(A.T, expected, f"softmax of {n} neurons, {m} samples")
+        assert_within(A.T, expected, f"softmax of {n} neurons, {m} samples")
         again = place(Z, dtype, shift)
         launch(host, "softmax", n, m, again, None, again, n, m)
         assert (again == A).all()
         D = place(rng.normal(size=(m, n)), dtype, shift)
         before = D.copy()
         launch(host, "softmax_backward", n, m, D, A, n, m)
-        wanted = ops.softmax_backward(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
-        within(D.T, wanted, f"softmax's slope, {n} neurons, {m} samples")
+        expected = ops.softmax_backward(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
+        assert_within(D.T, expected, f"the derivative of softmax, {n} neurons, {m} samples")
 
 
 def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[Any, Any]:
-    """Return sample weights, and the same as what losses are multiplied by; None without weights."""
+    """Return sample weights, as an array and as exact factors of the losses, or None and None without weights."""
     if kind == "none":
         return None, None
     w = place(np.zeros(m) if kind == "zeros" else rng.random(m) * 3, dtype)
@@ -193,13 +193,13 @@ def cross_entropies(host: Host) -> None:
             delta = getattr(ops, f"{kernel}_delta")(wide, targets)
             where = f"{name}, {n} outputs, {m} samples, {kinds[number % 3]} weights"
             if number != 4:
-                within(A.T, wide, f"A of {where}")
-            within(L[None], losses if scale is None else losses * scale, f"L of {where}")
-            within(D.T, delta if scale is None else delta * scale, f"D of {where}")
+                assert_within(A.T, wide, f"A of {where}")
+            assert_within(L[None], losses if scale is None else losses * scale, f"L of {where}")
+            assert_within(D.T, delta if scale is None else delta * scale, f"D of {where}")
 
 
 def losses(host: Host) -> None:
-    """Every other loss and its derivative, at the ends of where it is defined as well."""
+    """Every other loss and its derivative, also at the ends of its domain."""
     dtype, rng, ops = host.dtype, np.random.default_rng(4), Bounds(host.dtype).ops
     for name, code in codes("Loss").items():
         for number, (n, m, shift) in enumerate(SHAPES):
@@ -222,12 +222,12 @@ def losses(host: Host) -> None:
             values = apply(ops, name, outputs, targets)
             derivative = getattr(ops, f"{name}_derivative")(outputs, targets, **OPTIONS.get(name, {}))
             where = f"{name}, {n} outputs, {m} samples"
-            within(L[None], values if scale is None else values * scale, f"L of {where}")
-            within(D.T, derivative if scale is None else derivative * scale, f"dA of {where}")
+            assert_within(L[None], values if scale is None else values * scale, f"L of {where}")
+            assert_within(D.T, derivative if scale is None else derivative * scale, f"dA of {where}")
 
 
 def nan_and_infinity(host: Host) -> None:
-    """In each place of a row: out comes what the equations make of it, and the numbers beside it are not touched."""
+    """NaN and infinity at each position of a row: the kernel agrees with the equation, and no other number changes."""
     dtype = host.dtype
     for name in [*ELEMENTWISE, "softmax"]:
         n = 13 if name == "tanh" else 12
@@ -243,17 +243,17 @@ def nan_and_infinity(host: Host) -> None:
                 launch(host, "bias_activation", n, n, Z, None, A, n, n, code, option_of(name))
                 launch(host, "activation_backward", n, n, D, Z, A, None, n, n, n, code, option_of(name), 1.0)
             wide = Z.T.astype(np.float64)
-            wanted = EQUATIONS[name](np, wide, **OPTIONS.get(name, {}))
-            slopes = EQUATIONS[f"{name}_backward"](np, ones.T, wide, wanted, **OPTIONS.get(name, {}))
-            for found, right in ((A, wanted.T), (D, slopes.T)):
-                assert (np.isnan(found) == np.isnan(right)).all(), (name, value)
-                assert (found[np.isinf(right)] == right[np.isinf(right)]).all(), (name, value)
-                assert np.isfinite(found[np.isfinite(right)]).all(), (name, value)
+            expected = EQUATIONS[name](np, wide, **OPTIONS.get(name, {}))
+            slopes = EQUATIONS[f"{name}_backward"](np, ones.T, wide, expected, **OPTIONS.get(name, {}))
+            for actual, reference in ((A, expected.T), (D, slopes.T)):
+                assert (np.isnan(actual) == np.isnan(reference)).all(), (name, value)
+                assert (actual[np.isinf(reference)] == reference[np.isinf(reference)]).all(), (name, value)
+                assert np.isfinite(actual[np.isfinite(reference)]).all(), (name, value)
             assert not np.isnan(value) or np.isnan(np.diagonal(A)).all(), name
 
 
 def losses_of_nan(host: Host) -> None:
-    """A logit or an output that is not finite makes a loss that is not; finite logits make a finite one."""
+    """A loss is finite for finite logits, and not finite if a logit or an output is not."""
     dtype = host.dtype
     for value in (np.nan, np.inf, -np.inf):
         for kernel in (*FUSED.values(), *codes("Loss")):
@@ -261,20 +261,20 @@ def losses_of_nan(host: Host) -> None:
             Z[1, 4], A, D = value, place(np.zeros((3, 5)), dtype), place(np.zeros((3, 5)), dtype)
             if kernel in codes("Loss"):
                 launch(host, "loss", 5, 3, Z, Y, 0, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
-                wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
+                expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             else:
                 launch(host, kernel, 5, 3, Z, None, Y, 0, None, A, D, L, 5, 3)
-                wanted = EQUATIONS[kernel](np, Z.T, Y.T)[0]
-            assert (np.isfinite(L) == np.isfinite(wanted)).all(), (kernel, value)
-            assert (np.isnan(L) == np.isnan(wanted)).all(), (kernel, value)
-    far = float(np.finfo(dtype).max) / 1.5  # logits further from each other than any number is large
+                expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
+            assert (np.isfinite(L) == np.isfinite(expected)).all(), (kernel, value)
+            assert (np.isnan(L) == np.isnan(expected)).all(), (kernel, value)
+    far = float(np.finfo(dtype).max) / 1.5  # the difference of these logits overflows
     Z, Y, L = place([[far, -far, 0.0]], dtype), place([[1.0, 0.0, 0.0]], dtype), place(np.zeros(1), dtype)
     launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), L, 3, 1)
     assert L.tolist() == [0.0]
 
 
 def gathers(host: Host) -> None:
-    """The samples of a batch, bit for bit, with targets and weights or without; from any batch of the chunk."""
+    """The samples of the third batch of a chunk, bit for bit, with and without targets and weights."""
     dtype, rng = host.dtype, np.random.default_rng(5)
     for number, (n, m, shift) in enumerate(SHAPES):
         samples, k, size = 2 * m + 3, 1 + number, m + 2
@@ -284,19 +284,19 @@ def gathers(host: Host) -> None:
         control = np.zeros(1, CONTROL)
         control["made"] = 2
         outs = [place(np.full(s, 7.0), dtype) for s in ((m, n), (m, k), (m,))]
-        given = [X, Y if number != 1 else None, w if number != 2 else None]
-        launch(host, "gather", n, m, *given, order, control, *outs, n, k, m, size)
-        for out, source in zip(outs, given, strict=True):
-            wanted = np.full_like(out, 7.0) if source is None else source[order[2 * size :]]
-            assert out.tobytes() == wanted.tobytes(), (n, m)
+        sources = [X, Y if number != 1 else None, w if number != 2 else None]
+        launch(host, "gather", n, m, *sources, order, control, *outs, n, k, m, size)
+        for out, source in zip(outs, sources, strict=True):
+            expected = np.full_like(out, 7.0) if source is None else source[order[2 * size :]]
+            assert out.tobytes() == expected.tobytes(), (n, m)
 
 
 def grids(host: Host) -> None:
-    """Any grid gives the same bits; the sums of ``activation_backward`` are of chunks, not of blocks."""
+    """Any grid gives the same bits: ``activation_backward`` sums chunks of samples, not blocks of threads."""
     dtype, rng = host.dtype, np.random.default_rng(6)
     n, m = 140, 37
     Z, b = place(spread(rng, m, n), dtype), place(rng.normal(size=n), dtype)
-    outcomes = []
+    results = []
     for blocks in ((1, 1), (2, 1), (1, 3), (7, 5)):
         z, A, D, partial = (
             Z.copy(),
@@ -311,26 +311,26 @@ def grids(host: Host) -> None:
         out = place(np.zeros((m, n)), dtype)
         host.launch("gather", blocks, 256, z, None, None, np.arange(m)[::-1].copy(), np.zeros(1, CONTROL), out, None,
                     None, n, 0, m, m)  # fmt: skip
-        outcomes.append([a.tobytes() for a in (z, A, D, partial, out)])
-    assert all(outcome == outcomes[0] for outcome in outcomes)
+        results.append([a.tobytes() for a in (z, A, D, partial, out)])
+    assert all(result == results[0] for result in results)
 
 
-def nothing(host: Host) -> None:
-    """No samples, no parameters: nothing is read, nothing is written."""
+def empty_arrays(host: Host) -> None:
+    """Without samples or parameters, nothing is read or written."""
     dtype, n = host.dtype, 12
-    none, one, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
-    launch(host, "bias_activation", n, 0, none, one, none, n, 0, codes("Activation")["relu"], 0.0)
-    launch(host, "softmax", n, 0, none, one, none, n, 0)
-    launch(host, "softmax_backward", n, 0, none, none, n, 0)
-    launch(host, "loss", n, 0, none, none, 0, None, none, none, n, 0, 0, 0.0)
+    empty, one, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
+    launch(host, "bias_activation", n, 0, empty, one, empty, n, 0, codes("Activation")["relu"], 0.0)
+    launch(host, "softmax", n, 0, empty, one, empty, n, 0)
+    launch(host, "softmax_backward", n, 0, empty, empty, n, 0)
+    launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
     for kernel in FUSED.values():
-        launch(host, kernel, n, 0, none, one, none, 0, None, none, none, none, n, 0)
+        launch(host, kernel, n, 0, empty, one, empty, 0, None, empty, empty, empty, n, 0)
     order = np.empty(0, np.int64)
-    launch(host, "gather", n, 0, one, one, one, order, control, none, none, none, n, n, 0, 3)
-    launch(host, "activation_backward", n, 0, none, none, none, one, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0)
-    launch(host, "dropout", n, 0, none, none, n, 0, 5, 5, 1, control, 2.0)
-    launch(host, "sgd", 0, 0, none, none, 0, 0, control)
-    launch(host, "round16", 0, 0, none, np.empty(0, np.uint16), 0, 0, 1.0)
+    launch(host, "gather", n, 0, one, one, one, order, control, empty, empty, empty, n, n, 0, 3)
+    launch(host, "activation_backward", n, 0, empty, empty, empty, one, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0)
+    launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
+    launch(host, "sgd", 0, 0, empty, empty, 0, 0, control)
+    launch(host, "round16", 0, 0, empty, np.empty(0, np.uint16), 0, 0, 1.0)
     assert (one == 7).all()
 
 
@@ -338,6 +338,6 @@ CHECKS: dict[str, Callable[[Host], None]] = {
     f.__name__: f
     for f in (
         bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan,
-        gathers, grids, nothing,
+        gathers, grids, empty_arrays,
     )
 }  # fmt: skip

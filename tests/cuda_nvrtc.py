@@ -1,6 +1,6 @@
-"""NVRTC without a GPU, by CuPy's own binding: the kernels compiled as CuPy compiles them, and what the compiler says.
+"""Compile the kernels by NVRTC without a GPU, through CuPy's binding and with its options, and parse the log.
 
-``python tests/cuda_nvrtc.py`` prints the table of registers per kernel.
+``python tests/cuda_nvrtc.py`` prints the table of registers per kernel that is in docs/cuda.md.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from typing import Any
 from deepnotes_cupy.sources import REAL, program
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "compute_75")
-"""Ampere, Hopper, Blackwell; and PTX for whatever is older than the first and newer than the last."""
+"""Ampere, Hopper and Blackwell; and PTX, which other devices compile for themselves."""
 OPTIONS = ("-ftz=true", "--std=c++17", "--ptxas-options=-v")
 _FUNCTION = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -30,7 +30,7 @@ _FUNCTION = re.compile(
 
 @dataclass(frozen=True)
 class Usage:
-    """What a kernel takes: registers of a thread; bytes of its stack frame, spilled, and of a block's shared memory."""
+    """The resources of a kernel: registers, stack frame and spilled bytes per thread; shared memory per block."""
 
     registers: int
     stack: int
@@ -39,27 +39,27 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """What came of a compilation: nothing but words where it failed."""
+class Compilation:
+    """The result of a compilation: the log, and the code unless it failed."""
 
     log: str
     code: bytes = b""
 
     @property
     def usage(self) -> dict[str, Usage]:
-        """What each kernel takes, by name; of machine code only."""
-        found = {}
+        """The resources of each kernel, by its name; only for machine code."""
+        result = {}
         for match in _FUNCTION.finditer(self.log):
             shared = re.search(r"(\d+) bytes smem", match["rest"])
-            found[match["name"]] = Usage(
+            result[match["name"]] = Usage(
                 int(match["registers"]), int(match["stack"]), int(match["stores"]) + int(match["loads"]),
                 int(shared[1]) if shared else 0,
             )  # fmt: skip
-        return found
+        return result
 
 
 def nvrtc() -> Any:
-    """Return CuPy's binding of NVRTC, the library found in its wheel wherever that is installed.
+    """Return CuPy's binding of NVRTC, after loading the library from its wheel.
 
     Raises
     ------
@@ -67,22 +67,22 @@ def nvrtc() -> Any:
         If CuPy or NVRTC is missing.
     """
     try:
-        places = find_spec("nvidia.cuda_nvrtc")
+        spec = find_spec("nvidia.cuda_nvrtc")
     except ModuleNotFoundError:
-        places = None
-    for place in (places.submodule_search_locations or []) if places else []:
-        for library in sorted(Path(place, "lib").glob("libnvrtc.so.*")):
-            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # CuPy takes the one that is loaded already
+        spec = None
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for library in sorted(Path(folder, "lib").glob("libnvrtc.so.*")):
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # CuPy uses a library that is loaded already
     binding = import_module("cupy.cuda").nvrtc
     try:
         binding.getVersion()
-    except Exception as error:  # what CuPy raises depends on its version
+    except Exception as error:  # the class depends on the version of CuPy
         raise ImportError(f"NVRTC: {error}") from error
     return binding
 
 
-def compiled(source: str, dtype: str, architecture: str) -> Compiled:
-    """Compile a source, to machine code for ``sm_``, to PTX for ``compute_``."""
+def compile_source(source: str, dtype: str, architecture: str) -> Compilation:
+    """Compile a source to machine code (architecture ``sm_...``) or to PTX (``compute_...``)."""
     binding = nvrtc()
     handle = binding.createProgram(source, "deepnotes.cu", (), ())
     try:
@@ -90,26 +90,26 @@ def compiled(source: str, dtype: str, architecture: str) -> Compiled:
         try:
             binding.compileProgram(handle, options)
         except binding.NVRTCError as error:
-            return Compiled(f"{error}\n{binding.getProgramLog(handle)}")
+            return Compilation(f"{error}\n{binding.getProgramLog(handle)}")
         code = binding.getCUBIN(handle) if architecture.startswith("sm_") else binding.getPTX(handle)
-        return Compiled(binding.getProgramLog(handle), code if isinstance(code, bytes) else code.encode())
+        return Compilation(binding.getProgramLog(handle), code if isinstance(code, bytes) else code.encode())
     finally:
         binding.destroyProgram(handle)
 
 
 @cache
-def all_of_them() -> dict[tuple[str, str], "Future[Compiled]"]:
-    """Return the package's kernels, being compiled for each dtype and architecture, a few at a time."""
+def compile_all() -> dict[tuple[str, str], "Future[Compilation]"]:
+    """Compile the package's kernels for each dtype and architecture in a pool of threads; return the futures."""
     nvrtc()
     pool = ThreadPoolExecutor()
     pairs = product(REAL, ARCHITECTURES)
-    return {pair: pool.submit(compiled, program(), *pair) for pair in pairs}
+    return {pair: pool.submit(compile_source, program(), *pair) for pair in pairs}
 
 
 def table() -> Iterator[str]:
-    """Yield the lines of a Markdown table: registers of a thread, by kernel, dtype and architecture."""
-    pairs = [pair for pair in all_of_them() if pair[1].startswith("sm_")]
-    usages = [all_of_them()[pair].result().usage for pair in pairs]
+    """Yield the lines of a Markdown table: registers per thread by kernel, dtype and architecture."""
+    pairs = [pair for pair in compile_all() if pair[1].startswith("sm_")]
+    usages = [compile_all()[pair].result().usage for pair in pairs]
     yield f"| kernel | {' | '.join(f'{dtype} {architecture}' for dtype, architecture in pairs)} | shared |"
     yield f"|---|{'---|' * len(pairs)}---|"
     for name in sorted(usages[0]):

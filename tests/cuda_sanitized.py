@@ -1,4 +1,4 @@
-"""What test_cuda_shim.py runs in a process that has the address sanitizer loaded: all checks, or a fault."""
+"""Run all checks, or a faulty kernel, in a process with the address sanitizer loaded; test_cuda_shim.py starts it."""
 
 import sys
 
@@ -15,19 +15,19 @@ FAULTS = {
 }
 
 
-def main(what: str) -> None:
-    """Make all checks in a dtype, or the one that meets a fault."""
+def main(dtype_or_fault: str) -> None:
+    """Run all checks in a dtype, or the check that detects a fault, given by its name in FAULTS."""
     with np.errstate(all="ignore"):
-        if what in FAULTS:
-            file, old, new, check = FAULTS[what]
+        if dtype_or_fault in FAULTS:
+            file, old, new, check = FAULTS[dtype_or_fault]
             source = program(file)
             assert old in source
             (CHECKS | STEP_CHECKS)[check](Host("float32", build="sanitized", source=source.replace(old, new)))
         else:
-            host = Host(what, build="sanitized")
+            host = Host(dtype_or_fault, build="sanitized")
             for run_check in (CHECKS | STEP_CHECKS).values():
                 run_check(host)
-    sys.stdout.write("made all checks\n")
+    sys.stdout.write("all checks passed\n")
 
 
 if __name__ == "__main__":

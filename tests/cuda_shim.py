@@ -1,11 +1,11 @@
-"""The CUDA kernels on the CPU: the very same sources, compiled by g++ with tests/cuda/host.hpp before them.
+"""The CUDA kernels on the CPU: the same sources, compiled by g++ after tests/cuda/host.hpp.
 
-:class:`Host` launches a kernel on NumPy arrays, quick enough for whole trainings. With ``checked=True`` every access of
-the kernel to memory is looked at: bounds, alignment, races, shared memory read before it is written. In both, a barrier
-or a shuffle that not all threads reach is a :class:`KernelFault` that names kernel, block and thread.
+:class:`Host` launches a kernel on NumPy arrays, fast enough for whole trainings. With ``checked=True``, every memory
+access of a kernel is checked for bounds, alignment, races, and reads of shared memory that was not written. In every
+build, a barrier or a shuffle that not all threads reach is a :class:`KernelFault` that names kernel, block and thread.
 
-A library runs one launch at a time, whatever the threads that ask for it. What was compiled is kept, by the digest of
-all that it depends on, in a folder of temporary files.
+A library runs one launch at a time; other threads wait. Compiled libraries are cached in a temporary directory, by a
+digest of everything that they depend on.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-FLAGS = {  # of the kernels; and of what runs them, which is not looked at itself
+FLAGS = {  # of the kernels, and of the code that runs them, which is not checked itself
     "fast": (["-O2"], ["-O2"]),
     "fused": (["-O2", "-mfma", "-ffp-contract=fast"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
@@ -39,17 +39,17 @@ _LOCK = Lock()
 
 
 class KernelFault(Exception):
-    """A kernel did what a device does not allow; the message names kernel, block and thread."""
+    """A kernel did something that a device does not allow; the message names kernel, block and thread."""
 
 
 def compiler() -> str:
-    """Return g++, or skip the test that asks for it."""
-    found = shutil.which("g++")
-    if found is None:
-        import pytest  # not where the address sanitizer slows everything down
+    """Return the path of g++, or skip the current test."""
+    path = shutil.which("g++")
+    if path is None:
+        import pytest  # late, since the address sanitizer slows imports down
 
         pytest.skip("needs g++, to compile the CUDA kernels for the CPU")
-    return found
+    return path
 
 
 class Host:
@@ -59,21 +59,21 @@ class Host:
     ----------
     dtype : {"float32", "float64"}
     checked : bool, default False
-        Whether every access to memory is looked at.
+        Whether every memory access is checked.
     build : {"fast", "fused", "checked", "sanitized"}, optional
-        In place of `checked`. "fused" makes one rounding of a product and a sum, as NVRTC does, on an x86 that can;
-        "sanitized" works only in a process that has the address sanitizer's library loaded.
+        Instead of `checked`. "fused" rounds a product and a sum once, as NVRTC does, and needs an x86 with fused
+        multiply-add. "sanitized" works only in a process that has loaded the address sanitizer's library.
     source : str, optional
-        Another source than the package's: a mutant, or a test of this shim.
+        A source instead of the package's, such as a mutant.
 
     Attributes
     ----------
     order : {"forward", "backward", "random"}
-        In which the threads and blocks take turns; no result may depend on it.
+        The order in which threads and blocks take turns; no result may depend on it.
     orders : tuple of str
-        Those that tests shall go through.
+        The orders that tests should run.
     flush : bool
-        Whether subnormal numbers are taken for 0, as on a device with ``-ftz=true``; on x86 alone.
+        Whether subnormal numbers are flushed to 0, as on a device with ``-ftz=true``; only on x86.
     """
 
     def __init__(self, dtype: str, checked: bool = False, *, build: str = "", source: str = "") -> None:
@@ -82,7 +82,7 @@ class Host:
         self.orders = ORDERS[:1] if build == "sanitized" else ORDERS
         self._build = build or ("checked" if checked else "fast")
         self.kernels = parse(source) if source else kernels()
-        self._library = ctypes.CDLL(str(built(dtype, self._build, source or program())))
+        self._library = ctypes.CDLL(str(build_library(dtype, self._build, source or program())))
         self._library.host_allocate.restype = ctypes.c_void_p
         self._index = {name: i for i, name in enumerate(self.kernels)}
         self._types = {name: [_ctype(p, dtype) for p in k.parameters] for name, k in self.kernels.items()}
@@ -95,22 +95,23 @@ class Host:
         kernel : str
         grid, block : int or tuple of up to three int
         *arguments
-            ndarray (its memory, whatever its shape), number or None (a null pointer), one for each parameter.
+            One for each parameter: an ndarray, of which the kernel gets the address, a number, or None for a null
+            pointer.
 
         Raises
         ------
         KernelFault
-            If it did what a device does not allow.
+            If the kernel did something that a device does not allow.
         TypeError
-            If an argument is not what the parameter asks for.
+            If an argument does not match its parameter.
         """
-        described = self.kernels[kernel]
-        if len(arguments) != len(described.parameters):
-            raise TypeError(f"{kernel} takes {len(described.parameters)} arguments, got {len(arguments)}")
+        declaration = self.kernels[kernel]
+        if len(arguments) != len(declaration.parameters):
+            raise TypeError(f"{kernel} takes {len(declaration.parameters)} arguments, got {len(arguments)}")
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]
-        copies = self._red_zones(arrays) if self._build == "sanitized" else {}
+        copies = self._copy_to_heap_ends(arrays) if self._build == "sanitized" else {}
         packed = []
-        for parameter, kind, value in zip(described.parameters, self._types[kernel], arguments, strict=True):
+        for parameter, kind, value in zip(declaration.parameters, self._types[kernel], arguments, strict=True):
             if parameter.pointer:
                 address = _address(kernel, parameter, value, self.dtype)
                 packed.append(ctypes.c_void_p(copies.get((address, 0 if value is None else value.nbytes), address)))
@@ -127,28 +128,34 @@ class Host:
                 self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
                 ctypes.c_ulonglong(self.seed), int(self.flush), words,
             )  # fmt: skip
-        self._give_back(arrays, copies)
+        self._copy_back(arrays, copies)
         if failed:
             raise KernelFault(words.value.decode())
 
-    def _red_zones(self, arrays: list[np.ndarray]) -> dict[tuple[int, int], int]:
-        """Return where copies of arrays are that end where their memory does, so that the sanitizer sees the end."""
+    def _copy_to_heap_ends(self, arrays: list[np.ndarray]) -> dict[tuple[int, int], int]:
+        """Copy arrays into heap blocks that end where the array ends, so that the sanitizer detects accesses beyond it.
+
+        Returns
+        -------
+        dict
+            The address of each copy, by address and size of the array.
+        """
         copies = {}
         for a in arrays:
             at = a.ctypes.data, a.nbytes
             if at not in copies:
-                room = a.ctypes.data % 16  # so that the copy is aligned as the array is
-                copies[at] = self._library.host_allocate(ctypes.c_size_t(a.nbytes + room)) + room
+                offset = a.ctypes.data % 16  # so that the copy has the alignment of the array
+                copies[at] = self._library.host_allocate(ctypes.c_size_t(a.nbytes + offset)) + offset
                 ctypes.memmove(copies[at], a.ctypes.data, a.nbytes)
         return copies
 
-    def _give_back(self, arrays: list[np.ndarray], copies: Mapping[tuple[int, int], int]) -> None:
+    def _copy_back(self, arrays: list[np.ndarray], copies: Mapping[tuple[int, int], int]) -> None:
         for (address, size), copy in copies.items():
             ctypes.memmove(address, copy, size)
             self._library.host_release(ctypes.c_void_p(copy - address % 16))
 
 
-def built(dtype: str, build: str, source: str) -> Path:
+def build_library(dtype: str, build: str, source: str) -> Path:
     """Return the library made of a source, from the cache or compiled now."""
     names = list(parse(source))
     table = ", ".join(f'{{"{name}", host_run<{name}>}}' for name in names)
@@ -169,11 +176,11 @@ def built(dtype: str, build: str, source: str) -> Path:
     return _cached(repr((parts, link)), ".so", library)
 
 
-def prepare(*wanted: tuple[str, str, str]) -> None:
-    """Compile several libraries at a time; each is given by dtype, build and source, "" for the package's."""
+def prepare(*libraries: tuple[str, str, str]) -> None:
+    """Compile libraries in parallel, each given by dtype, build and source; "" is the package's source."""
     compiler()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda w: built(w[0], w[1], w[2] or program()), wanted))
+        list(pool.map(lambda w: build_library(w[0], w[1], w[2] or program()), libraries))
 
 
 def _object(text: str, flags: list[str]) -> Path:
@@ -187,7 +194,7 @@ def _run(command: list[str], text: str = "") -> None:
 
 
 def _cached(key: str, suffix: str, make: Callable[[str], None]) -> Path:
-    """Return a file of the cache, by what it depends on, made now if it is not there."""
+    """Return the cached file for a key; if it is missing, make it first."""
     digest = hashlib.sha256((_version(compiler()) + key).encode()).hexdigest()
     target = _cache_folder() / (digest[:32] + suffix)
     if not target.exists():
@@ -210,10 +217,12 @@ def _version(gxx: str) -> str:
 
 @cache
 def _cache_folder() -> Path:
-    """Return a folder of this user's own, for what was compiled."""
+    """Return a directory for compiled libraries that belongs to this user."""
     folder = Path(tempfile.gettempdir()) / f"deepnotes-cuda-host-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.is_symlink():  # somebody else's: not to be trusted
+    if (
+        folder.stat().st_uid != os.getuid() or folder.is_symlink()
+    ):  # it belongs to another user, so it cannot be trusted
         return Path(tempfile.mkdtemp(prefix="deepnotes-cuda-host-"))
     return folder
 
@@ -226,14 +235,14 @@ def _address(kernel: str, parameter: Parameter, value: Any, dtype: str) -> int:
     if value is None:
         return 0
     if not isinstance(value, np.ndarray) or not (value.flags.c_contiguous or value.flags.f_contiguous):
-        raise TypeError(f"{kernel}: {parameter.name} is {type(value).__name__}, wanted an array in one piece")
+        raise TypeError(f"{kernel}: {parameter.name} is {type(value).__name__}, wanted a contiguous array")
     if parameter.kind != "Control" and value.dtype != parameter.scalar(dtype):
-        raise TypeError(f"{kernel}: {parameter.name} is of {value.dtype}, wanted {parameter.scalar(dtype)}")
+        raise TypeError(f"{kernel}: {parameter.name} has dtype {value.dtype}, wanted {parameter.scalar(dtype)}")
     if not parameter.const and not value.flags.writeable:
         raise TypeError(f"{kernel}: {parameter.name} must not be written to")
     return int(value.ctypes.data)
 
 
 def _three(sizes: int | Sequence[int]) -> Any:
-    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
-    return (ctypes.c_uint * 3)(*given, *[1] * (3 - len(given)))
+    dimensions = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    return (ctypes.c_uint * 3)(*dimensions, *[1] * (3 - len(dimensions)))

@@ -1,11 +1,11 @@
-"""As cuda_checks.py, for what changes state: norms, the verdict on a batch, updates, masks; and 16-bit rounding."""
+"""More checks of the CUDA kernels: gradient norms, the kernel judge, updates, dropout masks, 16-bit rounding."""
 
 from collections.abc import Callable
 from math import fsum, isfinite, sqrt
 from typing import Any
 
 import numpy as np
-from cuda_checks import CONTROL, PROCESSORS, exact, launch, place, within
+from cuda_checks import CONTROL, PROCESSORS, assert_within, exact, launch, place
 from cuda_shim import Host
 
 from deepnotes.backends.bounds import Bounds, gamma
@@ -14,11 +14,11 @@ from deepnotes_cupy.geometry import grid
 from deepnotes_cupy.sources import codes
 
 COUNTS = [(1, 0, 1), (3, 2, 0), (8, 8, 0), (130, 77, 0), (130, 77, 1), (4099, 4000, 0), (2600, 1301, 3)]
-"""Parameters, those of them that decay, and by how many numbers arrays are off a 16-byte boundary."""
+"""The numbers of parameters and of decaying ones, and the offset of arrays from a 16-byte boundary, in numbers."""
 
 
 def norms(host: Host) -> None:
-    """The L2 gradient, and the sum of squares and the largest magnitude in double precision, NaN and infinity too."""
+    """The L2 gradient; the sum of squares and the largest magnitude in double precision, also of NaN and infinity."""
     dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
     for p, decaying, shift in COUNTS:
         for l2 in (0.0, 0.1):
@@ -28,7 +28,7 @@ def norms(host: Host) -> None:
             launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l2, partial)
             decays = exact(dtype, np.asarray(np.arange(p) < decaying, dtype))
             if l2:
-                within(g, ops.l2_gradient(exact(dtype, before), exact(dtype, theta), decays, l2), f"L2 of {p}")
+                assert_within(g, ops.l2_gradient(exact(dtype, before), exact(dtype, theta), decays, l2), f"L2 of {p}")
             else:
                 assert (g == before).all()
             squares = [float(x) ** 2 for x in g]
@@ -43,7 +43,7 @@ def norms(host: Host) -> None:
 
 
 def verdicts(host: Host) -> None:
-    """Cost, norm, clip, sums, counters and when to stop, by the rules of EagerProgram.train."""
+    """The kernel judge: cost, norm, clipping, sums and counters, and when to stop, as in EagerProgram.train."""
     dtype, rng = host.dtype, np.random.default_rng(1)
     safe = 1e-4 * float(np.finfo(dtype).max)
     huge = 1e200 if dtype == "float64" else 1e25
@@ -87,7 +87,7 @@ def verdicts(host: Host) -> None:
             if stopped:
                 for name in ("loss_sum", "weight_sum", "step", "made", "rate"):
                     assert after[name] == before[0][name]
-                again = control.copy()  # nothing more happens, also if the next batch is a good one
+                again = control.copy()  # once stopped, nothing changes, even if the next batch is finite
                 good = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, np.ones_like(scalars))
                 launch(host, "judge", 1, 1, control, *good, clip_norm, safe)
                 assert control.tobytes() == again.tobytes()
@@ -100,7 +100,7 @@ def verdicts(host: Host) -> None:
 
 
 def updates(host: Host) -> None:
-    """Each optimizer's update of the flat buffers, with and without weight decay and clipping; none once stopped."""
+    """Each optimizer's update, with and without weight decay and clipping; once stopped, nothing is updated."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
     number = np.dtype(dtype).type
     kinds: dict[str, tuple[int, tuple[Any, ...], Callable[..., Any]]] = {
@@ -126,8 +126,8 @@ def updates(host: Host) -> None:
                 if share:
                     t = ops.weight_decay(t, exact(dtype, np.asarray(np.arange(p) < decaying, dtype)), share)
                 expected = equation(t, gradient if clip == 1 else gradient * clip, s, 0.01, 1e-3)
-                for found, wanted in zip((theta, *slots), expected, strict=True):
-                    within(found, wanted, f"{name} of {p}")
+                for actual, reference in zip((theta, *slots), expected, strict=True):
+                    assert_within(actual, reference, f"{name} of {p}")
                 assert (g == before[1]).all()
                 after = [a.tobytes() for a in (theta, *slots)]
                 control["stopped"] = number(1)
@@ -136,7 +136,7 @@ def updates(host: Host) -> None:
 
 
 def masks(host: Host) -> None:
-    """Dropout's masks, bit for bit, and what it makes of NaN and infinity."""
+    """Dropout masks, bit for bit, also applied to NaN and infinity."""
     dtype, rng = host.dtype, np.random.default_rng(3)
     for n, m, shift in [(1, 1, 0), (1, 7, 0), (3, 5, 0), (4, 6, 0), (10, 37, 1), (64, 33, 0), (130, 21, 0)]:
         for rate, seed, step in ((0.5, 0, 0), (0.3, 2**64 - 1, 2**32 + 5), (0.0, 7, 1), (1 - 2.0**-40, 7, 1)):
@@ -155,31 +155,31 @@ def masks(host: Host) -> None:
 
 
 def rounding(host: Host) -> None:
-    """To float16 as NumPy rounds, to bfloat16 as rounding to 8 bits does: ties, subnormals, overflow, NaN."""
+    """Rounding to float16, as in NumPy, and to bfloat16, as to 8 bits: ties, subnormals, overflow, NaN."""
     dtype = host.dtype
     low = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
     x = (np.arange(0, 1 << 16, 3, dtype=np.uint32)[:, None] << 16 | low).reshape(-1).view(np.float32)
-    if dtype == "float64":  # beside each of these, numbers that single precision would round away first
+    if dtype == "float64":  # also the neighbours of each, which single precision would round to it
         x = x[::5].astype(np.float64)
         x = np.concatenate([x, *(np.nextafter(x, end) for end in (-np.inf, np.inf))])
     for count, shift in ((len(x), 0), (29, 0), (7, 1), (1, 0)):
-        given = place(x[:count], dtype, shift)
+        values = place(x[:count], dtype, shift)
         for scale in (1.0, 0.25) if count == len(x) else (1.0,):
             out = np.full(count + 1, 7, np.uint16)
             out = out[1:] if out.ctypes.data % 16 or shift else out[:-1]
-            scaled = given * np.dtype(dtype).type(scale)
+            scaled = values * np.dtype(dtype).type(scale)
             if host.flush:
                 scaled = np.where(abs(scaled) < np.finfo(dtype).smallest_normal, scaled * 0, scaled)
-            launch(host, "round16", count, 1, given, out, count, codes("Half")["float16"], scale)
+            launch(host, "round16", count, 1, values, out, count, codes("Half")["float16"], scale)
             np.testing.assert_array_equal(out.view(np.float16), scaled.astype(np.float16))
-            launch(host, "round16", count, 1, given, out, count, codes("Half")["bfloat16"], scale)
-            found = (out.astype(np.uint32) << 16).view(np.float32)
-            np.testing.assert_array_equal(found, to_bfloat16(scaled))
-            assert (np.signbit(found) == np.signbit(scaled)).all()
+            launch(host, "round16", count, 1, values, out, count, codes("Half")["bfloat16"], scale)
+            rounded = (out.astype(np.uint32) << 16).view(np.float32)
+            np.testing.assert_array_equal(rounded, to_bfloat16(scaled))
+            assert (np.signbit(rounded) == np.signbit(scaled)).all()
 
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """Return x rounded to 8 bits, to nearest, ties to even, subnormals too, by arithmetic that is exact."""
+    """Return x rounded to 8 bits, to nearest, ties to even, computed without rounding error, subnormals included."""
     wide = x.astype(np.float64)
     exponent = np.maximum(np.frexp(wide)[1] - 8, -133)
     return np.ldexp(np.rint(np.ldexp(wide, -exponent)), exponent).astype(np.float32)

@@ -1,8 +1,8 @@
-"""A CuPy of NumPy's arrays, for what :mod:`deepnotes_cupy.cuda` does with the real one.
+"""A stand-in for CuPy on NumPy's arrays, to test :mod:`deepnotes_cupy.cuda` without a GPU.
 
-It holds callers to CUDA's rules: a capture belongs to one stream, nothing is allocated, copied by the legacy stream or
-waited for while it lasts, the arguments of kernels have the types of their declarations, cuBLAS gets a workspace after
-its stream. Kernels run as tests/cuda_shim.py has them; cuBLAS's functions are called with the types of its header.
+It enforces CUDA's rules: a capture belongs to one stream; during a capture, nothing is allocated, copied by the legacy
+stream or waited for; kernel arguments have the declared types; cuBLAS gets its workspace after its stream. Kernels run
+through tests/cuda_shim.py, and cuBLAS's functions have the types of its header.
 """
 
 import ctypes
@@ -19,24 +19,42 @@ from deepnotes_cupy.sources import kernels
 
 
 class OutOfMemoryError(MemoryError):
-    """Like CuPy's."""
+    """Stands in for CuPy's exception."""
 
 
 class CUDARuntimeError(RuntimeError):
-    """Like CuPy's."""
+    """Stands in for CuPy's exception."""
 
 
 class Array(np.ndarray):
-    """A CuPy array: one whose `data` has an address, and that NumPy's functions do not take by mistake."""
+    """Stands in for a CuPy array: its `data` has an address."""
 
     @property
     def data(self) -> Any:
-        """Return the memory."""
+        """An object with the address of the memory."""
         return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
 
 class State:
-    """What a process has of CUDA."""
+    """The state of CUDA in this process.
+
+    Attributes
+    ----------
+    log : list of tuple
+        All calls.
+    streams : list of Stream
+        The streams whose contexts are entered; the last one is current.
+    capturing : Stream or None
+        The stream that is being captured.
+    recorded : list of callable
+        The calls captured so far.
+    failing : str
+        The kind of call that fails while a stream is captured.
+    memory : int
+        The bytes that can be allocated.
+    devices : int
+        The number of devices.
+    """
 
     def __init__(self) -> None:
         self.log: list[tuple[Any, ...]] = []
@@ -52,24 +70,24 @@ class State:
         """The address of the current stream; 0 is the legacy one."""
         return self.streams[-1].ptr if self.streams else 0
 
-    def enqueue(self, what: tuple[Any, ...], stream: int, do: Callable[[], None]) -> None:
-        """Do it now, or when the graph that is being captured is launched."""
-        self.log.append((*what, stream))
+    def enqueue(self, entry: tuple[Any, ...], stream: int, call: Callable[[], None]) -> None:
+        """Log a call and make it, or record it if a stream is being captured."""
+        self.log.append((*entry, stream))
         if self.capturing is None:
-            do()
+            call()
             return
         if stream != self.capturing.ptr:
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: work in another stream than the captured one")
-        if self.failing in what:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: work in a stream that is not the captured one")
+        if self.failing in entry:
             raise CUDARuntimeError(
                 "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
             )
-        self.recorded.append(do)
+        self.recorded.append(call)
 
-    def outside(self, what: str) -> None:
-        """Raise where something is done that no capture allows."""
+    def forbid_in_capture(self, operation: str) -> None:
+        """Raise an error if a stream is being captured."""
         if self.capturing is not None:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream is captured")
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {operation} while a stream is captured")
 
 
 CUDA = State()
@@ -79,15 +97,15 @@ class Event:
     """A CUDA event."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
-        assert disable_timing  # the others cost more
+        assert disable_timing  # events with timing are slower
 
     def record(self, stream: Any) -> None:
-        """Record."""
+        """Log the event at the end of a stream."""
         CUDA.log.append(("record", stream.ptr))
 
     def synchronize(self) -> None:
-        """Wait."""
-        CUDA.outside("cudaEventSynchronize")
+        """Log that the host waits for the event."""
+        CUDA.forbid_in_capture("cudaEventSynchronize")
         CUDA.log.append(("synchronize",))
 
 
@@ -98,11 +116,11 @@ class Graph:
         self.calls, self.uploaded = calls, False
 
     def upload(self, stream: Any) -> None:
-        """Upload."""
+        """Note that the graph was uploaded."""
         self.uploaded = True
 
     def launch(self, stream: Any) -> None:
-        """Launch."""
+        """Make all captured calls."""
         CUDA.log.append(("graph", len(self.calls), stream.ptr))
         for call in self.calls:
             call()
@@ -111,12 +129,12 @@ class Graph:
 class Stream:
     """A CUDA stream."""
 
-    made = 0
+    count = 0
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         assert null or non_blocking
-        Stream.made += 1
-        self.ptr = 0 if null else 1000 * Stream.made
+        Stream.count += 1
+        self.ptr = 0 if null else 1000 * Stream.count
 
     def __enter__(self) -> "Stream":
         CUDA.streams.append(self)
@@ -126,30 +144,30 @@ class Stream:
         assert CUDA.streams.pop() is self
 
     def wait_event(self, event: Event) -> None:
-        """Have what follows wait."""
+        """Log that later work in the stream waits for an event."""
         CUDA.log.append(("wait", self.ptr))
 
     def record(self, event: Event) -> Event:
-        """Record an event."""
+        """Record an event at the end of the stream."""
         event.record(self)
         return event
 
     def begin_capture(self, mode: int | None = None) -> None:
-        """Begin."""
+        """Begin to capture this stream."""
         assert self.ptr
-        assert mode == 1  # of this thread
-        CUDA.outside("cudaStreamBeginCapture")
+        assert mode == 1  # thread-local mode
+        CUDA.forbid_in_capture("cudaStreamBeginCapture")
         CUDA.capturing, CUDA.recorded = self, []
 
     def end_capture(self) -> Graph:
-        """End."""
+        """Return the captured calls as a graph."""
         assert CUDA.capturing is self
         CUDA.capturing = None
         return Graph(CUDA.recorded)
 
 
 class Device:
-    """A CUDA device, as a context."""
+    """A CUDA device."""
 
     def __init__(self, index: int) -> None:
         self.id = index
@@ -161,12 +179,12 @@ class Device:
         pass
 
     def use(self) -> None:
-        """Make it current."""
+        """Make the device current."""
         CUDA.log.append(("use", self.id))
 
 
 class RawModule:
-    """Kernels; each is called as declared or not at all."""
+    """A module of kernels, which checks the types of their arguments."""
 
     def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
         (real,) = [o.removeprefix("-DREAL=") for o in options if o.startswith("-DREAL=")]
@@ -175,47 +193,47 @@ class RawModule:
         self.host = Host(self.dtype)
 
     def get_function(self, name: str) -> Callable[..., None]:
-        """Return a kernel."""
-        CUDA.outside("cuModuleGetFunction")
+        """Return a kernel by its name."""
+        CUDA.forbid_in_capture("cuModuleGetFunction")
         parameters = kernels()[name].parameters
 
         def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-            plain = []
+            host_arguments = []
             for parameter, value in zip(parameters, arguments, strict=True):
                 if parameter.pointer:
                     assert isinstance(value, Array | np.uint64), (name, parameter.name)
-                    plain.append(value.view(np.ndarray) if isinstance(value, Array) else None)
+                    host_arguments.append(value.view(np.ndarray) if isinstance(value, Array) else None)
                 else:
                     assert type(value) is parameter.scalar(self.dtype).type, (name, parameter.name)
-                    plain.append(value)
-            CUDA.enqueue(("launch", name), CUDA.current, lambda: self.host.launch(name, grid, block, *plain))
+                    host_arguments.append(value)
+            CUDA.enqueue(("launch", name), CUDA.current, lambda: self.host.launch(name, grid, block, *host_arguments))
 
         return kernel
 
 
 def _memcpy(target: int, source: int, size: int, kind: int, stream: int) -> None:
     assert stream
-    if kind == 1:  # what is sent from ordinary memory is copied at once
-        CUDA.outside("a copy from the host")
+    if kind == 1:  # a copy from pageable memory happens at once
+        CUDA.forbid_in_capture("a copy from the host")
     CUDA.enqueue(("memcpy", kind, size), stream, lambda: ctypes.memmove(target, source, size) and None)
 
 
 def _empty(size: int, dtype: Any = float) -> Array:
-    CUDA.outside("cudaMalloc")
+    CUDA.forbid_in_capture("cudaMalloc")
     if int(size) * np.dtype(dtype).itemsize > CUDA.memory:
         raise OutOfMemoryError(f"Out of memory allocating {size} elements")
     return np.full(size, np.nan if np.dtype(dtype).kind == "f" else 77, dtype).view(Array)
 
 
 def _asnumpy(x: Any, stream: Any = None, order: str = "C") -> np.ndarray:
-    CUDA.outside("a copy to the host")
+    CUDA.forbid_in_capture("a copy to the host")
     assert stream is not None
     CUDA.log.append(("asnumpy", x.nbytes, stream.ptr))
     return np.array(x, order=order)
 
 
-def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of NumPy's whose results are arrays of ours."""
+def _wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a NumPy function that returns arrays of class Array."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         result = function(*arguments, **options)
@@ -225,7 +243,7 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def modules() -> dict[str, types.ModuleType]:
-    """Return what to put into ``sys.modules``."""
+    """Return the modules to put into ``sys.modules``, by name."""
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: CUDA.devices,
         getDeviceProperties=lambda i: {
@@ -251,55 +269,51 @@ def modules() -> dict[str, types.ModuleType]:
         get_default_memory_pool=lambda: types.SimpleNamespace(free_bytes=lambda: 0),
         bool=np.bool, int64=np.int64, float32=np.float32, float64=np.float64, finfo=np.finfo,
     )  # fmt: skip
-    cupy.__getattr__ = lambda name: _wrapped(getattr(np, name))  # type: ignore[method-assign]
+    cupy.__getattr__ = lambda name: _wrap(getattr(np, name))  # type: ignore[method-assign]
     return {"cupy": cupy, "cupy.cuda": cuda}
 
 
 class Cublas:
-    """The library: functions of C's types, so that what is passed is what the header of cuBLAS says."""
+    """Stands in for the cuBLAS library: C functions with the argument types of its header.
+
+    Attributes
+    ----------
+    calls : list of tuple
+        All calls, except those that failed.
+    refuses : int
+        The status that products return; 0 means success.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.stream, self.workspace, self.refuses = 0, 0, 0
         integer, pointer = ctypes.c_int, ctypes.c_void_p
-        gemm = [
-            pointer,
-            *[integer] * 5,
-            pointer,
-            pointer,
-            integer,
-            integer,
-            pointer,
-            integer,
-            integer,
-            pointer,
-            pointer,
-        ]
-        far = ctypes.c_longlong
-        batched = [
-            *[pointer, *[integer] * 5, pointer, pointer, integer, integer, far, pointer, integer, integer, far],
-            *[pointer, pointer, integer, integer, far, integer, integer, integer],
-        ]
+        matrix, stride = [pointer, integer, integer], ctypes.c_longlong
+        head = [pointer, *[integer] * 5, pointer]
+        gemm = [*head, *matrix, *matrix, pointer, *matrix, integer, integer]
+        batched = [*head, *matrix, stride, *matrix, stride, pointer, *matrix, stride, integer, integer, integer]
         functions: list[tuple[str, Any, list[Any]]] = [
             ("cublasCreate_v2", self._create, [ctypes.POINTER(pointer)]),
             ("cublasDestroy_v2", lambda handle: 0, [pointer]),
-            ("cublasSetMathMode", self._noted("math"), [pointer, integer]),
-            ("cublasSetPointerMode_v2", self._noted("pointers"), [pointer, integer]),
+            ("cublasSetMathMode", self._logging("math"), [pointer, integer]),
+            ("cublasSetPointerMode_v2", self._logging("pointers"), [pointer, integer]),
             ("cublasSetStream_v2", self._set_stream, [pointer, pointer]),
             ("cublasSetWorkspace_v2", self._set_workspace, [pointer, pointer, ctypes.c_size_t]),
             ("cublasGetVersion_v2", self._version, [pointer, ctypes.POINTER(integer)]),
-            ("cublasGemmEx", self._gemm, [*gemm, integer, integer, integer, integer]),
+            ("cublasGemmEx", self._gemm, gemm),
             ("cublasGemmStridedBatchedEx", self._gemms, batched),
         ]
-        for name, of, kinds in functions:
-            setattr(self, name, ctypes.CFUNCTYPE(integer, *kinds)(of))
+        for name, function, types_ in functions:
+            setattr(self, name, ctypes.CFUNCTYPE(integer, *types_)(function))
 
-    def _noted(self, name: str) -> Callable[..., int]:
-        def noted(handle: int, *values: int) -> int:
+    def _logging(self, name: str) -> Callable[..., int]:
+        """Return a function that logs its arguments and succeeds."""
+
+        def log(handle: int, *values: int) -> int:
             self.calls.append((name, handle, *values))
             return 0
 
-        return noted
+        return log
 
     def _create(self, handle: Any) -> int:
         handle[0] = 0x1000 + len(self.calls)
@@ -320,7 +334,7 @@ class Cublas:
         version[0] = 120905
         return 0
 
-    def _gemm(
+    def _gemm(  # noqa: PLR0913 - the arguments of cublasGemmEx
         self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, A: int, kind_a: int, lda: int, B: int,
         kind_b: int, ldb: int, beta: int, C: int, kind_c: int, ldc: int, compute: int, algorithm: int,
     ) -> int:  # fmt: skip
@@ -331,7 +345,9 @@ class Cublas:
         assert kind_a == kind_b
         assert (lda, ldb, ldc) == (k if ta else m, n if tb else k, m)
         real = ctypes.c_double if compute == 70 else ctypes.c_float
-        factor = real.from_address(alpha).value  # now: a host pointer need not live until the graph is launched
+        factor = real.from_address(
+            alpha
+        ).value  # read now, since a host pointer may be invalid when a graph is launched
         assert real.from_address(beta).value == 0
         element = {0: ctypes.c_float, 1: ctypes.c_double}[kind_a]
 
@@ -348,7 +364,7 @@ class Cublas:
             return 15
         return 0
 
-    def _gemms(
+    def _gemms(  # noqa: PLR0913 - the arguments of cublasGemmStridedBatchedEx
         self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, A: int, kind_a: int, lda: int,
         step_a: int, B: int, kind_b: int, ldb: int, step_b: int, beta: int, C: int, kind_c: int, ldc: int, step_c: int,
         parts: int, compute: int, algorithm: int,
@@ -365,7 +381,6 @@ class Cublas:
 
 
 def forget() -> None:
-    """Take back what was imported with this CuPy in place."""
+    """Reset the state, and forget the module that imported this CuPy."""
     CUDA.__init__()  # type: ignore[misc]
-    for name in ("deepnotes_cupy.cuda",):
-        sys.modules.pop(name, None)
+    sys.modules.pop("deepnotes_cupy.cuda", None)

@@ -1,4 +1,4 @@
-"""Check whether there is a working GPU by running a kernel and a product on it, and suggest the fix if not."""
+"""Open the GPU and test it with a kernel and a product; if it does not work, report the cause and the fix."""
 
 import ctypes
 import re
@@ -16,20 +16,20 @@ from deepnotes_cupy.device import Product
 if TYPE_CHECKING:
     from deepnotes_cupy.cuda import CudaDevice
 
-OLDEST = 14
-"""The oldest supported version of CuPy."""
+OLDEST_CUPY = 14
+"""The oldest supported major version of CuPy."""
 NO_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), or run where there is a GPU"
 
 
-def opened(index: int) -> "CudaDevice":
-    """Open the device, and check a kernel and a product on it.
+def open_device(index: int) -> "CudaDevice":
+    """Return the device after testing a kernel and a product on it.
 
     Raises
     ------
     BackendUnavailable, ArgumentError
     """
     driver = driver_version()
-    if driver is None:  # the usual case without a GPU: reported at once, without importing CuPy
+    if driver is None:  # the most common case: reported at once, without importing CuPy
         also = "" if find_spec("cupy") else ", and CuPy is not installed"
         raise _unavailable(
             f"there is no NVIDIA driver (libcuda.so.1 is not found){also}",
@@ -39,7 +39,7 @@ def opened(index: int) -> "CudaDevice":
     if len(wheels) > 1:
         keep = wheels[-1]
         raise _unavailable(
-            f"{' and '.join(wheels)} are installed together, and overwrite each other's files",
+            f"{' and '.join(wheels)} are both installed, and overwrite each other's files",
             f"pip uninstall -y {' '.join(wheels)} && {_install(_cuda_of(keep))}",
         )
     try:
@@ -48,22 +48,20 @@ def opened(index: int) -> "CudaDevice":
         cause = (
             "CuPy is not installed"
             if isinstance(error, ModuleNotFoundError)
-            else f"CuPy cannot be imported: {_first(error)}"
+            else f"CuPy cannot be imported: {_first_line(error)}"
         )
         raise _unavailable(cause, _install(_cuda_for(driver))) from error
     major = _cuda_of(wheels[0]) if wheels else _built_for(cupy)
-    if int(cupy.__version__.partition(".")[0]) < OLDEST:  # earlier namespaces do not follow the standard
-        raise _unavailable(f"CuPy {cupy.__version__} is older than {OLDEST}", _install(major))
+    if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:  # earlier namespaces do not follow the standard
+        raise _unavailable(f"CuPy {cupy.__version__} is older than {OLDEST_CUPY}", _install(major))
     if 0 < driver < 1000 * major:
         raise _unavailable(*_old_driver(driver, major))
     count = _try(lambda: cupy.cuda.runtime.getDeviceCount(), driver, major)
     if not count:
         raise _unavailable(*_no_device())
     if index >= count:
-        raise ArgumentError(
-            f"device={index}, and there {'is one device, 0' if count == 1 else f'are 0 to {count - 1}'}"
-        )
-    return _try(lambda: _proved(index), driver, major)  # type: ignore[no-any-return]
+        raise ArgumentError(f"device={index}, wanted {'0, the only device' if count == 1 else f'0 to {count - 1}'}")
+    return _try(lambda: _open_and_test(index), driver, major)  # type: ignore[no-any-return]
 
 
 def driver_version() -> int | None:
@@ -84,17 +82,17 @@ def installed_wheels() -> list[str]:
     return sorted(name for name in names if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", name))
 
 
-def _proved(index: int) -> "CudaDevice":
+def _open_and_test(index: int) -> "CudaDevice":
     """Return the device after testing that it rounds numbers and multiplies matrices correctly."""
     from deepnotes_cupy.cuda import CudaDevice
 
     device = CudaDevice(index)
     x = np.arange(12, dtype=np.float32)
     with device.section():
-        there, half, product = (device.empty(12, kind) for kind in ("float32", "uint16", "float32"))
-        device.upload(x, there)
-        device.launcher("round16", "float32", (1, 1, 1), 256, (there, half, 12, 0, 1.0))()
-        device.multiplier(Product((False, True), 3, 3, 4, 1.0, there, there, product, "float32"))()
+        source, half, product = (device.empty(12, kind) for kind in ("float32", "uint16", "float32"))
+        device.upload(x, source)
+        device.launcher("round16", "float32", (1, 1, 1), 256, (source, half, 12, 0, 1.0))()
+        device.multiplier(Product((False, True), 3, 3, 4, 1.0, source, source, product, "float32"))()
         rounded, multiplied = device.download(half), device.download(product)
     A = x.reshape(4, 3).T
     if not np.array_equal(rounded, x.view(np.uint32) >> 16) or not np.array_equal(
@@ -107,46 +105,48 @@ def _proved(index: int) -> "CudaDevice":
 
 
 def _try(function: Callable[[], Any], driver: int, major: int) -> Any:
-    """Return the result of a function; report its errors with their fix."""
+    """Return the result of a function; turn its errors into BackendUnavailable with cause and fix."""
     try:
         return function()
     except (BackendUnavailable, ArgumentError):
         raise
     except Exception as error:
-        raise _unavailable(*_cause(error, driver, major)) from error
+        raise _unavailable(*_explain(error, driver, major)) from error
 
 
-def _cause(error: Exception, driver: int, major: int) -> tuple[str, str]:
-    """Return cause and fix of an error that was raised while the device was opened and tested."""
+def _explain(error: Exception, driver: int, major: int) -> tuple[str, str]:
+    """Return the cause and the fix of an error that was raised while the device was opened and tested."""
     text, kind = str(error), type(error).__name__
     if "InsufficientDriver" in text:
         return _old_driver(driver, major)
     if "NoDevice" in text or "no CUDA-capable device" in text:
         return _no_device()
     if isinstance(error, MemoryError) or "out of memory" in text:
-        return f"the device has no memory left ({_first(error)})", "end other programs that use it, see nvidia-smi"
+        return f"the device has no memory left ({_first_line(error)})", "end other programs that use it, see nvidia-smi"
     if kind == "CublasMissing" or "cublas" in text.lower():
-        return _first(error), _install(major)
+        return _first_line(error), _install(major)
     missing = kind in ("DynamicLibNotFoundError", "ImportError", "OSError") or "not find" in text
     if "nvrtc" in text.lower() and missing:
-        return f"NVRTC, CUDA's compiler, cannot be loaded ({_first(error)})", _install(major)
+        return f"NVRTC, CUDA's compiler, cannot be loaded ({_first_line(error)})", _install(major)
     if kind == "CompileException" or "NVRTC" in text:
-        return f"a kernel does not compile ({_first(error)})", _install(major)
+        return f"a kernel does not compile ({_first_line(error)})", _install(major)
     if "NoKernelImage" in text or "NO_BINARY_FOR_GPU" in text:
-        return f"this CuPy is for other GPUs ({_first(error)})", _install(_cuda_for(driver))
-    return f"{kind}: {_first(error)}", f"{_install(major)}; then look at nvidia-smi"
+        return f"this CuPy was built for other GPUs ({_first_line(error)})", _install(_cuda_for(driver))
+    return f"{kind}: {_first_line(error)}", f"{_install(major)}; then look at nvidia-smi"
 
 
 def _old_driver(driver: int, major: int) -> tuple[str, str]:
+    """Return cause and fix if the driver does not work, or is too old for this CuPy."""
     if not driver:
-        return "there is no NVIDIA driver that works", NO_DRIVER
-    cause = f"the driver knows CUDA {driver // 1000}.{driver % 1000 // 10}, and this CuPy is for CUDA {major}"
+        return "the NVIDIA driver does not work", NO_DRIVER
+    cause = f"the driver supports CUDA {driver // 1000}.{driver % 1000 // 10}, and this CuPy is for CUDA {major}"
     if 12000 <= driver < 1000 * major:
         return cause, f"pip uninstall -y cupy-cuda{major}x && {_install(_cuda_for(driver))}, or update the driver"
     return cause, f"update the driver to one for CUDA {major} (https://www.nvidia.com/drivers)"
 
 
 def _no_device() -> tuple[str, str]:
+    """Return cause and fix if CUDA sees no device."""
     import os
 
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -160,24 +160,26 @@ def _unavailable(cause: str, fix: str) -> BackendUnavailable:
 
 
 def _install(major: int) -> str:
+    """Return the command that installs CuPy for a major version of CUDA."""
     return f'pip install "deepnotes[cuda{major}]"'
 
 
 def _cuda_for(driver: int) -> int:
-    """Return the CUDA version that a driver can run."""
+    """Return the newest supported major version of CUDA that a driver can run."""
     return 13 if driver >= 13000 else 12
 
 
 def _cuda_of(wheel: str) -> int:
-    found = re.search(r"cuda(\d+)x", wheel)
-    return int(found[1]) if found else 12
+    """Return the major version of CUDA that a wheel of CuPy is for, from its name."""
+    match = re.search(r"cuda(\d+)x", wheel)
+    return int(match[1]) if match else 12
 
 
 def _built_for(cupy: Any) -> int:
-    """Return the CUDA version that CuPy was built for, if it was not installed as a wheel."""
+    """Return the major version of CUDA that an installed CuPy, not from a wheel, was built for."""
     return int(cupy.cuda.runtime.runtimeGetVersion()) // 1000
 
 
-def _first(error: BaseException) -> str:
-    """Return the first line of the message of an error."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

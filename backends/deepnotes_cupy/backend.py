@@ -1,4 +1,4 @@
-"""The CuPy backend: arrays on one GPU, equations as fused kernels, Programs and Inferences as launches of our own."""
+"""CupyBackend: arrays on one GPU, equations as fused kernels, its own Programs and Inferences."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ from deepnotes_cupy.sectioned_program import SectionedProgram
 from deepnotes_cupy.streaming import STAGE, HostSamples
 
 SHARE = 0.3
-"""The share of the free memory above which samples stay on the host; checking them takes as much again."""
+"""The share of the free memory above which samples stay on the host; checking samples needs as much memory again."""
 SMALL = 1 << 25
-"""Bytes that are always below that share, and for which no Program has to release its training data."""
+"""The bytes up to which samples are always moved to the device, without releasing the data of other Programs."""
 
 
 class CupyBackend(DeviceBackend):
@@ -35,8 +35,8 @@ class CupyBackend(DeviceBackend):
     loss_scale : float, "dynamic" or None
         For float16 only.
     resident_bytes : int or None
-        Samples, targets or weights larger than this stay on the host; by default those larger than a good part of the
-        free memory.
+        Samples, targets or weights larger than this stay on the host; by default those larger than :data:`SHARE` of
+        the free memory.
     """
 
     def __init__(
@@ -51,11 +51,13 @@ class CupyBackend(DeviceBackend):
         self.stage_bytes = STAGE
         self._programs: WeakSet[CupyProgram] = WeakSet()
         if not device.keeps_subnormals:
-            self.known_gaps = {"semantics.subnormals": "CuPy compiles with -ftz=true: float32 takes subnormals for 0"}
+            self.known_gaps = {
+                "semantics.subnormals": "CuPy compiles with -ftz=true: float32 subnormals are flushed to 0"
+            }
         super().__init__("cupy", device.xp, kernels(self))
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the Program of captured steps, or the eager one if a part has no kernel, on this device."""
+        """Return a Program that captures steps as CUDA graphs, or the eager one if a part has no kernel."""
         if supported().has_plan(plan) and plan.objective == NOTES:
             program = CupyProgram(self, plan)
             self._programs.add(program)
@@ -64,14 +66,14 @@ class CupyBackend(DeviceBackend):
         return SectionedProgram(self, plan)
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
-        """Return the fused forward pass, or the eager one if a part has no kernel, on this device."""
+        """Return the fused forward pass, or the eager one if a part has no kernel."""
         if supported().has_layers(layers):
             return CupyInference(self, layers, layout, dtype)
         _log_eager(layers)
         return SectionedInference(self, layers, layout, dtype)
 
     def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
-        """Compile all kernels for each dtype, and run what trains and predicts; see :meth:`Backend.warmup`."""
+        """Compile all kernels for each dtype, then train and predict once; see :meth:`Backend.warmup`."""
         from deepnotes_cupy.warmup import warmup
 
         yield from warmup(self, dtypes)
@@ -83,26 +85,26 @@ class CupyBackend(DeviceBackend):
     # --- to the device and back -------------------------------------------------------------------------------------
 
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
-        """Return a copy of the host array `x` on the device, in its own order of elements."""
+        """Return a copy of the host array `x` on the device, in the same memory layout (C or Fortran order)."""
         host = np.asarray(x, None if dtype is None else np.dtype(dtype))
-        turned = host.ndim == 2 and host.T.flags.c_contiguous and not host.flags.c_contiguous
-        flat = np.ascontiguousarray(host.T if turned else host).reshape(-1)
+        transposed = host.ndim == 2 and host.T.flags.c_contiguous and not host.flags.c_contiguous
+        flat = np.ascontiguousarray(host.T if transposed else host).reshape(-1)
         with self.device.section():
-            held = self.device.empty(flat.size, str(flat.dtype))
+            copy = self.device.empty(flat.size, str(flat.dtype))
             if flat.size:
-                self.device.upload(flat, held)
-            return held.reshape(host.T.shape).T if turned else held.reshape(host.shape)
+                self.device.upload(flat, copy)
+            return copy.reshape(host.T.shape).T if transposed else copy.reshape(host.shape)
 
     def from_samples(self, x: np.ndarray) -> Any:
-        """Return samples, laid out by sample, on the device, or unchanged on the host if they are too large."""
+        """Return samples on the device, laid out by sample, or unchanged on the host if they are too large."""
         if x.nbytes > SMALL:
             for program in list(self._programs):
                 program.release_data()
-        if self.resident_bytes is None:  # asking for the free memory takes longer than sending a few samples
-            stays = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
+        if self.resident_bytes is None:  # asking for the free memory takes longer than copying a few samples
+            stay = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
         else:
-            stays = x.nbytes > self.resident_bytes
-        return HostSamples(self, x) if stays else self.from_numpy(x)
+            stay = x.nbytes > self.resident_bytes
+        return HostSamples(self, x) if stay else self.from_numpy(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         """Return a copy on the host; host arrays are returned unchanged."""
@@ -119,9 +121,10 @@ class CupyBackend(DeviceBackend):
         return flat
 
     def describe(self) -> str:
-        """Return versions and devices."""
+        """Return the versions of CuPy, CUDA, driver and cuBLAS, and the devices."""
         return self.device.describe()
 
 
-def _log_eager(what: object) -> None:
-    logging.getLogger("deepnotes").debug("cupy: %s has parts that there is no kernel for, so it runs eagerly", what)
+def _log_eager(plan_or_layers: object) -> None:
+    """Log that a plan or some layers run eagerly."""
+    logging.getLogger("deepnotes").debug("cupy: %s has a part without a kernel, so it runs eagerly", plan_or_layers)

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes.backends import LOSSES as LIBRARY
+from deepnotes.backends import LOSSES
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
 from deepnotes_cupy.lowering import DenseRow, DropoutRow
 from deepnotes_cupy.sources import codes
 from deepnotes_cupy.tape import Tape
 
-FUSED = {name: traits.fused[1] for name, traits in LIBRARY.items() if traits.fused}
-"""The kernels that take a loss from the logits, by its name."""
+FUSED = {name: traits.fused[1] for name, traits in LOSSES.items() if traits.fused}
+"""The kernels that compute a loss from the logits, by the name of the loss."""
 
 
 class Targets(NamedTuple):
@@ -32,14 +32,14 @@ class Targets(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A loss, its option, and whether it is taken from the logits of the last layer."""
+    """A loss, its option, and whether it is computed from the logits of the last layer."""
 
     name: str
     option: float
     fused: bool
 
 
-def loss(
+def loss(  # noqa: PLR0913 - the operands of the equation
     tape: Tape,
     of: Loss,
     row: DenseRow | DropoutRow,
@@ -58,10 +58,10 @@ def loss(
     row : Row
         The last layer.
     Z, A : array
-        If the loss is fused, Z is the product without b, and A is written unless it is None; otherwise A holds the
-        outputs.
+        If the loss is fused, Z is the product without b, and A is an output unless it is None. Otherwise A holds the
+        network's outputs.
     D, L : array
-        Written to: shapes (m * k,) and (m,).
+        Outputs: the derivatives, shape (m * k,), and the losses, shape (m,).
     """
     Y, by_class, w = targets
     k = row.n
@@ -73,11 +73,11 @@ def loss(
         tape.launch("loss", (k, m), A, Y, int(by_class), w, D, L, k, m, code, of.option)
 
 
-def backward(
+def backward(  # noqa: PLR0913 - the operands of the backward pass
     tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: list[Any], masks: Masks, fused: bool,
     scale: float,
 ) -> None:  # fmt: skip
-    """Add the gradient of all parameters, written to `g`, shape (p,).
+    """Add the gradient of all parameters, which is written to `g`.
 
     Parameters
     ----------
@@ -85,34 +85,34 @@ def backward(
     caches : sequence of Cache
     g : array, shape (p,)
     factors : array
-        As of :func:`deepnotes_cupy.forward.weights`.
+        The weights rounded by :func:`deepnotes_cupy.forward.weights`.
     m : int
     D : list of two arrays
         The first holds the derivatives of the loss; both are overwritten.
     masks : Masks
     fused : bool
-        Whether these are already dZ.
+        Whether the derivatives are already dZ.
     scale : float
-        The factor of dZ where it is rounded to 16 bits; the products divide by it.
+        dZ is multiplied by it before it is rounded to 16 bits; the products divide by it.
     """
     first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow))
-    for place in reversed(range(len(caches))):
-        cache = caches[place]
-        row, here = cache.row, D[0]
+    for index in reversed(range(len(caches))):
+        cache = caches[index]
+        row, derivatives = cache.row, D[0]
         if isinstance(row, DropoutRow):
-            if place > first:
-                dropout(tape, row, here, here, m, masks)
+            if index > first:
+                dropout(tape, row, derivatives, derivatives, m, masks)
             continue
-        of_linear(tape, cache, g, here, m, fused and place == len(caches) - 1)
-        dZ = tape.factor(here[: m * row.n], lasting=False, scale=scale)
+        activation_backward(tape, cache, g, derivatives, m, fused and index == len(caches) - 1)
+        dZ = tape.factor(derivatives[: m * row.n], lasting=False, scale=scale)
         A_prev = tape.factor(cache.A_prev)
         tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
-        if place > first:
+        if index > first:
             tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, D[1])
             D = D[::-1]
 
 
-def of_linear(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> None:
+def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> None:
     """Add ``dZ = dA * g'(Z)`` in place (N12), unless D is already dZ, and ``db`` (N14)."""
     row = cache.row
     assert isinstance(row, DenseRow)

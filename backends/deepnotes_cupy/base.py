@@ -1,4 +1,4 @@
-"""The interface of the backend that its Programs and Inferences use, without importing the backend."""
+"""DeviceBackend: the attributes of the backend that its Programs and Inferences use, to avoid an import cycle."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class DeviceBackend(Backend):
     loss_scale : float, "dynamic" or None
         For float16 only.
     stage_bytes : int
-        The size of the buffers that stream samples from the host.
+        The size of each buffer for samples that are streamed from the host.
     """
 
     device: Device

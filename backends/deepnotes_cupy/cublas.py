@@ -1,7 +1,6 @@
-"""cuBLAS by ctypes, on a handle of our own: CuPy refuses its own products while a stream is being captured.
+"""cuBLAS through ctypes, on a separate handle: CuPy refuses to compute products while a stream is being captured.
 
-Every product names its compute type, so that no setting of the process (``CUPY_TF32``, a math mode) can change the
-precision.
+Every product states its compute type, so no setting of the process (``CUPY_TF32``, a math mode) changes the precision.
 """
 
 import ctypes
@@ -13,7 +12,7 @@ from deepnotes_cupy.device import Factors, Product
 
 CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF = 0, 1, 2, 14
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
-TYPES: dict[Factors, tuple[int, int, int]] = {  # of the factors, of the product, of the computation
+TYPES: dict[Factors, tuple[int, int, int]] = {  # the types of the factors, of the product, and of the computation
     "float64": (CUDA_R_64F, CUDA_R_64F, COMPUTE_64F),
     "float32": (CUDA_R_32F, CUDA_R_32F, COMPUTE_32F),
     "tf32": (CUDA_R_32F, CUDA_R_32F, COMPUTE_32F_FAST_TF32),
@@ -21,10 +20,10 @@ TYPES: dict[Factors, tuple[int, int, int]] = {  # of the factors, of the product
     "float16": (CUDA_R_16F, CUDA_R_32F, COMPUTE_32F),
 }
 DEFAULT_MATH, POINTERS_ON_HOST, DEFAULT_ALGORITHM = 0, 0, -1
-ONE_PART = 19
-"""Arguments of a product without parts."""
+SINGLE_PRODUCT_ARGUMENTS = 19
+"""The number of arguments of ``cublasGemmEx``; the batched function has more."""
 WORKSPACE = 32 << 20
-"""The bytes that NVIDIA recommends for Hopper, more than enough for earlier devices."""
+"""The size in bytes that NVIDIA recommends for Hopper; earlier devices need less."""
 
 STATUS = {
     1: "not initialized",
@@ -40,38 +39,38 @@ STATUS = {
 
 
 class CublasError(RuntimeError):
-    """A call of cuBLAS failed."""
+    """A call to cuBLAS failed."""
 
 
 class CublasMissing(RuntimeError):
-    """There is no cuBLAS to load."""
+    """cuBLAS cannot be found."""
 
 
 def load(major: int) -> Any:
-    """Return the library for this major version of CUDA: from the wheels, Conda, ``CUDA_PATH``, or the system.
+    """Return cuBLAS for a major version of CUDA, found in the wheels, in Conda, by ``CUDA_PATH`` or in the system.
 
     Raises
     ------
     CublasMissing
     """
     names = (f"libcublas.so.{major}", f"cublas64_{major}.dll")
-    elsewhere = None
+    path = None
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy 14
 
-        elsewhere = load_nvidia_dynamic_lib("cublas").abs_path
-    except (ImportError, RuntimeError, OSError):  # not with this Python; not found; found and broken
+        path = load_nvidia_dynamic_lib("cublas").abs_path
+    except (ImportError, RuntimeError, OSError):  # no pathfinder for this Python; not found; broken
         pass
-    if elsewhere is not None and any(name in elsewhere for name in names):
-        return ctypes.CDLL(elsewhere)
+    if path is not None and any(name in path for name in names):
+        return ctypes.CDLL(path)
     for name in names:
         try:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    if elsewhere is not None:  # of another CUDA version: better than none, and tested before it is used
-        return ctypes.CDLL(elsewhere)
-    raise CublasMissing(f"cuBLAS for CUDA {major} is found neither among Python's packages nor as {names[0]}")
+    if path is not None:  # for another CUDA version: may work, and is tested before it is used
+        return ctypes.CDLL(path)
+    raise CublasMissing(f"cuBLAS for CUDA {major} is neither in a Python package nor found as {names[0]}")
 
 
 class Cublas:
@@ -83,7 +82,8 @@ class Cublas:
     stream : int
         The address of the stream that products are enqueued to.
     workspace : (int, int), optional
-        Address and size of device memory for it. Without it, cuBLAS allocates its own, which may not be captured.
+        Address and size of device memory for cuBLAS. Without it, cuBLAS allocates memory itself, which a capture
+        forbids.
 
     Raises
     ------
@@ -110,39 +110,42 @@ class Cublas:
         return version.value
 
     def follow(self, stream: int) -> None:
-        """Use another stream from now on, without the workspace."""
+        """Use another stream from now on; this drops the workspace."""
         self._call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
 
-    def prepared(self, product: Product) -> tuple[Any, ...]:
+    def prepare(self, product: Product) -> tuple[Any, ...]:
         """Return the arguments of a product, for :meth:`multiply`."""
-        (turned_a, turned_b), m, n, k, alpha, A, B, C, factors, parts = product
-        of_factors, of_product, compute = TYPES[factors]
+        (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
+        factor_type, product_type, compute = TYPES[factors]
         scalar = ctypes.c_double if factors == "float64" else ctypes.c_float
-        one, nothing = scalar(alpha), scalar(0.0)
+        scale, zero = scalar(alpha), scalar(0.0)
         batch = parts > 1
 
-        def steps(size: int) -> tuple[Any, ...]:
-            """Return the strides from one part to the next, if there are several."""
+        def stride(size: int) -> tuple[Any, ...]:
+            """Return the distance from one part to the next as an argument, if there are several parts."""
             return (ctypes.c_longlong(size),) if batch else ()
 
         return (
             self.handle,
-            ctypes.c_int(int(turned_a)), ctypes.c_int(int(turned_b)), ctypes.c_int(m), ctypes.c_int(n), ctypes.c_int(k),
-            ctypes.byref(one),
-            ctypes.c_void_p(address(A)), ctypes.c_int(of_factors), ctypes.c_int(k if turned_a else m),
-            *steps(m * k),
-            ctypes.c_void_p(address(B)), ctypes.c_int(of_factors), ctypes.c_int(n if turned_b else k),
-            *steps(k * n),
-            ctypes.byref(nothing),
-            ctypes.c_void_p(address(C)), ctypes.c_int(of_product), ctypes.c_int(m),
-            *steps(m * n), *((ctypes.c_int(parts),) if batch else ()),
+            ctypes.c_int(int(transpose_a)), ctypes.c_int(int(transpose_b)),
+            ctypes.c_int(m), ctypes.c_int(n), ctypes.c_int(k),
+            ctypes.byref(scale),
+            ctypes.c_void_p(address(A)), ctypes.c_int(factor_type), ctypes.c_int(k if transpose_a else m),
+            *stride(m * k),
+            ctypes.c_void_p(address(B)), ctypes.c_int(factor_type), ctypes.c_int(n if transpose_b else k),
+            *stride(k * n),
+            ctypes.byref(zero),
+            ctypes.c_void_p(address(C)), ctypes.c_int(product_type), ctypes.c_int(m),
+            *stride(m * n), *((ctypes.c_int(parts),) if batch else ()),
             ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
         )  # fmt: skip
 
     def multiply(self, arguments: Iterable[Any]) -> None:
         """Enqueue a product, or the products of several parts."""
         arguments = tuple(arguments)
-        self._call("cublasGemmEx" if len(arguments) == ONE_PART else "cublasGemmStridedBatchedEx", *arguments)
+        self._call(
+            "cublasGemmEx" if len(arguments) == SINGLE_PRODUCT_ARGUMENTS else "cublasGemmStridedBatchedEx", *arguments
+        )
 
     def _call(self, name: str, *arguments: Any) -> None:
         function = self._functions.get(name)
@@ -154,7 +157,7 @@ class Cublas:
             raise CublasError(f"{name}: {STATUS.get(status, 'error')} ({status})")
 
     def __del__(self) -> None:
-        if self.handle and not sys.is_finalizing():  # at the end of a process CUDA may be gone before us
+        if self.handle and not sys.is_finalizing():  # at interpreter exit, CUDA may be unloaded already
             self._library.cublasDestroy_v2(self.handle)
 
 

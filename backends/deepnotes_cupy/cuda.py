@@ -1,4 +1,4 @@
-"""The real device: CuPy's memory, streams, kernels and graphs, and cuBLAS on handles of our own."""
+"""CudaDevice: a GPU, through CuPy's memory, streams, kernels and graphs, and cuBLAS on separate handles."""
 
 import os
 import threading
@@ -44,31 +44,31 @@ class CudaDevice:
         self.index, self._process = index, os.getpid()
         self._lock = threading.RLock()
         if index:
-            cupy.cuda.Device(index).use()  # for arithmetic between our calls, in this thread
+            cupy.cuda.Device(index).use()  # for arithmetic in this thread outside sections
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
-            self._beside = cupy.cuda.Stream(non_blocking=True)
+            self._copy_stream = cupy.cuda.Stream(non_blocking=True)
             self.processors = int(runtime.getDeviceProperties(index)["multiProcessorCount"])
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
             self._cublas = Cublas(library, self._stream.ptr, (self._workspace.data.ptr, WORKSPACE))
-            self._elsewhere = Cublas(library, 0, None)  # for eager execution in streams that are not ours
+            self._foreign_cublas = Cublas(library, 0, None)  # for eager execution in other streams
             self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
 
-    # --- where work goes ----------------------------------------------------------------------------------------
+    # --- the stream ----------------------------------------------------------------------------------------
 
     def check_process(self) -> None:
         """Raise ForkedProcessError in a process that was forked from the one that opened the device."""
         if os.getpid() != self._process:
             raise ForkedProcessError(
-                "this process was forked from one that uses the GPU already, and CUDA cannot be used in both: start "
+                "this process was forked from one that already used the GPU, and CUDA works only in one of them: start "
                 'processes with multiprocessing.get_context("spawn")'
             )
 
     @contextmanager
     def section(self) -> Iterator[None]:
-        """Hold the device; see :meth:`Device.section`."""
+        """Lock the device and make its stream current; see :meth:`Device.section`."""
         self.check_process()
         with self._lock, cupy.cuda.Device(self.index):
             outer = cupy.cuda.get_current_stream()
@@ -98,56 +98,56 @@ class CudaDevice:
             return int(runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
 
     def upload(self, host: np.ndarray, target: Any) -> None:
-        """Copy from the host: from ordinary memory, so the driver has its own copy when this returns."""
+        """Copy a host array; see :meth:`Device.upload`. Its memory is pageable: on return, the driver has a copy."""
         host = np.ascontiguousarray(host)
         runtime.memcpyAsync(
             address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._stream.ptr
         )
 
     def download(self, source: Any) -> np.ndarray:
-        """Copy to the host, and wait for it."""
-        return np.asarray(cupy.asnumpy(source, stream=self._stream, order="A"))  # in its own layout, not transposed
+        """Return a copy on the host; see :meth:`Device.download`."""
+        return np.asarray(cupy.asnumpy(source, stream=self._stream, order="A"))  # in the same memory layout
 
     def copier(self, source: Any, target: Any) -> Call:
-        """Return a copy within the device."""
-        to, of, size, stream = address(target), address(source), source.nbytes, self._stream.ptr
+        """Return a call that copies an array; see :meth:`Device.copier`."""
+        destination, origin, size, stream = address(target), address(source), source.nbytes, self._stream.ptr
 
-        def copy(kept: Any = (source, target)) -> None:
-            runtime.memcpyAsync(to, of, size, runtime.memcpyDeviceToDevice, stream)
+        def copy(keep_alive: Any = (source, target)) -> None:
+            runtime.memcpyAsync(destination, origin, size, runtime.memcpyDeviceToDevice, stream)
 
         return copy
 
     def pinned(self, size: int, dtype: str) -> np.ndarray:
-        """Return page-locked memory of CuPy's pool as an array, which keeps it."""
+        """Return an array in page-locked memory of CuPy's pool."""
         memory = cupy.cuda.alloc_pinned_memory(max(1, size) * np.dtype(dtype).itemsize)
         return np.frombuffer(memory, dtype, size)
 
     def send(self, pairs: Sequence[tuple[np.ndarray, Any]], after: Any) -> Any:
-        """Copy pinned arrays in the copy stream; see :meth:`Device.send`."""
+        """Enqueue copies of pinned arrays in the copy stream; see :meth:`Device.send`."""
         if after is not None:
-            self._beside.wait_event(after)
+            self._copy_stream.wait_event(after)
         for host, target in pairs:
             runtime.memcpyAsync(
-                address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._beside.ptr
+                address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._copy_stream.ptr
             )
-        return self._beside.record(cupy.cuda.Event(disable_timing=True))
+        return self._copy_stream.record(cupy.cuda.Event(disable_timing=True))
 
     def mark(self) -> Any:
-        """Return an event of our stream."""
+        """Return an event at the end of the stream; see :meth:`Device.mark`."""
         return self._stream.record(cupy.cuda.Event(disable_timing=True))
 
     def await_event(self, event: Any) -> None:
-        """Have our stream wait."""
+        """Make the stream wait for an event; see :meth:`Device.await_event`."""
         self._stream.wait_event(event)
 
     def settle(self, event: Any) -> None:
-        """Wait on the host."""
+        """Wait for an event on the host; see :meth:`Device.settle`."""
         event.synchronize()
 
     # --- work ---------------------------------------------------------------------------------------------------
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a launch in the current stream, its arguments packed as the kernel's own declaration wants them."""
+        """Return a call that launches a kernel in the current stream, with arguments of the declared types."""
         function = self._kernel(kernel, dtype)
         parameters = kernels()[kernel].parameters
         if len(arguments) != len(parameters):
@@ -163,29 +163,29 @@ class CudaDevice:
         return launch
 
     def multiplier(self, product: Product) -> Call:
-        """Return a product in the current stream."""
-        prepared = self._cublas.prepared(product)
-        ours = self._stream.ptr
+        """Return a call that computes a product in the current stream."""
+        prepared = self._cublas.prepare(product)
+        own_stream = self._stream.ptr
 
-        def multiply(kept: Product = product) -> None:
+        def multiply(keep_alive: Product = product) -> None:
             stream = cupy.cuda.get_current_stream().ptr
-            if stream == ours:
+            if stream == own_stream:
                 self._cublas.multiply(prepared)
                 return
             with self._lock:
-                self._elsewhere.follow(stream)
-                self._elsewhere.multiply((self._elsewhere.handle, *prepared[1:]))
+                self._foreign_cublas.follow(stream)
+                self._foreign_cublas.multiply((self._foreign_cublas.handle, *prepared[1:]))
 
         return multiply
 
     def capture(self, run: Call) -> Graph:
-        """Capture our stream; see :meth:`Device.capture`. Other threads may go on allocating meanwhile."""
+        """Capture the stream; see :meth:`Device.capture`. Other threads may allocate memory meanwhile."""
         try:
             self._stream.begin_capture(runtime.streamCaptureModeThreadLocal)
             try:
                 run()
             except BaseException:
-                with suppress(Exception):  # it reports the error again, and leaves the stream usable
+                with suppress(Exception):  # it raises the same error again, and leaves the stream usable
                     self._stream.end_capture()
                 raise
             graph = self._stream.end_capture()
@@ -195,7 +195,7 @@ class CudaDevice:
         return CudaGraph(graph, self._stream)
 
     def prepare(self, kernel: str, dtype: str) -> None:
-        """Compile a kernel and load it."""
+        """Compile and load a kernel."""
         self._kernel(kernel, dtype)
 
     @cache  # noqa: B019 (a device lives as long as the process)
@@ -206,28 +206,28 @@ class CudaDevice:
     def _module(self, dtype: str) -> Any:
         return cupy.RawModule(code=program(), options=(f"-DREAL={REAL[dtype]}", "--std=c++17"))
 
-    # --- words --------------------------------------------------------------------------------------------------
+    # --- description --------------------------------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """Return versions, and all devices with their memory."""
+        """Return the versions of the libraries, and all devices with their memory."""
         cuda, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
         major, minor = divmod(self._cublas.version(), 10000)
         count = runtime.getDeviceCount()
         devices = "; ".join(
-            _described(i) + (" (selected)" if count > 1 and i == self.index else "") for i in range(count)
+            _describe_device(i) + (" (selected)" if count > 1 and i == self.index else "") for i in range(count)
         )
         return (
-            f"cupy {cupy.__version__}, CUDA {_version(cuda)}, driver for CUDA {_version(driver)}, "
+            f"cupy {cupy.__version__}, CUDA {_format_version(cuda)}, driver for CUDA {_format_version(driver)}, "
             f"cuBLAS {major}.{minor // 100}; {devices}"
         )
 
 
-def _described(index: int) -> str:
+def _describe_device(index: int) -> str:
     properties = runtime.getDeviceProperties(index)
     name = properties["name"]
     name = name.decode() if isinstance(name, bytes) else name
     return f"device {index}: {name}, {properties['totalGlobalMem'] / 2**30:.1f} GiB"
 
 
-def _version(number: int) -> str:
+def _format_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,8 +1,8 @@
-"""The interface to a device, which everything above it in this backend uses.
+"""The interface to a device, on which the rest of this backend is built.
 
-:class:`~deepnotes_cupy.cuda.CudaDevice` is the real one. In the tests a stand-in has NumPy's arrays, runs the same
-kernels compiled for the CPU and records every call, so that Programs, fallbacks, streaming and errors are checked
-against the equations without a GPU.
+:class:`~deepnotes_cupy.cuda.CudaDevice` implements it for a GPU. In the tests, ``tests/host_device.py`` implements it
+on NumPy's arrays: it runs the same kernels compiled for the CPU and records every call, so Programs, fallbacks,
+streaming and errors are checked against the equations without a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 Call: TypeAlias = Callable[[], None]
-"""A launch, product or copy that is prepared, and can be enqueued any number of times."""
+"""A prepared launch, product or copy: each call enqueues it."""
 
 Factors: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16"]
-"""The precision of a product's factors; sums are in float64 for the first and in float32 for all others."""
+"""The precision of a product's factors. Its sums are in float64 for float64 factors, else in float32."""
 
 PRECISIONS: dict[str, Factors] = {"highest": "float32", "high": "tf32", "bfloat16": "bfloat16", "float16": "float16"}
-"""The factors of float32 products, by `matmul_precision`; those of float64 stay float64."""
+"""The precision of the factors of float32 products, by `matmul_precision`; float64 factors stay float64."""
 
 UNITS: dict[Factors, float] = {
     "float64": 2.0**-53,
@@ -27,11 +27,11 @@ UNITS: dict[Factors, float] = {
     "bfloat16": 2.0**-8,
     "float16": 2.0**-11,
 }
-"""Their unit roundoffs."""
+"""The unit roundoff of each precision."""
 
 
 class CaptureRefused(RuntimeError):
-    """The enqueued work cannot become a graph; the message says why."""
+    """The enqueued work cannot be captured as a graph; the message has the reason."""
 
 
 class Product(NamedTuple):
@@ -39,18 +39,18 @@ class Product(NamedTuple):
 
     Attributes
     ----------
-    turned : (bool, bool)
-        Whether A, and B, are taken transposed.
+    transposed : (bool, bool)
+        Whether A and B, respectively, are transposed.
     m, n, k : int
     alpha : float
     A, B, C : array
-        Flat, without gaps between columns: A is stored as (m, k), or (k, m) if it is transposed.
+        Flat, without gaps between columns. A is stored as (m, k), or as (k, m) if it is transposed; B likewise.
     factors : str
     parts : int
-        The number of products, each of k terms; A, B and C hold them one after the other.
+        The number of products, each of k terms; A, B and C hold their operands and results one after the other.
     """
 
-    turned: tuple[bool, bool]
+    transposed: tuple[bool, bool]
     m: int
     n: int
     k: int
@@ -63,14 +63,14 @@ class Product(NamedTuple):
 
 
 class Graph(Protocol):
-    """Calls that were captured, to be enqueued together."""
+    """Captured calls that are enqueued together."""
 
     def launch(self) -> None:
         """Enqueue all of them."""
 
 
 class Device(Protocol):
-    """One device, with a stream of this backend's own in which all enqueued work runs in order."""
+    """A device with a stream of its own, in which all enqueued work runs in order."""
 
     xp: Any
     """The array module of its arrays."""
@@ -82,7 +82,10 @@ class Device(Protocol):
     """Whether float32 subnormals are kept instead of flushed to 0."""
 
     def section(self) -> AbstractContextManager[None]:
-        """Return a context that holds the device for this thread: its stream is current, after all work so far."""
+        """Return a context that locks the device for this thread and makes its stream current.
+
+        Work enqueued in it runs after all work enqueued before, and before all work enqueued after the context.
+        """
 
     def empty(self, size: int, dtype: str) -> Any:
         """Return a new flat array.
@@ -93,25 +96,25 @@ class Device(Protocol):
         """
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return the launch of a kernel built for `dtype`: arrays, None for no array, and numbers are its arguments."""
+        """Return a call that launches a kernel built for `dtype`; an argument is a number, an array, or None (null)."""
 
     def prepare(self, kernel: str, dtype: str) -> None:
-        """Compile a kernel and load it, unless it is already loaded."""
+        """Compile and load a kernel, unless it is loaded already."""
 
     def multiplier(self, product: Product) -> Call:
-        """Return the product, by cuBLAS or its equivalent."""
+        """Return a call that computes the product, by cuBLAS or its equivalent."""
 
     def copier(self, source: Any, target: Any) -> Call:
-        """Return the copy of an array to another one of the same size, both on the device."""
+        """Return a call that copies an array to another one of the same size, both on the device."""
 
     def upload(self, host: np.ndarray, target: Any) -> None:
-        """Enqueue the copy of a host array to the first elements of `target`; the host array may change afterwards."""
+        """Enqueue a copy of a host array to the first elements of `target`; on return, the host array may change."""
 
     def download(self, source: Any) -> np.ndarray:
-        """Return a copy of an array on the host, after all earlier work."""
+        """Return a copy of an array on the host, made after all work enqueued so far."""
 
     def capture(self, run: Call) -> Graph:
-        """Return what `run` enqueues as a graph; it is not executed.
+        """Return the work that `run` enqueues as a graph, without executing it.
 
         Raises
         ------
@@ -122,13 +125,18 @@ class Device(Protocol):
         """Return a flat host array that can be sent while the device computes."""
 
     def send(self, pairs: Sequence[tuple[np.ndarray, Any]], after: Any) -> Any:
-        """Copy pinned arrays to the device, one target each, concurrently with the stream; return an event.
+        """Copy pinned arrays to the device concurrently with the stream, and return an event for the end of the copies.
 
-        It begins after the event `after`, if there is one.
+        Parameters
+        ----------
+        pairs : sequence of (ndarray, array)
+            Each pinned array and its target.
+        after : event or None
+            The copies begin after this event.
         """
 
     def mark(self) -> Any:
-        """Return an event that occurs when all work enqueued so far is done."""
+        """Return an event for the end of all work enqueued so far."""
 
     def await_event(self, event: Any) -> None:
         """Make work enqueued from now on wait for an event."""
@@ -137,7 +145,7 @@ class Device(Protocol):
         """Wait for an event on the host."""
 
     def free(self) -> int:
-        """Return the bytes that can be allocated."""
+        """Return the number of bytes that can be allocated."""
 
     def describe(self) -> str:
-        """Describe the device in a few words."""
+        """Return a short description of the device."""

@@ -1,6 +1,6 @@
-"""Level 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution here.
+"""Level 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution.
 
-Empty arrays, and those that are not the backend's own float32 or float64 matrices, use the equation itself.
+For empty arrays, and arrays that are not float32 or float64 matrices of the backend, the equation itself is used.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.backends import ACTIVATIONS as LIBRARY
+from deepnotes.backends import ACTIVATIONS
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import by_sample, in_columns
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
-    """Return the table, by the names of the equations."""
+    """Return the functions that replace equations, by the name of the equation."""
     fused = Fused(backend)
     table: dict[str, Callable[..., Any]] = {}
     for name in codes("Activation"):
@@ -38,19 +38,20 @@ def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
 
 
 def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str, matrices: bool = True) -> Any:
-    """Return a function that replaces an equation if its first arguments, the given number of arrays, suit it."""
+    """Return a function that replaces an equation if its first `arrays` arguments are supported."""
     equation = EQUATIONS[name]
 
     @wraps(equation)
     def kernel(xp: Any, *arguments: Any, **options: Any) -> Any:
-        if arrays and not _suit(arguments[:arrays], 2 if matrices else 1):
+        if arrays and not _are_supported(arguments[:arrays], 2 if matrices else 1):
             return equation(xp, *arguments, **options)
         return function(xp, *leading, *arguments, **options)
 
     return kernel
 
 
-def _suit(arrays: tuple[Any, ...], dimensions: int) -> bool:
+def _are_supported(arrays: tuple[Any, ...], dimensions: int) -> bool:
+    """Return whether all arrays are non-empty, on the device, and of the same float dtype and number of dimensions."""
     dtype = arrays[0].dtype
     return dtype in (np.float32, np.float64) and all(
         x.ndim == dimensions and x.dtype == dtype and x.size for x in arrays
@@ -58,7 +59,7 @@ def _suit(arrays: tuple[Any, ...], dimensions: int) -> bool:
 
 
 class Fused:
-    """Kernels that replace equations: they return new arrays, in the current stream.
+    """Functions that replace equations: they compute new arrays in the current stream.
 
     Parameters
     ----------
@@ -134,17 +135,17 @@ class Fused:
     def momentum(
         self, xp: Any, theta: Any, g: Any, v: Any, rate: Any, momentum: float, nesterov: bool = False
     ) -> tuple[Any, ...]:
-        """Return θ and ``v``."""
+        """Return the next θ and ``v``."""
         return self._update(xp, "momentum", theta, g, (v,), (momentum, int(nesterov)), rate)
 
     def rmsprop(self, xp: Any, theta: Any, g: Any, s: Any, rate: Any, rho: float, epsilon: Any) -> tuple[Any, ...]:
-        """Return θ and ``s``."""
+        """Return the next θ and ``s``."""
         return self._update(xp, "rmsprop", theta, g, (s,), (rho, 1 - rho), rate, epsilon)
 
-    def adam(
+    def adam(  # noqa: PLR0913 - the parameters of the equation
         self, xp: Any, theta: Any, g: Any, m: Any, v: Any, rate: Any, epsilon: Any, beta1: float, beta2: float
     ) -> tuple[Any, ...]:
-        """Return θ, ``m`` and ``v``."""
+        """Return the next θ, ``m`` and ``v``."""
         return self._update(xp, "adam", theta, g, (m, v), (beta1, beta2), rate, epsilon)
 
     def _update(
@@ -152,26 +153,26 @@ class Fused:
         epsilon: Any = 0.0,
     ) -> tuple[Any, ...]:  # fmt: skip
         tape, p = self._tape(theta), theta.size
-        theta, *slots_ = (xp.array(x) for x in (theta, *slots))
-        held = self._control(rate=float(rate), epsilon=float(epsilon))
-        tape.launch(kernel, (p,), theta, _flat(xp, g), *slots_, p, 0, held, *options)
+        theta, *new_slots = (xp.array(x) for x in (theta, *slots))
+        device_control = self._control(rate=float(rate), epsilon=float(epsilon))
+        tape.launch(kernel, (p,), theta, _flat(xp, g), *new_slots, p, 0, device_control, *options)
         tape.run()
-        return (theta, *slots_)
+        return (theta, *new_slots)
 
-    # --- the rest ---------------------------------------------------------------------------------------------------
+    # --- dropout and samples ------------------------------------------------------------------------------------------
 
     def dropout_mask(
         self, xp: Any, shape: tuple[int, int], rate: float, seed: int, step: Any, layer: int, dtype: Any
     ) -> Any:
-        """Return 1 where an element is kept, else 0."""
+        """Return the dropout mask: 1 for elements that are kept, 0 for the others."""
         n, m = shape
         if not n * m:
             return xp.zeros(shape, dtype=dtype)
         tape = Tape(self._device, str(np.dtype(dtype)), "float32")
         mask = self._device.empty(n * m, tape.dtype)
         mask[...] = 1
-        held = self._control(step=int(step))
-        tape.launch("dropout", (n, m), mask, mask, n, m, round(rate * 2**32), seed, layer, held, 1.0)
+        device_control = self._control(step=int(step))
+        tape.launch("dropout", (n, m), mask, mask, n, m, round(rate * 2**32), seed, layer, device_control, 1.0)
         return self._run(tape, mask, n, m)
 
     def _tape(self, like: Any) -> Tape:
@@ -179,18 +180,19 @@ class Fused:
         return Tape(self._device, dtype, self._backend.factors(dtype))
 
     def _scale(self, like: Any) -> float:
-        """Return the factor of dZ where it is rounded; an adaptive scale belongs to a Program."""
-        of = self._backend.loss_scale
-        return float(of) if isinstance(of, int | float) and str(like.dtype) == "float32" else 1.0
+        """Return the factor by which dZ is multiplied before it is rounded; only a Program uses a dynamic scale."""
+        scale = self._backend.loss_scale
+        return float(scale) if isinstance(scale, int | float) and str(like.dtype) == "float32" else 1.0
 
     def _control(self, **values: float) -> Any:
+        """Return a structure ``Control`` on the device with these values."""
         host = control.initial(0)
         for name, value in values.items():
             control.read(host)[name] = value
         with self._device.section():
-            held = self._device.empty(control.SIZE, "uint8")
-            self._device.upload(host, held)
-        return held
+            copy = self._device.empty(control.SIZE, "uint8")
+            self._device.upload(host, copy)
+        return copy
 
     def _run(self, tape: Tape, flat: Any, n: int, m: int) -> Any:
         tape.run()
@@ -198,7 +200,7 @@ class Fused:
 
 
 def _flat(xp: Any, x: Any) -> Any:
-    """Return an array in C order, flat."""
+    """Return an array as a flat array, in C order."""
     return xp.ascontiguousarray(x).reshape(-1)
 
 
@@ -207,5 +209,5 @@ def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
 
 
 def _option(name: str, option: tuple[float, ...], options: dict[str, float]) -> float:
-    """Return the one option that an activation may have."""
-    return float(next(iter((*option, *options.values(), *LIBRARY[name].options.values())), 0.0))
+    """Return the option of an activation, or 0 if it has none."""
+    return float(next(iter((*option, *options.values(), *ACTIVATIONS[name].options.values())), 0.0))

@@ -9,7 +9,7 @@ from deepnotes_cupy.tape import Tape
 
 
 class Cache(NamedTuple):
-    """The values of a layer that backward needs: its row, its input, Z and A, each flat, by sample."""
+    """The values of a layer that the backward pass needs: its row, its input, Z and A, each flat, by sample."""
 
     row: Row
     A_prev: Any
@@ -18,14 +18,14 @@ class Cache(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """The source of dropout masks: the network's seed, and the control that counts the steps."""
+    """The source of dropout masks: the network's seed, and the control structure that counts the steps."""
 
     seed: int
     control: Any
 
 
 def weights(tape: Tape, theta: Any, decaying: int) -> Any:
-    """Return the flat buffer with weights rounded for products: they come first, so one launch rounds them all."""
+    """Return the weights of the flat buffer, rounded for products; they are contiguous, so one launch is enough."""
     return tape.factor(theta[:decaying])
 
 
@@ -40,27 +40,26 @@ def forward(
     rows : sequence of Row
     theta : array, shape (p,)
     factors : array
-        As of :func:`weights`.
+        The weights rounded by :func:`weights`.
     X : array, shape (m * n[0],)
-        By sample; dropped elements of it are overwritten.
+        By sample; dropout overwrites elements of it.
     m : int
     masks : Masks or None
         None when predicting.
     fused : bool
-        Whether the last layer ends with its product, and the loss does the rest.
+        Whether the pass ends with the product of the last layer; a fused loss computes the rest.
     """
     A = X
     caches: list[Cache] = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if isinstance(row, DropoutRow):
             assert masks is not None
-            # In place, unless the slope of an activation needs the old values.
-            kept, A = A, (tape.empty(m * row.n) if _wanted(caches) else A)
-            dropout(tape, row, kept, A, m, masks)
+            source, A = A, (tape.empty(m * row.n) if _backward_reads_output(caches) else A)
+            dropout(tape, row, source, A, m, masks)
             caches.append(Cache(row, None, None, A))
             continue
         Z = linear(tape, row, factors, A, m)
-        last = place == len(rows) - 1
+        last = index == len(rows) - 1
         caches.append(Cache(row, A, Z, Z if last and fused else activate(tape, row, theta, Z, m)))
         A = caches[-1].A
     return caches
@@ -74,11 +73,11 @@ def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
 
 
 def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None) -> Any:
-    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3), and return A, which overwrites Z if the slope does not need Z."""
+    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3), and return A; it overwrites Z if the derivative does not need Z."""
     b = theta[row.b]
     if A is None:
-        shared = row.activation == "identity" or row.activation in FROM_A
-        A = Z if shared else tape.empty(m * row.n)
+        in_place = row.activation == "identity" or row.activation in FROM_A
+        A = Z if in_place else tape.empty(m * row.n)
     if row.activation == "softmax":
         tape.launch("softmax", (row.n, m), Z, b, A, row.n, m)
     else:
@@ -88,12 +87,12 @@ def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = Non
 
 
 def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks) -> None:
-    """Add dropout of A, or of dA with the same mask, to `out`, which may be A."""
+    """Add dropout of A, or of dA with the same mask; the result is written to `out`, which may be A."""
     threshold, scale = round(row.rate * 2**32), 1 / (1 - row.rate)
     tape.launch("dropout", (row.n, m), A, out, row.n, m, threshold, masks.seed, row.number, masks.control, scale)
 
 
-def _wanted(caches: Sequence[Cache]) -> bool:
-    """Return whether backward will read the A of the previous layer, or the Z in the same buffer."""
+def _backward_reads_output(caches: Sequence[Cache]) -> bool:
+    """Return whether the backward pass reads the output buffer of the last layer so far."""
     row = caches[-1].row if caches else None
     return isinstance(row, DenseRow) and row.activation in FROM_A

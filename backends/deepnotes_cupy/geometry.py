@@ -1,4 +1,4 @@
-"""The grid and block size of each kernel. Any grid gives the right result; these are fast."""
+"""The grid and block size of each kernel. The result is correct with any grid; these are fast."""
 
 from math import isqrt
 
@@ -7,15 +7,15 @@ import numpy as np
 from deepnotes_cupy.sources import kernels
 
 LINE = 128
-"""The bytes of a row of a tile, see ``Tile`` in kernels/common.cuh."""
-ROWS = 4
-"""Rows that a thread of ``activation_backward`` gets before there is more than one chunk."""
+"""The bytes in a row of a tile, see ``Tile`` in kernels/common.cuh."""
+FEWEST_ROWS = 4
+"""The fewest rows for a thread of ``activation_backward`` if there is more than one chunk."""
 MOST_ROWS = 256
-"""The most rows that a thread of ``activation_backward`` sums, one after the other."""
+"""The most rows that a thread of ``activation_backward`` sums one after the other."""
 STRIP = 4
-"""Packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
+"""The number of packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
-"""Blocks for each multiprocessor, beyond which threads go through their loops again."""
+"""The most blocks for each multiprocessor; beyond that, threads repeat their loops."""
 ONE_BLOCK = ("judge",)
 PER_SAMPLE = (
     "softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "exp_half_poisson_deviance",
@@ -27,19 +27,19 @@ TILES = ("bias_activation", "activation_backward", "sum_partials")
 def grid(
     kernel: str, n: int, m: int = 1, *, dtype: str = "float32", processors: int = 64, chunks: int = 1
 ) -> tuple[tuple[int, int, int], int]:
-    """Return the grid for a kernel, and the threads of a block.
+    """Return the grid for a kernel, and the number of threads in a block.
 
     Parameters
     ----------
     kernel : str
     n, m : int
-        Neurons and samples; for kernels over flat buffers, any two numbers whose product is the number of elements.
-        For ``sum_partials`` and others whose arrays have no samples m is 1.
+        The numbers of neurons and samples. For kernels over flat buffers, any two numbers whose product is the number
+        of elements. For kernels whose arrays have no samples, such as ``sum_partials``, m is 1.
     dtype : {"float32", "float64"}
     processors : int
-        The device's multiprocessors.
+        The number of multiprocessors of the device.
     chunks : int
-        Those of ``activation_backward``, see :func:`chunks`.
+        The number of chunks for ``activation_backward``, see :func:`chunks`.
 
     Examples
     --------
@@ -65,15 +65,15 @@ def grid(
         limit = 65535 if kernel == "activation_backward" else -(-most // across)
         return (_within(across, most), _within(down, limit), 1), threads
     if kernel == "gradient_norm":
-        most //= 2  # fewer sums for ``judge`` to read
+        most //= 2  # so that ``judge`` has fewer sums to read
     each = {"dropout": 4, "round16": 8}.get(kernel, pack)
     return (_within(-(-n * m // (each * threads)), most), 1, 1), threads
 
 
 def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> tuple[int, int]:
-    """Return the samples of a chunk and the number of chunks for ``activation_backward`` of n neurons, m samples.
+    """Return the samples in a chunk and the number of chunks, for ``activation_backward`` on n neurons and m samples.
 
-    One chunk, and so no ``sum_partials``, where no thread has more than a few rows to itself.
+    If each thread has only a few rows, there is one chunk, which needs no ``sum_partials``.
 
     Examples
     --------
@@ -83,15 +83,17 @@ def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> t
     (1986, 33)
     """
     across, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
-    wanted = -(-4 * processors // across)
-    count = max(1, min(wanted, -(-m // (ROWS * height)), isqrt(m)))  # as the chunks' sums have to be added, too
-    count = max(count, -(-m // (MOST_ROWS * height)))  # so that the roundings of a sum do not grow with the batch
+    enough = -(-4 * processors // across)
+    count = max(1, min(enough, -(-m // (FEWEST_ROWS * height)), isqrt(m)))  # adding the chunks' sums takes time, too
+    count = max(
+        count, -(-m // (MOST_ROWS * height))
+    )  # so that the rounding error of a sum does not grow with the batch
     rows = max(1, -(-m // count))
     return rows, max(1, -(-m // rows))
 
 
 def _tiles(n: int, dtype: str, threads: int, packed: bool = True) -> tuple[int, int]:
-    """Return the number of tiles side by side, and the rows of one."""
+    """Return the number of tiles side by side, and the number of rows in a tile."""
     size = np.dtype(dtype).itemsize
     numbers = 16 // size if packed and n % (16 // size) == 0 else 1
     width = _power(n // numbers, LINE // (numbers * size))
@@ -104,4 +106,5 @@ def _power(count: int, most: int) -> int:
 
 
 def _within(blocks: int, most: int) -> int:
+    """Return `blocks`, limited to the range from 1 to `most`."""
     return max(1, min(blocks, most))

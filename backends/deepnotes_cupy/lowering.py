@@ -1,4 +1,4 @@
-"""Lower layers to the arguments of kernels: sizes, places in the flat buffer, codes."""
+"""Lower layers to the arguments of kernels: sizes, slices of the flat buffer, codes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -19,11 +19,11 @@ from deepnotes.backends import (
 from deepnotes_cupy.sources import codes
 
 FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}
-"""Activations whose slope the kernels take from A, so that Z need not be kept (``slope_of_a`` in ``kernels/``)."""
+"""Activations whose derivative the kernels compute from A, so Z is not kept; ``slope_of_a`` in ``kernels/``."""
 
 
 Update: TypeAlias = tuple[str, tuple[Any, ...]]
-"""The kernel of an optimizer, and its last arguments."""
+"""The kernel of an optimizer, and the last arguments of the kernel."""
 
 
 def _sgd(o: SGD) -> Update | None:
@@ -50,18 +50,18 @@ OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
 
 
 def update_of(optimizer: Optimizer) -> Update | None:
-    """Return the update of an optimizer, or None if its class or its options have none."""
-    find = OPTIMIZERS.get(type(optimizer))
-    return find(optimizer) if find else None
+    """Return the update of an optimizer, or None if there is no kernel for its class or its options."""
+    lower_optimizer = OPTIMIZERS.get(type(optimizer))
+    return lower_optimizer(optimizer) if lower_optimizer else None
 
 
 def supported() -> Supported:
-    """Return the parts that have kernels, as named in the sources."""
+    """Return the parts that have kernels."""
     return Supported(codes("Activation"), codes("Loss"), lambda optimizer: update_of(optimizer) is not None)
 
 
 class DenseRow(NamedTuple):
-    """A dense layer: its number from 1, sizes, where W and b lie in the flat buffer, activation and its option."""
+    """A dense layer: its number from 1, sizes, slices of W and b in the flat buffer, activation and its option."""
 
     number: int
     n_prev: int
@@ -73,7 +73,7 @@ class DenseRow(NamedTuple):
 
 
 class DropoutRow(NamedTuple):
-    """A dropout layer: its number from 1, neurons, and the share that is dropped."""
+    """A dropout layer: its number from 1, the number of neurons, and the probability of dropping one."""
 
     number: int
     n: int
@@ -84,20 +84,20 @@ Row: TypeAlias = DenseRow | DropoutRow
 
 
 def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
-    """Return the rows of supported layers; dropout only for `training`, and only if its rate is not 0.
+    """Return the rows of supported layers, with dropout layers only if `training` and their rate is not 0.
 
     Raises
     ------
     NotImplementedError
         If there is no kernel for a layer.
     """
-    places = {(entry.layer, entry.key): slice(entry.start, entry.stop) for entry in layout.entries.values()}
+    slices = {(entry.layer, entry.key): slice(entry.start, entry.stop) for entry in layout.entries.values()}
     rows: list[Row] = []
     for index, layer in enumerate(layers):
         n_prev, n = layout.sizes[index : index + 2]
         if isinstance(layer, Dense) and isinstance(layer.g, Activation):
             option = next((value for _, value in layer.g.options), 0.0)
-            rows.append(DenseRow(index + 1, n_prev, n, places[index, "W"], places[index, "b"], layer.g.name, option))
+            rows.append(DenseRow(index + 1, n_prev, n, slices[index, "W"], slices[index, "b"], layer.g.name, option))
         elif not isinstance(layer, Dropout):
             raise NotImplementedError(f"there is no kernel for {layer!r}")
         elif training and layer.rate > 0:
@@ -106,10 +106,10 @@ def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
 
 
 def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, factors: str) -> int:
-    """Return the most numbers of memory that one sample of a batch takes, for suggesting a batch size."""
+    """Return an upper bound of the numbers stored for each sample of a batch, to suggest a batch size."""
     widest = max(row.n for row in rows)
-    kept = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
+    stored = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
     if factors in ("bfloat16", "float16"):
-        kept += (inputs + 2 * sum(row.n for row in rows)) // 2
-    of_products = max(row.n_prev + row.n for row in rows if isinstance(row, DenseRow))  # of blocks of samples
-    return inputs + targets + 3 + kept + 2 * widest + of_products
+        stored += (inputs + 2 * sum(row.n for row in rows)) // 2
+    blocks = max(row.n_prev + row.n for row in rows if isinstance(row, DenseRow))  # products of blocks of samples
+    return inputs + targets + 3 + stored + 2 * widest + blocks

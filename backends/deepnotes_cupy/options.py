@@ -1,4 +1,4 @@
-"""The options of this backend, checked before anything is loaded."""
+"""Checks of the options of this backend, made before CuPy is loaded."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from deepnotes_cupy.scaling import LARGEST
 
 
 class Options(NamedTuple):
-    """As of :func:`deepnotes_cupy.create`."""
+    """The options of :func:`deepnotes_cupy.create`."""
 
     device: int = 0
     matmul_precision: str = "highest"
@@ -16,8 +16,8 @@ class Options(NamedTuple):
     resident_bytes: int | None = None
 
 
-def checked(device: Any, matmul_precision: Any, loss_scale: Any, resident_bytes: Any) -> Options:
-    """Return the options.
+def check_options(device: Any, matmul_precision: Any, loss_scale: Any, resident_bytes: Any) -> Options:
+    """Return the options, or raise an error for the first invalid one.
 
     Raises
     ------
@@ -28,11 +28,11 @@ def checked(device: Any, matmul_precision: Any, loss_scale: Any, resident_bytes:
     if loss_scale is not None:
         if matmul_precision != "float16":
             raise ArgumentError(
-                f"loss_scale={loss_scale!r} with matmul_precision={matmul_precision!r}: it is for 'float16', whose "
-                "smallest numbers are too large for small derivatives"
+                f"loss_scale={loss_scale!r} with matmul_precision={matmul_precision!r}: loss scaling is for 'float16', "
+                "in which small derivatives underflow"
             )
-        a_number = isinstance(loss_scale, int | float) and not isinstance(loss_scale, bool)
-        if loss_scale != "dynamic" and not (a_number and 0 < loss_scale <= LARGEST):
+        is_number = isinstance(loss_scale, int | float) and not isinstance(loss_scale, bool)
+        if loss_scale != "dynamic" and not (is_number and 0 < loss_scale <= LARGEST):
             raise ArgumentError.of("loss_scale", loss_scale, "'dynamic' or a number above 0 and at most 2^24")
-    room = None if resident_bytes is None else whole("resident_bytes", resident_bytes, 0)
-    return Options(whole("device", device, 0), matmul_precision, loss_scale, room)
+    limit = None if resident_bytes is None else whole("resident_bytes", resident_bytes, 0)
+    return Options(whole("device", device, 0), matmul_precision, loss_scale, limit)

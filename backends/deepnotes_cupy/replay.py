@@ -1,4 +1,4 @@
-"""Replay: a step as CUDA graphs, each checked against the same steps run one by one before its first use."""
+"""Replay: training steps as CUDA graphs, each checked against steps run one by one before it is used."""
 
 import logging
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from deepnotes_cupy import control
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
 from deepnotes_cupy.step import Arrays, Shared, Source, Step
 
-MANY = 16
-"""Steps of a graph; what is left of a chunk takes a graph of one step."""
+STEPS_PER_GRAPH = 16
+"""The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
 COMPARED_ON_HOST = 1 << 22
-"""The count of numbers up to which fetching them is faster than compiling a comparison on the device."""
-WARM = 2
-"""Steps that are run one by one first, so that everything loaded at first use is loaded."""
+"""The largest array that is compared on the host, which takes less time than compiling a comparison on the device."""
+WARM_UP_STEPS = 2
+"""The number of steps run one by one before a capture, so that everything loaded at first use is loaded."""
 
 
 class Replay:
-    """Runs steps, by graphs where that is possible.
+    """Runs steps as graphs, or one by one if they cannot be captured.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Replay:
         self._run = 0
 
     def bind(self, source: Source, batch_size: int) -> None:
-        """Gather from these arrays from now on."""
+        """Gather batches from these arrays from now on."""
         if self.step.bind(source, batch_size):
             self._graphs.clear()
             self._run = 0
@@ -56,8 +56,8 @@ class Replay:
     def run(self, steps: int) -> None:
         """Enqueue a number of steps."""
         while steps:
-            count = MANY if steps >= MANY else 1
-            graph = self._graph(count) if self._run >= WARM and not self.refused else None
+            count = STEPS_PER_GRAPH if steps >= STEPS_PER_GRAPH else 1
+            graph = self._graph(count) if self._run >= WARM_UP_STEPS and not self.refused else None
             if graph is None:
                 count = 1
                 self.step.run()
@@ -71,15 +71,15 @@ class Replay:
             self.step.run()
 
     def _graph(self, steps: int) -> Graph | None:
-        """Return the graph of a number of steps once it was checked against them; None if there is none."""
+        """Return a checked graph of a number of steps, or None if the steps have to run one by one."""
         if steps not in self._graphs:
             try:
                 graph = self._device.capture(lambda: self._steps(steps))
                 difference = self._difference(graph, steps)
             except (CaptureRefused, DeviceMemoryError) as error:
                 difference = f"it cannot be captured: {error}"
-            if difference is None:  # the steps could not show it; try again later
-                self._run = -MANY
+            if difference is None:  # the steps stopped, so nothing could be compared; try again later
+                self._run = -STEPS_PER_GRAPH
                 return None
             if difference:
                 self.refused = difference
@@ -92,30 +92,33 @@ class Replay:
         return self._graphs[steps]
 
     def _difference(self, graph: Graph, steps: int) -> str | None:
-        """Return how a replay differs from steps run one by one, from the same start; "" if it does not.
+        """Return how the results of a graph differ from those of steps run one by one from the same start.
 
-        θ, the slots and the control are restored afterwards. None if the steps stopped, which shows nothing.
+        θ, the slots and the control are restored afterwards. The result is "" if they agree, and None if the steps
+        stopped, so that nothing can be compared.
         """
         device = self._device
         changing = [self._arrays.theta, *self._arrays.slots, self._shared.control]
         results = [*changing, self._shared.g]
-        before, wanted = self._copies(changing), self._room(results)
+        before, expected = self._copies(changing), self._empty_like(results)
         try:
             self._steps(steps)
-            self._copy(results, wanted)
+            self._copy(results, expected)
             self._copy(before, changing)
-            self.step.spoil()  # results that the graph leaves out must not be taken from the steps before
+            self.step.spoil()  # so that results of the steps cannot be taken for results of the graph
             graph.launch()
-            told = control.read(device.download(self._shared.control))
-            told_eager = control.read(device.download(wanted[len(changing) - 1]))
-            if told_eager["stopped"]:
+            replayed = control.read(device.download(self._shared.control))
+            stepped = control.read(device.download(expected[len(changing) - 1]))
+            if stepped["stopped"]:
                 return None
-            if told["made"] != told_eager["made"] or told["stopped"]:
-                return f"a replay made {told['made']} updates of {told_eager['made']}"
+            if replayed["made"] != stepped["made"] or replayed["stopped"]:
+                return f"a graph made {replayed['made']} of {stepped['made']} updates"
             names = ["θ", *self._plan.optimizer.slots, "", "the gradient"]
-            for name, found, other in zip(names, results, wanted, strict=True):
-                if name and not (off := self._off(found, other)) <= self._bound:  # NaN does not count as agreement
-                    return f"{name} of a replay is off by {off:.2g} of its norm, beyond {self._bound:.2g}"
+            for name, actual, reference in zip(names, results, expected, strict=True):
+                if (
+                    name and not (error := self._relative_error(actual, reference)) <= self._bound
+                ):  # NaN does not count as agreement
+                    return f"{name} computed by a graph is off by {error:.2g} of its norm, beyond {self._bound:.2g}"
             return ""
         finally:
             self._copy(before, changing)
@@ -126,21 +129,21 @@ class Replay:
         sizes = self._plan.layout.sizes
         return 6 * len(sizes) * sqrt(max(*sizes, self.step.m)) * self._u
 
-    def _off(self, found: Any, other: Any) -> float:
-        """Return the largest difference, as a share of the largest number."""
+    def _relative_error(self, actual: Any, expected: Any) -> float:
+        """Return the largest difference, divided by the largest expected magnitude unless that is 0."""
         xp: Any = self._device.xp
-        if found.size <= COMPARED_ON_HOST:
-            xp, found, other = np, self._device.download(found), self._device.download(other)
-        largest, off = float(xp.max(abs(other))), float(xp.max(abs(found - other)))
-        return off / largest if largest else off
+        if actual.size <= COMPARED_ON_HOST:
+            xp, actual, expected = np, self._device.download(actual), self._device.download(expected)
+        largest, error = float(xp.max(abs(expected))), float(xp.max(abs(actual - expected)))
+        return error / largest if largest else error
 
-    def _room(self, arrays: Sequence[Any]) -> list[Any]:
+    def _empty_like(self, arrays: Sequence[Any]) -> list[Any]:
         return [self._device.empty(array.size, str(array.dtype)) for array in arrays]
 
     def _copies(self, arrays: Sequence[Any]) -> list[Any]:
-        room = self._room(arrays)
-        self._copy(arrays, room)
-        return room
+        copies = self._empty_like(arrays)
+        self._copy(arrays, copies)
+        return copies
 
     def _copy(self, sources: Sequence[Any], targets: Sequence[Any]) -> None:
         for source, target in zip(sources, targets, strict=True):

@@ -1,8 +1,8 @@
-"""The CUDA sources, shipped as package data, and the declarations parsed from them, so that nothing is written twice.
+"""The CUDA sources, shipped as package data, and the declarations parsed from them.
 
-The kernels are one program: :func:`program` joins the files, each included once, so that one compilation per dtype
-serves all of them. :func:`kernels` has each kernel's parameters as the source declares them, and :func:`codes` the
-enumerators, so that Python's side cannot drift from the source.
+The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. :func:`kernels`
+returns the kernels' parameters as the source declares them, :func:`codes` the enumerators and :func:`control` the
+structure ``Control``, so Python cannot disagree with the source.
 """
 
 import re
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
-"""The files in the order of the program; headers come where they are included."""
+"""The files, in the order of the program; headers are inserted where they are included."""
 REAL = {"float32": "float", "float64": "double"}
-"""The C type ``real``, by dtype."""
+"""The C type that ``real`` stands for, by dtype."""
 
 _KERNEL = re.compile(
     r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'
@@ -35,7 +35,7 @@ class Parameter:
     ----------
     name : str
     kind : str
-        The C type without ``const``, ``*`` and ``__restrict__``: of the number, or of the elements pointed to.
+        The C type of the number, or of the elements pointed to, without ``const``, ``*`` and ``__restrict__``.
     pointer : bool
     const : bool
         Whether it points to data that the kernel does not change.
@@ -52,7 +52,7 @@ class Parameter:
         Raises
         ------
         KeyError
-            If it is a structure, ``Control``.
+            If the type is the structure ``Control``.
         """
         kind: np.dtype[Any] = np.dtype(_SCALARS[REAL[dtype] if self.kind == "real" else self.kind])
         return kind
@@ -60,14 +60,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as its source declares it.
+    """The declaration of a kernel.
 
     Attributes
     ----------
     name : str
     parameters : tuple of Parameter
     threads : int
-        The largest number of threads of a block, which is also the best.
+        The number of threads in a block: the largest that the kernel allows, which is also the fastest.
     """
 
     name: str
@@ -82,12 +82,12 @@ def read(name: str) -> str:
 
 @cache
 def program(*names: str) -> str:
-    """Return kernels as one source: it needs ``REAL`` defined, ``float`` or ``double``, and no header.
+    """Return the kernels as one source, which needs no header, and ``REAL`` defined as ``float`` or ``double``.
 
     Parameters
     ----------
     *names : str
-        Of :data:`FILES`; all of them by default.
+        Some of :data:`FILES`; by default, all of them.
 
     Examples
     --------
@@ -132,7 +132,7 @@ def parse(source: str) -> dict[str, Kernel]:
     Parameters
     ----------
     source : str
-        With the constants that its ``__launch_bounds__`` name, as ``constexpr int``.
+        It has to define the constants in its ``__launch_bounds__`` as ``constexpr int``.
 
     Examples
     --------
@@ -141,12 +141,12 @@ def parse(source: str) -> dict[str, Kernel]:
     """
     text = re.sub(r"//[^\n]*", "", source)
     constants = {name: int(value) for name, value in re.findall(r"constexpr int (\w+) = (\d+);", text)}
-    found = {}
+    result = {}
     for bound, name, inside in _KERNEL.findall(text):
-        parameters = tuple(_parameter(declared) for declared in inside.split(","))
+        parameters = tuple(_parse_parameter(declaration) for declaration in inside.split(","))
         threads = 1024 if not bound else int(bound) if bound.isdigit() else constants[bound]
-        found[name] = Kernel(name, parameters, threads)
-    return found
+        result[name] = Kernel(name, parameters, threads)
+    return result
 
 
 @cache
@@ -158,10 +158,10 @@ def codes(enumeration: str) -> dict[str, int]:
     >>> codes("Activation")["relu"], codes("Loss")["huber"]
     (3, 4)
     """
-    found = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program())
-    if found is None:
+    match = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program())
+    if match is None:
         raise KeyError(enumeration)
-    return {name.strip().lower(): code for code, name in enumerate(found[1].split(","))}
+    return {name.strip().lower(): code for code, name in enumerate(match[1].split(","))}
 
 
 @cache
@@ -173,17 +173,17 @@ def control() -> np.dtype[Any]:
     >>> control().names[:2], control().itemsize
     (('loss_sum', 'weight_sum'), 88)
     """
-    found = re.search(r"struct Control \{(.*?)\n\};", re.sub(r"//[^\n]*", "", program()), re.DOTALL)
-    assert found is not None
+    match = re.search(r"struct Control \{(.*?)\n\};", re.sub(r"//[^\n]*", "", program()), re.DOTALL)
+    assert match is not None
     fields: list[tuple[str, Any]] = []
-    for declared in found[1].split(";"):
-        if declared.strip():
-            kind, names = re.fullmatch(r"\s*(long long|\w+)\s+(.*?)\s*", declared, re.DOTALL).groups()  # type: ignore[union-attr]
+    for declaration in match[1].split(";"):
+        if declaration.strip():
+            kind, names = re.fullmatch(r"\s*(long long|\w+)\s+(.*?)\s*", declaration, re.DOTALL).groups()  # type: ignore[union-attr]
             fields += [(name.strip(), _SCALARS[kind]) for name in names.split(",")]
     return np.dtype(fields, align=True)
 
 
-def _parameter(declared: str) -> Parameter:
-    words = declared.replace("__restrict__", " ").replace("*", " * ").split()
+def _parse_parameter(declaration: str) -> Parameter:
+    words = declaration.replace("__restrict__", " ").replace("*", " * ").split()
     kind = " ".join(word for word in words[:-1] if word not in ("const", "*"))
     return Parameter(words[-1], kind, "*" in words, "const" in words)

@@ -1,4 +1,4 @@
-"""Step: one training step for batches of one size, on buffers that it owns, as two tapes: gradient, update."""
+"""Step: a training step for batches of one size, in buffers of its own, as two tapes: gradient and update."""
 
 from typing import Any, NamedTuple, cast
 
@@ -14,18 +14,18 @@ from deepnotes_cupy.lowering import lower, update_of
 from deepnotes_cupy.tape import Tape
 
 SCALAR_STEPS = 1 << 13
-"""Updates whose scalars are on the device at a time."""
+"""The number of updates whose scalars fit on the device at a time."""
 
 
 class Arrays(NamedTuple):
-    """The arrays that a training changes: θ and the optimizer's slots, shape (p,) each, those of the network itself."""
+    """The arrays of a network that training changes: θ and the optimizer's slots, shape (p,) each."""
 
     theta: Any
     slots: tuple[Any, ...]
 
 
 class Source(NamedTuple):
-    """The arrays that batches are gathered from, flat, by sample; Y may be (samples,) class indices; w may be None."""
+    """The arrays that batches are gathered from, flat, by sample; Y may hold class indices, and w may be None."""
 
     X: Any
     Y: Any
@@ -49,9 +49,9 @@ class Shared:
     g : array, shape (p,)
         The gradient.
     partial : array of float64
-        Sums of squares and largest magnitudes, by block.
+        For each block of the kernel ``gradient_norm``, its sum of squares and its largest magnitude.
     order : array of int64
-        The samples of a chunk.
+        The indices of the samples in a chunk.
     """
 
     def __init__(self, device: Device, plan: Plan) -> None:
@@ -72,11 +72,11 @@ class Step:
     ----------
     device : Device
     plan : Plan
-        Of the library's own parts only.
+        A plan whose parts all have kernels.
     factors : str
         The precision to which products round their factors.
     scale : float
-        The factor of dZ where it is rounded to 16 bits.
+        The factor by which dZ is multiplied before it is rounded to 16 bits.
     shared : Shared
     arrays : Arrays
     m : int
@@ -104,16 +104,17 @@ class Step:
         )
         targets = Targets(self._batch.Y, plan.class_indices, self._batch.w)
         rows = lower(plan.layers, layout, training=True)
-        last, of = plan.layers[-1], cast(LibraryLoss, plan.loss)
-        how = Loss(of.name, next((value for _, value in of.options), 0.0), fuses(last, of))
+        last, plan_loss = plan.layers[-1], cast(LibraryLoss, plan.loss)
+        option = next((value for _, value in plan_loss.options), 0.0)
+        lowered = Loss(plan_loss.name, option, fuses(last, plan_loss))
         masks = Masks(plan.seed, shared.control)
         rounded = weights(gradient, theta, layout.decaying)
-        caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, how.fused)
+        caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, lowered.fused)
         widest = max(row.n for row in rows)
         D, L = [gradient.empty(m * widest) for _ in range(2)], gradient.empty(m)
         row, _, Z, A = caches[-1]
-        loss(gradient, how, row, Z, None if how.fused else A, theta, targets, m, D[0], L)
-        backward(gradient, caches, shared.g, rounded, m, D, masks, how.fused, scale)
+        loss(gradient, lowered, row, Z, None if lowered.fused else A, theta, targets, m, D[0], L)
+        backward(gradient, caches, shared.g, rounded, m, D, masks, lowered.fused, scale)
         p, decaying = layout.size, layout.decaying
         gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
         self.safe, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
@@ -121,26 +122,26 @@ class Step:
             "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars, self.clip,
             self.safe,
         )  # fmt: skip
-        found = update_of(plan.optimizer)
-        if found is None:
+        optimizer_update = update_of(plan.optimizer)
+        if optimizer_update is None:
             raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
-        kernel, options = found
+        kernel, options = optimizer_update
         update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
 
     @property
     def names(self) -> list[str]:
-        """The names of the calls of a step, in order: the nodes of its graph."""
+        """The names of the calls in a step, in order: the nodes of its graph."""
         return ["gather", *self.gradient.names, *self.update.names]
 
     def spoil(self) -> None:
         """Overwrite all intermediate results of a step, so that none of them can be reused."""
         for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial):
-            buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN, too
+            buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
 
     def bind(self, source: Source, batch_size: int) -> bool:
-        """Gather from these arrays from now on; return whether their addresses have changed."""
-        wanted = (*source, self._shared.order)
-        same = len(self._bound) == len(wanted) and all(a is b for a, b in zip(wanted, self._bound, strict=True))
+        """Gather batches from these arrays from now on; return whether the arrays or the batch size changed."""
+        arrays = (*source, self._shared.order)
+        same = len(self._bound) == len(arrays) and all(a is b for a, b in zip(arrays, self._bound, strict=True))
         if same and batch_size == self._batch_size:
             return False
         n, k = self._widths
@@ -150,7 +151,7 @@ class Step:
             "gather", self._plan.dtype, grid, block,
             (X, Y, w, self._shared.order, self._shared.control, *self._batch, n, k, self.m, batch_size),
         )  # fmt: skip
-        self._bound, self._batch_size = wanted, batch_size
+        self._bound, self._batch_size = arrays, batch_size
         return True
 
     def unbind(self) -> None:
@@ -158,12 +159,12 @@ class Step:
         self._gather, self._bound = None, ()
 
     def compute(self) -> None:
-        """Enqueue the gradient of the next batch, and the verdict on it."""
+        """Enqueue the gradient of the next batch, and the check whether its update may be made."""
         assert self._gather is not None
         self._gather()
         self.gradient.run()
 
     def run(self) -> None:
-        """Enqueue a step."""
+        """Enqueue the whole step: the gradient and the update."""
         self.compute()
         self.update.run()

@@ -1,4 +1,4 @@
-"""Tape: calls prepared once and enqueued in order any number of times."""
+"""Tape: a sequence of calls that is prepared once and enqueued many times."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from deepnotes_cupy.sources import codes
 
 
 class Tape:
-    """Launches, products and copies in order.
+    """A sequence of launches, products and copies.
 
     Parameters
     ----------
@@ -22,9 +22,9 @@ class Tape:
     ----------
     calls : list of callable
     names : list of str
-        The names of the calls.
+        The name of each call.
     buffers : list of array
-        The memory allocated for it; each run of the tape writes all of it before it reads it.
+        The memory allocated for the tape; each run writes it before it reads it.
     """
 
     def __init__(self, device: Device, dtype: str, factors: Factors) -> None:
@@ -35,7 +35,7 @@ class Tape:
         self._rounded: dict[int, tuple[Any, Any]] = {}
 
     def run(self) -> None:
-        """Enqueue all of it."""
+        """Enqueue all calls."""
         for call in self.calls:
             call()
 
@@ -45,7 +45,7 @@ class Tape:
         return self.buffers[-1]
 
     def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
-        """Add a launch; `sizes` and `chunks` are those that its geometry depends on, see :func:`geometry.grid`."""
+        """Add a launch, with the grid that :func:`geometry.grid` returns for `sizes` and `chunks`."""
         grid, block = geometry.grid(kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks)
         self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, arguments))
         self.names.append(kernel)
@@ -57,21 +57,22 @@ class Tape:
 
     def product(
         self,
-        turned: tuple[bool, bool],
+        transposed: tuple[bool, bool],
         sizes: tuple[int, int, int],
         alpha: float,
         A: Any,
         B: Any,
         C: Any,
     ) -> None:
-        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n, k, see :class:`Product`. Factors are already rounded."""
-        self.calls.append(self.device.multiplier(Product(turned, *sizes, alpha, A, B, C, self.factors)))
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n, k, see :class:`Product`. The factors are rounded already."""
+        self.calls.append(self.device.multiplier(Product(transposed, *sizes, alpha, A, B, C, self.factors)))
         self.names.append("product")
 
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
-        """Add ``C = alpha A Bᵀ``, the sum over k samples, in blocks: their products, and the sum of these.
+        """Add ``C = alpha A Bᵀ``, a sum over samples, as products of blocks of samples that are then added.
 
-        A block has :data:`SAMPLES` samples, or enough that the products take no more room than the factors.
+        `sizes` are the rows of A, the rows of B, and the number of samples. A block has :data:`SAMPLES` samples, or
+        more, so that the products take no more memory than the factors.
         """
         n, rows, m = sizes
         block = max(SAMPLES, -(-n * rows // (n + rows)))
@@ -80,8 +81,8 @@ class Tape:
             self.product((False, True), sizes, alpha, A, B, C)
             return
         parts = self.empty((whole + (rest > 0)) * n * rows)
-        of_blocks = Product((False, True), n, rows, block, alpha, A, B, parts, self.factors, whole)
-        self.calls.append(self.device.multiplier(of_blocks))
+        block_products = Product((False, True), n, rows, block, alpha, A, B, parts, self.factors, whole)
+        self.calls.append(self.device.multiplier(block_products))
         self.names.append("product")
         if rest:
             A, B = A[whole * block * n :], B[whole * block * rows :]
@@ -89,23 +90,23 @@ class Tape:
         self.launch("sum_partials", (n * rows,), parts, C, n * rows, whole + (rest > 0))
 
     def factor(self, x: Any, lasting: bool = True, scale: float = 1.0) -> Any:
-        """Return `x` as a factor of products: itself, or rounded to 16 bits by one more launch.
+        """Return `x` as a factor of products: unchanged, or a copy that a launch on the tape rounds to 16 bits.
 
         Parameters
         ----------
         x : array
         lasting : bool, default True
-            Whether it stays unchanged until the tape is done, so that a second use need not round it again.
+            Whether `x` stays unchanged until the end of the tape, so that the rounded copy can be used again.
         scale : float, default 1.0
-            The factor by which it is multiplied before it is rounded.
+            The factor by which `x` is multiplied before it is rounded.
         """
         if self.factors not in codes("Half"):
             return x
-        kept = self._rounded.get(id(x))
-        if kept is not None and lasting:
-            return kept[1]
+        cached = self._rounded.get(id(x))
+        if cached is not None and lasting:
+            return cached[1]
         out = self.empty(x.size, "uint16")
         self.launch("round16", (x.size,), x, out, x.size, codes("Half")[self.factors], scale)
         if lasting:
-            self._rounded[id(x)] = (x, out)  # keeps x alive, so that no other array can get its id
+            self._rounded[id(x)] = (x, out)  # x is kept alive, so that no other array gets its id
         return out

@@ -1,4 +1,4 @@
-"""Compile everything that this backend compiles, and load what it would load at first use."""
+"""Compile all kernels of this backend, and load everything that is loaded at first use."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from deepnotes_cupy.sources import kernels
 
 
 def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
-    """Yield a few words for each item once it is ready; CuPy keeps compiled modules on disk."""
+    """Yield a short description of each item that is ready; CuPy keeps compiled modules on disk."""
     for dtype in dtypes:
         with backend.device.section():
             for kernel in kernels():

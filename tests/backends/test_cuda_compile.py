@@ -1,10 +1,10 @@
-"""The CUDA kernels compiled by NVRTC, without a GPU, for each architecture: it takes them, and nothing spills."""
+"""NVRTC compiles the CUDA kernels for each architecture, without a GPU, and no register spills."""
 
 import re
 from pathlib import Path
 
 import pytest
-from cuda_nvrtc import ARCHITECTURES, all_of_them, compiled, nvrtc, table
+from cuda_nvrtc import ARCHITECTURES, compile_all, compile_source, nvrtc, table
 
 from deepnotes_cupy.sources import REAL, kernels
 
@@ -24,8 +24,8 @@ def _library() -> None:
 @pytest.mark.parametrize("architecture", MACHINES)
 @pytest.mark.parametrize("dtype", REAL)
 def test_every_kernel_compiles_and_nothing_spills(dtype: str, architecture: str) -> None:
-    """No stack frame either; and a multiprocessor's 65,536 registers suffice for two blocks, for one if it is wide."""
-    result = all_of_them()[dtype, architecture].result()
+    """There is no stack frame, and a multiprocessor's 65,536 registers suffice for two blocks, or one wide block."""
+    result = compile_all()[dtype, architecture].result()
     assert result.code, result.log
     assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
     assert result.usage.keys() == kernels().keys()
@@ -38,8 +38,8 @@ def test_every_kernel_compiles_and_nothing_spills(dtype: str, architecture: str)
 
 @pytest.mark.parametrize("dtype", REAL)
 def test_memory_is_accessed_16_bytes_at_a_time(dtype: str) -> None:
-    """As PTX says, kernel by kernel: loads and stores of whole packs, in every one that goes through arrays."""
-    result = all_of_them()[dtype, "compute_75"].result()
+    """The PTX of each kernel that processes arrays has loads and stores of 16 bytes."""
+    result = compile_all()[dtype, "compute_75"].result()
     assert result.code, result.log
     text = result.code.decode()
     bodies = dict(zip(*[iter(re.split(r"\.visible \.entry (\w+)\(", text)[1:])] * 2, strict=True))
@@ -50,14 +50,14 @@ def test_memory_is_accessed_16_bytes_at_a_time(dtype: str) -> None:
         assert re.search(rf"st\.global\.{pack}", bodies[name]), name
     assert "st.global.v4.u32" in bodies["round16"]
     assert f"ld.global.{pack}" in bodies["gradient_norm"]
-    assert not re.search(r"\batom\.|\bred\.", text)  # no sum depends on who comes first
-    if dtype == "float32":  # and nothing that every element goes through is done in double precision by mistake
+    assert not re.search(r"\batom\.|\bred\.", text)  # no atomics, so no sum depends on the order of threads
+    if dtype == "float32":  # no elementwise computation is in double precision by mistake
         for name in ("gather", "bias_activation", "activation_backward", "softmax", "softmax_backward", "dropout"):
             assert ".f64" not in bodies[name], name
 
 
-def test_the_table_of_registers_is_what_nvrtc_says() -> None:
-    """``python tests/cuda_nvrtc.py`` prints it; docs/cuda.md has it, of the version that it names."""
+def test_the_table_of_registers_agrees_with_nvrtc() -> None:
+    """docs/cuda.md has the table that ``python tests/cuda_nvrtc.py`` prints, for the version of NVRTC that it names."""
     head, _, *rows = lines = list(table())
     assert head.count("|") == 3 + 2 * len(MACHINES)
     assert len(rows) == len(kernels())
@@ -66,19 +66,19 @@ def test_the_table_of_registers_is_what_nvrtc_says() -> None:
         assert "\n".join(lines) in page
 
 
-def test_what_plain_nvcc_would_take_is_refused() -> None:
-    """So the compiler that is asked is NVRTC: it has no host compiler's headers, and wants functions to be marked."""
-    result = compiled("#include <vector>\nint f() { return 1; }", "float32", "sm_80")
+def test_the_compiler_is_nvrtc_and_not_nvcc() -> None:
+    """NVRTC refuses host headers and unmarked functions, which nvcc accepts."""
+    result = compile_source("#include <vector>\nint f() { return 1; }", "float32", "sm_80")
     assert not result.code
     assert "vector" in result.log
 
 
-def test_spills_are_seen() -> None:
-    """A kernel that keeps more than it has registers for: the log says so, and usage has it."""
+def test_spills_are_reported() -> None:
+    """A kernel that needs more registers than it has."""
     loads = "".join(f"v[{i}] = x[{i} * 37 + threadIdx.x];" for i in range(64))
     stores = "".join(f"x[threadIdx.x * 64 + {i}] = v[{63 - i}] * v[{i}];" for i in range(64))
     head = 'extern "C" __global__ void __launch_bounds__(1024, 2) hoard(float* x)'
     source = f"{head} {{ float v[64]; {loads} __syncthreads(); {stores} }}"
-    result = compiled(source, "float32", "sm_80")
+    result = compile_source(source, "float32", "sm_80")
     assert result.code, result.log
     assert result.usage["hoard"].spilled > 0

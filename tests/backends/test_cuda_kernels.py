@@ -1,4 +1,4 @@
-"""The CUDA kernels' arithmetic, from the very sources, on the CPU; see cuda_checks.py for what each is held to."""
+"""Run the checks of cuda_checks.py and cuda_step_checks.py on the package's CUDA sources, compiled for the CPU."""
 
 import re
 from pathlib import Path
@@ -21,21 +21,21 @@ DTYPES = ["float32", "float64"]
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """Compile both dtypes at a time."""
+    """Compile all builds in parallel."""
     prepare(*((dtype, "checked", "") for dtype in DTYPES), ("float32", "fast", ""))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("check", ALL)
-def test_kernels_are_the_equations_and_no_access_is_wrong(check: str, dtype: str) -> None:
-    with np.errstate(all="ignore"):  # the references pass NaN and infinities, too
+def test_kernels_agree_with_the_equations_and_no_access_is_wrong(check: str, dtype: str) -> None:
+    with np.errstate(all="ignore"):  # the equations are given NaN and infinity, too
         ALL[check](Host(dtype, checked=True))
 
 
-@pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="takes subnormal numbers for 0 on x86 alone")
+@pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="only x86 can flush subnormal numbers to 0")
 @pytest.mark.parametrize("check", ALL)
-def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: str) -> None:
-    """As CuPy's option ``-ftz=true`` has it for single precision."""
+def test_kernels_agree_with_the_equations_if_subnormal_numbers_are_flushed(check: str) -> None:
+    """CuPy compiles with ``-ftz=true``, which flushes them in single precision."""
     host = Host("float32", checked=True)
     host.flush = True
     with np.errstate(all="ignore"):
@@ -43,18 +43,18 @@ def test_kernels_are_the_equations_where_subnormal_numbers_are_flushed(check: st
 
 
 @pytest.mark.parametrize("check", ALL)
-def test_kernels_are_the_equations_where_products_and_sums_are_fused(check: str) -> None:
-    """As NVRTC's default ``-fmad=true`` has it."""
+def test_kernels_agree_with_the_equations_if_products_and_sums_are_fused(check: str) -> None:
+    """NVRTC fuses them by default (``-fmad=true``)."""
     cpu = Path("/proc/cpuinfo")
     if not cpu.exists() or not re.search(r"^flags\b.*\bfma\b", cpu.read_text(), re.MULTILINE):
-        pytest.skip("needs an x86 that has fused multiply-add")
+        pytest.skip("needs an x86 with fused multiply-add")
     with np.errstate(all="ignore"):
         ALL[check](Host("float32", build="fused"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_grids_are_what_a_device_takes_and_chunks_cover_the_samples(dtype: str) -> None:
-    """For sizes up to 2^20 neurons and 2^24 samples, of devices small and large."""
+def test_grids_are_within_the_limits_of_devices_and_chunks_cover_the_samples(dtype: str) -> None:
+    """For up to 2^20 neurons and 2^24 samples, on small and large devices."""
     rng = np.random.default_rng(0)
     for n, m, processors in (2 ** rng.uniform((0, 0, 0), (20, 24, 8), (300, 3))).astype(int).tolist():
         rows, count = chunks(n, m, dtype=dtype, processors=processors)
@@ -66,8 +66,8 @@ def test_grids_are_what_a_device_takes_and_chunks_cover_the_samples(dtype: str) 
             assert (z, threads) == (1, kernels()[kernel].threads)
 
 
-def test_samples_beyond_two_to_the_31_numbers_are_found() -> None:
-    """Of 2^31 numbers and more, nearly all of which are never touched, so no memory is taken for them."""
+def test_samples_beyond_two_to_the_31_numbers_are_gathered() -> None:
+    """Nearly all of the 2^31 numbers are never accessed, so they take no memory."""
     n, samples = 1 << 12, (1 << 19) + 5
     try:
         X = np.zeros((samples, n), np.float32)
@@ -76,6 +76,6 @@ def test_samples_beyond_two_to_the_31_numbers_are_found() -> None:
     order = np.array([samples - 1, 0, samples - 2])
     X[order] = np.arange(3 * n).reshape(3, n)
     out = np.empty((3, n), np.float32)
-    nothing = (None, None, n, 0, 3, 3)
-    Host("float32").launch("gather", (1, 4), 256, X, None, None, order, np.zeros(1, control()), out, *nothing)
+    no_targets = (None, None, n, 0, 3, 3)
+    Host("float32").launch("gather", (1, 4), 256, X, None, None, order, np.zeros(1, control()), out, *no_targets)
     np.testing.assert_array_equal(out.ravel(), np.arange(3 * n))

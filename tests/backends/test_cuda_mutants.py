@@ -1,4 +1,4 @@
-"""Proof that the tests of the CUDA kernels can fail: sources with one fault each, and the check that has to find it."""
+"""The checks of the CUDA kernels can fail: each mutant has one fault, which its check has to find."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from cuda_checks import CHECKS
-from cuda_shim import Host, KernelFault, built, compiler
+from cuda_shim import Host, KernelFault, build_library, compiler
 from cuda_step_checks import STEP_CHECKS
 
 from deepnotes_cupy.sources import program
@@ -15,30 +15,30 @@ ALL = CHECKS | STEP_CHECKS
 
 
 class Mutant(NamedTuple):
-    """A fault: in which file's program what becomes what, which check finds it, and words of how."""
+    """A fault: in the program of `file`, `old` becomes `new`; `check` has to fail with `message` in its error."""
 
     fault: str
     file: str
     old: str
     new: str
     check: str
-    words: str = ""
+    message: str = ""
 
 
 RACE, BOUNDS = "without a barrier", "out of bounds"
 LOOP = "for (long long i = whole * VEC + first; i < p; i += step)"
 MUTANTS = [
-    # --- barriers, shuffles, who writes where
+    # --- barriers, shuffles and the division of work
     Mutant(
-        "no barrier after the sums are laid out",
+        "no barrier after the sums are stored",
         "dense.cu",
         "= sums[v];\n            __syncthreads();",
         "= sums[v];",
         "activation_backward",
-        "shared memory that nothing was written to",
+        "shared memory that was not written",
     ),
     Mutant(
-        "no barrier within the tree",
+        "no barrier within the tree of sums",
         "dense.cu",
         "    }\n                __syncthreads();",
         "    }\n",
@@ -46,12 +46,12 @@ MUTANTS = [
         RACE,
     ),
     Mutant(
-        "no barrier between the warps' sums and their sum",
+        "no barrier between the sums of warps and the sum of the block",
         "updates.cu",
         "= most;\n        __syncthreads();",
         "= most;",
         "norms",
-        "shared memory that nothing was written to",
+        "shared memory that was not written",
     ),
     Mutant(
         "a barrier for half of the warps",
@@ -85,16 +85,16 @@ MUTANTS = [
         "norms",
         RACE,
     ),
-    Mutant("a shuffle less", "updates.cu", "int offset = 16;", "int offset = 8;", "norms"),
+    Mutant("a shuffle too few in a warp", "updates.cu", "int offset = 16;", "int offset = 8;", "norms"),
     Mutant(
-        "a shuffle less in a group",
+        "a shuffle too few in a group",
         "losses.cu",
         "T sum(T x) const {\n        for (int offset = lanes / 2;",
         "T sum(T x) const {\n        for (int offset = lanes / 4;",
         "softmax",
     ),
     Mutant(
-        "half of the tree",
+        "half of the tree of sums",
         "dense.cu",
         "int half = tile.height / 2;",
         "int half = tile.height / 4;",
@@ -116,21 +116,23 @@ MUTANTS = [
         BOUNDS,
     ),
     Mutant("no guard of the strips", "dense.cu", "if (k < packs) {", "{", "gathers", BOUNDS),
-    Mutant("rows that are none", "losses.cu", "j < m ? n : 0, group", "n, group", "softmax", BOUNDS),
-    Mutant("the tail forgotten", "updates.cu", LOOP, "for (long long i = p; i < p; i += step)", "updates"),
-    Mutant("the tail a number too long", "updates.cu", LOOP, LOOP.replace("i < p", "i <= p"), "updates", BOUNDS),
+    Mutant("rows beyond the last sample", "losses.cu", "j < m ? n : 0, group", "n, group", "softmax", BOUNDS),
+    Mutant("no tail", "updates.cu", LOOP, "for (long long i = p; i < p; i += step)", "updates"),
+    Mutant(
+        "a tail that is one number too long", "updates.cu", LOOP, LOOP.replace("i < p", "i <= p"), "updates", BOUNDS
+    ),
     Mutant("the last pack dropped", "updates.cu", "k < whole; k += step", "k < whole - 1; k += step", "updates"),
     Mutant(
-        "16 bytes at any address",
+        "16-byte accesses at any address",
         "dense.cu",
         "(reinterpret_cast<unsigned long long>(p) & 15) == 0",
         "true",
         "bias_and_activation",
         "not aligned",
     ),
-    Mutant("the tail of a mask forgotten", "dropout.cu", "if (4 * k + v < count) out", "if (false) out", "masks"),
+    Mutant("no tail of a mask", "dropout.cu", "if (4 * k + v < count) out", "if (false) out", "masks"),
     Mutant("no guard in a mask's tail", "dropout.cu", "if (4 * k + v < count) out", "out", "masks", BOUNDS),
-    Mutant("no guard of what is rounded", "rounding.cu", "if (k + i < count) out", "out", "rounding", BOUNDS),
+    Mutant("no guard in the tail of rounding", "rounding.cu", "if (k + i < count) out", "out", "rounding", BOUNDS),
     # --- the last term dropped
     Mutant(
         "the last sample of a chunk dropped",
@@ -140,7 +142,7 @@ MUTANTS = [
         "activation_backward",
     ),
     Mutant(
-        "numbers that no lane holds dropped",
+        "numbers beyond the registers dropped",
         "losses.cu",
         "for (int i = lane + HELD * lanes; i < n; i += lanes) f",
         "for (int i = lane + HELD * lanes + lanes; i < n; i += lanes) f",
@@ -151,16 +153,16 @@ MUTANTS = [
     ),
     # --- NaN
     Mutant(
-        "ReLU swallows NaN",
+        "ReLU loses NaN",
         "dense.cu",
         "return z < 0 ? real(0) : z;",
         "return z > 0 ? z : real(0);",
         "nan_and_infinity",
     ),
     Mutant("ReLU by fmax", "dense.cu", "return z < 0 ? real(0) : z;", "return fmax(z, real(0));", "nan_and_infinity"),
-    Mutant("maxima swallow NaN", "updates.cu", "x > y || x != x ? x : y", "fmax(x, y)", "norms"),
+    Mutant("maxima lose NaN", "updates.cu", "x > y || x != x ? x : y", "fmax(x, y)", "norms"),
     Mutant(
-        "a minimum swallows NaN",
+        "a minimum loses NaN",
         "losses.cu",
         "return a < EPS ? EPS : a > 1 - EPS ? 1 - EPS : a;",
         "return fmin(fmax(a, EPS), 1 - EPS);",
@@ -189,7 +191,7 @@ MUTANTS = [
         "bias_and_activation",
     ),
     Mutant(
-        "softplus without care",
+        "softplus by the unstable formula",
         "dense.cu",
         "return positive_part(z) + log1p(exp(-fabs(z)));",
         "return log(1 + exp(z));",
@@ -202,11 +204,11 @@ MUTANTS = [
         "return z >= 0 ? real(1) : option; }",
         "activation_backward",
     ),
-    Mutant("the mean forgotten", "dense.cu", "= scale * room", "= room", "activation_backward"),
+    Mutant("a sum instead of the mean", "dense.cu", "= scale * room", "= room", "activation_backward"),
     Mutant("softmax without the maximum", "losses.cu", "total += exp(x - largest)", "total += exp(x)", "softmax"),
     Mutant("0 times minus infinity", "losses.cu", "if (y != 0) loss", "loss", "losses_of_nan"),
     Mutant(
-        "weights forgotten in the delta",
+        "no sample weights in the delta",
         "losses.cu",
         "D[j * n + i] = (a - y) * scale;",
         "D[j * n + i] = a - y;",
@@ -225,23 +227,25 @@ MUTANTS = [
         "updates",
     ),
     Mutant("an update after the stop", "updates.cu", "if (control->stopped) return;\n    Update", "Update", "updates"),
-    Mutant("a verdict after the stop", "updates.cu", "if (control->stopped) return;\n    Totals", "Totals", "verdicts"),
     Mutant(
-        "squares that overflow in silence",
+        "a decision after the stop", "updates.cu", "if (control->stopped) return;\n    Totals", "Totals", "verdicts"
+    ),
+    Mutant(
+        "squares that overflow",
         "updates.cu",
         "const double norm = isfinite(square) ? sqrt(square) : most;",
         "const double norm = sqrt(real(square));",
         "verdicts",
     ),
     Mutant(
-        "clipping what is short enough",
+        "clipping of small gradients",
         "updates.cu",
         "clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0",
         "clip_norm > 0 ? clip_norm / norm : 1.0",
         "verdicts",
     ),
     Mutant("nine rounds", "dropout.cu", "round < 10", "round < 9", "masks"),
-    Mutant("the high word of the step forgotten", "dropout.cu", "static_cast<unsigned>(step >> 32)", "0u", "masks"),
+    Mutant("only the low word of the step", "dropout.cu", "static_cast<unsigned>(step >> 32)", "0u", "masks"),
     Mutant(
         "ties away from zero",
         "rounding.cu",
@@ -250,7 +254,7 @@ MUTANTS = [
         "rounding",
     ),
 ]
-"""One fault each."""
+"""Sources with one fault each."""
 
 
 def source_of(mutant: Mutant) -> str:
@@ -261,15 +265,15 @@ def source_of(mutant: Mutant) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """Compile them a few at a time."""
+    """Compile all mutants in parallel."""
     compiler()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda mutant: built("float32", "checked", source_of(mutant)), MUTANTS))
+        list(pool.map(lambda mutant: build_library("float32", "checked", source_of(mutant)), MUTANTS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_a_fault_is_found(mutant: Mutant) -> None:
     host = Host("float32", checked=True, source=source_of(mutant))
-    with np.errstate(all="ignore"), pytest.raises((AssertionError, KernelFault), match=mutant.words or None):
+    with np.errstate(all="ignore"), pytest.raises((AssertionError, KernelFault), match=mutant.message or None):
         ALL[mutant.check](host)

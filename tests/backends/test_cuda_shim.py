@@ -1,4 +1,4 @@
-"""The shim that runs CUDA kernels on the CPU: it computes what CUDA would, and stops at what CUDA does not allow."""
+"""The shim that runs CUDA kernels on the CPU computes the same as CUDA, and detects what CUDA does not allow."""
 
 import os
 import re
@@ -47,6 +47,7 @@ SOURCES = {
 
 
 def host_of(name: str, old: str = "", new: str = "", build: str = "checked") -> Host:
+    """Return a host for one of the sources, in which `old` is replaced by `new`."""
     source = SOURCES[name].replace("SYNC", "__syncwarp()")
     assert old in source
     return Host("float32", build=build, source=HEAD + source.replace(old, new))
@@ -54,7 +55,7 @@ def host_of(name: str, old: str = "", new: str = "", build: str = "checked") -> 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """Compile several at a time; without g++, say so."""
+    """Compile all sources in parallel; without g++, skip the tests."""
     compiler()
     sources = [HEAD + source.replace("SYNC", "__syncwarp()") for source in SOURCES.values()]
     prepare(*(("float32", build, source) for source in sources for build in ("fast", "checked")))
@@ -87,12 +88,12 @@ def test_shuffles_and_votes(order: str, build: str) -> None:
     np.testing.assert_array_equal(x[64:128], np.where(i % 16 + 3 < 16, i + 3, i))
     np.testing.assert_array_equal(x[128:192], np.where(i % 16 >= 3, i - 3, i))
     np.testing.assert_array_equal(x[192:], i // 8 * 8 + 7)
-    wanted = [sum(1 << k for k in range(32) if (k + 32 * w) % 3 == 0) + (w == 1) for w in (0, 1)]
-    np.testing.assert_array_equal(votes, np.repeat(np.array(wanted, np.uint32), 32))
+    expected = [sum(1 << k for k in range(32) if (k + 32 * w) % 3 == 0) + (w == 1) for w in (0, 1)]
+    np.testing.assert_array_equal(votes, np.repeat(np.array(expected, np.uint32), 32))
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_warp_synchronizes_by_itself(order: str) -> None:
+def test_a_warp_synchronizes_without_the_rest_of_the_block(order: str) -> None:
     host, x = host_of("warp_sum"), np.arange(64, dtype=np.int32)
     host.order = order
     host.launch("warp_sum", 1, 64, x)
@@ -100,10 +101,10 @@ def test_a_warp_synchronizes_by_itself(order: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "words"),
+    ("name", "old", "new", "message"),
     [
-        ("reverse", "__syncthreads();", "", "reverse, block (0, 0, 0): thread 0: reads shared memory that nothing was"),
-        ("reverse", "__syncthreads();", "__syncwarp();", "thread 31: reads shared memory that nothing was written to"),
+        ("reverse", "__syncthreads();", "", "reverse, block (0, 0, 0): thread 0: reads shared memory that was not"),
+        ("reverse", "__syncthreads();", "__syncwarp();", "thread 31: reads shared memory that was not written"),
         ("reverse", "room[64]", "room[63]", ""),
         ("reverse", "__syncthreads();", "if (threadIdx.x < 63) __syncthreads();", "reads, without a barrier between"),
         ("reverse", "__syncthreads();", "__syncthreads();\nif (threadIdx.x < 63) __syncthreads();", "63 never reaches"),
@@ -115,13 +116,13 @@ def test_a_warp_synchronizes_by_itself(order: str) -> None:
         ("shuffles", "x[i] =", "if (i < 40) x[i] =", "lanes of a warp are at different shuffles"),
         ("shuffles", "const int i", "if (threadIdx.x == 9) return;\nconst int i", "a lane that has ended"),
         ("shuffles", "0xffffffffu, double(i), 5", "0xffffu, double(i), 5", "a mask of less than a warp"),
-        ("warp_sum", "SYNC;\n            const", "const", "reads shared memory that nothing was written to"),
+        ("warp_sum", "SYNC;\n            const", "const", "reads shared memory that was not written"),
         ("warp_sum", "SYNC;\n            room", "room", "reads, without a barrier between"),
         ("warp_sum", "x[threadIdx.x] = room", "room[threadIdx.x ^ 1] = 0;\nx[threadIdx.x] = room", "without"),
         ("warp_sum", "room[threadIdx.x] = x", "room[0] = x[threadIdx.x];\nroom[threadIdx.x] = x", "writes, without"),
     ],
 )  # fmt: skip
-def test_what_cuda_does_not_allow_is_a_fault(name: str, old: str, new: str, words: str) -> None:
+def test_an_operation_that_cuda_does_not_allow_is_a_fault(name: str, old: str, new: str, message: str) -> None:
     source = SOURCES[name]
     assert old in source
     host = Host("float32", checked=True, source=HEAD + source.replace(old, new).replace("SYNC", "__syncwarp()"))
@@ -134,7 +135,7 @@ def test_what_cuda_does_not_allow_is_a_fault(name: str, old: str, new: str, word
         arrays = [np.zeros(256), np.zeros(64, np.uint32)]
     elif name == "places":
         grid, block, arrays = (2, 3, 4), (3, 4, 5), [np.zeros(24 * 60, np.int32)]
-    with pytest.raises(KernelFault, match=re.escape(words) or None):
+    with pytest.raises(KernelFault, match=re.escape(message) or None):
         host.launch(name, grid, block, *arrays)
 
 
@@ -155,58 +156,58 @@ def test_misaligned_packs_are_a_fault() -> None:
             host.launch("copy", 1, 1, x[1:5], x[4:8])
 
 
-def test_launches_from_several_threads_do_not_meet() -> None:
-    """What runs a launch is one set of fibers, and Python's threads go on while it runs."""
+def test_launches_from_several_threads_do_not_interfere() -> None:
+    """All launches share one set of fibers, and other Python threads continue during a launch."""
     host = host_of("reverse", build="fast")
 
-    def reversed_twice(start: int) -> bool:
+    def reverse_twice(start: int) -> bool:
         x = np.arange(start, start + 64 * 3000, dtype=np.int32)
         for _ in range(2):
             host.launch("reverse", 3000, 64, x)
         return np.array_equal(x, np.arange(start, start + 64 * 3000))
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(reversed_twice, range(0, 8000, 1000)))
+        assert all(pool.map(reverse_twice, range(0, 8000, 1000)))
 
 
-def test_arguments_are_looked_at() -> None:
+def test_wrong_arguments_are_refused() -> None:
     host, x = host_of("reverse"), np.zeros(64, np.int32)
     with pytest.raises(TypeError, match="reverse takes 1 arguments, got 2"):
         host.launch("reverse", 1, 64, x, x)
-    with pytest.raises(TypeError, match="x is of int64, wanted int32"):
+    with pytest.raises(TypeError, match="x has dtype int64, wanted int32"):
         host.launch("reverse", 1, 64, x.astype(np.int64))
-    with pytest.raises(TypeError, match="in one piece"):
+    with pytest.raises(TypeError, match="wanted a contiguous array"):
         host.launch("reverse", 1, 32, x[::2])
     x.flags.writeable = False
     with pytest.raises(TypeError, match="must not be written to"):
         host.launch("reverse", 1, 64, x)
 
 
-def run_sanitized(what: str) -> subprocess.CompletedProcess[str]:
+def run_sanitized(dtype_or_fault: str) -> subprocess.CompletedProcess[str]:
     library = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     path = library.stdout.strip()
     if not Path(path).is_absolute():
-        pytest.skip("needs the address sanitizer's library, libasan, beside g++")
+        pytest.skip("needs the library of g++'s address sanitizer, libasan")
     environment = {
         **os.environ, "LD_PRELOAD": path, "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
-    command = [sys.executable, str(Path(__file__).parents[1] / "cuda_sanitized.py"), what]
+    command = [sys.executable, str(Path(__file__).parents[1] / "cuda_sanitized.py"), dtype_or_fault]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_address_sanitizer_finds_nothing(dtype: str) -> None:
-    """Every check of the kernels, in a build that watches memory, on arrays that end where their memory does."""
+    """All checks of the kernels, in a sanitized build, on arrays that end at the end of their heap block."""
     done = run_sanitized(dtype)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.split() == ["made", "all", "checks"]
+    assert done.stdout.split() == ["all", "checks", "passed"]
 
 
 @pytest.mark.slow
-def test_the_address_sanitizer_would_find_it() -> None:
-    """Without one guard of the bounds, by a read and by a write one number too far."""
+def test_the_address_sanitizer_finds_a_missing_guard() -> None:
+    """One kernel then reads, another one writes, a number beyond the end of an array."""
     for fault in ("reads", "writes"):
         done = run_sanitized(fault)
         assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""Names of CuPy that only a GPU would reach: the installed CuPy has them, and they take what they are given."""
+"""The installed CuPy has the names that are used on a GPU only, and its functions accept the arguments passed."""
 
 import inspect
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-cupy: Any = pytest.importorskip("cupy", reason="needs the extra cuda12 or cuda13: CuPy, though no GPU")
+cupy: Any = pytest.importorskip("cupy", reason="needs CuPy, but no GPU: install the extra cuda12 or cuda13")
 
 from deepnotes.equations.array import Namespace  # noqa: E402
 
@@ -14,17 +14,17 @@ runtime = cupy.cuda.runtime
 
 
 def accepts(function: Any, *names: str) -> bool:
-    """Return whether a function takes these by name; what has no signature is read from its first lines."""
+    """Return whether a function has these parameters, according to its signature or its docstring."""
     try:
-        known = set(inspect.signature(function).parameters)
+        parameters = set(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        known = set((function.__doc__ or "").partition("Args:")[2].replace("(", " ").split()) | set(
+        parameters = set((function.__doc__ or "").partition("Args:")[2].replace("(", " ").split()) | set(
             (function.__doc__ or "").splitlines()[0].replace("(", " ").replace(",", " ").replace("=", " ").split()
         )
-    return set(names) <= known
+    return set(names) <= parameters
 
 
-def test_the_namespace_is_there() -> None:
+def test_cupy_has_the_functions_of_the_namespace() -> None:
     missing = {name for name in vars(Namespace) if name[0] != "_"} | set(Namespace.__annotations__)
     missing = {name for name in missing if not hasattr(cupy, name)}
     assert not missing
@@ -33,7 +33,7 @@ def test_the_namespace_is_there() -> None:
     assert cupy.float32 is np.float32
 
 
-def test_the_runtime_has_what_is_called() -> None:
+def test_the_runtime_has_the_functions_and_constants_used() -> None:
     for name in (
         "getDeviceCount", "getDeviceProperties", "runtimeGetVersion", "driverGetVersion", "memGetInfo", "memcpyAsync"
     ):  # fmt: skip
@@ -42,7 +42,7 @@ def test_the_runtime_has_what_is_called() -> None:
     assert runtime.streamCaptureModeThreadLocal == 1
 
 
-def test_streams_events_and_graphs_have_what_is_called() -> None:
+def test_streams_events_and_graphs_have_the_methods_used() -> None:
     for name in ("begin_capture", "end_capture", "wait_event", "record", "synchronize", "__enter__", "__exit__"):
         assert callable(getattr(cupy.cuda.Stream, name)), name
     assert accepts(cupy.cuda.Stream.__init__, "non_blocking")
@@ -55,7 +55,7 @@ def test_streams_events_and_graphs_have_what_is_called() -> None:
     assert callable(cupy.get_default_memory_pool().free_bytes)
 
 
-def test_transfers_and_modules_take_what_they_are_given() -> None:
+def test_transfers_and_modules_accept_the_arguments_passed() -> None:
     assert accepts(cupy.asnumpy, "stream", "order")
     module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("-DREAL=float", "--std=c++17"))
     assert callable(module.get_function)
@@ -63,8 +63,7 @@ def test_transfers_and_modules_take_what_they_are_given() -> None:
     assert issubclass(runtime.CUDARuntimeError, RuntimeError)
 
 
-def test_without_a_device_it_raises_what_availability_knows() -> None:
-    """Here, where it can be tried: the words that causes are told by."""
+def test_without_a_device_the_error_is_one_that_availability_recognizes() -> None:
     try:
         count = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
@@ -73,6 +72,6 @@ def test_without_a_device_it_raises_what_availability_knows() -> None:
         assert count >= 0
 
 
-def test_graphs_cannot_be_made_but_by_capture() -> None:
+def test_graphs_can_only_be_created_by_capture() -> None:
     with pytest.raises(NotImplementedError):
         cupy.cuda.Graph()

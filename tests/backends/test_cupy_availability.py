@@ -1,4 +1,4 @@
-"""Why the CuPy backend does not work: each cause is told, with the command that mends it."""
+"""If the CuPy backend does not work, the error states the cause and the command that fixes it."""
 
 import ctypes
 import importlib.metadata
@@ -19,20 +19,20 @@ from deepnotes_cupy import availability, create, cublas
 
 
 class DynamicLibNotFoundError(RuntimeError):
-    """As of cuda.pathfinder."""
+    """Stands in for the exception of cuda.pathfinder."""
 
 
 @pytest.fixture
-def works(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    """Put a machine in place where all is well, and return its CuPy."""
+def working_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """Simulate a machine on which the backend works, and return its CuPy."""
     fake_cupy.forget()
-    found = fake_cupy.modules()
-    for name, module in found.items():
+    modules = fake_cupy.modules()
+    for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(cublas, "load", lambda major: fake_cupy.Cublas())
     monkeypatch.setattr(availability, "driver_version", lambda: 13000)
     monkeypatch.setattr(availability, "installed_wheels", lambda: ["cupy-cuda12x"])
-    yield found["cupy"]
+    yield modules["cupy"]
     fake_cupy.forget()
 
 
@@ -43,7 +43,7 @@ def raising(error: Exception) -> Callable[..., Any]:
     return function
 
 
-def test_where_all_is_well_a_kernel_and_a_product_are_run(works: types.ModuleType) -> None:
+def test_creating_the_backend_runs_a_kernel_and_a_product(working_cupy: types.ModuleType) -> None:
     backend = create()
     assert ("launch", "round16") in [entry[:2] for entry in CUDA.log]
     assert "gemm" in [entry[0] for entry in CUDA.log]
@@ -136,7 +136,7 @@ def other_gpu(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     )
 
 
-def full(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+def no_memory(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     CUDA.memory = 100
 
 
@@ -146,19 +146,19 @@ def wrong_numbers(patch: pytest.MonkeyPatch, cupy: Any) -> None:
 
 DRIVERS = "https://www.nvidia.com/drivers"
 CAUSES: list[tuple[Callable[..., None], str, str]] = [
-    (missing_cupy, "CuPy is not installed", 'pip install "deepnotes[cuda13]"'),  # this driver can run that
+    (missing_cupy, "CuPy is not installed", 'pip install "deepnotes[cuda13]"'),  # the driver supports CUDA 13
     (broken_cupy, "CuPy cannot be imported: libcudart.so.12", 'pip install "deepnotes[cuda13]"'),
     (no_driver, "there is no NVIDIA driver (libcuda.so.1 is not found)", DRIVERS),
     (old_cupy, "CuPy 13.6.0 is older than 14", 'pip install "deepnotes[cuda12]"'),
     (nothing_at_all, "is not found), and CuPy is not installed", f"{DRIVERS}), or run where there is a GPU; then pip"),
-    (old_driver, "the driver knows CUDA 11.8, and this CuPy is for CUDA 12", "update the driver to one for CUDA 12"),
+    (old_driver, "the driver supports CUDA 11.8, and this CuPy is for CUDA 12", "update the driver to one for CUDA 12"),
     (
-        newer_wheel, "the driver knows CUDA 12.4, and this CuPy is for CUDA 13",
+        newer_wheel, "the driver supports CUDA 12.4, and this CuPy is for CUDA 13",
         'pip uninstall -y cupy-cuda13x && pip install "deepnotes[cuda12]"',
     ),
-    (dead_driver, "there is no NVIDIA driver that works", DRIVERS),
+    (dead_driver, "the NVIDIA driver does not work", DRIVERS),
     (
-        two_wheels, "cupy-cuda12x and cupy-cuda13x are installed together",
+        two_wheels, "cupy-cuda12x and cupy-cuda13x are both installed",
         'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "deepnotes[cuda13]"',
     ),
     (no_device, "CUDA sees no device", "nvidia-smi"),
@@ -167,40 +167,40 @@ CAUSES: list[tuple[Callable[..., None], str, str]] = [
     (does_not_compile, "a kernel does not compile (dense.cu(3)", 'pip install "deepnotes[cuda12]"'),
     (no_cublas, "cuBLAS for CUDA 12 cannot be loaded", 'pip install "deepnotes[cuda12]"'),
     (broken_cublas, "cublasGemmEx: architecture mismatch (8)", 'pip install "deepnotes[cuda12]"'),
-    (other_gpu, "this CuPy is for other GPUs", 'pip install "deepnotes[cuda13]"'),
-    (full, "the device has no memory left", "nvidia-smi"),
+    (other_gpu, "this CuPy was built for other GPUs", 'pip install "deepnotes[cuda13]"'),
+    (no_memory, "the device has no memory left", "nvidia-smi"),
     (wrong_numbers, "device 0 computes wrong results", "nvidia-smi"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("cause", "told", "fix"), CAUSES, ids=[c[0].__name__ for c in CAUSES])
-def test_each_cause_is_told_with_its_cure(
-    works: types.ModuleType, monkeypatch: pytest.MonkeyPatch, cause: Callable[..., None], told: str, fix: str
+@pytest.mark.parametrize(("break_it", "cause", "fix"), CAUSES, ids=[c[0].__name__ for c in CAUSES])
+def test_each_cause_is_reported_with_its_fix(
+    working_cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch, break_it: Callable[..., None], cause: str, fix: str
 ) -> None:
-    cause(monkeypatch, works)
+    break_it(monkeypatch, working_cupy)
     with pytest.raises(BackendUnavailable) as caught:
         create()
-    assert told in caught.value.cause
+    assert cause in caught.value.cause
     assert fix in caught.value.fix
     assert "\n" not in str(caught.value)
 
 
-def test_a_device_that_there_is_not_is_a_wrong_argument(works: types.ModuleType) -> None:
-    with pytest.raises(ArgumentError, match="device=1, and there is one device, 0"):
+def test_a_device_index_out_of_range_is_an_argument_error(working_cupy: types.ModuleType) -> None:
+    with pytest.raises(ArgumentError, match="device=1, wanted 0, the only device"):
         create(device=1)
     CUDA.devices = 4
-    with pytest.raises(ArgumentError, match="device=4, and there are 0 to 3"):
+    with pytest.raises(ArgumentError, match="device=4, wanted 0 to 3"):
         create(device=4)
 
 
-def test_wheels_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_wheels_of_cupy_itself_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["cupy-cuda12x", "CuPy-CUDA13x", "cupy_fake", "numpy", "cupy-xarray"]
-    found = [types.SimpleNamespace(metadata={"Name": name}) for name in names]
-    monkeypatch.setattr(availability, "distributions", lambda: found)
+    installed = [types.SimpleNamespace(metadata={"Name": name}) for name in names]
+    monkeypatch.setattr(availability, "distributions", lambda: installed)
     assert availability.installed_wheels() == ["cupy-cuda12x", "cupy-cuda13x"]
 
 
-# --- this machine, as it is -------------------------------------------------------------------------------------------
+# --- the machine that runs the tests ----------------------------------------------------------------------------------
 
 
 def has_driver() -> bool:
@@ -212,8 +212,7 @@ def has_driver() -> bool:
 
 
 @pytest.mark.skipif(has_driver(), reason="there is an NVIDIA driver here")
-def test_without_a_driver_auto_goes_on_at_once() -> None:
-    """Nothing of CuPy is imported to find out."""
+def test_without_a_driver_auto_does_not_import_cupy() -> None:
     code = (
         "import sys, deepnotes as dn; name = dn.get_backend('auto').name; "
         "print(name, 'cupy' in sys.modules, 'deepnotes_cupy.backend' in sys.modules)"
@@ -223,18 +222,18 @@ def test_without_a_driver_auto_goes_on_at_once() -> None:
 
 
 @pytest.mark.skipif(has_driver(), reason="there is an NVIDIA driver here")
-def test_the_command_line_lists_it_with_the_cure(run: Any) -> None:
+def test_the_command_line_lists_the_backend_with_the_fix(run: Any) -> None:
     out, _ = run("backends", "--json")
-    (found,) = [b for b in json.loads(out)["backends"] if b["name"] == "cupy"]
-    assert found["works"] is False
-    assert "there is no NVIDIA driver" in found["cause"]
-    assert DRIVERS in found["fix"]
+    (listed,) = [b for b in json.loads(out)["backends"] if b["name"] == "cupy"]
+    assert listed["works"] is False
+    assert "there is no NVIDIA driver" in listed["cause"]
+    assert DRIVERS in listed["fix"]
 
 
-def test_it_is_registered_with_extras_that_bring_all_of_it() -> None:
+def test_the_backend_is_registered_and_its_extras_are_complete() -> None:
     assert "cupy" in dn.registered_backends()
-    needs = importlib.metadata.requires("deepnotes") or []
+    requirements = importlib.metadata.requires("deepnotes") or []
     for major in (12, 13):
-        mine = [need for need in needs if f'extra == "cuda{major}"' in need]
-        assert any(need.startswith(f"cupy-cuda{major}x>=14") for need in mine)
-        assert any(all(part in need for part in ("cuda-toolkit[", "cublas", "cudart", "nvrtc")) for need in mine)
+        extra = [line for line in requirements if f'extra == "cuda{major}"' in line]
+        assert any(line.startswith(f"cupy-cuda{major}x>=14") for line in extra)
+        assert any(all(part in line for part in ("cuda-toolkit[", "cublas", "cudart", "nvrtc")) for line in extra)

@@ -1,4 +1,4 @@
-"""The real device class, on a CuPy of NumPy's arrays that holds callers to CUDA's rules; tests/fake_cupy.py."""
+"""CudaDevice on the stand-in for CuPy of tests/fake_cupy.py, which enforces CUDA's rules."""
 
 import inspect
 import logging
@@ -26,67 +26,69 @@ LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Cublas]:
-    """Put the fake CuPy in place, and return its cuBLAS."""
+    """Install the stand-in for CuPy, and return its cuBLAS."""
     fake_cupy.forget()
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    made = fake_cupy.Cublas()
-    monkeypatch.setattr(cublas, "load", lambda major: made)
-    yield made
+    stand_in = fake_cupy.Cublas()
+    monkeypatch.setattr(cublas, "load", lambda major: stand_in)
+    yield stand_in
     fake_cupy.forget()
 
 
-def device(index: int = 0) -> Any:
+def open_device(index: int = 0) -> Any:
     from deepnotes_cupy.cuda import CudaDevice
 
     return CudaDevice(index)
 
 
-def test_both_devices_are_what_the_seam_says(library: fake_cupy.Cublas) -> None:
-    made = device()
-    methods = {name: of for name, of in vars(Device).items() if inspect.isfunction(of) and name[0] != "_"}
+def test_both_devices_implement_the_protocol(library: fake_cupy.Cublas) -> None:
+    device = open_device()
+    methods = {name: value for name, value in vars(Device).items() if inspect.isfunction(value) and name[0] != "_"}
     assert len(methods) > 15
-    for found in (type(made), HostDevice):
+    for device_class in (type(device), HostDevice):
         for name, method in methods.items():
-            assert list(inspect.signature(getattr(found, name)).parameters) == list(
+            assert list(inspect.signature(getattr(device_class, name)).parameters) == list(
                 inspect.signature(method).parameters
-            ), (found, name)
-        assert {"xp", "processors", "keeps_subnormals"} <= set(dir(made if found is type(made) else HostDevice()))
+            ), (device_class, name)
+        assert {"xp", "processors", "keeps_subnormals"} <= set(
+            dir(device if device_class is type(device) else HostDevice())
+        )
 
 
-def test_it_trains_predicts_and_streams_to_the_bits_of_the_other_stand_in(library: fake_cupy.Cublas) -> None:
+def test_both_stand_ins_give_the_same_bits(library: fake_cupy.Cublas) -> None:
     X, y = blobs(150)
     for resident in (None, 0):
         results = []
-        for on in (CupyBackend(device(), resident_bytes=resident), host_backend()):
-            on.device.processors = 3
-            on.stage_bytes = 1000
-            net = dn.Network(LAYERS, 4, backend=on, seed=0)
+        for target in (CupyBackend(open_device(), resident_bytes=resident), host_backend()):
+            target.device.processors = 3
+            target.stage_bytes = 1000
+            net = dn.Network(LAYERS, 4, backend=target, seed=0)
             net.fit(X, y, epochs=2, batch_size=8, l2=0.01, metrics="accuracy", class_weight="balanced")
             results.append((net.flat(), net.predict(X), net.evaluate(X, y)["loss"], net.gradients(X, y)["b1"]))
-        for ours, theirs in zip(*results, strict=True):
-            assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+        for first, second in zip(*results, strict=True):
+            assert np.array_equal(np.asarray(first), np.asarray(second))
     assert any(entry[0] == "graph" for entry in CUDA.log)
 
 
-def test_what_we_enqueue_goes_to_our_stream_after_what_was_there_and_before_what_comes(
+def test_work_in_a_section_runs_after_earlier_and_before_later_work_of_the_outer_stream(
     library: fake_cupy.Cublas,
 ) -> None:
-    made = device()
+    device = open_device()
     CUDA.log.clear()
-    with made.section(), made.section():  # within itself: nothing
-        made.upload(np.zeros(4, "float32"), made.empty(4, "float32"))
-    ours = made._stream.ptr
-    assert CUDA.log == [("record", 0), ("wait", ours), ("memcpy", 1, 16, ours), ("record", ours), ("wait", 0)]
+    with device.section(), device.section():  # a nested section does nothing
+        device.upload(np.zeros(4, "float32"), device.empty(4, "float32"))
+    own = device._stream.ptr
+    assert CUDA.log == [("record", 0), ("wait", own), ("memcpy", 1, 16, own), ("record", own), ("wait", 0)]
 
 
-def test_the_workspace_is_set_after_the_stream_and_stays(library: fake_cupy.Cublas) -> None:
-    made = device()
+def test_the_workspace_is_set_after_the_stream_and_kept(library: fake_cupy.Cublas) -> None:
+    device = open_device()
     X, y = blobs()
-    dn.Network(LAYERS, 4, backend=CupyBackend(made), seed=0).fit(X, y, epochs=1, batch_size=8)
-    own = made._cublas.handle.value
-    setting = [call for call in library.calls if call[:2] in (("stream", own), ("workspace", own))]
-    assert setting == [("stream", own, made._stream.ptr), ("workspace", own, cublas.WORKSPACE)]
+    dn.Network(LAYERS, 4, backend=CupyBackend(device), seed=0).fit(X, y, epochs=1, batch_size=8)
+    own = device._cublas.handle.value
+    settings = [call for call in library.calls if call[:2] in (("stream", own), ("workspace", own))]
+    assert settings == [("stream", own, device._stream.ptr), ("workspace", own, cublas.WORKSPACE)]
     assert ("math", own, cublas.DEFAULT_MATH) in library.calls
     assert {call[1] for call in library.calls if call[0] == "gemm"} == {own}
 
@@ -95,87 +97,87 @@ def test_the_workspace_is_set_after_the_stream_and_stays(library: fake_cupy.Cubl
 def test_no_setting_of_the_process_changes_the_precision(
     library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch, precision: str, compute: int
 ) -> None:
-    """Every product names its compute type: 68 is float32 arithmetic, 77 rounds factors to TF32."""
+    """Every product states its compute type: 68 is float32 arithmetic, 77 rounds factors to TF32."""
     for tf32 in ("0", "1"):
         monkeypatch.setenv("CUPY_TF32", tf32)
-        on = CupyBackend(device(), precision)
-        net = dn.Network(LAYERS, 4, backend=on, seed=0)
+        target = CupyBackend(open_device(), precision)
+        net = dn.Network(LAYERS, 4, backend=target, seed=0)
         net.fit(*blobs(16), epochs=1, batch_size=8)
         net.gradients(*blobs(16))
         net.predict(blobs(16)[0])
     assert {call[2] for call in library.calls if call[0] == "gemm"} == {compute}
 
 
-def test_an_equation_by_itself_runs_in_the_stream_that_is_current_on_a_handle_of_its_own(
+def test_an_eager_equation_runs_in_the_current_stream_on_another_handle(
     library: fake_cupy.Cublas,
 ) -> None:
-    on = CupyBackend(device())
-    W, A, b = (on.from_numpy(np.ones(shape, "float32")) for shape in ((2, 3), (3, 4), (2, 1)))
+    target = CupyBackend(open_device())
+    W, A, b = (target.from_numpy(np.ones(shape, "float32")) for shape in ((2, 3), (3, 4), (2, 1)))
     CUDA.log.clear()
-    Z = on.ops.linear(W, A, b)
+    Z = target.ops.linear(W, A, b)
     assert [entry[-1] for entry in CUDA.log if entry[0] in ("gemm", "launch")] == [0, 0]
-    assert np.array_equal(on.to_numpy(Z), np.full((2, 4), 4))
-    assert library.calls[-1][1] == on.device._elsewhere.handle.value  # type: ignore[attr-defined]
+    assert np.array_equal(target.to_numpy(Z), np.full((2, 4), 4))
+    assert library.calls[-1][1] == target.device._foreign_cublas.handle.value  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("what", ["gemm", "launch"])
-def test_a_capture_that_fails_leaves_a_stream_that_works(
-    library: fake_cupy.Cublas, what: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("failing", ["gemm", "launch"])
+def test_after_a_capture_that_fails_the_stream_still_works(
+    library: fake_cupy.Cublas, failing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    CUDA.failing = what
+    CUDA.failing = failing
     X, y = blobs()
     with caplog.at_level(logging.WARNING):
-        net = dn.Network(LAYERS, 4, backend=CupyBackend(device()), seed=0)
+        net = dn.Network(LAYERS, 4, backend=CupyBackend(open_device()), seed=0)
         net.fit(X, y, epochs=1, batch_size=8)
     assert CUDA.capturing is None
     assert not any(entry[0] == "graph" for entry in CUDA.log)
     (record,) = caplog.records
     assert "it cannot be captured" in record.message
-    wanted = "cublasGemmEx: not supported (15)" if what == "gemm" else "not permitted when stream is capturing"
-    assert wanted in record.message
+    message = "cublasGemmEx: not supported (15)" if failing == "gemm" else "not permitted when stream is capturing"
+    assert message in record.message
 
 
-def test_an_interrupt_within_a_capture_ends_it(library: fake_cupy.Cublas) -> None:
-    made = device()
+def test_an_interrupt_during_a_capture_ends_it(library: fake_cupy.Cublas) -> None:
+    device = open_device()
 
-    def interrupted() -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with made.section():
+    with device.section():
         with pytest.raises(KeyboardInterrupt):
-            made.capture(interrupted)
+            device.capture(interrupt)
         assert CUDA.capturing is None
         with pytest.raises(CaptureRefused, match="cudaMalloc while a stream is captured"):
-            made.capture(lambda: made.empty(3, "float32"))
+            device.capture(lambda: device.empty(3, "float32"))
         assert CUDA.capturing is None
 
 
-def test_memory_that_is_not_there(library: fake_cupy.Cublas) -> None:
-    made = device()
+def test_too_large_an_array_is_a_device_memory_error(library: fake_cupy.Cublas) -> None:
+    device = open_device()
     CUDA.memory = 1000
     with pytest.raises(DeviceMemoryError) as caught:
-        made.empty(1000, "float64")
+        device.empty(1000, "float64")
     assert (caught.value.requested, caught.value.free) == (8000, 1000)
     assert caught.value.__cause__ is None
-    assert made.empty(100, "float64").size == 100
+    assert device.empty(100, "float64").size == 100
 
 
 def test_a_forked_process_is_refused(library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch) -> None:
-    on = CupyBackend(device())
-    net = dn.Network(LAYERS, 4, backend=on, seed=0)
+    target = CupyBackend(open_device())
+    net = dn.Network(LAYERS, 4, backend=target, seed=0)
     import os
 
     pid = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-    for use in (lambda: net.predict(np.zeros((4, 1))), lambda: on.from_numpy(np.zeros(3)), lambda: net.flat()):
+    for use in (lambda: net.predict(np.zeros((4, 1))), lambda: target.from_numpy(np.zeros(3)), lambda: net.flat()):
         with pytest.raises(ForkedProcessError, match="spawn"):
             use()
 
 
-def test_the_device_is_described_with_all_that_there_are(library: fake_cupy.Cublas) -> None:
+def test_the_description_lists_all_devices(library: fake_cupy.Cublas) -> None:
     CUDA.devices = 2
-    words = CupyBackend(device(1)).describe()
-    assert words == (
+    description = CupyBackend(open_device(1)).describe()
+    assert description == (
         "cupy 14.2.0, CUDA 12.9, driver for CUDA 13.0, cuBLAS 12.9; device 0: NVIDIA H100 80GB HBM3, 80.0 GiB; "
         "device 1: NVIDIA H100 80GB HBM3, 80.0 GiB (selected)"
     )
@@ -183,35 +185,37 @@ def test_the_device_is_described_with_all_that_there_are(library: fake_cupy.Cubl
 
 
 def test_threads_take_turns(library: fake_cupy.Cublas) -> None:
-    made = device()
-    inside, left = threading.Event(), threading.Event()
+    device = open_device()
+    entered, left = threading.Event(), threading.Event()
     order = []
 
     def other() -> None:
-        inside.wait(30)
-        with made.section():
+        entered.wait(30)
+        with device.section():
             order.append("other")
         left.set()
 
     thread = threading.Thread(target=other)
     thread.start()
-    with made.section():
-        inside.set()
+    with device.section():
+        entered.set()
         assert not left.wait(0.1)
         order.append("first")
     thread.join(30)
     assert order == ["first", "other"]
 
 
-def test_a_library_of_another_cuda_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cublas_for_another_cuda_version_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
-    with pytest.raises(cublas.CublasMissing, match=r"CUDA 99 is found neither .* nor as libcublas.so.99"):
+    with pytest.raises(
+        cublas.CublasMissing, match=r"CUDA 99 is neither in a Python package nor found as libcublas.so.99"
+    ):
         cublas.load(99)
 
 
-def test_what_cublas_says_is_told(library: fake_cupy.Cublas) -> None:
-    on = CupyBackend(device())
+def test_an_error_of_cublas_is_reported(library: fake_cupy.Cublas) -> None:
+    target = CupyBackend(open_device())
     library.refuses = 13
-    ones = on.from_numpy(np.ones((2, 2), "float32"))
+    ones = target.from_numpy(np.ones((2, 2), "float32"))
     with pytest.raises(cublas.CublasError, match=r"cublasGemmEx: execution failed \(13\)"):
-        on.ops.input_gradient(ones, ones)
+        target.ops.input_gradient(ones, ones)

@@ -1,4 +1,4 @@
-"""The CuPy backend with less memory than it is asked for: data that stay on the host, errors, and what works after."""
+"""The CuPy backend with too little memory: data that stay on the host, errors, and recovery from them."""
 
 import multiprocessing
 import os
@@ -22,14 +22,15 @@ LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
 
 
 def streaming(stage: int = 3000, **options: Any) -> Any:
-    """Return a backend that keeps nothing on the device but what is trained on now."""
-    on = backend(**options)
-    on.resident_bytes, on.stage_bytes = 0, stage
-    return on
+    """Return a backend that keeps all samples on the host, and streams them in buffers of `stage` bytes."""
+    target = backend(**options)
+    target.resident_bytes, target.stage_bytes = 0, stage
+    return target
 
 
-def fitted(on: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Network:
-    net = dn.Network(LAYERS, 4, backend=on, seed=0)
+def fit(target: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Network:
+    """Return a network that was trained on a backend."""
+    net = dn.Network(LAYERS, 4, backend=target, seed=0)
     net.fit(X, y, **{"epochs": 3, "batch_size": 8} | settings)
     return net
 
@@ -37,61 +38,61 @@ def fitted(on: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Network
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("stage", [1, 700, 3000, 1 << 20])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_streamed_data_train_to_the_same_bits_as_resident_ones(stage: int, weighted: bool) -> None:
-    """Parts of one batch, of a few, of all; a last batch that is smaller; targets as classes, and weights."""
+def test_streamed_and_resident_data_give_the_same_bits(stage: int, weighted: bool) -> None:
+    """With parts of one, a few or all batches; the last batch is smaller; targets are classes."""
     X, y = blobs(203)
     settings: dict[str, Any] = {"class_weight": "balanced"} if weighted else {}
-    on = streaming(stage)
-    nets = [fitted(b, X, y, **settings) for b in (on, backend())]
-    assert on.device.count("send") > 3
+    target = streaming(stage)
+    nets = [fit(b, X, y, **settings) for b in (target, backend())]
+    assert target.device.count("send") > 3
     assert np.array_equal(nets[0].flat(), nets[1].flat())
     assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
 
 
-def test_large_samples_stay_on_the_host_while_their_small_targets_do_not() -> None:
+def test_large_samples_stay_on_the_host_and_their_small_targets_do_not() -> None:
     X, y = blobs(203)
-    on = streaming()
-    on.resident_bytes = 8 * 203
-    assert not on.is_array(on.from_samples(X))
-    assert on.is_array(on.from_samples(y.reshape(1, -1)))
-    nets = [fitted(b, X, y, metrics="accuracy") for b in (on, backend())]
+    target = streaming()
+    target.resident_bytes = 8 * 203
+    assert not target.is_array(target.from_samples(X))
+    assert target.is_array(target.from_samples(y.reshape(1, -1)))
+    nets = [fit(b, X, y, metrics="accuracy") for b in (target, backend())]
     assert np.array_equal(nets[0].flat(), nets[1].flat())
     assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
 
 
 @pytest.mark.parametrize("layout", ["C", "F"])
-def test_the_host_copies_no_more_than_a_part(layout: Any, tmp_path: Any) -> None:
-    """Targets of several outputs, and samples in a file that is mapped into memory."""
+def test_the_host_copies_only_a_part_at_a_time(layout: Any, tmp_path: Any) -> None:
+    """With several outputs, and samples in a memory-mapped file."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 4)).astype("float32")
     np.save(tmp_path / "x.npy", np.asarray(rows, order=layout))
     X = np.load(tmp_path / "x.npy", mmap_mode="r").T
     Y = rng.normal(size=(2, 300))
-    on = streaming()
+    target = streaming()
     results = []
-    for b in (on, backend()):
+    for b in (target, backend()):
         net = dn.Network([dn.Dense(5, "tanh"), dn.Dense(2)], 4, backend=b, seed=0)
         history = net.fit(X, Y, epochs=2, batch_size=16, validation=(X[:, :20], Y[:, :20]), metrics="r2")
         results.append((net.flat(), history.val_loss, net.predict(X)))
-    for ours, theirs in zip(*results, strict=True):
-        assert np.array_equal(ours, theirs)
-    largest = max(entry[1] for entry in on.device.log if entry[0] in ("send", "upload"))
+    for actual, expected in zip(*results, strict=True):
+        assert np.array_equal(actual, expected)
+    largest = max(entry[1] for entry in target.device.log if entry[0] in ("send", "upload"))
     assert largest < rows.nbytes / 2 + 4 * 300 * 8
 
 
-def test_the_next_part_is_sent_before_the_last_one_is_awaited() -> None:
-    """Two buffers: a part is sent when what reads its buffer is enqueued, which is the part before the last."""
-    on = streaming(1)
+def test_a_part_is_sent_while_the_previous_one_is_trained_on() -> None:
+    """There are two buffers: a part is sent once the work on the last part but one, in the same buffer, is enqueued."""
+    target = streaming(1)
     events: list[str] = []
-    device = on.device
-    plain = {name: getattr(HostDevice, name) for name in ("send", "mark", "await_event", "settle")}
-    for name, method in plain.items():
+    device = target.device
+    methods = {name: getattr(HostDevice, name) for name in ("send", "mark", "await_event", "settle")}
+    for name, method in methods.items():
 
-        def noted(*arguments: Any, name: str = name, method: Any = method) -> Any:
+        def log(*arguments: Any, name: str = name, method: Any = method) -> Any:
             events.append(name)
             return method(device, *arguments)
 
-        setattr(device, name, noted)
+        setattr(device, name, log)
     stage = Stage(device, (4, 1, 0), "float32", 8, 1)
     arrays = [np.zeros((n, 40), "float32") for n in (4, 1)]
     for number in range(4):
@@ -101,23 +102,26 @@ def test_the_next_part_is_sent_before_the_last_one_is_awaited() -> None:
 
 
 def test_predictions_from_streamed_samples_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = streaming()
+    target = streaming()
     X, y = blobs(500)
-    net = fitted(on, X, y, epochs=1)
+    net = fit(target, X, y, epochs=1)
     monkeypatch.setattr(streaming_module, "BLOCK", 100 * 16)
-    on.device.log.clear()
+    target.device.log.clear()
     A = net.predict(X)
     assert type(A) is np.ndarray
-    assert on.device.count("download") == 6  # five parts, then all together: on a GPU, these are on the host already
-    assert max(entry[1] for entry in on.device.log if entry[0] == "upload") == 100 * 16
-    on.resident_bytes = 1 << 30
-    np.testing.assert_allclose(A, net.predict(X), rtol=1e-5, atol=1e-5)  # the host's BLAS rounds by the width
+    assert (
+        target.device.count("download") == 6
+    )  # five blocks, then all together, which on a GPU are on the host already
+    assert max(entry[1] for entry in target.device.log if entry[0] == "upload") == 100 * 16
+    target.resident_bytes = 1 << 30
+    again = net.predict(X)  # in one block, for which the host's BLAS rounds differently
+    np.testing.assert_allclose(A, again, rtol=1e-5, atol=1e-5)
 
 
-def test_streamed_data_train_parts_of_ones_own() -> None:
+def test_a_custom_layer_trains_on_streamed_data() -> None:
     class Doubled(dn.Layer):
         def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
-            assert type(A_prev) is np.ndarray  # of the device, not of the host
+            assert type(A_prev) is np.ndarray  # an array of the device, not HostSamples
             return 2 * A_prev, None
 
         def backward(self, ops: Any, parameters: Any, cache: Any, dA: Any) -> Any:
@@ -125,61 +129,61 @@ def test_streamed_data_train_parts_of_ones_own() -> None:
 
     X, y = blobs(60)
     nets = []
-    for on in (streaming(), backend()):
-        net = dn.Network([Doubled(), *LAYERS], 4, backend=on, seed=0)
+    for target in (streaming(), backend()):
+        net = dn.Network([Doubled(), *LAYERS], 4, backend=target, seed=0)
         net.fit(X, y, epochs=2, batch_size=8, metrics="accuracy")
         nets.append((net.flat(), net.predict(X), net.evaluate(X, y)["loss"], net.gradients(X, y)["W1"]))
-    for ours, theirs in zip(*nets, strict=True):
-        assert np.array_equal(ours, theirs)
+    for actual, expected in zip(*nets, strict=True):
+        assert np.array_equal(actual, expected)
 
 
-def test_a_batch_larger_than_all_samples_takes_no_more_than_they_do() -> None:
+def test_a_batch_size_larger_than_the_data_takes_no_more_memory() -> None:
     X, y = blobs(30)
-    for on in (streaming(), backend()):
-        fitted(on, X, y, batch_size=10**9)
-        assert on.device.used < 1_000_000
+    for target in (streaming(), backend()):
+        fit(target, X, y, batch_size=10**9)
+        assert target.device.used < 1_000_000
 
 
-def test_a_loss_that_is_not_finite_is_told_of_streamed_data_as_well() -> None:
+def test_a_loss_that_is_not_finite_is_reported_for_streamed_data() -> None:
     X, Y = np.ones((1, 16)), np.full((1, 16), 3e30)
     net = dn.Network([dn.Dense(1)], 1, backend=streaming(), seed=0)
     with pytest.raises(dn.NonFiniteLossError, match="before update 1"):
         net.fit(X, Y, batch_size=8)
 
 
-def test_what_is_small_stays_on_the_device_and_what_is_large_does_not() -> None:
-    on = backend(memory=1 << 28)
-    small = on.from_samples(np.zeros((4, 100), "float32"))
-    large = on.from_samples(np.zeros((4, 10_000_000), "float32"))
-    assert on.is_array(small)
-    assert not on.is_array(large)
+def test_small_samples_are_on_the_device_and_large_ones_on_the_host() -> None:
+    target = backend(memory=1 << 28)
+    small = target.from_samples(np.zeros((4, 100), "float32"))
+    large = target.from_samples(np.zeros((4, 10_000_000), "float32"))
+    assert target.is_array(small)
+    assert not target.is_array(large)
     assert isinstance(large, HostSamples)
 
 
-def test_a_training_lets_go_of_its_data_when_the_next_one_wants_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And both come out as if they had been alone."""
+def test_a_training_releases_its_data_when_the_next_one_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results do not change."""
     monkeypatch.setattr(backend_module, "SMALL", 1000)
     X, y = blobs(400)
-    on, other = backend(), backend()
-    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (on, other)]
+    target, other = backend(), backend()
+    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (target, other)]
     nets[0].fit(X, y, epochs=2, batch_size=8)
-    held = on.device.used
-    on.from_samples(np.zeros((1, 251), "float32"))
-    assert held - on.device.used >= X.size * 4
+    before = target.device.used
+    target.from_samples(np.zeros((1, 251), "float32"))
+    assert before - target.device.used >= X.size * 4
     nets[0].fit(X, y, epochs=2, batch_size=8)
-    assert on.device.used <= held + 4 * 251
+    assert target.device.used <= before + 4 * 251
     for _ in range(2):
         nets[1].fit(X, y, epochs=2, batch_size=8)
     assert np.array_equal(nets[0].flat(), nets[1].flat())
 
 
-# --- no memory left ---------------------------------------------------------------------------------------------------
+# --- out of memory ---------------------------------------------------------------------------------------------------
 
 
-def test_too_large_a_batch_says_what_fits_and_that_does() -> None:
-    on = backend(memory=600_000)
+def test_the_error_for_too_large_a_batch_names_one_that_fits() -> None:
+    target = backend(memory=600_000)
     X, Y = np.random.default_rng(0).normal(size=(4, 800)), np.ones((1, 800))
-    net = dn.Network([dn.Dense(40, "tanh"), dn.Dense(40, "relu"), dn.Dense(1)], 4, backend=on, seed=0)
+    net = dn.Network([dn.Dense(40, "tanh"), dn.Dense(40, "relu"), dn.Dense(1)], 4, backend=target, seed=0)
     before = net.flat()
     with pytest.raises(DeviceMemoryError, match=r"batch_size=\d+ would fit") as caught:
         net.fit(X, Y, epochs=1, batch_size=800)
@@ -190,38 +194,38 @@ def test_too_large_a_batch_says_what_fits_and_that_does() -> None:
     fits = caught.value.batch_size
     assert fits is not None
     assert 16 <= fits < 800
-    net.fit(X, Y, epochs=2, batch_size=fits)  # with the error still at hand: it holds no memory
+    net.fit(X, Y, epochs=2, batch_size=fits)  # the error is still referenced, but keeps no memory
     assert not np.array_equal(net.flat(), before)
 
 
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("precision", ["highest", "bfloat16"])
 @pytest.mark.parametrize("memory", [500_000, 1_000_000])
-def test_what_is_said_to_fit_does(memory: int, precision: str) -> None:
-    on = backend(precision, memory=memory)
-    on.resident_bytes, on.stage_bytes = 0, 1
+def test_the_suggested_batch_size_fits(memory: int, precision: str) -> None:
+    target = backend(precision, memory=memory)
+    target.resident_bytes, target.stage_bytes = 0, 1
     X, y = blobs(1500)
-    net = dn.Network([dn.Dense(100, "tanh"), dn.Dropout(0.5), dn.Dense(4, "softmax")], 4, backend=on, seed=0)
+    net = dn.Network([dn.Dense(100, "tanh"), dn.Dropout(0.5), dn.Dense(4, "softmax")], 4, backend=target, seed=0)
     with pytest.raises(DeviceMemoryError) as caught:
         net.fit(X, y, epochs=1, batch_size=1500)
     assert caught.value.batch_size is not None
     net.fit(X, y, epochs=1, batch_size=caught.value.batch_size)
 
 
-def test_a_network_that_is_too_large_says_so() -> None:
+def test_too_large_a_network_is_a_device_memory_error() -> None:
     with pytest.raises(DeviceMemoryError, match="were asked for on the device and 1,000 are free"):
         dn.Network([dn.Dense(1000)], 1000, backend=backend(memory=1000), seed=0)
 
 
-def test_predictions_take_fewer_samples_at_a_time_where_memory_is_short() -> None:
-    on = backend(memory=600_000)
+def test_predictions_use_fewer_samples_at_a_time_if_memory_is_short() -> None:
+    target = backend(memory=600_000)
     X = np.random.default_rng(0).normal(size=(4, 600))
     layers = [dn.Dense(200, "tanh"), dn.Dense(1)]
-    net = dn.Network(layers, 4, backend=on, seed=0)
+    net = dn.Network(layers, 4, backend=target, seed=0)
     assert np.array_equal(net.predict(X), dn.Network(layers, 4, backend=backend(), seed=0).predict(X))
 
 
-def test_the_error_is_pickled_whole() -> None:
+def test_the_error_can_be_pickled() -> None:
     error = DeviceMemoryError(9, 3, "batch_size=1 would fit", 1)
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.requested, again.free, again.batch_size) == (str(error), 9, 3, 1)
@@ -238,7 +242,7 @@ def predict_in_child(net: dn.Network, answers: Any) -> None:
         answers.put(str(error))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_is_told_to_spawn() -> None:
     net = dn.Network(LAYERS, 4, backend=backend(), seed=0)

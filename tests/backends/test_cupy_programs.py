@@ -1,4 +1,4 @@
-"""The CuPy backend's Program on a stand-in for the device: graphs and their checks, what stops, what is kept."""
+"""The CuPy backend's Program on a stand-in for the device: graphs and their checks, early stops, precision, options."""
 
 import logging
 import re
@@ -21,26 +21,27 @@ pytestmark = pytest.mark.slow
 LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(6, "gelu"), dn.Dense(4, "softmax")]
 
 
-def train(on: Any, seed: int = 0, layers: Any = LAYERS, **settings: Any) -> dn.Network:
-    """Return a network that was trained on some blobs."""
+def train(target: Any, seed: int = 0, layers: Any = LAYERS, **settings: Any) -> dn.Network:
+    """Return a network that was trained on blobs."""
     X, y = blobs()
-    net = dn.Network(layers, inputs=4, backend=on, seed=seed)
+    net = dn.Network(layers, inputs=4, backend=target, seed=seed)
     net.fit(X, y, **{"epochs": 3, "batch_size": 8} | settings)
     return net
 
 
 def kinds(device: HostDevice) -> set[str]:
+    """Return the kinds of calls that a device has logged."""
     return {entry[0] for entry in device.log}
 
 
-def test_a_step_of_the_network_of_the_readme_is_short() -> None:
-    """784-512-512-10, batch 128, Adam: the nodes of its graph; every launch that is added shows here."""
-    on = backend()
-    on.device.processors = 132
+def test_the_graph_of_a_step_has_these_nodes() -> None:
+    """For 784-512-512-10, batch 128, Adam: an additional launch would make steps slower."""
+    target = backend()
+    target.device.processors = 132
     layers = [dn.Dense(512, "relu"), dn.Dense(512, "relu"), dn.Dense(10, "softmax")]
-    net = dn.Network(layers, 784, backend=on, seed=0)
+    net = dn.Network(layers, 784, backend=target, seed=0)
     plan = net._plan(net._loss(None), "adam", 0.0, None, True)
-    program = on.compile(plan)
+    program = target.compile(plan)
     assert isinstance(program, CupyProgram)
     slots = np.zeros_like(net.theta), np.zeros_like(net.theta)
     state = dn.backends.program.State(net.theta, slots)
@@ -56,33 +57,33 @@ def test_a_step_of_the_network_of_the_readme_is_short() -> None:
     assert len(names) <= 22
 
 
-def test_the_host_waits_once_for_a_chunk_and_graphs_do_nearly_all() -> None:
-    on = backend()
-    device = on.device
+def test_a_chunk_is_a_few_graph_launches_and_one_download() -> None:
+    target = backend()
+    device = target.device
     X, y = blobs(800)
-    net = dn.Network(LAYERS, 4, backend=on, seed=0)
+    net = dn.Network(LAYERS, 4, backend=target, seed=0)
     plan = net._plan(net._loss(None), "adam", 0.0, None, True)
-    program = on.compile(plan)
-    data = dn.backends.program.Data(on.from_samples(X.astype("float32")), on.from_samples(y.reshape(1, -1)))
+    program = target.compile(plan)
+    data = dn.backends.program.Data(target.from_samples(X.astype("float32")), target.from_samples(y.reshape(1, -1)))
     state = dn.backends.program.State(
-        net.theta, tuple(on.from_numpy(np.zeros(net.layout.size, "float32")) for _ in range(2))
+        net.theta, tuple(target.from_numpy(np.zeros(net.layout.size, "float32")) for _ in range(2))
     )
     order = np.arange(800)
-    program.train(state, dn.backends.Batches(data, order, 8, np.full(100, 1e-3)))  # captures, and checks
+    program.train(state, dn.backends.Batches(data, order, 8, np.full(100, 1e-3)))  # captures and checks graphs
     device.log.clear()
     chunk = program.train(state, dn.backends.Batches(data, order, 8, np.full(100, 1e-3)))
     assert chunk.steps == 100
     assert device.count("download") == 1
     assert device.count("upload") == 3  # order, scalars, control
-    assert device.count("graph") == 100 // replay.MANY + 100 % replay.MANY
+    assert device.count("graph") == 100 // replay.STEPS_PER_GRAPH + 100 % replay.STEPS_PER_GRAPH
     assert device.count("launch", "product", "copy") == 0
 
 
-def test_a_training_by_graphs_and_one_step_by_step_have_the_same_bits(caplog: pytest.LogCaptureFixture) -> None:
+def test_training_by_graphs_and_step_by_step_gives_the_same_bits(caplog: pytest.LogCaptureFixture) -> None:
     by_graphs, by_steps = backend(), backend()
     by_steps.device.refuses = "cublasGemmEx: not supported (15)"
     with caplog.at_level(logging.WARNING):
-        nets = [train(on) for on in (by_graphs, by_steps)]
+        nets = [train(target) for target in (by_graphs, by_steps)]
     assert "graph" in kinds(by_graphs.device)
     assert "graph" not in kinds(by_steps.device)
     assert np.array_equal(nets[0].flat(), nets[1].flat())
@@ -92,56 +93,55 @@ def test_a_training_by_graphs_and_one_step_by_step_have_the_same_bits(caplog: py
 
 
 @pytest.mark.thinned(4)
-@pytest.mark.parametrize("place", range(22))
-def test_a_graph_that_does_something_else_is_never_trained_with(place: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever of a step's nodes is missing."""
-    on = backend()
-    on.device.replay = lambda at, call: at == place or call()
+@pytest.mark.parametrize("missing", range(22))
+def test_a_graph_without_one_of_its_nodes_is_never_used(missing: int, caplog: pytest.LogCaptureFixture) -> None:
+    target = backend()
+    target.device.replay = lambda index, call: index == missing or call()
     layers = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
     with caplog.at_level(logging.WARNING):
-        net = train(on, layers=layers, epochs=1, clip_norm=0.1)
-    if place >= len(net._training[1]._replays[8, False].step.names):  # type: ignore[index, union-attr]
+        net = train(target, layers=layers, epochs=1, clip_norm=0.1)
+    if missing >= len(net._training[1]._replays[8, False].step.names):  # type: ignore[index, union-attr]
         return
-    assert any("of a replay is off by" in r.message or "a replay made" in r.message for r in caplog.records)
+    assert any("computed by a graph is off by" in r.message or "a graph made" in r.message for r in caplog.records)
     assert np.array_equal(net.flat(), train(backend(), layers=layers, epochs=1, clip_norm=0.1).flat())
 
 
-def test_a_graph_that_makes_nan_of_a_parameter_differs(caplog: pytest.LogCaptureFixture) -> None:
-    """NaN is neither above a bound nor below it."""
-    on = backend()
-    net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
+def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixture) -> None:
+    """The comparison must not take NaN for a number within the bound."""
+    target = backend()
+    net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
 
-    def late(at: int, call: Any) -> None:
+    def spoil(index: int, call: Any) -> None:
         call()
         graph = net._training[1]._replays[8, False].step.names  # type: ignore[index, union-attr]
-        if at == len(graph) - 1:
+        if index == len(graph) - 1:
             net.theta[-1] = np.nan  # type: ignore[index]
 
-    on.device.replay = late
+    target.device.replay = spoil
     X, y = blobs()
     with caplog.at_level(logging.WARNING):
         net.fit(X, y, epochs=1, batch_size=8)
-    assert "θ of a replay is off by nan" in caplog.text
+    assert "θ computed by a graph is off by nan" in caplog.text
     assert np.isfinite(net.flat()).all()
 
 
-def test_no_graph_is_launched_before_it_was_checked() -> None:
-    """Each new graph's first launch is followed by the parameters being put back, before anything else is trained."""
-    on = backend()
-    train(on, epochs=1)
-    kinds_in_turn = [entry[0] for entry in on.device.log]
-    first = kinds_in_turn.index("graph")
+def test_a_graph_is_checked_at_its_first_launch() -> None:
+    """After the first launch of a graph, its results are downloaded and compared, and the parameters are restored."""
+    target = backend()
+    train(target, epochs=1)
+    sequence = [entry[0] for entry in target.device.log]
+    first = sequence.index("graph")
     copies = 1 + 1 + 2  # θ, control, the slots of Adam
-    looked = 2 * (copies + 1)  # those and the gradient, of both
-    assert kinds_in_turn[first + 1 : first + 1 + looked] == ["download"] * looked
-    assert kinds_in_turn[first + 1 + looked :][:copies] == ["copy"] * copies
+    downloads = 2 * (copies + 1)  # these and the gradient, of the graph and of the steps
+    assert sequence[first + 1 : first + 1 + downloads] == ["download"] * downloads
+    assert sequence[first + 1 + downloads :][:copies] == ["copy"] * copies
 
 
-def test_data_elsewhere_are_captured_anew() -> None:
-    """Graphs hold addresses: a second fit has arrays of its own, and trains on those."""
-    on, other = backend(), backend()
+def test_a_second_fit_on_other_arrays_captures_new_graphs() -> None:
+    """Graphs contain addresses, so the graphs of the first fit would train on its arrays."""
+    target, other = backend(), backend()
     X, y = blobs()
-    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (on, other)]
+    nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (target, other)]
     for net in nets:
         net.fit(X, y, epochs=2, batch_size=8, shuffle=False)
     nets[0].fit(-X, y, epochs=2, batch_size=8, shuffle=False)
@@ -150,38 +150,41 @@ def test_data_elsewhere_are_captured_anew() -> None:
     assert np.array_equal(nets[0].flat(), nets[1].flat())
 
 
-def test_data_that_change_in_place_between_two_chunks_are_read_anew() -> None:
+def test_data_changed_in_place_between_chunks_are_read_again() -> None:
     results = []
     for copied in (False, True):
-        on = backend()
-        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
+        target = backend()
+        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
         X, y = blobs(64)
-        program = on.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
-        held, labels = X.astype("float32"), y.reshape(1, -1).copy()  # in C order: Programs read it by sample
+        program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
+        samples, labels = (
+            X.astype("float32"),
+            y.reshape(1, -1).copy(),
+        )  # in C order, so that the Program copies it by sample
         state = dn.backends.program.State(net.theta)
         for _ in range(2):
-            data = dn.backends.program.Data(held.copy() if copied else held, labels.copy() if copied else labels)
-            kept = data if copied else dn.backends.program.Data(held, labels)
+            data = dn.backends.program.Data(samples.copy() if copied else samples, labels.copy() if copied else labels)
+            kept = data if copied else dn.backends.program.Data(samples, labels)
             program.train(state, dn.backends.Batches(kept, np.arange(64), 8, np.full(8, 0.1)))
-            held += 1
+            samples += 1
             labels[:] = 2 - labels
         results.append(net.flat())
     assert np.array_equal(*results)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_it_trains_as_numpy_does(optimizer: dn.Optimizer) -> None:
-    """Through fit, with all that a fit may have; bounds for each step are what conformance holds it to."""
+def test_training_agrees_with_numpy(optimizer: dn.Optimizer) -> None:
+    """A whole fit with many options; conformance checks each step against its error bound."""
     settings = {"optimizer": optimizer, "l2": 0.01, "clip_norm": 0.5, "class_weight": "balanced", "batch_size": 32}
-    ours, theirs = (train(on, **settings).flat() for on in (backend(), "numpy"))
+    ours, theirs = (train(target, **settings).flat() for target in (backend(), "numpy"))
     assert abs(ours - theirs).max() <= 1e-4 * abs(theirs).max()
 
 
-def test_schedules_early_stopping_and_partial_fit() -> None:
+def test_schedules_early_stopping_and_partial_fit_agree_with_numpy() -> None:
     X, y = blobs()
     figures = []
-    for on in (backend(), "numpy"):
-        net = dn.Network(LAYERS, 4, backend=on, seed=0)
+    for target in (backend(), "numpy"):
+        net = dn.Network(LAYERS, 4, backend=target, seed=0)
         history = net.fit(
             X, y, optimizer=dn.Adam(dn.CosineDecay(1e-2, 200, warmup=20)), epochs=30, batch_size=16,
             validation=(X[:, :50], y[:50]), metrics="accuracy", early_stopping=2,
@@ -191,7 +194,7 @@ def test_schedules_early_stopping_and_partial_fit() -> None:
     assert np.allclose(figures[0], figures[1], rtol=1e-4)
 
 
-def test_a_checkpoint_is_resumed_to_the_same_bits(tmp_path: Any) -> None:
+def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(tmp_path: Any) -> None:
     X, y = blobs()
     whole = dn.Network(LAYERS, 4, backend=backend(), seed=0)
     whole.fit(X, y, epochs=6, batch_size=8)
@@ -202,7 +205,7 @@ def test_a_checkpoint_is_resumed_to_the_same_bits(tmp_path: Any) -> None:
     assert np.array_equal(net.flat(), whole.flat())
 
 
-def test_a_file_goes_from_backend_to_backend(tmp_path: Any) -> None:
+def test_a_saved_network_loads_on_another_backend(tmp_path: Any) -> None:
     net = train(backend())
     net.save(tmp_path / "net.safetensors")
     X, _ = blobs()
@@ -213,33 +216,33 @@ def test_a_file_goes_from_backend_to_backend(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("precision", ["highest", "float16"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_no_kernel_reaches_beyond_what_it_is_given(dtype: str, precision: str) -> None:
-    """Every access of a training, an evaluation and an update of odd sizes, looked at by the shim."""
-    on = backend(precision)
-    on.device.checked = True
+def test_no_kernel_accesses_memory_outside_its_arrays(dtype: str, precision: str) -> None:
+    """Every access of a training, an evaluation and an update of odd sizes, downloads at by the shim."""
+    target = backend(precision)
+    target.device.checked = True
     X, y = blobs(23)
     layers = [dn.Dropout(0.2), dn.Dense(7, "tanh"), dn.Dropout(0.5), dn.Dense(5, "elu"), dn.Dense(3, "softmax")]
     for optimizer in ("adamw", "rmsprop"):
-        net = dn.Network(layers, 4, backend=on, dtype=dtype, seed=0)
+        net = dn.Network(layers, 4, backend=target, dtype=dtype, seed=0)
         net.fit(X, y, optimizer=optimizer, epochs=1, batch_size=5, l2=0.1, clip_norm=0.1, class_weight="balanced")
         net.evaluate(X, y)
         net.gradients(X, y)
-    net = dn.Network([dn.Dense(3, "softplus"), dn.Dense(1, "sigmoid")], 4, backend=on, dtype=dtype, seed=0)
+    net = dn.Network([dn.Dense(3, "softplus"), dn.Dense(1, "sigmoid")], 4, backend=target, dtype=dtype, seed=0)
     net.fit(X, y > 0, optimizer=dn.SGD(0.1, 0.9), epochs=1, batch_size=8)
     net.fit(X, y > 0, loss="mean_squared_error", optimizer="sgd", epochs=1, batch_size=8)
-    assert {entry[1] for entry in on.device.log if entry[0] == "launch"} >= {"loss", "dropout", "judge"}
+    assert {entry[1] for entry in target.device.log if entry[0] == "launch"} >= {"loss", "dropout", "judge"}
 
 
-# --- what stops a training --------------------------------------------------------------------------------------------
+# --- trainings that stop --------------------------------------------------------------------------------------------
 
 
-def test_divergence_names_the_update_and_leaves_the_state_before_it() -> None:
-    """The update that is refused is the same as NumPy's, and so are the last finite parameters."""
+def test_divergence_names_the_update_and_keeps_the_last_finite_state() -> None:
+    """Both agree with the NumPy backend."""
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(4, 64)), rng.normal(size=(1, 64))
     steps, parameters = [], []
-    for on in (backend(), "numpy"):
-        net = dn.Network([dn.Dense(5, "relu"), dn.Dense(1)], 4, backend=on, seed=0)
+    for target in (backend(), "numpy"):
+        net = dn.Network([dn.Dense(5, "relu"), dn.Dense(1)], 4, backend=target, seed=0)
         with pytest.raises(NonFiniteLossError, match=r"training stopped before update \d+") as caught:
             net.fit(X, Y, optimizer=dn.SGD(1e4), epochs=50, batch_size=8)
         steps.append(caught.value.step)
@@ -249,31 +252,31 @@ def test_divergence_names_the_update_and_leaves_the_state_before_it() -> None:
     assert abs(parameters[0] - parameters[1]).max() <= 1e-5 * abs(parameters[1]).max()
 
 
-def test_an_update_that_may_overflow_is_made_with_care_or_taken_back() -> None:
+def test_an_update_that_may_overflow_is_made_by_the_host_or_refused() -> None:
     X, Y = np.full((1, 8), 1.0), np.full((1, 8), 0.0)
-    for rate, gets in ((1e37, True), (1e38, False)):
-        outcomes = []
-        for on in (backend(), "numpy"):
-            net = dn.Network([dn.Dense(1)], 1, backend=on, seed=0)
+    for rate, succeeds in ((1e37, True), (1e38, False)):
+        results = []
+        for target in (backend(), "numpy"):
+            net = dn.Network([dn.Dense(1)], 1, backend=target, seed=0)
             net.parameters["W1"] = np.full((1, 1), 2.0)
             try:
                 net.fit(X, Y, optimizer=dn.SGD(rate), epochs=1, batch_size=8)
-                outcomes.append((True, net.flat()))
+                results.append((True, net.flat()))
             except NonFiniteLossError:
-                outcomes.append((False, net.flat()))
-        assert outcomes[0][0] == outcomes[1][0] == gets
-        assert np.array_equal(outcomes[0][1], outcomes[1][1])
+                results.append((False, net.flat()))
+        assert results[0][0] == results[1][0] == succeeds
+        assert np.array_equal(results[0][1], results[1][1])
 
 
-def test_the_sums_go_on_after_an_update_made_with_care() -> None:
-    """Careful updates in the middle of a chunk, then graphs again."""
+def test_sums_continue_after_an_update_made_by_the_host() -> None:
+    """Such updates in the middle of a chunk, followed by graphs."""
     X, y = blobs()
     rates = np.full(25, 0.01)
-    rates[[3, 4, 20]] = 1e35  # of a gradient that is 0 by then, since the weights are
+    rates[[3, 4, 20]] = 1e35  # times a gradient of 0, since the weights of these samples are 0
     chunks = []
-    for on in (backend(), dn.get_backend("numpy")):
-        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=on, seed=0)
-        program = on.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
+    for target in (backend(), dn.get_backend("numpy")):
+        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
+        program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
         assert program is not None
         w = np.ones((1, 200), "float32")
         w[:, 24:40] = w[:, 160:168] = 0
@@ -282,16 +285,16 @@ def test_the_sums_go_on_after_an_update_made_with_care() -> None:
         chunks.append(
             (program.train(state, dn.backends.Batches(data, np.arange(200), 8, rates)), net.flat(), state.step)
         )
-    (ours, theta, step), (theirs, wanted, _) = chunks
+    (ours, theta, step), (theirs, expected, _) = chunks
     assert (ours.steps, step) == (theirs.steps, 25)
     assert np.allclose(ours[:2], theirs[:2], rtol=1e-5)
-    assert np.allclose(theta, wanted, rtol=1e-4, atol=1e-6)
+    assert np.allclose(theta, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_indices_outside_the_data_are_refused_before_a_kernel_sees_them() -> None:
-    on = backend()
-    net = dn.Network([dn.Dense(1)], 2, backend=on, seed=0)
-    program = on.compile(net._plan(net._loss(None), "sgd", 0.0, None, False))
+def test_indices_outside_the_data_are_refused_before_any_launch() -> None:
+    target = backend()
+    net = dn.Network([dn.Dense(1)], 2, backend=target, seed=0)
+    program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, False))
     data = dn.backends.program.Data(np.ones((2, 4), "float32"), np.ones((1, 4), "float32"))
     for wrong in (-1, 4):
         with pytest.raises(IndexError, match=r"0 \.\. 3"):
@@ -306,25 +309,25 @@ def test_indices_outside_the_data_are_refused_before_a_kernel_sees_them() -> Non
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("precision", ["high", "bfloat16", "float16"])
-def test_every_product_has_the_precision_asked_for_in_training_prediction_and_eagerly(precision: str) -> None:
-    on = backend(precision)
-    net = train(on)
+def test_every_product_has_the_chosen_precision(precision: str) -> None:
+    target = backend(precision)
+    net = train(target)
     net.predict(blobs()[0])
     net.gradients(*blobs())
-    wanted = {"high": "tf32"}.get(precision, precision)
-    assert {entry[1] for entry in on.device.log if entry[0] == "product"} == {wanted}
+    factors = {"high": "tf32"}.get(precision, precision)
+    assert {entry[1] for entry in target.device.log if entry[0] == "product"} == {factors}
     highest = train(backend()).flat()
-    off = abs(net.flat() - highest).max() / abs(highest).max()
-    assert UNITS["float32"] * 8 < off < 20 * UNITS[wanted]  # type: ignore[index]  # rounded, and not worse than that
+    error = abs(net.flat() - highest).max() / abs(highest).max()
+    assert UNITS["float32"] * 8 < error < 20 * UNITS[factors]  # type: ignore[index]  # rounded, but not more than that
 
 
-def test_the_units_are_those_of_conformance() -> None:
+def test_conformance_uses_the_same_unit_roundoffs() -> None:
     from deepnotes.backends.bounds import UNIT
 
     assert UNITS == UNIT
 
 
-def test_a_loss_scale_saves_derivatives_that_float16_would_lose() -> None:
+def test_a_loss_scale_keeps_derivatives_that_would_underflow_in_float16() -> None:
     """Derivatives of 1e-8 are below half of float16's smallest number."""
     X, Y = np.random.default_rng(0).normal(size=(5, 4, 64))[0], np.full((1, 64), 9.0)
     for scale, moves in ((None, False), (2.0**20, True), ("dynamic", True)):
@@ -334,15 +337,15 @@ def test_a_loss_scale_saves_derivatives_that_float16_would_lose() -> None:
         assert (abs(net.flat() - before)[: net.layout.decaying].min() > 0) == moves
 
 
-def test_a_dynamic_scale_comes_down_until_the_gradient_is_finite_and_grows_again(
+def test_a_dynamic_scale_shrinks_until_the_gradient_is_finite_and_grows_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from deepnotes_cupy import scaling
 
     monkeypatch.setattr(scaling, "GROW_AFTER", 10)
-    on = backend("float16", loss_scale="dynamic")
+    target = backend("float16", loss_scale="dynamic")
     X, Y = np.random.default_rng(0).normal(size=(4, 64)), np.full((1, 64), 3000.0)
-    net = dn.Network([dn.Dense(5, "tanh"), dn.Dense(1)], 4, backend=on, seed=0)
+    net = dn.Network([dn.Dense(5, "tanh"), dn.Dense(1)], 4, backend=target, seed=0)
     net.fit(X, Y, optimizer=dn.SGD(1e-5), epochs=1, batch_size=32)  # dZ of 6000 times 2^15 is beyond float16
     scale = net._training[1]._scale  # type: ignore[index, union-attr]
     assert np.isfinite(net.flat()).all()
@@ -352,17 +355,17 @@ def test_a_dynamic_scale_comes_down_until_the_gradient_is_finite_and_grows_again
     assert net._training[1]._scale.value >= 4 * low  # type: ignore[index, union-attr]
 
 
-def test_without_a_dynamic_scale_what_is_not_finite_ends_the_training() -> None:
+def test_with_a_fixed_scale_a_gradient_that_is_not_finite_ends_the_training() -> None:
     net = dn.Network([dn.Dense(1)], 4, backend=backend("float16", loss_scale=2.0**24), seed=0)
     with pytest.raises(NonFiniteLossError):
         net.fit(np.ones((4, 8)), np.full((1, 8), 9.0), optimizer="sgd", epochs=1)
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("invalid", "message"),
     [
         ({"matmul_precision": "fast"}, "matmul_precision='fast', wanted one of highest, high, bfloat16, float16"),
-        ({"loss_scale": 8.0}, "it is for 'float16'"),
+        ({"loss_scale": 8.0}, "loss scaling is for 'float16'"),
         ({"matmul_precision": "float16", "loss_scale": -1}, "wanted 'dynamic' or a number above 0"),
         ({"matmul_precision": "float16", "loss_scale": True}, "wanted 'dynamic' or a number above 0"),
         ({"device": -1}, "device"),
@@ -370,17 +373,17 @@ def test_without_a_dynamic_scale_what_is_not_finite_ends_the_training() -> None:
         ({"resident_bytes": 0.5}, "resident_bytes"),
     ],
 )
-def test_options_are_checked_before_anything_is_loaded(given: dict[str, Any], wanted: str) -> None:
-    everything = {"device": 0, "matmul_precision": "highest", "loss_scale": None, "resident_bytes": None} | given
-    with pytest.raises(ArgumentError, match=re.escape(wanted)):
-        options.checked(**everything)
+def test_options_are_checked_before_anything_is_loaded(invalid: dict[str, Any], message: str) -> None:
+    arguments = {"device": 0, "matmul_precision": "highest", "loss_scale": None, "resident_bytes": None} | invalid
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        options.check_options(**arguments)
 
 
-# --- parts of a user's own, warmup, several at once -------------------------------------------------------------------
+# --- custom parts, warmup, several backends -------------------------------------------------------------------
 
 
 class Doubled(dn.Layer):
-    """A layer of a user's own."""
+    """A custom layer, for which there is no kernel."""
 
     def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
         return 2 * A_prev, None
@@ -389,25 +392,24 @@ class Doubled(dn.Layer):
         return 2 * dA, {}
 
 
-def test_parts_of_ones_own_run_eagerly_on_the_device() -> None:
-    on = backend()
+def test_a_network_with_a_custom_layer_runs_eagerly_on_the_device() -> None:
+    target = backend()
     layers = [dn.Dense(4, "tanh"), Doubled(), dn.Dense(4, "softmax")]
-    ours, theirs = (train(b, layers=layers) for b in (on, "numpy"))
-    assert ("launch", "bias_activation") in on.device.log
+    ours, theirs = (train(b, layers=layers) for b in (target, "numpy"))
+    assert ("launch", "bias_activation") in target.device.log
     assert abs(ours.flat() - theirs.flat()).max() < 1e-4
     X, y = blobs()
     assert abs(ours.predict(X) - theirs.predict(X)).max() < 1e-4
     assert ours.evaluate(X, y)["loss"] == pytest.approx(theirs.evaluate(X, y)["loss"], rel=1e-4)
 
 
-def test_warmup_says_what_is_ready() -> None:
-    words = list(backend().warmup(["float32"]))
-    assert words[0].endswith("kernels, float32")
-    assert words[1:] == ["training, float32", "prediction, float32"]
+def test_warmup_reports_each_item() -> None:
+    items = list(backend().warmup(["float32"]))
+    assert items[0].endswith("kernels, float32")
+    assert items[1:] == ["training, float32", "prediction, float32"]
 
 
 def test_two_backends_do_not_share_a_device() -> None:
-    ons = [backend(), backend()]
-    nets = [train(on, seed=3) for on in ons]
+    nets = [train(target, seed=3) for target in (backend(), backend())]
     assert isinstance(nets[0].backend, CupyBackend)
     assert np.array_equal(nets[0].flat(), nets[1].flat())

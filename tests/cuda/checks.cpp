@@ -1,10 +1,10 @@
-// A build with checks: every access of a kernel to memory is looked at. g++ -fsanitize=thread puts a call before each;
-// the functions called are these, not those of its own library.
+// The checked build: every memory access of a kernel is checked. g++ -fsanitize=thread inserts a call before each
+// access; the functions that it calls are defined here instead of in its own library.
 //
-// An access has to lie within an array that the kernel was given (to the byte), in shared memory or on the thread's own
-// stack. Two accesses to the same bytes, by two threads, one of them a write, need a barrier between them: __syncthreads
-// within a block, __syncwarp within a warp; between blocks there is none. Shared memory has to be written before it is
-// read. A unit is 2 bytes, the smallest that kernels write.
+// An access has to be, to the byte, within an array that was passed to the kernel, in shared memory or on the thread's
+// own stack. Two accesses to the same bytes by two threads, at least one of them a write, need a barrier between them:
+// __syncthreads within a block, __syncwarp within a warp; nothing orders accesses of different blocks. Shared memory
+// has to be written before it is read. Accesses are tracked in units of 2 bytes, the smallest size that kernels write.
 
 #include <stdint.h>
 
@@ -17,10 +17,10 @@ namespace {
 constexpr int UNIT = 2;
 
 struct Access {
-    unsigned stamp = 0;  // of the launch, or of the block where memory is shared; 0: none
+    unsigned stamp = 0;  // of the launch or, for shared memory, of the block; 0: no access
     int block = 0, thread = 0;
     unsigned barriers = 0, warp_barriers = 0;
-    bool threads = false, warps = false, blocks = false;  // whether there was more than one
+    bool threads = false, warps = false, blocks = false;  // whether several of them have read
 };
 
 struct Cell {
@@ -67,7 +67,7 @@ void record(Access& access, const Region& region, bool read) {
     access = next;
 }
 
-void look(const void* address, size_t size, bool writes) {
+void check(const void* address, size_t size, bool writes) {
     const char* p = static_cast<const char*>(address);
     const char* own = reinterpret_cast<const char*>(&host_registers);
     if ((p >= stack_start && p < stack_end) || (p >= own && p < own + sizeof(host_registers))) return;
@@ -80,7 +80,7 @@ void look(const void* address, size_t size, bool writes) {
         for (size_t unit = offset / UNIT; unit <= (offset + size - 1) / UNIT; unit++) {
             Cell& cell = region.cells[unit];
             if (!writes && region.shared && cell.write.stamp != stamp)
-                host_fault_at("reads shared memory that nothing was written to", p, offset, region.size);
+                host_fault_at("reads shared memory that was not written", p, offset, region.size);
             if (!ordered(cell.write, region) || (writes && !ordered(cell.read, region)))
                 host_fault_at(
                     writes ? "writes, without a barrier between, where another thread reads or writes"
@@ -91,12 +91,12 @@ void look(const void* address, size_t size, bool writes) {
         }
         return;
     }
-    for (const Region& region : regions)  // say which array it is that ends nearby
+    for (const Region& region : regions)  // name the array that is nearby
         if (p >= region.start - 4096 && p < region.start + region.size + 4096)
             host_fault_at(
                 writes ? "writes out of bounds" : "reads out of bounds", p, p - region.start, region.size
             );
-    host_fault_at(writes ? "writes to memory it was not given" : "reads memory it was not given", p, 0, 0);
+    host_fault_at(writes ? "writes to memory outside its arrays" : "reads memory outside its arrays", p, 0, 0);
 }
 
 }  // namespace
@@ -124,7 +124,7 @@ void host_check_warp_barrier() { ++warp_barriers[host_registers.number / 32]; }
 
 void host_check_stack(char* stack, size_t size) { stack_start = stack, stack_end = stack + size; }
 
-// The arrays of the next launch.
+// Set the arrays of the next launch.
 __attribute__((visibility("default"))) void host_regions(int count, const void** starts, const size_t* sizes) {
     regions.clear();
     for (int i = 0; i < count; i++)
@@ -134,19 +134,19 @@ __attribute__((visibility("default"))) void host_regions(int count, const void**
 }
 
 #define HOST_ACCESS(n)                                                     \
-    void __tsan_read##n(void* p) { look(p, n, false); }                    \
-    void __tsan_write##n(void* p) { look(p, n, true); }                    \
-    void __tsan_unaligned_read##n(void* p) { look(p, n, false); }          \
-    void __tsan_unaligned_write##n(void* p) { look(p, n, true); }          \
-    void __tsan_volatile_read##n(void* p) { look(p, n, false); }           \
-    void __tsan_volatile_write##n(void* p) { look(p, n, true); }
+    void __tsan_read##n(void* p) { check(p, n, false); }                    \
+    void __tsan_write##n(void* p) { check(p, n, true); }                    \
+    void __tsan_unaligned_read##n(void* p) { check(p, n, false); }          \
+    void __tsan_unaligned_write##n(void* p) { check(p, n, true); }          \
+    void __tsan_volatile_read##n(void* p) { check(p, n, false); }           \
+    void __tsan_volatile_write##n(void* p) { check(p, n, true); }
 HOST_ACCESS(1)
 HOST_ACCESS(2)
 HOST_ACCESS(4)
 HOST_ACCESS(8)
 HOST_ACCESS(16)
-void __tsan_read_range(void* p, size_t n) { look(p, n, false); }
-void __tsan_write_range(void* p, size_t n) { look(p, n, true); }
+void __tsan_read_range(void* p, size_t n) { check(p, n, false); }
+void __tsan_write_range(void* p, size_t n) { check(p, n, true); }
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}

@@ -1,8 +1,8 @@
-// A block on one CPU: each of its threads is a fiber, which runs until it waits at a barrier or a shuffle, or ends.
+// A block on one CPU: each thread is a fiber, which runs until it waits at a barrier or a shuffle, or ends.
 //
-// A thread that never waits is finished on the stack that the next one takes, so kernels without barriers cost a loop.
-// Whatever would hang a device, or be undefined there, stops the launch with words about it: a barrier that not all
-// threads reach, a shuffle that a named lane does not take part in, two different barriers at a time.
+// A thread that never waits leaves its stack to the next one, so kernels without barriers cost no more than a loop.
+// Anything that would hang a device or be undefined stops the launch with an error message: a barrier that not all
+// threads reach, a shuffle in which a lane of the mask takes no part, two different barriers at a time.
 
 #include <stdarg.h>
 #include <stdint.h>
@@ -56,7 +56,7 @@ struct Context {
     void* top = nullptr;
     void start(char* stack, void (*entry)()) {
         void** p = reinterpret_cast<void**>(stack + STACK);
-        *--p = nullptr;  // so that the stack is aligned at the entry as after a call
+        *--p = nullptr;  // so that the stack is aligned as after a call
         *--p = reinterpret_cast<void*>(entry);
         for (int i = 0; i < 6; i++) *--p = nullptr;
         top = p;
@@ -146,7 +146,7 @@ void resume(int number) {
     if (fiber.state == DONE) spare.push_back(fiber.stack), fiber.stack = nullptr;
 }
 
-// All that wait may go on if they are all at one barrier; else nobody ever will.
+// Release the waiting threads if they are all at the same barrier; otherwise, none of them can ever continue.
 bool release_barrier() {
     const int threads = static_cast<int>(fibers.size());
     int waiting = -1, ended = -1;
@@ -188,7 +188,7 @@ void run_block(int order) {
         fibers[t].place = dim3{t % size.x, t / size.x % size.y, t / (size.x * size.y)};
     }
     const size_t shared = __stop_shared_memory - __start_shared_memory;
-    if (shared) memset(__start_shared_memory, 0xff, shared);  // NaN: nothing is there yet
+    if (shared) memset(__start_shared_memory, 0xff, shared);  // NaN, since nothing has been written yet
     host_check_block();
     for (;;) {
         if (order == 2)
@@ -208,7 +208,7 @@ void run_block(int order) {
         if (f.stack) spare.push_back(f.stack);
 }
 
-// Wait until all lanes of the warp are here; return whether this one was the last.
+// Wait until all lanes of the warp have called this; return whether this lane was the last.
 bool meet(unsigned mask, int line) {
     const int own = running, lane = own & 31, first = own - lane;
     if (fibers.size() < static_cast<size_t>(first) + 32) host_fault("a mask names lanes that the block does not have");
@@ -252,7 +252,7 @@ void host_barrier(int line) {
 }
 
 unsigned long long host_exchange(unsigned mask, unsigned long long value, int from, int line) {
-    Warp& warp = warps[running / 32];  // the turn changes when all are here, and nobody is two shuffles ahead
+    Warp& warp = warps[running / 32];  // the turn changes once all lanes are here, so no lane is two shuffles ahead
     unsigned long long* values = warp.values[warp.turn];
     values[running & 31] = value;
     meet(mask, line);
@@ -274,7 +274,8 @@ void host_warp_barrier(unsigned mask, int line) {
     if (meet(mask, line)) host_check_warp_barrier();
 }
 
-// Run a kernel on the arguments; order: 0 forward, 1 backward, 2 random. Returns 0, or 1 with words in `words` (512).
+// Run a kernel on the arguments; order: 0 forward, 1 backward, 2 random. Return 0, or 1 with an error message of up to
+// 512 bytes in `words`.
 __attribute__((visibility("default"))) int host_launch(
     int index, const unsigned* grid, const unsigned* block, void** packed, int order, unsigned long long seed, int flush,
     char* words

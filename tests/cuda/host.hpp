@@ -1,24 +1,25 @@
-// CUDA's words for g++: what the kernels' sources need to be compiled for the CPU. tests/cuda_shim.py puts this file
-// before them. Threads are fibers (fibers.cpp); what they must not do is watched by checks.cpp.
+// The CUDA language for g++: the definitions that the kernels' sources need to be compiled for the CPU.
+// tests/cuda_shim.py inserts this file before them. Threads are fibers (fibers.cpp), and checks.cpp checks their
+// accesses.
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#define __global__ __attribute__((noinline))  // so that only the kernel, not the call, is looked at
+#define __global__ __attribute__((noinline))  // so that only the kernel is checked, not the call
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
-// One block runs at a time, so what it shares may be static; in a section of its own it can be found, and poisoned.
+// One block runs at a time, so shared memory can be static; its own section makes it possible to find and poison it.
 #define __shared__ static __attribute__((section("shared_memory"), aligned(16)))
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
 };
 
-struct Registers {  // of the thread that runs
+struct Registers {  // of the running thread
     dim3 thread, block, block_dim, grid_dim;
     int number, lane;
 };
@@ -38,7 +39,7 @@ void host_fault(const char* what) __attribute__((noreturn));
 #define gridDim (host_registers.grid_dim)
 #define warpSize 32
 
-// --- barriers and shuffles: every lane that the mask names has to be at the same line ------------------------------
+// --- barriers and shuffles: all lanes in the mask have to be at the same line ------------------------------
 
 inline void __syncthreads(int line = __builtin_LINE()) { host_barrier(line); }
 
@@ -89,7 +90,7 @@ inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE())
     return __ballot_sync(mask, predicate, line) == mask;
 }
 
-// --- vectors: a device faults where an access is not aligned to its size, an x86 does not ---------------------------
+// --- vectors: unlike an x86, a device faults if an access is not aligned to its size ---------------------------
 
 inline void host_check_alignment(const void* p, unsigned size) {
     if (reinterpret_cast<uintptr_t>(p) & (size - 1)) host_fault("an access that is not aligned to its size");
@@ -130,9 +131,9 @@ HOST_VECTOR4(int4, int, 16)
 HOST_VECTOR4(uint4, unsigned, 16)
 HOST_VECTOR4(ushort4, unsigned short, 8)
 
-// --- functions --------------------------------------------------------------------------------------------------------
+// --- functions -------------------------------------------------------------------------------------------------------
 
-// C++'s own <math.h> takes longer to compile than the kernels.
+// The standard <math.h> takes longer to compile than the kernels.
 #define HOST_MATH(name)                                \
     extern "C" double name(double) noexcept;           \
     extern "C" float name##f(float) noexcept;          \
@@ -170,7 +171,7 @@ inline T __ldg(const T* p) {
 
 template <class To, class From>
 inline To host_bits(From x) {
-    static_assert(sizeof(To) == sizeof(From), "of one size");
+    static_assert(sizeof(To) == sizeof(From), "sizes must be equal");
     To y;
     memcpy(&y, &x, sizeof(x));
     return y;
@@ -186,7 +187,7 @@ inline double __longlong_as_double(long long x) { return host_bits<double>(x); }
 inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
-// --- how a kernel is called -------------------------------------------------------------------------------------------
+// --- calling a kernel -------------------------------------------------------------------------------------------
 
 struct HostKernel {
     const char* name;

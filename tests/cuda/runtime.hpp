@@ -1,4 +1,4 @@
-// What fibers.cpp and checks.cpp share with each other.
+// Declarations shared by fibers.cpp and checks.cpp.
 
 #pragma once
 #include <stddef.h>
@@ -25,7 +25,8 @@ extern char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[
 void host_fault(const char* what) __attribute__((noreturn));
 void host_fault_at(const char* what, const void* address, long long offset, long long size) __attribute__((noreturn));
 
-// What the checks are told: a launch, a block, a barrier of all or of the running thread's warp, the running stack.
+// Calls that report to the checks: a launch, a block, a barrier of the block or of the running thread's warp, and the
+// current stack.
 void host_check_launch();
 void host_check_block();
 void host_check_barrier();

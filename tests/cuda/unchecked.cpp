@@ -1,4 +1,4 @@
-// In place of checks.cpp, in builds that are for speed or for the address sanitizer.
+// Replaces checks.cpp in the builds for speed and for the address sanitizer.
 
 #include "runtime.hpp"
 

@@ -80,9 +80,7 @@ def test_a_limit_is_the_slower_of_arithmetic_and_memory() -> None:
     host = LIMITS["host"]
     assert host.seconds(Work(10**11, 1000, 1000), "float32") == pytest.approx(1)
     assert host.seconds(Work(10**11, 1000, 1000), "float64") == pytest.approx(2)
-    assert host.seconds(Work(1, 10**11, 10**5), "float32") == pytest.approx(1), (
-        "a small set is in the cache"
-    )
+    assert host.seconds(Work(1, 10**11, 10**5), "float32") == pytest.approx(1), "a small set is in the cache"
     assert host.seconds(Work(1, 10**11, 10**6), "float32") == pytest.approx(10), "a large set is not"
     assert host.seconds(Work(0, 0, 0), "float32", calls=3) == pytest.approx(3e-7)
     beside = host.compare_with_limit(Work(10**6, 10, 10), "float32", {"a": 40.0, "b": 10.0})

@@ -1,5 +1,5 @@
-// Activations and their slopes (N3, N6 to N9, N12), element by element; deepnotes/equations/activations.py has the
-// equations. NaN in gives NaN out of every one: comparisons are written so that NaN takes the branch that keeps it.
+// Activations and their derivatives (N3, N6 to N9, N12), element by element; deepnotes/equations/activations.py has the
+// equations. All of them propagate NaN: comparisons are written so that NaN takes the branch that keeps it.
 
 #include "common.cuh"
 
@@ -22,7 +22,7 @@ __device__ inline real gelu_tanh_argument(real z) { return GELU_C * (z + GELU_CU
 
 __device__ inline real gelu_tanh_slope(real z) {
     const real s = sigmoid(gelu_tanh_argument(z));
-    const real t = z * (s * (1 - s));  // 0 long before z * z overflows
+    const real t = z * (s * (1 - s));  // it is 0 long before z * z overflows
     return s + GELU_C * t + 3 * GELU_CUBIC * GELU_C * (t * z * z);
 }
 
@@ -37,7 +37,7 @@ __device__ inline void each(real (&v)[V], F f) {
     for (int i = 0; i < V; i++) v[i] = f(v[i]);
 }
 
-// a = g(z) (N3), in place, for every activation but softmax.
+// a = g(z) (N3), in place, for every activation except softmax.
 template <int V>
 __device__ inline void activate(int code, real option, real (&z)[V]) {
     switch (code) {
@@ -54,10 +54,10 @@ __device__ inline void activate(int code, real option, real (&z)[V]) {
     }
 }
 
-// Whether the slope is a function of a = g(z), so that z is not read.
+// Whether the derivative is a function of a = g(z), so that z is not needed.
 __device__ inline bool slope_of_a(int code) { return code == SIGMOID || code == TANH || code == RELU || code == EXP; }
 
-// g'(z), in place of z, or of a where slope_of_a(code).
+// g'(z), which overwrites the argument: a if slope_of_a(code), else z.
 template <int V>
 __device__ inline void slope(int code, real option, real (&x)[V]) {
     switch (code) {
@@ -70,6 +70,6 @@ __device__ inline void slope(int code, real option, real (&x)[V]) {
         case GELU_TANH: each(x, [](real z) { return gelu_tanh_slope(z); }); break;
         case SILU: each(x, [](real z) { return silu_slope(z); }); break;
         case SOFTPLUS: each(x, [](real z) { return sigmoid(z); }); break;
-        case EXP: break;  // a is its own slope
+        case EXP: break;  // a is its own derivative
     }
 }

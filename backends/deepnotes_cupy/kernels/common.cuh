@@ -1,22 +1,22 @@
-// What every kernel stands on: the number type, Control, 16-byte accesses, and how threads share the work.
+// Shared by all kernels: the number type, Control, 16-byte accesses, and the division of work among threads.
 //
-// Arrays are by sample: the value of neuron i of sample j lies at [j * n + i]. Every kernel is right for any grid of
-// BLOCK threads a block (unless it says "one block"); how fast it is depends on the grid, see geometry.py.
+// Arrays are by sample: the value of neuron i of sample j is at [j * n + i]. Every kernel gives the correct result for
+// any number of blocks of BLOCK threads, unless it says "one block"; its speed depends on the grid, see geometry.py.
 
 typedef REAL real;
 
-struct Control {                  // all that changes from step to step, so that a captured graph can be replayed
-    double loss_sum, weight_sum;  // sums of the epoch
+struct Control {                  // everything that changes from step to step, so that a captured graph can be replayed
+    double loss_sum, weight_sum;  // the sums of the epoch so far
     double cost, norm;            // of the last batch tried
-    double rate, epsilon, share;  // the optimizer's scalars of the update under way
-    double clip;                  // what g is multiplied with, 1 where no clipping is
-    long long step;               // updates made in all: dropout's counter
+    double rate, epsilon, share;  // the optimizer's scalars of the current update
+    double clip;                  // the factor of g; 1 without clipping
+    long long step;               // all updates made so far: the counter of dropout masks
     long long made;               // updates made in this chunk: the index into order and scalars
-    int stopped;                  // 0, or 1: cost or gradient not finite, 2: the host has to make this update with care
+    int stopped;                  // 1: cost or gradient is not finite; 2: the update may overflow, the host makes it; else 0
 };
 
-constexpr int BLOCK = 256;                // threads of a block
-constexpr int WIDE = 1024;                // those of kernels that are one block
+constexpr int BLOCK = 256;                // threads in a block
+constexpr int WIDE = 1024;                // threads in a block, for kernels of one block
 constexpr int VEC = 16 / sizeof(real);    // numbers in one 16-byte access
 constexpr unsigned EVERY_LANE = 0xffffffffu;
 
@@ -25,7 +25,7 @@ struct Count {
     static constexpr int value = N;
 };
 
-// --- 16-byte accesses -------------------------------------------------------------------------------------------------
+// --- 16-byte accesses ------------------------------------------------------------------------------------------------
 
 __device__ inline bool aligned(const void* p) { return (reinterpret_cast<unsigned long long>(p) & 15) == 0; }
 
@@ -51,10 +51,10 @@ __device__ inline void store(double* p, const double (&v)[2]) {
 
 __device__ inline void store(real* p, const real (&v)[1]) { *p = v[0]; }
 
-// --- who does what ----------------------------------------------------------------------------------------------------
+// --- division of work ------------------------------------------------------------------------------------------------
 
-// Elements 0 .. p - 1, a pack of VEC at a time where `packs`, and one by one what is left.
-// each(Count<V>(), i) has to deal with the V elements from i on. (No lambdas: NVRTC takes no generic ones.)
+// Process elements 0 .. p - 1: in packs of VEC if `packs`, and the remaining ones one by one.
+// each(Count<V>(), i) has to process the V elements from i on. (It is no lambda: NVRTC supports no generic lambdas.)
 template <class Each>
 __device__ inline void flat(long long p, bool packs, Each& each) {
     const long long first = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x;
@@ -64,15 +64,16 @@ __device__ inline void flat(long long p, bool packs, Each& each) {
     for (long long i = whole * VEC + first; i < p; i += step) each(Count<1>(), i);
 }
 
-// The smallest power of two that is at least `count`, but not above `most`, which is one.
+// The smallest power of two that is at least `count`, limited to `most`, itself a power of two.
 __device__ inline int power_of_two(int count, int most) {
     int size = 1;
     while (size < count && size < most) size *= 2;
     return size;
 }
 
-// A block as rows of `width` threads, 128 bytes of memory, each thread with V neighbours: it keeps its columns (neurons),
-// so that it reads a bias once, and goes through the rows (samples). No division, and every access is of whole lines.
+// A block as rows of `width` threads, which access 128 bytes of memory, V neighbouring numbers for each thread. A
+// thread keeps its columns (neurons), so it reads a bias once, and goes through the rows (samples). This needs no
+// division, and accesses whole cache lines.
 template <int V>
 struct Tile {
     int columns, width, height, x, y;
@@ -84,9 +85,9 @@ struct Tile {
           y(threadIdx.x / width) {}
 };
 
-// A warp as groups of `lanes` threads, each group with a sample of its own. All lanes of a warp go through the loop
+// A warp as groups of `lanes` threads; each group processes a sample. All lanes of a warp execute the loop
 //     for (long long first = group.first; first < m; first += group.step)
-// together, so that they may shuffle; the sample is first + group.index, where that is below m.
+// together, so that they may shuffle. The sample is first + group.index; if that is not below m, there is none.
 struct Group {
     int lanes, lane, index;
     long long first, step;
@@ -105,13 +106,13 @@ struct Group {
     }
 };
 
-// The larger, and NaN where one is: max(x, y) and x > y ? x : y would lose it.
+// The larger of two numbers, or NaN if one is NaN, which max(x, y) and x > y ? x : y would lose.
 template <class T>
 __device__ inline T larger(T x, T y) {
     return x > y || x != x ? x : y;
 }
 
-// Two sums and a maximum, at least 0, as a block has them.
+// Two sums and a maximum of at least 0, over the threads of a block.
 struct Totals {
     double first = 0, second = 0, most = 0;
 
@@ -123,8 +124,8 @@ struct Totals {
         }
     }
 
-    // Over the warps, then over what they have. `room` is shared memory for 3 numbers a warp, used once. Every thread of
-    // the block has to come here; thread 0 gets the results.
+    // Combine the threads of each warp, then the warps. `room` is shared memory for 3 numbers per warp, not used
+    // before. All threads of the block have to call this; thread 0 gets the results.
     __device__ void over_block(double* room) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, warps = blockDim.x / 32;
         over_warp();

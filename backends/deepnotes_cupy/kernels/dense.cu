@@ -1,10 +1,10 @@
-// The dense layer around its products: the samples of a batch, bias and activation (N2, N3), and N12 with N14.
+// The dense layer except for its products: gathering a batch, bias and activation (N2, N3), derivatives (N12, N14).
 
 #include "activations.cuh"
 
-constexpr int STRIP = 4;  // packs of a row that a lane of `gather` copies for each sample it has found
+constexpr int STRIP = 4;  // packs of a row that a lane of `gather` copies for each sample
 
-// Rows `order[j]` of `from` to rows j of `to`; a group of up to 32 lanes a row, strips of a row to blocks along y.
+// Copy row `order[j]` of `from` to row j of `to`. A group of up to 32 lanes copies a row; blocks along y, its strips.
 template <int V>
 __device__ inline void copy_rows(
     const real* __restrict__ from, const long long* __restrict__ order, real* __restrict__ to, int n, long long m
@@ -36,8 +36,8 @@ __device__ inline void copy_samples(const real* from, const long long* order, re
         copy_rows<1>(from, order, to, n, m);
 }
 
-// Batch number `made` of a chunk: samples order[made * batch_size + j] of X (n numbers each), Y (k) and w (1). Y and w
-// may be null.
+// Gather batch number `made` of a chunk: the samples order[made * batch_size + j] of X (n numbers each), Y (k) and w
+// (1). Y and w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather(
     const real* X, const real* Y, const real* w, const long long* order, const Control* control,
     real* out_X, real* out_Y, real* out_w, int n, int k, long long m, long long batch_size
@@ -76,8 +76,8 @@ __device__ inline void bias_activation_rows(
     }
 }
 
-// Z += b in place (N2) and A = g(Z) (N3), for every activation but softmax. A may be null, or Z where nothing asks for
-// Z again; b may be null: then Z is only read.
+// Z += b in place (N2) and A = g(Z) (N3), for every activation except softmax. A may be null, or Z itself if Z is not
+// needed afterwards. b may be null; then Z is only read.
 extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
     real* Z, const real* b, real* A, int n, long long m, int code, real option
 ) {
@@ -87,10 +87,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
         bias_activation_rows<1>(Z, b, A, n, m, code, option);
 }
 
-constexpr int AHEAD = 2;  // rows whose loads `backward_rows` has under way at a time
+constexpr int AHEAD = 2;  // rows that `backward_rows` loads at a time
 
-// D = D * g' in place, X being Z or A (N12), and the sums of D over the samples of chunk c to partial[c * n + i]: each
-// thread over its rows in order, then the rows of threads by halves. `room` is shared memory for V numbers a thread.
+// D = D * g' in place (N12), where X is Z or A, and partial[c * n + i] = the sum of D over the samples of chunk c. Each
+// thread adds its rows in order; then the rows of threads are added in a tree. `room` is shared memory for V numbers
+// per thread.
 template <int V>
 __device__ inline void backward_rows(
     real* D, const real* X, real* partial, int n, long long m, long long rows, int code, real option, real scale,
@@ -145,14 +146,15 @@ __device__ inline void backward_rows(
 #pragma unroll
                 for (int v = 0; v < V; v++)
                     partial[chunk * n + c * V + v] = scale * room[v * blockDim.x + threadIdx.x];
-            // No barrier before the next chunk: what a thread read last in the room, and writes first, is its own.
+            // No barrier before the next chunk: what a thread read last in `room`, and writes first, are its own
+            // numbers.
         }
     }
 }
 
-// D = D * g'(Z) in place (N12), and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c: with
-// one chunk and scale 1/m that is db (N14). Only that of Z and A is read which g' is a function of; the other may be
-// null, and partial may be null.
+// D = D * g'(Z) in place (N12), and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c. With
+// one chunk and scale 1/m, `partial` is db (N14). A is read if slope_of_a(code), else Z; the other one may be null, and
+// `partial` may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
     real* D, const real* Z, const real* A, real* partial, int n, long long m, long long rows, int code, real option,
     real scale
@@ -165,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
         backward_rows<1>(D, X, partial, n, m, rows, code, option, scale, room);
 }
 
-// out[i] = the sum of partial[c * n + i] over the chunks c (N14, where there is more than one).
+// out[i] = the sum of partial[c * n + i] over the chunks c (N14, if there are several).
 extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(real* partial, real* out, int n, long long chunks) {
     __shared__ real room[BLOCK];
     backward_rows<1>(partial, nullptr, out, n, chunks, chunks, IDENTITY, 0, 1, room);

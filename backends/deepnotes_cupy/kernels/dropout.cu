@@ -1,8 +1,8 @@
-// Dropout, with masks that are the same on every backend: Philox-4x32-10 as equations.dropout_mask, bit for bit.
+// Dropout, with the same masks on every backend: Philox-4x32-10, equal to equations.dropout_mask bit for bit.
 
 #include "common.cuh"
 
-// The four words of one counter (philox).
+// The four random words for one counter (equation philox).
 __device__ inline uint4 philox(uint4 x, unsigned long long seed) {
     unsigned key0 = static_cast<unsigned>(seed), key1 = static_cast<unsigned>(seed >> 32);
 #pragma unroll
@@ -16,8 +16,9 @@ __device__ inline uint4 philox(uint4 x, unsigned long long seed) {
     return x;
 }
 
-// out = A times 0 where the element is dropped, else times `scale`, 1 / (1 - rate); `threshold` is the rate in units of
-// 2^-32. It is its own backward form, with dA for A. out may be A. The four words of a counter are for four neighbours.
+// out = 0 for the elements that are dropped, A * scale for the others; scale is 1 / (1 - rate), and `threshold` the
+// rate in units of 2^-32. With dA for A, this is also the backward form. out may be A. The four words of a counter are
+// used for four neighbouring elements.
 extern "C" __global__ void __launch_bounds__(BLOCK) dropout(
     const real* A, real* out, int n, long long m, unsigned long long threshold, unsigned long long seed, unsigned layer,
     const Control* control, real scale

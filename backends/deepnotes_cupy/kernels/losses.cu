@@ -1,5 +1,5 @@
-// Softmax, and the losses with their derivatives (N10, N11 and their kin); deepnotes/equations/losses.py has the
-// equations. A group of lanes, a warp at most, takes a sample.
+// Softmax, and the losses with their derivatives (N10, N11 and their variants); deepnotes/equations/losses.py has the
+// equations. A group of lanes, a warp at most, processes a sample.
 
 #include "softmax.cuh"
 
@@ -11,7 +11,7 @@ enum Loss {
 constexpr real EPS = sizeof(real) == 4 ? real(1.1920928955078125e-7) : real(2.220446049250313e-16);
 constexpr real TINY = sizeof(real) == 4 ? real(1.1754943508222875e-38) : real(2.2250738585072014e-308);
 
-// Y of output i of sample j: its element, or whether it is the class.
+// The target of output i of sample j: an element of Y, or, if Y holds class indices, whether i is the class.
 __device__ inline real target(const real* __restrict__ Y, int by_class, long long j, int k, int i) {
     return by_class ? real(Y[j] == i) : Y[j * k + i];
 }
@@ -45,8 +45,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(real* D, co
     }
 }
 
-// Categorical cross-entropy from the logits, finite for every finite z: Z += b in place, A = softmax(Z) if A is not
-// null, D = A - Y (N11) and L, both times the sample's weight. w may be null.
+// Categorical cross-entropy from the logits, finite for all finite z: Z += b in place, A = softmax(Z) unless A is null,
+// D = A - Y (N11) and L, both times the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
     real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L,
     int n, long long m
@@ -56,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
         const long long j = first + group.index;
         const Row row(Z + j * n, b, j < m ? n : 0, group);
         const real scale = j < m ? weight_of(w, j) : real(0);
-        real others = 0;  // the sum of e^(z - largest), but for the 1 of the right class: y sums to 1
+        real others = 0;  // the sum of e^(z - largest) without the 1 of the right class (y sums to 1)
         row.each([&](int i, real z) { others += exp(z - row.largest) - target(Y, by_class, j, n, i); });
         const real log_total = log1p(group.sum(others));
         real loss = 0;
@@ -67,13 +67,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
             if (A) A[j * n + i] = a;
             D[j * n + i] = (a - y) * scale;
         });
-        loss = group.sum(loss) + (row.largest - row.largest);  // NaN where a logit is infinite, even if no y names it
+        loss = group.sum(loss) + (row.largest - row.largest);  // NaN if a logit is infinite, even one with target 0
         if (j < m && group.lane == 0) L[j] = loss * scale;
     }
 }
 
-// Binary cross-entropy from the logits, the mean over the n outputs (N10): Z += b in place, A = sigmoid(Z) (N6) if A is
-// not null, D = (A - Y) / n (N11) and L, both times the sample's weight. w may be null.
+// Binary cross-entropy from the logits, the mean over the n outputs (N10): Z += b in place, A = sigmoid(Z) (N6) unless
+// A is null, D = (A - Y) / n (N11) and L, both times the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
     real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L,
     int n, long long m
@@ -97,9 +97,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
     }
 }
 
-__device__ inline real log_of_count(real y) { return y > 0 ? log(y) : real(0); }  // as 0 log 0 is 0
+__device__ inline real log_of_count(real y) { return y > 0 ? log(y) : real(0); }  // since 0 log 0 is 0
 
-// The half Poisson deviance from the logits, the mean over the n outputs: Z += b in place, A = e^Z if A is not null,
+// The half Poisson deviance from the logits, the mean over the n outputs: Z += b in place, A = e^Z unless A is null,
 // D = (A - Y) / n (N11) and L, both times the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
     real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L, int n, long long m
@@ -127,7 +127,7 @@ __device__ inline real inside(real a) { return a < EPS ? EPS : a > 1 - EPS ? 1 -
 
 __device__ inline real positive(real a) { return a < TINY ? TINY : a; }
 
-// The loss of one of k outputs, without the mean over them, and its derivative by a, with it; `twice` is 2 / k.
+// The loss of one of k outputs, not yet divided by k, and its derivative by a, divided by k; `twice` is 2 / k.
 __device__ inline real loss_of(int code, real option, real a, real y, int k, real twice, real& derivative) {
     const real e = a - y;
     switch (code) {
@@ -163,7 +163,7 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
     return derivative = a - a;
 }
 
-// Every other loss, from the outputs: D = dA and L, both times the sample's weight. w may be null.
+// Every other loss, computed from the outputs: D = dA and L, both times the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) loss(
     const real* A, const real* Y, int by_class, const real* w, real* D, real* L, int k,
     long long m, int code, real option

@@ -1,11 +1,11 @@
-// From single precision to 16 bits, to nearest, ties to even, by integers: so no header is needed.
+// Rounding to 16 bits, to nearest, ties to even, by integer arithmetic, so that no header is needed.
 
 #include "common.cuh"
 
 enum Half { BFLOAT16, FLOAT16 };
 
 __device__ inline unsigned to_bfloat16(unsigned bits) {
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return bits >> 16 | 0x40u;  // NaN, quiet, though its low bits are cut
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return bits >> 16 | 0x40u;  // a quiet NaN, even if its remaining bits are 0
     return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
 }
 
@@ -13,17 +13,18 @@ __device__ inline unsigned to_float16(unsigned bits) {
     const unsigned sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
     if (size > 0x7f800000u) return sign | 0x7e00u;
     if (size >= 0x477ff000u) return sign | 0x7c00u;  // 65520 and above: infinity
-    if (size >= 0x38800000u) {                       // a normal number: 5 bits of exponent in place of 8
+    if (size >= 0x38800000u) {                       // a normal number: 5 bits of exponent instead of 8
         const unsigned shifted = size - (112u << 23);
         return sign | (shifted + 0xfffu + (shifted >> 13 & 1)) >> 13;
     }
-    if (size < 0x33000000u) return sign;  // below half of the smallest subnormal number, 2^-24
+    if (size < 0x33000000u) return sign;  // less than half of the smallest subnormal number, 2^-24
     const unsigned exponent = size >> 23, mantissa = (size & 0x7fffffu) | 0x800000u, shift = 126 - exponent;
     const unsigned whole = mantissa >> shift, half = 1u << (shift - 1), rest = mantissa & ((1u << shift) - 1);
     return sign | (whole + (rest > half || (rest == half && (whole & 1))));
 }
 
-// The bits of x in single precision; of a double, rounded to odd, so that rounding again gives what rounding once would.
+// The bits of x in single precision. A double is rounded to odd, so that rounding the result again equals rounding
+// once.
 __device__ inline unsigned single(float x) { return __float_as_uint(x); }
 
 __device__ inline unsigned single(double x) {
@@ -34,7 +35,7 @@ __device__ inline unsigned single(double x) {
     return bits | 1;
 }
 
-// out = scale x in 16 bits, eight numbers a thread.
+// out = scale * x, rounded to 16 bits; eight numbers per thread.
 extern "C" __global__ void __launch_bounds__(BLOCK) round16(
     const real* x, unsigned short* out, long long count, int kind, real scale
 ) {

@@ -1,12 +1,12 @@
-// Softmax of a row by a group of lanes: what softmax itself and its cross-entropy share.
+// Softmax of a row by a group of lanes, shared by softmax itself and its cross-entropy.
 
 #include "activations.cuh"
 
-constexpr int HELD = 4;  // numbers of a row that a lane keeps in registers; what is beyond is read again
+constexpr int HELD = 4;  // numbers of a row that a lane keeps in registers; the others are read again
 
 __device__ inline real lowest() { return -__uint_as_float(0x7f800000u); }  // minus infinity
 
-// Row z + b of n logits, its largest, and the sum of e^(z - largest): a NaN or an infinity among them is in the sum.
+// A row z + b of n logits, the largest of them, and the sum of e^(z - largest), which is NaN if a logit is not finite.
 struct Row {
     real held[HELD], largest, total;
     const real* z;
@@ -20,7 +20,7 @@ struct Row {
         for (int i = lane + HELD * lanes; i < n; i += lanes) f(i, z[i]);
     }
 
-    // All lanes of the warp have to come here; those of a group whose sample is none have n = 0. b may be null.
+    // All lanes of the warp have to call this, with n = 0 for a group without a sample. b may be null.
     __device__ Row(real* row, const real* __restrict__ b, int n, const Group& group)
         : z(row), n(n), lane(group.lane), lanes(group.lanes) {
         largest = lowest();

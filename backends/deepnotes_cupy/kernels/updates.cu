@@ -1,5 +1,6 @@
-// From the gradient to the next parameters: L2, the norm, the verdict on the batch, and each optimizer's update in one
-// pass; deepnotes/equations/optimizers.py and regularization.py have the equations, EagerProgram.train the rules.
+// From the gradient to the next parameters: L2, the norm, the decision whether to make the update, and each optimizer's
+// update in one pass. deepnotes/equations/optimizers.py and regularization.py have the equations; the decision follows
+// EagerProgram.train.
 
 #include "common.cuh"
 
@@ -30,8 +31,8 @@ struct SumOfSquares {
     }
 };
 
-// g += l2 θ over the first `decaying` (l2_gradient), and of each block the sum of the squares of g, in double
-// precision, and its largest magnitude: partial[2 * block] and [2 * block + 1].
+// g += l2 θ for the first `decaying` elements (l2_gradient). For each block, partial[2 * block] is the sum of the
+// squares of g in double precision, and partial[2 * block + 1] the largest magnitude.
 extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
     real* g, const real* theta, long long p, long long decaying, real l2, double* partial
 ) {
@@ -43,10 +44,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
         partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1] = squares.totals.most;
 }
 
-// The verdict on a batch: its cost, the norm of its gradient, what it is clipped with, and whether the update may be
-// made: then the batch counts, and the scalars of the update are laid out. `scalars` is (steps, 4): learning rate,
-// rate, epsilon, share. clip_norm is 0 where nothing is clipped; `safe` is
-// below what no optimizer makes an overflow of. One block of WIDE threads.
+// Judge a batch: compute its cost, the norm of its gradient and the clipping factor, and decide whether the update may
+// be made. If so, add the batch to the sums, and store the scalars of the update in Control. `scalars` has shape
+// (steps, 4): learning rate, rate, epsilon, share. clip_norm is 0 without clipping. If rate * norm is below `safe`, no
+// update can overflow. One block of WIDE threads.
 extern "C" __global__ void __launch_bounds__(WIDE) judge(
     Control* control, const double* partial, int blocks, const real* L, long long m, const double* scalars,
     double clip_norm, double safe
@@ -72,9 +73,9 @@ extern "C" __global__ void __launch_bounds__(WIDE) judge(
         control->stopped = 1;
         return;
     }
-    // Squares of doubles can overflow, or vanish though the norm is above what it is clipped to.
+    // The squares of doubles can overflow, or underflow although the norm is above clip_norm.
     const bool known = isfinite(square) && (square > 1e-280 || !(clip_norm > 0 && most > clip_norm));
-    const double clipped = clip_norm > 0 && norm > clip_norm ? clip_norm : norm;  // an optimizer may sum up its squares
+    const double clipped = clip_norm > 0 && norm > clip_norm ? clip_norm : norm;  // an optimizer may add up the squares
     if (!known || !(now[0] * (norm > 1 ? norm : 1.0) < safe) || !(clipped < 1e-4 * sqrt(safe))) {
         control->stopped = 2;
         return;
@@ -89,8 +90,8 @@ extern "C" __global__ void __launch_bounds__(WIDE) judge(
     control->made += 1;
 }
 
-// θ ← θ - share θ for weights (weight_decay), then one step of an optimizer: step(i, w, x) with the elements w of θ
-// from i on, and x those of the gradient, clipped.
+// θ ← θ - share θ for weights (weight_decay), then one step of an optimizer: step(i, w, x), where w are the elements of
+// θ from i on, and x those of the clipped gradient.
 template <class Step>
 struct Update {
     real* theta;
@@ -123,7 +124,7 @@ __device__ inline void update(
     flat(p, packs && aligned(theta) && aligned(g), update);
 }
 
-// θ ← θ - rate g (gradient_descent).
+// θ ← θ - rate g (equation gradient_descent).
 struct Descent {
     real rate;
 
@@ -140,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sgd(
     update(theta, g, p, decaying, control, true, Descent{real(control->rate)});
 }
 
-// v ← momentum v + g, θ ← θ - rate v, or θ - rate (g + momentum v) with Nesterov's (momentum).
+// v ← momentum v + g, θ ← θ - rate v, or θ - rate (g + momentum v) for Nesterov momentum (equation momentum).
 struct Momentum {
     real* velocity;
     real rate, momentum;
@@ -167,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) momentum(
     update(theta, g, p, decaying, control, aligned(velocity), step);
 }
 
-// s ← rho s + (1 - rho) g², θ ← θ - rate g / (sqrt s + epsilon) (rmsprop); `rest` is 1 - rho.
+// s ← rho s + (1 - rho) g², θ ← θ - rate g / (sqrt s + epsilon) (equation rmsprop); `rest` is 1 - rho.
 struct RmsProp {
     real* square;
     real rate, epsilon, rho, rest;
@@ -193,8 +194,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) rmsprop(
     update(theta, g, p, decaying, control, aligned(square), step);
 }
 
-// m ← beta1 m + g, v ← beta2 v + g², θ ← θ - rate m / (sqrt v + epsilon), the bias corrections in rate and epsilon
-// (adam; AdamW where share is not 0).
+// m ← beta1 m + g, v ← beta2 v + g², θ ← θ - rate m / (sqrt v + epsilon); rate and epsilon include the bias corrections
+// (equation adam; AdamW if share is not 0).
 struct Adam {
     real *first, *second;
     real rate, epsilon, beta1, beta2;

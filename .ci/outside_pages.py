@@ -1,0 +1,26 @@
+"""Hook of `mkdocs build`: bring the documents outside docs/ to the site, and make the links between them work there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md"]
+
+
+def on_files(files: Files, config: MkDocsConfig, **kwargs: Any) -> None:
+    """Add the documents, and the scripts that examples/README.md links to, under their paths in the repository."""
+    scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.py"))
+    for path in DOCUMENTS + scripts:
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+
+
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
+    """Change links between docs/ and the rest of the repository: on the site both are in one folder."""
+    if page.file.src_uri in DOCUMENTS:
+        return re.sub(r"\]\(((?:\.\./)*)docs/", r"](\1", markdown)
+    return re.sub(r"\]\(\.\./((?:\.\./)*)(?=[A-Z]|examples/)", r"](\1", markdown)
