@@ -43,7 +43,7 @@ from deepnotes_numba.interpreter import (
 )
 from deepnotes_numba.products import NOTHING, share
 from deepnotes_numba.updates import decay, update
-from deepnotes_numba.vectors import block, matrix_at, pointer, view
+from deepnotes_numba.vectors import block, matrix_at, pointer, view, view_matrix, view_vector
 
 TRAINING = np.bool_(True)
 """A variable, since a literal would make Numba compile a separate function."""
@@ -75,14 +75,15 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
     """
     batches, objective, optimizer = Batches(*batches), Objective(*objective), Optimizer(*optimizer)
     address, shape, by_sample, Y, weights, weighted = data
-    theta = buffers[0]
+    theta, weights = buffers[0], view_matrix(weights)
+    order, rates, scalars = view_vector(batches.order), view_vector(batches.rates), view_matrix(batches.scalars)
     X, parameters = matrix_at(address, shape, theta), theta.shape[0]
-    call = _prepare(team, tables, buffers, workspace, Targets(Y, weights, weighted), objective)
+    call = _prepare(team, tables, buffers, workspace, Targets(view_matrix(Y), weights, weighted), objective)
     loss_sum, weight_sum = batches.loss_sum, batches.weight_sum
     cost = 0.0
-    for made in range(batches.rates.shape[0]):
+    for made in range(rates.shape[0]):
         start = made * batches.size
-        samples = Samples(X, by_sample, view(batches.order, start, batches.order.shape[0] - start))
+        samples = Samples(X, by_sample, view(order, start, order.shape[0] - start))
         m = min(batches.size, samples.order.shape[0])
         total = divisor(weights, weighted and objective.weighted_mean, view(samples.order, 0, m))
         l2 = objective.l2 / total if objective.share_l2 and total > 0 else objective.l2
@@ -96,34 +97,36 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
             cost += 0.5 * l2 * squared_weights
         norm = sqrt(square)
         clipping = optimizer.clip_norm / norm if 0 < optimizer.clip_norm < norm else 1.0
-        if not _is_safe(cost, batches.rates[made] * max(norm, 1.0), norm * clipping, optimizer):
+        if not _is_safe(cost, rates[made] * max(norm, 1.0), norm * clipping, optimizer):
             return loss_sum, weight_sum, made, cost
-        rate, epsilon, scale = batches.scalars[0, made], batches.scalars[1, made], clipping * batches.scalars[3, made]
+        rate, epsilon, scale = scalars[0, made], scalars[1, made], clipping * scalars[3, made]
         step = Update(optimizer.code, scale, rate, epsilon, optimizer.beta1, optimizer.beta2)
-        _update_parameters(call, step, batches.scalars[2, made], optimizer.decaying, parameters)
+        _update_parameters(call, step, scalars[2, made], optimizer.decaying, parameters)
         if not wait(call.team):
             return loss_sum, weight_sum, made, cost
         loss_sum += cost * m
         weight_sum += m
-    return loss_sum, weight_sum, batches.rates.shape[0], cost
+    return loss_sum, weight_sum, rates.shape[0], cost
 
 
 @substituted
 def _prepare(team, tables, buffers, workspace, targets, objective):
-    """Return the :class:`Training`, with pointers instead of arrays."""
+    """Return the :class:`Training`, with pointers, and views without reference counts, instead of arrays."""
     rank, size, barrier = team
     theta, g, errors, first, second, squares = buffers
     memory, capacity, split = workspace
-    tables = Tables(*tables)
+    layers, options, regions = tables
     if split and rank > 0:
-        tables = _with_own_samples(tables, rank)
+        network = _with_own_samples(Tables(layers, options, regions), rank)
+    else:
+        network = Tables(view_matrix(layers), view_vector(options), view_vector(regions))
     pointers = Buffers(
         pointer(theta, 0), pointer(g, 0), pointer(errors, 0), pointer(first, 0), pointer(second, 0),
         errors.shape[0] > 0,
     )  # fmt: skip
     return Training(
-        Team(rank, size, pointer(barrier, 0)), tables, pointers, squares, Workspace(pointer(memory, 0), capacity),
-        split, targets, objective,
+        Team(rank, size, pointer(barrier, 0)), network, pointers, view_vector(squares),
+        Workspace(pointer(memory, 0), capacity), split, targets, objective,
     )  # fmt: skip
 
 

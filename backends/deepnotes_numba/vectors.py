@@ -134,6 +134,18 @@ def matrix(x, at, n, m):
 
 
 @jit
+def view_vector(x):
+    """Return a vector as :func:`view` does: counting references takes time at each access."""
+    return view(x, 0, x.shape[0])
+
+
+@jit
+def view_matrix(x):
+    """Return a matrix as :func:`view` does."""
+    return matrix(x, 0, x.shape[0], x.shape[1])
+
+
+@jit
 def matrix_at(address, shape, like):
     """Return the C-ordered matrix at an address, of the dtype of `like`.
 
@@ -167,13 +179,9 @@ def _tile(rows, registers):
             panel = _pointer(context, builder, kinds[2], A, a)
             first = _pointer(context, builder, kinds[4], out, o)
 
-            def address(start, half):
-                return builder.bitcast(builder.gep(start, [WORD(half * lanes)]), register.as_pointer())
-
             sums = [[cgutils.alloca_once(builder, register) for _ in range(registers)] for _ in range(rows)]
             out_rows = [builder.gep(first, [builder.mul(o_row, WORD(r))]) for r in range(rows)]
-            results = [[address(row, half) for half in range(registers)] for row in out_rows]
-            _initialize(builder, sums, start, results, begin)
+            _initialize(builder, sums, start, out_rows, begin)
 
             with cgutils.for_range(builder, times) as again:
                 here = builder.gep(weights, [builder.mul(again.index, w_again)])
@@ -182,12 +190,14 @@ def _tile(rows, registers):
                 with cgutils.for_range(builder, terms) as term:
                     row = builder.gep(there, [builder.mul(term.index, WORD(2 * lanes))])
                     across = builder.mul(term.index, w_column)
-                    halves = [builder.load(address(row, half), align=align) for half in range(registers)]
+                    halves = [
+                        builder.load(_part(builder, row, half, register), align=align) for half in range(registers)
+                    ]
                     for line, totals in zip(lines, sums, strict=True):
                         weight = _broadcast(builder, builder.load(builder.gep(line, [across])), lanes)
                         for values, total in zip(halves, totals, strict=True):
                             builder.store(multiply_add(builder, weight, values, builder.load(total)), total)
-            _store_tile(builder, sums, results, columns)
+            _store_tile(builder, sums, out_rows, columns)
             return context.get_dummy_value()
 
         return types.void(W, factor, A, types.intp, out, tile, extent), generate
@@ -195,23 +205,29 @@ def _tile(rows, registers):
     return tile
 
 
-def _initialize(builder, sums, start, results, biases):
+def _part(builder, row, half, register):
+    """Build the address of the first or second register of a row."""
+    return builder.bitcast(builder.gep(row, [WORD(half * register.count)]), register.as_pointer())
+
+
+def _initialize(builder, sums, start, out_rows, biases):
     """Build the initial values of sums: 0, or the current results if `start` is 1, or the biases if it is 2."""
     register = sums[0][0].type.pointee
     align, lanes = _alignment(register), register.count
     for total in chain(*sums):
         builder.store(ir.Constant(register, [0.0] * lanes), total)
     with builder.if_then(builder.icmp_signed("==", start, WORD(1))):
-        for total, result in zip(chain(*sums), chain(*results), strict=True):
-            builder.store(builder.load(result, align=align), total)
+        for row, totals in zip(out_rows, sums, strict=True):
+            for half, total in enumerate(totals):
+                builder.store(builder.load(_part(builder, row, half, register), align=align), total)
     with builder.if_then(builder.icmp_signed("==", start, WORD(2))):
-        for r, row in enumerate(sums):
-            bias = _broadcast(builder, builder.load(builder.gep(biases, [WORD(r)])), lanes)
-            for total in row:
-                builder.store(bias, total)
+        for r, totals in enumerate(sums):
+            bias = builder.load(builder.gep(biases, [WORD(r)]))
+            for total in totals:
+                builder.store(_broadcast(builder, bias, lanes), total)
 
 
-def _store_tile(builder, sums, results, columns):
+def _store_tile(builder, sums, out_rows, columns):
     """Build the stores of a tile's sums, or of their first `columns` if the tile has fewer than the registers."""
     register = sums[0][0].type.pointee
     align, lanes = _alignment(register), register.count
@@ -220,11 +236,13 @@ def _store_tile(builder, sums, results, columns):
         with narrow:
             for half in range(len(sums[0])):
                 mask = _mask_first(builder, builder.sub(columns, WORD(half * lanes)), lanes)
-                for total, result in zip(sums, results, strict=True):
-                    _store_masked(builder, builder.load(total[half]), result[half], align, mask)
+                for row, totals in zip(out_rows, sums, strict=True):
+                    address = _part(builder, row, half, register)
+                    _store_masked(builder, builder.load(totals[half]), address, align, mask)
         with full:
-            for total, result in zip(chain(*sums), chain(*results), strict=True):
-                builder.store(builder.load(total), result, align=align)
+            for row, totals in zip(out_rows, sums, strict=True):
+                for half, total in enumerate(totals):
+                    builder.store(builder.load(total), _part(builder, row, half, register), align=align)
 
 
 def _alignment(register):
