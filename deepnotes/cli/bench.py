@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 from deepnotes.cli.arguments import whole
 from deepnotes.cli.conformance import add_json
 from deepnotes.cli.output import Output, cell, finite
-from deepnotes.cli.places import require_places, writing
+from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.plots import require_matplotlib
 from deepnotes.utils.arguments import float_dtype
 from deepnotes.utils.atomic import replacing
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     from deepnotes.testing.bench.report import measure
 
     cases = [Case(args.layers, batch, float_dtype(args.dtype)) for batch in dict.fromkeys(args.batch)]
-    require_places({f"--{name}": path for name, path in _paths(args).items()})
+    require_output_paths({f"--{name}": path for name, path in _paths(args).items()})
     if args.plot or args.html:
         require_matplotlib()
     if args.plot and Path(args.plot).suffix.lower() not in {".png", ".svg", ".pdf"}:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deepnotes.cli.arguments import add_backend, add_threads, chosen_backend
 from deepnotes.cli.output import Output, cell, finite
-from deepnotes.cli.places import require_places, writing
+from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.utils.atomic import replacing
 from deepnotes.utils.errors import DeepnotesError
 from deepnotes.utils.wording import one_line
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     backend = chosen_backend(args)
     path = Path(args.json) if isinstance(args.json, str) else None
-    require_places({"--json": path})
+    require_output_paths({"--json": path})
     with output.progress() as show:
 
         def on_result(result: "Result", number: int, of: int) -> None:

@@ -17,8 +17,8 @@ from deepnotes.cli.arguments import (
 )
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
-from deepnotes.cli.places import require_places
-from deepnotes.cli.reading import add_reading, format_of
+from deepnotes.cli.output_paths import require_output_paths
+from deepnotes.cli.reading_options import add_reading, format_of
 
 HELP = "Measure how good a model is on the rows of a table."
 
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict, compare and report."""
-    require_places({}, [Path(args.model), *data.files(args.data)])
+    require_output_paths({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target
     form = format_of(args, model.format)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import deepnotes
 from deepnotes.cli.arguments import add_model, hinted
 from deepnotes.cli.output import Output, counted
-from deepnotes.cli.places import require_places
+from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.tasks import Regression, from_metadata
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     paths = {name: Path(path) for name, path in wanted.items() if path is not None}
     if not paths:
         raise hinted(ArgumentError("--onnx FILE, --python FILE or both are wanted"), "try: deepnotes export --help")
-    require_places({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
+    require_output_paths({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
     network = deepnotes.load(args.model, "numpy")
     chain = Chain.of(network, _target(args.model, network))

@@ -9,7 +9,7 @@ import numpy as np
 
 import deepnotes
 from deepnotes.backends.base import Backend
-from deepnotes.cli import data, reading
+from deepnotes.cli import data, reading_options
 from deepnotes.cli.output import counted, finite
 from deepnotes.cli.tasks import Classification, Task, as_metadata, from_metadata
 from deepnotes.datasets.disk_tables import DiskTable
@@ -38,7 +38,7 @@ class Model:
     dates : sequence of str
         The columns that are read as dates.
     format : mapping
-        The reading options that were given for the training data: see :mod:`deepnotes.cli.reading`.
+        The reading options that were given for the training data: see :mod:`deepnotes.cli.reading_options`.
     """
 
     network: Network
@@ -87,7 +87,7 @@ class Model:
             dates = network.metadata.get("dates", [])
             if not isinstance(dates, list) or not set(dates) <= {*encoder.numeric, target}:
                 raise ValueError(f"dates {dates!r}")
-            written = reading.from_metadata(network.metadata.get("format", {}))
+            written = reading_options.from_metadata(network.metadata.get("format", {}))
             task = from_metadata(network.metadata, network.outputs)
             return cls(network, features, target, task, encoder, dates, written)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -15,8 +15,8 @@ from deepnotes.cli.arguments import (
 )
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
-from deepnotes.cli.places import require_places
-from deepnotes.cli.reading import add_reading, format_of
+from deepnotes.cli.output_paths import require_output_paths
+from deepnotes.cli.reading_options import add_reading, format_of
 from deepnotes.datasets.table_writing import formulas, write_table
 
 HELP = "Predict the target of each row of a table, as CSV."
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict and write, to a file, or to stdout as CSV or JSON."""
     path = None if args.output is None else Path(args.output)
-    require_places({"--output": path}, [Path(args.model), *data.files(args.data)], special=True)
+    require_output_paths({"--output": path}, [Path(args.model), *data.files(args.data)], special=True)
     model = Model.load(args.model, chosen_backend(args))
     table = model.read(args.data, args.from_disk, form=format_of(args, model.format))
     for note in table.notes:

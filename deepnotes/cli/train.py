@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from deepnotes import plots
-from deepnotes.cli import data, recipe
+from deepnotes.cli import data, train_defaults
 from deepnotes.cli.arguments import chosen_backend, hinted
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, counted
-from deepnotes.cli.places import require_places, writing
-from deepnotes.cli.reading import as_metadata, format_of
+from deepnotes.cli.output_paths import require_output_paths, writing
+from deepnotes.cli.reading_options import as_metadata, format_of
 from deepnotes.cli.tasks import TASKS, Classification, Task, choose
 from deepnotes.cli.train_options import configure
 from deepnotes.datasets.disk_tables import DiskTable
@@ -35,13 +35,13 @@ HELP = "Train a network on the rows of a table, and write it to a file."
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Read, train, measure, write and report."""
-    recipe.check(args)
+    train_defaults.check(args)
     backend = chosen_backend(args)
     name = Path(args.data).stem if is_packed_csv(Path(args.data)) else Path(args.data).name
     path = Path(f"{Path(name).stem}.safetensors" if args.output is None else args.output)
     picture = _picture(args.plot)
     directory = None if args.checkpoint is None else Path(args.checkpoint)
-    require_places({"--output": path, "--plot": picture}, data.files(args.data), checkpoints=directory)
+    require_output_paths({"--output": path, "--plot": picture}, data.files(args.data), checkpoints=directory)
 
     form = format_of(args)
     table = (data.read_from_disk if args.from_disk else data.read)(args.data, _request(args, form))
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     X, features = data.samples(table, encoder, unknown="zeros"), encoder.inputs
     with np.errstate(all="ignore"):  # overflow is refused with a message
         task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(data.some(X, train))
-    layers = [*recipe.hidden_layers(args, task.kind), task.output_layer()]
+    layers = [*train_defaults.hidden_layers(args, task.kind), task.output_layer()]
     network = Network(
         layers, len(features), backend=backend, dtype=args.dtype, seed=args.seed, standardizer=standardizer
     )
@@ -243,8 +243,8 @@ def _fit(
             data.some(X, train),
             task.encode(y[train]),
             loss=task.loss,
-            optimizer=recipe.optimizer(args, len(train)),
-            epochs=recipe.epochs(args, len(train)),
+            optimizer=train_defaults.optimizer(args, len(train)),
+            epochs=train_defaults.epochs(args, len(train)),
             batch_size=args.batch_size,
             validation=validation,
             l2=args.l2,

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable, Mapping
 
-from deepnotes.cli import recipe
+from deepnotes.cli import train_defaults
 from deepnotes.cli.arguments import (
     WHOLE,
     add_backend,
@@ -15,7 +15,7 @@ from deepnotes.cli.arguments import (
     sizes,
     whole,
 )
-from deepnotes.cli.reading import add_names, add_reading
+from deepnotes.cli.reading_options import add_names, add_reading
 from deepnotes.cli.tasks import MOST_CLASSES
 from deepnotes.datasets.encoding import IMPUTE, MOST_CATEGORIES
 from deepnotes.network.training.intervals import interval
@@ -85,9 +85,9 @@ def _network(group: argparse._ArgumentGroup) -> None:
     option(
         "--layers",
         type=sizes,
-        default=recipe.HIDDEN,
+        default=train_defaults.HIDDEN,
         metavar="SIZES",
-        help=f"of the hidden layers (default {','.join(map(str, recipe.HIDDEN))}), or none",
+        help=f"of the hidden layers (default {','.join(map(str, train_defaults.HIDDEN))}), or none",
     )
     option(
         "--activation",
@@ -96,7 +96,12 @@ def _network(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help=f"of the hidden layers: {_choices(ACTIVATIONS, 'relu')}",
     )
-    option("--dropout", type=SHARE, metavar="RATE", help=f"after each hidden layer (default {_each(recipe.DROPOUT)})")
+    option(
+        "--dropout",
+        type=SHARE,
+        metavar="RATE",
+        help=f"after each hidden layer (default {_each(train_defaults.DROPOUT)})",
+    )
     option("--dtype", choices=("float32", "float64"), default="float32", help="default float32")
     add_backend(group)
     add_threads(group)
@@ -118,27 +123,30 @@ def _training(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help=_choices(OPTIMIZERS, "adam"),
     )
-    option("--learning-rate", type=POSITIVE, metavar="RATE", help=f"the highest (default {_each(recipe.RATES)})")
-    option("--momentum", type=SHARE, metavar="SHARE", help=f"of sgd (default {recipe.MOMENTUM})")
+    option(
+        "--learning-rate", type=POSITIVE, metavar="RATE", help=f"the highest (default {_each(train_defaults.RATES)})"
+    )
+    option("--momentum", type=SHARE, metavar="SHARE", help=f"of sgd (default {train_defaults.MOMENTUM})")
     option(
         "--schedule",
-        type=named("schedule", recipe.SCHEDULES),
+        type=named("schedule", train_defaults.SCHEDULES),
         default="cosine",
         metavar="NAME",
-        help=f"how the rate falls: {_choices(recipe.SCHEDULES, 'cosine')}",
+        help=f"how the rate falls: {_choices(train_defaults.SCHEDULES, 'cosine')}",
     )
     option(
         "--epochs",
         type=whole(1),
         metavar="NUMBER",
-        help=f"default: {recipe.FEWEST_EPOCHS} to {recipe.MOST_EPOCHS}, for some {recipe.UPDATES:,} updates",
+        help=f"default: {train_defaults.FEWEST_EPOCHS} to {train_defaults.MOST_EPOCHS}, "
+        f"for some {train_defaults.UPDATES:,} updates",
     )
     option(
         "--batch-size",
         type=whole(1),
-        default=recipe.BATCH_SIZE,
+        default=train_defaults.BATCH_SIZE,
         metavar="ROWS",
-        help=f"rows to an update (default {recipe.BATCH_SIZE})",
+        help=f"rows to an update (default {train_defaults.BATCH_SIZE})",
     )
     option("--l2", type=NOT_NEGATIVE, default=0.0, metavar="FACTOR", help="of the penalty on weights (default 0)")
     option("--clip-norm", type=POSITIVE, metavar="NORM", help="scale larger gradients down to this (default: do not)")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.cli import recipe
+from deepnotes.cli import train_defaults
 from deepnotes.cli.output import figure
 from deepnotes.cli.tasks import Classification, Regression, choose
 from deepnotes.datasets import load_digits
@@ -178,7 +178,7 @@ def test_early_stopping(run, flowers):
 
 
 @pytest.mark.thinned(4)
-@pytest.mark.parametrize("schedule", recipe.SCHEDULES)
+@pytest.mark.parametrize("schedule", train_defaults.SCHEDULES)
 def test_schedules(run, flowers, schedule):
     told = outcome(run("train", *flowers, *SMALL, "--schedule", schedule)[0])
     assert told["metrics"]["accuracy"] > 0.9
@@ -198,8 +198,8 @@ def test_optimizers(run, flowers, houses, optimizer):
     [("constant", 1), ("cosine", 0), ("step", 0.01), ("exponential", 0.01), ("inverse", 0.1), ("plateau", 1)],
 )
 def test_where_a_schedule_ends(schedule, late):
-    assert recipe.SCHEDULES[schedule](2.0, 1000, 10)(999) == pytest.approx(2 * late, abs=1e-4, rel=1e-2)
-    assert recipe.SCHEDULES[schedule](2.0, 1, 1)(0) == 2
+    assert train_defaults.SCHEDULES[schedule](2.0, 1000, 10)(999) == pytest.approx(2 * late, abs=1e-4, rel=1e-2)
+    assert train_defaults.SCHEDULES[schedule](2.0, 1, 1)(0) == 2
 
 
 def test_every_option_of_the_network(run, flowers):

@@ -16,7 +16,7 @@ import pytest
 
 import deepnotes as dn
 from deepnotes.cli import data, main, train
-from deepnotes.cli.places import require_places
+from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.datasets.tables import read_table, write_table
 
 RNG = np.random.default_rng(1)
@@ -346,8 +346,8 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
         try:
             for place, told in (("new", "Permission denied"), ("open/theirs", "it belongs to another user")):
                 with pytest.raises(dn.DeepnotesError, match=f"cannot write {place}: {told}"):
-                    require_places({"--output": Path(place)})
-            require_places({"--output": Path("open/mine")})
+                    require_output_paths({"--output": Path(place)})
+            require_output_paths({"--output": Path("open/mine")})
         finally:
             os.seteuid(0)
         monkeypatch.undo()

@@ -17,7 +17,7 @@ CHECKPOINT = re.compile(r"step-[0-9]{9,}\.safetensors|\.step-.*\.tmp|\.lock", re
 """The names of the files that a training keeps in its directory of checkpoints."""
 
 
-def require_places(
+def require_output_paths(
     outputs: Mapping[str, Path | None],
     inputs: Iterable[Path] = (),
     *,
