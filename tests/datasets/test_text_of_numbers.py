@@ -95,7 +95,7 @@ def test_many_distinct_numbers_as_text_say_how_to_read_them(capsys, run):
     assert err.endswith("; --numeric (numeric=) reads it as numbers\n")
     assert main(["train", "a.parquet", "--target", "amount", "--exclude", "gap", *QUICK]) == 1
     assert "the target is text of 118 distinct numbers, such as '" in (err := capsys.readouterr().err)
-    assert "--numeric reads it as numbers, and --task classification takes it as it is" in err
+    assert "--numeric reads it as numbers, and --task classification uses it as it is" in err
     told = run("train", "a.parquet", "--target", "amount", "--numeric", "amount", "--exclude", "gap", *QUICK, "--json")[
         0
     ]
