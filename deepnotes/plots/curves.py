@@ -1,6 +1,6 @@
 """Plot the loss and metrics of a training, epoch by epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -59,19 +59,11 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
     """
     if history.epochs == 0:
         raise ArgumentError("history: no epoch was finished, so there is nothing to draw")
-    known = {"loss": (history.loss, history.val_loss)}
-    for name in history.metrics:
-        base = name.removeprefix("val_")
-        known[base] = (history.metrics.get(base, []), history.metrics.get(f"val_{base}", []))
+    known = _values_by_name(history)
     axes = None if ax is None else [*ax] if isinstance(ax, Sequence | np.ndarray) else [ax]
     if show is None:
         show = ["loss"] if axes is not None and len(axes) == 1 else list(known)
-    names = [show] if isinstance(show, str) else list(show)
-    if not names:
-        raise ArgumentError(f"show={show!r}, wanted at least one of {', '.join(known)}")
-    for name in names:
-        if name not in known:
-            raise unknown_name("curve", name, known)
+    names = _check_names(show, known)
     if axes is None:
         axes = panels(len(names), 4.8, 3.4)
     elif len(axes) != len(names):
@@ -83,6 +75,26 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
             best = best._replace(label="_best")  # the underscore leaves it out of the legend
         _draw_panel(each, name, *known[name], best)
     return figure_of(axes[0])
+
+
+def _values_by_name(history: "HistoryLike") -> dict[str, tuple[list[float], list[float]]]:
+    """Return the training and the validation values of the loss and of each metric; a list may be empty."""
+    values = {"loss": (history.loss, history.val_loss)}
+    for name in history.metrics:
+        base = name.removeprefix("val_")
+        values[base] = (history.metrics.get(base, []), history.metrics.get(f"val_{base}", []))
+    return values
+
+
+def _check_names(show: str | Sequence[str], known: Collection[str]) -> list[str]:
+    """Return the names in `show` as a list, after checking that there is at least one, and that all are known."""
+    names = [show] if isinstance(show, str) else list(show)
+    if not names:
+        raise ArgumentError(f"show={show!r}, wanted at least one of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise unknown_name("curve", name, known)
+    return names
 
 
 def _best_epoch(history: "HistoryLike") -> BestEpoch | None:

@@ -168,7 +168,7 @@ def test_targets_that_the_task_cannot_use(fails):
     assert "is text" in fails(1, "train", "good.csv", "--target", "kind", "--exclude", "price", "--task", "regression")
 
 
-def test_negative_targets_are_no_counts(fails):
+def test_negative_targets_are_refused_for_the_poisson_loss(fails):
     message = fails(1, "train", "good.csv", "--target", "price", "--exclude", "kind", "--loss", "poisson")
     assert message.endswith("and the loss poisson needs numbers of at least 0")
 
