@@ -1,6 +1,6 @@
-"""deepnotes: dense networks from one set of lecture-note equations, on pluggable array backends.
+"""Dense neural networks from one set of lecture-note equations, on pluggable array backends.
 
-Samples are columns: X has shape (features, samples). See :class:`Network` for how to begin.
+Samples are columns: X has shape (features, samples). Begin with :class:`Network`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -130,7 +130,7 @@ __all__ = [
     "write_table",
 ]
 
-_LATER = {
+_LAZY = {
     "Checkpoints": "deepnotes.network.training.checkpoints",
     "DenseClassifier": "deepnotes.estimators",
     "DenseRegressor": "deepnotes.estimators",
@@ -144,13 +144,13 @@ _LATER = {
     "register_skl2onnx": "deepnotes.estimators.skl2onnx_converter",
     "write_table": "deepnotes.datasets.tables",
 }
-"""What is imported when it is first asked for, and where from: it needs more than most programs do."""
+"""Names that are imported at their first use, and their modules: most programs do not need them."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = getattr(import_module(_LATER[name]), name)
+    globals()[name] = getattr(import_module(_LAZY[name]), name)
     return globals()[name]

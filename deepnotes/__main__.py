@@ -1,4 +1,4 @@
-"""``python -m deepnotes`` is the command ``deepnotes``."""
+"""``python -m deepnotes`` runs the command ``deepnotes``."""
 
 import sys
 

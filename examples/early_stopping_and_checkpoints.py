@@ -1,4 +1,4 @@
-"""Stop at the best epoch; resume a training that was interrupted, to the same bits."""
+"""Stop early and restore the best epoch; resume an interrupted training, with bit-identical results."""
 # ruff: noqa: T201
 
 import sys
@@ -31,15 +31,15 @@ print(f"validation loss: {loss:.3f}; at the last epoch it was {history.val_loss[
 
 
 class Interrupt(dn.Callback):
-    """Ends a training as Ctrl-C does, in its eighth epoch."""
+    """Interrupt the training in its eighth epoch, as Ctrl-C would."""
 
     def on_epoch(self, training):
         if training.epoch == 8:
             raise KeyboardInterrupt
 
 
-whole = new_network()
-whole.fit(X[:, train], y[train], epochs=20, **settings)
+uninterrupted = new_network()
+uninterrupted.fit(X[:, train], y[train], epochs=20, **settings)
 
 checkpoints = folder / "checkpoints"
 try:
@@ -47,9 +47,9 @@ try:
         X[:, train], y[train], epochs=20, callbacks=[Interrupt()], checkpoint=checkpoints, every=1, **settings
     )
 except KeyboardInterrupt:
-    print("interrupted; left behind:", *sorted(path.name for path in checkpoints.glob("*.safetensors")))
+    print("interrupted; checkpoints:", *sorted(path.name for path in checkpoints.glob("*.safetensors")))
 
-resumed = new_network()  # as in another process, with the same seed
+resumed = new_network()  # the same layers and seed; another process could do this as well
 history = resumed.fit(X[:, train], y[train], epochs=20, checkpoint=checkpoints, every=1, resume=True, **settings)
 print(f"resumed to {history.epochs} epochs; the same bits as without an interruption:", end=" ")
-print(np.array_equal(resumed.flat(), whole.flat()))
+print(np.array_equal(resumed.flat(), uninterrupted.flat()))

@@ -1,4 +1,4 @@
-"""Export a network to ONNX and to one Python file, and compare what they predict."""
+"""Export a network as an ONNX file and as a Python file, and compare their predictions."""
 # ruff: noqa: T201
 
 import subprocess
@@ -21,7 +21,7 @@ net = dn.Network(
 )
 net.fit(X, y, epochs=5)
 expected = net.predict(X[:, :100]).T
-rows = np.ascontiguousarray(X[:, :100].T, dtype=np.float32)  # both files take samples as rows
+rows = np.ascontiguousarray(X[:, :100].T, dtype=np.float32)  # in both files, samples are rows
 
 onnx_file = folder / "digits.onnx"
 net.to_onnx(onnx_file)
@@ -36,7 +36,6 @@ print(f"{python_file}: {python_file.stat().st_size:,} bytes, needs only NumPy")
 check = subprocess.run([sys.executable, python_file, "--check"], capture_output=True, text=True, check=True)
 print("  --check:", check.stdout.strip())
 
-again = dn.from_onnx(onnx_file)
-print(
-    f"read back from ONNX: the same classes for {np.mean(again.predict(X).argmax(0) == net.predict(X).argmax(0)):.1%}"
-)
+imported = dn.from_onnx(onnx_file)
+agreement = np.mean(imported.predict(X).argmax(axis=0) == net.predict(X).argmax(axis=0))
+print(f"imported from ONNX: the same classes for {agreement:.1%} of the digits")

@@ -1,4 +1,4 @@
-"""Compare learning-rate schedules, and plot rates and losses."""
+"""Compare learning-rate schedules, and plot the rates and the losses."""
 # ruff: noqa: T201
 
 import sys
@@ -39,4 +39,4 @@ losses.set(xlabel="epoch", ylabel="loss", yscale="log")
 
 path = folder / "schedules.png"
 plots.save(figure, path)
-print(f"drawn: {path}")
+print(f"plotted: {path}")

@@ -1,4 +1,4 @@
-"""Read a CSV with text and missing values, train a regression and predict new rows."""
+"""Read a CSV file with text and missing values, train a regression and predict new rows."""
 # ruff: noqa: T201
 
 import csv
@@ -12,7 +12,7 @@ import deepnotes as dn
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
 
-# Flats: the rent depends on the area, the age and the town; some ages are missing.
+# The rent of a flat depends on its area, age and town. Some ages are missing.
 rng = np.random.default_rng(0)
 per_m2 = {"Aub": 8.0, "Hof": 11.0, "Ulm": 14.0}
 path = folder / "flats.csv"
@@ -29,7 +29,8 @@ encoder = dn.Encoder.fit(table, ["area", "age", "town"], impute="median")
 X, rent = encoder(table), table.column("rent")
 print(f"{path}: {table.n_rows} rows, inputs {', '.join(encoder.inputs)}")
 
-# A network learns best what has mean 0 and deviation 1: the inputs by a standardizer, the target by hand.
+# Training works best with mean 0 and standard deviation 1: here, the network's standardizer scales the inputs, and the
+# target is scaled by hand.
 train, test = slice(0, 800), slice(800, None)
 mean, deviation = rent[train].mean(), rent[train].std()
 net = dn.Network(
@@ -40,15 +41,11 @@ net.fit(X[:, train], (rent[train] - mean) / deviation, optimizer=dn.Adam(0.005),
 predicted = net.predict(X[:, test])[0] * deviation + mean
 error = np.abs(predicted - rent[test]).mean()
 baseline = np.abs(rent[train].mean() - rent[test]).mean()
-print(f"mean absolute error on held-out rows: {error:.0f}, by always predicting the mean: {baseline:.0f}")
+print(f"mean absolute error on held-out rows: {error:.0f}, of always predicting the mean: {baseline:.0f}")
 
-new = folder / "new.csv"
-new.write_text("area,age,town\n50,10,Ulm\n50,10,Aub\n80,,Hof\n", encoding="utf-8")
-rows_to_predict = dn.read_table(new, missing="keep")
-for area, town, value in zip(
-    rows_to_predict.column("area"),
-    rows_to_predict.column("town"),
-    net.predict(encoder(rows_to_predict))[0] * deviation + mean,
-    strict=True,
-):
+new_path = folder / "new.csv"
+new_path.write_text("area,age,town\n50,10,Ulm\n50,10,Aub\n80,,Hof\n", encoding="utf-8")
+new = dn.read_table(new_path, missing="keep")
+new_rent = net.predict(encoder(new))[0] * deviation + mean
+for area, town, value in zip(new.column("area"), new.column("town"), new_rent, strict=True):
     print(f"{area:.0f} m² in {town}: {value:.0f}")

@@ -128,7 +128,7 @@ def _softmax_without_max(xp: ModuleType, Z: Any) -> Any:
     return np.exp(Z) / np.sum(np.exp(Z), axis=0, keepdims=True)
 
 
-def _epsilon_inside(
+def _epsilon_inside(  # noqa: PLR0913 - an equation of nine symbols
     xp: ModuleType, theta: Any, g: Any, m: Any, v: Any, rate: Any, epsilon: Any, b1: Any, b2: Any
 ) -> Any:
     m, v = b1 * m + g, b2 * v + g * g

@@ -1,4 +1,4 @@
-"""Each script of examples/ runs, from any folder, writes only to its own, and prints what its reader came for."""
+"""Each script in examples/ runs in any folder, writes only to the given folder, and prints the expected result."""
 
 import os
 import re
@@ -23,23 +23,23 @@ SCRIPTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_it_runs(name: str, tmp_path: Path) -> None:
-    modules, wanted = SCRIPTS[name]
+def test_each_script_runs_and_prints_its_result(name: str, tmp_path: Path) -> None:
+    modules, pattern = SCRIPTS[name]
     for module in modules:
         pytest.importorskip(module, reason=f"examples/{name}.py needs {module}")
-    given, current, temporary = (tmp_path / part for part in ("given", "current", "temporary"))
-    for folder in (given, current, temporary):
+    output, current, temporary = (tmp_path / name for name in ("output", "current", "temporary"))
+    for folder in (output, current, temporary):
         folder.mkdir()
     before = sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(FOLDER / f"{name}.py"), str(given)],
+        [sys.executable, "-W", "error", str(FOLDER / f"{name}.py"), str(output)],
         cwd=current, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert re.search(wanted, done.stdout), done.stdout
+    assert re.search(pattern, done.stdout), done.stdout
     assert not list(current.iterdir())
-    assert not [path for path in temporary.iterdir() if path.name != ".ses"]  # ONNX Runtime's
+    assert not [path for path in temporary.iterdir() if path.name != ".ses"]  # ONNX Runtime creates .ses
     assert before == sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
 
 

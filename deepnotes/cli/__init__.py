@@ -1,7 +1,8 @@
 """The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``export``, ``backends`` and others.
 
-The exit status is 0; 1 if a run fails; 2 for wrong usage; 130 after Ctrl-C; 141 if the reader of stdout has closed it.
-Errors are reported in a line or two on stderr, with a traceback only if ``--debug`` is given.
+The exit status is 0 on success, 1 if a run fails, 2 for wrong usage, 130 after Ctrl-C, and 141 if the program that
+reads stdout has closed its end of the pipe. Errors are reported in a line or two on stderr, with a traceback only if
+``--debug`` is given.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from deepnotes.cli.arguments import parser
-from deepnotes.cli.output import Output, say
+from deepnotes.cli.output import Output, write_stderr
 from deepnotes.utils.errors import (
     ArgumentError,
     BackendUnavailable,
@@ -33,40 +34,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments after ``deepnotes``; by default those of the process.
+        The arguments after ``deepnotes``; by default, those of the process.
     """
     debug = False
     _occupy_closed_descriptors()
-    with _shown_messages():
+    with _messages_on_stderr():
         try:
             args = parser().parse_args(argv)
             debug = args.debug
             output = Output(args.json is True, getattr(args, "quiet", False))
             args.run(args, output)
             output.finish()
-        except SystemExit as end:  # argparse's, after --help and --version
+        except SystemExit as end:  # argparse raises it after --help and --version
             return int(end.code or 0)
         except BrokenPipeError:
             return 141
         except (Exception, KeyboardInterrupt) as error:
             if debug:
-                say(escaped(traceback.format_exc().rstrip(), keep="\n"))
-            say("\n".join(_lines(error)))
-            return _status(error)
+                write_stderr(escaped(traceback.format_exc().rstrip(), keep="\n"))
+            write_stderr("\n".join(_error_lines(error)))
+            return _exit_status(error)
         finally:
             for stream in (sys.stdout, sys.stderr):
-                _settle(stream)
+                _flush_or_discard(stream)
     return 0
 
 
-def _status(error: BaseException) -> int:
+def _exit_status(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 2 if isinstance(error, ArgumentError | UnknownNameError) else 1
 
 
-def _lines(error: BaseException) -> list[str]:
-    """Return the message of `error`: one line, and one more for each of its notes."""
+def _error_lines(error: BaseException) -> list[str]:
+    """Return the message of `error` in one line, followed by a line for each of its notes."""
     if isinstance(error, KeyboardInterrupt):
         return ["deepnotes: " + escaped("; ".join(["interrupted", *map(str, error.args)]))]
     text = str(error)
@@ -75,15 +76,15 @@ def _lines(error: BaseException) -> list[str]:
     elif isinstance(error, MemoryError):
         text = "out of memory"
     elif not isinstance(error, DeepnotesError):
-        text = f"this is a bug of deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
+        text = f"this is a bug in deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
     if isinstance(error, BackendUnavailable | MissingExtraError) or not isinstance(error, DeepnotesError):
-        text = " ".join(text.split())  # whose causes are worded by other libraries
+        text = " ".join(text.split())  # messages of other libraries may span several lines
     notes = getattr(error, "__notes__", []) if isinstance(error, DeepnotesError) else []
     return [f"deepnotes: error: {escaped(text)}", *map(escaped, notes)]
 
 
 def _occupy_closed_descriptors() -> None:
-    """Open the null device where a standard stream is closed, so that no file of ours gets its descriptor."""
+    """Open the null device for each closed standard stream, so that no other file gets its descriptor."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -91,30 +92,33 @@ def _occupy_closed_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
 
 
-def _settle(stream: Any) -> None:
-    """Flush a stream, or drop its buffer if it cannot be written, so that Python's shutdown does not fail."""
+def _flush_or_discard(stream: Any) -> None:
+    """Flush a stream, or discard its buffer if it cannot be written, so that Python's shutdown does not fail."""
     try:
         stream.flush()
     except OSError:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except (AttributeError, ValueError):  # it was closed, before the program began or since
+    except (AttributeError, ValueError):  # the stream is closed
         pass
 
 
-class _Log(logging.Handler):
-    """A handler that shows the library's warnings, unless the user has configured logging."""
+class _StderrHandler(logging.Handler):
+    """A handler that writes the library's log messages to stderr, with control characters escaped."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record to stderr."""
-        say(escaped(self.format(record), keep="\n" if record.exc_info else ""))
+        write_stderr(escaped(self.format(record), keep="\n" if record.exc_info else ""))
 
 
 @contextlib.contextmanager
-def _shown_messages() -> Iterator[None]:
-    """Write logs and warnings to stderr like other messages while a command runs."""
+def _messages_on_stderr() -> Iterator[None]:
+    """Write logs and warnings to stderr in the format of other messages while a command runs.
+
+    Logs are written only if the user has not configured logging.
+    """
     before = logging.lastResort, warnings.formatwarning
-    logging.lastResort = _Log(logging.WARNING)
+    logging.lastResort = _StderrHandler(logging.WARNING)
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {escaped(str(message))}\n"
     try:
         yield

@@ -1,4 +1,4 @@
-"""The parser, the options that commands share, and the types of options, which check values before any work."""
+"""The parser, the options that several commands share, and the types that check the values of options."""
 
 import argparse
 import importlib
@@ -9,45 +9,45 @@ from typing import NoReturn, TypeVar
 import deepnotes
 from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import get_backend
-from deepnotes.cli.output import unwritten, write_stdout
+from deepnotes.cli.output import stdout_error, write_stdout
 from deepnotes.utils.errors import ArgumentError, unknown_name
 from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
 COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
-"""Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
+"""Each command is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
 
 WHOLE = re.compile(r"[+-]?[0-9]+")
-"""A whole number in ASCII digits; ``int`` would take underscores and digits of other scripts as well."""
+"""A whole number in ASCII digits; ``int`` would also accept underscores and digits of other scripts."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises its errors."""
+    """An argument parser that raises its errors instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise `message` with a pointer to the help."""
-        raise hinted(ArgumentError(message), f"try: {self.prog} --help")
+        """Raise an ArgumentError with `message` and the command that shows the help."""
+        raise with_hint(ArgumentError(message), f"try: {self.prog} --help")
 
     def _print_message(self, message: str, file: object = None) -> None:
-        """Write help or version to stdout: all of it, or raise an error, which argparse would not."""
+        """Write the help or the version to stdout; unlike argparse, raise an error if that fails."""
         try:
             write_stdout(message)
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
-            raise unwritten(reason(error)) from error
+            raise stdout_error(reason(error)) from error
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    whole_line = Parser(
+    root = Parser(
         prog="deepnotes", description="Train and use dense networks on tables of numbers.", allow_abbrev=False
     )
-    whole_line.add_argument("--version", action="version", version=f"deepnotes {deepnotes.__version__}")
-    commands = whole_line.add_subparsers(metavar="COMMAND", required=True)
+    root.add_argument("--version", action="version", version=f"deepnotes {deepnotes.__version__}")
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f"deepnotes.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
@@ -55,12 +55,26 @@ def parser() -> argparse.ArgumentParser:
         getattr(module, "add_json", add_json)(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
-    return whole_line
+    return root
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the option --json; a command may have one of its own."""
-    parser.add_argument("--json", action="store_true", help="write one JSON object to stdout, the rest to stderr")
+    """Add the option --json; a command whose module has its own ``add_json`` uses that instead."""
+    parser.add_argument(
+        "--json", action="store_true", help="write one JSON object to stdout and everything else to stderr"
+    )
+
+
+def add_json_to_file(parser: argparse.ArgumentParser) -> None:
+    """Add an option --json that optionally takes the name of a file to write."""
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="write the report as JSON, to stdout or FILE",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +82,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or what comes with deepnotes: digits, moons, spirals, "
-        "blobs, teacher",
+        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or the name of a built-in data set: digits, moons, "
+        "spirals, blobs, teacher",
     )
 
 
@@ -78,7 +92,8 @@ def add_from_disk(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--from-disk",
         action="store_true",
-        help="leave the samples on disk, for data larger than memory: .npy, .npz, .parquet and IDX files of numbers",
+        help="read samples from disk when they are used, for data larger than memory; only for .npy, .npz, .parquet "
+        "and IDX files of numbers",
     )
 
 
@@ -88,38 +103,43 @@ def add_unknown(parser: argparse._ActionsContainer) -> None:
         "--unknown",
         choices=("error", "zeros"),
         default="error",
-        help="what a category is that the model does not know: an error (default), or none",
+        help="how to treat a category that the model was not trained on: report an error (default), or encode it as "
+        "zeros",
     )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the argument MODEL."""
-    parser.add_argument("model", metavar="MODEL", help="a model file that 'deepnotes train' wrote")
+    parser.add_argument("model", metavar="MODEL", help="a model file written by 'deepnotes train'")
 
 
 def add_backend(parser: argparse._ActionsContainer) -> None:
     """Add the option --backend."""
-    parser.add_argument("--backend", metavar="NAME", help="see 'deepnotes backends'; default: the selected one")
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="the backend to compute with (default: the one selected in 'deepnotes backends')",
+    )
 
 
 def add_threads(parser: argparse._ActionsContainer) -> None:
-    """Add the option --threads, which belongs beside --backend."""
+    """Add the option --threads; a command that has it also needs --backend."""
     parser.add_argument(
         "--threads",
-        type=whole(1),
+        type=whole_number(1),
         metavar="NUMBER",
-        help="how many the backend may use, if it is one that can be told (default: as it likes)",
+        help="the number of threads, for backends with this option (default: the backend decides)",
     )
 
 
 def chosen_backend(args: argparse.Namespace) -> Backend:
-    """Return the backend that --backend and --threads ask for.
+    """Return the backend that --backend and --threads select.
 
     Raises
     ------
     UnknownNameError, BackendUnavailable
     ArgumentError
-        If it has no option for the number of threads, or does not accept this number.
+        If the backend has no option for the number of threads, or does not accept this number.
     """
     if args.threads is None:
         return get_backend(args.backend)
@@ -129,14 +149,14 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
         raise ArgumentError(f"argument --threads: {error}") from None
 
 
-def hinted(error: E, hint: str) -> E:
-    """Return `error` with a line below it that says what to do."""
+def with_hint(error: E, hint: str) -> E:
+    """Return `error` with `hint` added as a note, which is shown on the next line."""
     error.add_note(hint)
     return error
 
 
-def named(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """Return the type of an option that takes one of the `known` names."""
+def one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
+    """Return an option type that accepts only the `known` names of a kind, such as "activation"."""
 
     def convert(text: str) -> str:
         if text not in known:
@@ -146,31 +166,34 @@ def named(kind: str, known: Iterable[str]) -> Callable[[str], str]:
     return convert
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return the type of an option that takes an integer of at least `least`."""
-    return _checked(WHOLE, int, lambda value: value >= least, f"a whole number of at least {least}")
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return an option type that accepts integers of at least `minimum`."""
+    return _number_type(WHOLE, int, lambda value: value >= minimum, f"a whole number of at least {minimum}")
 
 
-def number(wanted: str, good: Callable[[float], bool]) -> Callable[[str], float]:
-    """Return the type of an option that takes a finite number for which `good` holds; `wanted` says so in words."""
-    return _checked(NUMBER, float, lambda value: abs(value) < float("inf") and good(value), wanted)
+def number(expected: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
+    """Return an option type that accepts the finite numbers for which `is_valid` is true.
+
+    `expected` describes these numbers in the error message.
+    """
+    return _number_type(NUMBER, float, lambda value: abs(value) < float("inf") and is_valid(value), expected)
 
 
-def sizes(text: str) -> tuple[int, ...]:
-    """Return the sizes of hidden layers, such as ``128,64``; none for ``none``."""
-    return () if text == "none" else tuple(whole(1)(size.strip(" ")) for size in text.split(","))
+def layer_sizes(text: str) -> tuple[int, ...]:
+    """Convert text such as ``128,64`` to the sizes of hidden layers; ``none`` gives an empty tuple."""
+    return () if text == "none" else tuple(whole_number(1)(size.strip(" ")) for size in text.split(","))
 
 
-def _checked(
-    form: re.Pattern[str], convert: Callable[[str], T], good: Callable[[T], bool], wanted: str
+def _number_type(
+    pattern: re.Pattern[str], convert: Callable[[str], T], is_valid: Callable[[T], bool], expected: str
 ) -> Callable[[str], T]:
-    def checked(text: str) -> T:
+    def parse(text: str) -> T:
         try:
-            value = convert(text) if form.fullmatch(text) else None
-        except ValueError:  # more digits than Python is willing to convert
+            value = convert(text) if pattern.fullmatch(text) else None
+        except ValueError:  # int refuses numbers with thousands of digits
             value = None
-        if value is None or not good(value):
-            raise argparse.ArgumentTypeError(f"got {brief(repr(text))}, wanted {wanted}")
+        if value is None or not is_valid(value):
+            raise argparse.ArgumentTypeError(f"got {brief(repr(text))}, wanted {expected}")
         return value
 
-    return checked
+    return parse

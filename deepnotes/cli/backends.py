@@ -1,4 +1,4 @@
-"""``deepnotes backends``: which there are, which work here, and what to do about those that do not."""
+"""``deepnotes backends``: list the registered backends, and say how to fix those that do not work."""
 
 import argparse
 from typing import Any
@@ -8,7 +8,7 @@ from deepnotes.backends.registry import get_backend, load, registered_backends
 from deepnotes.cli.output import Output, cell
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
-HELP = "List the backends: which work here, and how to mend those that do not."
+HELP = "List the backends, and say which work here and how to fix the others."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,23 +19,26 @@ def run(args: argparse.Namespace, output: Output) -> None:
     """Try each backend and report."""
     from rich.table import Table
 
-    selected = _selected(output)
-    found = [_found(name) for name in registered_backends()]
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "backend", "works", "what it is, or what to do"):
-        shown.add_column(heading, header_style="bold", overflow="fold")
-    for backend in found:
-        works = cell("yes", "green") if backend["works"] else cell("no", "red")
-        about = f"{backend['cause']}\nto fix it: {backend['fix']}"
+    selected = _selected_backend(output)
+    backends = [_describe(name) for name in registered_backends()]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "backend", "works", "description, or how to fix it"):
+        table.add_column(heading, header_style="bold", overflow="fold")
+    for backend in backends:
         if backend["works"]:
-            about = f"{backend['description']}\n{PROMISES[backend['determinism']]}"
-        shown.add_row("*" if backend["name"] == selected else "", cell(backend["name"]), works, cell(about))
-    output.show(shown)
+            works = cell("yes", "green")
+            description = f"{backend['description']}\n{PROMISES[backend['determinism']]}"
+        else:
+            works = cell("no", "red")
+            description = f"{backend['cause']}\nto fix it: {backend['fix']}"
+        table.add_row("*" if backend["name"] == selected else "", cell(backend["name"]), works, cell(description))
+    output.show(table)
     output.report("\n* is selected; --backend NAME or DEEPNOTES_BACKEND=NAME selects another")
-    output.outcome({"command": "backends", "selected": selected, "backends": found})
+    output.outcome({"command": "backends", "selected": selected, "backends": backends})
 
 
-def _selected(output: Output) -> str | None:
+def _selected_backend(output: Output) -> str | None:
+    """Return the name of the selected backend, whether it works or not; None if there is no backend of that name."""
     try:
         return get_backend().name
     except BackendUnavailable as error:
@@ -45,12 +48,13 @@ def _selected(output: Output) -> str | None:
         return None
 
 
-def _found(name: str) -> dict[str, Any]:
-    about: dict[str, Any] = {
+def _describe(name: str) -> dict[str, Any]:
+    """Return the description of a backend, or why it is unavailable, as JSON values."""
+    description: dict[str, Any] = {
         "name": name, "works": True, "description": None, "determinism": None, "cause": None, "fix": None,
     }  # fmt: skip
     try:
         backend = load(name)
-        return about | {"description": backend.describe(), "determinism": backend.determinism}
+        return description | {"description": backend.describe(), "determinism": backend.determinism}
     except BackendUnavailable as error:
-        return about | {"works": False, "cause": error.cause, "fix": error.fix}
+        return description | {"works": False, "cause": error.cause, "fix": error.fix}

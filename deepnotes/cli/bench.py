@@ -1,4 +1,4 @@
-"""``deepnotes bench``: which backend and how many threads are the fastest for a network on this machine."""
+"""``deepnotes bench``: find the fastest backend and number of threads for a network on this machine."""
 
 import argparse
 import json
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from deepnotes.cli.arguments import whole
-from deepnotes.cli.conformance import add_json
-from deepnotes.cli.output import Output, cell, finite
+from deepnotes.cli.arguments import add_json_to_file as add_json
+from deepnotes.cli.arguments import whole_number
+from deepnotes.cli.output import Output, cell, replace_nonfinite
 from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.plots import require_matplotlib
 from deepnotes.utils.arguments import float_dtype
@@ -21,53 +21,58 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "add_json", "configure", "run"]
 
-HELP = "Time the backends on a network of yours, and say which to use and with how many threads."
+HELP = "Time the backends on a network of your choice, and recommend a backend and a number of threads."
 SECONDS = 50
+"""The default of --seconds."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``bench``."""
     parser.add_argument(
         "--layers",
-        type=_sizes,
+        type=_network_sizes,
         default=(64, 128, 10),
         metavar="SIZES",
-        help="inputs, hidden layers and outputs, such as 64,128,10 (the default); ReLU, then sigmoid or softmax",
+        help="the numbers of inputs, of neurons in each hidden layer, and of outputs (default: 64,128,10); the hidden "
+        "layers are ReLU, the last one is sigmoid or softmax",
     )
     parser.add_argument(
         "--batch",
-        type=_list_of(whole(1)),
+        type=_list_of(whole_number(1)),
         default=[64],
         metavar="SIZES",
-        help="samples of a mini-batch; several with commas between (default: 64)",
+        help="the number of samples in a mini-batch; several numbers are separated by commas (default: 64)",
     )
     parser.add_argument(
         "--backends",
         type=_list_of(str),
         default=["all"],
         metavar="NAMES",
-        help="with commas between, or 'all' (the default); one that does not work here is left out, by name",
+        help="names separated by commas, or 'all' (the default); backends that do not work here are reported and "
+        "skipped",
     )
     parser.add_argument(
         "--threads",
-        type=_list_of(whole(1)),
+        type=_list_of(whole_number(1)),
         metavar="NUMBERS",
-        help="how many threads to try, with commas between (default: 1, 2, 4, ... and all cores)",
+        help="numbers of threads to try, separated by commas (default: 1, 2, 4, ... and all cores)",
     )
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (the default) or float64")
     parser.add_argument(
-        "--rounds", type=whole(1), default=7, metavar="NUMBER", help="turns that each takes (default: 7)"
+        "--rounds", type=whole_number(1), default=7, metavar="NUMBER", help="measurements of each backend (default: 7)"
     )
-    parser.add_argument("--plot", metavar="FILE", help="draw lines over width and batch to a .png, .svg or .pdf file")
-    parser.add_argument("--html", metavar="FILE", help="write everything, figures included, to one HTML page")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="plot the times over layer width and batch size to a .png, .svg or .pdf file"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the whole report, with plots, to one HTML page")
     parser.add_argument(
         "--seconds",
-        type=whole(1),
+        type=whole_number(1),
         default=SECONDS,
         metavar="NUMBER",
-        help=f"about how long all may take, the lines of --plot and --html included (default: {SECONDS})",
+        help=f"approximate time limit of the whole run, including --plot and --html (default: {SECONDS})",
     )
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors, and the JSON object")
+    parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
@@ -76,7 +81,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     from deepnotes.testing.bench.report import measure
 
     cases = [Case(args.layers, batch, float_dtype(args.dtype)) for batch in dict.fromkeys(args.batch)]
-    require_output_paths({f"--{name}": path for name, path in _paths(args).items()})
+    require_output_paths({f"--{name}": path for name, path in _output_paths(args).items()})
     if args.plot or args.html:
         require_matplotlib()
     if args.plot and Path(args.plot).suffix.lower() not in {".png", ".svg", ".pdf"}:
@@ -89,22 +94,22 @@ def run(args: argparse.Namespace, output: Output) -> None:
             args.rounds,
             bool(args.plot or args.html),
             float(args.seconds),
-            on_progress=_told(show, output),
+            on_progress=_progress_callback(show, output),
         )
     _show(report, output)
-    _write(report, args, output)
+    _write_files(report, args, output)
     output.outcome({"command": "bench", **report.as_dict()})
 
 
-def _told(show: Callable[[str, float], None], output: Output) -> Callable[[str, float, str], None]:
-    """Return the callback for progress: words and a share for the bar, and messages that get a line of their own."""
+def _progress_callback(show: Callable[[str, float], None], output: Output) -> Callable[[str, float, str], None]:
+    """Return a callback that shows the current step and the share done, and logs a message if it gets one."""
 
-    def tell(what: str, share: float, line: str = "") -> None:
-        show(what, share)
-        if line:
-            output.log(one_line(line))
+    def report_progress(step: str, share: float, message: str = "") -> None:
+        show(step, share)
+        if message:
+            output.log(one_line(message))
 
-    return tell
+    return report_progress
 
 
 def _show(report: "Report", output: Output) -> None:
@@ -114,13 +119,13 @@ def _show(report: "Report", output: Output) -> None:
 
     for title, rows in report.tables():
         head, *body = rows
-        shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
-        for number, heading in enumerate(head):
-            shown.add_column(heading, header_style="bold", justify="right" if number else "left")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+        for column, heading in enumerate(head):
+            table.add_column(heading, header_style="bold", justify="right" if column else "left")
         for row in body:
-            shown.add_row(*map(cell, row))
-        output.show(shown)
-        if any(cell.startswith(UNRELIABLE_MARK) for row in body for cell in row):
+            table.add_row(*map(cell, row))
+        output.show(table)
+        if any(text.startswith(UNRELIABLE_MARK) for row in body for text in row):
             output.report(FOOTNOTE)
         output.report("")
     output.report("\n".join(report.advice()))
@@ -128,48 +133,49 @@ def _show(report: "Report", output: Output) -> None:
     output.facts(report.facts())
 
 
-def _write(report: "Report", args: argparse.Namespace, output: Output) -> None:
-    """Write the requested files."""
+def _write_files(report: "Report", args: argparse.Namespace, output: Output) -> None:
+    """Write the requested files, and report their paths."""
     written = []
-    makers: dict[str, tuple[str, Callable[[IO[Any]], object]]] = {
-        "plot": ("figure", lambda file: _draw(report, args.plot, file)),
+    writers: dict[str, tuple[str, Callable[[IO[Any]], object]]] = {
+        "plot": ("figure", lambda file: _write_plot(report, args.plot, file)),
         "html": ("page", lambda file: file.write(report.html().encode())),
-        "json": ("results", lambda file: file.write(_as_json(report).encode())),
+        "json": ("results", lambda file: file.write(_to_json(report).encode())),
     }
-    for name, path in _paths(args).items():
-        what, make = makers[name]
+    for option, path in _output_paths(args).items():
+        description, write = writers[option]
         with writing(path), replacing(path) as file:
-            make(file)
-        written.append((what, str(path)))
+            write(file)
+        written.append((description, str(path)))
     if written:
         output.facts(written)
 
 
-def _paths(args: argparse.Namespace) -> dict[str, Path]:
-    """Return the requested files, by option."""
-    asked = {"plot": args.plot, "html": args.html, "json": args.json if isinstance(args.json, str) else None}
-    return {name: Path(path) for name, path in asked.items() if path is not None}
+def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
+    """Return the paths of the requested files, by option."""
+    paths = {"plot": args.plot, "html": args.html, "json": args.json if isinstance(args.json, str) else None}
+    return {option: Path(path) for option, path in paths.items() if path is not None}
 
 
-def _draw(report: "Report", path: str, file: IO[Any]) -> None:
+def _write_plot(report: "Report", path: str, file: IO[Any]) -> None:
     from deepnotes.testing.bench import figures
 
     figures.save(report.crossover(), file, Path(path).suffix[1:].lower())
 
 
-def _as_json(report: "Report") -> str:
-    return json.dumps(finite({"command": "bench", **report.as_dict()}), indent=1, allow_nan=False) + "\n"
+def _to_json(report: "Report") -> str:
+    return json.dumps(replace_nonfinite({"command": "bench", **report.as_dict()}), indent=1, allow_nan=False) + "\n"
 
 
-def _sizes(text: str) -> "tuple[int, ...]":
-    sizes = tuple(_list_of(whole(1))(text))
+def _network_sizes(text: str) -> tuple[int, ...]:
+    """Convert text such as ``64,128,10`` to the numbers of inputs, hidden neurons and outputs."""
+    sizes = tuple(_list_of(whole_number(1))(text))
     if len(sizes) < 2:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted inputs and outputs at least, such as 64,10")
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted at least inputs and outputs, such as 64,10")
     return sizes
 
 
 def _list_of(convert: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Return the type of an option that takes comma-separated values."""
+    """Return an option type that accepts values separated by commas."""
 
     def split(text: str) -> list[Any]:
         return [convert(part.strip(" ")) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""``deepnotes conformance``: whether a backend computes what the equations say."""
+"""``deepnotes conformance``: check that a backend computes what the equations define."""
 
 import argparse
 import json
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepnotes.cli.arguments import add_backend, add_threads, chosen_backend
-from deepnotes.cli.output import Output, cell, finite
+from deepnotes.cli.arguments import add_json_to_file as add_json
+from deepnotes.cli.output import Output, cell, replace_nonfinite
 from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import DeepnotesError
@@ -16,8 +17,18 @@ if TYPE_CHECKING:
     from deepnotes.testing import Report, Result
     from deepnotes.testing.runner import Verdict
 
-HELP = "Hold a backend to the equations, and report how closely it keeps to them."
+__all__ = ["HELP", "add_json", "configure", "run"]
+
+HELP = "Check a backend against the equations, and compare its errors with their bounds."
 MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "bold red"), "known gap": ("gap", "yellow")}
+"""How each verdict is shown, and in which style."""
+WORDS: tuple[tuple["Verdict", str], ...] = (
+    ("passed", "passed"),
+    ("failed", "failed"),
+    ("known gap", "known gaps"),
+    ("not applicable", "not applicable"),
+)
+"""The verdicts in the order of the summary, and their plurals."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,25 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--check",
         action="append",
         metavar="PATTERN",
-        help="make only these checks, such as 'equations.*' (again for more; default: all)",
-    )
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the option --json, which takes a file here."""
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="FILE",
-        help="write the report as JSON, to stdout or FILE",
+        help="run only the checks whose names match, such as 'equations.*'; may be given several times (default: all)",
     )
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Make the checks, show the table, and fail if one of them did."""
-    from deepnotes.testing import run as make
+    """Run the checks, show their results, and raise an error if one of them failed.
+
+    Raises
+    ------
+    DeepnotesError
+    """
+    from deepnotes.testing import run as run_checks
 
     backend = chosen_backend(args)
     path = Path(args.json) if isinstance(args.json, str) else None
@@ -57,12 +61,12 @@ def run(args: argparse.Namespace, output: Output) -> None:
         def on_result(result: "Result", number: int, of: int) -> None:
             show(f"{number} of {of}: {result.check}", number / of)
 
-        report = make(backend, checks=args.check, quick=args.quick, on_result=on_result)
+        report = run_checks(backend, checks=args.check, quick=args.quick, on_result=on_result)
     _show(report, output)
     content = {"command": "conformance", **report.as_dict()}
     if path is not None:
         with writing(path), replacing(path, text=True) as file:
-            file.write(json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
+            file.write(json.dumps(replace_nonfinite(content), indent=1, allow_nan=False) + "\n")
         output.report(f"report    {path}")
     output.outcome(content)
     if not report.passed:
@@ -74,33 +78,24 @@ def run(args: argparse.Namespace, output: Output) -> None:
 def _show(report: "Report", output: Output) -> None:
     from rich.table import Table
 
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "check", "worst / bound", "where, or what is wrong"):
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "check", "worst / bound", "location, or error"):
         right = heading.startswith("worst")
-        shown.add_column(heading, header_style="bold", overflow="fold", justify="right" if right else "left")
+        table.add_column(heading, header_style="bold", overflow="fold", justify="right" if right else "left")
     for result in report.results:
         mark, style = MARKS.get(result.verdict, ("n/a", "dim"))
-        shown.add_row(
-            cell(mark, style), cell(result.check), _times(result), cell(one_line(result.message or result.where))
-        )
-    output.show(shown)
+        description = one_line(result.message or result.where)
+        table.add_row(cell(mark, style), cell(result.check), _format_ratio(result), cell(description))
+    output.show(table)
     seconds = sum(result.seconds for result in report.results)
     counts = [f"{report.count(verdict)} {word}" for verdict, word in WORDS if report.count(verdict)]
     compared = sum(result.compared for result in report.results)
     output.report("")
-    made = f"{', '.join(counts)}; {compared:,} numbers in {seconds:.1f} s{', quick' if report.quick else ''}"
-    output.facts([*report.environment.items(), ("checks", made)])
+    summary = f"{', '.join(counts)}; {compared:,} numbers in {seconds:.1f} s{', quick' if report.quick else ''}"
+    output.facts([*report.environment.items(), ("checks", summary)])
 
 
-WORDS: tuple[tuple["Verdict", str], ...] = (
-    ("passed", "passed"),
-    ("failed", "failed"),
-    ("known gap", "known gaps"),
-    ("not applicable", "not applicable"),
-)
-
-
-def _times(result: "Result") -> str:
+def _format_ratio(result: "Result") -> str:
     """Return the worst error as a multiple of its bound."""
     if result.verdict == "not applicable":
         return ""

@@ -1,4 +1,4 @@
-"""DATA, a set that comes with the package or a file, as a table; the choice of target and features."""
+"""The argument DATA, a file or the name of a built-in data set, read as a table; the choice of target and features."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -19,23 +19,24 @@ from deepnotes.utils.wording import listed
 
 DIGITS = "digits"
 SETS = {DIGITS: "digit", "moons": "moon", "spirals": "spiral", "blobs": "blob", "teacher": "y"}
-"""The sets that come with the package, and their targets."""
+"""The target column of each built-in data set."""
 
 FILES = ("FILE.csv", "FILE.parquet", "FILE.npz", "FILE.npy")
+"""What else DATA may be, for the error about an unknown name."""
 
 
 def files(data: str) -> list[Path]:
-    """Return the files that are read for `data`, as far as they can be determined."""
+    """Return the paths of the files that reading `data` opens; an empty list if they cannot be determined."""
     if data in SETS:
         return [Path(str(datasets.DIGITS))] if data == DIGITS else []
     try:
         return files_of(Path(data))
-    except OSError:  # such as a name that is too long, which reading reports later
+    except OSError:  # such as a name that is too long; reading the file reports it
         return []
 
 
 def read(data: str, request: Request = EVERYTHING) -> Table:
-    """Read what was requested of the table that `data` names, keeping missing values.
+    """Read the requested columns of the table that `data` names, keeping missing values.
 
     Raises
     ------
@@ -48,20 +49,22 @@ def read(data: str, request: Request = EVERYTHING) -> Table:
 
 
 def read_from_disk(data: str, request: Request = EVERYTHING) -> DiskTable:
-    """Open the table that `data` names, with its samples left on disk.
+    """Open the table that `data` names, leaving its samples on disk.
 
     Raises
     ------
+    ArgumentError
+        If `data` is a built-in data set.
     UnknownNameError, TableError
     """
     if data in SETS:
-        raise ArgumentError(f"--from-disk is for files, and {data} is none")
+        raise ArgumentError(f"--from-disk is for files, and {data} is a built-in data set")
     _require_file(data)
     return open_requested(data, request)
 
 
-def usual_target(data: str) -> str | None:
-    """Return the standard target name of this kind of data, or None."""
+def default_target(data: str) -> str | None:
+    """Return the name of the target column that data of this kind has by default, or None."""
     if data in SETS:
         return SETS[data]
     if Path(data).suffix.lower() in (".npz", ".npy"):
@@ -69,27 +72,27 @@ def usual_target(data: str) -> str | None:
     return LABEL if is_idx(Path(data)) else None
 
 
-def target_of(table: Table | DiskTable, asked: str | None) -> str:
-    """Return the name of the target column: the requested one, or the standard one of this kind of data.
+def target_of(table: Table | DiskTable, requested: str | None) -> str:
+    """Return the name of the target column: the requested one, or the default for this kind of data.
 
     Raises
     ------
     ArgumentError
-        If none was requested and there is no standard one.
+        If no target was requested and the data has no default one.
     TableError
-        If there is no such column.
+        If the table has no column of the requested name.
     """
-    if asked is None:
-        usual = usual_target(table.source)
-        if usual is None or (usual not in table.columns and usual not in table.names):
+    if requested is None:
+        default = default_target(table.source)
+        if default is None or (default not in table.columns and default not in table.names):
             raise ArgumentError(f"--target COLUMN is needed; the columns of {table.source}: {listed(table.names)}")
-        return usual
-    table.column(asked)
-    return asked
+        return default
+    table.column(requested)
+    return requested
 
 
 def target_column(table: Table | DiskTable, target: str) -> Column:
-    """Return the column of the target, shape (m,).
+    """Return the target column, shape (m,).
 
     Raises
     ------
@@ -107,12 +110,12 @@ def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str
     Raises
     ------
     TableError
-        If none is left.
+        If no column is left.
     """
-    left_out = {target, *exclude}
-    names = [name for name in table.names if name not in left_out]
+    excluded = {target, *exclude}
+    names = [name for name in table.names if name not in excluded]
     if not names:
-        raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
+        raise TableError(f"{table.source}: no column is left as a feature; columns: {listed(table.names)}")
     return names
 
 
@@ -122,13 +125,14 @@ def samples(table: Table | DiskTable, encoder: Encoder, unknown: str = "error") 
     Raises
     ------
     TableError
-        If a value is missing, infinite, or of no known category.
+        If a value is missing, infinite, or an unknown category.
     """
     if isinstance(table, Table):
         return encoder(table, unknown)
     if not encoder.is_plain:
         raise TableError(
-            f"{table.source}: the model has categories or imputes, and samples that stay on disk are taken as they are"
+            f"{table.source}: the model encodes or imputes columns, and samples that stay on disk (--from-disk) are "
+            "used as they are"
         )
     X, names = table.features(names=encoder.names)
     row = 0
@@ -143,13 +147,13 @@ def samples(table: Table | DiskTable, encoder: Encoder, unknown: str = "error") 
     return X
 
 
-def plain(names: list[str]) -> Encoder:
-    """Return the encoder that takes columns as they are."""
+def plain_encoder(names: list[str]) -> Encoder:
+    """Return the encoder that uses each column as it is."""
     return Encoder(tuple(map(Feature, names)))
 
 
-def some(X: np.ndarray | OnDisk, rows: np.ndarray) -> np.ndarray | OnDisk:
-    """Return the samples of some rows, shape (n, k), laid out by sample where they are in memory."""
+def select_samples(X: np.ndarray | OnDisk, rows: np.ndarray) -> np.ndarray | OnDisk:
+    """Return the samples of k rows, shape (n, k); in memory, each sample is contiguous."""
     return X[:, rows] if isinstance(X, OnDisk) else X.T[rows].T
 
 
@@ -159,9 +163,9 @@ def _require_file(data: str) -> None:
 
 
 def _built_in(name: str, request: Request) -> Table:
-    made = datasets.load_digits() if name == DIGITS else getattr(datasets, f"make_{name}")()
-    y = made.y if made.y.dtype.kind == "f" else np.array(made.classes)[made.y]
-    columns = dict(zip(made.feature_names, made.X.T, strict=True)) | {SETS[name]: y}
+    dataset = datasets.load_digits() if name == DIGITS else getattr(datasets, f"make_{name}")()
+    y = dataset.y if dataset.y.dtype.kind == "f" else np.array(dataset.classes)[dataset.y]
+    columns = dict(zip(dataset.feature_names, dataset.X.T, strict=True)) | {SETS[name]: y}
     content = select(columns, request, list(columns), name)
     others = [column for column in columns if column not in content.columns]
     return Table(list(content.columns), content.columns, name, {}, {}, others, content.spelled)

@@ -1,4 +1,4 @@
-"""``deepnotes evaluate``: how good a model is on the rows of a table."""
+"""``deepnotes evaluate``: measure a model on the rows of a table."""
 
 import argparse
 from pathlib import Path
@@ -16,23 +16,25 @@ from deepnotes.cli.arguments import (
     chosen_backend,
 )
 from deepnotes.cli.models import Model
-from deepnotes.cli.output import Output, counted
+from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import add_reading, format_of
 
-HELP = "Measure how good a model is on the rows of a table."
+HELP = "Measure the quality of a model on the rows of a table."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``evaluate``."""
     add_model(parser)
     add_data(parser)
-    parser.add_argument("--target", metavar="COLUMN", help="what is predicted (default: as the model has it)")
     parser.add_argument(
-        "--drop-missing-target", action="store_true", help="leave out rows without a target (default: refuse them)"
+        "--target", metavar="COLUMN", help="the column with the true values (default: the target of the training)"
+    )
+    parser.add_argument(
+        "--drop-missing-target", action="store_true", help="leave out rows without a target (default: report an error)"
     )
     add_unknown(parser)
-    add_reading(parser.add_argument_group("how DATA is written (default: as what the model was trained on)"))
+    add_reading(parser.add_argument_group("format of DATA (default: that of the training data)"))
     add_from_disk(parser)
     add_backend(parser)
     add_threads(parser)
@@ -43,18 +45,18 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target
-    form = format_of(args, model.format)
-    table = model.read(args.data, args.from_disk, target, form, args.drop_missing_target)
+    file_format = format_of(args, model.format)
+    table = model.read(args.data, args.from_disk, target, file_format, args.drop_missing_target)
     for note in table.notes:
         output.log(note)
     y = data.target_column(table, target)
     with np.errstate(all="ignore"):
-        figures = model.task.figures(model.network, model.inputs(table, args.unknown), y)
+        scores = model.task.evaluate(model.network, model.inputs(table, args.unknown), y)
     output.facts(
         [
             *model.facts(args.model),
-            ("data", f"{table.source}: {counted(table.n_rows, 'row')}"),
-            *model.task.facts(figures, counted(table.n_rows, "row")),
+            ("data", f"{table.source}: {format_count(table.n_rows, 'row')}"),
+            *model.task.facts(scores, format_count(table.n_rows, "row")),
         ]
     )
     output.outcome(
@@ -67,6 +69,6 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "task": model.task.kind,
             "backend": model.network.backend.name,
             "loss": model.task.loss,
-            "metrics": figures,
+            "metrics": scores,
         }
     )

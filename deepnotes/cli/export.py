@@ -1,12 +1,12 @@
-"""``deepnotes export``: a model as an ONNX file, and as a Python file that needs only NumPy."""
+"""``deepnotes export``: write a model as an ONNX file, or as a Python file that needs only NumPy."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deepnotes
-from deepnotes.cli.arguments import add_model, hinted
-from deepnotes.cli.output import Output, counted
+from deepnotes.cli.arguments import add_model, with_hint
+from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.tasks import Regression, from_metadata
 from deepnotes.network.network import Network
@@ -16,7 +16,7 @@ from deepnotes.utils.wording import listed
 if TYPE_CHECKING:
     from deepnotes.network.formats.chain import Chain, Target
 
-HELP = "Write a model, with all that is done to its inputs, as a file that runs without deepnotes."
+HELP = "Export a model, with the preprocessing of its inputs, to a file that runs without deepnotes."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--onnx", metavar="FILE", help="write an ONNX file")
     parser.add_argument(
-        "--python", metavar="FILE", help="write a file of Python that needs only NumPy; 'python FILE --check' tests it"
+        "--python", metavar="FILE", help="write a Python file that needs only NumPy; 'python FILE --check' tests it"
     )
 
 
@@ -33,33 +33,27 @@ def run(args: argparse.Namespace, output: Output) -> None:
     from deepnotes.network.formats.chain import Chain
     from deepnotes.network.formats.onnx_writing import write
 
-    wanted = {"onnx": args.onnx, "python": args.python}
-    paths = {name: Path(path) for name, path in wanted.items() if path is not None}
+    paths = {name: Path(path) for name in ("onnx", "python") if (path := getattr(args, name)) is not None}
     if not paths:
-        raise hinted(ArgumentError("--onnx FILE, --python FILE or both are wanted"), "try: deepnotes export --help")
+        raise with_hint(
+            ArgumentError("no output: give --onnx FILE, --python FILE or both"), "try: deepnotes export --help"
+        )
     require_output_paths({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
     network = deepnotes.load(args.model, "numpy")
     chain = Chain.of(network, _target(args.model, network))
-    if "onnx" in paths and (encoder := chain.encoder) is not None:
-        encoded = [f.name for f in encoder.features if f.categories is not None or f.fill is not None]
-        raise hinted(
-            ArgumentError(
-                f"--onnx: {args.model} encodes or imputes columns ({listed(encoded)}), and an ONNX file of deepnotes "
-                "takes the numbers that come of it"
-            ),
-            "use --python, which does it all, or net.to_onnx for the network behind it",
-        )
-    makers: dict[str, Any] = {"onnx": _onnx, "python": _python}
-    # All files are made before any is written.
-    made: dict[str, Any] = {name: makers[name](chain, output) for name in paths}
-    found: dict[str, Any] = {"onnx": None, "python": None}
-    told = [("model", f"{args.model}: {chain}, {chain.dtype}")]
-    for name, (content, about, facts) in made.items():
+    if "onnx" in paths:
+        _require_no_encoding(args.model, chain)
+    converters: dict[str, Any] = {"onnx": _convert_to_onnx, "python": _convert_to_python}
+    # If a conversion fails, no file is written.
+    converted: dict[str, Any] = {name: converters[name](chain, output) for name in paths}
+    details: dict[str, Any] = {"onnx": None, "python": None}
+    facts = [("model", f"{args.model}: {chain}, {chain.dtype}")]
+    for name, (content, check, description) in converted.items():
         size = write(paths[name], content).stat().st_size
-        found[name] = {"path": str(paths[name]), "bytes": size, **about}
-        told += [(name, f"{paths[name]}: {counted(size, 'byte')}"), ("checked", facts)]
-    output.facts(told)
+        details[name] = {"path": str(paths[name]), "bytes": size, **check}
+        facts += [(name, f"{paths[name]}: {format_count(size, 'byte')}"), ("checked", description)]
+    output.facts(facts)
     output.outcome(
         {
             "command": "export",
@@ -67,13 +61,27 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "features": chain.inputs,
             "outputs": chain.outputs,
             "dtype": chain.dtype,
-            **found,
+            **details,
         }
     )
 
 
+def _require_no_encoding(path: str, chain: "Chain") -> None:
+    """Raise ArgumentError if the model encodes or imputes columns, which an exported ONNX file does not do."""
+    if chain.encoder is None:
+        return
+    encoded = [f.name for f in chain.encoder.features if f.categories is not None or f.fill is not None]
+    raise with_hint(
+        ArgumentError(
+            f"--onnx: {path} encodes or imputes columns ({listed(encoded)}), and an ONNX file of deepnotes takes "
+            "columns that are already encoded"
+        ),
+        "use --python, which includes the encoding, or Network.to_onnx, which exports the network without it",
+    )
+
+
 def _target(path: str, network: Network) -> "Target | None":
-    """Return the units of the target of a regression, as ``deepnotes predict`` gives it; None where there are none."""
+    """Return the scale that converts a regression's outputs to units of the target; None for other networks."""
     from deepnotes.network.formats.chain import Target
 
     if "task" not in network.metadata:
@@ -81,32 +89,44 @@ def _target(path: str, network: Network) -> "Target | None":
     try:
         task = from_metadata(network.metadata, network.outputs)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ModelFileError(f"{path} does not say what its outputs mean ({type(error).__name__}: {error})") from error
+        raise ModelFileError(
+            f"{path} has no valid description of its outputs ({type(error).__name__}: {error})"
+        ) from error
     return Target(task.mean, task.scale) if isinstance(task, Regression) else None
 
 
-def _onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
+def _convert_to_onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
+    """Return the content of the ONNX file, and the result of its check as JSON values and in words.
+
+    Raises
+    ------
+    DeepnotesError
+        If an output of ONNX Runtime exceeds its error bound.
+    """
     from deepnotes.network.formats import check_vectors, onnx_writing
 
     content = onnx_writing.to_onnx(chain)
-    told = f"by onnx.checker, opset {onnx_writing.OPSET}"
-    about: dict[str, Any] = {"opset": onnx_writing.OPSET, "checked_with": None, "worst": None}
+    description = f"by onnx.checker, opset {onnx_writing.OPSET}"
+    check: dict[str, Any] = {"opset": onnx_writing.OPSET, "checked_with": None, "worst": None}
     tests = check_vectors.vectors_of(chain)
     try:
-        found, runtime = onnx_writing.run(content, tests)
+        outputs, runtime = onnx_writing.run(content, tests)
     except MissingExtraError as error:
         output.log(f"not run: {error}")
-        return content, about, told
-    worst = check_vectors.worst(found, tests)
+        return content, check, description
+    worst = check_vectors.worst(outputs, tests)
     if not worst <= 1:
-        raise DeepnotesError(f"{runtime} is off by {worst:.3g} times what rounding may do; nothing was written")
-    about |= {"checked_with": runtime, "worst": worst}
-    return content, about, f"{told}, and run by {runtime}: off by at most {worst:.2g} of what rounding may do"
+        raise DeepnotesError(
+            f"{runtime}: the largest error is {worst:.3g} times the bound on rounding errors; nothing was written"
+        )
+    check |= {"checked_with": runtime, "worst": worst}
+    return content, check, f"{description}, and run by {runtime}: errors at most {worst:.2g} of their bound"
 
 
-def _python(chain: "Chain", output: Output) -> tuple[str, dict[str, Any], str]:
+def _convert_to_python(chain: "Chain", output: Output) -> tuple[str, dict[str, Any], str]:
+    """Return the content of the Python file, and the result of its check as JSON values and in words."""
     from deepnotes.network.formats import python_writing
 
     content = python_writing.to_python(chain)
-    told = python_writing.check(content)
-    return content, {"checked": told}, told
+    description = python_writing.check(content)
+    return content, {"checked": description}, description

@@ -10,7 +10,7 @@ import numpy as np
 import deepnotes
 from deepnotes.backends.base import Backend
 from deepnotes.cli import data, reading_options
-from deepnotes.cli.output import counted, finite
+from deepnotes.cli.output import format_count, replace_nonfinite
 from deepnotes.cli.tasks import Classification, Task, as_metadata, from_metadata
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import Encoder
@@ -23,7 +23,7 @@ from deepnotes.utils.errors import ModelFileError
 
 @dataclass(frozen=True)
 class Model:
-    """The content of a model file of the command line.
+    """The content of a model file that ``deepnotes train`` wrote.
 
     Parameters
     ----------
@@ -34,37 +34,38 @@ class Model:
         The column that it predicts.
     task : Task
     encoder : Encoder, optional
-        Encodes the columns of a table as inputs; by default each feature is a column.
+        Encodes the columns of a table as inputs; by default, each feature is a column.
     dates : sequence of str
         The columns that are read as dates.
     format : mapping
-        The reading options that were given for the training data: see :mod:`deepnotes.cli.reading_options`.
+        The options for reading the training data that differ from their defaults; see
+        :mod:`deepnotes.cli.reading_options`.
     """
 
     network: Network
     features: list[str]
     target: str
     task: Task
-    encoder: Encoder = field(default=None)  # type: ignore[assignment]  # filled in below
+    encoder: Encoder = field(default=None)  # type: ignore[assignment]  # set in __post_init__
     dates: Sequence[str] = ()
     format: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.encoder is None:
-            object.__setattr__(self, "encoder", data.plain(self.features))
+            object.__setattr__(self, "encoder", data.plain_encoder(self.features))
 
     def save(self, path: Path, **more: Any) -> None:
-        """Write the model file, with `more` in the metadata."""
-        self.label(**more)
+        """Write the model file, with `more` as additional metadata."""
+        self.set_metadata(**more)
         self.network.save(path)
 
-    def label(self, **more: Any) -> None:
-        """Put the meaning of inputs and outputs, and `more`, into the network's metadata."""
-        named = {"features": self.features, "target": self.target}
+    def set_metadata(self, **more: Any) -> None:
+        """Set the network's metadata to the meaning of its inputs and outputs, and to `more`."""
+        names = {"features": self.features, "target": self.target}
         columns = {} if self.encoder.is_plain else {"columns": self.encoder.as_metadata()}
         dates = {"dates": list(self.dates)} if self.dates else {}
-        written = {"format": dict(self.format)} if self.format else {}
-        self.network.metadata = named | columns | dates | written | as_metadata(self.task) | finite(more)
+        reading = {"format": dict(self.format)} if self.format else {}
+        self.network.metadata = names | columns | dates | reading | as_metadata(self.task) | replace_nonfinite(more)
 
     @classmethod
     def load(cls, path: str, backend: Backend) -> "Model":
@@ -73,7 +74,7 @@ class Model:
         Raises
         ------
         ModelFileError
-            If it cannot be read, or does not give the meaning of inputs and outputs.
+            If the file cannot be read, or its metadata does not describe the inputs and outputs.
         """
         network = deepnotes.load(path, backend)
         try:
@@ -83,16 +84,16 @@ class Model:
             columns = network.metadata.get("columns", [{"name": name} for name in features])
             encoder = Encoder.from_metadata(columns)
             if encoder.inputs != features or len(set(encoder.names)) < len(encoder.names):
-                raise ValueError(f"columns that make the features {encoder.inputs!r} of {features!r}")
+                raise ValueError(f"columns that give the features {encoder.inputs!r} instead of {features!r}")
             dates = network.metadata.get("dates", [])
             if not isinstance(dates, list) or not set(dates) <= {*encoder.numeric, target}:
                 raise ValueError(f"dates {dates!r}")
-            written = reading_options.from_metadata(network.metadata.get("format", {}))
+            reading = reading_options.from_metadata(network.metadata.get("format", {}))
             task = from_metadata(network.metadata, network.outputs)
-            return cls(network, features, target, task, encoder, dates, written)
+            return cls(network, features, target, task, encoder, dates, reading)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(
-                f"{path} does not say what its inputs and outputs mean ({type(error).__name__}: {error}); "
+                f"{path} has no valid description of its inputs and outputs ({type(error).__name__}: {error}); "
                 "use a model that 'deepnotes train' wrote"
             ) from error
 
@@ -101,44 +102,43 @@ class Model:
         source: str,
         from_disk: bool = False,
         target: str | None = None,
-        form: Format | None = None,
+        file_format: Format | None = None,
         drop_missing: bool = False,
     ) -> Table | DiskTable:
-        """Read the table that `source` names: the feature columns, and the target if it is given.
+        """Read the feature columns of the table that `source` names, and the column `target` if it is not None.
 
         Raises
         ------
         UnknownNameError, TableError
-            If one is missing, with its name.
+            If a column is missing; the message names it.
         """
-        asked = [] if target is None else [target]
-        classes = isinstance(self.task, Classification)
-        dates = [name for name in self.dates if name in self.encoder.names or name in asked]
-        numeric = [name for name in [*self.encoder.numeric, *([] if classes else asked)] if name not in self.dates]
+        targets = [] if target is None else [target]
+        text, numeric = [*self.encoder.text], [*self.encoder.numeric]
+        (text if isinstance(self.task, Classification) else numeric).extend(targets)
         request = Request(
-            columns=[*self.encoder.names, *asked],
-            text=[*self.encoder.text, *(asked if classes else [])],
-            numeric=numeric,
-            dates=dates,
-            drop_missing=asked if drop_missing else [],
-            format=Format(**self.format) if form is None else form,
+            columns=[*self.encoder.names, *targets],
+            text=text,
+            numeric=[name for name in numeric if name not in self.dates],
+            dates=[name for name in self.dates if name in self.encoder.names or name in targets],
+            drop_missing=targets if drop_missing else [],
+            format=Format(**self.format) if file_format is None else file_format,
         )
         return data.read_from_disk(source, request) if from_disk else data.read(source, request)
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
-        """Return X, shape (n, m), from the feature columns of `table`; others are ignored.
+        """Return X, shape (n, m), from the feature columns of `table`, ignoring all others.
 
         Raises
         ------
         TableError
-            If one is missing, with its name, or of another kind, or has a category that is unknown.
+            If a feature column is missing, is text instead of numbers or the reverse, or has an unknown category.
         """
         return data.samples(table, self.encoder, unknown)
 
     def facts(self, path: str) -> list[tuple[str, str]]:
-        """Describe the model in the file `path`."""
+        """Return a description of the model, which was loaded from `path`, for :meth:`Output.facts`."""
         network = self.network
-        features = counted(len(self.features), "feature")
+        features = format_count(len(self.features), "feature")
         return [
             ("model", f"{path}: {features}, backend {network.backend.name}, {network.dtype}"),
             ("target", f"{self.target!r}: {self.task}"),

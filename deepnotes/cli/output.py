@@ -1,8 +1,8 @@
-"""The output of a command: the report, the log, the table, and the one JSON object.
+"""The output of a command: the report, the log, the table, and the JSON object.
 
-Results go to stdout: either all of it is written, or the command fails after it has finished its work. Everything else
-goes to stderr, and a stderr that is closed or full changes nothing. In text for people, everything that a terminal
-would act on is escaped; CSV and JSON are exact, except for CSV on a terminal, which is for people.
+Results go to stdout. If they cannot be written completely, the command still finishes its work and then fails. All
+other messages go to stderr, and a closed or full stderr is ignored. Everything that a terminal would interpret is
+escaped, except in JSON and in CSV that goes to a file or a pipe.
 """
 
 import json
@@ -31,21 +31,21 @@ class Output:
     Parameters
     ----------
     as_json : bool
-        Keep stdout for one JSON object; the report goes to stderr.
+        Write one JSON object to stdout, and the report to stderr.
     quiet : bool
         Write only errors and the JSON object.
     """
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
-        self._fault: OSError | ValueError | None = None
+        self._error: OSError | ValueError | None = None
 
     def report(self, text: str) -> None:
-        """Write `text` for people."""
+        """Write `text`, which may have several lines, to the report."""
         self._report(escaped(text, keep="\n"))
 
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
-        """Write aligned lines of a name and its description."""
+        """Write pairs of a name and a description to the report, one pair per line, aligned."""
         facts = [(escaped(name), escaped(text)) for name, text in facts]
         width = max(8, *(len(name) for name, _ in facts))
         self._report("\n".join(f"{name:<{width}}  {text}" for name, text in facts))
@@ -53,12 +53,12 @@ class Output:
     def log(self, text: str) -> None:
         """Write `text` to stderr, as one line."""
         if not self.quiet:
-            say(escaped(text))
+            write_stderr(escaped(text))
 
     def show(self, renderable: "RenderableType") -> None:
-        """Write a rich renderable: coloured and folded on a terminal, plain and unfolded elsewhere.
+        """Write a rich renderable: coloured and wrapped on a terminal, plain and not wrapped elsewhere.
 
-        Its texts have to be escaped by :func:`cell`, since the colours are escape sequences themselves.
+        Its texts must be escaped by :func:`cell`: escaping the output would also escape the colours.
         """
         from rich.console import Console
 
@@ -70,15 +70,15 @@ class Output:
         self._report("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     def table(self, names: list[str], columns: Mapping[str, np.ndarray], spreadsheet: bool) -> None:
-        """Write columns as CSV to stdout: exact, or escaped where it is a terminal.
+        """Write columns as CSV to stdout, escaped if stdout is a terminal.
 
         Raises
         ------
         DeepnotesError, BrokenPipeError
-            If not all of it can be written.
+            If the table cannot be written completely.
         """
         if sys.stdout is None:
-            raise unwritten("it is closed")
+            raise stdout_error("it is closed")
         try:
             stream = Escaping(sys.stdout) if sys.stdout.isatty() else sys.stdout
             write_table(stream, names, columns, spreadsheet=spreadsheet)
@@ -86,12 +86,12 @@ class Output:
         except BrokenPipeError:
             raise
         except TableError as error:
-            raise unwritten(reason(cast(Exception, error.__cause__))) from error
+            raise stdout_error(reason(cast(Exception, error.__cause__))) from error
         except (OSError, ValueError) as error:
-            raise unwritten(reason(error)) from error
+            raise stdout_error(reason(error)) from error
 
     def waiting(self, text: str) -> AbstractContextManager[object]:
-        """Return a context that shows activity on a terminal; its block must not write to stdout."""
+        """Return a context manager that shows activity on a terminal; its block must not write to stdout."""
         if self.quiet or not stderr().isatty():
             return nullcontext()
         from rich.console import Console
@@ -100,54 +100,54 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, float], None]]:
-        """Yield a function that shows what is being done and the share done, from 0 to 1, on a terminal only."""
+        """Yield a function that shows the current step and the share done, from 0 to 1, if stderr is a terminal."""
         if self.quiet or not stderr().isatty():
-            yield lambda what, share: None
+            yield lambda step, share: None
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        words = TextColumn("{task.description}", markup=False)
-        with Progress(BarColumn(bar_width=24), words, console=Console(file=stderr()), transient=True) as bar:
+        description = TextColumn("{task.description}", markup=False)
+        with Progress(BarColumn(bar_width=24), description, console=Console(file=stderr()), transient=True) as bar:
             task = bar.add_task("", total=1.0)
-            yield lambda what, share: bar.update(task, completed=share, description=escaped(what))
+            yield lambda step, share: bar.update(task, completed=share, description=escaped(step))
 
     def outcome(self, outcome: Mapping[str, Any]) -> None:
-        """Write the JSON object if it was requested; numbers that are not finite become null."""
+        """Write the JSON object if it was requested, with null for numbers that are not finite."""
         if self.as_json:
-            self._write(json.dumps(finite(outcome), allow_nan=False).replace("\x7f", "\\u007f"))
+            self._write(json.dumps(replace_nonfinite(outcome), allow_nan=False).replace("\x7f", "\\u007f"))
 
     def finish(self) -> None:
-        """Raise an error if not everything could be written to stdout.
+        """Raise an error if the output could not be written completely to stdout.
 
         Raises
         ------
         DeepnotesError, BrokenPipeError
         """
-        if isinstance(self._fault, BrokenPipeError):
-            raise self._fault
-        if self._fault is not None:
-            raise unwritten(reason(self._fault)) from self._fault
+        if isinstance(self._error, BrokenPipeError):
+            raise self._error
+        if self._error is not None:
+            raise stdout_error(reason(self._error)) from self._error
 
     def _report(self, text: str) -> None:
         if self.quiet:
             return
         if self.as_json:
-            say(text)
+            write_stderr(text)
         else:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        """Write to stdout; after the first failure, which :meth:`finish` raises, nothing more."""
-        if self._fault is None:
+        """Write to stdout, unless an earlier write has failed; keep an error for :meth:`finish` to raise."""
+        if self._error is None:
             try:
                 write_stdout(f"{text}\n")
-            except (OSError, ValueError) as error:  # a ValueError if it has been closed since
-                self._fault = error
+            except (OSError, ValueError) as error:  # a ValueError if stdout is closed
+                self._error = error
 
 
 def write_stdout(text: str) -> None:
-    """Write text to stdout, every byte of it; characters that its encoding lacks become question marks.
+    """Write all of `text` to stdout, with question marks for characters that its encoding lacks.
 
     Raises
     ------
@@ -158,42 +158,42 @@ def write_stdout(text: str) -> None:
     sys.stdout.flush()
 
 
-def unwritten(why: str) -> DeepnotesError:
+def stdout_error(cause: str) -> DeepnotesError:
     """Return the error for output that could not be written to stdout."""
-    return DeepnotesError(f"cannot write to stdout: {why}")
+    return DeepnotesError(f"cannot write to stdout: {cause}")
 
 
-def say(text: str) -> None:
-    """Write text that is already escaped to stderr, if possible."""
+def write_stderr(text: str) -> None:
+    """Write a line to stderr, ignoring failures; the caller has escaped `text`."""
     stream = stderr()
     stream.write(f"{text}\n")
     stream.flush()
 
 
 def cell(text: str, style: str = "") -> "Text":
-    """Return text for a rich table, with everything but line breaks escaped."""
+    """Return text for a rich table, with all control characters except line breaks escaped."""
     from rich.text import Text
 
     return Text(escaped(text, keep="\n"), style)
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun.
+def format_count(number: int, singular: str, plural: str = "") -> str:
+    """Return a number with a noun; the plural is by default the singular with an s.
 
     Examples
     --------
-    >>> counted(1, "row"), counted(1234, "row"), counted(2, "class", "classes")
+    >>> format_count(1, "row"), format_count(1234, "row"), format_count(2, "class", "classes")
     ('1 row', '1,234 rows', '2 classes')
     """
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
-def figure(value: float) -> str:
-    """Return a number to five digits, with thousands set apart.
+def format_number(value: float) -> str:
+    """Return a number with five significant digits, and commas between groups of three digits.
 
     Examples
     --------
-    >>> figure(0.123456), figure(1234.5678), figure(98765432.1), figure(1.5e-9)
+    >>> format_number(0.123456), format_number(1234.5678), format_number(98765432.1), format_number(1.5e-9)
     ('0.12346', '1,234.6', '98,765,432', '1.5e-09')
     """
     if value == 0 or not 1e-4 <= abs(value) < 1e12:
@@ -201,10 +201,10 @@ def figure(value: float) -> str:
     return f"{value:,.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
 
 
-def finite(value: Any) -> Any:
-    """Return a value that is valid JSON: numbers that are not finite become None."""
+def replace_nonfinite(value: Any) -> Any:
+    """Replace numbers that are not finite by None, also inside of mappings and sequences, for valid JSON."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: replace_nonfinite(item) for key, item in value.items()}
+    return [replace_nonfinite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Output paths of a command: each is checked before any work is done, and no input is overwritten."""
+"""Checks of the output paths of a command, made before any work: each can be written, and overwrites no input."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from deepnotes.utils.errors import ArgumentError, DeepnotesError
 from deepnotes.utils.wording import reason
 
 CHECKPOINT = re.compile(r"step-[0-9]{9,}\.safetensors|\.step-.*\.tmp|\.lock", re.DOTALL)
-"""The names of the files that a training keeps in its directory of checkpoints."""
+"""The names of the files that a training writes to its directory of checkpoints."""
 
 
 def require_output_paths(
@@ -24,17 +24,17 @@ def require_output_paths(
     checkpoints: Path | None = None,
     special: bool = False,
 ) -> None:
-    """Raise an error if an output cannot be written, or would replace an input or another output.
+    """Raise an error if an output cannot be written, or would overwrite an input or another output.
 
-    Files are compared as the system does, so links, hard or symbolic, and other spellings of a path do not matter.
+    Files are compared by identity, so that different paths to the same file, such as links, are recognized.
 
     Parameters
     ----------
     outputs : mapping of str to Path or None
         The path to write, by option; None for an option that was not given.
     inputs : iterable of Path
-        All files that the command reads, companion files included. Files that do not exist are ignored, since they
-        cannot be lost.
+        All files that the command reads, including companion files. Files that do not exist are ignored, since they
+        cannot be overwritten.
     checkpoints : Path, optional
         A directory of checkpoints, which the command both reads and writes.
     special : bool, default False
@@ -43,39 +43,56 @@ def require_output_paths(
     Raises
     ------
     ArgumentError
-        If two of them are the same file.
+        If an output is the same file as an input or another output.
     DeepnotesError
-        If one cannot be written.
+        If an output cannot be written.
     """
-    given = {option: path for option, path in outputs.items() if path is not None}
-    for option, path in given.items():
+    paths = {option: path for option, path in outputs.items() if path is not None}
+    for option, path in paths.items():
         if checkpoints is None or os.path.lexists(checkpoints) or not _same(path.parent, checkpoints):
-            _require_writable(path, special)  # else the training reports it
-        for other, place in given.items():
-            if other == option:
-                break
-            if _same(path, place):
-                raise ArgumentError(f"{option} {path} and {other} {place} are the same file")
+            _require_writable(path, special)  # otherwise, the training creates the directory or reports the error
+        _require_distinct(option, paths)
     inputs = [path for path in inputs if _exists(path)]
     if checkpoints is not None:
-        inputs += _require_apart(checkpoints, given, inputs)
+        inputs += _require_apart(checkpoints, paths, inputs)
     for path in inputs:
-        for option, place in given.items():
-            if _same(place, path):
-                raise ArgumentError(f"{option} {place} is what the command reads, and would be lost: {path}")
+        _require_unwritten(path, paths)
+    if not special:
+        _require_stdout_elsewhere(paths)
+
+
+def _require_distinct(option: str, outputs: Mapping[str, Path]) -> None:
+    """Raise ArgumentError if the output of `option` is the same file as the output of an earlier option."""
+    path = outputs[option]
+    for other, other_path in outputs.items():
+        if other == option:
+            return
+        if _same(path, other_path):
+            raise ArgumentError(f"{option} {path} and {other} {other_path} are the same file")
+
+
+def _require_unwritten(path: Path, outputs: Mapping[str, Path]) -> None:
+    """Raise ArgumentError if the command would write to its input `path`: by an option, or by stdout or stderr."""
+    for option, output in outputs.items():
+        if _same(output, path):
+            raise ArgumentError(f"{option} {output} would overwrite {path}, which the command reads")
+    if _is_stream(path, sys.stdout):
+        raise ArgumentError(f"stdout is {path}, which the command reads")
+    if _is_stream(path, sys.stderr):
+        sys.stderr = sys.stdout  # otherwise, this message would be written to the file
+        raise ArgumentError(f"stderr is {path}, which the command reads")
+
+
+def _require_stdout_elsewhere(outputs: Mapping[str, Path]) -> None:
+    """Raise ArgumentError if stdout is redirected to the file of an output, which may be named /dev/stdout."""
+    for option, path in outputs.items():
         if _is_stream(path, sys.stdout):
-            raise ArgumentError(f"stdout is {path}, which the command reads")
-        if _is_stream(path, sys.stderr):
-            sys.stderr = sys.stdout  # since this message would go to the file as well
-            raise ArgumentError(f"stderr is {path}, which the command reads")
-    for option, place in given.items():
-        if _is_stream(place, sys.stdout) and not special:  # if /dev/stdout is also an output
-            raise ArgumentError(f"{option} {place} is where stdout goes as well")
+            raise ArgumentError(f"{option} {path} is the file that stdout is redirected to")
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file in the error if it cannot be written.
+    """Convert an OSError or ValueError of the block to an error that names the file to be written.
 
     Raises
     ------
@@ -90,51 +107,51 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _require_writable(path: Path, special: bool) -> None:
-    """Raise DeepnotesError unless a file can be made that replaces `path`."""
+    """Raise DeepnotesError unless a file can be created that replaces `path`."""
     try:
-        there = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
-        there = None
+        status = None
     except (OSError, ValueError) as error:  # ValueError: an invalid path
         raise DeepnotesError(f"cannot write {path}: {reason(error)}") from None
-    if there is not None and stat.S_ISDIR(there.st_mode):
+    if status is not None and stat.S_ISDIR(status.st_mode):
         raise DeepnotesError(f"cannot write {path}: it is a directory")
-    if there is not None and not stat.S_ISREG(there.st_mode):
+    if status is not None and not stat.S_ISREG(status.st_mode):
         if not special:
-            raise DeepnotesError(f"cannot write {path}: it is no regular file")
+            raise DeepnotesError(f"cannot write {path}: it is not a regular file")
         if not os.access(path, os.W_OK):
             raise DeepnotesError(f"cannot write {path}: Permission denied")
         return
-    parent = Path(os.path.realpath(path)).parent  # a link stays a link: its target is written
+    parent = Path(os.path.realpath(path)).parent  # if the path is a link, its target is replaced
     try:
         with tempfile.TemporaryFile(dir=parent):
             pass
-        if there is not None and _belongs_to_another(there, os.stat(parent)):
+        if status is not None and _is_protected(status, os.stat(parent)):
             raise PermissionError(1, "it belongs to another user, and so does the directory")
     except OSError as error:
         raise DeepnotesError(f"cannot write {path}: {reason(error)}") from None
 
 
-def _belongs_to_another(there: os.stat_result, parent: os.stat_result) -> bool:
+def _is_protected(file: os.stat_result, directory: os.stat_result) -> bool:
     """Return whether a sticky directory, such as /tmp, keeps this user from replacing a file in it."""
-    if not parent.st_mode & stat.S_ISVTX or not hasattr(os, "geteuid"):
+    if not directory.st_mode & stat.S_ISVTX or not hasattr(os, "geteuid"):
         return False
-    return os.geteuid() not in (0, there.st_uid, parent.st_uid)
+    return os.geteuid() not in (0, file.st_uid, directory.st_uid)
 
 
 def _require_apart(directory: Path, outputs: Mapping[str, Path], inputs: Iterable[Path]) -> list[Path]:
-    """Raise ArgumentError if a file is in the way of checkpoints; return those that are there."""
-    real = Path(os.path.realpath(directory))
+    """Raise ArgumentError if checkpoints in `directory` conflict with another file; return the existing checkpoints."""
+    real_directory = Path(os.path.realpath(directory))
     for option, path in outputs.items():
-        if real.is_relative_to(os.path.realpath(path)):
-            raise ArgumentError(f"{option} {path} is where --checkpoint {directory} needs a directory")
+        if real_directory.is_relative_to(os.path.realpath(path)):
+            raise ArgumentError(f"{option} {path} is a file, and --checkpoint {directory} needs a directory there")
     for path in (*outputs.values(), *inputs):
-        found = Path(os.path.realpath(path))
-        if _same(found.parent, real) and _is_checkpoint(found.name):
+        real = Path(os.path.realpath(path))
+        if _same(real.parent, real_directory) and _is_checkpoint(real.name):
             raise ArgumentError(f"{path} has the name of a checkpoint, and --checkpoint {directory} may remove it")
     try:
         return [path for path in directory.iterdir() if _is_checkpoint(path.name)]
-    except OSError:  # it does not exist yet, or the training reports what is wrong with it
+    except OSError:  # the directory does not exist yet, or the training reports the error
         return []
 
 
@@ -150,7 +167,7 @@ def _exists(path: Path) -> bool:
 
 
 def _same(path: Path, other: Path) -> bool:
-    """Return whether two paths lead to the same file, or will if neither exists yet."""
+    """Return whether two paths lead to the same file, or would if it existed."""
     try:
         return os.path.samefile(path, other)
     except OSError:
@@ -158,9 +175,9 @@ def _same(path: Path, other: Path) -> bool:
 
 
 def _is_stream(path: Path, stream: TextIO) -> bool:
-    """Return whether a stream writes to a file."""
+    """Return whether a stream writes to the regular file `path`."""
     try:
-        there, open_file = os.stat(path), os.fstat(stream.fileno())
-    except (OSError, ValueError, AttributeError):  # it does not exist, or the stream is closed or not a file
+        status, stream_status = os.stat(path), os.fstat(stream.fileno())
+    except (OSError, ValueError, AttributeError):  # no such file, or the stream is closed or has no descriptor
         return False
-    return stat.S_ISREG(there.st_mode) and os.path.samestat(there, open_file)
+    return stat.S_ISREG(status.st_mode) and os.path.samestat(status, stream_status)

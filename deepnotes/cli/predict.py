@@ -1,4 +1,4 @@
-"""``deepnotes predict``: the predictions of a model for each row of a table, as CSV."""
+"""``deepnotes predict``: predict the target of each row of a table, and write the predictions as CSV."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ from deepnotes.cli.arguments import (
     chosen_backend,
 )
 from deepnotes.cli.models import Model
-from deepnotes.cli.output import Output, counted
+from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import add_reading, format_of
 from deepnotes.datasets.table_writing import formulas, write_table
@@ -28,29 +28,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the CSV file (default: stdout)")
     parser.add_argument(
-        "--spreadsheet", action="store_true", help="put ' before text that a spreadsheet would take for a formula"
+        "--spreadsheet", action="store_true", help="put ' before text that a spreadsheet would read as a formula"
     )
     add_unknown(parser)
-    add_reading(parser.add_argument_group("how DATA is written (default: as what the model was trained on)"))
+    add_reading(parser.add_argument_group("format of DATA (default: that of the training data)"))
     add_from_disk(parser)
     add_backend(parser)
     add_threads(parser)
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Predict and write, to a file, or to stdout as CSV or JSON."""
+    """Predict, and write the predictions to a file, or to stdout as CSV or JSON."""
     path = None if args.output is None else Path(args.output)
     require_output_paths({"--output": path}, [Path(args.model), *data.files(args.data)], special=True)
     model = Model.load(args.model, chosen_backend(args))
-    table = model.read(args.data, args.from_disk, form=format_of(args, model.format))
+    table = model.read(args.data, args.from_disk, file_format=format_of(args, model.format))
     for note in table.notes:
         output.log(note)
     columns = model.task.columns(model.network.predict(model.inputs(table, args.unknown)))
-    if not args.spreadsheet and not output.as_json and (found := formulas(columns["prediction"])):
-        output.log(f"note: {found[0]!r} is a formula to spreadsheets; --spreadsheet writes it so that it is text there")
+    if not args.spreadsheet and not output.as_json and (texts := formulas(columns["prediction"])):
+        output.log(f"note: spreadsheets would read {texts[0]!r} as a formula; --spreadsheet makes them read it as text")
     if path is not None:
         write_table(path, list(columns), columns, spreadsheet=args.spreadsheet)
-        output.log(f"{counted(table.n_rows, 'prediction')} written to {args.output}")
+        output.log(f"{format_count(table.n_rows, 'prediction')} written to {args.output}")
     elif not output.as_json:
         output.table(list(columns), columns, args.spreadsheet)
     output.outcome(

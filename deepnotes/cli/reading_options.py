@@ -1,94 +1,119 @@
-"""Options for reading the data of a command, and those that a model remembers from its training."""
+"""Options for reading data files, from the command line or from the metadata of a model."""
 
 import argparse
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from deepnotes.cli.arguments import whole
+from deepnotes.cli.arguments import whole_number
 from deepnotes.datasets.reading import WHITESPACE, Format
 from deepnotes.utils.errors import ArgumentError
 
 FIELDS = tuple(field.name for field in fields(Format))
+"""The names of the options, as attributes of the parsed arguments and as keys of the metadata."""
 
 
 def add_reading(group: argparse._ActionsContainer) -> None:
-    """Add the options that say how a data file is written."""
+    """Add the options that describe the format of a data file."""
     option = group.add_argument
     option(
         "--separator",
         metavar="CHARACTER",
-        help=f"what stands between cells (default: found out among , ; tab |), or {WHITESPACE}",
+        help=f"the character between cells, or {WHITESPACE} (default: detected among , ; tab |)",
     )
     option("--decimal", metavar="CHARACTER", help="the decimal point (default .)")
     option(
-        "--thousands", metavar="CHARACTER", help="what groups digits by threes, such as , in 1,035 (default: nothing)"
+        "--thousands",
+        metavar="CHARACTER",
+        help="the character between groups of three digits, such as , in 1,035 (default: none)",
     )
-    option("--strip", metavar="CHARACTERS", help="what is dropped around numbers, such as '$%%'")
-    option("--encoding", metavar="NAME", help="of the text, such as latin-1 (default utf-8)")
-    option("--no-header", dest="header", action="store_false", default=None, help="columns have no names: x0, x1, ...")
+    option("--strip", metavar="CHARACTERS", help="characters to remove before and after numbers, such as '$%%'")
+    option("--encoding", metavar="NAME", help="the encoding of the text, such as latin-1 (default utf-8)")
+    option(
+        "--no-header",
+        dest="header",
+        action="store_false",
+        default=None,
+        help="the file has no line of column names; name the columns x0, x1, ...",
+    )
     option(
         "--skip-rows",
-        type=whole(0),
+        type=whole_number(0),
         metavar="NUMBER",
-        help="how many lines at the beginning are not looked at, such as a title above the header (default 0)",
+        help="the number of lines to skip at the beginning, such as a title above the header (default 0)",
     )
-    option("--comment", metavar="CHARACTER", help="what begins a comment, which ends with the line (default: nothing)")
+    option(
+        "--comment",
+        metavar="CHARACTER",
+        help="the character that begins a comment, which extends to the end of the line (default: none)",
+    )
     option(
         "--missing-value",
         dest="missing_values",
         action="append",
         metavar="TEXT",
-        help="one more spelling of a missing value, such as -200; may be given several times",
+        help="an additional spelling of missing values, such as -200; may be given several times",
     )
-    option("--date-format", metavar="FORMAT", help="of --dates, such as %%d/%%m/%%Y (default: ISO 8601)")
+    option(
+        "--date-format",
+        metavar="FORMAT",
+        help="the format of the columns of --dates, such as %%d/%%m/%%Y (default: ISO 8601)",
+    )
 
 
-def add_names(group: argparse._ActionsContainer, name: str, about: str) -> None:
+def add_names(group: argparse._ActionsContainer, name: str, description: str) -> None:
     """Add an option that takes names of columns, and may be given several times."""
     group.add_argument(
         f"--{name}",
         action="append",
         default=[],
         metavar="COLUMNS",
-        help=f"{about}; several with commas between, or the option again",
+        help=f"{description}; separate several names by commas, or repeat the option",
     )
 
 
-def format_of(args: argparse.Namespace, remembered: Mapping[str, Any] | None = None) -> Format:
-    """Return the format of a file: as the options say, else as a model remembers it.
+def format_of(args: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> Format:
+    """Return the format of a data file.
+
+    Parameters
+    ----------
+    args : Namespace
+        The parsed arguments.
+    defaults : mapping, optional
+        The values for options that were not given, from :func:`from_metadata`.
 
     Raises
     ------
     ArgumentError
+        If the value of an option is invalid.
     """
-    given = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
-    if given.get("separator") in ("\\t", "tab"):
-        given["separator"] = "\t"
+    options = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
+    if options.get("separator") in ("\\t", "tab"):
+        options["separator"] = "\t"
     try:
-        return Format(**{**(remembered or {}), **given})
+        return Format(**{**(defaults or {}), **options})
     except ArgumentError as error:
         name, _, rest = str(error).partition("=")
         option = "missing-value" if name == "missing_values" else name.replace("_", "-")
         raise ArgumentError(f"argument --{option}: {rest}") from None
 
 
-def as_metadata(form: Format) -> dict[str, Any]:
-    """Return what differs from the default, as JSON values."""
-    usual = Format()
-    different = {name: getattr(form, name) for name in FIELDS if getattr(form, name) != getattr(usual, name)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in different.items()}
+def as_metadata(file_format: Format) -> dict[str, Any]:
+    """Return the options that differ from their defaults, as JSON values."""
+    default = Format()
+    changed = {name: value for name in FIELDS if (value := getattr(file_format, name)) != getattr(default, name)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
-def from_metadata(found: Any) -> dict[str, Any]:
-    """Return what :func:`as_metadata` returned, checked.
+def from_metadata(metadata: Any) -> dict[str, Any]:
+    """Return the options in JSON values that :func:`as_metadata` returned, after checking them.
 
     Raises
     ------
     TypeError, ValueError
-        If it is not valid.
+        If an option is invalid.
     """
-    if not isinstance(found, dict) or not set(found) <= set(FIELDS):
-        raise TypeError(f"reading {found!r}")
-    Format(**found)
-    return found
+    if not isinstance(metadata, dict) or not set(metadata) <= set(FIELDS):
+        raise TypeError(f"format {metadata!r}")
+    Format(**metadata)
+    return metadata

@@ -1,4 +1,4 @@
-"""Classification and regression: how a target column becomes Y, and outputs become columns and figures."""
+"""Classification and regression: the conversion of a target column to Y, and of outputs to predictions and scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from deepnotes.cli.output import counted, figure
+from deepnotes.cli.output import format_count, format_number
 from deepnotes.datasets.cells import hint_of
 from deepnotes.datasets.encoding import are_numbers, codes_of, same_number, value_of
 from deepnotes.datasets.on_disk import OnDisk
@@ -21,38 +21,41 @@ from deepnotes.utils.errors import ArgumentError, DataError
 from deepnotes.utils.wording import listed, shown
 
 MOST_CLASSES = 20
-"""Integers with more distinct values than this are taken as quantities."""
+"""A target of whole numbers with more distinct values than this is a quantity."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The target is one of some classes; the network gives the probability of each."""
+    """The prediction of classes; the network outputs the probability of each class."""
 
     classes: tuple[str, ...]
     loss: str
 
     kind: ClassVar[str] = "classification"
-    watched: ClassVar[tuple[str, ...]] = ("accuracy",)
+    validation_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     @classmethod
     def of(cls, column: Column, loss: str | None = None) -> "Classification":
-        """Return the task with the classes of `column`, sorted, as numbers if all are.
+        """Return the task whose classes are the distinct values of `column`.
 
-        `loss` is by default categorical cross-entropy.
+        If all classes are numbers, they are sorted as numbers, otherwise as text. The default of `loss` is categorical
+        cross-entropy.
 
         Raises
         ------
         DataError
-            If there is one class only, or two of them are the same number.
+            If there is only one class, or two classes are the same number.
         """
         classes = tuple(np.unique(labels_of(column)).tolist())
         numbers = [value_of(name) for name in classes]
         if None not in numbers:
             classes = tuple(name for _, name in sorted(zip(numbers, classes, strict=True)))
-        if two := same_number(classes):
-            raise DataError(f"the target has the classes {two[0]} and {two[1]}, which are one number; write them alike")
+        if pair := same_number(classes):
+            raise DataError(
+                f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write both alike"
+            )
         if len(classes) == 1:
-            raise DataError(f"the target has one class only, {shown(classes[0])}: there is nothing to learn")
+            raise DataError(f"the target has only one class, {shown(classes[0])}: there is nothing to learn")
         return cls(classes, loss or "categorical_cross_entropy")
 
     def output_layer(self) -> Dense:
@@ -65,7 +68,7 @@ class Classification:
         Raises
         ------
         DataError
-            If a row's class is not among them.
+            If the column has a class that the task lacks.
         """
         values, inverse = np.unique(labels_of(column), return_inverse=True)
         codes = codes_of(values.tolist(), self.classes)
@@ -78,25 +81,25 @@ class Classification:
         return indices
 
     def encode(self, column: Column) -> np.ndarray:
-        """Return Y for the rows of `column`: class indices, or one-hot columns for losses that take no indices."""
+        """Return Y for the rows of `column`: class indices, or one-hot columns if the loss needs them."""
         indices = self.indices(column)
         return indices if LOSSES[self.loss].targets == "simplex" else np.eye(len(self.classes))[:, indices]
 
     def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
         """Return the columns of a prediction file for the outputs A, shape (k, m)."""
-        likeliest = np.array(self.classes)[A.argmax(axis=0)]
-        return {"prediction": likeliest, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
+        prediction = np.array(self.classes)[A.argmax(axis=0)]
+        return {"prediction": prediction, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
 
-    def figures(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
-        """Return the figures of merit for X, shape (n, m), by name."""
+    def evaluate(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
+        """Return the scores of the network on X, shape (n, m), by name; `column` has the true classes."""
         values = network.evaluate(X, self.encode(column), loss=self.loss, metrics="accuracy")
         return {"accuracy": values["accuracy"], "loss": values["loss"]}
 
-    def facts(self, figures: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Return the figures in words; `rows` names the rows that they describe."""
+    def facts(self, scores: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
+        """Return a description of the scores for :meth:`Output.facts`; `rows` describes the rows."""
         return [
-            ("accuracy", f"{figures['accuracy']:.2%} of {rows}"),
-            ("loss", f"{figure(figures['loss'])} ({self.loss})"),
+            ("accuracy", f"{scores['accuracy']:.2%} of {rows}"),
+            ("loss", f"{format_number(scores['loss'])} ({self.loss})"),
         ]
 
     def __str__(self) -> str:
@@ -105,23 +108,23 @@ class Classification:
 
 @dataclass(frozen=True)
 class Regression:
-    """The target is a quantity; the network gives ``(target - mean) / scale``."""
+    """The prediction of a quantity; the network outputs ``(target - mean) / scale``."""
 
     mean: float
     scale: float
     loss: str
 
     kind: ClassVar[str] = "regression"
-    watched: ClassVar[tuple[str, ...]] = ("r2",)
+    validation_metrics: ClassVar[tuple[str, ...]] = ("r2",)
 
     @classmethod
     def of(cls, column: Column, loss: str | None = None) -> "Regression":
-        """Return the task for the targets in `column`; `loss` is by default the mean squared error.
+        """Return the task for the targets in `column`; the default of `loss` is the mean squared error.
 
         Raises
         ------
         ArgumentError
-            If `loss` is not for quantities.
+            If `loss` is only for classes.
         DataError
             If the targets are text, or outside the domain of `loss`.
         """
@@ -134,11 +137,11 @@ class Regression:
             if y.min() < 0:
                 raise DataError(f"the target has {y.min():g}, and the loss {loss} needs numbers of at least 0")
             return cls(0.0, float(y.mean()) or 1.0, loss)
-        like = Standardizer.fit(y.reshape(1, -1))
-        return cls(float(like.mean[0, 0]), float(like.scale[0, 0]), loss)
+        standardizer = Standardizer.fit(y.reshape(1, -1))
+        return cls(float(standardizer.mean[0, 0]), float(standardizer.scale[0, 0]), loss)
 
     def output_layer(self) -> Dense:
-        """Return the last layer: outputs above 0 for counts, else any."""
+        """Return the last layer, which has positive outputs if the targets are counts."""
         return Dense(1, "softplus" if LOSSES[self.loss].targets == "count" else "identity")
 
     def encode(self, column: Column) -> np.ndarray:
@@ -149,8 +152,11 @@ class Regression:
         """Return the columns of a prediction file for the outputs A, shape (1, m)."""
         return {"prediction": A[0].astype(np.float64) * self.scale + self.mean}
 
-    def figures(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
-        """Return the figures of merit for X, shape (n, m), by name, in the target's units except for the loss."""
+    def evaluate(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
+        """Return the scores of the network on X, shape (n, m), by name; `column` has the true values.
+
+        RMSE and MAE are in the units of the target; the loss is that of the scaled target.
+        """
         y = self._numbers(column).reshape(1, -1)
         predicted = self.columns(network.predict(X))["prediction"].reshape(1, -1)
         return {
@@ -160,20 +166,21 @@ class Regression:
             "loss": network.evaluate(X, self.encode(column), loss=self.loss)["loss"],
         }
 
-    def facts(self, figures: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Return the figures in words; `rows` names the rows that they describe."""
+    def facts(self, scores: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
+        """Return a description of the scores for :meth:`Output.facts`; `rows` describes the rows."""
         return [
-            ("RMSE", f"{figure(figures['rmse'])} on {rows}"),
-            ("MAE", figure(figures["mae"])),
-            ("R²", f"{figures['r2']:.4f}"),
-            ("loss", f"{figure(figures['loss'])} ({self.loss} of the scaled target)"),
+            ("RMSE", f"{format_number(scores['rmse'])} on {rows}"),
+            ("MAE", format_number(scores["mae"])),
+            ("R²", f"{scores['r2']:.4f}"),
+            ("loss", f"{format_number(scores['loss'])} ({self.loss} of the scaled target)"),
         ]
 
     @staticmethod
     def _numbers(column: Column) -> np.ndarray:
+        """Return `column` after checking that it holds numbers."""
         if column.dtype.kind == "U":
             raise DataError(
-                f"the target is text, its first value is {shown(column[0])}, and a regression needs numbers"
+                f"the target is text (its first value is {shown(column[0])}), and a regression needs numbers"
             )
         return column
 
@@ -185,13 +192,13 @@ Task: TypeAlias = Classification | Regression
 TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression)}
 
 
-def choose(column: Column) -> tuple[type[Task], str]:
-    """Return the task that `column` as a target suggests, and why.
+def suggest_task(column: Column) -> tuple[type[Task], str]:
+    """Return the task for which `column` is a likely target, and the reason, worded as a predicate of the target.
 
     Raises
     ------
     DataError
-        If it is text that is hardly the names of classes.
+        If the column is text that is unlikely to be the names of classes.
     """
     if column.dtype.kind == "U":
         values = np.unique(column)
@@ -199,12 +206,12 @@ def choose(column: Column) -> tuple[type[Task], str]:
         if 2 * len(hints) > len(values):
             raise DataError(
                 f"the target is text that looks like numbers or dates, such as {shown(values[0])}: {hints[0]}, and "
-                "--task classification takes it as it is"
+                "--task classification uses it as it is"
             )
         if len(values) > MOST_CLASSES and are_numbers(values.tolist()):
             raise DataError(
                 f"the target is text of {len(values):,} distinct numbers, such as {shown(values[0])}: --numeric reads "
-                "it as numbers, and --task classification takes it as it is"
+                "it as numbers, and --task classification uses it as it is"
             )
         return Classification, "is text"
     distinct = len(np.unique(column))
@@ -212,7 +219,7 @@ def choose(column: Column) -> tuple[type[Task], str]:
         return Regression, "has values that are not whole numbers"
     if distinct > MOST_CLASSES:
         return Regression, f"has {distinct:,} distinct whole numbers, more than {MOST_CLASSES}"
-    return Classification, f"has {counted(distinct, 'distinct value')}, all whole numbers"
+    return Classification, f"has {format_count(distinct, 'distinct value')}, all whole numbers"
 
 
 def as_metadata(task: Task) -> dict[str, Any]:
@@ -223,12 +230,12 @@ def as_metadata(task: Task) -> dict[str, Any]:
 
 
 def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
-    """Return the task from the JSON values of :func:`as_metadata`, for a network with a number of outputs.
+    """Return the task from the JSON values of :func:`as_metadata`, for a network with the given number of outputs.
 
     Raises
     ------
     KeyError, TypeError, ValueError, OverflowError
-        If they are not valid.
+        If a value is missing or invalid.
     """
     kind, loss = metadata["task"], metadata["loss"]
     if kind not in TASKS or loss not in LOSSES:

@@ -1,20 +1,21 @@
-"""``deepnotes train``: train a model file on a table, and measure it on rows that were held out."""
+"""``deepnotes train``: train a network on a table, measure it on held-out rows, and write it to a model file."""
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from deepnotes import plots
 from deepnotes.cli import data, train_defaults
-from deepnotes.cli.arguments import chosen_backend, hinted
+from deepnotes.cli.arguments import chosen_backend, with_hint
 from deepnotes.cli.models import Model
-from deepnotes.cli.output import Output, counted
+from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.cli.reading_options import as_metadata, format_of
-from deepnotes.cli.tasks import TASKS, Classification, Task, choose
-from deepnotes.cli.train_options import configure
+from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
+from deepnotes.cli.train_options import check_options, configure, target_as_feature_error
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import IMPUTE_THEM, Encoder
 from deepnotes.datasets.on_disk import OnDisk
@@ -33,44 +34,62 @@ __all__ = ["HELP", "configure", "run"]
 HELP = "Train a network on the rows of a table, and write it to a file."
 
 
-def run(args: argparse.Namespace, output: Output) -> None:
-    """Read, train, measure, write and report."""
-    train_defaults.check(args)
-    backend = chosen_backend(args)
-    name = Path(args.data).stem if is_packed_csv(Path(args.data)) else Path(args.data).name
-    path = Path(f"{Path(name).stem}.safetensors" if args.output is None else args.output)
-    picture = _picture(args.plot)
-    directory = None if args.checkpoint is None else Path(args.checkpoint)
-    require_output_paths({"--output": path, "--plot": picture}, data.files(args.data), checkpoints=directory)
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a table, and their split into rows for training and for validation.
 
-    form = format_of(args)
-    table = (data.read_from_disk if args.from_disk else data.read)(args.data, _request(args, form))
+    Parameters
+    ----------
+    X : ndarray or OnDisk, shape (n, m)
+    y : ndarray, shape (m,)
+    train, held_out : ndarray of int
+        The indices of the rows; there may be no held-out rows.
+    """
+
+    X: np.ndarray | OnDisk
+    y: Column
+    train: np.ndarray
+    held_out: np.ndarray
+
+    def inputs(self, rows: np.ndarray) -> np.ndarray | OnDisk:
+        """Return the samples of k rows, shape (n, k)."""
+        return data.select_samples(self.X, rows)
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    """Read the data, train, measure, write the model and report."""
+    check_options(args)
+    backend = chosen_backend(args)
+    path, plot_path = _model_path(args), _plot_path(args.plot)
+    directory = None if args.checkpoint is None else Path(args.checkpoint)
+    require_output_paths({"--output": path, "--plot": plot_path}, data.files(args.data), checkpoints=directory)
+
+    file_format = format_of(args)
+    table = (data.read_from_disk if args.from_disk else data.read)(args.data, _request(args, file_format))
     for note in table.notes:
         output.log(note)
     target = data.target_of(table, args.target)
     known = {*table.names, *getattr(table, "others", ())}
-    exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
-    if target in categorical:
-        raise ArgumentError(f"--categorical {target}: the target, and so no feature")
-    names = data.feature_names(table, target, exclude)
-    if isinstance(table, Table) and args.impute is None:
-        table.require_complete(names, IMPUTE_THEM)
+    names, categorical = _feature_columns(args, table, target, known)
     y = data.target_column(table, target)
-    kind = _kind(args.task, target, y, output)
+    kind = _choose_task(args.task, target, y, output)
     if kind is Classification:
         y = table.labels(target)
     train, held_out = _split(table, y if kind is Classification else None, args.validation, args.seed)
-    encoder = _encoder(args, table, names, categorical, train, output)
-    X, features = data.samples(table, encoder, unknown="zeros"), encoder.inputs
-    with np.errstate(all="ignore"):  # overflow is refused with a message
-        task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(data.some(X, train))
-    layers = [*train_defaults.hidden_layers(args, task.kind), task.output_layer()]
+    encoder = _fit_encoder(args, table, names, categorical, train)
+    if isinstance(table, Table):
+        _report_encoding(encoder, table, output)
+    samples = Samples(data.samples(table, encoder, unknown="zeros"), y, train, held_out)
+    features = encoder.inputs
+    with np.errstate(all="ignore"):  # numbers that overflow are reported as an error later
+        task, standardizer = kind.of(y[train], args.loss), Standardizer.fit(samples.inputs(train))
+    layers = [*train_defaults.make_hidden_layers(args, task.kind), task.output_layer()]
     network = Network(
         layers, len(features), backend=backend, dtype=args.dtype, seed=args.seed, standardizer=standardizer
     )
     output.facts(
         [
-            ("data", f"{table.source}: {counted(table.n_rows, 'row')}, {counted(len(features), 'feature')}"),
+            ("data", f"{table.source}: {format_count(table.n_rows, 'row')}, {format_count(len(features), 'feature')}"),
             ("target", f"{target!r}: {task}"),
             ("rows", f"{len(train):,} to train on, {len(held_out):,} held out"),
         ]
@@ -78,30 +97,26 @@ def run(args: argparse.Namespace, output: Output) -> None:
     output.report(f"\n{network.summary()}\n")
 
     dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
-    model = Model(network, features, target, task, encoder, dates, as_metadata(form))
-    model.label()  # so that a checkpoint holds it, too
+    model = Model(network, features, target, task, encoder, dates, as_metadata(file_format))
+    model.set_metadata()  # before the training, so that checkpoints have the metadata, too
     model_files.check(network)
-    history, seconds = _fit(args, network, task, X, y, train, held_out, output)
+    history, seconds = _fit(args, network, task, samples, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
     with np.errstate(all="ignore"):
-        figures = task.figures(network, data.some(X, rows), y[rows])
+        scores = task.evaluate(network, samples.inputs(rows), y[rows])
     try:
-        model.save(path, **{part: {"rows": len(rows), **figures}})
+        model.save(path, **{part: {"rows": len(rows), **scores}})
     except ModelFileError as error:
-        raise _kept(error, args.checkpoint) from error
-    if picture is not None:
-        try:
-            with writing(picture):
-                plots.save(history.plot(), picture)
-        except DeepnotesError as error:
-            raise hinted(error, f"the model was written to {path}") from error
+        raise _with_recovery_hint(error, args.checkpoint) from error
+    if plot_path is not None:
+        _save_plot(history, plot_path, path)
     best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
-            *task.facts(figures, counted(len(rows), "held-out row" if len(held_out) else "training row")),
-            ("time", f"{seconds:.2f} s for {counted(history.epochs, 'epoch')}{best}"),
+            *task.facts(scores, format_count(len(rows), "held-out row" if len(held_out) else "training row")),
+            ("time", f"{seconds:.2f} s for {format_count(history.epochs, 'epoch')}{best}"),
             ("model", str(path)),
-            *([("plot", str(picture))] if picture else []),
+            *([("plot", str(plot_path))] if plot_path else []),
         ]
     )
     output.outcome(
@@ -121,16 +136,36 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "epochs": history.epochs,
             "best_epoch": history.best_epoch,
             "seconds": seconds,
-            "metrics": figures,
+            "metrics": scores,
             "metrics_of": part,
             "history": {"loss": history.loss, "val_loss": history.val_loss, **history.metrics},
             "model": str(path),
-            "plot": None if picture is None else str(picture),
+            "plot": None if plot_path is None else str(plot_path),
         }
     )
 
 
-def _request(args: argparse.Namespace, form: Format) -> Request:
+def _model_path(args: argparse.Namespace) -> Path:
+    """Return the path of the model file: the requested one, or the name of the data, ending in .safetensors."""
+    if args.output is not None:
+        return Path(args.output)
+    name = Path(args.data).stem if is_packed_csv(Path(args.data)) else Path(args.data).name
+    return Path(f"{Path(name).stem}.safetensors")
+
+
+def _plot_path(path: str | None) -> Path | None:
+    """Return the path of the plot, if one is requested, after checking that it can be drawn."""
+    if path is None:
+        return None
+    try:
+        checked = plots.check_path(path)
+    except ArgumentError as error:
+        raise ArgumentError(f"argument --plot: {error}") from None
+    plots.require_matplotlib()
+    return checked
+
+
+def _request(args: argparse.Namespace, file_format: Format) -> Request:
     """Return the request for the data."""
     target = [] if args.target is None else [args.target]
     as_text = target if args.task == "classification" else []
@@ -141,129 +176,149 @@ def _request(args: argparse.Namespace, form: Format) -> Request:
         dates=args.dates,
         spelled=target,
         drop_missing=target if args.drop_missing_target else (),
-        format=form,
+        format=file_format,
         lists=True,
     )
 
 
-def _picture(asked: str | None) -> Path | None:
-    """Return where to draw the curves, after checking that they can be drawn."""
-    if asked is None:
-        return None
-    try:
-        path = plots.check_path(asked)
-    except ArgumentError as error:
-        raise ArgumentError(f"argument --plot: {error}") from None
-    plots.require_matplotlib()
-    return path
+def _feature_columns(
+    args: argparse.Namespace, table: Table | DiskTable, target: str, known: set[str]
+) -> tuple[list[str], list[str]]:
+    """Return the names of the feature columns, and of the columns to encode one-hot.
+
+    Raises
+    ------
+    ArgumentError
+        If the target is among the columns to encode.
+    TableError
+        If there is no feature column, or a value is missing that is not imputed.
+    """
+    exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
+    if target in categorical:
+        raise target_as_feature_error(target)
+    names = data.feature_names(table, target, exclude)
+    if isinstance(table, Table) and args.impute is None:
+        table.require_complete(names, IMPUTE_THEM)
+    return names, categorical
 
 
-def _kept(error: DeepnotesError, checkpoint: str | None) -> DeepnotesError:
-    """Return the error of a model that could not be written, with a way to recover it, if there is one."""
-    if checkpoint is None:
-        return error
-    return hinted(error, f"the training is kept: the same command with --resume goes on from {checkpoint}")
-
-
-class Resumed(Callback):
-    """Reports where a training resumes."""
-
-    def __init__(self, output: Output) -> None:
-        self.output = output
-
-    def on_ready(self, training: Training) -> None:
-        """Report it, unless it is the start."""
-        if training.state.step:
-            self.output.facts([("resumed", f"after {counted(training.step, 'update')}, in epoch {training.epoch}")])
-
-
-def _kind(asked: str, target: str, y: Column, output: Output) -> type[Task]:
-    """Return the requested task, or the one that the target suggests, and report it."""
-    if asked != "auto":
-        return TASKS[asked]
-    kind, why = choose(y)
-    output.log(f"task: {kind.kind}, since the target {target!r} {why}")
-    return kind
-
-
-def _encoder(
-    args: argparse.Namespace,
-    table: Table | DiskTable,
-    names: list[str],
-    categorical: list[str],
-    train: np.ndarray,
-    output: Output,
-) -> Encoder:
-    """Return the encoder of the features, fitted to the rows `train`, and report what it does."""
-    if isinstance(table, DiskTable):
-        return data.plain(names)
-    encoder = Encoder.fit(table, names, rows=train, categorical=categorical, impute=args.impute)
-    for feature in encoder.features:
-        told = f"column {feature.name!r}:"
-        if feature.categories is not None:
-            output.log(f"{told} one-hot, {counted(len(feature.categories), 'category', 'categories')}")
-        if feature.name in table.gaps:
-            missing = counted(table.gaps[feature.name].count, "missing value")
-            output.log(f"{told} {missing} filled with {feature.fill!r}")
-    for name, count in encoder.count_unknown(table).items():
-        output.log(f"column {name!r}: {counted(count, 'held-out row')} of a category that no training row has: as none")
-    return encoder
+def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:
+    """Return the requested task; for "auto", return the task that the target suggests, and report it."""
+    if requested != "auto":
+        return TASKS[requested]
+    task, reason = suggest_task(y)
+    output.log(f"task: {task.kind}, since the target {target!r} {reason}")
+    return task
 
 
 def _split(table: Table | DiskTable, classes: Column | None, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and the rows to hold out, stratified by class."""
     if table.n_rows < 2:
-        raise DataError(f"{table.source} has one row only, and training needs at least 2")
+        raise DataError(f"{table.source} has only one row, and training needs at least 2")
     if share == 0:
         return np.arange(table.n_rows), np.arange(0)
     strata = None if classes is None else np.unique(classes, return_inverse=True)[1]
     if strata is not None and strata.max() + 1 == table.n_rows:
-        raise DataError(f"{table.source}: each row has a class of its own; --task regression is for quantities")
+        raise DataError(f"{table.source}: each row has a different class; --task regression is for quantities")
     try:
         return train_validation_split(table.n_rows, share, np.random.default_rng(seed), strata)
     except ArgumentError as error:
-        raise DataError(f"{table.source}: {error}; --validation 0 holds none out") from None
+        raise DataError(f"{table.source}: {error}; --validation 0 holds no rows out") from None
+
+
+def _fit_encoder(
+    args: argparse.Namespace, table: Table | DiskTable, names: list[str], categorical: list[str], rows: np.ndarray
+) -> Encoder:
+    """Return the encoder of the feature columns, fitted to `rows`; samples on disk are not encoded."""
+    if isinstance(table, DiskTable):
+        return data.plain_encoder(names)
+    return Encoder.fit(table, names, rows=rows, categorical=categorical, impute=args.impute)
+
+
+def _report_encoding(encoder: Encoder, table: Table, output: Output) -> None:
+    """Report which columns are encoded and imputed."""
+    for feature in encoder.features:
+        if feature.categories is not None:
+            categories = format_count(len(feature.categories), "category", "categories")
+            output.log(f"column {feature.name!r}: one-hot, {categories}")
+        if feature.name in table.gaps:
+            missing = format_count(table.gaps[feature.name].count, "missing value")
+            output.log(f"column {feature.name!r}: {missing} filled with {feature.fill!r}")
+    for name, count in encoder.count_unknown(table).items():
+        rows = format_count(count, "held-out row")
+        output.log(f"column {name!r}: {rows} with a category that no training row has, encoded as zeros")
 
 
 def _fit(
-    args: argparse.Namespace,
-    network: Network,
-    task: Task,
-    X: np.ndarray | OnDisk,
-    y: Column,
-    train: np.ndarray,
-    held_out: np.ndarray,
-    output: Output,
+    args: argparse.Namespace, network: Network, task: Task, samples: Samples, output: Output
 ) -> tuple[History, float]:
-    """Train on the rows `train`, validating on those held out; return the history and the seconds it took."""
-    validation = (data.some(X, held_out), task.encode(y[held_out])) if len(held_out) else None
-    began = time.perf_counter()
+    """Train the network; return the history and the seconds that the training took.
+
+    Raises
+    ------
+    DeepnotesError
+        If the loss is not finite.
+    KeyboardInterrupt, SystemExit
+        If the training is interrupted; the message says how to resume it.
+    """
+    train, held_out = samples.train, samples.held_out
+    validation = (samples.inputs(held_out), task.encode(samples.y[held_out])) if len(held_out) else None
+    start = time.perf_counter()
     try:
         history = network.fit(
-            data.some(X, train),
-            task.encode(y[train]),
+            samples.inputs(train),
+            task.encode(samples.y[train]),
             loss=task.loss,
-            optimizer=train_defaults.optimizer(args, len(train)),
-            epochs=train_defaults.epochs(args, len(train)),
+            optimizer=train_defaults.make_optimizer(args, len(train)),
+            epochs=train_defaults.choose_epochs(args, len(train)),
             batch_size=args.batch_size,
             validation=validation,
             l2=args.l2,
             clip_norm=args.clip_norm,
-            metrics=task.watched if validation else (),
+            metrics=task.validation_metrics if validation else (),
             early_stopping=args.early_stopping,
             checkpoint=args.checkpoint,
             every=args.every,
             resume=args.resume,
-            callbacks=[Resumed(output)],
+            callbacks=[ReportResumption(output)],
             progress=not output.quiet,
         )
     except NonFiniteLossError as error:
-        told = "no model was written; try a smaller --learning-rate, or --clip-norm 1"
-        raise hinted(DeepnotesError(str(error)), told) from error
+        hint = "no model was written; try a smaller --learning-rate, or --clip-norm 1"
+        raise with_hint(DeepnotesError(str(error)), hint) from error
     except (KeyboardInterrupt, SystemExit) as end:
-        left = f"; the same command with --resume goes on from {args.checkpoint}" if args.checkpoint else ""
+        hint = f"; the same command with --resume continues from {args.checkpoint}" if args.checkpoint else ""
         if isinstance(end, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"no model was written{left}") from None
-        output.log(f"terminated; no model was written{left}")
+            raise KeyboardInterrupt(f"no model was written{hint}") from None
+        output.log(f"terminated; no model was written{hint}")
         raise
-    return history, time.perf_counter() - began
+    return history, time.perf_counter() - start
+
+
+class ReportResumption(Callback):
+    """A callback that reports where a resumed training continues."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def on_ready(self, training: Training) -> None:
+        """Report the update and the epoch, unless the training starts from the beginning."""
+        if training.state.step:
+            updates = format_count(training.step, "update")
+            self.output.facts([("resumed", f"after {updates}, in epoch {training.epoch}")])
+
+
+def _with_recovery_hint(error: DeepnotesError, checkpoint: str | None) -> DeepnotesError:
+    """Return the error of a model that could not be written, with a hint how to write it if there is a checkpoint."""
+    if checkpoint is None:
+        return error
+    return with_hint(error, f"the training is not lost: the same command with --resume continues from {checkpoint}")
+
+
+def _save_plot(history: History, plot_path: Path, model_path: Path) -> None:
+    """Write the plot of the training; if that fails, the error says that the model was written."""
+    try:
+        with writing(plot_path):
+            plots.save(history.plot(), plot_path)
+    except DeepnotesError as error:
+        raise with_hint(error, f"the model was written to {model_path}") from error

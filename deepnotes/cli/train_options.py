@@ -10,10 +10,10 @@ from deepnotes.cli.arguments import (
     add_data,
     add_from_disk,
     add_threads,
-    named,
+    layer_sizes,
     number,
-    sizes,
-    whole,
+    one_of,
+    whole_number,
 )
 from deepnotes.cli.reading_options import add_names, add_reading
 from deepnotes.cli.tasks import MOST_CLASSES
@@ -32,152 +32,186 @@ NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train``."""
     add_data(parser)
-    _data(parser.add_argument_group("data"))
-    add_reading(parser.add_argument_group("how DATA is written"))
-    _network(parser.add_argument_group("network"))
-    _training(parser.add_argument_group("training"))
-    _checkpoints(parser.add_argument_group("checkpoints"))
-    parser.add_argument("-o", "--output", metavar="FILE", help="the model file (default: DATA's name, .safetensors)")
+    _add_data_options(parser.add_argument_group("data"))
+    add_reading(parser.add_argument_group("format of DATA"))
+    _add_network_options(parser.add_argument_group("network"))
+    _add_training_options(parser.add_argument_group("training"))
+    _add_checkpoint_options(parser.add_argument_group("checkpoints"))
     parser.add_argument(
-        "--plot", metavar="FILE", help="draw loss and metrics to a .png, .svg or .pdf (default: do not)"
+        "-o", "--output", metavar="FILE", help="the model file (default: the name of DATA, ending in .safetensors)"
     )
-    parser.add_argument("--quiet", action="store_true", help="write nothing but errors, and the JSON object")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="plot the loss and the metrics to a .png, .svg or .pdf file (default: no plot)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
 
 
-def _data(group: argparse._ArgumentGroup) -> None:
+def _add_data_options(group: argparse._ArgumentGroup) -> None:
     option = group.add_argument
     option(
         "--target",
         metavar="COLUMN",
-        help="what to predict (default: y of .npz and .npy, label of IDX)",
+        help="the column to predict (default: y in .npz and .npy files, label in IDX files)",
     )
-    add_names(group, "exclude", "what is no feature, such as id,name")
-    add_names(group, "categorical", f"encode one-hot, as text of at most {MOST_CATEGORIES} values that recur is anyway")
-    add_names(group, "numeric", "what must be numbers, so that anything else is an error")
-    add_names(group, "dates", "dates, taken as days since 1970-01-01")
-    option("--drop-missing-target", action="store_true", help="leave out rows without a target (default: refuse them)")
+    add_names(group, "exclude", "columns that are not features, such as id,name")
+    add_names(
+        group,
+        "categorical",
+        f"columns to encode one-hot, in addition to columns of text with at most {MOST_CATEGORIES} recurring values",
+    )
+    add_names(group, "numeric", "columns of numbers, in which other text is an error")
+    add_names(group, "dates", "columns of dates, which are converted to days since 1970-01-01")
+    option(
+        "--drop-missing-target",
+        action="store_true",
+        help="leave out rows without a target (default: report an error)",
+    )
     option(
         "--impute",
-        type=named("way to impute", IMPUTE),
+        type=one_of("imputation", IMPUTE),
         metavar="NAME",
-        help=f"fill missing values: {', '.join(IMPUTE)} (default: refuse them); of text, with the most frequent",
+        help=f"how to fill missing numbers: {', '.join(IMPUTE)} (default: report an error); missing text becomes the "
+        "most frequent value",
     )
     add_from_disk(group)
     option(
         "--task",
-        type=named("task", ("auto", "classification", "regression")),
+        type=one_of("task", ("auto", "classification", "regression")),
         default="auto",
         metavar="NAME",
-        help="classification, regression or auto (default): classification for a target that is text, or whole "
-        f"numbers of at most {MOST_CLASSES} distinct values",
+        help="classification, regression or auto (default): classification if the target is text, or whole numbers "
+        f"with at most {MOST_CLASSES} distinct values",
     )
     option(
         "--validation",
         type=SHARE,
         default=0.2,
         metavar="SHARE",
-        help="the share of rows to hold out and measure on (default 0.2), 0 for none",
+        help="the share of rows to hold out for validation (default 0.2); 0 for none",
     )
 
 
-def _network(group: argparse._ArgumentGroup) -> None:
+def _add_network_options(group: argparse._ArgumentGroup) -> None:
     option = group.add_argument
     option(
         "--layers",
-        type=sizes,
+        type=layer_sizes,
         default=train_defaults.HIDDEN,
         metavar="SIZES",
-        help=f"of the hidden layers (default {','.join(map(str, train_defaults.HIDDEN))}), or none",
+        help=f"the sizes of the hidden layers (default {','.join(map(str, train_defaults.HIDDEN))}), or none",
     )
     option(
         "--activation",
-        type=named("activation", ACTIVATIONS),
+        type=one_of("activation", ACTIVATIONS),
         default="relu",
         metavar="NAME",
-        help=f"of the hidden layers: {_choices(ACTIVATIONS, 'relu')}",
+        help=f"the activation of the hidden layers: {_list_choices(ACTIVATIONS, 'relu')}",
     )
     option(
         "--dropout",
         type=SHARE,
         metavar="RATE",
-        help=f"after each hidden layer (default {_each(train_defaults.DROPOUT)})",
+        help=f"the dropout rate after each hidden layer (default {_list_defaults(train_defaults.DROPOUT)})",
     )
-    option("--dtype", choices=("float32", "float64"), default="float32", help="default float32")
+    option(
+        "--dtype", choices=("float32", "float64"), default="float32", help="the type of all numbers (default float32)"
+    )
     add_backend(group)
     add_threads(group)
 
 
-def _training(group: argparse._ArgumentGroup) -> None:
+def _add_training_options(group: argparse._ArgumentGroup) -> None:
     option = group.add_argument
-    usual = {"categorical_cross_entropy", "mean_squared_error"}
+    defaults = {"categorical_cross_entropy", "mean_squared_error"}
     option(
         "--loss",
-        type=named("loss", LOSSES),
+        type=one_of("loss", LOSSES),
         metavar="NAME",
-        help=f"default {' or '.join(sorted(usual))}, by the task; also {', '.join(sorted({*LOSSES} - usual))}",
+        help="the loss function: categorical_cross_entropy (default for classification), mean_squared_error (default "
+        f"for regression), {', '.join(sorted({*LOSSES} - defaults))}",
     )
     option(
         "--optimizer",
-        type=named("optimizer", OPTIMIZERS),
+        type=one_of("optimizer", OPTIMIZERS),
         default="adam",
         metavar="NAME",
-        help=_choices(OPTIMIZERS, "adam"),
+        help=f"the optimizer: {_list_choices(OPTIMIZERS, 'adam')}",
     )
     option(
-        "--learning-rate", type=POSITIVE, metavar="RATE", help=f"the highest (default {_each(train_defaults.RATES)})"
+        "--learning-rate",
+        type=POSITIVE,
+        metavar="RATE",
+        help=f"the highest learning rate of the schedule (default {_list_defaults(train_defaults.RATES)})",
     )
-    option("--momentum", type=SHARE, metavar="SHARE", help=f"of sgd (default {train_defaults.MOMENTUM})")
+    option("--momentum", type=SHARE, metavar="SHARE", help=f"the momentum of sgd (default {train_defaults.MOMENTUM})")
     option(
         "--schedule",
-        type=named("schedule", train_defaults.SCHEDULES),
+        type=one_of("schedule", train_defaults.SCHEDULES),
         default="cosine",
         metavar="NAME",
-        help=f"how the rate falls: {_choices(train_defaults.SCHEDULES, 'cosine')}",
+        help=f"the learning-rate schedule: {_list_choices(train_defaults.SCHEDULES, 'cosine')}",
     )
     option(
         "--epochs",
-        type=whole(1),
+        type=whole_number(1),
         metavar="NUMBER",
-        help=f"default: {train_defaults.FEWEST_EPOCHS} to {train_defaults.MOST_EPOCHS}, "
-        f"for some {train_defaults.UPDATES:,} updates",
+        help=f"the number of epochs (default: enough for about {train_defaults.UPDATES:,} updates, at least "
+        f"{train_defaults.FEWEST_EPOCHS} and at most {train_defaults.MOST_EPOCHS})",
     )
     option(
         "--batch-size",
-        type=whole(1),
+        type=whole_number(1),
         default=train_defaults.BATCH_SIZE,
         metavar="ROWS",
-        help=f"rows to an update (default {train_defaults.BATCH_SIZE})",
+        help=f"the number of rows in a mini-batch (default {train_defaults.BATCH_SIZE})",
     )
-    option("--l2", type=NOT_NEGATIVE, default=0.0, metavar="FACTOR", help="of the penalty on weights (default 0)")
-    option("--clip-norm", type=POSITIVE, metavar="NORM", help="scale larger gradients down to this (default: do not)")
+    option("--l2", type=NOT_NEGATIVE, default=0.0, metavar="FACTOR", help="the factor of the L2 penalty (default 0)")
+    option(
+        "--clip-norm",
+        type=POSITIVE,
+        metavar="NORM",
+        help="the norm to which larger gradients are scaled down (default: no clipping)",
+    )
     option(
         "--early-stopping",
-        type=whole(0),
+        type=whole_number(0),
         metavar="PATIENCE",
-        help="stop after so many epochs without improvement, and take the best one (default: do not)",
+        help="stop after this number of epochs without improvement, and restore the best epoch (default: train all "
+        "epochs)",
     )
-    option("--seed", type=whole(0), default=0, metavar="NUMBER", help="of everything random (default 0)")
+    option(
+        "--seed",
+        type=whole_number(0),
+        default=0,
+        metavar="NUMBER",
+        help="the seed of all random numbers (default 0)",
+    )
 
 
-def _checkpoints(group: argparse._ArgumentGroup) -> None:
+def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
     option = group.add_argument
-    option("--checkpoint", metavar="DIR", help="write the training to files in DIR while it runs (default: do not)")
+    option(
+        "--checkpoint",
+        metavar="DIR",
+        help="write checkpoints to the directory DIR during the training (default: no checkpoints)",
+    )
     option(
         "--every",
         type=_interval,
         default="60s",
         metavar="TIME",
-        help="from one file to the next: 30s, 5m, 1h, or a number of epochs (default 60s)",
+        help="the interval between checkpoints: 30s, 5m, 1h, or a number of epochs (default 60s)",
     )
     option(
         "--resume",
         action="store_true",
-        help="go on from the latest file in DIR, with the same data and options as before",
+        help="continue from the latest checkpoint in DIR; the data and all other options must be the same as before",
     )
 
 
 def _interval(text: str) -> int | str:
-    every = whole(1)(text) if WHOLE.fullmatch(text) else text
+    """Convert text to an interval between checkpoints: a number of epochs, or a time as it is written."""
+    every = whole_number(1)(text) if WHOLE.fullmatch(text) else text
     try:
         interval(every)
     except ArgumentError as error:
@@ -185,9 +219,29 @@ def _interval(text: str) -> int | str:
     return every
 
 
-def _choices(known: Iterable[str], default: str) -> str:
-    return ", ".join([f"{default} (default)", *(name for name in known if name != default)])
+def _list_choices(names: Iterable[str], default: str) -> str:
+    return ", ".join([f"{default} (default)", *(name for name in names if name != default)])
 
 
-def _each(defaults: Mapping[str, float]) -> str:
+def _list_defaults(defaults: Mapping[str, float]) -> str:
     return ", ".join(f"{value:g} for {name}" for name, value in defaults.items())
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise ArgumentError for options that cannot be combined."""
+    if args.momentum is not None and args.optimizer != "sgd":
+        raise ArgumentError(f"--momentum belongs to --optimizer sgd, and the optimizer is {args.optimizer}")
+    if args.from_disk and (args.impute or args.categorical):
+        option = "--impute" if args.impute else "--categorical"
+        raise ArgumentError(f"{option} cannot be combined with --from-disk: samples on disk are used as they are")
+    if args.target is not None and args.target in args.categorical:
+        raise target_as_feature_error(args.target)
+    if args.from_disk and args.drop_missing_target:
+        raise ArgumentError("--drop-missing-target cannot be combined with --from-disk: all rows on disk are used")
+    if args.resume and args.checkpoint is None:
+        raise ArgumentError("--resume needs --checkpoint DIR, the directory of the checkpoints to continue from")
+
+
+def target_as_feature_error(target: str) -> ArgumentError:
+    """Return the error for a target that --categorical names."""
+    return ArgumentError(f"--categorical {target}: it is the target, and so not a feature")

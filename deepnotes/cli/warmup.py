@@ -1,4 +1,4 @@
-"""``deepnotes warmup``: compile ahead of time what a backend would compile at its first use."""
+"""``deepnotes warmup``: compile a backend's kernels ahead of their first use."""
 
 import argparse
 import time
@@ -8,7 +8,7 @@ from deepnotes.cli.arguments import add_backend
 from deepnotes.cli.output import Output
 from deepnotes.utils.wording import one_line
 
-HELP = "Prepare a backend for this machine, so that no later run waits for a compiler."
+HELP = "Compile a backend's kernels ahead of time, so that no later run waits for a compiler."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,19 +21,19 @@ def run(args: argparse.Namespace, output: Output) -> None:
     backend = get_backend(args.backend)
     output.facts([("backend", f"{backend.name}: {backend.describe()}")])
     prepared: list[dict[str, str | float]] = []
-    steps = backend.warmup()
-    began = done = time.perf_counter()
+    items = backend.warmup()
+    start = end = time.perf_counter()
     while True:
         with output.waiting(f"preparing {backend.name}"):
-            what = next(steps, None)
-        before, done = done, time.perf_counter()
-        if what is None:
+            item = next(items, None)
+        previous, end = end, time.perf_counter()
+        if item is None:
             break
-        prepared.append({"what": what, "seconds": done - before})
-        output.report(_line(done - before, what))
-    output.report(_line(done - began, "in all") if prepared else "nothing to prepare")
-    output.outcome({"command": "warmup", "backend": backend.name, "prepared": prepared, "seconds": done - began})
+        prepared.append({"what": item, "seconds": end - previous})
+        output.report(_line(end - previous, item))
+    output.report(_line(end - start, "in total") if prepared else "nothing to prepare")
+    output.outcome({"command": "warmup", "backend": backend.name, "prepared": prepared, "seconds": end - start})
 
 
-def _line(seconds: float, what: str) -> str:
-    return f"{seconds:8.2f} s  {one_line(what)}"
+def _line(seconds: float, item: str) -> str:
+    return f"{seconds:8.2f} s  {one_line(item)}"

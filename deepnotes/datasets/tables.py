@@ -206,7 +206,7 @@ class Table:
             raise TableError(f"{self.source}: column {missing[0]!r} is excluded, and so was not read")
 
 
-def read_table(
+def read_table(  # noqa: PLR0913 - all options of the file formats
     path: str | os.PathLike[str],
     *,
     columns: Collection[str] | None = None,

@@ -45,7 +45,7 @@ def rmsprop_inside(
     return theta - rate * (g / xp.sqrt(s + epsilon)), s
 
 
-def adam(
+def adam(  # noqa: PLR0913 - an equation of nine symbols
     xp: Namespace,
     theta: Array,
     g: Array,

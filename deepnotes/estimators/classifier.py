@@ -123,7 +123,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scikit-learn's constructor
         self,
         hidden_layer_sizes: Any = (100,),
         activation: Any = "relu",

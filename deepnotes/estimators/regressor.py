@@ -111,7 +111,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         "loss": [StrOptions({"squared_error", *LOSSES}), LossFunction],
     }
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scikit-learn's constructor
         self,
         loss: Any = "squared_error",
         hidden_layer_sizes: Any = (100,),

@@ -62,7 +62,7 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
         return place(host.astype(network.dtype, copy=False))
 
 
-def as_data(
+def as_data(  # noqa: PLR0913 - the samples, targets and weights of fit, and their options
     network: "NetworkLike",
     X: Any,
     Y: Any,

@@ -147,7 +147,7 @@ class Network:
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
 
     @exclusive
-    def fit(
+    def fit(  # noqa: PLR0913 - the options of a training, each with a default
         self,
         X: Any,
         Y: Any,
@@ -244,7 +244,7 @@ class Network:
             return run_fit(training, program, watching(self, data, held_out, loss_function, metric_functions))
 
     @exclusive
-    def partial_fit(
+    def partial_fit(  # noqa: PLR0913 - a subset of the options of fit
         self,
         X: Any,
         Y: Any,

@@ -1,8 +1,8 @@
-"""Pictures of trainings and networks, by matplotlib: ``pip install "deepnotes[plot]"``.
+"""Plots of trainings and networks with matplotlib: ``pip install "deepnotes[plot]"``.
 
-Each function draws into the axes that it is given, or into a new figure, and returns the figure; what pyplot keeps is
-neither read nor changed. :func:`save` writes a figure to a file. The colours can be distinguished with any colour
-vision, and nothing is shown by colour alone.
+Each function draws into the given axes, or into a new figure, and returns the figure. The state of pyplot is neither
+used nor changed. :func:`save` writes a figure to a file. The colours can be distinguished with any colour vision, and
+nothing is shown by colour alone.
 """
 
 from deepnotes.plots.boundaries import boundary

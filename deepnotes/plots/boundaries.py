@@ -1,25 +1,52 @@
 """Plot the output of a network of two inputs over the plane."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from deepnotes.backends.foreign_arrays import as_host, to_host
 from deepnotes.nn.layers import Dense
-from deepnotes.plots.canvas import INK, MARKERS, class_names, colour, figure_of, one_axes, shortened, tidy
+from deepnotes.plots.canvas import INK, MARKERS, class_names, colour, figure_of, get_axes, shorten, tidy
 from deepnotes.plots.confusions import indices
 from deepnotes.utils.arguments import whole
 from deepnotes.utils.errors import ArgumentError, DataError, ShapeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     from deepnotes.plots.protocols import NetworkLike
 
 MANY = 1000
-"""The number of points from which on they are drawn small."""
+"""From this number on, points are drawn small."""
+
+
+class Grid(NamedTuple):
+    """The points at which a network is evaluated: the coordinates along each axis."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    @classmethod
+    def around(cls, points: np.ndarray, resolution: int) -> "Grid":
+        """Return a grid over the range of the points, extended by a tenth on each side."""
+        low, high = points.min(axis=1), points.max(axis=1)
+        margin = 0.1 * (high - low)
+        margin = np.where(margin > 0, margin, np.maximum(1.0, 0.1 * abs(high)))
+        return cls(*(np.linspace(low[i] - margin[i], high[i] + margin[i], resolution) for i in range(2)))
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """The limits of both axes, as matplotlib's ``imshow`` takes them."""
+        return self.x[0], self.x[-1], self.y[0], self.y[-1]
+
+    def evaluate(self, network: "NetworkLike") -> np.ndarray:
+        """Return the outputs of the network at each point, shape (k, len(y), len(x))."""
+        X = np.stack([axis.ravel() for axis in np.meshgrid(self.x, self.y)])
+        with np.errstate(all="ignore"):
+            return np.asarray(network.predict(X), dtype=np.float64).reshape(-1, len(self.y), len(self.x))
 
 
 def boundary(
@@ -36,13 +63,15 @@ def boundary(
     Parameters
     ----------
     network : Network
-        With two inputs. The classes of a softmax or sigmoid layer are drawn as regions, paler where the network is less
-        certain, with a line between them; any other single output as levels.
+        A network with two inputs. If its last layer is softmax, or a single sigmoid, its classes are drawn as regions,
+        paler where the network is less certain, with lines between them. Any other single output is drawn in colour
+        with contour lines.
     X : array_like, shape (2, m)
     Y : array_like, optional
-        Class indices of shape (m,), or columns of shape (k, m); numbers of shape (m,) or (1, m) for a quantity.
+        Class indices of shape (m,), or one-hot columns of shape (k, m); for a quantity, numbers of shape (m,) or
+        (1, m).
     classes : sequence, optional
-        The names of the classes; by default those in the metadata of the network, else their numbers.
+        The names of the classes; by default, those in the metadata of the network, or else their numbers.
     resolution : int, default 256
         The number of points along each side at which the network is evaluated.
     ax : Axes, optional
@@ -58,64 +87,77 @@ def boundary(
     ArgumentError, DataError, DTypeError, ForeignArrayError, MissingExtraError
     """
     if network.inputs != 2:
-        raise ShapeError(f"the network has {network.inputs} inputs, wanted 2: one for each side of the picture")
+        raise ShapeError(f"the network has {network.inputs} inputs, wanted 2: one for each axis of the plot")
     resolution = whole("resolution", resolution, 2)
+    points = _check_points(network, X)
+    gives_classes = _gives_classes(network)
+    targets = None if Y is None else np.asarray(to_host(network.backend, Y, "Y"))
+    if targets is not None and targets.shape[-1:] != points.shape[1:]:
+        raise ShapeError(f"Y has shape {targets.shape} and X has {points.shape[1]} samples")
+    grid = Grid.around(points, resolution)
+    A = grid.evaluate(network)
+
+    ax = get_axes(ax, 5.2, 4.2)
+    if gives_classes:
+        P = np.concatenate([1 - A, A]) if len(A) == 1 else A
+        _draw_regions(ax, grid, P)
+        names = class_names(classes, network.metadata, len(P))
+        if targets is not None:
+            labels, _ = indices(targets.reshape(1, -1) if len(A) == 1 else targets, "Y")
+            _draw_classes(ax, points, labels, names)
+    else:
+        _draw_levels(ax, grid, A[0], points, targets)
+    ax.set_xlim(grid.x[0], grid.x[-1])
+    ax.set_ylim(grid.y[0], grid.y[-1])
+    x_label, y_label = _axis_labels(network.metadata)
+    ax.set_xlabel(x_label)
+    ax.set_ylabel(y_label)
+    tidy(ax)
+    return figure_of(ax)
+
+
+def _check_points(network: "NetworkLike", X: Any) -> np.ndarray:
+    """Return X in double precision, shape (2, m), after checking its shape and values."""
     points = as_host(network.backend, to_host(network.backend, X, "X"), "X").astype(np.float64)
     if points.ndim != 2 or points.shape[0] != 2 or points.shape[1] == 0:
         hint = "; samples are columns here: X.T would fit" if points.ndim == 2 and points.shape[1] == 2 else ""
         raise ShapeError.of("X", points.shape, f"(2, m), m at least 1{hint}")
     if not np.isfinite(points).all():
-        raise DataError("X holds numbers that are not finite, and a picture has no place for them")
-    last = network.layers[-1]
+        raise DataError("X holds numbers that are not finite, wanted finite coordinates")
+    return points
+
+
+def _gives_classes(network: "NetworkLike") -> bool:
+    """Return whether the outputs are probabilities of classes, or else a single quantity.
+
+    Raises
+    ------
+    ArgumentError
+        If there are several outputs that are not probabilities of classes that exclude each other.
+    """
+    last, k = network.layers[-1], network.outputs
     output = getattr(last.g, "range", "real") if isinstance(last, Dense) else "real"
-    k = network.outputs
-    if output not in {"unit", "simplex"} and k > 1:
-        raise ArgumentError(
-            f"the network has {k} outputs that are no classes, wanted one, or a sigmoid or softmax layer"
-        )
     if output == "unit" and k > 1:
         raise ArgumentError(
-            f"the network has {k} sigmoid outputs, of which more than one can be on; wanted one, or softmax"
+            f"the network has {k} sigmoid outputs, whose classes do not exclude each other; wanted one output, or a "
+            "softmax layer"
         )
-    targets = None if Y is None else np.asarray(to_host(network.backend, Y, "Y"))
-    if targets is not None and targets.shape[-1:] != points.shape[1:]:
-        raise ShapeError(f"Y has shape {targets.shape} and X has {points.shape[1]} samples")
-    features = network.metadata.get("features") if isinstance(network.metadata, dict) else None
-    x, y = _sides(points, resolution)
-    grid = np.stack([axis.ravel() for axis in np.meshgrid(x, y)])
-    with np.errstate(all="ignore"):
-        A = np.asarray(network.predict(grid), dtype=np.float64).reshape(k, len(y), len(x))
+    if output not in {"unit", "simplex"} and k > 1:
+        raise ArgumentError(
+            f"the network has {k} outputs that are not probabilities of classes, wanted one output, or a softmax layer"
+        )
+    return output in {"unit", "simplex"}
 
-    ax = one_axes(ax, 5.2, 4.2)
-    if output in {"unit", "simplex"}:
-        P = np.concatenate([1 - A, A]) if k == 1 else A
-        _regions(ax, x, y, P)
-        names = class_names(classes, network.metadata, len(P))
-        if targets is not None:
-            _classes(ax, points, indices(targets.reshape(1, -1) if k == 1 else targets, "Y")[0], names)
-    else:
-        _levels(ax, x, y, A[0], points, targets)
-    ax.set_xlim(x[0], x[-1])
-    ax.set_ylim(y[0], y[-1])
-    sides = ["$x_1$", "$x_2$"]
+
+def _axis_labels(metadata: Any) -> list[str]:
+    """Return the names of the two features if the metadata has them, else the symbols of the inputs."""
+    features = metadata.get("features") if isinstance(metadata, dict) else None
     if isinstance(features, list) and len(features) == 2:
-        sides = [shortened(feature, 30) for feature in features]
-    ax.set_xlabel(sides[0])
-    ax.set_ylabel(sides[1])
-    tidy(ax)
-    return figure_of(ax)
+        return [shorten(feature, 30) for feature in features]
+    return ["$x_1$", "$x_2$"]
 
 
-def _sides(points: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates along each side: the range of the points, extended by a tenth."""
-    low, high = points.min(axis=1), points.max(axis=1)
-    margin = 0.1 * (high - low)
-    margin = np.where(margin > 0, margin, np.maximum(1.0, 0.1 * abs(high)))
-    x, y = (np.linspace(low[i] - margin[i], high[i] + margin[i], resolution) for i in range(2))
-    return x, y
-
-
-def _regions(ax: "Axes", x: np.ndarray, y: np.ndarray, P: np.ndarray) -> None:
+def _draw_regions(ax: "Axes", grid: Grid, P: np.ndarray) -> None:
     """Draw the most likely class in its colour, shaded by its probability, with lines between classes."""
     from matplotlib.colors import to_rgb
 
@@ -124,56 +166,45 @@ def _regions(ax: "Axes", x: np.ndarray, y: np.ndarray, P: np.ndarray) -> None:
     strength = 0.12 + 0.48 * np.clip((sure - 1 / len(P)) / (1 - 1 / len(P)), 0, 1)[..., None]
     image = 1 - strength * (1 - colours[likeliest])
     image[~np.isfinite(P).all(axis=0)] = 0.5
-    extent = (x[0], x[-1], y[0], y[-1])
-    ax.imshow(image, origin="lower", extent=extent, aspect="auto", interpolation="nearest")
+    ax.imshow(image, origin="lower", extent=grid.extent, aspect="auto", interpolation="nearest")
     for i in range(len(P) - 1 if len(P) == 2 else len(P)):
         rest = np.delete(P, i, axis=0).max(axis=0)
         lead = P[i] - rest
         if np.isfinite(lead).all() and lead.min() < 0 < lead.max():
-            ax.contour(x, y, lead, levels=[0.0], colors=INK, linewidths=1.0)
+            ax.contour(grid.x, grid.y, lead, levels=[0.0], colors=INK, linewidths=1.0)
 
 
-def _classes(ax: "Axes", points: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
-    """Draw the samples, each class in its colour and shape."""
+def _draw_classes(ax: "Axes", points: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+    """Draw the samples, each class in its own colour and shape."""
     if labels.max() >= len(names):
-        raise DataError(f"Y has the class {labels.max()}, and the network knows 0 .. {len(names) - 1}")
-    size = 22 if points.shape[1] < MANY else 7
+        raise DataError(f"Y has the class {labels.max()}, wanted classes from 0 to {len(names) - 1}")
+    size = _marker_size(points)
     for i in np.unique(labels):
-        of_i = labels == i
+        x, y = points[:, labels == i]
         ax.scatter(
-            points[0, of_i],
-            points[1, of_i],
+            x,
+            y,
             s=size,
             c=colour(i),
             marker=MARKERS[i % len(MARKERS)],
-            edgecolors="white" if size < 10 else INK,
-            linewidths=0.3 if size < 10 else 0.5,
-            label=shortened(names[i]),
+            edgecolors="white" if points.shape[1] >= MANY else INK,
+            linewidths=0.3 if points.shape[1] >= MANY else 0.5,
+            label=shorten(names[i]),
         )
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), borderaxespad=0.4)
 
 
-def _levels(
-    ax: "Axes", x: np.ndarray, y: np.ndarray, Z: np.ndarray, points: np.ndarray, targets: np.ndarray | None
-) -> None:
-    """Draw a quantity as levels, and the samples filled by their values."""
-    from matplotlib.colors import Normalize
-
-    shown = [Z[np.isfinite(Z)], *([] if targets is None else [targets.ravel().astype(np.float64)])]
-    values = np.concatenate(shown)
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    norm = Normalize(low, high if high > low else low + 1)
-    extent = (x[0], x[-1], y[0], y[-1])
-    image = ax.imshow(Z, origin="lower", extent=extent, aspect="auto", cmap="cividis", norm=norm)
+def _draw_levels(ax: "Axes", grid: Grid, Z: np.ndarray, points: np.ndarray, targets: np.ndarray | None) -> None:
+    """Draw a quantity in colour with contour lines, and the samples in the colours of their targets."""
+    norm = _colour_scale(Z, targets)
+    image = ax.imshow(Z, origin="lower", extent=grid.extent, aspect="auto", cmap="cividis", norm=norm)
     if np.isfinite(Z).all() and Z.max() > Z.min():
-        ax.contour(x, y, Z, levels=8, colors="white", linewidths=0.6, linestyles="solid", alpha=0.7)
+        ax.contour(grid.x, grid.y, Z, levels=8, colors="white", linewidths=0.6, linestyles="solid", alpha=0.7)
     if targets is not None:
-        size = 22 if points.shape[1] < MANY else 7
         ax.scatter(
             points[0],
             points[1],
-            s=size,
+            s=_marker_size(points),
             c=targets.reshape(-1),
             cmap="cividis",
             norm=norm,
@@ -183,3 +214,17 @@ def _levels(
     bar = figure_of(ax).colorbar(image, ax=ax, fraction=0.05, pad=0.02)
     bar.set_label("output", fontsize=9)
     bar.ax.tick_params(labelsize=8)
+
+
+def _colour_scale(Z: np.ndarray, targets: np.ndarray | None) -> "Normalize":
+    """Return a colour scale over the range of all finite values of Z and the targets."""
+    from matplotlib.colors import Normalize
+
+    values = Z.ravel() if targets is None else np.concatenate([Z.ravel(), targets.ravel().astype(np.float64)])
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    return Normalize(low, high if high > low else low + 1)
+
+
+def _marker_size(points: np.ndarray) -> int:
+    return 22 if points.shape[1] < MANY else 7

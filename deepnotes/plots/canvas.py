@@ -1,4 +1,4 @@
-"""Shared by all pictures: figures without pyplot, colours, shortened names, files."""
+"""Figures without pyplot, colours, shortened names and files, for all plots."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -26,27 +26,27 @@ CLASSES = (
 )
 """Ten colours chosen to remain distinct with deficient colour vision (Petroff, arXiv:2107.02270)."""
 MARKERS = "os^DvPX<>*"
-"""A shape for each of them, so that classes never differ by colour alone."""
+"""A shape for each colour of `CLASSES`, so that classes never differ by colour alone."""
 
 
 def require_matplotlib() -> None:
-    """Import matplotlib before any other work for a picture.
+    """Import matplotlib, so that its absence is an error before any other work.
 
     Raises
     ------
     MissingExtraError
-        If it is not installed.
+        If matplotlib is not installed.
     DeepnotesError
-        If it finds no directory for its cache.
+        If matplotlib finds no directory for its cache.
     """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("a picture needs matplotlib", "plot", error) from None
-    except (OSError, RuntimeError) as error:  # matplotlib 3.10 needs to know the home directory
+        raise MissingExtraError("a plot needs matplotlib", "plot", error) from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: matplotlib before 3.11 finds no home directory
         raise DeepnotesError(
-            f"a picture needs matplotlib, which has nowhere to write: {reason(error).rstrip('.')}; set MPLCONFIGDIR to "
-            "a directory that can be written"
+            f"a plot needs matplotlib, which finds no directory for its cache: {reason(error).rstrip('.')}; set "
+            "MPLCONFIGDIR to a directory that can be written"
         ) from None
 
 
@@ -64,8 +64,8 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def one_axes(ax: Any, width: float, height: float) -> "Axes":
-    """Return `ax`, or new axes in a figure of the given size in inches.
+def get_axes(ax: Any, width: float, height: float) -> "Axes":
+    """Return `ax`, or if it is None, new axes in a figure of the given size in inches.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def one_axes(ax: Any, width: float, height: float) -> "Axes":
 def as_axes(ax: Any, name: str = "ax") -> "Axes":
     """Return `ax` after checking that it is matplotlib axes."""
     if not hasattr(ax, "add_artist") or not hasattr(ax, "figure"):
-        raise ArgumentError.of(name, ax, "axes of matplotlib, such as those of figure.add_subplot()")
+        raise ArgumentError.of(name, ax, "matplotlib Axes, such as figure.add_subplot() returns")
     return cast("Axes", ax)
 
 
@@ -98,7 +98,7 @@ def panels(n: int, width: float, height: float) -> "list[Axes]":
 
 
 def tidy(ax: "Axes") -> None:
-    """Remove the lines that carry no information."""
+    """Remove the top and the right spine, and make the tick labels smaller."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.tick_params(labelsize=9)
@@ -109,47 +109,49 @@ def colour(i: int) -> str:
     return CLASSES[i % len(CLASSES)]
 
 
-def shortened(name: object, most: int = 20) -> str:
-    """Return a name on one line, cut to a number of letters; its end is kept, since that often distinguishes it.
+def shorten(name: object, length: int = 20) -> str:
+    """Return a name on one line, cut in the middle to `length` characters; ends of names often differ most.
 
     Examples
     --------
-    >>> shortened("a very long name of class 12"), shortened("short")
+    >>> shorten("a very long name of class 12"), shorten("short")
     ('a very long…class 12', 'short')
     """
-    words = escaped(" ".join(str(name).split()))
-    end = most * 2 // 5
-    return literal(words if len(words) <= most else f"{words[: most - end - 1].rstrip()}…{words[-end:].lstrip()}")
+    text = escaped(" ".join(str(name).split()))
+    end = length * 2 // 5
+    if len(text) > length:
+        text = f"{text[: length - end - 1].rstrip()}…{text[-end:].lstrip()}"
+    return escape_formulas(text)
 
 
-def literal(text: str) -> str:
-    """Return text that matplotlib shows literally instead of as a formula."""
+def escape_formulas(text: str) -> str:
+    """Escape dollar signs, so that matplotlib does not show the text between them as a formula."""
     return text.replace("$", r"\$")
 
 
 def class_names(classes: Sequence[object] | None, metadata: Any, k: int) -> list[str]:
-    """Return the names of k classes: as given, as a model file of the command line has them, or their numbers.
+    """Return the names of k classes: `classes`, or those in the metadata that ``deepnotes train`` wrote, or numbers.
 
     Raises
     ------
     ArgumentError
-        If the number given is not k.
+        If the number of `classes` is not k.
     """
     if classes is None:
-        found = metadata.get("classes") if isinstance(metadata, dict) else None
-        classes = found if isinstance(found, list) and len(found) == k else range(k)
+        names = metadata.get("classes") if isinstance(metadata, dict) else None
+        classes = names if isinstance(names, list) and len(names) == k else range(k)
     if isinstance(classes, str) or len(classes) != k:
         raise ArgumentError.of("classes", classes, f"{k} names")
     return [str(name) for name in classes]
 
 
 def check_path(path: str | PathLike[str]) -> Path:
-    """Check the path of a picture to write.
+    """Return the path of a plot, after checking its file format.
 
     Raises
     ------
     ArgumentError
-        If it does not end in .png, .svg or .pdf.
+        If the path does not end in .png, .svg or .pdf.
 
     Examples
     --------
@@ -158,29 +160,38 @@ def check_path(path: str | PathLike[str]) -> Path:
     deepnotes.utils.errors.ArgumentError: 'curves.gif' ends in '.gif', wanted .png, .svg or .pdf
     """
     try:
-        found = Path(path)
+        checked = Path(path)
     except TypeError:
         raise ArgumentError.of("path", path, "the path of a file") from None
-    if found.suffix.lower().removeprefix(".") not in FORMATS:
-        ends = f"ends in {found.suffix!r}" if found.suffix else "has no ending"
-        raise ArgumentError(f"{str(found)!r} {ends}, wanted .png, .svg or .pdf")
-    return found
+    if checked.suffix.lower().removeprefix(".") not in FORMATS:
+        ends = f"ends in {checked.suffix!r}" if checked.suffix else "has no ending"
+        raise ArgumentError(f"{str(checked)!r} {ends}, wanted .png, .svg or .pdf")
+    return checked
 
 
 def save(figure: "Figure", path: str | PathLike[str], dpi: float = 150) -> None:
-    """Write a figure to a .png, .svg or .pdf file, whole or not at all; the same figure gives the same bytes.
+    """Write a figure to a .png, .svg or .pdf file.
+
+    If the figure cannot be drawn, an existing file stays as it is. The same figure gives the same bytes.
+
+    Parameters
+    ----------
+    figure : Figure
+    path : str or path-like
+    dpi : float, default 150
+        The resolution in dots per inch.
 
     Raises
     ------
     ArgumentError
-        If it has another ending.
+        If the path has another ending.
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
     target = check_path(path)
     kind = target.suffix.lower().removeprefix(".")
-    dated = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    without_date = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     content = BytesIO()
-    figure.savefig(content, format=kind, dpi=dpi, metadata=dated)
+    figure.savefig(content, format=kind, dpi=dpi, metadata=without_date)
     with replacing(target) as file:
         file.write(content.getvalue())

@@ -1,4 +1,4 @@
-"""Plot which classes a network confuses."""
+"""Plot the confusion matrix of a classifier."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.backends.foreign_arrays import to_host
-from deepnotes.plots.canvas import INK, class_names, figure_of, literal, one_axes, shortened
+from deepnotes.plots.canvas import INK, class_names, escape_formulas, figure_of, get_axes, shorten
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import DataError, DTypeError, ShapeError
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 1000
 MOST_SHARES, MOST_COUNTS = 6, 20
-"""The number of classes up to which cells have room for a count and a share, and for a count."""
+"""The numbers of classes up to which a cell shows both its count and its share, or only its count."""
 
 
 def confusion(
     predictions: Any, Y: Any, *, classes: Sequence[object] | None = None, ax: Any = None, _metadata: Any = None
 ) -> "Figure":
-    """Draw how many samples of each class (a row) were taken for each class (a column).
+    """Draw the confusion matrix: the number of samples by true class (rows) and predicted class (columns).
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def confusion(
         The predicted and the true classes: outputs or one-hot columns of shape (k, m), outputs between 0 and 1 of shape
         (1, m), or class indices of shape (m,).
     classes : sequence, optional
-        The names of the classes; by default their numbers.
+        The names of the classes; by default, their numbers.
     ax : Axes, optional
 
     Returns
@@ -48,36 +48,26 @@ def confusion(
     -----
     The shade is the share of the row, so that rare classes are as visible as frequent ones.
     """
-    found, k_found = indices(predictions, "predictions")
+    predicted, k_predicted = indices(predictions, "predictions")
     true, k_true = indices(Y, "Y")
-    if len(found) != len(true):
-        raise ShapeError(f"Y has {len(true)} samples and predictions have {len(found)}, wanted as many")
+    if len(predicted) != len(true):
+        raise ShapeError(f"Y has {len(true)} samples and predictions have {len(predicted)}, wanted the same number")
     if not len(true):
         raise DataError("predictions hold no samples, wanted at least one")
-    k = max(k_found, k_true, 2, len(classes) if classes is not None else 0)
-    names = class_names(classes, _metadata, k)
-    counts = np.bincount(true * k + found, minlength=k * k).reshape(k, k)
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = counts / np.maximum(totals, 1)
+    k = max(k_predicted, k_true, 2, len(classes) if classes is not None else 0)
+    names = [shorten(name) for name in class_names(classes, _metadata, k)]
+    counts = np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
-    longest = max(len(shortened(name)) for name in names)
+    longest = max(map(len, names))
     side = min(max(3.2, 0.52 * k), 12.0) + 0.06 * longest
-    ax = one_axes(ax, side + 1.4, side + 0.5)
+    ax = get_axes(ax, side + 1.4, side + 0.5)
     image = ax.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
-    _ticks(ax, [shortened(name) for name in names], longest)
+    _draw_ticks(ax, names, longest)
     if k <= MOST_COUNTS:
-        size = 9.5 if k <= MOST_SHARES else 9 if k <= 12 else 7
-        for i in range(k):
-            for j in range(k):
-                if k <= MOST_SHARES:
-                    text = f"{counts[i, j]:,}\n{shares[i, j]:.0%}" if totals[i, 0] else "0"
-                else:
-                    text = f"{counts[i, j]:,}" if counts[i, j] else ""
-                ax.text(
-                    j, i, text, ha="center", va="center", fontsize=size, color="white" if shares[i, j] > 0.55 else INK
-                )
-    right = int(np.trace(counts))
-    ax.set_title(literal(f"{right / len(true):.1%} of {len(true):,} right"), fontsize=11)
+        _draw_cells(ax, counts, shares)
+    correct = int(np.trace(counts))
+    ax.set_title(escape_formulas(f"{correct / len(true):.1%} of {len(true):,} right"), fontsize=11)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
     bar = figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
@@ -89,7 +79,7 @@ def confusion(
 def confusion_of(
     network: "NetworkLike", X: Any, Y: Any, *, classes: Sequence[object] | None = None, ax: Any = None
 ) -> "Figure":
-    """Draw which classes a network takes for which; see :func:`confusion`.
+    """Draw the confusion matrix of a network; see :func:`confusion`.
 
     Parameters
     ----------
@@ -98,7 +88,7 @@ def confusion_of(
     Y : array_like
         Class indices of shape (m,), or columns of shape (n[L], m).
     classes : sequence, optional
-        By default those in the metadata of the network, else their numbers.
+        The names of the classes; by default, those in the metadata of the network, or else their numbers.
     ax : Axes, optional
 
     Returns
@@ -113,56 +103,70 @@ def confusion_of(
     return confusion(A, Y, classes=classes, ax=ax, _metadata=network.metadata if classes is None else None)
 
 
-def indices(given: Any, name: str) -> tuple[np.ndarray, int]:
-    """Return class indices, shape (m,), and the number of classes as far as it is known.
+def indices(values: Any, name: str) -> tuple[np.ndarray, int]:
+    """Return class indices, shape (m,), and the number of classes, or if `values` are indices, a lower bound of it.
 
     Parameters
     ----------
-    given : array_like
-        Shape (k, m), (1, m) or (m,).
+    values : array_like
+        Outputs or one-hot columns of shape (k, m), outputs between 0 and 1 of shape (1, m), or class indices of shape
+        (m,) or (1, m).
     name : str
+        The name of the argument, for error messages.
 
     Raises
     ------
     ShapeError, DTypeError, DataError
     """
-    refuse_masked(given, name)
-    array = np.asarray(given)
+    refuse_masked(values, name)
+    array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise DTypeError.of(name, array.dtype, "class indices or outputs")
-    if array.ndim == 2 and array.shape[0] > 1:
-        if not np.isfinite(array).all():
-            raise DataError(f"{name} holds numbers that are not finite, wanted outputs or one-hot columns")
-        return array.argmax(axis=0), array.shape[0]
     if array.ndim not in {1, 2}:
         raise ShapeError.of(name, array.shape, "(k, m), (1, m) or (m,)")
+    is_columns = array.ndim == 2 and array.shape[0] > 1
+    if not np.isfinite(array).all():
+        expected = "outputs or one-hot columns" if is_columns else "class indices or outputs"
+        raise DataError(f"{name} holds numbers that are not finite, wanted {expected}")
+    if is_columns:
+        return array.argmax(axis=0), array.shape[0]
     flat = array.reshape(-1)
-    if not np.isfinite(flat).all():
-        raise DataError(f"{name} holds numbers that are not finite, wanted class indices or outputs")
     if array.ndim == 2 and ((flat >= 0) & (flat <= 1)).all():
         return (flat > 0.5).astype(np.int64), 2
-    if (flat != np.rint(flat)).any() or (flat < 0).any():
-        wrong = flat[(flat != np.rint(flat)) | (flat < 0)][0]
-        raise DataError(f"{name} holds {wrong}, wanted class indices: whole numbers of at least 0")
+    invalid = (flat != np.rint(flat)) | (flat < 0)
+    if invalid.any():
+        raise DataError(f"{name} holds {flat[invalid][0]}, wanted class indices: whole numbers of at least 0")
     if flat.max(initial=0) >= MOST_CLASSES:
         raise DataError(f"{name} holds {flat.max()}, wanted class indices below {MOST_CLASSES}")
-    found = flat.astype(np.int64)
-    return found, int(found.max(initial=-1)) + 1
+    labels = flat.astype(np.int64)
+    return labels, int(labels.max(initial=-1)) + 1
 
 
-def _ticks(ax: Any, names: list[str], longest: int) -> None:
+def _draw_cells(ax: Any, counts: np.ndarray, shares: np.ndarray) -> None:
+    """Write the count into each cell, and its share of the true class if there are only a few classes."""
+    k = len(counts)
+    with_shares = k <= MOST_SHARES
+    size = 9.5 if with_shares else 9 if k <= 12 else 7
+    for (i, j), count in np.ndenumerate(counts):
+        text = f"{count:,}" if count else ""
+        if with_shares:
+            text = f"{count:,}\n{shares[i, j]:.0%}" if counts[i].any() else "0"
+        colour = "white" if shares[i, j] > 0.55 else INK
+        ax.text(j, i, text, ha="center", va="center", fontsize=size, color=colour)
+
+
+def _draw_ticks(ax: Any, names: list[str], longest: int) -> None:
+    """Label the rows and columns with the names of the classes, at most about 40 of them, without tick marks."""
     k = len(names)
-    every = max(1, k // 40)
-    at = range(0, k, every)
+    positions = range(0, k, max(1, k // 40))
+    labels = [names[i] for i in positions]
     slanted = longest > 3 and k > 2
     size = 9 if k <= 20 else 7
-    ax.set_xticks(
-        at, [names[i] for i in at], fontsize=size, rotation=40 if slanted else 0, ha="right" if slanted else "center"
-    )
+    ax.set_xticks(positions, labels, fontsize=size, rotation=40 if slanted else 0, ha="right" if slanted else "center")
     if slanted:
         for label in ax.get_xticklabels():
             label.set_rotation_mode("anchor")
-    ax.set_yticks(at, [names[i] for i in at], fontsize=size)
+    ax.set_yticks(positions, labels, fontsize=size)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)

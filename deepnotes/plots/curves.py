@@ -1,11 +1,11 @@
 """Plot the loss and metrics of a training, epoch by epoch."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.plots.canvas import INK, PALE, TRAINING, VALIDATION, as_axes, figure_of, literal, panels, tidy
+from deepnotes.plots.canvas import INK, PALE, TRAINING, VALIDATION, as_axes, escape_formulas, figure_of, panels, tidy
 from deepnotes.utils.errors import ArgumentError, unknown_name
 
 if TYPE_CHECKING:
@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from deepnotes.plots.protocols import HistoryLike
 
 FEW = 30
-"""The number of epochs up to which each is marked."""
+"""Up to this number of epochs, each epoch has a marker."""
 WIDE = 20.0
-"""The factor by which a loss has to fall for a logarithmic scale."""
+"""A loss that falls by more than this factor has a logarithmic scale."""
+
+
+class BestEpoch(NamedTuple):
+    """The best epoch of a training, counted from 1, and its label in the legend."""
+
+    epoch: int
+    label: str
 
 
 def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, ax: Any = None) -> "Figure":
@@ -27,9 +34,10 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
     ----------
     history : History
     show : str or list of str, optional
-        Which figures, such as ``["loss", "accuracy"]``; by default all, or the loss alone where there is one ax.
+        The names of the curves, such as ``["loss", "accuracy"]``; by default, all, or only the loss if `ax` is a
+        single axes.
     ax : Axes or sequence of Axes, optional
-        Where to draw, one for each figure; by default in a new figure.
+        The axes to draw into, one for each name; by default, those of a new figure.
 
     Returns
     -------
@@ -38,92 +46,118 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
     Raises
     ------
     ArgumentError
-        If there is no epoch to draw, or not one axes for each figure.
+        If the history has no epoch, or the number of axes is not that of the names.
     UnknownNameError
-        If there is no such figure.
+        If the history has no curve of that name.
     MissingExtraError
         If matplotlib cannot be imported.
 
     Notes
     -----
-    The best epoch is the one that early stopping restored, else that of the lowest validation loss. A loss that falls
-    by more than a factor of 20 has a logarithmic scale. Values that are not finite are marked at the upper edge.
+    The best epoch is the one that early stopping restored, or else the one with the lowest validation loss. A loss that
+    falls by more than a factor of 20 has a logarithmic scale. Values that are not finite are marked at the upper edge.
     """
     if history.epochs == 0:
         raise ArgumentError("history: no epoch was finished, so there is nothing to draw")
-    known = {"loss": (history.loss, history.val_loss)}
-    for name in history.metrics:
-        base = name.removeprefix("val_")
-        known[base] = (history.metrics.get(base, []), history.metrics.get(f"val_{base}", []))
-    given = None if ax is None else [*ax] if isinstance(ax, Sequence | np.ndarray) else [ax]
+    known = _values_by_name(history)
+    axes = None if ax is None else [*ax] if isinstance(ax, Sequence | np.ndarray) else [ax]
     if show is None:
-        show = ["loss"] if given is not None and len(given) == 1 else list(known)
-    names = [show] if isinstance(show, str) else list(show)
-    for name in names:
-        if name not in known:
-            raise unknown_name("figure", name, known)
-    if not names or (given is not None and len(given) != len(names)):
-        raise ArgumentError(
-            f"ax: got {len(given or ())} axes, wanted one for each of {', '.join(names) or 'no figure'}"
-        )
-    if given is None:
+        show = ["loss"] if axes is not None and len(axes) == 1 else list(known)
+    names = _check_names(show, known)
+    if axes is None:
         axes = panels(len(names), 4.8, 3.4)
-    else:
-        axes = [as_axes(each, f"ax[{i}]") for i, each in enumerate(given)]
-    best, why = _best(history)
+    elif len(axes) != len(names):
+        raise ArgumentError(f"ax: got {len(axes)} axes, wanted one for each of {', '.join(names)}")
+    axes = [as_axes(each, f"ax[{i}]") for i, each in enumerate(axes)]
+    best = _best_epoch(history)
     for i, (name, each) in enumerate(zip(names, axes, strict=True)):
-        _panel(each, name, *known[name], best, why if i == 0 else "")
+        if i == 1 and best is not None:
+            best = best._replace(label="_best")  # the underscore leaves it out of the legend
+        _draw_panel(each, name, *known[name], best)
     return figure_of(axes[0])
 
 
-def _best(history: "HistoryLike") -> tuple[int | None, str]:
-    """Return the best epoch, counted from 1, and its description."""
+def _values_by_name(history: "HistoryLike") -> dict[str, tuple[list[float], list[float]]]:
+    """Return the training and the validation values of the loss and of each metric; a list may be empty."""
+    values = {"loss": (history.loss, history.val_loss)}
+    for name in history.metrics:
+        base = name.removeprefix("val_")
+        values[base] = (history.metrics.get(base, []), history.metrics.get(f"val_{base}", []))
+    return values
+
+
+def _check_names(show: str | Sequence[str], known: Collection[str]) -> list[str]:
+    """Return the names in `show` as a list, after checking that there is at least one, and that all are known."""
+    names = [show] if isinstance(show, str) else list(show)
+    if not names:
+        raise ArgumentError(f"show={show!r}, wanted at least one of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise unknown_name("curve", name, known)
+    return names
+
+
+def _best_epoch(history: "HistoryLike") -> BestEpoch | None:
+    """Return the best epoch, or None if there is no finite validation loss."""
     if history.best_epoch is not None:
-        return history.best_epoch, f"best epoch {history.best_epoch}, restored"
+        return BestEpoch(history.best_epoch, f"best epoch {history.best_epoch}, restored")
     losses = np.asarray(history.val_loss, dtype=np.float64)
     if not np.isfinite(losses).any():
-        return None, ""
-    best = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf))) + 1
-    return best, f"best epoch {best}"
+        return None
+    epoch = int(np.argmin(np.where(np.isfinite(losses), losses, np.inf))) + 1
+    return BestEpoch(epoch, f"best epoch {epoch}")
 
 
-def _panel(
-    ax: "Axes", name: str, training: Sequence[float], validation: Sequence[float], best: int | None, why: str
+def _draw_panel(
+    ax: "Axes", name: str, training: Sequence[float], validation: Sequence[float], best: BestEpoch | None
 ) -> None:
+    """Draw the loss or a metric over the epochs; either the training or the validation values may be missing."""
     from matplotlib.ticker import MaxNLocator
 
-    drawn = [("training", training, TRAINING, "-", "o"), ("validation", validation, VALIDATION, "--", "s")]
-    drawn = [row for row in drawn if len(row[1])]
-    epochs = max(len(values) for _, values, *_ in drawn)
-    broken: set[int] = set()
-    for label, values, colour, line, marker in drawn:
-        y = np.asarray(values, dtype=np.float64)
-        finite = np.isfinite(y)
-        broken |= set(np.flatnonzero(~finite) + 1)
-        ax.plot(
-            np.arange(1, len(y) + 1),
-            np.where(finite, y, np.nan),
-            color=colour,
-            linestyle=line,
-            linewidth=1.6,
-            marker=marker if len(y) <= FEW or _lonely(finite) else "",
-            markersize=4,
-            label=label,
-        )
-    found = np.concatenate([np.asarray(values, dtype=np.float64) for _, values, *_ in drawn])
-    found = found[np.isfinite(found)]
-    if name == "loss" and found.size and found.min() > 0 and found.max() > WIDE * found.min():
-        _logarithmic(ax, float(found.max() / found.min()))
-    if not found.size:
+    series = [np.asarray(values, dtype=np.float64) for values in (training, validation)]
+    if len(training):
+        _draw_curve(ax, series[0], label="training", color=TRAINING, linestyle="-", marker="o")
+    if len(validation):
+        _draw_curve(ax, series[1], label="validation", color=VALIDATION, linestyle="--", marker="s")
+    values = np.concatenate(series)
+    values = values[np.isfinite(values)]
+    if name == "loss" and values.size and values.min() > 0 and values.max() > WIDE * values.min():
+        _set_logarithmic_scale(ax, float(values.max() / values.min()))
+    if not values.size:
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes, color=INK)
         ax.set_yticks([])
     if best is not None:
-        ax.axvline(best, color=PALE, linewidth=1, linestyle=":", zorder=0, label=why or "_best")
-    if broken:
-        at = np.array(sorted(broken))
+        ax.axvline(best.epoch, color=PALE, linewidth=1, linestyle=":", zorder=0, label=best.label)
+    _mark_nonfinite(ax, series)
+    epochs = max(map(len, series))
+    ax.set_xlim(1 - min(0.5, 0.03 * epochs), epochs + max(0.03 * epochs, 0.03) if epochs > 1 else 1.03)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(escape_formulas(name.replace("_", " ")))
+    ax.legend(fontsize=9, facecolor="white", edgecolor="none", framealpha=0.85)  # hides the line of the best epoch
+    tidy(ax)
+
+
+def _draw_curve(ax: "Axes", y: np.ndarray, marker: str, **style: Any) -> None:
+    """Draw values over the epochs, with markers if they are few or a line would not show all of them."""
+    finite = np.isfinite(y)
+    ax.plot(
+        np.arange(1, len(y) + 1),
+        np.where(finite, y, np.nan),
+        linewidth=1.6,
+        marker=marker if len(y) <= FEW or _has_isolated_value(finite) else "",
+        markersize=4,
+        **style,
+    )
+
+
+def _mark_nonfinite(ax: "Axes", series: Sequence[np.ndarray]) -> None:
+    """Mark the epochs with values that are not finite, at the upper edge."""
+    epochs = sorted({int(i) + 1 for y in series for i in np.flatnonzero(~np.isfinite(y))})
+    if epochs:
         ax.plot(
-            at,
-            np.ones(len(at)),
+            epochs,
+            np.ones(len(epochs)),
             "x",
             color=INK,
             markersize=5,
@@ -131,16 +165,10 @@ def _panel(
             clip_on=False,
             label="not finite",
         )
-    ax.set_xlim(1 - min(0.5, 0.03 * epochs), epochs + max(0.03 * epochs, 0.03) if epochs > 1 else 1.03)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10], min_n_ticks=1))
-    ax.set_xlabel("epoch")
-    ax.set_ylabel(literal(name.replace("_", " ")))
-    ax.legend(fontsize=9, facecolor="white", edgecolor="none", framealpha=0.85)  # above the line of the best epoch
-    tidy(ax)
 
 
-def _logarithmic(ax: "Axes", ratio: float) -> None:
-    """Make the vertical scale logarithmic, with plain numbers, 1, 2, 5, 10, where there is room."""
+def _set_logarithmic_scale(ax: "Axes", ratio: float) -> None:
+    """Make the vertical scale logarithmic, for values of which the largest is `ratio` times the smallest."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set_yscale("log")
@@ -149,7 +177,7 @@ def _logarithmic(ax: "Axes", ratio: float) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _lonely(finite: np.ndarray) -> bool:
-    """Return whether there is a value without neighbours, which a line would not show."""
+def _has_isolated_value(finite: np.ndarray) -> bool:
+    """Return whether a finite value has no finite neighbour, so that a line without markers would not show it."""
     padded = np.concatenate([[False], finite, [False]])
     return bool((padded[1:-1] & ~padded[:-2] & ~padded[2:]).any())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.nn.layers import Dense
-from deepnotes.plots.canvas import figure_of, one_axes
+from deepnotes.plots.canvas import figure_of, get_axes
 from deepnotes.utils.arguments import whole
 from deepnotes.utils.errors import ArgumentError
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def weights(
     network: "NetworkLike", *, shape: tuple[int, int] | None = None, most: int = 64, ax: Any = None
 ) -> "Figure":
-    """Draw the weights of each neuron of the first layer as an image, all on one scale.
+    """Draw the weights of each neuron of the first layer as an image, all with the same colour scale.
 
     Parameters
     ----------
     network : Network
         A network whose inputs are the pixels of an image, row by row.
     shape : (int, int), optional
-        Height and width of the image; by default those of a square.
+        The height and width of an image; by default, images are squares.
     most : int, default 64
-        The number of neurons to draw, from the first on.
+        The largest number of neurons to draw, beginning with the first.
     ax : Axes, optional
 
     Returns
@@ -38,7 +38,8 @@ def weights(
     Raises
     ------
     ArgumentError
-        If the first layer has no weights, or the inputs do not fill an image of that shape.
+        If the first layer has no weights, or an image of that shape has another number of pixels than the network has
+        inputs.
     MissingExtraError
         If matplotlib cannot be imported.
     """
@@ -46,38 +47,54 @@ def weights(
         raise ArgumentError(
             f"the first layer is {network.layers[0]!r}, wanted Dense: one image for each of its neurons"
         )
-    height, width = _shape(shape, network.inputs)
+    height, width = _image_shape(shape, network.inputs)
     W = network.backend.to_numpy(network.parameters["W1"]).astype(np.float64)
     n = min(len(W), whole("most", most))
-    columns = ceil(sqrt(n * height / width)) if n > 3 else n
-    rows = ceil(n / columns)
-    gap = 1 if min(height, width) < 24 else 2
-    mosaic = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
-    for i in range(n):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        mosaic[top : top + height, left : left + width] = W[i].reshape(height, width)
+    mosaic = _mosaic(W[:n].reshape(n, height, width))
 
     ratio = mosaic.shape[0] / mosaic.shape[1]
-    wide = 5.4 if ratio <= 1.3 else 7.0 / ratio
-    ax = one_axes(ax, wide + 0.9, min(max(1.4, wide * ratio), 9.0) + 0.4)
+    figure_width = 5.4 if ratio <= 1.3 else 7.0 / ratio
+    ax = get_axes(ax, figure_width + 0.9, min(max(1.4, figure_width * ratio), 9.0) + 0.4)
     limit = float(abs(W[:n]).max()) or 1.0
     image = ax.imshow(mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
-    of = f"{len(W):,}" if n == len(W) else f"the first {n:,} of {len(W):,}"
-    ax.set_title(f"weights of {of} neurons of layer 1", fontsize=11)
+    number = f"{len(W):,}" if n == len(W) else f"the first {n:,} of {len(W):,}"
+    ax.set_title(f"weights of {number} neurons of layer 1", fontsize=11)
     bar = figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
     bar.ax.tick_params(labelsize=8)
     return figure_of(ax)
 
 
-def _shape(shape: Any, inputs: int) -> tuple[int, int]:
+def _mosaic(images: np.ndarray) -> np.ndarray:
+    """Arrange images of shape (n, height, width) in rows and columns of one image, with NaN between them."""
+    n, height, width = images.shape
+    columns = ceil(sqrt(n * height / width)) if n > 3 else n
+    rows = ceil(n / columns)
+    gap = 1 if min(height, width) < 24 else 2
+    mosaic = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        mosaic[top : top + height, left : left + width] = image
+    return mosaic
+
+
+def _image_shape(shape: Any, inputs: int) -> tuple[int, int]:
+    """Return the height and width of an image with `inputs` pixels: those of `shape`, or by default of a square.
+
+    Raises
+    ------
+    ArgumentError
+        If `shape` has another number of pixels, or the default is not possible.
+    """
     if shape is None:
         side = isqrt(inputs)
         if side * side != inputs:
-            raise ArgumentError(f"the network has {inputs} inputs, which fill no square; wanted shape=(height, width)")
+            raise ArgumentError(
+                f"the network has {inputs} inputs, which do not fill a square; wanted shape=(height, width)"
+            )
         return side, side
     if not isinstance(shape, tuple | list) or len(shape) != 2:
         raise ArgumentError.of("shape", shape, "(height, width)")

@@ -1,4 +1,4 @@
-"""The interfaces of networks and histories that pictures need, so that those classes can draw themselves."""
+"""The interfaces of networks and histories that plots need; with them, this package need not import those classes."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from deepnotes.nn.plan import Layout
 
 
 class NetworkLike(Protocol):
-    """The part of a network that pictures use; see :class:`~deepnotes.Network` for each name."""
+    """The interface of a network that plots use; see :class:`~deepnotes.Network` for the attributes."""
 
     layers: tuple[Layer, ...]
     inputs: int
@@ -28,7 +28,7 @@ class NetworkLike(Protocol):
 
 
 class HistoryLike(Protocol):
-    """The part of a training's history that pictures use; see :class:`~deepnotes.History` for each name."""
+    """The interface of a history that plots use; see :class:`~deepnotes.History` for the attributes."""
 
     loss: list[float]
     val_loss: list[float]

@@ -1,4 +1,4 @@
-"""The command line where all goes well: what it trains, predicts, measures, prints and writes."""
+"""Commands that succeed: the models, predictions, scores and files that they give."""
 
 import csv
 import io
@@ -11,8 +11,8 @@ import pytest
 
 import deepnotes as dn
 from deepnotes.cli import train_defaults
-from deepnotes.cli.output import figure
-from deepnotes.cli.tasks import Classification, Regression, choose
+from deepnotes.cli.output import format_number
+from deepnotes.cli.tasks import Classification, Regression, suggest_task
 from deepnotes.datasets import load_digits
 from deepnotes.datasets.splits import train_validation_split
 from deepnotes.datasets.tables import read_table, write_table
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.fixture
 def flowers():
-    """Write flowers.csv: three kinds that are easy to tell apart, a column of text in between."""
+    """Write flowers.csv: three classes that are easy to separate, and a column of text that is not a feature."""
     rng = np.random.default_rng(7)
     kinds = np.arange(150) % 3
     X = rng.normal(size=(150, 3)) + 3 * np.eye(3)[kinds]
@@ -48,12 +48,12 @@ def houses():
 
 
 def outcome(out):
-    """Return the one JSON object that stdout must be; NaN and Infinity are not JSON."""
+    """Return the JSON object in `out`, which must not contain NaN or Infinity."""
     return json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
 
 
 def parameters(path):
-    """Return all numbers that a model file holds."""
+    """Return the arrays of numbers in a model file."""
     network = dn.load(path)
     assert network.standardizer is not None
     return [network.flat(), network.standardizer.mean, network.standardizer.scale]
@@ -76,43 +76,43 @@ def test_digits_with_the_defaults(run, folder):
     assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
 
 
-def test_the_outcome_of_train(run):
+def test_json_of_train(run):
     out, err = run("train", "digits", "--json", "--backend", "numpy")
-    told = outcome(out)
-    assert told["metrics"]["accuracy"] >= 0.97
-    assert told["rows"] == {"training": 1438, "validation": 359}
-    assert (told["backend"], told["dtype"], told["seed"]) == ("numpy", "float32", 0)
-    assert told["classes"] == [str(digit) for digit in range(10)]
-    assert len(told["history"]["loss"]) == len(told["history"]["val_accuracy"]) == told["epochs"]
-    assert told["history"]["val_loss"][-1] == pytest.approx(told["metrics"]["loss"])
-    assert told["parameters"] == dn.load(told["model"]).layout.size
+    result = outcome(out)
+    assert result["metrics"]["accuracy"] >= 0.97
+    assert result["rows"] == {"training": 1438, "validation": 359}
+    assert (result["backend"], result["dtype"], result["seed"]) == ("numpy", "float32", 0)
+    assert result["classes"] == [str(digit) for digit in range(10)]
+    assert len(result["history"]["loss"]) == len(result["history"]["val_accuracy"]) == result["epochs"]
+    assert result["history"]["val_loss"][-1] == pytest.approx(result["metrics"]["loss"])
+    assert result["parameters"] == dn.load(result["model"]).layout.size
     assert "held-out rows" in err
 
 
 def test_the_same_seed_gives_the_same_bytes(run, folder):
     runs = [run("train", "digits", "--json", *QUICK, "--seed", seed, "-o", f"{i}.st") for i, seed in enumerate("334")]
-    told = [outcome(out) for out, _ in runs]
+    result = [outcome(out) for out, _ in runs]
     files = [(folder / f"{i}.st").read_bytes() for i in range(3)]
-    assert told[0]["metrics"] == told[1]["metrics"]
+    assert result[0]["metrics"] == result[1]["metrics"]
     assert files[0] == files[1]
-    assert told[0]["metrics"] != told[2]["metrics"]
+    assert result[0]["metrics"] != result[2]["metrics"]
     assert files[0] != files[2]
 
 
-def test_quiet_is_silent(run, flowers):
+def test_quiet_writes_nothing_but_json(run, flowers):
     assert run("train", *flowers, *QUICK) == ("", "")
     out, err = run("train", *flowers, *QUICK, "--json")
     assert outcome(out)["command"] == "train"
     assert err == ""
 
 
-def test_an_old_model_is_replaced(run, flowers, folder):
+def test_train_replaces_an_old_model(run, flowers, folder):
     (folder / "flowers.safetensors").write_text("old")
     run("train", *flowers, *QUICK)
     assert dn.load("flowers.safetensors").outputs == 3
 
 
-def test_what_a_model_remembers(run, flowers, houses):
+def test_metadata_describes_inputs_outputs_and_validation(run, flowers, houses):
     run("train", *flowers, *QUICK)
     metadata = dn.load("flowers.safetensors").metadata
     assert metadata["features"] == ["length", "width", "weight"]
@@ -127,21 +127,21 @@ def test_what_a_model_remembers(run, flowers, houses):
 
 
 @pytest.mark.parametrize("row", [0, -1])
-def test_held_out_rows_touch_nothing_that_is_learned(run, flowers, row):
+def test_held_out_rows_do_not_change_the_model(run, flowers, row):
     table = read_table("flowers.csv")
     strata = np.unique(table.column("kind"), return_inverse=True)[1]
     train, held_out = train_validation_split(150, 0.2, np.random.default_rng(5), strata)
 
-    def trained(changed):
+    def train_on_changed(rows):
         columns = {name: column.copy() for name, column in table.columns.items()}
-        columns["length"][changed] += 1e6
+        columns["length"][rows] += 1e6
         write_table("changed.csv", table.names, columns)
         run("train", "changed.csv", *flowers[1:], *QUICK, "--seed", 5)
         return parameters("changed.safetensors")
 
-    original = trained([])
-    assert all(map(np.array_equal, original, trained(held_out)))
-    assert not any(map(np.array_equal, original, trained(train[row])))
+    original = train_on_changed([])
+    assert all(map(np.array_equal, original, train_on_changed(held_out)))
+    assert not any(map(np.array_equal, original, train_on_changed(train[row])))
 
 
 def test_held_out_targets_do_not_scale_the_target(run, houses):
@@ -157,48 +157,49 @@ def test_held_out_targets_do_not_scale_the_target(run, houses):
     assert all(map(np.array_equal, parameters("changed.safetensors"), parameters("houses.safetensors")))
 
 
-def test_all_rows_to_train_on(run, flowers):
+def test_without_validation_all_rows_are_trained_on(run, flowers):
     out, _ = run("train", *flowers, "--validation", 0, "--epochs", 3, "--early-stopping", 0)
     assert "150 training rows" in out
-    told = outcome(run("train", *flowers, *QUICK, "--validation", "0", "--json")[0])
-    assert told["metrics_of"] == "training"
-    assert told["rows"] == {"training": 150, "validation": 0}
-    assert told["history"]["val_loss"] == []
+    result = outcome(run("train", *flowers, *QUICK, "--validation", "0", "--json")[0])
+    assert result["metrics_of"] == "training"
+    assert result["rows"] == {"training": 150, "validation": 0}
+    assert result["history"]["val_loss"] == []
     assert dn.load("flowers.safetensors").metadata["training"]["rows"] == 150
 
 
-def test_early_stopping(run, flowers):
-    told = outcome(run("train", *flowers, "--json", "--quiet", "--early-stopping", "1", "--learning-rate", "0.1")[0])
-    assert told["best_epoch"] <= told["epochs"] < 200
-    assert told["metrics"]["loss"] == pytest.approx(min(told["history"]["val_loss"]))
+def test_early_stopping_restores_the_best_epoch(run, flowers):
+    result = outcome(run("train", *flowers, "--json", "--quiet", "--early-stopping", "1", "--learning-rate", "0.1")[0])
+    assert result["best_epoch"] <= result["epochs"] < 200
+    assert result["metrics"]["loss"] == pytest.approx(min(result["history"]["val_loss"]))
 
 
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("schedule", train_defaults.SCHEDULES)
-def test_schedules(run, flowers, schedule):
-    told = outcome(run("train", *flowers, *SMALL, "--schedule", schedule)[0])
-    assert told["metrics"]["accuracy"] > 0.9
+def test_every_schedule_trains(run, flowers, schedule):
+    result = outcome(run("train", *flowers, *SMALL, "--schedule", schedule)[0])
+    assert result["metrics"]["accuracy"] > 0.9
 
 
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizers(run, flowers, houses, optimizer):
-    told = outcome(run("train", *flowers, *SMALL, "--optimizer", optimizer)[0])
-    assert told["metrics"]["accuracy"] > 0.9
-    told = outcome(run("train", *houses, *SMALL, "--optimizer", optimizer)[0])
-    assert told["metrics"]["r2"] > 0.9
+def test_every_optimizer_trains(run, flowers, houses, optimizer):
+    result = outcome(run("train", *flowers, *SMALL, "--optimizer", optimizer)[0])
+    assert result["metrics"]["accuracy"] > 0.9
+    result = outcome(run("train", *houses, *SMALL, "--optimizer", optimizer)[0])
+    assert result["metrics"]["r2"] > 0.9
 
 
 @pytest.mark.parametrize(
-    ("schedule", "late"),
+    ("schedule", "last_factor"),
     [("constant", 1), ("cosine", 0), ("step", 0.01), ("exponential", 0.01), ("inverse", 0.1), ("plateau", 1)],
 )
-def test_where_a_schedule_ends(schedule, late):
-    assert train_defaults.SCHEDULES[schedule](2.0, 1000, 10)(999) == pytest.approx(2 * late, abs=1e-4, rel=1e-2)
+def test_the_last_rate_of_a_schedule(schedule, last_factor):
+    last_rate = train_defaults.SCHEDULES[schedule](2.0, 1000, 10)(999)
+    assert last_rate == pytest.approx(2 * last_factor, abs=1e-4, rel=1e-2)
     assert train_defaults.SCHEDULES[schedule](2.0, 1, 1)(0) == 2
 
 
-def test_every_option_of_the_network(run, flowers):
+def test_options_of_the_network_and_the_optimizer(run, flowers):
     run(
         *(
             "train",
@@ -223,23 +224,23 @@ def test_every_option_of_the_network(run, flowers):
 
 
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_squared_error", "mean_absolute_error"])
-def test_other_losses_of_classes(run, flowers, loss):
+def test_other_losses_for_classes(run, flowers, loss):
     assert outcome(run("train", *flowers, *SMALL, "--loss", loss)[0])["metrics"]["accuracy"] > 0.9
     assert outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["loss"] == loss
 
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("loss", ["huber", "mean_absolute_error", "poisson"])
-def test_other_losses_of_quantities(run, houses, loss):
+def test_other_losses_for_quantities(run, houses, loss):
     assert outcome(run("train", *houses, *SMALL, "--loss", loss)[0])["metrics"]["r2"] > 0.9
     assert min(read_predictions(run("predict", "houses.safetensors", "houses.csv")[0])["prediction"]) > 0
 
 
-# --- which task -------------------------------------------------------------------------------------------------------
+# --- the task ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("column", "task", "why"),
+    ("column", "task", "reason"),
     [
         (np.array(["a", "b"]), Classification, "is text"),
         (np.array([0.0, 1.0]), Classification, "has 2 distinct values, all whole numbers"),
@@ -248,11 +249,11 @@ def test_other_losses_of_quantities(run, houses, loss):
         (np.array([0.5, 1.0]), Regression, "has values that are not whole numbers"),
     ],
 )
-def test_the_task_and_why(column, task, why):
-    assert choose(column) == (task, why)
+def test_the_task_follows_from_the_target(column, task, reason):
+    assert suggest_task(column) == (task, reason)
 
 
-def test_the_task_as_asked(run, houses):
+def test_a_requested_task_overrides_the_suggested_one(run):
     write_table("counts.csv", ["x", "n"], [np.arange(40.0), np.arange(40) % 4])
     run("train", "counts.csv", "--target", "n", "--task", "regression", *QUICK)
     assert dn.load("counts.safetensors").outputs == 1
@@ -265,7 +266,7 @@ def test_the_task_as_asked(run, houses):
 
 
 def read_predictions(text):
-    """Return a prediction file's columns: text for classes, else numbers."""
+    """Return the columns of a prediction file; predicted classes are text, everything else is numbers."""
     header, *rows = csv.reader(io.StringIO(text))
     columns = zip(*rows, strict=True)
     return {
@@ -274,7 +275,7 @@ def read_predictions(text):
     }
 
 
-def test_classes_from_end_to_end(run, flowers, folder):
+def test_train_predict_and_evaluate_classes(run, flowers, folder):
     run("train", *flowers, "--quiet")
     out, err = run("predict", "flowers.safetensors", "flowers.csv", "-o", "out.csv")
     assert (out, err) == ("", "150 predictions written to out.csv\n")
@@ -284,14 +285,14 @@ def test_classes_from_end_to_end(run, flowers, folder):
     assert p.sum(axis=0) == pytest.approx(1)
     assert np.array_equal(columns["prediction"], np.array(sorted(KINDS))[p.argmax(axis=0)])
 
-    told = outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])
+    result = outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])
     truth = read_table("flowers.csv").column("kind")
-    assert told["metrics"]["accuracy"] == np.mean(columns["prediction"] == truth) > 0.9
-    of_truth = p[np.searchsorted(sorted(KINDS), truth), range(150)]
-    assert told["metrics"]["loss"] == pytest.approx(-np.log(of_truth).mean(), rel=1e-4)
-    assert told["rows"] == 150
+    assert result["metrics"]["accuracy"] == np.mean(columns["prediction"] == truth) > 0.9
+    p_of_truth = p[np.searchsorted(sorted(KINDS), truth), range(150)]
+    assert result["metrics"]["loss"] == pytest.approx(-np.log(p_of_truth).mean(), rel=1e-4)
+    assert result["rows"] == 150
     out, _ = run("evaluate", "flowers.safetensors", "flowers.csv")
-    assert f"accuracy  {told['metrics']['accuracy']:.2%} of 150 rows" in out
+    assert f"accuracy  {result['metrics']['accuracy']:.2%} of 150 rows" in out
 
 
 def test_training_and_evaluation_agree_on_the_held_out_rows(run, flowers):
@@ -304,18 +305,18 @@ def test_training_and_evaluation_agree_on_the_held_out_rows(run, flowers):
     assert evaluated["metrics"] == pytest.approx(trained["metrics"], rel=1e-6)
 
 
-def test_a_quantity_from_end_to_end(run, houses):
+def test_train_predict_and_evaluate_a_quantity(run, houses):
     trained = outcome(run("train", *houses, "--json", "--quiet")[0])
     assert trained["metrics"]["r2"] > 0.97
     assert trained["metrics"]["rmse"] < 25_000
     predicted = read_predictions(run("predict", "houses.safetensors", "houses.csv")[0])["prediction"]
     price = read_table("houses.csv").column("price")
-    told = outcome(run("evaluate", "houses.safetensors", "houses.csv", "--json")[0])["metrics"]
-    assert told["rmse"] == pytest.approx(math.sqrt(np.mean((predicted - price) ** 2)))
-    assert told["mae"] == pytest.approx(np.abs(predicted - price).mean())
-    assert told["r2"] == pytest.approx(1 - np.mean((predicted - price) ** 2) / price.var())
+    result = outcome(run("evaluate", "houses.safetensors", "houses.csv", "--json")[0])["metrics"]
+    assert result["rmse"] == pytest.approx(math.sqrt(np.mean((predicted - price) ** 2)))
+    assert result["mae"] == pytest.approx(np.abs(predicted - price).mean())
+    assert result["r2"] == pytest.approx(1 - np.mean((predicted - price) ** 2) / price.var())
     out, _ = run("evaluate", "houses.safetensors", "houses.csv")
-    assert f"RMSE      {figure(told['rmse'])} on 300 rows" in out
+    assert f"RMSE      {format_number(result['rmse'])} on 300 rows" in out
 
 
 def test_columns_are_found_by_name(run, flowers):
@@ -326,34 +327,34 @@ def test_columns_are_found_by_name(run, flowers):
     assert run("predict", "flowers.safetensors", "other.csv") == run("predict", "flowers.safetensors", "flowers.csv")
 
 
-def test_another_target_column(run, flowers):
+def test_evaluate_with_a_renamed_target_column(run, flowers):
     run("train", *flowers, *QUICK)
     table = read_table("flowers.csv")
     write_table(
         "renamed.csv", ["species" if name == "kind" else name for name in table.names], [*table.columns.values()]
     )
-    told = outcome(run("evaluate", "flowers.safetensors", "renamed.csv", "--target", "species", "--json")[0])
-    assert told["metrics"] == outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["metrics"]
+    result = outcome(run("evaluate", "flowers.safetensors", "renamed.csv", "--target", "species", "--json")[0])
+    assert result["metrics"] == outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["metrics"]
 
 
-def test_an_archive(run):
+def test_npz_archives(run):
     rng = np.random.default_rng(9)
     X = rng.normal(size=(90, 4)).astype(np.float32)
     y = (X[:, 0] > 0).astype(np.int64)
     np.savez("data.npz", X=X, y=y)
     np.savez("new.npz", X=X)
-    told = outcome(run("train", "data.npz", "--json", "--quiet")[0])
-    assert (told["target"], told["classes"], told["features"]) == ("y", ["0", "1"], 4)
+    result = outcome(run("train", "data.npz", "--json", "--quiet")[0])
+    assert (result["target"], result["classes"], result["features"]) == ("y", ["0", "1"], 4)
     columns = read_predictions(run("predict", "data.safetensors", "new.npz")[0])
     assert list(columns) == ["prediction", "p_0", "p_1"]
     assert np.mean(columns["prediction"] == y.astype(str)) > 0.9
 
 
-def test_digits_for_all_commands(run):
+def test_predict_and_evaluate_the_digits(run):
     run("train", "digits", "-o", "model", *QUICK)
     columns = read_predictions(run("predict", "model", "digits")[0])
-    told = outcome(run("evaluate", "model", "digits", "--json")[0])
-    assert told["metrics"]["accuracy"] == np.mean(columns["prediction"] == load_digits().y.astype(str))
+    result = outcome(run("evaluate", "model", "digits", "--json")[0])
+    assert result["metrics"]["accuracy"] == np.mean(columns["prediction"] == load_digits().y.astype(str))
 
 
 def test_predictions_as_json(run, flowers, folder):
@@ -365,7 +366,7 @@ def test_predictions_as_json(run, flowers, folder):
     assert len((folder / "out.csv").read_text().splitlines()) == 151
 
 
-def test_predictions_for_a_device(run, flowers):
+def test_predictions_can_be_written_to_a_device(run, flowers):
     run("train", *flowers, *QUICK)
     run("predict", "flowers.safetensors", "flowers.csv", "-o", os.devnull)
     assert not os.path.isfile(os.devnull)
@@ -374,22 +375,22 @@ def test_predictions_for_a_device(run, flowers):
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_in_checkpoints_is_resumed(run, flowers):
+def test_resuming_from_a_checkpoint_gives_the_same_model(run, flowers):
     train = ("train", *flowers, *SMALL, "--epochs", "6")
-    straight = outcome(run(*train, "-o", "straight")[0])
+    uninterrupted = outcome(run(*train, "-o", "uninterrupted")[0])
     run(*train, "-o", "first", "--checkpoint", "run", "--every", "2")
     names = sorted(os.listdir("run"))
     assert len(names) == 3
     os.remove(f"run/{names[2]}")
     resumed = outcome(run(*train, "-o", "second", "--checkpoint", "run", "--every", "2", "--resume")[0])
-    assert resumed["history"] == straight["history"]
-    for wanted, found in zip(parameters("straight"), parameters("second"), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    assert resumed["history"] == uninterrupted["history"]
+    for actual, expected in zip(parameters("second"), parameters("uninterrupted"), strict=True):
+        np.testing.assert_array_equal(actual, expected)
     accuracy = outcome(run("evaluate", f"run/{names[1]}", flowers[0], "--json")[0])["metrics"]["accuracy"]
-    assert accuracy > 0.5  # a checkpoint is a model that knows its columns
+    assert accuracy > 0.5  # a checkpoint is a model file with the names of its columns
 
 
-def test_where_a_training_goes_on_is_told(run, flowers):
+def test_resume_reports_where_the_training_continues(run, flowers):
     train = ("train", *flowers, "--epochs", "4", "--checkpoint", "run", "--every", "3")
     run(*train)
     os.remove(sorted(os.path.join("run", name) for name in os.listdir("run"))[-1])

@@ -1,4 +1,4 @@
-"""The command line: backends, help, what it imports, and what it is as a program."""
+"""``deepnotes backends``, ``--help`` and ``--version``, and ``python -m deepnotes``."""
 
 import io
 import json
@@ -15,17 +15,17 @@ from deepnotes.cli.output import Output
 
 @pytest.fixture(autouse=True)
 def default_backend(monkeypatch):
-    """Select the backend that everybody has."""
+    """Select NumPy, the default backend."""
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
 
 
 def outcome(out):
-    """Return the one JSON object that stdout must be; NaN and Infinity are not JSON."""
+    """Return the JSON object in `out`, which must not contain NaN or Infinity."""
     return json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
 
 
-class Entry:
-    """An entry point whose backend cannot be had."""
+class UnavailableEntry:
+    """An entry point whose backend is unavailable."""
 
     def load(self):
         return self
@@ -37,12 +37,12 @@ class Entry:
 @pytest.fixture
 def sparkle(monkeypatch):
     """Register a backend that does not work."""
-    found = {**registry._entry_points(), "sparkle": Entry()}
-    monkeypatch.setattr(registry, "_entry_points", lambda: found)
+    entries = {**registry._entry_points(), "sparkle": UnavailableEntry()}
+    monkeypatch.setattr(registry, "_entry_points", lambda: entries)
 
 
 @pytest.mark.usefixtures("sparkle")
-def test_backends(run):
+def test_backends_are_listed_with_the_fix_of_those_that_do_not_work(run):
     out, err = run("backends")
     lines = out.splitlines()
     assert err == ""
@@ -52,12 +52,12 @@ def test_backends(run):
 
 
 @pytest.mark.usefixtures("sparkle")
-def test_the_outcome_of_backends(run, monkeypatch):
-    told = outcome(run("backends", "--json")[0])
-    assert told["selected"] == "numpy"
-    found = {backend["name"]: backend for backend in told["backends"]}
-    assert found["numpy"]["works"]
-    assert (found["sparkle"]["works"], found["sparkle"]["fix"]) == (False, "pip install sparkle")
+def test_json_of_backends(run, monkeypatch):
+    result = outcome(run("backends", "--json")[0])
+    assert result["selected"] == "numpy"
+    backends = {backend["name"]: backend for backend in result["backends"]}
+    assert backends["numpy"]["works"]
+    assert (backends["sparkle"]["works"], backends["sparkle"]["fix"]) == (False, "pip install sparkle")
     monkeypatch.setenv("DEEPNOTES_BACKEND", "sparkle")
     assert outcome(run("backends", "--json")[0])["selected"] == "sparkle"
     monkeypatch.setenv("DEEPNOTES_BACKEND", "nunpy")
@@ -72,13 +72,13 @@ def test_version_and_help(run):
     assert all(option in run("train", "--help")[0] for option in ("--target", "--schedule", "--early-stopping"))
 
 
-def test_help_imports_nothing_heavy():
+def test_help_does_not_import_rich():
     program = "import sys; from deepnotes.cli import main; main(['train', '--help']); print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
 
 
-def test_as_a_program(tmp_path):
+def test_python_m_deepnotes(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "deepnotes", "train", "digits", "--epochs", "3", "--json", "-o", tmp_path / "model"],
         capture_output=True,
@@ -89,12 +89,12 @@ def test_as_a_program(tmp_path):
     assert "epoch 3/3" in done.stderr
 
 
-def test_what_is_not_finite_becomes_null(capsys):
+def test_numbers_that_are_not_finite_become_null(capsys):
     Output(as_json=True).outcome({"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": float("inf")}})
     assert outcome(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": {"d": None}}
 
 
-def test_signs_that_a_stream_has_not(monkeypatch):
+def test_characters_that_the_encoding_lacks_become_question_marks(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     Output().facts([("R²", "1")])

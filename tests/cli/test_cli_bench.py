@@ -1,4 +1,4 @@
-"""The command line: deepnotes bench, what it writes, what it refuses, and its page in a real browser."""
+"""``deepnotes bench``: its report and files, its errors, and its HTML page in a browser."""
 
 import json
 import re
@@ -26,7 +26,7 @@ SMALL = ["bench", "--layers", "4,6,3", "--batch", "8", "--backends", "numpy", "-
 
 @pytest.fixture(autouse=True, scope="module")
 def quick() -> Iterator[None]:
-    """Measure for no longer than it takes to see that it is done."""
+    """Make the measurements as short as possible: these tests do not look at the times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "PAUSE_SECONDS", 0)
         patch.setattr(limits, "PRODUCT_SIZES", (32,))
@@ -39,17 +39,17 @@ def quick() -> Iterator[None]:
         yield
 
 
-def test_it_says_what_to_take(run: Any) -> None:
+def test_the_report_recommends_a_backend_for_each_use(run: Any) -> None:
     out, err = run(*SMALL)
     assert "4-6-3, batch 8, float32, Adam" in out
     assert re.search(r"step, µs +scatter +of the limit +predict 1, µs +predict 8, µs", out)
-    for what in ("training with batches of 8", "predicting one sample", "predicting 8 samples"):
-        assert f"for {what} use numpy" in out
+    for use in ("training with batches of 8", "predicting one sample", "predicting 8 samples"):
+        assert f"for {use} use numpy" in out
     assert re.search(r"at best, host +[\d,]+ Gflop/s in float32; \d+ GB/s in memory", out)
     assert err == ""
 
 
-def test_the_json_object_has_all_of_it(run: Any, tmp_path: Path) -> None:
+def test_json_has_the_whole_report(run: Any, tmp_path: Path) -> None:
     out, err = run(*SMALL, "--batch", "8,16", "--json")
     content = json.loads(out)
     assert {"machine", "use", "ceilings", "steps", "predictions", "sweep", "absent", "seconds"} <= set(content)
@@ -62,11 +62,11 @@ def test_the_json_object_has_all_of_it(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("options", "message"),
     [
         (["--rounds", "0"], "--rounds: got '0', wanted a whole number of at least 1"),
         (["--batch", "8,0"], "--batch: got '0'"),
-        (["--layers", "64"], "wanted inputs and outputs at least, such as 64,10"),
+        (["--layers", "64"], "wanted at least inputs and outputs, such as 64,10"),
         (["--layers", "64,x"], "wanted a whole number of at least 1"),
         (["--backends", "nump"], "unknown backend 'nump'; did you mean 'numpy'?"),
         (["--dtype", "float16"], "float16"),
@@ -76,15 +76,15 @@ def test_the_json_object_has_all_of_it(run: Any, tmp_path: Path) -> None:
         (["--threads", "0"], "--threads: got '0'"),
     ],
 )
-def test_what_cannot_be_is_refused_with_code_2(
-    more: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_invalid_options_are_wrong_usage(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cases, "available_memory", lambda: 8 * 10**9)
-    assert main([*SMALL, *more]) == 2
-    assert told in capsys.readouterr().err
+    assert main([*SMALL, *options]) == 2
+    assert message in capsys.readouterr().err
 
 
-def test_a_case_too_large_and_a_backend_that_is_missing_are_named_and_the_rest_goes_on(
+def test_cases_that_are_too_large_and_missing_backends_are_reported_and_skipped(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def get(name: str, **options: Any) -> dn.Backend:
@@ -98,13 +98,11 @@ def test_a_case_too_large_and_a_backend_that_is_missing_are_named_and_the_rest_g
     out, err = run(*SMALL, "--backends", "all", "--batch", "8,999999999")
     assert "without cupy: no CUDA device; to fix it: use numpy" in err
     assert "without 4-6-3, batch 999,999,999: needs about" in err
-    assert "for training with batches of 8 take numpy" in out
+    assert "for training with batches of 8 use numpy" in out
     assert re.search(r"without cupy +no CUDA device", out)
 
 
-def test_nothing_but_missing_backends_is_code_2(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_working_backend_is_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def get(name: str, **options: Any) -> dn.Backend:
         raise dn.BackendUnavailable(name, "no CUDA device", "use numpy")
 
@@ -114,7 +112,7 @@ def test_nothing_but_missing_backends_is_code_2(
 
 
 def strict() -> dn.Backend:
-    """Return a backend without options; an entry point names this function."""
+    """Return a backend without options; the entry point of a test names this function."""
     return dn.Backend("strict", array_api_strict)
 
 
@@ -130,34 +128,33 @@ def test_any_registered_backend_takes_part(run: Any, monkeypatch: pytest.MonkeyP
     assert list(content["steps"][0]["limits"]["strict"]["share"]) == ["strict"]
 
 
-def test_a_picture_without_matplotlib_is_an_error_before_any_work(
+def test_a_plot_without_matplotlib_is_an_error_before_any_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(report, "ceilings", None)
     assert main([*SMALL, "--plot", str(tmp_path / "x.png")]) == 1
     err = capsys.readouterr().err
-    assert "a picture needs matplotlib" in err
+    assert "a plot needs matplotlib" in err
     assert 'pip install "deepnotes[plot]"' in err
 
 
 class Links(HTMLParser):
-    """What a page would load."""
+    """A parser that collects the tags of a page and the addresses that it would load."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.addresses: list[str] = []
         self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep each address."""
         self.tags.append(tag)
-        self.found += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}]
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}]
 
 
 @pytest.fixture(scope="module")
 def written(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a picture and a page."""
+    """Return a folder with a plot and a page that ``bench`` wrote."""
     pytest.importorskip("matplotlib", reason="comes with the extra plot")
     folder = tmp_path_factory.mktemp("bench")
     words = ["--plot", str(folder / "lines.png"), "--html", str(folder / "report.html"), "--quiet"]
@@ -165,31 +162,31 @@ def written(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_picture_is_one(written: Path) -> None:
+def test_the_plot_is_an_image_of_several_colours(written: Path) -> None:
     from matplotlib.image import imread
 
     pixels = imread(written / "lines.png")
     assert min(pixels.shape[:2]) > 300
-    assert len({tuple(colour) for colour in pixels.reshape(-1, pixels.shape[-1])[::97]}) > 5, "more than one colour"
+    assert len({tuple(colour) for colour in pixels.reshape(-1, pixels.shape[-1])[::97]}) > 5
 
 
-def test_the_page_holds_everything_and_loads_nothing(written: Path) -> None:
+def test_the_page_has_all_sections_and_loads_nothing(written: Path) -> None:
     text = (written / "report.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(text)
-    assert len(links.found) == 2, "two pictures"
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in links.found)
+    assert len(links.addresses) == 2, "wanted two plots"
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in links.addresses)
     assert not {"script", "link", "iframe"} & set(links.tags)
     assert "url(" not in text
-    for part in ("What to take", "4-6-3, batch 8", "Where one overtakes another", "left out", "Machine", "numpy 2"):
-        assert part in text
+    for section in ("What to take", "4-6-3, batch 8", "Where one overtakes another", "left out", "Machine", "numpy 2"):
+        assert section in text
 
 
-def test_names_cannot_become_part_of_the_page() -> None:
+def test_names_are_escaped_in_the_page() -> None:
     assert "<b>" not in page.table([["<b>"], ["<b>"]]) + page.heading("<b>") + page.picture(b"", '"><b>')
 
 
-def test_the_page_in_a_real_browser(written: Path) -> None:
+def test_a_browser_shows_the_page(written: Path) -> None:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("there is no chromium to open the page in")
@@ -198,12 +195,12 @@ def test_the_page_in_a_real_browser(written: Path) -> None:
     words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
     words += [f"--user-data-dir={written / 'profile'}", "--window-size=1000,2400"]
     url = (written / "report.html").as_uri()
-    shot = written / "shot.png"
-    done = subprocess.run([*words, f"--screenshot={shot}", url], capture_output=True, text=True, timeout=120)
+    screenshot = written / "screenshot.png"
+    done = subprocess.run([*words, f"--screenshot={screenshot}", url], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    pixels = imread(shot)
+    pixels = imread(screenshot)
     assert pixels.shape[:2] == (2400, 1000)
     blue = abs(pixels[..., :3] - [0.0, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.05
-    assert blue.sum() > 500, "the bars and lines of the pictures were drawn"
-    rows = pixels[..., :3].min(axis=(1, 2)) < 0.5
-    assert rows[:120].any(), "the title is on top"
+    assert blue.sum() > 500, "the bars and lines of the plots are missing"
+    dark_rows = pixels[..., :3].min(axis=(1, 2)) < 0.5
+    assert dark_rows[:120].any(), "the title at the top is missing"

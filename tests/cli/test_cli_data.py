@@ -1,4 +1,4 @@
-"""The command line on data of every kind: categories, missing values, text, files that stay on disk, made sets."""
+"""The command line on all kinds of data: categories, missing values, text, samples on disk, synthetic data."""
 
 import csv
 import gzip
@@ -21,16 +21,16 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.fixture
 def flats():
-    """Write flats.csv: a column of categories, one of categories that are numbers, one mixed, and missing values."""
+    """Write flats.csv: two columns of categories, one of them numeric, a column that mixes numbers and text, gaps."""
     rng = np.random.default_rng(0)
     area, town, zone = rng.uniform(20, 200, 120), rng.integers(0, 3, 120), rng.integers(0, 2, 120)
     price = 1000 * area + 50_000 * town + 30_000 * zone
     with open("flats.csv", "w", encoding="utf-8") as file:
         file.write("area,town,zone,note,price\n")
         for i in range(120):
-            told = "" if i % 40 == 7 else f"{area[i]:.2f}"
-            where = "" if i % 60 == 11 else ["Ulm", "Aub", "Hof"][town[i]]
-            file.write(f"{told},{where},{zone[i]},{i if i < 60 else 'see above'},{price[i]:.1f}\n")
+            area_cell = "" if i % 40 == 7 else f"{area[i]:.2f}"
+            town_cell = "" if i % 60 == 11 else ["Ulm", "Aub", "Hof"][town[i]]
+            file.write(f"{area_cell},{town_cell},{zone[i]},{i if i < 60 else 'see above'},{price[i]:.1f}\n")
     return ("flats.csv", "--target", "price", "--exclude", "note")
 
 
@@ -45,7 +45,7 @@ def predictions(out):
 # --- categories and missing values ------------------------------------------------------------------------------------
 
 
-def test_a_model_takes_new_rows_as_it_took_the_old(run, flats):
+def test_new_rows_are_encoded_like_the_training_data(run, flats):
     out, err = run("train", *flats, "--impute", "mean", "--categorical", "zone", "--epochs", "3")
     assert "column 'area': 3 missing values filled with 1" in err
     assert "column 'town': one-hot, 3 categories" in err
@@ -58,23 +58,24 @@ def test_a_model_takes_new_rows_as_it_took_the_old(run, flats):
     assert metadata["columns"][2]["categories"] == ["0", "1"]
     with open("flats.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    wanted = predictions(run("predict", "flats.safetensors", "flats.csv")[0])
-    for names, picked in ((["zone", "town", "area"], [0, 3, 7]), (["town", "area", "zone"], [11])):
-        write = [[row[name] for name in names] for row in (rows[i] for i in picked)]
+    expected = predictions(run("predict", "flats.safetensors", "flats.csv")[0])
+    for names, indices in ((["zone", "town", "area"], [0, 3, 7]), (["town", "area", "zone"], [11])):
+        new_rows = [[rows[i][name] for name in names] for i in indices]
         with open("new.csv", "w", encoding="utf-8") as file:
-            file.write("\n".join(",".join(cells) for cells in [names, *write]))
-        found = predictions(run("predict", "flats.safetensors", "new.csv")[0])
-        assert np.array(found, float) == pytest.approx([float(wanted[i]) for i in picked], rel=1e-5)  # other batches
-    told = outcome(run("evaluate", "flats.safetensors", "flats.csv", "--json")[0])
-    assert told["rows"] == 120
+            file.write("\n".join(",".join(cells) for cells in [names, *new_rows]))
+        actual = predictions(run("predict", "flats.safetensors", "new.csv")[0])
+        # The batches differ, and so may the last bits.
+        assert np.array(actual, float) == pytest.approx([float(expected[i]) for i in indices], rel=1e-5)
+    result = outcome(run("evaluate", "flats.safetensors", "flats.csv", "--json")[0])
+    assert result["rows"] == 120
 
 
-def test_a_category_that_is_unknown(run, fails, flats):
+def test_an_unknown_category_is_an_error_or_zeros(run, fails, flats):
     run("train", *flats, *QUICK, "--impute", "median")
     with open("new.csv", "w", encoding="utf-8") as file:
         file.write("area,town,zone\n30,Ulm,1\n40,Ems,1\n")
-    told = fails(1, "predict", "flats.safetensors", "new.csv")
-    assert told == (
+    message = fails(1, "predict", "flats.safetensors", "new.csv")
+    assert message == (
         "new.csv: row 2: column 'town' has the category 'Ems', which is unknown; known are Aub, Hof, Ulm; --unknown "
         "zeros encodes unknown categories as zeros\n"
     )
@@ -89,36 +90,36 @@ def test_categories_that_look_like_numbers_in_new_rows(run):
     assert len(predictions(run("predict", "a.safetensors", "new.csv")[0])) == 2
 
 
-def test_a_category_that_only_held_out_rows_have(run):
+def test_a_category_of_held_out_rows_only_is_reported(run):
     kinds = np.array(["a", "b"] * 50, "U4")
     kinds[[i for i in range(100) if i % 5 == 3]] = [f"z{i}" for i in range(20)]
     write_table("a.csv", ["kind", "y"], [kinds, np.arange(100) % 2])
     _, err = run("train", "a.csv", "--target", "y", "--epochs", "1")
     assert "held-out row" in err
-    assert "of a category that no training row has: as none" in err
+    assert "with a category that no training row has, encoded as zeros" in err
 
 
-def test_missing_values_are_told_with_their_places(fails, flats):
-    told = fails(1, "train", *flats, "--task", "regression")
-    assert told == (
+def test_missing_values_are_reported_with_their_lines(fails, flats):
+    message = fails(1, "train", *flats, "--task", "regression")
+    assert message == (
         "flats.csv:9: column 'area' has an empty cell where a number was expected; 2 more are missing, in lines 49, 89"
         "; impute them (impute='mean' or --impute mean), or exclude the column\n"
     )
 
 
 def test_a_model_that_was_trained_without_imputation_refuses_missing_values(run, fails, flats):
-    write_table("whole.csv", ["area", "price"], [np.arange(30.0), np.arange(30.0) + 0.5])
-    run("train", "whole.csv", "--target", "price", *QUICK)
-    told = fails(1, "predict", "whole.safetensors", "flats.csv")
-    assert "flats.csv:9: column 'area' has an empty cell" in told
-    assert "the model was trained without imputation (--impute)" in told
+    write_table("complete.csv", ["area", "price"], [np.arange(30.0), np.arange(30.0) + 0.5])
+    run("train", "complete.csv", "--target", "price", *QUICK)
+    message = fails(1, "predict", "complete.safetensors", "flats.csv")
+    assert "flats.csv:9: column 'area' has an empty cell" in message
+    assert "the model was trained without imputation (--impute)" in message
     with open("holes.csv", "w", encoding="utf-8") as file:
         file.write("area,price\n1,2\n2,\n")
-    assert "column 'price' has an empty cell" in fails(1, "evaluate", "whole.safetensors", "holes.csv")
+    assert "column 'price' has an empty cell" in fails(1, "evaluate", "complete.safetensors", "holes.csv")
     assert "no row can be used without a target" in fails(1, "train", "holes.csv", "--target", "price")
 
 
-def test_a_mixed_column_harms_nobody_who_excludes_it(run, fails, flats):
+def test_a_column_of_numbers_and_text_can_be_excluded(run, fails, flats):
     assert "column 'note' has 'see above' where a number was expected" in fails(1, "train", *flats[:3])
     run("train", *flats, *QUICK, "--impute", "zero")
     assert len(predictions(run("predict", "flats.safetensors", "flats.csv")[0])) == 120
@@ -126,33 +127,33 @@ def test_a_mixed_column_harms_nobody_who_excludes_it(run, fails, flats):
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
-        ("--impute guess", 2, "unknown way to impute 'guess'"),
-        ("--categorical price", 2, "--categorical price: the target, and so no feature"),
+        ("--impute guess", 2, "unknown imputation 'guess'"),
+        ("--categorical price", 2, "--categorical price: it is the target, and so not a feature"),
         ("--categorical town,note --exclude note", 2, "column 'note' is both categorical and excluded"),
         ("--categorical tonw --exclude note --impute mean", 1, "no column 'tonw' (did you mean 'town'?)"),
-        ("--from-disk --impute mean", 2, "--impute: samples that stay on disk (--from-disk) are taken as they are"),
+        ("--from-disk --impute mean", 2, "--impute cannot be combined with --from-disk: samples on disk"),
         ("--from-disk", 1, "convert it to one of them"),
     ],
 )
-def test_options_that_do_not_go_together(fails, flats, words, status, told):
-    assert told in fails(status, "train", "flats.csv", "--target", "price", *words.split())
+def test_options_that_cannot_be_combined(fails, flats, words, status, message):
+    assert message in fails(status, "train", "flats.csv", "--target", "price", *words.split())
 
 
-def test_models_with_columns_that_make_no_sense(run, fails, flats):
+def test_models_with_invalid_columns_are_refused(run, fails, flats):
     run("train", *flats, *QUICK, "--impute", "mean")
     network = dn.load("flats.safetensors")
     columns = network.metadata["columns"]
-    wrong: list[Any] = [columns[:2], [*columns, columns[0]], 5, ["a"], [{}], [columns[1], columns[0], columns[2]]]
-    for changed in wrong:
+    invalid: list[Any] = [columns[:2], [*columns, columns[0]], 5, ["a"], [{}], [columns[1], columns[0], columns[2]]]
+    for changed in invalid:
         network.metadata["columns"] = changed
         network.save("changed.safetensors")
-        told = fails(1, "predict", "changed.safetensors", "flats.csv")
-        assert told.startswith("changed.safetensors does not say what its inputs and outputs mean")
+        message = fails(1, "predict", "changed.safetensors", "flats.csv")
+        assert message.startswith("changed.safetensors has no valid description of its inputs and outputs")
 
 
-# --- files of other kinds ---------------------------------------------------------------------------------------------
+# --- other file formats -----------------------------------------------------------------------------------------------
 
 
 def test_mnist_files(run):
@@ -162,8 +163,8 @@ def test_mnist_files(run):
         file.write(idx(images))
     with gzip.open("train-labels-idx1-ubyte.gz", "wb") as file:
         file.write(idx(labels))
-    told = outcome(run("train", "train-images-idx3-ubyte.gz", *QUICK, "--json", "-o", "m")[0])
-    assert (told["target"], told["classes"], told["features"]) == ("label", ["0", "1", "2"], 9)
+    result = outcome(run("train", "train-images-idx3-ubyte.gz", *QUICK, "--json", "-o", "m")[0])
+    assert (result["target"], result["classes"], result["features"]) == ("label", ["0", "1", "2"], 9)
     assert outcome(run("evaluate", "m", "train-images-idx3-ubyte.gz", "--json")[0])["rows"] == 90
 
 
@@ -172,9 +173,11 @@ def test_arrays_in_memory_and_from_disk(run):
     np.save("X.npy", X)
     np.save("y.npy", (X[:, 0] > 0).astype(int))
     train = ("train", "X.npy", *QUICK, "--json", "--seed", "3")
-    told = [outcome(run(*train, "-o", name, *more)[0]) for name, more in (("a", []), ("b", ["--from-disk"]))]
-    assert told[0]["rows"] == told[1]["rows"]
-    assert told[0]["history"]["loss"] == pytest.approx(told[1]["history"]["loss"], rel=1e-5)  # statistics in parts
+    in_memory = outcome(run(*train, "-o", "a")[0])
+    from_disk = outcome(run(*train, "-o", "b", "--from-disk")[0])
+    assert in_memory["rows"] == from_disk["rows"]
+    # The means and deviations are summed in another order, and so may differ in the last bits.
+    assert in_memory["history"]["loss"] == pytest.approx(from_disk["history"]["loss"], rel=1e-5)
     for command in ("predict", "evaluate"):
         both = [run(command, "a", "X.npy", *more)[0] for more in ([], ["--from-disk"])]
         assert both[0] == both[1]
@@ -189,45 +192,45 @@ def test_parquet(run, fails):
     run("train", "a.parquet", "--target", "y", *QUICK)
     assert dn.load("a.safetensors").metadata["features"] == ["a", "b", "s=u", "s=v"]
     assert len(predictions(run("predict", "a.safetensors", "a.parquet")[0])) == 100
-    told = fails(1, "train", "a.parquet", "--target", "y", "--from-disk")
-    assert "column 's' is not in the matrix of numbers that stays on disk; exclude it" in told
-    assert "the model has categories or imputes" in fails(1, "predict", "a.safetensors", "a.parquet", "--from-disk")
+    message = fails(1, "train", "a.parquet", "--target", "y", "--from-disk")
+    assert "column 's' is not in the matrix of numbers that stays on disk; exclude it" in message
+    assert "the model encodes or imputes columns" in fails(1, "predict", "a.safetensors", "a.parquet", "--from-disk")
     run("train", "a.parquet", "--target", "y", "--exclude", "s", "--from-disk", *QUICK)
     assert outcome(run("evaluate", "a.safetensors", "a.parquet", "--from-disk", "--json")[0])["rows"] == 100
     assert "--target COLUMN is needed" in fails(2, "train", "a.parquet")
 
 
-def test_a_missing_value_on_disk_is_told_with_its_place(fails):
+def test_a_missing_value_on_disk_is_reported_with_its_row(fails):
     X = np.ones((50, 3))
     X[30, 1] = np.nan
     np.savez("a.npz", X=X, y=np.arange(50) % 2)
-    told = fails(1, "train", "a.npz", "--from-disk", "--quiet")
-    assert told == (
+    message = fails(1, "train", "a.npz", "--from-disk", "--quiet")
+    assert message == (
         "a.npz: row 31: column 'x1' has nan where a finite number was expected; samples that stay on disk are not "
         "imputed\n"
     )
 
 
-@pytest.mark.parametrize(("name", "task"), [("moons", 2), ("spirals", 2), ("blobs", 3), ("teacher", None)])
-def test_made_sets(run, fails, name, task):
-    told = outcome(run("train", name, *QUICK, "--json")[0])
-    assert told["rows"] == {"training": 800, "validation": 200}
-    assert (told["classes"] and len(told["classes"])) == task
+@pytest.mark.parametrize(("name", "n_classes"), [("moons", 2), ("spirals", 2), ("blobs", 3), ("teacher", None)])
+def test_synthetic_data(run, fails, name, n_classes):
+    result = outcome(run("train", name, *QUICK, "--json")[0])
+    assert result["rows"] == {"training": 800, "validation": 200}
+    assert (result["classes"] and len(result["classes"])) == n_classes
     assert outcome(run("evaluate", f"{name}.safetensors", name, "--json")[0])["rows"] == 1000
-    assert "is for files" in fails(2, "train", name, "--from-disk")
+    assert f"--from-disk is for files, and {name} is a built-in data set" in fails(2, "train", name, "--from-disk")
     assert f"did you mean {name!r}" in fails(2, "train", name[:-1])
 
 
 # --- predictions as CSV -----------------------------------------------------------------------------------------------
 
 
-def test_classes_that_are_formulas(run):
+def test_class_names_that_are_formulas_are_reported_or_escaped(run):
     kinds = ["=1+1", "@SUM(A1)", "- x", "+y"]
     write_table("a.csv", ["x", "kind"], [np.arange(100.0), kinds * 25])
     run("train", "a.csv", "--target", "kind", *QUICK)
     out, err = run("predict", "a.safetensors", "a.csv")
     assert set(predictions(out)) <= set(kinds)
-    assert "is a formula to spreadsheets; --spreadsheet writes it so that it is text there" in err
+    assert "as a formula; --spreadsheet makes them read it as text" in err
     _, err = run("predict", "a.safetensors", "a.csv", "--spreadsheet", "-o", "out.csv")
     assert err == "100 predictions written to out.csv\n"
     with open("out.csv", encoding="utf-8") as file:
@@ -239,7 +242,7 @@ def test_classes_that_are_formulas(run):
     [("=1", "'=1"), ("+x", "'+x"), ("-x", "'-x"), ("@a", "'@a"), (" =1", "' =1"), ("\t=1", "'\t'=1"), ("-1.5", "-1.5"),
      ("+3", "+3"), ("a=1", "a=1"), ("", '""'), ("x", "x")],
 )  # fmt: skip
-def test_text_for_spreadsheets(cell, written):
+def test_formulas_get_an_apostrophe_only_for_spreadsheets(cell, written):
     stream = io.StringIO()
     write_table(stream, ["a"], [np.array([cell])], spreadsheet=True)
     assert stream.getvalue() == f"a\n{written}\n"

@@ -1,4 +1,4 @@
-"""The command line where something is wrong: one or two plain lines, the right exit status, and nothing lost."""
+"""Commands that fail: a message of one or two lines, the exit status, and no file lost."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "deepnotes"]
 
 @pytest.fixture(autouse=True)
 def folder(folder):
-    """Work in a folder of its own, with some good data and a model in it."""
+    """Run each test in a temporary folder with data and a model, and with the default backend."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 40))
     write_table("good.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])
@@ -28,13 +28,13 @@ def folder(folder):
 
 @pytest.fixture
 def fails(capsys):
-    """Return a function that runs a command that must fail, and returns what it says after "deepnotes: error: "."""
+    """Return a function that runs a command, checks that it fails, and returns the message after "error: "."""
 
     def call(status, *argv):
-        found = main([str(word) for word in argv])
+        actual_status = main([str(word) for word in argv])
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if not line.startswith("task: ")]
-        assert found == status, err
+        assert actual_status == status, err
         assert out == ""
         assert "Traceback" not in err
         assert 1 <= len(lines) <= 2, err
@@ -56,7 +56,7 @@ def write(name, text):
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("", "required: COMMAND"),
         ("trian digits", "invalid choice: 'trian'"),
@@ -93,8 +93,8 @@ def write(name, text):
         ("train digits --momentum 0.5", "--momentum belongs to --optimizer sgd, and the optimizer is adam"),
         ("train good.csv", "--target COLUMN is needed; the columns of good.csv: x, y, kind, price"),
         ("train good.csv --target price --exclude kind --loss binary_cross_entropy", "is for classes; a regression"),
-        ("train good.csv --target kind -o good.csv", "--output good.csv is what the command reads"),
-        ("predict good.safetensors good.csv -o good.safetensors", "is what the command reads"),
+        ("train good.csv --target kind -o good.csv", "--output good.csv would overwrite good.csv, which the command"),
+        ("predict good.safetensors good.csv -o good.safetensors", "would overwrite good.safetensors"),
         ("predict good.safetensors", "required: DATA"),
         ("predict good.safetensors good.csv --backend nunpy", "unknown backend 'nunpy'"),
         ("predict good.safetensors good.csv --threads 2 --backend numpy", "argument --threads: backend 'numpy' has no"),
@@ -105,11 +105,11 @@ def write(name, text):
         ("backends --backend numpy", "unrecognized arguments"),
     ],
 )
-def test_wrong_usage(fails, words, told):
-    assert told in fails(2, *words.split())
+def test_wrong_usage(fails, words, message):
+    assert message in fails(2, *words.split())
 
 
-def test_the_way_to_the_help(fails):
+def test_wrong_usage_names_the_command_that_shows_the_help(fails):
     assert fails(2, "train").endswith("\ntry: deepnotes train --help")
 
 
@@ -117,7 +117,7 @@ def test_the_way_to_the_help(fails):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "bad.csv:1: the file is empty"),
         ("x,kind\n", "bad.csv:1: no row follows the header"),
@@ -126,58 +126,58 @@ def test_the_way_to_the_help(fails):
         ("x,kind\n1,a\n,b\n", "bad.csv:3: column 'x' has an empty cell"),
         ("x,kind\n" + "".join(f"word{i},{i % 2}\n" for i in range(99)), "bad.csv:2: column 'x' is text of 79 distinct"),
         ("x,kind\n,a\n,b\n,a\n,b\n,a\n,b\n", "bad.csv:2: column 'x' has an empty cell where a value was expected"),
-        ("kind\na\nb\n", "bad.csv: no column is left to be a feature"),
-        ("x,kind\n1,a\n", "bad.csv has one row only, and training needs at least 2"),
-        ("x,kind\n1,a\n2,a\n3,a\n4,a\n5,a\n", "the target has one class only, 'a'"),
-        ("x,kind\n1,a\n2,b\n3,c\n4,d\n5,e\n", "bad.csv: each row has a class of its own"),
+        ("kind\na\nb\n", "bad.csv: no column is left as a feature"),
+        ("x,kind\n1,a\n", "bad.csv has only one row, and training needs at least 2"),
+        ("x,kind\n1,a\n2,a\n3,a\n4,a\n5,a\n", "the target has only one class, 'a'"),
+        ("x,kind\n1,a\n2,b\n3,c\n4,d\n5,e\n", "bad.csv: each row has a different class"),
         ("x,kind\n1,a\n2,a\n", "share 0.2 of 2 samples leaves the validation set empty"),
     ],
 )
-def test_bad_tables(fails, folder, text, told):
-    assert told in fails(1, "train", write("bad.csv", text), "--target", "kind")
+def test_invalid_tables(fails, folder, text, message):
+    assert message in fails(1, "train", write("bad.csv", text), "--target", "kind")
     assert not (folder / "bad.safetensors").exists()
 
 
-def test_no_such_file(fails):
+def test_files_that_do_not_exist(fails):
     assert fails(1, "train", "nowhere.csv", "--target", "y") == "nowhere.csv: cannot be read: No such file or directory"
     assert fails(1, "predict", "good.safetensors", "nowhere.csv").startswith("nowhere.csv: cannot be read")
     assert fails(1, "evaluate", "nowhere.safetensors", "good.csv").startswith("cannot read nowhere.safetensors")
 
 
-def test_no_such_column(fails):
-    told = "good.csv: no column 'prize' (did you mean 'price'?); columns: x, y, kind, price"
-    assert fails(1, "train", "good.csv", "--target", "prize") == told
+def test_columns_that_do_not_exist(fails):
+    message = "good.csv: no column 'prize' (did you mean 'price'?); columns: x, y, kind, price"
+    assert fails(1, "train", "good.csv", "--target", "prize") == message
     assert "no column 'yy' (did you mean 'y'?)" in fails(1, "train", "good.csv", "--target", "price", "--exclude", "yy")
     assert "no column 'kin'" in fails(1, "evaluate", "good.safetensors", "good.csv", "--target", "kin")
 
 
 def test_missing_features(fails):
     write_table("less.csv", ["a", "X", "kind"], [[1.0], [2.0], ["up"]])
-    told = fails(1, "predict", "good.safetensors", "less.csv")
-    assert told == "less.csv: no column 'x' (did you mean 'X'?), no column 'y'; columns: a, X, kind"
-    assert fails(1, "evaluate", "good.safetensors", "less.csv") == told
+    message = fails(1, "predict", "good.safetensors", "less.csv")
+    assert message == "less.csv: no column 'x' (did you mean 'X'?), no column 'y'; columns: a, X, kind"
+    assert fails(1, "evaluate", "good.safetensors", "less.csv") == message
 
 
-def test_targets_of_another_sort(fails):
+def test_targets_that_the_task_cannot_use(fails):
     table = read_table("good.csv")
     write_table("other.csv", table.names, table.columns | {"kind": np.array(["up", "sideways"] * 20)})
-    told = fails(1, "evaluate", "good.safetensors", "other.csv")
-    assert told == "the target has the class 'sideways', and the model knows only down, up"
+    message = fails(1, "evaluate", "good.safetensors", "other.csv")
+    assert message == "the target has the class 'sideways', and the model knows only down, up"
     assert "is text" in fails(1, "train", "good.csv", "--target", "kind", "--exclude", "price", "--task", "regression")
 
 
-def test_negative_counts(fails):
-    told = fails(1, "train", "good.csv", "--target", "price", "--exclude", "kind", "--loss", "poisson")
-    assert told.endswith("and the loss poisson needs numbers of at least 0")
+def test_negative_targets_are_refused_for_the_poisson_loss(fails):
+    message = fails(1, "train", "good.csv", "--target", "price", "--exclude", "kind", "--loss", "poisson")
+    assert message.endswith("and the loss poisson needs numbers of at least 0")
 
 
-# --- models that are none ---------------------------------------------------------------------------------------------
+# --- invalid models ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_files_that_are_no_models(fails, folder, command):
-    whole = (folder / "good.safetensors").read_bytes()
-    for i, content in enumerate([b"", b"hello", whole[:4], whole[:200], whole[:-1], whole[:-4] + b"oops"]):
+def test_files_that_are_not_models(fails, folder, command):
+    valid = (folder / "good.safetensors").read_bytes()
+    for i, content in enumerate([b"", b"hello", valid[:4], valid[:200], valid[:-1], valid[:-4] + b"oops"]):
         (folder / f"{i}.safetensors").write_bytes(content)
         assert f"{i}.safetensors" in fails(1, command, f"{i}.safetensors", "good.csv")
     assert "good.csv" in fails(1, command, "good.csv", "good.csv")
@@ -200,15 +200,15 @@ def test_files_that_are_no_models(fails, folder, command):
         {"task": "regression", "target_mean": 10**400, "target_scale": 1},
     ],
 )
-def test_models_that_do_not_say_what_they_mean(fails, change):
+def test_models_with_invalid_metadata(fails, change):
     network = dn.load("good.safetensors")
     network.metadata |= change
     network.save("changed.safetensors")
-    told = fails(1, "predict", "changed.safetensors", "good.csv")
-    assert told.startswith("changed.safetensors does not say what its inputs and outputs mean")
+    message = fails(1, "predict", "changed.safetensors", "good.csv")
+    assert message.startswith("changed.safetensors has no valid description of its inputs and outputs")
 
 
-def test_a_model_of_the_library(fails):
+def test_a_model_without_metadata(fails):
     dn.Network([dn.Dense(1)], inputs=2, seed=0).save("plain.safetensors")
     assert "use a model that 'deepnotes train' wrote" in fails(1, "predict", "plain.safetensors", "good.csv")
 
@@ -217,23 +217,24 @@ def test_a_model_of_the_library(fails):
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("nowhere/model", "cannot write nowhere/model: No such file or directory"),
         ("good.csv/model", "cannot write good.csv/model: Not a directory"),
         (".", "cannot write .: it is a directory"),
     ],
 )
-def test_output_that_cannot_be_written(fails, monkeypatch, path, told):
-    monkeypatch.setattr(train, "Network", None)  # the work must not begin
-    assert fails(1, "train", "good.csv", "--target", "kind", "-o", path) == told
-    assert fails(1, "predict", "good.safetensors", "good.csv", "-o", path) == told
+def test_output_that_cannot_be_written(fails, monkeypatch, path, message):
+    monkeypatch.setattr(train, "Network", None)  # the error must come before the training
+    assert fails(1, "train", "good.csv", "--target", "kind", "-o", path) == message
+    assert fails(1, "predict", "good.safetensors", "good.csv", "-o", path) == message
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
-def test_a_pipe_is_no_place_for_a_model(fails):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_model_cannot_be_written_to_a_pipe(fails):
     os.mkfifo("pipe")
-    assert fails(1, "train", "good.csv", "--target", "kind", "-o", "pipe") == "cannot write pipe: it is no regular file"
+    message = fails(1, "train", "good.csv", "--target", "kind", "-o", "pipe")
+    assert message == "cannot write pipe: it is not a regular file"
 
 
 # --- runs that fail ---------------------------------------------------------------------------------------------------
@@ -241,24 +242,24 @@ def test_a_pipe_is_no_place_for_a_model(fails):
 
 def test_a_loss_that_is_not_finite(fails, folder):
     (folder / "digits.safetensors").write_text("old")
-    told = fails(1, "train", "digits", "--optimizer", "sgd", "--learning-rate", "1e20", "--quiet")
-    assert "before update" in told
-    assert told.endswith("\nno model was written; try a smaller --learning-rate, or --clip-norm 1")
+    message = fails(1, "train", "digits", "--optimizer", "sgd", "--learning-rate", "1e20", "--quiet")
+    assert "before update" in message
+    assert message.endswith("\nno model was written; try a smaller --learning-rate, or --clip-norm 1")
     assert (folder / "digits.safetensors").read_text() == "old"
 
 
-def test_a_backend_that_is_not_there(fails, monkeypatch):
-    def gone(args):
+def test_a_backend_that_is_unavailable(fails, monkeypatch):
+    def unavailable(args):
         raise dn.BackendUnavailable("sparkle", "there is no sparkle device", "pip install sparkle")
 
-    monkeypatch.setattr(train, "chosen_backend", gone)
+    monkeypatch.setattr(train, "chosen_backend", unavailable)
     assert "pip install sparkle" in fails(1, "train", "digits", "--backend", "sparkle")
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
-        (ZeroDivisionError("oh"), "this is a bug of deepnotes (ZeroDivisionError: oh); --debug shows the traceback"),
+        (ZeroDivisionError("oh"), "this is a bug in deepnotes (ZeroDivisionError: oh); --debug shows the traceback"),
         (MemoryError(), "out of memory"),
         (OSError(28, "No space left on device", "x.csv"), "x.csv: No space left on device"),
         (OSError("broken"), "broken"),
@@ -268,12 +269,12 @@ def test_a_backend_that_is_not_there(fails, monkeypatch):
         ),
     ],
 )
-def test_what_nobody_expects(fails, monkeypatch, error, told):
-    def fail(asked):
+def test_unexpected_errors(fails, monkeypatch, error, message):
+    def fail(args):
         raise error
 
     monkeypatch.setattr(train, "chosen_backend", fail)
-    assert fails(1, "train", "digits") == told
+    assert fails(1, "train", "digits") == message
 
 
 def test_debug_shows_the_traceback(capsys):
@@ -284,17 +285,17 @@ def test_debug_shows_the_traceback(capsys):
 
 
 @pytest.mark.parametrize(("words", "status"), [("--version", 0), ("train nowhere.csv", 1), ("train", 2)])
-def test_the_status_of_the_program(words, status):
+def test_the_exit_status_of_the_program(words, status):
     done = subprocess.run([*COMMAND, *words.split()], capture_output=True, text=True)
     assert done.returncode == status
     assert (done.stdout == "") == (status > 0)
     assert (done.stderr == "") == (status == 0)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
-def test_an_interrupt(folder):
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_an_interrupt_ends_the_training(folder):
     program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job ignores it
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # background jobs ignore it
         "from deepnotes.cli import main; sys.exit(main(['train', 'digits', '--epochs', '100000']))"
     )
     words = [sys.executable, "-c", program]
@@ -308,8 +309,8 @@ def test_an_interrupt(folder):
     assert not (folder / "digits.safetensors").exists()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes break the POSIX way")
-def test_a_reader_that_goes_away():
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
+def test_a_pipe_without_a_reader_ends_the_command():
     words = [*COMMAND, "predict", "good.safetensors", "good.csv"]
     reader, writer = os.pipe()
     os.close(reader)
@@ -319,8 +320,8 @@ def test_a_reader_that_goes_away():
     assert (process.returncode, err) == (141, "")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
-def test_a_disk_that_is_full():
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_an_error():
     with open("/dev/full", "w") as full:
         words = [*COMMAND, "evaluate", "good.safetensors", "good.csv"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -330,19 +331,19 @@ def test_a_disk_that_is_full():
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_checkpoints(fails):
+def test_wrong_usage_of_checkpoints_changes_nothing(fails):
     train = ("train", "good.csv", "--target", "kind", "--exclude", "price", "--epochs", "2", "--quiet")
     assert "--resume needs --checkpoint DIR" in fails(2, *train, "--resume")
     assert "every='soon', wanted a number of epochs" in fails(2, *train, "--checkpoint", "run", "--every", "soon")
     assert main([*train, "--checkpoint", "run"]) == 0
     before = sorted(os.listdir("run"))
     assert "resume (resume=True or --resume)" in fails(1, *train, "--checkpoint", "run")
-    told = fails(1, *train, "--checkpoint", "run", "--resume", "--batch-size", "7")
-    assert "batch_size was 32 and is 7" in told
+    message = fails(1, *train, "--checkpoint", "run", "--resume", "--batch-size", "7")
+    assert "batch_size was 32 and is 7" in message
     assert sorted(os.listdir("run")) == before
 
 
-def test_sigterm_leaves_a_checkpoint_and_says_so(folder):
+def test_sigterm_leaves_a_checkpoint(folder):
     words = ["train", "digits", "--epochs", "100000", "--quiet", "--checkpoint", "run", "--every", "1"]
     with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
         while not os.path.isdir("run") or not any(name.startswith("step-") for name in os.listdir("run")):

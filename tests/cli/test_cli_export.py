@@ -1,4 +1,4 @@
-"""``deepnotes export``: models of the command line as ONNX and as Python, and what is told of them."""
+"""``deepnotes export``: models as ONNX and Python files, and the messages about them."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from deepnotes.network.formats import check_vectors, onnx_writing
 
 @pytest.fixture(autouse=True)
 def folder(folder):
-    """Work in a folder of its own, with models of both kinds in it."""
+    """Run each test in a temporary folder, with a classifier, a regression and their data."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 40))
     write_table("data.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])
@@ -29,22 +29,21 @@ def folder(folder):
     return folder
 
 
-def predicted(run, model):
-    """Return what ``deepnotes predict`` gives, as rows of a CSV file without its header."""
+def predict(run, model):
+    """Return the predictions for data.csv, as rows of a CSV file without the header."""
     out, _ = run("predict", model, "data.csv")
     return list(csv.reader(io.StringIO(out)))[1:]
 
 
 @pytest.mark.parametrize("target", ["kind", "price"])
-def test_python_prints_what_predict_prints(target, run, capsys):
-    """A price comes out in its own units, not as the network has it."""
+def test_the_python_file_predicts_the_same_in_units_of_the_target(target, run):
     run("export", f"{target}.safetensors", "--python", "model.py")
     done = subprocess.run([sys.executable, "model.py", "data.csv"], capture_output=True, text=True, check=True)
-    found, wanted = list(csv.reader(io.StringIO(done.stdout)))[1:], predicted(run, f"{target}.safetensors")
-    assert [row[0] for row in found] == [row[0] for row in wanted] or target == "price"
-    cells = np.s_[1:] if target == "kind" else np.s_[:]
-    for ours, theirs in zip(found, wanted, strict=True):  # a BLAS may take rows otherwise than one by one
-        np.testing.assert_allclose(np.array(ours[cells], float), np.array(theirs[cells], float), rtol=1e-4)
+    actual, expected = list(csv.reader(io.StringIO(done.stdout)))[1:], predict(run, f"{target}.safetensors")
+    assert [row[0] for row in actual] == [row[0] for row in expected] or target == "price"
+    numbers = np.s_[1:] if target == "kind" else np.s_[:]
+    for row, expected_row in zip(actual, expected, strict=True):  # a BLAS may round batches and rows differently
+        np.testing.assert_allclose(np.array(row[numbers], float), np.array(expected_row[numbers], float), rtol=1e-4)
     module = runpy.run_path("model.py")
     assert module["FEATURES"] == ["x", "y"]
     assert module["CLASSES"] == (["down", "up"] if target == "kind" else None)
@@ -52,57 +51,58 @@ def test_python_prints_what_predict_prints(target, run, capsys):
 
 
 @pytest.mark.parametrize("target", ["kind", "price"])
-def test_onnx_gives_what_predict_gives(target, run):
+def test_the_onnx_file_predicts_the_same(target, run):
     pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
     pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
     out, _ = run("export", f"{target}.safetensors", "--onnx", "model.onnx")
     assert "model     " in out
     assert "by onnx.checker, opset 13, and run by onnxruntime" in out
     X = read_table("data.csv").features(names=["x", "y"])[0].astype("float32")
-    found, _ = onnx_writing.run(Path("model.onnx").read_bytes(), check_vectors.Vectors(X, X, X))
+    outputs, _ = onnx_writing.run(Path("model.onnx").read_bytes(), check_vectors.Vectors(X, X, X))
     model = dn.from_onnx("model.onnx")
     model.save("again.safetensors")
     if target == "price":
-        wanted = np.array(predicted(run, "price.safetensors"), float)
-        assert found.dtype == "float64"
-        np.testing.assert_allclose(found, wanted, rtol=1e-4)
-        again = np.array(predicted(run, "again.safetensors"), float)  # its target is in its own units now
-        np.testing.assert_allclose(again, wanted, rtol=1e-4)
+        expected = np.array(predict(run, "price.safetensors"), float)
+        assert outputs.dtype == "float64"
+        np.testing.assert_allclose(outputs, expected, rtol=1e-4)
+        again = np.array(predict(run, "again.safetensors"), float)  # this model has no scale of the target
+        np.testing.assert_allclose(again, expected, rtol=1e-4)
     else:
         assert model.metadata["classes"] == ["down", "up"]
-        assert predicted(run, "again.safetensors") == predicted(run, "kind.safetensors")
+        assert predict(run, "again.safetensors") == predict(run, "kind.safetensors")
 
 
-def test_json_and_both_at_once(run, folder):
+def test_json_of_export_with_both_formats(run):
     pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
     out, err = run("export", "kind.safetensors", "--onnx", "a.onnx", "--python", "a.py", "--json")
-    told = json.loads(out)
-    assert told.pop("onnx") | {"worst": 0} == {
+    result = json.loads(out)
+    assert result.pop("onnx") | {"worst": 0} == {
         "path": "a.onnx",
         "bytes": Path("a.onnx").stat().st_size,
         "opset": 13,
         "checked_with": f"onnxruntime {sys.modules['onnxruntime'].__version__}",
         "worst": 0,
     }
-    assert told.pop("python")["bytes"] == Path("a.py").stat().st_size
-    assert told == {"command": "export", "model": "kind.safetensors", "features": 2, "outputs": 2, "dtype": "float32"}
+    assert result.pop("python")["bytes"] == Path("a.py").stat().st_size
+    assert result == {"command": "export", "model": "kind.safetensors", "features": 2, "outputs": 2, "dtype": "float32"}
     assert "16 outputs for 8 test vectors are correct" in err
     assert json.loads(run("export", "kind.safetensors", "--python", "a.py", "--json")[0])["onnx"] is None
 
 
 def test_any_model_file_can_be_exported(run):
-    """Not only those that say what their columns are."""
+    """The file may lack the metadata of ``deepnotes train``."""
     dn.Network([dn.Dense(3, "gelu"), dn.Dense(2)], inputs=3, seed=0, dtype="float64").save("plain.safetensors")
     out, _ = run("export", "plain.safetensors", "--python", "plain.py")
     assert "3 features, dense 3 gelu, 2 identity, float64" in out
     assert runpy.run_path("plain.py")["FEATURES"] is None
 
 
-def test_a_fault_is_found_before_anything_is_written(monkeypatch, capsys):
+def test_nothing_is_written_if_the_check_fails(monkeypatch, capsys):
     pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
-    monkeypatch.setattr(check_vectors, "worst", lambda found, tests: 3.5)
+    monkeypatch.setattr(check_vectors, "worst", lambda outputs, tests: 3.5)
     assert main(["export", "kind.safetensors", "--python", "a.py", "--onnx", "a.onnx"]) == 1
-    assert "is off by 3.5 times what rounding may do; nothing was written" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the largest error is 3.5 times the bound on rounding errors; nothing was written" in error
     assert not list(Path().glob("a.*"))
 
 
@@ -112,46 +112,46 @@ def test_without_the_extra(missing, monkeypatch, capsys):
         pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
     monkeypatch.setitem(sys.modules, missing, None)
     status = main(["export", "kind.safetensors", "--onnx", "a.onnx"])
-    told = capsys.readouterr().err
-    assert 'to fix it: pip install "deepnotes[onnx]"' in told
-    assert missing in told
+    message = capsys.readouterr().err
+    assert 'to fix it: pip install "deepnotes[onnx]"' in message
+    assert missing in message
     assert status == (1 if missing == "onnx" else 0)
     assert Path("a.onnx").exists() == (missing == "onnxruntime")
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
-        ([], 2, "--onnx FILE, --python FILE or both are wanted\ntry: deepnotes export --help"),
-        (["--python", "kind.safetensors"], 2, "--python kind.safetensors is what the command reads, and would be lost"),
+        ([], 2, "no output: give --onnx FILE, --python FILE or both\ntry: deepnotes export --help"),
+        (["--python", "kind.safetensors"], 2, "--python kind.safetensors would overwrite kind.safetensors, which"),
         (["--python", "a", "--onnx", "./a"], 2, "--python a and --onnx a are the same file"),
         (["--python", "no/a"], 1, "cannot write no/a: No such file or directory"),
         (["--python", "."], 1, "cannot write .: it is a directory"),
         (["--pyhton", "a"], 2, "unrecognized arguments: --pyhton"),
     ],
 )
-def test_wrong_use(words, status, told, capsys):
+def test_wrong_usage_of_export(words, status, message, capsys):
     assert main(["export", "kind.safetensors", *words]) == status
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"deepnotes: error: {told}")
+    assert err.startswith(f"deepnotes: error: {message}")
     assert "Traceback" not in err
     assert dn.load("kind.safetensors").inputs == 2
 
 
-def test_a_model_that_contradicts_itself(capsys):
+def test_invalid_and_missing_models(capsys):
     net = dn.load("price.safetensors")
     net.metadata["target_scale"] = "large"
     net.save("odd.safetensors")
     assert main(["export", "odd.safetensors", "--python", "a.py"]) == 1
-    assert "odd.safetensors does not say what its outputs mean (ValueError" in capsys.readouterr().err
+    assert "odd.safetensors has no valid description of its outputs (ValueError" in capsys.readouterr().err
     assert main(["export", "none.safetensors", "--python", "a.py"]) == 1
     assert "cannot read none.safetensors" in capsys.readouterr().err
 
 
 @pytest.fixture
 def encoded():
-    """Train on a table with categories and missing values, and return the names of the model and the data."""
+    """Train on a table with categories and missing values; return the file names of the model and the data."""
     rng = np.random.default_rng(3)
     kinds = np.array(["red", "ürün, two", "green"])[np.arange(60) % 3]
     sizes = rng.normal(5, 2, 60)
@@ -159,21 +159,21 @@ def encoded():
     price = sizes * 3 + (kinds == "red") * 10 + level
     cells = ["" if i % 7 == 0 else str(size) for i, size in enumerate(sizes)]
     rows = [[cells[i], kinds[i] if i % 11 else "", level[i], price[i]] for i in range(60)]
-    with open("things.csv", "w", newline="", encoding="utf-8") as file:
+    with open("goods.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["size", "kind", "level", "price"], *rows])
     options = ["--categorical", "level", "--impute", "mean", "--epochs", "2", "--layers", "8", "--quiet"]
-    assert main(["train", "things.csv", "--target", "price", *options]) == 0
-    return "things.safetensors", "things.csv"
+    assert main(["train", "goods.csv", "--target", "price", *options]) == 0
+    return "goods.safetensors", "goods.csv"
 
 
-def test_categories_and_missing_values_go_along(encoded, run):
+def test_the_python_file_encodes_and_imputes(encoded, run):
     model, data = encoded
-    run("export", model, "--python", "things.py")
-    done = subprocess.run([sys.executable, "things.py", data], capture_output=True, text=True, check=True)
+    run("export", model, "--python", "goods.py")
+    done = subprocess.run([sys.executable, "goods.py", data], capture_output=True, text=True, check=True)
     out, _ = run("predict", model, data)
-    found, wanted = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (done.stdout, out))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    module = runpy.run_path("things.py")
+    actual, expected = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (done.stdout, out))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    module = runpy.run_path("goods.py")
     Path("some.csv").write_text('size,kind,level\n1,"ürün, two",2.5\n', encoding="utf-8")
     assert module["read"]("some.csv").tolist() == [[1, 0, 0, 1, 0, 0, 1, 0]]
     Path("some.csv").write_text("size,kind,level\n1,blue,2.5\n", encoding="utf-8")
@@ -181,9 +181,9 @@ def test_categories_and_missing_values_go_along(encoded, run):
         module["read"]("some.csv")
 
 
-def test_onnx_that_would_lack_the_encoding_is_refused(encoded, capsys):
+def test_onnx_of_a_model_with_an_encoding_is_refused(encoded, capsys):
     assert main(["export", encoded[0], "--onnx", "a.onnx", "--python", "a.py"]) == 2
-    told = capsys.readouterr().err
-    assert "--onnx: things.safetensors encodes or imputes columns (size, kind, level)" in told
-    assert len(told.splitlines()) == 2
+    message = capsys.readouterr().err
+    assert "--onnx: goods.safetensors encodes or imputes columns (size, kind, level)" in message
+    assert len(message.splitlines()) == 2
     assert not list(Path().glob("a.*"))

@@ -1,4 +1,4 @@
-"""What a command writes to stdout arrives whole, or its exit status says that it did not; stderr need not arrive."""
+"""Output streams: if stdout cannot be written completely, the exit status says so; errors of stderr are ignored."""
 
 import contextlib
 import io
@@ -19,16 +19,16 @@ from deepnotes.cli.arguments import COMMANDS
 from deepnotes.datasets.tables import write_table
 from deepnotes.utils.streams import BestEffort, write_all
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="streams are closed and filled up the POSIX way")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file descriptors")
 
 COMMAND = [sys.executable, "-m", "deepnotes"]
 TRAIN = ["train", "rows.csv", "--target", "kind", "--epochs", "2", "--layers", "4", "-o", "new.safetensors"]
-NO_FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+NO_FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with data, a model and the file of Python that it is exported to."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with data, a model and a Python file with the exported model."""
     folder = tmp_path_factory.mktemp("streams")
     x, y = np.random.default_rng(1).normal(size=(2, 3000))
     write_table(folder / "rows.csv", ["x", "y", "kind"], [x, y, np.where(x > 0, "up", "down")])
@@ -40,12 +40,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in that folder."""
-    monkeypatch.chdir(made)
+def folder(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the shared folder."""
+    monkeypatch.chdir(shared_folder)
     monkeypatch.setenv("DEEPNOTES_BACKEND", "numpy")
-    (made / "new.safetensors").unlink(missing_ok=True)
-    return made
+    (shared_folder / "new.safetensors").unlink(missing_ok=True)
+    return shared_folder
 
 
 def run(words: list[str], unbuffered: bool = False, **streams: Any) -> "subprocess.CompletedProcess[str]":
@@ -57,7 +57,7 @@ def run(words: list[str], unbuffered: bool = False, **streams: Any) -> "subproce
 
 
 def closing(*descriptors: int) -> Callable[[], None]:
-    """Return what closes descriptors in a new process, as ``>&-`` does."""
+    """Return a function for `preexec_fn` that closes descriptors, as ``>&-`` does."""
 
     def close() -> None:
         for descriptor in descriptors:
@@ -66,16 +66,17 @@ def closing(*descriptors: int) -> Callable[[], None]:
     return close
 
 
-def no_more_than(size: int) -> Callable[[], None]:
-    """Return what keeps files of a new process from growing beyond so many bytes, as a full disk does."""
+def limiting_file_size(size: int) -> Callable[[], None]:
+    """Return a function for `preexec_fn` that limits files to a number of bytes, which acts like a full disk."""
     import resource
 
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 PREDICT = ["predict", "model.safetensors", "rows.csv", "--json"]
-SAYING = [["--help"], PREDICT, TRAIN]
-SAYING_MORE = [
+WRITING = [["--help"], PREDICT, TRAIN]
+"""Commands that write to stdout."""
+WRITING_SLOW = [
     ["--version"],
     *([command, "--help"] for command in COMMANDS),
     ["backends"],
@@ -91,7 +92,7 @@ SAYING_MORE = [
 
 @NO_FULL
 @pytest.mark.parametrize(
-    "words", [*SAYING, *(pytest.param(words, marks=pytest.mark.slow) for words in SAYING_MORE)], ids=" ".join
+    "words", [*WRITING, *(pytest.param(words, marks=pytest.mark.slow) for words in WRITING_SLOW)], ids=" ".join
 )
 def test_a_full_stdout_is_an_error(folder: Path, words: list[str]) -> None:
     with open("/dev/full", "w") as full:
@@ -112,7 +113,7 @@ def test_a_closed_stdout_is_an_error(folder: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(
     "words", [["train", "--help"], PREDICT[:-1], PREDICT, ["evaluate", *PREDICT[1:-1]]], ids=" ".join
 )
-def test_a_reader_that_goes_away_ends_a_command_silently(folder: Path, words: list[str], unbuffered: bool) -> None:
+def test_a_pipe_without_a_reader_ends_a_command_silently(folder: Path, words: list[str], unbuffered: bool) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = run([*COMMAND, *words], unbuffered, stdout=writer)
@@ -122,63 +123,63 @@ def test_a_reader_that_goes_away_ends_a_command_silently(folder: Path, words: li
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", [False, True])
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_reader_that_has_had_enough(folder: Path, form: list[str], unbuffered: bool) -> None:
-    """As ``| head -c 20``: the pipe holds less than the rest of what there is to write."""
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_stops_early_ends_a_command_silently(folder: Path, options: list[str], unbuffered: bool) -> None:
+    """The reader stops as ``head -c 20`` does; the buffer of the pipe is smaller than the rest of the output."""
     reader, writer = os.pipe()
-    words = [*COMMAND, "predict", "model.safetensors", "rows.csv", *form]
+    words = [*COMMAND, "predict", "model.safetensors", "rows.csv", *options]
     environment = os.environ | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {})
     with subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE, env=environment, text=True) as process:
         os.close(writer)
         os.read(reader, 20)
         os.close(reader)
-        _, told = process.communicate(timeout=120)
-    assert (process.returncode, told) == (141, "")
+        _, message = process.communicate(timeout=120)
+    assert (process.returncode, message) == (141, "")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", [False, True])
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_disk_that_fills_up_in_the_middle_of_a_write(folder: Path, form: list[str], unbuffered: bool) -> None:
-    words = [*COMMAND, "predict", "model.safetensors", "rows.csv", *form]
-    with open("found", "w") as file:
-        done = run(words, unbuffered, stdout=file, preexec_fn=no_more_than(20_000))
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_disk_that_fills_up_during_a_write_is_an_error(folder: Path, options: list[str], unbuffered: bool) -> None:
+    words = [*COMMAND, "predict", "model.safetensors", "rows.csv", *options]
+    with open("output", "w") as file:
+        done = run(words, unbuffered, stdout=file, preexec_fn=limiting_file_size(20_000))
     assert (done.returncode, done.stderr) == (1, "deepnotes: error: cannot write to stdout: File too large\n")
-    with open("found", "w") as file:
+    with open("output", "w") as file:
         assert run(words, unbuffered, stdout=file).returncode == 0
-    text = Path("found").read_text()
-    rows = json.loads(text)["predictions"]["prediction"] if form else text.splitlines()[1:]
+    text = Path("output").read_text()
+    rows = json.loads(text)["predictions"]["prediction"] if options else text.splitlines()[1:]
     assert len(rows) == 3000
 
 
 @pytest.mark.slow
-def test_a_training_is_finished_before_it_says_that_nobody_could_be_told(folder: Path) -> None:
+def test_a_training_with_a_closed_stdout_writes_the_model_and_then_fails(folder: Path) -> None:
     for stream in ({"stdout": None, "preexec_fn": closing(1)}, {"stdout": None, "preexec_fn": closing(0, 1, 2)}):
         assert run([*COMMAND, *TRAIN], **stream).returncode == 1
-        dn.load("new.safetensors")  # and nothing else has been written into it
+        dn.load("new.safetensors")  # a valid file: it did not get the descriptor of stdout
         os.unlink("new.safetensors")
 
 
 @pytest.mark.slow
 @NO_FULL
 def test_a_full_or_closed_stderr_changes_nothing(folder: Path) -> None:
-    good = run([*COMMAND, *TRAIN, "--json"])
+    normal = run([*COMMAND, *TRAIN, "--json"])
     with open("/dev/full", "w") as full:
         for stream in ({"stderr": full}, {"stderr": None, "preexec_fn": closing(2)}):
             os.unlink("new.safetensors")
             done = run([*COMMAND, *TRAIN, "--json"], **stream)
             assert done.returncode == 0
-            found, wanted = json.loads(done.stdout), json.loads(good.stdout)
-            assert found["history"]["val_loss"] == wanted["history"]["val_loss"]
+            actual, expected = json.loads(done.stdout), json.loads(normal.stdout)
+            assert actual["history"]["val_loss"] == expected["history"]["val_loss"]
             dn.load("new.safetensors")
         for words, status in ((["train"], 2), (["evaluate", "nowhere", "rows.csv"], 1)):
             assert run([*COMMAND, *words], stderr=full).returncode == status
 
 
 @NO_FULL
-def test_a_training_of_the_library_does_not_need_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_network_fit_with_progress_does_not_need_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     X = np.random.default_rng(0).normal(size=(3, 20))
-    before, full = sys.stderr, open("/dev/full", "w", buffering=1)  # noqa: SIM115  # to close it is an error, too
+    before, full = sys.stderr, open("/dev/full", "w", buffering=1)  # noqa: SIM115  # closing it raises an error, too
     try:
         for stream in (None, full):
             sys.stderr = stream
@@ -188,18 +189,18 @@ def test_a_training_of_the_library_does_not_need_stderr(capsys: pytest.CaptureFi
         sys.stderr = before
         with contextlib.suppress(OSError):
             full.close()
-    assert capsys.readouterr().out == ""  # rich writes to stdout where there is no stderr
+    assert capsys.readouterr().out == ""  # without stderr, rich would write to stdout
 
 
-# --- the file of Python that a model is exported to -------------------------------------------------------------------
+# --- exported Python files --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @NO_FULL
 @pytest.mark.parametrize("unbuffered", [False, True])
-@pytest.mark.parametrize("word", ["--check", "rows.csv"])
-def test_the_exported_file_writes_everything_or_fails(folder: Path, word: str, unbuffered: bool) -> None:
-    words = [sys.executable, "model.py", word]
+@pytest.mark.parametrize("argument", ["--check", "rows.csv"])
+def test_an_exported_file_writes_everything_or_fails(folder: Path, argument: str, unbuffered: bool) -> None:
+    words = [sys.executable, "model.py", argument]
     with open("/dev/full", "w") as full:
         done = run(words, unbuffered, stdout=full)
         assert (done.returncode, done.stderr) == (1, "error: cannot write to stdout: No space left on device\n")
@@ -217,32 +218,32 @@ def test_the_exported_file_writes_everything_or_fails(folder: Path, word: str, u
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-class Reluctant(io.RawIOBase):
-    """A file that takes a few bytes at a time."""
+class PartialWriter(io.RawIOBase):
+    """A file that writes at most 7 bytes at a time."""
 
     def __init__(self) -> None:
-        self.taken = b""
+        self.content = b""
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        self.taken += bytes(data[:7])
+        self.content += bytes(data[:7])
         return min(7, len(data))
 
 
-def test_writes_that_take_only_a_part_are_gone_on_with() -> None:
-    raw = Reluctant()
+def test_partial_writes_are_continued() -> None:
+    raw = PartialWriter()
     write_all(io.TextIOWrapper(raw, "utf-8", write_through=True), "ÿ and more than seven bytes")
-    assert raw.taken.decode() == "ÿ and more than seven bytes"
-    raw = Reluctant()
+    assert raw.content.decode() == "ÿ and more than seven bytes"
+    raw = PartialWriter()
     kinds = ["a-rose-is-a-rose", "ÿ"]
     write_table(io.TextIOWrapper(raw, "utf-8", write_through=True), ["kind"], [kinds])  # type: ignore[type-var]
-    assert raw.taken.decode().splitlines() == ["kind", *kinds]
+    assert raw.content.decode().splitlines() == ["kind", *kinds]
 
 
-def test_a_stream_that_has_no_room_and_does_not_wait_is_an_error() -> None:
-    class Full(Reluctant):
+def test_a_full_nonblocking_stream_is_an_error() -> None:
+    class Full(PartialWriter):
         def write(self, data: Any) -> None:  # type: ignore[override]
             return None
 
@@ -250,11 +251,11 @@ def test_a_stream_that_has_no_room_and_does_not_wait_is_an_error() -> None:
         write_all(io.TextIOWrapper(Full(), "utf-8", write_through=True), "words")
 
 
-def test_what_need_not_arrive_is_dropped() -> None:
+def test_best_effort_ignores_missing_and_closed_streams() -> None:
     closed = io.StringIO()
     closed.close()
     for stream in (None, closed):
-        lost = BestEffort(stream)
-        assert lost.write("words") == 5
-        lost.flush()
-        assert not lost.isatty()
+        best_effort = BestEffort(stream)
+        assert best_effort.write("words") == 5
+        best_effort.flush()
+        assert not best_effort.isatty()

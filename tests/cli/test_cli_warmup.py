@@ -1,4 +1,4 @@
-"""The command line: backends that are prepared before their use, and that are told how many threads to take."""
+"""``deepnotes warmup``, and the option --threads."""
 
 import io
 import json
@@ -19,46 +19,41 @@ from deepnotes.cli import main
 
 
 class Compiling(dn.Backend):
-    """A backend that has to be prepared."""
+    """A backend that has something to prepare."""
 
     def warmup(self, dtypes=("float32", "float64")):
-        """Take some time for the second thing."""
+        """Take some time for the second item."""
         for dtype, seconds in zip(dtypes, (0.0, 0.05), strict=True):
             time.sleep(seconds)
             yield f"training, {dtype}"
 
 
 class Broken(dn.Backend):
-    """A backend that cannot be prepared to the end."""
+    """A backend whose preparation fails."""
 
     def warmup(self, dtypes=("float32", "float64")):
-        """Give up after the first thing."""
+        """Fail after the first item."""
         yield "training, float32"
         raise dn.BackendUnavailable("broken", "the disk is full", "make room")
 
 
 def compiling(threads=None):
-    """Return a backend that compiles; an entry point names this function."""
+    """Return a backend that has something to prepare; an entry point names this function."""
     if threads == 99:
         raise dn.ArgumentError("threads=99, wanted at most 8")
     return Compiling("compiling", array_api_strict)
 
 
 def broken():
-    """Return a backend that fails; an entry point names this function."""
+    """Return a backend whose preparation fails; an entry point names this function."""
     return Broken("broken", array_api_strict)
 
 
-def register():
-    """Register the backends above."""
-    here = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in ("compiling", "broken")}
-    return here | registry._entry_points()
-
-
 @pytest.fixture(autouse=True)
-def registered(monkeypatch, tmp_path):
-    """Work in a folder of its own, with the backends above."""
-    entries = register()
+def register_backends(monkeypatch, tmp_path):
+    """Register the backends above, and work in a temporary folder."""
+    added = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in ("compiling", "broken")}
+    entries = added | registry._entry_points()
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
@@ -68,43 +63,43 @@ def registered(monkeypatch, tmp_path):
 # --- warmup -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_thing_is_told_with_its_seconds(run):
+def test_each_item_is_reported_with_its_seconds(run):
     out, err = run("warmup", "--backend", "compiling")
     heading, *lines = out.splitlines()
     assert heading == f"backend   compiling: array_api_strict {array_api_strict.__version__}"
-    seconds, things = zip(*(re.findall(r"^ +([0-9.]+) s  (.+)$", line)[0] for line in lines), strict=True)
-    assert things == ("training, float32", "training, float64", "in all")
+    seconds, items = zip(*(re.findall(r"^ +([0-9.]+) s  (.+)$", line)[0] for line in lines), strict=True)
+    assert items == ("training, float32", "training, float64", "in total")
     assert float(seconds[1]) >= 0.05
     assert float(seconds[2]) >= 0.05
     assert len({line.index(" s  ") for line in lines}) == 1
     assert err == ""
 
 
-def test_the_outcome_of_warmup(run):
+def test_json_of_warmup(run):
     out, err = run("warmup", "--backend", "compiling", "--json")
-    told = json.loads(out)
-    assert (told["command"], told["backend"]) == ("warmup", "compiling")
-    first, second = told["prepared"]
+    result = json.loads(out)
+    assert (result["command"], result["backend"]) == ("warmup", "compiling")
+    first, second = result["prepared"]
     assert (first["what"], second["what"]) == ("training, float32", "training, float64")
     assert second["seconds"] >= 0.05
-    assert told["seconds"] >= first["seconds"] + second["seconds"]
+    assert result["seconds"] >= first["seconds"] + second["seconds"]
     assert "training, float64" in err
 
 
 def test_a_backend_that_compiles_nothing_has_nothing_to_prepare(run):
     assert run("warmup", "--backend", "numpy")[0].splitlines()[1:] == ["nothing to prepare"]
-    told = json.loads(run("warmup", "--json")[0])
-    assert (told["backend"], told["prepared"]) == ("numpy", [])
+    result = json.loads(run("warmup", "--json")[0])
+    assert (result["backend"], result["prepared"]) == ("numpy", [])
 
 
-def test_what_was_ready_before_a_failure_is_told(capsys):
+def test_items_that_were_ready_before_a_failure_are_reported(capsys):
     assert main(["warmup", "--backend", "broken"]) == 1
     out, err = capsys.readouterr()
     assert out.endswith(" s  training, float32\n")
     assert err == "deepnotes: error: backend 'broken' is unavailable: the disk is full; to fix it: make room\n"
 
 
-def test_a_terminal_shows_what_is_waited_for_and_stdout_stays_clean(run, monkeypatch):
+def test_activity_is_shown_on_a_terminal_but_not_on_stdout(run, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -119,7 +114,7 @@ def test_a_terminal_shows_what_is_waited_for_and_stdout_stays_clean(run, monkeyp
     assert "preparing" not in out
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_an_interrupt_ends_a_warmup():
     program = (
         "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); import deepnotes as dn\n"
@@ -145,19 +140,19 @@ def test_an_interrupt_ends_a_warmup():
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_command_with_a_backend_passes_the_threads_on(run):
+def test_commands_pass_the_threads_to_the_backend(run):
     quick = ("--epochs", "1", "--layers", "none", "-o", "model", "--quiet")
     for command in (("train", "digits", *quick), ("evaluate", "model", "digits"), ("predict", "model", "digits")):
         registry._loaded.clear()
-        told = json.loads(run(*command, "--json", "--backend", "compiling", "--threads", "3")[0])
-        assert told["backend"] == "compiling"
+        result = json.loads(run(*command, "--json", "--backend", "compiling", "--threads", "3")[0])
+        assert result["backend"] == "compiling"
         assert [backend.options for backend in registry._loaded.values()] == [{"threads": 3}]
         registry._loaded.clear()
         run(*command, "--json", "--backend", "compiling")
         assert [backend.options for backend in registry._loaded.values()] == [{}]
 
 
-def test_threads_are_for_the_selected_backend_too(run, monkeypatch):
+def test_threads_apply_to_the_backend_of_the_environment_variable(run, monkeypatch):
     monkeypatch.setenv("DEEPNOTES_BACKEND", "compiling")
     run("train", "digits", "--epochs", "1", "--layers", "none", "--threads", "3", "--quiet")
     assert [backend.options for backend in registry._loaded.values()] == [{"threads": 3}]

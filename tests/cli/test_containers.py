@@ -1,6 +1,7 @@
-"""The command line where little is there: a read-only root, an unknown user, no home, a small place for temporaries.
+"""The command line in a minimal container: a read-only root, an unknown user, no home directory, a small TMPDIR.
 
-The machine's own root is made read-only in a mount namespace, so this takes root, and is skipped elsewhere by name.
+The container is a mount namespace in which the root of the machine is mounted read-only. This needs root; for other
+users, the tests are skipped with the reason.
 """
 
 import json
@@ -26,33 +27,33 @@ set -e
 work=$1 small=$2 size=$3; shift 3
 mount -t tmpfs -o size=$size,mode=1777 none "$small"
 mount --bind "$work" "$work"
-for place in $(awk '{print $2}' /proc/mounts); do
-    case $place in "$work"|"$small"|/proc|/proc/*|/sys|/sys/*|/dev|/dev/*) continue;; esac
-    mount -o remount,ro,bind "$place"
+for directory in $(awk '{print $2}' /proc/mounts); do
+    case $directory in "$work"|"$small"|/proc|/proc/*|/sys|/sys/*|/dev|/dev/*) continue;; esac
+    mount -o remount,ro,bind "$directory"
 done
 cd "$work"
 exec setpriv --reuid USER --regid USER --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "$@"
 """.replace("USER", USER)
-"""Reading is allowed everywhere, since Python itself may be in somebody's home; writing is not."""
+"""Run a command in the container, where it may read all files: Python itself may be in a home directory."""
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def tools_missing() -> str | None:
-    """Return why there can be no such container here, or None."""
+    """Return the reason why the container cannot be created on this machine, or None if it can."""
     if not sys.platform.startswith("linux"):
-        return "mount namespaces are Linux's"
+        return "needs Linux, for mount namespaces"
     if os.geteuid() != 0:
-        return "to make a read-only root takes root"
+        return "needs root, to mount a read-only root"
     if missing := [name for name in ("unshare", "setpriv", "mount", "awk") if shutil.which(name) is None]:
-        return f"there is no {missing[0]} here"
-    tried = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
-    return f"nothing can be mounted here: {tried.stderr.strip()}" if tried.returncode else None
+        return f"needs {missing[0]}"
+    trial = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
+    return f"needs permission to mount: {trial.stderr.strip()}" if trial.returncode else None
 
 
 @pytest.fixture(scope="module")
 def work() -> Iterator[Path]:
-    """Return the one directory that the unknown user may write to, with data in it."""
+    """Return a directory with data, the only one that the unknown user may write to."""
     if reason := tools_missing():
         pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="deepnotes-work-") as name:
@@ -67,8 +68,8 @@ def run(work: Path) -> Iterator[Run]:
     """Return a function that runs a program in a container."""
     with tempfile.TemporaryDirectory(prefix="deepnotes-small-") as small:
 
-        def call(*words: str, size: str = "1m", **more: str) -> "subprocess.CompletedProcess[str]":
-            environment = {"PATH": "/usr/bin:/bin", "TMPDIR": small, **more}
+        def call(*words: str, size: str = "1m", **variables: str) -> "subprocess.CompletedProcess[str]":
+            environment = {"PATH": "/usr/bin:/bin", "TMPDIR": small, **variables}
             command = ["unshare", "-m", "sh", "-c", SCRIPT, "sh", str(work), small, size, sys.executable, *words]
             return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=580)
 
@@ -76,7 +77,7 @@ def run(work: Path) -> Iterator[Run]:
 
 
 def deepnotes(run: Run, *words: str, **options: str) -> str:
-    """Return what a command that must succeed writes to stdout."""
+    """Run a command, check that it succeeds, and return its stdout."""
     done = run("-m", "deepnotes", *words, **options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -86,7 +87,7 @@ def deepnotes(run: Run, *words: str, **options: str) -> str:
 TRAIN = ["train", "rows.csv", "--target", "kind", "--epochs", "2", "--layers", "4"]
 
 
-def test_it_is_such_a_container(run: Run, work: Path) -> None:
+def test_the_container_is_minimal(run: Run, work: Path) -> None:
     program = (
         "import os, pathlib\n"
         "assert os.getuid() == 12345 and 'HOME' not in os.environ\n"
@@ -113,16 +114,15 @@ def test_numpy_trains_predicts_evaluates_and_exports(home: str | None, run: Run,
     assert read_table(work / "out.csv").n_rows == 400
     if home is None:
         return
-    found = deepnotes(run, "evaluate", "model.safetensors", "rows.csv", "--backend", "numpy", "--json", **options)
-    assert 0 < json.loads(found)["metrics"]["accuracy"] <= 1
-    formats = ["--python", "model.py"]
+    out = deepnotes(run, "evaluate", "model.safetensors", "rows.csv", "--backend", "numpy", "--json", **options)
+    assert 0 < json.loads(out)["metrics"]["accuracy"] <= 1
     pytest.importorskip("onnx", reason="needs deepnotes[onnx]")
-    deepnotes(run, "export", "model.safetensors", *formats, "--onnx", "model.onnx", **options)
+    deepnotes(run, "export", "model.safetensors", "--python", "model.py", "--onnx", "model.onnx", **options)
     assert run("model.py", "--check", **options).stdout.startswith("passed: ")
 
 
 @pytest.mark.slow
-def test_numba_trains_and_says_that_it_keeps_nothing(run: Run) -> None:
+def test_numba_trains_and_warns_that_it_cannot_cache(run: Run) -> None:
     pytest.importorskip("numba", reason="needs deepnotes[numba]")
     done = run("-m", "deepnotes", *TRAIN, "--backend", "numba", "-o", "numba.safetensors")
     assert done.returncode == 0, done.stderr
@@ -131,20 +131,20 @@ def test_numba_trains_and_says_that_it_keeps_nothing(run: Run) -> None:
     deepnotes(run, "predict", "numba.safetensors", "rows.csv", "--backend", "numpy")
 
 
-def test_a_plot_needs_a_place_for_matplotlib_and_says_so(run: Run, work: Path) -> None:
+def test_a_plot_needs_a_cache_directory_for_matplotlib(run: Run, work: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="needs deepnotes[plot]")
     words = [*TRAIN, "--backend", "numpy", "-o", "plotted.safetensors", "--plot", "curves.svg"]
-    old = matplotlib.__version_info__ < (3, 11)  # which needs a home directory, whatever may be written
-    deepnotes(run, *words, **({"HOME": "/nonexistent"} if old else {}))  # in the directory for temporaries
+    old = matplotlib.__version_info__ < (3, 11)  # these versions need HOME, even if it does not exist
+    deepnotes(run, *words, **({"HOME": "/nonexistent"} if old else {}))  # the cache is in TMPDIR
     assert (work / "curves.svg").read_text().startswith("<?xml")
     if old:
         done = run("-m", "deepnotes", *words)
         assert (done.returncode, done.stderr.splitlines()[-1].partition(": ")[2]) == (
             1,
-            "a picture needs matplotlib, which has nowhere to write: Could not determine home directory; set "
+            "a plot needs matplotlib, which finds no directory for its cache: Could not determine home directory; set "
             "MPLCONFIGDIR to a directory that can be written",
         )
-    os.chmod(work, 0o755)  # or Python would take the working directory for temporaries
+    os.chmod(work, 0o755)  # otherwise, Python would put temporary files into the working directory
     try:
         done = run("-m", "deepnotes", *words, TMPDIR="/nonexistent")
     finally:
@@ -153,7 +153,7 @@ def test_a_plot_needs_a_place_for_matplotlib_and_says_so(run: Run, work: Path) -
     assert done.stderr.splitlines()[-1].endswith("; set MPLCONFIGDIR to a directory that can be written")
 
 
-def test_samples_from_disk_need_room_for_temporaries_and_say_so(run: Run, work: Path) -> None:
+def test_a_tmpdir_too_small_for_samples_from_disk_is_an_error(run: Run, work: Path) -> None:
     pa = pytest.importorskip("pyarrow", reason="needs deepnotes[data]")
     pytest.importorskip("pyarrow.parquet")
     x, y = np.random.default_rng(1).normal(size=(2, 40_000))
@@ -162,13 +162,13 @@ def test_samples_from_disk_need_room_for_temporaries_and_say_so(run: Run, work: 
     words += ["--backend", "numpy", "-o", "disk.safetensors"]
     done = run("-m", "deepnotes", *words, size="64k")
     assert done.returncode == 1
-    (told,) = done.stderr.splitlines()
-    assert "No space left on device" in told
-    assert "TMPDIR" in told
+    (message,) = done.stderr.splitlines()
+    assert "No space left on device" in message
+    assert "TMPDIR" in message
     deepnotes(run, *words, size="4m")
 
 
-def test_what_cannot_be_written_is_named(run: Run) -> None:
+def test_outputs_on_a_read_only_file_system_are_errors(run: Run) -> None:
     for words in (
         [*TRAIN, "-o", "/new.safetensors"],
         [*TRAIN, "--checkpoint", "/run", "-o", "m.safetensors"],

@@ -1,6 +1,6 @@
-"""Twenty tables in the shapes of well-known public ones, made up here, from the command line.
+"""The command line on synthetic tables with the formats and peculiarities of well-known public data sets.
 
-Each trains, predicts and evaluates as it is, or is refused with the option that makes it work.
+Each table can be used without options, or is refused with a message that names the option to use.
 """
 
 import csv
@@ -19,21 +19,21 @@ ROWS = 60
 
 
 @dataclass
-class Made:
-    """A file, how it is used, and what is said where the options are left out."""
+class Sample:
+    """A data file, the options to train on it, and the error message without these options."""
 
     text: str
     options: str
-    refused: str = ""
+    error: str = ""
     encoding: str = "utf-8"
     task: str = "classification"
     suffix: str = "csv"
 
 
-def lines(header, row, separator=",", end="\n", rows=ROWS):
-    """Return a table of the rows that `row` makes of their numbers and a generator."""
+def make_table(header, make_row, separator=",", end="\n", rows=ROWS):
+    """Return a table as text; `make_row` returns the cells of a row from its index and a random generator."""
     rng = np.random.default_rng(0)
-    body = [separator.join(map(str, row(i, rng))) for i in range(rows)]
+    body = [separator.join(map(str, make_row(i, rng))) for i in range(rows)]
     return end.join([header, *body] if header else body) + end
 
 
@@ -42,9 +42,9 @@ def pick(rng, *words):
 
 
 TABLES = {
-    # passengers: names that differ, gaps, commas in quotes
-    "titanic": Made(
-        lines(
+    # passengers: unique names, missing values, commas in quotes
+    "titanic": Sample(
+        make_table(
             "PassengerId,Survived,Pclass,Name,Sex,Age,Fare,Cabin,Embarked",
             lambda i, r: [
                 i + 1,
@@ -62,8 +62,8 @@ TABLES = {
         "column 'Age' has an empty cell where a number was expected",
     ),
     # census: spaces after commas, ? for unknown, no header
-    "adult": Made(
-        lines(
+    "adult": Sample(
+        make_table(
             "",
             lambda i, r: [
                 f" {x}"
@@ -79,8 +79,8 @@ TABLES = {
         "--no-header --target x4",
         "no column 'x4'",
     ),
-    "adult with names": Made(
-        lines(
+    "adult with names": Sample(
+        make_table(
             "age,workclass,hours.per.week,income",
             lambda i, r: [
                 r.integers(17, 80),
@@ -93,17 +93,17 @@ TABLES = {
         "column 'hours.per.week' has '?' where a number was expected",
     ),
     # wine: semicolons and names in quotes
-    "wine quality": Made(
-        lines(
+    "wine quality": Sample(
+        make_table(
             '"fixed acidity";"volatile acidity";"quality"',
             lambda i, r: [round(r.uniform(5, 9), 1), round(r.uniform(0, 1), 2), r.integers(3, 8)],
             ";",
         ),
         "--target quality",
     ),
-    # cars: columns by white space, ? for missing, names in quotes
-    "auto-mpg": Made(
-        lines(
+    # cars: columns separated by white space, ? for missing values, names in quotes
+    "auto-mpg": Sample(
+        make_table(
             "",
             lambda i, r: [
                 f"{r.uniform(10, 40):.1f}  ",
@@ -117,8 +117,8 @@ TABLES = {
         "no separator was found, but white space splits all rows alike",
         task="regression",
     ),
-    "auto-mpg with names": Made(
-        lines(
+    "auto-mpg with names": Sample(
+        make_table(
             "mpg,cylinders,horsepower,origin,name",
             lambda i, r: [
                 round(r.uniform(10, 40), 1),
@@ -132,22 +132,22 @@ TABLES = {
         "column 'horsepower' has '?' where a number was expected",
         task="regression",
     ),
-    # forests: whole numbers alone
-    "covertype": Made(
-        lines(
+    # forests: whole numbers only
+    "covertype": Sample(
+        make_table(
             "Elevation,Aspect,Soil_Type1,Cover_Type",
             lambda i, r: [r.integers(1800, 3800), r.integers(0, 360), i % 2, i % 7 + 1],
         ),
         "--target Cover_Type",
     ),
-    "iris without header": Made(
-        lines("", lambda i, r: [*np.round(r.uniform(0, 8, 4), 1), f"Iris-{pick(r, 'setosa', 'virginica')}"]),
+    "iris without header": Sample(
+        make_table("", lambda i, r: [*np.round(r.uniform(0, 8, 4), 1), f"Iris-{pick(r, 'setosa', 'virginica')}"]),
         "--no-header --target x4",
         "no column 'x4'",
     ),
     # a bank: semicolons, every text in quotes, -1 for never
-    "bank marketing": Made(
-        lines(
+    "bank marketing": Sample(
+        make_table(
             '"age";"job";"pdays";"y"',
             lambda i, r: [
                 r.integers(18, 90),
@@ -159,9 +159,9 @@ TABLES = {
         ),
         "--target y",
     ),
-    # air: semicolons, decimal commas, -200 for missing, two empty columns and empty lines at the end
-    "air quality": Made(
-        lines(
+    # air: semicolons, decimal commas, -200 for missing values, two empty columns at the end
+    "air quality": Sample(
+        make_table(
             "Date;Time;CO(GT);T;AH;;",
             lambda i, r: [
                 f"{i % 28 + 1:02d}/03/2004",
@@ -179,9 +179,9 @@ TABLES = {
         "--decimal , reads it as a number",
         task="regression",
     ),
-    # birds: NA in numbers and in text
-    "penguins": Made(
-        lines(
+    # birds: NA for missing numbers and missing text
+    "penguins": Sample(
+        make_table(
             "species,island,bill_length_mm,sex,year",
             lambda i, r: [
                 pick(r, "Adelie", "Gentoo"),
@@ -194,18 +194,18 @@ TABLES = {
         "--target species --impute mean",
         "column 'bill_length_mm' has 'NA' where a number was expected",
     ),
-    # a frame that pandas wrote with its index, booleans
-    "a frame after a split": Made(
-        lines(
+    # a DataFrame that pandas wrote with its index, booleans
+    "a frame after a split": Sample(
+        make_table(
             ",size,smoker,tip",
             lambda i, r: [(i * 37) % 1000, r.integers(1, 7), pick(r, "True", "False"), round(r.uniform(1, 9), 2)],
         ),
         "--target tip",
         task="regression",
     ),
-    # phones: a blank for missing, names that differ, yes and no
-    "telco churn": Made(
-        lines(
+    # phones: a blank for missing values, unique names, yes and no
+    "telco churn": Sample(
+        make_table(
             "customerID,SeniorCitizen,TotalCharges,Contract,Churn",
             lambda i, r: [
                 f"{i:04d}-ABCDE",
@@ -218,9 +218,9 @@ TABLES = {
         "--target Churn --exclude customerID --impute median",
         "column 'TotalCharges' has an empty cell where a number was expected",
     ),
-    # houses: a currency, thousands in quotes, NA that is a category of its own
-    "house sales": Made(
-        lines(
+    # houses: a currency, thousands in quotes, NA as a category
+    "house sales": Sample(
+        make_table(
             "Id,Alley,LotArea,Grade,Price",
             lambda i, r: [
                 i,
@@ -234,10 +234,10 @@ TABLES = {
         "the target is text that looks like numbers",
         task="regression",
     ),
-    # umlauts in latin-1, semicolons, decimal commas and points for thousands, a line that says what separates
-    "flats": Made(
+    # umlauts in latin-1, semicolons, decimal commas, points between thousands, a line that declares the separator
+    "flats": Sample(
         "sep=;\n"
-        + lines(
+        + make_table(
             "St\xe4dte;Gr\xf6\xdfe;Miete",
             lambda i, r: [pick(r, "K\xf6ln", "M\xfcnchen"), f"{r.integers(20, 200)},5", f"1.{r.integers(100, 999)},50"],
             ";",
@@ -248,10 +248,10 @@ TABLES = {
         encoding="latin-1",
         task="regression",
     ),
-    # tabs, quotes, a byte order mark
-    "reviews": Made(
+    # reviews: tabs, quotes, a byte order mark
+    "reviews": Sample(
         "\ufeff"
-        + lines(
+        + make_table(
             "stars\tverified\thelpful\tlabel",
             lambda i, r: [i % 5 + 1, pick(r, "Y", "N"), r.integers(0, 99), pick(r, '"0"', '"1"')],
             "\t",
@@ -260,8 +260,8 @@ TABLES = {
         suffix="tsv",
     ),
     # rides: timestamps, percent
-    "bike rides": Made(
-        lines(
+    "bike rides": Sample(
+        make_table(
             "started,humidity,temp,count",
             lambda i, r: [
                 f"2024-01-{i % 28 + 1:02d} {i % 24:02d}:00:00",
@@ -274,9 +274,9 @@ TABLES = {
         "--dates reads the column as dates",
         task="regression",
     ),
-    # codes with zeros in front, and rows without a target
-    "zip codes": Made(
-        lines(
+    # codes with leading zeros, rows without a target
+    "zip codes": Sample(
+        make_table(
             "income,age,zip",
             lambda i, r: [
                 r.integers(10**4, 10**5),
@@ -287,10 +287,10 @@ TABLES = {
         "--target zip --drop-missing-target",
         "--drop-missing-target drops such rows",
     ),
-    # comments above the header, bars between cells, ids of 19 digits
-    "sensors": Made(
+    # comments above the header, bars between cells, ids that float64 cannot hold
+    "sensors": Sample(
         "# sensor export\n# unit: C\n"
-        + lines(
+        + make_table(
             "id|t1|t2|state",
             lambda i, r: [
                 9007199254740992 + i,
@@ -303,16 +303,16 @@ TABLES = {
         "--target state --comment # --exclude id --impute mean",
         "",
     ),
-    # schools: K among the grades, a column named with a comma
-    "schools": Made(
-        lines(
+    # schools: K among the grades, a comma in the name of a column
+    "schools": Sample(
+        make_table(
             '"district, name",grade,score,passed',
             lambda i, r: [pick(r, "North", "South"), pick(r, 1, 2, "K"), r.integers(0, 100), pick(r, "TRUE", "FALSE")],
         ),
         "--target passed --categorical grade",
     ),
-    "heart": Made(
-        lines(
+    "heart": Sample(
+        make_table(
             "age,sex,chol,thal,target",
             lambda i, r: [
                 f"{r.integers(30, 80)}.0",
@@ -329,12 +329,12 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_of_this_shape(name, tmp_path, monkeypatch, capsys):
+def test_each_table_works_or_is_refused_with_the_option(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
-    made = TABLES[name]
-    path = f"data.{made.suffix}"
-    (tmp_path / path).write_bytes(made.text.encode(made.encoding))
+    sample = TABLES[name]
+    path = f"data.{sample.suffix}"
+    (tmp_path / path).write_bytes(sample.text.encode(sample.encoding))
     quick = ["--epochs", "1", "--layers", "4", "--json"]
 
     def call(*words):
@@ -343,19 +343,19 @@ def test_a_table_of_this_shape(name, tmp_path, monkeypatch, capsys):
         assert "Traceback" not in err
         return status, out, err
 
-    words = made.options.split()
-    if made.refused:
+    words = sample.options.split()
+    if sample.error:
         target = words[words.index("--target") + 1]
         status, out, err = call("train", path, "--target", target, *quick)
         assert (status, out) == (1, "")
-        assert made.refused in err
+        assert sample.error in err
     status, out, err = call("train", path, *words, *quick, "-o", "m")
     assert status == 0, err
-    assert json.loads(out)["task"] == made.task
-    dropped = [word for word in words if word == "--drop-missing-target"]
-    status, out, err = call("evaluate", "m", path, "--json", *dropped)
+    assert json.loads(out)["task"] == sample.task
+    drop_option = [word for word in words if word == "--drop-missing-target"]
+    status, out, err = call("evaluate", "m", path, "--json", *drop_option)
     assert status == 0, err
-    assert json.loads(out)["rows"] == ROWS - (6 if dropped else 0)
+    assert json.loads(out)["rows"] == ROWS - (6 if drop_option else 0)
     status, out, err = call("predict", "m", path)
     assert status == 0, err
     assert len(list(csv.DictReader(io.StringIO(out)))) == ROWS

@@ -1,4 +1,4 @@
-"""Names that others chose reach a terminal only as text, and a spreadsheet as nothing that it would run."""
+"""Names from data files, models and paths are escaped on a terminal, and on request for spreadsheets."""
 
 import csv
 import importlib.util
@@ -37,7 +37,7 @@ QUICK = ["--epochs", "1", "--layers", "4", "--backend", "numpy"]
 
 
 def require_plain(*texts: str) -> None:
-    """Fail if a terminal would do other than show a text, line by line."""
+    """Fail if a text has control characters other than line breaks, or a line that a name has forged."""
     for text in texts:
         assert all(line.isprintable() for line in text.split("\n")), repr(text)
         assert "\naccuracy  100%" not in text
@@ -45,13 +45,13 @@ def require_plain(*texts: str) -> None:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder of its own."""
+    """Run each test in a temporary folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def prepared(name: str) -> list[str]:
-    """Write data whose column, classes and file have that name, train on it, and return the paths of data and model."""
+def write_data(name: str) -> list[str]:
+    """Write a data file with `name` in its path, a column and the classes; return its path and a path for a model."""
     data, model = f"d{name}.csv", f"m{name}.safetensors"
     kinds = np.where(X[0] > 0, f"up{name}", f"down{name}")
     write_table(data, ["x", f"y{name}", f"kind{name}"], [*X, kinds])
@@ -60,8 +60,8 @@ def prepared(name: str) -> list[str]:
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_no_command_sends_a_name_to_the_terminal(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    data, model = prepared(name)
+def test_every_command_escapes_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model = write_data(name)
     commands = [
         (0, ["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--checkpoint", f"run{name}"]),
         (0, ["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--json"]),
@@ -85,7 +85,8 @@ def test_no_command_sends_a_name_to_the_terminal(name: str, capsys: pytest.Captu
     for status, words in commands:
         assert main(words) == status, capsys.readouterr().err
         out, err = capsys.readouterr()
-        require_plain(out, err.replace("\n", "") if "--debug" in words else err)  # whose message may have lines
+        # A traceback may show the line breaks of a name.
+        require_plain(out, err.replace("\n", "") if "--debug" in words else err)
         if status:
             assert len(err.splitlines()) <= 3 or "--debug" in words
         elif "--json" in words:
@@ -93,9 +94,9 @@ def test_no_command_sends_a_name_to_the_terminal(name: str, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_logs_and_warnings_are_escaped_as_well() -> None:
+def test_logs_and_warnings_are_escaped() -> None:
     name = HOSTILE["line"] + HOSTILE["title"]
-    data, model = prepared(name)
+    data, model = write_data(name)
     words = ["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--checkpoint", f"run{name}"]
     assert main(words) == 0
     for path in Path(f"run{name}").glob("step-*"):
@@ -103,7 +104,7 @@ def test_logs_and_warnings_are_escaped_as_well() -> None:
     program = f"import sys; from deepnotes.cli import main; sys.exit(main({[*words, '--resume']!r}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "checkpoint passed over: " in done.stderr  # a log of the library
+    assert "checkpoint passed over: " in done.stderr  # logged by the library
     require_plain(done.stdout, done.stderr)
     program = (
         f"import warnings; from deepnotes.cli import evaluate, main; evaluate.run = lambda *_: warnings.warn({name!r})"
@@ -118,13 +119,13 @@ def test_logs_and_warnings_are_escaped_as_well() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="takes a terminal of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX terminals")
 @pytest.mark.parametrize("exported", [False, True])
-def test_predictions_are_exact_but_for_a_terminal(exported: bool) -> None:
+def test_predictions_are_exact_in_a_pipe_and_escaped_on_a_terminal(exported: bool) -> None:
     import pty
 
     name = "".join(HOSTILE.values())
-    data, model = prepared(name)
+    data, model = write_data(name)
     assert main(["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--quiet"]) == 0
     dn.load(model).to_python("exported.py")
     words = ["exported.py", data] if exported else ["-m", "deepnotes", "predict", model, data]
@@ -135,18 +136,18 @@ def test_predictions_are_exact_but_for_a_terminal(exported: bool) -> None:
     leader, follower = pty.openpty()
     with subprocess.Popen([sys.executable, *words], stdout=follower, stderr=subprocess.PIPE) as process:
         os.close(follower)
-        shown = b""
+        output = b""
         while True:
             try:
-                part = os.read(leader, 1 << 16)
-            except OSError:  # its other end is closed
+                chunk = os.read(leader, 1 << 16)
+            except OSError:  # the process has ended
                 break
-            if not part:
+            if not chunk:
                 break
-            shown += part
+            output += chunk
         assert process.wait() == 0
     os.close(leader)
-    lines = shown.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+    lines = output.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     assert len(lines) == 41
     require_plain(*lines)
     assert r"\x1b]0;owned\x07x" in lines[0]
@@ -154,8 +155,8 @@ def test_predictions_are_exact_but_for_a_terminal(exported: bool) -> None:
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_what_an_exported_file_says_is_escaped(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = exported({"features": ["x", f"y{name}"], "classes": ["no", "yes"]})
+def test_an_exported_file_escapes_its_messages(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = export_module({"features": ["x", f"y{name}"], "classes": ["no", "yes"]})
     write_table("rows.csv", ["x", f"z{name}"], list(X))
     write_table("bad.csv", ["x", f"y{name}"], [["a"], [name]])
     Path("invalid.csv").write_bytes(b"x\xff")
@@ -167,8 +168,8 @@ def test_what_an_exported_file_says_is_escaped(name: str, capsys: pytest.Capture
         require_plain(err)
 
 
-def exported(metadata: dict[str, Any]) -> ModuleType:
-    """Return the file of Python that a network of two inputs and two classes is exported to, as a module."""
+def export_module(metadata: dict[str, Any]) -> ModuleType:
+    """Export a network of two inputs and two classes as a Python file, and return it as a module."""
     net = dn.Network([dn.Dense(2, "softmax")], inputs=2, seed=0)
     net.metadata = metadata
     net.to_python("exported.py")
@@ -180,16 +181,16 @@ def exported(metadata: dict[str, Any]) -> ModuleType:
     return module
 
 
-class Own(dn.ActivationFunction):
-    """An activation of a user's own, with a name."""
+class NamedActivation(dn.ActivationFunction):
+    """A custom activation with the given name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
-def test_summaries_and_progress_are_plain(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    net = dn.Network([dn.Dense(2, Own(name))], inputs=2, seed=0)
+def test_summaries_and_progress_escape_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    net = dn.Network([dn.Dense(2, NamedActivation(name))], inputs=2, seed=0)
     require_plain(net.summary())
 
     def metric(A: Any, Y: Any) -> float:
@@ -197,22 +198,22 @@ def test_summaries_and_progress_are_plain(name: str, capsys: pytest.CaptureFixtu
 
     metric.__name__ = name
     net = dn.Network([dn.Dense(1)], inputs=2, seed=0)
-    seen: list[str] = []
+    lines: list[str] = []
 
-    class See(dn.Callback):
+    class RecordFigures(dn.Callback):
         def on_epoch(self, training: Any) -> None:
-            seen.append(figures(training))
+            lines.append(figures(training))
 
-    net.fit(X, X[:1], epochs=2, metrics=[metric], progress=True, callbacks=[See()])
-    assert len(seen) == 2
-    require_plain(*seen, *capsys.readouterr())
+    net.fit(X, X[:1], epochs=2, metrics=[metric], progress=True, callbacks=[RecordFigures()])
+    assert len(lines) == 2
+    require_plain(*lines, *capsys.readouterr())
 
 
-def test_what_is_shown_of_plain_text_is_the_text() -> None:
+def test_printable_text_is_not_escaped() -> None:
     for text in ("", "plain", "Größe 数 ✓ ½", "back\\slash", "[red]bold[/red]"):
         assert escaped(text) == text
     assert escaped("a\tb\nc", keep="\n") == "a\\tb\nc"
-    assert escaped("\udcff") == "\\udcff"  # a byte of a path that is no UTF-8
+    assert escaped("\udcff") == "\\udcff"  # a byte of a path that is not valid UTF-8
 
 
 # --- spreadsheets -----------------------------------------------------------------------------------------------------
@@ -222,7 +223,18 @@ FORMULAS = [
     "\u22121+1", " =1", "\t=1", "\r=1", "\n=1", "\xa0=1", "\u3000\uff1d1", "\ufeff=1", "\u200b=1", '"=1', '" =1',
     "\x00=1", "\t", "\rx", "=cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "+33 6 12", "-\uff15", "+\u0661", "-1_0",
 ]  # fmt: skip
-WITHIN = ["a;=1+1", "a\t=1+1", "a|=1+1", "a\n=1+1", "a\r\n@x", 'a;"=1', "a; \uff1d1", "a;b;-1+1", ";=1", "a;\t=1"]
+INNER = [
+    "a;=1+1",
+    "a\t=1+1",
+    "a|=1+1",
+    "a\n=1+1",
+    "a\r\n@x",
+    'a;"=1',
+    "a; \uff1d1",
+    "a;b;-1+1",
+    ";=1",
+    "a;\t=1",
+]
 TEXTS = ["", "plain", "a=b", "a - b", "-5", "+3.25", "-1e-7", " -5 ", "a;-5", "a;b", "a,b", "1;2", "x@y.org", "'=1"]
 
 
@@ -232,21 +244,21 @@ def test_text_that_could_be_a_formula_gets_an_apostrophe_before_it(text: str) ->
     assert inert(text).endswith(text[1:])
 
 
-@pytest.mark.parametrize("text", WITHIN, ids=ascii)
-def test_so_does_what_could_be_one_in_a_cell_of_its_own(text: str) -> None:
-    made = inert(text)
-    assert made.replace("'", "") == text
+@pytest.mark.parametrize("text", INNER, ids=ascii)
+def test_formulas_after_a_possible_separator_get_an_apostrophe(text: str) -> None:
+    safe = inert(text)
+    assert safe.replace("'", "") == text
     for separator in ";\t|\n\r":
-        for part in made.split(separator):
-            assert part.strip('" \t\r\n')[:1] not in tuple("=+-@\uff1d") or part.strip() in ("-1", "-5"), made
+        for cell in safe.split(separator):
+            assert cell.strip('" \t\r\n')[:1] not in tuple("=+-@\uff1d") or cell.strip() in ("-1", "-5"), safe
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
-def test_other_text_is_left_alone(text: str) -> None:
+def test_text_that_is_not_a_formula_is_unchanged(text: str) -> None:
     assert inert(text) == text
 
 
-def test_predict_and_the_exported_file_write_the_same_safe_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_and_the_exported_file_escape_formulas_alike(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["\uff1dup;=1+1", "-down"]
     write_table("d.csv", ["x", "y", "kind"], [*X, np.where(X[0] > 0, *names)])
     assert main(["train", "d.csv", "--target", "kind", *QUICK, "-o", "m.safetensors", "--quiet"]) == 0
@@ -254,7 +266,7 @@ def test_predict_and_the_exported_file_write_the_same_safe_table(capsys: pytest.
     capsys.readouterr()
     assert main(["predict", "m.safetensors", "d.csv"]) == 0
     plain, note = capsys.readouterr()
-    assert "is a formula to spreadsheets" in note
+    assert "note: spreadsheets would read" in note
     assert main(["predict", "m.safetensors", "d.csv", "--spreadsheet"]) == 0
     safe, note = capsys.readouterr()
     assert note == ""
@@ -263,18 +275,18 @@ def test_predict_and_the_exported_file_write_the_same_safe_table(capsys: pytest.
     assert {row[0] for row in tables[0][1:]} == set(names)
     assert {row[0] for row in tables[1][1:]} == safe_kinds
     assert tables[1][0] == ["prediction", "p_-down", "p_\uff1dup;'=1+1"]
-    for words, wanted in ((["d.csv"], tables[0]), (["--spreadsheet", "d.csv"], tables[1])):
+    for words, expected in ((["d.csv"], tables[0]), (["--spreadsheet", "d.csv"], tables[1])):
         done = subprocess.run([sys.executable, "exported.py", *words], capture_output=True, check=True)
-        found = list(csv.reader(io.StringIO(done.stdout.decode())))
-        assert [row[0] for row in found] == [row[0] for row in wanted]
-        assert found[0] == wanted[0]
+        actual = list(csv.reader(io.StringIO(done.stdout.decode())))
+        assert [row[0] for row in actual] == [row[0] for row in expected]
+        assert actual[0] == expected[0]
     write_table("t.csv", ["kind"], [names], spreadsheet=True)
     assert set(read_table("t.csv").column("kind")) == safe_kinds
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
-DIGITS = [
+OTHER_NUMBERS = [
     "\u0661",
     "1_0",
     "\uff11",
@@ -293,8 +305,8 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", DIGITS, ids=ascii)
-def test_numbers_are_of_ascii_digits(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", OTHER_NUMBERS, ids=ascii)
+def test_numbers_with_other_digits_or_underscores_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [["train", "digits", option, text] for option in OPTIONS]
     commands += [["train", "digits", "--layers", f"8,{text}"]]
     commands += [["bench", option, text] for option in ("--layers", "--batch", "--threads", "--rounds", "--seconds")]
@@ -308,20 +320,20 @@ def test_numbers_are_of_ascii_digits(text: str, capsys: pytest.CaptureFixture[st
         dn.Checkpoints("run", every=text)
 
 
-def test_usual_forms_of_numbers_are_numbers() -> None:
+def test_common_spellings_of_numbers_are_accepted() -> None:
     from deepnotes.cli.arguments import parser
 
-    for option, text, wanted in [
+    for option, text, expected in [
         ("--epochs", "10", 10), ("--epochs", "+3", 3), ("--seed", "007", 7), ("--l2", "1e-3", 1e-3),
         ("--l2", ".5", 0.5),
         ("--l2", "5.", 5.0), ("--l2", "+1E+2", 100.0), ("--layers", "8, 4", (8, 4)), ("--every", "5", 5),
         ("--every", "1.5m", "1.5m"),
     ]:  # fmt: skip
-        assert vars(parser().parse_args(["train", "digits", option, text]))[option[2:]] == wanted
+        assert vars(parser().parse_args(["train", "digits", option, text]))[option[2:]] == expected
 
 
-def test_the_exported_file_takes_the_numbers_that_deepnotes_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    module = exported({"features": ["x", "y"]})
+def test_an_exported_file_refuses_numbers_that_deepnotes_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    module = export_module({"features": ["x", "y"]})
     for cell in ("1_0", "\u0661", "inf", "1e999", "0x1"):
         Path("rows.csv").write_text(f"x,y\n1,{cell}\n", encoding="utf-8")
         assert module.main(["rows.csv"]) == 1

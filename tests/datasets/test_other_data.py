@@ -179,7 +179,7 @@ def test_labels_keep_their_spelling(run, labels):
 
 def test_one_number_in_two_spellings_is_refused(fails):
     write("a,y\n" + "1,1\n2,1.0\n3,2\n" * 5)
-    assert "the target has the classes 1 and 1.0, which are one number" in fails(1, "train", "a.csv", "--target", "y")
+    assert "the classes 1 and 1.0, which are the same number" in fails(1, "train", "a.csv", "--target", "y")
     write("a,y\n" + "1,1\n2,1.0\n3,2\n" * 5)
     message = fails(1, "train", "a.csv", "--target", "a", "--categorical", "y")
     assert "column 'y' has the categories 1 and 1.0, which are one number" in message

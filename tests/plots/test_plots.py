@@ -1,4 +1,4 @@
-"""Pictures of trainings, and what all pictures keep to. That they look right was seen to by eye."""
+"""Plots of trainings, and the properties that all plots share. The appearance was checked by eye."""
 
 import json
 import sys
@@ -25,20 +25,20 @@ def history(epochs: int, **more: Any) -> dn.History:
     return dn.History(loss=loss, val_loss=[1.1 * value for value in loss], **more)
 
 
-# Curves
+# --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def test_curves_have_a_panel_for_each_figure_and_its_values(tmp_path: Path) -> None:
-    trained = history(12, metrics={"val_accuracy": list(np.linspace(0.5, 0.9, 12)), "r2": [0.5] * 12}, best_epoch=7)
-    made = drawn(trained.plot(), tmp_path)
-    loss, accuracy, r2 = made.axes
-    assert [ax.get_ylabel() for ax in made.axes] == ["loss", "accuracy", "r2"]
-    assert [ax.get_xlabel() for ax in made.axes] == ["epoch"] * 3
+def test_the_loss_and_each_metric_have_a_panel_with_their_values(tmp_path: Path) -> None:
+    full = history(12, metrics={"val_accuracy": list(np.linspace(0.5, 0.9, 12)), "r2": [0.5] * 12}, best_epoch=7)
+    plotted = drawn(full.plot(), tmp_path)
+    loss, accuracy, r2 = plotted.axes
+    assert [ax.get_ylabel() for ax in plotted.axes] == ["loss", "accuracy", "r2"]
+    assert [ax.get_xlabel() for ax in plotted.axes] == ["epoch"] * 3
     for ax, label, values in (
-        (loss, "training", trained.loss),
-        (loss, "validation", trained.val_loss),
-        (accuracy, "validation", trained.metrics["val_accuracy"]),
-        (r2, "training", trained.metrics["r2"]),
+        (loss, "training", full.loss),
+        (loss, "validation", full.val_loss),
+        (accuracy, "validation", full.metrics["val_accuracy"]),
+        (r2, "training", full.metrics["r2"]),
     ):
         x, y = line(ax, label).get_data()
         assert list(x) == list(range(1, 13))
@@ -57,9 +57,9 @@ def test_training_and_validation_differ_in_more_than_colour() -> None:
     training, validation = line(ax, "training"), line(ax, "validation")
     assert training.get_linestyle() != validation.get_linestyle()
     assert training.get_marker() != validation.get_marker()
-    # and their colours in lightness, by the luminance of Rec. 709
     from matplotlib.colors import to_rgb
 
+    # The colours also differ in lightness: the luminance of Rec. 709.
     light, dark = (np.dot(to_rgb(each.get_color()), (0.2126, 0.7152, 0.0722)) for each in (validation, training))
     assert abs(light - dark) > 0.05
 
@@ -76,12 +76,12 @@ def test_training_and_validation_differ_in_more_than_colour() -> None:
     ],
 )
 def test_a_loss_that_falls_far_has_a_logarithmic_scale(loss: list[float], scale: str, tmp_path: Path) -> None:
-    made = drawn(dn.History(loss=loss).plot(), tmp_path)
-    assert made.axes[0].get_yscale() == scale
-    assert "10^" not in words(made)
+    plotted = drawn(dn.History(loss=loss).plot(), tmp_path)
+    assert plotted.axes[0].get_yscale() == scale
+    assert "10^" not in words(plotted)
 
 
-def test_the_best_epoch_is_that_of_the_lowest_validation_loss() -> None:
+def test_the_best_epoch_has_the_lowest_validation_loss() -> None:
     (ax,) = dn.History(loss=[3.0, 2.0, 1.0], val_loss=[np.nan, 2.0, 2.5]).plot().axes
     assert list(line(ax, "best epoch 2").get_xdata()) == [2, 2]
     (ax,) = dn.History(loss=[3.0, 2.0, 1.0]).plot().axes
@@ -89,7 +89,7 @@ def test_the_best_epoch_is_that_of_the_lowest_validation_loss() -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 1000])
-def test_ticks_are_epochs_that_there_are(epochs: int, tmp_path: Path) -> None:
+def test_ticks_are_at_epochs_of_the_training(epochs: int, tmp_path: Path) -> None:
     (ax,) = drawn(history(epochs).plot(), tmp_path).axes
     low, high = ax.get_xlim()
     ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
@@ -99,52 +99,52 @@ def test_ticks_are_epochs_that_there_are(epochs: int, tmp_path: Path) -> None:
     assert (line(ax, "training").get_marker() != "") is (epochs <= 30)
 
 
-def test_what_is_not_finite_leaves_a_gap_and_is_marked(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_leave_a_gap_and_are_marked(tmp_path: Path) -> None:
     loss = [3.0, np.nan, 2.0, np.inf, 1.0] + [0.5] * 60
     (ax,) = drawn(dn.History(loss=loss).plot(), tmp_path).axes
     assert list(line(ax, "not finite").get_xdata()) == [2, 4]
     assert np.isnan(line(ax, "training").get_ydata()[[1, 3]]).all()
-    assert line(ax, "training").get_marker() == "o"  # else epoch 3, which has no neighbour, would be invisible
-    made = drawn(dn.History(loss=[1.0], metrics={"r2": [np.nan]}).plot(), tmp_path)
-    assert "no finite value" in words(made)
+    assert line(ax, "training").get_marker() == "o"  # a line would not show epoch 3, which has no neighbour
+    plotted = drawn(dn.History(loss=[1.0], metrics={"r2": [np.nan]}).plot(), tmp_path)
+    assert "no finite value" in words(plotted)
 
 
-def test_curves_go_where_they_are_told(figure: ModuleType, tmp_path: Path) -> None:
-    trained = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
+def test_curves_are_drawn_into_the_given_axes(figure: ModuleType) -> None:
+    short = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
     own = figure.Figure()
     ax = own.add_subplot()
-    assert trained.plot(ax=ax) is own
+    assert short.plot(ax=ax) is own
     assert ax.get_ylabel() == "loss"
     two = figure.Figure().subplots(1, 2)
-    trained.plot(ax=two)
+    short.plot(ax=two)
     assert [ax.get_ylabel() for ax in two] == ["loss", "accuracy"]
-    (ax,) = trained.plot("accuracy").axes
+    (ax,) = short.plot("accuracy").axes
     assert list(line(ax, "validation").get_ydata()) == [0.1, 0.2, 0.3]
-    made = trained.plot(["accuracy", "loss"])
-    assert [ax.get_ylabel() for ax in made.axes] == ["accuracy", "loss"]
+    plotted = short.plot(["accuracy", "loss"])
+    assert [ax.get_ylabel() for ax in plotted.axes] == ["accuracy", "loss"]
 
 
 def test_curves_that_cannot_be_drawn(figure: ModuleType) -> None:
-    trained = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
+    short = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
     with pytest.raises(dn.ArgumentError, match="no epoch was finished"):
         dn.History().plot()
-    with pytest.raises(dn.UnknownNameError, match="unknown figure 'acuracy'; did you mean 'accuracy'"):
-        trained.plot("acuracy")
+    with pytest.raises(dn.UnknownNameError, match="unknown curve 'acuracy'; did you mean 'accuracy'"):
+        short.plot("acuracy")
     with pytest.raises(dn.ArgumentError, match="ax: got 1 axes, wanted one for each of loss, accuracy"):
-        trained.plot(["loss", "accuracy"], ax=figure.Figure().add_subplot())
-    with pytest.raises(dn.ArgumentError, match=r"ax\[0\]=3, wanted axes of matplotlib"):
-        trained.plot(ax=3)
-    with pytest.raises(dn.ArgumentError, match="wanted one for each of no figure"):
-        trained.plot([])
+        short.plot(["loss", "accuracy"], ax=figure.Figure().add_subplot())
+    with pytest.raises(dn.ArgumentError, match=r"ax\[0\]=3, wanted matplotlib Axes"):
+        short.plot(ax=3)
+    with pytest.raises(dn.ArgumentError, match=r"show=\[\], wanted at least one of loss, accuracy"):
+        short.plot([])
 
 
-# All of them
+# --- all plots --------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_pyplot_is_touched() -> None:
-    """In a process of its own: pyplot is not even imported, and neither it nor its defaults are changed where it is."""
+def test_plots_neither_import_pyplot_nor_change_its_state() -> None:
     import subprocess
 
+    # A new process has not imported pyplot.
     code = (
         "import sys, numpy as np, deepnotes as dn; from deepnotes import plots\n"
         "net = dn.Network([dn.Dense(4, 'tanh'), dn.Dense(2, 'softmax')], inputs=4)\n"
@@ -160,20 +160,20 @@ def test_nothing_of_pyplot_is_touched() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_the_same_figure_gives_the_same_file(tmp_path: Path) -> None:
+def test_saving_the_same_plot_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for kind in ("png", "pdf"):
         for name in ("a", "b"):
             plots.save(history(3).plot(), tmp_path / f"{name}.{kind}")
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
-@pytest.mark.parametrize(("name", "found"), [("a.gif", "ends in '.gif'"), ("a", "has no ending"), (3, "path=3")])
-def test_endings_that_are_none(name: Any, found: str) -> None:
-    with pytest.raises(dn.ArgumentError, match=found):
-        plots.save(history(3).plot(), name)
+@pytest.mark.parametrize(("path", "message"), [("a.gif", "ends in '.gif'"), ("a", "has no ending"), (3, "path=3")])
+def test_other_file_formats_are_refused(path: Any, message: str) -> None:
+    with pytest.raises(dn.ArgumentError, match=message):
+        plots.save(history(3).plot(), path)
 
 
-def test_a_picture_replaces_another_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.PNG"
     target.write_text("old")
 
@@ -188,7 +188,9 @@ def test_a_picture_replaces_another_whole_or_not_at_all(tmp_path: Path) -> None:
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_the_command_is_told(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+def test_without_matplotlib_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     net = dn.Network([dn.Dense(2)], inputs=4)
     for draw in (
@@ -205,28 +207,28 @@ def test_without_matplotlib_the_command_is_told(monkeypatch: pytest.MonkeyPatch,
     assert not list(tmp_path.iterdir())
 
 
-# The command line
+# --- the command line -------------------------------------------------------------------------------------------------
 
 SMALL = ["--layers", "4", "--epochs", "3", "--batch-size", "512", "--quiet", "--json"]
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_train_draws_its_curves(kind: str, tmp_path: Path, run: Any) -> None:
-    picture = tmp_path / f"curves.{kind}"
-    out, _ = run("train", "digits", *SMALL, "-o", tmp_path / "m.safetensors", "--plot", picture)
-    assert json.loads(out)["plot"] == str(picture)
+def test_train_writes_a_plot(kind: str, tmp_path: Path, run: Any) -> None:
+    path = tmp_path / f"curves.{kind}"
+    out, _ = run("train", "digits", *SMALL, "-o", tmp_path / "m.safetensors", "--plot", path)
+    assert json.loads(out)["plot"] == str(path)
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind]
-    content = picture.read_bytes()
+    content = path.read_bytes()
     assert content.startswith(start)
     if kind == "svg":
-        for words in (
+        for text in (
             b"<!-- loss -->",
             b"<!-- accuracy -->",
             b"<!-- training -->",
             b"<!-- validation -->",
             b"best epoch",
         ):
-            assert words in content
+            assert text in content
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_train_draws_its_curves(kind: str, tmp_path: Path, run: Any) -> None:
         ("m.svg", 2, "--plot m.svg and --output m.svg are the same file"),
     ],
 )
-def test_a_picture_that_cannot_be_is_refused_before_the_training(
+def test_an_invalid_path_of_a_plot_is_refused_before_the_training(
     plot: str, status: int, message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

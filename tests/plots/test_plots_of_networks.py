@@ -1,4 +1,4 @@
-"""Pictures of networks: what is in them. That they look right was seen to by eye."""
+"""Plots of networks: their contents. The appearance was checked by eye."""
 
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,18 @@ def matplotlib() -> None:
     pytest.importorskip("matplotlib.figure", reason=REASON)
 
 
-# Confusion
+# --- confusion matrices -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "of",
+    "convert",
     [lambda c: c, lambda c: np.eye(3)[:, c], lambda c: 0.2 + 0.5 * np.eye(3)[:, c], lambda c: c.astype(np.float32)],
+    ids=["indices", "one-hot", "outputs", "float indices"],
 )
-def test_a_confusion_matrix_counts_and_shades_by_true_class(of: Any, tmp_path: Path) -> None:
-    true, found = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 0, 2, 2, 2])
-    made = drawn(plots.confusion(of(found), of(true), classes=LONG), tmp_path)
-    ax = made.axes[0]
+def test_a_confusion_matrix_counts_and_shades_by_true_class(convert: Any, tmp_path: Path) -> None:
+    true, predicted = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 0, 2, 2, 2])
+    plotted = drawn(plots.confusion(convert(predicted), convert(true), classes=LONG), tmp_path)
+    ax = plotted.axes[0]
     assert np.allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3, 0], [0, 1, 0], [1 / 5, 0, 4 / 5]], rtol=1e-15)
     cells = {text.get_position(): text.get_text() for text in ax.texts}
     assert cells[0, 0] == "2\n67%"
@@ -43,19 +44,19 @@ def test_a_confusion_matrix_counts_and_shades_by_true_class(of: Any, tmp_path: P
     assert names == ["a class wit…mber one", "a class wit…mber two", r"\$c_3\$ & co"]
 
 
-def test_a_confusion_matrix_of_a_network(tmp_path: Path) -> None:
+def test_the_confusion_matrix_of_a_network(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(3, "softmax")], inputs=2, seed=0)
     net.metadata = {"classes": ["x", "y", "z"]}
-    made = drawn(plots.confusion_of(net, X2, Y2), tmp_path)
+    plotted = drawn(plots.confusion_of(net, X2, Y2), tmp_path)
     accuracy = net.evaluate(X2, Y2, metrics="accuracy")["accuracy"]
-    assert made.axes[0].get_title() == f"{accuracy:.1%} of 60 right"
-    assert [label.get_text() for label in made.axes[0].get_xticklabels()] == ["x", "y", "z"]
-    one = dn.Network([dn.Dense(1, "sigmoid")], inputs=2, seed=0)
-    made = plots.confusion_of(one, X2, Y2 > 0)
-    assert np.shape(made.axes[0].images[0].get_array()) == (2, 2)
+    assert plotted.axes[0].get_title() == f"{accuracy:.1%} of 60 right"
+    assert [label.get_text() for label in plotted.axes[0].get_xticklabels()] == ["x", "y", "z"]
+    one_output = dn.Network([dn.Dense(1, "sigmoid")], inputs=2, seed=0)
+    plotted = plots.confusion_of(one_output, X2, Y2 > 0)
+    assert np.shape(plotted.axes[0].images[0].get_array()) == (2, 2)
 
 
-def test_many_classes_have_less_in_their_cells(tmp_path: Path) -> None:
+def test_cells_of_many_classes_show_only_counts_or_nothing(tmp_path: Path) -> None:
     ten = drawn(plots.confusion(np.arange(10), np.arange(10)), tmp_path).axes[0]
     assert sorted(text.get_text() for text in ten.texts) == [""] * 90 + ["1"] * 10
     many = drawn(plots.confusion(np.arange(25), np.arange(25)), tmp_path).axes[0]
@@ -63,7 +64,7 @@ def test_many_classes_have_less_in_their_cells(tmp_path: Path) -> None:
     assert many.images[0].get_array().shape == (25, 25)
 
 
-def test_a_class_that_never_occurs(tmp_path: Path) -> None:
+def test_a_class_that_never_occurs_has_an_empty_row(tmp_path: Path) -> None:
     ax = drawn(plots.confusion([0, 0], [0, 0], classes=["here", "never"]), tmp_path).axes[0]
     assert np.array_equal(ax.images[0].get_array(), [[1, 0], [0, 0]])
 
@@ -81,7 +82,7 @@ def test_a_class_that_never_occurs(tmp_path: Path) -> None:
         ([0, 2], [0, 1], {"classes": ["a", "b"]}, dn.ArgumentError, r"classes=\['a', 'b'\], wanted 3 names"),
         ([0, 1], [0, 1], {"classes": "ab"}, dn.ArgumentError, "classes='ab', wanted 2 names"),
         (np.zeros((2, 2, 2)), [0, 1], {}, dn.ShapeError, r"predictions has shape \(2, 2, 2\)"),
-        ([0, 1], [0, 1], {"ax": "here"}, dn.ArgumentError, "ax='here', wanted axes of matplotlib"),
+        ([0, 1], [0, 1], {"ax": "here"}, dn.ArgumentError, "ax='here', wanted matplotlib Axes"),
     ],
 )
 def test_confusions_that_cannot_be_drawn(
@@ -91,23 +92,23 @@ def test_confusions_that_cannot_be_drawn(
         plots.confusion(predictions, Y, **options)
 
 
-# Boundary
+# --- boundaries -------------------------------------------------------------------------------------------------------
 
 
-def separating() -> dn.Network:
-    """Return a network that knows the class by the sign of the first input alone."""
+def network_of_first_input() -> dn.Network:
+    """Return a network that classifies by the sign of the first input alone."""
     net = dn.Network([dn.Dense(1, "sigmoid")], inputs=2, dtype="float64")
     net.parameters["W1"] = [[4.0, 0.0]]
     return net
 
 
-def test_a_boundary_lies_where_the_network_changes_its_mind(tmp_path: Path) -> None:
-    made = drawn(plots.boundary(separating(), X2, X2[0] > 0, classes=LONG[:2]), tmp_path)
-    ax = made.axes[0]
+def test_the_line_between_regions_is_where_the_predicted_class_changes(tmp_path: Path) -> None:
+    plotted = drawn(plots.boundary(network_of_first_input(), X2, X2[0] > 0, classes=LONG[:2]), tmp_path)
+    ax = plotted.axes[0]
     image = ax.images[0].get_array()
     assert image.shape == (256, 256, 3)
     left, right = image[:, 5], image[:, -5]
-    assert np.ptp(left, axis=0).max() < 1e-12  # the second input does not matter
+    assert np.ptp(left, axis=0).max() < 1e-12  # the colour does not depend on the second input
     assert abs(left[0] - right[0]).max() > 0.2
     (segment,) = [
         path.vertices for contours in ax.collections if hasattr(contours, "levels") for path in contours.get_paths()
@@ -119,7 +120,7 @@ def test_a_boundary_lies_where_the_network_changes_its_mind(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("k", [2, 3, 10, 12])
-def test_each_class_has_a_region_and_points_of_its_own(k: int, tmp_path: Path) -> None:
+def test_each_class_has_its_own_points(k: int, tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(k, "softmax")], inputs=2, seed=0)
     labels = np.arange(60) % k
     (ax,) = drawn(plots.boundary(net, X2, np.eye(k)[:, labels], resolution=40), tmp_path).axes
@@ -129,32 +130,32 @@ def test_each_class_has_a_region_and_points_of_its_own(k: int, tmp_path: Path) -
     assert len(shapes) == min(k, 10)
 
 
-def test_a_quantity_is_drawn_as_levels(tmp_path: Path) -> None:
+def test_a_quantity_is_drawn_as_its_values(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(1)], inputs=2, dtype="float64")
     net.parameters["W1"] = [[1.0, 0.0]]
     net.metadata = {"features": ["length (cm)", "cost in $"]}
-    made = drawn(plots.boundary(net, X2, X2[0], resolution=16), tmp_path)
-    ax = made.axes[0]
+    plotted = drawn(plots.boundary(net, X2, X2[0], resolution=16), tmp_path)
+    ax = plotted.axes[0]
     values = np.asarray(ax.images[0].get_array())
     assert values.shape == (16, 16)
     low, high = ax.get_xlim()
     assert np.allclose(values, np.linspace(low, high, 16), rtol=0, atol=1e-12)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("length (cm)", r"cost in \$")
-    assert made.axes[1].get_ylabel() == "output"
+    assert plotted.axes[1].get_ylabel() == "output"
 
 
-def test_one_point_and_no_targets(tmp_path: Path) -> None:
-    for net in (separating(), dn.Network([dn.Dense(1)], inputs=2, seed=0)):
+def test_a_boundary_around_one_point_without_targets(tmp_path: Path) -> None:
+    for net in (network_of_first_input(), dn.Network([dn.Dense(1)], inputs=2, seed=0)):
         (ax, *_) = drawn(plots.boundary(net, np.zeros((2, 1)), resolution=8), tmp_path).axes
         assert ax.get_xlim() == (-1, 1)
         assert ax.get_legend() is None
 
 
 def test_boundaries_that_cannot_be_drawn() -> None:
-    net = separating()
+    net = network_of_first_input()
     cases: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
         (dn.Network([dn.Dense(1)], inputs=3), (X2,), {}, dn.ShapeError, "the network has 3 inputs, wanted 2"),
-        (dn.Network([dn.Dense(3)], inputs=2), (X2,), {}, dn.ArgumentError, "3 outputs that are no classes"),
+        (dn.Network([dn.Dense(3)], inputs=2), (X2,), {}, dn.ArgumentError, "3 outputs that are not prob"),
         (dn.Network([dn.Dense(3, "sigmoid")], inputs=2), (X2,), {}, dn.ArgumentError, "3 sigmoid outputs"),
         (net, (X2.T,), {}, dn.ShapeError, r"X has shape \(60, 2\), .*X\.T would fit"),
         (net, (X2[:, :0],), {}, dn.ShapeError, r"X has shape \(2, 0\)"),
@@ -168,7 +169,7 @@ def test_boundaries_that_cannot_be_drawn() -> None:
             plots.boundary(network, *arguments, **options)
 
 
-# Weights
+# --- weights ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,8 +177,8 @@ def test_boundaries_that_cannot_be_drawn() -> None:
 )
 def test_the_weights_of_each_neuron_are_an_image(units: int, inputs: int, shape: Any, tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(units, "relu"), dn.Dense(2)], inputs=inputs, seed=0)
-    made = drawn(plots.weights(net, shape=shape), tmp_path)
-    ax = made.axes[0]
+    plotted = drawn(plots.weights(net, shape=shape), tmp_path)
+    ax = plotted.axes[0]
     (image,) = ax.images
     mosaic = np.ma.filled(image.get_array(), np.nan)
     n = min(units, 64)
@@ -194,10 +195,10 @@ def test_the_weights_of_each_neuron_are_an_image(units: int, inputs: int, shape:
     )
 
 
-def test_weights_that_are_no_images() -> None:
+def test_weights_that_cannot_be_drawn_as_images() -> None:
     net = dn.Network([dn.Dense(2)], inputs=30)
     for options, message in (
-        ({}, r"30 inputs, which fill no square; wanted shape=\(height, width\)"),
+        ({}, r"30 inputs, which do not fill a square; wanted shape=\(height, width\)"),
         ({"shape": (5, 5)}, r"shape=\(5, 5\) has 25 pixels, and the network 30 inputs"),
         ({"shape": 5}, r"shape=5, wanted \(height, width\)"),
         ({"shape": (5, 6), "most": 0}, "most=0"),
@@ -208,27 +209,27 @@ def test_weights_that_are_no_images() -> None:
         plots.weights(dn.Network([dn.Dropout(0.5), dn.Dense(2)], inputs=4))
 
 
-# Diagram
+# --- diagrams ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_diagram_has_every_layer_and_shape(tmp_path: Path) -> None:
+def test_a_diagram_shows_every_layer_and_shape(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(2048, "leaky_relu"), dn.Dropout(0.25), dn.Dense(10, "softmax")], inputs=784)
-    made = drawn(plots.diagram(net), tmp_path)
-    written = words(made).split("\n")
-    for wanted in ("input", "(784, m)", "dense", "leaky relu", "(2,048, m)", "W1 2,048×784", "b1 2,048×1", "dropout"):
-        assert wanted in written
-    for wanted in ("0.25", "W2 10×2,048", "b2 10×1", "softmax", "(10, m)", "1,628,170 parameters, float32"):
-        assert wanted in written
-    assert written.count("(2,048, m)") == 2
-    ax = made.axes[0]
+    plotted = drawn(plots.diagram(net), tmp_path)
+    texts = words(plotted).split("\n")
+    for text in ("input", "(784, m)", "dense", "leaky relu", "(2,048, m)", "W1 2,048×784", "b1 2,048×1", "dropout"):
+        assert text in texts
+    for text in ("0.25", "W2 10×2,048", "b2 10×1", "softmax", "(10, m)", "1,628,170 parameters, float32"):
+        assert text in texts
+    assert texts.count("(2,048, m)") == 2
+    ax = plotted.axes[0]
     lines = [each for each in ax.collections if hasattr(each, "get_segments")]
     neurons = [each for each in ax.collections if not hasattr(each, "get_segments")]
     assert [len(each.get_offsets()) for each in neurons] == [8, 8, 8, 10]
     assert [len(each.get_segments()) for each in lines] == [8 * 8, 8, 8 * 10]
-    assert written.count("⋮") == 3
+    assert texts.count("⋮") == 3
 
 
-def test_a_diagram_of_layers_of_ones_own(tmp_path: Path) -> None:
+def test_a_diagram_of_custom_layers(tmp_path: Path) -> None:
     class Square(dn.Layer):
         pass
 
@@ -236,5 +237,5 @@ def test_a_diagram_of_layers_of_ones_own(tmp_path: Path) -> None:
         pass
 
     net = dn.Network([dn.Dense(1, Cube()), Square()], inputs=1)
-    written = words(drawn(plots.diagram(net), tmp_path)).split("\n")
-    assert {"square", "Cube", "2 parameters, float32"} <= set(written)
+    texts = words(drawn(plots.diagram(net), tmp_path)).split("\n")
+    assert {"square", "Cube", "2 parameters, float32"} <= set(texts)
