@@ -104,7 +104,7 @@ def test_values_that_scikit_learn_refuses_are_refused_with_the_same_kind_of_erro
         ({"activation": ["relu", "tanh"]}, "has 2 activations, wanted 1: one per hidden layer"),
         ({"activation": ["rleu"]}, "did you mean 'relu'"),
         ({"loss": "log_los"}, "'loss' parameter"),
-        ({"callbacks": [1]}, r"callbacks\[0\] is 1"),
+        ({"callbacks": [1]}, r"callbacks\[0\]=1"),
         ({"callbacks": dn.EarlyStopping()}, "'callbacks' parameter"),
         ({"loss": "categorical_cross_entropy"}, "needs outputs that are simplex"),
     ],
