@@ -1,8 +1,10 @@
-"""Draw the packages and their imports: python .ci/architecture.py > docs/images/architecture.svg.
+"""Print an SVG drawing of the packages and their imports.
 
-The imports are read from the source files, whether at the top of a module, in a function or for types only; the line
-about each package is that of the table in CONTRIBUTING.md. `tests/test_docs_architecture.py` compares the result with
-the picture in the documentation.
+    python .ci/architecture.py > docs/images/architecture.svg
+
+All imports in the source files count, including those inside functions and those for types only. The description of
+each package comes from the table in CONTRIBUTING.md. `tests/test_docs_architecture.py` compares the result with the
+drawing in the documentation.
 """
 
 import ast
@@ -17,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CORE = "deepnotes"
 
-WIDTH, GUTTER, GAP, BETWEEN_LEVELS = 960, 40, 16, 34  # all lengths are in pixels
-TITLE_HEIGHT, LINE_HEIGHT, PADDING, CHARACTER = 20, 16, 12, 7
+WIDTH, GUTTER, GAP, LEVEL_GAP = 960, 40, 16, 34  # all lengths are in pixels
+TITLE_HEIGHT, LINE_HEIGHT, PADDING, CHARACTER_WIDTH = 20, 16, 12, 7
 FILL = {"core": "#e8eefc", "backend": "#e3f4e6"}
 STROKE = {"core": "#5470b8", "backend": "#4d8f5b"}
 
@@ -26,7 +28,7 @@ Graph = Mapping[str, frozenset[str]]
 
 
 def find_packages() -> dict[str, Path]:
-    """Return the directories of the packages within deepnotes and of the backends, by name."""
+    """Return the directory of each package, by name: the subpackages of deepnotes, and the backends."""
     core = {path.parent.name: path.parent for path in sorted((ROOT / CORE).glob("*/__init__.py"))}
     return core | {path.parent.name: path.parent for path in sorted((ROOT / "backends").glob("*/__init__.py"))}
 
@@ -58,12 +60,12 @@ def _package_of(module: str) -> str:
 
 
 def find_levels(imports: Graph) -> list[list[str]]:
-    """Return the packages by level, from the bottom: each is one level above the highest package that it imports.
+    """Return the packages of each level, lowest first: a package is one level above the highest that it imports.
 
     Raises
     ------
     graphlib.CycleError
-        If packages import each other in a circle.
+        If there is an import cycle.
     """
     level: dict[str, int] = {}
     for name in TopologicalSorter(imports).static_order():
@@ -72,7 +74,7 @@ def find_levels(imports: Graph) -> list[list[str]]:
 
 
 def find_direct_imports(imports: Graph) -> Graph:
-    """Return the imports that do not follow from others: without A -> C if A -> B and B -> C (transitive reduction)."""
+    """Return the transitive reduction of the imports: omit A -> C if A -> B and B -> C."""
 
     def reachable(name: str) -> set[str]:
         return set(imports[name]).union(*(reachable(lower) for lower in imports[name]))
@@ -84,7 +86,7 @@ def find_direct_imports(imports: Graph) -> Graph:
 
 
 def read_descriptions() -> dict[str, str]:
-    """Return the line about each package from the table in CONTRIBUTING.md."""
+    """Return the description of each package, from the table in CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(?:deepnotes|backends)/(\w+)/` \| (.*?) \|$", text, flags=re.MULTILINE)
     return {name: re.sub(r"`|\[(.*?)\]\(.*?\)", r"\1", description) for name, description in rows}
@@ -106,17 +108,17 @@ class Box:
         self.title = f"{CORE}.{name}" if self.kind == "core" else name
         parts = sorted(path.parent.name for path in folder.glob("*/__init__.py"))
         text = f"{description} ({', '.join(f'{part}/' for part in parts)})" if parts else description
-        self.lines = textwrap.wrap(text, int((width - 2 * PADDING) / CHARACTER))
+        self.lines = textwrap.wrap(text, int((width - 2 * PADDING) / CHARACTER_WIDTH))
         self.left, self.top, self.width = left, top, width
         self.height = 2 * PADDING + TITLE_HEIGHT + LINE_HEIGHT * len(self.lines) - 4
 
     @property
     def middle(self) -> float:
-        """The horizontal centre."""
+        """The x coordinate of the centre."""
         return self.left + self.width / 2
 
     def draw(self) -> Iterator[str]:
-        """Yield the elements of the box."""
+        """Yield the SVG elements of the box."""
         yield (
             f'<rect x="{self.left:g}" y="{self.top:g}" width="{self.width:g}" height="{self.height:g}" rx="6" '
             f'fill="{FILL[self.kind]}" stroke="{STROKE[self.kind]}"/>'
@@ -128,7 +130,7 @@ class Box:
 
 
 def place(levels: list[list[str]], packages: Mapping[str, Path]) -> dict[str, Box]:
-    """Return the boxes, the highest level at the top; the boxes of a level share its width, in the table's order."""
+    """Lay out the boxes: the highest level at the top, each level as one row, in the order of the table."""
     descriptions, boxes, top = read_descriptions(), {}, float(GAP)
     order = list(descriptions)
     for level in reversed(levels):
@@ -141,14 +143,14 @@ def place(levels: list[list[str]], packages: Mapping[str, Path]) -> dict[str, Bo
         for box in row:
             box.height = max(other.height for other in row)
         boxes.update(zip(names, row, strict=True))
-        top += row[0].height + BETWEEN_LEVELS
+        top += row[0].height + LEVEL_GAP
     return boxes
 
 
 def draw_arrow(upper: Box, lower: Box) -> str:
-    """Return an arrow from a box to a box below it, which passes the levels between them on the outside."""
+    """Return an arrow from a box to a lower one; it passes any levels between them at the edge of the drawing."""
     bottom, upper_end, lower_end = upper.top + upper.height, upper.left + upper.width, lower.left + lower.width
-    if lower.top - bottom <= BETWEEN_LEVELS:
+    if lower.top - bottom <= LEVEL_GAP:
         if upper_end < lower.left:
             return f'<path d="M{upper_end - GAP:g} {bottom:g}L{lower.left + GAP:g} {lower.top - 2:g}"/>'
         if lower_end < upper.left:
@@ -178,7 +180,7 @@ def draw() -> str:
     )
     head = f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}" role="img">
-<title>The packages of deepnotes, and which of them import which</title>
+<title>The packages of deepnotes and their imports</title>
 <defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">\
 <path d="M0 0L8 4L0 8Z" fill="#666"/></marker></defs>
 <rect width="{WIDTH}" height="{height:g}" fill="#fff"/>

@@ -7,6 +7,6 @@ from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-used = ["test", *re.findall(r"\w+", extras["all"][0].partition("[")[2])]
-for requirement in project["dependencies"] + [line for extra in used for line in extras[extra]]:
+tested_extras = ["test", *re.findall(r"\w+", extras["all"][0].partition("[")[2])]
+for requirement in project["dependencies"] + [line for extra in tested_extras for line in extras[extra]]:
     sys.stdout.write(requirement.replace(">=", "==") + "\n")

@@ -1,4 +1,4 @@
-"""Hook of `mkdocs build`: bring the documents outside docs/ to the site, and make the links between them work there."""
+"""Hook for `mkdocs build`: add the documents outside docs/ to the site, and adapt the links to and from them."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def on_files(files: Files, config: MkDocsConfig, **kwargs: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Change links between docs/ and the rest of the repository: on the site both are in one folder."""
+    """Adapt links between docs/ and the rest of the repository, which are in the same folder on the site."""
     if page.file.src_uri in DOCUMENTS:
         return re.sub(r"\]\(((?:\.\./)*)docs/", r"](\1", markdown)
     return re.sub(r"\]\(\.\./((?:\.\./)*)(?=[A-Z]|examples/)", r"](\1", markdown)

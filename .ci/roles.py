@@ -1,4 +1,4 @@
-"""Extension of griffe for the documentation site: show Sphinx roles in docstrings as code, as Markdown has no roles."""
+"""Griffe extension for the documentation site: show Sphinx roles in docstrings as code, since Markdown has no roles."""
 
 import re
 from typing import Any
@@ -9,12 +9,12 @@ ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`(~?)([\w.]+)`")
 
 
 def format_role(match: re.Match[str]) -> str:
-    """Return the name in a role as code: only its last component if it begins with a tilde."""
+    """Return the name in a role as Markdown code; if it begins with a tilde, only its last component."""
     return f"`{match[2].rpartition('.')[2] if match[1] else match[2]}`"
 
 
 class Roles(griffe.Extension):
-    """Replaces the roles in every docstring."""
+    """Replaces the roles in all docstrings."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Replace the roles in the docstring of an object."""

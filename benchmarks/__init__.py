@@ -1,1 +1,1 @@
-"""Benchmarks: how long things take, always beside something else that was timed in the same run."""
+"""Benchmarks: each time is reported next to another one that was measured in the same run."""

@@ -1,9 +1,9 @@
-"""Time the start of Python up to a trained tiny network for each backend, and the imports alone.
+"""Time from the start of Python until a tiny network is trained, for each backend; and the imports alone.
 
     python -m benchmarks.cold_start --backends numpy,numba --json benchmarks/results/cold-start.json
 
-Each run is a new process. In each round, each contender has its own cache directory, which is empty in the first run
-and filled in the following, warm runs.
+Each run is a new process. In each round, each contender has its own cache directory. It is empty in the first run, and
+filled in the following runs, which are called warm.
 """
 
 import os
@@ -30,39 +30,41 @@ END = "\nimport time\nprint(time.perf_counter())"
 
 
 def start_to_end(code: str, cache: str) -> float:
-    """Return the seconds from the start of the interpreter until it has run some code."""
+    """Return the seconds from the start of the interpreter until it has run `code`."""
     environment = os.environ | {"DEEPNOTES_CACHE_DIR": cache}
-    began = time.perf_counter()  # a clock that all processes share
-    done = subprocess.run(
+    start = time.perf_counter()  # a clock that all processes share
+    process = subprocess.run(
         [sys.executable, "-c", code + END], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
-    return float(done.stdout.split()[-1]) - began
+    return float(process.stdout.split()[-1]) - start
 
 
 def measure(codes: dict[str, str], rounds: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Return minimum, median and maximum seconds of the first run and of the warm ones, by contender."""
-    times: dict[str, dict[str, list[float]]] = {who: {"first": [], "warm": []} for who in codes}
+    """Return minimum, median and maximum seconds of the first run and of the warm runs, for each contender."""
+    times: dict[str, dict[str, list[float]]] = {contender: {"first": [], "warm": []} for contender in codes}
     for code in codes.values():
         with TemporaryDirectory() as cache:
             start_to_end(code, cache)  # fills the file system's cache, and writes the .pyc files
     for _ in range(rounds):
-        for who, code in codes.items():
+        for contender, code in codes.items():
             with TemporaryDirectory() as cache:
-                times[who]["first"].append(start_to_end(code, cache))
-                times[who]["warm"] += [start_to_end(code, cache) for _ in range(repeats)]
-    return {who: {kind: spread(values) for kind, values in kinds.items()} for who, kinds in times.items()}
+                times[contender]["first"].append(start_to_end(code, cache))
+                times[contender]["warm"] += [start_to_end(code, cache) for _ in range(repeats)]
+    return {contender: {kind: spread(values) for kind, values in kinds.items()} for contender, kinds in times.items()}
 
 
 def main() -> None:
     """Measure, print a table, and write the results if requested."""
-    line = parser(__doc__, rounds=3)
-    line.add_argument("--repeats", type=int, default=5, help="warm runs per round; default: 5")
-    options = Options(line)
+    argument_parser = parser(__doc__, rounds=3)
+    argument_parser.add_argument("--repeats", type=int, default=5, help="warm runs per round; default: 5")
+    options = Options(argument_parser)
     if options.given.repeats < 1:
-        line.error(f"--repeats {options.given.repeats}: wanted at least 1")
+        argument_parser.error(f"--repeats {options.given.repeats}: wanted at least 1")
     codes = {backend: TRAIN.format(backend=backend) for backend in options.backends} | IMPORTS
     results = measure(codes, options.rounds, options.given.repeats)
-    publish("cold-start", "from the start of Python to a trained 4-16-16-1, seconds", results, options.json)
+    publish(
+        "cold-start", "seconds from the start of Python until a 4-16-16-1 network is trained", results, options.json
+    )
 
 
 if __name__ == "__main__":

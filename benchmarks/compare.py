@@ -1,14 +1,15 @@
-"""Compare two checkouts, or two files of results: ``python -m benchmarks.compare OLD NEW``.
+"""Compare the speed of two checkouts, or two files of results: ``python -m benchmarks.compare OLD NEW``.
 
     python -m benchmarks.compare ../before . --backends numpy,numba
     python -m benchmarks.compare before/steps.json benchmarks/results/steps.json
 
-Two checkouts, given as directories, train in turns: each round gives a pair of times, and the change of a case is the
-median of the paired ratios. Its noise is half the interquartile range of these ratios.
+If OLD and NEW are directories, each holds a checkout. The two train in turns: each round gives a pair of times. The
+change of a case is the median of the ratios new / old, and its noise half their interquartile range.
 
-Two files of ``benchmarks/results/``, of the same kind, were measured at different times. The noise of a case then
-combines half the interquartile range of each. If both files have the matrix products alone, timed in the same rounds,
-a change is computed relative to theirs, so that a slower machine does not pass for slower code.
+Otherwise they are two files from ``benchmarks/results/``, of the same kind, but measured at different times. The noise
+of a case then combines half the interquartile range of each file. If both files also have the times of the matrix
+products alone, all changes are relative to the change of the products, so that a slower machine does not look like
+slower code.
 
 With ``--strict`` the exit code is 1 if a case became slower.
 """
@@ -30,24 +31,25 @@ from deepnotes.testing.bench.advice import figure
 from deepnotes.testing.bench.timing import UNRELIABLE
 
 REFERENCE = "products"
-"""The matrix products alone, as NumPy computes them."""
+"""The contender that computes only the matrix products, with NumPy."""
 MIN_TIME_CHANGE = 0.05
-"""Smaller changes of times are not reported: another layout of the program in memory can cause them."""
+"""Smaller changes of times are not reported: a different layout of the program in memory can cause them."""
 MIN_MEMORY_CHANGE = 0.1
+"""The smallest reported change of memory use."""
 MIN_COUNT_CHANGE = 0.002
-"""The same for counted instructions."""
+"""The smallest reported change of instruction counts."""
 
 
 class Value(NamedTuple):
     """The measured value of a case, its relative noise, and the smallest relative change to report."""
 
-    figure: float
+    value: float
     noise: float
     min_change: float = MIN_TIME_CHANGE
 
 
 class Change(NamedTuple):
-    """A case before and now, the factor between them, and the relative noise of this factor."""
+    """A case's old and new values, the factor between them, and the relative noise of this factor."""
 
     case: str
     old: float
@@ -57,14 +59,14 @@ class Change(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``"slower"``, ``"faster"``, or an empty string for a change within the noise."""
+        """``"slower"``, ``"faster"``, or an empty string if the change is within the noise."""
         if abs(self.factor - 1) <= self.noise:
             return ""
         return "slower" if self.factor > 1 else "faster"
 
 
 def values(content: dict[str, Any]) -> dict[str, dict[str, Value]]:
-    """Return the measured values of a file of results, by case and contender."""
+    """Return the measured values in a file of results, by case and contender."""
     return {case: dict(_case_values(result)) for case, result in _iterate_cases(content["results"])}
 
 
@@ -76,13 +78,13 @@ def _iterate_cases(results: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
 
 def _case_values(result: dict[str, Any]) -> Iterator[tuple[str, Value]]:
     scatter = result.get("scatter", {})
-    for who, us in result.get("microseconds", {}).items():
-        share = scatter.get(who)
-        yield who, Value(us, (UNRELIABLE if share is None else share) / 2)
+    for contender, us in result.get("microseconds", {}).items():
+        share = scatter.get(contender)
+        yield contender, Value(us, (UNRELIABLE if share is None else share) / 2)
     for kind in ("first", "warm"):
         if kind in result:
-            least, median, most = result[kind]
-            yield kind, Value(median, (most - least) / median / 2)
+            minimum, median, maximum = result[kind]
+            yield kind, Value(median, (maximum - minimum) / median / 2)
     for layout, megabytes in result.get("growth", {}).items():
         yield layout, Value(megabytes, 0.0, MIN_MEMORY_CHANGE)
     if "per_step" in result:
@@ -94,22 +96,22 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     result = []
     old_values, new_values = values(old), values(new)
     for case, by_contender in old_values.items():
-        for who, before in by_contender.items():
-            after = new_values.get(case, {}).get(who)
+        for contender, before in by_contender.items():
+            after = new_values.get(case, {}).get(contender)
             if after is None:
                 continue
-            factor, noise = after.figure / max(before.figure, 1e-9), hypot(before.noise, after.noise)
-            if who != REFERENCE and REFERENCE in by_contender and REFERENCE in new_values[case]:
+            factor, noise = after.value / max(before.value, 1e-9), hypot(before.noise, after.noise)
+            if contender != REFERENCE and REFERENCE in by_contender and REFERENCE in new_values[case]:
                 reference, new_reference = by_contender[REFERENCE], new_values[case][REFERENCE]
-                factor /= new_reference.figure / reference.figure
+                factor /= new_reference.value / reference.value
                 noise = hypot(noise, reference.noise, new_reference.noise)
             noise = max(noise, before.min_change)
-            result.append(Change(f"{case}: {who}", before.figure, after.figure, factor, noise))
+            result.append(Change(f"{case}: {contender}", before.value, after.value, factor, noise))
     return result
 
 
 def paired_changes(pairs: dict[str, Pairs]) -> list[Change]:
-    """Return the change of each case of two checkouts, in microseconds per step."""
+    """Return the change of each case between two checkouts, in microseconds per step."""
     return [
         Change(
             case,
@@ -123,33 +125,40 @@ def paired_changes(pairs: dict[str, Pairs]) -> list[Change]:
 
 
 def only_in_one(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return the cases that only one of the files has."""
-    before, after = ({f"{case}: {who}" for case, by in values(c).items() for who in by} for c in (old, new))
+    """Return a message for each case that only one of the files has."""
+    before, after = (
+        {f"{case}: {contender}" for case, by_contender in values(content).items() for contender in by_contender}
+        for content in (old, new)
+    )
     return [f"only the old file has {case}" for case in sorted(before - after)] + [
         f"only the new file has {case}" for case in sorted(after - before)
     ]
 
 
 def main() -> None:
-    """Print the changes."""
+    """Print the changes of all cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("old", type=Path, help="a checkout, or a file of results")
-    parser.add_argument("new", type=Path, help="another of the same kind")
-    parser.add_argument("--all", action="store_true", help="also show the cases without a change")
+    parser.add_argument("new", type=Path, help="another checkout or file, of the same kind")
+    parser.add_argument("--all", action="store_true", help="show all cases, not only those that changed")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a case became slower")
     checkouts = parser.add_argument_group("for checkouts")
     checkouts.add_argument("--backends", default="numpy,numba", help="separated by commas; default: numpy,numba")
-    checkouts.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
+    checkouts.add_argument(
+        "--networks",
+        default=",".join(NETWORKS),
+        help=f"some of {', '.join(NETWORKS)}; default: all",
+    )
     checkouts.add_argument("--rounds", type=int, default=15, help="pairs of timings per case; default: 15")
     options = parser.parse_args()
     compare = _compare_checkouts if options.old.is_dir() and options.new.is_dir() else _compare_files
-    found, remarks = compare(parser, options)
+    result, remarks = compare(parser, options)
     console = Console(width=140, soft_wrap=True)
-    console.print(_table([change for change in found if options.all or change.verdict]))
+    console.print(_make_table([change for change in result if options.all or change.verdict]))
     for remark in remarks:
         console.print(remark, markup=False)
-    slower, faster = ([c for c in found if c.verdict == verdict] for verdict in ("slower", "faster"))
-    console.print(f"{len(found)} cases: {len(slower)} slower, {len(faster)} faster, the others within the noise")
+    slower, faster = ([change for change in result if change.verdict == verdict] for verdict in ("slower", "faster"))
+    console.print(f"{len(result)} cases: {len(slower)} slower, {len(faster)} faster, the others within the noise")
     if options.strict and slower:
         raise SystemExit(1)
 
@@ -158,16 +167,16 @@ def _compare_files(parser: argparse.ArgumentParser, options: argparse.Namespace)
     """Return the changes between two files, and remarks on what else differs."""
     try:
         old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (options.old, options.new))
-        found, remarks = changes(old, new), only_in_one(old, new)
+        result, remarks = changes(old, new), only_in_one(old, new)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        parser.error(f"these are not two checkouts or two files of results: {type(error).__name__}: {error}")
-    if not found:
+        parser.error(f"wanted two checkouts or two files of results: {type(error).__name__}: {error}")
+    if not result:
         parser.error("the two files have no case in common")
     for name in ("processor", "cores", "python", "versions", "blas", "commit"):
         before, after = old["machine"].get(name), new["machine"].get(name)
         if before != after:
             remarks.append(f"{name}: {before} before, {after} now")
-    return found, remarks
+    return result, remarks
 
 
 def _compare_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[list[Change], list[str]]:
@@ -181,16 +190,23 @@ def _compare_checkouts(parser: argparse.ArgumentParser, options: argparse.Namesp
     cases = {name: NETWORKS[name] for name in names}
     pairs, failures = compare_checkouts(options.old, options.new, cases, options.backends.split(","), options.rounds)
     if not pairs:
-        parser.error(f"nothing could be timed: {next(iter(failures.values()))}")
-    return paired_changes(pairs), [f"without {case}: {reason}" for case, reason in failures.items()]
+        parser.error(f"no case could be timed: {next(iter(failures.values()))}")
+    return paired_changes(pairs), [f"{case} was not compared: {reason}" for case, reason in failures.items()]
 
 
-def _table(shown: list[Change]) -> Table:
+def _make_table(changes: list[Change]) -> Table:
     table = Table("case", "before", "now", "change", "noise", "", box=None)
     for column in table.columns[1:5]:
         column.justify = "right"
-    for c in shown:
-        table.add_row(c.case, figure(c.old), figure(c.new), f"{c.factor - 1:+.1%}", f"±{c.noise:.1%}", c.verdict)
+    for change in changes:
+        table.add_row(
+            change.case,
+            figure(change.old),
+            figure(change.new),
+            f"{change.factor - 1:+.1%}",
+            f"±{change.noise:.1%}",
+            change.verdict,
+        )
     return table
 
 

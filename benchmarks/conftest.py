@@ -1,7 +1,7 @@
 """Fixtures and options of the pytest-benchmark files: ``pytest benchmarks/ --backend numpy,numba``.
 
-The ``extra_info`` of each result (``--benchmark-json``) has the operations and bytes of the case, the share of the
-machine's limit that the result reaches, and whether its rounds scatter too much to be reliable.
+The ``extra_info`` of each result (``--benchmark-json``) has the operations and bytes of the case, the fraction of the
+machine's performance limit that it reaches, and whether its rounds vary too much to be reliable.
 """
 
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from deepnotes.testing.bench.timing import is_unreliable, scatter, seconds
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
 collect_ignore = ["gpu"]
-"""A command, ``python -m benchmarks.gpu``, without tests for pytest."""
+"""The folder of the command ``python -m benchmarks.gpu``, which has no tests."""
 
 ROUNDS = 7
-Timed = Callable[..., Any]
+TimeCalls = Callable[..., Any]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
+    """Add the command-line options."""
     group = parser.getgroup("deepnotes benchmarks")
     group.addoption("--backend", default="all", help="names separated by commas; default: all available ones")
     group.addoption("--round-seconds", type=float, default=0.02, help="approximate length of a round; default: 0.02")
     group.addoption(
-        "--largest-seconds", type=float, default=0.5, help="cases with a longer call are skipped; default: 0.5"
+        "--largest-seconds", type=float, default=0.5, help="skip cases whose calls take longer; default: 0.5"
     )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize tests over the requested backends, including unavailable ones, which are skipped."""
+    """Parametrize tests over the requested backends; tests of unavailable backends are skipped later."""
     if "backend" in metafunc.fixturenames:
         option = metafunc.config.getoption("--backend")
         names = available_backends() if option == "all" else option.split(",")
@@ -51,7 +51,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="session")
 def limits() -> Callable[[Backend], Ceilings]:
-    """Return a function that measures the ceilings of a backend, once per location."""
+    """Return a function that measures the performance limits of a backend, once for the host and for each device."""
     known: dict[str, Ceilings] = {}
 
     def measure(backend: Backend) -> Ceilings:
@@ -63,30 +63,30 @@ def limits() -> Callable[[Backend], Ceilings]:
 
 
 @pytest.fixture
-def timed(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], Ceilings]) -> Timed:
-    """Return a function that times calls in rounds of about equal length, and compares them with the limit."""
+def time_calls(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], Ceilings]) -> TimeCalls:
+    """Return a function that times calls, in rounds of about equal length, and compares the time with the limit."""
     config = request.config
 
     def run(
         function: Callable[[], object], backend: Backend, work: Work | None, dtype: str, units: int = 1, calls: int = 1
     ) -> None:
-        """Time `function`, which does the `work` a number of times, `units`."""
+        """Time `function`, each call of which does `units` times the work `work`, in `calls` calls of the backend."""
         function()
-        once = min(seconds(function) for _ in range(2))
-        if once > config.getoption("--largest-seconds"):
+        call_seconds = min(seconds(function) for _ in range(2))
+        if call_seconds > config.getoption("--largest-seconds"):
             pytest.skip(
-                f"one call takes {once:.2f} s, and --largest-seconds is {config.getoption('--largest-seconds')}"
+                f"one call takes {call_seconds:.2f} s, but --largest-seconds is {config.getoption('--largest-seconds')}"
             )
-        times = max(1, round(config.getoption("--round-seconds") / once))
-        benchmark.pedantic(function, rounds=ROUNDS, iterations=times)
+        iterations = max(1, round(config.getoption("--round-seconds") / call_seconds))
+        benchmark.pedantic(function, rounds=ROUNDS, iterations=iterations)
         stats = benchmark.stats.stats if benchmark.stats else None  # None if benchmarks are disabled
         if stats is None:
             return
-        share = scatter(stats.data)
-        benchmark.extra_info |= {"backend": backend.name, "dtype": dtype, "units": units, "scatter": share}
-        benchmark.extra_info["unreliable"] = is_unreliable(share)
+        spread = scatter(stats.data)
+        benchmark.extra_info |= {"backend": backend.name, "dtype": dtype, "units": units, "scatter": spread}
+        benchmark.extra_info["unreliable"] = is_unreliable(spread)
         if work is not None:
-            least = units * limits(backend).seconds(work, dtype) + calls * limits(backend).call
-            benchmark.extra_info |= {"flops": work.flops, "bytes": work.bytes, "share": least / stats.median}
+            limit = units * limits(backend).seconds(work, dtype) + calls * limits(backend).call
+            benchmark.extra_info |= {"flops": work.flops, "bytes": work.bytes, "share": limit / stats.median}
 
     return run

@@ -1,11 +1,12 @@
-"""Time a whole ``fit`` of ``DenseClassifier`` in comparison with scikit-learn's ``MLPClassifier``.
+"""Compare the time of a whole ``fit`` of ``DenseClassifier`` with that of scikit-learn's ``MLPClassifier``.
 
     python -m benchmarks.estimators --backends numba,numpy --json benchmarks/results/estimators.json
 
-Both have the same hyperparameters, ``random_state``, data and dtype; so they start from the same parameters, see the
-samples in the same order, and run all epochs. The losses of each epoch and the accuracies on held-out samples are
-compared before anything is timed; then both take turns in one process. The time includes all checks of arguments and
-data.
+Both estimators have the same hyperparameters, ``random_state``, data and dtype. So they start from the same parameters,
+see the samples in the same order, and run all epochs. The losses of each epoch and the accuracies on held-out samples
+are compared before anything is timed. Then the estimators take turns in one process. The time includes all checks of
+arguments and data.
+
 Needs the extra ``sklearn``.
 """
 
@@ -26,12 +27,12 @@ from deepnotes.datasets import load_digits
 from deepnotes.testing.bench.timing import seconds, summarize_ratios, turns
 
 Samples = tuple[np.ndarray, np.ndarray]
-THEIRS = "scikit-learn"
+SKLEARN = "scikit-learn"
 
 
 @dataclass(frozen=True)
 class Case:
-    """The options of a fit, and a function that returns the samples to train on and to score."""
+    """The options of a fit, and a function that returns the samples for training and for scoring."""
 
     hidden: tuple[int, ...]
     batch: int
@@ -39,8 +40,8 @@ class Case:
     data: Callable[[], tuple[Samples, Samples]]
 
 
-def generated(features: int, classes: int, samples: int, held_out: int) -> tuple[Samples, Samples]:
-    """Return samples of two clusters per class, which a small network can separate."""
+def generate_samples(features: int, classes: int, samples: int, held_out: int) -> tuple[Samples, Samples]:
+    """Return training and held-out samples from two clusters per class, which a small network can separate."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(2 * classes, features))
     cluster = rng.integers(0, 2 * classes, samples + held_out)
@@ -49,25 +50,25 @@ def generated(features: int, classes: int, samples: int, held_out: int) -> tuple
     return (X[:samples], y[:samples]), (X[samples:], y[samples:])
 
 
-def digits() -> tuple[Samples, Samples]:
-    """Return the digits; the held-out ones are by other writers."""
+def load_digit_samples() -> tuple[Samples, Samples]:
+    """Return the digits for training, and held-out digits by other writers."""
     X, y = load_digits()[:2]
     X = (X / 16).astype(np.float32)
     return (X[:1500], y[:1500]), (X[1500:], y[1500:])
 
 
 CASES = {
-    "tiny": Case((16, 16), 16, 200, partial(generated, 4, 2, 500, 500)),
-    "tiny-32": Case((16, 16), 32, 200, partial(generated, 4, 2, 500, 500)),
-    "tiny-one-batch": Case((16, 16), 150, 200, partial(generated, 4, 2, 150, 500)),
-    "digits": Case((128, 64), 64, 30, digits),
-    "deep-mnist": Case((512, 512), 128, 5, partial(generated, 784, 10, 5000, 1000)),
+    "tiny": Case((16, 16), 16, 200, partial(generate_samples, 4, 2, 500, 500)),
+    "tiny-32": Case((16, 16), 32, 200, partial(generate_samples, 4, 2, 500, 500)),
+    "tiny-one-batch": Case((16, 16), 150, 200, partial(generate_samples, 4, 2, 150, 500)),
+    "digits": Case((128, 64), 64, 30, load_digit_samples),
+    "deep-mnist": Case((512, 512), 128, 5, partial(generate_samples, 784, 10, 5000, 1000)),
 }
-"""Networks of :mod:`benchmarks.steps`; ``tiny`` with several batch sizes, which affect its time most."""
+"""Networks of :mod:`benchmarks.steps`; ``tiny`` has several batch sizes, since its time depends most on them."""
 
 
-def estimators(case: Case, backends: list[str]) -> dict[str, Any]:
-    """Return new estimators by name, with the same hyperparameters."""
+def make_estimators(case: Case, backends: list[str]) -> dict[str, Any]:
+    """Return new estimators with the same hyperparameters: one for each backend, and scikit-learn's."""
     options: dict[str, Any] = {
         "hidden_layer_sizes": case.hidden,
         "batch_size": case.batch,
@@ -76,55 +77,55 @@ def estimators(case: Case, backends: list[str]) -> dict[str, Any]:
         "random_state": 0,
     }
     ours = {backend: dn.DenseClassifier(backend=backend, **options) for backend in backends}
-    return ours | {THEIRS: MLPClassifier(**options)}
+    return ours | {SKLEARN: MLPClassifier(**options)}
 
 
 def check_agreement(fitted: dict[str, Any], held_out: Samples) -> dict[str, float]:
-    """Check that all losses and accuracies agree; return the accuracies by name."""
+    """Check that all losses and accuracies agree; return the accuracy of each estimator."""
     X, y = held_out
-    theirs, accuracies = fitted[THEIRS], {}
-    for who, model in fitted.items():
+    reference, accuracies = fitted[SKLEARN], {}
+    for name, model in fitted.items():
         np.testing.assert_allclose(
             model.loss_curve_,
-            theirs.loss_curve_,
+            reference.loss_curve_,
             rtol=1e-2,
             atol=1e-3,
-            err_msg=f"{who} trains differently from {THEIRS}",
+            err_msg=f"{name} trains differently from {SKLEARN}",
         )
-        accuracies[who] = float(model.score(X, y))
-        if abs(accuracies[who] - theirs.score(X, y)) > 0.02:
-            raise AssertionError(f"{who} has the accuracy {accuracies[who]}, {THEIRS} {theirs.score(X, y)}")
+        accuracies[name] = float(model.score(X, y))
+        if abs(accuracies[name] - reference.score(X, y)) > 0.02:
+            raise AssertionError(f"{name} has an accuracy of {accuracies[name]}, {SKLEARN} of {reference.score(X, y)}")
     return accuracies
 
 
 def measure(name: str, backends: list[str], rounds: int) -> dict[str, Any]:
-    """Measure the fits of a case: median times in microseconds, and the spread of the ratios."""
+    """Return the median time of each estimator's fit, in microseconds, and the ratios to scikit-learn's time."""
     case = CASES[name]
     (X, y), held_out = case.data()
-    rivals = estimators(case, backends)
+    contenders = make_estimators(case, backends)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # no fit is meant to converge
-        accuracies = check_agreement({who: model.fit(X, y) for who, model in rivals.items()}, held_out)
-        times = turns({who: partial(seconds, partial(model.fit, X, y)) for who, model in rivals.items()}, rounds)
-    units = [X.shape[1], *case.hidden, rivals[THEIRS].n_outputs_]
-    result = summarize_ratios(times, [THEIRS])
+        accuracies = check_agreement({name: model.fit(X, y) for name, model in contenders.items()}, held_out)
+        times = turns({name: partial(seconds, partial(model.fit, X, y)) for name, model in contenders.items()}, rounds)
+    units = [X.shape[1], *case.hidden, contenders[SKLEARN].n_outputs_]
+    result = summarize_ratios(times, [SKLEARN])
     return {
         "network": "-".join(map(str, units)),
         "samples": len(y),
         "batch": case.batch,
         "epochs": case.epochs,
-        "accuracy": {who: round(accuracy, 4) for who, accuracy in accuracies.items()},
+        "accuracy": {name: round(accuracy, 4) for name, accuracy in accuracies.items()},
         **result,
     }
 
 
 def main() -> None:
     """Measure, print a table, and write the results if requested."""
-    line = parser(__doc__)
-    line.add_argument("--cases", default=",".join(CASES), help="separated by commas; default: all")
-    options = Options(line)
+    argument_parser = parser(__doc__)
+    argument_parser.add_argument("--cases", default=",".join(CASES), help="separated by commas; default: all")
+    options = Options(argument_parser)
     results = {name: measure(name, options.backends, options.rounds) for name in options.known("--cases", CASES)}
-    publish("estimators", "a whole fit, float32, and the ratio of scikit-learn's time to it", results, options.json)
+    publish("estimators", "a whole fit in float32, and scikit-learn's time divided by it", results, options.json)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def work_of(name: str, given: list[Any], dtype: str) -> Work:
 @np.errstate(all="ignore")  # intermediate results may overflow, as in Programs
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", EQUATIONS)
-def test_equation(timed: Any, backend: Backend, name: str, dtype: str) -> None:
+def test_equation(time_calls: Any, backend: Backend, name: str, dtype: str) -> None:
     given = draw_arguments(name, dtype)
     ours = [
         backend.from_numpy(x) if isinstance(x, np.ndarray) else getattr(backend.xp, dtype) if x is DTYPE else x
@@ -64,4 +64,4 @@ def test_equation(timed: Any, backend: Backend, name: str, dtype: str) -> None:
             last = result[-1] if isinstance(result, tuple) else result
             backend.to_numpy(last[:1] if last.ndim else last)  # waits for the device
 
-    timed(run, backend, work_of(name, given, dtype), dtype)
+    time_calls(run, backend, work_of(name, given, dtype), dtype)

@@ -17,7 +17,7 @@ STEPS = 4
 DTYPES = ["float32", "float64"]
 
 
-def steps(timed: Any, backend: Backend, case: Case) -> None:
+def steps(time_calls: Any, backend: Backend, case: Case) -> None:
     """Time an epoch of a few steps."""
     X, y = case.data(STEPS * case.batch)
     net, optimizer = network(backend, case), case.plan.optimizer
@@ -25,28 +25,28 @@ def steps(timed: Any, backend: Backend, case: Case) -> None:
     def train() -> None:
         net.fit(X.T, y, optimizer=optimizer, epochs=1, batch_size=case.batch, shuffle=False)
 
-    timed(train, backend, step_work(case.plan, case.batch), case.dtype, units=STEPS)
+    time_calls(train, backend, step_work(case.plan, case.batch), case.dtype, units=STEPS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_adam_steps(timed: Any, backend: Backend, name: str, dtype: str) -> None:
-    steps(timed, backend, NETWORKS[name]._replace(dtype=dtype))
+def test_adam_steps(time_calls: Any, backend: Backend, name: str, dtype: str) -> None:
+    steps(time_calls, backend, NETWORKS[name]._replace(dtype=dtype))
 
 
 @pytest.mark.parametrize("samples", [1, 1000])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_predict(timed: Any, backend: Backend, name: str, dtype: str, samples: int) -> None:
+def test_predict(time_calls: Any, backend: Backend, name: str, dtype: str, samples: int) -> None:
     case = NETWORKS[name]._replace(dtype=dtype, batch=samples)
     X, _ = case.data(samples)
     net = network(backend, case)
-    timed(lambda: net.predict(X.T), backend, prediction_work(case.plan, samples), dtype)
+    time_calls(lambda: net.predict(X.T), backend, prediction_work(case.plan, samples), dtype)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_sweep(timed: Any, limits: Any, backend: Backend, width: int, batch: int, request: Any) -> None:
+def test_sweep(time_calls: Any, limits: Any, backend: Backend, width: int, batch: int, request: Any) -> None:
     case = Case((width,) * 3, batch)
     too_large = case.too_large(STEPS * batch)
     if too_large:
@@ -55,17 +55,17 @@ def test_sweep(timed: Any, limits: Any, backend: Backend, width: int, batch: int
     least = limits(backend).seconds(step_work(case.plan, batch), case.dtype)
     if least > longest:
         pytest.skip(f"one step takes {least:.2g} s or more, and the limit is {longest:g} s")
-    steps(timed, backend, case)
+    steps(time_calls, backend, case)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_save(timed: Any, backend: Backend, name: str, tmp_path: Path) -> None:
+def test_save(time_calls: Any, backend: Backend, name: str, tmp_path: Path) -> None:
     net = network(backend, NETWORKS[name])
-    timed(lambda: net.save(tmp_path / "net.safetensors"), backend, None, "float32")
+    time_calls(lambda: net.save(tmp_path / "net.safetensors"), backend, None, "float32")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_load(timed: Any, backend: Backend, name: str, tmp_path: Path) -> None:
+def test_load(time_calls: Any, backend: Backend, name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     network(backend, NETWORKS[name]).save(path)
-    timed(lambda: dn.load(path, backend=backend), backend, None, "float32")
+    time_calls(lambda: dn.load(path, backend=backend), backend, None, "float32")

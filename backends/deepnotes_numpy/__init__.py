@@ -16,7 +16,7 @@ def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
     ----------
     X : ndarray, shape (n, samples)
     indices : ndarray of int64, shape (m,)
-        Valid indices. They are not checked, since NumPy would buffer the output with ``mode="raise"``.
+        Valid indices. They are not checked: with ``mode="raise"``, NumPy would buffer the output.
     out : ndarray, shape (n, m)
     """
     if X.T.flags.c_contiguous and out.T.flags.c_contiguous:
@@ -30,7 +30,7 @@ def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
 class NumpyBackend(HostBackend):
     """NumPy as a backend."""
 
-    determinism = "same threads"  # the BLAS may split a sum differently among other numbers of threads
+    determinism = "same threads"  # with another number of threads, the BLAS may split a sum differently
 
     def __init__(self) -> None:
         super().__init__("numpy")

@@ -88,7 +88,7 @@ def test_the_command_compares_two_files(tmp_path: Path) -> None:
     assert "1 cases: 1 slower, 0 faster" in done.stdout
     done = subprocess.run([*words, str(ROOT / "README.md")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "these are not two checkouts or two files of results" in done.stderr
+    assert "wanted two checkouts or two files of results" in done.stderr
 
 
 SLOWER = """
@@ -155,7 +155,7 @@ def test_the_command_compares_two_checkouts(tmp_path: Path) -> None:
     assert re.search(r"tiny: numpy +[0-9.]+ +[0-9.]+ +[+-][0-9.]+% +±10.0%", done.stdout)
     done = subprocess.run([*words, str(tmp_path / "empty"), *more], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "nothing could be timed" in done.stderr
+    assert "no case could be timed" in done.stderr
     assert "wanted the checkout" in done.stderr
 
 

@@ -279,7 +279,7 @@ def test_the_benchmark_checks_that_results_agree(monkeypatch: pytest.MonkeyPatch
     from deepnotes.testing.bench import timing
 
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
-    case = estimators.Case((3,), 16, 2, lambda: estimators.generated(4, 3, 40, 20))
+    case = estimators.Case((3,), 16, 2, lambda: estimators.generate_samples(4, 3, 40, 20))
     monkeypatch.setitem(estimators.CASES, "small", case)
     result = estimators.measure("small", ["numpy"], rounds=2)
     assert result["network"] == "4-3-3"
@@ -288,7 +288,7 @@ def test_the_benchmark_checks_that_results_agree(monkeypatch: pytest.MonkeyPatch
     head, row = report.estimators_rows({"small": result}, True)
     assert len(head) == len(row)
     (X_small, y_small), held_out = case.data()
-    fitted = {who: model.fit(X_small, y_small) for who, model in estimators.estimators(case, ["numpy"]).items()}
+    fitted = {who: model.fit(X_small, y_small) for who, model in estimators.make_estimators(case, ["numpy"]).items()}
     assert set(estimators.check_agreement(fitted, held_out)) == {"numpy", "scikit-learn"}
     fitted["numpy"].loss_curve_[0] += 0.1
     with pytest.raises(AssertionError, match="numpy trains differently from scikit-learn"):
