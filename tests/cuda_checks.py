@@ -282,7 +282,7 @@ def gathers(host: Host) -> None:
         X, Y, w = place(X, dtype, shift), place(Y, dtype), place(w, dtype)
         order = rng.integers(0, samples, 2 * size + m)
         control = np.zeros(1, CONTROL)
-        control["made"] = 2
+        control["updates"] = 2
         outs = [place(np.full(s, 7.0), dtype) for s in ((m, n), (m, k), (m,))]
         sources = [X, Y if number != 1 else None, w if number != 2 else None]
         launch(host, "gather", n, m, *sources, order, control, *outs, n, k, m, size)

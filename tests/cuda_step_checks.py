@@ -1,4 +1,4 @@
-"""More checks of the CUDA kernels: gradient norms, the kernel judge, updates, dropout masks, 16-bit rounding."""
+"""More checks of the CUDA kernels: gradient norms, the kernel check_update, updates, dropout masks, 16-bit rounding."""
 
 from collections.abc import Callable
 from math import fsum, isfinite, sqrt
@@ -43,7 +43,7 @@ def norms(host: Host) -> None:
 
 
 def verdicts(host: Host) -> None:
-    """The kernel judge: cost, norm, clipping, sums and counters, and when to stop, as in EagerProgram.train."""
+    """The kernel check_update: cost, norm, clipping, sums and counters, and when to stop, as in EagerProgram.train."""
     dtype, rng = host.dtype, np.random.default_rng(1)
     safe = 1e-4 * float(np.finfo(dtype).max)
     huge = 1e200 if dtype == "float64" else 1e25
@@ -67,10 +67,10 @@ def verdicts(host: Host) -> None:
             host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, partial)
             control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
             scalars[2, 0] = rate
-            control[["loss_sum", "weight_sum", "step", "made", "rate"]] = (3.0, 2.0, 2**33, 2, 9.0)
+            control[["loss_sum", "weight_sum", "step", "updates", "rate"]] = (3.0, 2.0, 2**33, 2, 9.0)
             before = control.copy()
             arguments = (partial, blocks[0], L, m, scalars, clip_norm, safe)
-            launch(host, "judge", 1, 1, control, *arguments)
+            launch(host, "check_update", 1, 1, control, *arguments)
             after = control[0]
             assert after["stopped"] == stopped, (loss, elements[:3], rate, clip_norm)
             largest = max(abs(x) for x in elements) if np.isfinite(elements).all() else np.nan
@@ -85,16 +85,16 @@ def verdicts(host: Host) -> None:
             else:
                 assert np.array_equal(after["cost"], cost, equal_nan=True)
             if stopped:
-                for name in ("loss_sum", "weight_sum", "step", "made", "rate"):
+                for name in ("loss_sum", "weight_sum", "step", "updates", "rate"):
                     assert after[name] == before[0][name]
                 again = control.copy()  # once stopped, nothing changes, even if the next batch is finite
                 good = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, np.ones_like(scalars))
-                launch(host, "judge", 1, 1, control, *good, clip_norm, safe)
+                launch(host, "check_update", 1, 1, control, *good, clip_norm, safe)
                 assert control.tobytes() == again.tobytes()
                 continue
             assert [after[x] for x in ("rate", "epsilon", "share")] == scalars[2, 1:].tolist()
             clip = clip_norm / after["norm"] if clip_norm and after["norm"] > clip_norm else 1.0
-            assert (after["clip"], after["step"], after["made"]) == (clip, 2**33 + 1, 3)
+            assert (after["clip"], after["step"], after["updates"]) == (clip, 2**33 + 1, 3)
             assert after["loss_sum"] == 3.0 + after["cost"] * m
             assert after["weight_sum"] == 2.0 + m
 

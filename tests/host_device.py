@@ -102,10 +102,10 @@ class HostDevice:
         """Return a new array, filled with NaN."""
         assert self._recording is None, "memory is allocated while a graph is captured"
         requested = int(size) * np.dtype(dtype).itemsize
-        if self.memory is not None and requested > self.free():
+        if self.memory is not None and requested > self.free_bytes():
             gc.collect()
-            if requested > self.free():
-                raise DeviceMemoryError(requested, self.free())
+            if requested > self.free_bytes():
+                raise DeviceMemoryError(requested, self.free_bytes())
         array = np.full(size, np.nan if np.dtype(dtype).kind == "f" else 77, dtype)
         self.used += requested
         weakref.finalize(array, self._release, requested)
@@ -114,7 +114,7 @@ class HostDevice:
     def _release(self, size: int) -> None:
         self.used -= size
 
-    def free(self) -> int:
+    def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated."""
         return (1 << 40) - self.used if self.memory is None else self.memory - self.used
 
@@ -188,7 +188,7 @@ class HostDevice:
             self._recording = None
         return HostGraph(self, calls)
 
-    def pinned(self, size: int, dtype: str) -> np.ndarray:
+    def empty_pinned(self, size: int, dtype: str) -> np.ndarray:
         """Return an array of zeros."""
         return np.zeros(size, dtype)
 
@@ -199,14 +199,14 @@ class HostDevice:
             target[...] = source
         return object()
 
-    def mark(self) -> object:
+    def record_event(self) -> object:
         """Return an event."""
         return object()
 
     def await_event(self, event: Any) -> None:
         """Do nothing, since all work is done at once."""
 
-    def settle(self, event: Any) -> None:
+    def synchronize(self, event: Any) -> None:
         """Do nothing, since all work is done at once."""
 
     def describe(self) -> str:

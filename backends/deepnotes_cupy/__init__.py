@@ -15,23 +15,23 @@ def create(
     Parameters
     ----------
     device : int, default 0
-        The index of the device, as CUDA counts them.
+        The index of the CUDA device.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
-        How float32 products are computed: in float32, or with factors rounded to TF32 or to 16 bits. Sums and
+        How float32 matrix products are computed: in float32, or with factors rounded to TF32 or to 16 bits. Sums and
         parameters stay in float32.
     loss_scale : float or "dynamic", optional
         For "float16": the factor by which small derivatives are multiplied before they are rounded.
     resident_bytes : int, optional
-        Samples, targets or weights larger than this stay on the host and are streamed. By default, the limit is 0.3 of
-        the free device memory.
+        Arrays of samples, targets or weights that are larger than this stay on the host and are streamed. By default,
+        the limit is 0.3 of the free device memory.
 
     Raises
     ------
     ArgumentError
         If an option has an invalid value.
     BackendUnavailable
-        If CuPy, the driver, the device, NVRTC or cuBLAS is missing or does not work. The error has the cause and the
-        command that fixes it. To find out, a kernel and a product are run.
+        If CuPy, the driver, the device, NVRTC or cuBLAS is missing or does not work, which is tested by running a
+        kernel and a matrix product. The error states the cause and the command that fixes it.
     """
     from deepnotes_cupy.availability import open_device
     from deepnotes_cupy.options import check_options

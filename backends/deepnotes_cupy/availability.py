@@ -1,4 +1,4 @@
-"""Open the GPU and test it with a kernel and a product; if it does not work, report the cause and the fix."""
+"""Open the GPU and test it with a kernel and a matrix product; if it does not work, report the cause and the fix."""
 
 import ctypes
 import re
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 OLDEST_CUPY = 14
 """The oldest supported major version of CuPy."""
-NO_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), or run where there is a GPU"
+INSTALL_DRIVER = "install NVIDIA's driver (https://www.nvidia.com/drivers), or run where there is a GPU"
 
 
 def open_device(index: int) -> "CudaDevice":
-    """Return the device after testing a kernel and a product on it.
+    """Return the device, tested with a kernel and a matrix product.
 
     Raises
     ------
     BackendUnavailable, ArgumentError
     """
     driver = driver_version()
-    if driver is None:  # the most common case: reported at once, without importing CuPy
-        also = "" if find_spec("cupy") else ", and CuPy is not installed"
+    if driver is None:  # the most common case, reported without importing CuPy
+        no_cupy = "" if find_spec("cupy") else ", and CuPy is not installed"
         raise _unavailable(
-            f"there is no NVIDIA driver (libcuda.so.1 is not found){also}",
-            NO_DRIVER if not also else f"{NO_DRIVER}; then {_install(12)}",
+            f"there is no NVIDIA driver (libcuda.so.1 is not found){no_cupy}",
+            INSTALL_DRIVER if not no_cupy else f"{INSTALL_DRIVER}; then {_install(12)}",
         )
     wheels = installed_wheels()
     if len(wheels) > 1:
         keep = wheels[-1]
         raise _unavailable(
             f"{' and '.join(wheels)} are both installed, and overwrite each other's files",
-            f"pip uninstall -y {' '.join(wheels)} && {_install(_cuda_of(keep))}",
+            f"pip uninstall -y {' '.join(wheels)} && {_install(_cuda_of_wheel(keep))}",
         )
     try:
         cupy = import_module("cupy")
@@ -50,22 +50,22 @@ def open_device(index: int) -> "CudaDevice":
             if isinstance(error, ModuleNotFoundError)
             else f"CuPy cannot be imported: {_first_line(error)}"
         )
-        raise _unavailable(cause, _install(_cuda_for(driver))) from error
-    major = _cuda_of(wheels[0]) if wheels else _built_for(cupy)
-    if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:  # earlier namespaces do not follow the standard
+        raise _unavailable(cause, _install(_newest_cuda_for(driver))) from error
+    major = _cuda_of_wheel(wheels[0]) if wheels else _cuda_of_build(cupy)
+    if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:  # earlier versions do not follow the array API standard
         raise _unavailable(f"CuPy {cupy.__version__} is older than {OLDEST_CUPY}", _install(major))
     if 0 < driver < 1000 * major:
-        raise _unavailable(*_old_driver(driver, major))
-    count = _try(lambda: cupy.cuda.runtime.getDeviceCount(), driver, major)
+        raise _unavailable(*_describe_old_driver(driver, major))
+    count = _convert_errors(lambda: cupy.cuda.runtime.getDeviceCount(), driver, major)
     if not count:
-        raise _unavailable(*_no_device())
+        raise _unavailable(*_describe_no_device())
     if index >= count:
         raise ArgumentError(f"device={index}, wanted {'0, the only device' if count == 1 else f'0 to {count - 1}'}")
-    return _try(lambda: _open_and_test(index), driver, major)  # type: ignore[no-any-return]
+    return _convert_errors(lambda: _open_and_test(index), driver, major)  # type: ignore[no-any-return]
 
 
 def driver_version() -> int | None:
-    """Return the newest CUDA version that the driver supports, such as 12040, or None if there is no driver."""
+    """Return the newest CUDA version that the driver supports, such as 12040; 0 if it fails; None if there is none."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             library = ctypes.CDLL(name)
@@ -77,7 +77,7 @@ def driver_version() -> int | None:
 
 
 def installed_wheels() -> list[str]:
-    """Return the names of the installed wheels of CuPy."""
+    """Return the names of the installed CuPy wheels."""
     names = {(d.metadata["Name"] or "").lower() for d in distributions() if d.metadata is not None}
     return sorted(name for name in names if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", name))
 
@@ -104,8 +104,8 @@ def _open_and_test(index: int) -> "CudaDevice":
     return device
 
 
-def _try(function: Callable[[], Any], driver: int, major: int) -> Any:
-    """Return the result of a function; turn its errors into BackendUnavailable with cause and fix."""
+def _convert_errors(function: Callable[[], Any], driver: int, major: int) -> Any:
+    """Call a function and return its result; convert its errors to BackendUnavailable with cause and fix."""
     try:
         return function()
     except (BackendUnavailable, ArgumentError):
@@ -118,9 +118,9 @@ def _explain(error: Exception, driver: int, major: int) -> tuple[str, str]:
     """Return the cause and the fix of an error that was raised while the device was opened and tested."""
     text, kind = str(error), type(error).__name__
     if "InsufficientDriver" in text:
-        return _old_driver(driver, major)
+        return _describe_old_driver(driver, major)
     if "NoDevice" in text or "no CUDA-capable device" in text:
-        return _no_device()
+        return _describe_no_device()
     if isinstance(error, MemoryError) or "out of memory" in text:
         return f"the device has no memory left ({_first_line(error)})", "end other programs that use it, see nvidia-smi"
     if kind == "CublasMissing" or "cublas" in text.lower():
@@ -131,27 +131,30 @@ def _explain(error: Exception, driver: int, major: int) -> tuple[str, str]:
     if kind == "CompileException" or "NVRTC" in text:
         return f"a kernel does not compile ({_first_line(error)})", _install(major)
     if "NoKernelImage" in text or "NO_BINARY_FOR_GPU" in text:
-        return f"this CuPy was built for other GPUs ({_first_line(error)})", _install(_cuda_for(driver))
+        return f"this CuPy was built for other GPUs ({_first_line(error)})", _install(_newest_cuda_for(driver))
     return f"{kind}: {_first_line(error)}", f"{_install(major)}; then look at nvidia-smi"
 
 
-def _old_driver(driver: int, major: int) -> tuple[str, str]:
-    """Return cause and fix if the driver does not work, or is too old for this CuPy."""
+def _describe_old_driver(driver: int, major: int) -> tuple[str, str]:
+    """Return the cause and the fix for a driver that does not work, or is too old for this CuPy."""
     if not driver:
-        return "the NVIDIA driver does not work", NO_DRIVER
-    cause = f"the driver supports CUDA {driver // 1000}.{driver % 1000 // 10}, and this CuPy is for CUDA {major}"
+        return "the NVIDIA driver does not work", INSTALL_DRIVER
+    cause = f"the driver supports CUDA {driver // 1000}.{driver % 1000 // 10}, but this CuPy is for CUDA {major}"
     if 12000 <= driver < 1000 * major:
-        return cause, f"pip uninstall -y cupy-cuda{major}x && {_install(_cuda_for(driver))}, or update the driver"
+        return (
+            cause,
+            f"pip uninstall -y cupy-cuda{major}x && {_install(_newest_cuda_for(driver))}, or update the driver",
+        )
     return cause, f"update the driver to one for CUDA {major} (https://www.nvidia.com/drivers)"
 
 
-def _no_device() -> tuple[str, str]:
-    """Return cause and fix if CUDA sees no device."""
+def _describe_no_device() -> tuple[str, str]:
+    """Return the cause and the fix if CUDA sees no device."""
     import os
 
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
-        return f"CUDA sees no device, with CUDA_VISIBLE_DEVICES={hidden!r}", "unset CUDA_VISIBLE_DEVICES"
+        return f"CUDA sees no device with CUDA_VISIBLE_DEVICES={hidden!r}", "unset CUDA_VISIBLE_DEVICES"
     return "CUDA sees no device", "look at nvidia-smi; in a container, start it with --gpus all"
 
 
@@ -164,19 +167,19 @@ def _install(major: int) -> str:
     return f'pip install "deepnotes[cuda{major}]"'
 
 
-def _cuda_for(driver: int) -> int:
+def _newest_cuda_for(driver: int) -> int:
     """Return the newest supported major version of CUDA that a driver can run."""
     return 13 if driver >= 13000 else 12
 
 
-def _cuda_of(wheel: str) -> int:
-    """Return the major version of CUDA that a wheel of CuPy is for, from its name."""
+def _cuda_of_wheel(wheel: str) -> int:
+    """Return the major version of CUDA that a CuPy wheel is for, according to its name."""
     match = re.search(r"cuda(\d+)x", wheel)
     return int(match[1]) if match else 12
 
 
-def _built_for(cupy: Any) -> int:
-    """Return the major version of CUDA that an installed CuPy, not from a wheel, was built for."""
+def _cuda_of_build(cupy: Any) -> int:
+    """Return the major version of CUDA that CuPy was built for, if it was not installed from a wheel."""
     return int(cupy.cuda.runtime.runtimeGetVersion()) // 1000
 
 

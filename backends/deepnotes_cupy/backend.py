@@ -1,4 +1,4 @@
-"""CupyBackend: arrays on one GPU, equations as fused kernels, its own Programs and Inferences."""
+"""CupyBackend: arrays on one GPU, fused kernels for equations, and compiled Programs and Inferences."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from deepnotes_cupy.inference import CupyInference, SectionedInference
 from deepnotes_cupy.lowering import supported
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sectioned_program import SectionedProgram
-from deepnotes_cupy.streaming import STAGE, HostSamples
+from deepnotes_cupy.streaming import BUFFER_BYTES, HostSamples
 
-SHARE = 0.3
-"""The share of the free memory above which samples stay on the host; checking samples needs as much memory again."""
+RESIDENT_SHARE = 0.3
+"""Samples larger than this fraction of the free memory stay on the host; checking them on the device needs a copy."""
 SMALL = 1 << 25
-"""The bytes up to which samples are always moved to the device, without releasing the data of other Programs."""
+"""Samples of up to this many bytes are always moved to the device, without releasing the data of other Programs."""
 
 
 class CupyBackend(DeviceBackend):
@@ -31,12 +31,12 @@ class CupyBackend(DeviceBackend):
     ----------
     device : Device
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
-        How float32 products are computed; float64 is always float64.
+        How float32 matrix products are computed; float64 products are always computed in float64.
     loss_scale : float, "dynamic" or None
         For float16 only.
     resident_bytes : int or None
-        Samples, targets or weights larger than this stay on the host; by default those larger than :data:`SHARE` of
-        the free memory.
+        Arrays of samples, targets or weights that are larger than this stay on the host. By default, the limit is
+        :data:`RESIDENT_SHARE` of the free memory.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CupyBackend(DeviceBackend):
     ) -> None:
         self.device = device
         self.matmul_precision, self.loss_scale, self.resident_bytes = matmul_precision, loss_scale, resident_bytes
-        self.stage_bytes = STAGE
+        self.stage_bytes = BUFFER_BYTES
         self._programs: WeakSet[CupyProgram] = WeakSet()
         if not device.keeps_subnormals:
             self.known_gaps = {
@@ -57,7 +57,7 @@ class CupyBackend(DeviceBackend):
         super().__init__("cupy", device.xp, kernels(self))
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return a Program that captures steps as CUDA graphs, or the eager one if a part has no kernel."""
+        """Return a Program that captures steps as CUDA graphs, or an eager one if a part of the plan has no kernel."""
         if supported().has_plan(plan) and plan.objective == NOTES:
             program = CupyProgram(self, plan)
             self._programs.add(program)
@@ -66,7 +66,7 @@ class CupyBackend(DeviceBackend):
         return SectionedProgram(self, plan)
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
-        """Return the fused forward pass, or the eager one if a part has no kernel."""
+        """Return the fused forward pass, or the eager one if a layer has no kernel."""
         if supported().has_layers(layers):
             return CupyInference(self, layers, layout, dtype)
         _log_eager(layers)
@@ -82,7 +82,7 @@ class CupyBackend(DeviceBackend):
         """Return the context for computing on this backend's arrays; see :meth:`Backend.execution_context`."""
         return self.device.section()
 
-    # --- to the device and back -------------------------------------------------------------------------------------
+    # --- transfers -------------------------------------------------------------------------------------
 
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
         """Return a copy of the host array `x` on the device, in the same memory layout (C or Fortran order)."""
@@ -96,18 +96,18 @@ class CupyBackend(DeviceBackend):
             return copy.reshape(host.T.shape).T if transposed else copy.reshape(host.shape)
 
     def from_samples(self, x: np.ndarray) -> Any:
-        """Return samples on the device, laid out by sample, or unchanged on the host if they are too large."""
+        """Return samples as an array on the device or, if they are too large, as HostSamples."""
         if x.nbytes > SMALL:
             for program in list(self._programs):
                 program.release_data()
         if self.resident_bytes is None:  # asking for the free memory takes longer than copying a few samples
-            stay = x.nbytes > SMALL and x.nbytes > SHARE * self.device.free()
+            too_large = x.nbytes > SMALL and x.nbytes > RESIDENT_SHARE * self.device.free_bytes()
         else:
-            stay = x.nbytes > self.resident_bytes
-        return HostSamples(self, x) if stay else self.from_numpy(x)
+            too_large = x.nbytes > self.resident_bytes
+        return HostSamples(self, x) if too_large else self.from_numpy(x)
 
     def to_numpy(self, x: Any) -> np.ndarray:
-        """Return a copy on the host; host arrays are returned unchanged."""
+        """Return a copy of `x` on the host, or `x` itself if it is a host array."""
         if not self.is_array(x):
             return np.asarray(x)
         with self.device.section():
@@ -121,7 +121,7 @@ class CupyBackend(DeviceBackend):
         return flat
 
     def describe(self) -> str:
-        """Return the versions of CuPy, CUDA, driver and cuBLAS, and the devices."""
+        """Return the versions of CuPy, CUDA, the driver and cuBLAS, and a list of the devices."""
         return self.device.describe()
 
 

@@ -11,7 +11,7 @@ from deepnotes_cupy.sources import codes
 from deepnotes_cupy.tape import Tape
 
 FUSED = {name: traits.fused[1] for name, traits in LOSSES.items() if traits.fused}
-"""The kernels that compute a loss from the logits, by the name of the loss."""
+"""The kernel that computes a loss from the logits, by the name of the loss."""
 
 
 class Targets(NamedTuple):
@@ -21,13 +21,13 @@ class Targets(NamedTuple):
     ----------
     Y : array
         Shape (m * k,) by sample, or (m,) class indices.
-    by_class : bool
+    class_indices : bool
     w : array or None
         Sample weights, shape (m,).
     """
 
     Y: Any
-    by_class: bool
+    class_indices: bool
     w: Any = None
 
 
@@ -39,9 +39,9 @@ class Loss(NamedTuple):
     fused: bool
 
 
-def loss(  # noqa: PLR0913 - the operands of the equation
+def append_loss(  # noqa: PLR0913 - the operands of the equation
     tape: Tape,
-    of: Loss,
+    loss: Loss,
     row: DenseRow | DropoutRow,
     Z: Any,
     A: Any,
@@ -51,33 +51,33 @@ def loss(  # noqa: PLR0913 - the operands of the equation
     D: Any,
     L: Any,
 ) -> None:
-    """Add the losses of the samples and their derivatives: dZ if the loss is fused (N11), else dA.
+    """Append the losses of the samples and their derivatives: dZ if the loss is fused (N11), otherwise dA.
 
     Parameters
     ----------
     row : Row
         The last layer.
     Z, A : array
-        If the loss is fused, Z is the product without b, and A is an output unless it is None. Otherwise A holds the
-        network's outputs.
+        If the loss is fused, Z holds ``W A_prev`` without b, and the network's outputs are written to A unless it is
+        None. Otherwise A holds the network's outputs.
     D, L : array
-        Outputs: the derivatives, shape (m * k,), and the losses, shape (m,).
+        The arrays to write to: the derivatives, shape (m * k,), and the losses, shape (m,).
     """
-    Y, by_class, w = targets
+    Y, class_indices, w = targets
     k = row.n
-    if of.fused:
+    if loss.fused:
         assert isinstance(row, DenseRow)
-        tape.launch(FUSED[of.name], (k, m), Z, theta[row.b], Y, int(by_class), w, A, D, L, k, m)
+        tape.launch(FUSED[loss.name], (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, L, k, m)
     else:
-        code = codes("Loss")[of.name]
-        tape.launch("loss", (k, m), A, Y, int(by_class), w, D, L, k, m, code, of.option)
+        code = codes("Loss")[loss.name]
+        tape.launch("loss", (k, m), A, Y, int(class_indices), w, D, L, k, m, code, loss.option)
 
 
 def backward(  # noqa: PLR0913 - the operands of the backward pass
     tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: list[Any], masks: Masks, fused: bool,
     scale: float,
 ) -> None:  # fmt: skip
-    """Add the gradient of all parameters, which is written to `g`.
+    """Append the backward pass, which writes the gradient of all parameters to `g`.
 
     Parameters
     ----------
@@ -85,15 +85,15 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     caches : sequence of Cache
     g : array, shape (p,)
     factors : array
-        The weights rounded by :func:`deepnotes_cupy.forward.weights`.
+        The weights as returned by :func:`deepnotes_cupy.forward.round_weights`.
     m : int
     D : list of two arrays
         The first holds the derivatives of the loss; both are overwritten.
     masks : Masks
     fused : bool
-        Whether the derivatives are already dZ.
+        Whether the first array of `D` holds dZ of the last layer, instead of dA.
     scale : float
-        dZ is multiplied by it before it is rounded to 16 bits; the products divide by it.
+        The factor by which dZ is multiplied before it is rounded to 16 bits; the products are divided by it.
     """
     first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow))
     for index in reversed(range(len(caches))):
@@ -104,7 +104,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
                 dropout(tape, row, derivatives, derivatives, m, masks)
             continue
         activation_backward(tape, cache, g, derivatives, m, fused and index == len(caches) - 1)
-        dZ = tape.factor(derivatives[: m * row.n], lasting=False, scale=scale)
+        dZ = tape.factor(derivatives[: m * row.n], reusable=False, scale=scale)
         A_prev = tape.factor(cache.A_prev)
         tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
         if index > first:
@@ -113,7 +113,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
 
 
 def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> None:
-    """Add ``dZ = dA * g'(Z)`` in place (N12), unless D is already dZ, and ``db`` (N14)."""
+    """Append ``dZ = dA * g'(Z)`` (N12), in place in `D`, unless `D` already holds dZ; and append ``db`` (N14)."""
     row = cache.row
     assert isinstance(row, DenseRow)
     activation = row.activation

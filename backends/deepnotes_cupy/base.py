@@ -1,4 +1,4 @@
-"""DeviceBackend: the attributes of the backend that its Programs and Inferences use, to avoid an import cycle."""
+"""DeviceBackend: what Programs and Inferences use of the backend, defined here to avoid an import cycle."""
 
 from typing import Any
 

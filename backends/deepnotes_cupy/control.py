@@ -1,4 +1,4 @@
-"""Control: the numbers that change between updates, in device memory so that a captured graph can be replayed."""
+"""Control: the numbers that change from update to update, kept in device memory so that graphs can be replayed."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ SIZE = sources.control().itemsize
 SCALARS = ("learning_rate", "rate", "epsilon", "share")
 """The columns of the table of scalars, which has a row for each update."""
 
-NOT_FINITE, CAREFUL = 1, 2
-"""Values of `stopped`: the cost or the gradient is not finite, or the update may overflow."""
+NOT_FINITE, MAY_OVERFLOW = 1, 2
+"""Values of the field `stopped`: the cost or the gradient is not finite; the update may overflow."""
 
 
 def initial(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
-    """Return the control at the start of a chunk, as bytes.
+    """Return the structure ``Control`` for the start of a chunk, as bytes.
 
     Parameters
     ----------
@@ -24,18 +24,18 @@ def initial(step: int, sums: Sums = (0.0, 0.0)) -> np.ndarray:
     sums : (float, float)
         The sums of losses and weights so far.
     """
-    control = np.zeros(1, sources.control())
-    control["loss_sum"], control["weight_sum"] = sums
-    control["clip"], control["step"] = 1.0, step
-    return control.view(np.uint8)
+    structure = np.zeros(1, sources.control())
+    structure["loss_sum"], structure["weight_sum"] = sums
+    structure["clip"], structure["step"] = 1.0, step
+    return structure.view(np.uint8)
 
 
 def read(content: np.ndarray) -> np.void:
-    """Return the fields of a downloaded control by name."""
+    """Return the fields, by name, of a structure ``Control`` that was downloaded."""
     fields: np.void = content.view(sources.control())[0]
     return fields
 
 
 def table(optimizer: Optimizer, step: int, rates: np.ndarray) -> np.ndarray:
-    """Return the scalars of the updates after `step`, shape (updates, 4), float64."""
+    """Return the scalars for the updates that follow update number `step`, shape (updates, 4), float64."""
     return np.column_stack([rates, *scalar_table(optimizer, SCALARS[1:], step, rates)])

@@ -1,4 +1,4 @@
-"""cuBLAS through ctypes, on a separate handle: CuPy refuses to compute products while a stream is being captured.
+"""cuBLAS, called through ctypes with handles of its own: CuPy computes no products while a stream is captured.
 
 Every product states its compute type, so no setting of the process (``CUPY_TF32``, a math mode) changes the precision.
 """
@@ -47,7 +47,7 @@ class CublasMissing(RuntimeError):
 
 
 def load(major: int) -> Any:
-    """Return cuBLAS for a major version of CUDA, found in the wheels, in Conda, by ``CUDA_PATH`` or in the system.
+    """Load cuBLAS for a major version of CUDA, from the wheels, Conda, ``CUDA_PATH`` or the system.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def load(major: int) -> Any:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy 14
 
         path = load_nvidia_dynamic_lib("cublas").abs_path
-    except (ImportError, RuntimeError, OSError):  # no pathfinder for this Python; not found; broken
+    except (ImportError, RuntimeError, OSError):  # pathfinder is not installed, or cuBLAS is missing or broken
         pass
     if path is not None and any(name in path for name in names):
         return ctypes.CDLL(path)
@@ -68,22 +68,22 @@ def load(major: int) -> Any:
             return ctypes.CDLL(name)
         except OSError:
             continue
-    if path is not None:  # for another CUDA version: may work, and is tested before it is used
+    if path is not None:  # for another CUDA version: it may work, and is tested before it is used
         return ctypes.CDLL(path)
-    raise CublasMissing(f"cuBLAS for CUDA {major} is neither in a Python package nor found as {names[0]}")
+    raise CublasMissing(f"cuBLAS for CUDA {major} was found neither in a Python package nor as {names[0]}")
 
 
 class Cublas:
-    """A handle on the current device.
+    """A cuBLAS handle on the current device.
 
     Parameters
     ----------
     library : ctypes.CDLL
     stream : int
-        The address of the stream that products are enqueued to.
+        The address of the stream in which products are enqueued.
     workspace : (int, int), optional
-        Address and size of device memory for cuBLAS. Without it, cuBLAS allocates memory itself, which a capture
-        forbids.
+        The address and size of device memory for cuBLAS. Without it, cuBLAS allocates memory itself, which is not
+        allowed during a capture.
 
     Raises
     ------
@@ -97,8 +97,8 @@ class Cublas:
         self._call("cublasCreate_v2", ctypes.byref(self.handle))
         self._call("cublasSetMathMode", self.handle, ctypes.c_int(DEFAULT_MATH))
         self._call("cublasSetPointerMode_v2", self.handle, ctypes.c_int(POINTERS_ON_HOST))
-        self.follow(stream)
-        if workspace is not None:  # after the stream, since setting the stream resets the workspace
+        self.set_stream(stream)
+        if workspace is not None:  # last, since setting the stream resets the workspace
             self._call(
                 "cublasSetWorkspace_v2", self.handle, ctypes.c_void_p(workspace[0]), ctypes.c_size_t(workspace[1])
             )
@@ -109,12 +109,12 @@ class Cublas:
         self._call("cublasGetVersion_v2", self.handle, ctypes.byref(version))
         return version.value
 
-    def follow(self, stream: int) -> None:
+    def set_stream(self, stream: int) -> None:
         """Use another stream from now on; this drops the workspace."""
         self._call("cublasSetStream_v2", self.handle, ctypes.c_void_p(stream))
 
     def prepare(self, product: Product) -> tuple[Any, ...]:
-        """Return the arguments of a product, for :meth:`multiply`."""
+        """Return the arguments with which :meth:`multiply` enqueues a product."""
         (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
         factor_type, product_type, compute = TYPES[factors]
         scalar = ctypes.c_double if factors == "float64" else ctypes.c_float
@@ -122,7 +122,7 @@ class Cublas:
         batch = parts > 1
 
         def stride(size: int) -> tuple[Any, ...]:
-            """Return the distance from one part to the next as an argument, if there are several parts."""
+            """Return the distance from one part to the next, as a tuple of arguments: empty if there is one part."""
             return (ctypes.c_longlong(size),) if batch else ()
 
         return (
@@ -141,7 +141,7 @@ class Cublas:
         )  # fmt: skip
 
     def multiply(self, arguments: Iterable[Any]) -> None:
-        """Enqueue a product, or the products of several parts."""
+        """Enqueue a product, or the products of several parts, with the arguments from :meth:`prepare`."""
         arguments = tuple(arguments)
         self._call(
             "cublasGemmEx" if len(arguments) == SINGLE_PRODUCT_ARGUMENTS else "cublasGemmStridedBatchedEx", *arguments

@@ -1,4 +1,4 @@
-"""CudaDevice: a GPU, through CuPy's memory, streams, kernels and graphs, and cuBLAS on separate handles."""
+"""CudaDevice: a GPU, used through CuPy's memory, streams, kernels and graphs, and through cuBLAS."""
 
 import os
 import threading
@@ -24,7 +24,7 @@ class CudaGraph:
         self._graph, self._stream = graph, stream
 
     def launch(self) -> None:
-        """Enqueue it."""
+        """Enqueue the graph."""
         self._graph.launch(self._stream)
 
 
@@ -62,7 +62,7 @@ class CudaDevice:
         """Raise ForkedProcessError in a process that was forked from the one that opened the device."""
         if os.getpid() != self._process:
             raise ForkedProcessError(
-                "this process was forked from one that already used the GPU, and CUDA works only in one of them: start "
+                "this process was forked from one that already used the GPU, but CUDA does not survive forks: start "
                 'processes with multiprocessing.get_context("spawn")'
             )
 
@@ -90,15 +90,15 @@ class CudaDevice:
         try:
             return cupy.empty(size, dtype)
         except MemoryError:  # CuPy has already released its pool and tried again
-            raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free()) from None
+            raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free_bytes()) from None
 
-    def free(self) -> int:
-        """Return the bytes that can be allocated: free in the driver, or kept by CuPy's pool."""
+    def free_bytes(self) -> int:
+        """Return the number of bytes that can be allocated: free in the driver, or unused in CuPy's pool."""
         with cupy.cuda.Device(self.index):
             return int(runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
 
     def upload(self, host: np.ndarray, target: Any) -> None:
-        """Copy a host array; see :meth:`Device.upload`. Its memory is pageable: on return, the driver has a copy."""
+        """Copy a host array; see :meth:`Device.upload`. The driver copies pageable memory before it returns."""
         host = np.ascontiguousarray(host)
         runtime.memcpyAsync(
             address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._stream.ptr
@@ -117,8 +117,8 @@ class CudaDevice:
 
         return copy
 
-    def pinned(self, size: int, dtype: str) -> np.ndarray:
-        """Return an array in page-locked memory of CuPy's pool."""
+    def empty_pinned(self, size: int, dtype: str) -> np.ndarray:
+        """Return an array in page-locked memory from CuPy's pool."""
         memory = cupy.cuda.alloc_pinned_memory(max(1, size) * np.dtype(dtype).itemsize)
         return np.frombuffer(memory, dtype, size)
 
@@ -132,16 +132,16 @@ class CudaDevice:
             )
         return self._copy_stream.record(cupy.cuda.Event(disable_timing=True))
 
-    def mark(self) -> Any:
-        """Return an event at the end of the stream; see :meth:`Device.mark`."""
+    def record_event(self) -> Any:
+        """Return an event at the end of the stream; see :meth:`Device.record_event`."""
         return self._stream.record(cupy.cuda.Event(disable_timing=True))
 
     def await_event(self, event: Any) -> None:
         """Make the stream wait for an event; see :meth:`Device.await_event`."""
         self._stream.wait_event(event)
 
-    def settle(self, event: Any) -> None:
-        """Wait for an event on the host; see :meth:`Device.settle`."""
+    def synchronize(self, event: Any) -> None:
+        """Wait for an event on the host; see :meth:`Device.synchronize`."""
         event.synchronize()
 
     # --- work ---------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class CudaDevice:
                 self._cublas.multiply(prepared)
                 return
             with self._lock:
-                self._foreign_cublas.follow(stream)
+                self._foreign_cublas.set_stream(stream)
                 self._foreign_cublas.multiply((self._foreign_cublas.handle, *prepared[1:]))
 
         return multiply
@@ -185,17 +185,17 @@ class CudaDevice:
             try:
                 run()
             except BaseException:
-                with suppress(Exception):  # it raises the same error again, and leaves the stream usable
+                with suppress(Exception):  # it raises the same error again, but makes the stream usable
                     self._stream.end_capture()
                 raise
             graph = self._stream.end_capture()
             graph.upload(self._stream)
-        except (RuntimeError, CublasError) as error:  # CUDARuntimeError and CUDADriverError among them
+        except (RuntimeError, CublasError) as error:  # including CUDARuntimeError and CUDADriverError
             raise CaptureRefused(f"{type(error).__name__}: {error}") from error
         return CudaGraph(graph, self._stream)
 
     def prepare(self, kernel: str, dtype: str) -> None:
-        """Compile and load a kernel."""
+        """Compile and load a kernel; see :meth:`Device.prepare`."""
         self._kernel(kernel, dtype)
 
     @cache  # noqa: B019 (a device lives as long as the process)

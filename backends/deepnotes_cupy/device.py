@@ -1,8 +1,8 @@
-"""The interface to a device, on which the rest of this backend is built.
+"""The interface through which the rest of this backend uses a device.
 
 :class:`~deepnotes_cupy.cuda.CudaDevice` implements it for a GPU. In the tests, ``tests/host_device.py`` implements it
-on NumPy's arrays: it runs the same kernels compiled for the CPU and records every call, so Programs, fallbacks,
-streaming and errors are checked against the equations without a GPU.
+on NumPy's arrays: it runs the same kernels, compiled for the CPU, and records every call. So Programs, fallbacks,
+streaming and errors can be tested without a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Call: TypeAlias = Callable[[], None]
 """A prepared launch, product or copy: each call enqueues it."""
 
 Factors: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16"]
-"""The precision of a product's factors. Its sums are in float64 for float64 factors, else in float32."""
+"""The precision of a product's factors. Its sums are in float64 for float64 factors, otherwise in float32."""
 
 PRECISIONS: dict[str, Factors] = {"highest": "float32", "high": "tf32", "bfloat16": "bfloat16", "float16": "float16"}
 """The precision of the factors of float32 products, by `matmul_precision`; float64 factors stay float64."""
@@ -35,7 +35,7 @@ class CaptureRefused(RuntimeError):
 
 
 class Product(NamedTuple):
-    """``C = alpha op(A) op(B)`` in column-major terms: op(A) is (m, k), op(B) is (k, n), C is (m, n).
+    """``C = alpha op(A) op(B)`` in column-major order: op(A) is (m, k), op(B) is (k, n), C is (m, n).
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Product(NamedTuple):
         Flat, without gaps between columns. A is stored as (m, k), or as (k, m) if it is transposed; B likewise.
     factors : str
     parts : int
-        The number of products, each of k terms; A, B and C hold their operands and results one after the other.
+        The number of products, each of these sizes; A, B and C hold their operands and results one after the other.
     """
 
     transposed: tuple[bool, bool]
@@ -66,7 +66,7 @@ class Graph(Protocol):
     """Captured calls that are enqueued together."""
 
     def launch(self) -> None:
-        """Enqueue all of them."""
+        """Enqueue all calls of the graph."""
 
 
 class Device(Protocol):
@@ -84,7 +84,7 @@ class Device(Protocol):
     def section(self) -> AbstractContextManager[None]:
         """Return a context that locks the device for this thread and makes its stream current.
 
-        Work enqueued in it runs after all work enqueued before, and before all work enqueued after the context.
+        Work enqueued within the context runs after all work enqueued before it, and before all work enqueued after it.
         """
 
     def empty(self, size: int, dtype: str) -> Any:
@@ -96,7 +96,7 @@ class Device(Protocol):
         """
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a call that launches a kernel built for `dtype`; an argument is a number, an array, or None (null)."""
+        """Return a call that launches a kernel built for `dtype`; arguments are numbers, arrays, or None (null)."""
 
     def prepare(self, kernel: str, dtype: str) -> None:
         """Compile and load a kernel, unless it is loaded already."""
@@ -114,15 +114,15 @@ class Device(Protocol):
         """Return a copy of an array on the host, made after all work enqueued so far."""
 
     def capture(self, run: Call) -> Graph:
-        """Return the work that `run` enqueues as a graph, without executing it.
+        """Call `run`, and return the work that it enqueues as a graph, without executing the work.
 
         Raises
         ------
         CaptureRefused
         """
 
-    def pinned(self, size: int, dtype: str) -> np.ndarray:
-        """Return a flat host array that can be sent while the device computes."""
+    def empty_pinned(self, size: int, dtype: str) -> np.ndarray:
+        """Return a new flat host array in page-locked memory, which can be sent while the device computes."""
 
     def send(self, pairs: Sequence[tuple[np.ndarray, Any]], after: Any) -> Any:
         """Copy pinned arrays to the device concurrently with the stream, and return an event for the end of the copies.
@@ -132,19 +132,19 @@ class Device(Protocol):
         pairs : sequence of (ndarray, array)
             Each pinned array and its target.
         after : event or None
-            The copies begin after this event.
+            An event after which the copies begin.
         """
 
-    def mark(self) -> Any:
+    def record_event(self) -> Any:
         """Return an event for the end of all work enqueued so far."""
 
     def await_event(self, event: Any) -> None:
         """Make work enqueued from now on wait for an event."""
 
-    def settle(self, event: Any) -> None:
-        """Wait for an event on the host."""
+    def synchronize(self, event: Any) -> None:
+        """Block the host until an event has occurred."""
 
-    def free(self) -> int:
+    def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated."""
 
     def describe(self) -> str:

@@ -1,6 +1,7 @@
 """Level 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution.
 
-For empty arrays, and arrays that are not float32 or float64 matrices of the backend, the equation itself is used.
+The equation itself is called for empty arrays, and for arrays with another dtype than float32 and float64 or with an
+unexpected number of dimensions.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from deepnotes.backends import ACTIVATIONS
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy import control
-from deepnotes_cupy.arrays import by_sample, in_columns
+from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
 from deepnotes_cupy.lowering import FROM_A
 from deepnotes_cupy.sources import codes
 from deepnotes_cupy.tape import Tape
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
     """Return the functions that replace equations, by the name of the equation."""
-    fused = Fused(backend)
+    fused = FusedEquations(backend)
     table: dict[str, Callable[..., Any]] = {}
     for name in codes("Activation"):
         if name != "identity":
@@ -38,7 +39,10 @@ def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
 
 
 def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str, matrices: bool = True) -> Any:
-    """Return a function that replaces an equation if its first `arrays` arguments are supported."""
+    """Return a kernel: it calls `function` if its first `arrays` arguments are supported, else the equation.
+
+    The arguments `leading` are passed to `function` before those of the equation.
+    """
     equation = EQUATIONS[name]
 
     @wraps(equation)
@@ -58,8 +62,8 @@ def _are_supported(arrays: tuple[Any, ...], dimensions: int) -> bool:
     )
 
 
-class Fused:
-    """Functions that replace equations: they compute new arrays in the current stream.
+class FusedEquations:
+    """Functions that replace equations; they return new arrays, computed in the current stream.
 
     Parameters
     ----------
@@ -107,7 +111,7 @@ class Fused:
         n, m = Z.shape
         tape = self._tape(Z)
         A = self._device.empty(n * m, tape.dtype)
-        z = by_sample(xp, Z)
+        z = flatten_by_sample(xp, Z)
         if name == "softmax":
             tape.launch("softmax", (n, m), z, None, A, n, m)
         else:
@@ -121,7 +125,7 @@ class Fused:
         tape = self._tape(dA)
         D = self._device.empty(n * m, tape.dtype)
         D.reshape(m, n)[...] = dA.T
-        z, a = (None, by_sample(xp, A)) if name in FROM_A else (by_sample(xp, Z), None)
+        z, a = (None, flatten_by_sample(xp, A)) if name in FROM_A else (flatten_by_sample(xp, Z), None)
         if name == "softmax":
             tape.launch("softmax_backward", (n, m), D, a, n, m)
         else:
@@ -175,17 +179,17 @@ class Fused:
         tape.launch("dropout", (n, m), mask, mask, n, m, round(rate * 2**32), seed, layer, device_control, 1.0)
         return self._run(tape, mask, n, m)
 
-    def _tape(self, like: Any) -> Tape:
-        dtype = str(like.dtype)
+    def _tape(self, x: Any) -> Tape:
+        dtype = str(x.dtype)
         return Tape(self._device, dtype, self._backend.factors(dtype))
 
-    def _scale(self, like: Any) -> float:
-        """Return the factor by which dZ is multiplied before it is rounded; only a Program uses a dynamic scale."""
+    def _scale(self, dZ: Any) -> float:
+        """Return the factor by which dZ is multiplied before it is rounded; Programs alone use a dynamic scale."""
         scale = self._backend.loss_scale
-        return float(scale) if isinstance(scale, int | float) and str(like.dtype) == "float32" else 1.0
+        return float(scale) if isinstance(scale, int | float) and str(dZ.dtype) == "float32" else 1.0
 
     def _control(self, **values: float) -> Any:
-        """Return a structure ``Control`` on the device with these values."""
+        """Return a structure ``Control`` on the device, in which some fields have these values."""
         host = control.initial(0)
         for name, value in values.items():
             control.read(host)[name] = value
@@ -196,18 +200,18 @@ class Fused:
 
     def _run(self, tape: Tape, flat: Any, n: int, m: int) -> Any:
         tape.run()
-        return in_columns(flat, n, m)
+        return unflatten_by_sample(flat, n, m)
 
 
 def _flat(xp: Any, x: Any) -> Any:
-    """Return an array as a flat array, in C order."""
+    """Return the elements of an array, in C order, as a flat array."""
     return xp.ascontiguousarray(x).reshape(-1)
 
 
 def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
-    return tape.factor(by_sample(xp, x), scale=scale)
+    return tape.factor(flatten_by_sample(xp, x), scale=scale)
 
 
 def _option(name: str, option: tuple[float, ...], options: dict[str, float]) -> float:
-    """Return the option of an activation, or 0 if it has none."""
+    """Return the option of an activation, given by position or by keyword, or its default; 0 if it has no option."""
     return float(next(iter((*option, *options.values(), *ACTIVATIONS[name].options.values())), 0.0))

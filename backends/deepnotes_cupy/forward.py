@@ -1,4 +1,4 @@
-"""The forward pass (N2, N3, layer by layer) on a tape."""
+"""The forward pass, layer by layer (N2, N3), on a tape."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from deepnotes_cupy.tape import Tape
 
 
 class Cache(NamedTuple):
-    """The values of a layer that the backward pass needs: its row, its input, Z and A, each flat, by sample."""
+    """The values of a layer that the backward pass needs: its row, its input, Z and A, as flat arrays."""
 
     row: Row
     A_prev: Any
@@ -24,8 +24,8 @@ class Masks(NamedTuple):
     control: Any
 
 
-def weights(tape: Tape, theta: Any, decaying: int) -> Any:
-    """Return the weights of the flat buffer, rounded for products; they are contiguous, so one launch is enough."""
+def round_weights(tape: Tape, theta: Any, decaying: int) -> Any:
+    """Return the weights, rounded for products; they are contiguous in `theta`, so one launch is enough."""
     return tape.factor(theta[:decaying])
 
 
@@ -40,14 +40,14 @@ def forward(
     rows : sequence of Row
     theta : array, shape (p,)
     factors : array
-        The weights rounded by :func:`weights`.
+        The weights as returned by :func:`round_weights`.
     X : array, shape (m * n[0],)
-        By sample; dropout overwrites elements of it.
+        By sample. If the first layer is dropout, it overwrites X.
     m : int
     masks : Masks or None
-        None when predicting.
+        None for predictions.
     fused : bool
-        Whether the pass ends with the product of the last layer; a fused loss computes the rest.
+        Whether to stop after the product of the last layer, since a fused loss computes the rest.
     """
     A = X
     caches: list[Cache] = []
@@ -66,14 +66,17 @@ def forward(
 
 
 def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
-    """Add ``Z = W A_prev`` (N2 without b), and return Z."""
+    """Add ``Z = W A_prev`` (N2 without b) to the tape, and return Z."""
     Z = tape.empty(m * row.n)
     tape.product((True, False), (row.n, m, row.n_prev), 1.0, factors[row.W], tape.factor(A_prev), Z)
     return Z
 
 
 def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None) -> Any:
-    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3), and return A; it overwrites Z if the derivative does not need Z."""
+    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3) to the tape, and return A.
+
+    A shares the memory of Z if the backward pass does not need Z, unless `A` is given.
+    """
     b = theta[row.b]
     if A is None:
         in_place = row.activation == "identity" or row.activation in FROM_A
@@ -87,12 +90,12 @@ def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = Non
 
 
 def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks) -> None:
-    """Add dropout of A, or of dA with the same mask; the result is written to `out`, which may be A."""
+    """Add dropout of A, or its backward pass if `A` is dA, to the tape; `out` may be the same array."""
     threshold, scale = round(row.rate * 2**32), 1 / (1 - row.rate)
     tape.launch("dropout", (row.n, m), A, out, row.n, m, threshold, masks.seed, row.number, masks.control, scale)
 
 
 def _backward_reads_output(caches: Sequence[Cache]) -> bool:
-    """Return whether the backward pass reads the output buffer of the last layer so far."""
+    """Return whether the backward pass needs the output of the last of these layers, so it must not be overwritten."""
     row = caches[-1].row if caches else None
     return isinstance(row, DenseRow) and row.activation in FROM_A

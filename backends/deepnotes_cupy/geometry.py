@@ -1,4 +1,4 @@
-"""The grid and block size of each kernel. The result is correct with any grid; these are fast."""
+"""The grid and block size of each kernel. Results are correct with any grid; these grids are fast."""
 
 from math import isqrt
 
@@ -8,15 +8,15 @@ from deepnotes_cupy.sources import kernels
 
 LINE = 128
 """The bytes in a row of a tile, see ``Tile`` in kernels/common.cuh."""
-FEWEST_ROWS = 4
-"""The fewest rows for a thread of ``activation_backward`` if there is more than one chunk."""
-MOST_ROWS = 256
-"""The most rows that a thread of ``activation_backward`` sums one after the other."""
+MIN_ROWS = 4
+"""The smallest number of rows per thread of ``activation_backward`` for which samples are split into chunks."""
+MAX_ROWS = 256
+"""The largest number of rows that a thread of ``activation_backward`` adds one after the other."""
 STRIP = 4
 """The number of packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
-"""The most blocks for each multiprocessor; beyond that, threads repeat their loops."""
-ONE_BLOCK = ("judge",)
+"""The largest number of blocks per multiprocessor; threads of larger arrays loop more often."""
+ONE_BLOCK = ("check_update",)
 PER_SAMPLE = (
     "softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "exp_half_poisson_deviance",
     "loss",
@@ -48,32 +48,34 @@ def grid(
     >>> grid("softmax", 10, 128)
     ((8, 1, 1), 256)
     """
-    threads, most = kernels()[kernel].threads, WAVES * processors
+    threads, max_blocks = kernels()[kernel].threads, WAVES * processors
     pack = 16 // np.dtype(dtype).itemsize
     if kernel in ONE_BLOCK:
         return (1, 1, 1), threads
     if kernel in PER_SAMPLE:
-        return (_within(-(-m * _power(n, 32) // threads), most), 1, 1), threads
+        return (_clamp(-(-m * _next_power_of_two(n, 32) // threads), max_blocks), 1, 1), threads
     if kernel == "gather":
         packs = n // pack if n % pack == 0 else n
-        lanes = _power(packs, 32)
-        across = _within(-(-m * lanes // threads), most)
-        return (across, _within(-(-packs // (STRIP * lanes)), -(-most // across)), 1), threads
+        lanes = _next_power_of_two(packs, 32)
+        blocks_x = _clamp(-(-m * lanes // threads), max_blocks)
+        blocks_y = _clamp(-(-packs // (STRIP * lanes)), -(-max_blocks // blocks_x))
+        return (blocks_x, blocks_y, 1), threads
     if kernel in TILES:
-        across, height = _tiles(n, dtype, threads, packed=kernel != "sum_partials")
-        down = {"bias_activation": -(-m // height), "activation_backward": chunks}.get(kernel, 1)
-        limit = 65535 if kernel == "activation_backward" else -(-most // across)
-        return (_within(across, most), _within(down, limit), 1), threads
+        blocks_x, height = _tiles(n, dtype, threads, packed=kernel != "sum_partials")
+        blocks_y = {"bias_activation": -(-m // height), "activation_backward": chunks}.get(kernel, 1)
+        limit = 65535 if kernel == "activation_backward" else -(-max_blocks // blocks_x)
+        return (_clamp(blocks_x, max_blocks), _clamp(blocks_y, limit), 1), threads
     if kernel == "gradient_norm":
-        most //= 2  # so that ``judge`` has fewer sums to read
-    each = {"dropout": 4, "round16": 8}.get(kernel, pack)
-    return (_within(-(-n * m // (each * threads)), most), 1, 1), threads
+        max_blocks //= 2  # so that ``check_update`` has fewer sums to read
+    per_thread = {"dropout": 4, "round16": 8}.get(kernel, pack)
+    return (_clamp(-(-n * m // (per_thread * threads)), max_blocks), 1, 1), threads
 
 
 def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> tuple[int, int]:
-    """Return the samples in a chunk and the number of chunks, for ``activation_backward`` on n neurons and m samples.
+    """Return the number of samples in a chunk and the number of chunks, for ``activation_backward``.
 
-    If each thread has only a few rows, there is one chunk, which needs no ``sum_partials``.
+    There are n neurons and m samples. If each thread has only a few rows, there is one chunk, so that ``sum_partials``
+    is not needed.
 
     Examples
     --------
@@ -82,12 +84,11 @@ def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> t
     >>> chunks(512, 65536, processors=132)
     (1986, 33)
     """
-    across, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
-    enough = -(-4 * processors // across)
-    count = max(1, min(enough, -(-m // (FEWEST_ROWS * height)), isqrt(m)))  # adding the chunks' sums takes time, too
-    count = max(
-        count, -(-m // (MOST_ROWS * height))
-    )  # so that the rounding error of a sum does not grow with the batch
+    tiles, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
+    enough_blocks = -(-4 * processors // tiles)
+    # Few, since adding the sums of the chunks takes time; but the rounding error of a sum must not grow with the batch.
+    count = max(1, min(enough_blocks, -(-m // (MIN_ROWS * height)), isqrt(m)))
+    count = max(count, -(-m // (MAX_ROWS * height)))
     rows = max(1, -(-m // count))
     return rows, max(1, -(-m // rows))
 
@@ -96,15 +97,15 @@ def _tiles(n: int, dtype: str, threads: int, packed: bool = True) -> tuple[int, 
     """Return the number of tiles side by side, and the number of rows in a tile."""
     size = np.dtype(dtype).itemsize
     numbers = 16 // size if packed and n % (16 // size) == 0 else 1
-    width = _power(n // numbers, LINE // (numbers * size))
+    width = _next_power_of_two(n // numbers, LINE // (numbers * size))
     return -(-(n // numbers) // width), threads // width
 
 
-def _power(count: int, most: int) -> int:
-    """Return the smallest power of two that is at least `count`, but at most `most`, itself a power of two."""
-    return min(1 << max(count - 1, 0).bit_length(), most)
+def _next_power_of_two(count: int, limit: int) -> int:
+    """Return the smallest power of two that is at least `count`, or `limit`, a power of two, if that is smaller."""
+    return min(1 << max(count - 1, 0).bit_length(), limit)
 
 
-def _within(blocks: int, most: int) -> int:
-    """Return `blocks`, limited to the range from 1 to `most`."""
-    return max(1, min(blocks, most))
+def _clamp(blocks: int, limit: int) -> int:
+    """Return `blocks`, limited to the range from 1 to `limit`."""
+    return max(1, min(blocks, limit))

@@ -1,14 +1,13 @@
-"""Inference on this backend: the forward pass and the losses, for a bounded number of samples at a time."""
+"""Inference on this backend: the forward pass and the losses, for a limited number of samples at a time."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from deepnotes.backends import ELEMENTS, DeviceMemoryError, EagerInference, Layer, Layout, LossFunction, fuses
 from deepnotes.backends import Loss as LibraryLoss
-from deepnotes_cupy.arrays import by_sample, in_columns
-from deepnotes_cupy.backward import Loss, Targets
-from deepnotes_cupy.backward import loss as append_loss
-from deepnotes_cupy.forward import activate, forward, linear, weights
+from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
+from deepnotes_cupy.backward import Loss, Targets, append_loss
+from deepnotes_cupy.forward import activate, forward, linear, round_weights
 from deepnotes_cupy.lowering import DenseRow, lower, supported
 from deepnotes_cupy.tape import Tape
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SectionedInference(EagerInference):
-    """The eager Inference in this backend's stream.
+    """The eager Inference, in this backend's stream.
 
     Parameters
     ----------
@@ -41,13 +40,13 @@ class SectionedInference(EagerInference):
 
 
 class CupyInference(SectionedInference):
-    """Outputs and losses by the fused kernels, for layers that have kernels."""
+    """Computes outputs and losses with the fused kernels; all layers must have kernels."""
 
     def __init__(self, backend: "DeviceBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
         super().__init__(backend, layers, layout, dtype)
         self._rows = lower(layers, layout, training=False)
         self._factors = backend.factors(dtype)
-        self._step = max(1, ELEMENTS // max(layout.sizes))
+        self._part_size = max(1, ELEMENTS // max(layout.sizes))
 
     def predict(self, theta: Any, X: Any) -> Any:
         """Return the outputs; see :meth:`deepnotes.backends.Inference.predict`."""
@@ -66,12 +65,12 @@ class CupyInference(SectionedInference):
         m, (inputs, *_, k) = X.shape[1], self.layout.sizes
         out = device.empty(m * k, self.dtype)
         L = device.empty(m if loss else 0, self.dtype)
-        x = by_sample(xp, X)
-        y = None if Y is None else by_sample(xp, xp.astype(Y, getattr(xp, self.dtype)))
+        x = flatten_by_sample(xp, X)
+        y = None if Y is None else flatten_by_sample(xp, xp.astype(Y, getattr(xp, self.dtype)))
         targets = 0 if Y is None else Y.shape[0]
         start = 0
         while start < m:
-            stop = min(m, start + self._step)
+            stop = min(m, start + self._part_size)
             try:
                 y_part = None if y is None else y[start * targets : stop * targets]
                 arguments = x[start * inputs : stop * inputs], y_part, loss, out[start * k : stop * k], L[start:stop]
@@ -79,18 +78,18 @@ class CupyInference(SectionedInference):
             except DeviceMemoryError:
                 if stop - start == 1:
                     raise
-                self._step = (stop - start) // 2  # fewer samples at a time from now on
+                self._part_size = (stop - start) // 2  # fewer samples at a time from now on
                 continue
             start = stop
-        return in_columns(out, k, m), L.reshape(1, -1)
+        return unflatten_by_sample(out, k, m), L.reshape(1, -1)
 
     def _enqueue(
-        self, theta: Any, x: Any, y: Any, loss: LibraryLoss | None, out: Any, L: Any, m: int, by_class: bool
+        self, theta: Any, x: Any, y: Any, loss: LibraryLoss | None, out: Any, L: Any, m: int, class_indices: bool
     ) -> None:
         """Enqueue the computation of the outputs of some samples and, if a loss is given, of their losses."""
         device = self.backend.device
         tape = Tape(device, self.dtype, self._factors)
-        rounded = weights(tape, theta, self.layout.decaying)
+        rounded = round_weights(tape, theta, self.layout.decaying)
         *before, row = self._rows
         assert isinstance(row, DenseRow)
         caches = forward(tape, before, theta, rounded, x, m, None, fused=False)
@@ -100,6 +99,6 @@ class CupyInference(SectionedInference):
             activate(tape, row, theta, Z, m, out)
         if loss is not None:
             lowered = Loss(loss.name, next((value for _, value in loss.options), 0.0), fused)
-            spare = device.empty(m * row.n, self.dtype)
-            append_loss(tape, lowered, row, Z, out, theta, Targets(y, by_class), m, spare, L)
+            derivatives = device.empty(m * row.n, self.dtype)  # the kernels write them, but nothing reads them
+            append_loss(tape, lowered, row, Z, out, theta, Targets(y, class_indices), m, derivatives, L)
         tape.run()

@@ -1,4 +1,4 @@
-"""Lower layers to the arguments of kernels: sizes, slices of the flat buffer, codes."""
+"""Lower layers and optimizers to the arguments of kernels: sizes, slices of the flat buffer, codes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -19,11 +19,13 @@ from deepnotes.backends import (
 from deepnotes_cupy.sources import codes
 
 FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}
-"""Activations whose derivative the kernels compute from A, so Z is not kept; ``slope_of_a`` in ``kernels/``."""
+"""Activations whose derivative the kernels compute from A, so that A may overwrite Z.
 
+Except for softmax, which has kernels of its own, ``slope_of_a`` in ``kernels/activations.cuh`` must agree.
+"""
 
 Update: TypeAlias = tuple[str, tuple[Any, ...]]
-"""The kernel of an optimizer, and the last arguments of the kernel."""
+"""The name of an optimizer's kernel, and the kernel's last arguments: the options of the optimizer."""
 
 
 def _sgd(o: SGD) -> Update | None:
@@ -56,12 +58,12 @@ def update_of(optimizer: Optimizer) -> Update | None:
 
 
 def supported() -> Supported:
-    """Return the parts that have kernels."""
+    """Return which activations, losses and optimizers have kernels."""
     return Supported(codes("Activation"), codes("Loss"), lambda optimizer: update_of(optimizer) is not None)
 
 
 class DenseRow(NamedTuple):
-    """A dense layer: its number from 1, sizes, slices of W and b in the flat buffer, activation and its option."""
+    """A dense layer: its number, from 1; its sizes; the slices of θ for W and b; the activation and its option."""
 
     number: int
     n_prev: int
@@ -73,7 +75,7 @@ class DenseRow(NamedTuple):
 
 
 class DropoutRow(NamedTuple):
-    """A dropout layer: its number from 1, the number of neurons, and the probability of dropping one."""
+    """A dropout layer: its number, from 1; the number of neurons; and the probability of dropping a neuron."""
 
     number: int
     n: int
@@ -105,11 +107,13 @@ def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
     return rows
 
 
-def numbers_of_a_sample(rows: Sequence[Row], inputs: int, targets: int, factors: str) -> int:
-    """Return an upper bound of the numbers stored for each sample of a batch, to suggest a batch size."""
+def stored_per_sample(rows: Sequence[Row], inputs: int, targets: int, factors: str) -> int:
+    """Return an upper bound on the number of elements stored for each sample of a batch, to suggest a batch size."""
     widest = max(row.n for row in rows)
     stored = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
     if factors in ("bfloat16", "float16"):
         stored += (inputs + 2 * sum(row.n for row in rows)) // 2
-    blocks = max(row.n_prev + row.n for row in rows if isinstance(row, DenseRow))  # products of blocks of samples
+    blocks = max(
+        row.n_prev + row.n for row in rows if isinstance(row, DenseRow)
+    )  # the products that Tape.product_over_samples adds
     return inputs + targets + 3 + stored + 2 * widest + blocks

@@ -1,4 +1,4 @@
-"""Checks of the options of this backend, made before CuPy is loaded."""
+"""Validation of this backend's options, before CuPy is imported."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""The Program of this backend: it enqueues a chunk of mini-batches as CUDA graphs, and reads the result once."""
+"""The Program of this backend: it enqueues a chunk of mini-batches as CUDA graphs, then reads the result."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from deepnotes.backends import Batches, Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State
 from deepnotes_cupy import control
-from deepnotes_cupy.arrays import by_sample
-from deepnotes_cupy.lowering import lower, numbers_of_a_sample
+from deepnotes_cupy.arrays import flatten_by_sample
+from deepnotes_cupy.lowering import lower, stored_per_sample
 from deepnotes_cupy.replay import Replay
 from deepnotes_cupy.scaling import LossScale
 from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
 
 MAX_REPLAYS = 3
-"""The number of batch sizes with buffers at a time: usually two, full batches and the last batch of an epoch."""
-ORDER = 1 << 22
-"""The largest number of indices of samples on the device at a time."""
+"""The largest number of batch sizes whose buffers are kept. Most training runs have two: the last batch is smaller."""
+MAX_INDICES = 1 << 22
+"""The largest number of sample indices on the device at a time."""
 
 
 class CupyProgram(EagerProgram):
@@ -51,7 +51,7 @@ class CupyProgram(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         order, samples = np.ascontiguousarray(batches.order, dtype=np.int64), batches.data.X.shape[1]
-        if len(order) and not 0 <= order.min() <= order.max() < samples:  # no kernel checks again
+        if len(order) and not 0 <= order.min() <= order.max() < samples:  # the kernels do not check the indices
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         batch_size = min(batches.batch_size, max(samples, len(order)))  # samples may occur more than once
         remaining = batches._replace(order=order, batch_size=batch_size)
@@ -60,7 +60,7 @@ class CupyProgram(EagerProgram):
             while len(remaining.rates):
                 chunk, stopped = self._train(state, remaining)
                 remaining, done = remaining.after(chunk), done + chunk.steps
-                if stopped == control.CAREFUL:  # the next update may overflow: the eager Program makes it or reports it
+                if stopped == control.MAY_OVERFLOW:  # the eager Program makes the next update or reports it
                     chunk = super().train(state, remaining.first(1))
                     remaining, done = remaining.after(chunk), done + chunk.steps
                     stopped = 0 if chunk.steps else control.NOT_FINITE
@@ -94,7 +94,7 @@ class CupyProgram(EagerProgram):
             super().update(state, g, rate)
 
     def release_data(self) -> None:
-        """Release the data of the last training, since another training needs the memory."""
+        """Release the data of the last training run, since another run needs the memory."""
         with self._device.section():
             self._source_cache, self._stage = (None, None, None), None
             self._host_copies.clear()
@@ -104,10 +104,12 @@ class CupyProgram(EagerProgram):
     # --- a chunk ----------------------------------------------------------------------------------------------------
 
     def _train(self, state: State, batches: Batches) -> tuple[Chunk, int]:
-        """Enqueue as many updates as the device buffers hold, and return their result and why they stopped."""
-        steps = min(len(batches.rates), SCALAR_STEPS, max(1, ORDER // batches.batch_size), self._scale.until_growth)
+        """Enqueue as many updates as the buffers hold; return the Chunk, and the field `stopped` of ``Control``."""
+        steps = min(
+            len(batches.rates), SCALAR_STEPS, max(1, MAX_INDICES // batches.batch_size), self._scale.until_growth
+        )
         data, order, batch_size, rates, sums = batches.first(steps)
-        # First, since its error says which batch size would fit.
+        # This comes first, since its error suggests a batch size that fits.
         self._replay(state, min(batch_size, len(order)), data.w is not None)
         self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
         self._device.upload(control.initial(state.step, sums), self._shared.control)
@@ -117,17 +119,17 @@ class CupyProgram(EagerProgram):
             self._send_order(order, data.X.shape[1])
             self._enqueue(state, self._source(data), batch_size, len(order))
         result = control.read(self._device.download(self._shared.control))
-        done, stopped = int(result["made"]), int(result["stopped"])
+        done, stopped = int(result["updates"]), int(result["stopped"])
         if done != steps and not stopped:
-            raise RuntimeError(f"the device counted {done} of {steps} updates without a reason to stop")
+            raise RuntimeError(f"the device made only {done} of {steps} updates, but reported no reason to stop")
         state.step += done
-        if self._scale.note(done):
+        if self._scale.record(done):
             self._replays.clear()
         chunk = Chunk(float(result["loss_sum"]), float(result["weight_sum"]), done, float(result["cost"]))
         return chunk, stopped
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
-        """Enqueue the steps for `count` samples of a source, in batches."""
+        """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
         for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
             if m and steps:
                 replay = self._replay(state, m, source.w is not None)
@@ -135,7 +137,7 @@ class CupyProgram(EagerProgram):
                 replay.run(steps)
 
     def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
-        """Enqueue steps on data that stay on the host, part by part."""
+        """Enqueue the steps for samples that stay on the host, part by part."""
         hosts: list[np.ndarray] = [self._host_array(x) for x in data if x is not None]
         widths = self.plan.inputs, self._targets, int(data.w is not None)
         if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
@@ -147,12 +149,12 @@ class CupyProgram(EagerProgram):
             part = order[start : start + stage.capacity]
             stage.send(number, hosts, part)
             self._enqueue(state, stage.source, batch_size, len(part))
-            stage.done(number)
+            stage.release(number)
 
     # --- buffers and graphs -----------------------------------------------------------------------------------------
 
     def _replay(self, state: State, m: int, weighted: bool) -> Replay:
-        """Return the steps for batches of `m` samples of this state's arrays."""
+        """Return the Replay that trains this state's arrays on batches of `m` samples."""
         arrays = (state.theta, *state.slots)
         if self._arrays is None or any(
             a is not b for a, b in zip(arrays, (self._arrays.theta, *self._arrays.slots), strict=True)
@@ -167,7 +169,7 @@ class CupyProgram(EagerProgram):
         return self._replays[key]
 
     def _capture(self, m: int, weighted: bool) -> Replay:
-        """Return new steps for batches of `m` samples, or raise an error that says which batch size would fit."""
+        """Return a new Replay for batches of `m` samples, or raise an error that suggests a batch size that fits."""
         assert self._arrays is not None
         device, plan, shared, arrays = self._device, self.plan, self._shared, self._arrays
         requested = 0
@@ -176,19 +178,19 @@ class CupyProgram(EagerProgram):
             return Replay(device, plan, step, shared, arrays, self._factors)
         except DeviceMemoryError as error:
             requested = error.requested
-        # The exception that was caught holds memory, so it is released before this one is raised.
+        # The caught exception keeps arrays alive, so the new one is raised only after it was released.
         self._replays.clear()
-        free = device.free()
-        each = numbers_of_a_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
-        fits = int(0.8 * free / (each * np.dtype(plan.dtype).itemsize))
+        free = device.free_bytes()
+        per_sample = stored_per_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
+        fits = int(0.8 * free / (per_sample * np.dtype(plan.dtype).itemsize))
         if fits < 1:
             raise DeviceMemoryError(requested, free, "no batch of this network would fit")
         fits = min(1 << (fits.bit_length() - 1), max(1, m // 2))
         raise DeviceMemoryError(requested, free, f"batch_size={fits} would fit", fits)
 
     def _send_order(self, order: np.ndarray, expected: int) -> None:
-        """Copy an order to the device, to the same address if it fits: captured graphs contain the address."""
-        needed = max(len(order), min(expected, ORDER))
+        """Copy indices to the device, to the same address if they fit: captured graphs contain the address."""
+        needed = max(len(order), min(expected, MAX_INDICES))
         if self._shared.order.size < needed:
             self._shared.order = self._device.empty(needed, "int64")
         self._device.upload(np.ascontiguousarray(order, np.int64), self._shared.order)
@@ -204,15 +206,15 @@ class CupyProgram(EagerProgram):
             return source
         for x, copied, target in zip(data, copies, source, strict=True):
             if copied:  # the original may have changed
-                by_sample: Any = x.T  # type: ignore[union-attr]
-                target.reshape(by_sample.shape)[...] = by_sample
+                rows: Any = x.T  # type: ignore[union-attr]
+                target.reshape(rows.shape)[...] = rows
         return source  # type: ignore[no-any-return]
 
     def _flat(self, x: Any) -> tuple[Any, bool]:
-        """Return an array by sample in the plan's dtype, and whether it is a copy."""
+        """Return an array as a flat array by sample, in the plan's dtype, and whether that is a copy."""
         xp, dtype = self.ops.xp, np.dtype(self.plan.dtype)
         converted: Any = x if x.dtype == dtype else xp.astype(x, getattr(xp, self.plan.dtype))  # class indices
-        flat = by_sample(xp, converted)
+        flat = flatten_by_sample(xp, converted)
         return flat, converted is not x or not x.T.flags.c_contiguous
 
     def _host_array(self, x: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Replay: training steps as CUDA graphs, each checked against steps run one by one before it is used."""
+"""Replay: training steps as CUDA graphs, each compared with steps run one by one before it is used."""
 
 import logging
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from deepnotes_cupy.step import Arrays, Shared, Source, Step
 STEPS_PER_GRAPH = 16
 """The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
 COMPARED_ON_HOST = 1 << 22
-"""The largest array that is compared on the host, which takes less time than compiling a comparison on the device."""
+"""Arrays of up to this size are compared on the host: that takes less time than compiling a comparison."""
 WARM_UP_STEPS = 2
-"""The number of steps run one by one before a capture, so that everything loaded at first use is loaded."""
+"""The number of steps run one by one before a capture, so that everything that is loaded at first use is loaded."""
 
 
 class Replay:
@@ -36,14 +36,14 @@ class Replay:
     def __init__(
         self, device: Device, plan: Plan, step: Step, shared: Shared, arrays: Arrays, factors: Factors
     ) -> None:
-        self.step, self.refused = step, ""
+        self.step, self.refusal = step, ""
         self._device, self._plan, self._shared, self._arrays = device, plan, shared, arrays
         self._u = UNITS[factors]
         self._graphs: dict[int, Graph] = {}
         self._run = 0
 
     def bind(self, source: Source, batch_size: int) -> None:
-        """Gather batches from these arrays from now on."""
+        """Gather batches from the arrays of `source` from now on."""
         if self.step.bind(source, batch_size):
             self._graphs.clear()
             self._run = 0
@@ -57,7 +57,7 @@ class Replay:
         """Enqueue a number of steps."""
         while steps:
             count = STEPS_PER_GRAPH if steps >= STEPS_PER_GRAPH else 1
-            graph = self._graph(count) if self._run >= WARM_UP_STEPS and not self.refused else None
+            graph = self._graph(count) if self._run >= WARM_UP_STEPS and not self.refusal else None
             if graph is None:
                 count = 1
                 self.step.run()
@@ -71,7 +71,7 @@ class Replay:
             self.step.run()
 
     def _graph(self, steps: int) -> Graph | None:
-        """Return a checked graph of a number of steps, or None if the steps have to run one by one."""
+        """Return a graph of this many steps that was checked, or None if the steps have to run one by one."""
         if steps not in self._graphs:
             try:
                 graph = self._device.capture(lambda: self._steps(steps))
@@ -82,7 +82,7 @@ class Replay:
                 self._run = -STEPS_PER_GRAPH
                 return None
             if difference:
-                self.refused = difference
+                self.refusal = difference
                 self._graphs.clear()
                 logging.getLogger("deepnotes").warning(
                     "cupy: training runs step by step, not as a CUDA graph: %s", difference
@@ -94,38 +94,37 @@ class Replay:
     def _difference(self, graph: Graph, steps: int) -> str | None:
         """Return how the results of a graph differ from those of steps run one by one from the same start.
 
-        θ, the slots and the control are restored afterwards. The result is "" if they agree, and None if the steps
-        stopped, so that nothing can be compared.
+        The result is "" if they agree, and None if the steps stopped, so that nothing can be compared. Afterwards, θ,
+        the slots and ``Control`` are restored.
         """
         device = self._device
-        changing = [self._arrays.theta, *self._arrays.slots, self._shared.control]
-        results = [*changing, self._shared.g]
-        before, expected = self._copies(changing), self._empty_like(results)
+        state = [self._arrays.theta, *self._arrays.slots, self._shared.control]
+        results = [*state, self._shared.g]
+        before, expected = self._copies(state), self._empty_like(results)
         try:
             self._steps(steps)
             self._copy(results, expected)
-            self._copy(before, changing)
+            self._copy(before, state)
             self.step.spoil()  # so that results of the steps cannot be taken for results of the graph
             graph.launch()
-            replayed = control.read(device.download(self._shared.control))
-            stepped = control.read(device.download(expected[len(changing) - 1]))
-            if stepped["stopped"]:
+            graph_control = control.read(device.download(self._shared.control))
+            step_control = control.read(device.download(expected[len(state) - 1]))
+            if step_control["stopped"]:
                 return None
-            if replayed["made"] != stepped["made"] or replayed["stopped"]:
-                return f"a graph made {replayed['made']} of {stepped['made']} updates"
+            if graph_control["updates"] != step_control["updates"] or graph_control["stopped"]:
+                return f"a graph made {graph_control['updates']} of {step_control['updates']} updates"
             names = ["θ", *self._plan.optimizer.slots, "", "the gradient"]
             for name, actual, reference in zip(names, results, expected, strict=True):
-                if (
-                    name and not (error := self._relative_error(actual, reference)) <= self._bound
-                ):  # NaN does not count as agreement
-                    return f"{name} computed by a graph is off by {error:.2g} of its norm, beyond {self._bound:.2g}"
+                error = self._relative_error(actual, reference) if name else 0.0
+                if not error <= self._bound:  # NaN is a difference
+                    return f"{name} computed by a graph has a relative error of {error:.2g}, above {self._bound:.2g}"
             return ""
         finally:
-            self._copy(before, changing)
+            self._copy(before, state)
 
     @property
     def _bound(self) -> float:
-        """Return the allowed error as a share of the norm: ``2 sqrt(k) u`` for each product of the step."""
+        """The allowed relative error: ``2 sqrt(k) u``, with k terms in a sum, for each product of the step."""
         sizes = self._plan.layout.sizes
         return 6 * len(sizes) * sqrt(max(*sizes, self.step.m)) * self._u
 

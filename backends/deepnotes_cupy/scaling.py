@@ -28,11 +28,11 @@ class LossScale:
 
     @property
     def until_growth(self) -> int:
-        """The largest number of updates before :meth:`note` has to be called."""
+        """The largest number of updates before :meth:`record` must be called."""
         return max(1, GROW_AFTER - self._successful) if self.dynamic else 1 << 62
 
-    def note(self, updates: int) -> bool:
-        """Count successful updates, and return whether the scale was doubled."""
+    def record(self, updates: int) -> bool:
+        """Count successful updates; return whether the scale was doubled."""
         self._successful += updates
         if not self.dynamic or self._successful < GROW_AFTER or self.value >= LARGEST:
             return False
@@ -40,7 +40,7 @@ class LossScale:
         return True
 
     def reduce(self) -> bool:
-        """Halve a dynamic scale after a gradient that is not finite, and return whether it was halved."""
+        """Halve a dynamic scale after a gradient that is not finite; return whether it was halved."""
         if not self.dynamic or self.value <= SMALLEST:
             return False
         self._successful, self.value = 0, self.value / 2

@@ -1,4 +1,4 @@
-"""The eager Program in this backend's stream, for plans that are partly user-defined."""
+"""The eager Program, in this backend's stream, for plans with a part that has no kernel."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,8 +1,8 @@
 """The CUDA sources, shipped as package data, and the declarations parsed from them.
 
 The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. :func:`kernels`
-returns the kernels' parameters as the source declares them, :func:`codes` the enumerators and :func:`control` the
-structure ``Control``, so Python cannot disagree with the source.
+returns the kernels' declarations, :func:`codes` the enumerators, and :func:`control` the structure ``Control``, all
+parsed from the source, so that Python cannot disagree with it.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
-"""The files, in the order of the program; headers are inserted where they are included."""
+"""The files in the order in which they are joined; headers are inserted where they are first included."""
 REAL = {"float32": "float", "float64": "double"}
 """The C type that ``real`` stands for, by dtype."""
 
@@ -35,7 +35,7 @@ class Parameter:
     ----------
     name : str
     kind : str
-        The C type of the number, or of the elements pointed to, without ``const``, ``*`` and ``__restrict__``.
+        The C type of the number, or of the elements that the pointer points to, without ``const`` and ``__restrict__``.
     pointer : bool
     const : bool
         Whether it points to data that the kernel does not change.
@@ -47,7 +47,7 @@ class Parameter:
     const: bool
 
     def scalar(self, dtype: str) -> np.dtype[Any]:
-        """Return the NumPy dtype of the number, or of the elements pointed to, with ``real`` being `dtype`.
+        """Return the NumPy dtype of the number, or of the elements that the pointer points to; ``real`` is `dtype`.
 
         Raises
         ------
@@ -82,7 +82,7 @@ def read(name: str) -> str:
 
 @cache
 def program(*names: str) -> str:
-    """Return the kernels as one source, which needs no header, and ``REAL`` defined as ``float`` or ``double``.
+    """Return the kernels as one source. It needs no headers, but ``REAL``, defined as ``float`` or ``double``.
 
     Parameters
     ----------
@@ -127,12 +127,12 @@ def kernels() -> dict[str, Kernel]:
 
 
 def parse(source: str) -> dict[str, Kernel]:
-    """Return the kernels of a source by name, in its order.
+    """Return the kernels of a source by name, in the order of the source.
 
     Parameters
     ----------
     source : str
-        It has to define the constants in its ``__launch_bounds__`` as ``constexpr int``.
+        Constants used in ``__launch_bounds__`` must be defined in it as ``constexpr int``.
 
     Examples
     --------
@@ -142,8 +142,8 @@ def parse(source: str) -> dict[str, Kernel]:
     text = re.sub(r"//[^\n]*", "", source)
     constants = {name: int(value) for name, value in re.findall(r"constexpr int (\w+) = (\d+);", text)}
     result = {}
-    for bound, name, inside in _KERNEL.findall(text):
-        parameters = tuple(_parse_parameter(declaration) for declaration in inside.split(","))
+    for bound, name, declarations in _KERNEL.findall(text):
+        parameters = tuple(_parse_parameter(declaration) for declaration in declarations.split(","))
         threads = 1024 if not bound else int(bound) if bound.isdigit() else constants[bound]
         result[name] = Kernel(name, parameters, threads)
     return result
@@ -151,7 +151,7 @@ def parse(source: str) -> dict[str, Kernel]:
 
 @cache
 def codes(enumeration: str) -> dict[str, int]:
-    """Return the enumerators of an enumeration of the source, in lower case.
+    """Return the values of the enumerators of an enumeration in the source, by their names in lower case.
 
     Examples
     --------
@@ -184,6 +184,6 @@ def control() -> np.dtype[Any]:
 
 
 def _parse_parameter(declaration: str) -> Parameter:
-    words = declaration.replace("__restrict__", " ").replace("*", " * ").split()
-    kind = " ".join(word for word in words[:-1] if word not in ("const", "*"))
-    return Parameter(words[-1], kind, "*" in words, "const" in words)
+    tokens = declaration.replace("__restrict__", " ").replace("*", " * ").split()
+    kind = " ".join(token for token in tokens[:-1] if token not in ("const", "*"))
+    return Parameter(tokens[-1], kind, "*" in tokens, "const" in tokens)

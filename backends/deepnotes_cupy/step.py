@@ -1,4 +1,4 @@
-"""Step: a training step for batches of one size, in buffers of its own, as two tapes: gradient and update."""
+"""Step: a training step for batches of one size, with its own buffers, as two tapes: gradient and update."""
 
 from typing import Any, NamedTuple, cast
 
@@ -7,9 +7,9 @@ import numpy as np
 from deepnotes.backends import Loss as LibraryLoss
 from deepnotes.backends import Plan, fuses
 from deepnotes_cupy import control, geometry
-from deepnotes_cupy.backward import Loss, Targets, backward, loss
+from deepnotes_cupy.backward import Loss, Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
-from deepnotes_cupy.forward import Masks, forward, weights
+from deepnotes_cupy.forward import Masks, forward, round_weights
 from deepnotes_cupy.lowering import lower, update_of
 from deepnotes_cupy.tape import Tape
 
@@ -18,7 +18,7 @@ SCALAR_STEPS = 1 << 13
 
 
 class Arrays(NamedTuple):
-    """The arrays of a network that training changes: θ and the optimizer's slots, shape (p,) each."""
+    """The arrays that training changes: θ and the optimizer's slots, shape (p,) each."""
 
     theta: Any
     slots: tuple[Any, ...]
@@ -43,9 +43,9 @@ class Shared:
     Attributes
     ----------
     control : array of uint8
-        ``struct Control``.
+        The structure ``Control``.
     scalars : array of float64
-        Shape (4 SCALAR_STEPS,).
+        The scalars of up to :data:`SCALAR_STEPS` updates, four for each.
     g : array, shape (p,)
         The gradient.
     partial : array of float64
@@ -81,6 +81,7 @@ class Step:
     arrays : Arrays
     m : int
     weighted : bool
+        Whether the samples have weights.
 
     Raises
     ------
@@ -108,19 +109,19 @@ class Step:
         option = next((value for _, value in plan_loss.options), 0.0)
         lowered = Loss(plan_loss.name, option, fuses(last, plan_loss))
         masks = Masks(plan.seed, shared.control)
-        rounded = weights(gradient, theta, layout.decaying)
+        rounded = round_weights(gradient, theta, layout.decaying)
         caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, lowered.fused)
         widest = max(row.n for row in rows)
         D, L = [gradient.empty(m * widest) for _ in range(2)], gradient.empty(m)
         row, _, Z, A = caches[-1]
-        loss(gradient, lowered, row, Z, None if lowered.fused else A, theta, targets, m, D[0], L)
+        append_loss(gradient, lowered, row, Z, None if lowered.fused else A, theta, targets, m, D[0], L)
         backward(gradient, caches, shared.g, rounded, m, D, masks, lowered.fused, scale)
         p, decaying = layout.size, layout.decaying
         gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
-        self.safe, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
+        self.safe_step, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
         gradient.launch(
-            "judge", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars, self.clip,
-            self.safe,
+            "check_update", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars, self.clip,
+            self.safe_step,
         )  # fmt: skip
         optimizer_update = update_of(plan.optimizer)
         if optimizer_update is None:
@@ -130,16 +131,16 @@ class Step:
 
     @property
     def names(self) -> list[str]:
-        """The names of the calls in a step, in order: the nodes of its graph."""
+        """The names of a step's calls, in order; each is a node of its graph."""
         return ["gather", *self.gradient.names, *self.update.names]
 
     def spoil(self) -> None:
-        """Overwrite all intermediate results of a step, so that none of them can be reused."""
+        """Overwrite all intermediate results of a step, so that none of them can be used by accident."""
         for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
 
     def bind(self, source: Source, batch_size: int) -> bool:
-        """Gather batches from these arrays from now on; return whether the arrays or the batch size changed."""
+        """Gather batches from the arrays of `source` from now on; return whether they or the batch size changed."""
         arrays = (*source, self._shared.order)
         same = len(self._bound) == len(arrays) and all(a is b for a, b in zip(arrays, self._bound, strict=True))
         if same and batch_size == self._batch_size:
@@ -159,7 +160,7 @@ class Step:
         self._gather, self._bound = None, ()
 
     def compute(self) -> None:
-        """Enqueue the gradient of the next batch, and the check whether its update may be made."""
+        """Enqueue the gradient of the next batch, and the check of whether its update may be made."""
         assert self._gather is not None
         self._gather()
         self.gradient.run()

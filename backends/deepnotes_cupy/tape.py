@@ -24,7 +24,7 @@ class Tape:
     names : list of str
         The name of each call.
     buffers : list of array
-        The memory allocated for the tape; each run writes it before it reads it.
+        The memory allocated for the tape; each run writes to it before it reads from it.
     """
 
     def __init__(self, device: Device, dtype: str, factors: Factors) -> None:
@@ -40,7 +40,7 @@ class Tape:
             call()
 
     def empty(self, size: int, dtype: str | None = None) -> Any:
-        """Return a new flat array, kept among the buffers."""
+        """Return a new flat array, and keep it in `buffers`."""
         self.buffers.append(self.device.empty(size, dtype or self.dtype))
         return self.buffers[-1]
 
@@ -51,7 +51,7 @@ class Tape:
         self.names.append(kernel)
 
     def copy(self, source: Any, target: Any) -> None:
-        """Add a copy."""
+        """Add a copy of `source` to `target`."""
         self.calls.append(self.device.copier(source, target))
         self.names.append("copy")
 
@@ -64,15 +64,15 @@ class Tape:
         B: Any,
         C: Any,
     ) -> None:
-        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n, k, see :class:`Product`. The factors are rounded already."""
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded."""
         self.calls.append(self.device.multiplier(Product(transposed, *sizes, alpha, A, B, C, self.factors)))
         self.names.append("product")
 
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
-        """Add ``C = alpha A Bᵀ``, a sum over samples, as products of blocks of samples that are then added.
+        """Add ``C = alpha A Bᵀ``, a sum over samples: a product for each block of samples, and their sum.
 
-        `sizes` are the rows of A, the rows of B, and the number of samples. A block has :data:`SAMPLES` samples, or
-        more, so that the products take no more memory than the factors.
+        `sizes` are the rows of A, the rows of B, and the number of samples. A block has at least :data:`SAMPLES`
+        samples, and so many that the products take no more memory than the factors.
         """
         n, rows, m = sizes
         block = max(SAMPLES, -(-n * rows // (n + rows)))
@@ -89,13 +89,13 @@ class Tape:
             self.product((False, True), (n, rows, rest), alpha, A, B, parts[whole * n * rows :])
         self.launch("sum_partials", (n * rows,), parts, C, n * rows, whole + (rest > 0))
 
-    def factor(self, x: Any, lasting: bool = True, scale: float = 1.0) -> Any:
+    def factor(self, x: Any, reusable: bool = True, scale: float = 1.0) -> Any:
         """Return `x` as a factor of products: unchanged, or a copy that a launch on the tape rounds to 16 bits.
 
         Parameters
         ----------
         x : array
-        lasting : bool, default True
+        reusable : bool, default True
             Whether `x` stays unchanged until the end of the tape, so that the rounded copy can be used again.
         scale : float, default 1.0
             The factor by which `x` is multiplied before it is rounded.
@@ -103,10 +103,10 @@ class Tape:
         if self.factors not in codes("Half"):
             return x
         cached = self._rounded.get(id(x))
-        if cached is not None and lasting:
+        if cached is not None and reusable:
             return cached[1]
         out = self.empty(x.size, "uint16")
         self.launch("round16", (x.size,), x, out, x.size, codes("Half")[self.factors], scale)
-        if lasting:
+        if reusable:
             self._rounded[id(x)] = (x, out)  # x is kept alive, so that no other array gets its id
         return out

@@ -10,7 +10,7 @@ from deepnotes_cupy.sources import kernels
 
 
 def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
-    """Yield a short description of each item that is ready; CuPy keeps compiled modules on disk."""
+    """Yield a short description of each item once it is ready; CuPy keeps compiled modules on disk."""
     for dtype in dtypes:
         with backend.device.section():
             for kernel in kernels():
@@ -24,7 +24,7 @@ def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
         theta, *slots = (backend.from_numpy(np.zeros(plan.layout.size, dtype)) for _ in names)
         X, Y = (backend.from_samples(np.ones(shape, dtype)) for shape in ((2, 64), (1, 64)))
         state, rates = State(theta, tuple(slots)), np.full(32, 0.001)
-        for _ in range(2):  # enough steps to capture their graphs
+        for _ in range(2):  # often enough that the steps are captured as graphs
             program.train(state, Batches(Data(X, Y), np.arange(64), 2, rates))
         yield f"training, {dtype}"
         inference.predict(theta, X)

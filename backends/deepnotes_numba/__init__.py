@@ -19,7 +19,7 @@ class NumbaBackend(ThreadedBackend):
     Parameters
     ----------
     threads : int, optional
-        The maximum number of threads of a call. By default it is limited by the machine and by the settings of other
+        The maximum number of threads of a call. By default, it depends on the machine and on the settings of other
         libraries. A call with little work uses fewer threads; see :mod:`deepnotes_numba.thread_count`.
     """
 
@@ -30,16 +30,16 @@ class NumbaBackend(ThreadedBackend):
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the compiled Program, or None for a plan that uses anything without a kernel."""
+        """Return the compiled Program, or None if a part of the plan has no kernel."""
         if not SUPPORTED.has_plan(plan):
             _log_eager(plan)
             return None
-        from deepnotes_numba.program import NumbaProgram  # not before, since importing Numba takes a second
+        from deepnotes_numba.program import NumbaProgram  # imported late, since importing Numba takes a second
 
         return NumbaProgram(self, plan)
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
-        """Return the compiled forward pass, or None for layers or activations without a kernel."""
+        """Return the compiled forward pass, or None if a layer or activation has no kernel."""
         if not SUPPORTED.has_layers(layers):
             _log_eager(layers)
             return None
@@ -59,11 +59,11 @@ class NumbaBackend(ThreadedBackend):
 
 
 def _log_eager(plan: object) -> None:
-    logging.getLogger("deepnotes").debug("numba: %s uses something without a kernel, so it runs eagerly", plan)
+    logging.getLogger("deepnotes").debug("numba: %s has a part without a kernel, so it runs eagerly", plan)
 
 
 def create(threads: int | None = None) -> Backend:
-    """Return the backend; the entry point.
+    """Return the Numba backend; this is its entry point.
 
     Parameters
     ----------

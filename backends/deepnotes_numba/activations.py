@@ -1,6 +1,6 @@
-"""Activations and their slopes, of one element and of arrays, and their dispatch by code.
+"""Activations and their slopes, for single elements and for arrays, selected by code.
 
-A slope is a function of z, or of ``a = g(z)`` where possible: then A may overwrite Z.
+Where possible, a slope is a function of ``a = g(z)``, so that A may overwrite Z; otherwise it is a function of z.
 """
 
 from math import pi, sqrt
@@ -20,122 +20,124 @@ from deepnotes_numba.codes import (
     SOFTPLUS,
     TANH,
 )
-from deepnotes_numba.compiling import inlined, jit, jit_for
+from deepnotes_numba.compiling import inline_code, jit, jit_for
 from deepnotes_numba.elementary import HALF, ONE, THREE, ZERO, constant, exp, expm1, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.vectors import block, matrix, view
 
 NEEDS_Z = np.isin(sorted(ACTIVATIONS.values()), (LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS))
-"""Activations whose slope is a function of z."""
+"""Whether the slope of an activation is a function of z, by the code of the activation."""
 
-C = constant(2 * sqrt(2 / pi), 2 * sqrt(2 / pi))
-CUBIC = constant(0.044715, 0.044715)
-DENSITY = constant(1 / sqrt(2 * pi), 1 / sqrt(2 * pi))
+GELU_SCALE = constant(2 * sqrt(2 / pi), 2 * sqrt(2 / pi))
+GELU_CUBIC = constant(0.044715, 0.044715)
+NORMAL_DENSITY = constant(1 / sqrt(2 * pi), 1 / sqrt(2 * pi))
 
 
-@inlined
+@inline_code
 def _sigmoid(option, z):
     return sigmoid(z)
 
 
-@inlined
+@inline_code
 def _sigmoid_slope(option, a):
     return a * (ONE(a) - a)
 
 
-@inlined
+@inline_code
 def _tanh(option, z):
     return tanh(z)
 
 
-@inlined
+@inline_code
 def _tanh_slope(option, a):
     return ONE(a) - a * a
 
 
-@inlined
+@inline_code
 def _relu(option, z):
     return ZERO(z) if z < ZERO(z) else z  # NaN is not below zero, so it is returned
 
 
-@inlined
+@inline_code
 def _relu_slope(option, a):
     return ONE(a) if a > ZERO(a) else ZERO(a)
 
 
-@inlined
+@inline_code
 def _leaky_relu(option, z):
     return z if z >= ZERO(z) else option * z
 
 
-@inlined
+@inline_code
 def _leaky_relu_slope(option, z):
     return ONE(z) if z > ZERO(z) else option
 
 
-@inlined
+@inline_code
 def _elu(option, z):
     return z if z > ZERO(z) else option * expm1(ZERO(z) if z > ZERO(z) else z)
 
 
-@inlined
+@inline_code
 def _elu_slope(option, z):
     return ONE(z) if z > ZERO(z) else option * exp(z)
 
 
-@inlined
+@inline_code
 def _gelu(option, z):
     return z * normal_cdf(z)
 
 
-@inlined
+@inline_code
 def _gelu_slope(option, z):
-    return normal_cdf(z) + z * (DENSITY(z) * exp(-HALF(z) * z * z))
+    return normal_cdf(z) + z * (NORMAL_DENSITY(z) * exp(-HALF(z) * z * z))
 
 
-@inlined
+@inline_code
 def _gelu_tanh(option, z):
-    return z / (ONE(z) + exp(-C(z) * (z + CUBIC(z) * z * z * z)))
+    return z / (ONE(z) + exp(-GELU_SCALE(z) * (z + GELU_CUBIC(z) * z * z * z)))
 
 
-@inlined
+@inline_code
 def _gelu_tanh_slope(option, z):
-    s = sigmoid(C(z) * (z + CUBIC(z) * z * z * z))
+    s = sigmoid(GELU_SCALE(z) * (z + GELU_CUBIC(z) * z * z * z))
     t = z * (s * (ONE(z) - s))  # reaches 0 long before z * z overflows
-    return s + C(z) * t + THREE(z) * CUBIC(z) * C(z) * (t * z * z)
+    return s + GELU_SCALE(z) * t + THREE(z) * GELU_CUBIC(z) * GELU_SCALE(z) * (t * z * z)
 
 
-@inlined
+@inline_code
 def _silu(option, z):
     return z / (ONE(z) + exp(-z))
 
 
-@inlined
+@inline_code
 def _silu_slope(option, z):
     s = sigmoid(z)
     return s * (ONE(z) + z * (ONE(z) - s))
 
 
-@inlined
+@inline_code
 def _softplus(option, z):
     return softplus(z)
 
 
-@inlined
+@inline_code
 def _softplus_slope(option, z):
     return sigmoid(z)
 
 
-@inlined
+@inline_code
 def _exp(option, z):
     return exp(z)
 
 
-@inlined
+@inline_code
 def _exp_slope(option, a):
     return a
 
 
-def _in_place(g):
+def _make_in_place(g):
+    """Return a function that replaces each element z of A by ``g(option, z)``."""
+
     @jit_for(g)
     def run(option, A):
         for i in range(A.shape[0]):
@@ -144,7 +146,7 @@ def _in_place(g):
     return run
 
 
-def _elementwise(g):
+def _make_writer(g):
     """Return a function that writes ``g(option, z)`` for each element of Z to A."""
 
     @jit_for(g)
@@ -155,7 +157,9 @@ def _elementwise(g):
     return run
 
 
-def _times(slope):
+def _make_slope_product(slope):
+    """Return a function that multiplies each element of D by ``slope(option, x)``, for the element x of X."""
+
     @jit_for(slope)
     def run(option, D, X):
         for i in range(D.shape[0]):
@@ -164,54 +168,73 @@ def _times(slope):
     return run
 
 
-# A loop over two arrays that may be the same is not vectorised, hence the loops in place.
-_sigmoid_here, _tanh_here, _relu_here = _in_place(_sigmoid), _in_place(_tanh), _in_place(_relu)
-_sigmoid_to, _tanh_to, _relu_to = _elementwise(_sigmoid), _elementwise(_tanh), _elementwise(_relu)
-_leaky_relu_to, _elu_to, _gelu_to = _elementwise(_leaky_relu), _elementwise(_elu), _elementwise(_gelu)
-_gelu_tanh_to, _silu_to, _softplus_to = _elementwise(_gelu_tanh), _elementwise(_silu), _elementwise(_softplus)
-_times_sigmoid, _times_tanh, _times_relu = _times(_sigmoid_slope), _times(_tanh_slope), _times(_relu_slope)
-_times_leaky_relu, _times_elu, _times_gelu = _times(_leaky_relu_slope), _times(_elu_slope), _times(_gelu_slope)
-_times_gelu_tanh, _times_silu = _times(_gelu_tanh_slope), _times(_silu_slope)
-_times_softplus = _times(_softplus_slope)
-_exp_here, _exp_to, _times_exp = _in_place(_exp), _elementwise(_exp), _times(_exp_slope)
+# Separate loops in place, since a loop over two arrays that may overlap is not vectorised.
+_sigmoid_in_place, _tanh_in_place, _relu_in_place = (
+    _make_in_place(_sigmoid),
+    _make_in_place(_tanh),
+    _make_in_place(_relu),
+)
+_write_sigmoid, _write_tanh, _write_relu = _make_writer(_sigmoid), _make_writer(_tanh), _make_writer(_relu)
+_write_leaky_relu, _write_elu, _write_gelu = _make_writer(_leaky_relu), _make_writer(_elu), _make_writer(_gelu)
+_write_gelu_tanh, _write_silu, _write_softplus = _make_writer(_gelu_tanh), _make_writer(_silu), _make_writer(_softplus)
+_multiply_by_sigmoid_slope, _multiply_by_tanh_slope, _multiply_by_relu_slope = (
+    _make_slope_product(_sigmoid_slope),
+    _make_slope_product(_tanh_slope),
+    _make_slope_product(_relu_slope),
+)
+_multiply_by_leaky_relu_slope, _multiply_by_elu_slope, _multiply_by_gelu_slope = (
+    _make_slope_product(_leaky_relu_slope),
+    _make_slope_product(_elu_slope),
+    _make_slope_product(_gelu_slope),
+)
+_multiply_by_gelu_tanh_slope, _multiply_by_silu_slope = (
+    _make_slope_product(_gelu_tanh_slope),
+    _make_slope_product(_silu_slope),
+)
+_multiply_by_softplus_slope = _make_slope_product(_softplus_slope)
+_exp_in_place, _write_exp, _multiply_by_exp_slope = (
+    _make_in_place(_exp),
+    _make_writer(_exp),
+    _make_slope_product(_exp_slope),
+)
 
 
 @jit
 def activate_in_place(code, option, A):
-    """Replace Z, in A, by ``A = g(Z)`` (N3), for an activation whose slope is a function of A; A is one-dimensional."""
+    """Replace Z, stored in A, by ``g(Z)`` (N3); A is one-dimensional. The slope of g must be a function of a."""
     if code == RELU:
-        _relu_here(option, A)
+        _relu_in_place(option, A)
     elif code == SIGMOID:
-        _sigmoid_here(option, A)
+        _sigmoid_in_place(option, A)
     elif code == TANH:
-        _tanh_here(option, A)
+        _tanh_in_place(option, A)
     elif code == EXP:
-        _exp_here(option, A)
+        _exp_in_place(option, A)
 
 
 @jit
 def activate(code, option, Z, A):  # noqa: C901 - one branch per activation
-    """Write ``A = g(Z)`` (N3) for any activation but softmax; Z and A are one-dimensional, and share no memory."""
+    """Write ``A = g(Z)`` (N3), for any g but softmax; Z and A are one-dimensional and do not overlap."""
     if code == RELU:
-        _relu_to(option, Z, A)
+        _write_relu(option, Z, A)
     elif code == SIGMOID:
-        _sigmoid_to(option, Z, A)
+        _write_sigmoid(option, Z, A)
     elif code == TANH:
-        _tanh_to(option, Z, A)
+        _write_tanh(option, Z, A)
     elif code == LEAKY_RELU:
-        _leaky_relu_to(option, Z, A)
+        _write_leaky_relu(option, Z, A)
     elif code == ELU:
-        _elu_to(option, Z, A)
+        _write_elu(option, Z, A)
     elif code == GELU:
-        _gelu_to(option, Z, A)
+        _write_gelu(option, Z, A)
     elif code == GELU_TANH:
-        _gelu_tanh_to(option, Z, A)
+        _write_gelu_tanh(option, Z, A)
     elif code == SILU:
-        _silu_to(option, Z, A)
+        _write_silu(option, Z, A)
     elif code == SOFTPLUS:
-        _softplus_to(option, Z, A)
+        _write_softplus(option, Z, A)
     elif code == EXP:
-        _exp_to(option, Z, A)
+        _write_exp(option, Z, A)
     else:
         for i in range(Z.shape[0]):
             A[i] = Z[i]
@@ -219,35 +242,35 @@ def activate(code, option, Z, A):  # noqa: C901 - one branch per activation
 
 @jit
 def backward(code, option, D, Z, A):  # noqa: C901 - one branch per activation
-    """Replace dA, in D, by ``dZ = dA * g'(Z)`` (N12), for any activation but softmax."""
+    """Replace dA, stored in D, by ``dZ = dA * g'(Z)`` (N12), for any g but softmax."""
     if code == RELU:
-        _times_relu(option, D, A)
+        _multiply_by_relu_slope(option, D, A)
     elif code == SIGMOID:
-        _times_sigmoid(option, D, A)
+        _multiply_by_sigmoid_slope(option, D, A)
     elif code == TANH:
-        _times_tanh(option, D, A)
+        _multiply_by_tanh_slope(option, D, A)
     elif code == LEAKY_RELU:
-        _times_leaky_relu(option, D, Z)
+        _multiply_by_leaky_relu_slope(option, D, Z)
     elif code == ELU:
-        _times_elu(option, D, Z)
+        _multiply_by_elu_slope(option, D, Z)
     elif code == GELU:
-        _times_gelu(option, D, Z)
+        _multiply_by_gelu_slope(option, D, Z)
     elif code == GELU_TANH:
-        _times_gelu_tanh(option, D, Z)
+        _multiply_by_gelu_tanh_slope(option, D, Z)
     elif code == SILU:
-        _times_silu(option, D, Z)
+        _multiply_by_silu_slope(option, D, Z)
     elif code == SOFTPLUS:
-        _times_softplus(option, D, Z)
+        _multiply_by_softplus_slope(option, D, Z)
     elif code == EXP:
-        _times_exp(option, D, A)
+        _multiply_by_exp_slope(option, D, A)
 
 
 @jit
 def softmax(work, z, a, n, largest, total):
-    """Write the softmax of the n rows of the block at offset `z` to the block at `a`.
+    """Write the softmax of the block at offset `z`, n rows, to the block at offset `a`.
 
-    The largest logits and the sums of ``e^(z - largest)``, which the loss needs, are written to the rows at `largest`
-    and `total`.
+    For each sample, the largest logit and the sum of ``e^(z - largest)``, which the loss needs, are written to the rows
+    at the offsets `largest` and `total`.
     """
     S = block(work)
     M, T = view(work, largest, S), view(work, total, S)
@@ -271,7 +294,7 @@ def softmax(work, z, a, n, largest, total):
 
 @jit
 def softmax_backward(work, d, a, n, total):
-    """Replace dA, in the block at `d`, by ``dZ = a * (dA - Σ dA a)``; the row at `total` is overwritten."""
+    """Replace dA, the block at offset `d`, by ``dZ = a * (dA - Σ dA a)``; the row at offset `total` is overwritten."""
     S = block(work)
     T, D, A = view(work, total, S), matrix(work, d, n, S), matrix(work, a, n, S)
     for s in range(S):

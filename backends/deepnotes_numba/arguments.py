@@ -1,9 +1,9 @@
-"""Named tuples of values that travel together through the compiled functions.
+"""Named tuples of values that the compiled functions pass to each other together.
 
-Python passes plain tuples to the compiled entry points, which convert them: Numba needs several microseconds to
-recognize the type of a named tuple, but less than one for a plain tuple.
+Python passes plain tuples to the compiled entry points, which convert them to named tuples: Numba needs several
+microseconds to recognize the type of a named tuple, but less than one for a plain tuple.
 
-An *offset* is the number of elements from the start of a flat buffer or of the workspace.
+An *offset* is a number of elements, counted from the start of a flat buffer or of the workspace.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Pointer = Any
 
 
 class Team(NamedTuple):
-    """The threads that work on one call, as one of them sees them.
+    """The threads that work on one call, from the point of view of one of them.
 
     Attributes
     ----------
@@ -22,13 +22,13 @@ class Team(NamedTuple):
         The number of this thread, from 0.
     size : int
         The number of threads.
-    meeting : pointer to int64
-        The words of the barrier; see :mod:`deepnotes_numba.barrier`.
+    barrier : pointer to int64
+        The memory of the barrier; see :mod:`deepnotes_numba.barrier`.
     """
 
     rank: int
     size: int
-    meeting: Pointer
+    barrier: Pointer
 
 
 class Tables(NamedTuple):
@@ -39,7 +39,7 @@ class Tables(NamedTuple):
     layers : ndarray of int64
         One row for each layer; see :mod:`deepnotes_numba.interpreter` for the columns.
     options : ndarray
-        The option of each layer: of its activation, or the rate of dropout.
+        One number for each layer: the option of its activation, or the rate of dropout.
     regions : ndarray of int64
         The regions of the workspace that belong to no layer.
     """
@@ -50,7 +50,7 @@ class Tables(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """The memory of all activations of a batch.
+    """The memory for all activations and derivatives of a batch.
 
     Attributes
     ----------
@@ -64,36 +64,36 @@ class Workspace(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """The flat buffers, each with one element for each parameter.
+    """The flat buffers: each has one element for each parameter.
 
     Attributes
     ----------
     theta, gradient : pointer
     errors : pointer
         Accumulated rounding errors of the gradient.
-    first, second : pointer
+    first_slot, second_slot : pointer
         The optimizer's slots.
     compensated : bool
-        Whether sums over samples have several parts, so that `errors` is used.
+        Whether sums over samples are computed in several parts, with `errors`.
     """
 
     theta: Pointer
     gradient: Pointer
     errors: Pointer
-    first: Pointer
-    second: Pointer
+    first_slot: Pointer
+    second_slot: Pointer
     compensated: bool
 
 
 class Samples(NamedTuple):
-    """The inputs of a call.
+    """The samples of a call.
 
     Attributes
     ----------
     X : ndarray, shape (samples, n) if `by_sample`, else (n, samples)
     by_sample : bool
     order : ndarray of int64
-        The indices of the samples, in the order in which they are used.
+        The indices of the samples, in the order of their use.
     """
 
     X: np.ndarray
@@ -118,24 +118,24 @@ class Targets(NamedTuple):
 
 
 class LossFunction(NamedTuple):
-    """A loss.
+    """A loss function.
 
     Attributes
     ----------
     code : int
     option : floating
         The loss's option, of the workspace's dtype.
-    labelled : bool
+    class_indices : bool
         Whether the targets are class indices.
     """
 
     code: int
     option: np.floating
-    labelled: bool
+    class_indices: bool
 
 
 class OutputBlock(NamedTuple):
-    """The offsets of one block of the last layer's arrays.
+    """The offsets of one block in each of the last layer's arrays.
 
     Attributes
     ----------
@@ -144,9 +144,9 @@ class OutputBlock(NamedTuple):
     y : int
         Offset of the targets, (k, S), or (1, S) for class indices.
     shares, losses : int
-        Offsets of each sample's share of the mean, (S,), and of its share times its loss, (S,).
+        Offsets of two rows, (S,): each sample's share of the mean, and its loss multiplied by this share.
     largest, total : int
-        Offsets of the rows that softmax writes, (S,).
+        Offsets of two rows, (S,), that softmax writes: each sample's largest logit, and its sum of exponentials.
     k : int
         The number of outputs.
     """
@@ -179,15 +179,16 @@ class DenseLayer(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """The layout of the left factor of a product: offset of the first element, and strides.
+    """The layout of the left factor of a product: the offset of the first element, and strides.
 
-    `again` is the stride between repetitions; see :func:`deepnotes_numba.vectors._tile`.
+    `row` and `column` are the strides between rows and columns, and `repeat` is the stride between repetitions; see
+    :func:`deepnotes_numba.vectors._tile`.
     """
 
     start: int
     row: int
     column: int
-    again: int
+    repeat: int
 
 
 class Tile(NamedTuple):
@@ -199,42 +200,43 @@ class Tile(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """The extent of a sum of products.
+    """The terms and the initial value of a sum of products.
 
     Attributes
     ----------
     terms : int
-    times : int
-        How often the terms are repeated, from one block of samples to the next.
+        The number of terms in one block of samples.
+    repeats : int
+        The number of blocks of samples over which the sum extends.
     start : int
-        The initial value: 0, or 1 for the current results, or 2 for the biases.
+        The initial value: 0 for zero, 1 for the current results, 2 for the biases.
     bias : int
         Offset of the first bias.
     """
 
     terms: int
-    times: int
+    repeats: int
     start: int
     bias: int
 
 
-class Draw(NamedTuple):
-    """The counters of dropout's random numbers.
+class DropoutCounters(NamedTuple):
+    """The seed and counters from which dropout computes its random numbers.
 
     Attributes
     ----------
     training : bool
-        Without training, nothing is dropped.
+        Whether dropout is applied at all.
     seed : uint64
     step : int
-    first : int
-        The number in the batch of the first sample of the first block.
+    first_sample : int
+        The position in the batch of the first sample in the first block.
     """
 
     training: bool
     seed: int
     step: int
-    first: int
+    first_sample: int
 
 
 class Update(NamedTuple):
@@ -244,7 +246,7 @@ class Update(NamedTuple):
     ----------
     code : int
     scale : float
-        The factor of the gradient.
+        The factor by which the gradient is multiplied.
     rate, epsilon, beta1, beta2 : float
     """
 
@@ -265,21 +267,21 @@ class Objective(NamedTuple):
         The code of the loss.
     option : floating
         The loss's option, of the workspace's dtype.
-    labelled : bool
+    class_indices : bool
         Whether the targets are class indices.
     l2 : float
-    scale, reported : float
-        The factors of the loss in the gradient and in the cost.
+    scale, reported_scale : float
+        The factors by which the loss is multiplied in the gradient and in the reported cost.
     share_l2, weighted_mean : bool
         See :class:`deepnotes.backends.Objective`.
     """
 
     loss: int
     option: np.floating
-    labelled: bool
+    class_indices: bool
     l2: float
     scale: float
-    reported: float
+    reported_scale: float
     share_l2: bool
     weighted_mean: bool
 
@@ -292,11 +294,11 @@ class Optimizer(NamedTuple):
     code : int
     beta1, beta2 : float
     clip_norm : float
-        The largest norm of a gradient; 0 for no limit.
+        The norm to which larger gradients are clipped; 0 for no clipping.
     decaying : int
         The number of parameters that decay: the weights, which precede the biases.
     safe_step, safe_norm : float
-        Limits on the step and on the norm, below which no update can overflow.
+        Limits: if the step and the norm of the gradient are below them, no update can overflow.
     """
 
     code: int
@@ -319,7 +321,7 @@ class Batches(NamedTuple):
         The number of samples of a batch; the last may have fewer.
     rates : ndarray, shape (updates,)
     scalars : ndarray, shape (4, updates)
-        The rate and epsilon, the share of θ that decays, and the factor of the gradient.
+        For each update: the rate, epsilon, the share of θ that decays, and the factor of the gradient.
     seed : uint64
     step : int
         The number of updates before this call.
@@ -338,7 +340,7 @@ class Batches(NamedTuple):
 
 
 class Training(NamedTuple):
-    """The arguments of a training that stay the same from batch to batch.
+    """The arguments that stay the same for all batches of a call.
 
     Attributes
     ----------

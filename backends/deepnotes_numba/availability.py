@@ -1,4 +1,4 @@
-"""Check whether Numba can be imported and can compile, and suggest a fix if not."""
+"""Check whether Numba can be imported and can compile; if not, suggest a fix."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ INSTALL = 'pip install "deepnotes[numba]"'
 
 
 def check() -> None:
-    """Import Numba; log a warning for each setting that Numba ignores because its value is invalid.
+    """Import Numba and check its settings; log a warning for each setting whose value Numba ignores as invalid.
 
     Raises
     ------
@@ -42,7 +42,9 @@ def _cause_and_fix(error: Exception) -> tuple[str, str]:
     cause = f"Numba cannot be imported: {kind}{reason(error)}"
     if "scipy" in str(error).lower():  # an optional dependency of Numba, which pip does not install
         return cause, "pip install --upgrade scipy"
-    if isinstance(error, ImportError):  # Numba's message names the library and the version, and pip installs it
+    if isinstance(
+        error, ImportError
+    ):  # Numba's message names the library and the version that it needs, which pip installs
         return cause, INSTALL
     settings = sorted(name for name in os.environ if name.startswith("NUMBA_"))
     if os.path.exists(".numba_config.yaml"):
@@ -53,7 +55,7 @@ def _cause_and_fix(error: Exception) -> tuple[str, str]:
 
 
 def _report(warning: warnings.WarningMessage) -> None:
-    """Log a warning of Numba's about a setting, which includes a traceback, in one line; pass other warnings on."""
+    """Log Numba's warning about a setting in one line, without its traceback; issue other warnings again."""
     setting = re.match(r"Environment variable '(\w+)' is defined but its associated value '(.*)'", str(warning.message))
     if setting is None:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
@@ -63,13 +65,13 @@ def _report(warning: warnings.WarningMessage) -> None:
 
 
 def _check_features(setting: str | None) -> None:
-    """Raise if processor features are misspelled, which would make LLVM end the process, or are missing here."""
+    """Raise if a processor feature is missing, or misspelled, in which case LLVM would end the process."""
     if not setting:
         return
     present = import_module("llvmlite.binding").get_host_cpu_features()
     for feature in setting.split(","):
         if not re.fullmatch(r"\s*[+-]\S+\s*", feature):
-            cause = f"NUMBA_CPU_FEATURES holds {feature!r}, wanted + or - and the name of a feature"
+            cause = f"NUMBA_CPU_FEATURES contains {feature!r}, wanted + or - and the name of a feature"
         elif feature.strip()[0] == "+" and present.get(feature.strip()[1:]) is False:
             cause = f"NUMBA_CPU_FEATURES asks for {feature.strip()[1:]}, which this processor does not have"
         else:

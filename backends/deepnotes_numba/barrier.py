@@ -1,7 +1,7 @@
-"""Barriers at which threads wait for each other, made of a few words of memory and atomic instructions.
+"""Barriers at which threads wait for each other, implemented with a few words of memory and atomic instructions.
 
-The barrier of a team is a pointer, `meeting`, to `SIZE` words, initially 0. A waiting thread spins, since the others
-are about to arrive; after a while it yields its core between checks.
+The barrier of a team is a pointer to `SIZE` words, initially 0. A waiting thread spins, since the other threads should
+arrive soon; after a while, it yields its core between checks.
 """
 
 import os
@@ -15,8 +15,12 @@ from deepnotes_numba.compiling import jit
 from deepnotes_numba.vectors import WORD
 
 LINE = 16
-"""The words of two neighbouring cache lines, which separate frequently written from frequently read data."""
+"""The number of words in two cache lines: words that are written often are kept this far from those read often."""
 ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
+"""The positions of three words, and the number of words.
+
+ARRIVED counts the threads that wait, PASSED how often all threads have passed; BROKEN is 1 if a thread has failed.
+"""
 SPINS = 256
 """The number of times that a thread checks a barrier before it yields its core."""
 
@@ -73,18 +77,18 @@ def _word(context, builder, signature, arguments):
 
 @jit
 def wait(team):
-    """Return True once all threads of the team have called this, or False if one of them never will."""
+    """Return True once all threads of the team have called this, or False if one of them has failed."""
     if team.size == 1:
         return True
-    meeting = team.meeting
-    passed = _load(meeting, PASSED)
-    if _arrive(meeting, ARRIVED) == team.size - 1:
-        _store(meeting, ARRIVED, 0)
-        _store(meeting, PASSED, passed + 1)
+    barrier = team.barrier
+    passed = _load(barrier, PASSED)
+    if _arrive(barrier, ARRIVED) == team.size - 1:
+        _store(barrier, ARRIVED, 0)
+        _store(barrier, PASSED, passed + 1)
         return True
     spins = 0
-    while _load(meeting, PASSED) == passed:
-        if _load(meeting, BROKEN) != 0:
+    while _load(barrier, PASSED) == passed:
+        if _load(barrier, BROKEN) != 0:
             return False
         spins += 1
         if spins > SPINS:

@@ -1,4 +1,4 @@
-"""The base class of the backend, which Programs and Inferences import instead of the backend itself."""
+"""The base class of the backend, which Programs and Inferences import to avoid an import cycle."""
 
 from deepnotes.backends import HostBackend
 

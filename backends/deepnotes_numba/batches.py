@@ -1,27 +1,27 @@
-"""Gathering the samples of a batch, their targets and their weights into blocks.
+"""Functions that gather the samples of a batch, their targets and their weights into blocks.
 
 If the last block of a batch is not full, it repeats the last sample with the weight 0.
 """
 
-from deepnotes_numba.compiling import jit, substituted
+from deepnotes_numba.compiling import inline_source, jit
 from deepnotes_numba.products import padded
 from deepnotes_numba.vectors import block, matrix, prefetch, transpose, view
 
 AHEAD = 12
-"""The number of samples by which rows of X are prefetched ahead: the processor cannot predict a shuffled order."""
-BEGINNING = 64
-"""The number of elements of a row that are prefetched; the processor's own prefetcher reads the rest in time."""
-CACHE = 1 << 20
-"""The size of X, in bytes, up to which nothing is prefetched, since X is in the cache."""
+"""How many samples ahead rows of X are prefetched: the processor cannot predict a shuffled order."""
+PREFETCHED = 64
+"""The number of elements of a row that are prefetched; the processor prefetches the rest by itself."""
+CACHE_BYTES = 1 << 20
+"""The size of X up to which nothing is prefetched, since X is in the cache."""
 LINE = 64
-"""The bytes of a cache line."""
+"""The number of bytes in a cache line."""
 
 
 @jit
 def gather(samples, m, work, A, panels, blocks, training):
-    """Write the first m samples, for a range of blocks, to the region at offset A and, transposed, to `panels`.
+    """Write a range of blocks, from the first m samples, to the region at offset A and, transposed, to `panels`.
 
-    The samples after them in the order may be needed soon. Unless `training`, the panels are not filled completely.
+    Later samples in the order may be prefetched. The panels are filled completely only if `training`.
     """
     if samples.by_sample:
         _gather_rows(samples, m, work, A, panels, blocks)
@@ -29,22 +29,22 @@ def gather(samples, m, work, A, panels, blocks, training):
         _gather_columns(samples, m, work, A, panels, blocks, training)
 
 
-@substituted
+@inline_source
 def _gather_rows(samples, m, work, A, panels, blocks):
-    """Copy samples that are rows of X to the panels, and transpose these."""
+    """Copy samples that are rows of X to the panels, and transpose the panels to the blocks."""
     X, indices, memory = samples.X, samples.order, work.memory
     S = block(memory)
     n = X.shape[1]
     step = padded(n, memory) * S
     last, end = m - 1, indices.shape[0] - 1
-    prefetched, line = min(n, BEGINNING) if X.size * X.itemsize > CACHE else 0, LINE // X.itemsize
+    prefetched, line = min(n, PREFETCHED) if X.size * X.itemsize > CACHE_BYTES else 0, LINE // X.itemsize
     for at in range(blocks[0], blocks[1]):
         for s in range(S):
             x = X[indices[min(at * S + s, last)]]
             if prefetched > 0:
-                soon = indices[min(at * S + s + AHEAD, end)] * n
+                later = indices[min(at * S + s + AHEAD, end)] * n
                 for p in range(0, prefetched, line):
-                    prefetch(X, soon + p)
+                    prefetch(X, later + p)
             for p in range(0, n, S):
                 columns = min(S, n - p)
                 row, out = x[p : p + columns], view(memory, panels + (p * work.capacity + at * S + s) * S, columns)
@@ -55,22 +55,22 @@ def _gather_rows(samples, m, work, A, panels, blocks):
             transpose(memory, square, memory, A + at * step + p * S, S, min(S, n - p))
 
 
-@substituted
+@inline_source
 def _gather_columns(samples, m, work, A, panels, blocks, training):
-    """Copy samples that are columns of X to the blocks, and transpose these if `training`."""
+    """Copy samples that are columns of X to the blocks; if `training`, transpose the blocks to the panels."""
     X, indices, memory = samples.X, samples.order, work.memory
     S = block(memory)
     n = X.shape[0]
     step = padded(n, memory) * S
     last = m - 1
     for at in range(blocks[0], blocks[1]):
-        chosen = view(indices, at * S, min(S, last + 1 - at * S))
+        block_indices = view(indices, at * S, min(S, last + 1 - at * S))
         out = matrix(memory, A + at * step, n, S)
         for i in range(n):
             x = X[i]
-            for s in range(chosen.shape[0]):
-                out[i, s] = x[chosen[s]]
-            for s in range(chosen.shape[0], S):
+            for s in range(block_indices.shape[0]):
+                out[i, s] = x[block_indices[s]]
+            for s in range(block_indices.shape[0], S):
                 out[i, s] = x[indices[last]]
         if training:
             transpose_blocks(work, A, n, panels, (at, at + 1), 0, 1)
@@ -78,7 +78,7 @@ def _gather_columns(samples, m, work, A, panels, blocks, training):
 
 @jit
 def transpose_blocks(work, A, n, panels, blocks, rank, size):
-    """Transpose a range of blocks of the region at offset A, n rows, to `panels`; each thread fills its own panels."""
+    """Transpose a range of blocks in the region at offset A, n rows, to `panels`; each thread fills some panels."""
     memory = work.memory
     S = block(memory)
     step = padded(n, memory) * S
@@ -90,10 +90,10 @@ def transpose_blocks(work, A, n, panels, blocks, rank, size):
 
 @jit
 def gather_targets(targets, total, indices, m, memory, y, rows, blocks):
-    """Write the targets at the first m of `indices`, and their shares of the mean, for a range of blocks.
+    """Write the targets of the first m samples in `indices`, and their shares of the mean, for a range of blocks.
 
-    The targets are written to the region at offset `y`. The share of a sample, its weight divided by `total`, is
-    written to the first of four rows for each block, at offset `rows`.
+    The targets are written to the region at offset `y`. The share of a sample is its weight divided by `total`. Each
+    block has four rows in the region at offset `rows`; the shares are written to the first.
     """
     Y = targets.Y
     S = block(memory)
@@ -113,7 +113,7 @@ def gather_targets(targets, total, indices, m, memory, y, rows, blocks):
 
 @jit
 def divisor(weights, by_weight, indices):
-    """Return the divisor of the losses of a batch: its number of samples, or the sum of their weights."""
+    """Return the divisor of a batch's losses: its number of samples or, if `by_weight`, the sum of their weights."""
     if not by_weight:
         return float(indices.shape[0])
     total = rest = 0.0
@@ -124,7 +124,7 @@ def divisor(weights, by_weight, indices):
 
 @jit
 def add(total, rest, x):
-    """Return a sum with x added, and the accumulated rounding error of all additions (Knuth's two-sum)."""
+    """Return the sum `total` with x added, and `rest`, the accumulated rounding errors of all additions (two-sum)."""
     new = total + x
     of_x = new - total
     error = (total - (new - of_x)) + (x - of_x)

@@ -1,21 +1,21 @@
-"""The disk cache of compiled code: one file for each function, types of arguments, and processor.
+"""The disk cache of compiled code: one file for each combination of function, argument types and processor.
 
-Numba's own cache is not used. It needs a folder that it can write to, even for reading; it unpickles and runs files
-unchecked, so that a damaged file ends the process; and processes that save at the same time can lose each other's
-entries.
+Numba's own cache is not used, for three reasons. It cannot read from a folder that it cannot write to; it unpickles and
+runs files without checking them, so that a damaged file can crash the process; and processes that save at the same time
+can lose each other's entries.
 
-A file here is the SHA-256 digest of its key and content, followed by the content, a pickle, which is loaded only if the
-digest is right. If a file is damaged or cannot be read, the function is compiled again and the file replaced, if
-possible. Files are replaced as a whole, so any number of processes may read and write at the same time.
+A file of this cache consists of a SHA-256 digest and a pickle, which is loaded only if the digest is correct. If a file
+is damaged or cannot be read, the function is compiled again and, if possible, the file is replaced. Files are replaced
+atomically, so any number of processes may read and write at the same time.
 
 The digest protects against damage, not against an attacker: **anyone who can write to the folder can run code as any
 user who reads it**, as with Python's own ``__pycache__``. So the folder should be writable only by its user or, in a
-container image, only by the installer. Its owner is not checked: an image is often built by one user and run by
-another.
+container image, only by the installer. The owner of the folder is not checked, since an image is often built by one
+user and run by another.
 
 The folder is named after a digest of everything that determines the code: the contents of the source files, not their
-dates, and the versions of Python and of the libraries. Any change leads to a new folder, while a copy of the same files
-elsewhere uses the same one.
+dates, and the versions of Python and of the libraries. If any of them changes, a new folder is used; a copy of the same
+files in another place uses the same folder.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ from numba.core.caching import _Cache
 
 from deepnotes.backends import replacing
 
-numba: Any = import_module("numba")  # its type stubs lack its settings and sets of flags
+numba: Any = import_module("numba")  # imported in this way since its type stubs are incomplete
 
 DIGEST = 32
-"""The bytes of a digest."""
+"""The number of bytes in a digest."""
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "DISABLE_INTEL_SVML")
 """Settings of Numba that change the generated code."""
 
@@ -56,20 +56,20 @@ class CodeCache(_Cache):
     ----------
     function : callable
         The Python function.
-    what : str
+    description : str
         A short description of the function, shown to the user while it is compiled.
     """
 
-    def __init__(self, function: Callable[..., Any], what: str) -> None:
+    def __init__(self, function: Callable[..., Any], description: str) -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
-        self._what = what
+        self._description = description
         self._enabled = True
-        # Not later: the source files may be replaced, while this process continues with the code that it imported.
+        # Determined now: the source files may be replaced later, but this process runs the code that it has imported.
         self._folder = cache_folder()
 
     @property
     def cache_path(self) -> str | None:
-        """The folder, or None."""
+        """The folder of the compiled code, or None if there is none."""
         return None if self._folder is None else str(self._folder)
 
     def enable(self) -> None:
@@ -84,35 +84,35 @@ class CodeCache(_Cache):
         """Do nothing: the next save replaces the file."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled code for a signature, or None after announcing that it has to be compiled."""
+        """Return the compiled code for a signature; if it has to be compiled, announce that and return None."""
         target_context.refresh()
-        folder, what = self._folder, _describe(self._what, sig)
+        folder, description = self._folder, _describe(self._description, sig)
         if not self._enabled:
             return None
         if folder is None:
-            return _announce(what, None)
+            return _announce(description, None)
         key, path = self._place(folder, sig, target_context.codegen())
         try:
             if not stat.S_ISREG(path.stat().st_mode):
-                return _announce(what, folder, f"{path} is not a file")
+                return _announce(description, folder, f"{path} is not a file")
             data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            others = any(folder.glob(f"{path.name.rpartition('-')[0]}-*.nbc"))
-            return _announce(f"{what} for this processor" if others else what, folder)
+            for_other_processors = any(folder.glob(f"{path.name.rpartition('-')[0]}-*.nbc"))
+            return _announce(f"{description} for this processor" if for_other_processors else description, folder)
         except OSError as error:
-            searchable = os.access(folder, os.X_OK)  # otherwise the announcement names the folder as the cause
-            return _announce(what, folder, f"{path} cannot be read ({error.strerror})" if searchable else None)
+            searchable = os.access(folder, os.X_OK)  # if not, the announcement gives the folder as the cause
+            return _announce(description, folder, f"{path} cannot be read ({error.strerror})" if searchable else None)
         if _digest(key, data[DIGEST:]) != data[:DIGEST]:
-            return _announce(what, folder, f"{path} is damaged")
+            return _announce(description, folder, f"{path} is damaged")
         try:
             return numba.core.compiler.CompileResult._rebuild(target_context, *pickle.loads(data[DIGEST:]))
-        except Exception as error:  # unexpected, since the digest is right
-            return _announce(what, folder, f"{path} cannot be loaded ({type(error).__name__}: {error})")
+        except Exception as error:  # unexpected, since the digest is correct
+            return _announce(description, folder, f"{path} cannot be loaded ({type(error).__name__}: {error})")
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Save compiled code, if possible."""
+        """Save compiled code for a signature, if possible."""
         folder = self._folder
-        # Code that contains addresses of this process is useless to others; Numba makes it if it does not optimize.
+        # Without optimization, Numba's code contains addresses of this process, so other processes cannot use it.
         if not self._enabled or folder is None or data.library.has_dynamic_globals:
             return
         key, path = self._place(folder, sig, data.codegen)
@@ -124,14 +124,14 @@ class CodeCache(_Cache):
             with replacing(path) as file:
                 file.write(_digest(key, content) + content)
         except OSError as error:
-            if _obstacle(folder) is None:  # otherwise the announcement has named it
+            if _obstacle(folder) is None:  # if there is one, the announcement has named it
                 _warn_once(
                     "save", f"numba: compiled code cannot be kept in {folder} ({error.strerror}): the next process "
-                    "compiles it anew",
+                    "compiles it again",
                 )  # fmt: skip
 
     def _place(self, folder: Path, sig: Any, codegen: Any) -> tuple[bytes, Path]:
-        """Return the key and the file of the code for some argument types and the current processor."""
+        """Return the key and the path of the file for the argument types `sig` and the current processor."""
         types, target = repr(sig).encode(), repr(codegen.magic_tuple()).encode()
         name = "-".join([self._name, *(hashlib.sha256(part).hexdigest()[:12] for part in (types, target))])
         return b"\0".join([self._name.encode(), types, target]), folder / f"{name}.nbc"
@@ -139,7 +139,7 @@ class CodeCache(_Cache):
 
 @cache
 def cache_folder() -> Path | None:
-    """Return the folder for the current sources, in ``DEEPNOTES_CACHE_DIR`` or the user's cache folder.
+    """Return the folder for the code of the current sources, in ``DEEPNOTES_CACHE_DIR`` or the user's cache folder.
 
     Return None if the user has no home directory.
     """
@@ -149,7 +149,7 @@ def cache_folder() -> Path | None:
     if not root and expanded.startswith("~"):
         return None
     try:
-        # Not later: the working directory may change before a function is compiled.
+        # Made absolute now, since the working directory may change before a function is compiled.
         return Path(os.path.abspath(expanded)) / folder_name(files(__package__))
     except FileNotFoundError:  # the path is relative to a working directory that was deleted
         return None
@@ -158,9 +158,9 @@ def cache_folder() -> Path | None:
 def folder_name(sources: Traversable) -> str:
     """Return the name of the folder for the code of a package: a digest of everything that determines the code."""
     digest = hashlib.sha256()
-    compiled_in = files("deepnotes.equations") / "activations.py"  # its constants
-    own = [source for source in sources.iterdir() if source.name.endswith((".py", ".pyc"))]
-    for source in [*sorted(own, key=lambda source: source.name), compiled_in]:
+    constants = files("deepnotes.equations") / "activations.py"  # the compiled code contains its constants
+    modules = [source for source in sources.iterdir() if source.name.endswith((".py", ".pyc"))]
+    for source in [*sorted(modules, key=lambda source: source.name), constants]:
         if source.is_file():
             content = source.read_bytes()
             digest.update(f"{source.name} {len(content)}\0".encode() + content)
@@ -176,36 +176,36 @@ def _digest(key: bytes, content: bytes) -> bytes:
     return digest.digest()
 
 
-def _describe(what: str, sig: Any) -> str:
-    """Return `what` with the dtype of the first array of floats among the arguments, if any is such an array."""
+def _describe(description: str, sig: Any) -> str:
+    """Return the description, with the dtype of the first array of floats among the arguments if there is one."""
     dtype = next(_float_dtypes(sig), None)
-    return what if dtype is None else f"{what} for {dtype}"
+    return description if dtype is None else f"{description} for {dtype}"
 
 
-def _float_dtypes(kinds: Iterable[Any]) -> Iterator[Any]:
-    """Yield the dtypes of arrays of floats among some types, and in tuples among them."""
-    for kind in kinds:
+def _float_dtypes(types: Iterable[Any]) -> Iterator[Any]:
+    """Yield the dtype of each array of floats in `types`, including those within tuples."""
+    for kind in types:
         if isinstance(kind, numba.types.BaseTuple):
             yield from _float_dtypes(kind.types)
         elif isinstance(kind, numba.types.Array) and isinstance(kind.dtype, numba.types.Float):
             yield kind.dtype
 
 
-def _announce(what: str, folder: Path | None, fault: str | None = None) -> None:
-    """Announce once that a function is compiled, with the reason; warn only about the first damaged file."""
+def _announce(description: str, folder: Path | None, fault: str | None = None) -> None:
+    """Log that a function is being compiled, and why: once, or for each faulty file; only the first such file warns."""
     if fault is not None:
         fault, level = f"{fault}; ", logging.INFO if "fault" in _warned else logging.WARNING
         _warned.add("fault")
-    elif what in _announced:
+    elif description in _announced:
         return
     else:
         fault, level = "", logging.WARNING
-    _announced.add(what)
-    _log.log(level, "numba: %scompiling %s takes some seconds, %s", fault, what, _describe_folder(folder))
+    _announced.add(description)
+    _log.log(level, "numba: %scompiling %s takes some seconds, %s", fault, description, _describe_folder(folder))
 
 
 def _describe_folder(folder: Path | None) -> str:
-    """Return the end of the announcement: the folder of the compiled code, or the reason why it is not saved."""
+    """Return the end of the announcement: where the compiled code is kept, or why it cannot be kept."""
     if folder is None:
         obstacle = "there is no home directory to keep the result in; DEEPNOTES_CACHE_DIR can name another folder"
     else:
@@ -213,11 +213,11 @@ def _describe_folder(folder: Path | None) -> str:
         if reason is None:
             return f"once: the result is kept in {folder}"
         obstacle = f"nothing can be kept in {folder} ({reason}); DEEPNOTES_CACHE_DIR can name another folder"
-    return f"in each process anew, since {obstacle}"
+    return f"in every process, since {obstacle}"
 
 
 def _obstacle(folder: Path) -> str | None:
-    """Return the reason why a folder cannot be written to, or None; create it if it does not exist."""
+    """Create a folder if it does not exist; return the reason why it cannot be written to, or None."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

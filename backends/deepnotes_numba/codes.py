@@ -1,6 +1,6 @@
-"""The activations, losses and optimizers with kernels, and their codes in the compiled functions.
+"""The activations, losses and optimizers that have kernels, and their codes in the compiled functions.
 
-Plans that use any others run eagerly. This module does not import Numba, which takes a second.
+Plans with any others run eagerly. This module does not import Numba, since that takes a second.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ LOSSES = {
     "mean_absolute_error": ABSOLUTE, "huber": HUBER, "poisson": POISSON, "half_poisson_deviance": HALF_POISSON,
 }  # fmt: skip
 FUSED = {BINARY: SIGMOID_FUSED, CATEGORICAL: SOFTMAX_FUSED, HALF_POISSON: EXP_FUSED}
-"""The codes of losses that are computed from the logits (N11)."""
+"""The code of each loss that can be computed from the logits (N11), by its code for a loss of the outputs."""
 
 PLAIN, MOMENTUM, NESTEROV, RMSPROP, ADAM = range(5)
 Update = tuple[int, float, float]
@@ -51,8 +51,8 @@ OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
 
 def update_of(optimizer: Optimizer) -> Update | None:
     """Return the update of an optimizer, or None if there is no kernel for its class or its options."""
-    find = OPTIMIZERS.get(type(optimizer))
-    return find(optimizer) if find else None
+    lower_optimizer = OPTIMIZERS.get(type(optimizer))
+    return lower_optimizer(optimizer) if lower_optimizer else None
 
 
 SUPPORTED = Supported(ACTIVATIONS, LOSSES, lambda optimizer: update_of(optimizer) is not None)

@@ -1,4 +1,4 @@
-"""Equations that call the compiled passes and return new arrays; see :mod:`deepnotes_numba.eager_kernels`."""
+"""Equations that call compiled functions and return new arrays; see :mod:`deepnotes_numba.eager_kernels`."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from deepnotes.backends import ACTIVATIONS as LIBRARY
 from deepnotes_numba import codes, passes
-from deepnotes_numba.arrays import plain
+from deepnotes_numba.arrays import to_writable
 from deepnotes_numba.codes import ACTIVATIONS, SOFTMAX
 
 
 def activate(name: str, Z: np.ndarray, *option: float, **options: float) -> np.ndarray:
-    """Return ``A = g(Z)`` (N3), of the shape of Z, (n, m)."""
-    Z = plain(Z, Z.dtype)
+    """Return ``A = g(Z)`` (N3), with the shape of Z."""
+    Z = to_writable(Z, Z.dtype)
     A = np.empty_like(Z)
     if ACTIVATIONS[name] == SOFTMAX:
         passes.softmax(Z, A, *np.empty((2, Z.shape[1]), Z.dtype))
@@ -22,8 +22,8 @@ def activate(name: str, Z: np.ndarray, *option: float, **options: float) -> np.n
 
 
 def backward(name: str, dA: np.ndarray, Z: np.ndarray, A: np.ndarray, *option: float, **options: float) -> np.ndarray:
-    """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m)."""
-    D, Z, A = np.array(dA, order="C"), plain(Z, Z.dtype), plain(A, A.dtype)
+    """Return ``dZ = dA * g'(Z)`` (N12), with the shape of Z."""
+    D, Z, A = np.array(dA, order="C"), to_writable(Z, Z.dtype), to_writable(A, A.dtype)
     if ACTIVATIONS[name] == SOFTMAX:
         passes.softmax_backward(D, A, np.empty(D.shape[1], D.dtype))
     else:
@@ -56,7 +56,7 @@ def adam(
 
 
 def dropout_mask(shape: tuple[int, int], rate: float, seed: int, step: int, layer: int) -> np.ndarray:
-    """Return whether each element is kept, shape (n, m)."""
+    """Return whether dropout keeps each element, shape (n, m)."""
     n, m = shape
     mask = np.empty((-(-n * m // 4), 4), np.bool_)
     passes.mask(mask, float(rate), np.uint64(seed), step, layer)
@@ -71,11 +71,11 @@ def _update(
     new = tuple(np.array(x, order="C") for x in (theta, *slots))
     first, second = (*new[1:], new[0], new[0])[:2]
     scalars = float(rate), float(epsilon), float(beta1), float(beta2)
-    passes.update(code, new[0], plain(g, g.dtype), first, second, scalars)
+    passes.update(code, new[0], to_writable(g, g.dtype), first, second, scalars)
     return new
 
 
 def _option(name: str, Z: np.ndarray, option: tuple[float, ...], options: dict[str, float]) -> Any:
-    """Return the one option that an activation may have, of Z's dtype."""
+    """Return the option of an activation, or its default, in Z's dtype; 0 if it has no option."""
     value = next(iter((*option, *options.values(), *LIBRARY[name].options.values())), 0.0)
     return np.asarray(value, Z.dtype)[()]

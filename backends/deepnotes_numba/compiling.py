@@ -1,9 +1,9 @@
-"""Compilation that preserves every rounding.
+"""Decorators that compile functions such that their roundings never change.
 
-The compiler may not reorder or fuse operations (``fastmath`` is off): it optimizes a function several times, alone and
-within each of its callers, and which of these copies is called depends on what the process compiled or loaded before.
-With ``fastmath`` the copies could round differently. Fused multiply-adds and sums in several parts are written out
-where they are faster, see :mod:`deepnotes_numba.vectors`.
+``fastmath`` is off, so the compiler may not reorder or fuse operations. The compiler optimizes a function several
+times, alone and within each of its callers, and what the process has compiled or loaded before decides which of these
+copies is called. With ``fastmath``, the copies could round differently. Where fused multiply-adds and sums in several
+parts are faster, they are written out, see :mod:`deepnotes_numba.vectors`.
 """
 
 from collections.abc import Callable
@@ -12,24 +12,24 @@ from typing import Any
 
 from deepnotes_numba.cache import CodeCache
 
-numba: Any = import_module("numba")  # its type stubs lack its settings and sets of flags
+numba: Any = import_module("numba")  # imported in this way since its type stubs are incomplete
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
-"""Division by zero is not checked, which would prevent vectorization, and the GIL is released."""
+"""Divisions by zero do not raise, since checks would prevent vectorization; and the GIL is released."""
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
-"""Options without the wrapper for calls from Python, which takes a quarter of the compiler's time."""
+"""Options that omit the wrappers for calls from Python and C, which take a quarter of the compiler's time."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Return `function`, compiled when a caller is; a call from Python, rather than compiled code, crashes."""
+    """Return `function`, to be compiled with its callers; a call from Python, instead of compiled code, crashes."""
     return numba.njit(**INNER)(function)
 
 
 def jit_for(*others: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator like :func:`jit`, for a function that closes over others: their names become part of its name.
+    """Return a decorator like :func:`jit` for closures; the names of the functions `others` become part of their names.
 
-    In cached code, functions of the same name differ only by a number that each process counts from the start. A
-    process that loads code of two other processes, or compiles some itself, would confuse such functions.
+    In cached code, functions of the same name differ only by a number that each process counts from the beginning. So a
+    process that loads the code of two other processes would confuse such functions.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -39,36 +39,36 @@ def jit_for(*others: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-def inlined(function: Callable[..., Any]) -> Any:
-    """Return `function` as :func:`jit` does, but always inlined into the machine code of its callers."""
+def inline_code(function: Callable[..., Any]) -> Any:
+    """Return `function` as :func:`jit` does; its machine code is always inlined into its callers."""
     return numba.njit(forceinline=True, **INNER)(function)
 
 
-def substituted(function: Callable[..., Any]) -> Any:
-    """Return `function`, substituted into its callers before they are compiled.
+def inline_source(function: Callable[..., Any]) -> Any:
+    """Return `function`, to be inlined into its callers before they are compiled.
 
-    Otherwise each level of calls takes the compiler longer: it optimizes a function together with all that it calls.
+    This saves time: at each level of calls, the compiler optimizes a function together with all that it calls.
     """
     return numba.njit(inline="always", **INNER)(function)
 
 
-def standalone(function: Callable[..., Any]) -> Any:
-    """Return `function`, callable from Python, compiled at its first call and not cached on disk."""
+def jit_standalone(function: Callable[..., Any]) -> Any:
+    """Return `function`, to be called from Python; it is compiled at its first call, and not cached on disk."""
     return numba.njit(no_cfunc_wrapper=True, **OPTIONS)(function)
 
 
-def entry(what: str) -> Callable[[Callable[..., Any]], Any]:
+def entry(description: str) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator for a function that Python calls: compiled at its first call, and cached on disk.
 
     Parameters
     ----------
-    what : str
+    description : str
         A short description of the function, shown to the user while it is compiled.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = standalone(function)
-        dispatcher._cache = CodeCache(function, what)  # as `enable_caching` sets Numba's own cache
+        dispatcher = jit_standalone(function)
+        dispatcher._cache = CodeCache(function, description)  # `enable_caching` sets Numba's own cache in this way
         return dispatcher
 
     return decorate

@@ -1,8 +1,8 @@
-"""Level 2: compiled replacements of equations that would take NumPy several passes, for eager execution.
+"""Level 2: compiled kernels that replace equations in eager execution.
 
-Each makes one pass over its arrays, where NumPy makes up to twenty. They are called if all arrays are NumPy's, of the
-same shape (not 0-d), and all float32 or all float64; otherwise the equation itself is called. The compiled functions
-are imported at the first call, since importing Numba takes a second.
+A kernel makes one pass over its arrays, where NumPy makes up to twenty. It is called if all arrays are NumPy arrays of
+the same shape (not 0-d) and are all float32 or all float64; otherwise the equation itself is called. The compiled
+functions are imported at the first call, since importing Numba takes a second.
 """
 
 from collections.abc import Callable
@@ -15,20 +15,23 @@ from deepnotes.equations import EQUATIONS
 from deepnotes_numba.codes import ACTIVATIONS
 
 OPTIMIZERS = ("momentum", "rmsprop", "adam")
-AS_FAST = ("identity", "tanh")
-"""Activations that NumPy computes in one pass, as fast. So is plain gradient descent, which has no kernel either."""
+WITHOUT_KERNEL = ("identity", "tanh")
+"""Activations that NumPy computes in one pass, as fast as a kernel. Gradient descent has no kernel for this reason."""
 
 
 def kernels() -> dict[str, Callable[..., Any]]:
-    """Return the replacements by the names of their equations."""
-    table = {name: _kernel(name, 1, "activate", name) for name in ACTIVATIONS if name not in AS_FAST}
+    """Return the kernels, by the names of the equations that they replace."""
+    table = {name: _kernel(name, 1, "activate", name) for name in ACTIVATIONS if name not in WITHOUT_KERNEL}
     table |= {f"{name}_backward": _kernel(f"{name}_backward", 3, "backward", name) for name in table}
     table |= {name: _kernel(name, 2, name) for name in OPTIMIZERS}
     return table | {"dropout_mask": _dropout_mask}
 
 
 def _kernel(name: str, arrays: int, function: str, *leading: str) -> Callable[..., Any]:
-    """Return a compiled function that replaces an equation whose first arguments are the given number of arrays."""
+    """Return the kernel for an equation whose first `arrays` arguments are arrays.
+
+    It calls a function of :mod:`deepnotes_numba.compiled_equations`, with the arguments `leading` before the others.
+    """
     equation = EQUATIONS[name]
 
     @wraps(equation)

@@ -1,8 +1,8 @@
-"""Elementary functions that the compiler can vectorise: no call, no branch, no table.
+"""Elementary functions that the compiler can vectorise, since they have no calls, branches or tables.
 
-`exp` and its variants reduce their argument to ``n ln 2 + r`` with ``|r| <= ln(2) / 2``, then sum the series of
-``e^r - 1``; `log` sums that of ``log((1 + s) / (1 - s))`` (W. J. Cody and W. Waite, Software Manual for the Elementary
-Functions, 1980). All return NaN for NaN. Their accuracy depends on the order of operations.
+`exp` and its variants write their argument as ``n ln 2 + r`` with ``|r| <= ln(2) / 2``, then sum the series of
+``e^r - 1``; `log` sums the series of ``log((1 + s) / (1 - s))`` (W. J. Cody and W. Waite, Software Manual for the
+Elementary Functions, 1980). All functions return NaN for NaN. Their accuracy depends on the order of operations.
 """
 
 from math import factorial, inf, log2, nan, sqrt
@@ -13,12 +13,12 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from deepnotes.equations.activations import ERFC
-from deepnotes_numba.compiling import inlined
+from deepnotes_numba.compiling import inline_code
 from deepnotes_numba.vectors import multiply_add
 
 
 def constant(single, double):
-    """Return a function that returns one of two numbers, chosen by the type of its argument."""
+    """Return a function of x that returns `single` if x is a float32, and `double` if it is a float64."""
 
     @intrinsic
     def number(typingctx, x):
@@ -32,7 +32,7 @@ def constant(single, double):
 
 
 def _polynomial(single, double):
-    """Return a function of r: a polynomial whose coefficients, highest first, are chosen by the type of r."""
+    """Return a polynomial of r; its coefficients, highest first, are `single` or `double`, by the type of r."""
 
     @intrinsic
     def polynomial(typingctx, r):
@@ -85,7 +85,7 @@ def _exponent(typingctx, x):
 
 @intrinsic
 def _fraction(typingctx, x):
-    """Return ``x / 2^n`` for the n of `_exponent`, even if 2^-n is not a normal number."""
+    """Return ``x / 2^n``, with n as in `_exponent`, even if 2^-n is not a normal number."""
 
     def generate(context, builder, signature, arguments):
         word, mantissa = _word(signature.args[0])
@@ -97,59 +97,59 @@ def _fraction(typingctx, x):
 
 
 def _root_half(word):
-    """Return the bits of sqrt(1/2)."""
+    """Return the bits of sqrt(1/2), as an integer."""
     size = word.width // 8
     return int(np.sqrt(0.5).astype(f"f{size}").view(f"i{size}"))
 
 
 def _word(kind):
-    """Return the integer type as wide as a float, and the number of its mantissa bits."""
+    """Return the integer type that is as wide as a float type, and the number of mantissa bits of the float type."""
     return (ir.IntType(32), 23) if kind == types.float32 else (ir.IntType(64), 52)
 
 
 ZERO, HALF, ONE, TWO, THREE, SIX = (constant(x, x) for x in (0.0, 0.5, 1.0, 2.0, 3.0, 6.0))
 INFINITY, NAN, ROOT_HALF = (constant(x, x) for x in (inf, nan, sqrt(0.5)))
 PER_LN2 = constant(log2(np.e), log2(np.e))
-LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # short enough that n times it is exact
+LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # has so few bits that its product with n is exact
 LN2_LOW = constant(-2.12194440054690581e-4, 1.90821492927058770e-10)
-LOWEST, HIGHEST = constant(-104.0, -746.0), constant(89.0, 710.0)  # beyond, e^x is 0 or infinite
-SATURATED = constant(20.0, 44.0)  # beyond, tanh(x / 2) is 1
+LOWEST, HIGHEST = constant(-104.0, -746.0), constant(89.0, 710.0)  # beyond these, e^x is 0 or infinite
+SATURATED = constant(20.0, 44.0)  # beyond this, tanh(x / 2) is 1
 EXPONENTIAL = _polynomial(*([1 / factorial(k) for k in range(top, 1, -1)] for top in (7, 13)))
 LOGARITHM = _polynomial(*([2 / (2 * k + 1) for k in range(top, 0, -1)] for top in (4, 11)))
 ERFC_SERIES = _polynomial(ERFC[::-1], ERFC[::-1])
 
 
-@inlined
+@inline_code
 def _reduce(x):
-    """Return n and ``e^r - 1`` with ``x = n ln 2 + r``; x is not NaN, and small enough that 2^n is a normal number."""
+    """Return n and ``e^r - 1``, for ``x = n ln 2 + r``. x must not be NaN, and 2^n must be a normal number."""
     n = _nearest(x * PER_LN2(x))
     r = (x - n * LN2_HIGH(x)) - n * LN2_LOW(x)
     return n, r + r * r * EXPONENTIAL(r)
 
 
-@inlined
+@inline_code
 def exp(x):
     """Return ``e^x``."""
-    t = x if x > LOWEST(x) else LOWEST(x)  # includes NaN, which must not be converted to an integer
+    t = x if x > LOWEST(x) else LOWEST(x)  # also for NaN, which must not be converted to an integer
     n, p = _reduce(t if t < HIGHEST(x) else HIGHEST(x))
-    half = _nearest(n * HALF(x))  # 2^n in two factors: it may overflow, or be subnormal, before e^x does
+    half = _nearest(n * HALF(x))  # 2^n as two factors, since it may overflow or be subnormal although e^x is not
     y = (ONE(x) + p) * _power_of_two(half) * _power_of_two(n - half)
     return y if x == x else x
 
 
-@inlined
+@inline_code
 def expm1(x):
     """Return ``e^x - 1`` for x up to 80."""
-    t = x if x > -SATURATED(x) else -SATURATED(x)  # -1 up to rounding
+    t = x if x > -SATURATED(x) else -SATURATED(x)  # below this, the result rounds to -1
     n, p = _reduce(t)
     s = _power_of_two(n)
     y = s * p + (s - ONE(x))
     return y if x == x else x
 
 
-@inlined
+@inline_code
 def tanh(x):
-    """Return the hyperbolic tangent, by ``(e^2x - 1) / (e^2x + 1)`` of ``|x|``."""
+    """Return the hyperbolic tangent, computed as ``(e^2x - 1) / (e^2x + 1)`` from ``|x|``."""
     t = TWO(x) * abs(x)
     n, p = _reduce(t if t < SATURATED(x) else SATURATED(x))
     s = _power_of_two(n)
@@ -159,16 +159,16 @@ def tanh(x):
     return y if x == x else x
 
 
-@inlined
+@inline_code
 def sigmoid(x):
-    """Return ``1 / (1 + e^-x)``, for negative x as ``e^x / (1 + e^x)``, which is accurate there."""
+    """Return ``1 / (1 + e^-x)``, computed as ``e^x / (1 + e^x)`` for negative x, where that is more accurate."""
     e = exp(-abs(x))
     return (ONE(x) if x >= ZERO(x) else e) / (ONE(x) + e)
 
 
-@inlined
+@inline_code
 def log(x):
-    """Return the logarithm; that of a subnormal x is not accurate."""
+    """Return the natural logarithm; it is not accurate for a subnormal x."""
     n = _exponent(x)
     f = _fraction(x) - ONE(x)
     s = f / (TWO(x) + f)
@@ -178,20 +178,20 @@ def log(x):
     return y if x > ZERO(x) else (-INFINITY(x) if x == ZERO(x) else NAN(x))
 
 
-@inlined
+@inline_code
 def log1p(x):
     """Return ``log(1 + x)`` for finite x above -1, corrected to first order for the rounding of ``1 + x``."""
     w = ONE(x) + x
     return log(w) + (x - (w - ONE(x))) / w
 
 
-@inlined
+@inline_code
 def softplus(x):
     """Return ``log(1 + e^x)``."""
     return (ZERO(x) if x < ZERO(x) else x) + log1p(exp(-abs(x)))
 
 
-@inlined
+@inline_code
 def normal_cdf(x):
     """Return ``Φ(x)``; see :func:`deepnotes.equations.normal_cdf`."""
     a = abs(x) * ROOT_HALF(x)

@@ -1,4 +1,4 @@
-"""Lower a plan to the tables and codes that the compiled functions read."""
+"""Lower a plan to the tables and codes that the compiled functions use."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -12,7 +12,7 @@ from deepnotes_numba.vectors import REGISTER
 
 
 class Lowered(NamedTuple):
-    """A network as the compiled functions read it.
+    """A network in the form that the compiled functions use.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class Lowered(NamedTuple):
     units : int
         The number of workspace elements for each sample.
     tiles : int
-        The number of tiles of rows of the weights.
+        The number of tiles of rows in the weights of all layers.
     """
 
     tables: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -32,7 +32,7 @@ class Lowered(NamedTuple):
 def lower_network(
     layers: Sequence[Layer], layout: Layout, dtype: np.dtype, class_indices: bool, training: bool
 ) -> Lowered:
-    """Return the tables of a network of supported layers, with dropout only for `training`.
+    """Return the tables for a network of supported layers; dropout layers are left out unless `training`.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def block_of(dtype: np.dtype) -> int:
 
 
 def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floating]:
-    """Return the code of a loss after the last layer, and its option."""
+    """Return the code of a loss that follows the layer `last`, and the option of the loss."""
     code = codes.LOSSES[loss.name]
     if fuses(last, loss):
         code = codes.FUSED[code]
@@ -86,7 +86,7 @@ def lower_objective(plan: Plan, dtype: np.dtype) -> tuple[Any, ...]:
 
 
 def lower_optimizer(plan: Plan) -> tuple[int, float, float, float, int]:
-    """Return the first fields of :class:`deepnotes_numba.arguments.Optimizer`: all except the limits.
+    """Return the first fields of :class:`deepnotes_numba.arguments.Optimizer`: all except the last two, the limits.
 
     Raises
     ------

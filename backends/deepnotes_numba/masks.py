@@ -1,8 +1,8 @@
-"""Dropout masks from Philox-4x32-10, with the same random words as :func:`deepnotes.equations.philox`."""
+"""Dropout masks, from the same random words as :func:`deepnotes.equations.philox`: Philox-4x32-10."""
 
 import numpy as np
 
-from deepnotes_numba.compiling import inlined, jit
+from deepnotes_numba.compiling import inline_code, jit
 from deepnotes_numba.elementary import ZERO
 from deepnotes_numba.vectors import as_of, block, matrix
 
@@ -11,9 +11,9 @@ FIRST, SECOND = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 FIRST_KEY, SECOND_KEY = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-@inlined
+@inline_code
 def philox(c0, c1, c2, c3, seed):
-    """Return the four words for one counter, each as 64 bits."""
+    """Return the four random words for one counter of four words and a seed, each as a 64-bit integer."""
     x0, x1, x2, x3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
     key0, key1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
     for _ in range(10):
@@ -24,25 +24,25 @@ def philox(c0, c1, c2, c3, seed):
 
 
 @jit
-def dropout(memory, a_prev, a, mask, n, rate, layer, draw):
-    """Write the n rows of the block at `a_prev`, with dropout applied, to `a`, and the factors to `mask`.
+def dropout(memory, a_prev, a, mask, n, rate, layer, counters):
+    """Apply dropout to the block at offset `a_prev`, n rows; write the result to the block at offset `a`.
 
-    The factors are 0 and ``1 / (1 - rate)``. `layer` is the layer's number.
+    The factors, 0 or ``1 / (1 - rate)``, are written to the block at offset `mask`. `layer` is the layer's number.
     """
     S = block(memory)
     A_prev, A, M = matrix(memory, a_prev, n, S), matrix(memory, a, n, S), matrix(memory, mask, n, S)
-    keep, none = as_of(1 / (1 - rate), memory), ZERO(as_of(0, memory))
+    keep, drop = as_of(1 / (1 - rate), memory), ZERO(as_of(0, memory))
     threshold = np.uint64(round(rate * 4294967296.0))
-    low, high = np.uint64(draw.step) & LOW, np.uint64(draw.step) >> HALF
-    first, seed = draw.first, draw.seed
-    if n % 4 == 0:  # the four words of a counter are for four rows of one sample
+    low, high = np.uint64(counters.step) & LOW, np.uint64(counters.step) >> HALF
+    first, seed = counters.first_sample, counters.seed
+    if n % 4 == 0:  # the four words of a counter belong to four rows of one sample
         for i in range(0, n, 4):
             for s in range(S):
                 w0, w1, w2, w3 = philox(((first + s) * n + i) >> 2, layer, low, high, seed)
-                M[i, s] = keep if w0 >= threshold else none
-                M[i + 1, s] = keep if w1 >= threshold else none
-                M[i + 2, s] = keep if w2 >= threshold else none
-                M[i + 3, s] = keep if w3 >= threshold else none
+                M[i, s] = keep if w0 >= threshold else drop
+                M[i + 1, s] = keep if w1 >= threshold else drop
+                M[i + 2, s] = keep if w2 >= threshold else drop
+                M[i + 3, s] = keep if w3 >= threshold else drop
     else:
         for i in range(n):
             for s in range(S):
@@ -50,7 +50,7 @@ def dropout(memory, a_prev, a, mask, n, rate, layer, draw):
                 w0, w1, w2, w3 = philox(element >> 2, layer, low, high, seed)
                 lane = element & 3
                 word = w0 if lane == 0 else (w1 if lane == 1 else (w2 if lane == 2 else w3))
-                M[i, s] = keep if word >= threshold else none
+                M[i, s] = keep if word >= threshold else drop
     for i in range(n):
         for s in range(S):
             A[i, s] = A_prev[i, s] * M[i, s]

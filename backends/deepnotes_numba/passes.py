@@ -1,27 +1,27 @@
-"""Compiled functions that make one pass over whole arrays, for eager execution."""
+"""Compiled functions on whole arrays, for eager execution."""
 
 import numpy as np
 
 from deepnotes_numba import activations, updates
 from deepnotes_numba.arguments import Buffers, Update
-from deepnotes_numba.compiling import entry, inlined
+from deepnotes_numba.compiling import entry, inline_code
 from deepnotes_numba.elementary import ZERO, exp
 from deepnotes_numba.masks import philox
 
 
-@entry("activations one by one")
+@entry("single activations")
 def activate(code, option, Z, A):
     activations.activate(code, option, Z, A)
 
 
-@entry("activations one by one")
+@entry("single activations")
 def backward(code, option, D, Z, A):
     activations.backward(code, option, D, Z, A)
 
 
-@inlined
+@inline_code
 def _exponentials(Z, A, largest, total):
-    """Write ``e^(z - largest)`` of each column to A, and their sums."""
+    """Write ``e^(z - largest)`` for each column of Z to A, the maxima to `largest`, and the sums to `total`."""
     n, m = Z.shape
     for j in range(m):
         largest[j], total[j] = Z[0, j], ZERO(Z[0, j])
@@ -35,7 +35,7 @@ def _exponentials(Z, A, largest, total):
             total[j] += A[i, j]
 
 
-@entry("activations one by one")
+@entry("single activations")
 def softmax(Z, A, largest, total):
     _exponentials(Z, A, largest, total)
     for i in range(Z.shape[0]):
@@ -43,7 +43,7 @@ def softmax(Z, A, largest, total):
             A[i, j] /= total[j]
 
 
-@entry("activations one by one")
+@entry("single activations")
 def softmax_backward(D, A, total):
     for j in range(D.shape[1]):
         total[j] = 0
@@ -55,7 +55,7 @@ def softmax_backward(D, A, total):
             D[i, j] = A[i, j] * (D[i, j] - total[j])
 
 
-@entry("updates one by one")
+@entry("single updates")
 def update(code, theta, g, first, second, scalars):
     """Update θ and the optimizer's slots; `scalars` are the rate, epsilon, beta1 and beta2."""
     rate, epsilon, beta1, beta2 = scalars
@@ -65,7 +65,7 @@ def update(code, theta, g, first, second, scalars):
 
 @entry("dropout masks")
 def mask(mask, rate, seed, step, layer):
-    """Write whether each element is kept, in the order of ``mask.T``; each row is the four words of one counter."""
+    """Write whether dropout keeps each element, sample by sample; a row of `mask` is for the words of one counter."""
     threshold = np.uint64(round(rate * 4294967296.0))
     low, high = np.uint64(step) & np.uint64(0xFFFFFFFF), np.uint64(step) >> np.uint64(32)
     for b in range(mask.shape[0]):

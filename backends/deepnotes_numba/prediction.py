@@ -1,13 +1,22 @@
-"""Prediction inside one compiled call: outputs and losses of many samples, or the output of one."""
+"""Prediction in one compiled call: the outputs and losses of many samples, or the output of one sample."""
 
 import numpy as np
 
 from deepnotes_numba.activations import NEEDS_Z, activate, activate_in_place, softmax_of
-from deepnotes_numba.arguments import DenseLayer, Draw, LossFunction, Samples, Tables, Targets, Team, Workspace
+from deepnotes_numba.arguments import (
+    DenseLayer,
+    DropoutCounters,
+    LossFunction,
+    Samples,
+    Tables,
+    Targets,
+    Team,
+    Workspace,
+)
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import gather, gather_targets
 from deepnotes_numba.codes import IDENTITY, SOFTMAX
-from deepnotes_numba.compiling import entry, jit, substituted
+from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     ACTIVATION,
     END,
@@ -24,33 +33,33 @@ from deepnotes_numba.interpreter import (
     forward,
     losses_and_deltas,
 )
-from deepnotes_numba.products import NOTHING, ONCE, padded
+from deepnotes_numba.products import INT_ONE, INT_ZERO, padded
 from deepnotes_numba.vectors import block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
 
 PREDICTION, NOT_WEIGHTED, NO_SEED = np.bool_(False), np.bool_(False), np.uint64(0)
-"""Variables, since literals would make Numba compile separate functions."""
+"""Variables, because Numba compiles separate functions for literals."""
 
 
 @entry("prediction")
 def predict(team, tables, theta, workspace, samples, Y, loss, results):
-    """Write the outputs of some samples and, if there is memory for them, each sample's loss.
+    """Write the outputs of some samples and, if `results` has memory for losses, the loss of each sample.
 
-    The samples are consecutive; they begin and end at whole blocks, except for the last of all samples.
+    The samples are consecutive, and fill whole blocks, except for the end of the data.
 
     Parameters
     ----------
     team : tuple
-        The fields of :class:`Team`, with the words of the barrier as an array.
+        The fields of :class:`Team`, with the memory of the barrier as an array.
     tables : tuple
         The fields of :class:`Tables`.
     theta : ndarray
     workspace : tuple
         The fields of :class:`Workspace`, with the memory as an array, and whether threads share the rows of each array;
-        otherwise there is memory for each thread.
+        if not, the memory holds a workspace for each thread.
     samples : tuple
         The address and shape of X, whether X is laid out by sample, and the indices of the samples.
     Y : ndarray
-        The targets, or any matrix if no losses are wanted.
+        The targets, or any matrix if no losses are computed.
     loss : tuple
         The fields of :class:`LossFunction`.
     results : tuple of ndarray
@@ -64,33 +73,35 @@ def predict(team, tables, theta, workspace, samples, Y, loss, results):
     S = block(memory)
     unit = capacity * S
     low, high = 0, order.shape[0]
-    if not split:  # each thread has samples and memory of its own, and need not wait for others
+    if not split:  # each thread has its own samples and memory, and need not wait for the others
         blocks = (high + S - 1) // S
         low, high = blocks * rank // size * S, min(high, blocks * (rank + 1) // size * S)
     work = Workspace(pointer(memory, 0 if split else rank * tables.regions[END] * unit), capacity)
     team = Team(rank if split else 0, size if split else 1, pointer(barrier, 0))
     for start in range(low, high, unit):
         part, count = Samples(X, by_sample, view(order, start, order.shape[0] - start)), min(unit, high - start)
-        every = NOTHING, (count + S - 1) // S
+        all_blocks = INT_ZERO, (count + S - 1) // S
         if team.rank == 0:
             _gather(tables, work, part, targets, count)
         if not wait(team):
             return
-        if not forward(tables, pointer(theta, 0), work, every, team, Draw(PREDICTION, NO_SEED, NOTHING, start)):
+        if not forward(
+            tables, pointer(theta, 0), work, all_blocks, team, DropoutCounters(PREDICTION, NO_SEED, INT_ZERO, start)
+        ):
             return
         if team.rank == 0:
             if losses.shape[0] > 0:
-                losses_and_deltas(tables, work, every, NOTHING, ONCE, function)
-            _write(tables, work, every, order[start], results)
+                losses_and_deltas(tables, work, all_blocks, INT_ZERO, INT_ONE, function)
+            _write(tables, work, all_blocks, order[start], results)
         if not wait(team):
             return
 
 
-@substituted
+@inline_source
 def _gather(tables, work, samples, targets, m):
-    """Gather the first m samples and, if losses are wanted, their targets."""
+    """Gather the first m samples and, if losses are computed, their targets."""
     S = block(work.memory)
-    regions, unit, blocks = tables.regions, work.capacity * S, (NOTHING, (m + S - 1) // S)
+    regions, unit, blocks = tables.regions, work.capacity * S, (INT_ZERO, (m + S - 1) // S)
     gather(samples, m, work, regions[X_BLOCKS] * unit, regions[X_PANELS] * unit, blocks, PREDICTION)
     if targets.weights.shape[0] > 0:
         y, rows = regions[TARGETS] * unit, regions[SAMPLE_ROWS] * unit
@@ -99,7 +110,7 @@ def _gather(tables, work, samples, targets, m):
 
 @jit
 def _write(tables, work, blocks, start, results):
-    """Copy outputs and losses of a range of blocks to `results`, from sample `start` on."""
+    """Copy the outputs and losses of a range of blocks to `results`; block 0 begins at sample `start`."""
     layers, memory = tables.layers, work.memory
     out, losses = results
     S = block(memory)
@@ -122,10 +133,10 @@ def _write(tables, work, blocks, start, results):
 
 @entry("prediction of one sample")
 def predict_one(x, out, layers, options_address, theta_address, work_address, stride):
-    """Write the output for one sample, x of shape (n[0],), to `out`, (k, 1).
+    """Write the output for one sample x, shape (n[0],), to `out`, shape (k, 1).
 
-    The workspace has memory for four vectors, `stride` apart. Arrays that stay the same between calls are passed by
-    address: passing an array takes longer than some layers.
+    The workspace has memory for four vectors, `stride` elements apart. Arrays that stay the same between calls are
+    passed by address, since passing an array takes longer than computing a small layer.
     """
     options, theta, work = pointer_to(options_address, x), pointer_to(theta_address, x), pointer_to(work_address, x)
     A_prev = pointer(x, 0)
@@ -149,7 +160,7 @@ def predict_one(x, out, layers, options_address, theta_address, work_address, st
         out[i, 0] = A[i]
 
 
-@substituted
+@inline_source
 def _multiply_vector(theta, layer, A_prev, z):
     """Write ``z = W a_prev + b`` for one sample."""
     w, b, n, n_prev = layer

@@ -1,14 +1,15 @@
-"""The three matrix products of a dense layer (N2, N13, N15), tile by tile, over blocks of samples.
+"""The three matrix products of a dense layer (N2, N13, N15), computed tile by tile on blocks of samples.
 
-A region of a workspace holds an array (n, m) as blocks of S samples, each an (n, S) matrix with memory for `padded(n)`
-rows. A region of transposed inputs, for N13, holds panels of S features, each a (samples, S) matrix. A tile of a
-product is a few rows of one block; whichever thread computes it adds the same numbers in the same order.
+A region of a workspace holds an array of shape (n, m) as blocks of S samples, each an (n, S) matrix with memory for
+`padded(n)` rows. A region for transposed inputs, needed for N13, holds panels of S features, each a (samples, S)
+matrix. A tile of a product is a few rows of one block. The terms of a sum are added in the same order, whichever thread
+computes the tile.
 """
 
 import numpy as np
 
 from deepnotes_numba.arguments import Factor, Sum, Tile
-from deepnotes_numba.compiling import jit, substituted
+from deepnotes_numba.compiling import inline_source, jit
 from deepnotes_numba.elementary import ZERO
 from deepnotes_numba.vectors import (
     ROWS,
@@ -28,25 +29,25 @@ from deepnotes_numba.vectors import (
 )
 
 TERMS = 512
-"""The number of terms of a sum that are added at a time, so that the inputs of some blocks stay in a core's cache."""
-ONCE, NOTHING = np.int64(1), np.int64(0)
-"""Variables, since literals 1 or 0 would make Numba compile a separate function for them."""
+"""The number of terms of a sum that are added in one go, so that the inputs of some blocks stay in a core's cache."""
+INT_ONE, INT_ZERO = np.int64(1), np.int64(0)
+"""Variables, because Numba compiles separate functions for the literals 1 and 0."""
 RUN = 512
-"""The number of samples in a run: their products are summed in registers, one after the other."""
+"""The number of samples in a run; the products of one run are summed in registers, one after the other."""
 GROUP = 8 * ROWS
-"""The number of rows of a weight gradient that are computed together, so that its inputs stay in a core's cache."""
+"""The number of rows of a weight gradient that are computed together, so that their inputs stay in a core's cache."""
 
 
 @jit
 def padded(n, like):
-    """Return the number of rows of memory for n rows: rounded up so that whole squares can be transposed."""
+    """Return n rounded up to a multiple of S, as a region has memory for whole squares, which can be transposed."""
     S = block(like)
     return (n + S - 1) // S * S
 
 
 @jit
 def share(n, rank, size):
-    """Return the range of the n rows that a thread computes: whole tiles, from the first row to the one after the last.
+    """Return the start and the stop of the range of rows, among n rows, that a thread computes: whole tiles.
 
     `rank` is the number of the thread, and `size` the number of threads.
     """
@@ -58,17 +59,17 @@ def share(n, rank, size):
 
 @jit
 def _compute_tile(rows, W, factor, A, a, out, tile, extent):
-    """Compute the largest tile that fits the remaining rows, and return its number of rows.
+    """Compute the highest tile that fits into the remaining `rows`, and return its number of rows.
 
-    `W` and `factor` are the left factor, `A` and the offset `a` the right one, `out` and `tile` the results, and
-    `extent` is that of the sum.
+    The left factor is `W` with the layout `factor`; the right factor is at offset `a` in `A`; the results are written
+    to `out` with the layout `tile`; `extent` is a :class:`Sum`.
     """
     if 2 * tile.columns <= block(W):
         return _compute_narrow_tile(rows, W, factor, A, a, out, tile, extent)
     return _compute_wide_tile(rows, W, factor, A, a, out, tile, extent)
 
 
-@substituted
+@inline_source
 def _compute_narrow_tile(rows, W, factor, A, a, out, tile, extent):
     """Compute a tile that is one register wide."""
     if rows >= ROWS:
@@ -84,7 +85,7 @@ def _compute_narrow_tile(rows, W, factor, A, a, out, tile, extent):
     return 1
 
 
-@substituted
+@inline_source
 def _compute_wide_tile(rows, W, factor, A, a, out, tile, extent):
     """Compute a tile that is two registers wide."""
     if rows >= ROWS:
@@ -110,14 +111,14 @@ def linear(theta, layer, memory, A_prev, Z, blocks, rows):
         terms, start = min(TERMS, n_prev - p), 1 if p else 2
         i = rows[0]
         while i < rows[1]:
-            done = 1
-            factor = Factor(layer.w + i * n_prev + p, n_prev, ONCE, NOTHING)
-            extent = Sum(terms, ONCE, start, layer.b + i)
+            height = 1
+            factor = Factor(layer.w + i * n_prev + p, n_prev, INT_ONE, INT_ZERO)
+            extent = Sum(terms, INT_ONE, start, layer.b + i)
             for at in range(blocks[0], blocks[1]):
                 tile = Tile(Z + at * step + i * S, S, S)
                 A = A_prev + at * step_prev + p * S
-                done = _compute_tile(rows[1] - i, theta, factor, memory, A, memory, tile, extent)
-            i += done
+                height = _compute_tile(rows[1] - i, theta, factor, memory, A, memory, tile, extent)
+            i += height
 
 
 @jit
@@ -127,22 +128,22 @@ def input_gradient(theta, layer, memory, D, D_prev, blocks, rows):
     n, n_prev = layer.n, layer.n_prev
     step, step_prev = padded(n, memory) * S, padded(n_prev, memory) * S
     for p in range(0, n, TERMS):
-        extent = Sum(min(TERMS, n - p), ONCE, 1 if p else 0, NOTHING)
+        extent = Sum(min(TERMS, n - p), INT_ONE, 1 if p else 0, INT_ZERO)
         i = rows[0]
         while i < rows[1]:
-            done = 1
-            factor = Factor(layer.w + p * n_prev + i, ONCE, n_prev, NOTHING)
+            height = 1
+            factor = Factor(layer.w + p * n_prev + i, INT_ONE, n_prev, INT_ZERO)
             for at in range(blocks[0], blocks[1]):
                 tile = Tile(D_prev + at * step_prev + i * S, S, S)
-                done = _compute_tile(rows[1] - i, theta, factor, memory, D + at * step + p * S, memory, tile, extent)
-            i += done
+                height = _compute_tile(rows[1] - i, theta, factor, memory, D + at * step + p * S, memory, tile, extent)
+            i += height
 
 
 @jit
 def weight_gradient(buffers, layer, work, D, panels, blocks, rows, add):
-    """Write ``dW = dZ A_prevᵀ`` (N13; the 1/m is in dZ) for a range of rows, or add it to the gradient so far.
+    """Write ``dW = dZ A_prevᵀ`` (N13) for a range of rows, or add it to the gradient so far if `add`.
 
-    `panels` is the offset of the transposed inputs, and `blocks` the number of blocks.
+    dZ includes the factor 1/m. `panels` is the offset of the transposed inputs, and `blocks` the number of blocks.
     """
     memory, n_prev = work.memory, layer.n_prev
     S = block(memory)
@@ -151,37 +152,37 @@ def weight_gradient(buffers, layer, work, D, panels, blocks, rows, add):
         i = rows[0]
         while i < rows[1]:
             tile = Tile(layer.w + i * n_prev + p, n_prev, min(S, n_prev - p))
-            factor, A = Factor(D + i * S, S, ONCE, step), panels + p * work.capacity * S
+            factor, A = Factor(D + i * S, S, INT_ONE, step), panels + p * work.capacity * S
             if add or blocks * S > RUN:
                 i += _compute_in_runs(rows[1] - i, memory, factor, A, buffers, tile, blocks, add)
             else:
-                extent = Sum(S, blocks, NOTHING, NOTHING)
+                extent = Sum(S, blocks, INT_ZERO, INT_ZERO)
                 i += _compute_tile(rows[1] - i, memory, factor, memory, A, buffers.gradient, tile, extent)
 
 
 @jit
 def _compute_in_runs(rows, memory, factor, A, buffers, tile, blocks, add):
-    """Write a tile of a weight gradient, or add it, run by run; return its number of rows."""
+    """Compute a tile of a weight gradient run by run, writing or adding it; return the tile's number of rows."""
     S = block(memory)
     run = RUN // S
-    done = 0
+    height = 0
     for first in range(0, blocks, run):
-        now = Factor(factor.start + first * factor.again, factor.row, factor.column, factor.again)
-        extent = Sum(S, min(run, blocks - first), NOTHING, NOTHING)
+        left = Factor(factor.start + first * factor.repeat, factor.row, factor.column, factor.repeat)
+        extent = Sum(S, min(run, blocks - first), INT_ZERO, INT_ZERO)
         if first == 0 and not add:
-            done = _compute_tile(rows, memory, now, memory, A, buffers.gradient, tile, extent)
+            height = _compute_tile(rows, memory, left, memory, A, buffers.gradient, tile, extent)
             continue
         part = scratch(memory)
-        columns = Tile(NOTHING, S, tile.columns)
-        done = _compute_tile(rows, memory, now, memory, A + first * S * S, part, columns, extent)
-        for r in range(done):
+        columns = Tile(INT_ZERO, S, tile.columns)
+        height = _compute_tile(rows, memory, left, memory, A + first * S * S, part, columns, extent)
+        for r in range(height):
             add_run(buffers, tile.start + r * tile.row, part, r * S, tile.columns)
-    return done
+    return height
 
 
 @jit
 def bias_gradient(buffers, layer, memory, D, blocks, rows, add):
-    """Write ``db = Σ dZ`` (N14; the 1/m is in dZ) for a range of rows, or add it to the gradient so far."""
+    """Write ``db = Σ dZ`` (N14) for a range of rows, or add it if `add`; dZ includes the factor 1/m."""
     S = block(memory)
     step = padded(layer.n, memory) * S
     run = blocks if blocks * S <= RUN else RUN // S
@@ -189,14 +190,14 @@ def bias_gradient(buffers, layer, memory, D, blocks, rows, add):
     while i < rows[1]:
         count = 8 if i + 8 <= rows[1] else 1
         for first in range(0, blocks, run):
-            direct = first == 0 and not add
-            out, o = (buffers.gradient, layer.b + i) if direct else (scratch(memory), NOTHING)
-            x, times = D + first * step + i * S, min(run, blocks - first)
+            overwrite = first == 0 and not add
+            out, o = (buffers.gradient, layer.b + i) if overwrite else (scratch(memory), INT_ZERO)
+            x, repeats = D + first * step + i * S, min(run, blocks - first)
             if count == 8:
-                sums8(memory, x, step, times, out, o)
+                sums8(memory, x, step, repeats, out, o)
             else:
-                sums1(memory, x, step, times, out, o)
-            if not direct:
+                sums1(memory, x, step, repeats, out, o)
+            if not overwrite:
                 add_run(buffers, layer.b + i, out, o, count)
         i += count
 
@@ -205,8 +206,8 @@ def bias_gradient(buffers, layer, memory, D, blocks, rows, add):
 def add_run(buffers, at, part, o, count):
     """Add the contribution of one run of samples to the gradient, and the rounding errors to `buffers.errors`.
 
-    So the error of a sum is that of one run, whatever the number of runs (the two-sum of D. E. Knuth, The Art of
-    Computer Programming 2, 4.2.2; T. Ogita, S. M. Rump and S. Oishi, SIAM J. Sci. Comput. 26 (2005) 1955).
+    So the error of a sum does not grow with the number of runs (the two-sum of D. E. Knuth, The Art of Computer
+    Programming 2, 4.2.2; T. Ogita, S. M. Rump and S. Oishi, SIAM J. Sci. Comput. 26 (2005) 1955).
     """
     sums, errors = view(buffers.gradient, at, count), view(buffers.errors, at, count)
     terms = view(part, o, count)

@@ -1,8 +1,8 @@
 """Threads that execute one compiled function together and wait for each other at barriers.
 
-There is no pool: a call starts the threads that it needs, in less than a tenth of a millisecond, and ends them. So
-no thread outlives a call or is lost in a fork, any number of calls may run at once, and the threads of other libraries
-are left alone.
+There is no thread pool: each call starts the threads that it needs, in less than a tenth of a millisecond, and ends
+them. So no thread outlives a call or is lost in a fork, any number of calls may run at once, and the threads of other
+libraries are not affected.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ from deepnotes_numba.barrier import BROKEN, SIZE
 
 
 def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call ``function((rank, size, meeting), *arguments)`` for each rank in a thread of its own.
+    """Call ``function((rank, size, barrier), *arguments)`` for each rank from 0 to `size` - 1, in separate threads.
 
-    `meeting` is the memory of a barrier; see :mod:`deepnotes_numba.barrier`.
+    `barrier` is the memory of a barrier; see :mod:`deepnotes_numba.barrier`.
 
     Returns
     -------
@@ -33,31 +33,31 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
     RuntimeError
         If a thread cannot be started.
     Exception
-        The first exception of any of the calls, after the others were stopped.
+        The first exception that any of the calls raised, after the other calls have stopped.
     """
-    meeting = np.zeros(SIZE, np.int64)
+    barrier = np.zeros(SIZE, np.int64)
     if size == 1:
-        return function((0, 1, meeting), *arguments)
+        return function((0, 1, barrier), *arguments)
     errors: list[BaseException] = []
-    here = _current_core()
+    caller_core = _current_core()
 
-    def follow(rank: int) -> None:
+    def work(rank: int) -> None:
         try:
-            _leave_core(here)
-            function((rank, size, meeting), *arguments)
+            _leave_core(caller_core)
+            function((rank, size, barrier), *arguments)
         except BaseException as error:
-            meeting[BROKEN] = 1
+            barrier[BROKEN] = 1
             errors.append(error)
 
     started = []
     try:
         for rank in range(1, size):
-            thread = threading.Thread(target=follow, args=(rank,), name=f"deepnotes-{rank}", daemon=True)
+            thread = threading.Thread(target=work, args=(rank,), name=f"deepnotes-{rank}", daemon=True)
             thread.start()
             started.append(thread)
-        return function((0, size, meeting), *arguments)
+        return function((0, size, barrier), *arguments)
     except BaseException:
-        meeting[BROKEN] = 1
+        barrier[BROKEN] = 1
         raise
     finally:
         for thread in started:
@@ -67,9 +67,10 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _leave_core(core: int | None) -> None:
-    """Keep this thread off a core, if it may use others: new threads often start on the core of the waiting thread.
+    """Keep this thread off a core, if it may use others.
 
-    The system would separate them only at its next tick, and many steps take less time than that.
+    New threads often start on the core of the thread that waits for them. The system would separate them only at its
+    next tick, and many steps take less time than that.
     """
     if core is not None:
         with suppress(OSError):
@@ -79,7 +80,7 @@ def _leave_core(core: int | None) -> None:
 
 
 def _current_core() -> int | None:
-    """Return the core that this thread runs on, or None if the system does not report it or cannot move threads."""
+    """Return the core that this thread runs on, or None if the system does not report it, or cannot move threads."""
     get_core = _find_getcpu()
     return None if get_core is None else int(get_core())
 

@@ -1,4 +1,4 @@
-"""Training on chunks of mini-batches inside one compiled call: gather, gradient, clip, update, for each batch."""
+"""Training on a chunk of mini-batches in one compiled call: for each batch, gather, gradient, clipping, update."""
 
 from math import isfinite, sqrt
 
@@ -7,7 +7,7 @@ import numpy as np
 from deepnotes_numba.arguments import (
     Batches,
     Buffers,
-    Draw,
+    DropoutCounters,
     LossFunction,
     Objective,
     Optimizer,
@@ -21,7 +21,7 @@ from deepnotes_numba.arguments import (
 )
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import add, divisor, gather, gather_targets
-from deepnotes_numba.compiling import entry, jit, substituted
+from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     DENSE,
     END,
@@ -41,31 +41,31 @@ from deepnotes_numba.interpreter import (
     gradient,
     losses_and_deltas,
 )
-from deepnotes_numba.products import NOTHING, share
+from deepnotes_numba.products import INT_ZERO, share
 from deepnotes_numba.updates import decay, update
 from deepnotes_numba.vectors import block, matrix_at, pointer, view, view_matrix, view_vector
 
 TRAINING = np.bool_(True)
-"""A variable, since a literal would make Numba compile a separate function."""
+"""A variable, because Numba compiles separate functions for literals."""
 
 
 @entry("training")
 def train(team, tables, buffers, workspace, data, batches, objective, optimizer):
     """Train on consecutive batches; return the sums of losses and weights, the number of updates, and the last cost.
 
-    Training stops before the first update whose cost or gradient is not finite, or so large (by the limits
-    `optimizer.safe_step` and `optimizer.safe_norm`) that the result may not be. All threads of a team compute the same
+    Training stops before the first update whose cost or gradient is not finite, or so large that the update may
+    overflow (beyond the limits `optimizer.safe_step` and `optimizer.safe_norm`). All threads of a team return the same
     numbers.
 
     Parameters
     ----------
     team : tuple
-        The fields of :class:`Team`, with the words of the barrier as an array.
+        The fields of :class:`Team`, with the memory of the barrier as an array.
     tables : tuple
         The fields of :class:`Tables`.
     buffers : tuple
-        The first fields of :class:`Buffers`, as arrays, and the sums of squares (see `gradient`). `errors` is empty if
-        no sum has several parts.
+        The fields of :class:`Buffers` except the last, as arrays, and the sums of squares (see `gradient`). `errors` is
+        empty if no sum has several parts.
     workspace : tuple
         The fields of :class:`Workspace`, with the memory as an array, and whether threads share the rows of each array.
     data : tuple
@@ -81,37 +81,37 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
     call = _prepare(team, tables, buffers, workspace, Targets(view_matrix(Y), weights, weighted), objective)
     loss_sum, weight_sum = batches.loss_sum, batches.weight_sum
     cost = 0.0
-    for made in range(rates.shape[0]):
-        start = made * batches.size
+    for index in range(rates.shape[0]):
+        start = index * batches.size
         samples = Samples(X, by_sample, view(order, start, order.shape[0] - start))
         m = min(batches.size, samples.order.shape[0])
         total = divisor(weights, weighted and objective.weighted_mean, view(samples.order, 0, m))
         l2 = objective.l2 / total if objective.share_l2 and total > 0 else objective.l2
-        draw = Draw(TRAINING, batches.seed, batches.step + made, NOTHING)
-        complete, cost = _differentiate(call, samples, m, total / objective.scale, l2, draw)
+        counters = DropoutCounters(TRAINING, batches.seed, batches.step + index, INT_ZERO)
+        complete, cost = _differentiate(call, samples, m, total / objective.scale, l2, counters)
         if not complete:
-            return loss_sum, weight_sum, made, cost
+            return loss_sum, weight_sum, index, cost
         square, squared_weights = _total_squares(call.squares)
-        cost *= objective.reported / objective.scale
+        cost *= objective.reported_scale / objective.scale
         if objective.share_l2:
             cost += 0.5 * l2 * squared_weights
         norm = sqrt(square)
         clipping = optimizer.clip_norm / norm if 0 < optimizer.clip_norm < norm else 1.0
-        if not _is_safe(cost, rates[made] * max(norm, 1.0), norm * clipping, optimizer):
-            return loss_sum, weight_sum, made, cost
-        rate, epsilon, scale = scalars[0, made], scalars[1, made], clipping * scalars[3, made]
+        if not _is_safe(cost, rates[index] * max(norm, 1.0), norm * clipping, optimizer):
+            return loss_sum, weight_sum, index, cost
+        rate, epsilon, scale = scalars[0, index], scalars[1, index], clipping * scalars[3, index]
         step = Update(optimizer.code, scale, rate, epsilon, optimizer.beta1, optimizer.beta2)
-        _update_parameters(call, step, scalars[2, made], optimizer.decaying, parameters)
+        _update_parameters(call, step, scalars[2, index], optimizer.decaying, parameters)
         if not wait(call.team):
-            return loss_sum, weight_sum, made, cost
+            return loss_sum, weight_sum, index, cost
         loss_sum += cost * m
         weight_sum += m
     return loss_sum, weight_sum, rates.shape[0], cost
 
 
-@substituted
+@inline_source
 def _prepare(team, tables, buffers, workspace, targets, objective):
-    """Return the :class:`Training`, with pointers, and views without reference counts, instead of arrays."""
+    """Return a :class:`Training` that holds pointers, and views without reference counts, instead of arrays."""
     rank, size, barrier = team
     theta, g, errors, first, second, squares = buffers
     memory, capacity, split = workspace
@@ -132,10 +132,10 @@ def _prepare(team, tables, buffers, workspace, targets, objective):
 
 @jit
 def _with_own_samples(tables, rank):
-    """Return the tables for a thread that gathers the samples into regions of its own, after all others.
+    """Return the tables for a thread that gathers the samples into its own regions, which follow all other regions.
 
-    All threads that share the rows of each array read all samples: gathering them again takes less time than reading
-    them from another core's cache.
+    Threads that share the rows of each array all read all samples. Gathering the samples again takes less time than
+    reading them from another core's cache.
     """
     layers, regions = tables.layers.copy(), tables.regions.copy()
     width = regions[X_PANELS] - regions[X_BLOCKS]
@@ -146,11 +146,11 @@ def _with_own_samples(tables, rank):
     return Tables(layers, tables.options, regions)
 
 
-@substituted
-def _differentiate(call, samples, m, total, l2, draw):
-    """Compute the gradient of a batch, the first m samples, in parts if the workspace cannot hold all of them.
+@inline_source
+def _differentiate(call, samples, m, total, l2, counters):
+    """Compute the gradient for a batch, the first m samples, in parts if the workspace cannot hold all samples.
 
-    `total` is the divisor of the losses. Return whether all threads took part, and the sum of the losses.
+    `total` is the divisor of the losses. Return whether no thread has failed, and the sum of the losses.
     """
     work, memory = call.work, call.work.memory
     S = block(memory)
@@ -158,8 +158,9 @@ def _differentiate(call, samples, m, total, l2, draw):
     cost = rest = 0.0
     for start in range(0, m, unit):
         count, order = min(unit, m - start), view(samples.order, start, samples.order.shape[0] - start)
-        part, now = Samples(samples.X, samples.by_sample, order), Draw(draw.training, draw.seed, draw.step, start)
-        if not _run_network(call, part, count, total, now):
+        part = Samples(samples.X, samples.by_sample, order)
+        part_counters = DropoutCounters(counters.training, counters.seed, counters.step, start)
+        if not _run_network(call, part, count, total, part_counters):
             return False, cost
         blocks = (count + S - 1) // S
         for at in range(blocks):
@@ -172,30 +173,30 @@ def _differentiate(call, samples, m, total, l2, draw):
     return True, cost + rest
 
 
-@substituted
-def _run_network(call, samples, m, total, draw):
-    """Compute the losses of the first m samples and dZ of all layers; return whether all threads took part."""
+@inline_source
+def _run_network(call, samples, m, total, counters):
+    """Compute the losses of the first m samples and dZ of all layers; return False if a thread has failed."""
     tables, work, team, loss = call.tables, call.work, call.team, call.objective
     S = block(work.memory)
     unit = work.capacity * S
     blocks = (m + S - 1) // S
-    mine = blocks * team.rank // team.size, blocks * (team.rank + 1) // team.size
-    computed = (NOTHING, blocks) if call.split else mine
+    own_blocks = blocks * team.rank // team.size, blocks * (team.rank + 1) // team.size
+    blocks_to_compute = (INT_ZERO, blocks) if call.split else own_blocks
     inputs, panels = tables.regions[X_BLOCKS] * unit, tables.regions[X_PANELS] * unit
-    gather(samples, m, work, inputs, panels, computed, TRAINING)
+    gather(samples, m, work, inputs, panels, blocks_to_compute, TRAINING)
     targets, rows = tables.regions[TARGETS] * unit, tables.regions[SAMPLE_ROWS] * unit
-    gather_targets(call.targets, total, samples.order, m, work.memory, targets, rows, mine)
-    partners = Team(team.rank if call.split else 0, team.size if call.split else 1, team.meeting)
-    if not forward(tables, call.buffers.theta, work, computed, partners, draw):
+    gather_targets(call.targets, total, samples.order, m, work.memory, targets, rows, own_blocks)
+    partners = Team(team.rank if call.split else 0, team.size if call.split else 1, team.barrier)
+    if not forward(tables, call.buffers.theta, work, blocks_to_compute, partners, counters):
         return False
-    function = LossFunction(loss.loss, loss.option, loss.labelled)
-    losses_and_deltas(tables, work, computed, partners.rank, partners.size, function)
-    if not wait(partners) or not deltas(tables, call.buffers.theta, work, computed, partners, loss.loss):
+    function = LossFunction(loss.loss, loss.option, loss.class_indices)
+    losses_and_deltas(tables, work, blocks_to_compute, partners.rank, partners.size, function)
+    if not wait(partners) or not deltas(tables, call.buffers.theta, work, blocks_to_compute, partners, loss.loss):
         return False
     return wait(team)
 
 
-@substituted
+@inline_source
 def _total_squares(squares):
     """Return the sums of squares of the gradient and of the weights."""
     half = squares.shape[0] // 2
@@ -206,19 +207,19 @@ def _total_squares(squares):
     return gradient_sum, weight_sum
 
 
-@substituted
+@inline_source
 def _is_safe(cost, step, norm, optimizer):
-    """Return whether an update cannot overflow; NaN is not safe."""
+    """Return whether an update certainly cannot overflow: False if a number is NaN."""
     return isfinite(cost) and step < optimizer.safe_step and norm < optimizer.safe_norm
 
 
-@substituted
+@inline_source
 def _update_parameters(call, step, share_of_decay, decaying, parameters):
-    """Update this thread's rows of all layers, or all parameters at once if there is one thread."""
+    """Update this thread's rows of all layers, or all parameters at once if there is only one thread."""
     team, buffers = call.team, call.buffers
     if team.size == 1:
-        decay(buffers.theta, NOTHING, decaying, share_of_decay)
-        update(step, buffers, NOTHING, parameters)
+        decay(buffers.theta, INT_ZERO, decaying, share_of_decay)
+        update(step, buffers, INT_ZERO, parameters)
         return
     for layer in range(call.tables.layers.shape[0]):
         row = call.tables.layers[layer]
@@ -233,7 +234,7 @@ def _update_parameters(call, step, share_of_decay, decaying, parameters):
 
 @jit
 def _sum(x):
-    """Return the sum of a row of a block, in four parts, so that additions do not wait for each other."""
+    """Return the sum of a row of a block, computed in four parts so that additions do not wait for each other."""
     a = b = c = d = 0.0
     for s in range(0, x.shape[0], 4):
         a += x[s]

@@ -1,15 +1,15 @@
-"""Optimizers by code, each one pass over the flat buffers, by the formulas of :mod:`deepnotes.equations.optimizers`."""
+"""Optimizers, selected by code, in one pass over the flat buffers; see :mod:`deepnotes.equations.optimizers`."""
 
 from math import sqrt
 
 from deepnotes_numba.codes import ADAM, MOMENTUM, NESTEROV, PLAIN, RMSPROP
-from deepnotes_numba.compiling import inlined, jit
+from deepnotes_numba.compiling import inline_code, jit
 from deepnotes_numba.vectors import as_of, block, squares, view
 
 
 @jit
 def add_l2(g, theta, at, n, l2):
-    """Add the gradient of the L2 penalty to a range of g; return the sums of squares of g and, with L2, of theta."""
+    """Add the gradient of the L2 penalty to a range of g; return the sums of squares of g and, if l2 is not 0, of θ."""
     weights = as_of(0, g)
     if l2 != 0:
         G, W, factor = view(g, at, n), view(theta, at, n), as_of(l2, g)
@@ -30,7 +30,7 @@ def _sum_of_squares(x, at, n):
     return total
 
 
-@inlined
+@inline_code
 def decay(theta, at, n, share):
     """Multiply a range of θ by ``1 - share``."""
     if share != 0:
@@ -44,31 +44,31 @@ def update(step, buffers, at, n):  # noqa: C901 - one branch and one loop per op
     """Update a range of θ and of the optimizer's slots."""
     g = buffers.gradient
     W, G = view(buffers.theta, at, n), view(g, at, n)
-    k, lr, eps = as_of(step.scale, g), as_of(step.rate, g), as_of(step.epsilon, g)
+    scale, lr, eps = as_of(step.scale, g), as_of(step.rate, g), as_of(step.epsilon, g)
     b1, b2, rest = as_of(step.beta1, g), as_of(step.beta2, g), as_of(1 - step.beta2, g)
     if step.code == PLAIN:
         for i in range(n):
-            W[i] -= lr * (k * G[i])
+            W[i] -= lr * (scale * G[i])
         return
-    V = view(buffers.first, at, n)
+    V = view(buffers.first_slot, at, n)
     if step.code == MOMENTUM:
         for i in range(n):
-            V[i] = b1 * V[i] + k * G[i]
+            V[i] = b1 * V[i] + scale * G[i]
             W[i] -= lr * V[i]
     elif step.code == NESTEROV:
         for i in range(n):
-            x = k * G[i]
+            x = scale * G[i]
             V[i] = b1 * V[i] + x
             W[i] -= lr * (x + b1 * V[i])
     elif step.code == RMSPROP:
         for i in range(n):
-            x = k * G[i]
+            x = scale * G[i]
             V[i] = b2 * V[i] + rest * (x * x)
             W[i] -= lr * (x / (sqrt(V[i]) + eps))
     elif step.code == ADAM:
-        U = view(buffers.second, at, n)
+        U = view(buffers.second_slot, at, n)
         for i in range(n):
-            x = k * G[i]
+            x = scale * G[i]
             V[i] = b1 * V[i] + x
             U[i] = b2 * U[i] + x * x
             W[i] -= lr * (V[i] / (sqrt(U[i]) + eps))

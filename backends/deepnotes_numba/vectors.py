@@ -1,7 +1,7 @@
 """Operations that Python cannot express: views without reference counts, and operations on vector registers.
 
-Numba compiles these functions from the LLVM instructions that they build. A *block* is a matrix of S columns in C
-order, where S elements fill two registers: `block(x)` for the dtype of the array x.
+The intrinsics build LLVM instructions, which Numba compiles. A *block* is a matrix of S columns in C order; S elements
+fill two registers, and ``block(x)`` returns S for the dtype of x.
 """
 
 from itertools import chain
@@ -17,36 +17,36 @@ carray = numba.carray
 
 
 def _has(feature):
-    """Return whether an x86 processor has a feature, according to Numba's setting or else to the processor."""
+    """Return whether an x86 processor has a feature, according to Numba's setting or, without it, to the processor."""
     if numba.config.CPU_FEATURES is not None:
         return f"+{feature}" in numba.config.CPU_FEATURES
     return binding.get_host_cpu_features().get(feature, False)
 
 
 FUSED = _has("fma") or machine() not in {"x86_64", "AMD64"}
-"""Whether the processor rounds ``a b + c`` once, as all current processors except some x86 ones do."""
+"""Whether the processor can compute ``a b + c`` with one rounding; all current processors can, except some x86 ones."""
 WIDE = _has("avx512f")
 REGISTER = 64 if WIDE else 32
-"""The bytes of a vector register; wider registers of the processor are not used."""
+"""The number of bytes in a vector register; wider registers of the processor are not used."""
 ROWS = 8 if WIDE else 6
-"""The number of rows of a tile of a product, so that two registers for each row are available."""
+"""The number of rows in a full tile of a product: the processor has two registers for each row."""
 WORD = ir.IntType(64)
 
 
 def _lanes(kind):
-    """Return the number of elements of an array's type that fit in a register."""
+    """Return the number of elements that fit in a register, for an array type."""
     return REGISTER * 8 // kind.dtype.bitwidth
 
 
 def _pointer(context, builder, kind, x, at):
-    """Build the address of element number `at` of an array in C order, or of a pointer."""
+    """Build the address of element number `at`, counted from a pointer or from the start of an array in C order."""
     if not isinstance(kind, types.CPointer):
         x = context.make_array(kind)(context, builder, x).data
     return builder.gep(x, [at])
 
 
 def multiply_add(builder, a, b, c):
-    """Build ``a b + c`` of numbers or registers, rounded once if the processor can."""
+    """Build ``a b + c`` for numbers or registers, with one rounding if the processor can."""
     if not FUSED:
         return builder.fadd(builder.fmul(a, b), c)
     number = a.type.element if isinstance(a.type, ir.VectorType) else a.type
@@ -57,7 +57,7 @@ def multiply_add(builder, a, b, c):
 
 @intrinsic
 def block(typingctx, x):
-    """Return S, the number of columns of a block of x's dtype: a constant in the compiled code."""
+    """Return S, the number of columns of a block with x's dtype; it is a constant in the compiled code."""
 
     def generate(context, builder, signature, arguments):
         return WORD(2 * _lanes(signature.args[0]))
@@ -67,7 +67,7 @@ def block(typingctx, x):
 
 @intrinsic
 def pointer(typingctx, x, at):
-    """Return the address of x[at]: an argument of one word, while an array takes seven or more."""
+    """Return the address of x[at]; as an argument it takes one word, and an array seven or more."""
 
     def generate(context, builder, signature, arguments):
         return _pointer(context, builder, signature.args[0], *arguments)
@@ -77,7 +77,7 @@ def pointer(typingctx, x, at):
 
 @intrinsic
 def scratch(typingctx, like):
-    """Return the address of memory for one tile of a product, on the stack of the calling function."""
+    """Return the address of memory for one tile of a product, allocated on the stack of the caller."""
 
     def generate(context, builder, signature, arguments):
         number = context.get_data_type(signature.args[0].dtype)
@@ -88,7 +88,7 @@ def scratch(typingctx, like):
 
 @intrinsic
 def pointer_to(typingctx, address, like):
-    """Return an integer as a pointer to numbers of the dtype of `like`."""
+    """Convert an address, an integer, to a pointer to numbers with the dtype of `like`."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -98,14 +98,16 @@ def pointer_to(typingctx, address, like):
 
 @intrinsic
 def prefetch(typingctx, x, at):
-    """Prefetch the cache line of x[at], which will be read soon; any address is allowed."""
+    """Prefetch the cache line of x[at]; any address is allowed."""
 
     def generate(context, builder, signature, arguments):
         address = _pointer(context, builder, signature.args[0], *arguments)
         word = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
         function = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
-        builder.call(function, [address, word(0), word(3), word(1)])  # for reading, in all caches, of data
+        builder.call(
+            function, [address, word(0), word(3), word(1)]
+        )  # prefetch data, for reading, into all levels of cache
         return context.get_dummy_value()
 
     return types.void(x, types.intp), generate
@@ -129,7 +131,7 @@ def view(x, at, n):
 
 @jit
 def matrix(x, at, n, m):
-    """Return ``x[at : at + n * m]`` as (n, m), as :func:`view` does."""
+    """Return ``x[at : at + n * m]`` with the shape (n, m), as :func:`view` does."""
     return carray(pointer(x, at), (n, m))
 
 
@@ -147,30 +149,30 @@ def view_matrix(x):
 
 @jit
 def matrix_at(address, shape, like):
-    """Return the C-ordered matrix at an address, of the dtype of `like`.
+    """Return the matrix in C order at an address, with the dtype of `like`.
 
-    Matrices are passed by address, since Numba would compile another function for read-only arrays.
+    Matrices are passed by address, since Numba would compile separate functions for read-only arrays.
     """
     return carray(pointer_to(address, like), shape)
 
 
 def _tile(rows, registers):
-    """Return a function that computes some rows of one block of a product, one or two registers wide."""
+    """Return a function that computes a tile of a product: some rows, and columns that fill one or two registers."""
 
     @intrinsic
     def tile(typingctx, W, factor, A, a, out, tile, extent):
-        """Write ``Σ W[r, p] A[p, :]`` for some rows r to a tile of `out`.
+        """Write the sums ``Σ W[r, p] A[p, :]`` over p, for each row r, to a tile of `out`.
 
-        W[r, p] lies at ``W[factor.start + r factor.row + p factor.column]``, for ``extent.terms`` terms, which are
-        repeated ``extent.times`` times: each time `factor.again` further on in W, and `extent.terms` rows further on in
-        A, from offset `a`. See :class:`Tile` and :class:`Sum` for the rest.
+        W[r, p] is at ``W[factor.start + r factor.row + p factor.column]``, and A begins at offset `a`. Each sum has
+        `extent.repeats` parts of `extent.terms` terms. From part to part, the position moves by `factor.repeat`
+        elements in W, and by `extent.terms` rows in A. See :class:`Tile` and :class:`Sum` for the other fields.
         """
 
         def generate(context, builder, signature, arguments):
             W, factor, A, a, out, tile, extent = arguments
-            w, w_row, w_column, w_again = cgutils.unpack_tuple(builder, factor)
+            w, w_row, w_column, w_repeat = cgutils.unpack_tuple(builder, factor)
             o, o_row, columns = cgutils.unpack_tuple(builder, tile)
-            terms, times, start, b = cgutils.unpack_tuple(builder, extent)
+            terms, repeats, start, b = cgutils.unpack_tuple(builder, extent)
             kinds = signature.args
             lanes = _lanes(kinds[0])
             register = ir.VectorType(context.get_data_type(kinds[0].dtype), lanes)
@@ -183,12 +185,12 @@ def _tile(rows, registers):
             out_rows = [builder.gep(first, [builder.mul(o_row, WORD(r))]) for r in range(rows)]
             _initialize(builder, sums, start, out_rows, begin)
 
-            with cgutils.for_range(builder, times) as again:
-                here = builder.gep(weights, [builder.mul(again.index, w_again)])
-                there = builder.gep(panel, [builder.mul(again.index, builder.mul(terms, WORD(2 * lanes)))])
-                lines = [builder.gep(here, [builder.mul(w_row, WORD(r))]) for r in range(rows)]
+            with cgutils.for_range(builder, repeats) as repeat:
+                part_weights = builder.gep(weights, [builder.mul(repeat.index, w_repeat)])
+                part_panel = builder.gep(panel, [builder.mul(repeat.index, builder.mul(terms, WORD(2 * lanes)))])
+                lines = [builder.gep(part_weights, [builder.mul(w_row, WORD(r))]) for r in range(rows)]
                 with cgutils.for_range(builder, terms) as term:
-                    row = builder.gep(there, [builder.mul(term.index, WORD(2 * lanes))])
+                    row = builder.gep(part_panel, [builder.mul(term.index, WORD(2 * lanes))])
                     across = builder.mul(term.index, w_column)
                     halves = [
                         builder.load(_part(builder, row, half, register), align=align) for half in range(registers)
@@ -206,12 +208,12 @@ def _tile(rows, registers):
 
 
 def _part(builder, row, half, register):
-    """Build the address of the first or second register of a row."""
+    """Build the address of the first (`half` 0) or second (`half` 1) register of a row."""
     return builder.bitcast(builder.gep(row, [WORD(half * register.count)]), register.as_pointer())
 
 
 def _initialize(builder, sums, start, out_rows, biases):
-    """Build the initial values of sums: 0, or the current results if `start` is 1, or the biases if it is 2."""
+    """Build the initial values of the sums: zero, the current results if `start` is 1, or the biases if it is 2."""
     register = sums[0][0].type.pointee
     align, lanes = _alignment(register), register.count
     for total in chain(*sums):
@@ -228,7 +230,7 @@ def _initialize(builder, sums, start, out_rows, biases):
 
 
 def _store_tile(builder, sums, out_rows, columns):
-    """Build the stores of a tile's sums, or of their first `columns` if the tile has fewer than the registers."""
+    """Build the stores of a tile's sums: all, or the first `columns` of each row if that is fewer."""
     register = sums[0][0].type.pointee
     align, lanes = _alignment(register), register.count
     fewer = builder.icmp_signed("<", columns, WORD(len(sums[0]) * lanes))
@@ -246,7 +248,7 @@ def _store_tile(builder, sums, out_rows, columns):
 
 
 def _alignment(register):
-    """Return the bytes of one element of a register."""
+    """Return the number of bytes in one element of a register."""
     return 4 if isinstance(register.element, ir.FloatType) else 8
 
 
@@ -257,13 +259,13 @@ def _broadcast(builder, x, lanes):
 
 
 def _mask_first(builder, count, lanes):
-    """Build the mask of the first `count` lanes."""
+    """Build a mask that selects the first `count` lanes."""
     numbers = ir.Constant(ir.VectorType(WORD, lanes), list(range(lanes)))
     return builder.icmp_signed("<", numbers, _broadcast(builder, count, lanes))
 
 
 def _store_masked(builder, x, pointer, align, mask):
-    """Build the store of the lanes of x that are in the mask."""
+    """Build the store of those lanes of x that the mask selects."""
     kind = f"v{x.type.count}f{align * 8}"
     parameters = [x.type, pointer.type, ir.IntType(32), mask.type]
     store = builder.module.declare_intrinsic(
@@ -277,14 +279,14 @@ narrow_full, narrow4, narrow2, narrow1 = (_tile(rows, 1) for rows in (ROWS, 4, 2
 
 
 def _sums(rows):
-    """Return a function that sums some rows of blocks."""
+    """Return a function that computes the sums of some rows over blocks."""
 
     @intrinsic
-    def sums(typingctx, x, at, step, times, out, o):
-        """Write the sums of the rows that start at x[at], over `times` blocks `step` apart, to ``out[o:]``."""
+    def sums(typingctx, x, at, step, repeats, out, o):
+        """Write the sums of the rows from x[at] on, over `repeats` blocks that are `step` apart, to ``out[o:]``."""
 
         def generate(context, builder, signature, arguments):
-            x, at, step, times, out, o = arguments
+            x, at, step, repeats, out, o = arguments
             lanes = _lanes(signature.args[0])
             number = context.get_data_type(signature.args[0].dtype)
             register = ir.VectorType(number, lanes)
@@ -294,11 +296,11 @@ def _sums(rows):
             totals = [cgutils.alloca_once(builder, register) for _ in range(rows)]
             for r in range(rows):
                 builder.store(ir.Constant(register, [0.0] * lanes), totals[r])
-            with cgutils.for_range(builder, times) as again:
-                here = builder.gep(begin, [builder.mul(again.index, step)])
+            with cgutils.for_range(builder, repeats) as repeat:
+                block_start = builder.gep(begin, [builder.mul(repeat.index, step)])
                 for r in range(rows):
                     for half in range(2):
-                        pointer = builder.gep(here, [WORD((2 * r + half) * lanes)])
+                        pointer = builder.gep(block_start, [WORD((2 * r + half) * lanes)])
                         part = builder.load(builder.bitcast(pointer, register.as_pointer()), align=align)
                         builder.store(builder.fadd(builder.load(totals[r]), part), totals[r])
             for r in range(rows):
@@ -315,11 +317,11 @@ sums8, sums1 = _sums(8), _sums(1)
 
 
 def _dots(rows):
-    """Return a function that multiplies some rows with one vector."""
+    """Return a function that computes the dot products of some rows with one vector."""
 
     @intrinsic
     def dots(typingctx, W, w, step, x, at, registers, out, o, b):  # noqa: PLR0913 - a tuple would take longer to compile
-        """Write ``W[b + r] + Σ W[w + r step + p] x[at + p]`` to out[o + r], summed over `registers` whole registers."""
+        """Write ``W[b + r] + Σ W[w + r step + p] x[at + p]`` to out[o + r], for the p in `registers` registers."""
 
         def generate(context, builder, signature, arguments):
             W, w, step, x, at, registers, out, o, b = arguments
@@ -356,7 +358,7 @@ def _dots(rows):
 
 
 def _fold(builder, x, lanes):
-    """Build the sum of a register's lanes, upper half onto lower half."""
+    """Build the sum of a register's lanes, adding the upper half to the lower half until one lane is left."""
     half = lanes // 2
     while half:
         mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [(c + half) % lanes for c in range(lanes)])
@@ -370,7 +372,7 @@ dots8, dots1 = _dots(8), _dots(1)
 
 @intrinsic
 def squares(typingctx, x, at, registers):
-    """Return the sum of the squares of a number of registers from x[at] on; the lanes are summed separately first."""
+    """Return the sum of the squares of the elements in `registers` registers, from x[at] on, summed lane by lane."""
 
     def generate(context, builder, signature, arguments):
         x, at, registers = arguments
@@ -401,7 +403,7 @@ def squares(typingctx, x, at, registers):
 
 @intrinsic
 def _transpose_square(typingctx, x, at, out, o):
-    """Transpose one square of the block at x[at], as wide as a register, to the block at out[o]."""
+    """Transpose a square, one register wide, at x[at] in a block, and write it at out[o] in another block."""
 
     def generate(context, builder, signature, arguments):
         x, at, out, o = arguments
@@ -416,7 +418,7 @@ def _transpose_square(typingctx, x, at, out, o):
 
         rows = [builder.load(address(signature.args[0], x, at, r), align=align) for r in range(lanes)]
         half = lanes // 2
-        while half:  # swap the off-diagonal quarters of ever smaller squares
+        while half:  # swap the off-diagonal quarters of squares that get smaller and smaller
             for r in range(lanes):
                 if r & half:
                     continue
@@ -436,7 +438,7 @@ def _transpose_square(typingctx, x, at, out, o):
 
 @jit
 def transpose(x, at, out, o, rows, columns):
-    """Write the transpose of the block at x[at] to the block at out[o]; only `rows` and `columns` of x are needed."""
+    """Write the transpose of the first `rows` and `columns` of the block at x[at] to the block at out[o]."""
     S = block(x)
     L = S // 2
     for r in range(0, rows, L):

@@ -1,4 +1,4 @@
-"""Compilation of everything that training and prediction call, by running a minimal plan."""
+"""Compile everything that training and prediction call, by running a minimal plan."""
 
 from collections.abc import Iterator, Sequence
 

@@ -48,16 +48,16 @@ MUTANTS = [
     Mutant(
         "no barrier between the sums of warps and the sum of the block",
         "updates.cu",
-        "= most;\n        __syncthreads();",
-        "= most;",
+        "= largest;\n        __syncthreads();",
+        "= largest;",
         "norms",
         "shared memory that was not written",
     ),
     Mutant(
         "a barrier for half of the warps",
         "updates.cu",
-        "= most;\n        __syncthreads();",
-        "= most;\n        if (warp % 2 == 0) __syncthreads();",
+        "= largest;\n        __syncthreads();",
+        "= largest;\n        if (warp % 2 == 0) __syncthreads();",
         "norms",
         "never reaches",
     ),
@@ -204,7 +204,7 @@ MUTANTS = [
         "return z >= 0 ? real(1) : option; }",
         "activation_backward",
     ),
-    Mutant("a sum instead of the mean", "dense.cu", "= scale * room", "= room", "activation_backward"),
+    Mutant("a sum instead of the mean", "dense.cu", "= scale * scratch", "= scratch", "activation_backward"),
     Mutant("softmax without the maximum", "losses.cu", "total += exp(x - largest)", "total += exp(x)", "softmax"),
     Mutant("0 times minus infinity", "losses.cu", "if (y != 0) loss", "loss", "losses_of_nan"),
     Mutant(
@@ -233,7 +233,7 @@ MUTANTS = [
     Mutant(
         "squares that overflow",
         "updates.cu",
-        "const double norm = isfinite(square) ? sqrt(square) : most;",
+        "const double norm = isfinite(square) ? sqrt(square) : largest;",
         "const double norm = sqrt(real(square));",
         "verdicts",
     ),

@@ -151,9 +151,9 @@ CAUSES: list[tuple[Callable[..., None], str, str]] = [
     (no_driver, "there is no NVIDIA driver (libcuda.so.1 is not found)", DRIVERS),
     (old_cupy, "CuPy 13.6.0 is older than 14", 'pip install "deepnotes[cuda12]"'),
     (nothing_at_all, "is not found), and CuPy is not installed", f"{DRIVERS}), or run where there is a GPU; then pip"),
-    (old_driver, "the driver supports CUDA 11.8, and this CuPy is for CUDA 12", "update the driver to one for CUDA 12"),
+    (old_driver, "the driver supports CUDA 11.8, but this CuPy is for CUDA 12", "update the driver to one for CUDA 12"),
     (
-        newer_wheel, "the driver supports CUDA 12.4, and this CuPy is for CUDA 13",
+        newer_wheel, "the driver supports CUDA 12.4, but this CuPy is for CUDA 13",
         'pip uninstall -y cupy-cuda13x && pip install "deepnotes[cuda12]"',
     ),
     (dead_driver, "the NVIDIA driver does not work", DRIVERS),

@@ -69,12 +69,12 @@ def test_products_less_precise_than_declared_are_found(declared: str, checks: li
 
 
 def test_a_kernel_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the kernel judge no update is counted, so the check fails: its results do come from the kernels."""
+    """Without the kernel check_update, no update is counted, so the check fails: its results come from the kernels."""
     target = backend()
     launcher = target.device.launcher
 
-    def launch_all_but_judge(kernel: str, *arguments: Any) -> Any:
-        return (lambda: None) if kernel == "judge" else launcher(kernel, *arguments)
+    def launch_all_but_check_update(kernel: str, *arguments: Any) -> Any:
+        return (lambda: None) if kernel == "check_update" else launcher(kernel, *arguments)
 
-    monkeypatch.setattr(target.device, "launcher", launch_all_but_judge)
+    monkeypatch.setattr(target.device, "launcher", launch_all_but_check_update)
     assert run_check(target, "programs.optimizer.adam", quick=True).verdict == "failed"

@@ -208,7 +208,7 @@ def test_threads_take_turns(library: fake_cupy.Cublas) -> None:
 def test_cublas_for_another_cuda_version_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
     with pytest.raises(
-        cublas.CublasMissing, match=r"CUDA 99 is neither in a Python package nor found as libcublas.so.99"
+        cublas.CublasMissing, match=r"CUDA 99 was found neither in a Python package nor as libcublas.so.99"
     ):
         cublas.load(99)
 

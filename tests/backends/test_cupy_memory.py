@@ -97,7 +97,7 @@ def test_a_part_is_sent_while_the_previous_one_is_trained_on() -> None:
     arrays = [np.zeros((n, 40), "float32") for n in (4, 1)]
     for number in range(4):
         stage.send(number, arrays, np.arange(8))
-        stage.done(number)
+        stage.release(number)
     assert events == ["mark", *["send", "await_event", "mark"] * 2, *["settle", "send", "await_event", "mark"] * 2]
 
 
@@ -105,7 +105,7 @@ def test_predictions_from_streamed_samples_stay_on_the_host(monkeypatch: pytest.
     target = streaming()
     X, y = blobs(500)
     net = fit(target, X, y, epochs=1)
-    monkeypatch.setattr(streaming_module, "BLOCK", 100 * 16)
+    monkeypatch.setattr(streaming_module, "PREDICTION_BYTES", 100 * 16)
     target.device.log.clear()
     A = net.predict(X)
     assert type(A) is np.ndarray

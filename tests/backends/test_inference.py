@@ -146,7 +146,7 @@ def test_many_samples_are_taken_in_turns(backend: str, monkeypatch: pytest.Monke
         from deepnotes_numba import inference as own
 
         monkeypatch.setattr(own, "ELEMENTS", 1)
-        monkeypatch.setattr(own, "LEAST", 1)
+        monkeypatch.setattr(own, "MIN_BLOCKS", 1)
     np.testing.assert_allclose(net.predict(X), A, rtol=0, atol=1e-12)
     np.testing.assert_allclose(net.evaluate(X, Y)["loss"], figures["loss"], rtol=1e-12)
 

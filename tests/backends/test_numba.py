@@ -143,7 +143,7 @@ def test_without_a_writable_folder_the_code_is_compiled_in_each_process() -> Non
     )
     done = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
     assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
-    assert "compiling dropout masks takes some seconds, in each process anew" in done.stderr
+    assert "compiling dropout masks takes some seconds, in every process" in done.stderr
 
 
 def test_numbas_own_cache_setting_is_unchanged() -> None:
@@ -184,7 +184,7 @@ def test_the_data_are_never_copied(layout: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_prefetching_rows_does_not_change_the_result(dtype: str) -> None:
     rows = np.random.default_rng(0).normal(size=(9001, 37)).astype(dtype)  # the last batch has one sample
-    assert rows.nbytes > batches.CACHE
+    assert rows.nbytes > batches.CACHE_BYTES
     nets = [dn.Network([dn.Dense(3)], inputs=37, backend="numba", dtype=dtype, seed=0) for _ in range(2)]
     for net, X in zip(nets, (rows.T, np.ascontiguousarray(rows.T)), strict=True):  # by feature, no row is prefetched
         net.fit(X, X[:3], epochs=2, batch_size=90)

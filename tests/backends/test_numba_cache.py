@@ -246,7 +246,7 @@ squares(np.arange(4, dtype=np.float32))
                 path.chmod(0o755)
     integers, singles = logged(done)
     assert "compiling a sum of squares takes" in integers
-    assert "compiling a sum of squares for float32 takes some seconds, in each process anew, since nothing" in singles
+    assert "compiling a sum of squares for float32 takes some seconds, in every process, since nothing" in singles
 
 
 def test_a_folder_that_is_replaced_by_a_file_after_the_import(
@@ -258,7 +258,7 @@ def test_a_folder_that_is_replaced_by_a_file_after_the_import(
     for _ in range(2):
         hits, (message,) = start(warm)
         assert hits == 0
-        assert f"in each process anew, since nothing can be kept in {folder}" in message
+        assert f"in every process, since nothing can be kept in {folder}" in message
     assert folder.read_text() == "a file"
 
 
@@ -277,7 +277,7 @@ def test_a_failed_write_is_logged_and_leaves_no_file(
         hits, (_, message) = start(tmp_path, "float64", "float32", "int64")[0], start(tmp_path)[1]
         assert hits == 0
     assert message.startswith(f"numba: compiled code cannot be kept in {tmp_path}")
-    assert message.endswith(f"({os.strerror(code)}): the next process compiles it anew")
+    assert message.endswith(f"({os.strerror(code)}): the next process compiles it again")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     start(tmp_path)
     assert start(tmp_path) == (1, [])
@@ -355,7 +355,7 @@ def test_a_user_without_a_home_compiles_in_each_process(
 
     assert double(21) == 42
     (record,) = caplog.records
-    assert record.getMessage().startswith("numba: compiling doubling takes some seconds, in each process anew, since")
+    assert record.getMessage().startswith("numba: compiling doubling takes some seconds, in every process, since")
     assert "DEEPNOTES_CACHE_DIR" in record.getMessage()
 
 
@@ -363,4 +363,4 @@ def test_a_user_without_a_home_compiles_in_each_process(
 def test_a_folder_that_cannot_be_created_is_no_error(start: Start, root: str) -> None:
     hits, (message,) = start(Path(root))
     assert hits == 0
-    assert "in each process anew, since nothing can be kept in" in message
+    assert "in every process, since nothing can be kept in" in message

@@ -25,7 +25,7 @@ from deepnotes_numba.activations import (
     softmax_of,
 )
 from deepnotes_numba.codes import ACTIVATIONS
-from deepnotes_numba.compiling import standalone
+from deepnotes_numba.compiling import jit_standalone
 from deepnotes_numba.elementary import exp, expm1, log, log1p, normal_cdf, sigmoid, softplus, tanh
 from deepnotes_numba.lowering import block_of
 from deepnotes_numba.vectors import block
@@ -55,7 +55,7 @@ BOUNDS = {
 }
 
 
-@standalone
+@jit_standalone
 def run(which, x, out):  # noqa: C901, PLR0912 - one branch and one loop per function
     """Apply function number `which` to each element of x: one compiled function instead of eight."""
     if which == 0:
@@ -84,7 +84,7 @@ def run(which, x, out):  # noqa: C901, PLR0912 - one branch and one loop per fun
             out[i] = normal_cdf(x[i])
 
 
-@standalone
+@jit_standalone
 def apply_activation(code, option, Z, A, D, shared):
     """Write A = g(Z), and replace dA, in D, by dZ; if `shared`, A is Z."""
     if shared:
@@ -94,7 +94,7 @@ def apply_activation(code, option, Z, A, D, shared):
     backward(code, option, D, Z, A)
 
 
-@standalone
+@jit_standalone
 def apply_softmax(work, n, vectors):
     """Compute A and dZ from the blocks Z, A and dA in `work`, and replace each vector by its softmax."""
     step = n * block(work)

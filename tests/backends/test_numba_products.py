@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("numba")
 from deepnotes_numba.arguments import Buffers, DenseLayer, Workspace
 from deepnotes_numba.batches import transpose_blocks
-from deepnotes_numba.compiling import standalone
+from deepnotes_numba.compiling import jit_standalone
 from deepnotes_numba.lowering import block_of
 from deepnotes_numba.products import (
     RUN,
@@ -36,7 +36,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
-@standalone
+@jit_standalone
 def compute(operation, buffers, layer, workspace, offsets, blocks, rows, add):
     """Compute one of the products; or transpose, where `rows` are the rank and the number of threads."""
     theta, g, errors = buffers
@@ -56,12 +56,12 @@ def compute(operation, buffers, layer, workspace, offsets, blocks, rows, add):
         transpose_blocks(work, A, layer.n_prev, panels, blocks, rows[0], rows[1])
 
 
-@standalone
+@jit_standalone
 def transpose_block(x, out, rows, columns):
     transpose(x, 0, out, 0, rows, columns)
 
 
-@standalone
+@jit_standalone
 def shares(n, size, out):
     for rank in range(size):
         out[rank] = share(n, rank, size)
@@ -308,6 +308,6 @@ def test_a_block_is_two_registers() -> None:
     assert [columns(np.zeros(1, dtype)) for dtype in DTYPES] == [block_of(np.dtype(dtype)) for dtype in DTYPES]
 
 
-@standalone
+@jit_standalone
 def columns(x):
     return block(x)

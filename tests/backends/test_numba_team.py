@@ -14,17 +14,17 @@ pytest.importorskip("numba")
 from deepnotes_numba import thread_team
 from deepnotes_numba.arguments import Team
 from deepnotes_numba.barrier import ARRIVED, BROKEN, SIZE, wait
-from deepnotes_numba.compiling import standalone
+from deepnotes_numba.compiling import jit_standalone
 from deepnotes_numba.vectors import pointer
 
 
-@standalone
+@jit_standalone
 def meet(team):
     rank, size, meeting = team
     return wait(Team(rank, size, pointer(meeting, 0)))
 
 
-@standalone
+@jit_standalone
 def meet_often(team, rounds, progress):
     """Return how often, after a barrier, another thread was in a different round."""
     rank, size, meeting = team

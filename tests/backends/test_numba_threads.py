@@ -121,7 +121,7 @@ def test_any_number_of_threads_trains_to_the_same_bits(
 def test_splitting_rows_or_samples_trains_to_the_same_bits(
     rows: bool, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_count, "moves_less", lambda *_: rows)
+    monkeypatch.setattr(thread_count, "rows_move_less_data", lambda *_: rows)
     results = [train(count, dtype, 430, 200, optimizer=dn.Adam(), l2=0.1, weighted=True) for count in (1, 2, 3)]
     assert_same_bits(results)
     assert chosen == [(1, False), (2, rows), (3, rows)]
@@ -162,7 +162,7 @@ def test_any_number_of_threads_predicts_and_evaluates_to_the_same_bits(
     elements: int, m: int, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inference, "ELEMENTS", elements)
-    monkeypatch.setattr(inference, "LEAST", 1)
+    monkeypatch.setattr(inference, "MIN_BLOCKS", 1)
     X, Y = data(m, dtype)
     results = []
     for count in COUNTS:
@@ -250,7 +250,7 @@ def test_more_work_never_gets_fewer_threads_and_the_limit_holds() -> None:
         assert (sizes[0], sizes[-1]) == (1, 4)
     assert thread_count.choose(4, 4, 10**14) == (4, False)
     assert thread_count.choose(4, 3, 10**14) == (4, True)
-    assert thread_count.choose(4, 9, 10**14, rows=True) == (4, True)
+    assert thread_count.choose(4, 9, 10**14, prefer_rows=True) == (4, True)
 
 
 def test_training_continues_with_the_fastest_number_of_threads(chosen: list[tuple[int, bool]]) -> None:
@@ -261,7 +261,7 @@ def test_training_continues_with_the_fastest_number_of_threads(chosen: list[tupl
         while sum(done.values()) < work:
             size, split, steps = pace.choose(5, 2, 10**6, 10**6, False)
             assert split == (size > 2)
-            pace.note(size, steps * 10**6, steps * seconds[size])
+            pace.record(size, steps * 10**6, steps * seconds[size])
             order.append(size)
             done[size] += steps * 10**6
         return order, done
@@ -282,7 +282,7 @@ def test_the_times_of_short_calls_are_added_up() -> None:
     for call in range(3000):
         size, _, steps = pace.choose(2, 9, 2 * 10**6, 24, False)
         assert steps == 24
-        pace.note(size, steps * 2 * 10**6, steps * {2: 3.0, 1: 2.0}[size])
+        pace.record(size, steps * 2 * 10**6, steps * {2: 3.0, 1: 2.0}[size])
         done[size] += 1
         if call == 7:
             assert done == {2: 4, 1: 4}  # one trial each: four calls do half the work of a trial

@@ -86,7 +86,7 @@ def test_predictions_in_chunks_have_the_same_bits(
     X, y = rng.normal(size=(5, 6001)).astype(dtype), rng.integers(0, 3, 6001)
     results = []
     for work, seconds in ((1 << 40, 1.0), (1, 0.0), (1, 1.0)):
-        monkeypatch.setattr(inference, "WORK_AT_FIRST", work)
+        monkeypatch.setattr(inference, "FIRST_CHUNK_WORK", work)
         monkeypatch.setattr(inference, "CHUNK_SECONDS", seconds)
         calls: list[Any] = []
         monkeypatch.setattr(inference, "run", lambda *given, calls=calls: calls.append(given) or run(*given))

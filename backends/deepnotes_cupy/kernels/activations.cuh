@@ -1,5 +1,5 @@
 // Activations and their derivatives (N3, N6 to N9, N12), element by element; deepnotes/equations/activations.py has the
-// equations. All of them propagate NaN: comparisons are written so that NaN takes the branch that keeps it.
+// equations. All functions return NaN for NaN: comparisons are written so that NaN takes the branch that keeps it.
 
 #include "common.cuh"
 
@@ -22,7 +22,7 @@ __device__ inline real gelu_tanh_argument(real z) { return GELU_C * (z + GELU_CU
 
 __device__ inline real gelu_tanh_slope(real z) {
     const real s = sigmoid(gelu_tanh_argument(z));
-    const real t = z * (s * (1 - s));  // it is 0 long before z * z overflows
+    const real t = z * (s * (1 - s));  // t is 0 long before z * z overflows
     return s + GELU_C * t + 3 * GELU_CUBIC * GELU_C * (t * z * z);
 }
 
@@ -31,45 +31,46 @@ __device__ inline real silu_slope(real z) {
     return s * (1 + z * (1 - s));
 }
 
+// Replace each v[i] by f(v[i]).
 template <int V, class F>
-__device__ inline void each(real (&v)[V], F f) {
+__device__ inline void apply(real (&v)[V], F f) {
 #pragma unroll
     for (int i = 0; i < V; i++) v[i] = f(v[i]);
 }
 
-// a = g(z) (N3), in place, for every activation except softmax.
+// Replace z by a = g(z) (N3), for all activations except softmax.
 template <int V>
 __device__ inline void activate(int code, real option, real (&z)[V]) {
     switch (code) {
-        case SIGMOID: each(z, [](real x) { return sigmoid(x); }); break;                                   // N6
-        case TANH: each(z, [](real x) { return tanh(x); }); break;                                         // N7
-        case RELU: each(z, [](real x) { return positive_part(x); }); break;                                // N8
-        case LEAKY_RELU: each(z, [=](real x) { return x >= 0 ? x : option * x; }); break;                  // N9
-        case ELU: each(z, [=](real x) { return x > 0 ? x : option * expm1(x); }); break;
-        case GELU: each(z, [](real x) { return x * normal_cdf(x); }); break;
-        case GELU_TANH: each(z, [](real x) { return x / (1 + exp(-gelu_tanh_argument(x))); }); break;
-        case SILU: each(z, [](real x) { return x / (1 + exp(-x)); }); break;
-        case SOFTPLUS: each(z, [](real x) { return softplus(x); }); break;
-        case EXP: each(z, [](real x) { return exp(x); }); break;
+        case SIGMOID: apply(z, [](real x) { return sigmoid(x); }); break;                                   // N6
+        case TANH: apply(z, [](real x) { return tanh(x); }); break;                                         // N7
+        case RELU: apply(z, [](real x) { return positive_part(x); }); break;                                // N8
+        case LEAKY_RELU: apply(z, [=](real x) { return x >= 0 ? x : option * x; }); break;                  // N9
+        case ELU: apply(z, [=](real x) { return x > 0 ? x : option * expm1(x); }); break;
+        case GELU: apply(z, [](real x) { return x * normal_cdf(x); }); break;
+        case GELU_TANH: apply(z, [](real x) { return x / (1 + exp(-gelu_tanh_argument(x))); }); break;
+        case SILU: apply(z, [](real x) { return x / (1 + exp(-x)); }); break;
+        case SOFTPLUS: apply(z, [](real x) { return softplus(x); }); break;
+        case EXP: apply(z, [](real x) { return exp(x); }); break;
     }
 }
 
 // Whether the derivative is a function of a = g(z), so that z is not needed.
 __device__ inline bool slope_of_a(int code) { return code == SIGMOID || code == TANH || code == RELU || code == EXP; }
 
-// g'(z), which overwrites the argument: a if slope_of_a(code), else z.
+// Replace x by g'(z), where x is a = g(z) if slope_of_a(code), and z otherwise.
 template <int V>
 __device__ inline void slope(int code, real option, real (&x)[V]) {
     switch (code) {
-        case SIGMOID: each(x, [](real a) { return a * (1 - a); }); break;                                  // N6
-        case TANH: each(x, [](real a) { return 1 - a * a; }); break;                                       // N7
-        case RELU: each(x, [](real a) { return real(a > 0); }); break;                                     // N8
-        case LEAKY_RELU: each(x, [=](real z) { return z > 0 ? real(1) : option; }); break;                 // N9
-        case ELU: each(x, [=](real z) { return z > 0 ? real(1) : option * exp(z); }); break;
-        case GELU: each(x, [](real z) { return normal_cdf(z) + z * (exp(real(-0.5) * z * z) * DENSITY); }); break;
-        case GELU_TANH: each(x, [](real z) { return gelu_tanh_slope(z); }); break;
-        case SILU: each(x, [](real z) { return silu_slope(z); }); break;
-        case SOFTPLUS: each(x, [](real z) { return sigmoid(z); }); break;
+        case SIGMOID: apply(x, [](real a) { return a * (1 - a); }); break;                                  // N6
+        case TANH: apply(x, [](real a) { return 1 - a * a; }); break;                                       // N7
+        case RELU: apply(x, [](real a) { return real(a > 0); }); break;                                     // N8
+        case LEAKY_RELU: apply(x, [=](real z) { return z > 0 ? real(1) : option; }); break;                 // N9
+        case ELU: apply(x, [=](real z) { return z > 0 ? real(1) : option * exp(z); }); break;
+        case GELU: apply(x, [](real z) { return normal_cdf(z) + z * (exp(real(-0.5) * z * z) * DENSITY); }); break;
+        case GELU_TANH: apply(x, [](real z) { return gelu_tanh_slope(z); }); break;
+        case SILU: apply(x, [](real z) { return silu_slope(z); }); break;
+        case SOFTPLUS: apply(x, [](real z) { return sigmoid(z); }); break;
         case EXP: break;  // a is its own derivative
     }
 }

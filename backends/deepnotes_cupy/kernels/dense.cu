@@ -4,7 +4,8 @@
 
 constexpr int STRIP = 4;  // packs of a row that a lane of `gather` copies for each sample
 
-// Copy row `order[j]` of `from` to row j of `to`. A group of up to 32 lanes copies a row; blocks along y, its strips.
+// Copy row `order[j]` of `from` to row j of `to`. Up to 32 lanes copy a row together, strip by strip; the strips are
+// divided among the blocks along y.
 template <int V>
 __device__ inline void copy_rows(
     const real* __restrict__ from, const long long* __restrict__ order, real* __restrict__ to, int n, long long m
@@ -36,16 +37,16 @@ __device__ inline void copy_samples(const real* from, const long long* order, re
         copy_rows<1>(from, order, to, n, m);
 }
 
-// Gather batch number `made` of a chunk: the samples order[made * batch_size + j] of X (n numbers each), Y (k) and w
-// (1). Y and w may be null.
+// Gather batch number control->updates of a chunk, with batch_size indices in `order` for each batch: m samples of X (n
+// numbers each), of Y (k numbers each) and of w (one number each). Y and w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather(
     const real* X, const real* Y, const real* w, const long long* order, const Control* control,
     real* out_X, real* out_Y, real* out_w, int n, int k, long long m, long long batch_size
 ) {
-    const long long* chosen = order + control->made * batch_size;
-    copy_samples(X, chosen, out_X, n, m);
-    if (Y) copy_samples(Y, chosen, out_Y, k, m);
-    if (w) copy_samples(w, chosen, out_w, 1, m);
+    const long long* indices = order + control->updates * batch_size;
+    copy_samples(X, indices, out_X, n, m);
+    if (Y) copy_samples(Y, indices, out_Y, k, m);
+    if (w) copy_samples(w, indices, out_w, 1, m);
 }
 
 template <int V>
@@ -76,8 +77,8 @@ __device__ inline void bias_activation_rows(
     }
 }
 
-// Z += b in place (N2) and A = g(Z) (N3), for every activation except softmax. A may be null, or Z itself if Z is not
-// needed afterwards. b may be null; then Z is only read.
+// Z += b in place (N2) and A = g(Z) (N3), for all activations except softmax. A may be null; it may also be Z, if Z is
+// not needed afterwards. b may be null; then Z is not changed, unless it is A.
 extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
     real* Z, const real* b, real* A, int n, long long m, int code, real option
 ) {
@@ -89,18 +90,18 @@ extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
 
 constexpr int AHEAD = 2;  // rows that `backward_rows` loads at a time
 
-// D = D * g' in place (N12), where X is Z or A, and partial[c * n + i] = the sum of D over the samples of chunk c. Each
-// thread adds its rows in order; then the rows of threads are added in a tree. `room` is shared memory for V numbers
-// per thread.
+// D = D * g'(Z) in place (N12), and partial[c * n + i] = scale * the sum of D over the samples of chunk c. X is Z or A,
+// see `slope`. Each thread adds up its own samples in order; then the sums of the threads are added in a tree.
+// `scratch` is shared memory for V numbers per thread.
 template <int V>
 __device__ inline void backward_rows(
     real* D, const real* X, real* partial, int n, long long m, long long rows, int code, real option, real scale,
-    real* room
+    real* scratch
 ) {
     const Tile<V> tile(n);
     const long long chunks = (m + rows - 1) / rows;
     for (long long left = blockIdx.x * static_cast<long long>(tile.width); left < tile.columns;
-         left += gridDim.x * static_cast<long long>(tile.width)) {  // the same for all threads: barriers inside
+         left += gridDim.x * static_cast<long long>(tile.width)) {  // the same for all threads: the loop has barriers
         const long long c = left + tile.x;
         for (long long chunk = blockIdx.y; chunk < chunks; chunk += gridDim.y) {
             const long long end = c >= tile.columns ? 0 : (chunk + 1) * rows < m ? (chunk + 1) * rows : m;
@@ -131,44 +132,44 @@ __device__ inline void backward_rows(
             }
             if (!partial) continue;
 #pragma unroll
-            for (int v = 0; v < V; v++) room[v * blockDim.x + threadIdx.x] = sums[v];
+            for (int v = 0; v < V; v++) scratch[v * blockDim.x + threadIdx.x] = sums[v];
             __syncthreads();
             for (int half = tile.height / 2; half > 0; half /= 2) {
                 if (tile.y < half)
 #pragma unroll
                     for (int v = 0; v < V; v++) {
                         const int at = v * blockDim.x + threadIdx.x;
-                        room[at] += room[at + half * tile.width];
+                        scratch[at] += scratch[at + half * tile.width];
                     }
                 __syncthreads();
             }
             if (tile.y == 0 && c < tile.columns)
 #pragma unroll
                 for (int v = 0; v < V; v++)
-                    partial[chunk * n + c * V + v] = scale * room[v * blockDim.x + threadIdx.x];
-            // No barrier before the next chunk: what a thread read last in `room`, and writes first, are its own
-            // numbers.
+                    partial[chunk * n + c * V + v] = scale * scratch[v * blockDim.x + threadIdx.x];
+            // No barrier is needed before the next chunk: the last reads and the next writes of a thread in `scratch`
+            // are at its own places.
         }
     }
 }
 
 // D = D * g'(Z) in place (N12), and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c. With
-// one chunk and scale 1/m, `partial` is db (N14). A is read if slope_of_a(code), else Z; the other one may be null, and
-// `partial` may be null.
+// one chunk and scale 1/m, `partial` is db (N14). Only A is read if slope_of_a(code), and only Z otherwise; the array
+// that is not read may be null. `partial` may be null as well.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
     real* D, const real* Z, const real* A, real* partial, int n, long long m, long long rows, int code, real option,
     real scale
 ) {
-    __shared__ real room[BLOCK * VEC];
+    __shared__ real scratch[BLOCK * VEC];
     const real* X = slope_of_a(code) ? A : Z;
     if (n % VEC == 0 && aligned(D) && (code == IDENTITY || aligned(X)))
-        backward_rows<VEC>(D, X, partial, n, m, rows, code, option, scale, room);
+        backward_rows<VEC>(D, X, partial, n, m, rows, code, option, scale, scratch);
     else
-        backward_rows<1>(D, X, partial, n, m, rows, code, option, scale, room);
+        backward_rows<1>(D, X, partial, n, m, rows, code, option, scale, scratch);
 }
 
-// out[i] = the sum of partial[c * n + i] over the chunks c (N14, if there are several).
+// out[i] = the sum of partial[c * n + i] over the chunks c (N14, if there are several chunks).
 extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(real* partial, real* out, int n, long long chunks) {
-    __shared__ real room[BLOCK];
-    backward_rows<1>(partial, nullptr, out, n, chunks, chunks, IDENTITY, 0, 1, room);
+    __shared__ real scratch[BLOCK];
+    backward_rows<1>(partial, nullptr, out, n, chunks, chunks, IDENTITY, 0, 1, scratch);
 }

@@ -1,4 +1,4 @@
-// Dropout, with the same masks on every backend: Philox-4x32-10, equal to equations.dropout_mask bit for bit.
+// Dropout with the same masks as on every backend, those of equations.dropout_mask: Philox-4x32-10.
 
 #include "common.cuh"
 
@@ -16,16 +16,16 @@ __device__ inline uint4 philox(uint4 x, unsigned long long seed) {
     return x;
 }
 
-// out = 0 for the elements that are dropped, A * scale for the others; scale is 1 / (1 - rate), and `threshold` the
-// rate in units of 2^-32. With dA for A, this is also the backward form. out may be A. The four words of a counter are
-// used for four neighbouring elements.
+// out = 0 for the elements that are dropped, and A * scale for the others; scale is 1 / (1 - rate), and `threshold` is
+// the rate in units of 2^-32. The backward pass is the same, with dA instead of A. out may be A. Each counter gives
+// four words, which are used for four neighbouring elements.
 extern "C" __global__ void __launch_bounds__(BLOCK) dropout(
     const real* A, real* out, int n, long long m, unsigned long long threshold, unsigned long long seed, unsigned layer,
     const Control* control, real scale
 ) {
-    const long long count = n * m, fours = (count + 3) / 4, step = control->step;
+    const long long count = n * m, counters = (count + 3) / 4, step = control->step;
     const bool packs = aligned(A) && aligned(out);
-    for (long long k = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; k < fours;
+    for (long long k = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; k < counters;
          k += gridDim.x * static_cast<long long>(blockDim.x)) {
         const uint4 four = philox(
             make_uint4(static_cast<unsigned>(k), layer, static_cast<unsigned>(step), static_cast<unsigned>(step >> 32)),

@@ -1,5 +1,5 @@
 // Softmax, and the losses with their derivatives (N10, N11 and their variants); deepnotes/equations/losses.py has the
-// equations. A group of lanes, a warp at most, processes a sample.
+// equations. Each sample is processed by a group of lanes within a warp.
 
 #include "softmax.cuh"
 
@@ -11,9 +11,9 @@ enum Loss {
 constexpr real EPS = sizeof(real) == 4 ? real(1.1920928955078125e-7) : real(2.220446049250313e-16);
 constexpr real TINY = sizeof(real) == 4 ? real(1.1754943508222875e-38) : real(2.2250738585072014e-308);
 
-// The target of output i of sample j: an element of Y, or, if Y holds class indices, whether i is the class.
-__device__ inline real target(const real* __restrict__ Y, int by_class, long long j, int k, int i) {
-    return by_class ? real(Y[j] == i) : Y[j * k + i];
+// The target of output i for sample j: an element of Y or, if Y holds class indices, whether i is the sample's class.
+__device__ inline real target(const real* __restrict__ Y, int class_indices, long long j, int k, int i) {
+    return class_indices ? real(Y[j] == i) : Y[j * k + i];
 }
 
 // The weight of sample j.
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax(real* Z, const real*
     }
 }
 
-// D = A * (D - the sum of D A) in place: N12 for softmax.
+// D = A * (D - the sum of D * A over the sample's outputs) in place: N12 for softmax.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(real* D, const real* A, int n, long long m) {
     const Group group(n);
     for (long long first = group.first; first < m; first += group.step) {
@@ -46,9 +46,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(real* D, co
 }
 
 // Categorical cross-entropy from the logits, finite for all finite z: Z += b in place, A = softmax(Z) unless A is null,
-// D = A - Y (N11) and L, both times the sample's weight. w may be null.
+// D = A - Y (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
-    real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L,
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
     int n, long long m
 ) {
     const Group group(n);
@@ -56,26 +56,26 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
         const long long j = first + group.index;
         const Row row(Z + j * n, b, j < m ? n : 0, group);
         const real scale = j < m ? weight_of(w, j) : real(0);
-        real others = 0;  // the sum of e^(z - largest) without the 1 of the right class (y sums to 1)
-        row.each([&](int i, real z) { others += exp(z - row.largest) - target(Y, by_class, j, n, i); });
+        real others = 0;  // the sum of e^(z - largest) - y; the targets y sum to 1
+        row.each([&](int i, real z) { others += exp(z - row.largest) - target(Y, class_indices, j, n, i); });
         const real log_total = log1p(group.sum(others));
         real loss = 0;
         row.each([&](int i, real z) {
-            const real a = row.softmax(z), y = target(Y, by_class, j, n, i);
-            // A finite z far below the largest may overflow to minus infinity here, and 0 times that is NaN.
+            const real a = row.softmax(z), y = target(Y, class_indices, j, n, i);
+            // The difference may overflow to minus infinity, even if z is finite, and 0 times that would be NaN.
             if (y != 0) loss += y * (log_total - (z - row.largest));
             if (A) A[j * n + i] = a;
             D[j * n + i] = (a - y) * scale;
         });
-        loss = group.sum(loss) + (row.largest - row.largest);  // NaN if a logit is infinite, even one with target 0
+        loss = group.sum(loss) + (row.largest - row.largest);  // NaN if the largest logit is not finite
         if (j < m && group.lane == 0) L[j] = loss * scale;
     }
 }
 
 // Binary cross-entropy from the logits, the mean over the n outputs (N10): Z += b in place, A = sigmoid(Z) (N6) unless
-// A is null, D = (A - Y) / n (N11) and L, both times the sample's weight. w may be null.
+// A is null, D = (A - Y) / n (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
-    real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L,
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
     int n, long long m
 ) {
     const Group group(n);
@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
         real loss = 0;
         for (int i = group.lane; i < count; i += group.lanes) {
             const long long at = j * n + i;
-            const real z = Z[at] + (b ? b[i] : real(0)), a = sigmoid(z), y = target(Y, by_class, j, n, i);
+            const real z = Z[at] + (b ? b[i] : real(0)), a = sigmoid(z), y = target(Y, class_indices, j, n, i);
             if (b) Z[at] = z;
             if (A) A[at] = a;
             D[at] = (a - y) / n * scale;
@@ -100,9 +100,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
 __device__ inline real log_of_count(real y) { return y > 0 ? log(y) : real(0); }  // since 0 log 0 is 0
 
 // The half Poisson deviance from the logits, the mean over the n outputs: Z += b in place, A = e^Z unless A is null,
-// D = (A - Y) / n (N11) and L, both times the sample's weight. w may be null.
+// D = (A - Y) / n (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
-    real* Z, const real* b, const real* Y, int by_class, const real* w, real* A, real* D, real* L, int n, long long m
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
+    int n, long long m
 ) {
     const Group group(n);
     for (long long first = group.first; first < m; first += group.step) {
@@ -112,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
         real loss = 0;
         for (int i = group.lane; i < count; i += group.lanes) {
             const long long at = j * n + i;
-            const real z = Z[at] + (b ? b[i] : real(0)), a = exp(z), y = target(Y, by_class, j, n, i);
+            const real z = Z[at] + (b ? b[i] : real(0)), a = exp(z), y = target(Y, class_indices, j, n, i);
             if (b) Z[at] = z;
             if (A) A[at] = a;
             D[at] = (a - y) / n * scale;
@@ -123,20 +124,22 @@ extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
     }
 }
 
-__device__ inline real inside(real a) { return a < EPS ? EPS : a > 1 - EPS ? 1 - EPS : a; }
+__device__ inline real clip_probability(real a) { return a < EPS ? EPS : a > 1 - EPS ? 1 - EPS : a; }
 
-__device__ inline real positive(real a) { return a < TINY ? TINY : a; }
+__device__ inline real clip_positive(real a) { return a < TINY ? TINY : a; }
 
-// The loss of one of k outputs, not yet divided by k, and its derivative by a, divided by k; `twice` is 2 / k.
+// Return the loss of one of k outputs, and store its derivative with respect to a. The loss of a sample is the mean over
+// its outputs, except for categorical cross-entropy: the derivative is divided by k here, but the loss by the caller.
+// `twice` is 2 / k.
 __device__ inline real loss_of(int code, real option, real a, real y, int k, real twice, real& derivative) {
     const real e = a - y;
     switch (code) {
         case BINARY_CROSS_ENTROPY:  // N10
-            a = inside(a);
+            a = clip_probability(a);
             derivative = (a - y) / (a * (1 - a)) / k;
             return -(y * log(a) + (1 - y) * log1p(-a));
         case CATEGORICAL_CROSS_ENTROPY:
-            a = positive(a);
+            a = clip_positive(a);
             derivative = -y / a;
             return -(y * log(a));
         case MEAN_SQUARED_ERROR:
@@ -146,16 +149,16 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
             derivative = (e > 0 ? real(1) : e < 0 ? real(-1) : e) / k;
             return fabs(e);
         case HUBER: {
-            const real size = fabs(e), near = size > option ? option : size;
+            const real size = fabs(e), clipped = size > option ? option : size;
             derivative = (e > option ? option : e < -option ? -option : e) / k;
-            return near * (size - real(0.5) * near);
+            return clipped * (size - real(0.5) * clipped);
         }
         case POISSON:
-            a = positive(a);
+            a = clip_positive(a);
             derivative = (a - y) / a / k;
             return a - y * log(a);
         case HALF_POISSON_DEVIANCE:
-            a = positive(a);
+            a = clip_positive(a);
             derivative = (a - y) / a / k;
             if (real(0.5) * y > fabs(a - y)) return (a - y) - y * log1p((a - y) / y);
             return y * (log_of_count(y) - log(a)) + (a - y);
@@ -163,9 +166,10 @@ __device__ inline real loss_of(int code, real option, real a, real y, int k, rea
     return derivative = a - a;
 }
 
-// Every other loss, computed from the outputs: D = dA and L, both times the sample's weight. w may be null.
+// All losses, computed from the outputs instead of the logits: D = dA and L, both multiplied by the sample's weight. w
+// may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) loss(
-    const real* A, const real* Y, int by_class, const real* w, real* D, real* L, int k,
+    const real* A, const real* Y, int class_indices, const real* w, real* D, real* L, int k,
     long long m, int code, real option
 ) {
     const Group group(k);
@@ -177,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) loss(
         real sum = 0;
         for (int i = group.lane; i < count; i += group.lanes) {
             real derivative;
-            sum += loss_of(code, option, A[j * k + i], target(Y, by_class, j, k, i), k, twice, derivative);
+            sum += loss_of(code, option, A[j * k + i], target(Y, class_indices, j, k, i), k, twice, derivative);
             D[j * k + i] = derivative * scale;
         }
         sum = group.sum(sum);

@@ -1,4 +1,4 @@
-// Rounding to 16 bits, to nearest, ties to even, by integer arithmetic, so that no header is needed.
+// Rounding to 16-bit formats: to nearest, ties to even. It uses integer arithmetic, so that no CUDA header is needed.
 
 #include "common.cuh"
 
@@ -23,15 +23,15 @@ __device__ inline unsigned to_float16(unsigned bits) {
     return sign | (whole + (rest > half || (rest == half && (whole & 1))));
 }
 
-// The bits of x in single precision. A double is rounded to odd, so that rounding the result again equals rounding
-// once.
-__device__ inline unsigned single(float x) { return __float_as_uint(x); }
+// The bits of x in single precision. A double is rounded to odd, so that rounding the result to 16 bits gives the same
+// as rounding x to 16 bits directly.
+__device__ inline unsigned single_bits(float x) { return __float_as_uint(x); }
 
-__device__ inline unsigned single(double x) {
-    const float near = static_cast<float>(x);
-    unsigned bits = __float_as_uint(near);
-    if (near == x || near != near) return bits;
-    if (fabs(static_cast<double>(near)) > fabs(x)) bits -= 1;
+__device__ inline unsigned single_bits(double x) {
+    const float rounded = static_cast<float>(x);
+    unsigned bits = __float_as_uint(rounded);
+    if (rounded == x || rounded != rounded) return bits;
+    if (fabs(static_cast<double>(rounded)) > fabs(x)) bits -= 1;
     return bits | 1;
 }
 
@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) round16(
                     if (k + part + i < count) v[i] = x[k + part + i];
 #pragma unroll
             for (int i = 0; i < VEC; i++) {
-                const unsigned bits = single(scale * v[i]);
+                const unsigned bits = single_bits(scale * v[i]);
                 half[part + i] = kind == BFLOAT16 ? to_bfloat16(bits) : to_float16(bits);
             }
         }

@@ -1,12 +1,13 @@
-// Softmax of a row by a group of lanes, shared by softmax itself and its cross-entropy.
+// Softmax of a row by a group of lanes, for the kernels `softmax` and `softmax_cross_entropy`.
 
 #include "activations.cuh"
 
-constexpr int HELD = 4;  // numbers of a row that a lane keeps in registers; the others are read again
+constexpr int HELD = 4;  // logits of a row that a lane keeps in registers; it reads the others from memory again
 
-__device__ inline real lowest() { return -__uint_as_float(0x7f800000u); }  // minus infinity
+__device__ inline real minus_infinity() { return -__uint_as_float(0x7f800000u); }
 
-// A row z + b of n logits, the largest of them, and the sum of e^(z - largest), which is NaN if a logit is not finite.
+// The n logits of a sample, z + b; the largest of them; and `total`, the sum of e^(logit - largest). `total` is NaN if
+// a logit is NaN or the largest is infinite; a logit of minus infinity adds 0 to it.
 struct Row {
     real held[HELD], largest, total;
     const real* z;
@@ -20,10 +21,10 @@ struct Row {
         for (int i = lane + HELD * lanes; i < n; i += lanes) f(i, z[i]);
     }
 
-    // All lanes of the warp have to call this, with n = 0 for a group without a sample. b may be null.
+    // All lanes of the warp must call this, with n = 0 for a group without a sample. b may be null.
     __device__ Row(real* row, const real* __restrict__ b, int n, const Group& group)
         : z(row), n(n), lane(group.lane), lanes(group.lanes) {
-        largest = lowest();
+        largest = minus_infinity();
 #pragma unroll
         for (int t = 0; t < HELD; t++) {
             const int i = lane + t * lanes;
@@ -39,7 +40,7 @@ struct Row {
             largest = larger(x, largest);
         }
         for (int offset = lanes / 2; offset > 0; offset /= 2)
-            largest = larger(largest, __shfl_xor_sync(EVERY_LANE, largest, offset));
+            largest = larger(largest, __shfl_xor_sync(ALL_LANES, largest, offset));
         total = 0;
         each([this](int, real x) { total += exp(x - largest); });
         total = group.sum(total);

@@ -1,6 +1,6 @@
-// From the gradient to the next parameters: L2, the norm, the decision whether to make the update, and each optimizer's
-// update in one pass. deepnotes/equations/optimizers.py and regularization.py have the equations; the decision follows
-// EagerProgram.train.
+// From the gradient to the next parameters: L2, the gradient's norm, the decision whether to make the update, and the
+// update of each optimizer in one pass. deepnotes/equations/optimizers.py and regularization.py have the equations;
+// EagerProgram.train decides in the same way.
 
 #include "common.cuh"
 
@@ -26,72 +26,74 @@ struct SumOfSquares {
 #pragma unroll
         for (int v = 0; v < V; v++) {
             totals.first += static_cast<double>(x[v]) * x[v];
-            totals.most = larger(static_cast<double>(fabs(x[v])), totals.most);
+            totals.largest = larger(static_cast<double>(fabs(x[v])), totals.largest);
         }
     }
 };
 
 // g += l2 θ for the first `decaying` elements (l2_gradient). For each block, partial[2 * block] is the sum of the
-// squares of g in double precision, and partial[2 * block + 1] the largest magnitude.
+// squares of g in double precision, and partial[2 * block + 1] the largest magnitude in g.
 extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
     real* g, const real* theta, long long p, long long decaying, real l2, double* partial
 ) {
-    __shared__ double room[3 * BLOCK / 32];
+    __shared__ double scratch[3 * BLOCK / 32];
     SumOfSquares squares{g, theta, decaying, l2};
     flat(p, aligned(g) && aligned(theta), squares);
-    squares.totals.over_block(room);
+    squares.totals.combine_block(scratch);
     if (threadIdx.x == 0)
-        partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1] = squares.totals.most;
+        partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1] = squares.totals.largest;
 }
 
-// Judge a batch: compute its cost, the norm of its gradient and the clipping factor, and decide whether the update may
-// be made. If so, add the batch to the sums, and store the scalars of the update in Control. `scalars` has shape
-// (steps, 4): learning rate, rate, epsilon, share. clip_norm is 0 without clipping. If rate * norm is below `safe`, no
-// update can overflow. One block of WIDE threads.
-extern "C" __global__ void __launch_bounds__(WIDE) judge(
+// Compute the cost of a batch, the norm of its gradient and the clipping factor, and decide whether the update may be
+// made here. If so, add the batch to the sums, and store the scalars of the update in Control. `scalars` has shape
+// (updates, 4): learning rate, rate, epsilon, share. clip_norm is 0 without clipping. No update overflows if the
+// learning rate times max(norm, 1) is below `safe_step`, and the norm after clipping is below 1e-4 * sqrt(safe_step).
+// One block of WIDE threads.
+extern "C" __global__ void __launch_bounds__(WIDE) check_update(
     Control* control, const double* partial, int blocks, const real* L, long long m, const double* scalars,
-    double clip_norm, double safe
+    double clip_norm, double safe_step
 ) {
-    __shared__ double room[3 * WIDE / 32];
+    __shared__ double scratch[3 * WIDE / 32];
     if (control->stopped) return;
     Totals totals;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
         totals.first += partial[2 * i];
-        totals.most = larger(partial[2 * i + 1], totals.most);
+        totals.largest = larger(partial[2 * i + 1], totals.largest);
     }
     for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.second += L[j];
-    totals.over_block(room);
+    totals.combine_block(scratch);
     if (threadIdx.x != 0) return;
 
     const double cost = real(totals.second / m);
-    const double square = totals.first, most = totals.most;
-    const double* now = scalars + 4 * control->made;
-    const double norm = isfinite(square) ? sqrt(square) : most;
+    const double square = totals.first, largest = totals.largest;
+    const double* update_scalars = scalars + 4 * control->updates;
+    const double norm = isfinite(square) ? sqrt(square) : largest;
     control->cost = cost;
     control->norm = norm;
     if (!isfinite(cost) || !isfinite(norm)) {
         control->stopped = 1;
         return;
     }
-    // The squares of doubles can overflow, or underflow although the norm is above clip_norm.
-    const bool known = isfinite(square) && (square > 1e-280 || !(clip_norm > 0 && most > clip_norm));
-    const double clipped = clip_norm > 0 && norm > clip_norm ? clip_norm : norm;  // an optimizer may add up the squares
-    if (!known || !(now[0] * (norm > 1 ? norm : 1.0) < safe) || !(clipped < 1e-4 * sqrt(safe))) {
+    // The sum of squares can overflow; it can also underflow, although the norm is above clip_norm.
+    const bool norm_is_known = isfinite(square) && (square > 1e-280 || !(clip_norm > 0 && largest > clip_norm));
+    const double clipped = clip_norm > 0 && norm > clip_norm ? clip_norm : norm;  // an optimizer may square it
+    const bool step_is_safe = update_scalars[0] * (norm > 1 ? norm : 1.0) < safe_step;
+    if (!norm_is_known || !step_is_safe || !(clipped < 1e-4 * sqrt(safe_step))) {
         control->stopped = 2;
         return;
     }
     control->clip = clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0;
-    control->rate = now[1];
-    control->epsilon = now[2];
-    control->share = now[3];
+    control->rate = update_scalars[1];
+    control->epsilon = update_scalars[2];
+    control->share = update_scalars[3];
     control->loss_sum += cost * m;
     control->weight_sum += m;
     control->step += 1;
-    control->made += 1;
+    control->updates += 1;
 }
 
-// θ ← θ - share θ for weights (weight_decay), then one step of an optimizer: step(i, w, x), where w are the elements of
-// θ from i on, and x those of the clipped gradient.
+// θ ← θ - share θ for weights (equation weight_decay), then an optimizer's update: step(i, w, x) updates w, elements of
+// θ from i on; x holds the same elements of the clipped gradient.
 template <class Step>
 struct Update {
     real* theta;
