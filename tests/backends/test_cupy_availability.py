@@ -162,7 +162,7 @@ CAUSES: list[tuple[Callable[..., None], str, str]] = [
         'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "deepnotes[cuda13]"',
     ),
     (no_device, "CUDA sees no device", "nvidia-smi"),
-    (hidden_device, "CUDA sees no device, with CUDA_VISIBLE_DEVICES=''", "unset CUDA_VISIBLE_DEVICES"),
+    (hidden_device, "CUDA sees no device with CUDA_VISIBLE_DEVICES=''", "unset CUDA_VISIBLE_DEVICES"),
     (no_nvrtc, "NVRTC, CUDA's compiler, cannot be loaded (Failure finding", 'pip install "deepnotes[cuda12]"'),
     (does_not_compile, "a kernel does not compile (dense.cu(3)", 'pip install "deepnotes[cuda12]"'),
     (no_cublas, "cuBLAS for CUDA 12 cannot be loaded", 'pip install "deepnotes[cuda12]"'),
