@@ -1,6 +1,6 @@
 """Level 2: equations as fused kernels and cuBLAS products of the chosen precision, for eager execution.
 
-The equation itself is called for empty arrays, and for arrays with another dtype than float32 and float64 or with an
+The equation itself is called for empty arrays, and for arrays that are neither float32 nor float64 or have an
 unexpected number of dimensions.
 """
 

@@ -4,9 +4,9 @@ Numba's own cache is not used, for three reasons. It cannot read from a folder t
 runs files without checking them, so that a damaged file can crash the process; and processes that save at the same time
 can lose each other's entries.
 
-A file of this cache consists of a SHA-256 digest and a pickle, which is loaded only if the digest is correct. If a file
-is damaged or cannot be read, the function is compiled again and, if possible, the file is replaced. Files are replaced
-atomically, so any number of processes may read and write at the same time.
+A file of this cache consists of a pickle, preceded by the SHA-256 digest of its key and content. The pickle is loaded
+only if the digest is correct. If a file is damaged or cannot be read, the function is compiled again and, if possible,
+the file is replaced. Files are replaced atomically, so any number of processes may read and write at the same time.
 
 The digest protects against damage, not against an attacker: **anyone who can write to the folder can run code as any
 user who reads it**, as with Python's own ``__pycache__``. So the folder should be writable only by its user or, in a

@@ -19,7 +19,7 @@ from typing import Any
 from deepnotes_numba.compiling import numba
 
 WORK_PER_THREAD = 600_000
-"""The smallest number of multiplications per step and thread for which another thread pays off."""
+"""The smallest number of multiplications per step and thread for which one more thread pays off."""
 WORK_PER_START = 20_000_000
 """The smallest number of multiplications per call and thread: starting a thread takes a tenth of a millisecond.
 
