@@ -262,14 +262,15 @@ def keras_cases() -> dict[str, Case]:
 
         return export
 
-    activations = (
-        "relu sigmoid tanh gelu silu elu selu leaky_relu softplus relu6 mish hard_sigmoid exponential softsign"
-    )
+    activations = [
+        "relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "leaky_relu", "softplus", "relu6", "mish",
+        "hard_sigmoid", "exponential", "softsign",
+    ]  # fmt: skip
     vector = (FEATURES,)
     models = {
         name: case(
             vector, layers.Dense(8, activation=name), layers.Dense(CLASSES, activation="softmax"))
-        for name in names.split()
+        for name in activations
     }  # fmt: skip
     normalization = layers.Normalization(mean=np.arange(FEATURES), variance=np.arange(1, FEATURES + 1))
     return models | {

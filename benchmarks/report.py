@@ -58,7 +58,7 @@ def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """
     results = {name: r for name, r in results.items() if "limits" in r}
     names = contender_names(results)
-    rows = [["network", "Mflop", "MB", "at minimum, µs", *names]]
+    rows = [["network", "Mflop", "MB", "at least, µs", *names]]
     for name, r in results.items():
         limits = list(r["limits"].values())
         shares = {name: share for limit in limits for name, share in limit["share"].items()}

@@ -1,7 +1,8 @@
 """Tracing: a namespace that records the operations of a function of arrays instead of computing them.
 
-An equation that is called with a :class:`Recorder` as its namespace adds one :class:`Instruction` per operation to it.
-Equal operations are recorded once, and results that depend only on constants are computed at once.
+An equation that is called with a :class:`Recorder` as its namespace adds an :class:`Instruction` to the recorder for
+each operation. An operation that occurs several times is recorded only the first time, and operations on constants are
+computed immediately.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +20,20 @@ ELEMENTWISE = BINARY | UNARY | {"where", "astype"}
 
 
 class Symbol:
-    """An array during recording, with shape, dtype and strides, but without values unless it is a constant.
+    """A stand-in for an array during recording: it has a shape, dtype and strides, but values only if it is a constant.
 
     Attributes
     ----------
     model : numpy.ndarray
         An array of the same shape, dtype and strides; only the values of inputs and constants are meaningful.
     source : Instruction or None
-        The instruction that computes it; None for inputs, constants and views.
+        The instruction whose result it is; None for inputs, constants and views.
     root : Symbol
-        The array whose memory it shares: itself, unless it is a view.
+        The symbol whose memory it shares: itself, unless it is a view.
     view : callable
-        Returns this view of the root's array.
+        The function that, given the array of `root`, returns the array of this symbol.
     known : bool
-        Whether it is a constant, with its values in `model`.
+        Whether it is a constant, whose values are in `model`.
     """
 
     __array_priority__ = 1000
@@ -178,7 +179,11 @@ class Recorder:
         return self._seen[key]
 
     def apply(self, name: str, *operands: Any, **options: Any) -> Symbol:
-        """Return the result of an operation, which is a constant if all operands are, and record it if it is new."""
+        """Return the result of an operation.
+
+        If all operands are constants, the result is a constant, which is computed now. Otherwise the operation is
+        recorded, unless it already was.
+        """
         key = (name, *(id(s) if isinstance(s, Symbol) else (type(s), s) for s in operands), *options.items())
         if key not in self._seen:
             symbols = [s for s in operands if isinstance(s, Symbol)]
@@ -199,7 +204,7 @@ class Recorder:
 
 
 def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.ndarray:
-    """Return an uninitialized array of the shape and dtype of the result."""
+    """Return an uninitialized array of the shape and dtype that the result of an operation has."""
     models = [s.model if isinstance(s, Symbol) else s for s in operands]
     if name == "reshape":
         return np.empty(options["shape"], models[0].dtype)
@@ -211,7 +216,7 @@ def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.
     if name == "matmul":
         return np.empty((models[0].shape[0], models[1].shape[1]), np.result_type(*models))
     if name == "concat" or name in {"sum", "max"}:
-        # Zero strides: all elements are the same number in memory, so these arrays take hardly any.
+        # With zero strides, all elements are the same number in memory, so these arrays take hardly any space.
         models = [np.broadcast_to(np.zeros((), m.dtype), m.shape) for m in models]
         if name == "concat":
             axis = options["axis"]

@@ -136,7 +136,12 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "a title above semicolons", "Results\nx;y;z\n1;2;3\n4;5;6\n", ":2: 3 cells where the header has 1"),
     ("plain", "a title as wide as the table", "Results,,\nx,y,z\n1,2,3\n4,5,6\n", ": column 2 has no name"),
     ("one", "a title above a header of two", "Results\nx,y\n1,2\n3,4\n", ":2: 2 cells where the header has 1"),
-    ("plain", "white space", "x y\n1 2\n3 4\n", ": no separator was found, but white space splits all rows alike"),
+    (
+        "plain",
+        "white space",
+        "x y\n1 2\n3 4\n",
+        ": no separator was found, but white space splits all rows into equal numbers of cells",
+    ),
     ("one", "row names and one column", "x\na,2\nb,4\n", None),
     ("plain", "semicolons", "x;y\n1;2\n3;4\n", None),
     ("plain", "tabs", "x\ty\n1\t2\n", None),
