@@ -82,7 +82,7 @@ def main() -> None:
     if shutil.which("valgrind") is None:
         options.line.error("valgrind is not installed")
     results = {}
-    for backend in options.in_turn(options.backends):
+    for backend in options.with_progress(options.backends):
         code = TRAIN.format(backend=backend, epochs=1)
         # Without valgrind, to fill the cache with code compiled for the processor that valgrind simulates.
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | SETTINGS, check=True)

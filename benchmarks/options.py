@@ -80,7 +80,7 @@ class Options:
             self.say(f"without {what}: {why}")
         return why is not None
 
-    def in_turn(self, cases: Iterable[str]) -> Iterator[str]:
+    def with_progress(self, cases: Iterable[str]) -> Iterator[str]:
         """Yield the cases one by one; before each, report its name and the estimated remaining time."""
         cases = list(cases)
         began = time.perf_counter()

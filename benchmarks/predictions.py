@@ -116,7 +116,7 @@ def main() -> None:
     why = None if find_spec("onnxruntime") and find_spec("onnx") else 'to get it: pip install "deepnotes[peers]"'
     options.leave_out("onnxruntime", why)
     results = {}
-    for name in options.in_turn(options.known("--networks", NETWORKS)):
+    for name in options.with_progress(options.known("--networks", NETWORKS)):
         for description, samples in SAMPLES.items():
             case = NETWORKS[name]._replace(batch=samples)
             result = measure(case, options.backends, options.rounds, options.limits, why is None)

@@ -25,7 +25,7 @@ def contender_names(results: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for r in results.values() for name in r["microseconds"]))
 
 
-def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
+def time_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
     """Return a table with a row per case: its network, number of samples, microseconds and ratios.
 
     Parameters
@@ -41,11 +41,11 @@ def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
     rows = [["network", counted, *(f"{name} µs" for name in names), *pairs]]
     for name, r in results.items():
         ratios = [_spread(r["ratios"][pair]) if pair in r["ratios"] else LEFT_OUT for pair in pairs]
-        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *(_timed(r, name) for name in names), *ratios])
+        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *(_time_cell(r, name) for name in names), *ratios])
     return rows
 
 
-def _timed(result: dict[str, Any], name: str) -> str:
+def _time_cell(result: dict[str, Any], name: str) -> str:
     """Return the cell with a contender's time, which is marked if unreliable, or :data:`LEFT_OUT` if it has none."""
     us = result["microseconds"].get(name)
     return LEFT_OUT if us is None else figure(us, name in result.get("unreliable", []))
@@ -72,7 +72,7 @@ def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
 def steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``steps.json``, with all ratios if `in_full`, else only those of ``PAIRS``."""
     measured = list(dict.fromkeys(pair for r in results.values() for pair in r["ratios"]))
-    return timed_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
+    return time_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
 
 
 def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -81,7 +81,7 @@ def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
         name: r | {"microseconds": {name: us for name, us in r["microseconds"].items() if name in README_CONTENDERS}}
         for name, r in results.items()
     }
-    return timed_rows(shown, "batch", [])
+    return time_rows(shown, "batch", [])
 
 
 def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -90,17 +90,17 @@ def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
     headings |= {name: f"{name} µs" for name in contender_names(results)} | {"rest_of_fit": "rest of a fit, ms"}
     cases = [r | r["microseconds"] for r in results.values()]
     shown = [key for key in headings if any(key in case for case in cases)]
-    rows = [[_unrounded(case.get(key, LEFT_OUT)) for key in shown] for case in cases]
+    rows = [[_format_unrounded(case.get(key, LEFT_OUT)) for key in shown] for case in cases]
     return [[headings[key] for key in shown], *rows]
 
 
-def _unrounded(value: str | float) -> str:
+def _format_unrounded(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:,}"
 
 
 def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``predictions.json``."""
-    return timed_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
+    return time_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
 
 
 def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -164,7 +164,7 @@ def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
     names = list(dict.fromkeys(name for p in points for name in p.get("microseconds", {})))
     rows = [["network", "batch", *(f"{name} µs" for name in names), "reason if left out"]]
     for p in points:
-        cells = [_timed(p, name) if "microseconds" in p else LEFT_OUT for name in names]
+        cells = [_time_cell(p, name) if "microseconds" in p else LEFT_OUT for name in names]
         rows.append([p["network"], f"{p['batch']:,}", *cells, p.get("skipped", "")])
     return rows
 

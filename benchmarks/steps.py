@@ -120,7 +120,7 @@ def main() -> None:
     if peers and dtype != "float32":
         line.error("--peers: the peers support float32 only")
     results = {}
-    for name in options.in_turn(networks):
+    for name in options.with_progress(networks):
         case = NETWORKS[name]._replace(dtype=dtype)
         try:
             results[name] = measure(case, options.backends, peers, options.rounds, options.limits)

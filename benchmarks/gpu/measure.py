@@ -73,7 +73,7 @@ def steps(
             difference = abs(rival.first_loss - expected_loss) / abs(expected_loss)
             if not difference <= AGREEMENT[precision]:
                 raise ArithmeticError(
-                    f"its first loss {rival.first_loss:.6g} differs from {expected_loss:.6g}: it does different work"
+                    f"its first loss {rival.first_loss:.6g} is not {expected_loss:.6g}, the first loss of deepnotes"
                 )
             timers[name] = step_timer(case, rival)
         except Exception as error:  # the other rivals are still measured

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 PROMISES = {
-    "any threads": "the same bits again, with any number of threads",
-    "same threads": "the same bits again, with the same number of threads",
-    "none": "the last bits may differ",
+    "any threads": "every run gives the same bits, with any number of threads",
+    "same threads": "every run with the same number of threads gives the same bits",
+    "none": "the last bits may differ between runs",
 }
 """A description of each value of :attr:`Backend.determinism`."""
 

@@ -279,20 +279,19 @@ class Rules:
     def matmul(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
         """Return ``a b``, the matrix product."""
         value, k = a.value @ b.value, a.value.shape[-1]
-        size_a, size_b = (np.asarray(abs(x.value), np.float64) + x.error for x in (a, b))
-        size = size_a @ size_b
-        error = sum_factor(k, self.products_u, self.random) * size + k * self.tiny
+        abs_a, abs_b = (np.asarray(abs(x.value), np.float64) + x.error for x in (a, b))
+        abs_product = abs_a @ abs_b
+        error = sum_factor(k, self.products_u, self.random) * abs_product + k * self.tiny
         if self.products_u > self.u:  # the factors are rounded as well
-            error = error + 2 * self.products_u * size
+            error = error + 2 * self.products_u * abs_product
             if self.subnormal_error:
-                error = error + 2 * self.subnormal_error * (
-                    size_a.sum(-1, keepdims=True) + size_b.sum(-2, keepdims=True)
-                )
+                sums = abs_a.sum(-1, keepdims=True) + abs_b.sum(-2, keepdims=True)
+                error = error + 2 * self.subnormal_error * sums
         if a.error.any():
-            error = error + a.error @ size_b
+            error = error + a.error @ abs_b
         if b.error.any():
-            error = error + size_a @ b.error
-        return self.with_errors(value, np.where(size == 0, 0.0, error))
+            error = error + abs_a @ b.error
+        return self.with_errors(value, np.where(abs_product == 0, 0.0, error))
 
     def compare(self, comparison: Any, a: BoundedArray, b: BoundedArray) -> BoundedArray:
         """Return the outcome of a comparison, with an error of 1 where it is uncertain."""
@@ -417,11 +416,10 @@ class Rules:
         if x.value.dtype.kind != "f":
             return self.exact(value)
         k = x.value.size if axis is None else x.value.shape[axis]
-        size = np.sum(abs(x.value) + x.error, axis=axis, keepdims=keepdims)
-        own = sum_factor(k, self.u, self.random) * size + k * self.tiny
-        return self.with_errors(
-            value, np.where(size == 0, 0.0, np.sum(x.error, axis=axis, keepdims=keepdims) + (own if k > 1 else 0.0))
-        )
+        abs_sum = np.sum(abs(x.value) + x.error, axis=axis, keepdims=keepdims)
+        rounding = sum_factor(k, self.u, self.random) * abs_sum + k * self.tiny if k > 1 else 0.0
+        error = np.sum(x.error, axis=axis, keepdims=keepdims) + rounding
+        return self.with_errors(value, np.where(abs_sum == 0, 0.0, error))
 
     def max(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
         """Return the maximum along an axis; its error bound is the largest error bound of an element."""

@@ -89,7 +89,7 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
         options = selected | options
     else:
         name = backend
-    return _first_of(_by_priority(), options) if name == "auto" else load(name, options)
+    return _load_first(_by_priority(), options) if name == "auto" else load(name, options)
 
 
 def set_backend(name: str | None, **options: Any) -> None:
@@ -165,7 +165,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
         entries = _entry_points()
         if name not in entries:
             raise unknown_name("backend", name, entries)
-        _loaded[key] = backend = _make(name, entries[name], options)
+        _loaded[key] = backend = _create(name, entries[name], options)
         backend.options = options
         return backend
 
@@ -177,7 +177,7 @@ def _get_by_name(name: object, options: dict[str, Any]) -> Backend:
     return get_backend(name, **options)
 
 
-def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
+def _load_first(candidates: list[str], options: dict[str, Any]) -> Backend:
     """Return the first candidate that works and accepts the options."""
     refusals = []
     for candidate in candidates:
@@ -196,7 +196,7 @@ def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
     raise BackendUnavailable("auto", failure, "pip install --force-reinstall deepnotes")
 
 
-def _make(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
+def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
     try:
         factory = entry.load()
         _check_options(name, factory, options)

@@ -43,7 +43,7 @@ def read(data: str, request: Request = EVERYTHING) -> Table:
     UnknownNameError, TableError
     """
     if data in SETS:
-        return _built_in(data, request)
+        return _read_built_in(data, request)
     _require_file(data)
     return tables.read(data, request)
 
@@ -164,7 +164,7 @@ def _require_file(data: str) -> None:
         raise unknown_name("data", data, [*SETS, *FILES])
 
 
-def _built_in(name: str, request: Request) -> Table:
+def _read_built_in(name: str, request: Request) -> Table:
     dataset = datasets.load_digits() if name == DIGITS else getattr(datasets, f"make_{name}")()
     y = dataset.y if dataset.y.dtype.kind == "f" else np.array(dataset.classes)[dataset.y]
     columns = dict(zip(dataset.feature_names, dataset.X.T, strict=True)) | {SETS[name]: y}

@@ -157,7 +157,7 @@ def _require_no_conflict(directory: Path, outputs: Mapping[str, Path], inputs: I
             raise ArgumentError(f"{path} has the name of a checkpoint, and --checkpoint {directory} may remove it")
     try:
         return [path for path in directory.iterdir() if _is_checkpoint(path.name)]
-    except OSError:  # the directory does not exist yet, or the training reports the error
+    except OSError:  # the directory does not exist yet, or training reports the error
         return []
 
 

@@ -472,12 +472,12 @@ def read_header(text: Text, request: Request) -> tuple[Header, Text]:
         )
     if _has_row_names(names, below, form):
         names = ["", *names]
-    lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes an empty name above an index
-    if problem := name_fault(names[lead : count_named(names)], lead):
+    first_named = next((j for j, name in enumerate(names) if name), 0)  # pandas writes an empty name above an index
+    if problem := name_fault(names[first_named : count_named(names)], first_named):
         raise TableError(f"{place}: {problem}{header_advice(names, below, form)}")
     _require_fit(names, below, form)
-    index = takewhile(lambda name: PANDAS_INDEX.fullmatch(name) and not request.mentions(name), names[lead:-1])
-    return Header(names, [""] * min(lead, 1) + list(index), first.line), below
+    index = takewhile(lambda name: PANDAS_INDEX.fullmatch(name) and not request.mentions(name), names[first_named:-1])
+    return Header(names, [""] * min(first_named, 1) + list(index), first.line), below
 
 
 def _first_row(text: Text) -> tuple[Record, int]:
@@ -544,8 +544,8 @@ def _resolve(request: Request, names: list[str], below: Text) -> Request:
     except TableError as error:
         wanted = {name for argument in NAME_FIELDS for name in getattr(request, argument) or () if name not in names}
         for row in first_records(below.records(len(names))) if request.format.header else ():
-            if names_here := wanted.intersection(cell.strip() for cell in row.cells):
-                name, line = min(names_here), row.line - 1
+            if matches := wanted.intersection(cell.strip() for cell in row.cells):
+                name, line = min(matches), row.line - 1
                 hint = f"line {row.line} has {name!r}; if it is the header, skip the lines above it with"
                 raise TableError(f"{error}; {hint} --skip-rows {line} (skip_rows={line})") from None
         raise

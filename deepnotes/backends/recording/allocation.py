@@ -96,7 +96,7 @@ class _Lowering:
     def array(self, symbol: Symbol) -> Any:
         """Return the array of a symbol: a constant, a result's buffer, or a view of its root's array."""
         if symbol.array is None:
-            if symbol.known:
+            if symbol.is_constant:
                 symbol.array = self.xp.asarray(symbol.model)
             else:
                 symbol.array = symbol.view(symbol.root.array)
@@ -142,7 +142,7 @@ class _Lowering:
             if self.group[i] >= 0:
                 while end < len(self.instructions) and self.group[end] == self.group[i]:
                     end += 1
-                calls += self._tiled(i, end)
+                calls += self._tile_run(i, end)
             else:
                 self._place(i)
                 calls += self._call(self.instructions[i], self.array)
@@ -162,7 +162,7 @@ class _Lowering:
             for symbol in instruction.symbols:
                 root = symbol.root
                 same = symbol.model.nbytes == result.model.nbytes == root.model.nbytes
-                if same and symbol.dtype.itemsize == result.dtype.itemsize and self._dies(root, i):
+                if same and symbol.dtype.itemsize == result.dtype.itemsize and self._is_last_use(root, i):
                     raw = self.memory.pop(id(root))
                     break
         if raw is None:
@@ -170,14 +170,14 @@ class _Lowering:
         self.memory[id(result)] = raw
         result.array = raw[: result.model.nbytes].view(result.dtype).reshape(result.shape)
 
-    def _dies(self, root: Symbol, i: int) -> bool:
+    def _is_last_use(self, root: Symbol, i: int) -> bool:
         """Return whether the buffer of `root` can be reused because instruction number `i` is the last to read it."""
         return id(root) in self.memory and id(root) not in self.permanent and self.last_use[id(root)] == i
 
     def _release(self, i: int) -> None:
         """Free the buffers that instruction number `i` was the last to read."""
         for symbol in self.instructions[i].symbols:
-            if self._dies(symbol.root, i):
+            if self._is_last_use(symbol.root, i):
                 self.free.append(self.memory.pop(id(symbol.root)))
 
     def _take(self, size: int) -> Any:
@@ -189,7 +189,7 @@ class _Lowering:
             return best
         return self.xp.empty((max(size, 1),), dtype=self.xp.uint8)
 
-    def _tiled(self, start: int, end: int) -> list[Callable[[], Any]]:
+    def _tile_run(self, start: int, end: int) -> list[Callable[[], Any]]:
         """Return the calls of the run of instructions from `start` to `end`, tile after tile (rule 6)."""
         run = self.instructions[start:end]
         size = prod(run[0].result.shape)
@@ -237,7 +237,7 @@ class _Lowering:
         out = array(instruction.result)
         operands = [array(s) if isinstance(s, Symbol) else self._number(s, instruction) for s in instruction.operands]
         if name in {"maximum", "minimum"}:
-            are_constant = [not isinstance(s, Symbol) or s.known for s in instruction.operands]
+            are_constant = [not isinstance(s, Symbol) or s.is_constant for s in instruction.operands]
             operands = [
                 self._full(a, out.shape) if is_constant and a.ndim == 0 else a
                 for a, is_constant in zip(operands, are_constant, strict=True)

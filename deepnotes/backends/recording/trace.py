@@ -32,14 +32,14 @@ class Symbol:
         The symbol whose memory it shares: itself, unless it is a view.
     view : callable
         The function that, given the array of `root`, returns the array of this symbol.
-    known : bool
+    is_constant : bool
         Whether it is a constant, whose values are in `model`.
     """
 
     __array_priority__ = 1000
 
-    def __init__(self, recorder: "Recorder", model: np.ndarray, known: bool = False) -> None:
-        self.recorder, self.model, self.known = recorder, model, known
+    def __init__(self, recorder: "Recorder", model: np.ndarray, is_constant: bool = False) -> None:
+        self.recorder, self.model, self.is_constant = recorder, model, is_constant
         self.source: Instruction | None = None
         self.root: Symbol = self
         self.view: Callable[[Any], Any] = _identity
@@ -124,7 +124,7 @@ class Recorder:
         return partial(self.apply, name)
 
     def constant(self, value: Any) -> Symbol:
-        return Symbol(self, value, known=True)
+        return Symbol(self, value, is_constant=True)
 
     def asarray(self, obj: Any, *, dtype: Any = None) -> Symbol:
         if isinstance(obj, Symbol):
@@ -149,7 +149,7 @@ class Recorder:
 
     def reshape(self, x: Symbol, shape: tuple[int, ...]) -> Symbol:
         view = x.model.reshape(shape)
-        if np.may_share_memory(view, x.model) or x.known:
+        if np.may_share_memory(view, x.model) or x.is_constant:
             return self.view_of(x, lambda a: a.reshape(shape), ("reshape", shape))
         return self.apply("reshape", x, shape=view.shape)
 
@@ -172,8 +172,8 @@ class Recorder:
     def view_of(self, x: Symbol, view: Callable[[Any], Any], key: tuple[Any, ...]) -> Symbol:
         key = (*key, id(x))
         if key not in self._seen:
-            result = Symbol(self, view(x.model), x.known)
-            if not x.known:
+            result = Symbol(self, view(x.model), x.is_constant)
+            if not x.is_constant:
                 result.root, result.view = x.root, lambda a: view(x.view(a))
             self._seen[key] = result
         return self._seen[key]
@@ -187,7 +187,7 @@ class Recorder:
         key = (name, *(id(s) if isinstance(s, Symbol) else (type(s), s) for s in operands), *options.items())
         if key not in self._seen:
             symbols = [s for s in operands if isinstance(s, Symbol)]
-            if all(s.known for s in symbols):
+            if all(s.is_constant for s in symbols):
                 values = [s.model if isinstance(s, Symbol) else s for s in operands]
                 self._seen[key] = self.constant(_evaluate(name, values, options))
             else:
