@@ -37,18 +37,19 @@ def time_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
     pairs : list of str
         The ratios to show, such as "numba to jax".
     """
-    names = contender_names(results)
-    rows = [["network", counted, *(f"{name} µs" for name in names), *pairs]]
+    contenders = contender_names(results)
+    rows = [["network", counted, *(f"{contender} µs" for contender in contenders), *pairs]]
     for name, r in results.items():
         ratios = [_spread(r["ratios"][pair]) if pair in r["ratios"] else LEFT_OUT for pair in pairs]
-        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *(_time_cell(r, name) for name in names), *ratios])
+        times = [_time_cell(r, contender) for contender in contenders]
+        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *times, *ratios])
     return rows
 
 
-def _time_cell(result: dict[str, Any], name: str) -> str:
+def _time_cell(result: dict[str, Any], contender: str) -> str:
     """Return the cell with a contender's time, which is marked if unreliable, or :data:`LEFT_OUT` if it has none."""
-    us = result["microseconds"].get(name)
-    return LEFT_OUT if us is None else figure(us, name in result.get("unreliable", []))
+    us = result["microseconds"].get(contender)
+    return LEFT_OUT if us is None else figure(us, contender in result.get("unreliable", []))
 
 
 def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -57,12 +58,12 @@ def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
     A share is the shortest possible time divided by the measured one.
     """
     results = {name: r for name, r in results.items() if "limits" in r}
-    names = contender_names(results)
-    rows = [["network", "Mflop", "MB", "at least, µs", *names]]
+    contenders = contender_names(results)
+    rows = [["network", "Mflop", "MB", "at least, µs", *contenders]]
     for name, r in results.items():
         limits = list(r["limits"].values())
-        shares = {name: share for limit in limits for name, share in limit["share"].items()}
-        cells = [f"{shares[name]:.0%}" if name in shares else LEFT_OUT for name in names]
+        shares = {contender: share for limit in limits for contender, share in limit["share"].items()}
+        cells = [f"{shares[contender]:.0%}" if contender in shares else LEFT_OUT for contender in contenders]
         work = [f"{limits[0]['flops'] / 1e6:,.2f}", f"{limits[0]['bytes'] / 1e6:,.2f}"]
         lower_bound = min(limit["microseconds"] for limit in limits)
         rows.append([f"{name}, {r['network']}, {r['batch']:,}", *work, f"{lower_bound:,.2f}", *cells])
@@ -77,11 +78,11 @@ def steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``steps.json`` for the README: the times of ``README_CONTENDERS``, without ratios."""
-    shown = {
-        name: r | {"microseconds": {name: us for name, us in r["microseconds"].items() if name in README_CONTENDERS}}
-        for name, r in results.items()
-    }
-    return time_rows(shown, "batch", [])
+    selected = {}
+    for name, r in results.items():
+        times = {contender: us for contender, us in r["microseconds"].items() if contender in README_CONTENDERS}
+        selected[name] = r | {"microseconds": times}
+    return time_rows(selected, "batch", [])
 
 
 def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -112,12 +113,19 @@ def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
             f"{name}, {r['network']}",
             *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
             " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
-            *(figure(us / 1000, name in r.get("unreliable", [])) for name, us in r["microseconds"].items()),
+            *(figure(us / 1000, contender in r.get("unreliable", [])) for contender, us in r["microseconds"].items()),
             *(_spread(r["ratios"][pair]) for pair in pairs),
         ]
         for name, r in results.items()
     ]
-    head = ["network", "samples", "batch", "epochs", "accuracies, %", *(f"{name} ms" for name in first["microseconds"])]
+    head = [
+        "network",
+        "samples",
+        "batch",
+        "epochs",
+        "accuracies, %",
+        *(f"{contender} ms" for contender in first["microseconds"]),
+    ]
     return [[*head, *pairs], *rows]
 
 
@@ -161,10 +169,10 @@ def instructions_rows(results: dict[str, Any], in_full: bool) -> Rows:
 def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``sweep.json``."""
     points = results["points"]
-    names = list(dict.fromkeys(name for p in points for name in p.get("microseconds", {})))
-    rows = [["network", "batch", *(f"{name} µs" for name in names), "reason if left out"]]
+    contenders = list(dict.fromkeys(contender for p in points for contender in p.get("microseconds", {})))
+    rows = [["network", "batch", *(f"{contender} µs" for contender in contenders), "reason if left out"]]
     for p in points:
-        cells = [_time_cell(p, name) if "microseconds" in p else LEFT_OUT for name in names]
+        cells = [_time_cell(p, contender) if "microseconds" in p else LEFT_OUT for contender in contenders]
         rows.append([p["network"], f"{p['batch']:,}", *cells, p.get("skipped", "")])
     return rows
 
@@ -172,8 +180,8 @@ def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
 def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``exporters.json``, with a row per model if `in_full`, else with a row per exporter."""
     rows = [["exporter", "model", "", "layers, or reason"] if in_full else ["exporter", "read", "refused, and why"]]
-    for name, r in results.items():
-        name = f"{name} {r['version']}" if r["version"] else name
+    for exporter, r in results.items():
+        name = f"{exporter} {r['version']}" if r["version"] else exporter
         cases = {what: case["outcome"] for what, case in r["cases"].items()}
         why = {what: case.get("why", case.get("layers", "")) for what, case in r["cases"].items()}
         if in_full:
@@ -217,7 +225,7 @@ backends are also named.
 TEXTS = {"exporters"}
 """The tables that contain text; their columns are aligned to the left."""
 DOCUMENTS_ONLY = {"steps-briefly", "gpu-steps", "gpu-predictions"}
-"""Tables that the report leaves out, because it shows ``steps`` in full, and because it is about one machine."""
+"""The tables that the report leaves out: the first is contained in ``steps``, the others are about other machines."""
 SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
 """For each table or figure that is not named like its file of results, the name of the file."""
 

@@ -73,10 +73,7 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
 
 
 def graph_timer(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:
-    """Capture all calls as one CUDA graph, and return a function that launches it repeatedly and returns the mean time.
-
-    The time is in seconds per launch.
-    """
+    """Capture all calls as one CUDA graph, and return a function that measures the mean seconds of several launches."""
     with device.section():
         for call in calls:  # the first call of each may allocate or compile, which a capture does not allow
             call()

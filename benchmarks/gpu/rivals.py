@@ -56,7 +56,7 @@ def pytorch(
     Parameters
     ----------
     case, precision, X, y, start
-        See the module.
+        As described at the top of the module.
     mode : {"eager", "compiled", "graph"}
         Whether to run eagerly, with ``torch.compile``, or as a captured CUDA graph.
     device : str

@@ -118,7 +118,7 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--backend",
         metavar="NAME",
-        help="the backend to compute with (default: the one selected in 'deepnotes backends')",
+        help="the backend to compute with (default: the selected one, which 'deepnotes backends' marks)",
     )
 
 

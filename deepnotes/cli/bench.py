@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_list_of(whole_number(1)),
         default=[64],
         metavar="SIZES",
-        help="the numbers of samples in a mini-batch to try, separated by commas (default: 64)",
+        help="the batch sizes to try, separated by commas (default: 64)",
     )
     parser.add_argument(
         "--backends",

@@ -28,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the CSV file (default: stdout)")
     parser.add_argument(
-        "--spreadsheet", action="store_true", help="put ' before text that a spreadsheet would read as a formula"
+        "--spreadsheet",
+        action="store_true",
+        help="put an apostrophe before text that a spreadsheet would read as a formula",
     )
     add_unknown(parser)
     add_reading(parser.add_argument_group("format of DATA (default: that of the training data)"))

@@ -34,7 +34,7 @@ def add_reading(group: argparse._ActionsContainer) -> None:
         dest="header",
         action="store_false",
         default=None,
-        help="the file does not begin with a row of column names; name the columns x0, x1, ...",
+        help="the file has no row of column names; the columns are then named x0, x1, ...",
     )
     option(
         "--skip-rows",

@@ -59,8 +59,8 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         "categorical",
         f"columns to encode one-hot, in addition to those of text that have at most {MOST_CATEGORIES} recurring values",
     )
-    add_names(group, "numeric", "columns that must contain numbers; any other text in them is an error")
-    add_names(group, "dates", "columns of dates; the dates are converted to days since 1970-01-01")
+    add_names(group, "numeric", "columns that must contain only numbers")
+    add_names(group, "dates", "columns of dates, to be converted to days since 1970-01-01")
     option(
         "--drop-missing-target",
         action="store_true",
