@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         raise _with_recovery_hint(error, args.checkpoint) from error
     if plot_path is not None:
         _save_plot(history, plot_path, path)
-    best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
+    best = f", the best epoch was {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
             *task.facts(scores, format_count(len(rows), "held-out row" if len(held_out) else "training row")),
