@@ -80,7 +80,7 @@ def main() -> None:
     """Count the instructions on each backend, print a table, and write the results if requested."""
     options = Options(parser(__doc__, rounds=1))
     if shutil.which("valgrind") is None:
-        options.line.error("valgrind is not installed")
+        options.command_line.error("valgrind is not installed")
     results = {}
     for backend in options.with_progress(options.backends):
         code = TRAIN.format(backend=backend, epochs=1)

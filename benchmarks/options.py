@@ -25,7 +25,7 @@ def parser(doc: str | None, rounds: int = 7) -> argparse.ArgumentParser:
         The default number of rounds.
     """
     shared = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    shared.add_argument("--backends", default="all", help="separated by commas; default: all available ones")
+    shared.add_argument("--backends", default="all", help="names separated by commas; default: all available backends")
     shared.add_argument("--rounds", type=int, default=rounds, help=f"measurements of each contender; default: {rounds}")
     shared.add_argument("--json", type=Path, help="file for the results")
     return shared
@@ -45,21 +45,21 @@ class Options:
         All arguments, including those that only this benchmark has.
     """
 
-    def __init__(self, line: argparse.ArgumentParser) -> None:
-        self.line, self.given = line, line.parse_args()
+    def __init__(self, command_line: argparse.ArgumentParser) -> None:
+        self.command_line, self.given = command_line, command_line.parse_args()
         self.rounds: int = self.given.rounds
         self.json: Path | None = self.given.json
         if self.rounds < 1:
-            line.error(f"--rounds {self.rounds}: wanted at least 1")
+            command_line.error(f"--rounds {self.rounds}: wanted at least 1")
         try:
             available, missing = select_backends(self.given.backends.split(","))
         except UnknownNameError as error:
-            line.error(f"--backends: {error}")
+            command_line.error(f"--backends: {error}")
         for name, why in missing.items():
             self.leave_out(name, why)
         self.backends = [backend.name for backend in available]
         if not available:
-            line.error("--backends: none of these is available")
+            command_line.error("--backends: none of these is available")
 
     def known(self, option: str, names: Iterable[str]) -> list[str]:
         """Return the names given for `option`; exit with an error if one of them is not among `names`."""
@@ -67,7 +67,7 @@ class Options:
         given = [name for name in getattr(self.given, option.lstrip("-")).split(",") if name]
         unknown = [name for name in given if name not in names]
         if unknown:
-            self.line.error(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(names)}")
+            self.command_line.error(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(names)}")
         return given
 
     def say(self, text: str) -> None:

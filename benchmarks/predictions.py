@@ -110,9 +110,11 @@ def measure(
 
 def main() -> None:
     """Measure all networks, print a table, and write the results if requested."""
-    line = parser(__doc__)
-    line.add_argument("--networks", default=",".join(NETWORKS), help=f"from {', '.join(NETWORKS)}; default: all")
-    options = Options(line)
+    command_line = parser(__doc__)
+    command_line.add_argument(
+        "--networks", default=",".join(NETWORKS), help=f"from {', '.join(NETWORKS)}; default: all"
+    )
+    options = Options(command_line)
     why = None if find_spec("onnxruntime") and find_spec("onnx") else 'to get it: pip install "deepnotes[peers]"'
     options.leave_out("onnxruntime", why)
     results = {}

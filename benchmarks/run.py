@@ -101,21 +101,21 @@ def run(part: Part, folder: Path, more: tuple[str, ...], timeout: float) -> str 
 
 def main() -> None:
     """Run the parts, redraw tables and figures, and report failures."""
-    line = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    line.add_argument("--backends", default="all", help="separated by commas; default: all available ones")
-    line.add_argument("--parts", default=",".join(part.name for part in PARTS), help="default: all")
-    line.add_argument(
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backends", default="all", help="names separated by commas; default: all available backends")
+    parser.add_argument("--parts", default=",".join(part.name for part in PARTS), help="default: all")
+    parser.add_argument(
         "--results",
         type=Path,
         default=RESULTS,
         help="directory for the results; tables are redrawn only if it is the default directory",
     )
-    line.add_argument("--quick", action="store_true", help="measure only one round, for some of the networks")
-    options = line.parse_args()
+    parser.add_argument("--quick", action="store_true", help="measure only one round, for some of the networks")
+    options = parser.parse_args()
     names = options.parts.split(",")
     unknown = set(names) - {part.name for part in PARTS}
     if unknown:
-        line.error(f"--parts: there is no {', '.join(sorted(unknown))}")
+        parser.error(f"--parts: there is no {', '.join(sorted(unknown))}")
     options.results.mkdir(parents=True, exist_ok=True)
     folder = options.results.resolve()
     parts = [part for part in PARTS if part.name in names]

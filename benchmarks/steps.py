@@ -107,18 +107,22 @@ def measure(
 
 def main() -> None:
     """Measure all networks, print a table, and write the results if requested."""
-    line = parser(__doc__)
-    line.add_argument("--peers", help=f"from {', '.join(PEERS)}; default: the installed ones, or none for float64")
-    line.add_argument("--networks", default=",".join(NETWORKS), help=f"from {', '.join(NETWORKS)}; default: all")
-    line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
-    options = Options(line)
+    command_line = parser(__doc__)
+    command_line.add_argument(
+        "--peers", help=f"from {', '.join(PEERS)}; default: the installed ones, or none for float64"
+    )
+    command_line.add_argument(
+        "--networks", default=",".join(NETWORKS), help=f"from {', '.join(NETWORKS)}; default: all"
+    )
+    command_line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
+    options = Options(command_line)
     dtype = options.given.dtype
     if options.given.peers is None:
         options.given.peers = ",".join(installed() if dtype == "float32" else [])
     networks = options.known("--networks", NETWORKS)
     peers = [peer for peer in options.known("--peers", PEERS) if not options.leave_out(peer, absent(peer))]
     if peers and dtype != "float32":
-        line.error("--peers: the peers support float32 only")
+        command_line.error("--peers: the peers support float32 only")
     results = {}
     for name in options.with_progress(networks):
         case = NETWORKS[name]._replace(dtype=dtype)

@@ -16,10 +16,10 @@ from deepnotes.testing.bench.sweep import Point, grid, sweep
 
 def main() -> None:
     """Time all cases, print a table, and write the results if requested."""
-    line = parser(__doc__, rounds=5)
-    line.add_argument("--seconds", type=float, default=240.0, help="approximate total time; default: 240")
-    line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
-    options = Options(line)
+    command_line = parser(__doc__, rounds=5)
+    command_line.add_argument("--seconds", type=float, default=240.0, help="approximate total time; default: 240")
+    command_line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
+    options = Options(command_line)
     all_contenders = contenders([get_backend(name) for name in options.backends])
 
     def on_point(point: Point, number: int, left: float) -> None:

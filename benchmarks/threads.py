@@ -66,7 +66,7 @@ def main() -> None:
 
     options = Options(parser(__doc__))
     if "numba" not in options.backends:
-        options.line.error("--backends: this benchmark measures only numba, but numba is not among these")
+        options.command_line.error("--backends: this benchmark measures only numba, but numba is not among these")
     thread_count.WORK_PER_THREAD = thread_count.WORK_PER_START = 1
     thread_count.candidates = lambda largest: [largest]
     cases = [Case(sizes, batch) for sizes in SIZES for batch in BATCHES]

@@ -10,7 +10,7 @@ from benchmarks.gpu.cases import AGREEMENT, Case
 from benchmarks.gpu.rivals import Rival, ours
 
 SECONDS = 0.3
-"""The approximate duration of one measurement."""
+"""The approximate duration of one measurement, in seconds."""
 
 
 def step_timer(case: Case, rival: Rival) -> Callable[[], float]:

@@ -286,9 +286,9 @@ def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
         _require_finite(values, lambda row: distinct[codes[row]])
         column.require_exact(values, lambda rows: [distinct[code] for code in np.unique(codes[rows])])
         return TypedColumn(values, missing)
-    truth = [BOOLEANS.get(text, np.nan) for text in lower]
-    if (is_missing | ~np.isnan(truth)).all():
-        return TypedColumn(np.array(truth)[codes], is_missing[codes])
+    booleans_or_nan = [BOOLEANS.get(text, np.nan) for text in lower]
+    if (is_missing | ~np.isnan(booleans_or_nan)).all():
+        return TypedColumn(np.array(booleans_or_nan)[codes], is_missing[codes])
     _require_one_type(coded, is_number, is_blank, column)
     return TypedColumn(column.text(coded.without(is_blank)), is_blank[codes])
 
