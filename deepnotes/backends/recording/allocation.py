@@ -67,6 +67,8 @@ def _needed_instructions(instructions: list[Instruction], outputs: list[Symbol])
 
 
 class _Lowering:
+    """The state of :func:`lower`: the buffers chosen so far, and when each is read for the last time."""
+
     def __init__(self, xp: Any, instructions: list[Instruction], outputs: list[Symbol]) -> None:
         self.xp, self.instructions = xp, instructions
         self.position = {id(x.result): i for i, x in enumerate(instructions)}
@@ -76,8 +78,8 @@ class _Lowering:
                 self.last_use[id(symbol.root)] = i
         self.permanent = {id(s.root) for s in outputs}  # their buffers are never reused
         self.group = self._groups()
-        self.free: list[Any] = []
-        self.filled: dict[Any, Any] = {}
+        self.free: list[Any] = []  # raw buffers that can be reused
+        self.filled: dict[Any, Any] = {}  # arrays of one repeated number, see _full
         self.memory: dict[int, Any] = {}  # id of a root -> its raw buffer, which may be reused after the last use
 
     def _groups(self) -> list[int]:
@@ -111,9 +113,9 @@ class _Lowering:
             overwritten = [s for s in inputs if s.array is target]
             fits = target.shape == output.shape and target.dtype == output.dtype and target.flags.c_contiguous
             read_before = all(self.last_use.get(id(s), -1) <= position for s in overwritten)
-            elementwise = output.source.elementwise and output.source.name != "where"
-            safe = elementwise or not any(s.root in overwritten for s in output.source.symbols)
-            if fits and read_before and safe:
+            is_elementwise = output.source.elementwise and output.source.name != "where"
+            may_overwrite = is_elementwise or not any(s.root in overwritten for s in output.source.symbols)
+            if fits and read_before and may_overwrite:
                 output.array = target
 
     def place_concatenations(self) -> None:
