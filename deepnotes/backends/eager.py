@@ -53,7 +53,7 @@ class EagerProgram:
         return Chunk(loss_sum, weight_sum, len(rates), cost)
 
     def _norm(self, gradient: Gradient) -> float:
-        """Return the norm of a gradient, or its largest element if the square overflows; NaN and infinity are kept."""
+        """Return the norm of a gradient, or its largest element if its square overflows; it may be NaN or infinite."""
         square = float(gradient.square)
         return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
 
@@ -91,8 +91,7 @@ class EagerProgram:
 ELEMENTS = 1 << 22
 """The largest number of outputs of the widest layer to hold in memory; larger inputs are processed in blocks."""
 BLOCK_MULTIPLICATIONS = 10**10
-"""The number of multiplications per block. A block takes a fraction of a second, so Ctrl-C, which takes effect between
-blocks, does not have to wait long."""
+"""The number of multiplications per block, which take a fraction of a second: Ctrl-C takes effect between blocks."""
 MIN_BLOCK = 256
 """The smallest number of samples per block: with fewer, reading the weights of a wide layer would dominate."""
 
@@ -135,9 +134,8 @@ class EagerInference:
     def _split(self, X: Array) -> list[Array]:
         """Return blocks of columns of X that are small enough to be processed at a time."""
         m, layout = X.shape[1], self.layout
-        step = max(
-            1, min(ELEMENTS // max(layout.sizes), max(MIN_BLOCK, BLOCK_MULTIPLICATIONS // max(1, layout.decaying)))
-        )
+        by_time = max(MIN_BLOCK, BLOCK_MULTIPLICATIONS // max(1, layout.decaying))
+        step = max(1, min(ELEMENTS // max(layout.sizes), by_time))
         return [X] if m <= step else [X[:, start : start + step] for start in range(0, m, step)]
 
     def _join(self, parts: Sequence[Array]) -> Array:

@@ -126,5 +126,4 @@ class Program(Protocol):
 
 
 CHUNK_SECONDS = 0.075
-"""The intended duration of a call of ``train``: short enough to react to Ctrl-C and to show progress, and long enough
-for the overhead of a call not to matter."""
+"""The intended duration of a call of ``train``: short enough for Ctrl-C and progress, long enough to hide overhead."""

@@ -16,7 +16,7 @@ MISSING = (
     "", "?", "-", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "\\n",
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 )  # fmt: skip
-"""The spellings of a missing value in columns of numbers, in lower case; in columns of text, only an empty cell is."""
+"""The cells that stand for a missing value in columns of numbers, in lower case; in text, only an empty cell does."""
 
 NAN = ("nan", "-nan")
 """The spellings of NaN in `MISSING`."""
@@ -82,7 +82,7 @@ class ColumnRequest:
     ----------
     name : str
     request : Request
-        Says whether the column is text, numbers or dates; if it says nothing, that depends on the cells.
+        Says whether the column is text, numbers or dates; otherwise, this is decided by its cells.
     what : str
         The name of the file and of the column, for error messages.
     size : int
