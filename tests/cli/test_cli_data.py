@@ -116,7 +116,7 @@ def test_a_model_that_was_trained_without_imputation_refuses_missing_values(run,
     with open("holes.csv", "w", encoding="utf-8") as file:
         file.write("area,price\n1,2\n2,\n")
     assert "column 'price' has an empty cell" in fails(1, "evaluate", "complete.safetensors", "holes.csv")
-    assert "no row can be used without a target" in fails(1, "train", "holes.csv", "--target", "price")
+    assert "a row without a target cannot be used" in fails(1, "train", "holes.csv", "--target", "price")
 
 
 def test_a_column_of_numbers_and_text_can_be_excluded(run, fails, flats):

@@ -338,8 +338,8 @@ def test_the_model_decides_the_types_of_columns_in_new_rows(run, fails):
         (["5%", "7.5%", "100%"], "use --strip to remove the character after the number", ["--strip", "%"]),
         (['"3,5"', '"4,25"'], "use --decimal ',' to read it", ["--decimal", ","]),
         (["2024-01-31", "2024-02-01"], "use --dates to read the column as dates", ["--dates", "p"]),
-        (["31/01/2024", "01/02/2024"], "--dates with --date-format", ["--dates", "p", "--date-format", "%d/%m/%Y"]),
-        (["12:30", "13:45"], "--dates with --date-format", ["--dates", "p", "--date-format", "%H:%M"]),
+        (["31/01/2024", "01/02/2024"], "--dates and --date-format", ["--dates", "p", "--date-format", "%d/%m/%Y"]),
+        (["12:30", "13:45"], "--dates and --date-format", ["--dates", "p", "--date-format", "%H:%M"]),
         ([f"name {i}" for i in range(40)], "of 32 distinct values in 32 rows", ["--exclude", "p"]),
     ],
 )
@@ -462,7 +462,7 @@ def test_rows_without_a_target_are_refused_or_dropped(run, fails):
     out, err = run("train", "a.csv", "--target", "y", "--drop-missing-target", "--epochs", "1")
     assert "10 rows were dropped, without a value of y" in err
     assert "20 rows" in out
-    assert "no row can be used without a target" in fails(1, "evaluate", "a.safetensors", "a.csv")
+    assert "a row without a target cannot be used" in fails(1, "evaluate", "a.safetensors", "a.csv")
     report = run("evaluate", "a.safetensors", "a.csv", "--drop-missing-target", "--json")[0]
     assert json.loads(report)["rows"] == 20
 
