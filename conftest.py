@@ -1,4 +1,4 @@
-"""Exclude the doctests of the estimators if scikit-learn is not installed; test_estimators.py reports it as skipped."""
+"""Exclude the estimators' doctests if scikit-learn is not installed; test_estimators.py then reports a skipped test."""
 
 from importlib.util import find_spec
 

@@ -1,9 +1,8 @@
-"""Check which ONNX files of five exporters ``deepnotes.from_onnx`` reads, and why it refuses the others.
+"""Check which ONNX files, written by five exporters, ``deepnotes.from_onnx`` can read, and why it refuses the others.
 
 ``python -m benchmarks.exporters --json benchmarks/results/exporters.json`` builds small models, exports them to files,
 reads the files, and compares predictions with those of the original library for batches of 1 and 7 samples. An exporter
-that is not installed is listed as not run. ``python -m benchmarks.redraw`` writes the
-table into docs/exchange.md.
+that is not installed is listed as not run. ``python -m benchmarks.redraw`` writes the table into docs/exchange.md.
 """
 
 import logging
@@ -28,10 +27,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 FEATURES, CLASSES = 6, 4
 TOLERANCE = 1e-4
-"""The allowed error of predictions, relative to the largest prediction of the original."""
+"""The largest allowed error of a prediction, relative to the largest prediction of the original model."""
 
 HALF_TOLERANCE = 1e-2
-"""The allowed error if the original computes in half precision."""
+"""The largest allowed error if the original model computes in half precision."""
 
 
 class Exported(NamedTuple):
@@ -41,11 +40,11 @@ class Exported(NamedTuple):
     rows: np.ndarray
     """Inputs, shape (samples, features)."""
     outputs: np.ndarray
-    """Predictions of the original for these inputs, a row per sample."""
+    """Predictions of the original model for these inputs, one row per sample."""
 
 
 Case = Callable[[Path, np.ndarray], Exported]
-"""Takes a directory and random rows of shape (samples, features), and exports a model."""
+"""A function that exports a model, given a directory and random inputs of shape (samples, features)."""
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -56,7 +55,7 @@ Model = tuple[Any, tuple[int, ...]]
 
 
 def custom_torch_models() -> dict[str, Model]:
-    """Return models that are not a mere sequence of modules, by name."""
+    """Return PyTorch models that are not plain sequences of modules, by name."""
     import torch
     from torch import nn
 
@@ -71,7 +70,7 @@ def custom_torch_models() -> dict[str, Model]:
             return self.dense(x.view(x.size(0), -1)).relu()
 
     class BatchSoftmax(nn.Module):
-        """A softmax over the batch: outputs depend on the other samples."""
+        """A softmax over the batch: the output for a sample depends on the other samples."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -119,7 +118,7 @@ def torch_models() -> dict[str, Model]:
         return nn.Sequential(*parts, *([] if head is None else [head]))
 
     def with_statistics(*parts: Any) -> Any:
-        """Return a module whose batch normalizations have seen some training data."""
+        """Return a sequence of modules after three batches in training mode, which set the running statistics."""
         net = nn.Sequential(*parts).train()
         for _ in range(3):
             net(torch.randn(32, FEATURES) * 3 + 1)
@@ -138,22 +137,28 @@ def torch_models() -> dict[str, Model]:
     }  # fmt: skip
     with torch.no_grad():
         activations["PReLU, a slope for each"].weight.copy_(torch.linspace(0.1, 0.5, 8))
-    plain = (FEATURES,)
-    models: dict[str, Model] = {name: (mlp(g, head=nn.Softmax(-1)), plain) for name, g in activations.items()}
+    vector = (FEATURES,)
+    models: dict[str, Model] = {name: (mlp(g, head=nn.Softmax(-1)), vector) for name, g in activations.items()}
     return models | custom_torch_models() | {
         "a wide layer (data in a second file)": (
-            nn.Sequential(nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, CLASSES)), plain),
-        "dropout": (mlp(nn.ReLU(), nn.Dropout(0.5)), plain),
-        "batch normalization before, between and after": (batch, plain),
+            nn.Sequential(nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, CLASSES)), vector),
+        "dropout": (mlp(nn.ReLU(), nn.Dropout(0.5)), vector),
+        "batch normalization before, between and after": (batch, vector),
         "an image, Flatten": (nn.Sequential(nn.Flatten(), mlp(nn.ReLU())), (1, 2, 3)),
-        "log-softmax": (mlp(nn.ReLU(), head=nn.LogSoftmax(-1)), plain),
-        "layer normalization": (mlp(nn.LayerNorm(8), nn.ReLU()), plain),
-        "half precision": (mlp(nn.ReLU()).half(), plain),
+        "log-softmax": (mlp(nn.ReLU(), head=nn.LogSoftmax(-1)), vector),
+        "layer normalization": (mlp(nn.LayerNorm(8), nn.ReLU()), vector),
+        "half precision": (mlp(nn.ReLU()).half(), vector),
     }  # fmt: skip
 
 
 def torch_cases(dynamo: bool) -> dict[str, Case]:
-    """Return the cases of one of PyTorch's two exporters."""
+    """Return the cases for one of PyTorch's two exporters.
+
+    Parameters
+    ----------
+    dynamo : bool
+        Whether to use the exporter based on ``torch.export`` instead of the one based on TorchScript.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -180,7 +185,7 @@ def torch_cases(dynamo: bool) -> dict[str, Case]:
 
 
 def skl2onnx_cases() -> dict[str, Case]:
-    """Return pipelines exported by skl2onnx, some of them with deepnotes' estimators."""
+    """Return the cases for skl2onnx: pipelines of scikit-learn, some of them with deepnotes' estimators."""
     import skl2onnx
     from sklearn import linear_model, preprocessing
     from sklearn.decomposition import PCA
@@ -190,46 +195,47 @@ def skl2onnx_cases() -> dict[str, Case]:
 
     dn.register_skl2onnx()
     rng = np.random.default_rng(0)
-    many = rng.normal(2, 3, (120, FEATURES)).astype("float32")
+    training_rows = rng.normal(2, 3, (120, FEATURES)).astype("float32")
     targets = {
         "two classes": np.arange(120) % 2, "classes": np.arange(120) % CLASSES,
-        "labels": rng.integers(0, 2, (120, 3)), "numbers": many[:, :2].astype(np.float64), "number": many[:, 0],
+        "labels": rng.integers(0, 2, (120, 3)),
+        "number": training_rows[:, 0], "numbers": training_rows[:, :2].astype(np.float64),
     }  # fmt: skip
-    small: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
+    mlp_options: dict[str, Any] = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
     scaled = preprocessing.StandardScaler
 
     def case(target: str, *steps: Any) -> Case:
         def export(folder: Path, rows: np.ndarray) -> Exported:
-            fitted = make_pipeline(*steps).fit(many, targets[target])
+            fitted = make_pipeline(*steps).fit(training_rows, targets[target])
             regression = target.startswith("number")
             options = {} if regression or target == "labels" else {id(fitted): {"zipmap": False}}
             path = folder / "model.onnx"
-            path.write_bytes(skl2onnx.to_onnx(fitted, many[:1], options=options).SerializeToString())
+            path.write_bytes(skl2onnx.to_onnx(fitted, training_rows[:1], options=options).SerializeToString())
             outputs = fitted.predict(rows) if regression else fitted.predict_proba(rows)
             return Exported(path, rows, np.asarray(outputs).reshape(len(rows), -1))
 
         return export
 
     return {
-        "StandardScaler, MLPClassifier of two classes": case("two classes", scaled(), MLPClassifier(**small)),
-        "StandardScaler, MLPClassifier": case("classes", scaled(), MLPClassifier(**small)),
-        "MLPClassifier of several labels": case("labels", MLPClassifier(**small)),
-        "MLPRegressor": case("number", scaled(), MLPRegressor(**small)),
-        "MLPRegressor of two outputs": case("numbers", MLPRegressor(**small)),
-        "MinMaxScaler": case("classes", preprocessing.MinMaxScaler(), MLPClassifier(**small)),
-        "MaxAbsScaler": case("classes", preprocessing.MaxAbsScaler(), MLPClassifier(**small)),
-        "RobustScaler": case("classes", preprocessing.RobustScaler(), MLPClassifier(**small)),
-        "PCA": case("classes", scaled(), PCA(3, whiten=True), MLPClassifier(**small)),
-        "SimpleImputer": case("classes", SimpleImputer(), MLPClassifier(**small)),
-        "Normalizer": case("classes", preprocessing.Normalizer(), MLPClassifier(**small)),
+        "StandardScaler, MLPClassifier of two classes": case("two classes", scaled(), MLPClassifier(**mlp_options)),
+        "StandardScaler, MLPClassifier": case("classes", scaled(), MLPClassifier(**mlp_options)),
+        "MLPClassifier of several labels": case("labels", MLPClassifier(**mlp_options)),
+        "MLPRegressor": case("number", scaled(), MLPRegressor(**mlp_options)),
+        "MLPRegressor of two outputs": case("numbers", MLPRegressor(**mlp_options)),
+        "MinMaxScaler": case("classes", preprocessing.MinMaxScaler(), MLPClassifier(**mlp_options)),
+        "MaxAbsScaler": case("classes", preprocessing.MaxAbsScaler(), MLPClassifier(**mlp_options)),
+        "RobustScaler": case("classes", preprocessing.RobustScaler(), MLPClassifier(**mlp_options)),
+        "PCA": case("classes", scaled(), PCA(3, whiten=True), MLPClassifier(**mlp_options)),
+        "SimpleImputer": case("classes", SimpleImputer(), MLPClassifier(**mlp_options)),
+        "Normalizer": case("classes", preprocessing.Normalizer(), MLPClassifier(**mlp_options)),
         "LogisticRegression": case("classes", scaled(), linear_model.LogisticRegression()),
         "LogisticRegression of two classes": case("two classes", linear_model.LogisticRegression()),
         "LinearRegression": case("numbers", linear_model.LinearRegression()),
         "StandardScaler, DenseClassifier (ours)": case(
-            "classes", scaled(), dn.DenseClassifier(activation="gelu", backend="numpy", **small)),
+            "classes", scaled(), dn.DenseClassifier(activation="gelu", backend="numpy", **mlp_options)),
         "StandardScaler, DenseClassifier of two classes (ours)": case(
-            "two classes", scaled(), dn.DenseClassifier(backend="numpy", **small)),
-        "DenseRegressor (ours)": case("numbers", dn.DenseRegressor(backend="numpy", **small)),
+            "two classes", scaled(), dn.DenseClassifier(backend="numpy", **mlp_options)),
+        "DenseRegressor (ours)": case("numbers", dn.DenseRegressor(backend="numpy", **mlp_options)),
     }  # fmt: skip
 
 
@@ -237,7 +243,7 @@ def skl2onnx_cases() -> dict[str, Case]:
 
 
 def keras_cases() -> dict[str, Case]:
-    """Return models exported by ``keras.Model.export(format="onnx")``."""
+    """Return the cases for ``keras.Model.export(format="onnx")``."""
     import keras
     from keras import layers
 
@@ -256,27 +262,30 @@ def keras_cases() -> dict[str, Case]:
 
         return export
 
-    known = "relu sigmoid tanh gelu silu elu selu leaky_relu softplus relu6 mish hard_sigmoid exponential softsign"
-    plain = (FEATURES,)
+    activations = [
+        "relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "leaky_relu", "softplus", "relu6", "mish",
+        "hard_sigmoid", "exponential", "softsign",
+    ]  # fmt: skip
+    vector = (FEATURES,)
     models = {
         name: case(
-            plain, layers.Dense(8, activation=name), layers.Dense(CLASSES, activation="softmax"))
-        for name in known.split()
+            vector, layers.Dense(8, activation=name), layers.Dense(CLASSES, activation="softmax"))
+        for name in activations
     }  # fmt: skip
-    normal = layers.Normalization(mean=np.arange(FEATURES), variance=np.arange(1, FEATURES + 1))
+    normalization = layers.Normalization(mean=np.arange(FEATURES), variance=np.arange(1, FEATURES + 1))
     return models | {
         "Rescaling, Flatten": case(
             (2, 3), layers.Rescaling(1 / 255, -0.5), layers.Flatten(), layers.Dense(CLASSES, activation="softmax")),
-        "Normalization": case(plain, normal, layers.Dense(CLASSES)),
+        "Normalization": case(vector, normalization, layers.Dense(CLASSES)),
         "BatchNormalization": case(
-            plain, layers.BatchNormalization(), layers.Dense(8, use_bias=False), layers.BatchNormalization(),
+            vector, layers.BatchNormalization(), layers.Dense(8, use_bias=False), layers.BatchNormalization(),
             layers.ReLU(), layers.BatchNormalization(), layers.Dense(CLASSES)),
-        "ReLU layer": case(plain, layers.Dense(8), layers.ReLU(), layers.Dense(CLASSES)),
-        "LeakyReLU layer": case(plain, layers.Dense(8), layers.LeakyReLU(0.1), layers.Dense(CLASSES)),
-        "Dropout": case(plain, layers.Dense(8, activation="relu"), layers.Dropout(0.5), layers.Dense(1)),
-        "log_softmax": case(plain, layers.Dense(CLASSES, activation="log_softmax")),
-        "Reshape": case((2, 3), layers.Reshape(plain), layers.Dense(CLASSES)),
-        "LayerNormalization": case(plain, layers.Dense(8), layers.LayerNormalization(), layers.Dense(CLASSES)),
+        "ReLU layer": case(vector, layers.Dense(8), layers.ReLU(), layers.Dense(CLASSES)),
+        "LeakyReLU layer": case(vector, layers.Dense(8), layers.LeakyReLU(0.1), layers.Dense(CLASSES)),
+        "Dropout": case(vector, layers.Dense(8, activation="relu"), layers.Dropout(0.5), layers.Dense(1)),
+        "log_softmax": case(vector, layers.Dense(CLASSES, activation="log_softmax")),
+        "Reshape": case((2, 3), layers.Reshape(vector), layers.Dense(CLASSES)),
+        "LayerNormalization": case(vector, layers.Dense(8), layers.LayerNormalization(), layers.Dense(CLASSES)),
     }  # fmt: skip
 
 
@@ -284,7 +293,7 @@ def keras_cases() -> dict[str, Case]:
 
 
 def jax_cases() -> dict[str, Case]:
-    """Return functions exported by jax2onnx."""
+    """Return the cases for jax2onnx."""
     import jax
     from jax2onnx import to_onnx
 
@@ -325,11 +334,18 @@ EXPORTERS: dict[str, tuple[str, Callable[[], dict[str, Case]]]] = {
     "Keras": ("keras", keras_cases),
     "jax2onnx": ("jax2onnx", jax_cases),
 }
-"""The package of each exporter, and a function that returns its cases."""
+"""For each exporter, its package and a function that returns its cases."""
 
 
 def outcome(case: Case, seed: int) -> dict[str, Any]:
-    """Return whether one model is read, refused or not exported, and the reason."""
+    """Export a model, read it and compare its predictions.
+
+    Returns
+    -------
+    dict
+        The ``"outcome"`` ("read", "refused", "wrong" or "not exported") with, for a model that was read, its
+        ``"layers"`` and the error of its predictions (``"off"``), and otherwise the reason (``"why"``).
+    """
     rows = np.random.default_rng(seed).normal(1, 2, (7, FEATURES)).astype("float32")
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -341,23 +357,23 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
             net = dn.from_onnx(exported.path, backend="numpy")
         except dn.ModelFileError as error:
             return {"outcome": "refused", "why": reason(str(error), folder)}
-        wanted = np.asarray(exported.outputs, np.float64).reshape(len(rows), -1)
+        expected = np.asarray(exported.outputs, np.float64).reshape(len(rows), -1)
         for batch in (rows, rows[:1]):
-            off = np.abs(net.predict(batch.T).T - wanted[: len(batch)]).max() / np.abs(wanted).max()
-            if not off <= (HALF_TOLERANCE if exported.outputs.dtype == np.float16 else TOLERANCE):
-                return {"outcome": "wrong", "why": f"predictions are off by {off:.2g}"}
+            deviation = np.abs(net.predict(batch.T).T - expected[: len(batch)]).max() / np.abs(expected).max()
+            if not deviation <= (HALF_TOLERANCE if exported.outputs.dtype == np.float16 else TOLERANCE):
+                return {"outcome": "wrong", "why": f"predictions are off by {deviation:.2g}"}
         layers = ", ".join(f"{layer.units} {layer.g.name}" for layer in net.layers)  # type: ignore[attr-defined]
-        return {"outcome": "read", "layers": layers, "off": float(f"{off:.1g}")}
+        return {"outcome": "read", "layers": layers, "off": float(f"{deviation:.1g}")}
 
 
 def reason(message: str, folder: str) -> str:
-    """Return an error message without the path, the node's name and the list of supported operators."""
+    """Shorten an error message: leave out the path, the node's name and the list of supported operators."""
     message = re.sub(r"^\S+: ", "", message.replace(folder, "")).partition("; supported: ")[0]
     return re.sub(r"node '.*?' \((\S+?)\)", r"\1", message)
 
 
 def run() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Try every case of every exporter that is installed."""
+    """Try every case of every installed exporter; yield the name of each exporter and its results."""
     for name, (package, cases) in EXPORTERS.items():
         try:
             release, models = version(package), cases()
@@ -377,7 +393,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     results = dict(run())
-    publish("exporters", "models of five exporters read by from_onnx", results, options.json)
+    publish("exporters", "models from five exporters, as read by from_onnx", results, options.json)
 
 
 if __name__ == "__main__":

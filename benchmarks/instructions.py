@@ -1,11 +1,11 @@
-"""Count the instructions of a training step of the tiny network, which vary far less than its time.
+"""Count the instructions of a training step of the tiny network; the count varies far less than the time of a step.
 
     python -m benchmarks.instructions --backends numpy,numba --json benchmarks/results/instructions.json
 
-Valgrind counts the instructions of two trainings with one thread that differ only in their number of steps; in the
-difference, imports and compilation cancel. Valgrind does not support AVX-512, so the code is compiled for an AVX2
-processor, before the counting. The length of chunks is fixed instead of measured. The count is not a measure of time:
-instructions take different times, and caches do not affect it.
+Valgrind counts the instructions of two training runs with one thread that differ only in their number of steps; imports
+and compilation cancel in the difference. Valgrind does not support AVX-512, so the code is compiled for an AVX2
+processor, before anything is counted. Each epoch is one chunk, whatever its duration. The count is not a measure of
+time: some instructions take longer than others, and the count does not show the effect of caches.
 """
 
 import os
@@ -34,7 +34,7 @@ net = dn.Network(CASE.layers, CASE.sizes[0], backend="{backend}", seed=0)
 net.fit(X.T, y, epochs={epochs}, batch_size=CASE.batch)
 """
 FEATURES = "+avx,+avx2,+fma,+bmi,+bmi2,+lzcnt,+movbe,+f16c,+popcnt,+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+cx16,+aes"
-"""The features of the processor that Numba compiles for, fixed so that its cache is valid under valgrind too."""
+"""The processor features that Numba compiles for. They are fixed, so Numba's cache is also valid under valgrind."""
 SETTINGS = {
     "OPENBLAS_CORETYPE": "Haswell",
     "OPENBLAS_NUM_THREADS": "1",
@@ -47,36 +47,44 @@ SETTINGS = {
 
 
 def count_instructions(code: str) -> int:
-    """Run code in Python under valgrind, and return the number of instructions.
+    """Run Python code under valgrind, and return the number of instructions that the process executed.
 
     Raises
     ------
     RuntimeError
         If valgrind fails.
     """
-    words = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", code]
-    done = subprocess.run(words, cwd=ROOT, env=os.environ | SETTINGS, capture_output=True, text=True, check=False)
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode or not found:
-        raise RuntimeError(f"valgrind: {' '.join(done.stderr.split())[-300:]}")
-    return int(found[1])
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=ROOT, env=os.environ | SETTINGS, capture_output=True, text=True, check=False)
+    match = re.search(r"Collected : (\d+)", process.stderr)
+    if process.returncode or not match:
+        raise RuntimeError(f"valgrind: {' '.join(process.stderr.split())[-300:]}")
+    return int(match[1])
 
 
 def per_step(backend: str, count: Callable[[str], int] = count_instructions) -> dict[str, Any]:
-    """Return the number of instructions per step, and those of both trainings."""
+    """Return the number of instructions per step, and the number for each of the two training runs.
+
+    Parameters
+    ----------
+    backend : str
+    count : callable
+        Returns the number of instructions of some Python code.
+    """
     codes = [TRAIN.format(backend=backend, epochs=epochs) for epochs in EPOCHS]
     few, many = map(count, codes)
     return {"per_step": round((many - few) / (EPOCHS[1] - EPOCHS[0]) / BATCHES, 1), "few": few, "many": many}
 
 
 def main() -> None:
-    """Count, print a table, and write the results if requested."""
+    """Count the instructions on each backend, print a table, and write the results if requested."""
     options = Options(parser(__doc__, rounds=1))
     if shutil.which("valgrind") is None:
-        options.line.error("valgrind is not installed")
+        options.command_line.error("valgrind is not installed")
     results = {}
-    for backend in options.in_turn(options.backends):
-        code = TRAIN.format(backend=backend, epochs=1)  # compiles for the processor that valgrind simulates
+    for backend in options.with_progress(options.backends):
+        code = TRAIN.format(backend=backend, epochs=1)
+        # Without valgrind, to fill the cache with code compiled for the processor that valgrind simulates.
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | SETTINGS, check=True)
         try:
             results[backend] = per_step(backend)

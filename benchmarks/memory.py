@@ -1,10 +1,11 @@
-"""Measure the memory of an epoch of training for several layouts of the samples, and compare it with a limit.
+"""Measure the memory that an epoch of training takes for several layouts of the samples, and compare it with a limit.
 
     python -m benchmarks.memory --backends numpy,numba --json benchmarks/results/memory.json
 
-Each number is the growth of the peak resident size during ``fit`` in a new process, after a training on a small part of
-the same array, so that imports and compiled code do not count. It requires Linux, whose kernel records the peak and can
-reset it. The limit is the size of parameters, gradient and the optimizer's slots per thread, plus 64 MB.
+Each number is the growth of the peak resident size during ``fit``, measured in a new process. The process first trains
+on a small part of the same array, so that imports and compiled code do not count. The measurement requires Linux, whose
+kernel records the peak and can reset it. The limit is the size of the parameters, the gradient and the optimizer's
+slots, once per thread, plus 64 MB.
 """
 
 import subprocess
@@ -28,7 +29,7 @@ MB = 1e6
 
 
 def read_only(path: str) -> np.ndarray:
-    """Return the samples of a file as a read-only array."""
+    """Return the samples in a file as a read-only array."""
     rows: np.ndarray = np.load(path)
     rows.flags.writeable = False
     return rows.T
@@ -40,7 +41,7 @@ LAYOUTS: dict[str, Callable[[str], np.ndarray]] = {
     "memory-mapped": lambda path: np.load(path, mmap_mode="r").T,
     "read-only": read_only,
 }
-"""Functions that return X, shape (n[0], m), from a file of rows."""
+"""Functions that take the path of a file with an array of shape (m, n[0]) and return X, shape (n[0], m)."""
 
 
 def growth(backend: str, layout: str, path: str, samples: int = SAMPLES) -> int:
@@ -64,7 +65,7 @@ def growth(backend: str, layout: str, path: str, samples: int = SAMPLES) -> int:
         net.fit(X, y, epochs=1, batch_size=CASE.batch)
 
     train(X[:, : 2 * CASE.batch], y[: 2 * CASE.batch])
-    X.max()  # make all pages of a mapped file resident, so that only new memory raises the peak
+    X.max()  # makes all pages of a mapped file resident, so that only new memory raises the peak
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the peak to the current size
     before = _peak()
     train(X, y)
@@ -77,11 +78,11 @@ def _peak() -> int:
 
 
 GROWTH = "from benchmarks.memory import growth; print(growth({backend!r}, {layout!r}, {path!r}))"
-"""The code to run in a new process."""
+"""The code to run in a new process for one backend and layout."""
 
 
 def allowed() -> float:
-    """Return the limit of the growth in MB: parameters, gradient and slots per thread, plus 64."""
+    """Return the limit of the growth in MB: the size of parameters, gradient and slots, once per thread, plus 64 MB."""
     net = dn.Network(CASE.layers, CASE.sizes[0], backend="numpy", seed=0)
     return net.layout.size * 4 * (2 + len(dn.Adam().slots)) * cores() / MB + 64
 
@@ -95,22 +96,27 @@ def measure(backends: list[str]) -> dict[str, Any]:
         np.save(path, rows)
         for backend in backends:
             codes = {layout: GROWTH.format(backend=backend, layout=layout, path=path) for layout in LAYOUTS}
-            grown = {layout: round(run_and_parse(code) / MB, 1) for layout, code in codes.items()}
-            results[backend] = {"growth": grown, "allowed": round(allowed(), 1), "samples": round(rows.nbytes / MB, 1)}
+            growths = {layout: round(run_and_parse(code) / MB, 1) for layout, code in codes.items()}
+            results[backend] = {
+                "growth": growths,
+                "allowed": round(allowed(), 1),
+                "samples": round(rows.nbytes / MB, 1),
+            }
     return results
 
 
 def run_and_parse(code: str) -> float:
-    """Run some code in a new process and return the number that it prints."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    """Run Python code in a new process, and return the number that it prints last."""
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return float(process.stdout.split()[-1])
 
 
 def main() -> None:
-    """Measure, print a table, and write the results if requested."""
+    """Measure the growth on each backend, print a table, and write the results if requested."""
     options = Options(parser(__doc__, rounds=1))
     results = measure(options.backends)
-    what = f"growth of the peak while {'-'.join(map(str, CASE.sizes))} is trained on {SAMPLES} samples, float32, MB"
+    network = "-".join(map(str, CASE.sizes))
+    what = f"growth of the peak resident size while {network} is trained on {SAMPLES} samples, float32, MB"
     publish("memory", what, results, options.json)
 
 

@@ -1,4 +1,4 @@
-"""The networks of all benchmarks."""
+"""The networks that the benchmarks train, by name: the sizes of the layers and the batch size."""
 
 from deepnotes.testing.bench.cases import Case
 

@@ -1,6 +1,6 @@
-"""Paired timings of two checkouts: each trains in a process of its own, and the processes take turns.
+"""Paired timings of two checkouts: each checkout trains in a process of its own, and the processes take turns.
 
-Whatever slows the machine for a while slows both halves of a pair, and cancels in their ratio.
+Whatever slows the machine down for a while slows both timings of a pair, so it cancels in their ratio.
 """
 
 import json
@@ -25,11 +25,11 @@ WORKER = Path(__file__).with_name("paired_worker.py")
 
 
 class WorkerError(Exception):
-    """A worker could not run a case, or ended."""
+    """A worker process could not run a case, or has ended."""
 
 
 class Worker:
-    """A process that trains with one checkout; a context manager, which ends it."""
+    """A process that trains with one checkout; leaving its ``with`` block ends the process."""
 
     def __init__(self, checkout: Path) -> None:
         self.checkout = checkout.resolve()
@@ -50,7 +50,7 @@ class Worker:
         self._process.communicate()
 
     def request(self, **arguments: Any) -> float:
-        """Send a request and return the seconds that it took.
+        """Send a request, with arguments as described in ``paired_worker.py``, and return the seconds that it took.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(f"{self.checkout}: the worker ended; its error is printed above")
+            raise WorkerError(f"{self.checkout}: the worker process ended; its error message is printed above")
         answer = json.loads(line)
         if "error" in answer:
             raise WorkerError(f"{self.checkout}: {answer['error']}")
@@ -74,30 +74,30 @@ class Worker:
 
 
 class Pairs(NamedTuple):
-    """Seconds per step of the old and of the new checkout, one pair per round."""
+    """Seconds per training step of the old and of the new checkout, one pair per round."""
 
     old: list[float]
     new: list[float]
 
     @property
     def ratios(self) -> list[float]:
-        """New over old, by round."""
+        """The time of the new checkout divided by that of the old one, for each round."""
         return [new / old for old, new in zip(self.old, self.new, strict=True)]
 
     @property
     def factor(self) -> float:
-        """The median of the paired ratios."""
+        """The median of the ratios."""
         return statistics.median(self.ratios)
 
     @property
     def noise(self) -> float | None:
-        """Half the interquartile range of the paired ratios relative to their median; None for fewer than three."""
+        """Half the interquartile range of the ratios, relative to their median, or None for fewer than three rounds."""
         share = scatter(self.ratios)
         return None if share is None else share / 2
 
 
 def compare_case(workers: Sequence[Worker], case: Case, backend: str, rounds: int) -> Pairs:
-    """Return the paired times of one case; the order within a pair alternates.
+    """Return the paired times of one case; the order of the checkouts alternates from pair to pair.
 
     Raises
     ------
@@ -107,8 +107,8 @@ def compare_case(workers: Sequence[Worker], case: Case, backend: str, rounds: in
     for worker in workers:
         worker.request(sizes=list(case.sizes), batch=case.batch, batches=BATCHES, backend=backend, dtype=case.dtype)
         worker.request(epochs=1)  # compiles
-    warm = max(worker.request(epochs=1) for worker in workers)
-    epochs = max(1, round(ROUND_SECONDS / warm))
+    epoch_seconds = max(worker.request(epochs=1) for worker in workers)
+    epochs = max(1, round(ROUND_SECONDS / epoch_seconds))
     times: tuple[list[float], list[float]] = [], []
     for number in range(rounds):
         for index in (0, 1) if number % 2 == 0 else (1, 0):
@@ -120,7 +120,7 @@ def compare_case(workers: Sequence[Worker], case: Case, backend: str, rounds: in
 def compare_checkouts(
     old: Path, new: Path, cases: dict[str, Case], backends: Sequence[str], rounds: int
 ) -> tuple[dict[str, Pairs], dict[str, str]]:
-    """Return the paired times by ``"network: backend"``, and the reasons why others are missing."""
+    """Return the paired times, and error messages where timing failed; the keys of both are ``"network: backend"``."""
     pairs: dict[str, Pairs] = {}
     failures: dict[str, str] = {}
     with ExitStack() as stack:

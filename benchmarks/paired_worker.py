@@ -1,8 +1,9 @@
 """A process of ``benchmarks.compare`` that trains with one checkout.
 
-It reads requests from its standard input and prints an answer to each, one line of JSON per request. A request with
-``sizes`` prepares a training; later requests with ``epochs`` run it. An answer has ``seconds`` or ``error``. Only the
-public interface of deepnotes is used, so that checkouts of different ages can be compared.
+It reads requests from its standard input and prints an answer to each; every request and every answer is one line of
+JSON. A request with ``sizes`` has the arguments of :func:`prepare` and prepares a network; later requests with
+``epochs`` train it. An answer has ``seconds`` or ``error``. Only the public interface of deepnotes is used, so that
+checkouts of different ages can be compared.
 """
 
 import json
@@ -18,7 +19,19 @@ import deepnotes as dn
 
 
 def prepare(sizes: list[int], batch: int, batches: int, backend: str, dtype: str) -> Callable[[int], object]:
-    """Return a function that trains a network for a number of epochs."""
+    """Return a function that trains a network for a number of epochs.
+
+    Parameters
+    ----------
+    sizes : list of int
+        The number of inputs, then the number of neurons in each layer.
+    batch : int
+        The batch size.
+    batches : int
+        The number of batches in an epoch.
+    backend : str
+    dtype : str
+    """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(sizes[0], batch * batches)).astype(dtype)
     y = rng.integers(0, max(2, sizes[-1]), batch * batches)
@@ -31,7 +44,7 @@ def prepare(sizes: list[int], batch: int, batches: int, backend: str, dtype: str
 def main() -> None:
     """Answer requests until the standard input ends."""
     if not Path(dn.__file__).is_relative_to(Path.cwd()):
-        sys.exit(f"deepnotes comes from {dn.__file__}, wanted the checkout {Path.cwd()}")
+        sys.exit(f"deepnotes was imported from {dn.__file__}, wanted the checkout {Path.cwd()}")
     train: Callable[[int], object] | None = None
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,15 +1,16 @@
 """The libraries to compare training with, each set up as its own documentation recommends for speed.
 
-A peer is a function of a case, rows X, classes y and a deepnotes network with the initial parameters. It returns a
-function that trains for some epochs, from these parameters at every call, and returns the mean loss of each epoch.
-Options that were measured and found fastest for the case are keywords of the returned partial function.
+A peer is a function of a case, samples X (one per row), class indices y and a deepnotes network with the initial
+parameters. It returns a function that trains for some epochs and returns the mean loss of each epoch; every call starts
+from the initial parameters again. A peer with options (such as the number of threads) measures which value is the
+fastest for the case, and returns a partial function that has these options as its keywords.
 
-- PyTorch: fused Adam, ``zero_grad(set_to_none=True)``, losses left on the device; eager, and with model and loss in one
-  ``torch.compile``, which needs a C++ compiler.
-- JAX: one ``jit`` function with donated state, of a step or of a whole epoch by ``lax.scan``.
+- PyTorch: fused Adam, ``zero_grad(set_to_none=True)``, losses left on the device; either eager, or with the model and
+  the loss compiled together by ``torch.compile``, which needs a C++ compiler.
+- JAX: one ``jit`` function with donated state, either for a step, or for a whole epoch with ``lax.scan``.
 - scikit-learn: ``MLPClassifier``.
 
-Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
+It requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 import warnings
@@ -31,7 +32,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def scikit_learn(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the training of ``MLPClassifier``."""
+    """Return a function that trains scikit-learn's ``MLPClassifier``."""
     from sklearn.neural_network import MLPClassifier
 
     model = MLPClassifier(
@@ -41,7 +42,7 @@ def scikit_learn(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) ->
 
     def train(epochs: int, shuffle: bool) -> list[float]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns about not having converged
+            warnings.simplefilter("ignore")  # MLPClassifier warns that it has not converged
             if not hasattr(model, "coefs_"):
                 model.fit(X[: case.batch * 2], np.arange(case.batch * 2) % max(2, case.sizes[-1]))
             layers = parameters(start)
@@ -55,7 +56,7 @@ def scikit_learn(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) ->
 
 
 def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, compiled: bool = False) -> Train:
-    """Return the training of ``nn.Sequential`` with the fused Adam, on one thread or on all cores."""
+    """Return a function that trains PyTorch's ``nn.Sequential`` with the fused Adam, on one thread or on all cores."""
     import torch
     from torch import nn
 
@@ -95,12 +96,18 @@ def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, compile
 
 
 def pytorch_compiled(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the training of PyTorch with gathering, model and loss compiled."""
+    """Return a function that trains with PyTorch, with the gathering of samples, the model and the loss compiled."""
     return pytorch(case, X, y, start, compiled=True)
 
 
 def jax_adam_step(binary: bool) -> Callable[[Any, Any, Any], Any]:
-    """Return a function of the state, A and Y that makes one Adam step, and returns the next state and the loss."""
+    """Return a function ``step(state, A, Y)`` that makes one Adam step and returns the next state and the loss.
+
+    Parameters
+    ----------
+    binary : bool
+        Whether the network has a single sigmoid output instead of a softmax layer.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -120,20 +127,20 @@ def jax_adam_step(binary: bool) -> Callable[[Any, Any, Any], Any]:
         m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradient)
         v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradient)
 
-        def updated(theta: Any, m: Any, v: Any) -> Any:
+        def update(theta: Any, m: Any, v: Any) -> Any:
             m_hat, v_hat = m / (1 - BETA1**t), v / (1 - BETA2**t)
             return theta - LEARNING_RATE * m_hat / (jnp.sqrt(v_hat) + EPSILON)
 
-        return (jax.tree.map(updated, layers, m, v), m, v, t), loss
+        return (jax.tree.map(update, layers, m, v), m, v, t), loss
 
     return step
 
 
 def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_step: bool = False) -> Train:
-    """Return the training of JAX: the steps of an epoch are one scan in a compiled function with donated state.
+    """Return a function that trains with JAX: all steps of an epoch are one ``lax.scan`` in a compiled function.
 
-    The samples of each batch are gathered in its step, or those of all batches before the scan, whichever is faster.
-    With `by_step`, each step is one call of a compiled function.
+    The samples of a batch are gathered in its step, or the samples of all batches before the scan, whichever is faster.
+    With `by_step`, each step is one call of a compiled function instead.
     """
     import jax
     import jax.numpy as jnp
@@ -185,12 +192,12 @@ def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_ste
 
 
 def jax_steps(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return the training of JAX with one call of a compiled function per step."""
+    """Return a function that trains with JAX, with one call of a compiled function per step."""
     return jax_scan(case, X, y, start, by_step=True)
 
 
 def parameters(net: dn.Network) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return copies of W, shape (n, n_prev), and b, shape (n,), of each layer."""
+    """Return copies of each layer's W, shape (n, n_prev), and b, shape (n,)."""
     layers = range(1, len(net.layers) + 1)
     return [(np.array(net.parameters[f"W{i}"]), np.array(net.parameters[f"b{i}"]).ravel()) for i in layers]
 
@@ -206,13 +213,13 @@ MODULES = {"scikit-learn": "sklearn", "pytorch": "torch"}
 
 
 def absent(peer: str) -> str | None:
-    """Return why a peer is not available, or None if it is."""
+    """Return the reason why a peer is not available, or None if it is available."""
     first = peer.partition(" ")[0]
     module = MODULES.get(first, first)
     if find_spec(module) is None:
         return f'{module} is not installed; to get it: pip install "deepnotes[peers]"'
     if peer == "pytorch compiled" and not any(map(which, ("c++", "g++", "clang++"))):
-        return "torch.compile needs a C++ compiler, and none was found"
+        return "torch.compile needs a C++ compiler, but none was found"
     return None
 
 

@@ -1,11 +1,11 @@
-"""Time predictions of deepnotes' backends and ONNX Runtime, in comparison with the matrix products alone.
+"""Compare the time of predictions on deepnotes' backends, in ONNX Runtime, and of the matrix products alone.
 
     python -m benchmarks.predictions --backends numpy,numba --json benchmarks/results/predictions.json
 
-Predictions are of one sample, with one thread for ONNX Runtime, and of a thousand samples, with all cores. All get the
-same array, ONNX Runtime as rows and deepnotes as its transpose; their outputs are compared before anything is timed.
-The products are those of NumPy, in place, with the BLAS on one thread or on all cores, whichever is faster.
-Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
+One sample is predicted at a time (ONNX Runtime then has one thread), or a thousand (ONNX Runtime then has one thread
+per core). All contenders get the same array: ONNX Runtime with samples as rows, deepnotes its transpose. Their outputs
+are compared before anything is timed. The products are computed by NumPy, in place, with BLAS on one thread or on all
+cores, whichever is faster. It requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ ROUND_SECONDS = 0.15
 
 
 def onnx_model(net: dn.Network) -> bytes:
-    """Return the network as an ONNX model from rows ``x`` to rows of probabilities."""
+    """Return the network as an ONNX model whose input ``x`` and output, the probabilities, have one sample per row."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, weights, name = [], [], "x"
@@ -52,7 +52,7 @@ def onnx_model(net: dn.Network) -> bytes:
 
 
 def onnx_runtime(net: dn.Network, rows: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    """Return a function that predicts rows with ONNX Runtime."""
+    """Return a function that computes the predictions for `rows` with ONNX Runtime."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -78,7 +78,7 @@ def products(net: dn.Network, X: np.ndarray) -> Callable[[], None]:
 def measure(
     case: Case, backends: list[str], rounds: int, limits: Mapping[str, Ceilings], with_onnx: bool = True
 ) -> dict[str, Any]:
-    """Measure the predictions of a batch: median times in microseconds, and the spread of the ratios."""
+    """Measure the prediction of a batch; return the median times in microseconds and the spread of the ratios."""
     rows, _ = case.data(case.batch)
     X = rows.T
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
@@ -93,15 +93,15 @@ def measure(
         theirs = onnx_runtime(start, rows, threads)
         functions["onnxruntime"] = lambda: theirs().T
     first = functions[backends[0]]()
-    for who, function in functions.items():
-        np.testing.assert_allclose(function(), first, rtol=1e-3, atol=1e-5, err_msg=f"{who} predicts differently")
-    in_turn = {who: call_timer(function, ROUND_SECONDS) for who, function in functions.items()}
-    alone = products(start, X)
-    calls = max(1, round(ROUND_SECONDS / min(seconds(alone) for _ in range(3))))
-    best = fastest([1, cores()], lambda n: on_blas_threads(n, alone, calls))
-    in_turn["products"] = partial(on_blas_threads, best, alone, calls)
-    times = turns(in_turn, rounds)
-    all_contenders = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
+    for name, function in functions.items():
+        np.testing.assert_allclose(function(), first, rtol=1e-3, atol=1e-5, err_msg=f"{name} predicts differently")
+    timers = {name: call_timer(function, ROUND_SECONDS) for name, function in functions.items()}
+    run_products = products(start, X)
+    calls = max(1, round(ROUND_SECONDS / min(seconds(run_products) for _ in range(3))))
+    best = fastest([1, cores()], lambda n: on_blas_threads(n, run_products, calls))
+    timers["products"] = partial(on_blas_threads, best, run_products, calls)
+    times = turns(timers, rounds)
+    all_contenders = [Contender(name, dn.get_backend(name if name in backends else "numpy")) for name in times]
     work = prediction_work(case.plan, case.batch)
     return describe_result(case, summarize_ratios(times, backends), all_contenders, limits, work, 1) | {
         "chosen": {"onnxruntime": {"threads": threads}, "products": {"threads": best}}
@@ -109,18 +109,20 @@ def measure(
 
 
 def main() -> None:
-    """Measure, print a table, and write the results if requested."""
-    line = parser(__doc__)
-    line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
-    options = Options(line)
-    why = None if find_spec("onnxruntime") and find_spec("onnx") else 'pip install "deepnotes[peers]"'
+    """Measure all networks, print a table, and write the results if requested."""
+    command_line = parser(__doc__)
+    command_line.add_argument(
+        "--networks", default=",".join(NETWORKS), help=f"from {', '.join(NETWORKS)}; default: all"
+    )
+    options = Options(command_line)
+    why = None if find_spec("onnxruntime") and find_spec("onnx") else 'to get it: pip install "deepnotes[peers]"'
     options.leave_out("onnxruntime", why)
     results = {}
-    for name in options.in_turn(options.known("--networks", NETWORKS)):
+    for name in options.with_progress(options.known("--networks", NETWORKS)):
         for description, samples in SAMPLES.items():
             case = NETWORKS[name]._replace(batch=samples)
-            found = measure(case, options.backends, options.rounds, options.limits, why is None)
-            results[f"{name}, {description}"] = found
+            result = measure(case, options.backends, options.rounds, options.limits, why is None)
+            results[f"{name}, {description}"] = result
     publish("predictions", "net.predict, float32", results, options.json, ceilings=options.ceilings)
 
 

@@ -1,10 +1,10 @@
-"""Measure how the time of each reader and writer grows with the numbers of columns and rows.
+"""Measure how the time of each reader and writer grows with the number of columns and with the number of rows.
 
     python -m benchmarks.readers                 # measure all, and write the table into docs/data.md
     python -m benchmarks.readers --only csv --no-write
 
-Times are the best of some rounds, in seconds of CPU time of all threads, which depends least on other programs; `again`
-is the ratio of the times of the largest size and of half of it.
+A time is the minimum over the rounds of the CPU seconds of all threads, which other programs affect least. The column
+``again`` has the ratio of the time for the largest size to the time for half of it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COLUMNS, FEW_ROWS = (12_500, 25_000, 50_000, 100_000), 20
 ROWS, FEW_COLUMNS = (125_000, 250_000, 500_000, 1_000_000), 10
 
 Case = Callable[[Path, int, int], Callable[[], object]]
-"""Prepares a file of rows and columns in a folder, and returns the function to measure."""
+"""Takes a folder and the numbers of rows and columns, prepares the data, and returns the function to measure."""
 
 
 def numbers(rows: int, columns: int) -> np.ndarray:
@@ -42,7 +42,7 @@ def names(columns: int) -> list[str]:
 
 
 def csv_file(path: Path, rows: int, columns: int, gaps: bool = False, quoted: bool = False) -> Path:
-    """Write a CSV file, optionally with a missing value in each column or with quotes."""
+    """Write a CSV file of numbers, optionally with missing values in every row and column, or with quoted cells."""
     cells = np.random.default_rng(0).choice(numbers(1000, 1)[:, 0].astype("U8"), (rows, columns))
     if gaps:
         cells[np.arange(columns) % rows, np.arange(columns)] = "NA"
@@ -56,7 +56,7 @@ def csv_file(path: Path, rows: int, columns: int, gaps: bool = False, quoted: bo
 
 
 def csv_case(**options: bool) -> Case:
-    """Return the case of a CSV file."""
+    """Return the case that reads a CSV file, written with these options of :func:`csv_file`."""
 
     def prepare(folder: Path, rows: int, columns: int) -> Callable[[], object]:
         path = csv_file(folder / "a.csv", rows, columns, **options)
@@ -85,13 +85,13 @@ def parquet_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
 
 
 def parquet_on_disk_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare a Parquet file to be left on disk."""
+    """Prepare a Parquet file whose samples stay on disk."""
     parquet_case(folder, rows, columns)
     return lambda: dn.open_table(folder / "a.parquet").features()
 
 
 def npz_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare an archive of one array for each column."""
+    """Prepare an .npz archive with one array for each column."""
     X = numbers(rows, columns)
     arrays: dict[str, Any] = {name + "_": X[:, j] for j, name in enumerate(names(columns))}
     np.savez(folder / "a.npz", **arrays)
@@ -99,20 +99,20 @@ def npz_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
 
 
 def npy_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare a matrix."""
+    """Prepare a matrix in a .npy file."""
     np.save(folder / "X.npy", numbers(rows, columns))
     return lambda: read_table(folder / "X.npy").features()
 
 
 def idx_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare images of one row of pixels."""
+    """Prepare an IDX file of images, each with one row of pixels."""
     head = bytes([0, 0, 8, 3]) + np.array([rows, 1, columns], ">u4").tobytes()
     (folder / "a.idx").write_bytes(head + np.random.default_rng(0).integers(0, 256, rows * columns, np.uint8).tobytes())
     return lambda: read_table(folder / "a.idx")
 
 
 def writing_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare columns to write."""
+    """Prepare columns to write to a CSV file."""
     table = dict(zip(names(columns), numbers(rows, columns).T, strict=True))
     return lambda: write_table(folder / "a.csv", list(table), table)
 
@@ -134,7 +134,7 @@ def encoder_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
 
 
 def model_case(folder: Path, rows: int, columns: int) -> Callable[[], object]:
-    """Prepare a network with named inputs to write and read."""
+    """Prepare a network with named inputs, to be written to a file and read again."""
     net = dn.Network([dn.Dense(1)], inputs=columns, seed=0)
     net.metadata = {"features": names(columns)}
 
@@ -161,10 +161,11 @@ CASES: dict[str, Case] = {
 }
 
 WITHOUT_ROWS = {"model file"}
+"""Cases that do not depend on the number of rows."""
 
 
 def seconds(case: Case, rows: int, columns: int, rounds: int) -> float:
-    """Return the shortest time of some rounds."""
+    """Return the shortest CPU time of some rounds, in seconds."""
     with TemporaryDirectory() as name:
         run = case(Path(name), rows, columns)
         times = []
@@ -175,39 +176,39 @@ def seconds(case: Case, rows: int, columns: int, rounds: int) -> float:
     return min(times)
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Return the table as Markdown."""
+def table(results: dict[str, dict[str, list[float]]]) -> str:
+    """Return the results, seconds by case and axis ("columns" or "rows"), as a table in Markdown."""
     lines = [
         f"| CPU seconds | {' | '.join(f'{n:,} columns' for n in COLUMNS)} | again "
         f"| {' | '.join(f'{n:,} rows' for n in ROWS)} | again |",
         "|---|" + "--:|" * (len(COLUMNS) + len(ROWS) + 2),
     ]
-    for name, times in found.items():
+    for name, times in results.items():
         cells = []
         for axis in ("columns", "rows"):
-            some = times[axis]
-            cells += [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in some] or ["", "", "", ""]
-            cells.append(f"{some[-1] / some[-2]:.1f}" if some else "")
+            values = times[axis]
+            cells += [f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in values] or ["", "", "", ""]
+            cells.append(f"{values[-1] / values[-2]:.1f}" if values else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, and write the table."""
+    """Measure the cases, print a table, and write it into the page unless told not to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-write", action="store_true", help="print the table only")
     options = parser.parse_args()
-    found: dict[str, dict[str, list[float]]] = {}
+    results: dict[str, dict[str, list[float]]] = {}
     for name in options.only:
         case = CASES[name]
-        found[name] = {
+        results[name] = {
             "columns": [seconds(case, FEW_ROWS, columns, options.rounds) for columns in COLUMNS],
             "rows": [] if name in WITHOUT_ROWS else [seconds(case, rows, FEW_COLUMNS, options.rounds) for rows in ROWS],
         }
-        sys.stderr.write(f"{name}: {found[name]}\n")
-    text = table(found)
+        sys.stderr.write(f"{name}: {results[name]}\n")
+    text = table(results)
     sys.stdout.write(text + "\n")
     if not options.no_write:
         page = PAGE.read_text("utf-8")

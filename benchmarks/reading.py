@@ -1,8 +1,9 @@
-"""Time the readers of tables in comparison with pandas, and an epoch from disk in comparison with one from memory.
+"""Compare the readers of tables with pandas, and an epoch of training from disk with one from memory.
 
     python -m benchmarks.reading --rows 200000
 
-All read the same numbers and a column of text. Medians of some rounds, in turns, are printed in seconds as JSON.
+All readers read the same table: columns of numbers and a column of text. They take turns, and the median seconds of
+each are printed as JSON.
 """
 
 import argparse
@@ -46,13 +47,13 @@ def pandas_read(path: Path) -> object:
 
 
 def epoch(X: Any, y: np.ndarray, standardizer: dn.Standardizer) -> None:
-    """Train for one epoch."""
+    """Train a new network for one epoch."""
     net = dn.Network([dn.Dense(32, "relu"), dn.Dense(3, "softmax")], FEATURES, standardizer=standardizer, seed=0)
     net.fit(X, y, epochs=1, batch_size=128)
 
 
 def contenders(folder: Path) -> dict[str, Callable[[], object]]:
-    """Return a function to time for each contender."""
+    """Return the function to time for each contender, by name."""
     csv, rows, y = folder / "a.csv", np.load(folder / "X.npy"), np.load(folder / "y.npy")
     on_disk, _ = dn.open_table(folder / "X.npy").features(exclude=["y"])
     standardizer = dn.Standardizer.fit(rows.T)
@@ -67,24 +68,24 @@ def contenders(folder: Path) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Time all contenders and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryDirectory() as directory:
+        folder = Path(directory)
         write(folder, options.rows)
         runs = contenders(folder)
-        times: dict[str, list[float]] = {who: [] for who in runs}
+        times: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(options.rounds + 1):  # the first turn, with imports and cold caches, does not count
-            for who, run in runs.items():
+            for name, run in runs.items():
                 began = time.perf_counter()
                 run()
                 if turn:
-                    times[who].append(time.perf_counter() - began)
+                    times[name].append(time.perf_counter() - began)
         size = (folder / "a.csv").stat().st_size
-    seconds = {who: round(median(values), 4) for who, values in times.items()}
+    seconds = {name: round(median(values), 4) for name, values in times.items()}
     outcome = {"rows": options.rows, "features": FEATURES, "csv_bytes": size, "seconds": seconds}
     sys.stdout.write(json.dumps(outcome, indent=2) + "\n")
 

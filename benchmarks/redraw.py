@@ -1,9 +1,9 @@
-"""Redraw all tables and figures of the documents, and the report, from the results: ``python -m benchmarks.redraw``.
+"""Redraw the tables and figures in the documents, and the report, from the results: ``python -m benchmarks.redraw``.
 
 The documents are the README and the pages under docs. The text between ``<!-- name -->`` and ``<!-- /name -->`` is
-replaced by the table of ``benchmarks/results/name.json``, if there is such a file. The figure ``crossover`` is written
-to ``docs/images/crossover.svg``, with a digest of its results. The report with all tables and figures is written to
-``benchmarks/results/report.html``.
+replaced by a table of the results in ``benchmarks/results/name.json``, if that file exists. The figure ``crossover`` is
+written to ``docs/images/crossover.svg``, with a digest of its results. The report, with all tables and figures, is
+written to ``benchmarks/results/report.html``.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from deepnotes.testing.bench.sweep import lines
 
 IMAGE = Path("docs") / "images" / "crossover.svg"
 CAPTION = "How long a training step takes over the width of two layers, for each backend and batch"
+"""The text of the figure ``crossover``."""
 
 
 def results(name: str) -> dict[str, Any] | None:
@@ -37,7 +38,7 @@ def documents() -> list[Path]:
 
 
 def fill(document: str) -> str:
-    """Return a document with updated tables and an updated caption of its figure."""
+    """Return the text of a document with its tables and the link to its figure updated."""
     for name in [*TABLES, "crossover"]:
         content = results(name)
         if content is not None:
@@ -53,10 +54,10 @@ def _figure(content: dict[str, Any]) -> str:
 
 
 def crossover(content: dict[str, Any]) -> bytes:
-    """Plot a sweep and return the SVG, which contains the digest of the results."""
+    """Plot the results of the sweep, and return an SVG that contains their digest."""
     panels = lines(content["results"]["points"])
-    drawn = figures.crossover(panels, dict.fromkeys(panels, "neurons of each of two layers"), CAPTION, across=3)
-    picture = figures.svg(drawn)
+    figure = figures.crossover(panels, dict.fromkeys(panels, "neurons of each of two layers"), CAPTION, across=3)
+    picture = figures.svg(figure)
     return picture.rstrip().removesuffix(b"</svg>") + f"<!-- sweep.json {digest('crossover')} -->\n</svg>\n".encode()
 
 
@@ -65,11 +66,11 @@ def report() -> str:
     parts = []
     sweep = results("crossover")
     if sweep is not None:
-        parts += [page.heading("The fastest by width and batch size"), page.picture(crossover(sweep), CAPTION)]
+        parts += [page.heading("The fastest backend by width and batch size"), page.picture(crossover(sweep), CAPTION)]
     machines = {}
-    for name, (make, packages) in TABLES.items():
+    for name, (make_rows, packages) in TABLES.items():
         content = results(name)
-        rows = [] if content is None else make(content["results"], True)
+        rows = [] if content is None else make_rows(content["results"], True)
         if content is not None and len(rows) > 1 and name not in DOCUMENTS_ONLY:
             parts += [page.heading(f"{name}: {content['what']}"), page.table(rows)]
             parts.append(page.paragraph(measured_on(content, packages), small=True))

@@ -1,4 +1,4 @@
-"""Results as tables, in the terminal and for documents, and as JSON files."""
+"""Print results as tables in the terminal, format them for documents, and write them to JSON files."""
 
 import json
 from pathlib import Path
@@ -13,85 +13,99 @@ from deepnotes.testing.bench.machine import machine
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scikit-learn")
-"""The ratios of training steps shown in docs/benchmarks.md; the files have all ratios."""
+"""The ratios of step times that docs/benchmarks.md shows; the JSON files have all ratios."""
 README_CONTENDERS = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
-"""The contenders shown in the README."""
+"""The contenders that the README shows."""
 LEFT_OUT = "–"
-"""The cell of a contender that was left out."""
+"""The text of a cell for a contender that was left out."""
 
 
 def contender_names(results: dict[str, Any]) -> list[str]:
     """Return the names of all contenders in the results, in order of appearance."""
-    return list(dict.fromkeys(who for r in results.values() for who in r["microseconds"]))
+    return list(dict.fromkeys(name for r in results.values() for name in r["microseconds"]))
 
 
-def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
-    """Return rows of network, number of samples, microseconds and ratios."""
-    names = contender_names(results)
-    rows = [["network", counted, *(f"{who} µs" for who in names), *pairs]]
+def time_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
+    """Return a table with a row per case: its network, number of samples, microseconds and ratios.
+
+    Parameters
+    ----------
+    results : dict
+        The results by case.
+    counted : str
+        The heading of the number of samples, such as "batch".
+    pairs : list of str
+        The ratios to show, such as "numba to jax".
+    """
+    contenders = contender_names(results)
+    rows = [["network", counted, *(f"{contender} µs" for contender in contenders), *pairs]]
     for name, r in results.items():
         ratios = [_spread(r["ratios"][pair]) if pair in r["ratios"] else LEFT_OUT for pair in pairs]
-        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *(_timed(r, who) for who in names), *ratios])
+        times = [_time_cell(r, contender) for contender in contenders]
+        rows.append([f"{name}, {r['network']}", f"{r['batch']:,}", *times, *ratios])
     return rows
 
 
-def _timed(result: dict[str, Any], who: str) -> str:
-    """Return a time, with a mark if it is unreliable, or a placeholder if the contender was left out."""
-    us = result["microseconds"].get(who)
-    return LEFT_OUT if us is None else figure(us, who in result.get("unreliable", []))
+def _time_cell(result: dict[str, Any], contender: str) -> str:
+    """Return the cell with a contender's time, which is marked if unreliable, or :data:`LEFT_OUT` if it has none."""
+    us = result["microseconds"].get(contender)
+    return LEFT_OUT if us is None else figure(us, contender in result.get("unreliable", []))
 
 
 def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of the machine's limits and the share of them that each contender reaches."""
+    """Return the table of ``limits``: the work of a step, its shortest possible time, and each contender's share of it.
+
+    A share is the shortest possible time divided by the measured one.
+    """
     results = {name: r for name, r in results.items() if "limits" in r}
-    names = contender_names(results)
-    rows = [["network", "Mflop", "MB", "at least, µs", *names]]
+    contenders = contender_names(results)
+    rows = [["network", "Mflop", "MB", "at least, µs", *contenders]]
     for name, r in results.items():
         limits = list(r["limits"].values())
-        shares = {who: share for limit in limits for who, share in limit["share"].items()}
-        cells = [f"{shares[who]:.0%}" if who in shares else LEFT_OUT for who in names]
+        shares = {contender: share for limit in limits for contender, share in limit["share"].items()}
+        cells = [f"{shares[contender]:.0%}" if contender in shares else LEFT_OUT for contender in contenders]
         work = [f"{limits[0]['flops'] / 1e6:,.2f}", f"{limits[0]['bytes'] / 1e6:,.2f}"]
-        least = min(limit["microseconds"] for limit in limits)
-        rows.append([f"{name}, {r['network']}, {r['batch']:,}", *work, f"{least:,.2f}", *cells])
+        lower_bound = min(limit["microseconds"] for limit in limits)
+        rows.append([f"{name}, {r['network']}, {r['batch']:,}", *work, f"{lower_bound:,.2f}", *cells])
     return rows
 
 
 def steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``steps.json``, with all ratios or only those of docs/benchmarks.md."""
+    """Return the table of ``steps.json``, with all ratios if `in_full`, else only those of ``PAIRS``."""
     measured = list(dict.fromkeys(pair for r in results.values() for pair in r["ratios"]))
-    return timed_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
+    return time_rows(results, "batch", measured if in_full else [pair for pair in PAIRS if pair in measured])
 
 
 def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``steps.json`` for the README: the times of ``README_CONTENDERS``, without ratios."""
-    shown = {
-        name: r | {"microseconds": {who: us for who, us in r["microseconds"].items() if who in README_CONTENDERS}}
-        for name, r in results.items()
-    }
-    return timed_rows(shown, "batch", [])
+    """Return the table of ``steps.json`` for the README: the times of ``README_CONTENDERS``, without ratios."""
+    selected = {}
+    for name, r in results.items():
+        times = {contender: us for contender, us in r["microseconds"].items() if contender in README_CONTENDERS}
+        selected[name] = r | {"microseconds": times}
+    return time_rows(selected, "batch", [])
 
 
 def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``gpu-steps.json`` or ``gpu-predictions.json``, with unrounded numbers."""
-    heads = {"network": "network", "batch": "batch", "samples": "samples", "precision": "precision"}
-    heads |= {who: f"{who} µs" for who in contender_names(results)} | {"rest_of_fit": "rest of a fit, ms"}
+    """Return the table of ``gpu-steps.json`` or ``gpu-predictions.json``, with unrounded numbers."""
+    headings = {"network": "network", "batch": "batch", "samples": "samples", "precision": "precision"}
+    headings |= {name: f"{name} µs" for name in contender_names(results)} | {"rest_of_fit": "rest of a fit, ms"}
     cases = [r | r["microseconds"] for r in results.values()]
-    shown = [key for key in heads if any(key in case for case in cases)]
-    rows = [[_unrounded(case.get(key, LEFT_OUT)) for key in shown] for case in cases]
-    return [[heads[key] for key in shown], *rows]
+    shown = [key for key in headings if any(key in case for case in cases)]
+    rows = [[_format_unrounded(case.get(key, LEFT_OUT)) for key in shown] for case in cases]
+    return [[headings[key] for key in shown], *rows]
 
 
-def _unrounded(value: str | float) -> str:
+def _format_unrounded(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:,}"
 
 
 def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``predictions.json``."""
-    return timed_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
+    """Return the table of ``predictions.json``."""
+    return time_rows(results, "samples", list(next(iter(results.values()))["ratios"]))
 
 
 def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``estimators.json``: milliseconds, and ratios to the time of the estimators here."""
+    """Return the table of ``estimators.json``: the case, accuracies, milliseconds per ``fit``, and ratios of times."""
     first = next(iter(results.values()))
     pairs = list(first["ratios"])
     rows = [
@@ -99,33 +113,40 @@ def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
             f"{name}, {r['network']}",
             *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
             " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
-            *(figure(us / 1000, who in r.get("unreliable", [])) for who, us in r["microseconds"].items()),
+            *(figure(us / 1000, contender in r.get("unreliable", [])) for contender, us in r["microseconds"].items()),
             *(_spread(r["ratios"][pair]) for pair in pairs),
         ]
         for name, r in results.items()
     ]
-    head = ["network", "samples", "batch", "epochs", "accuracies, %", *(f"{who} ms" for who in first["microseconds"])]
+    head = [
+        "network",
+        "samples",
+        "batch",
+        "epochs",
+        "accuracies, %",
+        *(f"{contender} ms" for contender in first["microseconds"]),
+    ]
     return [[*head, *pairs], *rows]
 
 
 def cold_start_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``cold-start.json``."""
-    rows = [[who, *(_spread(r[kind]) for kind in ("first", "warm"))] for who, r in results.items()]
+    """Return the table of ``cold-start.json``."""
+    rows = [[name, *(_spread(r[kind]) for kind in ("first", "warm"))] for name, r in results.items()]
     return [["backend", "first ever, s", "after that, s"], *rows]
 
 
 def memory_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``memory.json``."""
+    """Return the table of ``memory.json``."""
     first = next(iter(results.values()))
     rows = [
-        [who, *(figure(grown) for grown in r["growth"].values()), figure(r["allowed"]), figure(r["samples"])]
-        for who, r in results.items()
+        [name, *(figure(growth) for growth in r["growth"].values()), figure(r["allowed"]), figure(r["samples"])]
+        for name, r in results.items()
     ]
     return [["backend", *(f"{form}, MB" for form in first["growth"]), "allowed, MB", "the samples, MB"], *rows]
 
 
 def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``threads.json``."""
+    """Return the table of ``threads.json``."""
     first = next(iter(results.values()))
     rows = [
         [
@@ -141,26 +162,26 @@ def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 
 def instructions_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``instructions.json``."""
-    return [["backend", "instructions of a step"], *([who, f"{r['per_step']:,.0f}"] for who, r in results.items())]
+    """Return the table of ``instructions.json``."""
+    return [["backend", "instructions of a step"], *([name, f"{r['per_step']:,.0f}"] for name, r in results.items())]
 
 
 def sweep_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``sweep.json``."""
+    """Return the table of ``sweep.json``."""
     points = results["points"]
-    names = list(dict.fromkeys(who for p in points for who in p.get("microseconds", {})))
-    rows = [["network", "batch", *(f"{who} µs" for who in names), "reason if left out"]]
+    contenders = list(dict.fromkeys(contender for p in points for contender in p.get("microseconds", {})))
+    rows = [["network", "batch", *(f"{contender} µs" for contender in contenders), "reason if left out"]]
     for p in points:
-        cells = [_timed(p, who) if "microseconds" in p else LEFT_OUT for who in names]
+        cells = [_time_cell(p, contender) if "microseconds" in p else LEFT_OUT for contender in contenders]
         rows.append([p["network"], f"{p['batch']:,}", *cells, p.get("skipped", "")])
     return rows
 
 
 def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the rows of ``exporters.json``, one per model, or one per exporter for documents."""
+    """Return the table of ``exporters.json``, with a row per model if `in_full`, else with a row per exporter."""
     rows = [["exporter", "model", "", "layers, or reason"] if in_full else ["exporter", "read", "refused, and why"]]
-    for who, r in results.items():
-        name = f"{who} {r['version']}" if r["version"] else who
+    for exporter, r in results.items():
+        name = f"{exporter} {r['version']}" if r["version"] else exporter
         cases = {what: case["outcome"] for what, case in r["cases"].items()}
         why = {what: case.get("why", case.get("layers", "")) for what, case in r["cases"].items()}
         if in_full:
@@ -195,19 +216,24 @@ TABLES = {
     "gpu-steps": (gpu_rows, set()),
     "gpu-predictions": (gpu_rows, set()),
 }
-"""For each table, the function that returns its rows, and packages whose versions it states in addition."""
+"""For each table, the function that returns its rows, and the packages whose versions are named below it.
+
+The functions return the heading and then the rows of a table, for some results. Their argument `in_full` is True for
+the terminal and the report, and False for the documents. Below every table, the versions of deepnotes and of the
+backends are also named.
+"""
 TEXTS = {"exporters"}
-"""Tables of text, whose columns are aligned to the left."""
+"""The tables that contain text; their columns are aligned to the left."""
 DOCUMENTS_ONLY = {"steps-briefly", "gpu-steps", "gpu-predictions"}
-"""Tables that are not in the report: it has all steps already, and is about one machine."""
+"""The tables that the report leaves out: the first is contained in ``steps``, the others are about other machines."""
 SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
-"""The file of results of a table or figure whose name differs from that of the file."""
+"""For each table or figure that is not named like its file of results, the name of the file."""
 
 
 def markdown(name: str, content: dict[str, Any]) -> str:
-    """Return a table as Markdown, with a line about the machine and the versions."""
-    make, packages = TABLES[name]
-    rows = make(content["results"], False)
+    """Return a table as Markdown, followed by a line about the machine and the versions."""
+    make_rows, packages = TABLES[name]
+    rows = make_rows(content["results"], False)
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     unreliable = any(cell.startswith(UNRELIABLE_MARK) for row in rows[1:] for cell in row)
     note = f"{FOOTNOTE}.\n\n" if unreliable else ""
@@ -216,7 +242,15 @@ def markdown(name: str, content: dict[str, Any]) -> str:
 
 
 def measured_on(content: dict[str, Any], packages: set[str]) -> str:
-    """Return a line about the machine and the versions of a measurement."""
+    """Return a line about the machine and the versions that `content` was measured with.
+
+    Parameters
+    ----------
+    content : dict
+        The contents of a file of results.
+    packages : set of str
+        The packages to name in addition to deepnotes and its backends.
+    """
     m, shown = content["machine"], packages | {"deepnotes", "numpy", "numba"}
     if "device" in m:
         versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
@@ -231,7 +265,20 @@ def measured_on(content: dict[str, Any], packages: set[str]) -> str:
 
 
 def publish(name: str, what: str, results: dict[str, Any], path: Path | None, **more: Any) -> None:
-    """Print the results as a table and, if a path is given, write them with a description and the machine."""
+    """Print results as a table and, if a path is given, write them to a JSON file.
+
+    Parameters
+    ----------
+    name : str
+        The name of the table, a key of ``TABLES``.
+    what : str
+        A description of what was measured.
+    results : dict
+    path : Path or None
+        The file, which also gets the description and that of the machine.
+    **more : object
+        More entries for the file.
+    """
     head, *rows = TABLES[name][0](results, True)
     table = Table(*head, title=what, box=None)
     for column in table.columns[1:]:
@@ -245,5 +292,5 @@ def publish(name: str, what: str, results: dict[str, Any], path: Path | None, **
 
 
 def _spread(values: list[float]) -> str:
-    least, median, most = values
-    return f"{median:.2f} ({least:.2f} to {most:.2f})"
+    minimum, median, maximum = values
+    return f"{median:.2f} ({minimum:.2f} to {maximum:.2f})"

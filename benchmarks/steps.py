@@ -1,12 +1,12 @@
-"""Time an Adam step of deepnotes' backends and other libraries, in comparison with products alone and the limit.
+"""Compare the time of an Adam step on deepnotes' backends, in other libraries, and of the matrix products alone.
 
     python -m benchmarks.steps --backends numpy,numba --json benchmarks/results/steps.json
 
 The contenders take turns in one process, with the same network, initial parameters, data, dtype and hyperparameters,
-and with shuffling. Their losses without shuffling are compared before anything is timed. The products are those of
-NumPy, in place, with the BLAS on one thread or on all cores, whichever is faster. A backend or peer that is not
-available or fails is reported and left out.
-Needs the extra ``peers`` (``pip install "deepnotes[peers]"``).
+and with shuffling. Their losses without shuffling are compared before anything is timed. The products are computed by
+NumPy, in place, with BLAS on one thread or on all cores, whichever is faster. The results also state the shortest time
+that the machine's performance limits allow. A backend or peer that is not available or fails is reported and left out.
+It requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 from collections.abc import Callable, Mapping
@@ -51,10 +51,17 @@ def products(case: Case) -> Callable[[], None]:
     return run
 
 
-def rivals(
+def set_up_contenders(
     case: Case, backends: list[str], peers: list[str], X: np.ndarray, y: np.ndarray
 ) -> tuple[dict[str, Train], dict[str, str]]:
-    """Return the trainings by name, and the reasons why peers are left out: errors, or different losses.
+    """Set up training with each backend and peer.
+
+    Returns
+    -------
+    trainings : dict of str to callable
+        The functions that train, by name.
+    failed : dict of str to str
+        For each peer that is left out, the reason: an error, or different losses.
 
     Raises
     ------
@@ -62,35 +69,35 @@ def rivals(
         If the losses of the backends themselves differ.
     """
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", dtype=case.dtype, seed=0)
-    found: dict[str, Train] = {backend: training(backend, case, X, y, start.flat()) for backend in backends}
-    check_agreement(found)
+    trainings: dict[str, Train] = {backend: training(backend, case, X, y, start.flat()) for backend in backends}
+    check_agreement(trainings)
     first = backends[0]
     failed = {}
     for peer in peers:
         try:
             train = PEERS[peer](case, X, y, start)
-            check_agreement({first: found[first], peer: train})
-            found[peer] = train
-        except Exception as error:  # any error of a third-party program
+            check_agreement({first: trainings[first], peer: train})
+            trainings[peer] = train
+        except Exception as error:  # a third-party library may raise any error
             failed[peer] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return found, failed
+    return trainings, failed
 
 
 def measure(
     case: Case, backends: list[str], peers: list[str], rounds: int, limits: Mapping[str, Ceilings]
 ) -> dict[str, Any]:
-    """Measure the steps of a case: median times in microseconds, and the spread of the ratios."""
-    alone = products(case)
-    per_step = min(seconds(alone, 3) for _ in range(5))
+    """Measure the steps of a case; return the median times in microseconds and the spread of the ratios."""
+    run_products = products(case)
+    per_step = min(seconds(run_products, 3) for _ in range(5))
     batches = batches_for(case, max(least_seconds(case, limits), per_step / 16), ROUND_SECONDS)
-    trainings, failed = rivals(case, backends, peers, *case.data(batches * case.batch))
-    chosen = {who: train.keywords for who, train in trainings.items() if isinstance(train, partial)}
-    in_turn = {who: training_timer(train, batches, ROUND_SECONDS) for who, train in trainings.items()}
+    trainings, failed = set_up_contenders(case, backends, peers, *case.data(batches * case.batch))
+    chosen = {name: train.keywords for name, train in trainings.items() if isinstance(train, partial)}
+    timers = {name: training_timer(train, batches, ROUND_SECONDS) for name, train in trainings.items()}
     calls = max(3, round(ROUND_SECONDS / per_step / 2))
-    threads = fastest([1, cores()], lambda threads: on_blas_threads(threads, alone, calls))
-    in_turn["products"] = lambda: on_blas_threads(threads, alone, calls)
-    times = turns(in_turn, rounds)
-    all_contenders = [Contender(who, dn.get_backend(who if who in backends else "numpy")) for who in times]
+    threads = fastest([1, cores()], lambda threads: on_blas_threads(threads, run_products, calls))
+    timers["products"] = lambda: on_blas_threads(threads, run_products, calls)
+    times = turns(timers, rounds)
+    all_contenders = [Contender(name, dn.get_backend(name if name in backends else "numpy")) for name in times]
     work = step_work(case.plan, case.batch)
     return describe_result(case, summarize_ratios(times, backends), all_contenders, limits, work, 0) | {
         "chosen": chosen | {"products": {"threads": threads}},
@@ -99,21 +106,25 @@ def measure(
 
 
 def main() -> None:
-    """Measure, print a table, and write the results if requested."""
-    line = parser(__doc__)
-    line.add_argument("--peers", help=f"of {', '.join(PEERS)}; default: the installed ones; none for float64")
-    line.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}; default: all")
-    line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
-    options = Options(line)
+    """Measure all networks, print a table, and write the results if requested."""
+    command_line = parser(__doc__)
+    command_line.add_argument(
+        "--peers", help=f"from {', '.join(PEERS)}; default: the installed ones, or none for float64"
+    )
+    command_line.add_argument(
+        "--networks", default=",".join(NETWORKS), help=f"from {', '.join(NETWORKS)}; default: all"
+    )
+    command_line.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="default: float32")
+    options = Options(command_line)
     dtype = options.given.dtype
     if options.given.peers is None:
         options.given.peers = ",".join(installed() if dtype == "float32" else [])
     networks = options.known("--networks", NETWORKS)
     peers = [peer for peer in options.known("--peers", PEERS) if not options.leave_out(peer, absent(peer))]
     if peers and dtype != "float32":
-        line.error("--peers: they support float32 only")
+        command_line.error("--peers: the peers support float32 only")
     results = {}
-    for name in options.in_turn(networks):
+    for name in options.with_progress(networks):
         case = NETWORKS[name]._replace(dtype=dtype)
         try:
             results[name] = measure(case, options.backends, peers, options.rounds, options.limits)

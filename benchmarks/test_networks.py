@@ -1,4 +1,4 @@
-"""Times of training steps, predictions and model files of every network, and of a sweep over width and batch."""
+"""Measure training steps, predictions, saving and loading for every network, and steps over width and batch size."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ STEPS = 4
 DTYPES = ["float32", "float64"]
 
 
-def steps(time_calls: Any, backend: Backend, case: Case) -> None:
-    """Time an epoch of a few steps."""
+def time_steps(time_calls: Any, backend: Backend, case: Case) -> None:
+    """Time an epoch of `STEPS` steps."""
     X, y = case.data(STEPS * case.batch)
     net, optimizer = network(backend, case), case.plan.optimizer
 
@@ -31,7 +31,7 @@ def steps(time_calls: Any, backend: Backend, case: Case) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_adam_steps(time_calls: Any, backend: Backend, name: str, dtype: str) -> None:
-    steps(time_calls, backend, NETWORKS[name]._replace(dtype=dtype))
+    time_steps(time_calls, backend, NETWORKS[name]._replace(dtype=dtype))
 
 
 @pytest.mark.parametrize("samples", [1, 1000])
@@ -51,11 +51,11 @@ def test_sweep(time_calls: Any, limits: Any, backend: Backend, width: int, batch
     too_large = case.too_large(STEPS * batch)
     if too_large:
         pytest.skip(too_large)
-    longest = min(LONGEST_STEP, request.config.getoption("--largest-seconds") / STEPS)
-    least = limits(backend).seconds(step_work(case.plan, batch), case.dtype)
-    if least > longest:
-        pytest.skip(f"one step takes {least:.2g} s or more, and the limit is {longest:g} s")
-    steps(time_calls, backend, case)
+    time_limit = min(LONGEST_STEP, request.config.getoption("--largest-seconds") / STEPS)
+    lower_bound = limits(backend).seconds(step_work(case.plan, batch), case.dtype)
+    if lower_bound > time_limit:
+        pytest.skip(f"one step takes {lower_bound:.2g} s or more, but the limit is {time_limit:g} s")
+    time_steps(time_calls, backend, case)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

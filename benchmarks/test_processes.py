@@ -1,4 +1,4 @@
-"""Benchmarks in processes of their own: imports, cold starts, and the memory of a training."""
+"""Benchmarks that start new processes: imports, cold starts, and the memory that training takes."""
 
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,19 @@ def test_import(benchmark: Any, tmp_path: Path) -> None:
 
 
 def test_cold_start(benchmark: Any, backend: Backend, tmp_path: Path) -> None:
-    """The start of Python up to a trained network, with the compiled code in the cache."""
+    """Measure the time from the start of Python to a trained network, with the compiled code in the cache."""
     code = cold_start.TRAIN.format(backend=backend.name)
     benchmark.extra_info["first ever"] = cold_start.start_to_end(code, str(tmp_path))
     benchmark.pedantic(cold_start.start_to_end, (code, str(tmp_path)), rounds=5)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak of the memory")
 @pytest.mark.parametrize("layout", memory.LAYOUTS)
 def test_memory(benchmark: Any, backend: Backend, layout: str, tmp_path: Path) -> None:
-    """The growth of the peak resident size during a training, in bytes."""
+    """Measure the growth of the peak resident size during training, in bytes, and check that it is allowed."""
     path = tmp_path / "rows.npy"
     np.save(path, memory.CASE.data(memory.SAMPLES)[0])
     code = memory.GROWTH.format(backend=backend.name, layout=layout, path=str(path))
-    grown = benchmark.pedantic(memory.run_and_parse, (code,), rounds=1)
-    benchmark.extra_info["growth"] = grown
-    assert grown / memory.MB <= memory.allowed()
+    growth = benchmark.pedantic(memory.run_and_parse, (code,), rounds=1)
+    benchmark.extra_info["growth"] = growth
+    assert growth / memory.MB <= memory.allowed()

@@ -2,9 +2,10 @@
 
     python -m benchmarks.threads --json benchmarks/results/threads.json
 
-The rule in ``deepnotes_numba.thread_count`` is based on this measurement. Here, the rule and its trials are switched
-off, so that even the smallest step uses all threads. The table shows the number of multiplications from which on a
-second thread makes a step faster. Steps with fewer blocks than threads split rows instead of samples.
+The rule by which ``deepnotes_numba.thread_count`` chooses a number of threads is based on this measurement. Here, the
+rule and its trials are switched off, so that even the smallest step uses all threads. The table shows from how many
+multiplications on a second thread makes a step faster. If a step has fewer blocks of samples than threads, the threads
+divide the rows of the weights among them instead of the samples.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,15 @@ ROUND_MULTIPLICATIONS = 1e9
 
 
 def training(case: Case, batches: int, threads: int) -> Callable[[], object]:
-    """Return a function that trains for one epoch."""
+    """Return a function that trains on the Numba backend for one epoch.
+
+    Parameters
+    ----------
+    case : Case
+    batches : int
+        The number of batches in the epoch.
+    threads : int
+    """
     X, y = case.data(batches * case.batch)
     backend = dn.get_backend("numba", threads=threads)
     net = dn.Network(case.layers, case.sizes[0], backend=backend, seed=0)
@@ -32,13 +41,16 @@ def training(case: Case, batches: int, threads: int) -> Callable[[], object]:
 
 
 def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """Measure a case: multiplications per step, microseconds by number of threads, and the ratio of all to one."""
+    """Measure a case; return its multiplications per step, its microseconds by number of threads, and the ratio.
+
+    The ratio is the time with one thread per core divided by the time with one thread.
+    """
     multiplications = 3 * sum(a * b for a, b in zip(case.sizes, case.sizes[1:], strict=False)) * case.batch
     batches = int(max(4, min(400, ROUND_MULTIPLICATIONS / multiplications)))
-    rivals = {threads: training(case, batches, threads) for threads in (1, cores())}
-    for train in rivals.values():
+    functions = {threads: training(case, batches, threads) for threads in (1, cores())}
+    for train in functions.values():
         train()
-    times = turns({threads: partial(seconds, train, 2) for threads, train in rivals.items()}, rounds)
+    times = turns({threads: partial(seconds, train, 2) for threads, train in functions.items()}, rounds)
     ratios = [many / one for one, many in zip(times[1], times[cores()], strict=True)]
     return {
         "batch": case.batch,
@@ -49,14 +61,14 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print a table, and write the results if requested."""
+    """Measure all cases, print a table, and write the results if requested."""
     from deepnotes_numba import thread_count
 
     options = Options(parser(__doc__))
     if "numba" not in options.backends:
-        options.line.error("--backends: this benchmark requires numba, which is not among them")
+        options.command_line.error("--backends: this benchmark measures only numba, but numba is not among these")
     thread_count.WORK_PER_THREAD = thread_count.WORK_PER_START = 1
-    thread_count.candidates = lambda most: [most]
+    thread_count.candidates = lambda largest: [largest]
     cases = [Case(sizes, batch) for sizes in SIZES for batch in BATCHES]
     results = {f"{case.network}, {case.batch}": measure(case, options.rounds) for case in cases}
     publish("threads", "one Adam step, float32, numba", results, options.json)

@@ -1,4 +1,4 @@
-"""Dense neural networks from one set of lecture-note equations, on pluggable array backends.
+"""Dense neural networks, defined by one set of equations from lecture notes, on exchangeable array backends.
 
 Samples are columns: X has shape (features, samples). Begin with :class:`Network`.
 """
@@ -144,7 +144,7 @@ _LAZY = {
     "register_skl2onnx": "deepnotes.estimators.skl2onnx_converter",
     "write_table": "deepnotes.datasets.tables",
 }
-"""Names that are imported at their first use, and their modules: most programs do not need them."""
+"""The modules of the names that are imported only at their first use, since most programs do not need them."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``python -m deepnotes`` runs the command ``deepnotes``."""
+"""Run the command ``deepnotes``, as ``python -m deepnotes``."""
 
 import sys
 

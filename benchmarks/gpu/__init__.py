@@ -1,1 +1,1 @@
-"""The CuPy backend on a GPU, checked against the equations and measured beside others: ``python -m benchmarks.gpu``."""
+"""Checks of the CuPy backend on a GPU, and comparisons with other libraries: ``python -m benchmarks.gpu``."""

@@ -7,23 +7,23 @@ import numpy as np
 import deepnotes as dn
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-"""The precisions of the factors of products; everything else is float32."""
+"""The precisions of the factors of matrix products; everything else is float32."""
 
 MATMUL = {"float32": "highest", "tf32": "high", "bfloat16": "bfloat16"}
-"""The option of ``get_backend("cupy", matmul_precision=...)`` for each precision."""
+"""The value of the CuPy backend's option ``matmul_precision`` for each precision."""
 
 AGREEMENT = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
-"""The relative difference of losses above which two libraries do not train alike."""
+"""For each precision, the largest relative difference of losses at which two libraries count as doing the same work."""
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-5, 0.9, 0.999, 1e-8
-"""The learning rate is small, so that rounding errors do not grow while losses are compared."""
+"""Adam's options. The learning rate is small, so that rounding errors do not grow while losses are compared."""
 
 ELEMENTS = 1 << 28
 """The maximum number of elements in the samples of a case: 1 GiB in float32."""
 
 
 class Case(NamedTuple):
-    """A network of ReLU layers and a last layer with softmax, and a batch size."""
+    """A batch size, and a network of ReLU layers with a softmax layer at the end."""
 
     sizes: tuple[int, ...]
     batch: int
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """The operations of the products of a step: N2 and N13 of all layers, N15 of all except the first."""
+        """Floating-point operations of a step's matrix products: N2 and N13 in each layer, N15 in all but the first."""
         pairs = list(zip(self.sizes, self.sizes[1:], strict=False))
         return 2 * self.batch * sum(n_prev * n * (3 if first else 2) for first, (n_prev, n) in enumerate(pairs))
 

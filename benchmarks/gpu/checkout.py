@@ -10,24 +10,24 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def make_importable() -> None:
-    """Make deepnotes and its backends importable, and known to :mod:`importlib.metadata`, unless they are already.
+    """Make deepnotes and its backends importable and known to :mod:`importlib.metadata`, if they are not installed.
 
-    So a container with CuPy, NumPy and pytest is enough.
+    This allows the benchmark to run in a container that has only CuPy, NumPy and pytest.
     """
     if "cupy" not in entry_points(group="deepnotes.backends").names:
         sys.path[:0] = [_write_metadata(), str(ROOT), str(ROOT / "backends")]
 
 
 def _write_metadata() -> str:
-    """Write the metadata of an installed project to a new directory, and return its path."""
+    """Write the metadata that an installation would write, but to a new directory, and return its path."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name, version = project["name"], project["version"]
     folder = Path(tempfile.mkdtemp(prefix="deepnotes-"))
-    about = folder / f"{name}-{version}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    dist_info = folder / f"{name}-{version}.dist-info"
+    dist_info.mkdir()
+    (dist_info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
     lines = []
     for group, entries in project["entry-points"].items():
         lines += [f"[{group}]", *(f"{key} = {value}" for key, value in entries.items()), ""]
-    (about / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    (dist_info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
     return str(folder)

@@ -1,4 +1,4 @@
-"""Limits of a GPU: the products of a step, a node of a CUDA graph, and the bandwidth of an update."""
+"""Performance limits of a GPU: the time of a step's products and of a CUDA graph's node, and the memory bandwidth."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
 
 NODES = 256
-"""The number of nodes of the graph to time."""
+"""The number of nodes in the timed graph."""
 
 
 def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
-    """Return a function that times only the products of a step, captured as a graph."""
+    """Return a function that times the matrix products of a step alone, captured as a CUDA graph, in seconds."""
     factors = PRECISIONS[MATMUL[precision]]
     kind = "uint16" if factors == "bfloat16" else "float32"
     calls = []
@@ -35,22 +35,28 @@ def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
 
 
 def node(device: Device) -> dict[str, float]:
-    """Return the microseconds of the smallest graph nodes: a copy of four bytes, and a launch."""
+    """Return the microseconds per graph node for the smallest nodes: a copy of four bytes, and a kernel launch."""
     source, target = (_filled(device, 1, "float32") for _ in range(2))
-    short, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
+    number, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
     grid, block = geometry.grid("round16", 1)
-    launch = device.launcher("round16", "float32", grid, block, (short, bits, 1, 0, 1.0))
-    found = {}
+    launch = device.launcher("round16", "float32", grid, block, (number, bits, 1, 0, 1.0))
+    measurements = {}
     for name, call in (("copy, µs", device.copier(source, target)), ("launch, µs", launch)):
-        found[name] = round(graph_timer(device, [call] * NODES)() / NODES * 1e6, 3)
-    return found
+        measurements[name] = round(graph_timer(device, [call] * NODES)() / NODES * 1e6, 3)
+    return measurements
 
 
 def bandwidths(device: Device, parameters: int) -> dict[str, float]:
-    """Return the GB/s of a copy on the device and of Adam's update, for a number of float32 parameters.
+    """Return the memory bandwidth, in GB/s, of a copy on the device and of Adam's update.
 
-    A copy makes two passes. The update makes seven: it reads θ, the gradient and two slots, and writes all of them
-    except the gradient.
+    A copy makes two passes over its array: it reads and writes. The update makes seven: it reads θ, the gradient and
+    two slots, and writes all of them except the gradient.
+
+    Parameters
+    ----------
+    device : Device
+    parameters : int
+        The number of float32 parameters to copy and to update.
     """
     theta, g, first, second = (_filled(device, parameters, "float32") for _ in range(4))
     state = device.empty(control.SIZE, "uint8")
@@ -59,17 +65,17 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
     update = device.launcher(
         "adam", "float32", grid, block, (theta, g, first, second, parameters, parameters, state, 0.9, 0.999)
     )
-    found = {}
+    measurements = {}
     for name, call, passes in (("copy, GB/s", device.copier(theta, g), 2), ("update, GB/s", update, 7)):
-        found[name] = round(4 * parameters * passes / graph_timer(device, [call])() / 1e9, 1)
-    found["share"] = round(found["update, GB/s"] / found["copy, GB/s"], 3)
-    return found
+        measurements[name] = round(4 * parameters * passes / graph_timer(device, [call])() / 1e9, 1)
+    measurements["share"] = round(measurements["update, GB/s"] / measurements["copy, GB/s"], 3)
+    return measurements
 
 
 def graph_timer(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:
-    """Return a function that times a graph of all calls, which is launched repeatedly."""
+    """Capture all calls as one CUDA graph, and return a function that measures the mean seconds of several launches."""
     with device.section():
-        for call in calls:  # the first calls create what a capture cannot
+        for call in calls:  # the first call of each may allocate or compile, which a capture does not allow
             call()
         flag = _filled(device, 1, "float32")
         device.download(flag)
@@ -94,7 +100,7 @@ def graph_timer(device: Device, calls: Sequence[Callable[[], None]]) -> Callable
 
 
 def _filled(device: Device, size: int, dtype: str) -> Any:
-    """Return a flat array of ones; products of subnormal numbers might be slower."""
+    """Return a flat array of ones, because products of subnormal numbers might be slower."""
     with device.section():
         array = device.empty(size, dtype)
         ones = np.ones(size, np.float32) if dtype == "float32" else np.full(size, 0x3F80, np.uint16)

@@ -1,4 +1,4 @@
-"""Measurements on a GPU: training steps of several libraries in turns, and a comparison with the host."""
+"""Measurements on a GPU: training steps of several libraries in turns, and a comparison with a backend on the host."""
 
 import statistics
 import time
@@ -10,30 +10,30 @@ from benchmarks.gpu.cases import AGREEMENT, Case
 from benchmarks.gpu.rivals import Rival, ours
 
 SECONDS = 0.3
-"""The approximate seconds of a turn."""
+"""The approximate duration of one measurement, in seconds."""
 
 
 def step_timer(case: Case, rival: Rival) -> Callable[[], float]:
-    """Return a function that trains for about :data:`SECONDS` and returns the seconds per step."""
+    """Return a function that trains for about :data:`SECONDS` seconds and returns the seconds per step."""
     rival.train(1)  # the first epoch compiles, captures and allocates
     began = time.perf_counter()
     rival.train(1)
     epochs = max(1, round(SECONDS / (time.perf_counter() - began)))
 
-    def timed() -> float:
+    def measure() -> float:
         began = time.perf_counter()
         rival.train(epochs)
         return (time.perf_counter() - began) / (epochs * case.batches)
 
-    return timed
+    return measure
 
 
-def in_turns(rivals: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Call all functions, which return their own times, in each round; return the times by name."""
-    times: dict[str, list[float]] = {who: [] for who in rivals}
+def measure_in_turns(timers: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Call each timer once per round, and return the seconds that it measured, by name."""
+    times: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
-        for who, timed in rivals.items():
-            times[who].append(timed())
+        for name, timer in timers.items():
+            times[name].append(timer())
     return times
 
 
@@ -45,60 +45,61 @@ def steps(
     rounds: int,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure a case; return the times by rival, and the reasons why others failed.
+    """Measure a case; return the times by rival, and the reasons why some rivals could not be measured.
 
     Parameters
     ----------
     case : Case
     precision : str
     makers : mapping of str to callable
-        The rivals. The first is deepnotes; the losses of the others are compared with it before anything is timed.
+        The functions that set up the rivals, by name. The first is for deepnotes; the losses of the others are compared
+        with its losses before anything is timed.
     products : callable
-        Returns a function that times the products of a step alone.
+        Returns a function that times the matrix products of a step alone.
     rounds : int
     note : callable
         Called with a description of the current work.
     """
     X, y = case.data()
     start = case.start()
-    ready: dict[str, Callable[[], float]] = {}
+    timers: dict[str, Callable[[], float]] = {}
     missing: dict[str, str] = {}
-    wanted = None
-    for who, make in makers.items():
-        note(f"{case.name}, {precision}: {who}")
+    expected_loss = None
+    for name, make in makers.items():
+        note(f"{case.name}, {precision}: {name}")
         try:
             rival = make(case, precision, X, y, start)
-            wanted = rival.first_loss if wanted is None else wanted
-            apart = abs(rival.first_loss - wanted) / abs(wanted)
-            if not apart <= AGREEMENT[precision]:
+            expected_loss = rival.first_loss if expected_loss is None else expected_loss
+            difference = abs(rival.first_loss - expected_loss) / abs(expected_loss)
+            if not difference <= AGREEMENT[precision]:
                 raise ArithmeticError(
-                    f"its first loss {rival.first_loss:.6g} differs from {wanted:.6g}: it does different work"
+                    f"its first loss {rival.first_loss:.6g} is not {expected_loss:.6g}, the first loss of deepnotes"
                 )
-            ready[who] = step_timer(case, rival)
+            timers[name] = step_timer(case, rival)
         except Exception as error:  # the other rivals are still measured
-            missing[who] = _message(error)
+            missing[name] = _message(error)
     try:
-        ready["products"] = products(case, precision)
+        timers["products"] = products(case, precision)
     except Exception as error:
         missing["products"] = _message(error)
-    times = in_turns(ready, rounds)
-    found: dict[str, Any] = {
+    times = measure_in_turns(timers, rounds)
+    result: dict[str, Any] = {
         "case": case.name,
         "precision": precision,
         "flops": case.flops,
         "microseconds": {
-            who: [round(f(t) * 1e6, 2) for f in (min, statistics.median, max)] for who, t in times.items()
+            name: [round(f(t) * 1e6, 2) for f in (min, statistics.median, max)] for name, t in times.items()
         },
         "missing": missing,
     }
-    first = next(iter(makers))
-    if first in times:
-        found["ratios"] = {
-            who: round(statistics.median(a / b for a, b in zip(times[first], t, strict=True)), 3)
-            for who, t in times.items()
-            if who != first
+    ours_name = next(iter(makers))
+    if ours_name in times:
+        result["ratios"] = {
+            name: round(statistics.median(a / b for a, b in zip(times[ours_name], t, strict=True)), 3)
+            for name, t in times.items()
+            if name != ours_name
         }
-    return found
+    return result
 
 
 def crossover(
@@ -112,15 +113,15 @@ def crossover(
             X, y = case.data()
             start = case.start()
             note(f"crossover: {case.name}")
-            ready = {b.name: step_timer(case, ours(b, case, X, y, start)) for b in (fast, other)}
-            times = {who: statistics.median(t) for who, t in in_turns(ready, 3).items()}
-            rounded = {who: round(t * 1e6, 2) for who, t in times.items()}
+            timers = {b.name: step_timer(case, ours(b, case, X, y, start)) for b in (fast, other)}
+            times = {name: statistics.median(t) for name, t in measure_in_turns(timers, 3).items()}
+            rounded = {name: round(t * 1e6, 2) for name, t in times.items()}
             points.append({"width": width, "batch": batch, "microseconds": rounded})
     return {"points": points}
 
 
-def best_on_the_host() -> dn.Backend:
-    """Return the Numba backend, or NumPy's where Numba is not installed."""
+def host_backend() -> dn.Backend:
+    """Return the Numba backend, or the NumPy backend if Numba is not available."""
     try:
         return dn.get_backend("numba")
     except dn.BackendUnavailable:

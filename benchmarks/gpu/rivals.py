@@ -1,7 +1,7 @@
 """Libraries that train the same network on the same GPU: deepnotes, three variants of PyTorch, and JAX.
 
-A rival is made from a case, a precision, the data and a network with the initial parameters. It has the mean loss of a
-first epoch in the order of the samples, and a function that trains for some epochs in random order.
+Each library has a function that takes a case, a precision, the data and a network with the initial parameters. It
+trains for one epoch with the samples in order, and returns a :class:`Rival`.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,22 @@ from benchmarks.gpu.cases import BETA1, BETA2, EPSILON, LEARNING_RATE, MATMUL, C
 
 
 class Rival(NamedTuple):
-    """The loss of the first epoch, and a function that trains for some epochs and waits until they are done."""
+    """A library that is ready to train a network."""
 
     first_loss: float
+    """The mean loss of the first epoch, with the samples in order."""
     train: Callable[[int], None]
+    """Trains for a number of epochs, with the samples in random order, and waits until the device is done."""
 
 
 def deepnotes(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network, device: int = 0) -> Rival:
-    """Return the training of the CuPy backend with data on the device."""
+    """Set up training on the CuPy backend, with the data on the device."""
     backend = dn.get_backend("cupy", device=device, matmul_precision=MATMUL[precision])
     return ours(backend, case, X, y, start)
 
 
 def ours(backend: dn.Backend, case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Rival:
-    """Return the training of a backend of deepnotes with data in arrays of the backend."""
+    """Set up training on a backend of deepnotes, with the data in arrays of that backend."""
     net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
     samples, classes = backend.from_numpy(X.T), backend.from_numpy(y)
     fit = partial(net.fit, samples, classes, optimizer=dn.Adam(LEARNING_RATE, BETA1, BETA2, EPSILON))
@@ -46,27 +48,36 @@ def pytorch(
     X: np.ndarray,
     y: np.ndarray,
     start: dn.Network,
-    how: str = "eager",
+    mode: str = "eager",
     device: str = "cuda",
 ) -> Rival:
-    """Return the training of ``nn.Sequential`` with the fused Adam: eager, compiled, or as a CUDA graph."""
+    """Set up PyTorch's training of ``nn.Sequential`` with the fused Adam.
+
+    Parameters
+    ----------
+    case, precision, X, y, start
+        As described at the top of the module.
+    mode : {"eager", "compiled", "graph"}
+        Whether to run eagerly, with ``torch.compile``, or as a captured CUDA graph.
+    device : str
+    """
     import torch
     from torch import nn
 
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     samples, targets = torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)
     model = _torch_model(case, start, device)
-    graph = how == "graph"
+    graph = mode == "graph"
     optimizer = torch.optim.Adam(
         model.parameters(), LEARNING_RATE, (BETA1, BETA2), EPSILON, fused=True, capturable=graph
     )
-    entropy, half = nn.CrossEntropyLoss(), precision == "bfloat16"
+    cross_entropy, half = nn.CrossEntropyLoss(), precision == "bfloat16"
 
     def cost(batch: Any) -> Any:
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            return entropy(model(samples[batch]), targets[batch])
+            return cross_entropy(model(samples[batch]), targets[batch])
 
-    if how == "compiled":
+    if mode == "compiled":
         cost = torch.compile(cost, mode="reduce-overhead")
     total = torch.zeros((), device=device)
 
@@ -82,7 +93,7 @@ def pytorch(
 
     def epoch(order: Any) -> None:
         for batch in order.split(case.batch):
-            if how == "compiled":
+            if mode == "compiled":
                 torch.compiler.cudagraph_mark_step_begin()
             run_step(batch)
 
@@ -114,7 +125,7 @@ def _torch_model(case: Case, start: dn.Network, device: str) -> Any:
 def _captured_step(
     case: Case, step: Callable[[Any], None], model: Any, optimizer: Any, total: Any
 ) -> Callable[[Any], None]:
-    """Return a function that replays a step, captured as a CUDA graph, with the indices of a batch."""
+    """Capture `step` as a CUDA graph; return a function that replays it for the indices of a batch."""
     import torch
 
     indices = torch.arange(case.batch, device=total.device)
@@ -128,23 +139,23 @@ def _captured_step(
 
 
 def _capture(step: Callable[[], None], model: Any, optimizer: Any, total: Any) -> Callable[[], None]:
-    """Return a function that replays a captured step; restore the state from before the warm-up."""
+    """Capture `step`, undo the changes that its warm-up made to the state, and return a function that replays it."""
     import torch
 
-    kept = [parameter.detach().clone() for parameter in model.parameters()]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    initial = [parameter.detach().clone() for parameter in model.parameters()]
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
         for _ in range(3):
             optimizer.zero_grad(set_to_none=True)
             step()
-    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.current_stream().wait_stream(side_stream)
     optimizer.zero_grad(set_to_none=True)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
     with torch.no_grad():
-        for parameter, value in zip(model.parameters(), kept, strict=True):
+        for parameter, value in zip(model.parameters(), initial, strict=True):
             parameter.copy_(value)
         for slots in optimizer.state.values():
             for slot in slots.values():
@@ -154,7 +165,7 @@ def _capture(step: Callable[[], None], model: Any, optimizer: Any, total: Any) -
 
 
 def jax(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Rival:
-    """Return the training of JAX: an epoch is one scan in a compiled function with donated state."""
+    """Set up JAX's training: an epoch is one ``lax.scan`` in a compiled function, which reuses the state's memory."""
     import jax
     import jax.numpy as jnp
 
@@ -175,11 +186,11 @@ def jax(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Netw
         m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradient)
         v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradient)
 
-        def updated(theta: Any, m: Any, v: Any) -> Any:
+        def update(theta: Any, m: Any, v: Any) -> Any:
             m_hat, v_hat = m / (1 - BETA1**t), v / (1 - BETA2**t)
             return theta - LEARNING_RATE * m_hat / (jnp.sqrt(v_hat) + EPSILON)
 
-        return (jax.tree.map(updated, layers, m, v), m, v, t), loss
+        return (jax.tree.map(update, layers, m, v), m, v, t), loss
 
     @partial(jax.jit, donate_argnums=0)
     def epoch(state: Any, order: Any) -> Any:
@@ -196,8 +207,8 @@ def jax(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Netw
         nonlocal state, key
         losses = None
         for _ in range(epochs):
-            key, now = jax.random.split(key)
-            state, losses = epoch(state, jax.random.permutation(now, len(X)))
+            key, epoch_key = jax.random.split(key)
+            state, losses = epoch(state, jax.random.permutation(epoch_key, len(X)))
         jax.block_until_ready((state, losses))
 
     return Rival(first_loss, train)
@@ -212,13 +223,13 @@ def _parameters(net: dn.Network) -> list[np.ndarray]:
 
 PEERS: dict[str, Callable[..., Rival]] = {
     "pytorch eager": pytorch,
-    "pytorch graph": partial(pytorch, how="graph"),
-    "pytorch compiled": partial(pytorch, how="compiled"),
+    "pytorch graph": partial(pytorch, mode="graph"),
+    "pytorch compiled": partial(pytorch, mode="compiled"),
     "jax": jax,
 }
 
 
 def installed() -> dict[str, Callable[..., Rival]]:
-    """Return the peers that can be imported here."""
+    """Return the functions for the libraries that are installed, by name."""
     modules = {"jax": "jax"}
     return {name: peer for name, peer in PEERS.items() if find_spec(modules.get(name, "torch"))}

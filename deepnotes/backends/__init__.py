@@ -1,9 +1,9 @@
 """The interface of backends: everything that the packages under ``backends/`` use, and nothing else.
 
-A backend derives from :class:`Backend` or, on NumPy's arrays, from :class:`HostBackend`. The namespace is enough to
-train (level 1); ``kernels`` replace equations (level 2); ``compile`` and ``compile_inference`` return the backend's own
-:class:`Program` and :class:`Inference` for plans that it has kernels for, see :class:`Supported` (level 3). The
-other names are the types and helpers that these need.
+A backend derives from :class:`Backend`, or from :class:`HostBackend` if its arrays are NumPy's. A namespace is enough
+for training (level 1). Its ``kernels`` replace equations (level 2). Its methods ``compile`` and ``compile_inference``
+return its own :class:`Program` and :class:`Inference` for the plans that it supports, see :class:`Supported` (level 3).
+The other names are types and helpers for implementing these.
 
 These names are stable; the modules that define them are not.
 """

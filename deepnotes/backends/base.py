@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 PROMISES = {
-    "any threads": "the same bits again, with any number of threads",
-    "same threads": "the same bits again, with the same number of threads",
-    "none": "the last bits may differ",
+    "any threads": "every run gives the same bits, with any number of threads",
+    "same threads": "every run with the same number of threads gives the same bits",
+    "none": "the last bits may differ between runs",
 }
 """A description of each value of :attr:`Backend.determinism`."""
 
@@ -50,12 +50,12 @@ class Backend:
         The device of its arrays, as DLPack reports it; other libraries' arrays on that device are used without a copy.
     on_host : bool
         Whether its arrays are NumPy's, in the memory of the host. If so, estimators convert sparse samples a few
-        batches at a time, and the ceilings that are measured for one such backend hold for all.
+        batches at a time, and the performance limits that are measured for one such backend apply to all of them.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32 ("highest"), or with factors that are rounded on purpose, to TF32
-        ("high") or to the 16-bit format of that name. Conformance derives its bounds from it.
+        ("high") or to the 16-bit format of that name. The error bounds of the conformance checks depend on it.
     determinism : {"any threads", "same threads", "none"}
-        What is guaranteed if a training or prediction is repeated, possibly in another process, on the same processor
+        What is guaranteed if training or prediction is repeated, possibly in another process, on the same processor
         with the same versions and the same seed: the same bits for any number of threads, the same bits for the same
         number of threads, or nothing.
     known_gaps : mapping of str to str
@@ -77,7 +77,7 @@ class Backend:
     matmul_precision = "highest"
     determinism = "none"
     known_gaps: Mapping[str, str] = {}
-    _load: ClassVar[Callable[..., "Backend"]]  # by name and options; set by the registry, which imports this module
+    _load: ClassVar[Callable[..., "Backend"]]  # loads a backend by name and options; set by the registry
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self.name = name
@@ -106,9 +106,10 @@ class Backend:
         return None
 
     def warmup(self, dtypes: Sequence[str] = ("float32", "float64")) -> Iterator[str]:
-        """Do the work that would otherwise delay the first use, for ``deepnotes warmup``; by default there is none.
+        """Compile or load ahead of time what would otherwise delay the first use; by default, do nothing.
 
-        A backend that compiles overrides this method, for example to fill a cache on disk.
+        ``deepnotes warmup`` calls this method. A backend that compiles overrides it, for example to fill a cache on
+        disk.
 
         Parameters
         ----------
@@ -156,20 +157,25 @@ class Backend:
         return isinstance(x, self._array_type)
 
     def write(self, flat: Array, start: int, values: Array) -> Array:
-        """Return `flat`, shape (p,), with `values` from `start` on: a new array, or `flat` itself if it can be written.
+        """Return `flat` with the elements from `start` on replaced by `values`.
 
         Parameters
         ----------
         flat : Array, shape (p,)
         start : int
         values : Array, shape (k,)
+
+        Returns
+        -------
+        Array, shape (p,)
+            A new array, or `flat` itself if the arrays of the backend can be written to.
         """
         if values.shape == flat.shape:
             return values
         return self.xp.concat([flat[:start], values, flat[start + values.shape[0] :]])
 
     def describe(self) -> str:
-        """Return one line for ``deepnotes backends``: the library, its version and its device."""
+        """Describe the backend in one line, for ``deepnotes backends``: the library, its version and its device."""
         version = getattr(self.xp, "__version__", "")
         return f"{getattr(self.xp, '__name__', type(self.xp).__name__)} {version}".strip()
 
@@ -190,7 +196,7 @@ def _check_signatures(backend: str, kernels: Mapping[str, Callable[..., Any]]) -
 
     for name, kernel in kernels.items():
         if name not in EQUATIONS:
-            raise TypeError(f"backend {backend!r} has a kernel {name!r}, and there is no such equation")
+            raise TypeError(f"backend {backend!r} has a kernel {name!r}, but there is no equation of that name")
         expected, actual = (
             [(p.name, p.kind, p.default) for p in signature(f).parameters.values()] for f in (EQUATIONS[name], kernel)
         )

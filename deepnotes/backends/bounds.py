@@ -1,33 +1,34 @@
-"""Error bounds: the largest deviations that correct results may have. All bounds come from this module.
+"""Error bounds: the largest errors that correct results may have. The bounds of all checks come from this module.
 
 The equations are pure functions of a namespace. This module is a namespace whose arrays carry an error bound for each
 value: the running error analysis of J. H. Wilkinson (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd
 ed., SIAM 2002, section 3.3). The bounds are for the dtype that a backend computes in; the values are computed in a
-wider dtype. Run on these arrays, an equation, a layer or a whole training gives the reference values and the largest
-errors that a backend may have. No bound is fitted to the observed results of a backend. The rules, with the unit
-roundoff ``u``:
+wider dtype. An equation, a layer or a whole training run that is computed on these arrays gives the reference values
+and the largest errors that a backend may have. No bound is fitted to the observed results of a backend. The rules, with
+the unit roundoff ``u``:
 
 - **Rounding.** An operation has an error of at most ``u |x|``; a result below the smallest normal number ``tiny`` may
   become 0. A Python number that the dtype cannot represent counts as one rounding.
-- **Errors of arguments.** An error ``e`` of an argument is multiplied by the largest derivative within ``e``: a sum
-  adds the errors, ``x y`` has ``|x| e_y + |y| e_x + e_x e_y``, and so on. Exact arguments have no errors.
-- **Sums of k terms**, and so the matrix products N2, N13, N15 and the sum N14, in any order, fused or not: ``γ_k Σ
-  |terms|`` with ``γ_k = k u / (1 - k u)`` (Higham, section 3.1). On random data the roundings are independent and
-  mostly cancel, so that the error grows as the square root of k: for `random` inputs the bound is the smaller of
-  ``γ_k`` and ``2 sqrt(k) u`` (N. J. Higham and T. Mary, SIAM J. Sci. Comput. 41 (2019) A2815, theorem 2.4 with λ = 2).
-  Structured data, such as constants, always get ``γ_k``.
+- **Errors of arguments.** An error ``e`` of an argument ``x`` is multiplied by the largest derivative between ``x - e``
+  and ``x + e``: for a sum, the errors add up; ``x y`` has the error ``|x| e_y + |y| e_x + e_x e_y``; and so on. Exact
+  arguments have no errors.
+- **Sums of k terms**, and therefore also the matrix products N2, N13, N15 and the sum N14, have an error of at most
+  ``γ_k Σ |terms|`` with ``γ_k = k u / (1 - k u)``, in any order and with or without fused operations (Higham, section
+  3.1). On random data the roundings are independent and mostly cancel, so the error grows as the square root of k: for
+  `random` inputs the factor is the smaller of ``γ_k`` and ``2 sqrt(k) u`` (N. J. Higham and T. Mary, SIAM J. Sci.
+  Comput. 41 (2019) A2815, theorem 2.4 with λ = 2). For structured data, such as constants, it is always ``γ_k``.
 - **Elementary functions** have an error of a few units in the last place (`ULPS`), as in good libraries. A backend that
-  loses digits by a different, unstable formula exceeds the bounds. An equation that is itself unstable would have a
-  wide bound, which hides the loss; therefore tests/equations/test_stability.py compares each equation's bound with the
-  effect of rounding its arguments alone.
+  loses digits because it uses a different, unstable formula exceeds the bounds. If an equation itself were unstable,
+  its bound would be wide and would hide the loss; therefore tests/equations/test_stability.py compares each equation's
+  bound with the effect of rounding its arguments alone.
 - **Sums over samples** are not a special case: the equations add them in blocks (:mod:`deepnotes.equations.samples`),
   so their bound does not grow with the batch.
 - **Comparisons.** If the difference of two numbers is smaller than its error, either outcome of a comparison is
-  correct, and a result selected by it has the difference of the alternatives as its error. So the kinks of ReLU need no
-  exception: near them, where the outcome is uncertain, the bound is wide.
-- **Overflow.** Beyond the largest number both the value and infinity are correct. The arithmetic of the bounds may
-  overflow as well, without a warning. A value that is infinite even in the wider dtype must be infinite in the result.
-  If an error bound is infinite or NaN, any result is accepted.
+  correct, and the error of a value selected by the comparison includes the difference of the two alternatives. So the
+  kink of ReLU needs no exception: near it, where the outcome is uncertain, the bound is wide.
+- **Overflow.** Beyond the largest number of the dtype, both the value and infinity are correct. The computation of the
+  bounds may overflow as well, without a warning. A value that is infinite even in the wider dtype must be infinite in
+  the result. If an error bound is infinite or NaN, any result is accepted.
 """
 
 import builtins
@@ -39,14 +40,14 @@ from deepnotes.backends.base import Backend
 
 
 class BoundedArray:
-    """Values with error bounds for a backend's values; see :class:`Rules`.
+    """Reference values, with bounds on the errors that a backend's values may have; see :class:`Rules`.
 
     Attributes
     ----------
     value : ndarray
-        In a wider dtype than the backend's; int64 and bool are kept.
+        The reference values. Floating-point values have a wider dtype than the backend's.
     error : ndarray of float64
-        Of the same shape; 1 where a bool is uncertain.
+        The error bounds, of the same shape. The bound of a bool is 1 if its value is uncertain.
     """
 
     __slots__ = ("error", "rules", "value")
@@ -138,9 +139,9 @@ class BoundedArray:
 
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""Unit roundoffs by dtype, and by the precision of products if that differs."""
-LOST = {"float16": 2.0**-25}
-"""The absolute rounding error of a factor that is too small for the relative one in `UNIT`."""
+"""The unit roundoff of each dtype, and of each precision that matrix products may have instead."""
+SUBNORMAL_ERROR = {"float16": 2.0**-25}
+"""The largest absolute rounding error of subnormal factors, for which the relative error in `UNIT` does not hold."""
 ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 3, "sqrt": 1}
 """The largest errors of elementary functions, in units in the last place."""
 
@@ -209,7 +210,7 @@ class Rules:
         self.random = random
         self.wide: np.dtype[Any] = np.dtype(np.longdouble if dtype == "float64" else np.float64)
         self.u, self.products_u = UNIT[dtype], UNIT[products or dtype]
-        self.lost = LOST.get(products or dtype, 0.0)
+        self.subnormal_error = SUBNORMAL_ERROR.get(products or dtype, 0.0)
         info = np.finfo(self.dtype)
         self.tiny, self.largest = float(info.tiny), float(info.max)
         self.slack = 2.0 if np.finfo(self.wide).eps > info.eps / 64 else 1.0
@@ -217,7 +218,7 @@ class Rules:
     # --- construction of values and errors ------------------------------------------------------------------------
 
     def exact(self, value: Any) -> BoundedArray:
-        """Return values without errors, which every backend must match exactly."""
+        """Return values with error bounds of 0: every backend must match them exactly."""
         return BoundedArray(self, value, 0.0)
 
     def lift(self, x: Any, like: BoundedArray) -> BoundedArray:
@@ -229,24 +230,24 @@ class Rules:
         rounded = float(self.dtype.type(x)) if abs(x) <= self.largest else x
         return BoundedArray(self, np.asarray(x, self.wide), 0.0 if rounded == x else self.u * abs(x))
 
-    def known(self, value: Any, error: Any) -> BoundedArray:
-        """Return values with known errors; values that are not finite must be matched exactly."""
+    def with_errors(self, value: Any, error: Any) -> BoundedArray:
+        """Return values with these error bounds; a backend must match non-finite values exactly."""
         error = np.where(np.isnan(error), np.inf, error)
         return BoundedArray(self, value, np.where(np.isfinite(value), error, 0.0))
 
-    def rounded(self, value: Any, error: Any, roundings: float = 1.0) -> BoundedArray:
-        """Return the result of an operation, with the errors from its arguments and its own rounding."""
+    def add_rounding(self, value: Any, error: Any, roundings: float = 1.0) -> BoundedArray:
+        """Return the result of an operation, with the error caused by its arguments and that of its own rounding."""
         own = roundings * self.u * (abs(value) + error) + self.tiny
-        return self.known(value, np.where((value == 0) & (error == 0), 0.0, error + own))
+        return self.with_errors(value, np.where((value == 0) & (error == 0), 0.0, error + own))
 
     def elementary(self, name: str, value: Any, error: Any) -> BoundedArray:
-        """Return the result of an elementary function; a unit in the last place is at most two roundings."""
-        return self.rounded(value, error, 2 * ULPS[name])
+        """Return the result of an elementary function; a unit in the last place counts as two roundings."""
+        return self.add_rounding(value, error, 2 * ULPS[name])
 
     def may_overflow(self, x: BoundedArray) -> np.ndarray:
-        """Return where a backend may return infinity instead of a finite value."""
-        found: np.ndarray = np.isfinite(x.value) & (abs(x.value) + x.error > self.largest)
-        return found
+        """Return a mask of the elements for which a backend may return infinity instead of a finite value."""
+        mask: np.ndarray = np.isfinite(x.value) & (abs(x.value) + x.error > self.largest)
+        return mask
 
     # --- operators --------------------------------------------------------------------------------------------------
 
@@ -254,44 +255,46 @@ class Rules:
         """Return ``a + b``."""
         if a.value.dtype.kind != "f":
             return self.exact(a.value + b.value)
-        return self.rounded(a.value + b.value, a.error + b.error)
+        return self.add_rounding(a.value + b.value, a.error + b.error)
 
     def multiply(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
         """Return ``a b``."""
         if a.value.dtype.kind != "f":
             return self.exact(a.value * b.value)
         error = abs(a.value) * b.error + abs(b.value) * a.error + a.error * b.error
-        unsure = self.may_overflow(a) | self.may_overflow(b)
-        return self.rounded(a.value * b.value, np.where(unsure, np.inf, error))
+        is_uncertain = self.may_overflow(a) | self.may_overflow(b)
+        return self.add_rounding(a.value * b.value, np.where(is_uncertain, np.inf, error))
 
     def divide(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
-        """Return ``a / b``; a backend may return 0 where b may overflow."""
+        """Return ``a / b``; where b may overflow, a backend may return 0."""
         quotient = a.value / b.value
-        least = abs(b.value) - b.error
+        smallest_divisor = abs(b.value) - b.error
         inexact = (a.error > 0) | (b.error > 0)
         with np.errstate(all="ignore"):
-            error = np.where(least > 0, (a.error + abs(quotient) * b.error) / least, np.inf)
+            error = (a.error + abs(quotient) * b.error) / smallest_divisor
+            error = np.where(smallest_divisor > 0, error, np.inf)
         error = np.where(inexact, error, 0.0) + np.where(self.may_overflow(b), abs(quotient), 0.0)
-        return self.rounded(quotient, np.where(self.may_overflow(a), np.inf, error))
+        return self.add_rounding(quotient, np.where(self.may_overflow(a), np.inf, error))
 
     def matmul(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
         """Return ``a b``, the matrix product."""
         value, k = a.value @ b.value, a.value.shape[-1]
-        size_a, size_b = (np.asarray(abs(x.value), np.float64) + x.error for x in (a, b))
-        size = size_a @ size_b
-        error = sum_factor(k, self.products_u, self.random) * size + k * self.tiny
+        abs_a, abs_b = (np.asarray(abs(x.value), np.float64) + x.error for x in (a, b))
+        abs_product = abs_a @ abs_b
+        error = sum_factor(k, self.products_u, self.random) * abs_product + k * self.tiny
         if self.products_u > self.u:  # the factors are rounded as well
-            error = error + 2 * self.products_u * size
-            if self.lost:
-                error = error + 2 * self.lost * (size_a.sum(-1, keepdims=True) + size_b.sum(-2, keepdims=True))
+            error = error + 2 * self.products_u * abs_product
+            if self.subnormal_error:
+                sums = abs_a.sum(-1, keepdims=True) + abs_b.sum(-2, keepdims=True)
+                error = error + 2 * self.subnormal_error * sums
         if a.error.any():
-            error = error + a.error @ size_b
+            error = error + a.error @ abs_b
         if b.error.any():
-            error = error + size_a @ b.error
-        return self.known(value, np.where(size == 0, 0.0, error))
+            error = error + abs_a @ b.error
+        return self.with_errors(value, np.where(abs_product == 0, 0.0, error))
 
     def compare(self, comparison: Any, a: BoundedArray, b: BoundedArray) -> BoundedArray:
-        """Return the outcome of a comparison, and where it is uncertain."""
+        """Return the outcome of a comparison, with an error of 1 where it is uncertain."""
         error = a.error + b.error
         return BoundedArray(self, comparison(a.value, b.value), (error > 0) & (abs(a.value - b.value) <= error))
 
@@ -333,7 +336,7 @@ class Rules:
         kind = np.dtype(dtype)
         value = x.value.astype(self.wide if kind.kind == "f" else kind)
         if kind.kind == "f" and x.value.dtype.kind in "iu" and np.any(value != value.astype(self.dtype)):
-            return self.rounded(value, 0.0)
+            return self.add_rounding(value, 0.0)
         return BoundedArray(self, value, x.error)
 
     def reshape(self, x: BoundedArray, /, shape: tuple[int, ...]) -> BoundedArray:
@@ -351,16 +354,16 @@ class Rules:
         return BoundedArray(self, np.take(x.value, indices.value, axis), np.take(x.error, indices.value, axis))
 
     def exp(self, x: BoundedArray, /) -> BoundedArray:
-        """Return ``e^x``; an error e of x changes it by a factor of ``e^e``. ``e^0`` is 1 in every library."""
-        found = self.elementary("exp", np.exp(x.value), _exp_error(x.value, x.error))
-        return self.known(found.value, np.where((x.value == 0) & (x.error == 0), 0.0, found.error))
+        """Return ``exp(x)``; an error d of x changes it by a factor of ``exp(d)``. ``exp(0)`` is 1 on every backend."""
+        result = self.elementary("exp", np.exp(x.value), _exp_error(x.value, x.error))
+        return self.with_errors(result.value, np.where((x.value == 0) & (x.error == 0), 0.0, result.error))
 
     def expm1(self, x: BoundedArray, /) -> BoundedArray:
-        """Return ``e^x - 1``."""
+        """Return ``exp(x) - 1``."""
         return self.elementary("expm1", np.expm1(x.value), _exp_error(x.value, x.error))
 
     def log(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the logarithm, whose error is largest at the smallest value within the error of x."""
+        """Return the logarithm; for an error d of x, its error is the distance to ``log(x - d)``."""
         return self.elementary("log", np.log(x.value), _log_error(x.value, x.error))
 
     def log1p(self, x: BoundedArray, /) -> BoundedArray:
@@ -368,27 +371,30 @@ class Rules:
         return self.elementary("log1p", np.log1p(x.value), _log_error(1 + x.value, x.error))
 
     def sqrt(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the root, whose error is its distance ``e / (sqrt(x) + sqrt(x - e))`` from the root of ``x - e``."""
+        """Return the square root; for an error d of x, its error is the distance to ``sqrt(x - d)``.
+
+        The distance is computed without cancellation, as ``d / (sqrt(x) + sqrt(x - d))``.
+        """
         root = np.sqrt(x.value)
         below = np.sqrt(np.maximum(x.value - x.error, 0))
         error = np.where(x.error > 0, np.maximum(x.error / np.maximum(root + below, 1e-300), 0), 0.0)
         return self.elementary("sqrt", root, error)
 
     def tanh(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the hyperbolic tangent, whose slope ``1 / cosh² x`` is largest where \\|x\\| is smallest."""
+        """Return the hyperbolic tangent; its slope ``1 / cosh² x`` is largest where ``abs(x)`` is smallest."""
         steepest = np.maximum(abs(x.value) - x.error, 0).astype(np.float64)
         return self.elementary("tanh", np.tanh(x.value), x.error / np.cosh(np.minimum(steepest, 300)) ** 2)
 
     def sign(self, x: BoundedArray, /) -> BoundedArray:
         """Return -1, 0 or 1."""
-        return self.known(np.sign(x.value), np.where((x.error > 0) & (abs(x.value) <= x.error), 2.0, 0.0))
+        return self.with_errors(np.sign(x.value), np.where((x.error > 0) & (abs(x.value) <= x.error), 2.0, 0.0))
 
     def equal(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return where two arrays are equal."""
+        """Return whether the elements of two arrays are equal."""
         return self.compare(np.equal, x1, x2)
 
     def maximum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return the larger element; its error is its own if it is certainly larger, else the larger of both."""
+        """Return the larger element, with its own error if it is certainly the larger one, else the larger error."""
         return self._select(np.maximum(x1.value, x2.value), x1.value > x2.value, x1, x2)
 
     def minimum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
@@ -396,12 +402,13 @@ class Rules:
         return self._select(np.minimum(x1.value, x2.value), x1.value < x2.value, x1, x2)
 
     def where(self, condition: BoundedArray, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return x1 where the condition holds, else x2; if it is uncertain, their difference adds to the error."""
+        """Return x1 where the condition holds, else x2; where it is uncertain, the error also covers the other one."""
         value = np.where(condition.value, x1.value, x2.value)
         own, other = (np.where(c, x1.error, x2.error) for c in (condition.value, ~condition.value))
-        unsure = condition.error > 0
+        is_uncertain = condition.error > 0
         with np.errstate(invalid="ignore"):
-            return self.known(value, np.where(unsure, np.maximum(own, abs(x1.value - x2.value) + other), own))
+            widened = np.maximum(own, abs(x1.value - x2.value) + other)
+        return self.with_errors(value, np.where(is_uncertain, widened, own))
 
     def sum(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
         """Return the sum along an axis."""
@@ -409,39 +416,38 @@ class Rules:
         if x.value.dtype.kind != "f":
             return self.exact(value)
         k = x.value.size if axis is None else x.value.shape[axis]
-        size = np.sum(abs(x.value) + x.error, axis=axis, keepdims=keepdims)
-        own = sum_factor(k, self.u, self.random) * size + k * self.tiny
-        return self.known(
-            value, np.where(size == 0, 0.0, np.sum(x.error, axis=axis, keepdims=keepdims) + (own if k > 1 else 0.0))
-        )
+        abs_sum = np.sum(abs(x.value) + x.error, axis=axis, keepdims=keepdims)
+        rounding = sum_factor(k, self.u, self.random) * abs_sum + k * self.tiny if k > 1 else 0.0
+        error = np.sum(x.error, axis=axis, keepdims=keepdims) + rounding
+        return self.with_errors(value, np.where(abs_sum == 0, 0.0, error))
 
     def max(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
-        """Return the maximum along an axis; its error is at most the largest error of an element."""
+        """Return the maximum along an axis; its error bound is the largest error bound of an element."""
         error = np.max(x.error, axis=axis, keepdims=keepdims)
-        return self.known(np.max(x.value, axis=axis, keepdims=keepdims), error)
+        return self.with_errors(np.max(x.value, axis=axis, keepdims=keepdims), error)
 
     def _select(self, value: np.ndarray, first: np.ndarray, x1: BoundedArray, x2: BoundedArray) -> BoundedArray:
         if value.dtype.kind != "f":
             return self.exact(value)
         with np.errstate(invalid="ignore"):
-            unsure = abs(x1.value - x2.value) <= x1.error + x2.error
-        error = np.where(unsure, np.maximum(x1.error, x2.error), np.where(first, x1.error, x2.error))
-        return self.known(value, error)
+            is_uncertain = abs(x1.value - x2.value) <= x1.error + x2.error
+        error = np.where(is_uncertain, np.maximum(x1.error, x2.error), np.where(first, x1.error, x2.error))
+        return self.with_errors(value, error)
 
 
 def _exp_error(value: Any, error: Any) -> Any:
-    """Return the distance between ``e^(value + error)`` and ``e^value``."""
+    """Return the distance between ``exp(value + error)`` and ``exp(value)``."""
     with np.errstate(all="ignore"):
-        far = np.exp(value) * np.expm1(error)
-        far = np.where(np.isfinite(far), far, np.exp(value + error))
-    return np.where(error > 0, far, 0.0)
+        distance = np.exp(value) * np.expm1(error)
+        distance = np.where(np.isfinite(distance), distance, np.exp(value + error))
+    return np.where(error > 0, distance, 0.0)
 
 
 def _log_error(value: Any, error: Any) -> Any:
     """Return the distance between ``log(value - error)`` and ``log(value)``."""
     with np.errstate(all="ignore"):
-        far = np.where(error < value, -np.log1p(-error / value), np.inf)
-    return np.where(error > 0, far, 0.0)
+        distance = np.where(error < value, -np.log1p(-error / value), np.inf)
+    return np.where(error > 0, distance, 0.0)
 
 
 class Bounds(Backend):
@@ -472,30 +478,30 @@ class Bounds(Backend):
         return np.asarray(x.value, np.float64)
 
     def describe(self) -> str:
-        """Return the dtype that this is the reference for, and the dtype it computes in, in one line."""
+        """Return one line with the dtype that this backend is the reference for, and the dtype that it computes in."""
         return f"the reference for {self.rules.dtype}, in {self.rules.wide}, with error bounds"
 
 
 def excess(found: np.ndarray, expected: BoundedArray) -> np.ndarray:
     """Return the error of each element of a result as a multiple of its bound; a multiple of at most 1 is correct.
 
-    NaN and infinities must be matched exactly.
+    NaN and infinite reference values must be matched exactly.
 
     Parameters
     ----------
     found : ndarray
-        The result, of the same shape as `expected`.
+        The result of a backend, of the same shape as `expected`.
     expected : BoundedArray
+        The reference values and their error bounds.
     """
     rules = expected.rules
     value, error = expected.value, rules.slack * expected.error
     with np.errstate(all="ignore"):
-        off = abs(found.astype(rules.wide) - value)
-        times = np.where(off == 0, 0.0, off / error)
-        same = (found == value) | (np.isnan(found) & np.isnan(value))
-        beyond = (
+        deviation = abs(found.astype(rules.wide) - value)
+        ratio = np.where(deviation == 0, 0.0, deviation / error)
+        is_equal = (found == value) | (np.isnan(found) & np.isnan(value))
+        is_allowed_overflow = (
             np.isinf(found) & (np.sign(found) == np.sign(value)) & (abs(value) + error > (1 - rules.u) * rules.largest)
         )
-    times = np.where(np.isinf(error) | beyond, 0.0, np.where(np.isnan(times), np.inf, times))
-    ordinary = np.isfinite(value)
-    return np.asarray(np.where(same, 0.0, np.where(ordinary, times, np.inf)), np.float64)
+    ratio = np.where(np.isinf(error) | is_allowed_overflow, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
+    return np.asarray(np.where(is_equal, 0.0, np.where(np.isfinite(value), ratio, np.inf)), np.float64)

@@ -3,14 +3,14 @@
 from typing import Any
 
 HOST = {1, 3, 11}
-"""DLPack's device types for memory that the host can read: its own memory, and that pinned by CUDA and ROCm."""
+"""DLPack's device types for memory that the host can read: ordinary memory, and memory pinned by CUDA or ROCm."""
 
 Device = tuple[int, int]
-"""A device as DLPack reports it: its type, and its number among devices of that type."""
+"""A device as DLPack reports it: the type of the device, and its number among the devices of that type."""
 
 
 def device_of(x: Any) -> Device | None:
-    """Return the device of an array, or None if the array does not report one that DLPack knows.
+    """Return the device of an array, or None if the array does not report one through DLPack.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Training and inference on any backend, equation by equation; they need only the namespace."""
+"""Training and inference on any backend, equation by equation; the backend needs only a namespace."""
 
 from collections.abc import Sequence
 from math import isfinite, sqrt
@@ -17,7 +17,7 @@ from deepnotes.nn.steps import Gradient, forward, gradient_step, sample_losses, 
 
 
 class EagerProgram:
-    """The Program that interprets a plan, equation by equation, on any backend.
+    """The Program that interprets a plan equation by equation, on any backend.
 
     Parameters
     ----------
@@ -36,29 +36,29 @@ class EagerProgram:
         """Make one update per mini-batch; see :meth:`Program.train`."""
         data, order, batch_size, rates, (loss_sum, weight_sum) = batches
         cost = 0.0
-        for done, rate in enumerate(rates.tolist()):
-            batch = self.batch(data, order[done * batch_size : (done + 1) * batch_size])
+        for updates, rate in enumerate(rates.tolist()):
+            batch = self.batch(data, order[updates * batch_size : (updates + 1) * batch_size])
             gradient = self.gradients(state, batch)
             cost, weight = float(gradient.cost), float(gradient.weight)
             norm = self._norm(gradient)
             if not isfinite(cost) or not isfinite(norm):
-                return Chunk(loss_sum, weight_sum, done, cost)
+                return Chunk(loss_sum, weight_sum, updates, cost)
             clipped = min(norm, self.plan.clip_norm or norm)
             if rate * max(norm, 1.0) < self.safe and clipped < self.safe_norm:
                 self.update(state, gradient.flat, rate)
             elif not self._careful_update(state, gradient.flat, rate):
-                return Chunk(loss_sum, weight_sum, done, cost)
+                return Chunk(loss_sum, weight_sum, updates, cost)
             loss_sum += cost * weight
             weight_sum += weight
         return Chunk(loss_sum, weight_sum, len(rates), cost)
 
     def _norm(self, gradient: Gradient) -> float:
-        """Return the norm of a gradient, or its largest element if the square overflows; it may be NaN or infinite."""
+        """Return the norm of a gradient, or its largest element if its square overflows; it may be NaN or infinite."""
         square = float(gradient.square)
         return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
 
     def _careful_update(self, state: State, g: Array, rate: float) -> bool:
-        """Make an update that may overflow; if it does, undo it and return False, else return True."""
+        """Make an update that may overflow; if it overflows, undo it and return False, else return True."""
         before = [np.array(self.backend.to_numpy(a)) for a in (state.theta, *state.slots)]
         self.update(state, g, rate)
         after = (state.theta, *state.slots)
@@ -89,15 +89,15 @@ class EagerProgram:
 
 
 ELEMENTS = 1 << 22
-"""The largest number of elements of the widest layer in memory at a time; more samples are processed in blocks."""
-WORK = 10**10
-"""Multiplications per block: they take a fraction of a second, since Ctrl-C takes effect only between blocks."""
-LEAST = 256
+"""The largest number of outputs of the widest layer to hold in memory; larger inputs are processed in blocks."""
+BLOCK_MULTIPLICATIONS = 10**10
+"""The number of multiplications per block, which take a fraction of a second: Ctrl-C takes effect between blocks."""
+MIN_BLOCK = 256
 """The smallest number of samples per block: with fewer, reading the weights of a wide layer would dominate."""
 
 
 class EagerInference:
-    """The Inference that interprets the layers, equation by equation, on any backend.
+    """The Inference that interprets the layers equation by equation, on any backend.
 
     Parameters
     ----------
@@ -132,8 +132,10 @@ class EagerInference:
             return forward(self.backend.ops, self.layers, parameters, X, 0, None)
 
     def _split(self, X: Array) -> list[Array]:
+        """Return blocks of columns of X that are small enough to be processed at a time."""
         m, layout = X.shape[1], self.layout
-        step = max(1, min(ELEMENTS // max(layout.sizes), max(LEAST, WORK // max(1, layout.decaying))))
+        by_time = max(MIN_BLOCK, BLOCK_MULTIPLICATIONS // max(1, layout.decaying))
+        step = max(1, min(ELEMENTS // max(layout.sizes), by_time))
         return [X] if m <= step else [X[:, start : start + step] for start in range(0, m, step)]
 
     def _join(self, parts: Sequence[Array]) -> Array:

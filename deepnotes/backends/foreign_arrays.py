@@ -1,7 +1,8 @@
-"""Arrays of other libraries, read in place through DLPack or NumPy's own protocol; only :func:`to_host` copies them.
+"""Read arrays of other libraries in place, through DLPack or NumPy's own protocol; only :func:`to_host` copies them.
 
 NumPy reads an array on the host in place, whatever its library (PyTorch, JAX, ...). An array in the memory of a GPU is
-read in place by a backend that has its arrays there; any other backend raises an error that names the call to copy it.
+read in place by a backend whose arrays are on the same GPU. For any other backend, an error is raised that names the
+call to copy the array.
 """
 
 import re
@@ -24,11 +25,11 @@ COPIES = {
     "jaxlib": "jax.device_get({0})",
     "torch": "{0}.cpu()",
 }
-"""For each library, the call that copies its arrays to the host."""
+"""For each library, the call that copies an array, whose name replaces {0}, to the host."""
 
 
 def is_neighbour(backend: "Backend", x: Any) -> bool:
-    """Return whether `x` is another library's array on the backend's own device, if that is not the host."""
+    """Return whether `x` is another library's array on the backend's device, and the device is not the host."""
     if (
         backend.dlpack_device is None
         or backend.dlpack_device[0] in HOST
@@ -40,7 +41,9 @@ def is_neighbour(backend: "Backend", x: Any) -> bool:
 
 
 def adopt(backend: "Backend", x: Any, name: str) -> Any:
-    """Return an array on the backend's device as one of the backend, without a copy, and anything else unchanged.
+    """Convert another library's array on the backend's device to an array of the backend, without a copy.
+
+    Anything else is returned unchanged. `name` is the name of `x` in error messages.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def adopt(backend: "Backend", x: Any, name: str) -> Any:
 
 
 def to_host(backend: "Backend", x: Any, name: str) -> Any:
-    """Return an array on the backend's device as a NumPy array, and anything else unchanged.
+    """Convert an array on the backend's device, whatever its library, to a NumPy array; return other objects unchanged.
 
     Raises
     ------
@@ -89,7 +92,7 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
         if device is None or device[0] not in HOST:
             raise ForeignArrayError(_device_message(backend, x, name))
     if hasattr(x, "tocsr"):
-        raise DTypeError(f"{name} is a sparse {type(x).__name__}; {name}.toarray() is what a network takes")
+        raise DTypeError(f"{name} is a sparse {type(x).__name__}, but a network takes dense arrays: {name}.toarray()")
     try:
         # NumPy's protocol first: through DLPack, PyTorch ignores the negative bit of a tensor.
         by_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
@@ -101,13 +104,16 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
     if array.dtype.kind == "O" and hasattr(x, "dtypes"):
         array = _convert_frame(x, array)
     if array.dtype.kind not in "biuf":
-        hint = f"; {name}.astype('float64') converts numbers, deepnotes.Encoder text" if hasattr(x, "dtypes") else ""
+        hint = f"; use {name}.astype('float64') for numbers, deepnotes.Encoder for text" if hasattr(x, "dtypes") else ""
         raise DTypeError.of(name, array.dtype, f"real numbers{hint}")
     return array
 
 
 def _convert_frame(x: Any, array: np.ndarray) -> np.ndarray:
-    """Return the elements of a pandas frame or series: numbers and booleans as numbers, with NaN for missing values."""
+    """Return the elements of a pandas frame or series as numbers, with NaN for missing values.
+
+    If some columns have neither numbers nor booleans, return `array`, the elements as NumPy objects, unchanged.
+    """
     dtypes = x.dtypes if x.ndim == 2 else [x.dtypes]
     kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}
     if not kinds <= set("biuf"):
@@ -125,21 +131,24 @@ def _library(x: Any) -> str:
 def _device_message(backend: "Backend", x: Any, name: str) -> str:
     copy = COPIES.get(_library(x), ANY_COPY).format(name)
     return (
-        f"{name} is a {_library(x)}.{type(x).__name__} on another device, and this network runs on {backend.name!r}; "
-        f"arrays are not copied between devices implicitly: copy it with {copy}, or make the network with the backend "
-        f"of {name}"
+        f"{name} is a {_library(x)}.{type(x).__name__} on another device, but this network runs on {backend.name!r}; "
+        f"arrays are not copied between devices implicitly: copy it with {copy}, or create the network with the "
+        f"backend of {name}"
     )
 
 
 def _unreadable_message(x: Any, name: str, error: Exception) -> str:
     kind = type(x).__name__
     if getattr(x, "requires_grad", False) is True:
-        return f"{name}: got a {kind} that requires a gradient, and none flows through a network; pass {name}.detach()"
+        return (
+            f"{name}: got a {kind} that requires a gradient, but gradients do not flow through a network; pass "
+            f"{name}.detach()"
+        )
     if re.search("bfloat16|float8|float4", str(getattr(x, "dtype", ""))):
         return _dtype_message(name, x.dtype)
-    words = " ".join(str(error).split()) or type(error).__name__
-    return f"{name}: got {kind}, wanted an array of real numbers ({words})"
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return f"{name}: got {kind}, wanted an array of real numbers ({cause})"
 
 
 def _dtype_message(name: str, dtype: Any) -> str:
-    return f"{name}: got an array of {dtype}, which NumPy cannot read; convert it, such as to float32"
+    return f"{name}: got an array of {dtype}, which NumPy cannot read; convert it, for example to float32"

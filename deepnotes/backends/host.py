@@ -1,4 +1,4 @@
-"""The base of backends on NumPy arrays: no transfers are needed, and arrays can be written to."""
+"""The base class of backends whose arrays are NumPy's: no transfers are needed, and arrays can be written to."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -10,14 +10,14 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return a new array of `size` elements that begins on a cache line, so that no vector load crosses two lines."""
+    """Return a new, uninitialized array of `size` elements, aligned so that no vector load crosses a cache line."""
     raw = np.empty(size + 64 // dtype.itemsize, dtype)
     skip = -raw.ctypes.data % 64 // dtype.itemsize
     return raw[skip : skip + size]
 
 
 def gather(xp: Namespace, X: Array, indices: Array) -> Array:
-    """Return ``X[:, indices]``; ``numpy.take`` would first copy all of a transposed X."""
+    """Return ``X[:, indices]``; unlike ``numpy.take``, this does not first copy all of a transposed X."""
     return X[:, indices]
 
 

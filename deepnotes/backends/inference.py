@@ -1,4 +1,4 @@
-"""Inference: the interface that runs the forward pass of a network."""
+"""Inference: the interface for running the forward pass of a network."""
 
 from typing import Protocol
 
@@ -7,10 +7,10 @@ from deepnotes.nn.losses import LossFunction
 
 
 class Inference(Protocol):
-    """The forward pass of a network, ready to run many times, from any number of threads at once."""
+    """The forward pass of a network, ready to run many times; several threads may run it at once."""
 
     def predict(self, theta: Array, X: Array) -> Array:
         """Return ``A[L]``, shape (n[L], m), for the parameters theta, shape (p,), and X, shape (n[0], m)."""
 
     def losses(self, theta: Array, X: Array, Y: Array, loss: LossFunction) -> tuple[Array, Array]:
-        """Return ``A[L]``, and the loss of each sample, shape (1, m), for Y of shape (n[L], m) or class indices."""
+        """Return ``A[L]`` and the loss of each sample, shape (1, m); Y has shape (n[L], m) or holds class indices."""

@@ -1,4 +1,4 @@
-"""Program: the interface of the training steps of a plan, and the types of their inputs and results."""
+"""Program: the interface for running the training steps of a plan, and the types of their inputs and results."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
@@ -31,8 +31,8 @@ class State:
 class Data(NamedTuple):
     """Samples X of shape (n[0], m), targets Y of shape (k, m) or (1, m), and weights w of shape (1, m), if any.
 
-    Each is an array of the backend, or :class:`~deepnotes.backends.Samples`, which have the same shape. A Program gets
-    only arrays and those Samples that are ``read_by_programs``.
+    Each is an array of the backend or a :class:`~deepnotes.backends.Samples` object of the same shape. A Program gets
+    Samples only if their attribute ``read_by_programs`` is true.
     """
 
     X: Array
@@ -41,7 +41,7 @@ class Data(NamedTuple):
 
 
 Sums: TypeAlias = tuple[float, float]
-"""The sums of losses and of weights. Batches are added one by one, so the sums do not depend on where chunks end."""
+"""The sums of losses and of weights. They are added batch by batch, so they do not depend on where chunks end."""
 
 
 class Chunk(NamedTuple):
@@ -53,9 +53,9 @@ class Chunk(NamedTuple):
         The sums of the losses and weights of this chunk and of the earlier chunks of the epoch. Their ratio is the mean
         loss.
     steps : int
-        The number of updates made: all of them, or those before the first whose cost or gradient is not finite.
+        The number of updates made. Training stops before the first update whose cost or gradient is not finite.
     cost : float
-        The cost of the last batch tried, finite or not.
+        The cost of the last batch, including one for which no update was made; it may not be finite.
     """
 
     loss_sum: float
@@ -65,7 +65,7 @@ class Chunk(NamedTuple):
 
     @property
     def sums(self) -> Sums:
-        """The sums of losses and weights, to which the next chunk is added."""
+        """The sums of losses and weights, to which those of the next chunk are added."""
         return self.loss_sum, self.weight_sum
 
 
@@ -76,7 +76,7 @@ class Batches(NamedTuple):
     ----------
     data : Data
     order : ndarray of int64, shape (k,)
-        Valid indices of samples. Every `batch_size` of them are a batch; the last batch may be smaller.
+        The valid indices of samples, batch after batch: each has `batch_size` of them; the last may have fewer.
     batch_size : int
     rates : ndarray of float64, shape (updates,)
         The learning rate of each update. There is one update per batch.
@@ -95,7 +95,7 @@ class Batches(NamedTuple):
         return self._replace(order=self.order[: updates * self.batch_size], rates=self.rates[:updates])
 
     def after(self, chunk: Chunk) -> "Batches":
-        """Return the batches that remain after `chunk`, with its sums."""
+        """Return the batches that remain after the updates of `chunk`, to be added to its sums."""
         return self._replace(
             order=self.order[chunk.steps * self.batch_size :], rates=self.rates[chunk.steps :], sums=chunk.sums
         )

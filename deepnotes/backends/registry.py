@@ -1,4 +1,4 @@
-"""The registry of backends: discovery by entry points, selection, and errors that say how to fix the problem.
+"""The registry of backends: it discovers them by entry points, selects one, and explains why one does not work.
 
 A backend is registered as an entry point in the group ``deepnotes.backends``. The entry point is a factory: a function
 that returns a :class:`~deepnotes.backends.base.Backend`. Its parameters, each with a default, are the options of the
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 GROUP = "deepnotes.backends"
 AUTO_GROUP = "deepnotes.auto"
-"""Entry points named by a priority: ``"auto"`` tries the backends registered here, the highest priority first."""
+"""The group of entry points named by a priority: ``"auto"`` tries these backends, the highest priority first."""
 
 Choice: TypeAlias = tuple[str, dict[str, Any]]
-"""The name of a backend, and options for it."""
+"""The name of a backend, and the options to create it with."""
 
 _selected: ContextVar[Choice | None] = ContextVar("deepnotes_backend", default=None)
 _process_default: Choice | None = None
@@ -35,12 +35,12 @@ _lock = threading.RLock()
 
 
 def registered_backends() -> list[str]:
-    """Return the names of all registered backends, also of those that do not work here, without importing them."""
+    """Return the names of all registered backends, including those that do not work here, without importing them."""
     return sorted(_entry_points())
 
 
 def available_backends() -> list[str]:
-    """Return the names of the registered backends that work on this machine; each backend is loaded to find out."""
+    """Return the names of the registered backends that work on this machine, after trying to load each of them."""
     names = []
     for name in registered_backends():
         try:
@@ -54,9 +54,10 @@ def available_backends() -> list[str]:
 def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend:
     """Return the given backend, or by default the selected one.
 
-    The order is: the argument, :func:`use_backend`, :func:`set_backend`, the environment variable
-    ``DEEPNOTES_BACKEND``, ``"numpy"``. The name ``"auto"`` stands for the backend with the highest priority among
-    those that work and accept `options`. The library's own are tried in the order cupy, numba, numpy.
+    The first of these that is given or set selects the backend: the argument, :func:`use_backend`, :func:`set_backend`,
+    the environment variable ``DEEPNOTES_BACKEND``; otherwise it is ``"numpy"``. The name ``"auto"`` stands for the
+    backend with the highest priority among those that work and accept `options`. deepnotes' own backends are tried in
+    the order cupy, numba, numpy.
 
     Parameters
     ----------
@@ -70,9 +71,9 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
     UnknownNameError
         If no backend of that name is registered.
     BackendUnavailable
-        If it is not installed, cannot be imported, or has no device.
+        If the backend is not installed, cannot be imported, or finds no device.
     ArgumentError
-        If it has no such option or refuses the value, or if options are given with a Backend object.
+        If the backend lacks one of the options or refuses its value, or if options are given with a Backend object.
 
     Examples
     --------
@@ -88,11 +89,11 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
         options = selected | options
     else:
         name = backend
-    return _first_of(_by_priority(), options) if name == "auto" else load(name, options)
+    return _load_first(_by_priority(), options) if name == "auto" else load(name, options)
 
 
 def set_backend(name: str | None, **options: Any) -> None:
-    """Make `name`, with these options, the default of the whole process, in all threads; None removes the default.
+    """Set the default backend, with these options, for all threads of the process; None removes the default.
 
     Existing networks keep their backend.
 
@@ -137,16 +138,16 @@ def use_backend(name: str, **options: Any) -> Iterator[Backend]:
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
-    """Return the backend that is registered as `name`, with `options`, and import it at its first use.
+    """Return the backend that is registered as `name`, created with `options`; it is imported at its first use.
 
     Raises
     ------
     UnknownNameError
         If no backend of that name is registered; the message suggests the nearest match.
     BackendUnavailable
-        If it does not work on this machine; the message has the cause and the fix.
+        If the backend does not work on this machine; the message states the cause and the fix.
     ArgumentError
-        If it has no such option or refuses the value.
+        If the backend lacks one of the options or refuses its value.
     """
     if not isinstance(name, str):
         raise ArgumentError.of("backend", name, "a name or a deepnotes Backend")
@@ -164,7 +165,7 @@ def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
         entries = _entry_points()
         if name not in entries:
             raise unknown_name("backend", name, entries)
-        _loaded[key] = backend = _make(name, entries[name], options)
+        _loaded[key] = backend = _create(name, entries[name], options)
         backend.options = options
         return backend
 
@@ -176,7 +177,7 @@ def _get_by_name(name: object, options: dict[str, Any]) -> Backend:
     return get_backend(name, **options)
 
 
-def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
+def _load_first(candidates: list[str], options: dict[str, Any]) -> Backend:
     """Return the first candidate that works and accepts the options."""
     refusals = []
     for candidate in candidates:
@@ -189,13 +190,13 @@ def _first_of(candidates: list[str], options: dict[str, Any]) -> Backend:
             continue
         _log_info("backend auto: chose %s", candidate)
         return chosen
-    none = f"none of {', '.join(candidates) or 'the backends, which all lack a priority,'} works"
+    failure = f"none of {', '.join(candidates)} works" if candidates else "no backend has a priority"
     if refusals:
-        raise ArgumentError(f"backend 'auto': {none} here with {_format_options(options)} ({', '.join(refusals)})")
-    raise BackendUnavailable("auto", none, "pip install --force-reinstall deepnotes")
+        raise ArgumentError(f"backend 'auto': {failure} here with {_format_options(options)} ({', '.join(refusals)})")
+    raise BackendUnavailable("auto", failure, "pip install --force-reinstall deepnotes")
 
 
-def _make(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
+def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
     try:
         factory = entry.load()
         _check_options(name, factory, options)
@@ -213,7 +214,7 @@ def _make(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
     if not isinstance(backend, Backend):
         raise BackendUnavailable(
             name,
-            f"its entry point {entry.value} gave {type(backend).__name__}, not a deepnotes Backend",
+            f"its entry point {entry.value} returned {type(backend).__name__}, not a deepnotes Backend",
             "report this to the authors of the backend",
         )
     return backend
@@ -248,7 +249,7 @@ def _by_priority() -> list[str]:
 
 @cache
 def _priorities() -> dict[str, int]:
-    """Return the priorities, by the reference of the factory, such as ``"deepnotes_numpy:create"``."""
+    """Return the priority of each factory, by its reference, such as ``"deepnotes_numpy:create"``."""
     from importlib.metadata import entry_points
 
     return {entry.value: int(entry.name) for entry in entry_points(group=AUTO_GROUP) if entry.name.isdecimal()}
@@ -267,4 +268,4 @@ def _log_info(message: str, *args: object) -> None:
     logging.getLogger("deepnotes").info(message, *args)
 
 
-Backend._load = staticmethod(load)  # a pickle stores the name; the backend must be installed where it is loaded
+Backend._load = staticmethod(load)  # a pickle of a backend contains only its name and options, and calls this function

@@ -1,4 +1,4 @@
-"""Samples: columns that are not an array of a backend, but are read from a file or from host memory as needed."""
+"""Samples: columns that are not in an array of a backend, but are read from a file or from host memory as needed."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,9 +16,9 @@ Indices: TypeAlias = np.ndarray | slice
 
 
 class Samples:
-    """Samples, targets or weights, one in each column, of which a bounded number is in memory at a time.
+    """Samples, targets or weights, one in each column, of which only a limited number is in memory at a time.
 
-    Derive from it and define :meth:`read`. :class:`~deepnotes.backends.Data` may hold Samples instead of arrays.
+    A subclass defines :meth:`read`. :class:`~deepnotes.backends.Data` may hold Samples instead of arrays.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ class Samples:
     Attributes
     ----------
     read_by_programs : bool
-        Whether the Programs of the backend accept these Samples. By default they get arrays instead: a few batches at a
-        time, of at most `most` samples together, or a single batch. Inferences always get arrays.
+        Whether the Programs of the backend accept these Samples. By default they get arrays instead, with as many
+        batches as have at most `most` samples together, but with at least one batch. Inferences always get arrays.
     """
 
     ndim = 2
@@ -64,11 +64,11 @@ def take(backend: "Backend", data: Data, indices: np.ndarray) -> Data:
 
 
 def spans(*arrays: Columns) -> Iterator[slice]:
-    """Yield slices that together cover all samples of some arrays or Samples, each as long as the latter allow."""
+    """Yield slices that together cover all samples; no slice is longer than the ``most`` of any Samples in `arrays`."""
     m = arrays[0].shape[1]
-    most = min((x.most for x in arrays if isinstance(x, Samples)), default=max(1, m))
-    for start in range(0, max(1, m), most):
-        yield slice(start, min(start + most, m))
+    length = min((x.most for x in arrays if isinstance(x, Samples)), default=max(1, m))
+    for start in range(0, max(1, m), length):
+        yield slice(start, min(start + length, m))
 
 
 def columns(x: Columns, span: slice) -> Array:

@@ -1,8 +1,8 @@
 """The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``export``, ``backends`` and others.
 
-The exit status is 0 on success, 1 if a run fails, 2 for wrong usage, 130 after Ctrl-C, and 141 if the program that
-reads stdout has closed its end of the pipe. Errors are reported in a line or two on stderr, with a traceback only if
-``--debug`` is given.
+The exit status is 0 on success, 1 if a command fails, 2 for wrong usage, 130 after Ctrl-C, and 141 if the program that
+reads stdout has closed its end of the pipe. Errors are reported on stderr, in one or two lines; with ``--debug``, the
+traceback is printed as well.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def _exit_status(error: BaseException) -> int:
 
 
 def _error_lines(error: BaseException) -> list[str]:
-    """Return the message of `error` in one line, followed by a line for each of its notes."""
+    """Return the message of `error` as one line, followed by a line for each of its notes."""
     if isinstance(error, KeyboardInterrupt):
         return ["deepnotes: " + escaped("; ".join(["interrupted", *map(str, error.args)]))]
     text = str(error)
@@ -113,9 +113,9 @@ class _StderrHandler(logging.Handler):
 
 @contextlib.contextmanager
 def _messages_on_stderr() -> Iterator[None]:
-    """Write logs and warnings to stderr in the format of other messages while a command runs.
+    """While a command runs, write log messages and warnings to stderr in the format of the command's other messages.
 
-    Logs are written only if the user has not configured logging.
+    Log messages are written only if the user has not configured logging.
     """
     before = logging.lastResort, warnings.formatwarning
     logging.lastResort = _StderrHandler(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The parser, the options that several commands share, and the types that check the values of options."""
+"""The parser of the command line, options that several commands share, and types that check the values of options."""
 
 import argparse
 import importlib
@@ -15,7 +15,7 @@ from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
 COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
-"""Each command is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
+"""The commands. Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
@@ -28,11 +28,11 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises its errors instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise an ArgumentError with `message` and the command that shows the help."""
+        """Raise an ArgumentError with `message` and a hint at the command that shows the help."""
         raise with_hint(ArgumentError(message), f"try: {self.prog} --help")
 
     def _print_message(self, message: str, file: object = None) -> None:
-        """Write the help or the version to stdout; unlike argparse, raise an error if that fails."""
+        """Write the help or the version to stdout; unlike argparse, raise an error if writing fails."""
         try:
             write_stdout(message)
         except BrokenPipeError:
@@ -59,14 +59,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the option --json; a command whose module has its own ``add_json`` uses that instead."""
+    """Add the option --json, for commands whose module has no ``add_json`` of its own."""
     parser.add_argument(
         "--json", action="store_true", help="write one JSON object to stdout and everything else to stderr"
     )
 
 
 def add_json_to_file(parser: argparse.ArgumentParser) -> None:
-    """Add an option --json that optionally takes the name of a file to write."""
+    """Add an option --json that takes the name of the file to write, or no value to write to stdout."""
     parser.add_argument(
         "--json",
         nargs="?",
@@ -92,8 +92,8 @@ def add_from_disk(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--from-disk",
         action="store_true",
-        help="read samples from disk when they are used, for data larger than memory; only for .npy, .npz, .parquet "
-        "and IDX files of numbers",
+        help="leave the samples on disk and read them when they are used, for data larger than memory; only for .npy, "
+        ".npz, .parquet and IDX files of numbers",
     )
 
 
@@ -103,8 +103,8 @@ def add_unknown(parser: argparse._ActionsContainer) -> None:
         "--unknown",
         choices=("error", "zeros"),
         default="error",
-        help="how to treat a category that the model was not trained on: report an error (default), or encode it as "
-        "zeros",
+        help="what to do about a category that the model was not trained on: report an error (default), or encode it "
+        "as zeros",
     )
 
 
@@ -118,7 +118,7 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--backend",
         metavar="NAME",
-        help="the backend to compute with (default: the one selected in 'deepnotes backends')",
+        help="the backend to compute with (default: the selected one, which 'deepnotes backends' marks)",
     )
 
 
@@ -139,7 +139,7 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
     ------
     UnknownNameError, BackendUnavailable
     ArgumentError
-        If the backend has no option for the number of threads, or does not accept this number.
+        If the backend has no option for the number of threads, or refuses the given number.
     """
     if args.threads is None:
         return get_backend(args.backend)
@@ -150,13 +150,13 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
 
 
 def with_hint(error: E, hint: str) -> E:
-    """Return `error` with `hint` added as a note, which is shown on the next line."""
+    """Add `hint` to `error` as a note, which is shown on a line of its own, and return the error."""
     error.add_note(hint)
     return error
 
 
 def one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """Return an option type that accepts only the `known` names of a kind, such as "activation"."""
+    """Return an option type that accepts only the names in `known`; `kind` is what they name, such as "activation"."""
 
     def convert(text: str) -> str:
         if text not in known:
@@ -180,7 +180,7 @@ def number(expected: str, is_valid: Callable[[float], bool]) -> Callable[[str], 
 
 
 def layer_sizes(text: str) -> tuple[int, ...]:
-    """Convert text such as ``128,64`` to the sizes of hidden layers; ``none`` gives an empty tuple."""
+    """Convert a string such as ``128,64`` to the sizes of the hidden layers, and ``none`` to an empty tuple."""
     return () if text == "none" else tuple(whole_number(1)(size.strip(" ")) for size in text.split(","))
 
 

@@ -1,4 +1,4 @@
-"""``deepnotes backends``: list the registered backends, and say how to fix those that do not work."""
+"""``deepnotes backends``: list the registered backends, and explain how to fix those that do not work."""
 
 import argparse
 from typing import Any
@@ -8,7 +8,7 @@ from deepnotes.backends.registry import get_backend, load, registered_backends
 from deepnotes.cli.output import Output, cell
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
-HELP = "List the backends, and say which work here and how to fix the others."
+HELP = "List the backends, show which of them work here, and explain how to fix the others."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Try each backend and report."""
+    """Load each backend, and report whether it works."""
     from rich.table import Table
 
     selected = _selected_backend(output)
@@ -33,12 +33,12 @@ def run(args: argparse.Namespace, output: Output) -> None:
             description = f"{backend['cause']}\nto fix it: {backend['fix']}"
         table.add_row("*" if backend["name"] == selected else "", cell(backend["name"]), works, cell(description))
     output.show(table)
-    output.report("\n* is selected; --backend NAME or DEEPNOTES_BACKEND=NAME selects another")
+    output.report("\n* is selected; to select another, use --backend NAME or DEEPNOTES_BACKEND=NAME")
     output.outcome({"command": "backends", "selected": selected, "backends": backends})
 
 
 def _selected_backend(output: Output) -> str | None:
-    """Return the name of the selected backend, whether it works or not; None if there is no backend of that name."""
+    """Return the name of the selected backend, whether it works or not, or None if no backend has the selected name."""
     try:
         return get_backend().name
     except BackendUnavailable as error:
@@ -49,7 +49,7 @@ def _selected_backend(output: Output) -> str | None:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    """Return the description of a backend, or why it is unavailable, as JSON values."""
+    """Return the description of a backend, or the reason why it is unavailable, as JSON values."""
     description: dict[str, Any] = {
         "name": name, "works": True, "description": None, "determinism": None, "cause": None, "fix": None,
     }  # fmt: skip

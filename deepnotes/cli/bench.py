@@ -33,33 +33,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_network_sizes,
         default=(64, 128, 10),
         metavar="SIZES",
-        help="the numbers of inputs, of neurons in each hidden layer, and of outputs (default: 64,128,10); the hidden "
-        "layers are ReLU, the last one is sigmoid or softmax",
+        help="the number of inputs, the sizes of the hidden layers, and the number of outputs (default: 64,128,10); "
+        "the hidden layers have ReLU, the last layer has sigmoid or softmax",
     )
     parser.add_argument(
         "--batch",
         type=_list_of(whole_number(1)),
         default=[64],
         metavar="SIZES",
-        help="the number of samples in a mini-batch; several numbers are separated by commas (default: 64)",
+        help="the batch sizes to try, separated by commas (default: 64)",
     )
     parser.add_argument(
         "--backends",
         type=_list_of(str),
         default=["all"],
         metavar="NAMES",
-        help="names separated by commas, or 'all' (the default); backends that do not work here are reported and "
-        "skipped",
+        help="the names of the backends to time, separated by commas, or 'all' (the default); backends that do not "
+        "work here are reported and skipped",
     )
     parser.add_argument(
         "--threads",
         type=_list_of(whole_number(1)),
         metavar="NUMBERS",
-        help="numbers of threads to try, separated by commas (default: 1, 2, 4, ... and all cores)",
+        help="the numbers of threads to try, separated by commas (default: 1, 2, 4, ... and all cores)",
     )
     parser.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (the default) or float64")
     parser.add_argument(
-        "--rounds", type=whole_number(1), default=7, metavar="NUMBER", help="measurements of each backend (default: 7)"
+        "--rounds",
+        type=whole_number(1),
+        default=7,
+        metavar="NUMBER",
+        help="measurements of each backend (default: 7)",
     )
     parser.add_argument(
         "--plot", metavar="FILE", help="plot the times over layer width and batch size to a .png, .svg or .pdf file"
@@ -70,13 +74,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=SECONDS,
         metavar="NUMBER",
-        help=f"approximate time limit of the whole run, including --plot and --html (default: {SECONDS})",
+        help=f"the approximate time limit of the command, including --plot and --html (default: {SECONDS})",
     )
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Time the cases, report, and write the requested files."""
+    """Time the cases, report the results, and write the requested files."""
     from deepnotes.testing.bench.cases import Case
     from deepnotes.testing.bench.report import measure
 
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
 
 def _progress_callback(show: Callable[[str, float], None], output: Output) -> Callable[[str, float, str], None]:
-    """Return a callback that shows the current step and the share done, and logs a message if it gets one."""
+    """Return a callback that shows the current step and the completed share, and logs the message, if there is one."""
 
     def report_progress(step: str, share: float, message: str = "") -> None:
         show(step, share)
@@ -167,10 +171,12 @@ def _to_json(report: "Report") -> str:
 
 
 def _network_sizes(text: str) -> tuple[int, ...]:
-    """Convert text such as ``64,128,10`` to the numbers of inputs, hidden neurons and outputs."""
+    """Convert a string such as ``64,128,10`` to the numbers of inputs, hidden neurons and outputs."""
     sizes = tuple(_list_of(whole_number(1))(text))
     if len(sizes) < 2:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted at least inputs and outputs, such as 64,10")
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, wanted at least the numbers of inputs and outputs, such as 64,10"
+        )
     return sizes
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepnotes.cli.arguments import add_backend, add_threads, chosen_backend
 from deepnotes.cli.arguments import add_json_to_file as add_json
@@ -21,21 +21,21 @@ __all__ = ["HELP", "add_json", "configure", "run"]
 
 HELP = "Check a backend against the equations, and compare its errors with their bounds."
 MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "bold red"), "known gap": ("gap", "yellow")}
-"""How each verdict is shown, and in which style."""
-WORDS: tuple[tuple["Verdict", str], ...] = (
+"""The text and the style that show each verdict in the table."""
+SUMMARY_WORDS: tuple[tuple["Verdict", str], ...] = (
     ("passed", "passed"),
     ("failed", "failed"),
     ("known gap", "known gaps"),
     ("not applicable", "not applicable"),
 )
-"""The verdicts in the order of the summary, and their plurals."""
+"""The verdicts in the order of the summary, and the words for them in the plural."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``conformance``."""
     add_backend(parser)
     add_threads(parser)
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller inputs: less than a minute")
+    parser.add_argument("--quick", action="store_true", help="use fewer and smaller inputs: less than a minute")
     parser.add_argument(
         "--check",
         action="append",
@@ -45,11 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Run the checks, show their results, and raise an error if one of them failed.
+    """Run the checks and show their results.
 
     Raises
     ------
     DeepnotesError
+        If a check failed.
     """
     from deepnotes.testing import run as run_checks
 
@@ -58,8 +59,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({"--json": path})
     with output.progress() as show:
 
-        def on_result(result: "Result", number: int, of: int) -> None:
-            show(f"{number} of {of}: {result.check}", number / of)
+        def on_result(result: "Result", number: int, total: int) -> None:
+            show(f"{number} of {total}: {result.check}", number / total)
 
         report = run_checks(backend, checks=args.check, quick=args.quick, on_result=on_result)
     _show(report, output)
@@ -80,15 +81,15 @@ def _show(report: "Report", output: Output) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "check", "worst / bound", "location, or error"):
-        right = heading.startswith("worst")
-        table.add_column(heading, header_style="bold", overflow="fold", justify="right" if right else "left")
+        justify: Any = "right" if heading.startswith("worst") else "left"
+        table.add_column(heading, header_style="bold", overflow="fold", justify=justify)
     for result in report.results:
         mark, style = MARKS.get(result.verdict, ("n/a", "dim"))
         description = one_line(result.message or result.where)
         table.add_row(cell(mark, style), cell(result.check), _format_ratio(result), cell(description))
     output.show(table)
     seconds = sum(result.seconds for result in report.results)
-    counts = [f"{report.count(verdict)} {word}" for verdict, word in WORDS if report.count(verdict)]
+    counts = [f"{report.count(verdict)} {word}" for verdict, word in SUMMARY_WORDS if report.count(verdict)]
     compared = sum(result.compared for result in report.results)
     output.report("")
     summary = f"{', '.join(counts)}; {compared:,} numbers in {seconds:.1f} s{', quick' if report.quick else ''}"
@@ -96,7 +97,7 @@ def _show(report: "Report", output: Output) -> None:
 
 
 def _format_ratio(result: "Result") -> str:
-    """Return the worst error as a multiple of its bound."""
+    """Format the worst error of a check as a multiple of its bound."""
     if result.verdict == "not applicable":
         return ""
     return "exact" if result.worst == 0 else f"{result.worst:.2f}" if result.worst < 1e6 else "wrong"

@@ -1,4 +1,4 @@
-"""The argument DATA, a file or the name of a built-in data set, read as a table; the choice of target and features."""
+"""Read the argument DATA, a file or the name of a built-in data set, as a table, and choose its target and features."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -22,16 +22,16 @@ SETS = {DIGITS: "digit", "moons": "moon", "spirals": "spiral", "blobs": "blob", 
 """The target column of each built-in data set."""
 
 FILES = ("FILE.csv", "FILE.parquet", "FILE.npz", "FILE.npy")
-"""What else DATA may be, for the error about an unknown name."""
+"""The other forms of DATA, listed in the error message for an unknown name."""
 
 
 def files(data: str) -> list[Path]:
-    """Return the paths of the files that reading `data` opens; an empty list if they cannot be determined."""
+    """Return the paths of the files that are opened to read `data`, or an empty list if they cannot be determined."""
     if data in SETS:
         return [Path(str(datasets.DIGITS))] if data == DIGITS else []
     try:
         return files_of(Path(data))
-    except OSError:  # such as a name that is too long; reading the file reports it
+    except OSError:  # for example a name that is too long, which is reported when the file is read
         return []
 
 
@@ -43,7 +43,7 @@ def read(data: str, request: Request = EVERYTHING) -> Table:
     UnknownNameError, TableError
     """
     if data in SETS:
-        return _built_in(data, request)
+        return _read_built_in(data, request)
     _require_file(data)
     return tables.read(data, request)
 
@@ -58,13 +58,13 @@ def read_from_disk(data: str, request: Request = EVERYTHING) -> DiskTable:
     UnknownNameError, TableError
     """
     if data in SETS:
-        raise ArgumentError(f"--from-disk is for files, and {data} is a built-in data set")
+        raise ArgumentError(f"--from-disk is for files, but {data} is a built-in data set")
     _require_file(data)
     return open_requested(data, request)
 
 
 def default_target(data: str) -> str | None:
-    """Return the name of the target column that data of this kind has by default, or None."""
+    """Return the name of the default target column for this kind of data, or None if there is no default."""
     if data in SETS:
         return SETS[data]
     if Path(data).suffix.lower() in (".npz", ".npy"):
@@ -78,7 +78,7 @@ def target_of(table: Table | DiskTable, requested: str | None) -> str:
     Raises
     ------
     ArgumentError
-        If no target was requested and the data has no default one.
+        If no target was requested and the data has no default target.
     TableError
         If the table has no column of the requested name.
     """
@@ -100,7 +100,9 @@ def target_column(table: Table | DiskTable, target: str) -> Column:
         If a value is missing.
     """
     if isinstance(table, Table):
-        table.require_complete([target], "no row can be used without a target; --drop-missing-target drops such rows")
+        table.require_complete(
+            [target], "a row without a target cannot be used; to leave out such rows, use --drop-missing-target"
+        )
     return table.column(target)
 
 
@@ -120,7 +122,7 @@ def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str
 
 
 def samples(table: Table | DiskTable, encoder: Encoder, unknown: str = "error") -> np.ndarray | OnDisk:
-    """Return X, shape (n, m), in memory or on disk.
+    """Return X, shape (n, m), in memory or on disk. `unknown` says how to treat unknown categories, as --unknown does.
 
     Raises
     ------
@@ -131,7 +133,7 @@ def samples(table: Table | DiskTable, encoder: Encoder, unknown: str = "error") 
         return encoder(table, unknown)
     if not encoder.is_plain:
         raise TableError(
-            f"{table.source}: the model encodes or imputes columns, and samples that stay on disk (--from-disk) are "
+            f"{table.source}: the model encodes or imputes columns, but samples that stay on disk (--from-disk) are "
             "used as they are"
         )
     X, names = table.features(names=encoder.names)
@@ -153,7 +155,7 @@ def plain_encoder(names: list[str]) -> Encoder:
 
 
 def select_samples(X: np.ndarray | OnDisk, rows: np.ndarray) -> np.ndarray | OnDisk:
-    """Return the samples of k rows, shape (n, k); in memory, each sample is contiguous."""
+    """Return the samples at k `rows`, shape (n, k); each sample is contiguous if X is in memory."""
     return X[:, rows] if isinstance(X, OnDisk) else X.T[rows].T
 
 
@@ -162,7 +164,7 @@ def _require_file(data: str) -> None:
         raise unknown_name("data", data, [*SETS, *FILES])
 
 
-def _built_in(name: str, request: Request) -> Table:
+def _read_built_in(name: str, request: Request) -> Table:
     dataset = datasets.load_digits() if name == DIGITS else getattr(datasets, f"make_{name}")()
     y = dataset.y if dataset.y.dtype.kind == "f" else np.array(dataset.classes)[dataset.y]
     columns = dict(zip(dataset.feature_names, dataset.X.T, strict=True)) | {SETS[name]: y}

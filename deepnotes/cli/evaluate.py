@@ -28,10 +28,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
     parser.add_argument(
-        "--target", metavar="COLUMN", help="the column with the true values (default: the target of the training)"
+        "--target", metavar="COLUMN", help="the column with the true values (default: the target column in training)"
     )
     parser.add_argument(
-        "--drop-missing-target", action="store_true", help="leave out rows without a target (default: report an error)"
+        "--drop-missing-target",
+        action="store_true",
+        help="leave out rows whose target is missing (default: report an error)",
     )
     add_unknown(parser)
     add_reading(parser.add_argument_group("format of DATA (default: that of the training data)"))
@@ -41,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Predict, compare and report."""
+    """Compare predictions with the target column, and report the scores."""
     require_output_paths({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target

@@ -16,7 +16,7 @@ from deepnotes.utils.wording import listed
 if TYPE_CHECKING:
     from deepnotes.network.formats.chain import Chain, Target
 
-HELP = "Export a model, with the preprocessing of its inputs, to a file that runs without deepnotes."
+HELP = "Export a model, with the preprocessing of its inputs, to a file that can be used without deepnotes."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Read and convert the model, check the result against the test vectors, write it and report."""
+    """Convert the model, check the result with test vectors, and write the requested files."""
     from deepnotes.network.formats.chain import Chain
     from deepnotes.network.formats.onnx_writing import write
 
@@ -73,15 +73,15 @@ def _require_no_encoding(path: str, chain: "Chain") -> None:
     encoded = [f.name for f in chain.encoder.features if f.categories is not None or f.fill is not None]
     raise with_hint(
         ArgumentError(
-            f"--onnx: {path} encodes or imputes columns ({listed(encoded)}), and an ONNX file of deepnotes takes "
-            "columns that are already encoded"
+            f"--onnx: {path} encodes or imputes columns ({listed(encoded)}), but an ONNX file exported by "
+            "deepnotes takes columns that are already encoded"
         ),
         "use --python, which includes the encoding, or Network.to_onnx, which exports the network without it",
     )
 
 
 def _target(path: str, network: Network) -> "Target | None":
-    """Return the scale that converts a regression's outputs to units of the target; None for other networks."""
+    """Return the scaling that converts a regression's outputs to the units of the target; None for other networks."""
     from deepnotes.network.formats.chain import Target
 
     if "task" not in network.metadata:
@@ -96,7 +96,7 @@ def _target(path: str, network: Network) -> "Target | None":
 
 
 def _convert_to_onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
-    """Return the content of the ONNX file, and the result of its check as JSON values and in words.
+    """Return the content of the ONNX file, and the result of checking it as JSON values and as a sentence.
 
     Raises
     ------
@@ -117,14 +117,14 @@ def _convert_to_onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, A
     worst = check_vectors.worst(outputs, tests)
     if not worst <= 1:
         raise DeepnotesError(
-            f"{runtime}: the largest error is {worst:.3g} times the bound on rounding errors; nothing was written"
+            f"{runtime}: the largest error is {worst:.3g} times the bound on rounding errors; no file was written"
         )
     check |= {"checked_with": runtime, "worst": worst}
     return content, check, f"{description}, and run by {runtime}: errors at most {worst:.2g} of their bound"
 
 
 def _convert_to_python(chain: "Chain", output: Output) -> tuple[str, dict[str, Any], str]:
-    """Return the content of the Python file, and the result of its check as JSON values and in words."""
+    """Return the content of the Python file, and the result of checking it as JSON values and as a sentence."""
     from deepnotes.network.formats import python_writing
 
     content = python_writing.to_python(chain)

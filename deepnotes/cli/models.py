@@ -1,4 +1,4 @@
-"""A trained network together with the meaning of its inputs and outputs."""
+"""A trained network, together with a description of its inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,11 +34,11 @@ class Model:
         The column that it predicts.
     task : Task
     encoder : Encoder, optional
-        Encodes the columns of a table as inputs; by default, each feature is a column.
+        Encodes the columns of a table as inputs; by default, each feature is the column of that name.
     dates : sequence of str
         The columns that are read as dates.
     format : mapping
-        The options for reading the training data that differ from their defaults; see
+        Those options for reading the training data that differ from their defaults; see
         :mod:`deepnotes.cli.reading_options`.
     """
 
@@ -60,7 +60,7 @@ class Model:
         self.network.save(path)
 
     def set_metadata(self, **more: Any) -> None:
-        """Set the network's metadata to the meaning of its inputs and outputs, and to `more`."""
+        """Store the description of the inputs and outputs, and `more`, as the network's metadata."""
         names = {"features": self.features, "target": self.target}
         columns = {} if self.encoder.is_plain else {"columns": self.encoder.as_metadata()}
         dates = {"dates": list(self.dates)} if self.dates else {}
@@ -105,7 +105,20 @@ class Model:
         file_format: Format | None = None,
         drop_missing: bool = False,
     ) -> Table | DiskTable:
-        """Read the feature columns of the table that `source` names, and the column `target` if it is not None.
+        """Read the columns that the model needs from the table that `source` names.
+
+        Parameters
+        ----------
+        source : str
+            The argument DATA of a command.
+        from_disk : bool
+            Whether to leave the samples on disk.
+        target : str, optional
+            A target column to read in addition to the features.
+        file_format : Format, optional
+            By default, the format of the training data.
+        drop_missing : bool
+            Whether to leave out the rows whose target is missing.
 
         Raises
         ------
@@ -126,17 +139,17 @@ class Model:
         return data.read_from_disk(source, request) if from_disk else data.read(source, request)
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
-        """Return X, shape (n, m), from the feature columns of `table`, ignoring all others.
+        """Return X, shape (n, m), from the feature columns of `table`; other columns are ignored.
 
         Raises
         ------
         TableError
-            If a feature column is missing, is text instead of numbers or the reverse, or has an unknown category.
+            If a feature column is missing, has the wrong type (text or numbers), or has an unknown category.
         """
         return data.samples(table, self.encoder, unknown)
 
     def facts(self, path: str) -> list[tuple[str, str]]:
-        """Return a description of the model, which was loaded from `path`, for :meth:`Output.facts`."""
+        """Describe the model, which was loaded from `path`, for :meth:`Output.facts`."""
         network = self.network
         features = format_count(len(self.features), "feature")
         return [

@@ -1,7 +1,7 @@
 """The output of a command: the report, the log, the table, and the JSON object.
 
 Results go to stdout. If they cannot be written completely, the command still finishes its work and then fails. All
-other messages go to stderr, and a closed or full stderr is ignored. Everything that a terminal would interpret is
+other messages go to stderr; errors in writing to stderr are ignored. Characters that a terminal would interpret are
 escaped, except in JSON and in CSV that goes to a file or a pipe.
 """
 
@@ -45,7 +45,7 @@ class Output:
         self._report(escaped(text, keep="\n"))
 
     def facts(self, facts: Iterable[tuple[str, str]]) -> None:
-        """Write pairs of a name and a description to the report, one pair per line, aligned."""
+        """Write pairs of a name and a description to the report, one pair per line, in aligned columns."""
         facts = [(escaped(name), escaped(text)) for name, text in facts]
         width = max(8, *(len(name) for name, _ in facts))
         self._report("\n".join(f"{name:<{width}}  {text}" for name, text in facts))
@@ -56,9 +56,9 @@ class Output:
             write_stderr(escaped(text))
 
     def show(self, renderable: "RenderableType") -> None:
-        """Write a rich renderable: coloured and wrapped on a terminal, plain and not wrapped elsewhere.
+        """Write a renderable of rich to the report, colored and wrapped on a terminal, as plain lines elsewhere.
 
-        Its texts must be escaped by :func:`cell`: escaping the output would also escape the colours.
+        The strings in it must already be escaped, by :func:`cell`: escaping the output would also escape the colors.
         """
         from rich.console import Console
 
@@ -71,6 +71,8 @@ class Output:
 
     def table(self, names: list[str], columns: Mapping[str, np.ndarray], spreadsheet: bool) -> None:
         """Write columns as CSV to stdout, escaped if stdout is a terminal.
+
+        If `spreadsheet`, text that a spreadsheet would read as a formula is marked as text.
 
         Raises
         ------
@@ -91,7 +93,7 @@ class Output:
             raise stdout_error(reason(error)) from error
 
     def waiting(self, text: str) -> AbstractContextManager[object]:
-        """Return a context manager that shows activity on a terminal; its block must not write to stdout."""
+        """Return a context manager that shows `text` on a terminal; its block must not write to stdout."""
         if self.quiet or not stderr().isatty():
             return nullcontext()
         from rich.console import Console
@@ -100,7 +102,7 @@ class Output:
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, float], None]]:
-        """Yield a function that shows the current step and the share done, from 0 to 1, if stderr is a terminal."""
+        """Yield a function that shows a step and the completed share, from 0 to 1, if stderr is a terminal."""
         if self.quiet or not stderr().isatty():
             yield lambda step, share: None
             return
@@ -138,7 +140,7 @@ class Output:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        """Write to stdout, unless an earlier write has failed; keep an error for :meth:`finish` to raise."""
+        """Write to stdout, unless an earlier write has failed; store an error for :meth:`finish` to raise."""
         if self._error is None:
             try:
                 write_stdout(f"{text}\n")
@@ -147,7 +149,7 @@ class Output:
 
 
 def write_stdout(text: str) -> None:
-    """Write all of `text` to stdout, with question marks for characters that its encoding lacks.
+    """Write all of `text` to stdout, with question marks for characters that its encoding cannot represent.
 
     Raises
     ------
@@ -164,21 +166,21 @@ def stdout_error(cause: str) -> DeepnotesError:
 
 
 def write_stderr(text: str) -> None:
-    """Write a line to stderr, ignoring failures; the caller has escaped `text`."""
+    """Write a line to stderr, ignoring failures; `text` must already be escaped."""
     stream = stderr()
     stream.write(f"{text}\n")
     stream.flush()
 
 
 def cell(text: str, style: str = "") -> "Text":
-    """Return text for a rich table, with all control characters except line breaks escaped."""
+    """Return a cell for a table of rich, with all control characters in `text` except line breaks escaped."""
     from rich.text import Text
 
     return Text(escaped(text, keep="\n"), style)
 
 
 def format_count(number: int, singular: str, plural: str = "") -> str:
-    """Return a number with a noun; the plural is by default the singular with an s.
+    """Return a number followed by a noun; by default, the plural of the noun is the singular with an s.
 
     Examples
     --------
@@ -189,7 +191,7 @@ def format_count(number: int, singular: str, plural: str = "") -> str:
 
 
 def format_number(value: float) -> str:
-    """Return a number with five significant digits, and commas between groups of three digits.
+    """Return a number with five significant digits, and with commas as thousands separators.
 
     Examples
     --------
@@ -202,7 +204,7 @@ def format_number(value: float) -> str:
 
 
 def replace_nonfinite(value: Any) -> Any:
-    """Replace numbers that are not finite by None, also inside of mappings and sequences, for valid JSON."""
+    """Return a JSON value with None instead of non-finite numbers, also within mappings and sequences."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Checks of the output paths of a command, made before any work: each can be written, and overwrites no input."""
+"""Check the output paths of a command before it does any work: each can be written and does not overwrite an input."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from deepnotes.utils.errors import ArgumentError, DeepnotesError
 from deepnotes.utils.wording import reason
 
 CHECKPOINT = re.compile(r"step-[0-9]{9,}\.safetensors|\.step-.*\.tmp|\.lock", re.DOTALL)
-"""The names of the files that a training writes to its directory of checkpoints."""
+"""The pattern of the names of the files that training writes to the directory of checkpoints."""
 
 
 def require_output_paths(
@@ -38,7 +38,7 @@ def require_output_paths(
     checkpoints : Path, optional
         A directory of checkpoints, which the command both reads and writes.
     special : bool, default False
-        Whether an output may be a pipe or a device, stdout among them.
+        Whether an output may be a pipe, a device, or the file that stdout is redirected to.
 
     Raises
     ------
@@ -49,12 +49,12 @@ def require_output_paths(
     """
     paths = {option: path for option, path in outputs.items() if path is not None}
     for option, path in paths.items():
-        if checkpoints is None or os.path.lexists(checkpoints) or not _same(path.parent, checkpoints):
-            _require_writable(path, special)  # otherwise, the training creates the directory or reports the error
+        if checkpoints is None or os.path.lexists(checkpoints) or not _is_same_file(path.parent, checkpoints):
+            _require_writable(path, special)  # otherwise, training creates the directory or reports the error
         _require_distinct(option, paths)
     inputs = [path for path in inputs if _exists(path)]
     if checkpoints is not None:
-        inputs += _require_apart(checkpoints, paths, inputs)
+        inputs += _require_no_conflict(checkpoints, paths, inputs)
     for path in inputs:
         _require_unwritten(path, paths)
     if not special:
@@ -67,24 +67,24 @@ def _require_distinct(option: str, outputs: Mapping[str, Path]) -> None:
     for other, other_path in outputs.items():
         if other == option:
             return
-        if _same(path, other_path):
+        if _is_same_file(path, other_path):
             raise ArgumentError(f"{option} {path} and {other} {other_path} are the same file")
 
 
 def _require_unwritten(path: Path, outputs: Mapping[str, Path]) -> None:
-    """Raise ArgumentError if the command would write to its input `path`: by an option, or by stdout or stderr."""
+    """Raise ArgumentError if the command would write to its input `path`, as an output or as its stdout or stderr."""
     for option, output in outputs.items():
-        if _same(output, path):
+        if _is_same_file(output, path):
             raise ArgumentError(f"{option} {output} would overwrite {path}, which the command reads")
     if _is_stream(path, sys.stdout):
         raise ArgumentError(f"stdout is {path}, which the command reads")
     if _is_stream(path, sys.stderr):
-        sys.stderr = sys.stdout  # otherwise, this message would be written to the file
+        sys.stderr = sys.stdout  # otherwise, this error message would overwrite the input
         raise ArgumentError(f"stderr is {path}, which the command reads")
 
 
 def _require_stdout_elsewhere(outputs: Mapping[str, Path]) -> None:
-    """Raise ArgumentError if stdout is redirected to the file of an output, which may be named /dev/stdout."""
+    """Raise ArgumentError if stdout is redirected to the same file as an output, which may be given as /dev/stdout."""
     for option, path in outputs.items():
         if _is_stream(path, sys.stdout):
             raise ArgumentError(f"{option} {path} is the file that stdout is redirected to")
@@ -92,7 +92,7 @@ def _require_stdout_elsewhere(outputs: Mapping[str, Path]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Convert an OSError or ValueError of the block to an error that names the file to be written.
+    """Convert an OSError or ValueError in the ``with`` block to an error that names the file to be written.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def _require_writable(path: Path, special: bool) -> None:
         with tempfile.TemporaryFile(dir=parent):
             pass
         if status is not None and _is_protected(status, os.stat(parent)):
-            raise PermissionError(1, "it belongs to another user, and so does the directory")
+            raise PermissionError(1, "the file and its directory belong to other users")
     except OSError as error:
         raise DeepnotesError(f"cannot write {path}: {reason(error)}") from None
 
@@ -139,19 +139,25 @@ def _is_protected(file: os.stat_result, directory: os.stat_result) -> bool:
     return os.geteuid() not in (0, file.st_uid, directory.st_uid)
 
 
-def _require_apart(directory: Path, outputs: Mapping[str, Path], inputs: Iterable[Path]) -> list[Path]:
-    """Raise ArgumentError if checkpoints in `directory` conflict with another file; return the existing checkpoints."""
+def _require_no_conflict(directory: Path, outputs: Mapping[str, Path], inputs: Iterable[Path]) -> list[Path]:
+    """Raise ArgumentError if checkpoints in `directory` conflict with `outputs` or `inputs`.
+
+    Returns
+    -------
+    list of Path
+        The existing checkpoints.
+    """
     real_directory = Path(os.path.realpath(directory))
     for option, path in outputs.items():
         if real_directory.is_relative_to(os.path.realpath(path)):
-            raise ArgumentError(f"{option} {path} is a file, and --checkpoint {directory} needs a directory there")
+            raise ArgumentError(f"{option} {path} is a file, but --checkpoint {directory} needs a directory there")
     for path in (*outputs.values(), *inputs):
         real = Path(os.path.realpath(path))
-        if _same(real.parent, real_directory) and _is_checkpoint(real.name):
+        if _is_same_file(real.parent, real_directory) and _is_checkpoint(real.name):
             raise ArgumentError(f"{path} has the name of a checkpoint, and --checkpoint {directory} may remove it")
     try:
         return [path for path in directory.iterdir() if _is_checkpoint(path.name)]
-    except OSError:  # the directory does not exist yet, or the training reports the error
+    except OSError:  # the directory does not exist yet, or training reports the error
         return []
 
 
@@ -166,8 +172,8 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _same(path: Path, other: Path) -> bool:
-    """Return whether two paths lead to the same file, or would if it existed."""
+def _is_same_file(path: Path, other: Path) -> bool:
+    """Return whether two paths lead to the same file, or would lead to it if it existed."""
     try:
         return os.path.samefile(path, other)
     except OSError:

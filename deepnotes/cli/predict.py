@@ -19,7 +19,7 @@ from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import add_reading, format_of
 from deepnotes.datasets.table_writing import formulas, write_table
 
-HELP = "Predict the target of each row of a table, as CSV."
+HELP = "Predict the target of each row of a table, and write the predictions as CSV."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the CSV file (default: stdout)")
     parser.add_argument(
-        "--spreadsheet", action="store_true", help="put ' before text that a spreadsheet would read as a formula"
+        "--spreadsheet",
+        action="store_true",
+        help="put an apostrophe before text that a spreadsheet would read as a formula",
     )
     add_unknown(parser)
     add_reading(parser.add_argument_group("format of DATA (default: that of the training data)"))
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         output.log(note)
     columns = model.task.columns(model.network.predict(model.inputs(table, args.unknown)))
     if not args.spreadsheet and not output.as_json and (texts := formulas(columns["prediction"])):
-        output.log(f"note: spreadsheets would read {texts[0]!r} as a formula; --spreadsheet makes them read it as text")
+        output.log(f"note: spreadsheets would read {texts[0]!r} as a formula; to write it as text, use --spreadsheet")
     if path is not None:
         write_table(path, list(columns), columns, spreadsheet=args.spreadsheet)
         output.log(f"{format_count(table.n_rows, 'prediction')} written to {args.output}")

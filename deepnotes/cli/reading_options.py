@@ -1,4 +1,4 @@
-"""Options for reading data files, from the command line or from the metadata of a model."""
+"""The options for reading data files, taken from the command line or from the metadata of a model."""
 
 import argparse
 from collections.abc import Mapping
@@ -34,13 +34,13 @@ def add_reading(group: argparse._ActionsContainer) -> None:
         dest="header",
         action="store_false",
         default=None,
-        help="the file has no line of column names; name the columns x0, x1, ...",
+        help="the file has no row of column names; the columns are then named x0, x1, ...",
     )
     option(
         "--skip-rows",
         type=whole_number(0),
         metavar="NUMBER",
-        help="the number of lines to skip at the beginning, such as a title above the header (default 0)",
+        help="the number of lines to skip at the beginning of the file, for example a title (default 0)",
     )
     option(
         "--comment",
@@ -52,17 +52,17 @@ def add_reading(group: argparse._ActionsContainer) -> None:
         dest="missing_values",
         action="append",
         metavar="TEXT",
-        help="an additional spelling of missing values, such as -200; may be given several times",
+        help="additional text that stands for a missing value, such as -200; may be given several times",
     )
     option(
         "--date-format",
         metavar="FORMAT",
-        help="the format of the columns of --dates, such as %%d/%%m/%%Y (default: ISO 8601)",
+        help="the format of dates in the columns named by --dates, such as %%d/%%m/%%Y (default: ISO 8601)",
     )
 
 
 def add_names(group: argparse._ActionsContainer, name: str, description: str) -> None:
-    """Add an option that takes names of columns, and may be given several times."""
+    """Add an option --`name` that takes column names and may be given several times."""
     group.add_argument(
         f"--{name}",
         action="append",
@@ -99,14 +99,14 @@ def format_of(args: argparse.Namespace, defaults: Mapping[str, Any] | None = Non
 
 
 def as_metadata(file_format: Format) -> dict[str, Any]:
-    """Return the options that differ from their defaults, as JSON values."""
+    """Return those options that differ from their defaults, as JSON values."""
     default = Format()
     changed = {name: value for name in FIELDS if (value := getattr(file_format, name)) != getattr(default, name)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
 def from_metadata(metadata: Any) -> dict[str, Any]:
-    """Return the options in JSON values that :func:`as_metadata` returned, after checking them.
+    """Check JSON values that :func:`as_metadata` has returned, and return them as options.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Classification and regression: the conversion of a target column to Y, and of outputs to predictions and scores."""
+"""Classification and regression: how a target column becomes Y, and outputs become predictions and scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from deepnotes.utils.errors import ArgumentError, DataError
 from deepnotes.utils.wording import listed, shown
 
 MOST_CLASSES = 20
-"""A target of whole numbers with more distinct values than this is a quantity."""
+"""A target of whole numbers with more distinct values than this is treated as a quantity, not as classes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Classification:
     def of(cls, column: Column, loss: str | None = None) -> "Classification":
         """Return the task whose classes are the distinct values of `column`.
 
-        If all classes are numbers, they are sorted as numbers, otherwise as text. The default of `loss` is categorical
+        If all classes are numbers, they are sorted as numbers, otherwise as text. The default loss is categorical
         cross-entropy.
 
         Raises
@@ -52,7 +52,7 @@ class Classification:
             classes = tuple(name for _, name in sorted(zip(numbers, classes, strict=True)))
         if pair := same_number(classes):
             raise DataError(
-                f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write both alike"
+                f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write it in one way"
             )
         if len(classes) == 1:
             raise DataError(f"the target has only one class, {shown(classes[0])}: there is nothing to learn")
@@ -68,13 +68,13 @@ class Classification:
         Raises
         ------
         DataError
-            If the column has a class that the task lacks.
+            If the column contains a class that is not among the classes of the task.
         """
         values, inverse = np.unique(labels_of(column), return_inverse=True)
         codes = codes_of(values.tolist(), self.classes)
         if (codes < 0).any():
             raise DataError(
-                f"the target has the class {shown(values[codes < 0][0])}, and the model knows only "
+                f"the target has the class {shown(values[codes < 0][0])}, but the model knows only "
                 f"{listed(self.classes)}"
             )
         indices: np.ndarray = codes[inverse]
@@ -86,17 +86,17 @@ class Classification:
         return indices if LOSSES[self.loss].targets == "simplex" else np.eye(len(self.classes))[:, indices]
 
     def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the columns of a prediction file for the outputs A, shape (k, m)."""
+        """Return the columns of a table of predictions for the outputs A, shape (k, m)."""
         prediction = np.array(self.classes)[A.argmax(axis=0)]
         return {"prediction": prediction, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
 
     def evaluate(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
-        """Return the scores of the network on X, shape (n, m), by name; `column` has the true classes."""
+        """Return the scores of the network on X, shape (n, m), by name; `column` holds the true classes."""
         values = network.evaluate(X, self.encode(column), loss=self.loss, metrics="accuracy")
         return {"accuracy": values["accuracy"], "loss": values["loss"]}
 
     def facts(self, scores: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Return a description of the scores for :meth:`Output.facts`; `rows` describes the rows."""
+        """Describe the scores for :meth:`Output.facts`; `rows` describes the samples, such as "20 held-out rows"."""
         return [
             ("accuracy", f"{scores['accuracy']:.2%} of {rows}"),
             ("loss", f"{format_number(scores['loss'])} ({self.loss})"),
@@ -119,12 +119,12 @@ class Regression:
 
     @classmethod
     def of(cls, column: Column, loss: str | None = None) -> "Regression":
-        """Return the task for the targets in `column`; the default of `loss` is the mean squared error.
+        """Return the task for the targets in `column`; the default loss is the mean squared error.
 
         Raises
         ------
         ArgumentError
-            If `loss` is only for classes.
+            If `loss` is a loss for classification.
         DataError
             If the targets are text, or outside the domain of `loss`.
         """
@@ -135,7 +135,7 @@ class Regression:
         y = cls._numbers(column)
         if LOSSES[loss].targets == "count":  # counts may be scaled, but not shifted below 0
             if y.min() < 0:
-                raise DataError(f"the target has {y.min():g}, and the loss {loss} needs numbers of at least 0")
+                raise DataError(f"the target contains {y.min():g}, but the loss {loss} needs numbers of at least 0")
             return cls(0.0, float(y.mean()) or 1.0, loss)
         standardizer = Standardizer.fit(y.reshape(1, -1))
         return cls(float(standardizer.mean[0, 0]), float(standardizer.scale[0, 0]), loss)
@@ -149,13 +149,13 @@ class Regression:
         return (self._numbers(column).reshape(1, -1) - self.mean) / self.scale
 
     def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the columns of a prediction file for the outputs A, shape (1, m)."""
+        """Return the columns of a table of predictions for the outputs A, shape (1, m)."""
         return {"prediction": A[0].astype(np.float64) * self.scale + self.mean}
 
     def evaluate(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
-        """Return the scores of the network on X, shape (n, m), by name; `column` has the true values.
+        """Return the scores of the network on X, shape (n, m), by name; `column` holds the true values.
 
-        RMSE and MAE are in the units of the target; the loss is that of the scaled target.
+        RMSE and MAE are in the units of the target; the loss is computed for the scaled target.
         """
         y = self._numbers(column).reshape(1, -1)
         predicted = self.columns(network.predict(X))["prediction"].reshape(1, -1)
@@ -167,7 +167,7 @@ class Regression:
         }
 
     def facts(self, scores: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Return a description of the scores for :meth:`Output.facts`; `rows` describes the rows."""
+        """Describe the scores for :meth:`Output.facts`; `rows` describes the samples, such as "20 held-out rows"."""
         return [
             ("RMSE", f"{format_number(scores['rmse'])} on {rows}"),
             ("MAE", format_number(scores["mae"])),
@@ -180,7 +180,7 @@ class Regression:
         """Return `column` after checking that it holds numbers."""
         if column.dtype.kind == "U":
             raise DataError(
-                f"the target is text (its first value is {shown(column[0])}), and a regression needs numbers"
+                f"the target is text (its first value is {shown(column[0])}), but a regression needs numbers"
             )
         return column
 
@@ -193,25 +193,25 @@ TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Reg
 
 
 def suggest_task(column: Column) -> tuple[type[Task], str]:
-    """Return the task for which `column` is a likely target, and the reason, worded as a predicate of the target.
+    """Return the task for which `column` is a likely target, and the reason, which completes "the target ...".
 
     Raises
     ------
     DataError
-        If the column is text that is unlikely to be the names of classes.
+        If the column is text that probably does not hold the names of classes.
     """
     if column.dtype.kind == "U":
         values = np.unique(column)
         hints = [hint for value in values.tolist() if (hint := hint_of(value))]
         if 2 * len(hints) > len(values):
             raise DataError(
-                f"the target is text that looks like numbers or dates, such as {shown(values[0])}: {hints[0]}, and "
-                "--task classification uses it as it is"
+                f"the target is text that looks like numbers or dates, such as {shown(values[0])}: {hints[0]}, or "
+                "--task classification to use it as it is"
             )
         if len(values) > MOST_CLASSES and are_numbers(values.tolist()):
             raise DataError(
-                f"the target is text of {len(values):,} distinct numbers, such as {shown(values[0])}: --numeric reads "
-                "it as numbers, and --task classification uses it as it is"
+                f"the target is text of {len(values):,} distinct numbers, such as {shown(values[0])}: use --numeric to "
+                "read it as numbers, or --task classification to use it as it is"
             )
         return Classification, "is text"
     distinct = len(np.unique(column))
@@ -230,7 +230,7 @@ def as_metadata(task: Task) -> dict[str, Any]:
 
 
 def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
-    """Return the task from the JSON values of :func:`as_metadata`, for a network with the given number of outputs.
+    """Return the task described by the JSON values of :func:`as_metadata`, for a network with this number of outputs.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``deepnotes train``: train a network on a table, measure it on held-out rows, and write it to a model file."""
+"""``deepnotes train``: train a network on a table, evaluate it on held-out rows, and write it to a model file."""
 
 import argparse
 import time
@@ -31,19 +31,19 @@ from deepnotes.utils.errors import ArgumentError, DataError, DeepnotesError, Mod
 
 __all__ = ["HELP", "configure", "run"]
 
-HELP = "Train a network on the rows of a table, and write it to a file."
+HELP = "Train a network on the rows of a table, and write it to a model file."
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a table, and their split into rows for training and for validation.
+    """The samples of a table, and their split into rows to train on and rows to validate with.
 
     Parameters
     ----------
     X : ndarray or OnDisk, shape (n, m)
     y : ndarray, shape (m,)
     train, held_out : ndarray of int
-        The indices of the rows; there may be no held-out rows.
+        The indices of the rows to train on and of the rows to validate with; the latter may be empty.
     """
 
     X: np.ndarray | OnDisk
@@ -52,12 +52,12 @@ class Samples:
     held_out: np.ndarray
 
     def inputs(self, rows: np.ndarray) -> np.ndarray | OnDisk:
-        """Return the samples of k rows, shape (n, k)."""
+        """Return the samples at k `rows`, shape (n, k)."""
         return data.select_samples(self.X, rows)
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Read the data, train, measure, write the model and report."""
+    """Read the data, train and evaluate a network, write the model, and report the scores."""
     check_options(args)
     backend = chosen_backend(args)
     path, plot_path = _model_path(args), _plot_path(args.plot)
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
     model = Model(network, features, target, task, encoder, dates, as_metadata(file_format))
-    model.set_metadata()  # before the training, so that checkpoints have the metadata, too
+    model.set_metadata()  # before training, so that checkpoints contain the metadata as well
     model_files.check(network)
     history, seconds = _fit(args, network, task, samples, output)
     part, rows = ("validation", held_out) if len(held_out) else ("training", train)
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         raise _with_recovery_hint(error, args.checkpoint) from error
     if plot_path is not None:
         _save_plot(history, plot_path, path)
-    best = f", the best was epoch {history.best_epoch}" if history.best_epoch else ""
+    best = f", the best epoch was {history.best_epoch}" if history.best_epoch else ""
     output.facts(
         [
             *task.facts(scores, format_count(len(rows), "held-out row" if len(held_out) else "training row")),
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
 
 def _model_path(args: argparse.Namespace) -> Path:
-    """Return the path of the model file: the requested one, or the name of the data, ending in .safetensors."""
+    """Return the path of the model file: the requested path, or the name of the data with the suffix .safetensors."""
     if args.output is not None:
         return Path(args.output)
     name = Path(args.data).stem if is_packed_csv(Path(args.data)) else Path(args.data).name
@@ -154,7 +154,7 @@ def _model_path(args: argparse.Namespace) -> Path:
 
 
 def _plot_path(path: str | None) -> Path | None:
-    """Return the path of the plot, if one is requested, after checking that it can be drawn."""
+    """Return the path of the plot, or None if no plot is requested; check that the plot can be drawn."""
     if path is None:
         return None
     try:
@@ -166,7 +166,7 @@ def _plot_path(path: str | None) -> Path | None:
 
 
 def _request(args: argparse.Namespace, file_format: Format) -> Request:
-    """Return the request for the data."""
+    """Return the request for the columns of the data, as the options describe it."""
     target = [] if args.target is None else [args.target]
     as_text = target if args.task == "classification" else []
     return Request(
@@ -184,14 +184,23 @@ def _request(args: argparse.Namespace, file_format: Format) -> Request:
 def _feature_columns(
     args: argparse.Namespace, table: Table | DiskTable, target: str, known: set[str]
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the feature columns, and of the columns to encode one-hot.
+    """Return the names of the feature columns, and the names of the columns to encode one-hot.
+
+    Parameters
+    ----------
+    args : Namespace
+    table : Table or DiskTable
+    target : str
+        The name of the target column.
+    known : set of str
+        The names of all columns of the data, including those that were not read.
 
     Raises
     ------
     ArgumentError
         If the target is among the columns to encode.
     TableError
-        If there is no feature column, or a value is missing that is not imputed.
+        If there is no feature column, or a feature has a missing value that is not to be imputed.
     """
     exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
     if target in categorical:
@@ -203,7 +212,7 @@ def _feature_columns(
 
 
 def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:
-    """Return the requested task; for "auto", return the task that the target suggests, and report it."""
+    """Return the requested task; for "auto", choose a task by the values of the target, `y`, and report it."""
     if requested != "auto":
         return TASKS[requested]
     task, reason = suggest_task(y)
@@ -212,18 +221,30 @@ def _choose_task(requested: str, target: str, y: Column, output: Output) -> type
 
 
 def _split(table: Table | DiskTable, classes: Column | None, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and the rows to hold out, stratified by class."""
+    """Return the indices of the rows to train on and of the rows to hold out.
+
+    Parameters
+    ----------
+    table : Table or DiskTable
+    classes : array of str, shape (m,), or None
+        The class of each row, by which the split is stratified; None for a regression.
+    share : float
+        The share of rows to hold out.
+    seed : int
+    """
     if table.n_rows < 2:
-        raise DataError(f"{table.source} has only one row, and training needs at least 2")
+        raise DataError(f"{table.source} has only one row, but training needs at least 2")
     if share == 0:
         return np.arange(table.n_rows), np.arange(0)
     strata = None if classes is None else np.unique(classes, return_inverse=True)[1]
     if strata is not None and strata.max() + 1 == table.n_rows:
-        raise DataError(f"{table.source}: each row has a different class; --task regression is for quantities")
+        raise DataError(
+            f"{table.source}: each row has a different class; if the target is a quantity, use --task regression"
+        )
     try:
         return train_validation_split(table.n_rows, share, np.random.default_rng(seed), strata)
     except ArgumentError as error:
-        raise DataError(f"{table.source}: {error}; --validation 0 holds no rows out") from None
+        raise DataError(f"{table.source}: {error}; to hold out no rows, use --validation 0") from None
 
 
 def _fit_encoder(
@@ -236,7 +257,7 @@ def _fit_encoder(
 
 
 def _report_encoding(encoder: Encoder, table: Table, output: Output) -> None:
-    """Report which columns are encoded and imputed."""
+    """Report which columns are encoded or imputed."""
     for feature in encoder.features:
         if feature.categories is not None:
             categories = format_count(len(feature.categories), "category", "categories")
@@ -252,14 +273,14 @@ def _report_encoding(encoder: Encoder, table: Table, output: Output) -> None:
 def _fit(
     args: argparse.Namespace, network: Network, task: Task, samples: Samples, output: Output
 ) -> tuple[History, float]:
-    """Train the network; return the history and the seconds that the training took.
+    """Train the network; return the history and the seconds that training took.
 
     Raises
     ------
     DeepnotesError
         If the loss is not finite.
     KeyboardInterrupt, SystemExit
-        If the training is interrupted; the message says how to resume it.
+        If training is interrupted; the message says how to resume it.
     """
     train, held_out = samples.train, samples.held_out
     validation = (samples.inputs(held_out), task.encode(samples.y[held_out])) if len(held_out) else None
@@ -296,27 +317,29 @@ def _fit(
 
 
 class ReportResumption(Callback):
-    """A callback that reports where a resumed training continues."""
+    """A callback that reports at which update and epoch training was resumed."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
 
     def on_ready(self, training: Training) -> None:
-        """Report the update and the epoch, unless the training starts from the beginning."""
+        """Report the update and the epoch, unless training starts from the beginning."""
         if training.state.step:
             updates = format_count(training.step, "update")
             self.output.facts([("resumed", f"after {updates}, in epoch {training.epoch}")])
 
 
 def _with_recovery_hint(error: DeepnotesError, checkpoint: str | None) -> DeepnotesError:
-    """Return the error of a model that could not be written, with a hint how to write it if there is a checkpoint."""
+    """Return `error`, an error in writing the model, with a hint at --resume if there is a checkpoint."""
     if checkpoint is None:
         return error
-    return with_hint(error, f"the training is not lost: the same command with --resume continues from {checkpoint}")
+    return with_hint(
+        error, f"the trained network is not lost: the same command with --resume continues from {checkpoint}"
+    )
 
 
 def _save_plot(history: History, plot_path: Path, model_path: Path) -> None:
-    """Write the plot of the training; if that fails, the error says that the model was written."""
+    """Plot the history of training to a file; if that fails, the error says that the model was written."""
     try:
         with writing(plot_path):
             plots.save(history.plot(), plot_path)

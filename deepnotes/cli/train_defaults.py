@@ -1,4 +1,4 @@
-"""Defaults of ``deepnotes train``: layers, epochs, optimizers and learning-rate schedules."""
+"""The defaults of ``deepnotes train``: layers, epochs, optimizers and learning-rate schedules."""
 
 import argparse
 import math
@@ -19,10 +19,12 @@ from deepnotes.nn.schedules import (
 HIDDEN = (256, 128)
 """The sizes of the hidden layers."""
 BATCH_SIZE = 32
-UPDATES, FEWEST_EPOCHS, MOST_EPOCHS = 2000, 10, 200
-"""The number of updates that the number of epochs is chosen for, and the limits of the number of epochs."""
+UPDATES, MIN_EPOCHS, MAX_EPOCHS = 2000, 10, 200
+"""The default number of epochs is enough for about `UPDATES` updates, within these two limits."""
 DROPOUT = {"classification": 0.4, "regression": 0.2}
+"""The dropout rate after each hidden layer, by task."""
 RATES = {"sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
+"""The learning rate of each optimizer."""
 MOMENTUM = 0.9
 
 SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
@@ -46,14 +48,14 @@ def make_hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:
 
 
 def choose_epochs(args: argparse.Namespace, rows: int) -> int:
-    """Return the number of epochs: the requested one, or enough for about 2,000 updates within the limits."""
+    """Return the requested number of epochs, or the default number for training on this number of rows."""
     updates_per_epoch = math.ceil(rows / args.batch_size)
-    epochs: int = args.epochs or min(max(math.ceil(UPDATES / updates_per_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
+    epochs: int = args.epochs or min(max(math.ceil(UPDATES / updates_per_epoch), MIN_EPOCHS), MAX_EPOCHS)
     return epochs
 
 
 def make_optimizer(args: argparse.Namespace, rows: int) -> Optimizer:
-    """Return the optimizer, with its learning-rate schedule, for training on the given number of rows."""
+    """Return the optimizer, with its learning-rate schedule, for training on this number of rows."""
     rate = RATES.get(args.optimizer, 1e-3) if args.learning_rate is None else args.learning_rate
     epochs = choose_epochs(args, rows)
     schedule = SCHEDULES[args.schedule](rate, epochs * math.ceil(rows / args.batch_size), epochs)

@@ -57,21 +57,21 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
     add_names(
         group,
         "categorical",
-        f"columns to encode one-hot, in addition to columns of text with at most {MOST_CATEGORIES} recurring values",
+        f"columns to encode one-hot, in addition to those of text that have at most {MOST_CATEGORIES} recurring values",
     )
-    add_names(group, "numeric", "columns of numbers, in which other text is an error")
-    add_names(group, "dates", "columns of dates, which are converted to days since 1970-01-01")
+    add_names(group, "numeric", "columns that must contain only numbers")
+    add_names(group, "dates", "columns of dates, to be converted to days since 1970-01-01")
     option(
         "--drop-missing-target",
         action="store_true",
-        help="leave out rows without a target (default: report an error)",
+        help="leave out rows whose target is missing (default: report an error)",
     )
     option(
         "--impute",
         type=one_of("imputation", IMPUTE),
         metavar="NAME",
-        help=f"how to fill missing numbers: {', '.join(IMPUTE)} (default: report an error); missing text becomes the "
-        "most frequent value",
+        help=f"how to fill missing numbers: {', '.join(IMPUTE)} (default: report an error); missing text is replaced "
+        "by the most frequent value",
     )
     add_from_disk(group)
     option(
@@ -87,7 +87,7 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         type=SHARE,
         default=0.2,
         metavar="SHARE",
-        help="the share of rows to hold out for validation (default 0.2); 0 for none",
+        help="the share of rows to hold out for validation (default 0.2), or 0 to hold out none",
     )
 
 
@@ -114,7 +114,7 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         help=f"the dropout rate after each hidden layer (default {_list_defaults(train_defaults.DROPOUT)})",
     )
     option(
-        "--dtype", choices=("float32", "float64"), default="float32", help="the type of all numbers (default float32)"
+        "--dtype", choices=("float32", "float64"), default="float32", help="the dtype to compute in (default float32)"
     )
     add_backend(group)
     add_threads(group)
@@ -156,7 +156,7 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         type=whole_number(1),
         metavar="NUMBER",
         help=f"the number of epochs (default: enough for about {train_defaults.UPDATES:,} updates, at least "
-        f"{train_defaults.FEWEST_EPOCHS} and at most {train_defaults.MOST_EPOCHS})",
+        f"{train_defaults.MIN_EPOCHS} and at most {train_defaults.MAX_EPOCHS})",
     )
     option(
         "--batch-size",
@@ -170,7 +170,7 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         "--clip-norm",
         type=POSITIVE,
         metavar="NORM",
-        help="the norm to which larger gradients are scaled down (default: no clipping)",
+        help="scale down gradients with a larger norm than this (default: no clipping)",
     )
     option(
         "--early-stopping",
@@ -193,7 +193,7 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
     option(
         "--checkpoint",
         metavar="DIR",
-        help="write checkpoints to the directory DIR during the training (default: no checkpoints)",
+        help="write checkpoints to the directory DIR during training (default: no checkpoints)",
     )
     option(
         "--every",
@@ -210,7 +210,7 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
 
 
 def _interval(text: str) -> int | str:
-    """Convert text to an interval between checkpoints: a number of epochs, or a time as it is written."""
+    """Check an interval between checkpoints; return a number of epochs as an integer, and a time as the given text."""
     every = whole_number(1)(text) if WHOLE.fullmatch(text) else text
     try:
         interval(every)
@@ -230,7 +230,7 @@ def _list_defaults(defaults: Mapping[str, float]) -> str:
 def check_options(args: argparse.Namespace) -> None:
     """Raise ArgumentError for options that cannot be combined."""
     if args.momentum is not None and args.optimizer != "sgd":
-        raise ArgumentError(f"--momentum belongs to --optimizer sgd, and the optimizer is {args.optimizer}")
+        raise ArgumentError(f"--momentum is only for --optimizer sgd, but the optimizer is {args.optimizer}")
     if args.from_disk and (args.impute or args.categorical):
         option = "--impute" if args.impute else "--categorical"
         raise ArgumentError(f"{option} cannot be combined with --from-disk: samples on disk are used as they are")
@@ -244,4 +244,4 @@ def check_options(args: argparse.Namespace) -> None:
 
 def target_as_feature_error(target: str) -> ArgumentError:
     """Return the error for a target that --categorical names."""
-    return ArgumentError(f"--categorical {target}: it is the target, and so not a feature")
+    return ArgumentError(f"--categorical {target}: this column is the target, so it is not a feature")

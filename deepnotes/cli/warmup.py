@@ -8,7 +8,7 @@ from deepnotes.cli.arguments import add_backend
 from deepnotes.cli.output import Output
 from deepnotes.utils.wording import one_line
 
-HELP = "Compile a backend's kernels ahead of time, so that no later run waits for a compiler."
+HELP = "Compile a backend's kernels ahead of time, so that no later command has to wait for a compiler."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Prepare one item after the other, and report how long each took."""
+    """Compile item by item, and report how long each took."""
     backend = get_backend(args.backend)
     output.facts([("backend", f"{backend.name}: {backend.describe()}")])
     prepared: list[dict[str, str | float]] = []

@@ -1,4 +1,4 @@
-"""Data sets: the digits that come with the package, synthetic data, and readers of data files."""
+"""Data sets: handwritten digits that come with the package, synthetic data, and readers of data files."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Digits", "Points", "Samples", "load_digits", "make_blobs", "make_moons", "make_spirals", "make_teacher"]
 
-_LATER = {
+_LAZY = {
     "DIGITS": "deepnotes.datasets.digits",
     "Digits": "deepnotes.datasets.digits",
     "Points": "deepnotes.datasets.synthetic",
@@ -29,10 +29,10 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a data set lazily, so that importing the readers or Standardizer stays quick."""
-    if name not in _LATER:
+    """Import the module of a data set at its first use, so that importing the readers or Standardizer stays quick."""
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = getattr(import_module(_LATER[name]), name)
+    globals()[name] = getattr(import_module(_LAZY[name]), name)
     return globals()[name]

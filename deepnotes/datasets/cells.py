@@ -1,4 +1,4 @@
-"""Convert the text cells of a column to numbers or text; all cells of the column together decide which."""
+"""Convert the text cells of a column to numbers or text; whether it holds numbers or text depends on all its cells."""
 
 import re
 from collections.abc import Callable
@@ -16,28 +16,28 @@ MISSING = (
     "", "?", "-", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "\\n",
     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 )  # fmt: skip
-"""The spellings of a missing value in columns of numbers, in lower case; in columns of text, it is the empty cell."""
+"""The cells that stand for a missing value in columns of numbers, in lower case; in text, only an empty cell does."""
 
 NAN = ("nan", "-nan")
 """The spellings of NaN in `MISSING`."""
 
 BOOLEANS = {"true": 1.0, "false": 0.0}
-"""The values of the cells of a boolean column, which holds no other cells, in lower case."""
+"""The number for each cell of a boolean column, in lower case; such a column may have no other cells."""
 
 MAX_MIXED, MIN_REPEATS = 20, 4
-"""A column that mixes numbers and words holds categories if it has at most `MAX_MIXED` distinct values.
+"""A column that mixes numbers and words is taken to hold categories if it has at most `MAX_MIXED` distinct values.
 
-Its values, and its words alone, must also occur `MIN_REPEATS` times on average.
+In addition, both its values as a whole and its words alone must occur at least `MIN_REPEATS` times on average.
 """
 
 DAY = 86_400_000_000
 """The length of a day in microseconds."""
 
 CELLS_AT_A_TIME = 1 << 16
-"""The number of cells, of several columns, that :func:`plain_numbers` checks at a time."""
+"""The number of cells, from several columns, that :func:`plain_numbers` checks at a time."""
 
 FINITE = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-"""The pattern of a finite number in the notation of programs."""
+"""The pattern of a finite number as in source code: with a decimal point and without thousands separators."""
 
 
 class CellError(Exception):
@@ -48,9 +48,9 @@ class CellError(Exception):
     row : int
         The row of the cell, counted from 0.
     message : str
-        The cell's content, and what was expected.
+        The content of the cell, and what was expected instead.
     hint : str
-        The advice to the user, or an empty text.
+        Advice for the user, or an empty string.
     """
 
     def __init__(self, row: int, message: str, hint: str = "") -> None:
@@ -59,14 +59,14 @@ class CellError(Exception):
 
 
 class TypedColumn:
-    """A column converted from its cells.
+    """A column of numbers or text, converted from its cells.
 
     Parameters
     ----------
     column : array, shape (m,)
         float64 or text.
     missing : bool array, shape (m,), optional
-        The mask of missing values; by default none is missing.
+        The mask of missing values; by default, no value is missing.
     """
 
     def __init__(self, column: Column, missing: NDArray[np.bool_] | None = None) -> None:
@@ -82,11 +82,11 @@ class ColumnRequest:
     ----------
     name : str
     request : Request
-        Says whether the column is text, numbers or dates; if it does not, the cells decide.
+        Says whether the column is text, numbers or dates; otherwise, this is decided by its cells.
     what : str
-        The file and the column, for error messages.
+        The name of the file and of the column, for error messages.
     size : int
-        The size of the file in bytes, which bounds the memory that text may take.
+        The size of the file in bytes, which limits the memory that text may take.
     """
 
     name: str
@@ -96,7 +96,7 @@ class ColumnRequest:
 
     @property
     def format(self) -> Format:
-        """The notation of the values."""
+        """The format of the numbers, dates and missing values."""
         return self.request.format
 
     def text(self, coded: "CodedCells") -> NDArray[np.str_]:
@@ -115,13 +115,13 @@ class ColumnRequest:
         return texts
 
     def require_exact(self, values: NDArray[np.float64], cells: Callable[[NDArray[np.bool_]], list[str]]) -> None:
-        """Raise TableError if two integers become equal as float64, unless the spelling of the column is kept.
+        """Raise TableError if two different integers are equal as float64, unless the text of the column is also kept.
 
         Parameters
         ----------
         values : float64 array, shape (m,)
         cells : callable
-            Returns the distinct cells of the rows that a mask selects.
+            Returns the distinct cells in the rows that a mask selects.
         """
         is_big = np.abs(values) >= EXACT
         if self.name not in self.request.spelled and is_big.any():
@@ -144,13 +144,13 @@ class CodedCells(NamedTuple):
     distinct: list[str]
 
     def without(self, is_missing: NDArray[np.bool_]) -> "CodedCells":
-        """Return the cells with an empty text instead of each distinct cell that is missing."""
+        """Return the cells with an empty string for each missing one; `is_missing` is a mask of the distinct cells."""
         texts = ["" if missing else text for text, missing in zip(self.distinct, is_missing, strict=True)]
         return CodedCells(self.codes, texts)
 
 
 def convert(cells: Any, column: ColumnRequest) -> TypedColumn:
-    """Convert an Arrow array of strings without nulls, of length m, to a column.
+    """Convert the cells of a column, an Arrow array of m strings without nulls.
 
     Parameters
     ----------
@@ -186,12 +186,14 @@ def convert(cells: Any, column: ColumnRequest) -> TypedColumn:
 
 
 def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, TypedColumn]:
-    """Convert the columns that hold only plain numbers, many at a time, since a file may have very many columns.
+    """Convert only those columns whose cells are all plain numbers, many columns at a time.
+
+    This is faster than :func:`convert` for a file with very many columns. All other columns are left to it.
 
     Parameters
     ----------
     columns : dict of str to pyarrow.StringArray
-        The cells of each column, as for :func:`convert`, which has to convert the columns that are not returned.
+        The cells of each column, as for :func:`convert`.
     request : Request
     """
     import pyarrow as pa
@@ -220,7 +222,7 @@ def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, TypedC
 
 
 def spelling(cells: Any, missing: NDArray[np.bool_] | None, column: ColumnRequest) -> NDArray[np.str_]:
-    """Return Arrow strings as trimmed text, shape (m,), empty where a value is missing."""
+    """Return Arrow strings as an array of trimmed text, shape (m,), with empty strings for missing values."""
     import pyarrow.compute as pc
 
     texts = column.text(_encode(pc.utf8_trim_whitespace(cells)))
@@ -228,7 +230,7 @@ def spelling(cells: Any, missing: NDArray[np.bool_] | None, column: ColumnReques
 
 
 def _convert_numbers(cells: Any, present: Any, column: ColumnRequest) -> TypedColumn:
-    """Convert cells that are all plain numbers; raise ArrowInvalid if one is not.
+    """Convert cells that are all plain numbers; raise ArrowInvalid if a cell is not a plain number.
 
     `present` holds the same cells, with a null for each missing value.
     """
@@ -247,7 +249,7 @@ def _convert_numbers(cells: Any, present: Any, column: ColumnRequest) -> TypedCo
 
 
 def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
-    """Convert cells to a column, parsing each distinct cell once.
+    """Convert the cells of a column, parsing each distinct cell once.
 
     Raises
     ------
@@ -284,15 +286,15 @@ def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
         _require_finite(values, lambda row: distinct[codes[row]])
         column.require_exact(values, lambda rows: [distinct[code] for code in np.unique(codes[rows])])
         return TypedColumn(values, missing)
-    truth = [BOOLEANS.get(text, np.nan) for text in lower]
-    if (is_missing | ~np.isnan(truth)).all():
-        return TypedColumn(np.array(truth)[codes], is_missing[codes])
+    booleans_or_nan = [BOOLEANS.get(text, np.nan) for text in lower]
+    if (is_missing | ~np.isnan(booleans_or_nan)).all():
+        return TypedColumn(np.array(booleans_or_nan)[codes], is_missing[codes])
     _require_one_type(coded, is_number, is_blank, column)
     return TypedColumn(column.text(coded.without(is_blank)), is_blank[codes])
 
 
 def _convert_missing(coded: CodedCells, is_missing: NDArray[np.bool_], column: ColumnRequest) -> TypedColumn:
-    """Convert a column in which every value is missing: to numbers if its cells are spellings of NaN, else to text."""
+    """Convert a column without values: to numbers if all its cells are spellings of NaN, else to text."""
     if all(text.lower() in NAN for text in coded.distinct):
         return TypedColumn(np.full(len(coded.codes), np.nan), is_missing[coded.codes])
     texts = column.text(coded)
@@ -302,7 +304,7 @@ def _convert_missing(coded: CodedCells, is_missing: NDArray[np.bool_], column: C
 def _require_one_type(
     coded: CodedCells, is_number: NDArray[np.bool_], is_blank: NDArray[np.bool_], column: ColumnRequest
 ) -> None:
-    """Raise CellError if a column of numbers has a cell that is not a number; categories may mix numbers and words."""
+    """Raise CellError if a column mixes numbers and words, unless it seems to hold categories or text."""
     codes, distinct = coded
     counts = np.bincount(codes, minlength=len(distinct))
     is_word = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~is_blank
@@ -311,8 +313,8 @@ def _require_one_type(
     cell, times = distinct[codes[row]], int(counts[codes[row]])
     hint = hint_of(cell)
     if numbers and words and all(hint_of(distinct[code]) for code in np.flatnonzero(is_word)):
-        # The words are numbers in another notation; these are not categories, however few they are.
-        hint = f"{hint}; or name the column (--exclude or --categorical {_quote(column.name)})"
+        # The words are numbers or dates in another notation, so they are not categories, however few they are.
+        hint = f"{hint}; or use --exclude {_quote(column.name)} or --categorical {_quote(column.name)}"
         raise CellError(row, describe_cell(cell, column.format), hint)
     n_distinct = (~is_blank).sum()
     is_repeated = MIN_REPEATS * n_distinct <= values and MIN_REPEATS * is_word.sum() <= words
@@ -320,14 +322,14 @@ def _require_one_type(
         return
     if not hint and times > 1:
         hint = (
-            f"it occurs {times:,} times; if it stands for a missing value, say so (--missing-value {_quote(cell)}), or "
-            f"if these are categories, name the column (--categorical {_quote(column.name)})"
+            f"it occurs {times:,} times; if it stands for a missing value, use --missing-value {_quote(cell)}; if the "
+            f"column holds categories, use --categorical {_quote(column.name)}"
         )
     raise CellError(row, describe_cell(cell, column.format), hint)
 
 
 def is_missing_value(text: str, form: Format) -> bool:
-    """Return whether text is one of the format's spellings of a missing value, or equals one of them as a number."""
+    """Return whether text is one of the format's ``missing_values``, or equals one of them as a number."""
     if not form.missing_values or text in form.missing_values:
         return text in form.missing_values
     value = number_of(text, form)
@@ -335,7 +337,7 @@ def is_missing_value(text: str, form: Format) -> bool:
 
 
 def replace_missing(values: NDArray[np.float64], form: Format) -> NDArray[np.bool_]:
-    """Replace numbers that stand for a missing value by NaN, in place, and return the mask of missing values."""
+    """Replace numbers that stand for a missing value with NaN, in place, and return the mask of all missing values."""
     spellings = [value for text in form.missing_values if (value := number_of(text, form)) is not None]
     if spellings:
         values[np.isin(values, spellings)] = np.nan
@@ -343,7 +345,7 @@ def replace_missing(values: NDArray[np.float64], form: Format) -> NDArray[np.boo
 
 
 def _require_finite(values: NDArray[np.float64], cell: Callable[[int], str]) -> None:
-    """Raise CellError if a number is infinite; `cell` returns the content of a row."""
+    """Raise CellError if a number is infinite; `cell` returns the text of the cell in a given row."""
     if (is_infinite := np.isinf(values)).any():
         row = int(np.argmax(is_infinite))
         raise CellError(row, f"{shown(cell(row))} where a finite number was expected")
@@ -357,14 +359,15 @@ def _convert_dates(coded: CodedCells, form: Format) -> TypedColumn:
                      for text, missing in zip(distinct, is_missing, strict=True)])  # fmt: skip
     if (is_invalid := (np.isnan(days) & ~is_missing)[codes]).any():
         row = int(np.argmax(is_invalid))
-        wanted = "of ISO 8601, such as 2024-01-31" if form.date_format is None else f"like {form.date_format!r}"
-        hint = "--date-format '%d/%m/%Y' reads others" if form.date_format is None else ""
-        raise CellError(row, f"{shown(distinct[codes[row]])} where a date {wanted}, was expected", hint)
+        is_iso = form.date_format is None
+        expected = "an ISO 8601 date, such as 2024-01-31," if is_iso else f"a date like {form.date_format!r}"
+        hint = "to read other dates, use an option such as --date-format '%d/%m/%Y'" if is_iso else ""
+        raise CellError(row, f"{shown(distinct[codes[row]])} where {expected} was expected", hint)
     return TypedColumn(days[codes], is_missing[codes])
 
 
 def days_of(text: str, date_format: str | None) -> float:
-    """Return a date, with or without a time, as days since 1970-01-01; NaN for other text.
+    """Return a date, with or without a time, as days since 1970-01-01, or NaN if the text is not a date.
 
     Examples
     --------
@@ -383,7 +386,7 @@ def days_of(text: str, date_format: str | None) -> float:
 
 
 def _encode(cells: Any) -> CodedCells:
-    """Return Arrow strings with each distinct string stored once."""
+    """Return Arrow strings as :class:`CodedCells`."""
     encoded = cells.dictionary_encode()
     return CodedCells(encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist())
 
@@ -399,12 +402,12 @@ def _missing_words() -> Any:
 # --- one cell ---------------------------------------------------------------------------------------------------------
 
 PLAIN = re.compile(rf"{FINITE}|[+-]?(?i:inf|infinity)")
-"""The pattern of a number in the notation of programs, infinity included."""
+"""The pattern of a number as in source code, including infinity."""
 
 
 @cache
 def _number_pattern(form: Format) -> re.Pattern[str]:
-    """Return the pattern of a number in a notation, infinity included."""
+    """Return the pattern of a number with the separators of a format, including infinity."""
     point = re.escape(form.decimal)
     whole = "[0-9]+"
     if form.thousands is not None:
@@ -413,7 +416,7 @@ def _number_pattern(form: Format) -> re.Pattern[str]:
 
 
 def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
-    """Return a cell as a number, or None if it is not a number; 1_000, 0x10 and non-ASCII digits are not numbers.
+    """Return a cell as a number, or None if it is not one; 1_000, 0x10 and non-ASCII digits do not count as numbers.
 
     Examples
     --------
@@ -436,14 +439,14 @@ def number_of(cell: str, form: Format = Format()) -> float | None:  # noqa: B008
 
 
 def describe_missing(cell: str, column: Column, form: Format) -> str:
-    """Return the content of a cell whose value is missing, and what was expected there, for an error message."""
+    """Describe a cell with a missing value for an error message: its content, and what was expected instead."""
     if column.dtype.kind == "f":
         return describe_cell(cell, form)
     return f"{shown(cell)} where a value was expected" if cell else "an empty cell where a value was expected"
 
 
 def describe_cell(cell: str, form: Format) -> str:
-    """Return the content of a cell of a column of numbers, and what was expected there, for an error message."""
+    """Describe a cell in a column of numbers for an error message: its content, and what was expected instead."""
     is_not_finite = cell.lower() in NAN or (number_of(cell, form) is not None and cell not in form.missing_values)
     kind = "a finite number" if is_not_finite else "a number"
     if form.decimal != "." and kind == "a number" and cell:
@@ -452,36 +455,39 @@ def describe_cell(cell: str, form: Format) -> str:
 
 
 def _quote(text: str) -> str:
-    """Return text as an argument of a shell command."""
+    """Quote text as an argument in a shell command, if necessary."""
     return text if re.fullmatch(r"[\w.]+", text) else repr(text)
 
 
 FORMATS = (
-    (r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", "--thousands , reads it as a number"),
-    (r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+", "--decimal , --thousands . reads it as a number"),
-    (r"[+-]?[0-9]*,[0-9]+", "--decimal , reads it as a number"),
-    (r"[+-]?[0-9]{1,3}(?:[ \u00a0\u202f'][0-9]{3})+", "--thousands reads it as a number"),
-    (r"[+-]?[^\w\s.,+\u2212(-][+-]?\s*[0-9][0-9.,]*", "--strip drops the character before it"),
-    (r"[+-]?[0-9][0-9.,]*\s*[^\w\s.,:+-]", "--strip drops the character after it"),
-    (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[T ].*)?", "--dates reads the column as dates"),
+    (r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", "use --thousands ',' to read it as a number"),
+    (r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+", "use --decimal ',' --thousands '.' to read it as a number"),
+    (r"[+-]?[0-9]*,[0-9]+", "use --decimal ',' to read it as a number"),
+    (r"[+-]?[0-9]{1,3}(?:[ \u00a0\u202f'][0-9]{3})+", "use --thousands to read it as a number"),
+    (r"[+-]?[^\w\s.,+\u2212(-][+-]?\s*[0-9][0-9.,]*", "use --strip to remove the character before the number"),
+    (r"[+-]?[0-9][0-9.,]*\s*[^\w\s.,:+-]", "use --strip to remove the character after the number"),
+    (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[T ].*)?", "use --dates to read the column as dates"),
     (
         r"[0-9]{1,2}([/.-])[0-9]{1,2}\1(?:[0-9]{4}|[0-9]{2})(?: .*)?",
-        "--dates with --date-format reads the column as dates",
+        "use --dates and --date-format to read the column as dates",
     ),
-    (r"[0-9]{4}([/.])[0-9]{1,2}\1[0-9]{1,2}(?:[T ].*)?", "--dates with --date-format reads the column as dates"),
-    (r"[0-9]{1,2}[ -][A-Za-z]{3,9}[ -](?:[0-9]{4}|[0-9]{2})", "--dates with --date-format reads the column as dates"),
-    (r"[A-Za-z]{3,9}\.? [0-9]{1,2},? [0-9]{4}", "--dates with --date-format reads the column as dates"),
-    (r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", "--dates with --date-format reads the column as times"),
+    (r"[0-9]{4}([/.])[0-9]{1,2}\1[0-9]{1,2}(?:[T ].*)?", "use --dates and --date-format to read the column as dates"),
+    (
+        r"[0-9]{1,2}[ -][A-Za-z]{3,9}[ -](?:[0-9]{4}|[0-9]{2})",
+        "use --dates and --date-format to read the column as dates",
+    ),
+    (r"[A-Za-z]{3,9}\.? [0-9]{1,2},? [0-9]{4}", "use --dates and --date-format to read the column as dates"),
+    (r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", "use --dates and --date-format to read the column as times"),
 )  # fmt: skip
-"""Patterns of numbers and dates in notations that need an option to be read, and the hint at the option for each."""
+"""Patterns of numbers and dates that can be read only with some option, and for each a hint at the option."""
 
 
 def hint_of(cell: str) -> str:
-    """Return a hint at the option that reads a cell as a number or date, or an empty text.
+    """Return a hint at the option for reading a cell as a number or date, or an empty string if there is none.
 
     Examples
     --------
     >>> hint_of("1,035"), hint_of("2024-01-31"), hint_of("30-39")
-    ('--thousands , reads it as a number', '--dates reads the column as dates', '')
+    ("use --thousands ',' to read it as a number", 'use --dates to read the column as dates', '')
     """
     return next((hint for pattern, hint in FORMATS if re.fullmatch(pattern, cell)), "")

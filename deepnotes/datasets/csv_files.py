@@ -1,8 +1,8 @@
-"""Read columns from the bytes of a CSV file, with the line number in every error, and write CSV files.
+"""Read columns from the bytes of a CSV file, with line numbers in error messages, and write CSV files.
 
 pyarrow splits the text into cells, and :mod:`deepnotes.datasets.cells` converts the cells to columns. Python's csv
-module finds the line of an error, and reads text on which parsers disagree, such as quotes that do not enclose whole
-cells.
+module is used to find the line of an error, and to read text on which parsers disagree, such as quotes that do not
+enclose whole cells.
 """
 
 import codecs
@@ -56,38 +56,40 @@ SEPARATORS = ",;\t|"
 """The separators that are tried, in this order, if no separator is given."""
 
 GZIP, CELL_ENDS = b"\x1f\x8b", b",;\t| \r\n"
-"""The first two bytes of gzip files, and the bytes that may end a cell."""
+"""The first two bytes of a gzip file, and the bytes that may follow a cell."""
 
 HEAD = 1 << 16
-"""The number of bytes from which the separator is detected."""
+"""The number of bytes at the beginning of a file by which the separator is detected."""
 
 LONGEST_CELL = 131_072
 """The largest number of characters in a cell that Python's csv module accepts."""
 
-BLOCK, BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
-"""The smallest block that pyarrow reads, in bytes, and the largest number of blocks.
+MIN_BLOCK, MAX_BLOCKS, MANY_COLUMNS = 1 << 20, 16, 1000
+"""The smallest size of the blocks that pyarrow reads, in bytes, and the largest number of blocks.
 
-A file of `MANY_COLUMNS` columns or more is read as one block, since each block adds a chunk to every column.
+A file with `MANY_COLUMNS` columns or more is read as one block, since each block adds a chunk to every column.
 """
 
 FIRST_ROWS = 20
-"""The number of rows from which the separator, or the cause of a faulty header, is detected."""
+"""The number of rows by which the separator, or the cause of a faulty header, is detected."""
 
-WITHOUT_HEADER = "; if there is no header, --no-header (header=False) names the columns x0, x1, ..."
+WITHOUT_HEADER = "; if there is no header, use --no-header (header=False) to name the columns x0, x1, ..."
 
-BY_WHITE_SPACE = "; --separator whitespace (separator='whitespace') reads it, and --separator , reads one column"
+BY_WHITE_SPACE = (
+    "; use --separator whitespace (separator='whitespace') to split them, or --separator ',' to read one column"
+)
 
-OTHER_ENCODINGS = "; --encoding (encoding=) reads others, such as latin-1 or utf-16"
-"""The ends of error messages, which name the options that read a file."""
+OTHER_ENCODINGS = "; for another encoding, such as latin-1 or utf-16, use --encoding (encoding=)"
+"""The ends of error messages, with the options to use for such a file."""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 """The pattern of a line end."""
 
 PANDAS_INDEX = re.compile(r"Unnamed: [0-9]+(\.[0-9]+)*")
-"""The names that pandas gives to an index that it has written to a CSV file and read back, once or several times."""
+"""The names that pandas gives to an unnamed index when it reads back a CSV file that it wrote, perhaps repeatedly."""
 
 SEPARATOR_LINE = re.compile(rb"sep=([!#-/:-@[-^`{-~]|\t)[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
-"""The line in which Excel states the separator, at the beginning of a file."""
+"""The line at the beginning of a file in which Excel states the separator."""
 
 
 class TextStream(Protocol):
@@ -109,9 +111,9 @@ class Header(NamedTuple):
     Attributes
     ----------
     names : list of str
-        The names of all columns; an empty text for a column without a name.
+        The names of all columns, with an empty string for a column without a name.
     index_names : list of str
-        The names of the first columns that are an index.
+        The names of the columns at the beginning that hold an index.
     line : int
         The line on which the header starts.
     """
@@ -123,14 +125,14 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """The text of a file.
+    """The text of a file, or the rest of it from some line on.
 
     Parameters
     ----------
     data : bytes
-        UTF-8, without a byte order mark.
+        The text in UTF-8, without a byte order mark.
     source : str
-        The name of the file, with which error messages begin.
+        The name of the file; error messages begin with it.
     separator : str
         The separator of cells.
     first_line : int
@@ -143,7 +145,7 @@ class Text:
     first_line: int = 1
 
     def records(self, width: int = 0) -> Iterator[Record]:
-        """Yield each row that is not blank; if `width` is 1, a blank line is a row with one empty cell.
+        """Yield the rows, except blank ones; if `width` is 1, a line of white space is a row with one cell.
 
         Raises
         ------
@@ -162,7 +164,7 @@ class Text:
             raise TableError(f"{self.source}:{line}: the row that starts here is not CSV: {error}") from error
 
     def rows(self, width: int) -> Iterator[Record]:
-        """Yield the rows, each with `width` cells.
+        """Yield the rows, which must all have `width` cells.
 
         Raises
         ------
@@ -189,12 +191,12 @@ class Text:
 
 
 def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
-    """Read the requested columns from the `data` of a file.
+    """Read the requested columns from `data`, the bytes of a file.
 
     Raises
     ------
     TableError
-        If the file is faulty; the message begins with `source` and the line of the first fault.
+        If the file has an error; the message begins with `source` and the line of the first error.
     """
     try:
         import pyarrow  # noqa: F401
@@ -223,7 +225,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     plain = plain_numbers(columns, request)
     converted: dict[str, TypedColumn] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
-    row_gaps: dict[str, Gap] = {}  # with rows, counted from 0, instead of lines
+    row_gaps: dict[str, Gap] = {}  # their positions are rows, counted from 0, instead of lines
     for name in chosen:
         cells, options = columns.pop(name), ColumnRequest(name, request, f"{source}: column {name!r}", size)
         try:
@@ -262,12 +264,12 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def unpack(data: bytes, source: str) -> bytes:
-    """Return the content of a gzip file, whatever its name; return other data unchanged.
+    """Return the decompressed content if `data` is that of a gzip file; return other data unchanged.
 
     Raises
     ------
     TableError
-        If the file is damaged, or would take more memory than a file of its size may.
+        If the gzip file is damaged, or its text would take much more memory than its size allows.
     """
     if not data.startswith(GZIP):
         return data
@@ -285,12 +287,12 @@ def unpack(data: bytes, source: str) -> bytes:
 
 
 def parse_text(data: bytes, source: str, request: Request) -> Text:
-    """Return the text of a file, decoded, without skipped lines and comments, and with its separator.
+    """Decode the text of a file, remove skipped lines and comments, and determine the separator.
 
     Raises
     ------
     TableError
-        If the text is not valid in its encoding, or has no separator but white space.
+        If the text is not valid in its encoding, or only white space separates its cells.
     """
     form, separator = request.format, request.format.separator
     is_utf8 = codecs.lookup(form.encoding).name == "utf-8"
@@ -310,25 +312,25 @@ def parse_text(data: bytes, source: str, request: Request) -> Text:
 
 
 def _replace_whitespace(data: bytes) -> bytes:
-    """Return text with each run of white space outside quotes replaced by a tab."""
+    """Replace each run of spaces and tabs outside quotes by one tab, and remove those at both ends of a line."""
     data = re.sub(rb"(?m)^[ \t]+|[ \t]+(?=\r|$)", b"", data)
     return re.sub(rb'("(?:[^"]|"")*")|[ \t]+', lambda match: match[1] or b"\t", data)
 
 
 def _to_utf8(data: bytes, source: str, encoding: str) -> bytes:
-    """Return text in another encoding as UTF-8.
+    """Convert text in another encoding to UTF-8.
 
     Raises
     ------
     TableError
-        If it is not valid in the encoding, or contains NUL.
+        If the text is not valid in the encoding, or contains NUL.
     """
     try:
         text = data.decode(encoding)
     except UnicodeError as error:
-        at = getattr(error, "start", 0)
-        line = 1 + len(LINE_END.findall(data[:at]))
-        raise TableError(f"{source}:{line}: byte 0x{data[at]:02x} is not text in the encoding {encoding}") from None
+        start = getattr(error, "start", 0)
+        line = 1 + len(LINE_END.findall(data[:start]))
+        raise TableError(f"{source}:{line}: byte 0x{data[start]:02x} is not text in the encoding {encoding}") from None
     if "\0" in text:
         line = 1 + len(re.findall("\r\n|\r|\n", text[: text.index("\0")]))
         raise TableError(f"{source}:{line}: NUL is not text in the encoding {encoding}")
@@ -336,8 +338,8 @@ def _to_utf8(data: bytes, source: str, encoding: str) -> bytes:
 
 
 def require_text(data: bytes, source: str, first_line: int) -> None:
-    """Raise TableError if text that starts at a given line of a file is not UTF-8, or contains NUL."""
-    wrong = data.find(b"\0")
+    """Raise TableError if text is not UTF-8 or contains NUL; `first_line` is the line of the file where it begins."""
+    invalid = data.find(b"\0")
     decoder, step = codecs.getincrementaldecoder("utf-8")(), 1 << 20
     for start in range(0, len(data), step):
         part = data[start : start + step]
@@ -345,30 +347,32 @@ def require_text(data: bytes, source: str, first_line: int) -> None:
             before = len(decoder.getstate()[0])
             decoder.decode(part, start + step >= len(data))
         except UnicodeDecodeError as error:
-            at = start - before + error.start
-            wrong = at if wrong < 0 else min(wrong, at)
+            position = start - before + error.start
+            invalid = position if invalid < 0 else min(invalid, position)
             break
-    if wrong >= 0:
-        line = first_line + len(LINE_END.findall(data[:wrong]))
-        hint = OTHER_ENCODINGS if data[wrong] else ""
+    if invalid >= 0:
+        line = first_line + len(LINE_END.findall(data[:invalid]))
+        hint = OTHER_ENCODINGS if data[invalid] else ""
         raise TableError(
-            f"{source}:{line}: byte 0x{data[wrong]:02x} is not UTF-8 text, which a .csv file must be{hint}"
+            f"{source}:{line}: byte 0x{data[invalid]:02x} is not UTF-8 text, which a .csv file must be{hint}"
         )
 
 
 def _detect_separator(data: bytes, source: str, form: Format) -> str:
-    """Return the separator with which the first rows have equal widths; of several, the one with the widest header.
+    """Return the separator that splits the first rows into equal numbers of cells.
+
+    Of several such separators, return the one with which the header has the most cells.
 
     Raises
     ------
     TableError
-        If the cells are separated by white space only.
+        If only white space splits the rows into equal numbers of cells.
     """
     head, is_cut = data[:HEAD], len(data) > HEAD
     rows = {separator: _first_rows(head, separator, is_cut) for separator in SEPARATORS}
     widths = {separator: [len(row) for row in first] for separator, first in rows.items() if first}
     ranks = {separator: (_rate_fit(sizes), sizes[0]) for separator, sizes in widths.items() if sizes[0] > 1}
-    best = max(ranks, key=lambda separator: ranks[separator], default=",")  # if several are equal, the first
+    best = max(ranks, key=lambda separator: ranks[separator], default=",")  # the first of several equal ones
     rank, _ = ranks.get(best, (0, 0))
     if rank > 1:
         return best
@@ -376,12 +380,13 @@ def _detect_separator(data: bytes, source: str, form: Format) -> str:
         separator: (sizes[-1], -_count_title_rows(sizes)) for separator, sizes in widths.items() if _has_title(sizes)
     }
     if "\t" not in titled and _is_whitespace_table(_first_rows(_replace_whitespace(head), "\t", is_cut), form):
-        raise TableError(f"{source}: no separator was found, but white space splits all rows alike{BY_WHITE_SPACE}")
+        fault = "no separator was found, but white space splits all rows into equal numbers of cells"
+        raise TableError(f"{source}: {fault}{BY_WHITE_SPACE}")
     return max(titled, key=lambda separator: titled[separator], default=best if rank else ",")
 
 
 def _first_rows(head: bytes, separator: str, is_cut: bool) -> list[list[str]]:
-    """Return the first rows that are not blank, or no rows if the text is not CSV.
+    """Return the first rows that are not blank, or an empty list if the text is not CSV.
 
     If `is_cut`, the text may end within a row, so the last row is left out.
     """
@@ -395,7 +400,14 @@ def _first_rows(head: bytes, separator: str, is_cut: bool) -> list[list[str]]:
 
 
 def _rate_fit(widths: list[int]) -> int:
-    """Rate how well rows fit their header: 3 if all have its width, 2 if all have one cell more, 1 if half have it."""
+    """Rate how well the rows fit the header, the first of `widths`.
+
+    Returns
+    -------
+    int
+        3 if all rows have the width of the header, 2 if all have one cell more, 1 if at least half of them have the
+        width of the header, else 0.
+    """
     width, *others = widths
     if set(others) <= {width}:
         return 3
@@ -403,18 +415,18 @@ def _rate_fit(widths: list[int]) -> int:
 
 
 def _count_title_rows(widths: Sequence[int]) -> int:
-    """Return the number of rows above the final run of rows of equal width."""
+    """Return the number of rows above the last rows, which all have the same width."""
     return len(widths) - next((n for n, width in enumerate(reversed(widths)) if width != widths[-1]), len(widths))
 
 
 def _has_title(widths: Sequence[int]) -> bool:
-    """Return whether the first rows are a title above at least as many rows of equal width."""
+    """Return whether the first rows may be a title: below them are at least as many rows, all of the same width."""
     title = _count_title_rows(widths)
     return 0 < title <= len(widths) - title > 1
 
 
 def _is_whitespace_table(rows: list[list[str]], form: Format) -> bool:
-    """Return whether rows, split at white space, are a table, and not a column of phrases."""
+    """Return whether rows that were split at white space are a table rather than a column of phrases."""
     widths = list(map(len, rows))
     title = _count_title_rows(widths)
     body = rows[title + 1 :]
@@ -440,7 +452,7 @@ def read_header(text: Text, request: Request) -> tuple[Header, Text]:
     Raises
     ------
     TableError
-        If the header does not give the names of the columns.
+        If the file has no usable header.
     """
     form = request.format
     first, lines = _first_row(text)
@@ -450,7 +462,7 @@ def read_header(text: Text, request: Request) -> tuple[Header, Text]:
     place = f"{text.source}:{first.line}"
     if not names:
         skipped = form.skip_rows
-        fault = f"nothing follows the {skipped:,} lines that are skipped" if skipped else "the file is empty"
+        fault = f"nothing follows the {skipped:,} skipped lines" if skipped else "the file is empty"
         raise TableError(f"{place}: {fault}, wanted a header row and rows below it")
     below = text.after(lines)
     if all(number_of(name) is not None for name in names):
@@ -460,16 +472,19 @@ def read_header(text: Text, request: Request) -> tuple[Header, Text]:
         )
     if _has_row_names(names, below, form):
         names = ["", *names]
-    lead = next((j for j, name in enumerate(names) if name), 0)  # pandas writes an empty name above an index
-    if problem := name_fault(names[lead : count_named(names)], lead):
+    first_named = next((j for j, name in enumerate(names) if name), 0)  # pandas writes an empty name above an index
+    if problem := name_fault(names[first_named : count_named(names)], first_named):
         raise TableError(f"{place}: {problem}{header_advice(names, below, form)}")
     _require_fit(names, below, form)
-    index = takewhile(lambda name: PANDAS_INDEX.fullmatch(name) and not request.mentions(name), names[lead:-1])
-    return Header(names, [""] * min(lead, 1) + list(index), first.line), below
+    index = takewhile(lambda name: PANDAS_INDEX.fullmatch(name) and not request.mentions(name), names[first_named:-1])
+    return Header(names, [""] * min(first_named, 1) + list(index), first.line), below
 
 
 def _first_row(text: Text) -> tuple[Record, int]:
-    """Return the first row that is not blank, and the number of lines up to its end; an empty row if all are blank."""
+    """Return the first row that is not blank, and the number of lines up to its end.
+
+    If all rows are blank, return a row without cells.
+    """
     stream = io.TextIOWrapper(io.BytesIO(text.data), encoding="utf-8", newline="")
     reader = csv.reader(stream, strict=True, skipinitialspace=text.separator != " ", delimiter=text.separator)
     line = text.first_line
@@ -485,10 +500,10 @@ def _first_row(text: Text) -> tuple[Record, int]:
 
 
 def _has_row_names(names: list[str], below: Text, form: Format) -> bool:
-    """Return whether each row has one cell more than the header, as in the files that R writes with row names.
+    """Return whether the rows begin with row names: each has one cell more than the header, as in files written by R.
 
-    Two other causes of the extra cell are ruled out: a separator at the end of each row, after which the cell is empty,
-    and a title of one cell above a header of two.
+    Two other causes of the additional cell are ruled out: a separator at the end of each row (the last cell is then
+    empty), and a title of one cell above a header of two cells.
     """
     first: list[list[str]] = []
     has_row_names = not names[-1]
@@ -504,9 +519,9 @@ def _has_row_names(names: list[str], below: Text, form: Format) -> bool:
 
 
 def _require_fit(names: list[str], below: Text, form: Format) -> None:
-    """Raise TableError if the first rows do not have the width of the header, or have values in its nameless columns.
+    """Raise TableError if the first rows do not have the width of the header, or have values in columns without a name.
 
-    Such a header may be a title, which an error about an unknown column name would not say.
+    In these cases the supposed header may be a title. This error says so; one about an unknown column would not.
     """
     end = count_named(names)
     filled = [
@@ -517,7 +532,7 @@ def _require_fit(names: list[str], below: Text, form: Format) -> None:
 
 
 def _resolve(request: Request, names: list[str], below: Text) -> Request:
-    """Resolve the request for a file with these column names; an error says which line may be the header.
+    """Resolve the request for a file with these column names; an error names the line that may be the real header.
 
     Raises
     ------
@@ -529,20 +544,20 @@ def _resolve(request: Request, names: list[str], below: Text) -> Request:
     except TableError as error:
         wanted = {name for argument in NAME_FIELDS for name in getattr(request, argument) or () if name not in names}
         for row in first_records(below.records(len(names))) if request.format.header else ():
-            if names_here := wanted.intersection(cell.strip() for cell in row.cells):
-                name, line = min(names_here), row.line - 1
-                hint = f"line {row.line} has {name!r}; if it is the header, --skip-rows {line} (skip_rows={line})"
-                raise TableError(f"{error}; {hint} leaves out the lines above it") from None
+            if matches := wanted.intersection(cell.strip() for cell in row.cells):
+                name, line = min(matches), row.line - 1
+                hint = f"line {row.line} has {name!r}; if it is the header, skip the lines above it with"
+                raise TableError(f"{error}; {hint} --skip-rows {line} (skip_rows={line})") from None
         raise
 
 
 def line_advice(line: int) -> str:
-    """Return, as the end of a message, the option that skips the first `line` lines, which cannot be a header."""
-    return f"; if it is a title, --skip-rows {line} (skip_rows={line}) leaves it out"
+    """Return the end of an error message: how to skip the first `line` lines, which cannot be a header."""
+    return f"; if it is a title, skip it with --skip-rows {line} (skip_rows={line})"
 
 
 def title_advice(below: Text, width: int, number: int, rows: list[Record]) -> str:
-    """Return, as the end of a message, the options for a file with rows whose width differs from the header's.
+    """Return the end of an error message: the options to use if the width of some rows differs from the header's.
 
     Parameters
     ----------
@@ -558,33 +573,33 @@ def title_advice(below: Text, width: int, number: int, rows: list[Record]) -> st
     widths = [width] * (number + 1) + [len(row.cells) for row in rows]
     if number == 0 and set(widths[1:]) == {width + 1} and not any(row.cells[-1].strip() for row in rows):
         options = _no_header_options(below.first_line - 1, f"x{width}")
-        return f"; rows end in a separator, and the header does not: {options}"
-    at = _count_title_rows(widths) - number - 1
-    if number > FIRST_ROWS or at < 0 or not _has_title(widths):
+        return f"; the rows end in a separator, but the header does not: {options}"
+    start = _count_title_rows(widths) - number - 1
+    if number > FIRST_ROWS or start < 0 or not _has_title(widths):
         return ""
-    if at and len(rows[at - 1].cells) == widths[-1] - 1:  # it may be the header, with row names in the rows below
+    if start and len(rows[start - 1].cells) == widths[-1] - 1:  # maybe the header, above rows with row names
         forms = Format(), Format(decimal=",")
         is_header, is_next_header = (
-            all(_are_names(row.cells, 0, form) for form in forms) for row in rows[at - 1 : at + 1]
+            all(_are_names(row.cells, 0, form) for form in forms) for row in rows[start - 1 : start + 1]
         )
-        at -= is_header and not is_next_header
-    line = rows[at].line - 1
-    return f"; if the text above line {line + 1} is a title, --skip-rows {line} (skip_rows={line}) leaves it out"
+        start -= is_header and not is_next_header
+    line = rows[start].line - 1
+    return f"; if the text above line {line + 1} is a title, skip it with --skip-rows {line} (skip_rows={line})"
 
 
 def numbers_advice(width: int, below: Text) -> str:
-    """Return, as the end of a message, the option for a first row of numbers, which may be a title such as a year."""
+    """Return the end of an error message: the option to use if the first row, which may be a title, holds numbers."""
     return title_advice(below, width, 0, first_records(below.records(width))) or WITHOUT_HEADER
 
 
 def header_advice(names: list[str], below: Text, form: Format) -> str:
-    """Return, as the end of a message, the options for a table whose header has repeated or empty names."""
+    """Return the end of an error message: the options to use if the header has repeated or empty names."""
     rows = first_records(below.records(len(names)))
     first = rows[0].cells if rows else names
     numbers = [number_of(name, form) is not None for name in names]
     named = {name for name in names if name}
-    at = next((i for i, row in enumerate(rows) if _are_names(row.cells, len(named), form)), None)
-    is_title = len(named) == 1 and at is not None
+    header_row = next((i for i, row in enumerate(rows) if _are_names(row.cells, len(named), form)), None)
+    is_title = len(named) == 1 and header_row is not None
     if (
         any(numbers)
         and not is_title
@@ -595,11 +610,11 @@ def header_advice(names: list[str], below: Text, form: Format) -> str:
     ):
         return WITHOUT_HEADER  # the first row is data
     without_header = _no_header_options(below.first_line - 1, None if names[0] else "x0")
-    if at is None:
+    if header_row is None:
         return f"; {without_header}"
-    title = rows[at].line - 1
-    without_title = f"--skip-rows {title} (skip_rows={title}) leaves out the text above line {title + 1}"
-    columns = zip(*(row.cells for row in rows[at + 1 :]), strict=False)
+    title = rows[header_row].line - 1
+    without_title = f"skip the text above line {title + 1} with --skip-rows {title} (skip_rows={title})"
+    columns = zip(*(row.cells for row in rows[header_row + 1 :]), strict=False)
     has_numbers = any(all(_is_numeric(cell, form) for cell in column) for column in columns)
     if is_title or has_numbers:
         return f"; {without_title}"
@@ -607,21 +622,21 @@ def header_advice(names: list[str], below: Text, form: Format) -> str:
 
 
 def _no_header_options(line: int, exclude: str | None) -> str:
-    """Return the options that skip the first `line` lines, header included, and leave out one column."""
+    """Return advice to skip the first `line` lines, which include the header, and to leave out one column, if any."""
     option, argument = (f" --exclude {exclude}", f", exclude=[{exclude!r}]") if exclude else ("", "")
     options = f"--skip-rows {line} --no-header{option} (skip_rows={line}, header=False{argument})"
-    return f"{options} names the columns x0, x1, ..."
+    return f"use {options} to name the columns x0, x1, ..."
 
 
 def _are_names(cells: list[str], more_than: int, form: Format) -> bool:
-    """Return whether cells may be a header of more than `more_than` distinct names."""
+    """Return whether the cells may be a header with more than `more_than` names, all distinct."""
     cells = [cell.strip() for cell in cells]
     cells = cells[not cells[0] : count_named(cells)]
     return len(cells) > more_than and not name_fault(cells) and not any(_is_numeric(cell, form) for cell in cells)
 
 
 def first_records(records: Iterator[Record]) -> list[Record]:
-    """Return the next few records, up to the first that is not CSV."""
+    """Return the next few records, at most up to one that is not CSV."""
     first: list[Record] = []
     try:
         for record in islice(records, FIRST_ROWS):
@@ -632,17 +647,24 @@ def first_records(records: Iterator[Record]) -> list[Record]:
 
 
 def count_named(names: list[str]) -> int:
-    """Return the number of columns up to the last that has a name; rows that end in a separator have more columns."""
+    """Return the number of columns up to the last one with a name; if rows end in a separator, others follow."""
     return len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)
 
 
 def is_blank(cells: list[str]) -> bool:
-    """Return whether a row is a blank line."""
+    """Return whether a row has no cells, or only one cell of white space."""
     return not cells or (len(cells) == 1 and not cells[0].strip())
 
 
 def name_fault(names: Sequence[str], before: int = 0) -> str | None:
-    """Return the fault of the names of the columns after the first `before`, or None if they can be used."""
+    """Return what is wrong with the names of columns, or None if they can be used.
+
+    Parameters
+    ----------
+    names : sequence of str
+    before : int
+        The number of columns before those with these names.
+    """
     seen: set[str] = set()
     for number, name in enumerate(names, start=before + 1):
         if not name:
@@ -662,14 +684,14 @@ def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format)
     Raises
     ------
     TableError
-        If rows differ in width, the text is not CSV, or a nameless column at the end is not empty.
+        If rows differ in width, the text is not CSV, or a column without a name at the end is not empty.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     body, index_of = text.data, {name: j for j, name in enumerate(names)}
     nameless = range(count_named(names), len(names))
-    begins_with_mark = body.startswith(codecs.BOM_UTF8)  # part of the first cell, but pyarrow would drop it
+    begins_with_mark = body.startswith(codecs.BOM_UTF8)  # it belongs to the first cell, but pyarrow would drop it
     if begins_with_mark or (b'"' in body and _unambiguous_quotes(text.separator).fullmatch(body) is None):
         body = _quote_all(text, len(names))
     longest = _longest_line(body)
@@ -677,13 +699,13 @@ def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format)
     try:
         table = _parse(body, text.separator, names, numbers, longest)
     except (pa.ArrowException, ValueError):
-        body = _quote_all(text, len(names))  # which raises an error for invalid text
+        body = _quote_all(text, len(names))  # raises an error if the text is invalid
         try:
             table = _parse(body, text.separator, names, numbers, len(body))
         except (pa.ArrowException, ValueError) as error:
             raise TableError(f"{text.source}: not CSV: {' '.join(str(error).split())[:200]}") from None
     if longest > LONGEST_CELL and any(map(_is_too_long, table.columns)):
-        _quote_all(text, len(names))  # which raises an error for a cell that is too long
+        _quote_all(text, len(names))  # raises an error that names the line of the cell
     for j, column in zip(nameless, table.columns[len(chosen) :], strict=True):
         if pc.any(pc.not_equal(pc.utf8_trim_whitespace(column), "")).as_py():
             raise TableError(f"{text.source}: column {j + 1} has no name{header_advice(names, text, form)}")
@@ -696,19 +718,32 @@ def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format)
 
 
 def _parse(body: bytes, separator: str, names: list[str], chosen: list[int], longest: int) -> Any:
-    """Return the columns with the numbers `chosen` as an Arrow table; the longest line has `longest` bytes."""
+    """Return some columns as an Arrow table.
+
+    Parameters
+    ----------
+    body : bytes
+        The rows below the header.
+    separator : str
+    names : list of str
+        The names of all columns.
+    chosen : list of int
+        The indices of the columns to return.
+    longest : int
+        The length of the longest line in bytes.
+    """
     import pyarrow as pa
     from pyarrow import csv as reader
 
     buffer = pa.allocate_buffer(len(body))  # owned by Arrow, since Arrow's threads may release it at any time
     np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(body, np.uint8)
-    blocks = BLOCKS if len(names) < MANY_COLUMNS else 1
+    blocks = MAX_BLOCKS if len(names) < MANY_COLUMNS else 1
     return reader.read_csv(
         pa.BufferReader(buffer),
         read_options=reader.ReadOptions(
             column_names=list(map(str, range(len(names)))),  # there may be several unnamed columns
-            use_threads=len(body) > BLOCK,
-            block_size=min(max(BLOCK, 2 * longest, len(body) // blocks + 1), (1 << 31) - 1),
+            use_threads=len(body) > MIN_BLOCK,
+            block_size=min(max(MIN_BLOCK, 2 * longest, len(body) // blocks + 1), (1 << 31) - 1),
         ),
         parse_options=reader.ParseOptions(delimiter=separator, newlines_in_values=b'"' in body),
         convert_options=reader.ConvertOptions(
@@ -721,7 +756,7 @@ def _parse(body: bytes, separator: str, names: list[str], chosen: list[int], lon
 
 
 def _unambiguous_quotes(separator: str) -> re.Pattern[bytes]:
-    """Return the pattern of text whose quotes enclose whole cells, which all parsers read in the same way."""
+    """Return the pattern of text in which quotes enclose whole cells only, so that all parsers read it alike."""
     mark = re.escape(separator.encode())
     return re.compile(rb'(?:[^"]++|(?<![^%b\r\n])"(?:[^"]++|"")*+"(?![^%b\r\n]))*+' % (mark, mark))
 
@@ -763,14 +798,18 @@ def _is_too_long(column: Any) -> bool:
 
 
 def _find_lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]]) -> dict[tuple[int, int], int]:
-    """Return the line on which each wanted cell starts.
+    """Return the lines on which the wanted cells start.
 
     Parameters
     ----------
     text : Text
-        The text of `rows` rows, each with `width` cells.
+        The text below the header.
+    width : int
+        The number of cells in each row.
+    rows : int
+        The number of rows.
     wanted : dict of int to list of int
-        The numbers of the columns to find, for each row.
+        For each row with wanted cells, the indices of their columns.
 
     Returns
     -------
@@ -791,7 +830,7 @@ def _find_lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]])
 
 
 def cell_lines(record: Record) -> list[int]:
-    """Return the line on which each cell starts, counting line breaks inside quoted cells."""
+    """Return the line on which each cell of a row starts; quoted cells may contain line breaks."""
     lines, line = [], record.line
     for cell in record.cells:
         lines.append(line)
@@ -804,7 +843,7 @@ def cell_lines(record: Record) -> list[int]:
 
 
 def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]]) -> None:
-    """Write a header and rows.
+    """Write a header and rows as CSV.
 
     Parameters
     ----------
@@ -814,11 +853,11 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
     cells : list of list
         The values of each column.
     """
-    # Parsers take a lone carriage return as a line end, and detect the separator from the header; Python's csv module
-    # does not add quotes for either reason.
+    # Parsers read a carriage return alone as a line end, and detect the separator by the header. Python's csv module
+    # adds quotes for neither reason.
     texts = [*names, *(cell for column in cells for cell in column if isinstance(cell, str))]
     needs_quotes = any("\r" in text for text in texts) or any(set(name) & set(SEPARATORS) for name in names)
-    if len(names) == 1:  # then parsers also look at the rows, and at white space
+    if len(names) == 1:  # then parsers also look for a separator in the rows, and for white space
         may_be_split = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
         needs_quotes = needs_quotes or " " in names[0] or (may_be_split and len(texts) > 2)
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL)
@@ -827,6 +866,6 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
 
 
 def write_file(path: Path, names: Sequence[str], cells: list[list[object]]) -> None:
-    """Write a table to a file by :func:`write_rows`, atomically."""
+    """Write a table to a file with :func:`write_rows`, atomically."""
     with replacing(path, text=True) as file:
         write_rows(file, names, cells)

@@ -132,7 +132,7 @@ def test_near_a_kink_either_side_is_right() -> None:
 
 def test_what_is_not_finite_has_to_be_met() -> None:
     rules = Rules("float32")
-    wanted = rules.known(
+    wanted = rules.with_errors(
         np.array([np.nan, np.inf, -np.inf, 1.0, 3.402823e38, 1e39]), np.array([1.0, 1, 1, 1e-7, 1e34, 1.0])
     )
     nan, inf = np.nan, np.inf

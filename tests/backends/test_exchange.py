@@ -134,12 +134,12 @@ REFUSED = [
     (
         "X.bfloat16()",
         dn.DTypeError,
-        r"X: got an array of torch\.bfloat16, which NumPy cannot read; convert it, such as to",
+        r"X: got an array of torch\.bfloat16, which NumPy cannot read; convert it, for example to",
     ),
     (
         "X.to(torch.float8_e5m2)",
         dn.DTypeError,
-        r"X: got an array of torch\.float8_e5m2, .* convert it, such as to float32",
+        r"X: got an array of torch\.float8_e5m2, .* convert it, for example to float32",
     ),
     ("torch.complex(X, X)", dn.DTypeError, "X: got an array of complex64, wanted real numbers"),
     ("torch.complex(X, X).conj().imag", dn.DTypeError, r"X: got Tensor, .* negative bit .*resolve_neg"),
@@ -147,7 +147,7 @@ REFUSED = [
     (
         "X.to('meta')",
         dn.ForeignArrayError,
-        r"X is a torch\.Tensor on another device, .*: copy it with X\.cpu\(\), or make",
+        r"X is a torch\.Tensor on another device, .*: copy it with X\.cpu\(\), or create",
     ),
     ("X.T", dn.ShapeError, r"samples are columns here: X\.T"),
 ]
@@ -206,9 +206,9 @@ GPU = (2, 0)
 @pytest.mark.parametrize(
     ("library", "copy"),
     [
-        ("torch", r"X\.cpu\(\), or make"),
-        ("jaxlib.xla", r"jax\.device_get\(X\), or make"),
-        ("cupy", r"X\.get\(\) or deepnotes\.get_backend\('cupy'\)\.to_numpy\(X\), or make"),
+        ("torch", r"X\.cpu\(\), or create"),
+        ("jaxlib.xla", r"jax\.device_get\(X\), or create"),
+        ("cupy", r"X\.get\(\) or deepnotes\.get_backend\('cupy'\)\.to_numpy\(X\), or create"),
         ("other", r"numpy\.from_dlpack\(X, device='cpu', copy=True\)"),
     ],
 )

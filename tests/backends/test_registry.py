@@ -192,7 +192,7 @@ def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
         dn.get_backend("auto")
     monkeypatch.setattr(registry, "_priorities", dict)  # as with an old installation of deepnotes without priorities
     monkeypatch.setattr(registry, "_by_priority", BY_PRIORITY)
-    with pytest.raises(dn.BackendUnavailable, match=r"all lack a priority, works.*pip install --force-reinstall"):
+    with pytest.raises(dn.BackendUnavailable, match=r"no backend has a priority.*pip install --force-reinstall"):
         dn.get_backend("auto")
 
 
@@ -202,7 +202,7 @@ def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
         ("missing", "cannot find 'surely_not_installed'", "pip install surely_not_installed"),
         ("broken", "OSError: libcuda.so.1", "pip install --force-reinstall broken"),
         ("without_device", "there is no CUDA device", "use backend='numpy'"),
-        ("no_backend", "gave object, not a deepnotes Backend", "report this"),
+        ("no_backend", "returned object, not a deepnotes Backend", "report this"),
     ],
 )
 def test_what_does_not_work_names_the_cause_and_the_fix(name: str, cause: str, fix: str) -> None:
@@ -224,7 +224,7 @@ def test_an_unknown_name_changes_nothing_and_gets_the_nearest_match(select: obje
 def test_kernels_are_held_to_the_signatures_of_their_equations() -> None:
     with pytest.raises(TypeError, match=r"kernel relu\(xp, Z, slope=0.1\) must have the parameters of the equation"):
         dn.Backend("mine", np, {"relu": lambda xp, Z, slope=0.1: Z})
-    with pytest.raises(TypeError, match="'rleu', and there is no such equation"):
+    with pytest.raises(TypeError, match="'rleu', but there is no equation of that name"):
         dn.Backend("mine", np, {"rleu": lambda xp, Z: Z})
 
 

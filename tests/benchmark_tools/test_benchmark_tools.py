@@ -200,7 +200,7 @@ def test_a_part_that_fails_or_takes_too_long_is_reported_and_the_others_run(
     for name, code in {"good": write, "bad": "raise SystemExit(3)", "slow": "input()", "silent": "pass"}.items():
         (package / f"{name}.py").write_text(code.replace("input()", "import time; time.sleep(60)"))
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    monkeypatch.setattr(run, "PATIENCE", 2)
+    monkeypatch.setattr(run, "TIMEOUT_FACTOR", 2)
     monkeypatch.setattr(run, "MIN_TIMEOUT", 1)
     names = {"bad": 5, "silent": 5, "slow": 1, "good": 5}
     parts = [run.Part(name, name, (), seconds) for name, seconds in names.items()]
@@ -212,7 +212,7 @@ def test_a_part_that_fails_or_takes_too_long_is_reported_and_the_others_run(
     err = capsys.readouterr().err
     failures = re.findall(r"^failed: (.*)$", err, flags=re.MULTILINE)
     assert failures == [
-        "bad: exit code 3", "silent: wrote no results", "slow: ended after 2 s", "tool: no-such-tool is not installed",
+        "bad: exit code 3", "silent: wrote no results", "slow: killed after 2 s", "tool: no-such-tool is not installed",
     ]  # fmt: skip
     assert (tmp_path / "results" / "good.json").exists()
     assert "== 4 of 5: good;" in err
@@ -243,7 +243,7 @@ def test_invalid_options_are_refused_and_unavailable_backends_named(
         options.Options(line)
     err = capsys.readouterr().err
     assert "without cupy: no device" in err
-    assert "none of them is available" in err
+    assert "none of these is available" in err
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,10 +55,10 @@ def test_a_compiled_peer_trains_as_deepnotes_does_or_says_why_not() -> None:
     why = absent(peer)
     if why:
         pytest.skip(why)
-    from benchmarks.steps import rivals
+    from benchmarks.steps import set_up_contenders
 
     case = CASES["classes"]
-    found, failed = rivals(case, ["numpy"], [peer], *case.data(3 * case.batch))
+    found, failed = set_up_contenders(case, ["numpy"], [peer], *case.data(3 * case.batch))
     assert set(found) | set(failed) == {"numpy", peer}
     assert peer in PEERS
     assert peer in found or len(failed[peer]) > 10
@@ -108,7 +108,7 @@ def test_a_peer_that_fails_or_trains_otherwise_is_not_timed(monkeypatch: pytest.
 
     monkeypatch.setattr(steps, "PEERS", {"wrong": wrong, "broken": broken})
     case = CASES["binary"]
-    found, failed = steps.rivals(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
+    found, failed = steps.set_up_contenders(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
     assert list(found) == ["numpy"]
     assert failed["broken"] == "RuntimeError: no compiler"
     assert failed["wrong"].startswith("DeepnotesError: wrong trains differently from numpy: losses [1.0, 1.0]")

@@ -66,7 +66,7 @@ def test_json_has_the_whole_report(run: Any, tmp_path: Path) -> None:
     [
         (["--rounds", "0"], "--rounds: got '0', wanted a whole number of at least 1"),
         (["--batch", "8,0"], "--batch: got '0'"),
-        (["--layers", "64"], "wanted at least inputs and outputs, such as 64,10"),
+        (["--layers", "64"], "wanted at least the numbers of inputs and outputs, such as 64,10"),
         (["--layers", "64,x"], "wanted a whole number of at least 1"),
         (["--backends", "nump"], "unknown backend 'nump'; did you mean 'numpy'?"),
         (["--dtype", "float16"], "float16"),

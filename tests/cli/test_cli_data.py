@@ -116,7 +116,7 @@ def test_a_model_that_was_trained_without_imputation_refuses_missing_values(run,
     with open("holes.csv", "w", encoding="utf-8") as file:
         file.write("area,price\n1,2\n2,\n")
     assert "column 'price' has an empty cell" in fails(1, "evaluate", "complete.safetensors", "holes.csv")
-    assert "no row can be used without a target" in fails(1, "train", "holes.csv", "--target", "price")
+    assert "a row without a target cannot be used" in fails(1, "train", "holes.csv", "--target", "price")
 
 
 def test_a_column_of_numbers_and_text_can_be_excluded(run, fails, flats):
@@ -130,7 +130,7 @@ def test_a_column_of_numbers_and_text_can_be_excluded(run, fails, flats):
     ("words", "status", "message"),
     [
         ("--impute guess", 2, "unknown imputation 'guess'"),
-        ("--categorical price", 2, "--categorical price: it is the target, and so not a feature"),
+        ("--categorical price", 2, "--categorical price: this column is the target, so it is not a feature"),
         ("--categorical town,note --exclude note", 2, "column 'note' is both categorical and excluded"),
         ("--categorical tonw --exclude note --impute mean", 1, "no column 'tonw' (did you mean 'town'?)"),
         ("--from-disk --impute mean", 2, "--impute cannot be combined with --from-disk: samples on disk"),
@@ -217,7 +217,7 @@ def test_synthetic_data(run, fails, name, n_classes):
     assert result["rows"] == {"training": 800, "validation": 200}
     assert (result["classes"] and len(result["classes"])) == n_classes
     assert outcome(run("evaluate", f"{name}.safetensors", name, "--json")[0])["rows"] == 1000
-    assert f"--from-disk is for files, and {name} is a built-in data set" in fails(2, "train", name, "--from-disk")
+    assert f"--from-disk is for files, but {name} is a built-in data set" in fails(2, "train", name, "--from-disk")
     assert f"did you mean {name!r}" in fails(2, "train", name[:-1])
 
 
@@ -230,7 +230,7 @@ def test_class_names_that_are_formulas_are_reported_or_escaped(run):
     run("train", "a.csv", "--target", "kind", *QUICK)
     out, err = run("predict", "a.safetensors", "a.csv")
     assert set(predictions(out)) <= set(kinds)
-    assert "as a formula; --spreadsheet makes them read it as text" in err
+    assert "as a formula; to write it as text, use --spreadsheet" in err
     _, err = run("predict", "a.safetensors", "a.csv", "--spreadsheet", "-o", "out.csv")
     assert err == "100 predictions written to out.csv\n"
     with open("out.csv", encoding="utf-8") as file:

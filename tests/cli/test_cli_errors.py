@@ -90,7 +90,7 @@ def write(name, text):
         ("train digits --l2 -1", "argument --l2: got '-1'"),
         ("train digits --seed -1", "argument --seed: got '-1'"),
         ("train digits --early-stopping x", "argument --early-stopping: got 'x'"),
-        ("train digits --momentum 0.5", "--momentum belongs to --optimizer sgd, and the optimizer is adam"),
+        ("train digits --momentum 0.5", "--momentum is only for --optimizer sgd, but the optimizer is adam"),
         ("train good.csv", "--target COLUMN is needed; the columns of good.csv: x, y, kind, price"),
         ("train good.csv --target price --exclude kind --loss binary_cross_entropy", "is for classes; a regression"),
         ("train good.csv --target kind -o good.csv", "--output good.csv would overwrite good.csv, which the command"),
@@ -127,7 +127,7 @@ def test_wrong_usage_names_the_command_that_shows_the_help(fails):
         ("x,kind\n" + "".join(f"word{i},{i % 2}\n" for i in range(99)), "bad.csv:2: column 'x' is text of 79 distinct"),
         ("x,kind\n,a\n,b\n,a\n,b\n,a\n,b\n", "bad.csv:2: column 'x' has an empty cell where a value was expected"),
         ("kind\na\nb\n", "bad.csv: no column is left as a feature"),
-        ("x,kind\n1,a\n", "bad.csv has only one row, and training needs at least 2"),
+        ("x,kind\n1,a\n", "bad.csv has only one row, but training needs at least 2"),
         ("x,kind\n1,a\n2,a\n3,a\n4,a\n5,a\n", "the target has only one class, 'a'"),
         ("x,kind\n1,a\n2,b\n3,c\n4,d\n5,e\n", "bad.csv: each row has a different class"),
         ("x,kind\n1,a\n2,a\n", "share 0.2 of 2 samples leaves the validation set empty"),
@@ -162,13 +162,13 @@ def test_targets_that_the_task_cannot_use(fails):
     table = read_table("good.csv")
     write_table("other.csv", table.names, table.columns | {"kind": np.array(["up", "sideways"] * 20)})
     message = fails(1, "evaluate", "good.safetensors", "other.csv")
-    assert message == "the target has the class 'sideways', and the model knows only down, up"
+    assert message == "the target has the class 'sideways', but the model knows only down, up"
     assert "is text" in fails(1, "train", "good.csv", "--target", "kind", "--exclude", "price", "--task", "regression")
 
 
 def test_negative_targets_are_refused_for_the_poisson_loss(fails):
     message = fails(1, "train", "good.csv", "--target", "price", "--exclude", "kind", "--loss", "poisson")
-    assert message.endswith("and the loss poisson needs numbers of at least 0")
+    assert message.endswith("but the loss poisson needs numbers of at least 0")
 
 
 # --- invalid models ---------------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_nothing_is_written_if_the_check_fails(monkeypatch, capsys):
     monkeypatch.setattr(check_vectors, "worst", lambda outputs, tests: 3.5)
     assert main(["export", "kind.safetensors", "--python", "a.py", "--onnx", "a.onnx"]) == 1
     error = capsys.readouterr().err
-    assert "the largest error is 3.5 times the bound on rounding errors; nothing was written" in error
+    assert "the largest error is 3.5 times the bound on rounding errors; no file was written" in error
     assert not list(Path().glob("a.*"))
 
 

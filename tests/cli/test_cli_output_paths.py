@@ -347,7 +347,10 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch) -> None:
         Path("open/theirs").write_text("kept")
         os.seteuid(12345)
         try:
-            for path, message in (("new", "Permission denied"), ("open/theirs", "it belongs to another user")):
+            for path, message in (
+                ("new", "Permission denied"),
+                ("open/theirs", "the file and its directory belong to other users"),
+            ):
                 with pytest.raises(dn.DeepnotesError, match=f"cannot write {path}: {message}"):
                     require_output_paths({"--output": Path(path)})
             require_output_paths({"--output": Path("open/mine")})
@@ -375,7 +378,7 @@ def test_the_directory_of_the_model_is_removed_during_the_training(
         message = capsys.readouterr().err.splitlines()
         assert message[0] == "deepnotes: error: cannot write out/m.safetensors: No such file or directory"
         assert len(message) == 1 + hints
-    assert message[1] == "the training is not lost: the same command with --resume continues from run"
+    assert message[1] == "the trained network is not lost: the same command with --resume continues from run"
 
 
 @pytest.mark.parametrize("obstacle", ["removed", "a directory"])

@@ -114,7 +114,7 @@ TABLES = {
             " ",
         ),
         "--separator whitespace --no-header --target x0 --exclude x3 --impute mean",
-        "no separator was found, but white space splits all rows alike",
+        "no separator was found, but white space splits all rows into equal numbers of cells",
         task="regression",
     ),
     "auto-mpg with names": Sample(
@@ -176,7 +176,7 @@ TABLES = {
             "\r\n",
         ),
         "--target T --decimal , --missing-value -200 --impute mean --exclude Time --dates Date --date-format %d/%m/%Y",
-        "--decimal , reads it as a number",
+        "use --decimal ',' to read it as a number",
         task="regression",
     ),
     # birds: NA for missing numbers and missing text
@@ -244,7 +244,7 @@ TABLES = {
             "\r\n",
         ),
         "--target Miete --encoding latin-1 --decimal , --thousands .",
-        "--encoding (encoding=) reads others",
+        "for another encoding, such as latin-1 or utf-16, use --encoding (encoding=)",
         encoding="latin-1",
         task="regression",
     ),
@@ -271,7 +271,7 @@ TABLES = {
             ],
         ),
         "--target count --dates started --strip %",
-        "--dates reads the column as dates",
+        "use --dates to read the column as dates",
         task="regression",
     ),
     # codes with leading zeros, rows without a target
@@ -285,7 +285,7 @@ TABLES = {
             ],
         ),
         "--target zip --drop-missing-target",
-        "--drop-missing-target drops such rows",
+        "to leave out such rows, use --drop-missing-target",
     ),
     # comments above the header, bars between cells, ids that float64 cannot hold
     "sensors": Sample(

@@ -10,7 +10,7 @@ from deepnotes.datasets.tables import read_table
 # --- files that are read ----------------------------------------------------------------------------------------------
 
 
-OTHER_ENCODINGS = "--encoding (encoding=) reads others, such as latin-1 or utf-16"
+OTHER_ENCODINGS = "for another encoding, such as latin-1 or utf-16, use --encoding (encoding=)"
 
 
 def test_columns_of_numbers_and_of_text(csv_file):
@@ -66,8 +66,8 @@ def test_notations_of_numbers(csv_file, cell):
 
 
 def test_columns_that_are_longer_than_a_block(csv_file, monkeypatch):
-    monkeypatch.setattr(csv_files, "BLOCK", 20)
-    monkeypatch.setattr(csv_files, "BLOCKS", 1000)
+    monkeypatch.setattr(csv_files, "MIN_BLOCK", 20)
+    monkeypatch.setattr(csv_files, "MAX_BLOCKS", 1000)
     words = ["a", "long one", "b", "c", "the longest of them", "d", "e"]
     table = read_table(csv_file("n,w\n" + "".join(f"{i},{word}\n" for i, word in enumerate(words))))
     assert table.column("n").tolist() == list(range(7))
@@ -130,8 +130,8 @@ def test_the_line_number_is_that_of_an_editor(csv_file, newline):
 
 
 def test_the_line_number_in_a_later_block(csv_file, monkeypatch):
-    monkeypatch.setattr(csv_files, "BLOCK", 20)
-    monkeypatch.setattr(csv_files, "BLOCKS", 1000)
+    monkeypatch.setattr(csv_files, "MIN_BLOCK", 20)
+    monkeypatch.setattr(csv_files, "MAX_BLOCKS", 1000)
     rows = [str(i) for i in range(20)]
     rows[13] = "oops"
     assert error_of(csv_file("a\n" + "\n".join(rows))).startswith("data.csv:15: column 'a' has 'oops'")
@@ -154,7 +154,7 @@ def advice(line, index=None):
     """Return the advice for a header that ends on a line; `index` is the column to leave out."""
     option, argument = ("", "") if index is None else (f" --exclude x{index}", f", exclude=['x{index}']")
     options = f"--skip-rows {line} --no-header{option} (skip_rows={line}, header=False{argument})"
-    return f"; {options} names the columns x0, x1, ..."
+    return f"; use {options} to name the columns x0, x1, ..."
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def advice(line, index=None):
         (
             "1,2.5\n3,4\n",
             "data.csv:1: the first row must hold the column names, but it holds numbers: 1, 2.5; "
-            "if there is no header, --no-header (header=False) names the columns x0, x1, ...",
+            "if there is no header, use --no-header (header=False) to name the columns x0, x1, ...",
         ),
         (
             "0,0\n3,4\n",
             "data.csv:1: the first row must hold the column names, but it holds numbers: 0, 0; "
-            "if there is no header, --no-header (header=False) names the columns x0, x1, ...",
+            "if there is no header, use --no-header (header=False) to name the columns x0, x1, ...",
         ),
     ],
 )

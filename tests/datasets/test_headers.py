@@ -141,7 +141,7 @@ CASES = {
         '"Results\nx,y\n' + rows("{i},{c}"), ":1: the row that starts here is not CSV", "x y"
     ),
     "rows that end in a separator": Case(
-        "x,z,y\n" + rows("{i},{h},{c},"), ":2: 4 cells where the header has 3; rows end in a separator", "x0 x1 x2"
+        "x,z,y\n" + rows("{i},{h},{c},"), ":2: 4 cells where the header has 3; the rows end in a separator", "x0 x1 x2"
     ),
     "spaces": Case("x z y\n" + rows("{i} {h} {c}"), ": no separator was found", "x z y"),
     "runs of spaces": Case("  x   z   y\n" + rows(" {i}  {h} {c}"), ": no separator was found", "x z y"),

@@ -189,7 +189,7 @@ def test_codes_with_leading_zeros_differ_from_numbers(run, fails):
     write("a,y\n" + "1,007\n2,012\n" * 10)
     run("train", "a.csv", "--target", "y", *QUICK)
     write("a,y\n1,7\n2,12\n", "b.csv")
-    assert "the target has the class '12', and the model knows only 007, 012" in fails(
+    assert "the target has the class '12', but the model knows only 007, 012" in fails(
         1, "evaluate", "a.safetensors", "b.csv"
     )
 
@@ -333,13 +333,13 @@ def test_the_model_decides_the_types_of_columns_in_new_rows(run, fails):
 @pytest.mark.parametrize(
     ("cells", "message", "options"),
     [
-        (['"1,035"', '"2,140"', "999", '"10,000"'], "--thousands , reads it", ["--thousands", ","]),
-        (["$100.50", "$99", "$1"], "--strip drops the character before it", ["--strip", "$"]),
-        (["5%", "7.5%", "100%"], "--strip drops the character after it", ["--strip", "%"]),
-        (['"3,5"', '"4,25"'], "--decimal , reads it", ["--decimal", ","]),
-        (["2024-01-31", "2024-02-01"], "--dates reads the column as dates", ["--dates", "p"]),
-        (["31/01/2024", "01/02/2024"], "--dates with --date-format", ["--dates", "p", "--date-format", "%d/%m/%Y"]),
-        (["12:30", "13:45"], "--dates with --date-format", ["--dates", "p", "--date-format", "%H:%M"]),
+        (['"1,035"', '"2,140"', "999", '"10,000"'], "use --thousands ',' to read it", ["--thousands", ","]),
+        (["$100.50", "$99", "$1"], "use --strip to remove the character before the number", ["--strip", "$"]),
+        (["5%", "7.5%", "100%"], "use --strip to remove the character after the number", ["--strip", "%"]),
+        (['"3,5"', '"4,25"'], "use --decimal ',' to read it", ["--decimal", ","]),
+        (["2024-01-31", "2024-02-01"], "use --dates to read the column as dates", ["--dates", "p"]),
+        (["31/01/2024", "01/02/2024"], "--dates and --date-format", ["--dates", "p", "--date-format", "%d/%m/%Y"]),
+        (["12:30", "13:45"], "--dates and --date-format", ["--dates", "p", "--date-format", "%H:%M"]),
         ([f"name {i}" for i in range(40)], "of 32 distinct values in 32 rows", ["--exclude", "p"]),
     ],
 )
@@ -356,7 +356,7 @@ def test_text_that_is_unlikely_to_be_categories_is_refused(run, fails, cells, me
 
 def test_a_target_that_is_unlikely_to_be_classes_is_refused(run, fails):
     write("p,y\n" + "".join(f'{i},"{i + 1},000"\n' for i in range(40)))
-    assert "--thousands , reads it as a number" in fails(1, "train", "a.csv", "--target", "y")
+    assert "use --thousands ',' to read it as a number" in fails(1, "train", "a.csv", "--target", "y")
     report = json.loads(run("train", "a.csv", "--target", "y", "--thousands", ",", *QUICK, "--json")[0])
     assert report["task"] == "regression"
     assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
@@ -458,11 +458,11 @@ def test_an_excluded_target_is_refused(fails, name):
 
 def test_rows_without_a_target_are_refused_or_dropped(run, fails):
     write("a,y\n" + "1,u\n2,\n3,v\n" * 10)
-    assert "--drop-missing-target drops such rows" in fails(1, "train", "a.csv", "--target", "y")
+    assert "to leave out such rows, use --drop-missing-target" in fails(1, "train", "a.csv", "--target", "y")
     out, err = run("train", "a.csv", "--target", "y", "--drop-missing-target", "--epochs", "1")
     assert "10 rows were dropped, without a value of y" in err
     assert "20 rows" in out
-    assert "no row can be used without a target" in fails(1, "evaluate", "a.safetensors", "a.csv")
+    assert "a row without a target cannot be used" in fails(1, "evaluate", "a.safetensors", "a.csv")
     report = run("evaluate", "a.safetensors", "a.csv", "--drop-missing-target", "--json")[0]
     assert json.loads(report)["rows"] == 20
 
@@ -496,7 +496,7 @@ def test_a_network_refuses_sparse_matrices():
     net = dn.Network([dn.Dense(2, "softmax")], inputs=3, seed=0)
     for make in (sparse.csr_matrix, sparse.csc_array, sparse.coo_array):
         with pytest.raises(
-            dn.utils.errors.DTypeError, match=r"X is a sparse .*; X\.toarray\(\) is what a network takes"
+            dn.utils.errors.DTypeError, match=r"X is a sparse .*, but a network takes dense arrays: X\.toarray\(\)"
         ):
             net.predict(make(np.eye(3)))
         with pytest.raises(dn.utils.errors.DTypeError, match="toarray"):

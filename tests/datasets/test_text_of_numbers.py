@@ -95,7 +95,7 @@ def test_the_error_for_many_distinct_numbers_as_text_names_the_option(capsys, ru
     assert err.endswith("; --numeric (numeric=) reads it as numbers\n")
     assert main(["train", "a.parquet", "--target", "amount", "--exclude", "gap", *QUICK]) == 1
     assert "the target is text of 118 distinct numbers, such as '" in (err := capsys.readouterr().err)
-    assert "--numeric reads it as numbers, and --task classification uses it as it is" in err
+    assert "use --numeric to read it as numbers, or --task classification to use it as it is" in err
     options = ("--target", "amount", "--exclude", "gap")
     report = run("train", "a.parquet", *options, "--numeric", "amount", *QUICK, "--json")[0]
     assert json.loads(report)["task"] == "regression"

@@ -1,1 +1,1 @@
-"""Recording of pure steps: they are traced once, given buffers, and replayed in place without allocations."""
+"""Recording of pure functions: a function is traced once and then replayed in fixed buffers, without allocations."""

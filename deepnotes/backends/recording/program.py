@@ -1,7 +1,8 @@
-"""The recorded Program: the two pure steps of :mod:`deepnotes.nn.steps`, recorded once per batch size and replayed.
+"""The recorded Program: the two pure functions of a step in :mod:`deepnotes.nn.steps`, recorded and replayed.
 
-It is for backends whose arrays are writable and whose functions take ``out``, as NumPy's do. It contains no formulas,
-so it cannot diverge from the eager Program.
+The gradient is recorded once per batch size, the update once. The Program is for backends whose arrays are writable and
+whose functions have a parameter ``out``, as NumPy's do. It contains no formulas of its own, so it cannot diverge from
+the eager Program.
 """
 
 from collections.abc import Callable
@@ -22,11 +23,11 @@ from deepnotes.nn.plan import Plan, Supported
 from deepnotes.nn.steps import Gradient, gradient_step, update_step
 
 MAX_RECORDINGS = 4
-"""The number of batch sizes with a recording at a time: usually two, full batches and the last batch of an epoch."""
+"""The number of batch sizes whose recordings are kept. Usually there are two: the last batch of an epoch is smaller."""
 
 
 def recordable(plan: Plan) -> bool:
-    """Return whether a plan has only layers, losses and optimizers of the library, whose equations can be recorded.
+    """Return whether a plan can be recorded: all its layers, its loss and its optimizer are deepnotes' own.
 
     User-defined ones may do things that cannot be recorded, such as branching on values.
     """
@@ -35,7 +36,7 @@ def recordable(plan: Plan) -> bool:
 
 
 class RecordedBatch(NamedTuple):
-    """The buffers of one batch size, and the recording that reads them."""
+    """The buffers for batches of one size, and the recording that reads them."""
 
     data: Data
     recording: Recording
@@ -65,7 +66,7 @@ class RecordedProgram(EagerProgram):
         self._update: Recording | None = None
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
-        """Return the samples at `indices`, shape (m,), in the buffers that the recording reads."""
+        """Return the samples at `indices`, shape (m,), copied to the buffers that the recording reads."""
         buffers = self._batch(data, len(indices)).data
         for source, buffer in zip(data, buffers, strict=True):
             if source is not None:
@@ -75,7 +76,7 @@ class RecordedProgram(EagerProgram):
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch.
 
-        If `data` was returned by :meth:`batch`, the arrays returned are overwritten by the next call.
+        If `data` was returned by :meth:`batch`, the next call overwrites the arrays that this call returns.
         """
         self._bind(state)
         buffers, recording = self._batch(data, data.X.shape[1])
@@ -106,7 +107,7 @@ class RecordedProgram(EagerProgram):
         return super().train(state, batches)
 
     def _bind(self, state: State) -> None:
-        """Discard the recordings if they read other arrays than those of `state`."""
+        """Discard the recordings if they were made for arrays other than those of `state`."""
         arrays = (state.theta, *state.slots)
         if len(arrays) != len(self._state) or any(a is not b for a, b in zip(arrays, self._state, strict=True)):
             self._state = arrays
@@ -123,10 +124,11 @@ class RecordedProgram(EagerProgram):
             self._batches[key] = RecordedBatch(buffers, self._record_gradient(buffers))
         return self._batches[key]
 
-    def _buffer(self, like: Any, m: int, by_sample: bool) -> Any:
+    def _buffer(self, source: Any, m: int, by_sample: bool) -> Any:
+        """Return a buffer for m columns of `source`; if `by_sample`, each column is contiguous."""
         if by_sample:
-            return self._xp.empty((m, like.shape[0]), dtype=like.dtype).T
-        return self._xp.empty((like.shape[0], m), dtype=like.dtype)
+            return self._xp.empty((m, source.shape[0]), dtype=source.dtype).T
+        return self._xp.empty((source.shape[0], m), dtype=source.dtype)
 
     def _record_gradient(self, data: Data) -> Recording:
         def step(xp: Any, *arrays: Any) -> Gradient:

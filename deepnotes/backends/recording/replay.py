@@ -1,9 +1,9 @@
-"""Record a pure function of arrays once, then replay it in place, without allocation, dispatch or a second formula.
+"""Record a pure function of arrays once, then replay it in place, without allocation or dispatch.
 
 The function is traced (:mod:`deepnotes.backends.recording.trace`), and
 :mod:`deepnotes.backends.recording.allocation` turns its instructions into a flat list of calls such as
-``multiply(a, b, out)``. The functions of the namespace must take ``out``, as NumPy's and CuPy's do. The inputs have
-fixed shapes, and the function must not branch on values, as is the case for every equation.
+``multiply(a, b, out)``. The functions of the namespace must have a parameter ``out``, as NumPy's and CuPy's do. The
+shapes of the inputs are fixed, and the function must not branch on values; no equation does.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from deepnotes.backends.recording.trace import Recorder, Symbol
 
 
 class Recording:
-    """A function ready to be replayed.
+    """A recorded function, ready to be replayed.
 
     Attributes
     ----------
     outputs : list of arrays
-        The results, valid after :meth:`run`; every run writes to the same arrays.
+        The arrays that hold the results after :meth:`run`; every run overwrites them.
     """
 
     def __init__(self, calls: list[Callable[[], Any]], outputs: list[Any]) -> None:
@@ -39,14 +39,14 @@ def record(
     Parameters
     ----------
     xp : module
-        The namespace to replay on; its functions take ``out``.
+        The namespace to replay on; its functions have a parameter ``out``.
     function : callable
         Called once as ``function(recorder, *symbols)``; returns a sequence of arrays.
     inputs : sequence of arrays
         The arrays to read at each run.
     into : sequence of arrays or None
-        The arrays to write the outputs to, in order; they may also be inputs. None stands for a new array, as do
-        missing elements at the end.
+        The arrays to write the outputs to, in order; they may also be inputs. An output is written to a new array if
+        its element is None or missing at the end.
 
     Returns
     -------

@@ -1,7 +1,8 @@
 """Tracing: a namespace that records the operations of a function of arrays instead of computing them.
 
-An equation that is called with a :class:`Recorder` as its namespace adds one :class:`Instruction` per operation to it.
-Equal operations are recorded once, and results that depend only on constants are computed at once.
+An equation that is called with a :class:`Recorder` as its namespace adds an :class:`Instruction` to the recorder for
+each operation. An operation that occurs several times is recorded only the first time, and operations on constants are
+computed immediately.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,26 +20,26 @@ ELEMENTWISE = BINARY | UNARY | {"where", "astype"}
 
 
 class Symbol:
-    """An array during recording, with shape, dtype and strides, but without values unless it is a constant.
+    """A stand-in for an array during recording: it has a shape, dtype and strides, but values only if it is a constant.
 
     Attributes
     ----------
     model : numpy.ndarray
         An array of the same shape, dtype and strides; only the values of inputs and constants are meaningful.
     source : Instruction or None
-        The instruction that computes it; None for inputs, constants and views.
+        The instruction whose result it is; None for inputs, constants and views.
     root : Symbol
-        The array whose memory it shares: itself, unless it is a view.
+        The symbol whose memory it shares: itself, unless it is a view.
     view : callable
-        Returns this view of the root's array.
-    known : bool
-        Whether it is a constant, with its values in `model`.
+        The function that, given the array of `root`, returns the array of this symbol.
+    is_constant : bool
+        Whether it is a constant, whose values are in `model`.
     """
 
     __array_priority__ = 1000
 
-    def __init__(self, recorder: "Recorder", model: np.ndarray, known: bool = False) -> None:
-        self.recorder, self.model, self.known = recorder, model, known
+    def __init__(self, recorder: "Recorder", model: np.ndarray, is_constant: bool = False) -> None:
+        self.recorder, self.model, self.is_constant = recorder, model, is_constant
         self.source: Instruction | None = None
         self.root: Symbol = self
         self.view: Callable[[Any], Any] = _identity
@@ -123,7 +124,7 @@ class Recorder:
         return partial(self.apply, name)
 
     def constant(self, value: Any) -> Symbol:
-        return Symbol(self, value, known=True)
+        return Symbol(self, value, is_constant=True)
 
     def asarray(self, obj: Any, *, dtype: Any = None) -> Symbol:
         if isinstance(obj, Symbol):
@@ -148,7 +149,7 @@ class Recorder:
 
     def reshape(self, x: Symbol, shape: tuple[int, ...]) -> Symbol:
         view = x.model.reshape(shape)
-        if np.may_share_memory(view, x.model) or x.known:
+        if np.may_share_memory(view, x.model) or x.is_constant:
             return self.view_of(x, lambda a: a.reshape(shape), ("reshape", shape))
         return self.apply("reshape", x, shape=view.shape)
 
@@ -171,18 +172,22 @@ class Recorder:
     def view_of(self, x: Symbol, view: Callable[[Any], Any], key: tuple[Any, ...]) -> Symbol:
         key = (*key, id(x))
         if key not in self._seen:
-            result = Symbol(self, view(x.model), x.known)
-            if not x.known:
+            result = Symbol(self, view(x.model), x.is_constant)
+            if not x.is_constant:
                 result.root, result.view = x.root, lambda a: view(x.view(a))
             self._seen[key] = result
         return self._seen[key]
 
     def apply(self, name: str, *operands: Any, **options: Any) -> Symbol:
-        """Return the result of an operation, which is a constant if all operands are, and record it if it is new."""
+        """Return the result of an operation.
+
+        If all operands are constants, the result is a constant, which is computed now. Otherwise the operation is
+        recorded, unless it already was.
+        """
         key = (name, *(id(s) if isinstance(s, Symbol) else (type(s), s) for s in operands), *options.items())
         if key not in self._seen:
             symbols = [s for s in operands if isinstance(s, Symbol)]
-            if all(s.known for s in symbols):
+            if all(s.is_constant for s in symbols):
                 values = [s.model if isinstance(s, Symbol) else s for s in operands]
                 self._seen[key] = self.constant(_evaluate(name, values, options))
             else:
@@ -199,7 +204,7 @@ class Recorder:
 
 
 def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.ndarray:
-    """Return an uninitialized array of the shape and dtype of the result."""
+    """Return an uninitialized array of the shape and dtype that the result of an operation has."""
     models = [s.model if isinstance(s, Symbol) else s for s in operands]
     if name == "reshape":
         return np.empty(options["shape"], models[0].dtype)
@@ -211,7 +216,7 @@ def _model(name: str, operands: tuple[Any, ...], options: dict[str, Any]) -> np.
     if name == "matmul":
         return np.empty((models[0].shape[0], models[1].shape[1]), np.result_type(*models))
     if name == "concat" or name in {"sum", "max"}:
-        # Zero strides: all elements are the same number in memory, so these arrays take hardly any.
+        # With zero strides, all elements are the same number in memory, so these arrays take hardly any space.
         models = [np.broadcast_to(np.zeros((), m.dtype), m.shape) for m in models]
         if name == "concat":
             axis = options["axis"]
