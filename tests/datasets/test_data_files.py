@@ -8,7 +8,7 @@ import pytest
 from table_errors import error_of
 
 from deepnotes.datasets.idx_files import DTYPES
-from deepnotes.datasets.npy_files import companion
+from deepnotes.datasets.npy_files import find_companion
 from deepnotes.datasets.tables import read_table
 from deepnotes.utils.errors import ArgumentError, TableError
 
@@ -69,14 +69,14 @@ def test_a_matrix_and_the_targets_in_its_companion_file(tmp_path, x, y):
     assert table.names == ["x0", "x1", "y"]
     assert table.features()[0].tolist() == [[0, 1, 1], [2, 3, 0], [4, 5, 1]]
     np.save(tmp_path / y, np.ones(2))
-    assert error_of(tmp_path / x).endswith("array 'y' has shape (2,), wanted (3,) or (3, k), as 'X' has")
+    assert error_of(tmp_path / x).endswith("array 'y' has shape (2,), wanted (3,) or (3, k) to match 'X'")
 
 
 @pytest.mark.parametrize("name", ["Xavier.npy", "maximum.npy", "metadata.npy", "y.npy", "dataset.npy"])
 def test_names_that_have_no_companion(tmp_path, name):
     for candidate in (name.replace("X", "y"), name.replace("data", "labels")):
         (tmp_path / candidate).touch()
-    assert companion(tmp_path / name) is None
+    assert find_companion(tmp_path / name) is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_names_that_have_no_companion(tmp_path, name):
     [
         (np.ones(3), "array 'X' has shape (3,), wanted (samples, features), both at least 1"),
         (np.ones((2, 0)), "array 'X' has shape (2, 0), wanted (samples, features), both at least 1"),
-        (np.array([["a"]]), "array 'X' is text, and features must be numbers"),
+        (np.array([["a"]]), "array 'X' is text, but features must be numbers"),
         (np.array([[{}]], object), "the file cannot be read: it holds Python objects, which only pickle could load"),
         (np.ones((1, 1), complex), "the file has dtype complex128, wanted real numbers or text"),
         (np.ones((1, 1), [("a", "f8")]), "the file has dtype [('a', '<f8')], wanted real numbers or text"),
@@ -102,7 +102,7 @@ def test_a_truncated_array_is_refused(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.ones((4, 2)))
     path.write_bytes(path.read_bytes()[:-1])
-    assert error_of(path) == "a.npy: the array takes 64 bytes, but the file ends before"
+    assert error_of(path) == "a.npy: the file ends before the end of its array, which takes 64 bytes"
     path.write_bytes(b"")
     assert "is not in NumPy's array format" in error_of(path)
 
