@@ -67,7 +67,7 @@ def train_validation_split(
     if not counts.any():
         raise ArgumentError(
             f"stratify has {sizes.size} classes with one sample each, and at least one sample of each class stays in "
-            "the training set, so the validation set would be empty"
+            "the training set, so the validation set is empty"
         )
     order = rng.permutation(m)
     by_class = order[np.argsort(class_of[order], kind="stable")]

@@ -85,7 +85,7 @@ def test_names_that_have_no_companion(tmp_path, name):
         (np.ones(3), "array 'X' has shape (3,), wanted (samples, features), both at least 1"),
         (np.ones((2, 0)), "array 'X' has shape (2, 0), wanted (samples, features), both at least 1"),
         (np.array([["a"]]), "array 'X' is text, but features must be numbers"),
-        (np.array([[{}]], object), "the file cannot be read: it holds Python objects, which only pickle could load"),
+        (np.array([[{}]], object), "the file cannot be read: it holds Python objects, which need pickle"),
         (np.ones((1, 1), complex), "the file has dtype complex128, wanted real numbers or text"),
         (np.ones((1, 1), [("a", "f8")]), "the file has dtype [('a', '<f8')], wanted real numbers or text"),
         (np.array([[1, np.inf]]), "array 'X' has inf at [0, 1] where a finite number was expected"),
@@ -144,8 +144,8 @@ def test_all_dtypes_of_idx_files(tmp_path, code):
         (b"\0\0\x08\x05" + bytes(20), "the first bytes are 00 00 08 05, wanted an IDX file"),
         (b"\0\0\x07\x01" + bytes(20), "the first bytes are 00 00 07 01, wanted an IDX file"),
         (b"\0\0\x08\x02\0\0", "the file ends within its header"),
-        (idx(IMAGES)[:-1], "its header says (3, 2, 2), 12 bytes, but it has 11"),
-        (idx(IMAGES) + b"x", "its header says (3, 2, 2), 12 bytes, but it has more"),
+        (idx(IMAGES)[:-1], "its header declares (3, 2, 2), 12 bytes, but it has 11"),
+        (idx(IMAGES) + b"x", "its header declares (3, 2, 2), 12 bytes, but it has more"),
         (idx(IMAGES[:0]), "its array has shape (0, 2, 2), wanted sizes of at least 1"),
         (gzip.compress(idx(IMAGES), mtime=0)[:-9], "the gzip file is damaged"),
         (gzip.compress(idx(IMAGES), mtime=0)[:-5] + b"oops!", "the gzip file is damaged"),
@@ -161,7 +161,7 @@ def test_a_different_number_of_labels_than_images_is_refused(tmp_path):
     (tmp_path / "images.idx").write_bytes(idx(IMAGES))
     (tmp_path / "labels.idx").write_bytes(idx(LABELS[:2]))
     assert error_of(tmp_path / "images.idx") == (
-        "labels.idx: the labels have shape (2,), wanted (3,): one for each image"
+        "labels.idx: the labels have shape (2,), wanted (3,): one label for each image"
     )
 
 

@@ -129,7 +129,7 @@ def test_large_integers_that_are_equal_as_float64_are_refused_as_features(column
     for name in ("a.csv", "a.parquet", "a.npz", "a.npy"):
         with pytest.raises(TableError, match=r"integers that are equal as float64; exclude the column, or declare it"):
             read_table(name)
-    with pytest.raises(TableError, match="cannot tell apart"):
+    with pytest.raises(TableError, match="equal as float64"):
         dn.open_table("a.parquet")
     assert read_table("a.parquet", text=["a"]).column("a").tolist() == list(map(str, column.tolist()))
 
@@ -140,7 +140,7 @@ def test_large_integers_that_differ_as_float64_are_numbers(csv_file):
     ]  # fmt: skip
     decimals = pa.array([2**60, 2**60 + 1]).cast(pa.decimal128(30, 2))
     pq.write_table(pa.table({"a": decimals}), "a.parquet")
-    with pytest.raises(TableError, match="cannot tell apart"):
+    with pytest.raises(TableError, match="equal as float64"):
         read_table("a.parquet")
 
 
@@ -559,7 +559,7 @@ def test_thousands_may_be_separated_by_a_no_break_space(csv_file):
 
 @pytest.mark.parametrize("strip", ["()", "$(", "\u2212"])
 def test_signs_are_not_stripped(csv_file, strip):
-    with pytest.raises(dn.ArgumentError, match="has a sign"):
+    with pytest.raises(dn.ArgumentError, match="would remove signs"):
         read_table(csv_file("c,x\n(5),1\n"), strip=strip)
 
 

@@ -97,7 +97,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(part, monkeypatch):
     with bounded(path.stat().st_size):
         message = error_of(path)
     assert "a.csv.gz: its text would take " in message
-    assert message.endswith("; decompress it with gunzip")
+    assert message.endswith("; unpack it with gunzip")
 
 
 def test_text_may_be_highly_compressible():
@@ -121,7 +121,7 @@ def test_text_may_be_highly_compressible():
         ("a.jsonl", "; convert it with pandas.read_json('a.jsonl', lines=True).to_csv('a.csv', index=False)"),
         ("a.feather", "; convert it with pandas.read_feather('a.feather').to_csv('a.csv', index=False)"),
         ("a.dta", "; convert it with pandas.read_stata('a.dta').to_csv('a.csv', index=False)"),
-        ("a.txt", "; if it holds a table as text, give it a name that ends in .csv"),
+        ("a.txt", "; if it contains a table as text, rename it to end in .csv"),
         ("a.pkl", ""),
         ("a.docx", ""),
     ],
