@@ -191,14 +191,14 @@ def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
     return table
 
 
-def _of_matrix(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
+def _matrix_table(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
     """Return a table of a matrix on disk, whose columns have these `names`, and of further `columns` in memory."""
     return DiskTable(X, {name: j for j, name in enumerate(names)}, columns, source)
 
 
 def _open_npy(path: Path, source: str, request: Request) -> DiskTable:
     X, y = npy_files.matrix_and_targets(path, source)
-    return _of_matrix(X, [f"x{j}" for j in range(X.shape[1])], y, source)
+    return _matrix_table(X, [f"x{j}" for j in range(X.shape[1])], y, source)
 
 
 def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
@@ -222,7 +222,7 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
         local = archive_file.read(30)
     start = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     if offset + header.nbytes != info.file_size:
-        raise TableError(f"{source}: array {x!r} cannot be read: its length differs from its header")
+        raise TableError(f"{source}: array {x!r} cannot be read: its length does not match its header")
     if header.dtype.kind == "U":
         raise TableError(f"{source}: array {x!r} is text, but features must be numbers")
     npz_files.require_matrix(header.shape, x, source)
@@ -230,7 +230,7 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
     columns: dict[str, NDArray[Any]] = {}
     for name in ys:
         columns |= npz_files.targets(archive[name], name, x, len(X), source)
-    return _of_matrix(X, [f"x{j}" for j in range(X.shape[1])], columns, source)
+    return _matrix_table(X, [f"x{j}" for j in range(X.shape[1])], columns, source)
 
 
 def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
@@ -248,7 +248,7 @@ def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
     X = npy_files.map_values(path, npz_files.Header(shape, False, header.dtype), header.length, source)
     labels = idx_files.read_labels(path, shape[0])
     columns = {} if labels is None else {idx_files.LABEL: labels}
-    return _of_matrix(X, idx_files.pixel_names(header.shape[1:]), columns, source)
+    return _matrix_table(X, idx_files.pixel_names(header.shape[1:]), columns, source)
 
 
 def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
@@ -264,7 +264,7 @@ def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
         spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in types if name in request.spelled}
         dtype = np.float32 if parquet_files.fits_float32(file, numbers) else np.float64
         rows = _scratch((m, len(numbers)), np.dtype(dtype), source)
-        end, large = 0, set()
+        end, large_columns = 0, set()
         for start, batch in parquet_files.batches(file, list(types), parquet_files.rows_per_batch(len(types))):
             end = start + len(batch[numbers[0]])
             if end > m:
@@ -276,14 +276,14 @@ def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
             for j, name in enumerate(numbers):
                 rows[start:end, j] = columns[name]
                 if name not in spelled and parquet_files.has_large_integers(columns[name]):
-                    large.add(name)
+                    large_columns.add(name)
             for name, parts in texts.items():
                 parts.append(columns[name])
             for name, labels in spelled.items():
                 labels.append(parquet_files.labels(batch[name], name, source))
         if end != m:
             raise TableError(f"{source}: the Parquet file is damaged: it does not have the {m:,} rows that it declares")
-        for name in large:
+        for name in large_columns:
             parquet_files.require_exact(file, name, source)
     notes = [index_note(name) for name in index if request.columns is None and name not in request.exclude]
     return DiskTable(

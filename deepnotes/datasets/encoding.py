@@ -16,7 +16,7 @@ from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed, shown
 
 MAX_CATEGORIES = 64
-"""A text column with more distinct values is assumed to hold names or notes, unless the user calls it categorical."""
+"""A text column with more distinct values is assumed to hold names or notes unless it is declared categorical."""
 
 FEW_CATEGORIES, SHARE = 10, 0.5
 """Limits for short tables.
@@ -37,7 +37,7 @@ IMPUTE = ("mean", "median", "zero", "most_frequent")
 
 @dataclass(frozen=True)
 class Feature:
-    """A column that is an input of a network.
+    """A column of a table that is encoded as one or more inputs of a network.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class Encoder:
         for feature in self.features:
             if feature.categories is None:
                 continue
-            if count := int((_codes(feature, _filled(table, feature)) < 0).sum()):
+            if count := int((_codes(feature, _fill_missing(table, feature)) < 0).sum()):
                 counts[feature.name] = count
         return counts
 
@@ -255,22 +255,22 @@ def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: 
     if not is_text and not categorical:
         return Feature(name, None, None if impute is None else _statistic(present, impute))
     values, counts = np.unique(present, return_counts=True)
-    if is_text and not categorical and (fault := explain_not_categories(values, len(present))):
+    if is_text and not categorical and (fault := category_fault(values, len(present))):
         raise TableError(
             f"{table.place(name)}: column {name!r} is text {fault}, its first value is {shown(present[0])}, but "
             f"features must be numbers, or text with at most {MAX_CATEGORIES} recurring values: exclude the column, or "
             f"declare it categorical{_option_hint(values)}"
         )
-    if is_text and (two := same_number(values.tolist())):
+    if is_text and (pair := find_equal_numbers(values.tolist())):
         raise TableError(
-            f"{table.place(name)}: column {name!r} has the categories {two[0]} and {two[1]}, which are the same "
+            f"{table.place(name)}: column {name!r} has the categories {pair[0]} and {pair[1]}, which are the same "
             "number; spell them alike, or declare the column numeric"
         )
     categories = tuple(values.tolist())
     return Feature(name, categories, None if impute is None else categories[int(counts.argmax())])
 
 
-def explain_not_categories(values: NDArray[np.str_], rows: int) -> str | None:
+def category_fault(values: NDArray[np.str_], rows: int) -> str | None:
     """Return why a text column is unlikely to hold categories, or None if it may hold them.
 
     Parameters
@@ -282,8 +282,8 @@ def explain_not_categories(values: NDArray[np.str_], rows: int) -> str | None:
 
     Examples
     --------
-    >>> explain_not_categories(np.array(["red", "blue"]), 9)
-    >>> explain_not_categories(np.array(["5%", "7%", "12.5%"]), 9)
+    >>> category_fault(np.array(["red", "blue"]), 9)
+    >>> category_fault(np.array(["5%", "7%", "12.5%"]), 9)
     'of 3 distinct values, most of them numbers or dates in an unusual notation'
     """
     if len(values) > MAX_CATEGORIES:
@@ -325,14 +325,14 @@ def inputs_of(table: Table, features: Sequence[Feature], unknown: str) -> NDArra
     X = np.empty((table.n_rows, sum(len(feature.inputs) for feature in features)))
     start = 0
     for feature in features:
-        column = _filled(table, feature)
+        column = _fill_missing(table, feature)
         width = len(feature.inputs)
         X[:, start : start + width] = _inputs(table, feature, column, unknown)
         start += width
     return X
 
 
-def _filled(table: Table, feature: Feature) -> Column:
+def _fill_missing(table: Table, feature: Feature) -> Column:
     """Return the column of a feature with missing values replaced: text or numbers, whichever the feature requires."""
     column = table.column(feature.name)
     missing = missing_in(column)
@@ -366,8 +366,8 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
             f"{table.source}: row {row + 1}: column {feature.name!r} has the unknown category {value}; known "
             f"categories: {listed(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
         )
-    hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
-    return hot
+    one_hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
+    return one_hot
 
 
 def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
@@ -415,12 +415,12 @@ def value_of(label: str) -> Decimal | None:
     return None if number is None or not np.isfinite(number) else Decimal(label.strip())
 
 
-def same_number(labels: Sequence[str]) -> tuple[str, str] | None:
+def find_equal_numbers(labels: Sequence[str]) -> tuple[str, str] | None:
     """Return two labels that denote the same number, such as 1 and 1.0; None if none do, or a label is not a number.
 
     Examples
     --------
-    >>> same_number(["1", "1.0", "2"]), same_number(["007", "7"]), same_number(["1", "1.0", "x"])
+    >>> find_equal_numbers(["1", "1.0", "2"]), find_equal_numbers(["007", "7"]), find_equal_numbers(["1", "1.0", "x"])
     (('1', '1.0'), None, None)
     """
     seen: dict[Decimal, str] = {}

@@ -47,7 +47,7 @@ class Header(NamedTuple):
 
 
 def is_idx(path: Path) -> bool:
-    """Return whether a file has the name of an IDX file: ``X.idx``, ``X-idx3-ubyte`` or similar, and ``.gz`` or not."""
+    """Return whether a file is named like an IDX file: ``X.idx``, ``X-idx3-ubyte`` or similar, maybe with ``.gz``."""
     name = path.name.lower().removesuffix(".gz")
     return name.endswith(".idx") or any(f"{sign}idx{n}-" in name for sign in "-." for n in range(1, 5))
 
@@ -67,9 +67,9 @@ def read_header(file: BinaryIO, source: str) -> Header:
         If the file does not begin with the magic number of IDX files, or ends within its header.
     """
     magic = file.read(4)
-    start = f"the first bytes are {magic.hex(' ')}" if magic else "the file is empty"
+    beginning = f"the first bytes are {magic.hex(' ')}" if magic else "the file is empty"
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= 4:
-        raise TableError(f"{source}: {start}, wanted an IDX file")
+        raise TableError(f"{source}: {beginning}, wanted an IDX file")
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise TableError(f"{source}: the file ends within its header")

@@ -23,7 +23,7 @@ SAMPLE_WORDS = "|".join(COMPANIONS)
 
 
 def map_array(path: Path, source: str) -> np.ndarray:
-    """Map the array of a file into memory, so that only the values that are used are read from disk.
+    """Memory-map the array in a file; its values are read from disk only when they are used.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def map_array(path: Path, source: str) -> np.ndarray:
 
 
 def map_values(path: Path, header: Header, start: int, source: str) -> np.ndarray:
-    """Map an array into memory whose values begin at byte `start` of a file.
+    """Memory-map the array whose values begin at byte `start` of a file.
 
     Raises
     ------

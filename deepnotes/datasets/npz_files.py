@@ -179,7 +179,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
-    """Return the name of the array X or x, or None, and a list of the name of the array Y or y, which may be empty.
+    """Return the name of the array X, or None, and a list that has the name of the array y, if any; case is ignored.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
 
 
 def select(columns: dict[str, NDArray[Any]], request: Request, names: list[str], source: str) -> Content:
-    """Return the requested ones of `columns` as the content of a file; `names` are the names of all its columns.
+    """Select the requested columns from `columns`; `names` are the names of all columns in the file.
 
     Raises
     ------

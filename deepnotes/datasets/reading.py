@@ -15,7 +15,7 @@ Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table, shape (m,): numbers, or text. A missing value is NaN, or an empty string."""
 
 RATIO, FREE = 64, 1 << 30
-"""The content of a file may take `RATIO` times its size plus `FREE` bytes; otherwise it is a decompression bomb."""
+"""A file whose content takes more than `RATIO` times its size plus `FREE` bytes is refused as a decompression bomb."""
 
 MAX_COMPARED = 5000
 """If there are more names, an error does not suggest the nearest match, since the search would be slow."""
@@ -164,7 +164,7 @@ class Request:
         Columns in which a missing value drops its row.
     format : Format
     lists : bool
-        Whether a name in this request that is not a column of the file is a comma-separated list of names.
+        Whether a requested name that is not a column of the file is a comma-separated list of names.
     """
 
     columns: Collection[str] | None = None
@@ -234,7 +234,7 @@ EVERYTHING = Request()
 
 
 def split_names(names: Iterable[str], known: Container[str]) -> list[str]:
-    """Return `names` with each comma-separated list, that is, each name that is not a `known` name, split.
+    """Return column names: each of `names` that is not a `known` name is split at its commas.
 
     Examples
     --------

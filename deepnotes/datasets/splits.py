@@ -66,8 +66,8 @@ def train_validation_split(
     counts = _validation_counts(sizes, float(share), wanted)
     if not counts.any():
         raise ArgumentError(
-            f"stratify has {sizes.size} classes with one sample each, and at least one sample of each class stays in "
-            "the training set, so the validation set is empty"
+            f"stratify has {sizes.size} classes with one sample each; since at least one sample of each class stays "
+            "in the training set, the validation set is empty"
         )
     order = rng.permutation(m)
     by_class = order[np.argsort(class_of[order], kind="stable")]

@@ -50,7 +50,7 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
     Parameters
     ----------
     samples : int, default 1000
-        The number of samples, in random order; half of them are in each class.
+        The number of samples, in random order; each class has half of them.
     noise : float, default 0.1
         The standard deviation of the noise added to both coordinates.
     seed : int, default 0

@@ -109,8 +109,8 @@ def initial_parameters(
 def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tuple[LossFunction, Objective]:
     """Return a loss, by name or as an object, and its objective for this number of outputs.
 
-    For scikit-learn's own losses, the objective is the sum over the outputs, as in scikit-learn. With several
-    regression targets, scikit-learn minimizes the sum of half the squared errors over the targets, but reports a mean.
+    For scikit-learn's own losses, the objective is the sum over the outputs, as in scikit-learn. For several
+    regression targets, scikit-learn minimizes the sum of half the squared errors, but reports their mean.
     """
     k, softmax = float(outputs), out_activation == "softmax"
     table: dict[Any, tuple[str, float, float]] = {

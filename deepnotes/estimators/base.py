@@ -161,20 +161,21 @@ class DenseEstimator(BaseEstimator, ABC):
                 "them; wanted early_stopping=False"
             )
         callbacks = self._callbacks()
-        first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y = self._validate(X, y, incremental, reset=first)
+        from_scratch = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        X, y = self._validate(X, y, incremental, reset=from_scratch)
         samples = Samples(X, y, self._weights(y, sample_weight, X, incremental))
         units = [X.shape[1], *sizes, self._outputs_for(y)]
         backend = get_backend(self.backend)
         self.n_outputs_ = units[-1]
         self._random_state = check_random_state(self.random_state)
-        if first:
+        if from_scratch:
             self._initialize(units, X.dtype)
         network = self._network(units, backend)
         if self.solver == "lbfgs":
             self._fit_lbfgs(network, samples)
         else:
-            if not first:  # set attributes that are missing if the last solver was lbfgs, or a user set the parameters
+            if not from_scratch:
+                # These attributes are missing if the last solver was lbfgs, or if a user set coefs_ and intercepts_.
                 self.loss_curve_ = getattr(self, "loss_curve_", [])
                 self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
                 if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:

@@ -144,14 +144,14 @@ def as_targets(
     if not indices and shape != (k, m) and not (shape == (m,) and k == 1):
         raise ShapeError(_target_shape_message(shape, k, m, loss, names))
     check_finite(backend, host, names[1])
-    convert = backend.from_numpy if together else backend.from_samples
+    to_backend = backend.from_numpy if together else backend.from_samples
     if indices:
-        return convert(_class_indices(host, k, names[1]).reshape(1, m)), True
+        return to_backend(_class_indices(host, k, names[1]).reshape(1, m)), True
     _check_range(host, loss, names[1])
     with np.errstate(over="ignore"):
         targets = np.asarray(host.reshape(k, m), dtype=dtype)
     check_finite(backend, targets, names[1], host.reshape(k, m))
-    return convert(targets), False
+    return to_backend(targets), False
 
 
 def as_weights(

@@ -60,7 +60,7 @@ def _concatenate(network: "NetworkLike", parts: Iterable[Array]) -> Array:
     return cast(Array, np.concatenate([network.backend.to_numpy(part) for part in parts], axis=1))
 
 
-def epoch_metrics(
+def epoch_evaluator(
     network: "NetworkLike", data: Data, held_out: Data | None, loss: LossFunction, metrics: dict[str, Metric]
 ) -> Callable[[], dict[str, float]]:
     """Return a function that computes the values to record after each epoch, by name.

@@ -67,7 +67,7 @@ def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
         trained network are not.
     """
     bounds = Bounds(chain.dtype, random=random)
-    # Standardization has no error: in double precision, it is two operations, whose results IEEE 754 defines exactly.
+    # Standardization needs no error bound: IEEE 754 determines the results of its two operations in double precision.
     preprocessed = bounds.from_numpy(chain.preprocess(X))
     with np.errstate(all="ignore"):
         A: BoundedArray = chain.forward(bounds.ops, preprocessed, lambda name, W: bounds.from_numpy(W))  # type: ignore

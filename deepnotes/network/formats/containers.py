@@ -1,8 +1,8 @@
 """The container format of model files and checkpoints: safetensors files with a JSON header and SHA-256 digests.
 
-The header is the entry ``deepnotes`` of the file's metadata. It contains ``digests``, one for each tensor, and
-``digest``, of the rest of the header, which reveal that a file was altered. A size in a file is trusted only after a
-check that the file is at least that long. Only the tensors that are requested are read.
+The header is the entry ``deepnotes`` of the file's metadata. Its entries ``digests`` (one for each
+tensor) and ``digest`` (for the rest of the header) reveal changes to the file. A size in a file is trusted only after a
+check that the file is at least that long. Only the requested tensors are read.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tensors of an ONNX model that are stored in other files, as PyTorch's exporter does.
+"""Tensors of an ONNX model that are stored in separate files, as in models that PyTorch exports.
 
 File names in a model are not trusted: each must be the name of a regular file in the directory of the model, and the
 file must be long enough to contain the tensor.

@@ -1,7 +1,7 @@
 """Recognition of activations in ONNX graphs by the normal forms of expressions.
 
 An exporter may write GELU as one node, or as seven nodes in any order. So expressions are converted to a normal form:
-sums and products are flattened and sorted, a difference becomes a sum, and a quotient by a number, a square or a cube
+sums and products are flattened and sorted; a difference becomes a sum; a square, a cube, or a quotient by a number
 becomes a product. An expression that has the same normal form as an activation is recognized as that activation. The
 expressions that deepnotes itself writes are traced from the equations.
 """
@@ -19,22 +19,22 @@ from deepnotes.nn.activations import LIBRARY, Activation
 
 DIGITS = {"float16": 3, "float32": 7, "float64": 14}
 """The number of significant digits in which two constants must agree to count as equal, by the dtype of the file."""
-TERMS = 64
-"""The largest number of terms of a flattened sum or product; a short expression can have a huge number of terms."""
+MAX_TERMS = 64
+"""The largest number of terms of a flattened sum or product; the sum of a short expression can be huge."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "LeakyRelu": {"alpha": 0.01}, "Elu": {"alpha": 1.0}, "Gelu": {"approximate": "none"},
 }  # fmt: skip
 """The attributes that affect the result of a node, with their default values, by operation."""
-OPTIONS = 256
+MAX_OPTION_VALUES = 256
 """The largest number of constants in a file that are tried as values of an activation's option."""
 COMMUTATIVE = {"Max", "Min", "Equal"}
 TRANSPARENT = {"Identity", "Dropout"}
-PLAIN = COMMUTATIVE | {
+ELEMENTARY = COMMUTATIVE | {
     "Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Softplus", "Abs", "Sqrt", "Where", "Greater", "GreaterOrEqual",
     "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax", "ReduceMax", "ReduceSum", "Not",
 }  # fmt: skip
 ALGEBRA = {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal"}
-OPERATIONS = PLAIN | ALGEBRA | TRANSPARENT
+OPERATIONS = ELEMENTARY | ALGEBRA | TRANSPARENT
 """The operations that a normal form may contain."""
 OPERANDS = dict.fromkeys(["Add", "Sub", "Mul", "Div", "Pow", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"], 2)
 OPERANDS |= {"Max": 2, "Min": 2, "Equal": 2, "Where": 3}
@@ -145,7 +145,7 @@ class Table:
                 number, terms = join(number, entry[1]), [*terms, *entry[2:]]
             else:
                 terms.append(operand)
-        if len(terms) > TERMS or not np.isfinite(number):
+        if len(terms) > MAX_TERMS or not np.isfinite(number):
             return None
         if not terms:
             return self.constant(number)
@@ -217,7 +217,7 @@ def _logaddexp(xp: Any, x: Any) -> Any:
     return xp.where(xp.node("Not", xp.node("Equal", x, x)), x, _stable_softplus(xp, x))
 
 
-OTHERS: dict[str, list[Callable[..., Any]]] = {
+EXPORTER_EXPRESSIONS: dict[str, list[Callable[..., Any]]] = {
     "relu": [lambda xp, x: xp.node("Relu", x), lambda xp, x: xp.node("Max", x, 0)],
     "sigmoid": [lambda xp, x: xp.node("Sigmoid", x)],
     "tanh": [lambda xp, x: xp.node("Tanh", x)],
@@ -253,7 +253,9 @@ def _activations_by_form(dtype: str) -> tuple[Table, dict[Form, Activation]]:
     table, activations = Table(dtype), {}
     for name, traits in LIBRARY.items():
         if not traits.options and name != "identity":
-            others = OTHERS.get(name, []) + [_pytorch_softplus] * (name == "softplus" and dtype != "float64")
+            others = EXPORTER_EXPRESSIONS.get(name, []) + [_pytorch_softplus] * (
+                name == "softplus" and dtype != "float64"
+            )
             for function in [_equation(name), *others]:
                 activations[table.of_function(function, dtype)] = Activation(name)
     return table, activations
@@ -285,7 +287,7 @@ class Forms:
         if len(numbers) > 8:  # more than any activation with an option contains
             return None
         for number in sorted(numbers):
-            if number not in self._with_options and len(self._with_options) < OPTIONS:
+            if number not in self._with_options and len(self._with_options) < MAX_OPTION_VALUES:
                 self._with_options[number] = self._activations_with_option(number)
             if form in self._with_options.get(number, {}):
                 return self._with_options[number][form]
@@ -296,7 +298,7 @@ class Forms:
         activations = {}
         for name, traits in LIBRARY.items():
             for option in traits.options:
-                for function in [_equation(name), *OTHERS[name]]:
+                for function in [_equation(name), *EXPORTER_EXPRESSIONS[name]]:
                     form = self.table.of_function(partial(function, **{option: number}), self.dtype)
                     activations[form] = Activation(name, **{option: self.shortest(number)})
         return activations

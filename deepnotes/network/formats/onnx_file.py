@@ -23,15 +23,15 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import needed
 from deepnotes.utils.wording import brief, listed, reason
 
-NODES = 10_000
+MAX_NODES = 10_000
 """The largest number of nodes in a file; a dense chain of a hundred layers has about a thousand."""
-LIMIT = (1 << 31) - 1
+MAX_BYTES = (1 << 31) - 1
 """The largest size of a file in bytes."""
 FOLDING = 1 << 20, 8
 """Computations with constants may produce at most this number of bytes plus this multiple of the size of the file."""
 MIN_OPSET = 7
 """The first opset in which operands are broadcast as in NumPy."""
-KINDS = {
+ATTRIBUTE_TYPES = {
     "alpha": "FLOAT", "allowzero": "INT", "approximate": "STRING", "axes": "INTS", "axis": "INT", "beta": "FLOAT",
     "classlabels_int64s": "INTS", "classlabels_ints": "INTS", "classlabels_strings": "STRINGS",
     "coefficients": "FLOATS", "end": "INT", "epsilon": "FLOAT", "gamma": "FLOAT", "intercepts": "FLOATS",
@@ -133,7 +133,7 @@ def _read_bytes(path: Path) -> bytes:
             raise ModelFileError(f"cannot read {path}: it is not a regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if not 0 < size <= LIMIT:
+            if not 0 < size <= MAX_BYTES:
                 raise ModelFileError(f"{path} has {size:,} bytes, wanted an ONNX file of at most 2 GiB")
             return file.read()
     except (OSError, ValueError) as error:
@@ -151,8 +151,8 @@ class _Reader:
         self.computed_bytes = 0  # see FOLDING
         if not self.raw.node or not self.raw.output:
             raise ModelFileError("it is not an ONNX file, or its graph has no nodes or outputs")
-        if len(self.raw.node) > NODES:
-            raise ModelFileError(f"it has {len(self.raw.node):,} nodes, wanted at most {NODES:,}")
+        if len(self.raw.node) > MAX_NODES:
+            raise ModelFileError(f"it has {len(self.raw.node):,} nodes, wanted at most {MAX_NODES:,}")
         if self.raw.sparse_initializer:
             raise ModelFileError("it has sparse tensors, wanted dense tensors")
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in DEFAULT), default=0)
@@ -194,7 +194,7 @@ class _Reader:
         if not raw.output:
             raise ModelFileError(f"its node {brief(repr(raw.name))} ({brief(op)}) has no output")
         for attribute in raw.attribute:
-            kind = KINDS.get(attribute.name)
+            kind = ATTRIBUTE_TYPES.get(attribute.name)
             if kind is not None and attribute.type != self.onnx.AttributeProto.AttributeType.Value(kind):
                 raise ModelFileError(
                     f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} with a wrong type, "
