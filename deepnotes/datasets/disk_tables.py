@@ -115,7 +115,7 @@ class DiskTable:
             names = [name for name in known if name not in left_out]
         require_names(self.source, names, known)
         if not names:
-            raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
+            raise TableError(f"{self.source}: no column is left as a feature; columns: {listed(self.names)}")
         if others := [name for name in names if name not in self.numbered]:
             raise TableError(
                 f"{self.source}: column {others[0]!r} is not part of the numeric matrix that stays on disk; exclude it"

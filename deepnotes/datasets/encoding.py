@@ -125,7 +125,7 @@ class Encoder:
         for name in (*names, *categorical):
             table.column(name)
         if not names:
-            raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
+            raise TableError(f"{table.source}: no column is left as a feature; columns: {listed(table.names)}")
         if impute is None:
             table.require_complete(names, IMPUTE_THEM)
         chosen = set(categorical)

@@ -171,7 +171,7 @@ class Table:
             names = [name for name in self.names if name not in left_out]
         self.require(names)
         if not names:
-            raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
+            raise TableError(f"{self.source}: no column is left as a feature; columns: {listed(self.names)}")
         for name in names:
             if self.columns[name].dtype.kind == "U":
                 raise TableError(
@@ -351,7 +351,7 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
     if not content.columns:
-        raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
+        raise TableError(f"{source}: no column is left to read; columns: {listed(content.names)}")
     return _drop_rows(content, request.resolve(source, content.names).drop_missing, source)
 
 
@@ -365,7 +365,7 @@ def _drop_rows(content: Content, names: Collection[str], source: str) -> Table:
             keep &= ~missing_in(columns[name])
     if not keep.all():
         if not keep.any():
-            raise TableError(f"{source}: every row has a missing value in {listed(names)}")
+            raise TableError(f"{source}: every row has a missing value in one of the columns {listed(names)}")
         columns = {name: column[keep] for name, column in columns.items()}
         spelled = {name: column[keep] for name, column in spelled.items()}
         original_rows = np.flatnonzero(keep) + 1

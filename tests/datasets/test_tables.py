@@ -125,7 +125,7 @@ def test_an_unknown_name_to_exclude_is_refused(flowers):
 def test_at_least_one_feature_is_required(flowers):
     choices: list[dict[str, Any]] = [{"exclude": flowers.names}, {"names": []}]
     for arguments in choices:
-        with pytest.raises(TableError, match="no column is left to be a feature; columns: length, "):
+        with pytest.raises(TableError, match="no column is left as a feature; columns: length, "):
             flowers.features(**arguments)
 
 
