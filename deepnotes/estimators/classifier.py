@@ -323,7 +323,7 @@ def _sample_weights(
     Raises
     ------
     ArgumentError
-        If a weight is not a finite number of at least 0, or a key of the dict is not a class.
+        If a weight is not a finite number of at least 0, or if a class is missing and another key is unknown.
     """
     if isinstance(class_weight, str):
         return cast(np.ndarray, to_class_weights(class_weight, labels, len(classes), weights)[labels])

@@ -114,10 +114,10 @@ def test_weights_that_are_all_0_in_either_part_of_the_split_are_refused(solver: 
 
 def _generator_of_the_split() -> np.random.RandomState:
     """Return the generator in the state in which the samples are split: after the initial parameters are drawn."""
-    from deepnotes.estimators.architecture import initial
+    from deepnotes.estimators.architecture import initial_parameters
 
     state = np.random.RandomState(0)
-    initial([4, 5, 1], "relu", state, np.dtype(np.float64))
+    initial_parameters([4, 5, 1], "relu", state, np.dtype(np.float64))
     return state
 
 
