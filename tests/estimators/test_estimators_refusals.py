@@ -57,7 +57,7 @@ def test_balanced_class_weights_are_scikit_learns() -> None:
     ("class_weight", "targets", "message"),
     [
         ({1: 1.0, 2: 10.0}, y, r"class_weight has weights for unknown classes 2, but not for the classes 0"),
-        ({"yes": 2.0}, y, "class_weight names 'yes'"),
+        ({"yes": 2.0}, y, "class_weight has weights for unknown classes 'yes'"),
         ({0: np.nan, 1: 1.0}, y, r"class_weight\[0\]=nan, wanted a finite number"),
         ({0: -1.0, 1: 1.0}, y, r"class_weight\[0\]=-1.0, wanted a finite number of at least 0"),
         ({0: True, 1: 1.0}, y, r"class_weight\[0\]=True"),
