@@ -65,7 +65,7 @@ def test_balanced_class_weights_are_scikit_learns() -> None:
         ([{0: 1.0, 1: 1.0}], y, "class_weight is a list, but y is not multilabel"),
         ([{0: 1.0, 1: 1.0}], LABELS, "class_weight is a list of 1, wanted 'balanced' or a list of 2 dicts"),
         ({0: 1.0, 1: 1.0}, LABELS, "class_weight is a dict, wanted 'balanced' or a list of 2 dicts"),
-        ([{0: 1.0, 2: 1.0}, "balanced"], LABELS, r"class_weight\[0\] names 2"),
+        ([{0: 1.0, 2: 1.0}, "balanced"], LABELS, r"class_weight\[0\] has weights for unknown classes 2"),
     ],
     ids=str,
 )
