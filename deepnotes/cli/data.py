@@ -13,7 +13,7 @@ from deepnotes.datasets.idx_files import LABEL, is_idx
 from deepnotes.datasets.npz_files import select
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import EVERYTHING, Request
-from deepnotes.datasets.tables import Column, Table, files_of
+from deepnotes.datasets.tables import Column, Table, files_to_read
 from deepnotes.utils.errors import ArgumentError, TableError, unknown_name
 from deepnotes.utils.wording import listed
 
@@ -30,7 +30,7 @@ def files(data: str) -> list[Path]:
     if data in SETS:
         return [Path(str(datasets.DIGITS))] if data == DIGITS else []
     try:
-        return files_of(Path(data))
+        return files_to_read(Path(data))
     except OSError:  # for example a name that is too long, which is reported when the file is read
         return []
 

@@ -17,7 +17,7 @@ from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import add_reading, format_of
-from deepnotes.datasets.table_writing import formulas, write_table
+from deepnotes.datasets.table_writing import find_formulas, write_table
 
 HELP = "Predict the target of each row of a table, and write the predictions as CSV."
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     for note in table.notes:
         output.log(note)
     columns = model.task.columns(model.network.predict(model.inputs(table, args.unknown)))
-    if not args.spreadsheet and not output.as_json and (texts := formulas(columns["prediction"])):
+    if not args.spreadsheet and not output.as_json and (texts := find_formulas(columns["prediction"])):
         output.log(f"note: spreadsheets would read {texts[0]!r} as a formula; to write it as text, use --spreadsheet")
     if path is not None:
         write_table(path, list(columns), columns, spreadsheet=args.spreadsheet)

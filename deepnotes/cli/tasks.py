@@ -8,7 +8,7 @@ import numpy as np
 
 from deepnotes.cli.output import format_count, format_number
 from deepnotes.datasets.cells import hint_of
-from deepnotes.datasets.encoding import are_numbers, codes_of, same_number, value_of
+from deepnotes.datasets.encoding import are_numbers, codes_of, find_equal_numbers, value_of
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import labels_of
 from deepnotes.datasets.standardizer import Standardizer
@@ -50,7 +50,7 @@ class Classification:
         numbers = [value_of(name) for name in classes]
         if None not in numbers:
             classes = tuple(name for _, name in sorted(zip(numbers, classes, strict=True)))
-        if pair := same_number(classes):
+        if pair := find_equal_numbers(classes):
             raise DataError(
                 f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write it in one way"
             )

@@ -22,7 +22,7 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import Format, Request, split_names
 from deepnotes.datasets.splits import train_validation_split
 from deepnotes.datasets.standardizer import Standardizer
-from deepnotes.datasets.tables import Column, Table, is_packed_csv
+from deepnotes.datasets.tables import Column, Table, is_gzip_csv
 from deepnotes.network.formats import model_files
 from deepnotes.network.network import Network
 from deepnotes.network.training.history import History
@@ -149,7 +149,7 @@ def _model_path(args: argparse.Namespace) -> Path:
     """Return the path of the model file: the requested path, or the name of the data with the suffix .safetensors."""
     if args.output is not None:
         return Path(args.output)
-    name = Path(args.data).stem if is_packed_csv(Path(args.data)) else Path(args.data).name
+    name = Path(args.data).stem if is_gzip_csv(Path(args.data)) else Path(args.data).name
     return Path(f"{Path(name).stem}.safetensors")
 
 

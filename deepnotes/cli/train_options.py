@@ -17,7 +17,7 @@ from deepnotes.cli.arguments import (
 )
 from deepnotes.cli.reading_options import add_names, add_reading
 from deepnotes.cli.tasks import MOST_CLASSES
-from deepnotes.datasets.encoding import IMPUTE, MOST_CATEGORIES
+from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
 from deepnotes.network.training.intervals import interval
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.losses import LIBRARY as LOSSES
@@ -57,7 +57,7 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
     add_names(
         group,
         "categorical",
-        f"columns to encode one-hot, in addition to those of text that have at most {MOST_CATEGORIES} recurring values",
+        f"columns to encode one-hot, in addition to columns of text with at most {MAX_CATEGORIES} recurring values",
     )
     add_names(group, "numeric", "columns that must contain only numbers")
     add_names(group, "dates", "columns of dates, to be converted to days since 1970-01-01")

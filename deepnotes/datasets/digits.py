@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 DIGITS = files("deepnotes.datasets").joinpath("digits.npz")
-"""The file of the digits."""
+"""The file that holds the digits."""
 
 
 class Digits(NamedTuple):
-    """Handwritten digits as rows: one image per row, flattened row by row.
+    """Images of handwritten digits: each row of `X` is one image, with its pixel rows joined end to end.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class Digits(NamedTuple):
     y : int64 array, shape (1797,)
         The digit that each image shows, 0 to 9.
     feature_names : list of str
-        ``"pixel_ROW_COLUMN"`` for each of the 64 columns of `X`, rows and columns counted from 0.
+        ``"pixel_ROW_COLUMN"`` for each of the 64 columns of `X`, with pixel rows and columns counted from 0.
     classes : list of str
         The name of each class, ``"0"`` to ``"9"``.
     """
@@ -32,15 +32,15 @@ class Digits(NamedTuple):
 
 
 def load_digits() -> Digits:
-    """Load 1,797 images of handwritten digits from a file of this package; nothing is downloaded.
+    """Load 1,797 images of handwritten digits, which come with this package; nothing is downloaded.
 
-    This is the test set of the UCI "Optical Recognition of Handwritten Digits"; ``digits.LICENSE``, next to the
-    data, names its authors and its terms (CC BY 4.0).
+    These are the test images of the UCI data set "Optical Recognition of Handwritten Digits". The file
+    ``digits.LICENSE``, next to the data, names the authors and the licence (CC BY 4.0).
 
     Returns
     -------
     Digits
-        New arrays at each call, so that changing them changes nothing else.
+        New arrays at each call; changing them does not affect later calls.
 
     Examples
     --------

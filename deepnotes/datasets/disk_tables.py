@@ -23,20 +23,20 @@ __all__ = ["DiskTable", "open_table"]
 
 @dataclass(frozen=True, eq=False)
 class DiskTable:
-    """Named columns; those of one matrix stay on disk, and the others are in memory.
+    """Named columns: the columns of one matrix, which stay on disk, and further columns in memory.
 
     Parameters
     ----------
     rows : ndarray, shape (m, n)
         The matrix, mapped into memory.
     numbered : dict of str to int
-        The name and index of each column of the matrix.
+        The index of each column of the matrix, by name.
     columns : dict of str to array
         Further columns, in memory, each of shape (m,).
     source : str
         The file; error messages begin with it.
     spelled : dict of str to array
-        The original spelling of the values in `source`, for the columns for which it was requested.
+        The values as they are spelled in `source`, for the columns whose spelling was requested.
     notes : sequence of str
         Notes on columns that were left out automatically.
     """
@@ -76,7 +76,7 @@ class DiskTable:
         return column
 
     def labels(self, name: str) -> NDArray[np.str_]:
-        """Return one column as class names, shape (m,), in memory, in their original spelling if it is known.
+        """Return one column as class names, shape (m,), in memory; spelled as in the file, if that was requested.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class DiskTable:
         return np.asarray(self.rows[:, self.numbered[name]])
 
     def features(self, exclude: Collection[str] = (), names: Sequence[str] | None = None) -> tuple[OnDisk, list[str]]:
-        """Return numeric columns as samples that stay on disk, and their names.
+        """Return numeric columns as samples that stay on disk, and the names of these columns.
 
         Parameters
         ----------
@@ -115,10 +115,10 @@ class DiskTable:
             names = [name for name in known if name not in left_out]
         require_names(self.source, names, known)
         if not names:
-            raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
+            raise TableError(f"{self.source}: no column is left as a feature; columns: {listed(self.names)}")
         if others := [name for name in names if name not in self.numbered]:
             raise TableError(
-                f"{self.source}: column {others[0]!r} is not in the matrix of numbers that stays on disk; exclude it"
+                f"{self.source}: column {others[0]!r} is not part of the numeric matrix that stays on disk; exclude it"
             )
         columns = [self.numbered[name] for name in names]
         return OnDisk(self.rows, None, None if columns == list(range(self.rows.shape[1])) else columns), list(names)
@@ -136,16 +136,16 @@ def open_table(
     Parameters
     ----------
     path : path
-        ``.npy``, ``.npz`` with an array X, or IDX, all uncompressed: these files are mapped into memory.
-        ``.parquet``: its columns of numbers are written as a matrix, some rows at a time, to a temporary file that is
-        deleted when the process ends; ``TMPDIR`` sets its directory.
+        ``.npy``, ``.npz`` with an array X, or IDX, all uncompressed: the file is mapped into memory. ``.parquet``: the
+        numeric columns are copied, some rows at a time, to a matrix in a temporary file, which is deleted when the
+        process ends; ``TMPDIR`` sets the directory of this file.
     columns, exclude, spelled : collection of str
         As in :func:`deepnotes.read_table`.
 
     Raises
     ------
     TableError
-        If the file cannot be read, or would have to be read into memory as a whole.
+        If the file cannot be read, or its format requires reading all samples into memory.
     ArgumentError
         If an argument is invalid.
 
@@ -186,26 +186,26 @@ def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: the columns to read do not fit into memory") from error
-    if opener is not _open_parquet:  # it has checked the request itself, and has not read the excluded columns
+    if opener is not _open_parquet:  # _open_parquet has checked the request, and its table lacks excluded columns
         request.resolve(source, table.names)
     return table
 
 
-def _of_matrix(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
-    """Return the table of a matrix on disk, with the `names` of its columns, and of further `columns` in memory."""
+def _matrix_table(X: np.ndarray, names: Sequence[str], columns: dict[str, NDArray[Any]], source: str) -> DiskTable:
+    """Return a table of a matrix on disk, whose columns have these `names`, and of further `columns` in memory."""
     return DiskTable(X, {name: j for j, name in enumerate(names)}, columns, source)
 
 
 def _open_npy(path: Path, source: str, request: Request) -> DiskTable:
     X, y = npy_files.matrix_and_targets(path, source)
-    return _of_matrix(X, [f"x{j}" for j in range(X.shape[1])], y, source)
+    return _matrix_table(X, [f"x{j}" for j in range(X.shape[1])], y, source)
 
 
 def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
     archive = npz_files.Archive(path, source)
     x, ys = npz_files.matrix_of(archive, source)
     if x is None:
-        raise TableError(f"{source}: samples stay on disk only in an array X of shape (samples, features)")
+        raise TableError(f"{source}: only an array X of shape (samples, features) can stay on disk, but there is none")
     info = archive.members[x]
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise TableError(f"{source}: array {x!r} is compressed; {npz_files.SAVE_UNCOMPRESSED}")
@@ -215,40 +215,40 @@ def _open_npz(path: Path, source: str, request: Request) -> DiskTable:
             offset = file.tell()
     except TableError:
         raise
-    except Exception as error:  # whatever zipfile raises for a damaged file
+    except Exception as error:  # zipfile raises many types of errors for a damaged file
         raise TableError(f"{source}: array {x!r} cannot be read: {brief(reason(error))}") from error
     with path.open("rb") as archive_file:  # the length of the local header is not in the central directory
         archive_file.seek(info.header_offset)
         local = archive_file.read(30)
-    at = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    start = info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     if offset + header.nbytes != info.file_size:
-        raise TableError(f"{source}: array {x!r} cannot be read: its length differs from its header")
+        raise TableError(f"{source}: array {x!r} cannot be read: its length does not match its header")
     if header.dtype.kind == "U":
-        raise TableError(f"{source}: array {x!r} is text, and features must be numbers")
+        raise TableError(f"{source}: array {x!r} is text, but features must be numbers")
     npz_files.require_matrix(header.shape, x, source)
-    X = npy_files.map_values(path, header, at + offset, source)
+    X = npy_files.map_values(path, header, start + offset, source)
     columns: dict[str, NDArray[Any]] = {}
     for name in ys:
         columns |= npz_files.targets(archive[name], name, x, len(X), source)
-    return _of_matrix(X, [f"x{j}" for j in range(X.shape[1])], columns, source)
+    return _matrix_table(X, [f"x{j}" for j in range(X.shape[1])], columns, source)
 
 
 def _open_idx(path: Path, source: str, request: Request) -> DiskTable:
-    if idx_files.is_packed(path):
+    if idx_files.is_gzip(path):
         raise TableError(
-            f"{source}: the file is compressed; unpack it with gunzip, so that its samples can stay on disk"
+            f"{source}: the file is compressed; decompress it with gunzip, so that its samples can stay on disk"
         )
     with path.open("rb") as file:
         header = idx_files.read_header(file, source)
     if len(header.shape) < 2 or 0 in header.shape:
         raise TableError(f"{source}: its array has shape {header.shape}, wanted two dimensions or more")
     if header.length + header.nbytes != path.stat().st_size:
-        raise TableError(f"{source}: its header says {header.shape}, but its length differs")
+        raise TableError(f"{source}: its length does not match the shape in its header, {header.shape}")
     shape = header.shape[0], header.nbytes // header.dtype.itemsize // header.shape[0]
     X = npy_files.map_values(path, npz_files.Header(shape, False, header.dtype), header.length, source)
     labels = idx_files.read_labels(path, shape[0])
     columns = {} if labels is None else {idx_files.LABEL: labels}
-    return _of_matrix(X, idx_files.pixel_names(header.shape[1:]), columns, source)
+    return _matrix_table(X, idx_files.pixel_names(header.shape[1:]), columns, source)
 
 
 def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
@@ -258,32 +258,32 @@ def _open_parquet(path: Path, source: str, request: Request) -> DiskTable:
         m = file.metadata.num_rows
         numbers = [name for name, kind in types.items() if kind == "number"]
         if m <= 0 or not numbers:
-            raise TableError(f"{source}: the file has no {'rows' if m <= 0 else 'columns of numbers'}")
+            raise TableError(f"{source}: the file has no {'rows' if m <= 0 else 'numeric columns'}")
         require_memory(8 * m * len(types), path.stat().st_size, f"{source}: {m:,} rows of {len(types):,} columns")
         texts: dict[str, list[Column]] = {name: [] for name, kind in types.items() if kind == "text"}
         spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in types if name in request.spelled}
         dtype = np.float32 if parquet_files.fits_float32(file, numbers) else np.float64
         rows = _scratch((m, len(numbers)), np.dtype(dtype), source)
-        end, large = 0, set()
-        for done, batch in parquet_files.batches(file, list(types), parquet_files.rows_at_a_time(len(types))):
-            end = done + len(batch[numbers[0]])
+        end, large_columns = 0, set()
+        for start, batch in parquet_files.batches(file, list(types), parquet_files.rows_per_batch(len(types))):
+            end = start + len(batch[numbers[0]])
             if end > m:
                 break
             columns = {
-                name: parquet_files.as_column(array, name, types[name], parquet_files.Rows(source, done, request))
+                name: parquet_files.as_column(array, name, types[name], parquet_files.Rows(source, start, request))
                 for name, array in batch.items()
             }
             for j, name in enumerate(numbers):
-                rows[done:end, j] = columns[name]
+                rows[start:end, j] = columns[name]
                 if name not in spelled and parquet_files.has_large_integers(columns[name]):
-                    large.add(name)
+                    large_columns.add(name)
             for name, parts in texts.items():
                 parts.append(columns[name])
             for name, labels in spelled.items():
                 labels.append(parquet_files.labels(batch[name], name, source))
         if end != m:
             raise TableError(f"{source}: the Parquet file is damaged: it does not have the {m:,} rows that it declares")
-        for name in large:
+        for name in large_columns:
             parquet_files.require_exact(file, name, source)
     notes = [index_note(name) for name in index if request.columns is None and name not in request.exclude]
     return DiskTable(
@@ -302,16 +302,16 @@ def _scratch(shape: tuple[int, int], dtype: np.dtype[Any], source: str) -> np.nd
     Raises
     ------
     TableError
-        If the disk has not enough free space.
+        If the disk does not have enough free space.
     """
     size = shape[0] * shape[1] * dtype.itemsize
     try:
         with tempfile.TemporaryFile(prefix="deepnotes-") as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk is then an error now instead of a signal (SIGBUS) later
+            if hasattr(os, "posix_fallocate"):  # a full disk raises an error here instead of a signal (SIGBUS) later
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, dtype, "r+", 0, shape)
     except OSError as error:
         raise TableError(
-            f"{source}: its samples take {size:,} bytes in a temporary file, which cannot be created: {reason(error)}; "
+            f"{source}: its samples need a temporary file of {size:,} bytes, which cannot be created: {reason(error)}; "
             "set TMPDIR to a directory with enough free space"
         ) from error

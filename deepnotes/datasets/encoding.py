@@ -1,4 +1,4 @@
-"""Encode table columns as inputs of a network: encode categories one-hot and fill missing values."""
+"""Encode the columns of a table as inputs of a network: one-hot encode categories, and impute missing values."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,36 +10,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
-from deepnotes.datasets.reading import Column, first_repeated, labels_of, missing_in
+from deepnotes.datasets.reading import Column, first_duplicate, labels_of, missing_in
 from deepnotes.datasets.tables import Table
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed, shown
 
-MOST_CATEGORIES = 64
-"""A text column with more distinct values is assumed to hold names or notes: it must be named as categorical."""
+MAX_CATEGORIES = 64
+"""A text column with more distinct values is assumed to hold names or notes unless it is declared categorical."""
 
 FEW_CATEGORIES, SHARE = 10, 0.5
-"""So is a column with more than `FEW_CATEGORIES` distinct values, if there are more than this share of its rows."""
+"""Limits for short tables.
+
+A text column is also assumed to hold names or notes if it has more than `FEW_CATEGORIES` distinct values, and their
+number exceeds `SHARE` times the number of rows.
+"""
 
 CODE = re.compile(r"[+-]?0[0-9]")
-"""The beginning of codes that look like numbers but are not: 007 and 7 differ."""
+"""The beginning of codes that look like numbers but must not be read as numbers: 007 and 7 differ."""
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
 
-UNKNOWN_ZEROS = "; --unknown zeros encodes unknown categories as zeros"
+UNKNOWN_ZEROS = "; use --unknown zeros to encode unknown categories as zeros"
 
 IMPUTE = ("mean", "median", "zero", "most_frequent")
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A column that is an input of a network.
+    """A column of a table that is encoded as one or more inputs of a network.
 
     Parameters
     ----------
     name : str
     categories : tuple of str or of float, optional
-        The distinct values of the column, each with an input of its own; None if the column is one input.
+        The distinct values of the column, each of which becomes one input; None if the whole column is one input.
     fill : float or str, optional
         The replacement for a missing value; None if missing values are not allowed.
     """
@@ -63,7 +67,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The encoding of table columns as inputs X, the same for new rows as for the rows that it was fitted to.
+    """The encoding of table columns as inputs X; new rows are encoded in the same way as the rows it was fitted to.
 
     Parameters
     ----------
@@ -99,14 +103,14 @@ class Encoder:
         ----------
         table : Table
         names : sequence of str, optional
-            The columns that are features; by default all.
+            The columns to use as features; by default all.
         rows : array of int, optional
             The rows from which categories and fill values are learned; by default all.
         categorical : sequence of str
-            Columns to encode one-hot even if they hold numbers, or text of more than 64 distinct values.
+            Columns to encode one-hot even if they hold numbers, or text with more than 64 distinct values.
         impute : {"mean", "median", "zero", "most_frequent"}, optional
-            How missing numbers are filled; missing categories are filled with the most frequent one. By default, a
-            missing value is an error.
+            How to replace missing numbers; a missing category is replaced by the most frequent one. By default, missing
+            values are errors.
 
         Raises
         ------
@@ -121,23 +125,23 @@ class Encoder:
         for name in (*names, *categorical):
             table.column(name)
         if not names:
-            raise TableError(f"{table.source}: no column is left to be a feature; columns: {listed(table.names)}")
+            raise TableError(f"{table.source}: no column is left as a feature; columns: {listed(table.names)}")
         if impute is None:
             table.require_complete(names, IMPUTE_THEM)
         chosen = set(categorical)
         encoder = cls(tuple(_fit_feature(table, name, rows, name in chosen, impute) for name in names))
-        if repeated := first_repeated(encoder.inputs):
+        if repeated := first_duplicate(encoder.inputs):
             raise TableError(f"{table.source}: two inputs would have the name {repeated!r}; exclude or rename a column")
         return encoder
 
     @property
     def inputs(self) -> list[str]:
-        """The names of the inputs, in order: the name of a column, or ``COLUMN=CATEGORY``."""
+        """The names of the inputs, in order; each is the name of a column or ``COLUMN=CATEGORY``."""
         return [name for feature in self.features for name in feature.inputs]
 
     @property
     def is_plain(self) -> bool:
-        """Whether each column is one input, without imputation, so that the input names describe the encoder fully."""
+        """Whether every column is one input and none is imputed; the names of the inputs then describe the encoder."""
         return all(feature.categories is None and feature.fill is None for feature in self.features)
 
     @property
@@ -182,12 +186,12 @@ class Encoder:
         for feature in self.features:
             if feature.categories is None:
                 continue
-            if count := int((_codes(feature, _filled(table, feature)) < 0).sum()):
+            if count := int((_codes(feature, _fill_missing(table, feature)) < 0).sum()):
                 counts[feature.name] = count
         return counts
 
     def as_metadata(self) -> list[dict[str, Any]]:
-        """Return the encoder as JSON values."""
+        """Return the features as dicts of JSON values."""
         return [
             {"name": feature.name}
             | ({} if feature.categories is None else {"categories": list(feature.categories)})
@@ -197,7 +201,7 @@ class Encoder:
 
     @classmethod
     def from_metadata(cls, metadata: Sequence[Mapping[str, Any]]) -> "Encoder":
-        """Return the encoder from the JSON values of :meth:`as_metadata`.
+        """Return the encoder described by the result of :meth:`as_metadata`.
 
         Raises
         ------
@@ -210,7 +214,7 @@ class Encoder:
 
 
 def _category_name(value: str | float) -> str:
-    """Return the name of a category; a whole number has no decimal point."""
+    """Return the name of a category; whole numbers are written without a decimal point."""
     return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
@@ -231,7 +235,7 @@ def _parse_feature(name: Any, categories: Any, fill: Any) -> Feature:
 
 
 def _parse_value(kind: type[str] | type[float], value: Any) -> Any:
-    """Return a category or fill value of a type; raise TypeError or ValueError if it is not valid."""
+    """Return a category or fill value as `kind`; raise TypeError or ValueError if it is not valid."""
     if isinstance(value, bool) or not isinstance(value, str if kind is str else int | float):
         raise TypeError(f"{value!r} is not of the type {kind.__name__}")
     value = kind(value)
@@ -241,48 +245,48 @@ def _parse_value(kind: type[str] | type[float], value: Any) -> Any:
 
 
 def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: str | None) -> Feature:
-    """Return a column as a feature, with the categories and the fill value of some rows."""
+    """Return a column as a feature; its categories and fill value are learned from the given `rows`."""
     column = table.column(name)
     selected = column[rows]
     present = selected[~missing_in(selected)]
     if not present.size:
-        raise TableError(f"{table.source}: column {name!r} has no value in any of the rows to learn from; exclude it")
+        raise TableError(f"{table.source}: column {name!r} has no value in any of the training rows; exclude it")
     is_text = column.dtype.kind == "U"
     if not is_text and not categorical:
         return Feature(name, None, None if impute is None else _statistic(present, impute))
     values, counts = np.unique(present, return_counts=True)
-    if is_text and not categorical and (fault := unlike_categories(values, len(present))):
+    if is_text and not categorical and (fault := category_fault(values, len(present))):
         raise TableError(
-            f"{table.place(name)}: column {name!r} is text {fault}, its first value is {shown(present[0])}, and "
-            f"features must be numbers or text of at most {MOST_CATEGORIES} values that recur: exclude the column, or "
-            f"name it among the categorical ones{_option_hint(values)}"
+            f"{table.place(name)}: column {name!r} is text {fault}, its first value is {shown(present[0])}, but "
+            f"features must be numbers, or text with at most {MAX_CATEGORIES} recurring values: exclude the column, or "
+            f"declare it categorical{_option_hint(values)}"
         )
-    if is_text and (two := same_number(values.tolist())):
+    if is_text and (pair := find_equal_numbers(values.tolist())):
         raise TableError(
-            f"{table.place(name)}: column {name!r} has the categories {two[0]} and {two[1]}, which are one number; "
-            "write them alike, or name the column among the numeric ones"
+            f"{table.place(name)}: column {name!r} has the categories {pair[0]} and {pair[1]}, which are the same "
+            "number; spell them alike, or declare the column numeric"
         )
     categories = tuple(values.tolist())
     return Feature(name, categories, None if impute is None else categories[int(counts.argmax())])
 
 
-def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
-    """Return the reason why text is unlikely to be categories, or None.
+def category_fault(values: NDArray[np.str_], rows: int) -> str | None:
+    """Return why a text column is unlikely to hold categories, or None if it may hold them.
 
     Parameters
     ----------
     values : array of str
         The distinct values.
     rows : int
-        The number of rows.
+        The number of rows in which these values occur.
 
     Examples
     --------
-    >>> unlike_categories(np.array(["red", "blue"]), 9)
-    >>> unlike_categories(np.array(["5%", "7%", "12.5%"]), 9)
+    >>> category_fault(np.array(["red", "blue"]), 9)
+    >>> category_fault(np.array(["5%", "7%", "12.5%"]), 9)
     'of 3 distinct values, most of them numbers or dates in an unusual notation'
     """
-    if len(values) > MOST_CATEGORIES:
+    if len(values) > MAX_CATEGORIES:
         return f"of {len(values):,} distinct values"
     if len(values) > FEW_CATEGORIES and len(values) > SHARE * rows:
         return f"of {len(values):,} distinct values in {rows:,} rows"
@@ -292,21 +296,21 @@ def unlike_categories(values: NDArray[np.str_], rows: int) -> str | None:
 
 
 def _option_hint(values: NDArray[np.str_]) -> str:
-    """Return, as the end of a message, the option that would read most of the values."""
+    """Return the end of an error message: the option with which most of the values could be read."""
     if are_numbers(values.tolist()):
-        return "; --numeric (numeric=) reads it as numbers"
-    hints = [hint for value in values[: 4 * MOST_CATEGORIES].tolist() if (hint := hint_of(value))]
+        return "; use --numeric (numeric=) to read it as numbers"
+    hints = [hint for value in values[: 4 * MAX_CATEGORIES].tolist() if (hint := hint_of(value))]
     most_frequent = max(hints, key=hints.count, default="")
-    return f"; {most_frequent}" if 2 * len(hints) > min(len(values), 4 * MOST_CATEGORIES) else ""
+    return f"; {most_frequent}" if 2 * len(hints) > min(len(values), 4 * MAX_CATEGORIES) else ""
 
 
 def are_numbers(texts: Iterable[str]) -> bool:
-    """Return whether each text is a number, for a text column that was not read from a CSV file."""
+    """Return whether every string is a number; for text columns that do not come from a CSV file."""
     return all(number_of(text) is not None for text in texts)
 
 
 def _statistic(values: NDArray[np.float64], impute: str) -> float:
-    """Return the number that fills missing values by the method `impute`."""
+    """Return the number that replaces missing values according to `impute`."""
     if impute == "zero":
         return 0.0
     if impute == "most_frequent":
@@ -319,17 +323,17 @@ def _statistic(values: NDArray[np.float64], impute: str) -> float:
 def inputs_of(table: Table, features: Sequence[Feature], unknown: str) -> NDArray[np.float64]:
     """Encode the columns of a table as inputs, shape (m, n)."""
     X = np.empty((table.n_rows, sum(len(feature.inputs) for feature in features)))
-    at = 0
+    start = 0
     for feature in features:
-        column = _filled(table, feature)
+        column = _fill_missing(table, feature)
         width = len(feature.inputs)
-        X[:, at : at + width] = _inputs(table, feature, column, unknown)
-        at += width
+        X[:, start : start + width] = _inputs(table, feature, column, unknown)
+        start += width
     return X
 
 
-def _filled(table: Table, feature: Feature) -> Column:
-    """Return the column of a feature with missing values filled, as text or numbers as the feature requires."""
+def _fill_missing(table: Table, feature: Feature) -> Column:
+    """Return the column of a feature with missing values replaced: text or numbers, whichever the feature requires."""
     column = table.column(feature.name)
     missing = missing_in(column)
     if feature.is_text:
@@ -346,7 +350,7 @@ def _filled(table: Table, feature: Feature) -> Column:
     if not missing.any():
         return column
     if feature.fill is None:
-        table.require_complete([feature.name], "the model was trained without imputation (--impute)")
+        table.require_complete([feature.name], "the model was trained without --impute")
     return np.where(missing, feature.fill, column)  # type: ignore[arg-type]
 
 
@@ -359,15 +363,15 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
         row = int(np.argmax(codes < 0))
         value = shown(column[row]) if feature.is_text else _category_name(float(column[row]))
         raise TableError(
-            f"{table.source}: row {row + 1}: column {feature.name!r} has the category {value}, which is unknown; known "
-            f"are {listed(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
+            f"{table.source}: row {row + 1}: column {feature.name!r} has the unknown category {value}; known "
+            f"categories: {listed(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
         )
-    hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
-    return hot
+    one_hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
+    return one_hot
 
 
 def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
-    """Return the index of each value's category, shape (m,), or -1."""
+    """Return the index of the category of each value, or -1 if it is unknown, shape (m,)."""
     values, inverse = np.unique(column, return_inverse=True)
     categories = feature.categories or ()
     if feature.is_text:
@@ -377,32 +381,32 @@ def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
 
 
 def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
-    """Return the index of each label among the `known` ones, or -1.
+    """Return the index of each label among the `known` labels, or -1 if it is unknown.
 
-    A label with an unknown spelling matches the known label that is the same number, if there is exactly one: other
-    programs write 1.0 for 1, and true for True or 1.
+    A label with an unknown spelling matches the known label that is the same number, if exactly one is: other programs
+    may write 1.0 for 1, and true for True or 1.
 
     Examples
     --------
     >>> codes_of(["1.0", "007", "true", "x"], ["1", "7"]).tolist()
     [0, -1, 0, -1]
     """
-    spelled = {label: i for i, label in enumerate(known)}
-    numbers: dict[Decimal, int] = {}
+    by_spelling = {label: i for i, label in enumerate(known)}
+    by_number: dict[Decimal, int] = {}
     for i, label in enumerate(known):
         if (value := value_of(label)) is not None:
-            numbers[value] = -1 if value in numbers else i
+            by_number[value] = -1 if value in by_number else i
     codes = np.full(len(labels), -1, np.int64)
-    for at, label in enumerate(labels):
-        i = spelled.get(label, -1)
-        if i < 0 and numbers and (value := value_of(label)) is not None:
-            i = numbers.get(value, -1)
-        codes[at] = i
+    for position, label in enumerate(labels):
+        i = by_spelling.get(label, -1)
+        if i < 0 and by_number and (value := value_of(label)) is not None:
+            i = by_number.get(value, -1)
+        codes[position] = i
     return codes
 
 
 def value_of(label: str) -> Decimal | None:
-    """Return the exact number that a label denotes, 1 or 0 for true or false; None for text and codes such as 007."""
+    """Return the exact number that a label denotes (1 for true, 0 for false); None for text and codes such as 007."""
     if CODE.match(label):
         return None
     if label.lower() in BOOLEANS:
@@ -411,12 +415,12 @@ def value_of(label: str) -> Decimal | None:
     return None if number is None or not np.isfinite(number) else Decimal(label.strip())
 
 
-def same_number(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Return two labels that denote the same number, such as 1 and 1.0, if all labels are numbers; else None.
+def find_equal_numbers(labels: Sequence[str]) -> tuple[str, str] | None:
+    """Return two labels that denote the same number, such as 1 and 1.0; None if none do, or a label is not a number.
 
     Examples
     --------
-    >>> same_number(["1", "1.0", "2"]), same_number(["007", "7"]), same_number(["1", "1.0", "x"])
+    >>> find_equal_numbers(["1", "1.0", "2"]), find_equal_numbers(["007", "7"]), find_equal_numbers(["1", "1.0", "x"])
     (('1', '1.0'), None, None)
     """
     seen: dict[Decimal, str] = {}

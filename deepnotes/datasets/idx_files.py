@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST, plain or gzip: images as rows of pixels, and labels from a companion file."""
+"""IDX files, the format of MNIST, plain or gzip-compressed: images as rows of pixels, and their labels."""
 
 import gzip
 import zlib
@@ -13,13 +13,13 @@ from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, one_line, reason
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-"""The dtype for each code in the magic number."""
+"""The dtypes, by the code in the magic number."""
 
 GZIP = b"\x1f\x8b"
 """The first two bytes of gzip files."""
 
 LABEL = "label"
-"""The name of the column of labels."""
+"""The name of the column that holds the labels."""
 
 
 class Header(NamedTuple):
@@ -47,12 +47,12 @@ class Header(NamedTuple):
 
 
 def is_idx(path: Path) -> bool:
-    """Return whether a file name is that of an IDX file: it has .idx, idx3-ubyte or similar, and optionally .gz."""
+    """Return whether a file is named like an IDX file: ``X.idx``, ``X-idx3-ubyte`` or similar, maybe with ``.gz``."""
     name = path.name.lower().removesuffix(".gz")
     return name.endswith(".idx") or any(f"{sign}idx{n}-" in name for sign in "-." for n in range(1, 5))
 
 
-def is_packed(path: Path) -> bool:
+def is_gzip(path: Path) -> bool:
     """Return whether a file is gzip-compressed, whatever its name."""
     with path.open("rb") as file:
         return file.read(2) == GZIP
@@ -64,12 +64,12 @@ def read_header(file: BinaryIO, source: str) -> Header:
     Raises
     ------
     TableError
-        If the magic number is not that of an IDX file.
+        If the file does not begin with the magic number of IDX files, or ends within its header.
     """
     magic = file.read(4)
-    start = f"the first bytes are {magic.hex(' ')}" if magic else "the file is empty"
+    beginning = f"the first bytes are {magic.hex(' ')}" if magic else "the file is empty"
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES or not 1 <= magic[3] <= 4:
-        raise TableError(f"{source}: {start}, wanted an IDX file")
+        raise TableError(f"{source}: {beginning}, wanted an IDX file")
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise TableError(f"{source}: the file ends within its header")
@@ -84,7 +84,7 @@ def read_array(path: Path, source: str) -> np.ndarray:
     TableError
         If the file is damaged, or the array would take more memory than allowed.
     """
-    opener = gzip.open if is_packed(path) else open
+    opener = gzip.open if is_gzip(path) else open
     try:
         with opener(path, "rb") as file:
             header = read_header(file, source)  # type: ignore[arg-type]
@@ -92,21 +92,21 @@ def read_array(path: Path, source: str) -> np.ndarray:
             values = nbytes // header.dtype.itemsize
             columns = values // max(1, header.shape[0])
             needed, size = nbytes + 8 * values + PER_COLUMN * columns, path.stat().st_size
-            require_memory(needed, size, f"{source}: its array", "unpack it with gunzip")
-            # A plain file's read allocates as many bytes as it is asked for, whatever the size of the file.
+            require_memory(needed, size, f"{source}: its array", "decompress it with gunzip")
+            # On an uncompressed file, read(n) allocates n bytes even if the file is shorter.
             data = file.read(nbytes if opener is gzip.open else min(nbytes, size))
             if len(data) < nbytes or file.read(1):
                 fault = f"it has {len(data):,}" if len(data) < nbytes else "it has more"
-                raise TableError(f"{source}: its header says {brief(header.shape)}, {nbytes:,} bytes, but {fault}")
+                raise TableError(f"{source}: its header declares {brief(header.shape)}, {nbytes:,} bytes, but {fault}")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TableError(f"{source}: the gzip file is damaged: {reason(error)}") from error
     return np.frombuffer(data, header.dtype).reshape(header.shape)
 
 
-def labels_of(path: Path) -> Path | None:
-    """Return the file of labels that belongs to a file of images by name, plain or gzip, or None.
+def find_labels_file(path: Path) -> Path | None:
+    """Return the file of labels that belongs to a file of images, or None if there is no such file.
 
-    The labels of ``train-images-idx3-ubyte.gz`` are in ``train-labels-idx1-ubyte.gz``.
+    The labels for ``train-images-idx3-ubyte.gz`` are in ``train-labels-idx1-ubyte.gz`` or ``train-labels-idx1-ubyte``.
     """
     name = path.name.removesuffix(".gz")
     if "images" not in name:
@@ -120,7 +120,7 @@ def labels_of(path: Path) -> Path | None:
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
-    """Read the requested columns: ``pixel_ROW_COLUMN`` of the images, and ``label``.
+    """Read the requested columns: ``pixel_ROW_COLUMN`` for each pixel, and ``label``.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, np.ndarray]:
-    """Return the columns of an array of images, and the labels from the companion file; or an array of labels alone."""
+    """Return images as columns of pixels, with their labels from a second file; labels alone become a single column."""
     labels = None if images.ndim == 1 else read_labels(path, len(images))
     if 0 in images.shape:
         raise TableError(f"{source}: its array has shape {images.shape}, wanted sizes of at least 1")
@@ -143,25 +143,25 @@ def columns_of(images: np.ndarray, path: Path, source: str) -> dict[str, np.ndar
 
 
 def pixel_names(shape: tuple[int, ...]) -> list[str]:
-    """Return the name of each pixel of an image, row by row.
+    """Return the names of the pixels of an image, row by row.
 
     Examples
     --------
     >>> pixel_names((1, 2))
     ['pixel_0_0', 'pixel_0_1']
     """
-    return ["_".join(["pixel", *map(str, at)]) for at in np.ndindex(*shape)]
+    return ["_".join(["pixel", *map(str, index)]) for index in np.ndindex(*shape)]
 
 
 def read_labels(path: Path, m: int) -> Column | None:
-    """Read the labels of a file of m images, shape (m,), or return None if there is no file of labels.
+    """Return the labels for a file of m images, shape (m,), or None if there is no file of labels.
 
     Raises
     ------
     TableError
         If the number of labels is not m.
     """
-    labels_path = labels_of(path)
+    labels_path = find_labels_file(path)
     if labels_path is None:
         return None
     source = one_line(labels_path)
@@ -170,5 +170,5 @@ def read_labels(path: Path, m: int) -> Column | None:
     except OSError as error:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     if labels.shape != (m,):
-        raise TableError(f"{source}: the labels have shape {labels.shape}, wanted ({m},): one for each image")
+        raise TableError(f"{source}: the labels have shape {labels.shape}, wanted ({m},): one label for each image")
     return as_column(labels, LABEL, source)

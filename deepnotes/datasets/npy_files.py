@@ -1,4 +1,4 @@
-"""Single NumPy arrays as data: a memory-mapped matrix of samples, with optional targets in a companion file."""
+"""Data in ``.npy`` files: a memory-mapped matrix of samples, with optional targets in a companion file."""
 
 import re
 from pathlib import Path
@@ -17,13 +17,13 @@ COMPANIONS = {
     "data": ["targets", "labels"],
     "features": ["targets", "labels"],
 }
-"""The words for targets in file names, by the word for their samples."""
+"""The words for targets in the names of companion files, by the word for samples in the name of the data file."""
 
 SAMPLE_WORDS = "|".join(COMPANIONS)
 
 
 def map_array(path: Path, source: str) -> np.ndarray:
-    """Map the array of a file into memory, so that only the values that are used are read from disk.
+    """Memory-map the array in a file; its values are read from disk only when they are used.
 
     Raises
     ------
@@ -32,35 +32,35 @@ def map_array(path: Path, source: str) -> np.ndarray:
     """
     with path.open("rb") as file:
         header = read_header(file, f"{source}: the file")
-        at = file.tell()
-    return map_values(path, header, at, source)
+        start = file.tell()
+    return map_values(path, header, start, source)
 
 
-def map_values(path: Path, header: Header, at: int, source: str) -> np.ndarray:
-    """Map the values of an array, which begin at byte `at` of a file, into memory.
+def map_values(path: Path, header: Header, start: int, source: str) -> np.ndarray:
+    """Memory-map the array whose values begin at byte `start` of a file.
 
     Raises
     ------
     TableError
-        If the file ends before the array.
+        If the file ends before the end of the array.
     """
     size = header.nbytes
-    if at + size > path.stat().st_size:
-        raise TableError(f"{source}: the array takes {size:,} bytes, but the file ends before")
+    if start + size > path.stat().st_size:
+        raise TableError(f"{source}: the file ends before the end of its array, which takes {size:,} bytes")
     if not size:
         return np.empty(header.shape, header.dtype)
     try:
-        return np.memmap(path, header.dtype, "r", at, header.shape, "F" if header.by_column else "C")
+        return np.memmap(path, header.dtype, "r", start, header.shape, "F" if header.fortran_order else "C")
     except (OSError, ValueError, OverflowError) as error:
         raise TableError(f"{source}: cannot be mapped into memory: {reason(error)}") from error
 
 
-def companion(path: Path) -> Path | None:
-    """Return the file of targets that belongs to a file of samples by name, such as y.npy for X.npy, or None.
+def find_companion(path: Path) -> Path | None:
+    """Return the file of targets that belongs to a file of samples, such as y.npy for X.npy, or None if there is none.
 
-    The letter X or x, or the word images, data or features, must be at the beginning or the end of the name, and
-    separated from the rest. It is replaced by y, labels or targets: the targets of ``X_train.npy`` are in
-    ``y_train.npy``, and those of ``images-1.npy`` in ``labels-1.npy``.
+    The name of the file of samples must begin or end with X, x, images, data or features, separated from the rest of
+    the name by a character other than a letter. In the name of the file of targets, this word is y, labels or targets:
+    the targets for ``X_train.npy`` are in ``y_train.npy``, and the targets for ``images-1.npy`` in ``labels-1.npy``.
     """
     match = re.fullmatch(rf"()({SAMPLE_WORDS})([^A-Za-z].*)?", path.stem) or re.fullmatch(
         rf"(.*[^A-Za-z])({SAMPLE_WORDS})()", path.stem
@@ -76,7 +76,7 @@ def companion(path: Path) -> Path | None:
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
-    """Read the requested columns of a matrix and of the targets in its companion file.
+    """Read the requested columns of a file, which holds a matrix, and of its companion file, which holds the targets.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def matrix_and_targets(path: Path, source: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the matrix of a file, mapped into memory, and the columns of the targets in its companion file.
+    """Return the matrix in a file, mapped into memory, and the targets in its companion file, by column name.
 
     Raises
     ------
@@ -97,9 +97,9 @@ def matrix_and_targets(path: Path, source: str) -> tuple[np.ndarray, dict[str, n
     """
     X = map_array(path, source)
     if X.dtype.kind == "U" or X.ndim != 2:
-        matrix(X, "X", source)  # which raises an error
+        matrix(X, "X", source)  # raises the error
     require_matrix(X.shape, "X", source)
-    y_path = companion(path)
+    y_path = find_companion(path)
     if y_path is None:
         return X, {}
     return X, targets(map_array(y_path, str(y_path)), "y", "X", len(X), str(y_path))

@@ -1,4 +1,4 @@
-"""Read columns from NumPy's archives and array files; the sizes in headers are checked before memory is allocated."""
+"""Read columns from ``.npz`` and ``.npy`` files; the sizes in their headers are checked before memory is allocated."""
 
 import io
 import zipfile
@@ -15,7 +15,7 @@ from deepnotes.datasets.reading import (
     Column,
     Content,
     Request,
-    first_repeated,
+    first_duplicate,
     gaps_of,
     labels_of,
     require_distinct,
@@ -25,16 +25,16 @@ from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, reason
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The compression methods that NumPy uses; others are refused, since Python unpacks them in pieces of any size."""
+"""The accepted compression methods, which NumPy uses; for others, zipfile decompresses to pieces of unlimited size."""
 
-MOST_HEADER = 10_000
+MAX_HEADER_BYTES = 10_000
 """The largest size of an array's header in bytes, which is also NumPy's limit."""
 
-READ = {
+HEADER_READERS = {
     b"\x01\x00": (2, np.lib.format.read_array_header_1_0),
     b"\x02\x00": (4, np.lib.format.read_array_header_2_0),
 }
-"""By format version, the number of bytes that hold the length of the header, and the function that reads it."""
+"""The size of the header's length field in bytes, and the function that reads the header, by format version."""
 
 PER_COLUMN = 512
 """The memory that a column takes in addition to its values, in bytes."""
@@ -48,46 +48,47 @@ class Header(NamedTuple):
     Attributes
     ----------
     shape : tuple of int
-    by_column : bool
-        Whether the values are in Fortran order.
+    fortran_order : bool
+        Whether the values are stored column by column.
     dtype : numpy.dtype
     """
 
     shape: tuple[int, ...]
-    by_column: bool
+    fortran_order: bool
     dtype: np.dtype[Any]
 
     @property
     def nbytes(self) -> int:
         """The size of the array in bytes."""
         size = self.dtype.itemsize
-        for n in self.shape:  # in Python's integers, since NumPy's could overflow
+        for n in self.shape:  # Python's integers cannot overflow, NumPy's could
             size *= n
         return size
 
 
 class Archive(Mapping[str, np.ndarray]):
-    """The arrays of an ``.npz`` file, read on access.
+    """The arrays of an ``.npz`` file, by name; an array is read when it is accessed.
 
     Raises
     ------
     TableError
-        If the file is not an archive; on access, if an array is damaged or would take more memory than allowed.
+        By the constructor, if the file is not an archive or is damaged; on access, if an array is damaged or would
+        take more memory than allowed.
     """
 
     def __init__(self, path: Path, source: str) -> None:
         self.path, self.source, self.size, self._needed = path, source, path.stat().st_size, 0
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":
-                raise TableError(f"{source}: not a NumPy archive, as numpy.savez writes")
+                raise TableError(f"{source}: not a NumPy archive (as written by numpy.savez)")
         try:
             self._zip = zipfile.ZipFile(path)
-        except Exception as error:  # whatever zipfile raises for a damaged file
+        except Exception as error:  # zipfile raises many types of errors for a damaged file
             raise TableError(f"{source}: the archive is damaged: {brief(reason(error))}") from error
         self.members = {info.filename.removesuffix(".npy"): info for info in self._zip.infolist()}
         if len(self.members) < len(self._zip.infolist()):
-            name = first_repeated(info.filename.removesuffix(".npy") for info in self._zip.infolist())
-            raise TableError(f"{source}: the archive has two arrays of the name {brief(repr(name))}")
+            name = first_duplicate(info.filename.removesuffix(".npy") for info in self._zip.infolist())
+            raise TableError(f"{source}: the archive has two arrays with the name {brief(repr(name))}")
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
@@ -103,15 +104,15 @@ class Archive(Mapping[str, np.ndarray]):
                     raise TableError(f"{self.source}: array {brief(repr(name))} cannot be read: {fault}")
         except (TableError, MemoryError):
             raise
-        except Exception as error:  # whatever zipfile and NumPy raise for a damaged array
+        except Exception as error:  # zipfile and NumPy raise many types of errors
             raise TableError(
                 f"{self.source}: array {brief(repr(name))} cannot be read: {brief(reason(error))}"
             ) from error
         array = np.frombuffer(data, header.dtype)
-        return array.reshape(header.shape, order="F" if header.by_column else "C")
+        return array.reshape(header.shape, order="F" if header.fortran_order else "C")
 
     def open_array(self, name: str) -> BinaryIO:
-        """Open an array as a file."""
+        """Open the archive member that holds an array, for reading."""
         info = self.members[name]
         if info.compress_type not in METHODS:
             raise TableError(
@@ -120,7 +121,7 @@ class Archive(Mapping[str, np.ndarray]):
         return self._zip.open(info)  # type: ignore[return-value]
 
     def header(self, name: str, file: BinaryIO) -> Header:
-        """Read the header of an array from its `file`, which is then positioned after the header."""
+        """Read the header of an array; afterwards, `file` is positioned at the first value."""
         return read_header(file, f"{self.source}: array {brief(repr(name))}")
 
     def __iter__(self) -> Any:
@@ -131,34 +132,34 @@ class Archive(Mapping[str, np.ndarray]):
 
 
 def read_header(file: BinaryIO, what: str) -> Header:
-    """Read the header of an array file.
+    """Read the header of an array file; `what` names the array in error messages.
 
     Raises
     ------
     TableError
-        If there is no valid header, or the array holds anything but real numbers or text.
+        If there is no valid header, or the array contains anything but real numbers or text.
     """
     magic = file.read(6)
     if magic != np.lib.format.MAGIC_PREFIX:
         raise TableError(f"{what} is not in NumPy's array format")
     try:
         version = file.read(2)
-        if version not in READ:
+        if version not in HEADER_READERS:
             raise ValueError(f"its format version is {version!r}")
-        width, read = READ[version]
+        width, read = HEADER_READERS[version]
         length = file.read(width)
-        if int.from_bytes(length, "little") > MOST_HEADER:  # NumPy would allocate memory before it checks
+        if int.from_bytes(length, "little") > MAX_HEADER_BYTES:  # NumPy would allocate memory before it checks
             raise ValueError(f"its header claims {int.from_bytes(length, 'little'):,} bytes")
-        shape, by_column, dtype = read(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
-    except (MemoryError, RecursionError, Exception) as error:  # Python's parser raises all of these for deep nesting
+        shape, fortran_order, dtype = read(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
+    except (MemoryError, RecursionError, Exception) as error:  # Python's parser may raise any of them for deep nesting
         raise TableError(f"{what} cannot be read: {brief(reason(error))}") from None
     if dtype.hasobject:
-        raise TableError(f"{what} cannot be read: it holds Python objects, which only pickle could load")
+        raise TableError(f"{what} cannot be read: it holds Python objects, which need pickle")
     if dtype.kind not in "biufU" or dtype.subdtype is not None:
         raise TableError(f"{what} has dtype {brief(dtype)}, wanted real numbers or text")
     if not dtype.itemsize or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 32:
         raise TableError(f"{what} cannot be read: its shape is {brief(shape)} and its dtype {brief(dtype)}")
-    return Header(shape, by_column, dtype)
+    return Header(shape, fortran_order, dtype)
 
 
 def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
@@ -167,18 +168,18 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     Raises
     ------
     TableError
-        If the archive is faulty; the message begins with `source`.
+        If the archive is invalid; the message begins with `source`.
     """
     archive = Archive(path, source)
     if not archive:
-        raise TableError(f"{source}: the archive has no arrays, wanted an array X or columns")
+        raise TableError(f"{source}: the archive is empty, wanted an array X, or one array per column")
     x, ys = matrix_of(archive, source)
     columns = _named_columns(archive, request) if x is None else _matrix_columns(archive, x, ys)
     return select(columns, request, list(columns if x else archive), source)
 
 
 def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
-    """Return the name of the array X in an archive, or None, and a list with the name of the array y, if it has one.
+    """Return the name of the array X, or None, and a list that has the name of the array y, if any; case is ignored.
 
     Raises
     ------
@@ -186,14 +187,14 @@ def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
         If the archive has both X and x, or both Y and y.
     """
     names = {letter: [name for name in archive if name.lower() == letter] for letter in "xy"}
-    for both in names.values():
-        if len(both) > 1:
-            raise TableError(f"{source}: the archive has {' and '.join(map(repr, both))}, wanted only one of them")
+    for variants in names.values():
+        if len(variants) > 1:
+            raise TableError(f"{source}: the archive has {' and '.join(map(repr, variants))}, wanted only one of them")
     return (names["x"][0] if names["x"] else None), names["y"]
 
 
 def select(columns: dict[str, NDArray[Any]], request: Request, names: list[str], source: str) -> Content:
-    """Return the requested columns, as the content of a file with the columns `names`.
+    """Select the requested columns from `columns`; `names` are the names of all columns in the file.
 
     Raises
     ------
@@ -224,7 +225,7 @@ def select(columns: dict[str, NDArray[Any]], request: Request, names: list[str],
 
 
 def require_exact(column: NDArray[Any], what: str) -> None:
-    """Raise TableError if two integers of an array become equal as float64."""
+    """Raise TableError if float64 would make two different integers in a column equal; `what` names the column."""
     if column.dtype.kind in "iu" and column.dtype.itemsize == 8:
         is_big = (column >= EXACT) | (column <= -EXACT)
         if is_big.any():
@@ -232,7 +233,7 @@ def require_exact(column: NDArray[Any], what: str) -> None:
 
 
 def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, NDArray[Any]]:
-    """Return the columns of an archive's array X, named `x`, and of its targets, named in `ys`."""
+    """Return the columns of the array `x` of an archive and of the arrays `ys`, which hold the targets."""
     columns = matrix(archive[x], x, archive.source)
     for name in ys:
         columns |= targets(archive[name], name, x, len(columns["x0"]), archive.source)
@@ -240,9 +241,9 @@ def _matrix_columns(archive: Archive, x: str, ys: list[str]) -> dict[str, NDArra
 
 
 def matrix(X: np.ndarray, name: str, source: str) -> dict[str, NDArray[Any]]:
-    """Return the columns of a matrix as x0, x1, ..."""
+    """Return the columns of a matrix, with the names x0, x1, ..."""
     if X.dtype.kind == "U":
-        raise TableError(f"{source}: array {name!r} is text, and features must be numbers")
+        raise TableError(f"{source}: array {name!r} is text, but features must be numbers")
     require_matrix(X.shape, name, source)
     if X.dtype.kind in "iu" and X.dtype.itemsize == 8 and (X.max() >= EXACT or X.min() <= -EXACT):
         for j in range(X.shape[1]):
@@ -252,7 +253,7 @@ def matrix(X: np.ndarray, name: str, source: str) -> dict[str, NDArray[Any]]:
 
 
 def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
-    """Raise TableError unless a shape is that of a matrix that is not empty."""
+    """Raise TableError unless `shape` has two dimensions, both at least 1."""
     if len(shape) != 2 or 0 in shape:
         raise TableError(
             f"{source}: array {name!r} has shape {brief(shape)}, wanted (samples, features), both at least 1"
@@ -260,10 +261,10 @@ def require_matrix(shape: tuple[int, ...], name: str, source: str) -> None:
 
 
 def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, NDArray[Any]]:
-    """Return the columns of the targets of m samples: y, or y0, y1, ...; integers and booleans keep their dtype."""
+    """Return the targets for m samples as columns: y, or y0, y1, ...; integers and booleans keep their dtype."""
     if y.ndim not in (1, 2) or not y.size or len(y) != m:
         raise TableError(
-            f"{source}: array {name!r} has shape {brief(y.shape)}, wanted ({m},) or ({m}, k), as {x!r} has"
+            f"{source}: array {name!r} has shape {brief(y.shape)}, wanted ({m},) or ({m}, k) to match {x!r}"
         )
     y = keep_integers(y, name, source)
     if y.size == m:
@@ -272,7 +273,7 @@ def targets(y: np.ndarray, name: str, x: str, m: int, source: str) -> dict[str, 
 
 
 def _named_columns(archive: Archive, request: Request) -> dict[str, NDArray[Any]]:
-    """Return the requested arrays of an archive without an array X as columns."""
+    """Return the requested arrays of an archive as columns, for an archive that has no array X."""
     request = request.resolve(archive.source, list(archive))
     columns: dict[str, NDArray[Any]] = {}
     for name in archive:
@@ -282,18 +283,18 @@ def _named_columns(archive: Archive, request: Request) -> dict[str, NDArray[Any]
         if column.ndim != 1:
             raise TableError(
                 f"{archive.source}: array {brief(repr(name))} has shape {brief(column.shape)}, wanted an array X of "
-                "shape (samples, features), or else only columns of shape (samples,)"
+                "shape (samples, features), or only arrays of shape (samples,), one per column"
             )
         columns[name] = keep_integers(column, name, archive.source)
         first = next(iter(columns))
         if not column.size or column.size != columns[first].size:
-            wanted = "at least one" if name == first else f"{columns[first].size}, as {first!r} has"
+            wanted = "at least one" if name == first else f"{columns[first].size} as in {first!r}"
             raise TableError(f"{archive.source}: array {brief(repr(name))} has {column.size} values, wanted {wanted}")
     return columns
 
 
 def keep_integers(array: np.ndarray, name: str, source: str) -> NDArray[Any]:
-    """Return integers and booleans unchanged, and anything else as converted by :func:`as_column`."""
+    """Return an array of integers or booleans unchanged; convert any other array with :func:`as_column`."""
     return array if array.dtype.kind in "biu" else as_column(array, name, source)
 
 
@@ -309,11 +310,13 @@ def as_column(array: np.ndarray, name: str, source: str) -> Column:
         text = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
         points = text.view(np.uint32)
         if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
-            raise TableError(f"{source}: array {name!r} is not valid text: it has numbers that are not characters")
+            raise TableError(f"{source}: array {name!r} is not valid text: it contains invalid code points")
         return text
-    with np.errstate(over="ignore"):  # a long double too large for float64 becomes infinite, which is an error below
+    with np.errstate(over="ignore"):  # a long double beyond the range of float64 becomes infinite, and raises below
         values = array.astype(np.float64)
     if np.isinf(values).any():
-        at = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])
-        raise TableError(f"{source}: array {name!r} has {values[at]} at {list(at)} where a finite number was expected")
+        index = tuple(int(i) for i in np.argwhere(np.isinf(values))[0])
+        raise TableError(
+            f"{source}: array {name!r} has {values[index]} at {list(index)} where a finite number was expected"
+        )
     return values

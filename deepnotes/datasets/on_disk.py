@@ -8,27 +8,27 @@ import numpy as np
 from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError
 
 BYTES_IN_MEMORY = 1 << 25
-"""The bytes of samples in memory at a time, including all copies that are made before training."""
+"""The number of bytes that samples may take in memory at a time, counting all `COPIES` of each sample."""
 
 COPIES = 4
-"""The number of copies of a sample: as read, in order, converted and standardized."""
+"""The copies of a sample that are in memory at once: as read, reordered, converted, and standardized."""
 
 
 class OnDisk:
-    """Samples as columns, shape (n, m), stored in a file as rows and read when needed.
+    """Samples that stay on disk, shape (n, m): rows of a file, presented as columns and read when needed.
 
-    All methods of :class:`~deepnotes.Network` accept it as X, and so does ``Standardizer.fit``. On every backend, only
-    a few batches are in memory at a time, whatever the dtype in the file. Samples are read in the order of the epoch,
-    so with shuffling, reads are random.
+    All methods of :class:`~deepnotes.Network` and ``Standardizer.fit`` accept an OnDisk as X. On every backend, only a
+    few batches are in memory at a time, whatever the dtype of the file. With shuffling, the file is read at random
+    positions.
 
     Parameters
     ----------
     rows : ndarray, shape (m, n)
-        Real numbers, mapped into memory, as by ``np.load("X.npy", mmap_mode="r")``.
+        Real numbers, usually mapped into memory: ``np.load("X.npy", mmap_mode="r")``.
     index : ndarray of int64, shape (k,), optional
-        The rows to use, in this order; by default all.
+        The indices of the rows to use, in this order; by default all rows.
     columns : sequence of int, optional
-        The columns to use, in this order; by default all.
+        The indices of the columns to use, in this order; by default all columns.
 
     Raises
     ------
@@ -48,47 +48,47 @@ class OnDisk:
 
     def __init__(self, rows: np.ndarray, index: np.ndarray | None = None, columns: Any = None) -> None:
         if not isinstance(rows, np.ndarray):
-            raise ArgumentError(f"rows: got {type(rows).__name__}, wanted a NumPy array, mapped into memory")
+            raise ArgumentError(f"rows: got {type(rows).__name__}, wanted a NumPy array, usually a memory-mapped one")
         if rows.ndim != 2:
-            raise ShapeError.of("rows", rows.shape, "(m, n): samples as rows, as they lie in the file")
+            raise ShapeError.of("rows", rows.shape, "(m, n): samples as rows, as in the file")
         if rows.dtype.kind not in "biuf":
             raise DTypeError.of("rows", rows.dtype, "real numbers")
         self.rows, self.columns = rows, None if columns is None else np.asarray(columns, np.intp)
         self.index = None if index is None else np.asarray(index, np.int64)
         if self.index is not None and len(self.index) and not 0 <= self.index.min() <= self.index.max() < len(rows):
-            raise ArgumentError(f"index holds rows outside 0 .. {len(rows) - 1}")
+            raise ArgumentError(f"index has elements outside 0 .. {len(rows) - 1}")
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The number of features and of samples."""
+        """The number of features and the number of samples, (n, m)."""
         n = self.rows.shape[1] if self.columns is None else len(self.columns)
         return n, len(self.rows) if self.index is None else len(self.index)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype in the file."""
+        """The dtype of the values in the file."""
         return self.rows.dtype
 
     def __getitem__(self, key: Any) -> "OnDisk":
         """Return the samples at ``[:, slice or indices]`` as another OnDisk."""
         if not (isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], slice) and key[0] == slice(None)):
-            raise ArgumentError(f"X[{key!r}]: wanted X[:, samples], all features of some samples")
+            raise ArgumentError(f"X[{key!r}]: wanted X[:, samples], which selects samples with all their features")
         index = np.arange(len(self.rows)) if self.index is None else self.index
         return OnDisk(self.rows, np.atleast_1d(index[key[1]]), self.columns)
 
     def read(self, samples: np.ndarray | slice) -> np.ndarray:
-        """Return a copy of some samples, shape (n, k), laid out by sample; the file is read in its own order.
+        """Return a copy of some samples, shape (n, k), stored by sample; they are read in their order in the file.
 
         Parameters
         ----------
         samples : ndarray of int64, shape (k,), or slice
-            The indices of the samples, in the order of the result.
+            The indices of the samples to return, in this order.
         """
         if isinstance(samples, slice):
             samples = np.arange(*samples.indices(self.shape[1]))
         rows = samples if self.index is None else self.index[samples]
-        ascending = bool((rows[1:] >= rows[:-1]).all())
-        sorting = None if ascending else np.argsort(rows, kind="stable")
+        is_ascending = bool((rows[1:] >= rows[:-1]).all())
+        sorting = None if is_ascending else np.argsort(rows, kind="stable")
         by_row = np.asarray(self.rows[rows if sorting is None else rows[sorting]])
         if self.columns is not None:
             by_row = by_row[:, self.columns]
@@ -100,7 +100,7 @@ class OnDisk:
         return transposed
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all samples in order, in float64 arrays of shape (n, k)."""
+        """Yield all samples in order, k at a time, as float64 arrays of shape (n, k)."""
         n, m = self.shape
         step = max(1, BYTES_IN_MEMORY // (COPIES * 8 * max(1, n)))
         for start in range(0, m, step):

@@ -1,4 +1,4 @@
-"""Types and limits that the readers of data files share: formats, requests, contents, missing values, memory."""
+"""What the readers of data files share: the types of formats, requests and contents, missing values, memory limits."""
 
 import codecs
 from collections.abc import Collection, Container, Iterable, Sequence
@@ -12,19 +12,19 @@ from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import listed
 
 Column = NDArray[np.float64] | NDArray[np.str_]
-"""One column of a table, shape (m,): numbers, NaN where a value is missing, or text, empty where one is missing."""
+"""One column of a table, shape (m,): numbers, or text. A missing value is NaN, or an empty string."""
 
 RATIO, FREE = 64, 1 << 30
-"""A file may unpack to `RATIO` times its size plus `FREE` bytes; a larger one is refused as a decompression bomb."""
+"""A file whose content takes more than `RATIO` times its size plus `FREE` bytes is refused as a decompression bomb."""
 
 MAX_COMPARED = 5000
-"""The number of names up to which an error suggests the nearest match; finding it among more names is slow."""
+"""If there are more names, an error does not suggest the nearest match, since the search would be slow."""
 
 MAX_POSITIONS = 5
-"""The number of missing values whose lines or rows an error lists."""
+"""The largest number of missing values whose lines or rows an error lists."""
 
 EXACT = 2**53
-"""The largest integer up to which float64 represents every integer."""
+"""The number up to which float64 represents every integer."""
 
 WHITESPACE = "whitespace"
 """The value of `separator` that stands for any run of spaces and tabs."""
@@ -46,9 +46,9 @@ class Format:
         The separator of cells; by default detected: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
         spaces and tabs.
     decimal : str
-        The decimal point.
+        The decimal separator.
     thousands : str, optional
-        The character that groups the digits before the decimal point by threes.
+        The thousands separator.
     strip : str
         Characters that are removed before and after numbers, such as ``$%``.
     encoding : str
@@ -60,7 +60,7 @@ class Format:
     comment : str, optional
         The character that begins a comment, which extends to the end of the line.
     missing_values : sequence of str
-        Further spellings of a missing value, in columns of numbers and of text.
+        Further spellings of missing values, in numeric and text columns.
     date_format : str, optional
         The format of dates, as for :func:`time.strptime`; by default ISO 8601.
 
@@ -111,11 +111,11 @@ class Format:
             if not is_valid:
                 raise ArgumentError.of(name, getattr(self, name), wanted)
         if set(strip) & set("()\u2212"):
-            raise ArgumentError(f"strip={strip!r} has a sign: accountants write (5) for -5; correct the file")
+            raise ArgumentError(f"strip={strip!r} would remove signs: (5) may stand for -5; correct the file")
         object.__setattr__(self, "missing_values", tuple(value.strip() for value in missing))
 
     def _check_marks(self) -> None:
-        """Raise ArgumentError unless the separators, the decimal point and the comment mark are valid and differ."""
+        """Raise ArgumentError unless separators, decimal point and comment character are valid and distinct."""
         marks = {name: getattr(self, name) for name in ("separator", "decimal", "thousands", "comment")}
         for name, mark in marks.items():
             if mark is None and name != "decimal":
@@ -123,7 +123,7 @@ class Format:
             special = {"separator": (WHITESPACE,), "thousands": tuple(NO_BREAK_SPACES)}.get(name, ())
             is_mark = isinstance(mark, str) and len(mark) == 1 and mark.isascii() and mark not in INVALID_MARKS
             if not is_mark and mark not in special:
-                raise ArgumentError.of(name, mark, "one ASCII character, but not a letter, a digit, a quote or \\")
+                raise ArgumentError.of(name, mark, "one ASCII character other than a letter, a digit, a quote or \\")
         used = [mark for mark in marks.values() if mark is not None]
         if len(set(used)) < len(used):
             raise ArgumentError(f"{', '.join(f'{name}={mark!r}' for name, mark in marks.items())}: they must differ")
@@ -159,12 +159,12 @@ class Request:
     dates : collection of str
         Columns to read as dates, which become days since 1970-01-01.
     spelled : collection of str
-        Columns whose original spelling is kept in addition to their numbers.
+        Columns whose values are also kept as they are spelled in the file, such as 007.
     drop_missing : collection of str
         Columns in which a missing value drops its row.
     format : Format
     lists : bool
-        Whether to treat a name that no column has as a comma-separated list of names.
+        Whether a requested name that is not a column of the file is a comma-separated list of names.
     """
 
     columns: Collection[str] | None = None
@@ -212,28 +212,29 @@ class Request:
                 argument: None if value is None else split_names(value, known) for argument, value in requested.items()
             }
         require_names(source, [name for value in requested.values() for name in value or ()], names, known)
-        if both := set(requested["text"]) & set(requested["exclude"]):
+        if conflicts := set(requested["text"]) & set(requested["exclude"]):
             raise ArgumentError(
-                f"column {min(both)!r} is both categorical and excluded (--categorical and --exclude; text and exclude)"
+                f"column {min(conflicts)!r} is both categorical and excluded (--categorical and --exclude, or text= "
+                "and exclude=)"
             )
         text, numeric, dates = (set(requested[argument]) for argument in ("text", "numeric", "dates"))
-        if both := (text & numeric) | (text & dates) | (numeric & dates):
+        if conflicts := (text & numeric) | (text & dates) | (numeric & dates):
             raise ArgumentError(
-                f"column {min(both)!r} is requested with two types; it can be only one of categorical (text), numeric "
-                "and dates"
+                f"column {min(conflicts)!r} is requested with two types; wanted only one of categorical "
+                "(text), numeric and dates"
             )
         return replace(self, **requested, lists=False)
 
 
 NAME_FIELDS = ("columns", "exclude", "text", "numeric", "dates", "spelled", "drop_missing")
-"""The fields of a request that name columns."""
+"""The fields of a :class:`Request` that contain column names."""
 
 EVERYTHING = Request()
 """The request for all columns, with default options."""
 
 
 def split_names(names: Iterable[str], known: Container[str]) -> list[str]:
-    """Return column names from `names`, each of which is a `known` name or a comma-separated list of names.
+    """Return column names: each of `names` that is not a `known` name is split at its commas.
 
     Examples
     --------
@@ -254,9 +255,9 @@ class Gap:
     count : int
         The number of missing values.
     positions : list of int
-        The lines of the first few missing values; the rows, counted from 1, if the file has no lines.
+        The lines of the first few missing values, or their rows, counted from 1, if the file has no lines.
     description : str
-        The content of the first of them, and what was expected instead.
+        The content of the cell of the first missing value, and what was expected instead.
     by_line : bool
         Whether the positions are lines.
     """
@@ -268,7 +269,7 @@ class Gap:
 
     @classmethod
     def of_rows(cls, missing: NDArray[np.bool_], description: str) -> "Gap":
-        """Return the gap of a column from the mask of its missing values, shape (m,); at least one is missing."""
+        """Return a Gap from the mask of missing values, shape (m,), which must have at least one True."""
         rows = np.flatnonzero(missing)
         return cls(len(rows), [int(row) + 1 for row in rows[:MAX_POSITIONS]], description)
 
@@ -296,13 +297,13 @@ class Content:
     columns : dict of str to array
         The requested columns.
     lines : dict of str to int
-        The line of each column's first value, if the file has lines.
+        The line of the first value of each column, by column name; empty if the file has no lines.
     gaps : dict of str to Gap
         The missing values of each column that has any.
     names : list of str
         The names of all columns in the file, in order, including the columns that were not requested.
     spelled : dict of str to array
-        The original spelling of the values, for the columns for which it was requested.
+        The values as they are spelled in the file, for the columns whose spelling was requested.
     notes : list of str
         Notes on columns that were left out automatically.
     """
@@ -316,13 +317,13 @@ class Content:
 
 
 def index_note(name: str) -> str:
-    """Return the note on a column that was left out because it is the index of a pandas frame or R's row names."""
+    """Return the note on a column that was left out: the index of a pandas DataFrame, or row names written by R."""
     column = f"column {name!r}" if name else "the first column, which has no name,"
-    return f"{column} is an index, and was left out"
+    return f"{column} is an index and was left out"
 
 
 def missing_in(column: Column) -> NDArray[np.bool_]:
-    """Return the mask of missing values of a column, shape (m,)."""
+    """Return a mask, shape (m,), that is True where a value of the column is missing."""
     return np.asarray(column == "" if column.dtype.kind == "U" else np.isnan(column))
 
 
@@ -340,7 +341,7 @@ def label_of(value: Any) -> str:
 
 
 def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
-    """Return a column as text, shape (m,): text unchanged, and the :func:`label_of` any other value."""
+    """Return a column as text, shape (m,); each number or boolean is converted by :func:`label_of`."""
     if column.dtype.kind == "U":
         return column
     values, inverse = np.unique(column, return_inverse=True)
@@ -349,7 +350,7 @@ def labels_of(column: NDArray[Any]) -> NDArray[np.str_]:
 
 
 def find_collision(integers: Iterable[int]) -> tuple[int, int] | None:
-    """Return two different integers that are equal as float64, or None if all differ.
+    """Return two different integers that are equal as float64, or None if there are none.
 
     Examples
     --------
@@ -364,29 +365,29 @@ def find_collision(integers: Iterable[int]) -> tuple[int, int] | None:
 
 
 def require_distinct(integers: Iterable[int], what: str) -> None:
-    """Raise TableError if two integers of a column become equal as float64; `what` names the column."""
+    """Raise TableError if float64 would make two different integers in a column equal; `what` names the column."""
     if two := find_collision(integers):
         raise TableError(
-            f"{what} has {two[0]} and {two[1]}, whole numbers that float64 cannot tell apart; exclude it, or name it "
-            "among the categorical ones"
+            f"{what} has {two[0]} and {two[1]}, integers that are equal as float64; exclude the column, or declare it "
+            "categorical"
         )
 
 
 def gaps_of(columns: dict[str, Column]) -> dict[str, Gap]:
-    """Return the gap of each column that has missing values, for a file without lines."""
+    """Return a Gap for each column that has missing values, by column name, for a file without lines."""
     gaps = {}
     for name, column in columns.items():
         if (missing := missing_in(column)).any():
             is_text = column.dtype.kind == "U"
             description = (
-                "an empty text where a value was expected" if is_text else "nan where a finite number was expected"
+                "an empty string where a value was expected" if is_text else "nan where a finite number was expected"
             )
             gaps[name] = Gap.of_rows(missing, description)
     return gaps
 
 
 def require_memory(needed: int, size: int, what: str, remedy: str = "") -> None:
-    """Raise TableError if the content of a file would take more memory than a file of its size may.
+    """Raise TableError if the content of a file would take too much memory for the size of the file.
 
     Parameters
     ----------
@@ -397,14 +398,14 @@ def require_memory(needed: int, size: int, what: str, remedy: str = "") -> None:
     what : str
         The part of the file that needs the memory, for the error message.
     remedy : str
-        The advice to a user whose file is legitimate.
+        Advice for a user whose file is legitimate.
     """
     if needed > FREE + RATIO * size:
         hint = f"; {remedy}" if remedy else ""
         raise TableError(f"{what} would take {needed:,} bytes of memory, too many for a file of {size:,}{hint}")
 
 
-def first_repeated(names: Iterable[str]) -> str | None:
+def first_duplicate(names: Iterable[str]) -> str | None:
     """Return the first name that occurs twice, or None."""
     seen: set[str] = set()
     for name in names:
@@ -417,18 +418,18 @@ def first_repeated(names: Iterable[str]) -> str | None:
 def require_names(
     source: str, names: Iterable[str], known: Sequence[str], known_set: Container[str] | None = None
 ) -> None:
-    """Raise TableError if some names are unknown, with the nearest match of each.
+    """Raise TableError if some names are unknown; the message suggests the nearest known name for each of them.
 
     Parameters
     ----------
     source : str
-        The file, with which the error message begins.
+        The name of the file; the error message begins with it.
     names : iterable of str
-        The requested columns.
+        The names of the requested columns.
     known : sequence of str
-        The columns of the file.
+        The names of all columns in the file.
     known_set : set of str, optional
-        The set of `known`, which is created if the caller does not pass it.
+        ``set(known)``, if the caller already has it.
     """
     known_set = set(known) if known_set is None else known_set
     if missing := list(dict.fromkeys(name for name in names if name not in known_set)):
@@ -439,7 +440,7 @@ def require_names(
 
 
 def _suggest(name: object, lower: dict[str, str]) -> str:
-    """Return, as part of a message, the nearest match of a name; `lower` maps lower-case names to the columns."""
+    """Return the part of an error message that suggests a column; `lower` maps lower-case names to column names."""
     import difflib
 
     if len(lower) > MAX_COMPARED:

@@ -23,17 +23,17 @@ def train_validation_split(
     m : int
         The number of samples, at least 2.
     share : float
-        The share of the samples to validate with, strictly between 0 and 1; rounded to whole samples.
+        The fraction of the samples in the validation set, strictly between 0 and 1; it is rounded to whole samples.
     rng : numpy.random.Generator
-        The source of randomness: one permutation is drawn, so an equal seed gives an equal split.
+        The source of randomness; the same seed gives the same split.
     stratify : integer array, shape (m,), optional
-        A class label per sample. Each class is then split in the proportion `share`, as closely as whole samples allow,
-        but at least one sample of each class stays in the training set.
+        The class of each sample. The validation set then contains the fraction `share` of each class, rounded to whole
+        samples, but at least one sample of each class stays in the training set.
 
     Returns
     -------
     train, validation : int64 arrays
-        The indices of the samples in each set: sorted, disjoint, not empty, and together all of 0 .. m-1.
+        The indices of the samples in each set, sorted. Each sample is in exactly one set, and neither set is empty.
 
     Raises
     ------
@@ -60,14 +60,14 @@ def train_validation_split(
     wanted = round(m * float(share))
     if not 0 < wanted < m:
         part = "validation" if wanted == 0 else "training"
-        raise ArgumentError(f"share {share} of {m} samples leaves the {part} set empty; both need at least one")
+        raise ArgumentError(f"share {share} of {m} samples leaves the {part} set empty; both sets need samples")
 
     _, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     counts = _validation_counts(sizes, float(share), wanted)
     if not counts.any():
         raise ArgumentError(
-            f"stratify has {sizes.size} classes with one of the {m} samples each, and one sample of each class stays "
-            "in the training set: the validation set is empty; both need at least one"
+            f"stratify has {sizes.size} classes with one sample each; since at least one sample of each class stays "
+            "in the training set, the validation set is empty"
         )
     order = rng.permutation(m)
     by_class = order[np.argsort(class_of[order], kind="stable")]
@@ -91,7 +91,7 @@ def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:
 
 
 def _validation_counts(sizes: Indices, share: float, wanted: int) -> Indices:
-    """Return the number of validation samples of each class, `wanted` in all, by the largest remainder method.
+    """Return how many samples of each class to validate with, `wanted` in total, by the largest remainder method.
 
     At least one sample of each class is left for training.
     """

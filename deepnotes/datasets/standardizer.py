@@ -1,4 +1,4 @@
-"""Standardization of the inputs before the first layer; it is saved with the network."""
+"""Standardization of the inputs of a network; it is saved with the network."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from deepnotes.utils.errors import DataError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Shift and scale each feature so that it has mean 0 and standard deviation 1 in the training data.
+    """Standardization of each feature: subtract the mean and divide by the standard deviation of the training data.
 
     Parameters
     ----------
     mean, scale : ndarray of float64, shape (n, 1)
-        The mean and the standard deviation of each feature.
+        The mean and the standard deviation of each feature; a constant feature has the scale 1.
 
     Raises
     ------
     ShapeError, DataError
-        If the shapes differ, a value is not finite, or a scale is not above 0.
+        If the shapes differ, a value is not finite, or a scale is not positive.
     """
 
     mean: np.ndarray
@@ -33,13 +33,13 @@ class Standardizer:
         if self.mean.ndim != 2 or self.mean.shape[1] != 1 or self.mean.shape != self.scale.shape:
             raise ShapeError(f"mean and scale have shapes {self.mean.shape} and {self.scale.shape}, wanted (n, 1)")
         if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
-            raise DataError("mean and scale must be finite, and scale above 0")
+            raise DataError("mean and scale must be finite, and scale must be positive")
 
     @classmethod
     def fit(cls, X: np.ndarray | OnDisk) -> "Standardizer":
-        """Return the standardizer of the samples X, shape (n, m); a feature that never varies keeps its scale.
+        """Return the standardizer for the samples X, shape (n, m); the scale of a constant feature is 1.
 
-        Samples that stay on disk are read three times, a part of them at a time.
+        Samples that stay on disk are read three times, in parts that fit into memory.
 
         Examples
         --------
@@ -51,21 +51,21 @@ class Standardizer:
         X = X if isinstance(X, OnDisk) else np.asarray(X, dtype=np.float64)
         if X.ndim != 2 or 0 in X.shape:
             raise ShapeError.of("X", X.shape, "(n, m): n features, m samples, at least one of each")
-        with np.errstate(all="ignore"):  # values that are not finite make mean or scale not finite, which is an error
+        with np.errstate(all="ignore"):  # __post_init__ refuses a mean or scale that is not finite
             low, high, mean, scale = statistics(X) if isinstance(X, OnDisk) else _statistics(X)
-        # The computed deviation of equal values may be a rounding error of the mean instead of 0.
+        # For a constant feature, the computed deviation may be a rounding error instead of 0.
         constant = (low == high) | (scale <= 4 * np.finfo(np.float64).eps * np.abs(mean))
         return cls(mean, np.where(constant, 1.0, scale))
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
-        """Return X, shape (n, m), standardized in double precision."""
+        """Return X, shape (n, m), after standardization in double precision."""
         refuse_masked(X, "X")
         return np.asarray((X - self.mean) / self.scale)
 
 
 def _statistics(X: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return minimum, maximum, mean and standard deviation of each feature, shape (n, 1)."""
-    # Scale each feature by a power of 2, which is exact, so that no sum or square overflows.
+    """Return the minimum, maximum, mean and standard deviation of each feature, each of shape (n, 1)."""
+    # Scaling by a power of 2 is exact, and prevents the overflow of sums and squares.
     _, power = np.frexp(np.abs(X).max(axis=1, keepdims=True))
     X = np.ldexp(X, -power)
     low, high = X.min(axis=1, keepdims=True), X.max(axis=1, keepdims=True)

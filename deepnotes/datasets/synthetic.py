@@ -1,4 +1,4 @@
-"""Synthetic data for tests and teaching: any number of samples, reproducible by seed."""
+"""Synthetic data for tests and teaching: any number of samples; the same seed gives the same samples."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from deepnotes.utils.arguments import number, whole
 
 
 class Points(NamedTuple):
-    """Samples with class labels, as rows.
+    """Samples as rows, with class labels.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Points(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Samples with a quantity to predict, as rows.
+    """Samples as rows, with a number to predict for each.
 
     Attributes
     ----------
@@ -45,12 +45,12 @@ class Samples(NamedTuple):
 
 
 def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Points:
-    """Return two interleaved half circles of radius 1: one layer cannot separate them, two can.
+    """Return two interleaved half circles of radius 1; a network needs at least two layers to separate them.
 
     Parameters
     ----------
     samples : int, default 1000
-        The number of samples, half of them in each class, in random order.
+        The number of samples, in random order; each class has half of them.
     noise : float, default 0.1
         The standard deviation of the noise added to both coordinates.
     seed : int, default 0
@@ -67,7 +67,7 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
     """
     y, rng = _classes(samples, 2, seed)
     angle = rng.uniform(0, np.pi, len(y))
-    sign = 1 - 2 * y  # the lower moon is the upper one rotated about (1/2, 1/4)
+    sign = 1 - 2 * y  # the lower moon is the upper moon rotated by 180 degrees about (1/2, 1/4)
     X = np.column_stack([y + sign * np.cos(angle), y / 2 + sign * np.sin(angle)])
     return _points(X + rng.normal(0, number("noise", noise), X.shape), y, 2)
 
@@ -75,16 +75,16 @@ def make_moons(samples: int = 1000, *, noise: float = 0.1, seed: int = 0) -> Poi
 def make_spirals(
     samples: int = 1000, *, classes: int = 2, turns: float = 1.0, noise: float = 0.1, seed: int = 0
 ) -> Points:
-    """Return spiral arms around the origin, one for each class; a small network takes long to separate them.
+    """Return spiral arms around the origin, one for each class; a small network needs many epochs to separate them.
 
     Parameters
     ----------
     samples : int, default 1000
         The number of samples, in random order.
     classes : int, default 2
-        The number of arms, with equally many samples, up to one, in each.
+        The number of arms; their numbers of samples differ by at most one.
     turns : float, default 1.0
-        The number of turns of each arm, from the origin out to a radius of 2π times `turns`.
+        The number of turns of each arm, which begins at the origin and ends at the radius ``2π * turns``.
     noise : float, default 0.1
         The standard deviation of the noise added to both coordinates.
     seed : int, default 0
@@ -103,7 +103,7 @@ def make_spirals(
 def make_blobs(
     samples: int = 1000, *, features: int = 2, classes: int = 3, spread: float = 1.0, seed: int = 0
 ) -> Points:
-    """Return a round cloud of samples for each class, around a centre drawn uniformly from [-10, 10] in each feature.
+    """Return a normally distributed cluster for each class; coordinates of its centre are uniform in [-10, 10].
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def make_blobs(
     features : int, default 2
         The number of features, n.
     classes : int, default 3
-        The number of classes, with equally many samples, up to one, in each.
+        The number of classes; their numbers of samples differ by at most one.
     spread : float, default 1.0
         The standard deviation of each feature within a class.
     seed : int, default 0
@@ -130,11 +130,11 @@ def make_blobs(
 def make_teacher(
     samples: int = 1000, *, features: int = 10, hidden: int = 8, noise: float = 0.0, seed: int = 0
 ) -> Samples:
-    """Return normally distributed samples with the outputs of a small random network, the teacher.
+    """Return normally distributed samples, with the outputs of a small random network (the teacher) as targets.
 
     ``y = v · tanh(W x + b) + noise``, where b is standard normal, and W and v are normal with the standard deviations
-    ``2 / sqrt(features)`` and ``1 / sqrt(hidden)``. A network with one hidden tanh layer, at least as wide as the
-    teacher's, can represent it exactly.
+    ``2 / sqrt(features)`` and ``1 / sqrt(hidden)``. A network with one hidden tanh layer of at least
+    `hidden` neurons can represent the teacher exactly.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def make_teacher(
 
 
 def _classes(samples: int, classes: int, seed: int) -> tuple[NDArray[np.int64], np.random.Generator]:
-    """Return the class of each sample, evenly distributed, in random order."""
+    """Return the class of each sample, in random order and evenly distributed, and the generator to draw X from."""
     rng = np.random.default_rng(whole("seed", seed, 0))
     whole("classes", classes, 2)
     y = np.arange(whole("samples", samples, classes), dtype=np.int64) % classes

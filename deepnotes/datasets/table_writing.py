@@ -26,26 +26,26 @@ def write_table(
 ) -> None:
     """Write columns as CSV with a header row.
 
-    Floats get the fewest digits that read back as the same number of their dtype, integers are written as integers,
-    booleans as 0 and 1, and text so that it reads back unchanged.
+    A float is written with the fewest digits from which its dtype recovers the same number, an integer as an integer,
+    and a boolean as 0 or 1. Text is quoted so that it is read back unchanged.
 
     Parameters
     ----------
     path_or_stream : path or text stream
-        A path is replaced atomically: it holds the whole table or its previous content.
+        A file at the path is replaced atomically: if writing fails, it keeps its previous content.
     names : sequence of str
-        The header: one name per column, distinct and not empty.
+        The header: one name per column; names must be distinct and not empty.
     columns : sequence of arrays, or mapping of names to arrays
-        Numbers or text, each of shape (m,).
+        Arrays of numbers or text, each of shape (m,).
     spreadsheet : bool, default False
-        Whether to put an apostrophe before everything that a spreadsheet could take as a formula, also within a text
-        after a character that the spreadsheet may take as a separator. The file is then safe to open in a spreadsheet;
-        other programs see the apostrophes.
+        Whether to put an apostrophe before everything that a spreadsheet could interpret as a formula, even in the
+        middle of a cell, after a character that could be interpreted as a separator. The file is then safe to open in
+        a spreadsheet; other programs see the apostrophes.
 
     Raises
     ------
     TableError
-        If the file or stream cannot be written to.
+        If the file or stream cannot be written.
     BrokenPipeError
         If the stream raises it.
     ArgumentError, ShapeError, DTypeError
@@ -72,7 +72,7 @@ def write_table(
         path = Path(path_or_stream)
         try:
             csv_files.write_file(path, names, cells)
-        except (OSError, ValueError) as error:  # ValueError: an invalid path, or text that UTF-8 cannot encode
+        except (OSError, ValueError) as error:  # ValueError: invalid path, or text that UTF-8 cannot encode
             raise TableError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
     elif hasattr(path_or_stream, "write"):
         try:
@@ -85,28 +85,28 @@ def write_table(
         raise ArgumentError.of("path_or_stream", path_or_stream, "a path or a text stream")
 
 
-def formulas(texts: NDArray[Any]) -> list[str]:
-    """Return the distinct texts that a spreadsheet may take as formulas, or that contain formulas."""
+def find_formulas(texts: NDArray[Any]) -> list[str]:
+    """Return the distinct strings that a spreadsheet may interpret as formulas, or that contain formulas."""
     return [text for text in np.unique(texts).tolist() if text != inert(text)] if texts.dtype.kind == "U" else []
 
 
 def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[ArrayLike]) -> list[list[object]]:
-    """Return each column as a list of values that the csv module writes correctly."""
+    """Return the columns as lists of values that the csv module writes correctly."""
     if isinstance(columns, Mapping):
         if missing := [name for name in names if name not in columns]:
-            raise ArgumentError(f"columns lacks {listed(missing)}, wanted a column for each of the names")
+            raise ArgumentError(f"columns lacks {listed(missing)}, wanted one column for each name")
         columns = [columns[name] for name in names]
     if len(columns) != len(names):
-        raise ArgumentError(f"columns has {len(columns)} columns, wanted {len(names)}: one for each of the names")
+        raise ArgumentError(f"columns has {len(columns)} columns, wanted {len(names)}: one for each name")
     arrays = [_as_array(name, column) for name, column in zip(names, columns, strict=True)]
     for name, array in zip(names, arrays, strict=True):
         if array.ndim != 1 or array.size != arrays[0].size:
             raise ShapeError.of(f"column {name!r}", array.shape, "(m,) with the same m for all columns")
-    return [exact(array) for array in arrays]
+    return [to_cells(array) for array in arrays]
 
 
 def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
-    """Return a column as an array of numbers or text; raise an error if it cannot be written."""
+    """Return a column as an array of numbers or text; raise ShapeError or DTypeError if it is neither."""
     refuse_lost_nuls(column, f"column {name!r}")
     refuse_masked(column, f"column {name!r}")
     try:
@@ -118,11 +118,11 @@ def _as_array(name: str, column: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def exact(array: NDArray[Any]) -> list[object]:
-    """Return a column as a list that the csv module writes with the fewest digits that read back unchanged."""
+def to_cells(array: NDArray[Any]) -> list[object]:
+    """Return a column as a list of cells, which the csv module writes without loss and with the fewest digits."""
     if array.dtype.kind == "b":
         array = array.astype(np.int8)
     if array.dtype.kind == "f" and array.dtype != np.float64:
-        return [float(str(value)) for value in array]  # 0.1 for a float32, whose float64 value is 0.10000000149011612
+        return [float(str(value)) for value in array]  # 0.1, not 0.10000000149011612, for float32(0.1)
     cells: list[object] = array.tolist()
     return cells

@@ -1,7 +1,7 @@
-"""Data files as tables of named columns.
+"""Data files as tables of named columns, whose rows are samples.
 
-The rows of a table are samples, as in files. The error for a cell that cannot be used gives its line or row. Columns
-that are left out automatically, such as the index of a pandas frame, are listed in the table's notes.
+The error message for an invalid cell gives its line or row. Columns that are left out automatically, such as the index
+of a pandas DataFrame, are listed in the notes of the table.
 """
 
 import os
@@ -31,16 +31,16 @@ from deepnotes.utils.wording import listed, one_line, reason, shown
 __all__ = ["Column", "Table", "read_table", "write_table"]
 
 CSV = (".csv", ".tsv")
-"""The suffixes of text files, which may be compressed, as in .csv.gz."""
+"""The suffixes of CSV files; a second suffix, .gz, marks a compressed file."""
 
 SUFFIXES = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
-"""The names of supported files, for error messages."""
+"""The supported suffixes and names of files, for error messages."""
 
-PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz")
-"""The suffixes of archives and compressed files that are not read."""
+COMPRESSED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz")
+"""The suffixes of archives and compressed files, which are not supported (except .csv.gz, .tsv.gz and IDX files)."""
 
 TEXT = (".txt", ".dat", ".data", ".tab", ".text", ".psv", ".ssv")
-"""The suffixes of files that may hold a table as text."""
+"""The suffixes of unsupported files that may contain a table as text."""
 
 PANDAS = {
     ".xlsx": "read_excel", ".xls": "read_excel", ".xlsm": "read_excel", ".xlsb": "read_excel", ".ods": "read_excel",
@@ -48,7 +48,7 @@ PANDAS = {
     ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
     ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
 }  # fmt: skip
-"""The pandas function that reads each unsupported kind of file, by suffix."""
+"""The pandas functions that read unsupported formats, by suffix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +60,18 @@ class Table:
     names : list of str
         The names of the columns, in order.
     columns : dict of str to array
-        For each name a float64 array (numbers) or a unicode string array (text), each of shape (m,). A missing value
-        is NaN or an empty text.
+        The columns by name: float64 arrays (numbers) or unicode string arrays (text), each of shape (m,). A missing
+        value is NaN or an empty string.
     source : str
         The origin of the table; error messages begin with it.
     lines : dict of str to int
-        The line in `source` of each column's first value, if known.
+        The line of the first value of each column in `source`, by column name, if known.
     gaps : dict of str to Gap
-        The positions of missing values, if known.
+        The missing values of each column that has any, by column name, if known.
     others : list of str
         The names of further columns of `source` that were not read.
     spelled : dict of str to array
-        The original spelling of the values in `source`, for the columns for which it was requested; see :meth:`labels`.
+        The values as they are spelled in `source`, for the columns whose spelling was requested; see :meth:`labels`.
     notes : list of str
         Notes on columns that were left out automatically, such as an index.
 
@@ -98,7 +98,7 @@ class Table:
         if not self.names or self.names != list(self.columns):
             raise ArgumentError(
                 f"names is {listed(self.names)} and columns has {listed(self.columns)}, "
-                "wanted at least one name, the same names in the same order"
+                "wanted at least one name, and the same names in the same order"
             )
         rows = self.n_rows
         for name, column in self.columns.items():
@@ -121,13 +121,13 @@ class Table:
         Raises
         ------
         TableError
-            If there is no such column; the message gives the nearest name and the first ten names.
+            If there is no such column; the message suggests the nearest name and lists the first ten names.
         """
         self.require([name])
         return self.columns[name]
 
     def labels(self, name: str) -> NDArray[np.str_]:
-        """Return the column `name` as class names, shape (m,), in their original spelling if it is known.
+        """Return the column `name` as class names, shape (m,); spelled as in the file, if that was requested.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class Table:
         -------
         X : float64 array, shape (m, n)
         names : list of str
-            The n names of its columns.
+            The names of the n features.
 
         Raises
         ------
@@ -171,12 +171,12 @@ class Table:
             names = [name for name in self.names if name not in left_out]
         self.require(names)
         if not names:
-            raise TableError(f"{self.source}: no column is left to be a feature; columns: {listed(self.names)}")
+            raise TableError(f"{self.source}: no column is left as a feature; columns: {listed(self.names)}")
         for name in names:
             if self.columns[name].dtype.kind == "U":
                 raise TableError(
                     f"{self.place(name)}: column {name!r} is text, its first value is "
-                    f"{shown(self.columns[name][0])}, and features must be numbers"
+                    f"{shown(self.columns[name][0])}, but features must be numbers"
                 )
         return np.column_stack([self.columns[name] for name in names]).astype(np.float64, copy=False), list(names)
 
@@ -187,7 +187,7 @@ class Table:
         ----------
         names : iterable of str
         hint : str
-            The advice with which the message ends.
+            Advice to append to the message.
         """
         for name in names:
             missing = missing_in(self.column(name))
@@ -196,17 +196,17 @@ class Table:
                 raise TableError(f"{gap.message(self.source, name)}{f'; {hint}' if hint else ''}")
 
     def place(self, name: str) -> str:
-        """Return the file and line of a column's first value, for error messages; only the file if it has no lines."""
+        """Return the position of the first value of a column, for error messages: ``FILE:LINE``, or the file alone."""
         return f"{self.source}:{self.lines[name]}" if name in self.lines else self.source
 
     def require(self, names: Iterable[str]) -> None:
-        """Raise TableError unless all these columns were read; the message gives the nearest match of unknown names."""
+        """Raise TableError unless all these columns were read; the message suggests a match for each unknown name."""
         if missing := [name for name in names if name not in self.columns]:
             require_names(self.source, missing, [*self.names, *self.others])
-            raise TableError(f"{self.source}: column {missing[0]!r} is excluded, and so was not read")
+            raise TableError(f"{self.source}: column {missing[0]!r} is excluded, so it was not read")
 
 
-def read_table(  # noqa: PLR0913 - all options of the file formats
+def read_table(  # noqa: PLR0913 - the options of all file formats
     path: str | os.PathLike[str],
     *,
     columns: Collection[str] | None = None,
@@ -238,21 +238,22 @@ def read_table(  # noqa: PLR0913 - all options of the file formats
         missing value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in any case) is
         numeric; a column of only true and false becomes 1 and 0; any other column is text, in which only an empty cell
         is missing. Other text in a column of numbers is an error, unless the values are few enough to be categories. A
-        first column without a name, as pandas writes an index, is left out. So is the first column if each row has one
-        cell more than the header, as R writes row names. Both may be compressed by gzip: ``.csv.gz``, ``.tsv.gz``.
+        first column without a name, such as an index written by pandas, is left out. The first column is also left out
+        if each row has one cell more than the header: it then holds row names written by R. The file may be compressed
+        by gzip: ``.csv.gz``, ``.tsv.gz``.
 
-        ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas frame is
+        ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas DataFrame is
         left out.
 
         ``.npz``: a NumPy archive with ``X`` of shape (m, n) and optionally ``y`` of shape (m,) or (m, k), in upper or
-        lower case: the columns are x0, x1, ... and y, or y0, y1, ... if k > 1; other arrays are ignored. If there is no
-        ``X``, each array of shape (m,) is a column with the array's name.
+        lower case. The columns are x0, x1, ... and y, or y0, y1, ... if k > 1; other arrays are ignored. If there is no
+        ``X``, each array must have shape (m,), and is a column with the array's name.
 
-        ``.npy``: an array X, and y in a file next to it: ``X_train.npy`` and ``y_train.npy``, ``images.npy`` and
-        ``labels.npy``, ``features.npy`` and ``targets.npy``.
+        ``.npy``: an array X, and optionally y in a second file in the same directory, such as ``X_train.npy`` and
+        ``y_train.npy``, ``images.npy`` and ``labels.npy``, or ``features.npy`` and ``targets.npy``.
 
-        IDX, the format of MNIST, plain or gzip: ``train-images-idx3-ubyte.gz`` and ``train-labels-idx1-ubyte.gz`` next
-        to it; the columns are pixel_ROW_COLUMN and label.
+        IDX, the format of MNIST, plain or gzip-compressed: ``train-images-idx3-ubyte.gz``, and optionally
+        ``train-labels-idx1-ubyte.gz`` in the same directory. The columns are pixel_ROW_COLUMN and label.
     columns : collection of str, optional
         The columns to read; by default all.
     exclude : collection of str
@@ -264,18 +265,18 @@ def read_table(  # noqa: PLR0913 - all options of the file formats
     dates : collection of str
         Columns of dates, which become days since 1970-01-01.
     spelled : collection of str
-        Columns whose spelling, such as 007, is keep for :meth:`Table.labels`.
+        Columns whose values are also kept as they are spelled in the file, such as 007, for :meth:`Table.labels`.
     missing : {"error", "keep"}
-        Whether a missing value is an error, or becomes NaN or an empty text.
+        Whether a missing value is an error, or is kept as NaN or an empty string.
     drop_missing : collection of str
         Columns, such as the target, in which a missing value drops its row.
     missing_values : sequence of str
-        Further spellings of a missing value, in columns of numbers and of text.
+        Further spellings of missing values, in numeric and text columns.
     separator : str, optional
         The separator of cells; by default detected: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
         spaces and tabs.
     decimal, thousands : str
-        The decimal point, and the character that groups the digits before it.
+        The decimal separator and the thousands separator.
     strip : str
         Characters that are removed around numbers, such as ``"$%"``.
     encoding : str
@@ -292,7 +293,7 @@ def read_table(  # noqa: PLR0913 - all options of the file formats
     Raises
     ------
     TableError
-        If the file cannot be read or is not a valid table; the message is one line, with the position of the fault.
+        If the file cannot be read or is not a valid table; the message is one line and gives the position of the error.
     ArgumentError
         If an argument is invalid, or arguments contradict each other.
 
@@ -308,7 +309,7 @@ def read_table(  # noqa: PLR0913 - all options of the file formats
     """
     if missing not in ("error", "keep"):
         raise ArgumentError.of("missing", missing, "'error' or 'keep'")
-    form = Format(
+    file_format = Format(
         separator=separator,
         decimal=decimal,
         thousands=thousands,
@@ -320,7 +321,7 @@ def read_table(  # noqa: PLR0913 - all options of the file formats
         missing_values=missing_values,
         date_format=date_format,
     )
-    table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, form))
+    table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, file_format))
     if missing == "error":
         table.require_complete(table.names)
     return table
@@ -336,12 +337,12 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
     """
     path = as_path(path)
     source = one_line(path)
-    reader = reader_of(path)
+    reader = find_reader(path)
     try:
         if reader is None:
-            with path.open("rb"):  # a file that cannot be opened is reported in the system's words
+            with path.open("rb"):  # if the file cannot be opened, report that instead of the suffix
                 pass
-            raise TableError(f"{source}: the suffix is {path.suffix!r}, wanted {SUFFIXES}{conversion_of(path)}")
+            raise TableError(f"{source}: the suffix is {path.suffix!r}, wanted {SUFFIXES}{conversion_hint(path)}")
         content = reader(path, source, request)
     except (OSError, ValueError) as error:  # ValueError: an invalid path
         if isinstance(error, DeepnotesError):
@@ -350,12 +351,12 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
     if not content.columns:
-        raise TableError(f"{source}: no column is left to be read; columns: {listed(content.names)}")
-    return _without_rows(content, request.resolve(source, content.names).drop_missing, source)
+        raise TableError(f"{source}: no column is left to read; columns: {listed(content.names)}")
+    return _drop_rows(content, request.resolve(source, content.names).drop_missing, source)
 
 
-def _without_rows(content: Content, names: Collection[str], source: str) -> Table:
-    """Return the content of a file as a table, without the rows in which one of the columns `names` lacks a value."""
+def _drop_rows(content: Content, names: Collection[str], source: str) -> Table:
+    """Return the content of a file as a table, without the rows in which a value of the columns `names` is missing."""
     others = [name for name in content.names if name not in content.columns]
     columns, gaps, spelled, notes = content.columns, content.gaps, content.spelled, content.notes
     keep = np.ones(len(next(iter(columns.values()))), np.bool_)
@@ -364,63 +365,63 @@ def _without_rows(content: Content, names: Collection[str], source: str) -> Tabl
             keep &= ~missing_in(columns[name])
     if not keep.all():
         if not keep.any():
-            raise TableError(f"{source}: no row has a value of {listed(names)}")
+            raise TableError(f"{source}: every row has a missing value in one of the columns {listed(names)}")
         columns = {name: column[keep] for name, column in columns.items()}
         spelled = {name: column[keep] for name, column in spelled.items()}
-        numbers = np.flatnonzero(keep) + 1
+        original_rows = np.flatnonzero(keep) + 1
         gaps = {
-            name: Gap(gap.count, [int(numbers[row - 1]) for row in gap.positions], gaps[name].description)
+            name: Gap(gap.count, [int(original_rows[row - 1]) for row in gap.positions], gaps[name].description)
             for name, gap in gaps_of({name: columns[name] for name in gaps}).items()
         }
         dropped = int((~keep).sum())
-        rows = "1 row was" if dropped == 1 else f"{dropped:,} rows were"
-        notes = [*notes, f"{rows} dropped, without a value of {listed(names)}"]
+        rows, were = ("1 row", "was") if dropped == 1 else (f"{dropped:,} rows", "were")
+        notes = [*notes, f"{rows} without a value in {listed(names)} {were} dropped"]
     return Table(list(columns), columns, source, content.lines, gaps, others, spelled, notes)
 
 
-def reader_of(path: Path) -> Callable[[Path, str, Request], Content] | None:
+def find_reader(path: Path) -> Callable[[Path, str, Request], Content] | None:
     """Return the reader for a file, chosen by the file's name, or None if the name is not supported."""
     from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
 
-    suffix = (Path(path.stem) if is_packed_csv(path) else path).suffix.lower()
+    suffix = (Path(path.stem) if is_gzip_csv(path) else path).suffix.lower()
     readers: dict[str, Callable[[Path, str, Request], Content]] = dict.fromkeys(CSV, _read_csv)
     readers |= {".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
     return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
 
 
-def is_packed_csv(path: Path) -> bool:
-    """Return whether a file name is that of a gzip-compressed text file."""
+def is_gzip_csv(path: Path) -> bool:
+    """Return whether a file has the name of a gzip-compressed CSV file."""
     return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in CSV
 
 
-def conversion_of(path: Path) -> str:
-    """Return, as the end of a message, how to convert a file in an unsupported format.
+def conversion_hint(path: Path) -> str:
+    """Return the end of an error message that tells how to convert a file in an unsupported format.
 
     Examples
     --------
-    >>> conversion_of(Path("a.xlsx")), conversion_of(Path("a.csv.zip"))
-    ("; pandas.read_excel('a.xlsx').to_csv('a.csv', index=False) converts it", '; unpack it first')
+    >>> conversion_hint(Path("a.xlsx")), conversion_hint(Path("a.csv.zip"))
+    ("; convert it with pandas.read_excel('a.xlsx').to_csv('a.csv', index=False)", '; decompress it first')
     """
     suffix = path.suffix.lower()
-    if suffix in PACKED:
-        return "; unpack it first"
+    if suffix in COMPRESSED:
+        return "; decompress it first"
     if suffix in TEXT:
-        return "; if it holds a table as text, give it a name that ends in .csv"
-    to_csv = f".to_csv({path.stem + '.csv'!r}, index=False) converts it"
+        return "; if it contains a table as text, rename it to end in .csv"
+    to_csv = f".to_csv({path.stem + '.csv'!r}, index=False)"
     if suffix in (".jsonl", ".ndjson"):
-        return f"; pandas.read_json({path.name!r}, lines=True){to_csv}"
-    return f"; pandas.{PANDAS[suffix]}({path.name!r}){to_csv}" if suffix in PANDAS else ""
+        return f"; convert it with pandas.read_json({path.name!r}, lines=True){to_csv}"
+    return f"; convert it with pandas.{PANDAS[suffix]}({path.name!r}){to_csv}" if suffix in PANDAS else ""
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the files that are read for a data file: the file itself, and its companion of targets or labels."""
+def files_to_read(path: Path) -> list[Path]:
+    """Return the files that are read for a data file: the file itself, and its companion file of targets, if any."""
     from deepnotes.datasets import idx_files, npy_files
 
     companion = None
     if idx_files.is_idx(path):
-        companion = idx_files.labels_of(path)
+        companion = idx_files.find_labels_file(path)
     elif path.suffix.lower() == ".npy":
-        companion = npy_files.companion(path)
+        companion = npy_files.find_companion(path)
     return [path] if companion is None else [path, companion]
 
 

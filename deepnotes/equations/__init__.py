@@ -1,8 +1,8 @@
-"""The equations N1 to N16 of the notes and their variants, each written once, as pure functions of a namespace.
+"""The equations N1 to N16 of the notes and their variants, each written once, as a pure function.
 
 The first argument of every function is the array module ``xp`` (see :mod:`deepnotes.equations.array`). A function
-returns new arrays, never writes to its arguments and keeps no state. A backend may replace any function with a faster
-one of the same signature.
+returns new arrays, never writes to its arguments and keeps no state. A backend may replace any of these functions with
+a faster function of the same signature.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
 """The activations ``A = g(Z)`` (N3, N6 to N9 and variants) and their backward forms ``dZ = dA * g'(Z)`` (N12).
 
 Each activation is a pair of functions: ``name(xp, Z)``, and ``name_backward(xp, dA, Z, A)`` with ``A = name(xp, Z)``.
-All arrays, the result included, have shape (n, m) for n neurons and m samples, and the same floating-point dtype. All
-functions propagate NaN. Where ``e^-z`` overflows, infinity is the correct intermediate value
-(``1 / (1 + inf) = 0``); callers that do not want NumPy's overflow warning silence it, as the Programs do.
+All arguments and results have shape (n, m) for n neurons and m samples, and the same floating-point dtype. All
+functions propagate NaN. Where ``e^-z`` overflows, the infinite intermediate value gives the correct result
+(``1 / (1 + inf) = 0``), but NumPy warns; a caller may suppress this warning with ``numpy.errstate``, as Programs do.
 """
 
 from math import pi, sqrt
@@ -11,8 +11,9 @@ from math import pi, sqrt
 from deepnotes.equations.array import Array, Namespace
 
 # erfc(x) = e^(-x²) p(t) / (1 + 2x) with t = (x - 3) / (x + 3), for x >= 0 (M. M. Shepherd and J. G. Laframboise,
-# Math. Comp. 36 (1981) 249). p is the Chebyshev series of degree 24, computed to 40 digits and converted to powers of
-# t; the constant term comes first. tests/equations/test_activations.py checks the result against the exact erfc.
+# Math. Comp. 36 (1981) 249). p is a Chebyshev series of degree 24. Its coefficients were computed to 40 digits and
+# converted to those of a polynomial in t, whose constant term comes first. tests/equations/test_activations.py checks
+# the result against the exact erfc.
 ERFC = (
     1.2530080582697296, -0.13562110612458117, -0.0475622943534492, 0.1296451587027594, -0.11927366341538638,
     0.0683080273440099, -0.02377051491717134, 0.0025293918156939696, 0.0018886903449991718, -0.0007798322696543306,
@@ -24,7 +25,7 @@ ERFC = (
 
 
 def identity(xp: Namespace, Z: Array) -> Array:
-    """Return ``Z``: the activation of a linear output layer. By N4, two layers with it in between are one layer."""
+    """Return ``Z``, for linear output layers. By N4, two layers with only this activation between them equal one."""
     return Z
 
 
@@ -61,8 +62,8 @@ def tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def relu(xp: Namespace, Z: Array) -> Array:
-    """Return ``z`` where ``z >= 0``, else 0 (N8), by ``maximum``, which propagates NaN; a comparison would not."""
-    return xp.maximum(Z, _number(xp, 0, Z))
+    """Return ``z`` where ``z >= 0``, else 0 (N8). It uses ``maximum`` because a comparison would not propagate NaN."""
+    return xp.maximum(Z, _scalar(xp, 0, Z))
 
 
 def relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
@@ -71,7 +72,7 @@ def relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def leaky_relu(xp: Namespace, Z: Array, slope: float = 0.001) -> Array:
-    """Return ``z`` where ``z >= 0``, else ``slope z`` (N9, where the slope is 0.001)."""
+    """Return ``z`` where ``z >= 0``, else ``slope z`` (N9, which has the slope 0.001)."""
     return xp.where(Z >= 0, Z, slope * Z)
 
 
@@ -82,7 +83,7 @@ def leaky_relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, slope: flo
 
 
 def softmax(xp: Namespace, Z: Array) -> Array:
-    """Return ``e^z / Σ e^z`` for each column; its maximum is subtracted from z first, so that nothing overflows."""
+    """Return ``e^z / Σ e^z`` for each column; its maximum is subtracted from z first, which prevents overflow."""
     E = xp.exp(Z - xp.max(Z, axis=0, keepdims=True))
     return E / xp.sum(E, axis=0, keepdims=True)
 
@@ -94,12 +95,12 @@ def softmax_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 def elu(xp: Namespace, Z: Array, alpha: float = 1.0) -> Array:
     """Return ``z`` where ``z > 0``, else ``alpha (e^z - 1)`` (Clevert et al., arXiv:1511.07289)."""
-    return xp.where(Z > 0, Z, alpha * xp.expm1(xp.minimum(Z, _number(xp, 0, Z))))
+    return xp.where(Z > 0, Z, alpha * xp.expm1(xp.minimum(Z, _scalar(xp, 0, Z))))
 
 
 def elu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, alpha: float = 1.0) -> Array:
     """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else ``alpha e^z`` (N12)."""
-    slope = alpha * xp.exp(xp.minimum(Z, _number(xp, 0, Z)))
+    slope = alpha * xp.exp(xp.minimum(Z, _scalar(xp, 0, Z)))
     return dA * xp.where(Z > 0, xp.ones_like(Z), slope)
 
 
@@ -117,7 +118,7 @@ def gelu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 def gelu_tanh(xp: Namespace, Z: Array) -> Array:
     """Return ``z/2 (1 + tanh u)`` with ``u = sqrt(2/π) (z + 0.044715 z³)`` (arXiv:1606.08415, section 2).
 
-    It is computed as ``z σ(2u)``, which is equal and has no cancellation where ``tanh u`` is close to -1.
+    It is computed as ``z σ(2u)``, which is the same number, but without cancellation where ``tanh u`` is close to -1.
     """
     return Z / (1 + xp.exp(-2 * sqrt(2 / pi) * (Z + 0.044715 * Z * Z * Z)))
 
@@ -126,7 +127,7 @@ def gelu_tanh_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
     """Return ``dZ = dA * (s + z s (1 - s) 2u')`` (N12), with ``s = σ(2u)`` and u as in :func:`gelu_tanh`."""
     c = 2 * sqrt(2 / pi)
     S = sigmoid(xp, c * (Z + 0.044715 * Z * Z * Z))
-    T = Z * (S * (1 - S))  # 0 long before Z * Z overflows
+    T = Z * (S * (1 - S))  # underflows to 0 long before Z * Z overflows
     return dA * (S + c * T + 3 * 0.044715 * c * (T * Z * Z))
 
 
@@ -142,8 +143,8 @@ def silu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 
 
 def softplus(xp: Namespace, Z: Array) -> Array:
-    """Return ``log(1 + e^z)``, computed as ``max(z, 0) + log(1 + e^-|z|)``, in which nothing overflows."""
-    return xp.maximum(Z, _number(xp, 0, Z)) + xp.log1p(xp.exp(-abs(Z)))
+    """Return ``log(1 + e^z)``, computed as ``max(z, 0) + log(1 + e^-|z|)``, which cannot overflow."""
+    return xp.maximum(Z, _scalar(xp, 0, Z)) + xp.log1p(xp.exp(-abs(Z)))
 
 
 def softplus_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
@@ -167,7 +168,7 @@ def normal_cdf(xp: Namespace, Z: Array) -> Array:
     erfc is computed from the coefficients ``ERFC``, since the array API standard has no such function.
     """
     X = abs(Z) * sqrt(0.5)
-    t = 1 - 6 / (X + 3)  # (X - 3) / (X + 3), and 1 where X is infinite
+    t = 1 - 6 / (X + 3)  # (X - 3) / (X + 3); in this form, it is 1 where X is infinite
     P = ERFC[-1] * t + ERFC[-2]
     for coefficient in ERFC[-3::-1]:
         P = P * t + coefficient
@@ -175,11 +176,11 @@ def normal_cdf(xp: Namespace, Z: Array) -> Array:
     return xp.where(Z > 0, 1 - tail, tail)
 
 
-def _number(xp: Namespace, value: float, like: Array) -> Array:
-    """Return `value` as a 0-d array of the dtype of `like`; not every library's ``maximum`` takes a Python number."""
-    return xp.asarray(value, dtype=like.dtype)
+def _scalar(xp: Namespace, value: float, Z: Array) -> Array:
+    """Return `value` as a 0-d array with the dtype of Z; some libraries' ``maximum`` does not accept Python numbers."""
+    return xp.asarray(value, dtype=Z.dtype)
 
 
 def _step(xp: Namespace, Z: Array) -> Array:
-    """Return 1 where ``z > 0``, else 0, in the dtype of Z; the standard defines no product of booleans and numbers."""
+    """Return 1 where ``z > 0``, else 0, with the dtype of Z; the standard does not define products with booleans."""
     return xp.astype(Z > 0, Z.dtype)

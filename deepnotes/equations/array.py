@@ -1,22 +1,22 @@
-"""The protocols of an array and of its module: everything that deepnotes requires of an array library.
+"""The protocols Array and Namespace: everything that deepnotes requires of an array library.
 
-Both are subsets of the Python array API standard (version 2023.12). Layers, losses and optimizers use only these names,
-so any conforming library (NumPy, CuPy, ``array_api_strict``, ...) can run them. Equations never write to an array, so
-arrays may be immutable; they never branch on the values of an array and never mix dtypes.
+Both protocols are subsets of the Python array API standard (version 2023.12). Layers, losses and optimizers use nothing
+else, so any library that conforms to the standard (NumPy, CuPy, ``array_api_strict``, ...) can run them. Equations do
+not write to arrays (which may be immutable), branch on the values of an array, or mix dtypes.
 """
 
 from typing import Any, Protocol, TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
 DType: TypeAlias = Any
-"""A dtype object of the namespace. The standard does not specify its class."""
+"""A dtype object of the namespace; the standard does not specify its class."""
 
 
 class Array(Protocol):
     """An array of real numbers, with the attributes and operators of the standard that the equations use.
 
-    The other operand of an operator is an array of the same dtype, which is broadcast, or a Python number of the same
-    kind.
+    The second operand of an operator is an array of the same dtype, to which broadcasting applies, or a Python number
+    of the same kind (integer or floating-point).
     """
 
     @property

@@ -1,4 +1,4 @@
-"""The dense layer: its linear part (N2; each row of it is N1) and its gradients (N13 to N15).
+"""The dense layer: its linear part (N2, whose rows are N1) and its gradients (N13 to N15).
 
 Samples are columns. The symbols in the shapes are those of the notes: ``n`` is the number of neurons of layer ``l``,
 ``n_prev`` the number of neurons of layer ``l - 1``, and ``m`` the number of samples. The first argument of every
@@ -10,7 +10,7 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def linear(xp: Namespace, W: Array, A_prev: Array, b: Array) -> Array:
-    """Return ``Z = W A_prev + b`` (N2). Row ``j`` of Z is the neuron ``z_j`` of N1.
+    """Return ``Z = W A_prev + b`` (N2). Row ``j`` of Z is ``z_j`` of N1 for each sample.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
     Parameters
     ----------
     dZ : Array, shape (n, m)
-        The derivative of the loss of each sample, as in all of N11 to N16.
+        The derivative of the loss of each sample, not of the mean loss; this holds for all of N11 to N16.
     A_prev : Array, shape (n_prev, m)
 
     Returns
@@ -46,11 +46,11 @@ def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
     Array, shape (n, n_prev)
     """
     m = dZ.shape[1]
-    return samples.in_blocks(lambda dZ, A_prev: dZ @ A_prev.T, 1 / m * dZ, A_prev)
+    return samples.sum_in_blocks(lambda dZ, A_prev: dZ @ A_prev.T, 1 / m * dZ, A_prev)
 
 
 def bias_gradient(xp: Namespace, dZ: Array) -> Array:
-    """Return ``db = (1/m) Σ_samples dZ`` (N14) with the sample axis kept, summed over blocks of samples.
+    """Return ``db = (1/m) Σ_samples dZ`` (N14) with ``keepdims=True``, summed over blocks of samples.
 
     Parameters
     ----------
@@ -61,11 +61,11 @@ def bias_gradient(xp: Namespace, dZ: Array) -> Array:
     Array, shape (n, 1)
     """
     m = dZ.shape[1]
-    return samples.in_blocks(lambda dZ: xp.sum(dZ, axis=1, keepdims=True), 1 / m * dZ)
+    return samples.sum_in_blocks(lambda dZ: xp.sum(dZ, axis=1, keepdims=True), 1 / m * dZ)
 
 
 def input_gradient(xp: Namespace, W: Array, dZ: Array) -> Array:
-    """Return ``dA_prev = Wᵀ dZ`` (N15), without the factor ``1/m``: N13 and N14 take the mean.
+    """Return ``dA_prev = Wᵀ dZ`` (N15). It has no factor ``1/m``, since N13 and N14 take the mean over the samples.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def input_gradient(xp: Namespace, W: Array, dZ: Array) -> Array:
 
 
 def gather(xp: Namespace, X: Array, indices: Array) -> Array:
-    """Return the columns of `X` at `indices`, in that order: the samples of one mini-batch.
+    """Return the columns of `X` at `indices`, in the order of `indices`: the samples of one mini-batch.
 
     Parameters
     ----------

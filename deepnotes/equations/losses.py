@@ -1,12 +1,13 @@
-"""The losses (N10, N11 and variants): one value per sample, shape (1, m), and the derivative ``dA = ∂L/∂A``.
+"""The losses (N10, N11 and variants), which return one value per sample, shape (1, m), and their derivatives.
 
-``A``, ``Y`` and the derivatives have shape (k, m) for k outputs and m samples, and one floating-point dtype, which the
-losses have as well. A loss is the mean over the k outputs of a sample, so binary cross-entropy of one output is N10
-itself. The exception is categorical cross-entropy, whose k outputs are one distribution. The cost is the mean of the
-losses over the samples: :func:`mean_loss` computes it, and N13 and N14 its gradient.
+``A``, ``Y`` and the derivatives ``dA = ∂L/∂A`` have shape (k, m) for k outputs and m samples. They and the losses have
+the same floating-point dtype. A loss is the mean over the k outputs of a sample, so binary cross-entropy with a single
+output is N10 itself. The exception is categorical cross-entropy, whose k outputs form one distribution. The cost is the
+mean of the losses over the samples, as computed by :func:`mean_loss`; N13 and N14 compute its gradient.
 
-A function such as :func:`sigmoid_cross_entropy` computes a loss from the logits ``Z`` of its activation, and stays
-accurate where the activation saturates. Its ``_delta`` is ``dZ = ∂L/∂Z`` at the output layer (N11).
+Functions such as :func:`sigmoid_cross_entropy` combine an output activation and a loss. They compute the loss from the
+logits ``Z``, which is accurate even where the activation saturates. The function with the suffix ``_delta`` returns
+``dZ = ∂L/∂Z`` at the output layer (N11).
 """
 
 from deepnotes.equations import samples
@@ -14,22 +15,22 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def binary_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``L = -(y log a + (1 - y) log(1 - a))`` (N10), with ``a`` clipped to ``eps .. 1 - eps`` of its dtype."""
-    A = _inside(xp, A)
+    """Return ``L = -(y log a + (1 - y) log(1 - a))`` (N10), with ``a`` clipped to ``eps .. 1 - eps``."""
+    A = _clip_probability(xp, A)
     return _mean_over_outputs(xp, -(Y * xp.log(A) + (1 - Y) * xp.log1p(-A)))
 
 
 def binary_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
     """Return ``dA = (a - y) / (a (1 - a)) / k``, the derivative of N10 at the clipped ``a``."""
-    A = _inside(xp, A)
+    A = _clip_probability(xp, A)
     return (A - Y) / (A * (1 - A)) / A.shape[0]
 
 
 def sigmoid_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
     """Return N10 of ``a = σ(z)`` from the logits: ``L = max(z, 0) - y z + log(1 + e^-|z|)``, finite for finite ``z``.
 
-    ``max(z, 0) - y z`` is computed as ``z (1 - y)`` for positive z, else as ``-z y``. This avoids cancellation, so the
-    small loss of a correct logit is accurate for y = 1 and for y = 0.
+    ``max(z, 0) - y z`` is computed as ``z (1 - y)`` for positive z, else as ``-z y``. This avoids
+    cancellation, so the small loss of a confident correct prediction is accurate, for y = 1 as well as for y = 0.
     """
     return _mean_over_outputs(xp, Z * (xp.astype(Z > 0, Z.dtype) - Y) + xp.log1p(xp.exp(-abs(Z))))
 
@@ -40,26 +41,26 @@ def sigmoid_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def categorical_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``L = -Σ y log a`` over the outputs of a sample, with ``a`` at least the smallest normal number."""
-    return -xp.sum(Y * xp.log(_positive(xp, A)), axis=0, keepdims=True)
+    """Return ``L = -Σ y log a`` over the outputs, with ``a`` clipped to at least the smallest normal number."""
+    return -xp.sum(Y * xp.log(_clip_positive(xp, A)), axis=0, keepdims=True)
 
 
 def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = -y / a``, with ``a`` at least the smallest normal number."""
-    return -Y / _positive(xp, A)
+    """Return ``dA = -y / a``, with ``a`` clipped to at least the smallest normal number."""
+    return -Y / _clip_positive(xp, A)
 
 
 def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
     """Return ``L = -Σ y log a`` of ``a = softmax(z)`` from the logits, finite for finite ``z``.
 
-    With ``d = z - max z``, ``-log a = log Σ e^d - d``. If the largest logit is that of the correct class, ``Σ e^d`` is
-    close to 1. The columns of Y sum to 1, so ``Σ e^d - 1 = Σ (e^d - y)``, and log1p of the right-hand side gives the
-    small loss accurately.
+    With ``d = z - max z``, ``-log a = log Σ e^d - d``. If the correct class has by far the largest logit,
+    ``Σ e^d`` is close to 1, and its logarithm is inaccurate. The columns of Y sum to 1, so ``Σ e^d - 1 = Σ (e^d - y)``,
+    and log1p of the right-hand side is accurate.
     """
     D = Z - xp.max(Z, axis=0, keepdims=True)
     log_total = xp.log1p(xp.sum(xp.exp(D) - Y, axis=0, keepdims=True))
     zero = xp.zeros_like(Y)
-    L = xp.where(xp.equal(Y, zero), zero, Y * (log_total - D))  # d may overflow, and 0 times infinity is NaN
+    L = xp.where(xp.equal(Y, zero), zero, Y * (log_total - D))  # d may be -inf, and 0 times infinity is NaN
     return xp.sum(L, axis=0, keepdims=True)
 
 
@@ -90,13 +91,14 @@ def mean_absolute_error_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def huber(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
-    """Return the mean over the outputs of ``e²/2`` if ``|e| <= delta``, else ``delta (|e| - delta/2)``; ``e = a - y``.
+    """Return the mean over the outputs of ``e²/2`` if ``|e| <= delta``, else of ``delta (|e| - delta/2)``.
 
-    P. J. Huber, Ann. Math. Statist. 35 (1964) 73. It is computed as ``c (|e| - c/2)`` with ``c = min(|e|, delta)``.
+    Here ``e = a - y`` (P. J. Huber, Ann. Math. Statist. 35 (1964) 73). Both cases are computed as ``c (|e| - c/2)``
+    with ``c = min(|e|, delta)``.
     """
-    size = abs(A - Y)
-    near = xp.minimum(size, xp.asarray(delta, dtype=size.dtype))
-    return _mean_over_outputs(xp, near * (size - 0.5 * near))
+    error = abs(A - Y)
+    clipped = xp.minimum(error, xp.asarray(delta, dtype=error.dtype))
+    return _mean_over_outputs(xp, clipped * (error - 0.5 * clipped))
 
 
 def huber_derivative(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> Array:
@@ -112,13 +114,13 @@ def poisson(xp: Namespace, A: Array, Y: Array) -> Array:
     This is the negative log-likelihood of the count ``y`` under a Poisson distribution of rate ``a > 0``, without the
     term ``log y!``, which does not depend on ``a``.
     """
-    A = _positive(xp, A)
+    A = _clip_positive(xp, A)
     return _mean_over_outputs(xp, A - Y * xp.log(A))
 
 
 def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = (1 - y / a) / k``, as ``(a - y) / a / k``, which is accurate where ``a`` is close to ``y``."""
-    A = _positive(xp, A)
+    """Return ``dA = (1 - y / a) / k``, computed as ``(a - y) / a / k``, which is accurate for ``a`` close to ``y``."""
+    A = _clip_positive(xp, A)
     return (A - Y) / A / A.shape[0]
 
 
@@ -128,15 +130,15 @@ def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
     Near the minimum, where ``|e| < y / 2`` with ``e = a - y``, it is computed as ``e - y log1p(e / y)``, which is as
     accurate as ``a`` itself.
     """
-    A = _positive(xp, A)
+    A = _clip_positive(xp, A)
     E = A - Y
-    near = abs(E) < 0.5 * Y
-    log_ratio = xp.log1p(xp.where(near, E, xp.zeros_like(E)) / xp.where(near, Y, xp.ones_like(Y)))  # log(a / y)
-    return _mean_over_outputs(xp, xp.where(near, E - Y * log_ratio, _y_log_y(xp, Y) - Y * xp.log(A) + E))
+    is_near = abs(E) < 0.5 * Y
+    log_ratio = xp.log1p(xp.where(is_near, E, xp.zeros_like(E)) / xp.where(is_near, Y, xp.ones_like(Y)))  # log(a / y)
+    return _mean_over_outputs(xp, xp.where(is_near, E - Y * log_ratio, _y_log_y(xp, Y) - Y * xp.log(A) + E))
 
 
 def half_poisson_deviance_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``dA = (1 - y / a) / k``, which is :func:`poisson_derivative`."""
+    """Return ``dA = (1 - y / a) / k``, the same as :func:`poisson_derivative`."""
     return poisson_derivative(xp, A, Y)
 
 
@@ -172,42 +174,42 @@ def one_hot(xp: Namespace, y: Array, k: int, dtype: object) -> Array:
 
 def total_weight(xp: Namespace, w: Array) -> Array:
     """Return the sum of the sample weights `w`, shape (1, m), as a 0-d array, summed over blocks of samples."""
-    return samples.in_blocks(xp.sum, w)
+    return samples.sum_in_blocks(xp.sum, w)
 
 
 def sample_scale(xp: Namespace, w: Array) -> Array:
     """Return the sample weights `w`, shape (1, m), scaled to mean 1, so that a mean of ``w L`` is a weighted mean of L.
 
-    If all weights are 0, they stay 0, and the batch has no loss and no gradient.
+    If all weights are 0, they stay 0, and so do the loss and the gradient of the batch.
     """
     total = total_weight(xp, w)
     return w * (w.shape[1] / xp.where(total > 0, total, xp.ones_like(total)))
 
 
 def mean_loss(xp: Namespace, L: Array) -> Array:
-    """Return the cost (N10) as a 0-d array: the mean of the losses `L` of the samples, shape (1, m).
+    """Return the cost (N10) as a 0-d array: the mean of the losses `L`, shape (1, m), over the samples.
 
-    The losses are divided by m before they are summed over blocks of samples, so that finite losses have a finite mean.
+    The losses are divided by m before they are summed over blocks of samples, so the mean of finite losses is finite.
     """
-    return samples.in_blocks(xp.sum, 1 / L.shape[1] * L)
+    return samples.sum_in_blocks(xp.sum, 1 / L.shape[1] * L)
 
 
 def _mean_over_outputs(xp: Namespace, L: Array) -> Array:
-    """Return the mean over the outputs, shape (1, m), of `L`, shape (k, m)."""
+    """Return the mean of `L`, shape (k, m), over the outputs; shape (1, m)."""
     return L if L.shape[0] == 1 else xp.sum(1 / L.shape[0] * L, axis=0, keepdims=True)
 
 
 def _y_log_y(xp: Namespace, Y: Array) -> Array:
-    """Return ``y log y``, which is 0 at ``y = 0``."""
+    """Return ``y log y``, and 0 where ``y = 0``."""
     return Y * xp.log(xp.where(Y > 0, Y, xp.ones_like(Y)))
 
 
-def _positive(xp: Namespace, A: Array) -> Array:
-    """Return A with elements of at least the smallest normal number of its dtype, whose logarithm is finite."""
+def _clip_positive(xp: Namespace, A: Array) -> Array:
+    """Return A, clipped to at least the smallest normal number of its dtype, whose logarithm is finite."""
     return xp.maximum(A, xp.asarray(xp.finfo(A.dtype).smallest_normal, dtype=A.dtype))
 
 
-def _inside(xp: Namespace, A: Array) -> Array:
-    """Return A, clipped to ``eps .. 1 - eps`` with the machine epsilon of its dtype."""
+def _clip_probability(xp: Namespace, A: Array) -> Array:
+    """Return A, clipped to ``eps .. 1 - eps``; eps is the machine epsilon of its dtype."""
     eps = float(xp.finfo(A.dtype).eps)
     return xp.minimum(xp.maximum(A, xp.asarray(eps, dtype=A.dtype)), xp.asarray(1 - eps, dtype=A.dtype))

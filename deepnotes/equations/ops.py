@@ -1,4 +1,4 @@
-"""The equations bound to one namespace, with the backend's kernels instead of the equations that they replace."""
+"""The equations bound to one namespace; a backend's kernels take the place of the equations with the same names."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,16 +8,16 @@ from deepnotes.equations.array import Namespace
 
 
 class Ops:
-    """The equations bound to one namespace: ``ops.linear(W, A_prev, b)`` is ``linear(xp, W, A_prev, b)``.
+    """The equations bound to one namespace: ``ops.linear(W, A_prev, b)`` returns ``linear(xp, W, A_prev, b)``.
 
-    Layers, losses and optimizers compute only through this object.
+    Layers, losses and optimizers compute with such an object only.
 
     Parameters
     ----------
     namespace : Namespace
         The array module.
     kernels : mapping of str to callable
-        Faster functions that replace the equations of the same names.
+        Functions that replace the equations with the same names.
 
     Attributes
     ----------

@@ -1,9 +1,9 @@
-"""The updates of the optimizers: the next parameters θ and slots, from the current ones and the gradient g.
+"""The updates of the optimizers: the next parameters θ and slots from the current θ and slots and the gradient g.
 
 All arrays are flat buffers of shape (p,), for the p parameters of a whole network, and have the dtype of θ. A slot is
-an array that an optimizer carries from update to update, such as a velocity. Numbers that may change from update to
-update (``rate``, ``epsilon``, ``share``) are Python numbers or 0-d arrays of the dtype of θ; the caller computes them
-in double precision.
+an array that an optimizer keeps between updates, such as a velocity. Numbers that may differ between updates (``rate``,
+``epsilon``, ``share``) are Python numbers or 0-d arrays of the dtype of θ; the caller computes them in double
+precision.
 """
 
 from deepnotes.equations.array import Array, Namespace
@@ -20,7 +20,7 @@ def momentum(
     """Return the next θ and velocity: ``v ← momentum v + g``, then ``θ ← θ - rate v``.
 
     With `nesterov`, ``θ ← θ - rate (g + momentum v)``. This is the method of Sutskever et al., ICML 2013, equations 3
-    and 4, if θ stands for the point at which they take the gradient, their ``θ + momentum v``.
+    and 4, but θ is the point at which the gradient is taken; in their notation, that point is ``θ + momentum v``.
     """
     v = momentum * v + g
     return theta - rate * (g + momentum * v if nesterov else v), v
@@ -40,12 +40,12 @@ def rmsprop(
 def rmsprop_inside(
     xp: Namespace, theta: Array, g: Array, s: Array, rate: float, rho: float, epsilon: float
 ) -> tuple[Array, Array]:
-    """Return the next θ and mean square as :func:`rmsprop`, but ``θ ← θ - rate g / sqrt(s + epsilon)``, as in Keras."""
+    """Return the same as :func:`rmsprop`, but with ``θ ← θ - rate g / sqrt(s + epsilon)``, as in Keras."""
     s = rho * s + (1 - rho) * (g * g)
     return theta - rate * (g / xp.sqrt(s + epsilon)), s
 
 
-def adam(  # noqa: PLR0913 - an equation of nine symbols
+def adam(  # noqa: PLR0913 - the equation has nine symbols
     xp: Namespace,
     theta: Array,
     g: Array,
@@ -59,8 +59,8 @@ def adam(  # noqa: PLR0913 - an equation of nine symbols
     """Return the next θ, ``m`` and ``v`` of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
 
     ``m ← beta1 m + g`` and ``v ← beta2 v + g²`` are discounted sums. Divided by the sums of their discount factors,
-    they are the bias-corrected means of the paper. `rate` and `epsilon` already include these divisions (see
-    :meth:`deepnotes.Adam.scalars`), so the update is ``θ ← θ - rate m / (sqrt v + epsilon)``.
+    they are the bias-corrected moment estimates of the paper. These divisions are already included in `rate` and
+    `epsilon` (see :meth:`deepnotes.Adam.scalars`), so the update is ``θ ← θ - rate m / (sqrt v + epsilon)``.
     """
     m = beta1 * m + g
     v = beta2 * v + g * g

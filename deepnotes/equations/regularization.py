@@ -9,12 +9,12 @@ from deepnotes.equations.array import Array, Namespace
 
 
 def l2_penalty(xp: Namespace, theta: Array, decays: Array, l2: float) -> Array:
-    """Return ``(l2 / 2) Σ w²`` as a 0-d array; the sum is over the weights (where `decays` is 1), not the biases."""
+    """Return ``(l2 / 2) Σ w²`` as a 0-d array; the sum is over the weights (`decays` is 1), not the biases (0)."""
     return 0.5 * l2 * xp.sum(decays * (theta * theta))
 
 
 def l2_gradient(xp: Namespace, g: Array, theta: Array, decays: Array, l2: float) -> Array:
-    """Return ``g + l2 w``: the gradient `g` of the cost plus the gradient of :func:`l2_penalty`."""
+    """Return ``g + l2 w`` for weights, ``g`` for biases: the gradient of the cost plus that of :func:`l2_penalty`."""
     return g + l2 * decays * theta
 
 
@@ -24,17 +24,17 @@ def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
     Pascanu et al., arXiv:1211.5063, algorithm 1.
     """
     limit = xp.asarray(max_norm, dtype=g.dtype)
-    unit = xp.maximum(xp.max(abs(g)), limit)  # factored out of the sum of squares, which could overflow
-    u = g / unit
-    norm = xp.sqrt(xp.sum(u * u))
-    return g * (limit / unit / xp.maximum(norm, limit / unit))
+    scale = xp.maximum(xp.max(abs(g)), limit)  # without it, the sum of squares could overflow
+    scaled = g / scale
+    norm = xp.sqrt(xp.sum(scaled * scaled))
+    return g * (limit / scale / xp.maximum(norm, limit / scale))
 
 
 def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:
     """Return ``A / (1 - rate)`` where `keep` is 1, else 0 (Srivastava et al., JMLR 15 (2014) 1929).
 
-    The scaling gives each element the same expected value as without dropout. The backward form is the same function,
-    called with dA instead of A.
+    Due to the factor ``1 / (1 - rate)``, each element has the same expected value as without dropout. The backward form
+    is the same function, called with dA instead of A.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:
 def dropout_mask(
     xp: Namespace, shape: tuple[int, int], rate: float, seed: int, step: Array, layer: int, dtype: object
 ) -> Array:
-    """Return 1 with probability ``1 - rate``, else 0, for every neuron and sample; the same on every backend.
+    """Return a random mask: 1 with probability ``1 - rate``, else 0. It is the same on every backend.
 
-    The random number of an element is one word of :func:`philox`; the counter consists of the index of the element,
+    Element i of the mask is determined by word ``i % 4`` of :func:`philox`, whose counter consists of ``i // 4``,
     `layer` and `step`.
 
     Parameters
@@ -77,19 +77,18 @@ def dropout_mask(
     Returns
     -------
     Array, shape (n, m)
-        Element ``(i, j)`` has the index ``j n + i``, so the mask of a sample does not depend on the number of samples
-        that follow it.
+        Elements are numbered sample by sample, so the mask of a sample does not depend on how many samples follow it.
     """
     n, m = shape
     blocks = xp.arange(ceil(n * m / 4), dtype=xp.int64)
-    four = philox(xp, (blocks, layer, step & 0xFFFFFFFF, step >> 32), seed)
-    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in four], axis=1), (-1,))
+    word_arrays = philox(xp, (blocks, layer, step & 0xFFFFFFFF, step >> 32), seed)
+    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in word_arrays], axis=1), (-1,))
     keep = words[: n * m] >= round(rate * 2**32)
     return xp.astype(xp.reshape(keep, (m, n)).T, dtype)
 
 
 def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -> tuple[Array, Array, Array, Array]:
-    """Return the four 32-bit words of Philox-4x32-10 for each counter (Salmon et al., SC'11), in int64 arrays.
+    """Return four random 32-bit words, as int64 arrays, for each counter: Philox-4x32-10 (Salmon et al., SC'11).
 
     Parameters
     ----------
@@ -101,8 +100,8 @@ def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -
 
     Notes
     -----
-    The product of two 32-bit words has 64 unsigned bits. Splitting one factor into halves keeps every intermediate
-    result below 2^49, so int64, which every library has, is enough.
+    The product of two 32-bit words has 64 unsigned bits. One factor is split into halves, so that every intermediate
+    result is below 2^49 and fits into int64, which every library has.
     """
     word = 0xFFFFFFFF
     key0, key1 = seed & word, seed >> 32 & word
@@ -118,7 +117,7 @@ def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -
 
 
 def _product(x: Array, factor: int) -> tuple[Array, Array]:
-    """Return the high and the low 32-bit word of the product of two 32-bit words."""
+    """Return the high and the low 32-bit word of the product of two unsigned 32-bit integers."""
     upper = (x >> 16) * factor
     lower = (x & 0xFFFF) * factor + ((upper & 0xFFFF) << 16)
     return (upper >> 16) + (lower >> 32), lower & 0xFFFFFFFF

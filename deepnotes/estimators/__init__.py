@@ -1,6 +1,6 @@
 """Drop-in replacements for scikit-learn's multilayer perceptrons, on any backend; needs the extra ``sklearn``.
 
-Samples are rows, as in scikit-learn; the core gets a transposed view.
+Samples are rows, as in scikit-learn; the rest of the package gets a transposed view.
 """
 
 from deepnotes.utils.errors import MissingExtraError

@@ -1,4 +1,4 @@
-"""Translation of scikit-learn's parameters to layers, initial parameters, losses and their objectives."""
+"""Translation of an estimator's parameters to layers, initial weights and biases, a loss and its objective."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ OUTPUTS: dict[str, ActivationFunction] = {
     "softmax": Activation("softmax"),
     "exp": Activation("exp"),
 }
-"""The activation of the last layer, by its name in ``out_activation_``."""
+"""The activations of the last layer, by the value of ``out_activation_``."""
 
 
 def hidden_sizes(hidden_layer_sizes: Any) -> list[int]:
@@ -36,7 +36,7 @@ def hidden_sizes(hidden_layer_sizes: Any) -> list[int]:
     for size in sizes:
         if not isinstance(size, int | np.integer) or isinstance(size, bool):
             raise ArgumentError.of(
-                "hidden_layer_sizes", hidden_layer_sizes, f"whole numbers: {size!r} is not a whole number"
+                "hidden_layer_sizes", hidden_layer_sizes, f"only integers; {size!r} is not an integer"
             )
         if size <= 0:
             raise ArgumentError(f"hidden_layer_sizes must be > 0, got {sizes}.")
@@ -44,18 +44,18 @@ def hidden_sizes(hidden_layer_sizes: Any) -> list[int]:
 
 
 def hidden_activations(activation: Any, count: int) -> list[str | ActivationFunction]:
-    """Return the activations of `count` hidden layers; `activation` is one for all layers, or a list of them.
+    """Return the activations of `count` hidden layers; `activation` is one for all layers, or a list of one for each.
 
     Raises
     ------
     ArgumentError, UnknownNameError
     """
-    each = list(activation) if isinstance(activation, list | tuple) else [activation] * count
-    if len(each) != count:
+    activations = list(activation) if isinstance(activation, list | tuple) else [activation] * count
+    if len(activations) != count:
         raise ArgumentError(
-            f"activation={activation!r} has {len(each)} activations, wanted {count}: one per hidden layer"
+            f"activation={activation!r} has {len(activations)} activations, wanted {count}: one per hidden layer"
         )
-    return [_to_activation(g) for g in each]
+    return [_to_activation(g) for g in activations]
 
 
 def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: str) -> list[Layer]:
@@ -66,11 +66,11 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     units : sequence of int
         ``n[0], n[1], ..., n[L]``.
     activation : str, ActivationFunction or list of them
-        The activation of the hidden layers.
+        The activation of all hidden layers, or a list of one for each.
     dropout : float or list of float
-        The fraction of the outputs of each hidden layer that is dropped.
+        The fraction of the outputs of each hidden layer to drop; a list has one fraction for each layer.
     out_activation : str
-        The activation of the last layer, see :data:`OUTPUTS`.
+        The activation of the last layer, a key of :data:`OUTPUTS`.
 
     Raises
     ------
@@ -87,13 +87,13 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     return [*hidden_layers, Dense(units[-1], OUTPUTS[out_activation])]
 
 
-def initial(
+def initial_parameters(
     units: Sequence[int], activation: Any, random_state: np.random.RandomState, dtype: np.dtype[Any]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return weights, shape (n_prev, n), and biases, shape (n,), drawn as scikit-learn draws them.
+    """Return initial weights, shape (n_prev, n), and biases, shape (n,), with the same random numbers as scikit-learn.
 
-    The distribution is uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for the sigmoid.
-    The bound of the last layer is computed as if it had the activation of the last hidden layer.
+    The distribution is uniform within the bound of Glorot and Bengio (AISTATS 2010); the bound is smaller for the
+    sigmoid. For the last layer, it is computed as if the layer had the activation of the last hidden layer.
     """
     activations = hidden_activations(activation, len(units) - 2)
     activations = [*activations, activations[-1] if activations else activation]
@@ -107,10 +107,10 @@ def initial(
 
 
 def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tuple[LossFunction, Objective]:
-    """Return a loss and its objective.
+    """Return a loss, by name or as an object, and its objective for this number of outputs.
 
-    For scikit-learn's own losses, the objective sums over outputs, as scikit-learn does. With several regression
-    targets, scikit-learn minimizes the sum of half the squared errors over the targets, but reports their mean.
+    For scikit-learn's own losses, the objective is the sum over the outputs, as in scikit-learn. For several
+    regression targets, scikit-learn minimizes the sum of half the squared errors, but reports their mean.
     """
     k, softmax = float(outputs), out_activation == "softmax"
     table: dict[Any, tuple[str, float, float]] = {
@@ -122,13 +122,13 @@ def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tupl
     return as_loss(loss), Objective(scale, reported_scale, share_l2=True, weighted_mean=True)
 
 
-def check(loss: LossFunction, last: Layer) -> None:
-    """Raise ArgumentError if a loss is not defined on the outputs of the last layer."""
+def check_loss(loss: LossFunction, last: Layer) -> None:
+    """Raise ArgumentError if `loss` is not defined for the outputs of the `last` layer."""
     check_pair(loss, getattr(last, "g", None))
 
 
 def _to_activation(activation: Any) -> str | ActivationFunction:
-    """Return an activation function, or the name in deepnotes of an activation that is given by name."""
+    """Return an activation function unchanged, or convert scikit-learn's name of an activation to that in deepnotes."""
     if isinstance(activation, ActivationFunction):
         return activation
     return "sigmoid" if activation == "logistic" else str(activation)

@@ -1,4 +1,4 @@
-"""The common base class of both estimators: scikit-learn's parameters, checks and attributes around the fit loop."""
+"""The base class of both estimators: scikit-learn's parameters, checks and attributes around the training loop."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-25, 1e25
 
 
 class Samples(NamedTuple):
-    """Validated samples: X of shape (m, features), y of shape (m, k) or class indices (m,), weights (m,) or None."""
+    """Validated samples: X, shape (m, features), y, shape (m, k) or (m,) for class indices, and weights, shape (m,)."""
 
     X: Any
     y: np.ndarray
@@ -68,7 +68,7 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return validated samples, with targets of shape (m, k) or class indices of shape (m,)."""
 
     def _outputs_for(self, y: np.ndarray) -> int:
-        """Return the number of outputs for validated targets."""
+        """Return the number of outputs that validated targets `y` need."""
         return int(y.shape[1])
 
     @abstractmethod
@@ -77,10 +77,10 @@ class DenseEstimator(BaseEstimator, ABC):
 
     @abstractmethod
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        """Return the score of outputs of shape (m, k) for validated targets."""
+        """Return the score of the outputs `A`, shape (m, k), for validated targets `y`."""
 
     def _weights(self, y: np.ndarray, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
-        """Return the weight of each sample, shape (m,), or None; `y` holds the validated targets."""
+        """Return the weights of the samples, shape (m,), or None; `y` are validated targets."""
         weights = None
         if sample_weight is not None:
             refuse_masked(sample_weight, "sample_weight")
@@ -113,14 +113,15 @@ class DenseEstimator(BaseEstimator, ABC):
         Raises
         ------
         ValueError, TypeError
-            As for scikit-learn's estimators; also if the parameters or the loss become NaN or infinite.
+            In the same cases as scikit-learn's estimators, and if the parameters or the loss become NaN or infinite.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
     def to_network(self) -> Network:
         """Return a :class:`~deepnotes.Network` with copies of the layers and parameters, to save or export.
 
-        Its samples are columns. Its ``metadata`` has the names of features and classes, if the estimator has them.
+        In the network, samples are columns. Its ``metadata`` contains the names of the features and classes, if the
+        estimator has them.
 
         Raises
         ------
@@ -156,50 +157,53 @@ class DenseEstimator(BaseEstimator, ABC):
         sizes = architecture.hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
             raise ArgumentError(
-                "partial_fit does not support early_stopping=True, which needs all samples to hold some of them out; "
-                "wanted early_stopping=False"
+                "partial_fit does not support early_stopping=True, which needs all samples at once to hold out some of "
+                "them; wanted early_stopping=False"
             )
         callbacks = self._callbacks()
-        first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y = self._validate(X, y, incremental, reset=first)
+        from_scratch = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        X, y = self._validate(X, y, incremental, reset=from_scratch)
         samples = Samples(X, y, self._weights(y, sample_weight, X, incremental))
         units = [X.shape[1], *sizes, self._outputs_for(y)]
         backend = get_backend(self.backend)
         self.n_outputs_ = units[-1]
         self._random_state = check_random_state(self.random_state)
-        if first:
+        if from_scratch:
             self._initialize(units, X.dtype)
         network = self._network(units, backend)
         if self.solver == "lbfgs":
             self._fit_lbfgs(network, samples)
         else:
-            if not first:  # missing if the last solver was lbfgs, or if a user has set the parameters
+            if not from_scratch:
+                # These attributes are missing if the last solver was lbfgs, or if a user set coefs_ and intercepts_.
                 self.loss_curve_ = getattr(self, "loss_curve_", [])
                 self._no_improvement_count = getattr(self, "_no_improvement_count", 0)
                 if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:
                     self._reset_curves()
             self._fit_stochastic(network, samples, incremental, callbacks)
-        self.coefs_, self.intercepts_ = self._live_network.show()
+        self.coefs_, self.intercepts_ = self._live_network.expose()
         return self
 
     def _callbacks(self) -> list[Any]:
         """Return the callbacks; raise ArgumentError if one writes checkpoints."""
         callbacks = as_callbacks(self.callbacks or ())
         if any(callback.saves for callback in callbacks):
-            raise ArgumentError("callbacks: an estimator cannot be resumed from checkpoints; train a Network for that")
+            raise ArgumentError("callbacks: an estimator cannot be resumed from checkpoints; train a Network instead")
         return callbacks
 
     def _initialize(self, units: list[int], dtype: Any) -> None:
-        """Set the initial state of a training, and draw the parameters as scikit-learn does."""
+        """Set the initial training state, and draw the same initial parameters as scikit-learn."""
         if self.solver == "lbfgs" and self.dtype is None:
-            dtype = np.dtype(np.float64)  # SciPy computes in float64; as in scikit-learn, the dtype of X has no effect
+            dtype = np.dtype(np.float64)  # SciPy computes in float64, whatever the dtype of X
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._out_activation()
         layers = architecture.layers(units, self.activation, self.dropout, self.out_activation_)
         loss, _ = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
-        architecture.check(loss, layers[-1])  # before any parameters are set
-        self.coefs_, self.intercepts_ = architecture.initial(units, self.activation, self._random_state, dtype)
+        architecture.check_loss(loss, layers[-1])  # before any parameters are set
+        self.coefs_, self.intercepts_ = architecture.initial_parameters(
+            units, self.activation, self._random_state, dtype
+        )
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
         self._live_network = LiveNetwork(self.learning_rate_init)
         if self.solver != "lbfgs":
@@ -208,12 +212,12 @@ class DenseEstimator(BaseEstimator, ABC):
             self._reset_curves()
 
     def _reset_curves(self) -> None:
-        """Reset the best values and the curves of loss and score."""
-        scored = self.early_stopping
-        self.validation_scores_: list[float] | None = [] if scored else None
-        self.validation_loss_curve_: list[float] | None = [] if scored else None
-        self.best_validation_score_: float | None = -np.inf if scored else None
-        self.best_loss_: float | None = None if scored else np.inf
+        """Reset the curves of losses and scores, and their best values."""
+        validates = self.early_stopping
+        self.validation_scores_: list[float] | None = [] if validates else None
+        self.validation_loss_curve_: list[float] | None = [] if validates else None
+        self.best_validation_score_: float | None = -np.inf if validates else None
+        self.best_loss_: float | None = None if validates else np.inf
 
     def _network(self, units: list[int] | None = None, backend: Backend | None = None) -> Network:
         """Return the network with the parameters in ``coefs_`` and ``intercepts_``.
@@ -221,22 +225,22 @@ class DenseEstimator(BaseEstimator, ABC):
         Raises
         ------
         ArgumentError
-            If `units`, the required layer sizes, differ from the sizes of these parameters.
+            If `units`, the required sizes of the layers, differ from the sizes of these parameters.
         """
         sizes = self._parameter_sizes()
         if units is not None and units != sizes:
-            raise ArgumentError(f"the layers of the last fit have the sizes {sizes}, and this fit needs {units}")
+            raise ArgumentError(f"the layers of the last fit have the sizes {sizes}, but this fit needs {units}")
         layers = architecture.layers(sizes, self.activation, self.dropout, self.out_activation_)
         if not hasattr(self, "_live_network"):
             self._live_network = LiveNetwork(self.learning_rate_init)
         network = self._live_network.network(
             layers, backend or get_backend(self.backend), getattr(self, "_seed", 0), self.coefs_, self.intercepts_
         )
-        self.coefs_, self.intercepts_ = self._live_network.show()
+        self.coefs_, self.intercepts_ = self._live_network.expose()
         return network
 
     def _parameter_sizes(self) -> list[int]:
-        """Return ``n[0], n[1], ..., n[L]`` of ``coefs_`` and ``intercepts_``, which a user may have set.
+        """Return the sizes ``n[0], n[1], ..., n[L]`` of ``coefs_`` and ``intercepts_``, which a user may have set.
 
         Raises
         ------
@@ -262,7 +266,7 @@ class DenseEstimator(BaseEstimator, ABC):
         return sizes
 
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
-        """Return the plan of a training; if `exact`, the reported loss is the minimized one, as L-BFGS needs it."""
+        """Return the plan; if `exact`, the reported loss is the loss that is minimized, which L-BFGS needs."""
         loss, objective = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         if exact and objective.reported_scale != objective.scale:
             objective = replace(objective, reported_scale=objective.scale)
@@ -279,7 +283,7 @@ class DenseEstimator(BaseEstimator, ABC):
         return SGD(self._live_network.rate, self.momentum, nesterov, rate_in_velocity=False)  # see Rules._set_rate
 
     def _data(self, network: Network, plan: Plan, samples: Samples) -> Data:
-        """Return samples on the network's backend, transposed: as columns."""
+        """Return the samples on the network's backend, transposed so that samples are columns."""
         backend, dtype = network.backend, network.host_dtype
         rows, y, weights = samples
         X: Any
@@ -288,7 +292,7 @@ class DenseEstimator(BaseEstimator, ABC):
         else:
             dense = rows.toarray() if issparse(rows) else rows
             X = backend.from_numpy(np.asarray(dense, dtype=dtype).T)
-        with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite, and training refuses them
+        with np.errstate(over="ignore"):  # values beyond the range of the dtype become infinite, which training refuses
             if plan.class_indices:
                 Y = y[None]
             else:
@@ -309,10 +313,10 @@ class DenseEstimator(BaseEstimator, ABC):
         )  # fmt: skip
         _, objective = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         total = len(samples.y) if samples.weights is None else samples.weights.sum()
-        penalty = 0.5 * float(self.alpha) / total * sum(float(np.vdot(W, W)) for W in self._live_network.show()[0])
+        penalty = 0.5 * float(self.alpha) / total * sum(float(np.vdot(W, W)) for W in self._live_network.expose()[0])
         self.loss_ = penalty + (cost - penalty) * objective.reported_scale / plan.objective.reported_scale
         if not np.isfinite(network.flat()).all():
-            raise _not_finite("the search left them")
+            raise _not_finite("L-BFGS ended with such parameters")
 
     def _fit_stochastic(self, network: Network, samples: Samples, incremental: bool, callbacks: list[Any]) -> None:
         """Train with SGD or Adam: one epoch if `incremental`, else up to ``max_iter`` epochs."""
@@ -341,7 +345,7 @@ class DenseEstimator(BaseEstimator, ABC):
                 self.n_iter_, self.history_ = 0, training.history
                 run_fit(training, program, evaluate)
         except KeyboardInterrupt:
-            warnings.warn("the training was interrupted; its last parameters are kept", stacklevel=5)
+            warnings.warn("the training was interrupted; the estimator has the last parameters", stacklevel=5)
         except NonFiniteLossError as error:
             if not self.early_stopping:
                 raise _not_finite(str(error)) from error
@@ -357,18 +361,18 @@ class DenseEstimator(BaseEstimator, ABC):
             network.set_flat(rules.best)
 
     def _batch_size(self, samples: int) -> int:
-        """Return the number of samples in a batch, at most all of them."""
+        """Return the number of samples in a batch, at most `samples`."""
         if self.batch_size == "auto":
             return min(200, samples)
         if self.batch_size > samples:
             warnings.warn(
-                f"batch_size={self.batch_size} is more than the number of samples, {samples}, which is used instead",
+                f"batch_size={self.batch_size} is larger than the number of samples; {samples} is used instead",
                 stacklevel=6,
             )
         return min(int(self.batch_size), samples)
 
     def _split(self, samples: Samples) -> tuple[Samples, Samples]:
-        """Return the samples to train on and the samples to validate with, split as scikit-learn does."""
+        """Return the samples to train on and the samples to validate with, split in the same way as in scikit-learn."""
         X, y, weights = samples
         train, held_out = train_test_split(
             np.arange(len(y)),
@@ -386,17 +390,17 @@ class DenseEstimator(BaseEstimator, ABC):
         for w, purpose in ((w_train, "to train on"), (w_val, "held out for early stopping")):
             if w is not None and not w.any():
                 raise DataError(
-                    f"all {len(w)} samples {purpose} have the weight 0; leave out the samples of weight 0, or choose "
+                    f"all {len(w)} samples {purpose} have the weight 0; remove the samples with weight 0, or choose "
                     "another validation_fraction or random_state"
                 )
         return Samples(X[train], y[train], w_train), Samples(X[held_out], y[held_out], w_val)
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
-        """Return the labels to stratify the split by, or None."""
+        """Return the labels by which to stratify the split, or None."""
         return None
 
     def _evaluate(self, network: Network, plan: Plan, held_out: Data, samples: Samples) -> dict[str, float]:
-        """Return loss and score on the held-out samples; `held_out` are the same `samples` on the backend."""
+        """Return the loss and the score on held-out `samples`; `held_out` contains the same samples on the backend."""
         _, y, weights = samples
         X = columns(held_out.X, slice(0, len(y)))
         A, losses = network.inference.losses(network.theta, X, held_out.Y, plan.loss)
@@ -406,7 +410,7 @@ class DenseEstimator(BaseEstimator, ABC):
         return {"val_loss": loss, "val_score": self._score_outputs(outputs.T, y, weights) if finite else np.nan}
 
     def _record_divergence(self, error: NonFiniteLossError) -> None:
-        """Record NaN as loss and score of an epoch in which the training diverged, and warn."""
+        """Record NaN as the loss and the score of the epoch in which training diverged, and warn."""
         self.loss_ = np.nan
         self.n_iter_ += 1
         for curve in (self.loss_curve_, self.validation_scores_, self.validation_loss_curve_):
@@ -432,14 +436,14 @@ class DenseEstimator(BaseEstimator, ABC):
 
 
 def _check_largest(weights: np.ndarray, name: str) -> None:
-    """Raise DataError if the sum of the weights might be 0 in float32, or too large for it."""
+    """Raise DataError if the sum of the weights might underflow to 0 or overflow in float32."""
     largest = float(weights.max())
     if not MIN_WEIGHT <= largest <= MAX_WEIGHT:
         raise DataError.of(f"{name}: the largest", largest, f"between {MIN_WEIGHT:g} and {MAX_WEIGHT:g}")
 
 
 def _not_finite(cause: str) -> DataError:
-    """Return the error for parameters or a loss that are not finite; it begins like scikit-learn's."""
+    """Return the error for NaN or infinity in parameters or the loss; the message begins like scikit-learn's."""
     return DataError(
         "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
         f"preprocessed. {cause[:1].upper()}{cause[1:]}"

@@ -18,7 +18,7 @@ from sklearn.utils.validation import validate_data
 
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
 from deepnotes.estimators.constraints import CONSTRAINTS
-from deepnotes.network.array_validation import class_weights
+from deepnotes.network.array_validation import class_weights as to_class_weights
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.arguments import number
@@ -40,18 +40,18 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     hidden_layer_sizes : int or array_like of int, default (100,)
         The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        The activation of all hidden layers, or a list with one for each: scikit-learn's identity, logistic, tanh and
-        relu, any other activation of deepnotes, or a user-defined one.
+        The activation of all hidden layers, or a list of one for each: one of scikit-learn's (identity, logistic, tanh,
+        relu), any other activation of deepnotes, or a user-defined activation.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
-        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples of a batch (or by the sum of their
-        weights), is added to its loss.
+        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples in the batch (or the sum of their
+        weights), is added to the loss of the batch.
     batch_size : int or "auto", default "auto"
         By default 200, or the number of samples if it is smaller.
     learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
         How the rate of ``sgd`` changes between epochs. ``invscaling`` divides `learning_rate_init` by ``(samples seen +
-        1) ** power_t``. ``adaptive`` divides the rate by 5 where the training would otherwise end, until the rate is at
+        1) ** power_t``. ``adaptive`` divides the rate by 5 whenever training would otherwise end, until the rate is at
         most 1e-6.
     learning_rate_init : float, default 0.001
     power_t : float, default 0.5
@@ -61,50 +61,51 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     random_state : int, RandomState or None, default None
     tol : float, default 1e-4
         The smallest change that counts as an improvement of the loss (of the score, with `early_stopping`). ``lbfgs``
-        ends when no component of the gradient is larger.
+        ends when no component of the gradient is larger than `tol`.
     verbose : bool, default False
     warm_start : bool, default False
-        Whether ``fit`` continues from the last parameters.
+        Whether ``fit`` continues from the parameters of the last ``fit``.
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
     early_stopping : bool, default False
-        Whether to hold out some of the samples, and to keep the parameters with the best score on them.
+        Whether to hold out some of the samples, and to keep the parameters with the best score on these samples.
     validation_fraction : float, default 0.1
-        The fraction of the samples that is held out.
+        The fraction of the samples to hold out.
     beta_1, beta_2 : float, default 0.9 and 0.999
     epsilon : float, default 1e-8
         For ``adam``; added before the bias correction, as in scikit-learn.
     n_iter_no_change : int or inf, default 10
-        The number of epochs without improvement after which training ends.
+        The number of consecutive epochs without improvement after which training ends.
     max_fun : int, default 15000
         The largest number of evaluations of the loss by ``lbfgs``.
     loss : str or LossFunction, default "log_loss"
-        May also be any other loss of deepnotes, by name or with options, or a user-defined one.
+        Any other loss of deepnotes, by name or with options, or a user-defined loss may be used instead.
     class_weight : dict, list of dict, "balanced" or None, default None
-        The weight of each class, which multiplies the sample weights, as in scikit-learn's other classifiers.
+        The weight of each class, by which sample weights are multiplied, as in scikit-learn's other classifiers.
     dropout : float or list of float, default 0.0
-        The fraction of the outputs of each hidden layer that is dropped during training.
+        The fraction of the outputs of each hidden layer to drop during training; a list has one fraction per layer.
     backend : str or Backend, optional
-        By default the selected backend, see :func:`deepnotes.get_backend`.
+        By default the backend that :func:`deepnotes.get_backend` selects.
     dtype : {"float32", "float64"}, optional
-        By default the dtype of X, but float64 for ``lbfgs``.
+        By default float64 for ``lbfgs``, and the dtype of X for the other solvers.
     callbacks : list of Callback, optional
-        Called with the :class:`~deepnotes.network.training.state.Training` after each epoch.
+        Called after each epoch with the :class:`~deepnotes.network.training.state.Training`.
 
     Attributes
     ----------
     classes_ : ndarray, shape (classes,)
     coefs_, intercepts_ : list of ndarray
-        The weights, shape (n_prev, n), and the biases, shape (n,), of each layer; they can be assigned to.
+        The weights, shape (n_prev, n), and the biases, shape (n,), of each layer; both attributes can be assigned to.
     loss_, best_loss_ : float
         The last and the smallest loss, including the L2 term; ``best_loss_`` is None with `early_stopping`.
     loss_curve_, validation_loss_curve_, validation_scores_ : list of float
-        The values after each epoch; the validation curves exist only with `early_stopping`.
+        The values after each epoch; the last two attributes are None without `early_stopping`.
     best_validation_score_ : float or None
     history_ : History
         The history of the last training.
     n_iter_, t_ : int
-        The number of epochs of the last training, and the number of samples in all trainings, repeats included.
+        The number of epochs of the last training, and the number of samples that the solver has seen since the
+        parameters were initialized; a sample counts once per epoch.
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         The same as in scikit-learn.
 
@@ -193,7 +194,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         self.classes_, self._multilabel, self._labels_are_sparse = classes, multilabel, False
 
     def _check_classes(self, classes: np.ndarray) -> None:
-        """Raise ArgumentError if a class is new or, with ``warm_start``, missing, compared with the last fit."""
+        """Raise ArgumentError if a class is new or, with ``warm_start``, if a class of the last fit is missing."""
         if self.warm_start and set(classes) != set(self.classes_):
             raise ArgumentError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. Previously "
@@ -209,23 +210,23 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
             return None
         if incremental and self.class_weight == "balanced":
             raise ArgumentError(
-                "class_weight='balanced' needs all samples, and partial_fit has some of them: compute the weights with "
+                "class_weight='balanced' needs all samples, but partial_fit gets only some; compute the weights with "
                 "sklearn.utils.class_weight.compute_class_weight and pass a dict"
             )
         if not self._multilabel:
             if isinstance(self.class_weight, list):
-                raise ArgumentError("class_weight is a list, which needs multilabel y; wanted a dict or 'balanced'")
+                raise ArgumentError("class_weight is a list, but y is not multilabel; wanted a dict or 'balanced'")
             labels = y if y.ndim == 1 else y[:, 0].astype(np.int64)
             return _sample_weights(self.class_weight, labels, self.classes_.tolist(), weights, "class_weight")
-        each = self.class_weight
-        if isinstance(each, str):
-            each = [each] * y.shape[1]
-        if not isinstance(each, list) or len(each) != y.shape[1]:
-            value = f"a list of {len(each)}" if isinstance(each, list) else "a dict"
+        class_weights = self.class_weight
+        if isinstance(class_weights, str):
+            class_weights = [class_weights] * y.shape[1]
+        if not isinstance(class_weights, list) or len(class_weights) != y.shape[1]:
+            value = f"a list of {len(class_weights)}" if isinstance(class_weights, list) else "a dict"
             raise ArgumentError(
                 f"class_weight is {value}, wanted 'balanced' or a list of {y.shape[1]} dicts: one for each label"
             )
-        columns = zip(each, y.T.astype(np.int64), strict=True)
+        columns = zip(class_weights, y.T.astype(np.int64), strict=True)
         factors = [
             _sample_weights(class_weight, labels, [0, 1], weights, f"class_weight[{i}]")
             for i, (class_weight, labels) in enumerate(columns)
@@ -239,7 +240,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         return len(self.classes_) if y.ndim == 1 else y.shape[1]
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
-        return y if self.n_outputs_ == 1 else None  # as in scikit-learn, which stratifies two classes only
+        return y if self.n_outputs_ == 1 else None  # scikit-learn stratifies only binary problems
 
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
         correct = A.argmax(axis=1) == y if y.ndim == 1 else ((A > 0.5) == y).all(axis=1)
@@ -248,7 +249,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
-        """Train for one epoch on more samples, continuing from the current state.
+        """Train for one epoch on the given samples, continuing from the current state.
 
         Parameters
         ----------
@@ -256,7 +257,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         y : array_like, shape (samples,) or (samples, outputs)
         sample_weight : array_like, shape (samples,), optional
         classes : array_like, shape (classes,), optional
-            All classes that may occur in later calls; required in the first call only.
+            All classes that may occur in this and later calls; required only in the first call.
 
         Returns
         -------
@@ -322,10 +323,10 @@ def _sample_weights(
     Raises
     ------
     ArgumentError
-        If a weight is not a finite number of at least 0, or a key of the dict is not a class.
+        If a weight is not a finite number of at least 0, or if a class is missing and another key is unknown.
     """
     if isinstance(class_weight, str):
-        return cast(np.ndarray, class_weights(class_weight, labels, len(classes), weights)[labels])
+        return cast(np.ndarray, to_class_weights(class_weight, labels, len(classes), weights)[labels])
     if not isinstance(class_weight, dict):
         raise ArgumentError.of(name, class_weight, "a dict or 'balanced'")
     for c, weight in class_weight.items():
@@ -334,6 +335,6 @@ def _sample_weights(
     if class_weight and missing and len(class_weight) != len(classes) - len(missing):
         unknown = listed(repr(c) for c in class_weight if c not in classes)
         raise ArgumentError(
-            f"{name} names {unknown}, and the classes {listed(map(repr, missing))} are not in class_weight"
+            f"{name} has weights for unknown classes {unknown}, but not for the classes {listed(map(repr, missing))}"
         )
     return cast(np.ndarray, np.array([float(class_weight.get(c, 1.0)) for c in classes])[labels])

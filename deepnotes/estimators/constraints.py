@@ -1,4 +1,4 @@
-"""Constraints on the constructor arguments of both estimators."""
+"""Constraints on the constructor arguments that both estimators share."""
 
 from numbers import Real
 from typing import Any
@@ -18,4 +18,4 @@ CONSTRAINTS: dict[str, Any] = {
     "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
     "callbacks": [list, tuple, None],
 }
-"""scikit-learn's constraints, extended by those of our additional arguments and values."""
+"""scikit-learn's constraints, extended by constraints on arguments that only deepnotes has, and by further values."""

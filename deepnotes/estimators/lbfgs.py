@@ -12,7 +12,7 @@ from deepnotes.utils.streams import BestEffort
 
 
 class Minimum(NamedTuple):
-    """The result of a search: the least cost, and the number of iterations."""
+    """The result of a minimization: the smallest cost, and the number of iterations."""
 
     cost: float
     iterations: int
@@ -29,14 +29,14 @@ def minimize(
     tol: float,
     verbose: Any,
 ) -> Minimum:
-    """Minimize the cost of `data` as one batch, starting from the network's parameters.
+    """Minimize the cost of all `data` as one batch, starting from the network's parameters, which are updated.
 
     Warns
     -----
     ConvergenceWarning
-        If the search ended without converging.
+        If L-BFGS ended before it converged.
     """
-    from scipy.optimize import minimize as search
+    from scipy.optimize import minimize as scipy_minimize
     from sklearn.exceptions import ConvergenceWarning
 
     def cost_and_gradient(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -48,7 +48,7 @@ def minimize(
         BestEffort(sys.stdout).write(f"loss = {intermediate_result.fun:.8f}\n")
 
     with np.errstate(all="ignore"):
-        result = search(
+        result = scipy_minimize(
             cost_and_gradient,
             network.flat().astype(np.float64),
             method="L-BFGS-B",

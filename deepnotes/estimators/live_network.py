@@ -1,4 +1,4 @@
-"""The network of an estimator, kept in step with ``coefs_`` and ``intercepts_``, and the state of its optimizer."""
+"""The network of an estimator, kept consistent with ``coefs_`` and ``intercepts_``, and the state of its optimizer."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -36,9 +36,9 @@ class EpochRate(Schedule):
 class LiveNetwork:
     """A network whose parameters are kept equal to an estimator's ``coefs_`` and ``intercepts_``.
 
-    Users read, change and pickle ``coefs_`` and ``intercepts_``. On backends with NumPy's arrays they are views of the
-    network's parameters; on other backends they are read-only copies, since writing to a copy would have no effect. If
-    a user assigns new arrays, the network takes their values at the next access.
+    Users read, change and pickle ``coefs_`` and ``intercepts_``. On backends that use NumPy arrays, these are views of
+    the network's parameters. On other backends they are copies, which are read-only because writing to a copy would not
+    change the network. If a user assigns new arrays, the network copies their values when it is next used.
 
     Attributes
     ----------
@@ -48,8 +48,8 @@ class LiveNetwork:
     def __init__(self, rate: float) -> None:
         self.rate = EpochRate(rate)
         self._network: Network | None = None
-        self._exposed: list[np.ndarray] = []  # the arrays of coefs_ and intercepts_ that show() returned last
-        self._moments: tuple[list[np.ndarray], int] | None = None  # the optimizer's slots and step, to resume from
+        self._exposed: list[np.ndarray] = []  # the arrays that the last call of expose() returned
+        self._moments: tuple[list[np.ndarray], int] | None = None  # the optimizer's slots and step, for resuming
 
     def network(
         self,
@@ -59,26 +59,31 @@ class LiveNetwork:
         coefs: Sequence[np.ndarray],
         intercepts: Sequence[np.ndarray],
     ) -> Network:
-        """Return the network with these parameters; a new one only if layers, backend or dtype have changed."""
+        """Return the network with these parameters; it is new only if the layers, the backend or the dtype changed."""
         net = self._network
         if net is None or net.backend is not backend or net.layers != tuple(layers) or net.dtype != _dtype(coefs):
             inputs = int(np.shape(coefs[0])[0])
             net = Network(
-                layers, inputs, backend=backend, dtype=_dtype(coefs), seed=seed, theta=packed(coefs, intercepts)
+                layers,
+                inputs,
+                backend=backend,
+                dtype=_dtype(coefs),
+                seed=seed,
+                theta=pack_parameters(coefs, intercepts),
             )
             if self._network is not None and self._network._training is not None:
                 self._moments = _moments(self._network)
             self._network = net
         elif not self._exposes(coefs, intercepts):
-            net.set_flat(packed(coefs, intercepts))
+            net.set_flat(pack_parameters(coefs, intercepts))
         return net
 
     def current(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Network | None:
-        """Return the network if these are its own parameter arrays, else None: a fast path for predictions."""
+        """Return the network if the arguments are the arrays that it exposes, else None; a fast path to predict."""
         return self._network if self._exposes(coefs, intercepts) else None
 
-    def show(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return the network's parameters as ``coefs_`` and ``intercepts_``."""
+    def expose(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the network's parameters as arrays for ``coefs_`` and ``intercepts_``."""
         net = self._network
         assert net is not None
         flat = net.backend.to_numpy(net.theta)
@@ -94,7 +99,7 @@ class LiveNetwork:
         return coefs, intercepts
 
     def start(self, plan: Plan, resume: bool) -> tuple[Program, State]:
-        """Return a Program and its state; the optimizer's moments are new, or with `resume` the current ones."""
+        """Return a Program and its state; with `resume`, the optimizer continues with its current slots and step."""
         net = self._network
         assert net is not None
         moments = self._moments if net._training is None else None
@@ -114,12 +119,12 @@ class LiveNetwork:
         return program, state
 
     def _exposes(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> bool:
-        """Return whether these are the very arrays that :meth:`show` returned last."""
+        """Return whether these are the same objects as the last call of :meth:`expose` returned."""
         arrays = [*coefs, *intercepts]
         return len(arrays) == len(self._exposed) and all(a is b for a, b in zip(arrays, self._exposed, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the rate and the optimizer's moments; the parameters are in the estimator."""
+        """Return the rate and the optimizer's slots and step; the estimator stores the parameters."""
         net = self._network
         moments = self._moments if net is None or net._training is None else _moments(net)
         return {"rate": self.rate.rate, "moments": moments}
@@ -130,14 +135,14 @@ class LiveNetwork:
 
 
 def _moments(network: Network) -> tuple[list[np.ndarray], int]:
-    """Return the slots and the step of the optimizer of a network that has been trained."""
+    """Return the slots and the step of the optimizer with which `network` was trained."""
     assert network._training is not None
     _, _, state = network._training
     return [np.array(network.backend.to_numpy(slot)) for slot in state.slots], state.step
 
 
-def packed(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return all parameters in the order of the buffer, weights first, shape (p,)."""
+def pack_parameters(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return all parameters as a flat buffer, shape (p,): the weights of all layers, then the biases."""
     return np.concatenate([*(np.asarray(W).T.ravel() for W in coefs), *(np.ravel(b) for b in intercepts)])
 
 

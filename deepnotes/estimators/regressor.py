@@ -29,23 +29,24 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     Parameters
     ----------
     loss : str or LossFunction, default "squared_error"
-        ``squared_error`` is half the squared error, and ``poisson`` is half the Poisson deviance of an exponential
-        output. May also be any other loss of deepnotes, by name or with options, or a user-defined one.
+        ``squared_error`` is half the squared error, and ``poisson`` is half the Poisson deviance, for which the output
+        activation is exp. Any other loss of deepnotes, by name or with options, or a user-defined loss may be used
+        instead.
     hidden_layer_sizes : int or array_like of int, default (100,)
         The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        The activation of all hidden layers, or a list with one for each: scikit-learn's identity, logistic, tanh and
-        relu, any other activation of deepnotes, or a user-defined one.
+        The activation of all hidden layers, or a list of one for each: one of scikit-learn's (identity, logistic, tanh,
+        relu), any other activation of deepnotes, or a user-defined activation.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
-        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples of a batch (or by the sum of their
-        weights), is added to its loss.
+        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples in the batch (or the sum of their
+        weights), is added to the loss of the batch.
     batch_size : int or "auto", default "auto"
         By default 200, or the number of samples if it is smaller.
     learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
         How the rate of ``sgd`` changes between epochs. ``invscaling`` divides `learning_rate_init` by ``(samples seen +
-        1) ** power_t``. ``adaptive`` divides the rate by 5 where the training would otherwise end, until the rate is at
+        1) ** power_t``. ``adaptive`` divides the rate by 5 whenever training would otherwise end, until the rate is at
         most 1e-6.
     learning_rate_init : float, default 0.001
     power_t : float, default 0.5
@@ -55,45 +56,46 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     random_state : int, RandomState or None, default None
     tol : float, default 1e-4
         The smallest change that counts as an improvement of the loss (of the score, with `early_stopping`). ``lbfgs``
-        ends when no component of the gradient is larger.
+        ends when no component of the gradient is larger than `tol`.
     verbose : bool, default False
     warm_start : bool, default False
-        Whether ``fit`` continues from the last parameters.
+        Whether ``fit`` continues from the parameters of the last ``fit``.
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
     early_stopping : bool, default False
-        Whether to hold out some of the samples, and to keep the parameters with the best score on them.
+        Whether to hold out some of the samples, and to keep the parameters with the best score on these samples.
     validation_fraction : float, default 0.1
-        The fraction of the samples that is held out.
+        The fraction of the samples to hold out.
     beta_1, beta_2 : float, default 0.9 and 0.999
     epsilon : float, default 1e-8
         For ``adam``; added before the bias correction, as in scikit-learn.
     n_iter_no_change : int or inf, default 10
-        The number of epochs without improvement after which training ends.
+        The number of consecutive epochs without improvement after which training ends.
     max_fun : int, default 15000
         The largest number of evaluations of the loss by ``lbfgs``.
     dropout : float or list of float, default 0.0
-        The fraction of the outputs of each hidden layer that is dropped during training.
+        The fraction of the outputs of each hidden layer to drop during training; a list has one fraction per layer.
     backend : str or Backend, optional
-        By default the selected backend, see :func:`deepnotes.get_backend`.
+        By default the backend that :func:`deepnotes.get_backend` selects.
     dtype : {"float32", "float64"}, optional
-        By default the dtype of X, but float64 for ``lbfgs``.
+        By default float64 for ``lbfgs``, and the dtype of X for the other solvers.
     callbacks : list of Callback, optional
-        Called with the :class:`~deepnotes.network.training.state.Training` after each epoch.
+        Called after each epoch with the :class:`~deepnotes.network.training.state.Training`.
 
     Attributes
     ----------
     coefs_, intercepts_ : list of ndarray
-        The weights, shape (n_prev, n), and the biases, shape (n,), of each layer; they can be assigned to.
+        The weights, shape (n_prev, n), and the biases, shape (n,), of each layer; both attributes can be assigned to.
     loss_, best_loss_ : float
         The last and the smallest loss, including the L2 term; ``best_loss_`` is None with `early_stopping`.
     loss_curve_, validation_loss_curve_, validation_scores_ : list of float
-        The values after each epoch; the validation curves exist only with `early_stopping`.
+        The values after each epoch; the last two attributes are None without `early_stopping`.
     best_validation_score_ : float or None
     history_ : History
         The history of the last training.
     n_iter_, t_ : int
-        The number of epochs of the last training, and the number of samples in all trainings, repeats included.
+        The number of epochs of the last training, and the number of samples that the solver has seen since the
+        parameters were initialized; a sample counts once per epoch.
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         The same as in scikit-learn.
 
@@ -159,7 +161,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if loss_of(self.loss, "identity", 1)[0].targets != "real" and (y < 0).any():
-            raise DataError(f"y has values down to {y.min()}, and loss={self.loss!r} needs values of at least 0")
+            raise DataError(f"the smallest value in y is {y.min()}, but loss={self.loss!r} needs values of at least 0")
         return X, y.reshape(len(y), -1)
 
     def __sklearn_tags__(self) -> Any:
@@ -177,7 +179,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Train for one epoch on more samples, continuing from the current state.
+        """Train for one epoch on the given samples, continuing from the current state.
 
         Parameters
         ----------
@@ -197,7 +199,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the predicted values, shape (samples,) or, for several outputs, (samples, outputs).
+        """Return the predicted values, shape (samples,); for several outputs, shape (samples, outputs).
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
-"""Export of pipelines with our estimators by skl2onnx.
+"""Conversion of pipelines that contain our estimators to ONNX by skl2onnx.
 
 After ``register_skl2onnx()``, ``skl2onnx.to_onnx(pipeline, X[:1])`` works as for scikit-learn's own estimators. The
-network is traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`. The converters add the nodes
-that compute an estimator's other outputs: the probabilities of all classes, and the label.
+nodes of the network are traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`. For a
+classifier, the converter adds nodes that compute the probabilities of all classes and the label.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import needed
 
 OPSET = 13
-"""The opset of the traced nodes."""
+"""The opset of the nodes that are traced from the equations."""
 OPTIONS = {"zipmap": [True, False, "columns"], "output_class_labels": [False, True], "nocl": [True, False]}
 """The options of skl2onnx for a classifier."""
 
 
 def register_skl2onnx() -> None:
-    """Register converters of ``DenseClassifier`` and ``DenseRegressor`` with skl2onnx, for this process.
+    """Register converters for ``DenseClassifier`` and ``DenseRegressor`` with skl2onnx, in the current process.
 
     The outputs are the same as for scikit-learn's estimators. A classifier has two: the label and the probabilities,
     shape (samples, classes). A regressor has one, of shape (samples, outputs).
@@ -65,7 +65,7 @@ def _regressor_shapes(operator: Any) -> None:
 
 
 class _Graph:
-    """The nodes of one estimator within the graph of a pipeline."""
+    """Adds the nodes of one estimator to the graph of a pipeline."""
 
     def __init__(self, scope: Any, operator: Any, container: Any) -> None:
         self.scope, self.operator, self.container = scope, operator, container
@@ -96,7 +96,7 @@ class _Graph:
         return name
 
     def outputs(self) -> str:
-        """Add the network and return the name of its output, shape (samples, outputs)."""
+        """Add the nodes of the network and return the name of their result, shape (samples, outputs)."""
         chain = Chain.of(self.operator.raw_operator.to_network())
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(chain.dtype))
         names = {"X": self.node("Cast", [self.operator.inputs[0].full_name], to=kind)}
@@ -130,6 +130,6 @@ def _convert_classifier(scope: Any, operator: Any, container: Any) -> None:
     indices = graph.node("ArgMax", [probabilities], axis=1, keepdims=0)
     classes = model.classes_
     if classes.dtype.kind not in "UOiub":
-        raise ModelFileError(f"classes have the dtype {classes.dtype}, wanted integers or text for skl2onnx")
+        raise ModelFileError(f"classes have the dtype {classes.dtype}, but skl2onnx needs integers or text")
     classes = classes.astype(str) if classes.dtype.kind in "UO" else classes.astype(np.int64)
     graph.node("Gather", [graph.constant(classes), indices], label, axis=0)

@@ -1,4 +1,4 @@
-"""scikit-learn's rules between epochs: the learning rate, the end of the training, and the order of samples."""
+"""scikit-learn's rules for the learning rate, the end of training, and the order of samples in each epoch."""
 
 import sys
 from math import isfinite
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from deepnotes.network.training.state import Training
 
 MIN_RATE = 1e-6
-"""The rate at which the adaptive rule ends a training instead of dividing the rate by 5."""
+"""At this rate or below, the adaptive rule ends training instead of dividing the rate by 5."""
 
 
 class Order:
-    """Draws the order of samples from a RandomState, as scikit-learn's shuffling does."""
+    """Random orders of samples, drawn from a RandomState in the same way as in scikit-learn."""
 
     def __init__(self, random_state: np.random.RandomState) -> None:
         self._random_state = random_state
         self._order: np.ndarray | None = None
 
     def permutation(self, samples: int) -> np.ndarray:
-        """Return the next order of the samples, which is the last order shuffled again."""
+        """Return the order of the samples for the next epoch: the order of the last epoch, shuffled again."""
         shuffled = np.arange(samples)
         self._random_state.shuffle(shuffled)
         self._order = shuffled if self._order is None else self._order[shuffled]
@@ -33,15 +33,15 @@ class Order:
 
 
 class Rules(Callback):
-    """The rules that are applied after each epoch; they set attributes of the estimator.
+    """A callback that applies the rules after each epoch, and sets the attributes of the estimator.
 
     Parameters
     ----------
     estimator : DenseEstimator
     rate : EpochRate
-        The rate to set for the next epoch.
+        The learning rate, which the rules change.
     best : ndarray or None
-        The initial parameters, if the rules watch the score on held-out samples instead of the loss.
+        The initial parameters if there are held-out samples, whose score the rules then use instead of the loss.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Rules(Callback):
         self.validated = best is not None
 
     def on_epoch(self, training: "Training") -> None:
-        """Count the epoch, compare it with the best, set the rate, and end the training if it has stopped improving."""
+        """Record the loss and score of the epoch, set the learning rate, and end training if nothing improves."""
         e = self.estimator
         e.n_iter_ += 1
         e.t_ += training.samples
@@ -101,10 +101,10 @@ class Rules(Callback):
         self._report(f"{message} {'Learning rate too small. ' if adaptive else ''}Stopping.")
 
     def _set_rate(self, training: "Training", rate: float) -> None:
-        """Set the rate of the next epoch, and rescale the velocity so that past steps keep the rate that they had.
+        """Set the rate of the next epoch, and rescale the velocity so that past gradients keep their rates.
 
-        Our velocity is a sum of gradients, and a step multiplies it by the current rate. scikit-learn's velocity is a
-        sum of steps, each of which includes the rate of its own time.
+        Our velocity is a sum of gradients, which each step multiplies by the current rate. scikit-learn's velocity is a
+        sum of steps, each of which was multiplied by the rate at its time.
         """
         ratio = self.rate.rate / rate if rate else 1.0
         self.rate.rate = rate

@@ -1,4 +1,4 @@
-"""Sparse samples: rows of a CSR matrix that are made dense a few batches at a time."""
+"""Sparse samples: rows of a CSR matrix, converted to dense arrays a few batches at a time."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from deepnotes.backends.base import Backend
 from deepnotes.backends.samples import Indices, Samples
 
 BYTES = 1 << 26
-"""The bytes of dense samples in memory at a time; a larger batch is made dense as a whole."""
+"""The number of bytes of dense samples in memory at a time; a batch that is larger is converted as a whole."""
 
 
 class SparseSamples(Samples):
-    """The rows of a CSR matrix as samples of a backend, dense and of one dtype.
+    """The rows of a CSR matrix as samples of a backend, which reads them as dense arrays of `dtype`.
 
     Parameters
     ----------
@@ -27,5 +27,5 @@ class SparseSamples(Samples):
         super().__init__(backend, (n, m), BYTES // (n * self._dtype.itemsize))
 
     def read(self, indices: Indices) -> np.ndarray:
-        """Return some samples, shape (n, k)."""
+        """Return the samples at k `indices` as a dense array, shape (n, k)."""
         return np.asarray(self._rows[indices].toarray(), dtype=self._dtype).T

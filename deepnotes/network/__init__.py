@@ -1,4 +1,4 @@
-"""Networks: parameters, predictions, training, and the formats of their files."""
+"""Networks: their parameters, predictions, training, and file formats."""
 
 from deepnotes.network.network import Network
 

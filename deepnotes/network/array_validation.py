@@ -1,4 +1,4 @@
-"""Validation and conversion of the samples, targets and weights that users pass, before a network changes."""
+"""Validation and conversion of the samples, targets and weights that users pass; errors leave the network unchanged."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,17 +14,17 @@ from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, ShapeError
 
 BLOCK = 1 << 20
-"""The number of elements that are checked at a time, which limits the memory that a check needs."""
+"""The number of elements that are checked at a time; this limits the memory that the check needs."""
 
 
 class ClassWeight(NamedTuple):
-    """The weights of classes, with the classes of the samples that they apply to.
+    """The weights of the classes, and the class of each sample.
 
     Attributes
     ----------
     weights : mapping of int to float, sequence of float or "balanced"
-        The weight of each class. A mapping may omit classes of weight 1. ``"balanced"`` gives every class the same sum
-        of weights.
+        The weight of each class. A mapping may omit classes of weight 1. With ``"balanced"``, the weights of the
+        samples of a class have the same sum for every class.
     labels : ndarray of int64, shape (m,), or None
         The class of each sample, or None if the targets are not classes.
     classes : int
@@ -50,7 +50,7 @@ def check_samples(x: Any, name: str, features: int) -> None:
 
 
 def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first: int = 0) -> None:
-    """Raise DataError if `x` holds NaN or infinity, with the first position and the count.
+    """Raise DataError if `x` contains NaN or infinity; the message gives the first position and the count.
 
     Parameters
     ----------
@@ -59,10 +59,10 @@ def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first:
     name : str
         The name of the argument, for error messages.
     source : array_like, optional
-        The array that `x` was converted from, of the same shape. If a number in it is finite but infinite in `x`, the
-        message says that the number is too large for the dtype of `x`.
+        The array of the same shape from which `x` was converted. If a number is finite in `source` but infinite in `x`,
+        the message says that it is too large for the dtype of `x`.
     first : int, default 0
-        The index of the first sample of `x`, if `x` contains only some of the samples.
+        The index of the first sample in `x`, if `x` is a part of the samples.
     """
     if not isinstance(x, np.ndarray):
         if float(backend.xp.sum(x - x)) == 0:
@@ -83,14 +83,14 @@ def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first:
             count = f", the first of {len(bad)} values that are" if len(bad) > 1 else ""
             raise DataError(
                 f"{name}[{position}] is {original[index]}, beyond the range of {x.dtype}{count}; use dtype='float64' "
-                "or other units"
+                "or scale the data"
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
     raise DataError(f"{name}[{position}] is {x[index]}{count}; wanted finite numbers")
 
 
 def check_real(backend: Backend, x: Any, name: str) -> None:
-    """Raise DTypeError unless `x`, an array of the backend of at least one dimension, contains real numbers."""
+    """Raise DTypeError unless `x`, an array of the backend with at least one dimension, contains real numbers."""
     dtype = backend.to_numpy(x[:0, ...]).dtype
     if dtype.kind not in "biuf":
         raise DTypeError.of(name, dtype, "real numbers")
@@ -121,12 +121,12 @@ def as_targets(
     names : (str, str)
         The names of the samples and of the targets, for error messages.
     together : bool
-        Whether the result must be an ordinary array of the backend, see :meth:`Backend.from_samples`.
+        Whether the result must be an array of the backend, not Samples; see :meth:`Backend.from_samples`.
 
     Returns
     -------
     Y : Array
-        Targets of `dtype`, shape (k, m), or class indices of int64, shape (1, m).
+        Targets with the dtype `dtype`, shape (k, m), or class indices with the dtype int64, shape (1, m).
     class_indices : bool
 
     Raises
@@ -135,7 +135,7 @@ def as_targets(
     """
     if loss.targets == "simplex" and k == 1:
         raise ArgumentError(
-            "categorical_cross_entropy of a single output is always 0: for two classes use Dense(2, 'softmax'), or "
+            "categorical_cross_entropy of a single output is always 0; for two classes, use Dense(2, 'softmax'), or "
             "Dense(1, 'sigmoid') with binary_cross_entropy"
         )
     host = as_host(backend, to_host(backend, Y, names[1]), names[1])
@@ -144,14 +144,14 @@ def as_targets(
     if not indices and shape != (k, m) and not (shape == (m,) and k == 1):
         raise ShapeError(_target_shape_message(shape, k, m, loss, names))
     check_finite(backend, host, names[1])
-    place = backend.from_numpy if together else backend.from_samples
+    to_backend = backend.from_numpy if together else backend.from_samples
     if indices:
-        return place(_class_indices(host, k, names[1]).reshape(1, m)), True
+        return to_backend(_class_indices(host, k, names[1]).reshape(1, m)), True
     _check_range(host, loss, names[1])
     with np.errstate(over="ignore"):
         targets = np.asarray(host.reshape(k, m), dtype=dtype)
     check_finite(backend, targets, names[1], host.reshape(k, m))
-    return place(targets), False
+    return to_backend(targets), False
 
 
 def as_weights(
@@ -194,26 +194,26 @@ def as_weights(
     if class_weight is not None:
         weights = weights * _weights_by_class(class_weight, weights)
         if not weights.any():
-            addition = "" if sample_weight is None else f" with {name}"
-            raise DataError(f"class_weight gives every sample the weight 0{addition}")
+            factor = "" if sample_weight is None else f" times {name}"
+            raise DataError(f"class_weight{factor} is 0 for every sample, wanted at least one weight above 0")
     if scaled:
         weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
         weights = weights / weights.mean()
     else:
         weights = np.ldexp(weights, exponent)
-    with np.errstate(over="ignore"):  # weights beyond the dtype's range become infinite and are refused
+    with np.errstate(over="ignore"):  # weights beyond the range of the dtype become infinite, and are refused below
         converted = weights.reshape(1, m).astype(dtype)
     check_finite(backend, converted[0], name, weights)
     if not converted.any():
         raise DataError(f"{name}: the largest is {weights.max()}, which is 0 in {dtype}; wanted larger weights")
-    place = backend.from_numpy if together else backend.from_samples
-    return place(converted)
+    to_backend = backend.from_numpy if together else backend.from_samples
+    return to_backend(converted)
 
 
 def _sample_weights(backend: Backend, sample_weight: Any, m: int, name: str) -> tuple[np.ndarray, int]:
-    """Return weights between 0 and 1, shape (m,), and the exponent e with ``sample_weight = weights * 2**e``.
+    """Return weights between 0 and 1, shape (m,), and the exponent e such that ``sample_weight = weights * 2**e``.
 
-    The scaling by a power of two is exact, and prevents the overflow of later products and sums.
+    Scaling by a power of two is exact, and prevents overflow in later products and sums.
     """
     host = as_host(backend, to_host(backend, sample_weight, name), name)
     if host.shape not in {(m,), (1, m)}:
@@ -224,13 +224,13 @@ def _sample_weights(backend: Backend, sample_weight: Any, m: int, name: str) -> 
         i = int(np.argmax(weights < 0))
         raise DataError.of(f"{name}[{i}]", weights[i], "at least 0")
     if not weights.any():
-        raise DataError(f"{name}: every sample has the weight 0, wanted at least one above 0")
+        raise DataError(f"{name}: every sample has the weight 0, wanted at least one weight above 0")
     exponent = int(np.frexp(weights.max())[1])
     return np.ldexp(weights, -exponent), exponent
 
 
 def _weights_by_class(class_weight: ClassWeight, weights: np.ndarray) -> np.ndarray:
-    """Return the weight of the class of each sample, shape (m,); `weights` are the sample weights."""
+    """Return the class weight of each sample, shape (m,); `weights` are the sample weights."""
     labels = class_weight.labels
     if labels is None:
         raise ArgumentError("class_weight: the targets are not classes; use sample_weight")
@@ -238,7 +238,10 @@ def _weights_by_class(class_weight: ClassWeight, weights: np.ndarray) -> np.ndar
 
 
 def as_labels(Y: np.ndarray, loss: LossFunction) -> np.ndarray | None:
-    """Return the class of each sample, shape (m,), from targets of shape (k, m) or class indices of shape (1, m)."""
+    """Return the class of each sample, shape (m,), or None if the targets `Y` are not classes.
+
+    The shape of `Y` is (k, m), or (1, m) for class indices.
+    """
     if loss.targets == "simplex":
         return np.asarray(Y.reshape(-1) if Y.dtype.kind == "i" else Y.argmax(axis=0))
     if loss.targets == "unit" and Y.shape[0] == 1:
@@ -251,16 +254,16 @@ def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunc
     X, Y = names
     wanted = f"({k}, {m})" + (f", or class indices of shape ({m},)" if loss.targets == "simplex" else "")
     if shape and shape[-1] != m and shape[0] == m and len(shape) == 2 and shape[1] == k:
-        return f"{Y} has shape {shape}, wanted {wanted}; samples are columns here: {Y}.T would fit"
+        return f"{Y} has shape {shape}, wanted {wanted}; samples are columns here; {Y}.T would fit"
     if shape and shape[-1] != m:
-        return f"{Y} has {shape[-1]} samples (shape {shape}) and {X} has {m}; wanted {Y} of shape {wanted}"
+        return f"{Y} has {shape[-1]} samples (shape {shape}), but {X} has {m}; wanted {Y} of shape {wanted}"
     return f"{Y} has shape {shape}, wanted {wanted}: {k} outputs, {m} samples"
 
 
 def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
-    """Return class indices as int64, shape (m,), or raise DataError unless they are whole numbers in 0 .. k - 1."""
+    """Return class indices as int64, shape (m,); raise DataError unless all are integers in 0 .. k - 1."""
     flat = Y.reshape(-1)
-    with np.errstate(invalid="ignore"):  # labels beyond the range of integers are refused below
+    with np.errstate(invalid="ignore"):  # labels that int64 cannot represent are refused below
         labels = flat.astype(np.int64)
     for wrong, wanted in (
         (labels != flat, "a whole number"),
@@ -274,7 +277,7 @@ def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
 
 
 def _check_range(Y: np.ndarray, loss: LossFunction, name: str) -> None:
-    """Raise DataError if targets, shape (k, m), are outside the range that a loss is defined on."""
+    """Raise DataError if targets, shape (k, m), are outside the range for which the loss is defined."""
     if loss.targets == "real":
         return
     wrong = (Y < 0) if loss.targets == "count" else (Y < 0) | (Y > 1)
@@ -302,7 +305,7 @@ def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: 
     classes : int
         The number of classes.
     weights : ndarray, shape (m,)
-        The weight of each sample. For ``"balanced"``, a sample of weight 2 counts as two samples.
+        The weights of the samples. For ``"balanced"``, a sample of weight 2 counts as two samples.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Outputs, losses and metrics of a network, for arrays and for Samples."""
+"""Outputs, losses and metrics of a network on data that may be arrays or Samples."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
 
 
-def figures(network: "NetworkLike", data: Data, loss: LossFunction, metrics: dict[str, Metric]) -> dict[str, float]:
-    """Return the weighted mean loss and the metrics of `data`, by name; only the library's metrics are weighted."""
+def compute_metrics(
+    network: "NetworkLike", data: Data, loss: LossFunction, metrics: dict[str, Metric]
+) -> dict[str, float]:
+    """Return the weighted mean loss and the metrics on `data`, by name; user-defined metrics are not weighted."""
     A, losses = _outputs_and_losses(network, data, loss)
-    L = _host(network, losses)
-    w = np.ones(L.shape) if data.w is None else _host(network, data.w)
+    L = _to_host(network, losses)
+    w = np.ones(L.shape) if data.w is None else _to_host(network, data.w)
     values = {"loss": float((L * w).sum()) / float(w.sum())}
     if metrics:
-        A_host, Y_host = _host(network, A), _host(network, data.Y)
+        A_host, Y_host = _to_host(network, A), _to_host(network, data.Y)
         if len(Y_host) != network.outputs:
             Y_host = (Y_host == np.arange(network.outputs)[:, None]).astype(np.float64)
         weights = {} if data.w is None else {"w": w[0]}
@@ -42,39 +44,39 @@ def _outputs_and_losses(network: "NetworkLike", data: Data, loss: LossFunction) 
     if not isinstance(X, Samples) and not isinstance(Y, Samples):
         return infer.losses(theta, X, Y, loss)
     parts = [infer.losses(theta, columns(X, span), columns(Y, span), loss) for span in spans(X, Y)]
-    return _joined(network, (A for A, _ in parts)), _joined(network, (losses for _, losses in parts))
+    return _concatenate(network, (A for A, _ in parts)), _concatenate(network, (losses for _, losses in parts))
 
 
 def outputs(network: "NetworkLike", X: Array) -> Array:
-    """Return the outputs for samples from :func:`deepnotes.network.inputs.as_samples`: for Samples, in NumPy."""
+    """Return the outputs for a result X of :func:`deepnotes.network.inputs.as_samples`; for Samples, a NumPy array."""
     infer, theta = network.inference, network.theta
     if not isinstance(X, Samples):
         return infer.predict(theta, X)
-    return _joined(network, (infer.predict(theta, columns(X, span)) for span in spans(X)))
+    return _concatenate(network, (infer.predict(theta, columns(X, span)) for span in spans(X)))
 
 
-def _joined(network: "NetworkLike", parts: Iterable[Array]) -> Array:
-    """Return the parts side by side on the host, since the memory of a device may not hold them all."""
+def _concatenate(network: "NetworkLike", parts: Iterable[Array]) -> Array:
+    """Concatenate arrays by their columns, on the host: the result may not fit into the memory of a device."""
     return cast(Array, np.concatenate([network.backend.to_numpy(part) for part in parts], axis=1))
 
 
-def watching(
+def epoch_evaluator(
     network: "NetworkLike", data: Data, held_out: Data | None, loss: LossFunction, metrics: dict[str, Metric]
 ) -> Callable[[], dict[str, float]]:
-    """Return a function that computes the figures to record after each epoch.
+    """Return a function that computes the values to record after each epoch, by name.
 
-    They are the :func:`figures` of `held_out`, or, if `held_out` is None, the metrics of `data`. The latter are not
-    weighted, since the weights of `data` are for training and may be class weights.
+    These are the loss and the metrics on `held_out`, or the metrics on `data` if `held_out` is None. Metrics on `data`
+    are not weighted, since the weights of `data` are for training and may include class weights.
     """
 
     def evaluate() -> dict[str, float]:
         if held_out is not None:
-            return {f"val_{name}": value for name, value in figures(network, held_out, loss, metrics).items()}
-        values = figures(network, data._replace(w=None), loss, metrics) if metrics else {}
+            return {f"val_{name}": value for name, value in compute_metrics(network, held_out, loss, metrics).items()}
+        values = compute_metrics(network, data._replace(w=None), loss, metrics) if metrics else {}
         return {name: value for name, value in values.items() if name != "loss"}
 
     return evaluate
 
 
-def _host(network: "NetworkLike", x: Columns) -> np.ndarray:
+def _to_host(network: "NetworkLike", x: Columns) -> np.ndarray:
     return host_columns(network.backend, x).astype(np.float64)

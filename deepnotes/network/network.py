@@ -16,7 +16,7 @@ from deepnotes.backends.registry import get_backend
 from deepnotes.backends.samples import host_columns
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
-from deepnotes.network.evaluation import figures, outputs, watching
+from deepnotes.network.evaluation import compute_metrics, epoch_evaluator, outputs
 from deepnotes.network.inputs import as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
 from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
@@ -241,7 +241,7 @@ class Network:
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
         with callbacks_called(training), np.errstate(all="ignore"):
             program, training.state = self._start(plan)
-            return run_fit(training, program, watching(self, data, held_out, loss_function, metric_functions))
+            return run_fit(training, program, epoch_evaluator(self, data, held_out, loss_function, metric_functions))
 
     @exclusive
     def partial_fit(  # noqa: PLR0913 - a subset of the options of fit
@@ -315,7 +315,7 @@ class Network:
         loss_function = self._loss(loss)
         metric_functions = as_metrics(metrics)
         data, _ = as_data(self, X, Y, loss_function, sample_weight)
-        return figures(self, data, loss_function, metric_functions)
+        return compute_metrics(self, data, loss_function, metric_functions)
 
     def gradients(
         self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None, l2: float = 0.0

@@ -8,7 +8,7 @@ import pytest
 from table_errors import error_of
 
 from deepnotes.datasets.idx_files import DTYPES
-from deepnotes.datasets.npy_files import companion
+from deepnotes.datasets.npy_files import find_companion
 from deepnotes.datasets.tables import read_table
 from deepnotes.utils.errors import ArgumentError, TableError
 
@@ -37,7 +37,7 @@ def test_unknown_and_invalid_column_names_are_refused(csv_file, npz_file):
         for arguments in ({"columns": ["alhpa"]}, {"exclude": ["alhpa"]}, {"columns": ["beta"], "text": ["alhpa"]}):
             with pytest.raises(TableError, match=r"no column 'alhpa' \(did you mean 'alpha'\?\); columns: "):
                 read_table(path, **arguments)
-        with pytest.raises(TableError, match="no column is left to be read; columns: alpha, beta"):
+        with pytest.raises(TableError, match="no column is left to read; columns: alpha, beta"):
             read_table(path, exclude=["alpha", "beta"])
         with pytest.raises(ArgumentError, match="exclude='alpha', wanted a collection of column names"):
             read_table(path, exclude="alpha")
@@ -69,14 +69,14 @@ def test_a_matrix_and_the_targets_in_its_companion_file(tmp_path, x, y):
     assert table.names == ["x0", "x1", "y"]
     assert table.features()[0].tolist() == [[0, 1, 1], [2, 3, 0], [4, 5, 1]]
     np.save(tmp_path / y, np.ones(2))
-    assert error_of(tmp_path / x).endswith("array 'y' has shape (2,), wanted (3,) or (3, k), as 'X' has")
+    assert error_of(tmp_path / x).endswith("array 'y' has shape (2,), wanted (3,) or (3, k) to match 'X'")
 
 
 @pytest.mark.parametrize("name", ["Xavier.npy", "maximum.npy", "metadata.npy", "y.npy", "dataset.npy"])
 def test_names_that_have_no_companion(tmp_path, name):
     for candidate in (name.replace("X", "y"), name.replace("data", "labels")):
         (tmp_path / candidate).touch()
-    assert companion(tmp_path / name) is None
+    assert find_companion(tmp_path / name) is None
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_names_that_have_no_companion(tmp_path, name):
     [
         (np.ones(3), "array 'X' has shape (3,), wanted (samples, features), both at least 1"),
         (np.ones((2, 0)), "array 'X' has shape (2, 0), wanted (samples, features), both at least 1"),
-        (np.array([["a"]]), "array 'X' is text, and features must be numbers"),
-        (np.array([[{}]], object), "the file cannot be read: it holds Python objects, which only pickle could load"),
+        (np.array([["a"]]), "array 'X' is text, but features must be numbers"),
+        (np.array([[{}]], object), "the file cannot be read: it holds Python objects, which need pickle"),
         (np.ones((1, 1), complex), "the file has dtype complex128, wanted real numbers or text"),
         (np.ones((1, 1), [("a", "f8")]), "the file has dtype [('a', '<f8')], wanted real numbers or text"),
         (np.array([[1, np.inf]]), "array 'X' has inf at [0, 1] where a finite number was expected"),
@@ -102,7 +102,7 @@ def test_a_truncated_array_is_refused(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.ones((4, 2)))
     path.write_bytes(path.read_bytes()[:-1])
-    assert error_of(path) == "a.npy: the array takes 64 bytes, but the file ends before"
+    assert error_of(path) == "a.npy: the file ends before the end of its array, which takes 64 bytes"
     path.write_bytes(b"")
     assert "is not in NumPy's array format" in error_of(path)
 
@@ -144,8 +144,8 @@ def test_all_dtypes_of_idx_files(tmp_path, code):
         (b"\0\0\x08\x05" + bytes(20), "the first bytes are 00 00 08 05, wanted an IDX file"),
         (b"\0\0\x07\x01" + bytes(20), "the first bytes are 00 00 07 01, wanted an IDX file"),
         (b"\0\0\x08\x02\0\0", "the file ends within its header"),
-        (idx(IMAGES)[:-1], "its header says (3, 2, 2), 12 bytes, but it has 11"),
-        (idx(IMAGES) + b"x", "its header says (3, 2, 2), 12 bytes, but it has more"),
+        (idx(IMAGES)[:-1], "its header declares (3, 2, 2), 12 bytes, but it has 11"),
+        (idx(IMAGES) + b"x", "its header declares (3, 2, 2), 12 bytes, but it has more"),
         (idx(IMAGES[:0]), "its array has shape (0, 2, 2), wanted sizes of at least 1"),
         (gzip.compress(idx(IMAGES), mtime=0)[:-9], "the gzip file is damaged"),
         (gzip.compress(idx(IMAGES), mtime=0)[:-5] + b"oops!", "the gzip file is damaged"),
@@ -161,7 +161,7 @@ def test_a_different_number_of_labels_than_images_is_refused(tmp_path):
     (tmp_path / "images.idx").write_bytes(idx(IMAGES))
     (tmp_path / "labels.idx").write_bytes(idx(LABELS[:2]))
     assert error_of(tmp_path / "images.idx") == (
-        "labels.idx: the labels have shape (2,), wanted (3,): one for each image"
+        "labels.idx: the labels have shape (2,), wanted (3,): one label for each image"
     )
 
 

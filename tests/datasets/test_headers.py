@@ -220,7 +220,7 @@ def test_row_names_of_r_are_an_index(text, options, csv_file):
     table = read_table(csv_file(text), missing="keep", **options)
     assert table.names == ["x", "y"]
     assert table.column("x")[-12:].tolist() == (np.arange(12) / 2).tolist()
-    assert table.notes == ["the first column, which has no name, is an index, and was left out"]
+    assert table.notes == ["the first column, which has no name, is an index and was left out"]
 
 
 def test_row_names_are_reported_by_train_and_predict(capsys):

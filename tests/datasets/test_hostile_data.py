@@ -180,7 +180,7 @@ def test_formulas_are_text(file, cell):
 def test_text_with_invalid_code_points_is_refused(file, point):
     text = npy(header_of("(1,)", "'<U1'"), struct.pack("<I", point))
     assert error_of(file("a.npz", archive({"a.npy": text}))) == (
-        "a.npz: array 'a' is not valid text: it has numbers that are not characters"
+        "a.npz: array 'a' is not valid text: it contains invalid code points"
     )
 
 
@@ -200,7 +200,7 @@ def test_two_arrays_with_the_same_name_are_refused(file):
         zip_file.writestr("X.npy", npy(header_of("(1, 1)"), bytes(8)))
         with pytest.warns(UserWarning, match="Duplicate name"):
             zip_file.writestr("X.npy", npy(header_of("(1, 1)"), bytes(8)))
-    assert error_of(file("a.npz", stream.getvalue())) == "a.npz: the archive has two arrays of the name 'X'"
+    assert error_of(file("a.npz", stream.getvalue())) == "a.npz: the archive has two arrays with the name 'X'"
 
 
 # --- every byte -------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_arrays_of_one_dimension_are_columns(npz_file):
         ({"X": np.zeros((3, 1, 2))}, "array 'X' has shape (3, 1, 2), wanted (samples, features), both at least 1"),
         ({"x": np.zeros((0, 2))}, "array 'x' has shape (0, 2), wanted (samples, features), both at least 1"),
         ({"X": np.zeros((2, 0))}, "array 'X' has shape (2, 0), wanted (samples, features), both at least 1"),
-        ({"X": np.array([["a"]])}, "array 'X' is text, and features must be numbers"),
+        ({"X": np.array([["a"]])}, "array 'X' is text, but features must be numbers"),
         ({"X": np.ones((1, 1), complex)}, "array 'X' has dtype complex128, wanted real numbers or text"),
         ({"X": np.ones((1, 1), "M8[s]")}, "array 'X' has dtype datetime64[s], wanted real numbers or text"),
         ({"a": np.array([b"x"])}, "array 'a' has dtype |S1, wanted real numbers or text"),
@@ -59,16 +59,16 @@ def test_arrays_of_one_dimension_are_columns(npz_file):
             {"X": np.ones((2, 2)), "y": np.array([1, -np.inf])},
             "array 'y' has -inf at [1] where a finite number was expected",
         ),
-        ({"a": np.array(["x", ""])}, "row 2: column 'a' has an empty text where a value was expected"),
+        ({"a": np.array(["x", ""])}, "row 2: column 'a' has an empty string where a value was expected"),
         (
             {"X": np.ones((2, 2)), "y": np.ones(3)},
-            "array 'y' has shape (3,), wanted (2,) or (2, k), as 'X' has",
+            "array 'y' has shape (3,), wanted (2,) or (2, k) to match 'X'",
         ),
         (
             {"X": np.ones((2, 2)), "y": np.ones((3, 2))},
-            "array 'y' has shape (3, 2), wanted (2,) or (2, k), as 'X' has",
+            "array 'y' has shape (3, 2), wanted (2,) or (2, k) to match 'X'",
         ),
-        ({"X": np.ones((1, 1)), "y": np.ones(())}, "array 'y' has shape (), wanted (1,) or (1, k), as 'X' has"),
+        ({"X": np.ones((1, 1)), "y": np.ones(())}, "array 'y' has shape (), wanted (1,) or (1, k) to match 'X'"),
         ({"X": np.ones((1, 1)), "x": np.ones((1, 1))}, "the archive has 'X' and 'x', wanted only one of them"),
         (
             {"X": np.ones((1, 1)), "y": np.ones(1), "Y": np.ones(1)},
@@ -76,10 +76,10 @@ def test_arrays_of_one_dimension_are_columns(npz_file):
         ),
         (
             {"x_train": np.ones((3, 2)), "y_train": np.ones(3)},
-            "array 'x_train' has shape (3, 2), wanted an array X of shape (samples, features), or else only columns "
-            "of shape (samples,)",
+            "array 'x_train' has shape (3, 2), wanted an array X of shape (samples, features), or only arrays "
+            "of shape (samples,), one per column",
         ),
-        ({"a": np.ones(3), "b": np.ones(2)}, "array 'b' has 2 values, wanted 3, as 'a' has"),
+        ({"a": np.ones(3), "b": np.ones(2)}, "array 'b' has 2 values, wanted 3 as in 'a'"),
         ({"a": np.ones(0)}, "array 'a' has 0 values, wanted at least one"),
     ],
 )
@@ -106,13 +106,13 @@ def test_object_arrays_are_never_unpickled(npz_file):
 def test_a_file_that_is_not_an_archive_is_refused(tmp_path, content):
     path = tmp_path / "data.npz"
     path.write_bytes(content)
-    assert error_of(path) == "data.npz: not a NumPy archive, as numpy.savez writes"
+    assert error_of(path) == "data.npz: not a NumPy archive (as written by numpy.savez)"
 
 
 def test_an_empty_archive_is_refused(tmp_path):
     path = tmp_path / "data.npz"
     path.write_bytes(b"PK\x03\x04PK\x05\x06" + bytes(18))
-    assert error_of(path) == "data.npz: the archive has no arrays, wanted an array X or columns"
+    assert error_of(path) == "data.npz: the archive is empty, wanted an array X, or one array per column"
 
 
 def test_an_archive_of_other_files_is_refused(tmp_path):

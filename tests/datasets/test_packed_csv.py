@@ -14,7 +14,7 @@ from test_csv_alike import load_module
 import deepnotes as dn
 from deepnotes.cli import main
 from deepnotes.datasets import reading
-from deepnotes.datasets.tables import conversion_of, read_table
+from deepnotes.datasets.tables import conversion_hint, read_table
 
 pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
 
@@ -110,18 +110,18 @@ def test_text_may_be_highly_compressible():
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("a.csv.zip", "; unpack it first"),
-        ("a.csv.bz2", "; unpack it first"),
-        ("a.json.gz", "; unpack it first"),
-        ("a.tar.gz", "; unpack it first"),
-        ("a.gz", "; unpack it first"),
-        ("a.xlsx", "; pandas.read_excel('a.xlsx').to_csv('a.csv', index=False) converts it"),
-        ("A.XLS", "; pandas.read_excel('A.XLS').to_csv('A.csv', index=False) converts it"),
-        ("a.json", "; pandas.read_json('a.json').to_csv('a.csv', index=False) converts it"),
-        ("a.jsonl", "; pandas.read_json('a.jsonl', lines=True).to_csv('a.csv', index=False) converts it"),
-        ("a.feather", "; pandas.read_feather('a.feather').to_csv('a.csv', index=False) converts it"),
-        ("a.dta", "; pandas.read_stata('a.dta').to_csv('a.csv', index=False) converts it"),
-        ("a.txt", "; if it holds a table as text, give it a name that ends in .csv"),
+        ("a.csv.zip", "; decompress it first"),
+        ("a.csv.bz2", "; decompress it first"),
+        ("a.json.gz", "; decompress it first"),
+        ("a.tar.gz", "; decompress it first"),
+        ("a.gz", "; decompress it first"),
+        ("a.xlsx", "; convert it with pandas.read_excel('a.xlsx').to_csv('a.csv', index=False)"),
+        ("A.XLS", "; convert it with pandas.read_excel('A.XLS').to_csv('A.csv', index=False)"),
+        ("a.json", "; convert it with pandas.read_json('a.json').to_csv('a.csv', index=False)"),
+        ("a.jsonl", "; convert it with pandas.read_json('a.jsonl', lines=True).to_csv('a.csv', index=False)"),
+        ("a.feather", "; convert it with pandas.read_feather('a.feather').to_csv('a.csv', index=False)"),
+        ("a.dta", "; convert it with pandas.read_stata('a.dta').to_csv('a.csv', index=False)"),
+        ("a.txt", "; if it contains a table as text, rename it to end in .csv"),
         ("a.pkl", ""),
         ("a.docx", ""),
     ],
@@ -142,5 +142,5 @@ def test_the_advised_conversion_with_pandas_works(name):
         frame.to_feather(name)
     else:
         frame.to_json(name, orient="records", lines=name == "a.jsonl")
-    exec(conversion_of(Path(name)).removeprefix("; ").removesuffix(" converts it"), {"pandas": pd})
+    exec(conversion_hint(Path(name)).removeprefix("; convert it with "), {"pandas": pd})
     assert dn.read_table("a.csv").column("y").tolist() == ["a", "b"]

@@ -49,7 +49,7 @@ def test_an_unknown_suffix_is_refused(tmp_path, name):
     path.write_text("a\n1\n")
     assert error_of(path) == (
         f"{name}: the suffix is {path.suffix!r}, wanted .csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or "
-        f"the name of an IDX file{'; unpack it first' if name == '.csv.gz' else ''}"
+        f"the name of an IDX file{'; decompress it first' if name == '.csv.gz' else ''}"
     )
 
 
@@ -99,12 +99,12 @@ def test_a_text_column_among_the_features_is_refused(flowers):
     with pytest.raises(TableError) as caught:
         flowers.features()
     assert str(caught.value).endswith(
-        "data.csv:3: column 'kind' is text, its first value is 'rose', and features must be numbers"
+        "data.csv:3: column 'kind' is text, its first value is 'rose', but features must be numbers"
     )
 
 
 def test_a_text_column_of_an_archive_among_the_features_is_refused(npz_file):
-    with pytest.raises(TableError, match=r"data\.npz: column 'a' is text, its first value is 'u', and features must"):
+    with pytest.raises(TableError, match=r"data\.npz: column 'a' is text, its first value is 'u', but features must"):
         read_table(npz_file(a=np.array(["u"]))).features()
 
 
@@ -125,7 +125,7 @@ def test_an_unknown_name_to_exclude_is_refused(flowers):
 def test_at_least_one_feature_is_required(flowers):
     choices: list[dict[str, Any]] = [{"exclude": flowers.names}, {"names": []}]
     for arguments in choices:
-        with pytest.raises(TableError, match="no column is left to be a feature; columns: length, "):
+        with pytest.raises(TableError, match="no column is left as a feature; columns: length, "):
             flowers.features(**arguments)
 
 

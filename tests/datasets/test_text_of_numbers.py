@@ -92,7 +92,7 @@ def test_a_model_from_either_file_predicts_for_both(run):
 def test_the_error_for_many_distinct_numbers_as_text_names_the_option(capsys, run):
     assert main(["train", "a.parquet", "--target", "x", "--exclude", "gap", *QUICK]) == 1
     assert "column 'amount' is text of 94 distinct values" in (err := capsys.readouterr().err)
-    assert err.endswith("; --numeric (numeric=) reads it as numbers\n")
+    assert err.endswith("; use --numeric (numeric=) to read it as numbers\n")
     assert main(["train", "a.parquet", "--target", "amount", "--exclude", "gap", *QUICK]) == 1
     assert "the target is text of 118 distinct numbers, such as '" in (err := capsys.readouterr().err)
     assert "use --numeric to read it as numbers, or --task classification to use it as it is" in err

@@ -56,16 +56,16 @@ def test_balanced_class_weights_are_scikit_learns() -> None:
 @pytest.mark.parametrize(
     ("class_weight", "targets", "message"),
     [
-        ({1: 1.0, 2: 10.0}, y, r"class_weight names 2, and the classes 0 are not in class_weight"),
-        ({"yes": 2.0}, y, "class_weight names 'yes'"),
+        ({1: 1.0, 2: 10.0}, y, r"class_weight has weights for unknown classes 2, but not for the classes 0"),
+        ({"yes": 2.0}, y, "class_weight has weights for unknown classes 'yes'"),
         ({0: np.nan, 1: 1.0}, y, r"class_weight\[0\]=nan, wanted a finite number"),
         ({0: -1.0, 1: 1.0}, y, r"class_weight\[0\]=-1.0, wanted a finite number of at least 0"),
         ({0: True, 1: 1.0}, y, r"class_weight\[0\]=True"),
         ({0: 0.0, 1: 0.0}, y, "class_weight times sample_weight: the largest is 0.0"),
-        ([{0: 1.0, 1: 1.0}], y, "class_weight is a list, which needs multilabel y"),
+        ([{0: 1.0, 1: 1.0}], y, "class_weight is a list, but y is not multilabel"),
         ([{0: 1.0, 1: 1.0}], LABELS, "class_weight is a list of 1, wanted 'balanced' or a list of 2 dicts"),
         ({0: 1.0, 1: 1.0}, LABELS, "class_weight is a dict, wanted 'balanced' or a list of 2 dicts"),
-        ([{0: 1.0, 2: 1.0}, "balanced"], LABELS, r"class_weight\[0\] names 2"),
+        ([{0: 1.0, 2: 1.0}, "balanced"], LABELS, r"class_weight\[0\] has weights for unknown classes 2"),
     ],
     ids=str,
 )
@@ -114,10 +114,10 @@ def test_weights_that_are_all_0_in_either_part_of_the_split_are_refused(solver: 
 
 def _generator_of_the_split() -> np.random.RandomState:
     """Return the generator in the state in which the samples are split: after the initial parameters are drawn."""
-    from deepnotes.estimators.architecture import initial
+    from deepnotes.estimators.architecture import initial_parameters
 
     state = np.random.RandomState(0)
-    initial([4, 5, 1], "relu", state, np.dtype(np.float64))
+    initial_parameters([4, 5, 1], "relu", state, np.dtype(np.float64))
     return state
 
 

@@ -357,7 +357,7 @@ def test_a_warm_start_needs_the_same_classes_and_layers() -> None:
     for other in (np.repeat([0, 1], 75), np.repeat([0, 1, 3], 50), np.arange(150) % 4):
         with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same classes"):
             model.fit(X_iris, other)
-    with pytest.raises(ValueError, match=r"sizes \[4, 2, 3\], and this fit needs \[4, 5, 3\]"):
+    with pytest.raises(ValueError, match=r"sizes \[4, 2, 3\], but this fit needs \[4, 5, 3\]"):
         model.set_params(hidden_layer_sizes=5).fit(X_iris, y_iris)
     with pytest.raises(ValueError, match="features"):
         model.set_params(hidden_layer_sizes=2).fit(X_iris[:, :2], y_iris)

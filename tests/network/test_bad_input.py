@@ -60,7 +60,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("transposed X in predict", lambda n: n.predict(X.T), dn.ShapeError, r"samples are columns here: X\.T", None),
     ("one sample", lambda n: n.predict(X[:, 0]), dn.ShapeError, r"pass X\.reshape\(-1, 1\)", None),
     ("scalar", lambda n: n.predict(3.0), dn.ShapeError, r"X has shape \(\)", None),
-    ("lengths", lambda n: n.fit(X, Y[:5]), dn.ShapeError, r"Y has 5 samples .* and X has 6", None),
+    ("lengths", lambda n: n.fit(X, Y[:5]), dn.ShapeError, r"Y has 5 samples .*, but X has 6", None),
     ("transposed Y", lambda n: n.fit(X, np.eye(3)[Y]), dn.ShapeError, r"Y\.T would fit", None),
     ("outputs", lambda n: n.fit(X, np.ones((2, 6)) / 2), dn.ShapeError, r"wanted \(3, 6\), or class indices", None),
     ("no samples", lambda n: n.fit(X[:, :0], Y[:0]), dn.DataError, "X holds no samples", None),

@@ -233,8 +233,8 @@ def test_files_that_cannot_stay_on_disk(tmp_path):
     assert "array 'X' is compressed; save it with numpy.savez" in message("a.npz")
     np.savez(tmp_path / "b.npz", a=np.ones(2))
     assert "only in an array X" in message("b.npz")
-    assert "unpack it with gunzip" in message("a.idx", gzip.compress(idx(np.ones((2, 2)))))
-    assert "but its length differs" in message("b.idx", idx(np.ones((2, 2))) + b"x")
+    assert "decompress it with gunzip" in message("a.idx", gzip.compress(idx(np.ones((2, 2)))))
+    assert "does not match the shape in its header" in message("b.idx", idx(np.ones((2, 2))) + b"x")
     assert "two dimensions or more" in message("c.idx", idx(np.ones(2)))
     assert "cannot be read: No such file" in message("d.npy")
     with pytest.raises(ArgumentError, match="exclude='y', wanted a collection of column names"):
@@ -247,7 +247,7 @@ def test_text_and_missing_values_in_a_parquet_file_are_refused(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a": [1.0, None], "s": ["x", "y"], "y": [1, 2]}), path)
     table = dn.open_table(path)
-    with pytest.raises(TableError, match="column 's' is not in the matrix of numbers that stays on disk"):
+    with pytest.raises(TableError, match="column 's' is not part of the numeric matrix that stays on disk"):
         table.features(exclude=["y"])
     with pytest.raises(TableError, match="row 2: column 'a' has no value"):
         table.column("a")

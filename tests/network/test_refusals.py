@@ -128,8 +128,8 @@ def test_weights_that_are_all_0_or_out_of_range_are_refused() -> None:
         (lambda: net.gradients(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
         (lambda: net.partial_fit(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
         (lambda: net.fit(X, Y, validation=(X, Y, zeros)), "the weights of X_val: every sample has the weight 0"),
-        (lambda: net.fit(X, Y, class_weight=[0.0, 0.0]), "class_weight gives every sample the weight 0"),
-        (lambda: net.fit(X, Y, class_weight=[1.0, 0.0], sample_weight=Y), "the weight 0 with sample_weight"),
+        (lambda: net.fit(X, Y, class_weight=[0.0, 0.0]), "class_weight is 0 for every sample"),
+        (lambda: net.fit(X, Y, class_weight=[1.0, 0.0], sample_weight=Y), "class_weight times sample_weight is 0"),
         (
             lambda: net.partial_fit(X, Y, sample_weight=[1e300] * 12),
             r"sample_weight\[0\] is 1e\+300, beyond the range of float32",

@@ -1,4 +1,4 @@
-"""Affine functions of each feature, composed of additions and multiplications with constants."""
+"""Affine functions that apply to each feature separately, composed of additions and multiplications with constants."""
 
 from typing import Any, NamedTuple
 
@@ -9,10 +9,10 @@ from deepnotes.utils.errors import DeepnotesError, ModelFileError
 
 
 class Affine(NamedTuple):
-    """``factor x + shift``, which equals ``(x - mean) / scale``; all in double precision, shape (1, 1) or (n, 1).
+    """An affine function in two forms, ``factor x + shift`` and ``(x - mean) / scale``.
 
-    Both representations are kept: the first is multiplied into weights, and the second has the exact constants of a
-    standardizer.
+    The first form can be folded into weights and biases, and the second has the exact constants of a standardizer. All
+    four arrays are in double precision, with the shape (1, 1) or (n, 1).
 
     Examples
     --------
@@ -32,7 +32,7 @@ class Affine(NamedTuple):
         return np.asarray(self.factor * x + self.shift)
 
     def then(self, op: str, c: Any) -> "Affine":
-        """Return this function followed by one more operation.
+        """Return this function followed by an operation with a constant.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class Affine(NamedTuple):
             else:
                 result = Affine(factor / c, shift / c, mean, scale * c)
         if not (np.isfinite(result.factor).all() and np.isfinite(result.shift).all()):
-            raise ModelFileError("makes numbers that are not finite")
+            raise ModelFileError("produces numbers that are not finite")
         return result
 
     @property
@@ -64,9 +64,9 @@ class Affine(NamedTuple):
         return bool((self.factor == 1).all() and (self.shift == 0).all())
 
     def split(self, features: int) -> tuple[Standardizer | None, "Affine"]:
-        """Return a standardizer, or None if it is not needed, and the affine function to apply after it.
+        """Split this function into a standardizer, or None if not needed, and the affine function to apply after it.
 
-        A standardizer divides by positive numbers, so the remaining function has the signs of the factors, and those
+        A standardizer divides by positive numbers, so the second function contains the signs of the factors, and the
         factors that are 0.
         """
         if self.is_identity:

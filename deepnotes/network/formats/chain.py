@@ -1,4 +1,4 @@
-"""Chain: a network as other file formats can represent it."""
+"""Chain: a network in the form that other file formats can represent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,12 +28,12 @@ class Link(NamedTuple):
 
     @property
     def layer(self) -> Dense:
-        """The layer, without its parameters."""
+        """The layer without its parameters."""
         return Dense(len(self.W), self.g)
 
 
 class Target(NamedTuple):
-    """The mean and scale of a standardized target, which convert outputs to the target's original units."""
+    """The mean and scale of a standardized target: ``output * scale + mean`` is in the original units of the target."""
 
     mean: float
     scale: float
@@ -63,7 +63,7 @@ class Chain:
 
     @property
     def encoder(self) -> Encoder | None:
-        """The encoder of the columns of a table as inputs; None if the columns are used unchanged."""
+        """The encoder that converts the columns of a table to inputs; None if the columns are the inputs."""
         try:
             encoder = Encoder.from_metadata(self.metadata["columns"])
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
@@ -82,7 +82,7 @@ class Chain:
 
     @classmethod
     def of(cls, network: "NetworkLike", target: Target | None = None) -> "Chain":
-        """Return the chain of a network, without dropout, which has no effect on predictions.
+        """Return the chain for a network; dropout is omitted, since it does not affect predictions.
 
         Raises
         ------
@@ -92,8 +92,8 @@ class Chain:
         preprocessing = network.standardizer
         if preprocessing is not None and type(preprocessing) is not Standardizer:
             raise ModelFileError(
-                f"the inputs go through {brief(repr(preprocessing))}, and only a Standardizer can be written to a file "
-                "of another format; Network.save keeps its mean and scale"
+                f"the inputs are preprocessed by {brief(repr(preprocessing))}, but files of other formats can "
+                "only contain a Standardizer; Network.save stores its mean and scale"
             )
         if not isinstance(network.metadata, dict):
             raise ModelFileError(f"metadata is {brief(repr(network.metadata))}, wanted a dict of JSON values")
@@ -105,14 +105,14 @@ class Chain:
             if type(layer) is not Dense or type(layer.g) is not Activation:
                 kind, value = ("activation", layer.g) if type(layer) is Dense else ("layer", layer)
                 raise ModelFileError(
-                    f"layer {number} has the user-defined {kind} {brief(repr(value))}, and a file of another format "
-                    "can only hold the library's"
+                    f"layer {number} has the user-defined {kind} {brief(repr(value))}, but files of other formats "
+                    "can only contain those of the library"
                 )
             links.append(Link(host[f"W{len(links) + 1}"], host[f"b{len(links) + 1}"], layer.g))
         return cls(tuple(links), network.dtype, preprocessing, target, network.metadata)
 
     def with_folded_target(self) -> "Chain":
-        """Return a chain with the same outputs, with the target's scale and mean folded into the last layer.
+        """Return a chain that computes the same outputs, with the target's scale and mean folded into the last layer.
 
         Raises
         ------
@@ -123,7 +123,9 @@ class Chain:
             return self
         *before, (W, b, g) = self.links
         if g.name != "identity":
-            raise ModelFileError(f"the outputs of {g.name} are scaled by {self.target.scale:g}, and no layer does that")
+            raise ModelFileError(
+                f"the outputs of {g.name} are scaled by {self.target.scale:g}, which cannot be folded into a layer"
+            )
         last = Link(*scale_layer(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
         return replace(self, links=(*before, last), target=None, metadata=self.output_metadata())
 
@@ -141,7 +143,7 @@ class Chain:
         ops : Ops
         A : Array, shape (n[0], m)
         parameter : callable
-            Converts a host array, which it gets together with its name (``W1``), to an array of the namespace.
+            A function of the name of a parameter, such as ``W1``, and its host array; it returns the namespace's array.
         """
         for number, link in enumerate(self.links, 1):
             parameters = {"W": parameter(f"W{number}", link.W), "b": parameter(f"b{number}", link.b)}
@@ -149,7 +151,7 @@ class Chain:
         return A
 
     def preprocess(self, X: np.ndarray) -> np.ndarray:
-        """Return inputs of shape (n[0], m) after standardization, in the dtype of the chain."""
+        """Return the inputs X, shape (n[0], m), after standardization, in the dtype of the chain."""
         with np.errstate(all="ignore"):
             X = X.astype(np.float64) if self.standardizer is None else self.standardizer(X.astype(np.float64))
             return X.astype(self.dtype)
@@ -160,11 +162,14 @@ class Chain:
 
 
 NO_TARGET = {"target_mean": 0.0, "target_scale": 1.0}
-"""The command line's metadata for a network whose outputs are in the target's original units."""
+"""The metadata that the command line stores if outputs are already in the original units of the target."""
 
 
 def scale_layer(W: np.ndarray, b: np.ndarray, factor: Any, summand: Any, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return W and b of a layer whose ``Z`` is ``factor Z + summand``: numbers, or arrays of shape (n, 1)."""
+    """Return W and b such that the layer computes ``factor Z + summand`` instead of ``Z``.
+
+    `factor` and `summand` are numbers, or arrays of shape (n, 1).
+    """
     with np.errstate(all="ignore"):
         new_W = W if np.all(factor == 1) else (factor * W.astype(np.float64)).astype(dtype)
         return new_W, (factor * b.astype(np.float64) + summand).astype(dtype)

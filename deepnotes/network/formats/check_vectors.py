@@ -1,8 +1,8 @@
-"""Test vectors: inputs, the expected outputs, and bounds for the error of a correct result.
+"""Test vectors: inputs, expected outputs, and bounds for the errors of correct results.
 
-The bounds are computed for the network and these inputs by the running error analysis of
-:mod:`deepnotes.backends.bounds`. Every program that computes the same equations in the same dtype, in any order, stays
-within them.
+The bounds apply to one network and these inputs, and are computed by the running error analysis of
+:mod:`deepnotes.backends.bounds`. Every program that computes the same equations in the same dtype, in any order of
+operations, stays within the bounds.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, excess, gamma
 from deepnotes.network.formats.chain import Chain
 
 ROWS = 8
+"""The number of samples in the test vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Vectors:
     A : ndarray of float64, shape (rows, n[L])
         The expected outputs.
     allowed : ndarray of float64, shape (rows, n[L])
-        The largest error of a correct result.
+        The largest error that a correct result may have.
     """
 
     X: np.ndarray
@@ -35,9 +36,9 @@ class Vectors:
 
 
 def vectors_of(chain: Chain) -> Vectors:
-    """Return test vectors: eight samples, drawn from the distribution that the standardizer expects.
+    """Return test vectors: eight samples, drawn from a normal distribution with the standardizer's mean and scale.
 
-    One sample is zero before scaling, and one has a NaN. The same chain always has the same vectors.
+    One sample is zero after standardization, and one contains a NaN. The result is always the same for the same chain.
     """
     rng = np.random.default_rng(0)
     X = rng.normal(size=(chain.inputs, ROWS))
@@ -55,30 +56,30 @@ def vectors_of(chain: Chain) -> Vectors:
 
 
 def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
-    """Return the outputs for X, shape (n[0], m), with the error bound of a correct result.
+    """Return the outputs for X, with the error bounds of a correct result.
 
     Parameters
     ----------
     chain : Chain
     X : ndarray, shape (n[0], m)
     random : bool, default False
-        Whether parameters and inputs are random, see :func:`~deepnotes.backends.bounds.sum_factor`. The parameters of a
-        trained network are not random.
+        Whether parameters and inputs are random; see :func:`~deepnotes.backends.bounds.sum_factor`. The parameters of a
+        trained network are not.
     """
     bounds = Bounds(chain.dtype, random=random)
-    # Standardization has no error bound: in double precision, it is two operations with results defined by IEEE 754.
+    # Standardization needs no error bound: IEEE 754 determines the results of its two operations in double precision.
     preprocessed = bounds.from_numpy(chain.preprocess(X))
     with np.errstate(all="ignore"):
         A: BoundedArray = chain.forward(bounds.ops, preprocessed, lambda name, W: bounds.from_numpy(W))  # type: ignore
         if chain.target is None:
             return A
         mean, scale = chain.target
-        value = A.value * scale + mean  # double precision is wide enough here
+        value = A.value * scale + mean  # double precision suffices here
         rounding = gamma(2, UNIT["float64"]) * (abs(A.value * scale) + abs(mean))
         return BoundedArray(A.rules, value, A.error * abs(scale) + rounding)
 
 
 def worst(outputs: np.ndarray, vectors: Vectors) -> float:
-    """Return the largest error of outputs, shape (rows, n[L]), as a multiple of its bound: correct if at most 1."""
+    """Return the largest error of `outputs`, shape (rows, n[L]), as a multiple of its bound; at most 1 is correct."""
     rules = Bounds(str(vectors.X.dtype)).rules
     return float(excess(outputs, BoundedArray(rules, vectors.A, vectors.allowed / rules.slack)).max())

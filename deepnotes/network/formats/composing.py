@@ -1,9 +1,9 @@
-"""Composition of dense layers from products with weights, affine functions between them, and activations.
+"""Composition of dense layers from matrix products, the affine functions before and after them, and activations.
 
-Files of other formats contain single operations, while a layer has one product, one sum and one activation. So affine
-functions are collected until they can be folded into a product. A function after a product scales the rows of ``W`` and
-changes ``b``; a function before it scales the columns of ``W`` and changes ``b``; a function before the first layer
-becomes a standardizer. All of this is computed in double precision and rounded once.
+Files of other formats contain single operations, but a dense layer consists of a product, a sum and an activation. So
+affine functions are collected until they can be folded into a product: a function after the product scales the rows of
+``W`` and changes ``b``; a function before the product scales the columns of ``W`` and changes ``b``. A function before
+the first layer becomes a standardizer. Everything is computed in double precision and rounded once.
 """
 
 from dataclasses import dataclass, replace
@@ -19,35 +19,40 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.wording import brief
 
 LINEAR = Activation("identity")
+MAX_EXTRA_OUTPUTS = 64
+"""A layer is appended to scale or shift the outputs only if n <= n_prev + this number for the last layer.
+
+The weights of the new layer have the shape (n, n), so a small file with a large n would need much memory.
+"""
 BOUNDED = {"sigmoid", "tanh", "softmax"}
-"""Activations whose outputs are always finite, so that a product with a diagonal matrix does not make them NaN."""
+"""Activations with finite outputs. A product with a diagonal matrix would turn infinite outputs into NaN (0 * inf)."""
 
 
 class Expression(NamedTuple):
-    """An affine function of the outputs of a layer, or of the inputs if `layer` is None."""
+    """An affine function of the outputs of a layer, or of the network's inputs if `layer` is None."""
 
     layer: "Product | None" = None
     affine: Affine = IDENTITY
 
     def then(self, op: str, c: Any) -> "Expression":
-        """Return this function followed by an operation with a constant, see :meth:`Affine.then`."""
+        """Return this function followed by an operation with a constant; see :meth:`Affine.then`."""
         if self.layer is not None and self.layer.is_linear:
             return Expression(replace(self.layer, after=self.layer.after.then(op, c)))
         return Expression(self.layer, self.affine.then(op, c))
 
     def times(self, W: np.ndarray) -> "Expression":
-        """Return the product ``W A`` of a matrix, shape (n, n_prev), and the value A of this function."""
+        """Return the product of the matrix `W`, shape (n, n_prev), and the value of this function."""
         return Expression(Product(self, W))
 
     def activate(self, g: ActivationFunction) -> "Expression":
-        """Return the outputs of the layer, which must be linear, after an activation."""
+        """Return the layer with the activation `g`; it must not have an activation yet."""
         assert self.layer is not None
         return Expression(replace(self.layer, g=g))
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A layer: ``g(after(W A_prev))``, with an affine function `after`."""
+    """A layer, ``g(after(W A_prev))``; `after` is an affine function."""
 
     A_prev: Expression
     W: np.ndarray
@@ -66,15 +71,16 @@ def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[
     Raises
     ------
     ModelFileError
-        If there is no layer, if no layer can take the last affine function, or if a weight becomes infinite.
+        If there is no layer, if the affine function after the last layer cannot be folded into a layer, or if a weight
+        becomes infinite.
     """
     if outputs.layer is None:
         raise ModelFileError("it has no dense layer")
     if not outputs.affine.is_identity:
         last = outputs.layer
-        if not _is_bounded(last.g) or len(last.W) > last.W.shape[1] + 64:
+        if not _is_bounded(last.g) or len(last.W) > last.W.shape[1] + MAX_EXTRA_OUTPUTS:
             raise ModelFileError(
-                f"the outputs of {brief(_name(last.g))} are scaled or shifted, and no layer follows that could do it"
+                f"the outputs of {brief(_name(last.g))} are scaled or shifted, which cannot be folded into a layer"
             )
         outputs = outputs.times(np.eye(len(last.W), dtype=dtype))
     links: list[Link] = []
@@ -84,7 +90,7 @@ def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[
         standardizer, before = None, expression.affine
         if expression.layer is None:
             standardizer, before = before.split(layer.W.shape[1])
-        g = cast(Activation, layer.g)  # may be user-defined, if one of our estimators is converted to a network
+        g = cast(Activation, layer.g)  # or a user-defined activation of one of our estimators
         links.append(Link(*_fold(layer, before, dtype), g))
     return standardizer, links[::-1]
 
@@ -98,7 +104,7 @@ def _is_bounded(g: ActivationFunction) -> bool:
 
 
 def _fold(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return W and b of a layer, with the affine functions before and after its product folded in."""
+    """Return W and b of a layer, after folding in the affine functions before and after its product."""
     W, after = layer.W, layer.after
     b = np.zeros((len(W), 1))
     with np.errstate(all="ignore"):
@@ -110,5 +116,5 @@ def _fold(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.nd
             W = W.astype(np.float64) * after.factor
         W, b = np.ascontiguousarray(W, dtype), after(b).astype(dtype)
     if not (np.isfinite(W).all() and np.isfinite(b).all()):
-        raise ModelFileError("it has weights that are not finite when they are combined")
+        raise ModelFileError("folding its constants into weights gives numbers that are not finite")
     return W, b

@@ -1,8 +1,8 @@
-"""Containers of model files and checkpoints: safetensors files with a JSON header and SHA-256 digests.
+"""The container format of model files and checkpoints: safetensors files with a JSON header and SHA-256 digests.
 
-The header is the entry ``deepnotes`` of the file's metadata. Its entries ``digests`` (of each tensor) and ``digest``
-(of the rest of the header) reveal files that were altered. A size in a file is trusted only after a check that the file
-is at least that long, and only the tensors that are requested are read.
+The header is the entry ``deepnotes`` of the file's metadata. Its entries ``digests`` (one for each
+tensor) and ``digest`` (for the rest of the header) reveal changes to the file. A size in a file is trusted only after a
+check that the file is at least that long. Only the requested tensors are read.
 """
 
 import json
@@ -22,26 +22,27 @@ from deepnotes.utils.wording import brief, reason
 
 FORMAT = 1
 HEADER_LIMIT = 16 << 20
-"""The largest header that is read, in bytes: enough for more than a hundred thousand feature names."""
+"""The largest header that is read, in bytes: enough for the names of more than 100,000 features."""
 
 RESERVE = 64 << 10
-"""The bytes that :func:`check_header` reserves for header values that are known only when the file is written."""
+"""The bytes that :func:`check_header` reserves for parts of the header that are known only when the file is written."""
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
     "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
-"""NumPy's names of dtypes, by safetensors' names."""
+"""The dtypes in NumPy's notation, by their names in safetensors files."""
 
 
 class Container:
-    """An open file: its header, and tensors that are read on request.
+    """An open file: its header, and its tensors, which are read on request.
 
     Attributes
     ----------
     path : Path
     header : dict
     shapes : dict of str to tuple of int
+        The shapes of the tensors, by name.
     dtypes : dict of str to str
         The dtypes of the tensors, by name.
     """
@@ -54,12 +55,12 @@ class Container:
         self.dtypes = {name: DTYPES.get(x.get_dtype(), x.get_dtype()) for name, x in slices.items()}
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None) -> np.ndarray:
-        """Return a tensor.
+        """Return the tensor `name`, after a check of its shape and dtype, if given, and of its digest.
 
         Raises
         ------
         ModelFileError
-            If it is missing, has another shape or dtype, or was altered.
+            If the tensor is missing, has a different shape or dtype, or was altered.
         """
         if name not in self.shapes:
             raise ModelFileError(f"{self.path}: tensor {brief(name)} is missing")
@@ -84,13 +85,13 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     ----------
     path : Path
     header : mapping
-        JSON values.
+        The header, which must consist of JSON values.
     tensors : mapping of str to ndarray
 
     Raises
     ------
     ModelFileError
-        If the header is not JSON or too long, or the file cannot be written.
+        If the header contains other values or is too long, or the file cannot be written.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -99,22 +100,22 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     try:
         with replacing(path) as file:
             file.write(to_bytes(tensors, metadata={"deepnotes": text}))
-    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+    except (OSError, ValueError) as error:  # a NUL in the path raises ValueError
         raise ModelFileError(f"cannot write {path}: {reason(error)}") from None
 
 
 def check_header(header: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Check that a file with this header and tensors of these names can be written later.
+    """Check that a file with this header and with tensors of these names can be written later.
 
     Raises
     ------
     ModelFileError
-        If the header is not JSON, or too long.
+        If the header contains values that are not JSON, or is too long.
     """
     _encode_header(header, dict.fromkeys(names, "0" * 64), HEADER_LIMIT - RESERVE)
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Return whether a file can be read and all its digests match."""
     try:
         with open_container(path) as file:
@@ -126,18 +127,18 @@ def is_whole(path: Path) -> bool:
 
 
 def _as_stored(tensor: np.ndarray) -> np.ndarray:
-    """Return a tensor in C order and native byte order, as it is read from a file."""
+    """Return a tensor in C order and native byte order, which is how it will be read from a file."""
     return np.asarray(tensor, dtype=tensor.dtype.newbyteorder("="), order="C")
 
 
 def _encode_header(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> str:
-    """Return the JSON of a header, after a check that it and safetensors' own entries fit into `limit` bytes."""
+    """Return a header as JSON, after a check that the JSON and safetensors' own entries fit into `limit` bytes."""
     try:
         content = {"format": FORMAT, **header, "digests": digests}
-        content = json.loads(json.dumps(content, allow_nan=False))  # as it is read: keys are strings, tuples are lists
+        content = json.loads(json.dumps(content, allow_nan=False))  # as read: keys become strings, tuples lists
         text = json.dumps(content | {"digest": digest_of_header(content)})
     except (TypeError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"metadata: wanted JSON values only ({error})") from None
+        raise ModelFileError(f"metadata: wanted only JSON values ({error})") from None
     entries = sum(len(json.dumps(name)) + 200 for name in digests)  # safetensors' own entry for each tensor
     length = max(len(text), (len(json.dumps(text)) + entries) // 2)  # quotes are escaped a second time in the file
     if length > limit // 2:
@@ -153,13 +154,13 @@ def _encode_header(header: Mapping[str, Any], digests: Mapping[str, str], limit:
 
 @contextmanager
 def open_container(path: Path) -> Iterator[Container]:
-    """Open a file for reading, as the context of a ``with`` block.
+    """Open a file for reading; use in a ``with`` statement.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is truncated or altered, has a newer format, or was not written by deepnotes. Errors
-        of reading within the block are raised as ModelFileError, too.
+        If the file cannot be read, is truncated or altered, has a newer format, or was not written by deepnotes. Read
+        errors in the block are raised as ModelFileError, too.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -172,7 +173,7 @@ def open_container(path: Path) -> Iterator[Container]:
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
     except MemoryError:
-        raise ModelFileError(f"{path} has {os.path.getsize(path):,} bytes, more than fit into memory") from None
+        raise ModelFileError(f"{path} has {os.path.getsize(path):,} bytes, which do not fit into memory") from None
 
 
 def as_path(path: str | PathLike[str]) -> Path:
@@ -186,7 +187,7 @@ def as_path(path: str | PathLike[str]) -> Path:
     try:
         return Path(path)
     except TypeError:
-        raise ArgumentError.of("path", path, "the path of a file") from None
+        raise ArgumentError.of("path", path, "a path, as a string or os.PathLike") from None
 
 
 def _check_header_length(path: Path) -> None:
@@ -210,7 +211,7 @@ def _check_header_length(path: Path) -> None:
 def _decode_header(path: Path, text: str | None) -> dict[str, Any]:
     """Return the header of a file, after a check of its format and digest."""
     if text is None:
-        raise ModelFileError(f"{path} is a safetensors file, but not a model file of deepnotes")
+        raise ModelFileError(f"{path} is a safetensors file, but not a model file written by deepnotes")
     try:
         header = strict_json(text)
         version = header["format"]
@@ -220,7 +221,7 @@ def _decode_header(path: Path, text: str | None) -> dict[str, Any]:
         raise ModelFileError(f"{path}: unknown format {brief(repr(version))}, wanted a number from 1 to {FORMAT}")
     if version > FORMAT:
         raise ModelFileError(
-            f"{path} has format {brief(version)}, and this deepnotes reads up to {FORMAT}; "
+            f"{path} has format {brief(version)}, but this version of deepnotes reads formats up to {FORMAT}; "
             "pip install --upgrade deepnotes"
         )
     if header.get("digest") != digest_of_header(header) or not isinstance(header.get("digests"), dict):
@@ -229,17 +230,19 @@ def _decode_header(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def strict_json(text: str) -> Any:
-    """Return the value of a JSON text, refusing NaN, infinities, and objects with duplicate keys.
+    """Return the value of a JSON string, but refuse NaN, infinities, and objects with duplicate keys.
 
     Raises
     ------
     ValueError
+        If the string is not valid or contains one of these.
     RecursionError
+        If the nesting is too deep.
     """
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
-        if len(value) < len(pairs):  # some JSON parsers take the first value, others the last
+        if len(value) < len(pairs):  # some JSON parsers use the first value, others the last
             raise ValueError("a key occurs twice")
         return value
 
@@ -250,7 +253,7 @@ def strict_json(text: str) -> Any:
 
 
 def digest_of_header(header: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a header without its own entry ``digest``."""
+    """Return the SHA-256 of a header, excluding its entry ``digest``."""
     import hashlib
 
     rest = {key: value for key, value in header.items() if key != "digest"}

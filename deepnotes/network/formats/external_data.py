@@ -1,7 +1,7 @@
-"""Tensors of an ONNX model that are stored in a second file next to it, as PyTorch's exporter stores them.
+"""Tensors of an ONNX model that are stored in separate files, as in models that PyTorch exports.
 
-File names in a model are not trusted: each must be the name of a regular file in the model's directory, and the file
-must contain the bytes of the tensor.
+File names in a model are not trusted: each must be the name of a regular file in the directory of the model, and the
+file must be long enough to contain the tensor.
 """
 
 import os
@@ -16,7 +16,7 @@ FIELDS = {"location", "offset", "length", "checksum"}
 
 
 class ExternalData:
-    """The data files next to a model.
+    """The data files in the directory of a model.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class ExternalData:
     Attributes
     ----------
     bytes : int
-        The total size of the files opened so far.
+        The total size of the data files that were opened so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,16 +34,16 @@ class ExternalData:
         self._opened = set[tuple[int, int]]()  # device and inode of each file
 
     def read(self, entries: Iterable[tuple[str, str]], size: int, owner: str) -> bytes:
-        """Return the bytes of a tensor.
+        """Read the bytes of a tensor.
 
         Parameters
         ----------
         entries : iterable of (str, str)
-            The model's entries for the tensor: location, offset, length.
+            The entries ``location``, ``offset`` and ``length`` that the model has for the tensor.
         size : int
             The size of the tensor in bytes.
         owner : str
-            The name of the tensor in messages.
+            The name of the tensor, for error messages.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class ExternalData:
         offset = _number(fields.get("offset", "0"), f"{where} at the offset")
         length = _number(fields.get("length", str(size)), f"{where} at the length")
         if length != size:
-            raise ModelFileError(f"{where}, where it has {length:,} bytes, and its shape needs {size:,}")
+            raise ModelFileError(f"{where}, where it takes {length:,} bytes, but its shape needs {size:,}")
         try:
             return self._read(name, where, offset, size)
         except (OSError, ValueError) as error:
@@ -76,7 +76,7 @@ class ExternalData:
                 raise ModelFileError(f"{where}, which is not a regular file")
             if offset + size > status.st_size:
                 raise ModelFileError(
-                    f"{where} from byte {offset:,} to {offset + size:,}, and the file has {status.st_size:,} bytes"
+                    f"{where} from byte {offset:,} to {offset + size:,}, but the file has {status.st_size:,} bytes"
                 )
             if (status.st_dev, status.st_ino) not in self._opened:
                 self._opened.add((status.st_dev, status.st_ino))
@@ -89,7 +89,7 @@ class ExternalData:
 
 
 def _number(text: str, field: str) -> int:
-    """Return a number of bytes from its text in a model."""
+    """Return the number of bytes that `text`, from a model, denotes; `field` names it in error messages."""
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise ModelFileError(f"{field} {brief(repr(text))}, wanted a number of bytes")
     return int(text)

@@ -1,9 +1,9 @@
-"""Model files: networks in a container of :mod:`deepnotes.network.formats.containers`, never in a pickle.
+"""Model files: networks in the format of :mod:`deepnotes.network.formats.containers`, which contains no pickles.
 
-The tensors are the network's parameters ``W1``, ``b1``, ..., and ``input_mean`` and ``input_scale`` if inputs are
-standardized. The header has architecture, dtype, seed and metadata. Names in it are looked up in fixed tables, so a
-file cannot cause an import. A checkpoint is a model file that also contains the state of a training, in tensors whose
-names begin with ``training.``.
+The tensors are the parameters ``W1``, ``b1``, ..., and also ``input_mean`` and ``input_scale`` if inputs are
+standardized. The header contains the architecture, dtype, seed and metadata. Names in the header are looked up in fixed
+tables, so loading a file cannot import other code. A checkpoint is a model file that also contains the state of
+training, in tensors whose names begin with ``training.``.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 STANDARDIZER = ("input_mean", "input_scale")
+"""The names of the tensors of a standardizer."""
 TRAINING = "training."
-"""The prefix of the names of a checkpoint's training tensors."""
+"""The prefix of the names of the tensors that hold the state of training."""
 
 
 def save(network: "NetworkLike", path: str | PathLike[str]) -> None:
@@ -34,12 +35,12 @@ def save(network: "NetworkLike", path: str | PathLike[str]) -> None:
 
 
 def describe(layer: Layer) -> dict[str, Any]:
-    """Return the description of a layer in a model file.
+    """Return the JSON description of a layer for a model file.
 
     Raises
     ------
     ModelFileError
-        If the layer, its activation or an initializer is user-defined, which a file cannot describe.
+        If the layer, its activation or an initializer is user-defined, since a file cannot describe these.
     """
     if type(layer) is Dropout:
         return {"type": "dropout", "rate": layer.rate}
@@ -54,19 +55,19 @@ def describe(layer: Layer) -> dict[str, Any]:
             "bias_initializer": layer.bias_initializer,
         }
     raise ModelFileError(
-        f"{layer!r} is or has a user-defined class or function, and a model file has the library's only"
+        f"{layer!r} is or has a user-defined class or function, but a model file can only contain those of the library"
     )
 
 
 def content(
     network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header and the tensors of a network.
+    """Return the header and the tensors of a network for a file; `describe` returns the description of a layer.
 
     Raises
     ------
     ModelFileError
-        If the metadata are not a dict, or `describe` raises the error.
+        If the metadata is not a dict, or `describe` raises ModelFileError.
     """
     tensors = {name: network.backend.to_numpy(W) for name, W in network.parameters.items()}
     if network.standardizer is not None:
@@ -87,7 +88,7 @@ def content(
 
 
 def check(network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe) -> None:
-    """Check, before a training, that the network can be written after it.
+    """Check before training that the network can be written afterwards; see :func:`content`.
 
     Raises
     ------
@@ -98,14 +99,14 @@ def check(network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = 
 
 
 def flat(file: Container, layout: Layout, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return the parameters in a file as the network's flat buffer, shape (p,).
+    """Return the parameters in a file as a flat buffer with this `layout`, shape (p,).
 
     Raises
     ------
     ModelFileError
-        If a tensor is missing, or has another shape or dtype.
+        If a tensor is missing, or has a different shape or dtype.
     """
-    for entry in layout.entries.values():  # check all shapes before memory of the declared size is allocated
+    for entry in layout.entries.values():  # check all shapes before memory is allocated
         if file.shapes.get(entry.name) != entry.parameter.shape:
             file.tensor(entry.name, entry.parameter.shape, dtype)  # raises the error
     theta = np.empty(layout.size, dtype)

@@ -1,9 +1,9 @@
-"""Recognition of activations in ONNX graphs by a normal form of expressions.
+"""Recognition of activations in ONNX graphs by the normal forms of expressions.
 
 An exporter may write GELU as one node, or as seven nodes in any order. So expressions are converted to a normal form:
-sums and products are flat and sorted, a difference becomes a sum, and a quotient by a number, or a power of 2 or 3,
-becomes a product. An expression with the same normal form as an activation is that activation. The forms that deepnotes
-itself writes are traced from the equations.
+sums and products are flattened and sorted; a difference becomes a sum; a square, a cube, or a quotient by a number
+becomes a product. An expression that has the same normal form as an activation is recognized as that activation. The
+expressions that deepnotes itself writes are traced from the equations.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,39 +18,39 @@ from deepnotes.network.formats.tracing import KERNELS, Trace, Value
 from deepnotes.nn.activations import LIBRARY, Activation
 
 DIGITS = {"float16": 3, "float32": 7, "float64": 14}
-"""The number of significant digits in which equal constants must agree, by the precision of the file."""
-TERMS = 64
-"""The largest number of terms of a flat sum or product; a short expression can have a very long sum."""
+"""The number of significant digits in which two constants must agree to count as equal, by the dtype of the file."""
+MAX_TERMS = 64
+"""The largest number of terms of a flattened sum or product; the sum of a short expression can be huge."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "LeakyRelu": {"alpha": 0.01}, "Elu": {"alpha": 1.0}, "Gelu": {"approximate": "none"},
 }  # fmt: skip
-"""Attributes that affect what a node computes, with their default values."""
-OPTIONS = 256
-"""The largest number of constants of a file that are tried as options of an activation."""
+"""The attributes that affect the result of a node, with their default values, by operation."""
+MAX_OPTION_VALUES = 256
+"""The largest number of constants in a file that are tried as values of an activation's option."""
 COMMUTATIVE = {"Max", "Min", "Equal"}
 TRANSPARENT = {"Identity", "Dropout"}
-PLAIN = COMMUTATIVE | {
+ELEMENTARY = COMMUTATIVE | {
     "Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Softplus", "Abs", "Sqrt", "Where", "Greater", "GreaterOrEqual",
     "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax", "ReduceMax", "ReduceSum", "Not",
 }  # fmt: skip
 ALGEBRA = {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal"}
-OPERATIONS = PLAIN | ALGEBRA | TRANSPARENT
+OPERATIONS = ELEMENTARY | ALGEBRA | TRANSPARENT
 """The operations that a normal form may contain."""
 OPERANDS = dict.fromkeys(["Add", "Sub", "Mul", "Div", "Pow", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"], 2)
 OPERANDS |= {"Max": 2, "Min": 2, "Equal": 2, "Where": 3}
-"""The number of operands of an operation, if it is not 1."""
+"""The number of operands of each operation that does not have exactly one operand."""
 
 Form = Any
-"""The index of an expression in a table, or None for an expression without a normal form."""
+"""The index of an expression in a :class:`Table`, or None if the expression has no normal form."""
 
 
 class Table:
-    """Expressions in normal form; each is stored once and identified by its index.
+    """Expressions in normal form; each is stored once and is identified by its index.
 
     Parameters
     ----------
     dtype : {"float16", "float32", "float64"}
-        Constants are equal if they agree in 3, 7 or 14 significant digits.
+        Constants count as equal if they agree in 3, 7 or 14 significant digits, respectively.
     """
 
     def __init__(self, dtype: str) -> None:
@@ -59,13 +59,16 @@ class Table:
         self._entries: list[Any] = []
 
     def copy(self) -> "Table":
-        """Return a table with the same expressions; adding expressions to it does not change this table."""
+        """Return an independent copy of this table."""
         other = Table.__new__(Table)
         other.digits, other._indices, other._entries = self.digits, dict(self._indices), list(self._entries)
         return other
 
     def _put(self, *entry: Any) -> int:
-        """Return the index of an entry: an operation, a number or an attribute, and the forms of its operands."""
+        """Return the index of an entry, after adding it if it is new.
+
+        An entry consists of an operation, a number or an attribute, and the forms of the operands.
+        """
         op, number, *operands = entry
         key = op, self._round(number) if isinstance(number, float) else number, *operands
         if key not in self._indices:
@@ -74,7 +77,7 @@ class Table:
         return self._indices[key]
 
     def _round(self, x: float) -> float:
-        """Return x rounded to the digits that equal constants share."""
+        """Return x, rounded to the number of digits in which equal constants must agree."""
         return float(f"{x:.{self.digits - 1}e}") + 0.0  # -0 becomes 0
 
     def variable(self) -> Form:
@@ -90,7 +93,7 @@ class Table:
         return entry[1] if entry[0] == "c" else None
 
     def node(self, op: str, operands: list[Form], attributes: Mapping[str, Any]) -> Form:
-        """Return the form of an operation on expressions; None if it has no normal form."""
+        """Return the form of an operation on `operands`, or None if it has no normal form."""
         if not operands or any(operand is None for operand in operands) or op not in OPERATIONS:
             return None
         if op in TRANSPARENT:  # the second operand of Dropout is its rate
@@ -103,7 +106,7 @@ class Table:
         return self._put(op, attribute, *(sorted(operands) if op in COMMUTATIVE else operands))
 
     def _algebraic(self, op: str, first: Form, last: Form) -> Form:
-        """Return the form of an operation in ``ALGEBRA`` on its first and last operand, which may be the same."""
+        """Return the form of an operation in ``ALGEBRA``; for a single operand, `first` and `last` are the same."""
         number = self._constant_of(last)
         match op:
             case "Add":
@@ -130,7 +133,7 @@ class Table:
         return self._flatten("*", operands, 1.0, lambda a, b: a * b)
 
     def _flatten(self, op: str, operands: list[Form], neutral: float, join: Callable[[float, float], float]) -> Form:
-        """Return the form of a sum or product: one number, joined from all constants, and the sorted other terms."""
+        """Return the form of a sum or product: the constants are joined to one number, the other terms are sorted."""
         number, terms = neutral, list[int]()
         for operand in operands:
             if operand is None:
@@ -142,7 +145,7 @@ class Table:
                 number, terms = join(number, entry[1]), [*terms, *entry[2:]]
             else:
                 terms.append(operand)
-        if len(terms) > TERMS or not np.isfinite(number):
+        if len(terms) > MAX_TERMS or not np.isfinite(number):
             return None
         if not terms:
             return self.constant(number)
@@ -151,7 +154,7 @@ class Table:
         return self._put(op, number, *sorted(terms))
 
     def of_function(self, function: Callable[[Trace, Any], Any], dtype: str) -> Form:
-        """Return the form of a function, which is traced: it is called with a namespace and the argument x."""
+        """Return the form of a function by tracing it: the function is called with a namespace and the argument x."""
         dtype = "float64" if dtype == "float64" else "float32"
         trace = Trace(dtype)
         result = function(trace, Value(trace, "x", np.dtype(dtype)))
@@ -165,7 +168,7 @@ class Table:
 
 
 def attributes_of(onnx: Any, node: Any) -> dict[str, Any]:
-    """Return the attributes of a node that are numbers, text or lists of them, by name."""
+    """Return the attributes of a node that are numbers, strings, or lists of numbers or strings, by name."""
     kinds = onnx.AttributeProto
     plain = {kinds.FLOAT: "f", kinds.INT: "i", kinds.STRING: "s", kinds.FLOATS: "floats", kinds.INTS: "ints"}
     plain |= {kinds.STRINGS: "strings"}
@@ -214,7 +217,7 @@ def _logaddexp(xp: Any, x: Any) -> Any:
     return xp.where(xp.node("Not", xp.node("Equal", x, x)), x, _stable_softplus(xp, x))
 
 
-OTHERS: dict[str, list[Callable[..., Any]]] = {
+EXPORTER_EXPRESSIONS: dict[str, list[Callable[..., Any]]] = {
     "relu": [lambda xp, x: xp.node("Relu", x), lambda xp, x: xp.node("Max", x, 0)],
     "sigmoid": [lambda xp, x: xp.node("Sigmoid", x)],
     "tanh": [lambda xp, x: xp.node("Tanh", x)],
@@ -236,21 +239,23 @@ OTHERS: dict[str, list[Callable[..., Any]]] = {
     "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha), _elu_without_overflow],
     "softmax": [_softmax],
 }
-"""The expressions that other exporters write for activations, in addition to those of the equations."""
+"""The expressions that other exporters write, by activation; those of the equations are not repeated here."""
 
 
 def _pytorch_softplus(xp: Any, x: Any) -> Any:
-    """Return softplus as PyTorch writes it: x above 20, which in single precision is the same number."""
+    """Return softplus as PyTorch exports it: x where x > 20, which is equal to softplus in single precision."""
     return xp.where(x > 20, x, xp.node("Softplus", x))
 
 
 @cache
 def _activations_by_form(dtype: str) -> tuple[Table, dict[Form, Activation]]:
-    """Return a table, and the activations without options by their forms in it."""
+    """Return a table, and a dict of the activations that have no options, by their forms in the table."""
     table, activations = Table(dtype), {}
     for name, traits in LIBRARY.items():
         if not traits.options and name != "identity":
-            others = OTHERS.get(name, []) + [_pytorch_softplus] * (name == "softplus" and dtype != "float64")
+            others = EXPORTER_EXPRESSIONS.get(name, []) + [_pytorch_softplus] * (
+                name == "softplus" and dtype != "float64"
+            )
             for function in [_equation(name), *others]:
                 activations[table.of_function(function, dtype)] = Activation(name)
     return table, activations
@@ -262,7 +267,7 @@ def _equation(name: str) -> Callable[..., Any]:
 
 
 class Forms:
-    """The normal forms of activations, for reading one file.
+    """The normal forms of activations; one object is used per file.
 
     Parameters
     ----------
@@ -276,28 +281,28 @@ class Forms:
         self._with_options: dict[float, dict[Form, Activation]] = {}
 
     def activation(self, form: Form, numbers: set[float]) -> Activation | None:
-        """Return the activation with a form, or None; an option of it is one of the `numbers` in the expression."""
+        """Return the activation with this form, or None; if it has an option, its value is one of these `numbers`."""
         if form in self._without_options:
             return self._without_options[form]
-        if len(numbers) > 8:  # more than in any form of an activation with an option
+        if len(numbers) > 8:  # more than any activation with an option contains
             return None
         for number in sorted(numbers):
-            if number not in self._with_options and len(self._with_options) < OPTIONS:
+            if number not in self._with_options and len(self._with_options) < MAX_OPTION_VALUES:
                 self._with_options[number] = self._activations_with_option(number)
             if form in self._with_options.get(number, {}):
                 return self._with_options[number][form]
         return None
 
     def _activations_with_option(self, number: float) -> dict[Form, Activation]:
-        """Return all activations that have an option, with this value of it, by their forms."""
+        """Return all activations that have an option, with `number` as its value, by their forms."""
         activations = {}
         for name, traits in LIBRARY.items():
             for option in traits.options:
-                for function in [_equation(name), *OTHERS[name]]:
+                for function in [_equation(name), *EXPORTER_EXPRESSIONS[name]]:
                     form = self.table.of_function(partial(function, **{option: number}), self.dtype)
                     activations[form] = Activation(name, **{option: self.shortest(number)})
         return activations
 
     def shortest(self, number: float) -> float:
-        """Return the shortest decimal number that the file's precision rounds to `number`, such as 0.01."""
+        """Return the shortest decimal number that is `number` after rounding to the dtype of the file, such as 0.01."""
         return float(str(np.dtype(self.dtype).type(number)))

@@ -1,7 +1,7 @@
-"""Reading of ONNX files: the nodes and constants from which one of the outputs is computed.
+"""Reading of ONNX files: the nodes and constants from which one output is computed.
 
-Files are not trusted. The data of a tensor must have the size that its shape needs, external data must be in the same
-directory, and the numbers of nodes and axes are limited, which limits time and memory.
+Files are not trusted. The data of a tensor must have the size that its shape requires, and external data must be in the
+same directory. To limit time and memory, the numbers of nodes and axes are limited.
 """
 
 import json
@@ -23,15 +23,15 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import needed
 from deepnotes.utils.wording import brief, listed, reason
 
-NODES = 10_000
+MAX_NODES = 10_000
 """The largest number of nodes in a file; a dense chain of a hundred layers has about a thousand."""
-LIMIT = (1 << 31) - 1
+MAX_BYTES = (1 << 31) - 1
 """The largest size of a file in bytes."""
 FOLDING = 1 << 20, 8
-"""The largest number of bytes that computations with constants may produce: a constant, and a multiple of the file."""
-OLDEST = 7
-"""The first opset that broadcasts operands as NumPy does."""
-KINDS = {
+"""Computations with constants may produce at most this number of bytes plus this multiple of the size of the file."""
+MIN_OPSET = 7
+"""The first opset in which operands are broadcast as in NumPy."""
+ATTRIBUTE_TYPES = {
     "alpha": "FLOAT", "allowzero": "INT", "approximate": "STRING", "axes": "INTS", "axis": "INT", "beta": "FLOAT",
     "classlabels_int64s": "INTS", "classlabels_ints": "INTS", "classlabels_strings": "STRINGS",
     "coefficients": "FLOATS", "end": "INT", "epsilon": "FLOAT", "gamma": "FLOAT", "intercepts": "FLOATS",
@@ -40,15 +40,17 @@ KINDS = {
     "training_mode": "INT", "transA": "INT", "transB": "INT", "value": "TENSOR", "value_float": "FLOAT",
     "value_floats": "FLOATS", "value_int": "INT", "value_ints": "INTS",
 }  # fmt: skip
-"""The attributes that are read, and the type of each, which is the same in all operations."""
+"""The types of the attributes that are read, by name; an attribute has the same type in all operations."""
 UNBOUNDED = {"min", "max", "value_float", "value_floats"}
-"""Attributes that may be infinite; an infinite bound is no bound."""
+"""Attributes that may be infinite; an infinite `min` or `max` has no effect."""
 DEFAULT = {"", "ai.onnx"}
+"""The names of the default domain of operations."""
 ML = "ai.onnx.ml"
+"""The domain of machine learning operations, such as LinearClassifier."""
 
 
 class Node(NamedTuple):
-    """One operation of a graph."""
+    """One operation in a graph."""
 
     op: str
     inputs: tuple[str, ...]
@@ -61,14 +63,16 @@ class Node(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """The nodes and constants of a graph from which one output is computed.
+    """The part of a graph from which one output is computed.
 
     Attributes
     ----------
     nodes : list of Node
-        In the order in which they run; nodes that depend only on constants are left out.
+        The nodes, in the order in which they run, without those that depend only on constants.
     constants : dict of str to ndarray
+        The tensors in the file and the results of nodes that depend only on constants, by name.
     input, output : str
+        The names of the input and the output.
     sizes : tuple of int or None
         The shape of the input, with 0 for unknown sizes; None if the file does not specify it.
     dtype : str
@@ -77,6 +81,7 @@ class Graph(NamedTuple):
         The names of the classes, if the file has them.
     metadata : dict of str to JSON values
     opset : int
+        The version of the operations.
     bytes : int
         The total size of the file and of the data files that were read.
     """
@@ -94,7 +99,7 @@ class Graph(NamedTuple):
 
 
 def read(path: Path, output: str | None = None) -> Graph:
-    """Return the graph in a file; `output` is the name of an output, needed if there are several.
+    """Return the graph for one output of a file; `output` is its name, required if there are several numeric outputs.
 
     Raises
     ------
@@ -110,26 +115,26 @@ def read(path: Path, output: str | None = None) -> Graph:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
     except MemoryError:
-        raise ModelFileError(f"{path} has {path.stat().st_size:,} bytes, more than fit into memory") from None
+        raise ModelFileError(f"{path} has {path.stat().st_size:,} bytes, which do not fit into memory") from None
     except (_decode_error(), UnicodeError) as error:
         raise ModelFileError(f"{path} is truncated, corrupted or not an ONNX file ({brief(error)})") from None
 
 
 def _decode_error() -> type[Exception]:
-    """Return the class of Protocol Buffers' errors."""
+    """Return the class of the errors that Protocol Buffers raise for invalid files."""
     error: type[Exception] = needed("google.protobuf.message", "onnx", "reading an ONNX file").DecodeError
     return error
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file; raise ModelFileError if it cannot be read, or is empty or too large."""
+    """Return the content of a file; raise ModelFileError unless it is readable, regular, and of a valid size."""
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # opening a pipe would wait for its writer
             raise ModelFileError(f"cannot read {path}: it is not a regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if not 0 < size <= LIMIT:
-                raise ModelFileError(f"{path} has {size:,} bytes, wanted 1 byte to 2 GiB for an ONNX file")
+            if not 0 < size <= MAX_BYTES:
+                raise ModelFileError(f"{path} has {size:,} bytes, wanted an ONNX file of at most 2 GiB")
             return file.read()
     except (OSError, ValueError) as error:
         if isinstance(error, ModelFileError):
@@ -138,35 +143,35 @@ def _read_bytes(path: Path) -> bytes:
 
 
 class _Reader:
-    """Reads one model; `size` is the number of bytes of its file, in the directory `folder`."""
+    """Reads one model, whose file has `size` bytes and is in the directory `folder`."""
 
     def __init__(self, onnx: Any, model: Any, size: int, folder: Path) -> None:
         self.onnx, self.model, self.raw = onnx, model, model.graph
         self.size, self.external = size, ExternalData(folder)
-        self.computed = 0  # bytes, see FOLDING
+        self.computed_bytes = 0  # see FOLDING
         if not self.raw.node or not self.raw.output:
             raise ModelFileError("it is not an ONNX file, or its graph has no nodes or outputs")
-        if len(self.raw.node) > NODES:
-            raise ModelFileError(f"it has {len(self.raw.node):,} nodes, wanted at most {NODES:,}")
+        if len(self.raw.node) > MAX_NODES:
+            raise ModelFileError(f"it has {len(self.raw.node):,} nodes, wanted at most {MAX_NODES:,}")
         if self.raw.sparse_initializer:
-            raise ModelFileError("it has sparse tensors, wanted dense ones")
+            raise ModelFileError("it has sparse tensors, wanted dense tensors")
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in DEFAULT), default=0)
-        if self.opset < OLDEST:
-            raise ModelFileError(f"it has opset {self.opset}, wanted at least {OLDEST}")
+        if self.opset < MIN_OPSET:
+            raise ModelFileError(f"it has opset {self.opset}, wanted at least {MIN_OPSET}")
         self.tensors = {tensor.name: tensor for tensor in self.raw.initializer}
         if len(self.tensors) < len(self.raw.initializer):
-            raise ModelFileError("it has two tensors of the same name")
+            raise ModelFileError("it has two tensors with the same name")
         self.constants: dict[str, np.ndarray] = {}
 
     def graph(self, output: str | None) -> Graph:
-        """Return the graph of one output."""
+        """Return the graph for one output."""
         producers = {}
         for raw in self.raw.node:
             node = self._node(raw)
             for name in filter(None, node.outputs):
                 if name in producers or name in self.tensors:
                     raise ModelFileError(
-                        f"{node} has the output {brief(repr(name))}, and so has an earlier node or tensor"
+                        f"{node} has the output {brief(repr(name))}, but an earlier node or tensor has the same name"
                     )
                 producers[name] = (node, raw)
         output = self._output(output, {name: node for name, (node, _) in producers.items()})
@@ -174,7 +179,7 @@ class _Reader:
         if len(inputs) != 1:
             raise ModelFileError(
                 f"its output {brief(repr(output))} depends on {len(inputs)} inputs ({brief(listed(inputs))}), "
-                "and a dense chain has one"
+                "but a dense chain has one input"
             )
         classes = self._classes([node for node, _ in producers.values()])
         is_ours = self.model.producer_name == "deepnotes"
@@ -184,15 +189,15 @@ class _Reader:
         return Graph(nodes, self.constants, inputs[0], output, sizes, dtype, classes, metadata, self.opset, size)
 
     def _node(self, raw: Any) -> Node:
-        """Return a node, after a check of its attributes."""
+        """Return a node after checking the types and values of its attributes."""
         op = raw.op_type if raw.domain in DEFAULT else f"{raw.domain}.{raw.op_type}"
         if not raw.output:
             raise ModelFileError(f"its node {brief(repr(raw.name))} ({brief(op)}) has no output")
         for attribute in raw.attribute:
-            kind = KINDS.get(attribute.name)
+            kind = ATTRIBUTE_TYPES.get(attribute.name)
             if kind is not None and attribute.type != self.onnx.AttributeProto.AttributeType.Value(kind):
                 raise ModelFileError(
-                    f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} of a wrong type, "
+                    f"its node {brief(repr(raw.name))} ({brief(op)}) has {attribute.name} with a wrong type, "
                     f"wanted {kind}"
                 )
             numbers = {"FLOAT": [attribute.f], "FLOATS": attribute.floats}.get(kind or "", [])
@@ -203,7 +208,7 @@ class _Reader:
         return Node(op, tuple(raw.input), tuple(raw.output), attributes_of(self.onnx, raw), raw.name)
 
     def _output(self, requested: str | None, producers: dict[str, Node]) -> str:
-        """Return the name of the value to compute: the requested output, or the only numeric one."""
+        """Return the name of the value to compute: the requested output, or the only numeric output."""
         outputs = [value.name for value in self.raw.output]
         if requested is not None and requested not in outputs:
             raise ModelFileError(f"it has no output {brief(repr(requested))}; outputs: {brief(listed(outputs))}")
@@ -220,12 +225,12 @@ class _Reader:
             )
         output = requested or numeric[0]
         node = producers.get(output)
-        if node is not None and node.op == f"{ML}.ZipMap" and node.inputs:  # the same numbers, as a dict for each row
+        if node is not None and node.op == f"{ML}.ZipMap" and node.inputs:  # ZipMap makes dicts of rows
             return node.inputs[0]
         return output
 
     def _dependencies(self, output: str, producers: dict[str, tuple[Node, Any]]) -> tuple[list[Node], list[str]]:
-        """Return the non-constant nodes and the inputs that an output depends on; compute the constants."""
+        """Return the non-constant nodes and the inputs on which an output depends, and compute the constants."""
         required, stack = set[str](), [output]
         while stack:
             name = stack.pop()
@@ -266,9 +271,9 @@ class _Reader:
                     return np.asarray(node.attributes[attribute.name], np.int64)
         operands = [self.constants[name] for name in node.inputs if name]
         if node.op not in FOLDED or not operands:
-            raise ModelFileError(f"{node} computes with constants, and only {', '.join(sorted(FOLDED))} may do that")
+            raise ModelFileError(f"{node} computes with constants, but only {', '.join(sorted(FOLDED))} may do that")
         try:
-            if node.op in BROADCAST:  # check the size before the result is computed
+            if node.op in BROADCAST:  # check the size before computing the result
                 shape = np.broadcast_shapes(*(operand.shape for operand in operands))
                 self._spend(prod(shape) * operands[0].itemsize, str(node))
             with np.errstate(all="ignore"):
@@ -279,13 +284,13 @@ class _Reader:
         return result
 
     def _spend(self, size: int, owner: str) -> None:
-        """Count bytes that are computed or read, and refuse a file that needs too many for its size."""
-        self.computed += size
-        if self.computed > FOLDING[0] + FOLDING[1] * (self.size + self.external.bytes):
+        """Count `size` bytes that are computed or read; refuse the file if the total is too large for its size."""
+        self.computed_bytes += size
+        if self.computed_bytes > FOLDING[0] + FOLDING[1] * (self.size + self.external.bytes):
             raise ModelFileError(f"{owner} and the nodes before it compute too many constants for the file's size")
 
     def _tensor(self, tensor: Any, owner: str) -> np.ndarray:
-        """Return the array of a tensor, which messages call `owner`."""
+        """Return the array of a tensor; `owner` names it in error messages."""
         kinds = self.onnx.TensorProto
         names = {
             kinds.FLOAT: "float32", kinds.DOUBLE: "float64", kinds.FLOAT16: "float16", kinds.INT32: "int32",
@@ -307,16 +312,16 @@ class _Reader:
         stored: Any = raw or getattr(tensor, fields.get(dtype.name, "int32_data"))
         count = len(stored) // dtype.itemsize if raw else len(stored)
         if min(shape, default=1) < 1 or prod(shape) != count or (raw and len(stored) % dtype.itemsize):
-            raise ModelFileError(f"{owner} has the shape {brief(shape)}, and {count:,} numbers")
+            raise ModelFileError(f"{owner} has the shape {brief(shape)}, but {count:,} numbers")
         if raw:
             return np.frombuffer(stored, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
-        if dtype.name == "float16":  # stored as the bits of integers
+        if dtype.name == "float16":  # each number is stored as the low 16 bits of an integer
             bits = np.asarray(stored, np.int32)
             return (bits & 0xFFFF).astype(np.uint16).view(dtype).reshape(shape)
         return np.asarray(stored, dtype if dtype.kind != "b" else np.int32).astype(dtype).reshape(shape)
 
     def _input(self, name: str) -> tuple[tuple[int, ...] | None, str]:
-        """Return the shape of an input, or None if the file does not specify it, and the dtype."""
+        """Return the shape of an input, or None if the file does not specify it, and the dtype of the input."""
         kind = next(value.type.tensor_type for value in self.raw.input if value.name == name)
         dtype = CASTS.get(kind.elem_type, "int64")
         if not kind.HasField("shape"):
@@ -327,7 +332,7 @@ class _Reader:
         return tuple(max(0, dim.dim_value) for dim in kind.shape.dim), dtype
 
     def _classes(self, nodes: list[Node]) -> list[Any] | None:
-        """Return the names of the classes, from the node that maps probabilities to a class, or None."""
+        """Return the names of the classes, or None; they are stored in the node that maps probabilities to a class."""
         for node in nodes:
             if node.op in {f"{ML}.ZipMap", f"{ML}.LinearClassifier"}:
                 kinds = "classlabels_strings", "classlabels_int64s", "classlabels_ints"
@@ -343,17 +348,17 @@ class _Reader:
 
 
 def _value(text: str) -> Any:
-    """Return the value of a metadata entry that is JSON, or the text of one that is not."""
+    """Return the value of a metadata entry if it is JSON, else its text."""
     try:
         value = strict_json(text)
-        json.dumps(value, allow_nan=False)  # 1e999 is valid JSON, but infinite
+        json.dumps(value, allow_nan=False)  # refuses 1e999, which is valid JSON, but infinite
     except (ValueError, RecursionError):
         return text
     return value
 
 
 def _integers(operands: list[np.ndarray], attributes: dict[str, Any]) -> tuple[int, ...]:
-    """Return axes or a shape: the second operand or, in older files, an attribute."""
+    """Return axes or a shape, from the second operand or, in older files, the attribute ``axes``."""
     values = np.ravel(operands[1] if len(operands) > 1 else attributes["axes"])
     if len(values) > RANK:
         raise ValueError(f"{len(values):,} axes")
@@ -365,7 +370,7 @@ def _cast(operands: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
 
 
 def _on_floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]:
-    """Return an operation on two float arrays of one dtype; it refuses integers, whose quotients ONNX rounds down."""
+    """Return an operation on two float arrays of the same dtype; it refuses integers, whose quotients are truncated."""
 
     def apply(operands: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
         first, second = operands
@@ -377,9 +382,9 @@ def _on_floats(function: Callable[..., Any]) -> Callable[[list[np.ndarray], dict
 
 
 BROADCAST: dict[str, Callable[..., Any]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
-"""Operations on two constants, which are broadcast."""
+"""Operations on two constants that are broadcast against each other."""
 CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
-"""NumPy's names of dtypes, by ONNX's codes."""
+"""The dtypes in NumPy's notation, by ONNX's codes."""
 FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
     "Identity": lambda operands, attributes: operands[0],
     "Cast": _cast,
@@ -392,4 +397,4 @@ FOLDED: dict[str, Callable[[list[np.ndarray], dict[str, Any]], np.ndarray]] = {
     "Reciprocal": lambda operands, attributes: np.asarray(1 / operands[0], operands[0].dtype),
     **{op: _on_floats(function) for op, function in BROADCAST.items()},
 }
-"""Operations on constants that are computed when a file is read."""
+"""Operations that are computed when a file is read, if all operands are constants."""

@@ -1,9 +1,9 @@
 """Interpretation of the nodes of an ONNX graph, in order, as layers and affine functions.
 
-A value contains samples, with a :class:`~deepnotes.network.formats.onnx_shapes.Shape`. If it is an affine function of a
-layer's outputs, it has an expression. Otherwise it may be an intermediate result of an activation that is written as
-several nodes; then it only has candidates: normal forms that are compared with those of activations. A graph in which a
-layer or the output needs a value without an expression is not a dense chain, and is refused.
+A value contains samples; it has a :class:`~deepnotes.network.formats.onnx_shapes.Shape`. If it is an affine function of
+the outputs of a layer, it has an expression. Otherwise it may be an intermediate result of an activation that
+consists of several nodes. Such a value only has candidates: normal forms, which are compared with those of activations.
+If a layer or the output needs a value without an expression, the graph is not a dense chain, and is refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +23,13 @@ from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.wording import brief
 
 FLOATS = {"float16": 10, "float32": 1, "float64": 11}
-"""Floating point dtypes, the narrowest first, and ONNX's codes for them."""
+"""ONNX's codes for floating-point dtypes, the narrowest first."""
 NAMES = {code: name for name, code in FLOATS.items()}
+"""The floating-point dtypes, by ONNX's codes."""
 MAX_CANDIDATES = 8
 """The largest number of linear values that are tried as the argument of one activation.
 
-There may be several, since an affine function before an activation may also be its first operation.
+There may be several: an operation before an activation may also be the first operation of the activation.
 """
 MAX_NUMBERS = 8
 """The largest number of distinct constants in the expression of an activation with an option."""
@@ -36,19 +37,19 @@ AFFINE = {"Add", "Sub", "Mul", "Div", "Neg"}
 TRANSPARENT = {"Identity", "Dropout"}
 REASONS = {
     "LogSoftmax": "gives logarithms of probabilities; export the model without it, or with Softmax",
-    "Clip": "does not bound its input as a ReLU does",
-    "PRelu": "has a different slope for each feature, and leaky_relu has one slope",
-    f"{ML}.Imputer": "replaces missing values, which a network does not; export the model without it",
+    "Clip": "does not bound its input in the same way as a ReLU",
+    "PRelu": "has a different slope for each feature, but leaky_relu has a single slope",
+    f"{ML}.Imputer": "replaces missing values, which no layer does; export the model without it",
     f"{ML}.Normalizer": "divides each sample by its own norm, which no layer does",
     "LayerNormalization": "normalizes each sample by its own mean and deviation, which no layer does",
     "BatchNormalization": "normalizes by the batch, as in training; export the model in evaluation mode",
     "Mish": "is an unsupported activation",
     "HardSwish": "is an unsupported activation",
     "HardSigmoid": "is an unsupported activation",
-    "Swish": "multiplies the argument of its sigmoid by alpha, and silu does not",
+    "Swish": "multiplies the argument of its sigmoid by alpha, but silu does not",
     "Celu": "has an alpha different from 1, which elu cannot represent",
 }
-"""Messages for operations that are refused always, or with some attributes."""
+"""The reasons why operations are refused, always or with some attributes."""
 NO_WEIGHTS = "has no constant matrix of weights"
 NO_MATRICES = "has operands that are not matrices"
 NO_CHAIN = "cannot be part of a dense chain"
@@ -60,7 +61,7 @@ class Refusal(ModelFileError):
 
 
 class Candidate(NamedTuple):
-    """A value as a function of a linear value: its normal form, and the constants in it."""
+    """A value as a function of a linear value: the normal form of the function, and the constants in it."""
 
     form: Form
     numbers: frozenset[float]
@@ -77,11 +78,11 @@ class Value:
     expression : Expression or None
         None if the value is not an affine function of a layer's outputs.
     candidates : dict of Product to Candidate
-        The value as a function of linear values, by the layer that computes the linear value.
+        The value as a function of the linear value that a layer computes, by this layer.
     culprit : Node or None
-        The node that made the expression None.
+        The first node whose result has no expression, if this value has none.
     number : float or None
-        The value of all elements, if they are equal.
+        The value of every element, if all elements are equal.
     """
 
     shape: Shape
@@ -109,8 +110,8 @@ class Walk:
         self.graph = graph
         self.constants, self.samples = dict(graph.constants), shape.samples
         self.values = {graph.input: Value(shape, graph.dtype, Expression(), {})}
-        self.sizes: dict[str, np.ndarray] = {}  # arrays of dtype object, with SAMPLES for the number of samples
-        self.narrowest: tuple[str, Node] | None = None
+        self.sizes: dict[str, np.ndarray] = {}  # of dtype object; SAMPLES is the number of samples
+        self.narrowest: tuple[str, Node] | None = None  # the narrowest dtype of a cast, and its node
         self.dtype: str | None = None  # the dtype of the weights
         self.forms: Forms | None = None
         self.budget = FOLDING[0] + FOLDING[1] * graph.bytes
@@ -144,7 +145,7 @@ class Walk:
         order = list(FLOATS)
         if self.narrowest is not None and order.index(self.narrowest[0]) < order.index(self.dtype):
             self.node = self.narrowest[1]
-            raise self.refusal(f"rounds to {self.narrowest[0]}, and the weights have the dtype {self.dtype}")
+            raise self.refusal(f"rounds to {self.narrowest[0]}, but the weights have the dtype {self.dtype}")
         dtype = "float64" if self.dtype == "float64" else "float32"
         standardizer, links = compose(expression, dtype)
         metadata = dict(self.graph.metadata)
@@ -153,12 +154,12 @@ class Walk:
         return Chain(tuple(links), dtype, standardizer, None, metadata)
 
     def refusal(self, problem: str = "", node: Node | None = None) -> Refusal:
-        """Return the error that names a node, by default the current one."""
+        """Return the error that refuses a node, by default the current node; `problem` is a predicate for the node."""
         node = node or self.node
         return Refusal(f"{node} {problem or REASONS.get(node.op, NO_CHAIN)}")
 
     def _process(self, node: Node) -> None:
-        """Store the result of a node."""
+        """Compute and store the result of a node."""
         inputs = [name for name in node.inputs if name]
         if node.op == "Shape" or any(name in self.sizes for name in inputs):
             self._process_sizes(node, inputs)
@@ -175,7 +176,7 @@ class Walk:
         self.values[name] = value
 
     def _operands(self, node: Node) -> list[Operand]:
-        """Return the operands of a node, without omitted optional operands at the end."""
+        """Return the operands of a node, excluding omitted optional operands at the end."""
         names = list(node.inputs)
         while names and not names[-1]:
             names.pop()
@@ -189,14 +190,14 @@ class Walk:
         return self.constants[name]
 
     def value(self, node: Node) -> Value:
-        """Return the first operand, which must contain samples."""
+        """Return the first operand of a node, which must be a value."""
         operand = self._operand(node.inputs[0]) if node.inputs else None
         if not isinstance(operand, Value):
             raise self.refusal()
         return operand
 
     def constant(self, node: Node, i: int) -> np.ndarray | None:
-        """Return an operand that must be constant, or None if it is omitted."""
+        """Return operand `i`, which must be a constant, or None if it is omitted."""
         if len(node.inputs) <= i or not node.inputs[i]:
             return None
         if node.inputs[i] not in self.constants:
@@ -204,7 +205,7 @@ class Walk:
         return self.constants[node.inputs[i]]
 
     def integers(self, node: Node, i: int, attribute: str) -> list[int] | None:
-        """Return a list of integers that is an operand or, in older files, an attribute."""
+        """Return a list of integers: operand `i` or, in older files, an attribute; None if both are omitted."""
         operand = self.constant(node, i)
         if operand is None:
             value = node.attributes.get(attribute)
@@ -217,7 +218,7 @@ class Walk:
 
     def elementwise(self, op: str, *operands: Operand, **attributes: Any) -> Value:
         """Return the value of an elementwise operation on values and constants."""
-        operands = with_numbers(operands)
+        operands = replace_uniform_values(operands)
         values = [operand for operand in operands if isinstance(operand, Value)]
         if not values or any(value.dtype not in FLOATS for value in values):
             raise self.refusal("computes with integers" if values else "")
@@ -241,7 +242,7 @@ class Walk:
         return Value(shape, values[0].dtype, expression, candidates, culprit)
 
     def check_finite(self, x: np.ndarray) -> np.ndarray:
-        """Return a constant, or raise ModelFileError if it holds NaN or infinity."""
+        """Return a constant unchanged, or raise ModelFileError if it contains NaN or infinity."""
         if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ModelFileError(f"{self.node} has a constant that is not finite")
         return x
@@ -249,9 +250,9 @@ class Walk:
     def _affine(
         self, op: str, operands: Sequence[Operand], shape: Shape, constants: list[tuple[np.ndarray, tuple[int, ...]]]
     ) -> Expression | None:
-        """Return the result of an affine operation on one value; None if the value has no expression, or for ``c / x``.
+        """Return the result of an affine operation on one value; None for ``c / x``, or if the value has no expression.
 
-        Constants come with their shapes relative to one sample.
+        `constants` are the constant operands, each with its shape relative to one sample.
         """
         (value,) = (operand for operand in operands if isinstance(operand, Value))
         if value.expression is None:
@@ -268,7 +269,7 @@ class Walk:
         return self._then(value.expression, op, c) if op in {"Add", "Mul"} else None
 
     def _then(self, expression: Expression, op: str, c: Any) -> Expression:
-        """Return an expression followed by an operation with a constant; an error names the node."""
+        """Return an expression followed by an operation with a constant; errors name the current node."""
         self.spend(np.size(c) * 32 if np.size(c) > 1 else 0)
         try:
             return expression.then(op, c)
@@ -276,26 +277,26 @@ class Walk:
             raise ModelFileError(f"{self.node} {error}") from None
 
     def spend(self, size: int) -> None:
-        """Count computed bytes, and refuse a file that needs too many for its size."""
+        """Count `size` computed bytes; refuse the file if the total is too large for the size of the file."""
         self.budget -= size
         if self.budget < 0:
             raise ModelFileError(f"{self.node} and the nodes before it compute too many constants for the file's size")
 
     def features(self, c: np.ndarray, relative_shape: tuple[int, ...], shape: Shape) -> np.ndarray:
-        """Return a constant as one number, shape (1, 1), or one for each feature, shape (n, 1), in double precision."""
+        """Return a constant in double precision: one number, shape (1, 1), or one for each feature, shape (n, 1)."""
         if c.dtype.kind != "f":
             raise self.refusal(f"has a constant of {c.dtype}")
         if c.size == 1:
             return np.asarray(c.astype(np.float64).reshape(1, 1))
         size = shape.size
-        if size == UNKNOWN or size > self.graph.bytes:  # the file is too small for weights of this size
+        if size == UNKNOWN or size > self.graph.bytes:  # a layer with so many features could not be in the file
             raise self.refusal(f"has a constant of shape {brief(c.shape)} for samples of shape {brief(shape.features)}")
         return np.asarray(np.broadcast_to(c.astype(np.float64).reshape(relative_shape), shape.features).reshape(-1, 1))
 
     def _candidates(
         self, op: str, operands: Sequence[Operand], values: list[Value], attributes: Mapping[str, Any]
     ) -> dict[Product, Candidate]:
-        """Return the result of an operation as a function of each linear value that all operands depend on."""
+        """Return the result of an operation as a function of each linear value on which all `values` depend."""
         if self.forms is None or any(not isinstance(operand, Value) and operand.size != 1 for operand in operands):
             return {}
         table, result = self.forms.table, dict[Product, Candidate]()
@@ -316,7 +317,7 @@ class Walk:
         return result
 
     def _with_activation(self, candidates: Mapping[Product, Candidate]) -> Expression | None:
-        """Return the outputs of a layer with an activation, for the first candidate that is one, or None."""
+        """Return a layer with an activation, for the first candidate that is recognized as an activation, or None."""
         assert self.forms is not None or not candidates
         for base, (form, numbers) in candidates.items():
             if self.forms is not None and (g := self.forms.activation(form, set(numbers))):
@@ -324,7 +325,7 @@ class Walk:
         return None
 
     def _require_expression(self, value: Value) -> Expression:
-        """Return the expression of a value, or refuse the node that made it None."""
+        """Return the expression of a value; if it has none, refuse the node that is the reason."""
         if value.expression is None:
             raise self.refusal(node=value.culprit)
         return value.expression
@@ -332,7 +333,7 @@ class Walk:
     # --- layers ---------------------------------------------------------------------------------------------------
 
     def product(self, value: Value, W: np.ndarray, shape: Shape) -> Value:
-        """Return the product of weights, shape (n, n_prev), with the features of a value."""
+        """Return the product of the weights `W`, shape (n, n_prev), and a value; the result has this `shape`."""
         if value.dtype not in FLOATS:
             raise self.refusal("computes with integers")
         expression = self._require_expression(value)
@@ -341,7 +342,7 @@ class Walk:
         if self.dtype is None:
             self.dtype, self.forms = dtype, Forms(dtype)
         if self.dtype != dtype:
-            raise ModelFileError(f"{self.node} has weights of {dtype}, and earlier weights are {self.dtype}")
+            raise ModelFileError(f"{self.node} has weights of {dtype}, but earlier weights are {self.dtype}")
         assert self.forms is not None
         self.spend(W.nbytes)
         result = expression.times(W)
@@ -357,7 +358,7 @@ class Walk:
         return W
 
     def matmul(self, node: Node) -> Value:
-        """Read a product; its constant operand is the weights."""
+        """Read a matrix product, whose constant operand is the weights."""
         if len(node.inputs) != 2:
             raise self.refusal(NO_CHAIN)
         first, second = node.inputs
@@ -388,7 +389,7 @@ class Walk:
         return self.elementwise("Add", result, b if beta == 1 else self.check_finite(b) * np.float64(beta))
 
     def _gemm_product(self, node: Node) -> Value:
-        """Return the product of the first two operands, one of which is a value and the other the weights."""
+        """Return the product of the first two operands: a value and weights, in either order."""
         if len(node.inputs) < 2:
             raise self.refusal()
         first, second = node.inputs[:2]
@@ -404,7 +405,7 @@ class Walk:
         shape = value.shape
         if value_transposed:
             shape = shape._replace(sizes=shape.sizes[::-1])
-        if value_first != W_transposed:  # the layer's weights are Wᵀ in X W, and W in W X
+        if value_first != W_transposed:  # the weights of the layer are Wᵀ in X W, but W in W X
             W = W.T
         return self.product(value, W, shape.after_product(1 if value_first else 0, W.shape[1], len(W)))
 
@@ -429,7 +430,7 @@ class Walk:
         W = np.asarray(coefficients, np.float32).reshape(outputs, -1)
         result = self.product(as_float32(value), W, value.shape.after_product(1, W.shape[1], outputs))
         if result.shape.axis != 0:
-            raise self.refusal("needs samples as rows, and they are columns")
+            raise self.refusal("needs samples as rows, but they are columns")
         result = self.elementwise("Add", result, np.asarray(b, np.float32))
         activation = activations[transform]
         return result if activation is None else self.elementwise(activation, result)
@@ -437,13 +438,13 @@ class Walk:
     # --- operations that are equivalent to several others -----------------------------------------------------------
 
     def batch_normalization(self, node: Node) -> Value:
-        """Read a normalization of each feature by the statistics of the training."""
+        """Read a batch normalization, which in evaluation mode uses the statistics of the training data."""
         value = self.value(node)
         sizes = value.shape.sizes
         if node.attributes.get("training_mode", 0) or any(node.outputs[1:]) or len(node.inputs) != 5:
             raise self.refusal()
         if len(sizes) < 2 or not node.attributes.get("spatial", 1):
-            raise self.refusal("needs the features on the second axis, and they are not there")
+            raise self.refusal("needs the features on the second axis, but they are on another axis")
         scale, b, mean, variance = (self._statistics(node, i, len(sizes)) for i in range(1, 5))
         deviation = np.sqrt(np.maximum(variance + float(node.attributes.get("epsilon", 1e-5)), 0))
         for op, c in (("Sub", mean), ("Div", deviation), ("Mul", scale), ("Add", b)):
@@ -451,7 +452,7 @@ class Walk:
         return value
 
     def _statistics(self, node: Node, i: int, rank: int) -> np.ndarray:
-        """Return an operand with one number for each feature, in a shape to broadcast with values of `rank` axes."""
+        """Return operand `i`, one number per feature, with a shape that can be broadcast to values of `rank` axes."""
         x = self.constant(node, i)
         if x is None or x.ndim != 1 or x.dtype.kind != "f":
             raise self.refusal("has statistics that are not constant vectors")
@@ -466,7 +467,7 @@ class Walk:
         return value
 
     def normalizer(self, node: Node) -> Value:
-        """Read a division by the sum of probabilities, which is 1 and so has no effect."""
+        """Read a division by the sum of probabilities, which has no effect, since the sum is 1."""
         value = self.value(node)
         layer = value.expression.layer if value.expression is not None and value.expression.affine.is_identity else None
         norm = node.attributes.get("norm", "MAX")
@@ -475,7 +476,7 @@ class Walk:
         return value
 
     def clip(self, node: Node) -> Value:
-        """Read a ReLU that is written as a lower bound."""
+        """Read a Clip that is a ReLU (its only bound is a lower bound of 0) or has no bounds."""
         low, high = (self._bound(node, i, key) for i, key in ((1, "min"), (2, "max")))
         value = self.value(node)
         if high < np.finfo(value.dtype if value.dtype in FLOATS else "float32").max or low not in (0, -np.inf):
@@ -483,7 +484,7 @@ class Walk:
         return self.elementwise("Relu", value) if low == 0 else value
 
     def _bound(self, node: Node, i: int, key: str) -> float:
-        """Return a bound of a Clip: an operand or, in older files, an attribute."""
+        """Return a bound of a Clip: operand `i` or, in older files, the attribute `key`."""
         default = {"min": -np.inf, "max": np.inf}[key]
         operand = self.constant(node, i)
         if operand is None:
@@ -511,7 +512,7 @@ class Walk:
         return self.elementwise("Mul", self.value(node), self.elementwise("Sigmoid", self.value(node)))
 
     def prelu(self, node: Node) -> Value:
-        """Read a leaky ReLU whose slope is a constant operand: one number, or the same number for each feature."""
+        """Read a PRelu with a constant slope that is the same for all features, which is a leaky ReLU."""
         value, slope = self.value(node), self.constant(node, 1)
         if slope is None or slope.dtype.kind != "f" or (slope != slope.flat[0]).any():
             raise self.refusal()
@@ -530,14 +531,14 @@ class Walk:
         return self.elementwise("Softmax", value)
 
     def extremum(self, node: Node) -> Value:
-        """Read the maximum or minimum of several operands, ignoring infinite bounds, which have no effect."""
+        """Read an elementwise maximum or minimum; infinite bounds, which have no effect, are ignored."""
         no_bound = -np.inf if node.op == "Max" else np.inf
         operands = [x for x in self._operands(node) if isinstance(x, Value) or x.size != 1 or x.item() != no_bound]
         first = operands[0]
         return first if len(operands) == 1 and isinstance(first, Value) else self.elementwise(node.op, *operands)
 
     def reduction(self, node: Node) -> Value:
-        """Read the maximum or the sum of the features of each sample, which occur in a softmax of several nodes."""
+        """Read the maximum or the sum over the features of each sample, which occur in a softmax of several nodes."""
         value, axes = self.value(node), self.integers(node, 1, "axes")
         if axes is None or len(axes) != 1 or not value.shape.softmax_over(axes[0]):
             raise self.refusal()
@@ -545,7 +546,7 @@ class Walk:
         return result if node.attributes.get("keepdims", 1) else replace(result, shape=result.shape.squeezed(axes))
 
     def concat(self, node: Node) -> Value:
-        """Read ``[1 - p, p]``, the two probabilities of a classifier with one sigmoid p, as a softmax."""
+        """Read ``[1 - p, p]``, the two probabilities of a classifier whose only output is a sigmoid p, as a softmax."""
         operands = [self._operand(name) for name in node.inputs]
         values = [operand for operand in operands if isinstance(operand, Value)]
         if len(values) != 2 or len(operands) != 2 or values[0].shape != values[1].shape:
@@ -559,10 +560,10 @@ class Walk:
         if layer is None or not (is_sigmoid and is_pair and len(layer.W) == shape.size == 1) or axis == shape.axis:
             raise self.refusal()
         zero = np.zeros((1, 1))
-        both = Affine(*(np.vstack([one, x]) for one, x in zip(IDENTITY, layer.after, strict=True)))
-        both = both._replace(shift=np.vstack([zero, layer.after.shift]))
+        after = Affine(*(np.vstack([one, x]) for one, x in zip(IDENTITY, layer.after, strict=True)))
+        after = after._replace(shift=np.vstack([zero, layer.after.shift]))
         W = np.vstack([0 * layer.W, layer.W])  # 1 - σ(z) and σ(z) are the softmax of 0 and z
-        expression = Expression(Product(layer.A_prev, W, both, Activation("softmax")))
+        expression = Expression(Product(layer.A_prev, W, after, Activation("softmax")))
         sizes = tuple(2 if i == axis else n for i, n in enumerate(shape.sizes))
         return Value(shape._replace(sizes=sizes), values[0].dtype, expression, {})
 
@@ -577,7 +578,7 @@ class Walk:
         return self.value(node)
 
     def cast(self, node: Node) -> Value:
-        """Read a cast to a float dtype; :meth:`chain` checks that no such dtype is narrower than the weights'."""
+        """Read a cast to a float dtype; :meth:`chain` checks that it is not narrower than the dtype of the weights."""
         name, value = NAMES.get(node.attributes.get("to", 0)), self.value(node)
         if name is None:
             raise self.refusal("does not cast to a float dtype")
@@ -608,11 +609,11 @@ class Walk:
     # --- shapes -----------------------------------------------------------------------------------------------------
 
     def _process_sizes(self, node: Node, inputs: list[str]) -> None:
-        """Store the result of a node that computes with the shape of a value, or reshapes a value to such a result."""
+        """Process a node that computes with the shape of a value, or that reshapes a value to a computed shape."""
         if node.op == "Shape":
             sizes = [n if n != UNKNOWN else ... for n in self.value(node).shape.sizes]
             sizes = sizes[slice(node.attributes.get("start", 0), node.attributes.get("end"))]
-            self._put_sizes(node, np.array([*sizes, 0], object)[:-1])
+            self._store_sizes(node, np.array([*sizes, 0], object)[:-1])
             return
         if node.op in {"Reshape", "Expand"} and len(inputs) == 2 and inputs[0] in self.values:
             target = [n if n is SAMPLES else _size(n) for n in np.ravel(self.sizes[inputs[1]])]
@@ -630,7 +631,7 @@ class Walk:
             return
         operands = [self.sizes.get(name, self.constants.get(name)) for name in inputs]
         if node.op == "Cast" and node.attributes.get("to") in (6, 7):
-            self._put_sizes(node, np.asarray(operands[0]))
+            self._store_sizes(node, np.asarray(operands[0]))
             return
         if node.op not in SIZE_OPERATIONS and node.op not in FOLDED:
             raise self.refusal(UNSUPPORTED_SIZES)
@@ -639,10 +640,10 @@ class Walk:
         except (ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
             raise self.refusal(f"{UNSUPPORTED_SIZES} ({brief(error)})") from None
         self.spend(result.nbytes)
-        self._put_sizes(node, result)
+        self._store_sizes(node, result)
 
     def _fill(self, node: Node, x: np.ndarray, sizes: np.ndarray) -> None:
-        """Store a value whose elements are all the same number."""
+        """Store the result of an Expand: a value of shape `sizes` whose elements are all the number `x`."""
         target = tuple(n if n is SAMPLES else _size(n) for n in sizes.ravel())
         if target.count(SAMPLES) != 1 or len(target) < x.ndim or x.dtype.kind != "f":
             raise self.refusal()
@@ -650,8 +651,8 @@ class Walk:
         shape = Shape(target, self.samples)
         self.values[node.outputs[0]] = Value(shape, x.dtype.name, None, {}, node, number)
 
-    def _put_sizes(self, node: Node, sizes: np.ndarray) -> None:
-        """Store the result of a computation with sizes, as a constant if all sizes are known."""
+    def _store_sizes(self, node: Node, sizes: np.ndarray) -> None:
+        """Store sizes as the result of a node; they become a constant if all of them are known."""
         name = node.outputs[0]
         if all(isinstance(n, int | np.integer) for n in sizes.ravel()):
             self.constants[name] = sizes.astype(np.int64)
@@ -660,14 +661,14 @@ class Walk:
 
 
 def _size(n: Any) -> int:
-    """Return a size as an int; raise Mismatch if it is unknown."""
+    """Return a size as an int; raise Mismatch if the file does not specify it."""
     if not isinstance(n, int | np.integer):
         raise Mismatch("depends on a size that the file does not specify")
     return int(n)
 
 
-def with_numbers(operands: Sequence[Operand]) -> tuple[Operand, ...]:
-    """Return operands, with a number instead of each value of equal elements that has the shape of another value."""
+def replace_uniform_values(operands: Sequence[Operand]) -> tuple[Operand, ...]:
+    """Replace each value whose elements are equal by their number, if another value has the same shape."""
     shapes = [operand.shape for operand in operands if isinstance(operand, Value) and operand.number is None]
     return tuple(
         np.asarray(operand.number)
@@ -678,7 +679,7 @@ def with_numbers(operands: Sequence[Operand]) -> tuple[Operand, ...]:
 
 
 def as_float32(value: Value) -> Value:
-    """Return a value in single precision, to which operations of the machine learning domain cast their inputs."""
+    """Return a value as float32; operations of the machine learning domain convert their inputs to that dtype."""
     return replace(value, dtype="float32")
 
 
@@ -688,7 +689,7 @@ def is_complement(affine: Affine) -> bool:
 
 
 def sums_to_one(layer: Product) -> bool:
-    """Return whether the outputs of a layer sum to 1: it is a softmax, or two sigmoids of z and -z."""
+    """Return whether the outputs of a layer sum to 1: a softmax, or the sigmoids of -z and z."""
     shift = layer.after.shift
     return layer.g == Activation("softmax") or (
         layer.g == Activation("sigmoid") and len(layer.W) == 2 and bool((layer.W[0] == -layer.W[1]).all())
@@ -722,7 +723,7 @@ SIZE_OPERATIONS: dict[str, Callable[[list[Any], Mapping[str, Any]], np.ndarray]]
         (1,) if attributes.get("keepdims", 1) else ()
     ),
 }
-"""Operations on sizes. They may copy the number of samples, but not compute with it."""
+"""Operations on sizes; they may copy the number of samples, but cannot compute with it."""
 
 HANDLERS: dict[str, Callable[[Walk, Node], Value]] = {
     "BatchNormalization": Walk.batch_normalization,

@@ -21,7 +21,7 @@ from deepnotes.datasets.cells import CellError, CodedCells, ColumnRequest, conve
 from deepnotes.datasets.csv_files import cell_lines, count_named, parse_text, read_header, unpack, write_rows
 from deepnotes.datasets.encoding import Feature, inputs_of
 from deepnotes.datasets.reading import MAX_POSITIONS, Format, Gap, Request
-from deepnotes.datasets.table_writing import exact
+from deepnotes.datasets.table_writing import to_cells
 from deepnotes.equations import EQUATIONS
 from deepnotes.utils.safe_text import escaped, inert
 from deepnotes.utils.streams import write_all
@@ -200,7 +200,7 @@ def request_for(features: list[Feature] | None) -> Request:
 
 def columns(A: Array) -> tuple[list[str], list[list[object]]]:
     """Return the names and the columns of a table of predictions, for outputs of shape (rows, outputs)."""
-    values = [exact(outputs) for outputs in A.T]
+    values = [to_cells(outputs) for outputs in A.T]
     if CLASSES is None:
         return ["prediction"] if OUTPUTS == 1 else [f"prediction_{i + 1}" for i in range(OUTPUTS)], values
     indices = A.argmax(axis=1) if OUTPUTS > 1 else (A[:, 0] > 0.5).astype(int)

@@ -136,7 +136,7 @@ class Checkpoints(Callback):
 
     def _not_resumed_error(self, files: list[Path]) -> CheckpointError:
         """Return the error for a directory with checkpoints of an earlier training, which is not to be resumed."""
-        intact = next(filter(containers.is_whole, files), None)
+        intact = next(filter(containers.is_intact, files), None)
         if intact is None:
             return CheckpointError(
                 f"checkpoint: {self.directory} has {files[0].name} of an earlier training, which is damaged; to start "

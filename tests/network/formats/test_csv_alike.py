@@ -197,7 +197,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ),
     ("kinds", "an unknown category", "x,kind\n1,red\n2,blue\n", "row 2: column 'kind' has the category 'blue'"),
     ("kinds", "a category in another case", "x,kind\n1,Red\n", "row 1: column 'kind' has the category 'Red'"),
-    ("kinds", "NA as a category", "x,kind\n1,NA\n", "row 1: column 'kind' has the category 'NA', which is unknown"),
+    ("kinds", "NA as a category", "x,kind\n1,NA\n", "row 1: column 'kind' has the unknown category 'NA'"),
     (
         "kinds",
         "a missing category",

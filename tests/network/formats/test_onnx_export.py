@@ -184,7 +184,7 @@ def test_preprocessing_metadata_and_paths_that_cannot_be_written_are_refused(wri
         """User-defined preprocessing."""
 
     net = dn.Network([dn.Dense(1)], inputs=1, seed=0, standardizer=Clipped(np.zeros((1, 1)), np.ones((1, 1))))
-    with pytest.raises(dn.ModelFileError, match=r"the inputs go through .*Clipped"):
+    with pytest.raises(dn.ModelFileError, match=r"the inputs are preprocessed by .*Clipped"):
         getattr(net, write)(tmp_path / "model")
     net = dn.Network([dn.Dense(1)], inputs=1, seed=0)
     net.metadata = ["no", "dict"]  # type: ignore[assignment]

@@ -99,9 +99,9 @@ def test_locations_outside_the_directory_are_refused(location: str, message: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": "44"}, "has 44 bytes, and its shape needs 48"),
-        ({"offset": "1"}, "from byte 1 to 49, and the file has 48 bytes"),
-        ({"offset": "9" * 19}, "and the file has 48 bytes"),
+        ({"length": "44"}, "takes 44 bytes, but its shape needs 48"),
+        ({"offset": "1"}, "from byte 1 to 49, but the file has 48 bytes"),
+        ({"offset": "9" * 19}, "but the file has 48 bytes"),
         ({"offset": "9" * 5000}, "wanted a number of bytes"),
         ({"offset": "-4"}, "wanted a number of bytes"),
         ({"length": "4_8"}, "wanted a number of bytes"),
@@ -118,7 +118,7 @@ def test_a_huge_declared_size_is_refused_without_allocating_it(tmp_path: Path) -
     (tmp_path / "weights.bin").write_bytes(W.tobytes())
     content = onnx.load(write_external(tmp_path, length=""), load_external_data=False)
     content.graph.initializer[0].dims[:] = [1 << 30, 1 << 20]
-    with pytest.raises(dn.ModelFileError, match="and the file has 48 bytes"):
+    with pytest.raises(dn.ModelFileError, match="but the file has 48 bytes"):
         dn.from_onnx(write(content, tmp_path))
 
 

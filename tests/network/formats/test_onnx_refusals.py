@@ -32,11 +32,11 @@ REFUSED: dict[str, Any] = {
     "another domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
     "an activation first": ([("Relu",), DENSE], r"node 'n0' \(Relu\) cannot be part"),
     "two activations": ([DENSE, ("Relu",), ("Tanh",)], r"node 'n2' \(Tanh\) cannot be part"),
-    "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, and no"),
+    "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, which"),
     "a softmax over samples": ([DENSE, ("Softmax", {"axis": 0})], r"'n1' \(Softmax\) is not over the features"),
     "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"'n1' \(LogSoftmax\) gives logarithms of prob"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
-    "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, and the weights have"),
+    "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, but the weights have"),
     "dropout as in training": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
     "dropout within an activation": (
         [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"'n2' \(Dropout\) drops some of its inputs"),
@@ -50,7 +50,7 @@ REFUSED: dict[str, Any] = {
     "weights with three axes": ([("MatMul", np.ones((1, 3, 4)))], r"node 'n0' \(MatMul\) has no const"),
     "a bias for each sample": ([("MatMul", W), ("Add", np.ones((3, 4)))], r"'n1' \(Add\) has a constant of sh"),
     "a bias of another size": ([("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
-    "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) makes numbers that are not finite"),
+    "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) produces numbers that are not finite"),
     "reciprocals of the inputs": ([("Div", 1.0, ...), DENSE], r"'n0' \(Div\) cannot be part of a dense chain"),
     "reciprocals of the outputs": ([DENSE, ("Div", 1.0, ...)], r"'n1' \(Div\) cannot be part of a dense chain"),
     "no layer": ([("Identity",)], "it has no dense layer"),
@@ -107,13 +107,13 @@ def test_weights_that_are_inputs_are_refused(tmp_path: Path) -> None:
     content = chain(DENSE)
     del content.graph.initializer[0]
     content.graph.input.append(helper.make_tensor_value_info("c0_1", 1, [3, 4]))
-    assert "depends on 2 inputs (c0_1, in), and a dense chain has one" in refusal(content, tmp_path)
+    assert "depends on 2 inputs (c0_1, in), but a dense chain has one input" in refusal(content, tmp_path)
 
 
 def test_weights_of_different_dtypes_are_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["in", "W"], ["h"]), helper.make_node("MatMul", ["h", "V"], ["out"], name="n")]
     content = model(nodes, {"W": W.astype("float32"), "V": np.eye(4)}, "out")
-    assert "node 'n' (MatMul) has weights of float64, and earlier weights are float32" in refusal(content, tmp_path)
+    assert "node 'n' (MatMul) has weights of float64, but earlier weights are float32" in refusal(content, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [[3, 5], [1 << 40, 1 << 40], [0, 4], [-3, 4], [1 << 62, 4], [12]])
@@ -147,7 +147,7 @@ def test_long_computations_with_constants_are_refused(tmp_path: Path) -> None:
     assert "compute too many constants for the file's size" in message
     nodes = [helper.make_node("Exp", ["W"], ["V"], name="e"), helper.make_node("MatMul", ["in", "V"], ["out"])]
     message = refusal(model(nodes, {"W": W.astype("float32")}, "out"), tmp_path)
-    assert "node 'e' (Exp) computes with constants, and only Add, Cast, Div, Identity" in message
+    assert "node 'e' (Exp) computes with constants, but only Add, Cast, Div, Identity" in message
 
 
 def test_invalid_graphs_are_refused(tmp_path: Path) -> None:
@@ -156,7 +156,9 @@ def test_invalid_graphs_are_refused(tmp_path: Path) -> None:
     assert "node 'n1' (Relu) needs 'nowhere', which no earlier node computes" in refusal(content, tmp_path)
     content = chain(DENSE, ("Relu",))
     content.graph.node[1].output[0] = "v0"
-    assert "node 'n1' (Relu) has the output 'v0', and so has an earlier node or tensor" in refusal(content, tmp_path)
+    assert "node 'n1' (Relu) has the output 'v0', but an earlier node or tensor has the same name" in refusal(
+        content, tmp_path
+    )
     content = chain(DENSE, ("Relu",))
     content.graph.node.insert(0, content.graph.node.pop(1))
     assert "needs 'v0', which no earlier node computes" in refusal(content, tmp_path)
@@ -167,7 +169,7 @@ def test_invalid_graphs_are_refused(tmp_path: Path) -> None:
     assert "its output 'c0_1' does not depend on its input" in refusal(content, tmp_path)
     content = chain(DENSE)
     content.graph.initializer.append(content.graph.initializer[0])
-    assert "two tensors of the same name" in refusal(content, tmp_path)
+    assert "two tensors with the same name" in refusal(content, tmp_path)
     content = chain(DENSE)
     content.graph.node[0].ClearField("output")
     assert "has no output" in refusal(content, tmp_path)

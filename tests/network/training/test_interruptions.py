@@ -138,7 +138,7 @@ def _train_and_kill(processes: Any, backend: str, run: Path, rng: np.random.Gene
 
 def _damage_at_random(run: Path, rng: np.random.Generator) -> bool:
     """Flip a bit of a checkpoint or truncate it, unless it is the only intact one; return whether it was damaged."""
-    intact = [path for path in list_checkpoints(run) if containers.is_whole(path)]
+    intact = [path for path in list_checkpoints(run) if containers.is_intact(path)]
     if len(intact) < 2:
         return False
     path = intact[rng.integers(len(intact))]
