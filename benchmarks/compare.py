@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.networks import NETWORKS
 from benchmarks.paired import Pairs, compare_checkouts
-from deepnotes.testing.bench.advice import figure
+from deepnotes.testing.bench.advice import format_number
 from deepnotes.testing.bench.timing import UNRELIABLE
 
 REFERENCE = "products"
@@ -190,7 +190,9 @@ def _table(shown: list[Change]) -> Table:
     for column in table.columns[1:5]:
         column.justify = "right"
     for c in shown:
-        table.add_row(c.case, figure(c.old), figure(c.new), f"{c.factor - 1:+.1%}", f"±{c.noise:.1%}", c.verdict)
+        table.add_row(
+            c.case, format_number(c.old), format_number(c.new), f"{c.factor - 1:+.1%}", f"±{c.noise:.1%}", c.verdict
+        )
     return table
 
 

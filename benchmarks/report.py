@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, figure
+from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, format_number
 from deepnotes.testing.bench.machine import machine
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ def timed_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
 def _timed(result: dict[str, Any], who: str) -> str:
     """Return a time, with a mark if it is unreliable, or a placeholder if the contender was left out."""
     us = result["microseconds"].get(who)
-    return LEFT_OUT if us is None else figure(us, who in result.get("unreliable", []))
+    return LEFT_OUT if us is None else format_number(us, who in result.get("unreliable", []))
 
 
 def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -99,7 +99,7 @@ def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
             f"{name}, {r['network']}",
             *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
             " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
-            *(figure(us / 1000, who in r.get("unreliable", [])) for who, us in r["microseconds"].items()),
+            *(format_number(us / 1000, who in r.get("unreliable", [])) for who, us in r["microseconds"].items()),
             *(_spread(r["ratios"][pair]) for pair in pairs),
         ]
         for name, r in results.items()
@@ -118,7 +118,12 @@ def memory_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the rows of ``memory.json``."""
     first = next(iter(results.values()))
     rows = [
-        [who, *(figure(grown) for grown in r["growth"].values()), figure(r["allowed"]), figure(r["samples"])]
+        [
+            who,
+            *(format_number(grown) for grown in r["growth"].values()),
+            format_number(r["allowed"]),
+            format_number(r["samples"]),
+        ]
         for who, r in results.items()
     ]
     return [["backend", *(f"{form}, MB" for form in first["growth"]), "allowed, MB", "the samples, MB"], *rows]
@@ -131,7 +136,7 @@ def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
         [
             name,
             f"{r['multiplications']:,}",
-            *(figure(us) for us in r["microseconds"].values()),
+            *(format_number(us) for us in r["microseconds"].values()),
             _spread(r["ratio"]),
         ]
         for name, r in results.items()

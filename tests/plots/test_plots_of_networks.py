@@ -157,7 +157,7 @@ def test_boundaries_that_cannot_be_drawn() -> None:
         (dn.Network([dn.Dense(1)], inputs=3), (X2,), {}, dn.ShapeError, "the network has 3 inputs, wanted 2"),
         (dn.Network([dn.Dense(3)], inputs=2), (X2,), {}, dn.ArgumentError, "3 outputs that are not prob"),
         (dn.Network([dn.Dense(3, "sigmoid")], inputs=2), (X2,), {}, dn.ArgumentError, "3 sigmoid outputs"),
-        (net, (X2.T,), {}, dn.ShapeError, r"X has shape \(60, 2\), .*X\.T would fit"),
+        (net, (X2.T,), {}, dn.ShapeError, r"X has shape \(60, 2\), .*pass X\.T"),
         (net, (X2[:, :0],), {}, dn.ShapeError, r"X has shape \(2, 0\)"),
         (net, (np.full((2, 2), np.nan),), {}, dn.DataError, "X holds numbers that are not finite"),
         (net, (X2, [0, 1]), {}, dn.ShapeError, r"Y has shape \(2,\), but X has 60 samples"),

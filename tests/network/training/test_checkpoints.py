@@ -243,7 +243,7 @@ def test_a_network_with_a_user_defined_layer_can_be_resumed_but_not_loaded(run: 
     expected = outcome(uninterrupted, fit(uninterrupted))
     fit(create_network(), run, epochs=2)
     assert outcome(resumed, fit(resumed, run, resume=True)) == expected
-    with pytest.raises(dn.ModelFileError, match="unknown type of layer"):
+    with pytest.raises(dn.ModelFileError, match="unknown layer type"):
         dn.load(list_checkpoints(run)[0])
 
 
