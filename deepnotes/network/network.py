@@ -171,7 +171,7 @@ class Network:
         resume: bool = False,
         progress: bool = False,
     ) -> History:
-        """Train from the current parameters, with a fresh optimizer.
+        """Train from the current parameters, with a new state of the optimizer.
 
         Parameters
         ----------
@@ -435,6 +435,7 @@ class Network:
     def _plan(
         self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
     ) -> Plan:
+        """Return the plan of a training step with these settings, after validating them."""
         largest = float(np.finfo(self.dtype).max)
         return Plan(
             self.inputs,

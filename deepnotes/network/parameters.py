@@ -53,6 +53,7 @@ class Parameters(MutableMapping[str, Array]):
         return f"Parameters({', '.join(f'{e.name} {e.parameter.shape}' for e in map(self._entry, self))})"
 
     def _entry(self, name: str) -> Any:
+        """Return the layout entry of a parameter, or raise UnknownParameterError."""
         try:
             return look_up("parameter", name, self._network.layout.entries)
         except UnknownNameError as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MAX_CONVERTED_AT_ONCE = 1 << 26
-"""The largest size, in bytes after conversion to float64, of a memory-mapped array that is converted as a whole."""
+"""A memory-mapped array that needs conversion is converted as a whole up to this size, in bytes as float64."""
 
 
 class DiskSamples(Samples):
@@ -50,7 +50,7 @@ def disk_samples(network: "NetworkLike", X: Any) -> DiskSamples | None:
 
 
 def data_for_program(backend: Backend, data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
-    """Return data that a Program accepts, and the indices in them of the samples that `order` selects from `data`."""
+    """Return data that a Program accepts and that contain the samples at `order`, and their indices in these data."""
     if not _streamed(data):
         return data, order
     return take(backend, data, order), np.arange(len(order))

@@ -79,8 +79,8 @@ class Activation(ActivationFunction):
     name : str
         identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus or exp.
     **options : float
-        ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0); :class:`~deepnotes.defaults` selects other
-        defaults.
+        ``slope`` for leaky_relu (default 0.001, N9), ``alpha`` for elu (default 1.0). Other default values can be
+        selected with :class:`~deepnotes.defaults`.
 
     Raises
     ------

@@ -35,7 +35,7 @@ class Parameter(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The circumstances of a forward pass of a layer: its position in the network, the seed and the update.
+    """Information for the forward pass of a layer: its position in the network, the seed and the update.
 
     Attributes
     ----------
@@ -112,8 +112,8 @@ class Dense(Layer):
         ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, exp,
         an :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined activation.
     initializer : str or callable, optional
-        Determines the initial ``W``: ``"zeros"``; ``"he"``, ``"glorot"`` or ``"lecun"``, followed by ``_normal`` or
-        ``_uniform``; or a function that takes a NumPy generator and a shape. By default he_normal for relu and similar
+        Determines the initial ``W``: zeros, he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal,
+        lecun_uniform, or a function that takes a NumPy generator and a shape. By default he_normal for relu and similar
         activations and glorot_uniform for the others, or the initializer that :class:`~deepnotes.defaults` selects.
     bias_initializer : str or callable, optional
         Determines the initial ``b``. A named initializer has the same variance for ``b`` as for ``W``. By default

@@ -85,7 +85,7 @@ class Loss(LossFunction):
         binary_cross_entropy, categorical_cross_entropy, mean_squared_error, mean_absolute_error, huber, poisson or
         half_poisson_deviance.
     **options : float
-        ``delta`` of huber (1.0).
+        ``delta`` for huber (default 1.0).
 
     Raises
     ------
@@ -127,7 +127,7 @@ class Loss(LossFunction):
         return fused is not None and isinstance(activation, Activation) and activation.name == fused[0]
 
     def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), from the logits of the fused activation."""
+        """Return the loss of each sample, shape (1, m), from the logits."""
         L: Array = getattr(ops, self._fused_equation)(Z, Y)
         return L
 

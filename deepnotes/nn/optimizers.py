@@ -237,7 +237,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101); biases do not decay.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101); by default, biases do not decay.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ class AdamW(Adam):
     weight_decay : float, default 0.01
         Each update subtracts the fraction ``rate * weight_decay`` of each weight.
     decay_biases : bool, default False
-        Whether biases decay as well, as in PyTorch and Keras.
+        Whether weight decay also applies to biases, as in PyTorch and Keras.
 
     Raises
     ------

@@ -157,7 +157,7 @@ class Plan:
     layers : tuple of Layer
     dtype : {"float32", "float64"}
     seed : int
-        The key of the dropout masks.
+        The seed of the network, which determines the dropout masks.
     loss : LossFunction
     optimizer : Optimizer
     l2 : float
@@ -200,7 +200,7 @@ def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: n
     names : sequence of str
         The scalars that the kernels of a backend read: ``"rate"`` and keys of `NEUTRAL`.
     step : int
-        The number of updates made before them.
+        The number of updates made before the first of these updates.
     rates : ndarray of float64, shape (updates,)
         The learning rate of each update.
 

@@ -90,7 +90,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """``learning_rate * factor ** floor(step / every)``.
+    """A rate that is reduced at regular intervals: ``learning_rate * factor ** floor(step / every)``.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class ExponentialDecay(Schedule):
-    """``learning_rate * factor ** (step / every)``.
+    """A rate that decays exponentially: ``learning_rate * factor ** (step / every)``.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class CosineDecay(Schedule):
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
-    """``learning_rate / (step + 1) ** power``, the schedule "invscaling" of scikit-learn."""
+    """The rate ``learning_rate / (step + 1) ** power``: the schedule "invscaling" of scikit-learn."""
 
     learning_rate: float
     power: float = 0.5
@@ -280,7 +280,7 @@ class Plateau:
     waited : int
         The number of epochs without improvement since the lowest loss or the last reduction.
     scale : float
-        The product of all reductions so far.
+        The product of the factors of all reductions so far.
     """
 
     best: float = math.inf

@@ -106,7 +106,7 @@ def confusion_of(
 
 
 def indices(values: Any, name: str) -> tuple[np.ndarray, int]:
-    """Return class indices, shape (m,), and the number of classes; if `values` are indices, at least the largest + 1.
+    """Return class indices, shape (m,), and the number of classes, for class indices the largest index plus 1.
 
     Parameters
     ----------

@@ -181,7 +181,7 @@ def _set_logarithmic_scale(ax: "Axes", ratio: float) -> None:
 def _has_isolated_value(finite: np.ndarray) -> bool:
     """Return whether a value has no finite neighbours, so that a line without markers would not show it.
 
-    `finite` tells for each epoch whether its value is finite.
+    `finite` is an array that says for each epoch whether its value is finite.
     """
     padded = np.concatenate([[False], finite, [False]])
     return bool((padded[1:-1] & ~padded[:-2] & ~padded[2:]).any())

@@ -5,8 +5,8 @@ To run the checks, use one of these commands::
     deepnotes conformance --backend NAME
     pytest --pyargs deepnotes.testing --deepnotes-backend NAME
 
-or add ``class TestMine(BackendConformance): backend = "mine"`` to the tests of the backend. A check compares results
-either bit for bit with each other, or with those of the equations on arrays that carry error bounds, see
+or add ``class TestMine(BackendConformance): backend = "mine"`` to the tests of the backend. A check compares two
+results bit for bit, or compares a result with that of the equations on arrays that carry error bounds, see
 :mod:`deepnotes.backends.bounds`.
 """
 

@@ -18,7 +18,7 @@ RANK = 64
 
 
 class Mismatch(Exception):
-    """An operation is not applied to each sample separately; the message is a predicate, such as "joins samples"."""
+    """An operation is not applied to each sample separately; the message is a predicate, for example "joins samples"."""
 
 
 class Shape(NamedTuple):
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
     Attributes
     ----------
     sizes : tuple of int or None
-        ``SAMPLES`` for one axis; for the others, their sizes or ``UNKNOWN``.
+        For each axis, its size or ``UNKNOWN``, but ``SAMPLES`` for the axis of samples.
     samples : int or None
         The number of samples, if the file specifies it.
 
@@ -44,7 +44,7 @@ class Shape(NamedTuple):
 
     @property
     def axis(self) -> int:
-        """The axis of the samples."""
+        """The index of the axis of samples."""
         return self.sizes.index(SAMPLES)
 
     @property
@@ -58,6 +58,7 @@ class Shape(NamedTuple):
         return prod(self.features)
 
     def _with(self, sizes: Sequence[int | None]) -> "Shape":
+        """Return a shape with other sizes and the same number of samples."""
         if len(sizes) > RANK:
             raise Mismatch(f"has a result of {len(sizes):,} axes, wanted at most {RANK}")
         return self._replace(sizes=tuple(sizes))
@@ -68,7 +69,7 @@ class Shape(NamedTuple):
         return axis != self.axis and all(n == 1 for i, n in enumerate(self.sizes) if i not in (axis, self.axis))
 
     def old_softmax_over(self, axis: int) -> bool:
-        """Return whether a softmax before opset 13, which is over `axis` and all later axes, is over all features."""
+        """Return whether a softmax over `axis` and all later axes, as before opset 13, is over all features."""
         axis = positive(axis, len(self.sizes))
         return self.axis < axis and all(n == 1 for n in self.sizes[:axis] if n is not SAMPLES)
 
@@ -103,7 +104,7 @@ class Shape(NamedTuple):
         return self._with([1 if i in new else next(old) for i in range(rank)])
 
     def flattened(self, axis: int) -> "Shape":
-        """Return the shape with two axes: the axes before `axis` joined into the first, the others into the second."""
+        """Return the shape with two axes: one joins all axes before `axis`, the other joins `axis` and the rest."""
         axis = axis if axis == len(self.sizes) else positive(axis, len(self.sizes))
         groups = self.sizes[:axis], self.sizes[axis:]
         with_samples = next(group for group in groups if SAMPLES in group)
@@ -199,7 +200,7 @@ class Shape(NamedTuple):
         return self._with(sizes), tuple(relative)
 
     def combined(self, other: "Shape") -> "Shape":
-        """Return the shape of the sum of two values of equal shape, or of which one has a single number per sample."""
+        """Return the shape of the sum of two values; they have equal shapes, or one has a single number per sample."""
         if self == other:
             return self
         if len(self.sizes) != len(other.sizes) or self.axis != other.axis or 1 not in (self.size, other.size):

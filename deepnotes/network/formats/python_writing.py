@@ -300,7 +300,7 @@ def _docstring(chain: Chain) -> str:
 
 
 def _python(chain: Chain) -> str:
-    """Return the oldest Python version that can run the file: 3.11 for ISO 8601 dates, which 3.10 cannot parse all."""
+    """Return the oldest Python version that can run the file; Python 3.10 cannot parse every kind of ISO 8601 date."""
     format, dates = _data_format(chain.metadata)
     return "3.11" if dates and format.get("date_format") is None else "3.10"
 

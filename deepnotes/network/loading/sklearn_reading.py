@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deepnotes.network.network import Network
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in LIBRARY}
-"""The names of activations in scikit-learn and in deepnotes, and the activations of deepnotes that they refer to."""
+"""The activation of deepnotes for each name of an activation in scikit-learn or deepnotes."""
 
 
 def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype: str | None = None) -> "Network":

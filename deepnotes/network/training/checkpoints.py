@@ -97,8 +97,8 @@ class Checkpoints(Callback):
             lock = Lock(self._path)
         except HeldError as error:
             raise CheckpointError(
-                f"checkpoint: {self.directory} is in use by another training, or by another Checkpoints callback of "
-                f"this training: {error}; wait until it has ended, or name another directory"
+                f"checkpoint: {self.directory} is in use by another training run, or by another Checkpoints callback "
+                f"of this one: {error}; wait until it has ended, or name another directory"
             ) from None
         except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
             path = getattr(error, "filename", None) or self.directory
@@ -130,7 +130,7 @@ class Checkpoints(Callback):
         self._checkpoint = read_latest(files, training, self._settings) if files else None
         self._delete_temporary_files()
         self._written: tuple[int, bool] | None = None
-        self._failed, self._last_time = False, monotonic()
+        self._has_failed, self._last_time = False, monotonic()
         self._intact: dict[Path, tuple[int, ...]] = {}
 
     def _not_resumed_error(self, files: list[Path]) -> CheckpointError:
@@ -138,12 +138,12 @@ class Checkpoints(Callback):
         intact = next(filter(containers.is_whole, files), None)
         if intact is None:
             return CheckpointError(
-                f"checkpoint: {self.directory} has the damaged checkpoint {files[0].name} of an earlier training; to "
-                "start a new training, name another directory"
+                f"checkpoint: {self.directory} has the damaged checkpoint {files[0].name} of an earlier training run; "
+                "to start a new one, name another directory"
             )
         return CheckpointError(
-            f"checkpoint: {self.directory} has {intact.name} of an earlier training; to continue it, resume "
-            "(resume=True or --resume); to start a new training, name another directory"
+            f"checkpoint: {self.directory} has {intact.name} of an earlier training run; to continue it, resume "
+            "(resume=True or --resume); to start a new one, name another directory"
         )
 
     def _delete_temporary_files(self) -> None:
@@ -176,13 +176,14 @@ class Checkpoints(Callback):
     def on_end(self, training: Training) -> None:
         """Write a final checkpoint if there were updates since the previous checkpoint, and unlock the directory."""
         try:
-            ready = self._written is not None and training.at_rest and not self._failed and not self._lock.is_inherited
-            if ready and self._written != _progress(training):
+            can_write = training.at_rest and not self._has_failed and not self._lock.is_inherited
+            if can_write and self._written not in (None, _progress(training)):
                 self._write(training)
         finally:
             self._lock.release()
 
     def _write(self, training: Training) -> None:
+        """Write a checkpoint, and delete old ones."""
         try:
             if not self._lock.is_held:
                 raise CheckpointError(
@@ -195,14 +196,14 @@ class Checkpoints(Callback):
                     path.unlink()
             containers.write(path, *build_content(training, self._settings))
         except (ModelFileError, CheckpointError) as error:
-            self._failed = True
+            self._has_failed = True
             latest = self._latest_intact(training)
             raise CheckpointError(
-                f"{error}; the training stopped, and the network has the parameters of update {training.state.step}; "
+                f"{error}; training stopped, and the network has the parameters after update {training.state.step}; "
                 f"{f'the latest checkpoint is {latest}' if latest else 'there is no checkpoint'}"
             ) from error
         except BaseException:  # raised by a callback's memory()
-            self._failed = True
+            self._has_failed = True
             raise
         self._written, self._last_time = _progress(training), monotonic()
         self._delete_old(training)
@@ -263,7 +264,7 @@ class Checkpoint:
         The slots of the optimizer.
     step, epoch : int
         The number of updates made, and the current epoch, counted from 1.
-    at : Position
+    position : Position
         The position within the epoch.
     history : History
     generator : dict or None
@@ -279,7 +280,7 @@ class Checkpoint:
     slots: tuple[np.ndarray, ...]
     step: int
     epoch: int
-    at: Position
+    position: Position
     history: History
     generator: dict[str, Any] | None
     memories: list[dict[str, Any]]
@@ -297,9 +298,9 @@ class Checkpoint:
         write = network.backend.write
         state.slots = tuple(write(a, 0, network.from_host(b)) for a, b in zip(state.slots, self.slots, strict=True))
         state.step = training.step = self.step
-        training.epoch, training.position = self.epoch, self.at
+        training.epoch, training.position = self.epoch, self.position
         vars(training.history).update(vars(self.history))
-        loss, weight = self.at.sums
+        loss, weight = self.position.sums
         training.loss = loss / weight if weight else (self.history.loss or [training.loss])[-1]
         if training.rng is not None:
             training.rng.bit_generator.state = self.generator or {}
@@ -358,11 +359,11 @@ def build_content(
     CheckpointError
         If the memory of a callback contains a value that cannot be written to a file.
     """
-    network, state, at, history = training.network, training.state, training.position, training.history
+    network, state, position, history = training.network, training.state, training.position, training.history
     header, tensors = model_files.content(network, _describe_layer)
     arrays = {f"slot{i}": network.backend.to_numpy(slot) for i, slot in enumerate(state.slots)}
-    if at.order is not None:
-        arrays["order"] = at.order
+    if position.order is not None:
+        arrays["order"] = position.order
     if history.epochs:
         arrays |= {
             f"history.{name}": np.array(values, np.float64) for name, values in _history_columns(history).items()
@@ -376,11 +377,11 @@ def build_content(
         "settings": fingerprints,
         "step": state.step,
         "epoch": training.epoch,
-        "done": at.done,
-        "sums": at.sums,
-        "seconds": at.seconds,
-        "rate": at.rate,
-        "schedule": dict(at.memory),
+        "done": position.done,
+        "sums": position.sums,
+        "seconds": position.seconds,
+        "rate": position.rate,
+        "schedule": dict(position.memory),
         "best_epoch": history.best_epoch,
         "generator": None if training.rng is None else training.rng.bit_generator.state,
         "memories": memories,
@@ -500,11 +501,12 @@ def _parse_training(file: Container, training: Training, entries: dict[str, Any]
     generator = entries["generator"]
     if training.rng is not None:
         np.random.default_rng(0).bit_generator.state = generator  # raises an error if the state is invalid
-    epoch, at = whole("epoch", entries["epoch"], 0), _read_position(file, training, entries)
-    epochs = epoch - (at.order is not None)
-    batches, batches_done = (-(-samples // training.batch_size) for samples in (training.samples, at.done))
-    if whole("step", entries["step"], 0) != epochs * batches + batches_done or (at.order is None and at.done):
-        raise ValueError(f"step={entries['step']} does not match epoch={epoch} and done={at.done}")
+    epoch, position = whole("epoch", entries["epoch"], 0), _read_position(file, training, entries)
+    epochs = epoch - (position.order is not None)  # the number of finished epochs
+    batches, batches_done = (-(-samples // training.batch_size) for samples in (training.samples, position.done))
+    is_between_epochs = position.order is None
+    if whole("step", entries["step"], 0) != epochs * batches + batches_done or (is_between_epochs and position.done):
+        raise ValueError(f"step={entries['step']} does not match epoch={epoch} and done={position.done}")
     theta = model_files.flat(file, layout, dtype)
     names = [f"{prefix}slot{i}" for i in range(len(training.plan.optimizer.slots))]
     slots = tuple(file.tensor(name, (layout.size,), dtype) for name in names)
@@ -516,7 +518,7 @@ def _parse_training(file: Container, training: Training, entries: dict[str, Any]
         slots,
         entries["step"],
         epoch,
-        at,
+        position,
         _read_history(file, training, epochs, entries["best_epoch"]),
         generator,
         _read_memories(file, entries),

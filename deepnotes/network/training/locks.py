@@ -33,7 +33,7 @@ else:
 
 
 class HeldError(Exception):
-    """Another training holds the lock; the message describes its process."""
+    """Another training run holds the lock; the message describes its process."""
 
 
 class Lock:
@@ -51,7 +51,7 @@ class Lock:
     Raises
     ------
     HeldError
-        If another training holds the lock.
+        If another training run holds the lock.
     OSError
         If the file cannot be created.
 

@@ -26,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 N = TypeVar("N", bound="NetworkLike")
 _busy: dict[int, object] = {}
-"""By the id of each network that is being trained, a token of the call that trains it."""
+"""For each network that is being trained, by its id: a token that identifies the call that trains it."""
 
 
 def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
@@ -129,8 +129,8 @@ def callbacks_with_memory(training: Training) -> list[Callback]:
 def _notify(training: Training, method: Literal["on_chunk", "on_epoch"]) -> None:
     """Call a method of all callbacks, even if one fails: a checkpoint requires that all have seen the same updates.
 
-    A callback that fails may have changed only half of its memory, and after an interrupt the remaining callbacks are
-    not called. In either case no checkpoint can be written now, so ``training.at_rest`` is set to False.
+    If a callback with a memory fails, only part of its memory may have changed; after an interrupt, the remaining
+    callbacks are not called. In both cases no checkpoint can be written now, so ``training.at_rest`` is set to False.
     """
 
     def call(callback: Callback) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Deferral:
-    """The state of :func:`defer_signals`: the signals that have arrived so far.
+    """The signals that have arrived since :func:`defer_signals` was called.
 
     Parameters
     ----------

@@ -78,7 +78,7 @@ def _excerpts(old: str, new: str) -> tuple[str, str]:
 
 
 def _settings_to_compare(training: "Training") -> dict[str, Any]:
-    """Return the settings that must not change when a training is resumed, by name."""
+    """Return the settings that must not change when training is resumed, by name."""
     plan: dict[str, Any] = {field.name: getattr(training.plan, field.name) for field in fields(training.plan)}
     return plan | {
         "batch_size": training.batch_size,

@@ -255,7 +255,7 @@ def test_checkpoints_of_another_training_are_not_overwritten(run: Path) -> None:
     net = network()
     before = net.flat()
     with pytest.raises(
-        dn.CheckpointError, match=r"has step-000000020.safetensors of an earlier training; to continue it"
+        dn.CheckpointError, match=r"has step-000000020.safetensors of an earlier training run; to continue it"
     ):
         fit(net, run)
     np.testing.assert_array_equal(net.flat(), before)

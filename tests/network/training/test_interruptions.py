@@ -275,7 +275,7 @@ def test_a_training_whose_checkpoint_cannot_be_written_resumes_from_the_latest_o
     with (
         inject(Fault(call, raise_os_error(error), after=2), monkeypatch),
         pytest.raises(
-            dn.CheckpointError, match=f"cannot write .*{os.strerror(error)}; the training stopped after"
+            dn.CheckpointError, match=f"cannot write .*{os.strerror(error)}; training stopped, and"
         ) as caught,
     ):
         fit(net, run, every=1)
