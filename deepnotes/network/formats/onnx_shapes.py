@@ -18,7 +18,7 @@ RANK = 64
 
 
 class Mismatch(Exception):
-    """An operation is not applied to each sample separately; the message is a predicate, for example "joins samples"."""
+    """An operation is not applied to each sample separately. The message is a predicate, such as "joins samples"."""
 
 
 class Shape(NamedTuple):
