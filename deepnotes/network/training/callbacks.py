@@ -34,7 +34,7 @@ class EarlyStopping(Callback):
         Whether smaller or larger values are better. By default ``"max"`` for accuracy and r2, and ``"min"`` for the
         loss and the other metrics of deepnotes; required for a user-defined metric.
     restore_best : bool, default True
-        Whether to restore the parameters of the best epoch at the end of the training.
+        Whether to restore the parameters of the best epoch at the end of training.
 
     Raises
     ------

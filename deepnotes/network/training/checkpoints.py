@@ -454,7 +454,7 @@ def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | N
     ModelFileError
         If the file is damaged or renamed, or is not a checkpoint.
     CheckpointError
-        If the file belongs to another training, or was written by a version of deepnotes with another format.
+        If the file belongs to another training run, or was written by a version of deepnotes with another format.
     """
     with containers.open_container(path) as file:
         if "training" not in file.header:
@@ -467,7 +467,7 @@ def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | N
         try:
             entries = json.loads(file.tensor(f"{model_files.TRAINING}json", dtype=np.dtype(np.uint8)).tobytes())
             if changes := differences(entries["settings"], expected):
-                raise CheckpointError(f"checkpoint: {path} belongs to another training: {changes}")
+                raise CheckpointError(f"checkpoint: {path} belongs to another training run: {changes}")
             checkpoint = _parse_training(file, training, entries)
         except (ModelFileError, CheckpointError):
             raise

@@ -46,9 +46,9 @@ class TensorBoard(Callback):
     ArgumentError
         If `directory` is not a path, or `histograms` is not a whole number of at least 0.
     MissingExtraError
-        At the start of the training, if tensorboardX cannot be imported.
+        At the start of training, if tensorboardX cannot be imported.
     DeepnotesError
-        At the start of the training, if the directory cannot be created.
+        At the start of training, if the directory cannot be created.
     """
 
     def __init__(self, directory: str | PathLike[str], *, histograms: int = 0) -> None:

@@ -144,12 +144,12 @@ def training(backend: Backend | str, case: Case, X: np.ndarray, y: np.ndarray, t
     return train
 
 
-def check_agreement(trainings: dict[str, Train]) -> None:
+def check_agreement(trainers: dict[str, Train]) -> None:
     """Check that all contenders have the same losses in two epochs without shuffling.
 
     Parameters
     ----------
-    trainings : dict of str to callable
+    trainers : dict of str to callable
         By the name of the contender, the function that trains its network.
 
     Raises
@@ -157,7 +157,7 @@ def check_agreement(trainings: dict[str, Train]) -> None:
     DeepnotesError
         If the losses of a contender differ: its work is not comparable, so its time would mean nothing.
     """
-    losses = {name: train(2, False) for name, train in trainings.items()}
+    losses = {name: train(2, False) for name, train in trainers.items()}
     first = next(iter(losses))
     for name, values in losses.items():
         if not np.allclose(values, losses[first], rtol=TOLERANCE, atol=0):

@@ -93,12 +93,12 @@ def steps(
     batches = batches_for(case, least_seconds(case, limits), round_seconds)
     X, y = case.data(batches * case.batch)
     theta = network("numpy", case).flat()
-    trainings = {c.name: training(c.backend, case, X, y, theta) for c in contenders}
-    check_agreement(trainings)
+    trainers = {c.name: training(c.backend, case, X, y, theta) for c in contenders}
+    check_agreement(trainers)
     timers = {}
     for c in contenders:
         with c.execution_context():
-            timers[c.name] = with_threads(c, training_timer(trainings[c.name], batches, round_seconds))
+            timers[c.name] = with_threads(c, training_timer(trainers[c.name], batches, round_seconds))
     times = summary(turns(timers, rounds))
     return describe_result(case, times, contenders, limits, step_work(case.plan, case.batch), 0)
 

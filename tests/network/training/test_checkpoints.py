@@ -281,7 +281,7 @@ def test_a_training_with_other_settings_or_data_is_not_resumed(
     fit(network(), run, epochs=1)
     net = network()
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=f"belongs to another training: .*{message}"):
+    with pytest.raises(dn.CheckpointError, match=f"belongs to another training run: .*{message}"):
         fit(net, run, resume=True, **changes)
     np.testing.assert_array_equal(net.flat(), before)
 
