@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.networks import NETWORKS
 from benchmarks.paired import Pairs, compare_checkouts
-from deepnotes.testing.bench.advice import figure
+from deepnotes.testing.bench.advice import format_number
 from deepnotes.testing.bench.timing import UNRELIABLE
 
 REFERENCE = "products"
@@ -201,8 +201,8 @@ def _make_table(changes: list[Change]) -> Table:
     for change in changes:
         table.add_row(
             change.case,
-            figure(change.old),
-            figure(change.new),
+            format_number(change.old),
+            format_number(change.new),
             f"{change.factor - 1:+.1%}",
             f"±{change.noise:.1%}",
             change.verdict,

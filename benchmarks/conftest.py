@@ -11,7 +11,7 @@ import pytest
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import available_backends, get_backend
-from deepnotes.testing.bench.limits import Ceilings, Work, ceilings, location
+from deepnotes.testing.bench.limits import PerformanceLimits, Work, location, measure_limits
 from deepnotes.testing.bench.timing import is_unreliable, scatter, seconds
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
@@ -50,20 +50,20 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def limits() -> Callable[[Backend], Ceilings]:
+def limits() -> Callable[[Backend], PerformanceLimits]:
     """Return a function that measures the performance limits of a backend, once for the host and for each device."""
-    known: dict[str, Ceilings] = {}
+    known: dict[str, PerformanceLimits] = {}
 
-    def measure(backend: Backend) -> Ceilings:
+    def measure(backend: Backend) -> PerformanceLimits:
         if location(backend) not in known:
-            known[location(backend)] = ceilings(backend)
+            known[location(backend)] = measure_limits(backend)
         return known[location(backend)]
 
     return measure
 
 
 @pytest.fixture
-def time_calls(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], Ceilings]) -> TimeCalls:
+def time_calls(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], PerformanceLimits]) -> TimeCalls:
     """Return a function that times calls, in rounds of about equal length, and compares the time with the limit."""
     config = request.config
 

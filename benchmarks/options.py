@@ -10,7 +10,7 @@ from typing import Any
 
 from deepnotes.backends.registry import get_backend
 from deepnotes.testing.bench.contenders import select_backends
-from deepnotes.testing.bench.limits import Ceilings, ceilings, location
+from deepnotes.testing.bench.limits import PerformanceLimits, location, measure_limits
 from deepnotes.utils.errors import UnknownNameError
 
 
@@ -91,10 +91,10 @@ class Options:
             yield case
 
     @cached_property
-    def limits(self) -> dict[str, Ceilings]:
+    def limits(self) -> dict[str, PerformanceLimits]:
         """The performance limits of the machine and of each device, by location; they are measured on first access."""
         backends = {location(get_backend(name)): get_backend(name) for name in ["numpy", *self.backends]}
-        return {where: ceilings(backend) for where, backend in backends.items()}
+        return {where: measure_limits(backend) for where, backend in backends.items()}
 
     @property
     def ceilings(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from benchmarks.peers import parameters
 from benchmarks.report import publish
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
-from deepnotes.testing.bench.limits import Ceilings, prediction_work
+from deepnotes.testing.bench.limits import PerformanceLimits, prediction_work
 from deepnotes.testing.bench.machine import cores
 from deepnotes.testing.bench.runs import call_timer, describe_result
 from deepnotes.testing.bench.timing import fastest, on_blas_threads, seconds, summarize_ratios, turns
@@ -76,7 +76,7 @@ def products(net: dn.Network, X: np.ndarray) -> Callable[[], None]:
 
 
 def measure(
-    case: Case, backends: list[str], rounds: int, limits: Mapping[str, Ceilings], with_onnx: bool = True
+    case: Case, backends: list[str], rounds: int, limits: Mapping[str, PerformanceLimits], with_onnx: bool = True
 ) -> dict[str, Any]:
     """Measure the prediction of a batch; return the median times in microseconds and the spread of the ratios."""
     rows, _ = case.data(case.batch)

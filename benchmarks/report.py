@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, figure
+from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, format_number
 from deepnotes.testing.bench.machine import machine
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def time_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
 def _time_cell(result: dict[str, Any], contender: str) -> str:
     """Return the cell with a contender's time, which is marked if unreliable, or :data:`LEFT_OUT` if it has none."""
     us = result["microseconds"].get(contender)
-    return LEFT_OUT if us is None else figure(us, contender in result.get("unreliable", []))
+    return LEFT_OUT if us is None else format_number(us, contender in result.get("unreliable", []))
 
 
 def limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -113,7 +113,7 @@ def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
             f"{name}, {r['network']}",
             *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
             " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
-            *(figure(us / 1000, contender in r.get("unreliable", [])) for contender, us in r["microseconds"].items()),
+            *(format_number(us / 1000, contender in r.get("unreliable", [])) for contender, us in r["microseconds"].items()),
             *(_spread(r["ratios"][pair]) for pair in pairs),
         ]
         for name, r in results.items()
@@ -139,7 +139,7 @@ def memory_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``memory.json``."""
     first = next(iter(results.values()))
     rows = [
-        [name, *(figure(growth) for growth in r["growth"].values()), figure(r["allowed"]), figure(r["samples"])]
+        [name, *(format_number(growth) for growth in r["growth"].values()), format_number(r["allowed"]), format_number(r["samples"])]
         for name, r in results.items()
     ]
     return [["backend", *(f"{form}, MB" for form in first["growth"]), "allowed, MB", "the samples, MB"], *rows]
@@ -152,7 +152,7 @@ def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
         [
             name,
             f"{r['multiplications']:,}",
-            *(figure(us) for us in r["microseconds"].values()),
+            *(format_number(us) for us in r["microseconds"].values()),
             _spread(r["ratio"]),
         ]
         for name, r in results.items()

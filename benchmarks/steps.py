@@ -22,7 +22,7 @@ from benchmarks.peers import PEERS, absent, installed
 from benchmarks.report import publish
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender, Train, check_agreement, training
-from deepnotes.testing.bench.limits import Ceilings, step_work
+from deepnotes.testing.bench.limits import PerformanceLimits, step_work
 from deepnotes.testing.bench.machine import cores
 from deepnotes.testing.bench.runs import batches_for, describe_result, least_seconds, training_timer
 from deepnotes.testing.bench.timing import fastest, on_blas_threads, seconds, summarize_ratios, turns
@@ -84,7 +84,7 @@ def set_up_contenders(
 
 
 def measure(
-    case: Case, backends: list[str], peers: list[str], rounds: int, limits: Mapping[str, Ceilings]
+    case: Case, backends: list[str], peers: list[str], rounds: int, limits: Mapping[str, PerformanceLimits]
 ) -> dict[str, Any]:
     """Measure the steps of a case; return the median times in microseconds and the spread of the ratios."""
     run_products = products(case)

@@ -11,7 +11,7 @@ from deepnotes.backends.base import Backend
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import network
 from deepnotes.testing.bench.limits import prediction_work, step_work
-from deepnotes.testing.bench.sweep import BATCHES, LONGEST_STEP, WIDTHS
+from deepnotes.testing.bench.sweep import BATCHES, MAX_STEP_SECONDS, WIDTHS
 
 STEPS = 4
 DTYPES = ["float32", "float64"]
@@ -51,7 +51,7 @@ def test_sweep(time_calls: Any, limits: Any, backend: Backend, width: int, batch
     too_large = case.too_large(STEPS * batch)
     if too_large:
         pytest.skip(too_large)
-    time_limit = min(LONGEST_STEP, request.config.getoption("--largest-seconds") / STEPS)
+    time_limit = min(MAX_STEP_SECONDS, request.config.getoption("--largest-seconds") / STEPS)
     lower_bound = limits(backend).seconds(step_work(case.plan, batch), case.dtype)
     if lower_bound > time_limit:
         pytest.skip(f"one step takes {lower_bound:.2g} s or more, but the limit is {time_limit:g} s")

@@ -27,7 +27,7 @@ from deepnotes.estimators.sklearn_rules import Order, Rules
 from deepnotes.estimators.sparse import SparseSamples
 from deepnotes.network.network import Network
 from deepnotes.network.training.callbacks import as_callbacks
-from deepnotes.network.training.loop import callbacks_called
+from deepnotes.network.training.loop import callback_lifecycle
 from deepnotes.network.training.loop import fit as run_fit
 from deepnotes.network.training.state import Training
 from deepnotes.nn.optimizers import SGD, Adam, Optimizer
@@ -340,7 +340,7 @@ class DenseEstimator(BaseEstimator, ABC):
             network, plan, data, held_out, batch_size, epochs, order, [rules, *callbacks], columns
         )  # fmt: skip
         try:
-            with callbacks_called(training), np.errstate(all="ignore"):
+            with callback_lifecycle(training), np.errstate(all="ignore"):
                 program, training.state = self._live_network.start(plan, resume=incremental)
                 self.n_iter_, self.history_ = 0, training.history
                 run_fit(training, program, evaluate)

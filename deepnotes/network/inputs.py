@@ -1,4 +1,4 @@
-"""Conversion of users' data for a Program: samples, targets and weights, checked and on the network's backend."""
+"""Conversion of users' data for a Program: samples, targets and weights are checked and moved to the backend."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,30 +18,40 @@ if TYPE_CHECKING:
 
 
 def is_native(network: "NetworkLike", X: Any) -> bool:
-    """Return whether X is not a NumPy array but on the backend's device; if so, results are arrays of the backend."""
+    """Return whether X is an array of the backend, or of another library on its device, but not a NumPy array.
+
+    If so, the results for X are arrays of the backend; otherwise they are NumPy arrays.
+    """
     return not isinstance(X, np.ndarray) and (network.backend.is_array(X) or is_neighbour(network.backend, X))
 
 
 def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool = False) -> Array:
     """Return samples of shape (n[0], m) in the network's dtype, standardized if the network has a standardizer.
 
-    If they are used all `together`, as one batch, the result is an array of the backend; otherwise it may be
-    :class:`~deepnotes.backends.Samples`.
+    Parameters
+    ----------
+    network : NetworkLike
+    X : array_like
+    name : str
+        The name of X in error messages.
+    together : bool
+        Whether all samples are used as one batch. If so, the result is an array of the backend; otherwise it may be
+        :class:`~deepnotes.backends.Samples`.
 
     Raises
     ------
     ShapeError, DTypeError, ForeignArrayError
     """
     backend, standardizer = network.backend, network.standardizer
-    place = backend.from_numpy if together else backend.from_samples
-    if (  # nothing to convert: this quick check speeds up predictions for single samples
+    to_backend = backend.from_numpy if together else backend.from_samples
+    if (  # nothing to convert: this shortcut speeds up predictions for single samples
         type(X) is np.ndarray
         and standardizer is None
         and X.dtype == network.host_dtype
         and X.ndim == 2
         and X.shape[0] == network.inputs
     ):
-        return place(X)
+        return to_backend(X)
     if is_native(network, X):
         X = adopt(backend, X, name)
         array_validation.check_samples(X, name, network.inputs)
@@ -59,7 +69,7 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
     with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite, and training refuses them
         if standardizer is not None:
             host = standardizer(host)
-        return place(host.astype(network.dtype, copy=False))
+        return to_backend(host.astype(network.dtype, copy=False))
 
 
 def as_data(  # noqa: PLR0913 - the samples, targets and weights of fit, and their options
@@ -75,7 +85,8 @@ def as_data(  # noqa: PLR0913 - the samples, targets and weights of fit, and the
 ) -> tuple[Data, bool]:
     """Return samples with their targets and weights, and whether the targets are class indices.
 
-    `together` is as for :func:`as_samples`, `scaled` as for :func:`deepnotes.network.array_validation.as_weights`.
+    `names` are the names of X, Y and sample_weight in error messages. `together` is as for :func:`as_samples`, and
+    `scaled` as for :func:`deepnotes.network.array_validation.as_weights`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The class Network: layers whose parameters share one flat buffer, with training, prediction and saving."""
+"""The class Network: a chain of layers that can be trained, evaluated and saved."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,7 +21,7 @@ from deepnotes.network.inputs import as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
 from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
 from deepnotes.network.training.history import History
-from deepnotes.network.training.loop import callbacks_called, exclusive
+from deepnotes.network.training.loop import callback_lifecycle, exclusive
 from deepnotes.network.training.loop import fit as run_fit
 from deepnotes.network.training.state import Callback, Training
 from deepnotes.nn.layers import Dense, Layer, with_default_initializers
@@ -45,26 +45,26 @@ class Network:
     inputs : int
         ``n[0]``, the number of features.
     backend : str or Backend, optional
-        By default the selected backend, see :func:`deepnotes.get_backend`. It cannot be changed later.
+        By default the selected backend, see :func:`deepnotes.get_backend`. The backend of a network cannot be changed.
     dtype : {"float32", "float64"}, default "float32"
     seed : int, optional
-        Determines the initial weights, the order of samples and the dropout masks, which are the same on every
-        backend. By default a random seed, stored in the attribute ``seed``.
+        Determines the initial weights, the order of samples and the dropout masks; all of them are the same on every
+        backend. By default a random seed. It is stored in the attribute ``seed``.
     standardizer : Standardizer, optional
-        Applied to every X that is passed in.
+        Applied to every X that is passed to the network's methods.
     theta : ndarray, shape (p,), optional
-        Initial values of all parameters, in the order of the buffer (weights first). By default they are drawn by the
-        layers' initializers.
+        Initial values of all parameters, in the order of the flat buffer (weights first). By default they are drawn by
+        the layers' initializers.
 
     Attributes
     ----------
     parameters : Parameters
-        A mapping of ``W1``, ``b1``, ``W2``, ... to arrays; values can be assigned.
+        A mapping of ``W1``, ``b1``, ``W2``, ... to arrays; assignment changes the network.
     metadata : dict
-        Data that are saved with the network, such as the names of features and classes; JSON values only.
+        JSON values that are saved with the network, such as the names of features and classes.
     dialect : str
-        The library whose defaults were in effect when the network was constructed, see :class:`~deepnotes.defaults`.
-        An optimizer that is passed to ``fit`` by name has the defaults of the same library.
+        The name of the defaults that were in effect when the network was constructed, see :class:`~deepnotes.defaults`.
+        An optimizer that is passed to ``fit`` by name has the same defaults.
     theta : Array, shape (p,)
         The flat buffer of all parameters; ``layout`` maps each parameter to its slice.
 
@@ -101,7 +101,8 @@ class Network:
         self.host_dtype = np.dtype(self.dtype)
         self.seed = _as_seed(seed)
         if standardizer is not None and len(standardizer.mean) != self.inputs:
-            raise ShapeError(f"standardizer has {len(standardizer.mean)} features, and the network {self.inputs}")
+            n = len(standardizer.mean)
+            raise ShapeError(f"standardizer has {n} features, but the network has {self.inputs} inputs")
         self.standardizer = standardizer
         self.dialect, self.layers = current_dialect(), with_default_initializers(self.layers)
         self.metadata: dict[str, Any] = {}
@@ -116,12 +117,12 @@ class Network:
             self.theta = self.from_host(theta)
             overflow = np.isfinite(theta) & ~np.isfinite(np.asarray(theta, self.host_dtype))
         if overflow.any():
-            raise ArgumentError(f"initial parameters go up to {abs(theta).max():.3g}, more than {self.dtype} can hold")
+            raise ArgumentError(f"initial parameters up to {abs(theta).max():.3g} are too large for {self.dtype}")
         self._training: tuple[Plan, Program, State] | None = None
 
     @property
     def parameters(self) -> Parameters:
-        """The parameters by name; see :class:`Parameters`."""
+        """The parameters, by name; see :class:`Parameters`."""
         return Parameters(self)
 
     @property
@@ -136,7 +137,7 @@ class Network:
         return compiled or EagerInference(self.backend, self.layers, self.layout, self.dtype)
 
     def flat(self) -> np.ndarray:
-        """Return a copy of all parameters in the order of the buffer, shape (p,), on the host."""
+        """Return a host copy of all parameters, shape (p,), in the order of the flat buffer."""
         return np.array(self.backend.to_numpy(self.theta))
 
     def set_flat(self, theta: np.ndarray) -> None:
@@ -147,7 +148,7 @@ class Network:
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
 
     @exclusive
-    def fit(  # noqa: PLR0913 - the options of a training, each with a default
+    def fit(  # noqa: PLR0913 - the options of training, each with a default
         self,
         X: Any,
         Y: Any,
@@ -170,13 +171,12 @@ class Network:
         resume: bool = False,
         progress: bool = False,
     ) -> History:
-        """Train from the current parameters, with a fresh optimizer.
+        """Train from the current parameters, with a new state of the optimizer.
 
         Parameters
         ----------
         X : array_like, shape (n[0], m)
-            An array of the backend, of NumPy, or, on the host, of any other library. It is not copied if that can be
-            avoided.
+            An array of the backend or of NumPy, or a host array of any other library. A copy is avoided if possible.
         Y : array_like, shape (n[L], m)
             Shape (m,) is accepted for one output, and class indices of shape (m,) for categorical cross-entropy.
         loss : str or LossFunction, optional
@@ -189,28 +189,28 @@ class Network:
         shuffle : bool, default True
             Whether to draw a new order of the samples for each epoch.
         validation : (X_val, Y_val) or (X_val, Y_val, weights), optional
-            Evaluated after each epoch; weights as `sample_weight`.
+            Data to evaluate the network on after each epoch; the weights are as for `sample_weight`.
         sample_weight : array_like, shape (m,), optional
             Numbers of at least 0. Only their ratios matter: they are scaled to mean 1 over all samples, and the cost of
             a batch is the sum of its weighted losses divided by its number of samples. So a sample of weight 2 counts
-            as much as two samples, whatever the batch size. The reported loss is the weighted mean.
+            as much as two samples, whatever the batch size. The reported loss is the weighted mean of the losses.
         class_weight : mapping, sequence or "balanced", optional
-            The weight of each class, which multiplies the sample weights; classes that a mapping leaves out have
-            weight 1. ``"balanced"`` gives all classes the same sum of weights.
+            The weight of each class; the weight of a sample is multiplied by that of its class. Classes that a mapping
+            leaves out have weight 1. With ``"balanced"``, the weights have the same sum for each class.
         l2 : float, default 0.0
             Adds ``l2 / 2 * Σ w²`` over the weights (not the biases) to the cost.
         clip_norm : float, optional
             Gradients with a larger global norm are scaled down to this norm.
         metrics : str, callable or list of them, optional
-            Computed after each epoch on the validation data, or without `validation` on the training data, unweighted.
+            Computed without weights after each epoch, on the validation data if given, else on the training data.
         early_stopping : EarlyStopping or int, optional
-            An int is the patience.
+            An int is the patience: ``5`` means ``EarlyStopping(5)``.
         callbacks : sequence of Callback, optional
         checkpoint, every, resume : optional
-            The directory for checkpoints, the interval between two of them, and whether to resume from the latest: see
-            :class:`~deepnotes.Checkpoints`.
+            The directory for checkpoints, the interval between two checkpoints, and whether to resume from the latest
+            checkpoint: see :class:`~deepnotes.Checkpoints`.
         progress : bool, default False
-            Show a progress bar with the remaining time on stderr.
+            Whether to show a progress bar with the remaining time on stderr.
 
         Returns
         -------
@@ -221,11 +221,11 @@ class Network:
         ArgumentError, ShapeError, DTypeError, DataError, ForeignArrayError, UnknownNameError
             If an argument is not valid; the network is then unchanged.
         NonFiniteLossError
-            If the loss or a gradient becomes NaN or infinite; the parameters are the last finite ones.
+            If the loss or a gradient becomes NaN or infinite; the parameters are then those before the update.
         CheckpointError
-            If a checkpoint cannot be written, or belongs to another training.
+            If a checkpoint cannot be written or resumed from, or if it belongs to another training run.
         BusyError
-            If the network is already being trained: in another thread, or by the training that called this callback.
+            If the network is already being trained, in another thread or by the call of ``fit`` that is calling back.
         """
         loss_function, metric_functions = self._loss(loss), as_metrics(metrics)
         epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
@@ -239,7 +239,7 @@ class Network:
             columns = ("loss", "val_loss", *(f"val_{name}" for name in metric_functions))
         rng = self._rng if shuffle else None
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
-        with callbacks_called(training), np.errstate(all="ignore"):
+        with callback_lifecycle(training), np.errstate(all="ignore"):
             program, training.state = self._start(plan)
             return run_fit(training, program, epoch_evaluator(self, data, held_out, loss_function, metric_functions))
 
@@ -257,22 +257,22 @@ class Network:
         l2: float = 0.0,
         clip_norm: float | None = None,
     ) -> float:
-        """Train on more samples, once and in the given order, continuing with the optimizer's state.
+        """Train on more samples, once and in the given order, with the current state of the optimizer.
 
-        The optimizer's state is kept from the last ``fit`` or ``partial_fit`` if all settings are the same; otherwise
-        the optimizer starts afresh. Parameters and errors are as for :meth:`fit`, with two exceptions: `batch_size` is
-        by default the number of samples, and weights are not scaled, since more samples may follow.
+        That state is the result of the last ``fit`` or ``partial_fit`` if the settings were the same; otherwise the
+        optimizer starts with a new state. Parameters and errors are as for :meth:`fit`, with two exceptions:
+        `batch_size` is by default the number of samples, and weights are not scaled, since more samples may follow.
         ``class_weight="balanced"`` is refused for the same reason.
 
         Returns
         -------
         float
-            The weighted mean of the samples' losses, each computed before the update that used the sample.
+            The weighted mean of the losses, each computed before the update that uses the sample.
         """
         loss_function = self._loss(loss)
         if isinstance(class_weight, str) and class_weight == "balanced":
             raise ArgumentError(
-                "class_weight='balanced' needs all samples, and partial_fit has some of them: pass a mapping"
+                "class_weight='balanced' needs all samples, but partial_fit has only some of them: pass a mapping"
             )
         data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, scaled=False)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
@@ -288,8 +288,8 @@ class Network:
     def predict(self, X: Any) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
 
-        For a NumPy array the output is a NumPy array; for an array of the backend, or of another library on the same
-        GPU, it is an array of the backend.
+        If X is an array of the backend, or an array of another library on the same GPU, the output is an array of the
+        backend; otherwise it is a NumPy array.
 
         Raises
         ------
@@ -322,7 +322,7 @@ class Network:
     ) -> dict[str, Array]:
         """Return the gradient of the cost for each parameter (N13, N14), by name: ``W1``, ``b1``, ...
 
-        All samples are one batch. Dropout acts as in the first step of a training. Parameters and errors are as for
+        All samples are one batch. Dropout acts as in the first training step. Parameters and errors are as for
         :meth:`fit`.
         """
         loss_function = self._loss(loss)
@@ -341,22 +341,21 @@ class Network:
         return summary(self)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the network to a safetensors file: architecture, parameters, standardizer, metadata.
+        """Write the architecture, parameters, standardizer and metadata to a safetensors file.
 
         If writing fails, an existing file is left unchanged.
 
         Raises
         ------
         ModelFileError
-            If the network has user-defined layers or activations, which a file cannot describe, or the file cannot be
-            written.
+            If the network has user-defined layers or activations, which cannot be saved, or the file cannot be written.
         """
         from deepnotes.network.formats.model_files import save
 
         save(self, path)
 
     def to_onnx(self, path: str | PathLike[str]) -> None:
-        """Write the network to an ONNX file with one input ``X``, whose rows are samples, shape (m, n[0]).
+        """Write the network to an ONNX file with one input ``X`` of shape (m, n[0]): samples are rows.
 
         The file includes the standardizer and the metadata, and is checked by ``onnx.checker``. If writing fails, an
         existing file is left unchanged.
@@ -373,11 +372,10 @@ class Network:
         onnx_writing.write(path, onnx_writing.to_onnx(chain.Chain.of(self)))
 
     def to_python(self, path: str | PathLike[str]) -> None:
-        """Write the network to a Python file that needs only NumPy and can check itself.
+        """Write the network to a Python file that needs only NumPy and contains test vectors to check itself.
 
-        Samples are rows in the file: its function ``predict`` takes an array of shape (m, n[0]). ``python FILE
-        --check`` compares its outputs with test vectors in the file. If writing fails, an existing file is left
-        unchanged.
+        The function ``predict`` in the file takes an array of shape (m, n[0]): samples are rows. ``python FILE
+        --check`` compares its outputs with the test vectors. If writing fails, an existing file is left unchanged.
 
         Raises
         ------
@@ -389,7 +387,7 @@ class Network:
         onnx_writing.write(path, python_writing.to_python(chain.Chain.of(self)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state to copy or pickle: arrays on the host, without the Program, which is compiled again."""
+        """Return the state for ``copy`` and ``pickle``: host arrays, without the Program, which can be recompiled."""
         training: tuple[Plan, list[np.ndarray], int] | None = None
         if self._training is not None:
             plan, _, state = self._training
@@ -420,7 +418,7 @@ class Network:
         return self.backend.from_numpy(copy)
 
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
-        """Return `loss` as a function, by default the loss that matches the last activation."""
+        """Return `loss` as a LossFunction, by default the loss that matches the last activation."""
         last = self.layers[-1]
         return loss_after(last.g if isinstance(last, Dense) else None, loss)
 
@@ -437,6 +435,7 @@ class Network:
     def _plan(
         self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
     ) -> Plan:
+        """Return the plan of a training step with these settings, after validating them."""
         largest = float(np.finfo(self.dtype).max)
         return Plan(
             self.inputs,
@@ -451,7 +450,7 @@ class Network:
         )
 
     def _start(self, plan: Plan) -> tuple[Program, State]:
-        """Return a Program and a state with fresh slots; if the plan is that of the last training, both are reused."""
+        """Return a Program and a state whose slots are zero; reuse those of the last call if its plan was the same."""
         zeros = np.zeros(self.layout.size)
         if self._training is not None and self._training[0] == plan:
             _, program, state = self._training

@@ -1,4 +1,4 @@
-"""The parameters of a network, by name and as the state of a training: two views of the network's flat buffer."""
+"""Two views of the flat buffer of a network: its parameters by name, and the state of a training run."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Parameters(MutableMapping[str, Array]):
     """The parameters of a network by name (``W1``, ``b1``, ...), as views of its flat buffer where possible.
 
-    An assigned value, which may be an array of NumPy or of the backend, is checked and copied.
+    A NumPy array or an array of the backend can be assigned to a parameter; it is checked and copied.
     """
 
     def __init__(self, network: "NetworkLike") -> None:
@@ -53,6 +53,7 @@ class Parameters(MutableMapping[str, Array]):
         return f"Parameters({', '.join(f'{e.name} {e.parameter.shape}' for e in map(self._entry, self))})"
 
     def _entry(self, name: str) -> Any:
+        """Return the layout entry of a parameter, or raise UnknownParameterError."""
         try:
             return look_up("parameter", name, self._network.layout.entries)
         except UnknownNameError as error:
@@ -60,7 +61,7 @@ class Parameters(MutableMapping[str, Array]):
 
 
 class NetworkState(State):
-    """A training state whose θ is the network's."""
+    """A training state that uses the network's θ instead of a copy."""
 
     def __init__(self, network: "NetworkLike", slots: tuple[Array, ...]) -> None:
         self._network = network

@@ -1,4 +1,4 @@
-"""The interface of :class:`~deepnotes.Network` that the modules below it (training, files, checks) use."""
+"""The attributes of :class:`~deepnotes.Network` on which the modules that it imports (training, files, checks) rely."""
 
 from collections.abc import MutableMapping
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from deepnotes.nn.plan import Layout
 
 
 class NetworkLike(Protocol):
-    """The attributes of a network; see :class:`~deepnotes.Network` for their descriptions."""
+    """The interface of a network; see :class:`~deepnotes.Network` for the descriptions."""
 
     layers: tuple[Layer, ...]
     inputs: int

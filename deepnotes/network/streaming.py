@@ -1,4 +1,4 @@
-"""Samples that stay on disk, and the samples in memory for a chunk of batches."""
+"""Samples that stay on disk, and the part of them that is read into memory for a chunk of batches."""
 
 import sys
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
 
 
-AT_ONCE = 1 << 26
-"""The size in bytes up to which a mapped array that needs conversion is converted as a whole."""
+MAX_CONVERTED_AT_ONCE = 1 << 26
+"""A memory-mapped array that needs conversion is converted as a whole up to this size, in bytes as float64."""
 
 
 class DiskSamples(Samples):
@@ -44,13 +44,13 @@ def disk_samples(network: "NetworkLike", X: Any) -> DiskSamples | None:
         return DiskSamples(network, X)
     if not is_mapped(X) or X.ndim != 2 or X.dtype.kind not in "biuf":
         return None
-    if (X.dtype == network.host_dtype and network.standardizer is None) or X.size * 8 <= AT_ONCE:
+    if (X.dtype == network.host_dtype and network.standardizer is None) or X.size * 8 <= MAX_CONVERTED_AT_ONCE:
         return None
     return DiskSamples(network, OnDisk(X.T))
 
 
 def data_for_program(backend: Backend, data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
-    """Return data that a Program accepts, and the indices in these data of the samples at `order`."""
+    """Return data that a Program accepts and that contain the samples at `order`, and their indices in these data."""
     if not _streamed(data):
         return data, order
     return take(backend, data, order), np.arange(len(order))
@@ -62,4 +62,5 @@ def updates_in_memory(data: Data, batch_size: int) -> int:
 
 
 def _streamed(data: Iterable[object]) -> list[Samples]:
+    """Return the arrays in `data` that a Program cannot read, because they are on disk or only on the host."""
     return [x for x in data if isinstance(x, Samples) and not x.read_by_programs]

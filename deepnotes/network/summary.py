@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def summary(network: "NetworkLike") -> str:
-    """Return an aligned table of the layers of `network`: output shape, activation, number of parameters."""
+    """Return a table with the output shape, activation and number of parameters of each layer of `network`."""
     layout = network.layout
     rows = [("layer", "output", "activation", "parameters"), ("input", f"({network.inputs}, m)", "", "")]
     for i, layer in enumerate(network.layers):
@@ -29,7 +29,7 @@ def summary(network: "NetworkLike") -> str:
 
 
 def _describe(layer: Layer) -> str:
-    """Return the activation of a dense layer, the rate of a dropout layer, or an empty string."""
+    """Return the activation of a dense layer, the rate of a dropout layer, or "" for another layer."""
     if isinstance(layer, Dropout):
         return f"rate {layer.rate:g}"
     if isinstance(layer, Dense):

@@ -1,8 +1,9 @@
-"""Layers, activations, losses, optimizers and schedules, and the base classes for user-defined ones.
+"""Layers, activations, losses, optimizers and schedules, with base classes for defining more of them.
 
 A user-defined layer derives from :class:`Layer`, an activation from :class:`ActivationFunction`, a loss from
-:class:`LossFunction`, an optimizer from :class:`Optimizer`, and a schedule from :class:`Schedule`. They compute with
-the functions of an :class:`Ops` on arrays of type :class:`Array`, so they run on every backend.
+:class:`LossFunction`, an optimizer from :class:`Optimizer`, and a schedule from :class:`Schedule`. All except schedules
+compute with the functions of an :class:`Ops` on arrays of type :class:`Array`, so they run on every backend. Schedules
+compute on the host, in Python.
 """
 
 from deepnotes.equations.array import Array

@@ -1,4 +1,4 @@
-"""Activation functions by name, and the base class of user-defined ones."""
+"""Activation functions by name, and the base class for user-defined activation functions."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -10,8 +10,13 @@ from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, look_up
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
-"""The range of the outputs: any numbers, numbers above 0, numbers between 0 and 1, or columns of numbers between 0 and
-1 that sum to 1."""
+"""The range of the outputs.
+
+- "real": any numbers
+- "positive": numbers above 0
+- "unit": numbers between 0 and 1
+- "simplex": numbers between 0 and 1 that sum to 1 in each column
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class ActivationFunction:
     Attributes
     ----------
     range : {"real", "positive", "unit", "simplex"}
-        The range of the outputs; some losses accept only certain ranges.
+        The range of the outputs, see :data:`Range`; some losses accept only certain ranges.
     initializer : str, default "glorot_uniform"
         The default initializer of the weights of a layer with this activation.
     """
@@ -74,13 +79,13 @@ class Activation(ActivationFunction):
     name : str
         identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus or exp.
     **options : float
-        ``slope`` of leaky_relu (0.001, N9), ``alpha`` of elu (1.0); :class:`~deepnotes.defaults` selects other
-        defaults.
+        ``slope`` for leaky_relu (default 0.001, N9), ``alpha`` for elu (default 1.0). Other default values can be
+        selected with :class:`~deepnotes.defaults`.
 
     Raises
     ------
     UnknownNameError
-        If there is no such activation; the message suggests the nearest match.
+        If there is no activation of this name; the message suggests the nearest match.
     ArgumentError
         If the activation has no such option, or the value of an option is not a finite number.
 
@@ -117,7 +122,7 @@ class Activation(ActivationFunction):
 
 
 def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:
-    """Return the activation with this name; an activation object is returned unchanged."""
+    """Return the activation with the given name; an activation object is returned unchanged."""
     return activation if isinstance(activation, ActivationFunction) else Activation(activation)
 
 
@@ -131,7 +136,7 @@ def update_options(name: str, defaults: dict[str, float], options: dict[str, Any
     defaults : dict of str to float
         The known options and their default values.
     options : dict
-        The values that the user has passed.
+        The values that the user has specified.
     **limits : bool
         The limits of the values, see :func:`deepnotes.utils.arguments.number`.
 
@@ -142,5 +147,5 @@ def update_options(name: str, defaults: dict[str, float], options: dict[str, Any
     """
     for option in options:
         if option not in defaults:
-            raise ArgumentError(f"{name}: no option {option!r}; it has {', '.join(defaults) or 'none'}")
+            raise ArgumentError(f"{name} has no option {option!r}; its options: {', '.join(defaults) or 'none'}")
     return defaults | {option: number(f"{name}: {option}", value, **limits) for option, value in options.items()}

@@ -1,6 +1,6 @@
 """Initial weights, drawn on the host in double precision from a seeded NumPy generator.
 
-The same seed gives the same weights on every backend. In float32 they are the float64 weights, rounded.
+The same seed gives the same weights on every backend. In a float32 network, the float64 weights are rounded.
 """
 
 from collections.abc import Callable
@@ -13,25 +13,25 @@ import numpy as np
 from deepnotes.utils.errors import look_up
 
 Initializer: TypeAlias = Callable[["np.random.Generator", tuple[int, int]], np.ndarray]
-"""A function that takes the generator and the shape ``(n, n_prev)``, and returns float64 weights of that shape."""
+"""A function that takes a generator and the shape ``(n, n_prev)``, and returns float64 weights of that shape."""
 
 
 Variance: TypeAlias = Callable[[int, int], float]
-"""A function that returns the variance of the weights for n and n_prev."""
+"""A function that takes n and n_prev, the numbers of outputs and inputs of a layer, and returns a variance."""
 
 
 @dataclass(frozen=True)
-class Spread:
-    """An initializer that draws random numbers of mean 0, whose variance depends on the sizes of the layer.
+class RandomInitializer:
+    """An initializer that draws random numbers with mean 0 and a variance that depends on the sizes of the layer.
 
     Parameters
     ----------
     variance : callable
-        Returns the variance for n and n_prev.
+        Takes n and n_prev, and returns the variance.
     is_uniform : bool
         True for a uniform distribution within ``±sqrt(3 variance)``, False for a normal distribution.
     sizes : (int, int), optional
-        n and n_prev; by default the shape of the array to draw, which for ``W`` is the same.
+        n and n_prev. By default they are the shape of the array to draw, which is right for ``W``.
     """
 
     variance: Variance
@@ -39,7 +39,7 @@ class Spread:
     sizes: tuple[int, int] | None = None
 
     def __call__(self, rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
-        """Return an array of random numbers of the given shape."""
+        """Return an array of random numbers with the given shape."""
         variance = self.variance(*(self.sizes or shape))
         if not self.is_uniform:
             return rng.normal(0.0, sqrt(variance), shape)
@@ -78,26 +78,27 @@ def _sklearn_sigmoid(n: int, n_prev: int) -> float:
 
 LIBRARY: dict[str, Initializer] = {
     "zeros": _zeros,
-    "he_normal": Spread(_he, False),
-    "he_uniform": Spread(_he, True),
-    "glorot_normal": Spread(_glorot, False),
-    "glorot_uniform": Spread(_glorot, True),
-    "lecun_normal": Spread(_lecun, False),
-    "lecun_uniform": Spread(_lecun, True),
-    "torch_uniform": Spread(_torch, True),
-    "sklearn_uniform": Spread(_glorot, True),
-    "sklearn_sigmoid_uniform": Spread(_sklearn_sigmoid, True),
+    "he_normal": RandomInitializer(_he, False),
+    "he_uniform": RandomInitializer(_he, True),
+    "glorot_normal": RandomInitializer(_glorot, False),
+    "glorot_uniform": RandomInitializer(_glorot, True),
+    "lecun_normal": RandomInitializer(_lecun, False),
+    "lecun_uniform": RandomInitializer(_lecun, True),
+    "torch_uniform": RandomInitializer(_torch, True),
+    "sklearn_uniform": RandomInitializer(_glorot, True),
+    "sklearn_sigmoid_uniform": RandomInitializer(_sklearn_sigmoid, True),
 }
 
 
 def as_initializer(initializer: str | Initializer, sizes: tuple[int, int] | None = None) -> Initializer:
-    """Return the initializer with this name; a callable is returned unchanged.
+    """Return the initializer with the given name; a callable is returned unchanged.
 
     Parameters
     ----------
     initializer : str or callable
     sizes : (int, int), optional
-        n and n_prev of the layer, which determine the variance of ``b``. For ``W`` they are its shape.
+        n and n_prev of the layer, which determine the variance. By default they are the shape of the array to draw;
+        they must be given for ``b``, whose shape is (n, 1).
 
     Raises
     ------
@@ -107,4 +108,4 @@ def as_initializer(initializer: str | Initializer, sizes: tuple[int, int] | None
     if callable(initializer):
         return initializer
     named = look_up("initializer", initializer, LIBRARY)
-    return replace(named, sizes=sizes) if sizes is not None and isinstance(named, Spread) else named
+    return replace(named, sizes=sizes) if sizes is not None and isinstance(named, RandomInitializer) else named

@@ -1,7 +1,7 @@
 """Layers: their parameters, and their forward and backward passes in terms of the equations.
 
-A layer is an immutable description without state. It receives its parameters as a mapping, and its forward pass returns
-a cache for the backward pass. User-defined layers have the same interface.
+A layer is an immutable description without state: its parameters are passed in as a mapping, and its forward pass
+returns a cache for the backward pass. User-defined layers have the same interface.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Parameter(NamedTuple):
     ----------
     shape : (int, int)
     initializer : callable
-        Draws the initial values.
+        Returns the initial values, see :data:`~deepnotes.nn.initializers.Initializer`.
     decays : bool
         Whether the L2 penalty and weight decay apply to the parameter.
     """
@@ -35,14 +35,14 @@ class Parameter(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The position of a layer in its network and in the training.
+    """Information for the forward pass of a layer: its position in the network, the seed and the update.
 
     Attributes
     ----------
     layer : int
         The index of the layer, from 1.
     seed : int
-        The seed of the network, of 64 bits.
+        The 64-bit seed of the network.
     step : Array of int64, 0-d, or None
         During training, the number of updates made so far; None during prediction.
     """
@@ -60,21 +60,29 @@ class Layer:
     """
 
     def output_size(self, inputs: int) -> int:
-        """Return n, the number of rows of ``A``, for ``A_prev`` of `inputs` rows; by default the same number."""
+        """Return the number of rows of ``A`` if ``A_prev`` has `inputs` rows; by default, `inputs`."""
         return inputs
 
     def parameters(self, inputs: int) -> dict[str, Parameter]:
-        """Return the parameters by name, by default none. A network calls the ``W`` of its layer 2 ``W2``."""
+        """Return the parameters by name, by default none. In a network, ``W`` of the second layer is named ``W2``."""
         return {}
 
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
-        """Return ``A``, shape (n, m), for ``A_prev``, shape (n_prev, m), and the cache that ``backward`` needs."""
+        """Return ``A``, shape (n, m), and the cache for ``backward``, given ``A_prev``, shape (n_prev, m)."""
         raise NotImplementedError
 
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return ``dA_prev`` of each sample, shape (n_prev, m), and the gradient of the mean loss by each parameter."""
+        """Return ``dA_prev`` and the gradients, given ``dA``, shape (n, m), and the cache of ``forward``.
+
+        Returns
+        -------
+        dA_prev : Array, shape (n_prev, m)
+            The derivative of the loss of each sample with respect to ``A_prev``.
+        gradients : dict of str to Array
+            The derivative of the mean loss with respect to each parameter, by name.
+        """
         raise NotImplementedError
 
 
@@ -104,12 +112,12 @@ class Dense(Layer):
         ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, exp,
         an :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined activation.
     initializer : str or callable, optional
-        Draws the initial ``W``: zeros; he, glorot or lecun, followed by ``_normal`` or ``_uniform``; or a function that
-        takes a NumPy generator and a shape. By default he_normal for relu and similar activations and glorot_uniform
-        for the others, or the initializer that :class:`~deepnotes.defaults` selects.
+        Determines the initial ``W``: zeros, he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal,
+        lecun_uniform, or a function that takes a NumPy generator and a shape. By default he_normal for relu and similar
+        activations and glorot_uniform for the others, or the initializer that :class:`~deepnotes.defaults` selects.
     bias_initializer : str or callable, optional
-        Draws the initial ``b``. A named initializer has the same variance as for ``W``. By default zeros, or the
-        initializer that :class:`~deepnotes.defaults` selects.
+        Determines the initial ``b``. A named initializer has the same variance for ``b`` as for ``W``. By default
+        zeros, or the initializer that :class:`~deepnotes.defaults` selects.
 
     Raises
     ------
@@ -147,10 +155,10 @@ class Dense(Layer):
 
     def parameters(self, inputs: int) -> dict[str, Parameter]:
         """Return ``W``, shape (units, inputs), and ``b``, shape (units, 1)."""
-        start, bias_start = self.initializer or self.g.initializer, self.bias_initializer or "zeros"
+        initializer, bias_initializer = self.initializer or self.g.initializer, self.bias_initializer or "zeros"
         return {
-            "W": Parameter((self.units, inputs), as_initializer(start), decays=True),
-            "b": Parameter((self.units, 1), as_initializer(bias_start, (self.units, inputs)), decays=False),
+            "W": Parameter((self.units, inputs), as_initializer(initializer), decays=True),
+            "b": Parameter((self.units, 1), as_initializer(bias_initializer, (self.units, inputs)), decays=False),
         }
 
     def linear(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array) -> Array:
@@ -174,19 +182,19 @@ class Dense(Layer):
     def backward_linear(
         self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, dZ: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return ``dA_prev``, ``dW`` and ``db`` (N15, N13, N14) from ``dZ``, shape (units, m)."""
+        """Return ``dA_prev`` (N15), ``dW`` and ``db`` (N13, N14), given ``dZ``, shape (units, m)."""
         gradients = {"W": ops.weight_gradient(dZ, A_prev), "b": ops.bias_gradient(dZ)}
         return ops.input_gradient(parameters["W"], dZ), gradients
 
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """A layer that sets each input to 0 with probability `rate` during training, and is the identity in predictions.
+    """A layer that sets each input to 0 with probability `rate` during training; in predictions it has no effect.
 
     Parameters
     ----------
     rate : float
-        At least 0 and less than 1. The inputs that are kept are multiplied by ``1 / (1 - rate)``.
+        At least 0 and less than 1. The other inputs are multiplied by ``1 / (1 - rate)`` during training.
 
     Raises
     ------
@@ -200,7 +208,7 @@ class Dropout(Layer):
         object.__setattr__(self, "rate", number("rate", self.rate, below=1))
 
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
-        """Return ``A_prev`` with dropped elements set to 0, shape (n, m), and the mask (None if nothing is dropped)."""
+        """Return ``A_prev`` after dropout, shape (n, m), and the mask, or ``A_prev`` and None if nothing is dropped."""
         if context.step is None or self.rate == 0:
             return A_prev, None
         keep = ops.dropout_mask(A_prev.shape, self.rate, context.seed, context.step, context.layer, A_prev.dtype)
@@ -209,14 +217,14 @@ class Dropout(Layer):
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
-        """Return ``dA`` with the same elements set to 0."""
+        """Return ``dA`` after dropout with the mask of the forward pass, and no gradients."""
         return (dA if cache is None else ops.dropout(dA, cache, self.rate)), {}
 
 
 def with_default_initializers(layers: tuple["Layer", ...]) -> tuple["Layer", ...]:
-    """Return the layers of a network, with the initializers of the current dialect where a layer specifies none.
+    """Return `layers` with the initializers of the current dialect where a layer specifies none.
 
-    The dialect of the notes has no initializers of its own: there the activation of a layer determines them.
+    The dialect "notes" has no initializers: with it, they remain unspecified, and a layer's activation determines them.
     """
     names = [(key, default(f"Dense.{key}")) for key in ("initializer", "bias_initializer")]
     if not any(name for _, name in names):
@@ -231,9 +239,17 @@ def with_default_initializers(layers: tuple["Layer", ...]) -> tuple["Layer", ...
 
 
 def _with_initializers(layer: Dense, names: list[tuple[str, str | None]]) -> Dense:
-    """Return a copy of `layer` with these initializers, given by field, where the layer specifies none.
+    """Return a copy of `layer` with the given initializers, except where the layer or its activation specifies one.
 
-    An initializer that a user-defined activation specifies is kept.
+    Parameters
+    ----------
+    layer : Dense
+    names : list of (str, str or None)
+        The fields of the layer, and the names of their initializers.
+
+    Notes
+    -----
+    Only a user-defined activation counts as specifying an initializer.
     """
     new = copy(layer)
     g = layer.g

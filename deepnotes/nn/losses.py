@@ -1,6 +1,7 @@
-"""Losses by name, their numerically stable fusions with an activation (N11), and the base class of user-defined losses.
+"""Losses by name, and the base class for user-defined losses.
 
-A loss is fused with the activation of the last layer if it is computed from the logits Z of that layer.
+Some losses are *fused* with the activation of the last layer: they are computed from the logits Z of that layer, which
+is numerically stable (N11).
 """
 
 from dataclasses import dataclass, field
@@ -17,11 +18,11 @@ class Traits:
     """The properties of one of the library's losses."""
 
     outputs: tuple[Range, ...] = ("real", "positive", "unit", "simplex")
-    """The ranges of the activations that the loss is defined on."""
+    """The ranges of outputs for which the loss is defined."""
     targets: Literal["real", "count", "unit", "simplex"] = "real"
-    """The allowed targets: any numbers, numbers >= 0, numbers between 0 and 1, or distributions and class indices."""
+    """The allowed targets, see :class:`LossFunction`."""
     fused: tuple[str, str] | None = None
-    """The activation that the loss is fused with, and the equation that computes the loss from the logits."""
+    """The activation with which the loss is fused, and the equation that computes the loss from the logits."""
     options: dict[str, float] = field(default_factory=dict)
     """The options by name, with their default values."""
 
@@ -43,10 +44,10 @@ class LossFunction:
     Attributes
     ----------
     outputs : tuple of str
-        The ranges of the activations that the loss is defined on, see :attr:`ActivationFunction.range`.
+        The ranges of outputs for which the loss is defined, see :attr:`ActivationFunction.range`.
     targets : {"real", "count", "unit", "simplex"}
         The allowed targets: any numbers, numbers of at least 0, numbers between 0 and 1, or columns that sum to 1. For
-        ``"simplex"``, the targets may also be class indices.
+        ``"simplex"``, class indices are allowed too.
     """
 
     name = "custom"
@@ -66,11 +67,11 @@ class LossFunction:
         return False
 
     def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), from the logits; called only if ``fused_with`` is True."""
+        """Return the loss of each sample, shape (1, m), from the logits; called only if ``fused_with`` returns True."""
         raise NotImplementedError
 
     def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dZ[L] = ∂L/∂Z``, shape (k, m); called only if ``fused_with`` is True."""
+        """Return ``dZ[L] = ∂L/∂Z``, shape (k, m); called only if ``fused_with`` returns True."""
         raise NotImplementedError
 
 
@@ -84,12 +85,12 @@ class Loss(LossFunction):
         binary_cross_entropy, categorical_cross_entropy, mean_squared_error, mean_absolute_error, huber, poisson or
         half_poisson_deviance.
     **options : float
-        ``delta`` of huber (1.0).
+        ``delta`` for huber (default 1.0).
 
     Raises
     ------
     UnknownNameError
-        If there is no such loss; the message suggests the nearest match.
+        If there is no loss of this name; the message suggests the nearest match.
     ArgumentError
         If the loss has no such option, or the value of an option is not a finite number above 0.
 
@@ -126,12 +127,12 @@ class Loss(LossFunction):
         return fused is not None and isinstance(activation, Activation) and activation.name == fused[0]
 
     def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
-        """Return the loss of each sample, shape (1, m), from the logits of the fused activation."""
+        """Return the loss of each sample, shape (1, m), from the logits."""
         L: Array = getattr(ops, self._fused_equation)(Z, Y)
         return L
 
     def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dZ[L]`` (N11), shape (k, m): ``A - Y`` after softmax, ``(A - Y) / k`` after sigmoid or exp."""
+        """Return ``dZ[L]`` (N11), shape (k, m): ``A - Y`` for softmax, ``(A - Y) / k`` for sigmoid and exp."""
         dZ: Array = getattr(ops, f"{self._fused_equation}_delta")(A, Y)
         return dZ
 
@@ -146,19 +147,19 @@ class Loss(LossFunction):
 
 
 def as_loss(loss: str | LossFunction) -> LossFunction:
-    """Return the loss with this name; a loss object is returned unchanged."""
+    """Return the loss with the given name; a loss object is returned unchanged."""
     return loss if isinstance(loss, LossFunction) else Loss(loss)
 
 
 def check_pair(loss: LossFunction, activation: Any) -> None:
-    """Raise ArgumentError if `loss` is not defined on the range of `activation`, that of the last layer."""
+    """Raise ArgumentError if `loss` is not defined for the outputs of `activation`, that of the last layer."""
     output_range = getattr(activation, "range", "real")
     if output_range not in loss.outputs:
         name = getattr(activation, "name", type(activation).__name__)
         fused = LIBRARY[loss.name].fused if loss.name in LIBRARY else None
         advice = f"use {fused[0]}" if fused else "use softplus, sigmoid or softmax"
         raise ArgumentError(
-            f"loss {loss.name!r} needs outputs that are {' or '.join(loss.outputs)}; the last layer's activation "
+            f"loss {loss.name!r} needs outputs that are {' or '.join(loss.outputs)}, but the last layer's activation "
             f"{name!r} gives {output_range} outputs: {advice}"
         )
 
@@ -177,9 +178,9 @@ def loss_after(g: ActivationFunction | None, loss: str | LossFunction | None) ->
     ------
     UnknownNameError
     ArgumentError
-        If the loss is not defined on the range of `g`.
+        If the loss is not defined for the outputs of `g`.
     """
     defaults = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
-    chosen = as_loss(defaults.get(getattr(g, "name", ""), "mean_squared_error") if loss is None else loss)
-    check_pair(chosen, g)
-    return chosen
+    function = as_loss(defaults.get(getattr(g, "name", ""), "mean_squared_error") if loss is None else loss)
+    check_pair(function, g)
+    return function

@@ -1,4 +1,4 @@
-"""Metrics: figures that are reported to the user, computed on the host from outputs and targets."""
+"""Metrics: functions of outputs and targets that are reported to the user, computed on the host."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -8,8 +8,8 @@ import numpy as np
 from deepnotes.utils.errors import ArgumentError, look_up
 
 Metric: TypeAlias = Callable[..., float]
-"""A function that takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. The metrics of
-this module have the sample weights as a third argument, shape (m,) or None."""
+"""A function that takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. The metrics in
+this module also take the sample weights, shape (m,) or None."""
 Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 """One metric or several, by name or as functions."""
 
@@ -17,8 +17,8 @@ Metrics: TypeAlias = str | Metric | Sequence[str | Metric]
 def accuracy(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
     """Return the fraction of samples that are classified correctly.
 
-    With one output, the class is ``a > 0.5``. With several outputs, it is the index of the first largest output, where
-    NaN counts as the largest.
+    With one output, the predicted class is ``a > 0.5``. With several outputs, it is the index of the largest output, or
+    of the first of them if several are equal; NaN counts as the largest.
     """
     if A.shape[0] == 1:
         return float(np.average(((A > 0.5) == (Y > 0.5))[0], weights=w))
@@ -36,7 +36,7 @@ def mean_absolute_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = Non
 
 
 def r2(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:
-    """Return the mean over the outputs of the coefficient of determination; 0 for an output whose targets are equal."""
+    """Return the coefficient of determination, averaged over the outputs; 0 for an output with constant targets."""
     weights = np.ones(Y.shape[1]) if w is None else w
     residual = (A - Y) ** 2 @ weights
     total = (Y - np.average(Y, axis=1, weights=w)[:, None]) ** 2 @ weights
@@ -52,17 +52,17 @@ LIBRARY: dict[str, Metric] = {
 }
 
 
-RISING = {"accuracy", "r2"}
-"""Metrics for which a larger value is better."""
+LARGER_IS_BETTER = {"accuracy", "r2"}
+"""The names of the metrics for which a larger value is better."""
 
 
 def as_metrics(metrics: Metrics) -> dict[str, Metric]:
-    """Return metrics, given by name or as functions, in a dict by name.
+    """Return a dict of metrics by name, for metrics that are given by name or as functions.
 
     Raises
     ------
     UnknownNameError
-        If there is no metric with one of the names.
+        If there is no metric of a given name.
     ArgumentError
         If `metrics` is not a sequence, or if a metric has the name of another metric or of the loss.
     """
@@ -75,6 +75,6 @@ def as_metrics(metrics: Metrics) -> dict[str, Metric]:
         function = metric if callable(metric) else look_up("metric", metric, LIBRARY)
         name = metric if isinstance(metric, str) else str(getattr(metric, "__name__", repr(metric)))
         if name in {"loss", "val_loss", *by_name}:
-            raise ArgumentError(f"metrics: {name!r} is the name of another figure, wanted names that differ")
+            raise ArgumentError(f"metrics: {name!r} is already the name of a loss or metric, wanted distinct names")
         by_name[name] = function
     return by_name

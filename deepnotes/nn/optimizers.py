@@ -1,4 +1,4 @@
-"""Optimizers: their hyperparameters, the slots they keep, and the equation of their update."""
+"""Optimizers: their hyperparameters, the slots they keep between updates, and the equations of their updates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,17 +19,19 @@ class Optimizer:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The names of the buffers that are kept between updates; each has the shape of θ and starts at 0."""
+        """The names of the buffers that are kept between updates; each has the shape of θ and is initially 0."""
         return ()
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the numbers of update number `step` (counted from 1) that change between updates, by name.
+        """Return the scalars that update number `step` uses, such as the learning rate, by name.
 
         Parameters
         ----------
         step : int or ndarray of int64
+            The number of the update, counted from 1.
         rate : float or ndarray of float64
-            If both are arrays, of the same shape, the results for all these updates are returned as arrays.
+            The learning rate of the update. If `step` and `rate` are arrays of the same shape, each scalar is returned
+            as an array, for all these updates.
         """
         return {"rate": rate}
 
@@ -40,18 +42,20 @@ class Optimizer:
 
         Parameters
         ----------
-        theta, g : Array, shape (p,)
-            All parameters, and the gradient of the cost.
+        theta : Array, shape (p,)
+            All parameters.
+        g : Array, shape (p,)
+            The gradient of the cost.
         slots : tuple of Array, shape (p,)
         decays : Array, shape (p,)
-            1 for the parameters that weight decay applies to (weights), 0 for the others (biases).
+            1 for the parameters to which weight decay applies (weights), 0 for the others (biases).
         scalars : mapping
             The result of :meth:`scalars`, as numbers or 0-d arrays.
         """
         raise NotImplementedError
 
     def _check(self, name: str, **limits: Any) -> None:
-        """Check a hyperparameter and make it a Python number, since a NumPy number would change the dtype of θ."""
+        """Validate a hyperparameter and convert it to a Python number; a NumPy number could change the dtype of θ."""
         object.__setattr__(self, name, number(name, getattr(self, name), **limits))
 
 
@@ -66,9 +70,9 @@ class SGD(Optimizer):
         Between 0 and 1.
     nesterov : bool, default False
     rate_in_velocity : bool, default False
-        Whether the velocity is a sum of steps, each the product of a gradient and the learning rate of its update, as
-        in Keras and scikit-learn, or a sum of gradients that is multiplied by the current rate, as in PyTorch. Both are
-        the same while the rate is constant.
+        If True, the velocity is a sum of gradients, each times the learning rate of its update, as in Keras and
+        scikit-learn. If False, the velocity is a sum of gradients, and the sum is multiplied by the current learning
+        rate, as in PyTorch. The results are the same as long as the rate is constant.
 
     Raises
     ------
@@ -77,7 +81,7 @@ class SGD(Optimizer):
 
     Notes
     -----
-    The defaults of all optimizers are those of the notes; :class:`~deepnotes.defaults` selects others.
+    The default values of all optimizers follow the notes; :class:`~deepnotes.defaults` selects others.
     """
 
     learning_rate: Rate = field(default_factory=default_of("SGD.learning_rate"))
@@ -88,14 +92,14 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
         self._check("momentum", most=1)
-        if self.nesterov is None:  # the default of some presets: Nesterov momentum if there is momentum
+        if self.nesterov is None:  # a default for scikit-learn: use Nesterov momentum if there is momentum
             object.__setattr__(self, "nesterov", self.momentum > 0)
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
 
     @property
     def _sums_gradients(self) -> bool:
-        """Whether the velocity is a sum of gradients."""
+        """Whether the velocity is a sum of gradients without the learning rates."""
         return not (self.momentum and self.rate_in_velocity)
 
     @property
@@ -104,7 +108,11 @@ class SGD(Optimizer):
         return ("v",) if self.momentum else ()
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the rate; if the velocity sums steps, return 1 as the rate, and the rate as the gradient's factor."""
+        """Return the learning rate as ``rate``.
+
+        If each gradient is multiplied by its rate before it is added to the velocity, return that rate as ``gain``, and
+        1 as ``rate``.
+        """
         return {"rate": rate} if self._sums_gradients else {"rate": rate**0, "gain": rate}
 
     def update(
@@ -126,11 +134,11 @@ class RMSProp(Optimizer):
     ----------
     learning_rate : float or Schedule, default 0.001
     rho : float, default 0.9
-        The factor of the running mean square in each update.
+        The factor that multiplies the running mean square in each update.
     epsilon : float, default 1e-7
-        Added outside the root.
+        Added to the root mean square.
     epsilon_inside : bool, default False
-        Add epsilon inside the root instead, as Keras does.
+        Whether to add epsilon to the mean square before the root is taken, as Keras does.
 
     Raises
     ------
@@ -154,7 +162,7 @@ class RMSProp(Optimizer):
         return ("s",)
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the rate and epsilon, which is the same in each update."""
+        """Return the learning rate, and epsilon, which is constant."""
         return {"rate": rate, "epsilon": self.epsilon}
 
     def update(
@@ -176,10 +184,10 @@ class Adam(Optimizer):
     beta1 : float, default 0.9
     beta2 : float, default 0.999
     epsilon : float, default 1e-8
-        Added outside the root, to the bias-corrected value.
+        Added to the bias-corrected root mean square of the gradients.
     epsilon_hat : bool, default False
-        Add epsilon before the root is bias-corrected instead: the paper's ε̂ (end of its section 2), as in Keras and
-        scikit-learn.
+        Whether to add epsilon to the root before its bias correction, as in Keras and scikit-learn: the paper's ε̂ (end
+        of its section 2).
 
     Raises
     ------
@@ -201,16 +209,17 @@ class Adam(Optimizer):
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """``m`` and ``v``, the discounted sums of the gradients and of their squares."""
+        """``m`` and ``v``, the discounted sums of the gradients and of the squared gradients."""
         return ("m", "v")
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the rate and epsilon of update number `step` (counted from 1), with the bias corrections.
+        """Return the rate and epsilon of update number `step` (counted from 1), with the bias corrections included.
 
-        With ``s1 = 1 + beta1 + ... + beta1^(t-1)``, the sum of the discounts in ``m``, and ``s2`` likewise,
-        ``rate (m / s1) / (sqrt(v / s2) + epsilon)`` equals ``rate' m / (sqrt v + epsilon')`` for the returned ``rate'``
-        and ``epsilon'``. The paper computes in this order (end of its section 2), since it saves passes over the
-        parameters. ε̂ is added to ``sqrt((1 - beta2) v)``; then ``epsilon'`` is ``epsilon / sqrt(1 - beta2)``.
+        Let ``s1 = 1 + beta1 + ... + beta1^(step-1)``, the sum of the discounts in ``m``, and ``s2`` the same for
+        ``beta2``. The returned ``rate'`` and ``epsilon'`` satisfy ``rate' m / (sqrt v + epsilon') =
+        rate (m / s1) / (sqrt(v / s2) + epsilon)``. The paper computes in this order (end of its section 2) to save
+        passes over the parameters. With `epsilon_hat`, epsilon is added to ``sqrt((1 - beta2) v)`` instead, so
+        ``epsilon'`` is ``epsilon / sqrt(1 - beta2)``.
         """
         s1 = (1 - self.beta1**step) / (1 - self.beta1)
         s2 = (1 - self.beta2**step) / (1 - self.beta2)
@@ -228,7 +237,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101); biases do not decay.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101); by default, biases do not decay.
 
     Parameters
     ----------
@@ -237,7 +246,7 @@ class AdamW(Adam):
     weight_decay : float, default 0.01
         Each update subtracts the fraction ``rate * weight_decay`` of each weight.
     decay_biases : bool, default False
-        Whether biases decay as well, as in PyTorch and Keras.
+        Whether weight decay also applies to biases, as in PyTorch and Keras.
 
     Raises
     ------
@@ -253,7 +262,7 @@ class AdamW(Adam):
         self._check("weight_decay")
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the scalars of :class:`Adam`, and ``share``, the fraction that is subtracted from each weight."""
+        """Return the scalars of :class:`Adam`, and ``share``, the fraction of each weight that is subtracted."""
         return super().scalars(step, rate) | {"share": rate * self.weight_decay}
 
     def update(
@@ -270,19 +279,20 @@ LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": A
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
-    """Return the optimizer of this name with `options`; an optimizer object is returned unchanged.
+    """Return the optimizer with the given name and options; an optimizer object is returned unchanged.
 
     Parameters
     ----------
     optimizer : str or Optimizer
     dialect : str, optional
-        The system whose defaults apply, by default the current one; see :class:`~deepnotes.defaults`.
+        The dialect whose defaults apply, by default the current dialect; see :class:`~deepnotes.defaults`.
     **options : object
+        The parameters of the optimizer; ignored if `optimizer` is an object.
 
     Raises
     ------
     UnknownNameError
-        If there is no optimizer of that name.
+        If there is no optimizer of this name.
     """
     if isinstance(optimizer, Optimizer):
         return optimizer

@@ -1,4 +1,4 @@
-"""The description of a training step, the layout of its parameters, and the plans that a backend can compile."""
+"""The description of a training step, the layout of the parameters, and the declaration of what a backend supports."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,20 @@ from deepnotes.utils.errors import ArgumentError
 
 
 class Entry(NamedTuple):
-    """One parameter: its name in the network (``W1``), the index of its layer, its key in the layer, and its slice."""
+    """One parameter in a :class:`Layout`.
+
+    Attributes
+    ----------
+    name : str
+        The name in the network, such as ``W1``.
+    layer : int
+        The index of the layer, from 0.
+    key : str
+        The name in the layer, such as ``W``.
+    parameter : Parameter
+    start, stop : int
+        The slice of the flat buffer.
+    """
 
     name: str
     layer: int
@@ -28,7 +41,7 @@ class Entry(NamedTuple):
 
 
 class Layout:
-    """The slices of one flat buffer for the parameters of a chain of layers; weights, which decay, come first.
+    """The division of one flat buffer into the parameters of a chain of layers; those that decay (weights) come first.
 
     Parameters
     ----------
@@ -39,13 +52,13 @@ class Layout:
     Attributes
     ----------
     sizes : list of int
-        ``n[0], n[1], ...``, one more than the number of layers.
+        ``n[0], n[1], ..., n[L]``: the number of inputs, and of the outputs of each layer.
     entries : dict of str to Entry
-        By name, in the order of the buffer. ``W2`` belongs to the second layer that has parameters.
+        The parameters by name, in the order of the buffer. ``W2`` belongs to the second layer that has parameters.
     size : int
         ``p``, the number of parameters.
     decaying : int
-        The number of parameters that decay, which come first.
+        The number of parameters that decay.
     """
 
     def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
@@ -60,7 +73,7 @@ class Layout:
         self.layers = len(self.sizes) - 1
         self.in_order = [name for name, *_ in unordered]
         if not unordered:
-            raise ArgumentError("layers have no parameters, wanted at least one layer to train, such as Dense")
+            raise ArgumentError("layers have no parameters, wanted at least one layer with parameters, such as Dense")
         self.entries: dict[str, Entry] = {}
         self.size = self.decaying = 0
         for name, index, key, parameter in sorted(unordered, key=lambda entry: not entry[3].decays):
@@ -71,18 +84,18 @@ class Layout:
                 self.decaying = stop
 
     def split(self, xp: Namespace, flat: Array) -> list[dict[str, Array]]:
-        """Return the parameters of each layer, sliced from the buffer `flat`, shape (p,); views where possible."""
+        """Return the parameters of each layer as slices of the buffer `flat`, shape (p,); views where possible."""
         parameters: list[dict[str, Array]] = [{} for _ in range(self.layers)]
         for entry in self.entries.values():
             parameters[entry.layer][entry.key] = xp.reshape(flat[entry.start : entry.stop], entry.parameter.shape)
         return parameters
 
     def join(self, xp: Namespace, parameters: Sequence[Mapping[str, Array]]) -> Array:
-        """Return the parameters (or gradients) of each layer joined into one buffer, shape (p,)."""
+        """Return one buffer, shape (p,), with the parameters of all layers, or with their gradients."""
         return xp.concat([xp.reshape(parameters[e.layer][e.key], (-1,)) for e in self.entries.values()], axis=0)
 
     def decays(self) -> np.ndarray:
-        """Return 1 for each parameter that decays, 0 for the others, shape (p,), float64."""
+        """Return an array with 1 for each parameter that decays and 0 for the others, shape (p,), float64."""
         return (np.arange(self.size) < self.decaying).astype(np.float64)
 
     def initial(self, rng: "np.random.Generator") -> np.ndarray:
@@ -91,37 +104,37 @@ class Layout:
             flat = np.empty(self.size)
         except (MemoryError, ValueError):
             raise ArgumentError(
-                f"inputs and layers ask for {self.size:,} parameters: too many for the memory"
+                f"inputs and layers require {self.size:,} parameters: too many for the memory"
             ) from None
         for name in self.in_order:
             entry = self.entries[name]
-            drawn = np.asarray(entry.parameter.initializer(rng, entry.parameter.shape))
-            if drawn.shape != entry.parameter.shape or drawn.dtype.kind != "f" or not np.isfinite(drawn).all():
+            values = np.asarray(entry.parameter.initializer(rng, entry.parameter.shape))
+            if values.shape != entry.parameter.shape or values.dtype.kind != "f" or not np.isfinite(values).all():
                 raise ArgumentError(
-                    f"initializer of {name}: got {drawn.dtype} of shape {drawn.shape}, wanted finite floats of shape "
+                    f"initializer of {name}: got {values.dtype} of shape {values.shape}, wanted finite floats of shape "
                     f"{entry.parameter.shape}"
                 )
-            flat[entry.start : entry.stop] = drawn.ravel()
+            flat[entry.start : entry.stop] = values.ravel()
         return flat
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The options of the cost of a batch, with which other libraries are reproduced.
+    """Options for the cost of a batch, to reproduce the costs of other libraries.
 
-    By default the cost is the mean over the samples (N10) of the losses, each times its weight if there are weights.
-    L2 contributes to the gradient, but not to the reported cost.
+    By default the cost is the mean of the losses over the samples (N10), after multiplying each loss by its sample
+    weight if there are weights. L2 contributes to the gradient, but not to the reported cost.
 
     Parameters
     ----------
     scale : float, default 1.0
-        The gradient is that of `scale` times the mean loss.
+        The gradient is the gradient of `scale` times the mean loss.
     reported_scale : float, default 1.0
         The reported cost is `reported_scale` times the mean loss.
     share_l2 : bool, default False
-        Whether L2 is divided by the same number as the losses of the batch, and included in the reported cost.
+        Whether L2 is divided by the same number as the sum of the losses, and included in the reported cost.
     weighted_mean : bool, default False
-        Whether the losses of a batch are divided by the sum of its weights instead of by its number of samples.
+        Whether the sum of the weighted losses is divided by the sum of the weights instead of the number of samples.
     """
 
     scale: float = 1.0
@@ -131,7 +144,7 @@ class Objective:
 
 
 NOTES = Objective()
-"""The cost of the notes: the mean loss."""
+"""The cost that the notes define: the mean loss."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +157,15 @@ class Plan:
     layers : tuple of Layer
     dtype : {"float32", "float64"}
     seed : int
-        The key of the dropout masks.
+        The seed of the network, which determines the dropout masks.
     loss : LossFunction
     optimizer : Optimizer
     l2 : float
         Adds ``l2 / 2 * Σ w²`` to the cost.
     clip_norm : float or None
-        The largest global norm of a gradient; larger ones are scaled down.
+        The maximum global norm of a gradient; gradients with a larger norm are scaled down to it.
     class_indices : bool
-        Whether Y holds class indices, shape (1, m), instead of columns, shape (k, m).
+        Whether Y holds class indices, shape (1, m), instead of one column of k numbers per sample, shape (k, m).
     objective : Objective
         The options of the cost.
     """
@@ -170,16 +183,16 @@ class Plan:
 
     @cached_property
     def layout(self) -> Layout:
-        """The slices of the flat buffer for the parameters."""
+        """The layout of the flat buffer of parameters."""
         return Layout(self.inputs, self.layers)
 
 
 NEUTRAL = {"epsilon": 0.0, "share": 0.0, "gain": 1.0}
-"""The values in a scalar table of the scalars that an optimizer does not have: they leave its update as it is."""
+"""Values for scalars that a kernel reads but an optimizer does not have: they do not change the update."""
 
 
 def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: np.ndarray) -> np.ndarray:
-    """Return the optimizer's scalars for a run of updates, shape (len(names), updates), float64: one row for each name.
+    """Return the optimizer's scalars for consecutive updates, shape (len(names), updates), float64: a row per name.
 
     Parameters
     ----------
@@ -187,7 +200,7 @@ def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: n
     names : sequence of str
         The scalars that the kernels of a backend read: ``"rate"`` and keys of `NEUTRAL`.
     step : int
-        The number of updates made before the run.
+        The number of updates made before the first of these updates.
     rates : ndarray of float64, shape (updates,)
         The learning rate of each update.
 
@@ -213,14 +226,16 @@ def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: n
 
 
 class Supported(NamedTuple):
-    """The activations, losses and optimizers that a backend has kernels for, to decide whether it compiles a plan.
+    """The activations, losses and optimizers for which a backend has kernels, to decide whether it can compile a plan.
 
     Parameters
     ----------
     activations, losses : container of str
-        Their names in the library's tables; preferably the tables in which the backend looks up its kernels.
+        The names of the library's activations and losses; preferably pass the tables in which the backend looks up its
+        kernels.
     optimizer : callable
-        Returns whether there is a kernel for an :class:`~deepnotes.nn.optimizers.Optimizer` and its options.
+        Takes an :class:`~deepnotes.nn.optimizers.Optimizer`, and returns whether there is a kernel for it and its
+        options.
 
     Examples
     --------
@@ -235,17 +250,17 @@ class Supported(NamedTuple):
     optimizer: Callable[[Optimizer], bool]
 
     def has_layers(self, layers: Sequence[Layer]) -> bool:
-        """Return whether all layers and their activations have kernels; a derived class has none."""
+        """Return whether there are kernels for all layers and their activations; there are none for derived classes."""
         return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g)) for x in layers)
 
     def has_activation(self, activation: ActivationFunction) -> bool:
-        """Return whether an activation has a kernel."""
+        """Return whether there is a kernel for an activation."""
         return type(activation) is Activation and activation.name in self.activations
 
     def has_loss(self, loss: LossFunction) -> bool:
-        """Return whether a loss has a kernel."""
+        """Return whether there is a kernel for a loss."""
         return type(loss) is Loss and loss.name in self.losses
 
     def has_plan(self, plan: Plan) -> bool:
-        """Return whether the layers, the loss and the optimizer of a plan all have kernels."""
+        """Return whether there are kernels for the layers, the loss and the optimizer of a plan."""
         return self.has_layers(plan.layers) and self.has_loss(plan.loss) and self.optimizer(plan.optimizer)

@@ -1,9 +1,9 @@
 """Default settings of the notes, PyTorch, Keras and scikit-learn.
 
-A *dialect* is the table of the defaults of one of these systems. Objects take their defaults from the current dialect
-when they are created: an activation its slope, an optimizer its rates, and a network the initializers of layers that
-specify none. Explicit arguments take precedence. A network stores the dialect in which it was created, and so do its
-model files; an optimizer that is passed to its ``fit`` by name has the defaults of that dialect.
+A *dialect* is the table of the default settings of one of these systems. When an object is created, values that are not
+specified come from the current dialect: the slope of an activation, the rates of an optimizer, and the initializers of
+a network's layers. A network and its model files store the name of the dialect in which the network was created; an
+optimizer that is passed to ``fit`` by name uses the defaults of that dialect.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +54,7 @@ TORCH: Settings = {
 KERAS: Settings = {
     **NOTES,
     "Dense.initializer": "glorot_uniform",
-    "leaky_relu.slope": 0.2,  # of activation="leaky_relu"; the layer keras.layers.LeakyReLU has 0.3
+    "leaky_relu.slope": 0.2,  # for activation="leaky_relu"; the default of the layer keras.layers.LeakyReLU is 0.3
     "SGD.rate_in_velocity": True,
     "RMSProp.epsilon_inside": True,
     "Adam.epsilon": 1e-7,
@@ -80,14 +80,15 @@ DIALECTS: Mapping[str, Settings] = MappingProxyType(
 
 
 class defaults:
-    """A context manager that selects the default settings of a system for objects created within its ``with`` block.
+    """A context manager that selects default settings for the objects that are created within its ``with`` block.
 
     As with :func:`deepnotes.use_backend`, the selection applies only to the current thread or async task; a new thread
-    starts with the defaults of the notes. Without a ``with`` block, a call has no effect.
+    starts with the defaults of the notes. Without a ``with`` block, ``defaults(name)`` has no effect.
 
     Parameters
     ----------
     name : {"notes", "torch", "keras", "sklearn"}
+        The system whose defaults are used: the notes, PyTorch, Keras or scikit-learn.
 
     Raises
     ------
@@ -132,6 +133,11 @@ def current_dialect() -> str:
 def default(key: str) -> Any:
     """Return the value of a setting in the current dialect.
 
+    Parameters
+    ----------
+    key : str
+        A key of :data:`NOTES`.
+
     Examples
     --------
     >>> default("leaky_relu.slope")
@@ -141,13 +147,13 @@ def default(key: str) -> Any:
 
 
 def default_of(key: str) -> Callable[[], Any]:
-    """Return a default factory for a dataclass field, which looks the setting up in the current dialect when called."""
+    """Return a ``default_factory`` for a dataclass field: a function that returns ``default(key)``."""
     return partial(default, key)
 
 
 @contextmanager
 def in_dialect(name: str | None) -> Iterator[None]:
-    """Select a dialect within a ``with`` block; None leaves the current dialect selected."""
+    """Select a dialect within a ``with`` block; None keeps the current dialect."""
     if name is None:
         yield
         return

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the rate as a function of the number of the update, counted from 0.
+"""Learning-rate schedules: the learning rate as a function of the number of updates made so far.
 
-A learning rate is a number or a schedule. The rates of a chunk of updates are computed at once, on the host and in
-double precision, so user-defined schedules run on every backend.
+A learning rate is a number or a schedule. The rates for a chunk of updates are computed together, on the host and in
+double precision, so user-defined schedules work with every backend.
 """
 
 import math
@@ -20,8 +20,8 @@ Memory: TypeAlias = Mapping[str, float]
 class Schedule:
     """The base class of schedules. To write one, derive from it and implement ``__call__(step)``.
 
-    A schedule that depends on the progress of the training implements :meth:`observe` and :meth:`adjust` as well. Their
-    memory is part of the training, not of the schedule object, and is saved in checkpoints.
+    A schedule that depends on the loss implements :meth:`observe` and :meth:`adjust` as well. Their memory belongs to
+    the training run, not to the schedule object, and is saved in checkpoints.
     """
 
     def __call__(self, step: int) -> float:
@@ -33,7 +33,7 @@ class Schedule:
         return [self(step) for step in range(first, first + count)]
 
     def observe(self, memory: Memory, value: float) -> Memory:
-        """Return the memory after an epoch; by default, it does not change.
+        """Return the memory after an epoch; by default, the memory does not change.
 
         Parameters
         ----------
@@ -45,15 +45,16 @@ class Schedule:
         return memory
 
     def adjust(self, rates: Sequence[float], memory: Memory) -> Sequence[float]:
-        """Return the rates of the next updates, given the result of :meth:`rates`; by default the same rates."""
+        """Return the rates of the next updates, given the result of :meth:`rates`; by default, it is not changed."""
         return rates
 
 
 Rate: TypeAlias = "float | Schedule"
+"""A learning rate: a constant or a schedule."""
 
 
 def _python_numbers(schedule: Any) -> None:
-    """Convert the NumPy numbers in the fields of a schedule to Python's, whose integers cannot overflow."""
+    """Convert NumPy numbers in the fields of a schedule to Python numbers: Python integers cannot overflow."""
     for field in fields(schedule):
         value = getattr(schedule, field.name)
         if isinstance(value, Real) and not isinstance(value, int | float):
@@ -61,7 +62,7 @@ def _python_numbers(schedule: Any) -> None:
 
 
 def _power(base: float, exponent: float) -> float:
-    """Return ``base ** exponent``, or infinity if it overflows; the fit loop reports infinite rates."""
+    """Return ``base ** exponent``, or infinity on overflow; the fit loop raises an error for infinite rates."""
     try:
         return float(float(base) ** float(exponent))
     except OverflowError:
@@ -83,13 +84,13 @@ class Constant(Schedule):
         return float(self.learning_rate)
 
     def rates(self, first: int, count: int) -> list[float]:
-        """Return the rate, repeated `count` times."""
+        """Return a list of `count` equal rates."""
         return [float(self.learning_rate)] * count
 
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """``learning_rate * factor ** floor(step / every)``.
+    """A rate that is reduced at regular intervals: ``learning_rate * factor ** floor(step / every)``.
 
     Parameters
     ----------
@@ -116,13 +117,13 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class ExponentialDecay(Schedule):
-    """``learning_rate * factor ** (step / every)``.
+    """A rate that decays exponentially: ``learning_rate * factor ** (step / every)``.
 
     Parameters
     ----------
     learning_rate : float
     every : int
-        The number of updates in which the rate changes by `factor`.
+        The number of updates after which the rate has been multiplied by `factor`.
     factor : float, default 0.9
     """
 
@@ -145,7 +146,7 @@ class ExponentialDecay(Schedule):
 class CosineDecay(Schedule):
     """A linear warm-up to `learning_rate`, then half a cosine wave down to `final`.
 
-    Loshchilov and Hutter, arXiv:1608.03983, without restarts.
+    This is the schedule of Loshchilov and Hutter (arXiv:1608.03983) without restarts.
 
     Parameters
     ----------
@@ -153,7 +154,7 @@ class CosineDecay(Schedule):
     steps : int
         The total number of updates, warm-up included; afterwards the rate stays at `final`.
     warmup : int, default 0
-        The number of updates of the warm-up; the first one has the rate ``learning_rate / warmup``.
+        The number of updates in the warm-up; the rate of the first update is ``learning_rate / warmup``.
     final : float, default 0.0
 
     Examples
@@ -188,7 +189,7 @@ class CosineDecay(Schedule):
 
 @dataclass(frozen=True)
 class InverseScaling(Schedule):
-    """``learning_rate / (step + 1) ** power``, the schedule "invscaling" of scikit-learn."""
+    """The rate ``learning_rate / (step + 1) ** power``: the schedule "invscaling" of scikit-learn."""
 
     learning_rate: float
     power: float = 0.5
@@ -205,20 +206,20 @@ class InverseScaling(Schedule):
 
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
-    """A rate that falls when the loss stops improving.
+    """A learning rate that is reduced when the loss stops improving.
 
     Parameters
     ----------
     learning_rate : float or Schedule
-        The rate to scale down.
+        The rate to reduce.
     factor : float, default 0.1
-        The factor of each reduction, between 0 and 1.
+        The factor by which each reduction multiplies the rate, between 0 and 1.
     patience : int, default 10
         The number of epochs without improvement to wait before each reduction.
     min_delta : float, default 1e-4
-        The smallest decrease of the loss that counts as an improvement, as a fraction of the lowest loss.
+        The loss must decrease by more than this fraction of the lowest loss so far to count as an improvement.
     min_rate : float, default 0.0
-        Reductions do not lower the rate below this; at most `learning_rate`.
+        Reductions do not lower the rate below this value, which must not exceed a constant `learning_rate`.
 
     Raises
     ------
@@ -255,12 +256,12 @@ class ReduceOnPlateau(Schedule):
         return asdict(self._after(Plateau(**cast(Any, memory)), value))
 
     def adjust(self, rates: Sequence[float], memory: Memory) -> Sequence[float]:
-        """Return the rates times the scale in `memory`; a rate above `min_rate` is not reduced below it."""
+        """Return the rates multiplied by the scale in `memory`, but no rate is reduced below `min_rate`."""
         scale = Plateau(**cast(Any, memory)).scale
         return [max(rate * scale, min(rate, self.min_rate)) for rate in map(float, rates)]
 
     def _after(self, plateau: "Plateau", value: float) -> "Plateau":
-        """Return the plateau after an epoch with the loss `value`, given the plateau before it."""
+        """Return the state after an epoch with the loss `value`, given the state before that epoch."""
         if value < plateau.best - self.min_delta * abs(plateau.best) or math.isinf(plateau.best):
             return Plateau(value, 0, plateau.scale)
         if plateau.waited < self.patience:
@@ -279,7 +280,7 @@ class Plateau:
     waited : int
         The number of epochs without improvement since the lowest loss or the last reduction.
     scale : float
-        The product of all reductions so far.
+        The product of the factors of all reductions so far.
     """
 
     best: float = math.inf
@@ -288,7 +289,7 @@ class Plateau:
 
 
 def as_schedule(rate: Rate) -> Schedule:
-    """Return a schedule for a rate: :class:`Constant` for a number; a schedule is returned unchanged.
+    """Return a :class:`Constant` schedule for a number; a schedule is returned unchanged.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""One training step as two pure functions: the gradient of the cost, and the update.
+"""One training step as two pure functions: :func:`gradient_step` and :func:`update_step`.
 
-This is where N1 to N16 are composed. All training goes through these two: the eager Program runs them, the recorded
-Program replays them, and a backend that compiles its own code is checked against them.
+They combine the equations N1 to N16, and define what every backend computes: the eager Program calls them, a recorded
+Program replays their operations, and a backend that compiles its own code is checked against them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ class Gradient(NamedTuple):
     Attributes
     ----------
     cost : Array, 0-d
-        By default the mean over the batch of the losses, each times its weight, without the L2 penalty; see
+        By default the mean over the batch of the losses times the sample weights, without the L2 penalty; see
         :class:`~deepnotes.nn.plan.Objective`.
     weight : Array, 0-d
-        The weight of `cost` in the mean over an epoch, which is the number of samples of the batch.
+        The weight of `cost` in the mean over an epoch: the number of samples in the batch.
     flat : Array, shape (p,)
-        The gradient of the cost, the L2 penalty included.
+        The gradient ``g`` of the cost, including the L2 penalty.
     square : Array, 0-d
-        ``Σ g²``; finite only if `flat` is finite.
+        ``Σ g²``. If it is finite, so is `flat`.
     """
 
     cost: Array
@@ -44,26 +44,30 @@ def forward(
     seed: int,
     step: Array | None,
 ) -> tuple[Array, list[Any]]:
-    """Return the output of the last layer (N2, N3, layer by layer, as in the drawing N5), and each layer's cache.
+    """Return the output of the last layer (N2 and N3 for each layer, as drawn in N5), and the cache of each layer.
 
     Parameters
     ----------
+    parameters : sequence of mapping of str to Array
+        The parameters of each layer.
     X : Array, shape (n[0], m)
+    seed : int
+        The seed of the network.
     step : Array of int64, 0-d, or None
-        The number of updates made so far; None when predicting, so that nothing is dropped.
+        The number of updates made so far; None for a prediction, where dropout has no effect.
     """
     A = X
     caches = []
-    for number, (layer, own) in enumerate(zip(layers, parameters, strict=True), 1):
-        A, cache = layer.forward(ops, own, A, Context(number, seed, step))
+    for number, (layer, layer_parameters) in enumerate(zip(layers, parameters, strict=True), 1):
+        A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, step))
         caches.append(cache)
     return A, caches
 
 
 def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
-    """Return whether ``dZ = A - Y`` is computed at once for the last layer and the loss (N11).
+    """Return whether the loss is fused with the activation of the last layer, so that it gives dZ directly (N11).
 
-    This is never so for a class derived from Dense, which may compute A from Z differently.
+    A loss is not fused with a class derived from Dense, which may compute A from Z differently.
     """
     return type(last) is Dense and loss.fused_with(last.g)
 
@@ -71,7 +75,7 @@ def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
 def sample_losses(
     ops: Ops, layers: Sequence[Layer], loss: LossFunction, A: Array, caches: Sequence[Any], Y: Array
 ) -> Array:
-    """Return the loss of each sample, shape (1, m), from the logits if the loss and the activation are fused (N11)."""
+    """Return the loss of each sample, shape (1, m), computed from the logits if loss and activation are fused (N11)."""
     if fuses(layers[-1], loss):
         return loss.value_of_logits(ops, caches[-1].Z, Y)
     return loss.value(ops, A, Y)
@@ -80,22 +84,22 @@ def sample_losses(
 def gradient_step(
     ops: Ops, plan: Plan, theta: Array, decays: Array, step: Array, X: Array, Y: Array, w: Array | None = None
 ) -> Gradient:
-    """Return the cost of a batch and its gradient: forward (N2, N3), loss (N10), backward (N11 to N15).
+    """Return the cost of a batch and its gradient: forward pass (N2, N3), loss (N10), backward pass (N11 to N15).
 
-    For two layers, backward is the chain that is written out in N16.
+    N16 writes out the backward pass for two layers.
 
     Parameters
     ----------
     theta : Array, shape (p,)
     decays : Array, shape (p,)
-        1 for the parameters that L2 and weight decay apply to, 0 for the others.
+        1 for the parameters to which L2 and weight decay apply, 0 for the others.
     step : Array of int64, 0-d
         The number of updates made so far.
     X : Array, shape (n[0], m)
     Y : Array, shape (k, m), or class indices of shape (1, m)
     w : Array, shape (1, m), or None
-        Sample weights, with mean 1 over the data set: then the mean of a batch's weighted losses is, on average, the
-        weighted mean over the data set, whatever the batch size.
+        Sample weights. Their mean over the data set is 1, so that for any batch size, the mean of the weighted losses
+        in a batch is on average the weighted mean over the data set.
     """
     xp, loss, objective = ops.xp, plan.loss, plan.objective
     parameters = plan.layout.split(xp, theta)
@@ -104,7 +108,7 @@ def gradient_step(
         Y = ops.one_hot(Y, A.shape[0], A.dtype)
 
     gradients: list[dict[str, Array]] = [{} for _ in plan.layers]
-    pending = len(plan.layers)  # the number of layers, from the first, whose gradients are not computed yet
+    pending = len(plan.layers)  # the gradients of the first `pending` layers are not computed yet
     last = plan.layers[-1]
     L = sample_losses(ops, plan.layers, loss, A, caches, Y)
     samples = xp.asarray(L.shape[1], dtype=L.dtype)
@@ -140,7 +144,7 @@ def gradient_step(
 def update_step(
     ops: Ops, plan: Plan, theta: Array, decays: Array, g: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Return the next θ and slots, after clipping the gradient `g` if the plan has a `clip_norm`.
+    """Return the next θ and slots; the gradient `g` is clipped first if the plan has a `clip_norm`.
 
     Parameters
     ----------

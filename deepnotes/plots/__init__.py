@@ -1,8 +1,8 @@
-"""Plots of trainings and networks with matplotlib: ``pip install "deepnotes[plot]"``.
+"""Plots of training histories and networks, drawn with matplotlib (``pip install "deepnotes[plot]"``).
 
-Each function draws into the given axes, or into a new figure, and returns the figure. The state of pyplot is neither
-used nor changed. :func:`save` writes a figure to a file. The colours can be distinguished with any colour vision, and
-nothing is shown by colour alone.
+Each plotting function draws into the given axes, or into a new figure, and returns the figure. The state of pyplot is
+neither used nor changed. :func:`save` writes a figure to a file. Readers with any colour vision can distinguish the
+colours, and no information is shown by colour alone.
 """
 
 from deepnotes.plots.boundaries import boundary

@@ -1,4 +1,4 @@
-"""Plot the output of a network of two inputs over the plane."""
+"""Plot the output of a network with two inputs as a function of these inputs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 
     from deepnotes.plots.protocols import NetworkLike
 
-MANY = 1000
-"""From this number on, points are drawn small."""
+MANY_POINTS = 1000
+"""If there are at least this many points, they are drawn smaller."""
 
 
 class Grid(NamedTuple):
-    """The points at which a network is evaluated: the coordinates along each axis."""
+    """A grid of points at which a network is evaluated, given by the coordinates along each axis."""
 
     x: np.ndarray
     y: np.ndarray
 
     @classmethod
     def around(cls, points: np.ndarray, resolution: int) -> "Grid":
-        """Return a grid over the range of the points, extended by a tenth on each side."""
+        """Return a grid that covers the range of `points`, shape (2, m), and a tenth of that range on each side.
+
+        `resolution` is the number of coordinates along each axis.
+        """
         low, high = points.min(axis=1), points.max(axis=1)
         margin = 0.1 * (high - low)
         margin = np.where(margin > 0, margin, np.maximum(1.0, 0.1 * abs(high)))
@@ -39,11 +42,11 @@ class Grid(NamedTuple):
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
-        """The limits of both axes, as matplotlib's ``imshow`` takes them."""
+        """The limits of both axes, in the form that matplotlib's ``imshow`` expects."""
         return self.x[0], self.x[-1], self.y[0], self.y[-1]
 
     def evaluate(self, network: "NetworkLike") -> np.ndarray:
-        """Return the outputs of the network at each point, shape (k, len(y), len(x))."""
+        """Return the k outputs of the network at each point, shape (k, len(y), len(x))."""
         X = np.stack([axis.ravel() for axis in np.meshgrid(self.x, self.y)])
         with np.errstate(all="ignore"):
             return np.asarray(network.predict(X), dtype=np.float64).reshape(-1, len(self.y), len(self.x))
@@ -58,22 +61,23 @@ def boundary(
     resolution: int = 256,
     ax: Any = None,
 ) -> "Figure":
-    """Draw the output of a network of two inputs over the plane around X, and the samples X if Y is given.
+    """Draw the output of a network with two inputs over the range of the samples X, and the samples if Y is given.
 
     Parameters
     ----------
     network : Network
-        A network with two inputs. If its last layer is softmax, or a single sigmoid, its classes are drawn as regions,
-        paler where the network is less certain, with lines between them. Any other single output is drawn in colour
-        with contour lines.
+        A network with two inputs. If its last activation is softmax, or sigmoid with one output, the classes are drawn
+        as regions, separated by lines, and paler where the network is less certain. Any other single output is drawn
+        as a colour map with contour lines.
     X : array_like, shape (2, m)
+        The samples.
     Y : array_like, optional
-        Class indices of shape (m,), or one-hot columns of shape (k, m); for a quantity, numbers of shape (m,) or
-        (1, m).
+        The targets of the samples: class indices of shape (m,) or one-hot columns of shape (k, m), or for a network
+        that predicts a quantity, numbers of shape (m,) or (1, m).
     classes : sequence, optional
-        The names of the classes; by default, those in the metadata of the network, or else their numbers.
+        The names of the classes; by default, the names in the metadata of the network, or else the class indices.
     resolution : int, default 256
-        The number of points along each side at which the network is evaluated.
+        The number of points along each axis at which the network is evaluated.
     ax : Axes, optional
 
     Returns
@@ -93,7 +97,7 @@ def boundary(
     gives_classes = _gives_classes(network)
     targets = None if Y is None else np.asarray(to_host(network.backend, Y, "Y"))
     if targets is not None and targets.shape[-1:] != points.shape[1:]:
-        raise ShapeError(f"Y has shape {targets.shape} and X has {points.shape[1]} samples")
+        raise ShapeError(f"Y has shape {targets.shape}, but X has {points.shape[1]} samples")
     grid = Grid.around(points, resolution)
     A = grid.evaluate(network)
 
@@ -117,29 +121,29 @@ def boundary(
 
 
 def _check_points(network: "NetworkLike", X: Any) -> np.ndarray:
-    """Return X in double precision, shape (2, m), after checking its shape and values."""
+    """Return X as a float64 array of shape (2, m), after checking its shape and values."""
     points = as_host(network.backend, to_host(network.backend, X, "X"), "X").astype(np.float64)
     if points.ndim != 2 or points.shape[0] != 2 or points.shape[1] == 0:
-        hint = "; samples are columns here: X.T would fit" if points.ndim == 2 and points.shape[1] == 2 else ""
-        raise ShapeError.of("X", points.shape, f"(2, m), m at least 1{hint}")
+        hint = "; samples are columns, so pass X.T" if points.ndim == 2 and points.shape[1] == 2 else ""
+        raise ShapeError.of("X", points.shape, f"(2, m) with m at least 1{hint}")
     if not np.isfinite(points).all():
         raise DataError("X holds numbers that are not finite, wanted finite coordinates")
     return points
 
 
 def _gives_classes(network: "NetworkLike") -> bool:
-    """Return whether the outputs are probabilities of classes, or else a single quantity.
+    """Return True if the outputs are probabilities of classes, False if the network has one output of another kind.
 
     Raises
     ------
     ArgumentError
-        If there are several outputs that are not probabilities of classes that exclude each other.
+        If there are several outputs that are not the probabilities of mutually exclusive classes.
     """
     last, k = network.layers[-1], network.outputs
     output = getattr(last.g, "range", "real") if isinstance(last, Dense) else "real"
     if output == "unit" and k > 1:
         raise ArgumentError(
-            f"the network has {k} sigmoid outputs, whose classes do not exclude each other; wanted one output, or a "
+            f"the network has {k} sigmoid outputs, so its classes are not mutually exclusive; wanted one output, or a "
             "softmax layer"
         )
     if output not in {"unit", "simplex"} and k > 1:
@@ -150,7 +154,7 @@ def _gives_classes(network: "NetworkLike") -> bool:
 
 
 def _axis_labels(metadata: Any) -> list[str]:
-    """Return the names of the two features if the metadata has them, else the symbols of the inputs."""
+    """Return the names of the two features if the metadata contain them, else x_1 and x_2."""
     features = metadata.get("features") if isinstance(metadata, dict) else None
     if isinstance(features, list) and len(features) == 2:
         return [shorten(feature, 30) for feature in features]
@@ -158,24 +162,26 @@ def _axis_labels(metadata: Any) -> list[str]:
 
 
 def _draw_regions(ax: "Axes", grid: Grid, P: np.ndarray) -> None:
-    """Draw the most likely class in its colour, shaded by its probability, with lines between classes."""
+    """Draw the region of each class in the colour of the class, shaded by the probability, with lines between regions.
+
+    `P` has the probability of each class at each point of the grid, shape (k, len(y), len(x)).
+    """
     from matplotlib.colors import to_rgb
 
     colours = np.array([to_rgb(colour(i)) for i in range(len(P))])
-    likeliest, sure = P.argmax(axis=0), P.max(axis=0)
-    strength = 0.12 + 0.48 * np.clip((sure - 1 / len(P)) / (1 - 1 / len(P)), 0, 1)[..., None]
-    image = 1 - strength * (1 - colours[likeliest])
+    most_likely, probability = P.argmax(axis=0), P.max(axis=0)
+    strength = 0.12 + 0.48 * np.clip((probability - 1 / len(P)) / (1 - 1 / len(P)), 0, 1)[..., None]
+    image = 1 - strength * (1 - colours[most_likely])
     image[~np.isfinite(P).all(axis=0)] = 0.5
     ax.imshow(image, origin="lower", extent=grid.extent, aspect="auto", interpolation="nearest")
     for i in range(len(P) - 1 if len(P) == 2 else len(P)):
-        rest = np.delete(P, i, axis=0).max(axis=0)
-        lead = P[i] - rest
-        if np.isfinite(lead).all() and lead.min() < 0 < lead.max():
-            ax.contour(grid.x, grid.y, lead, levels=[0.0], colors=INK, linewidths=1.0)
+        margin = P[i] - np.delete(P, i, axis=0).max(axis=0)
+        if np.isfinite(margin).all() and margin.min() < 0 < margin.max():
+            ax.contour(grid.x, grid.y, margin, levels=[0.0], colors=INK, linewidths=1.0)
 
 
 def _draw_classes(ax: "Axes", points: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
-    """Draw the samples, each class in its own colour and shape."""
+    """Draw the samples with a different colour and marker for each class."""
     if labels.max() >= len(names):
         raise DataError(f"Y has the class {labels.max()}, wanted classes from 0 to {len(names) - 1}")
     size = _marker_size(points)
@@ -187,15 +193,15 @@ def _draw_classes(ax: "Axes", points: np.ndarray, labels: np.ndarray, names: lis
             s=size,
             c=colour(i),
             marker=MARKERS[i % len(MARKERS)],
-            edgecolors="white" if points.shape[1] >= MANY else INK,
-            linewidths=0.3 if points.shape[1] >= MANY else 0.5,
+            edgecolors="white" if points.shape[1] >= MANY_POINTS else INK,
+            linewidths=0.3 if points.shape[1] >= MANY_POINTS else 0.5,
             label=shorten(names[i]),
         )
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), borderaxespad=0.4)
 
 
 def _draw_levels(ax: "Axes", grid: Grid, Z: np.ndarray, points: np.ndarray, targets: np.ndarray | None) -> None:
-    """Draw a quantity in colour with contour lines, and the samples in the colours of their targets."""
+    """Draw the output Z as a colour map with contour lines, and the samples in the colours of their targets."""
     norm = _colour_scale(Z, targets)
     image = ax.imshow(Z, origin="lower", extent=grid.extent, aspect="auto", cmap="cividis", norm=norm)
     if np.isfinite(Z).all() and Z.max() > Z.min():
@@ -217,7 +223,7 @@ def _draw_levels(ax: "Axes", grid: Grid, Z: np.ndarray, points: np.ndarray, targ
 
 
 def _colour_scale(Z: np.ndarray, targets: np.ndarray | None) -> "Normalize":
-    """Return a colour scale over the range of all finite values of Z and the targets."""
+    """Return a colour scale that covers all finite values of Z and of the targets."""
     from matplotlib.colors import Normalize
 
     values = Z.ravel() if targets is None else np.concatenate([Z.ravel(), targets.ravel().astype(np.float64)])
@@ -227,4 +233,4 @@ def _colour_scale(Z: np.ndarray, targets: np.ndarray | None) -> "Normalize":
 
 
 def _marker_size(points: np.ndarray) -> int:
-    return 22 if points.shape[1] < MANY else 7
+    return 22 if points.shape[1] < MANY_POINTS else 7

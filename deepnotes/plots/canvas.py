@@ -1,4 +1,4 @@
-"""Figures without pyplot, colours, shortened names and files, for all plots."""
+"""Helpers for all plots: figures without pyplot, colours, shortened names, and writing to files."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 INK, PALE = "#333333", "#8c8c8c"
 TRAINING, VALIDATION = "#0072b2", "#d55e00"
-"""Blue and vermilion of Okabe and Ito (2008): distinct in hue, in lightness, and for every kind of colour vision."""
+"""Blue and vermilion of Okabe and Ito (2008), which can be distinguished with every kind of colour vision."""
 CLASSES = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 """Ten colours chosen to remain distinct with deficient colour vision (Petroff, arXiv:2107.02270)."""
 MARKERS = "os^DvPX<>*"
-"""A shape for each colour of `CLASSES`, so that classes never differ by colour alone."""
+"""A marker for each colour of `CLASSES`, so that classes never differ by colour alone."""
 
 
 def require_matplotlib() -> None:
-    """Import matplotlib, so that its absence is an error before any other work.
+    """Import matplotlib, to raise an error before any other work if it is missing.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def require_matplotlib() -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: matplotlib before 3.11 finds no home directory
         raise DeepnotesError(
             f"a plot needs matplotlib, which finds no directory for its cache: {reason(error).rstrip('.')}; set "
-            "MPLCONFIGDIR to a directory that can be written"
+            "MPLCONFIGDIR to a writable directory"
         ) from None
 
 
@@ -65,12 +65,12 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def get_axes(ax: Any, width: float, height: float) -> "Axes":
-    """Return `ax`, or if it is None, new axes in a figure of the given size in inches.
+    """Return `ax`; if it is None, return the axes of a new figure of the given size in inches.
 
     Raises
     ------
     ArgumentError
-        If `ax` is not matplotlib axes.
+        If `ax` is not a matplotlib Axes.
     MissingExtraError
     """
     if ax is None:
@@ -79,7 +79,7 @@ def get_axes(ax: Any, width: float, height: float) -> "Axes":
 
 
 def as_axes(ax: Any, name: str = "ax") -> "Axes":
-    """Return `ax` after checking that it is matplotlib axes."""
+    """Return `ax` after checking that it is a matplotlib Axes."""
     if not hasattr(ax, "add_artist") or not hasattr(ax, "figure"):
         raise ArgumentError.of(name, ax, "matplotlib Axes, such as figure.add_subplot() returns")
     return cast("Axes", ax)
@@ -91,14 +91,14 @@ def figure_of(ax: "Axes") -> "Figure":
 
 
 def panels(n: int, width: float, height: float) -> "list[Axes]":
-    """Return the axes of n panels in a new figure, each of the given size in inches, at most three in a row."""
+    """Return n axes in a new figure, at most three in a row; the size of each panel is given in inches."""
     columns = min(n, 3)
     figure = new_figure(width * columns, height * ceil(n / columns))
     return [figure.add_subplot(ceil(n / columns), columns, i + 1) for i in range(n)]
 
 
 def tidy(ax: "Axes") -> None:
-    """Remove the top and the right spine, and make the tick labels smaller."""
+    """Remove the top and right spines, and make the tick labels smaller."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     ax.tick_params(labelsize=9)
@@ -110,7 +110,9 @@ def colour(i: int) -> str:
 
 
 def shorten(name: object, length: int = 20) -> str:
-    """Return a name on one line, cut in the middle to `length` characters; ends of names often differ most.
+    """Return a name on one line; if it has more than `length` characters, its middle is left out.
+
+    The end is kept since names often differ only there.
 
     Examples
     --------
@@ -125,12 +127,12 @@ def shorten(name: object, length: int = 20) -> str:
 
 
 def escape_formulas(text: str) -> str:
-    """Escape dollar signs, so that matplotlib does not show the text between them as a formula."""
+    """Escape dollar signs, so that matplotlib does not display the text between them as a formula."""
     return text.replace("$", r"\$")
 
 
 def class_names(classes: Sequence[object] | None, metadata: Any, k: int) -> list[str]:
-    """Return the names of k classes: `classes`, or those in the metadata that ``deepnotes train`` wrote, or numbers.
+    """Return the names of k classes: `classes`, or the names in the metadata of a network, or else 0, 1, ..., k - 1.
 
     Raises
     ------
@@ -160,19 +162,20 @@ def check_path(path: str | PathLike[str]) -> Path:
     deepnotes.utils.errors.ArgumentError: 'curves.gif' ends in '.gif', wanted .png, .svg or .pdf
     """
     try:
-        checked = Path(path)
+        file = Path(path)
     except TypeError:
         raise ArgumentError.of("path", path, "the path of a file") from None
-    if checked.suffix.lower().removeprefix(".") not in FORMATS:
-        ends = f"ends in {checked.suffix!r}" if checked.suffix else "has no ending"
-        raise ArgumentError(f"{str(checked)!r} {ends}, wanted .png, .svg or .pdf")
-    return checked
+    if file.suffix.lower().removeprefix(".") not in FORMATS:
+        ends = f"ends in {file.suffix!r}" if file.suffix else "has no ending"
+        raise ArgumentError(f"{str(file)!r} {ends}, wanted .png, .svg or .pdf")
+    return file
 
 
 def save(figure: "Figure", path: str | PathLike[str], dpi: float = 150) -> None:
     """Write a figure to a .png, .svg or .pdf file.
 
-    If the figure cannot be drawn, an existing file stays as it is. The same figure gives the same bytes.
+    If the figure cannot be drawn, an existing file is left unchanged. The same figure is always written as the same
+    bytes.
 
     Parameters
     ----------
@@ -184,7 +187,7 @@ def save(figure: "Figure", path: str | PathLike[str], dpi: float = 150) -> None:
     Raises
     ------
     ArgumentError
-        If the path has another ending.
+        If the path does not end in .png, .svg or .pdf.
     OSError
         If the file cannot be written.
     """

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 
     from deepnotes.plots.protocols import NetworkLike
 
-MOST_CLASSES = 1000
-MOST_SHARES, MOST_COUNTS = 6, 20
-"""The numbers of classes up to which a cell shows both its count and its share, or only its count."""
+MAX_CLASSES = 1000
+MAX_CLASSES_WITH_SHARES = 6
+"""With at most this many classes, each cell shows its count and its share of the true class."""
+MAX_CLASSES_WITH_COUNTS = 20
+"""With at most this many classes, each cell shows its count."""
 
 
 def confusion(
     predictions: Any, Y: Any, *, classes: Sequence[object] | None = None, ax: Any = None, _metadata: Any = None
 ) -> "Figure":
-    """Draw the confusion matrix: the number of samples by true class (rows) and predicted class (columns).
+    """Draw the confusion matrix: the number of samples for each true class (rows) and predicted class (columns).
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ def confusion(
         The predicted and the true classes: outputs or one-hot columns of shape (k, m), outputs between 0 and 1 of shape
         (1, m), or class indices of shape (m,).
     classes : sequence, optional
-        The names of the classes; by default, their numbers.
+        The names of the classes; by default, the class indices.
     ax : Axes, optional
 
     Returns
@@ -46,12 +48,12 @@ def confusion(
 
     Notes
     -----
-    The shade is the share of the row, so that rare classes are as visible as frequent ones.
+    A cell is shaded by its share of its row, so that rare classes are as visible as frequent classes.
     """
     predicted, k_predicted = indices(predictions, "predictions")
     true, k_true = indices(Y, "Y")
     if len(predicted) != len(true):
-        raise ShapeError(f"Y has {len(true)} samples and predictions have {len(predicted)}, wanted the same number")
+        raise ShapeError(f"Y has {len(true)} samples but predictions have {len(predicted)}, wanted the same number")
     if not len(true):
         raise DataError("predictions hold no samples, wanted at least one")
     k = max(k_predicted, k_true, 2, len(classes) if classes is not None else 0)
@@ -64,7 +66,7 @@ def confusion(
     ax = get_axes(ax, side + 1.4, side + 0.5)
     image = ax.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     _draw_ticks(ax, names, longest)
-    if k <= MOST_COUNTS:
+    if k <= MAX_CLASSES_WITH_COUNTS:
         _draw_cells(ax, counts, shares)
     correct = int(np.trace(counts))
     ax.set_title(escape_formulas(f"{correct / len(true):.1%} of {len(true):,} right"), fontsize=11)
@@ -88,7 +90,7 @@ def confusion_of(
     Y : array_like
         Class indices of shape (m,), or columns of shape (n[L], m).
     classes : sequence, optional
-        The names of the classes; by default, those in the metadata of the network, or else their numbers.
+        The names of the classes; by default, the names in the metadata of the network, or else the class indices.
     ax : Axes, optional
 
     Returns
@@ -104,7 +106,7 @@ def confusion_of(
 
 
 def indices(values: Any, name: str) -> tuple[np.ndarray, int]:
-    """Return class indices, shape (m,), and the number of classes, or if `values` are indices, a lower bound of it.
+    """Return class indices, shape (m,), and the number of classes, for class indices the largest index plus 1.
 
     Parameters
     ----------
@@ -136,16 +138,16 @@ def indices(values: Any, name: str) -> tuple[np.ndarray, int]:
     invalid = (flat != np.rint(flat)) | (flat < 0)
     if invalid.any():
         raise DataError(f"{name} holds {flat[invalid][0]}, wanted class indices: whole numbers of at least 0")
-    if flat.max(initial=0) >= MOST_CLASSES:
-        raise DataError(f"{name} holds {flat.max()}, wanted class indices below {MOST_CLASSES}")
+    if flat.max(initial=0) >= MAX_CLASSES:
+        raise DataError(f"{name} holds {flat.max()}, wanted class indices below {MAX_CLASSES}")
     labels = flat.astype(np.int64)
     return labels, int(labels.max(initial=-1)) + 1
 
 
 def _draw_cells(ax: Any, counts: np.ndarray, shares: np.ndarray) -> None:
-    """Write the count into each cell, and its share of the true class if there are only a few classes."""
+    """Write the count into each cell, and its share of the row if there are only a few classes."""
     k = len(counts)
-    with_shares = k <= MOST_SHARES
+    with_shares = k <= MAX_CLASSES_WITH_SHARES
     size = 9.5 if with_shares else 9 if k <= 12 else 7
     for (i, j), count in np.ndenumerate(counts):
         text = f"{count:,}" if count else ""
@@ -156,7 +158,10 @@ def _draw_cells(ax: Any, counts: np.ndarray, shares: np.ndarray) -> None:
 
 
 def _draw_ticks(ax: Any, names: list[str], longest: int) -> None:
-    """Label the rows and columns with the names of the classes, at most about 40 of them, without tick marks."""
+    """Label the rows and columns with about 40 class names at most, without tick marks.
+
+    `longest` is the number of characters in the longest name.
+    """
     k = len(names)
     positions = range(0, k, max(1, k // 40))
     labels = [names[i] for i in positions]

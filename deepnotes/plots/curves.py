@@ -1,4 +1,4 @@
-"""Plot the loss and metrics of a training, epoch by epoch."""
+"""Plot the losses and metrics of a training run over the epochs."""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
     from deepnotes.plots.protocols import HistoryLike
 
-FEW = 30
-"""Up to this number of epochs, each epoch has a marker."""
-WIDE = 20.0
-"""A loss that falls by more than this factor has a logarithmic scale."""
+MAX_EPOCHS_WITH_MARKERS = 30
+"""With at most this many epochs, each value has a marker."""
+MAX_RATIO_OF_LINEAR_SCALE = 20.0
+"""If the largest loss is more than this many times the smallest, the scale is logarithmic."""
 
 
 class BestEpoch(NamedTuple):
-    """The best epoch of a training, counted from 1, and its label in the legend."""
+    """The best epoch of a training run, counted from 1, and its label in the legend."""
 
     epoch: int
     label: str
 
 
 def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, ax: Any = None) -> "Figure":
-    """Draw the loss and the metrics of a training, each in a panel, with the best epoch marked.
+    """Draw the loss and each metric of a training run in a panel of its own, and mark the best epoch.
 
     Parameters
     ----------
     history : History
     show : str or list of str, optional
-        The names of the curves, such as ``["loss", "accuracy"]``; by default, all, or only the loss if `ax` is a
-        single axes.
+        The curves to draw, such as ``["loss", "accuracy"]``; by default, all curves, or only the loss if `ax` is a
+        single Axes.
     ax : Axes or sequence of Axes, optional
-        The axes to draw into, one for each name; by default, those of a new figure.
+        The Axes to draw into, one for each name; by default, they are created in a new figure.
 
     Returns
     -------
@@ -46,19 +46,20 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
     Raises
     ------
     ArgumentError
-        If the history has no epoch, or the number of axes is not that of the names.
+        If the history has no epochs, or the number of Axes differs from the number of names.
     UnknownNameError
-        If the history has no curve of that name.
+        If the history has no curve of a given name.
     MissingExtraError
         If matplotlib cannot be imported.
 
     Notes
     -----
-    The best epoch is the one that early stopping restored, or else the one with the lowest validation loss. A loss that
-    falls by more than a factor of 20 has a logarithmic scale. Values that are not finite are marked at the upper edge.
+    The best epoch is the epoch whose parameters early stopping restored, or else the epoch with the lowest validation
+    loss. If the largest loss is more than 20 times the smallest, its scale is logarithmic. Values that are not finite
+    are marked at the upper edge.
     """
     if history.epochs == 0:
-        raise ArgumentError("history: no epoch was finished, so there is nothing to draw")
+        raise ArgumentError("history: no epoch has finished, so there is nothing to draw")
     known = _values_by_name(history)
     axes = None if ax is None else [*ax] if isinstance(ax, Sequence | np.ndarray) else [ax]
     if show is None:
@@ -72,13 +73,13 @@ def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, a
     best = _best_epoch(history)
     for i, (name, each) in enumerate(zip(names, axes, strict=True)):
         if i == 1 and best is not None:
-            best = best._replace(label="_best")  # the underscore leaves it out of the legend
+            best = best._replace(label="_best")  # matplotlib omits labels with an underscore from the legend
         _draw_panel(each, name, *known[name], best)
     return figure_of(axes[0])
 
 
 def _values_by_name(history: "HistoryLike") -> dict[str, tuple[list[float], list[float]]]:
-    """Return the training and the validation values of the loss and of each metric; a list may be empty."""
+    """Return the training values and the validation values of the loss and of each metric; a list may be empty."""
     values = {"loss": (history.loss, history.val_loss)}
     for name in history.metrics:
         base = name.removeprefix("val_")
@@ -87,7 +88,7 @@ def _values_by_name(history: "HistoryLike") -> dict[str, tuple[list[float], list
 
 
 def _check_names(show: str | Sequence[str], known: Collection[str]) -> list[str]:
-    """Return the names in `show` as a list, after checking that there is at least one, and that all are known."""
+    """Return `show` as a list of names, after checking that it is not empty and that all names are in `known`."""
     names = [show] if isinstance(show, str) else list(show)
     if not names:
         raise ArgumentError(f"show={show!r}, wanted at least one of {', '.join(known)}")
@@ -98,7 +99,7 @@ def _check_names(show: str | Sequence[str], known: Collection[str]) -> list[str]
 
 
 def _best_epoch(history: "HistoryLike") -> BestEpoch | None:
-    """Return the best epoch, or None if there is no finite validation loss."""
+    """Return the best epoch; None if none was restored and no validation loss is finite."""
     if history.best_epoch is not None:
         return BestEpoch(history.best_epoch, f"best epoch {history.best_epoch}, restored")
     losses = np.asarray(history.val_loss, dtype=np.float64)
@@ -111,7 +112,7 @@ def _best_epoch(history: "HistoryLike") -> BestEpoch | None:
 def _draw_panel(
     ax: "Axes", name: str, training: Sequence[float], validation: Sequence[float], best: BestEpoch | None
 ) -> None:
-    """Draw the loss or a metric over the epochs; either the training or the validation values may be missing."""
+    """Draw the loss or a metric over the epochs; `training` or `validation` may be empty."""
     from matplotlib.ticker import MaxNLocator
 
     series = [np.asarray(values, dtype=np.float64) for values in (training, validation)]
@@ -121,7 +122,7 @@ def _draw_panel(
         _draw_curve(ax, series[1], label="validation", color=VALIDATION, linestyle="--", marker="s")
     values = np.concatenate(series)
     values = values[np.isfinite(values)]
-    if name == "loss" and values.size and values.min() > 0 and values.max() > WIDE * values.min():
+    if name == "loss" and values.size and values.min() > 0 and values.max() > MAX_RATIO_OF_LINEAR_SCALE * values.min():
         _set_logarithmic_scale(ax, float(values.max() / values.min()))
     if not values.size:
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes, color=INK)
@@ -139,20 +140,20 @@ def _draw_panel(
 
 
 def _draw_curve(ax: "Axes", y: np.ndarray, marker: str, **style: Any) -> None:
-    """Draw values over the epochs, with markers if they are few or a line would not show all of them."""
+    """Draw values over the epochs, with markers if there are few values or if a line would not show all of them."""
     finite = np.isfinite(y)
     ax.plot(
         np.arange(1, len(y) + 1),
         np.where(finite, y, np.nan),
         linewidth=1.6,
-        marker=marker if len(y) <= FEW or _has_isolated_value(finite) else "",
+        marker=marker if len(y) <= MAX_EPOCHS_WITH_MARKERS or _has_isolated_value(finite) else "",
         markersize=4,
         **style,
     )
 
 
 def _mark_nonfinite(ax: "Axes", series: Sequence[np.ndarray]) -> None:
-    """Mark the epochs with values that are not finite, at the upper edge."""
+    """Draw a cross at the upper edge for each epoch with a value that is not finite."""
     epochs = sorted({int(i) + 1 for y in series for i in np.flatnonzero(~np.isfinite(y))})
     if epochs:
         ax.plot(
@@ -168,7 +169,7 @@ def _mark_nonfinite(ax: "Axes", series: Sequence[np.ndarray]) -> None:
 
 
 def _set_logarithmic_scale(ax: "Axes", ratio: float) -> None:
-    """Make the vertical scale logarithmic, for values of which the largest is `ratio` times the smallest."""
+    """Make the vertical scale logarithmic; `ratio` is the largest value divided by the smallest."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set_yscale("log")
@@ -178,6 +179,9 @@ def _set_logarithmic_scale(ax: "Axes", ratio: float) -> None:
 
 
 def _has_isolated_value(finite: np.ndarray) -> bool:
-    """Return whether a finite value has no finite neighbour, so that a line without markers would not show it."""
+    """Return whether a value has no finite neighbours, so that a line without markers would not show it.
+
+    `finite` is an array that says for each epoch whether its value is finite.
+    """
     padded = np.concatenate([[False], finite, [False]])
     return bool((padded[1:-1] & ~padded[:-2] & ~padded[2:]).any())

@@ -1,4 +1,4 @@
-"""Draw the layers of a network, with the shapes of activations and parameters."""
+"""Draw a diagram of the layers of a network, with the shapes of activations and parameters."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,19 +11,28 @@ if TYPE_CHECKING:
 
     from deepnotes.plots.protocols import NetworkLike
 
-MOST = 10
-"""The number of neurons up to which all are drawn; of a wider layer, only the first and the last ones are."""
+MAX_NEURONS = 10
+"""If a layer has more neurons than this, only its first and last neurons are drawn."""
 STEP = 2.3
 """The distance between layers; the distance between neurons is 1."""
 
 
 class Column(NamedTuple):
-    """The neurons of one layer, or the inputs: the horizontal position, and the vertical ones of those drawn."""
+    """The neurons of one layer, or the inputs.
+
+    Attributes
+    ----------
+    x : float
+        The horizontal position.
+    ys : list of float
+        The vertical positions of the neurons that are drawn.
+    n : int
+        The number of neurons, including those that are not drawn.
+    """
 
     x: float
     ys: list[float]
     n: int
-    """The number of neurons, which may be larger than the number of those drawn."""
 
 
 def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":
@@ -41,7 +50,7 @@ def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":
     Raises
     ------
     ArgumentError
-        If `ax` is not matplotlib axes.
+        If `ax` is not a matplotlib Axes.
     MissingExtraError
         If matplotlib cannot be imported.
     """
@@ -72,15 +81,15 @@ def diagram(network: "NetworkLike", *, ax: Any = None) -> "Figure":
 
 
 def _positions(n: int) -> list[float]:
-    """Return the vertical positions of the drawn neurons of a layer of n, from the top, with 0 in the middle."""
-    if n <= MOST:
+    """Return the vertical positions, from the top, of the neurons to draw for a layer of n neurons centred at 0."""
+    if n <= MAX_NEURONS:
         return [(n - 1) / 2 - i for i in range(n)]
-    upper = [(MOST - 1) / 2 - i for i in range(MOST // 2 - 1)]
+    upper = [(MAX_NEURONS - 1) / 2 - i for i in range(MAX_NEURONS // 2 - 1)]
     return [*upper, *(-y for y in reversed(upper))]
 
 
 def _draw_connections(ax: "Axes", left: Column, right: Column, is_full: bool) -> None:
-    """Draw lines between the neurons of two layers: between all pairs, or from each to the one opposite."""
+    """Draw lines between the neurons of two layers: all pairs if `is_full`, else only opposite neurons."""
     from matplotlib.collections import LineCollection
 
     pairs = [(a, b) for a in left.ys for b in right.ys] if is_full else list(zip(left.ys, right.ys, strict=False))
@@ -95,7 +104,7 @@ def _draw_connections(ax: "Axes", left: Column, right: Column, is_full: bool) ->
 
 
 def _draw_neurons(ax: "Axes", column: Column, colour: str, passes_input_on: bool) -> None:
-    """Draw the neurons of a layer as circles, or as squares if each only passes its own input on."""
+    """Draw the neurons of a layer, as squares if each passes on a single input, else as circles."""
     ax.scatter(
         [column.x] * len(column.ys),
         column.ys,
@@ -111,7 +120,7 @@ def _draw_neurons(ax: "Axes", column: Column, colour: str, passes_input_on: bool
 
 
 def _describe(layer: Layer) -> tuple[str, str]:
-    """Return the name of a layer and its details."""
+    """Return the name of a layer, and its activation or dropout rate."""
     if isinstance(layer, Dropout):
         return "dropout", f"{layer.rate:g}"
     name = shorten(type(layer).__name__.lower(), 12)

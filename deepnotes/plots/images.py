@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def weights(
     network: "NetworkLike", *, shape: tuple[int, int] | None = None, most: int = 64, ax: Any = None
 ) -> "Figure":
-    """Draw the weights of each neuron of the first layer as an image, all with the same colour scale.
+    """Draw the weights of each neuron in the first layer as an image; all images share one colour scale.
 
     Parameters
     ----------
     network : Network
         A network whose inputs are the pixels of an image, row by row.
     shape : (int, int), optional
-        The height and width of an image; by default, images are squares.
+        The height and width of an image; by default, images are square.
     most : int, default 64
-        The largest number of neurons to draw, beginning with the first.
+        The maximum number of neurons to draw, starting with the first.
     ax : Axes, optional
 
     Returns
@@ -38,8 +38,7 @@ def weights(
     Raises
     ------
     ArgumentError
-        If the first layer has no weights, or an image of that shape has another number of pixels than the network has
-        inputs.
+        If the first layer is not Dense, or the number of pixels differs from the number of inputs.
     MissingExtraError
         If matplotlib cannot be imported.
     """
@@ -69,7 +68,7 @@ def weights(
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:
-    """Arrange images of shape (n, height, width) in rows and columns of one image, with NaN between them."""
+    """Return one image that contains n images, shape (n, height, width), in rows and columns with NaN between them."""
     n, height, width = images.shape
     columns = ceil(sqrt(n * height / width)) if n > 3 else n
     rows = ceil(n / columns)
@@ -82,23 +81,23 @@ def _mosaic(images: np.ndarray) -> np.ndarray:
 
 
 def _image_shape(shape: Any, inputs: int) -> tuple[int, int]:
-    """Return the height and width of an image with `inputs` pixels: those of `shape`, or by default of a square.
+    """Return the height and width of an image with `inputs` pixels: `shape`, or by default those of a square.
 
     Raises
     ------
     ArgumentError
-        If `shape` has another number of pixels, or the default is not possible.
+        If `shape` has a different number of pixels, or `inputs` is not a square number.
     """
     if shape is None:
         side = isqrt(inputs)
         if side * side != inputs:
             raise ArgumentError(
-                f"the network has {inputs} inputs, which do not fill a square; wanted shape=(height, width)"
+                f"the network has {inputs} inputs, which is not a square number; wanted shape=(height, width)"
             )
         return side, side
     if not isinstance(shape, tuple | list) or len(shape) != 2:
         raise ArgumentError.of("shape", shape, "(height, width)")
     height, width = (whole("shape", side) for side in shape)
     if height * width != inputs:
-        raise ArgumentError(f"shape={shape!r} has {height * width} pixels, and the network {inputs} inputs")
+        raise ArgumentError(f"shape={shape!r} has {height * width} pixels, but the network has {inputs} inputs")
     return height, width

@@ -1,4 +1,4 @@
-"""The interfaces of networks and histories that plots need; with them, this package need not import those classes."""
+"""The interfaces of networks and histories that plots use, so that this package need not import those classes."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from deepnotes.nn.plan import Layout
 
 
 class NetworkLike(Protocol):
-    """The interface of a network that plots use; see :class:`~deepnotes.Network` for the attributes."""
+    """The attributes of a network that plots use; see :class:`~deepnotes.Network` for their descriptions."""
 
     layers: tuple[Layer, ...]
     inputs: int
@@ -28,7 +28,7 @@ class NetworkLike(Protocol):
 
 
 class HistoryLike(Protocol):
-    """The interface of a history that plots use; see :class:`~deepnotes.History` for the attributes."""
+    """The attributes of a history that plots use; see :class:`~deepnotes.History` for their descriptions."""
 
     loss: list[float]
     val_loss: list[float]

@@ -1,10 +1,13 @@
-"""Conformance: checks that a backend computes the equations, and a report of its accuracy.
+"""Conformance: checks that a backend computes the equations correctly, and a report of its accuracy.
+
+To run the checks, use one of these commands::
 
     deepnotes conformance --backend NAME
     pytest --pyargs deepnotes.testing --deepnotes-backend NAME
 
-or, in the tests of a backend, ``class TestMine(BackendConformance): backend = "mine"``. Each check compares results
-either bit by bit or with the equations, run on arrays with error bounds, see :mod:`deepnotes.backends.bounds`.
+or add ``class TestMine(BackendConformance): backend = "mine"`` to the tests of the backend. A check compares two
+results bit for bit, or compares a result with that of the equations on arrays that carry error bounds, see
+:mod:`deepnotes.backends.bounds`.
 """
 
 from deepnotes.testing.checks import Check, Failure, NotApplicable, Trial

@@ -132,7 +132,7 @@ def test_a_network_that_is_being_trained_refuses_a_second_training(backend: dn.B
     def second() -> None:
         assert inside.wait(SECONDS)
         try:
-            with pytest.raises(dn.BusyError, match="is being trained already, in another thread"):
+            with pytest.raises(dn.BusyError, match="already being trained, in another thread"):
                 net.fit(X, y)
             with pytest.raises(dn.BusyError):
                 net.partial_fit(X, y)

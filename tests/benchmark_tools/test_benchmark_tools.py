@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are not in 
 from benchmarks import compare, instructions, options, paired, redraw, report, run
 from deepnotes.equations import EQUATIONS
 from deepnotes.testing.bench.cases import Case
-from deepnotes.testing.bench.limits import Ceilings
+from deepnotes.testing.bench.limits import PerformanceLimits
 
 pytestmark = pytest.mark.slow
 
@@ -262,7 +262,7 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_the_figure_contains_the_digest_of_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="comes with the extra plot")
     monkeypatch.setattr(redraw, "RESULTS", tmp_path)
-    limits = {"host": Ceilings({"float32": 1e11}, [[1e9, 1e10]], 1e-7).as_dict()}
+    limits = {"host": PerformanceLimits({"float32": 1e11}, [[1e9, 1e10]], 1e-7).as_dict()}
     points: list[dict[str, Any]] = [
         {"line": f"batch {batch}", "x": x, "network": f"{x}-{x}-{x}", "batch": batch, "dtype": "float32",
          "microseconds": {"a": 1.0 * x, "b": 40.0 + x / 2}, "scatter": {"a": 0.0, "b": 0.0}, "unreliable": []}

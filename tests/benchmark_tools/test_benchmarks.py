@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are not in 
 from benchmarks import cold_start, memory, redraw, report
 from deepnotes.testing.bench import timing
 from deepnotes.testing.bench.cases import LEARNING_RATE, Case
-from deepnotes.testing.bench.limits import Ceilings
+from deepnotes.testing.bench.limits import PerformanceLimits
 
 pytestmark = pytest.mark.slow
 
 CASES = {"binary": Case((4, 6, 1), 8), "classes": Case((4, 6, 5, 3), 8)}
 MODULES = {"scikit-learn": "sklearn", "pytorch": "torch", "jax": "jax", "jax steps": "jax"}
-LIMITS = {"host": Ceilings({"float32": 1e11, "float64": 5e10}, [[1e9, 1e10]], 1e-7)}
+LIMITS = {"host": PerformanceLimits({"float32": 1e11, "float64": 5e10}, [[1e9, 1e10]], 1e-7)}
 MACHINE = {
     "processor": "P", "cores": 2, "python": "3.11", "versions": {"numpy": "2", "jax": "1", "onnxruntime": None},
     "blas": "B", "date": "2020-01-01", "commit": "abc",

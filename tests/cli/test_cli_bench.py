@@ -132,7 +132,7 @@ def test_a_plot_without_matplotlib_is_an_error_before_any_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(report, "ceilings", None)
+    monkeypatch.setattr(report, "measure_limits", None)
     assert main([*SMALL, "--plot", str(tmp_path / "x.png")]) == 1
     err = capsys.readouterr().err
     assert "a plot needs matplotlib" in err

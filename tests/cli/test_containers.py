@@ -142,7 +142,7 @@ def test_a_plot_needs_a_cache_directory_for_matplotlib(run: Run, work: Path) -> 
         assert (done.returncode, done.stderr.splitlines()[-1].partition(": ")[2]) == (
             1,
             "a plot needs matplotlib, which finds no directory for its cache: Could not determine home directory; set "
-            "MPLCONFIGDIR to a directory that can be written",
+            "MPLCONFIGDIR to a writable directory",
         )
     os.chmod(work, 0o755)  # otherwise, Python would put temporary files into the working directory
     try:
@@ -150,7 +150,7 @@ def test_a_plot_needs_a_cache_directory_for_matplotlib(run: Run, work: Path) -> 
     finally:
         os.chmod(work, 0o777)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("; set MPLCONFIGDIR to a directory that can be written")
+    assert done.stderr.splitlines()[-1].endswith("; set MPLCONFIGDIR to a writable directory")
 
 
 def test_a_tmpdir_too_small_for_samples_from_disk_is_an_error(run: Run, work: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import deepnotes as dn
 from deepnotes.cli import main
 from deepnotes.datasets.tables import read_table, write_table
-from deepnotes.network.training.progress import figures
+from deepnotes.network.training.progress import format_figures
 from deepnotes.utils.safe_text import escaped, inert
 
 HOSTILE = {
@@ -104,7 +104,7 @@ def test_logs_and_warnings_are_escaped() -> None:
     program = f"import sys; from deepnotes.cli import main; sys.exit(main({[*words, '--resume']!r}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "checkpoint passed over: " in done.stderr  # logged by the library
+    assert "checkpoint skipped: " in done.stderr  # logged by the library
     require_plain(done.stdout, done.stderr)
     program = (
         f"import warnings; from deepnotes.cli import evaluate, main; evaluate.run = lambda *_: warnings.warn({name!r})"
@@ -202,7 +202,7 @@ def test_summaries_and_progress_escape_names(name: str, capsys: pytest.CaptureFi
 
     class RecordFigures(dn.Callback):
         def on_epoch(self, training: Any) -> None:
-            lines.append(figures(training))
+            lines.append(format_figures(training))
 
     net.fit(X, X[:1], epochs=2, metrics=[metric], progress=True, callbacks=[RecordFigures()])
     assert len(lines) == 2

@@ -69,7 +69,7 @@ def loss(A: np.ndarray, Y: np.ndarray) -> float:
     ],
 )
 def test_metrics_with_the_same_name_are_refused(metrics: Any, name: str) -> None:
-    with pytest.raises(dn.ArgumentError, match=f"metrics: '{name}' is the name of another figure"):
+    with pytest.raises(dn.ArgumentError, match=f"metrics: '{name}' is already the name of"):
         network().fit(X, Y, metrics=metrics)
 
 

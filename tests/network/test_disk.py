@@ -34,7 +34,7 @@ def on_disk(tmp_path):
 def small(monkeypatch):
     """Keep few samples in memory, so that all code that reads them runs many times."""
     monkeypatch.setattr(disk, "BYTES_IN_MEMORY", 1 << 14)
-    monkeypatch.setattr(streaming, "AT_ONCE", 0)
+    monkeypatch.setattr(streaming, "MAX_CONVERTED_AT_ONCE", 0)
     monkeypatch.setattr(parquet_files, "MAX_BYTES", 1 << 12)
 
 

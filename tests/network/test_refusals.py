@@ -71,11 +71,11 @@ def f1(A: np.ndarray, Y: np.ndarray) -> float:
 @pytest.mark.parametrize("monitor", ["f1", "val_f1", "val_score", "val_val_loss", "Loss", 3])
 def test_early_stopping_requires_a_mode_for_a_user_defined_metric(monitor: Any) -> None:
     """Larger values of most of these metrics are better, so a default of "min" would restore the worst epoch."""
-    with pytest.raises(dn.ArgumentError, match=r"wanted with it mode='min' or mode='max'"):
+    with pytest.raises(dn.ArgumentError, match=r"needs mode='min' if smaller .* or mode='max' if"):
         dn.EarlyStopping(monitor=monitor)
     stopping = dn.EarlyStopping()
     stopping.monitor = monitor
-    with pytest.raises(dn.ArgumentError, match=r"wanted with it mode='min' or mode='max'"):
+    with pytest.raises(dn.ArgumentError, match=r"needs mode='min' if smaller .* or mode='max' if"):
         network().fit(X, Y, metrics=f1, early_stopping=stopping)
 
 

@@ -87,7 +87,7 @@ def test_inputs_from_subnormals_to_nearly_the_largest_float(
     )  # fmt: skip
     if size == "near the largest" and isinstance(optimizer, dn.Adam):  # squares of such gradients are infinite
         net = dn.Network(training.layers, 3, backend=backend, dtype=dtype, theta=training.theta())
-        with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the optimizer's sums, is not finite"):
+        with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the optimizer's slots are not finite"):
             net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer)
         np.testing.assert_array_equal(net.flat(), training.theta())
         assert net._training is not None

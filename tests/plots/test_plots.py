@@ -126,7 +126,7 @@ def test_curves_are_drawn_into_the_given_axes(figure: ModuleType) -> None:
 
 def test_curves_that_cannot_be_drawn(figure: ModuleType) -> None:
     short = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
-    with pytest.raises(dn.ArgumentError, match="no epoch was finished"):
+    with pytest.raises(dn.ArgumentError, match="no epoch has finished"):
         dn.History().plot()
     with pytest.raises(dn.UnknownNameError, match="unknown curve 'acuracy'; did you mean 'accuracy'"):
         short.plot("acuracy")

@@ -72,7 +72,7 @@ def test_a_class_that_never_occurs_has_an_empty_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("predictions", "Y", "options", "error", "message"),
     [
-        ([0, 1], [0], {}, dn.ShapeError, "Y has 1 samples and predictions have 2"),
+        ([0, 1], [0], {}, dn.ShapeError, "Y has 1 samples but predictions have 2"),
         ([], [], {}, dn.DataError, "predictions hold no samples"),
         ([0, -1], [0, 1], {}, dn.DataError, "predictions holds -1, wanted class indices"),
         ([0, 1], [0, 0.5], {}, dn.DataError, "Y holds 0.5, wanted class indices"),
@@ -157,10 +157,10 @@ def test_boundaries_that_cannot_be_drawn() -> None:
         (dn.Network([dn.Dense(1)], inputs=3), (X2,), {}, dn.ShapeError, "the network has 3 inputs, wanted 2"),
         (dn.Network([dn.Dense(3)], inputs=2), (X2,), {}, dn.ArgumentError, "3 outputs that are not prob"),
         (dn.Network([dn.Dense(3, "sigmoid")], inputs=2), (X2,), {}, dn.ArgumentError, "3 sigmoid outputs"),
-        (net, (X2.T,), {}, dn.ShapeError, r"X has shape \(60, 2\), .*X\.T would fit"),
+        (net, (X2.T,), {}, dn.ShapeError, r"X has shape \(60, 2\), .*pass X\.T"),
         (net, (X2[:, :0],), {}, dn.ShapeError, r"X has shape \(2, 0\)"),
         (net, (np.full((2, 2), np.nan),), {}, dn.DataError, "X holds numbers that are not finite"),
-        (net, (X2, [0, 1]), {}, dn.ShapeError, r"Y has shape \(2,\) and X has 60 samples"),
+        (net, (X2, [0, 1]), {}, dn.ShapeError, r"Y has shape \(2,\), but X has 60 samples"),
         (net, (X2,), {"resolution": 1}, dn.ArgumentError, "resolution=1, wanted a whole number of at least 2"),
         (net, (X2,), {"classes": ["one"]}, dn.ArgumentError, "wanted 2 names"),
     ]
@@ -198,8 +198,8 @@ def test_the_weights_of_each_neuron_are_an_image(units: int, inputs: int, shape:
 def test_weights_that_cannot_be_drawn_as_images() -> None:
     net = dn.Network([dn.Dense(2)], inputs=30)
     for options, message in (
-        ({}, r"30 inputs, which do not fill a square; wanted shape=\(height, width\)"),
-        ({"shape": (5, 5)}, r"shape=\(5, 5\) has 25 pixels, and the network 30 inputs"),
+        ({}, r"30 inputs, which is not a square number; wanted shape=\(height, width\)"),
+        ({"shape": (5, 5)}, r"shape=\(5, 5\) has 25 pixels, but the network has 30 inputs"),
         ({"shape": 5}, r"shape=5, wanted \(height, width\)"),
         ({"shape": (5, 6), "most": 0}, "most=0"),
     ):

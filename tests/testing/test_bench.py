@@ -17,10 +17,10 @@ from deepnotes.nn.plan import Plan
 from deepnotes.testing.bench import advice, cases, contenders, limits, machine, runs, sweep, timing
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
-from deepnotes.testing.bench.limits import Ceilings, Work, operations, prediction_work, step_work
+from deepnotes.testing.bench.limits import PerformanceLimits, Work, operations, prediction_work, step_work
 from deepnotes.testing.bench.sweep import Point
 
-LIMITS = {"host": Ceilings({"float32": 1e11, "float64": 5e10}, [[1e5, 1e11], [1e9, 1e10]], 1e-7)}
+LIMITS = {"host": PerformanceLimits({"float32": 1e11, "float64": 5e10}, [[1e5, 1e11], [1e9, 1e10]], 1e-7)}
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_a_limit_is_the_slower_of_arithmetic_and_memory() -> None:
 
 @pytest.mark.parametrize("backend", ["numpy", dn.Backend("strict", array_api_strict)])
 def test_ceilings_are_measured_where_a_backend_computes(backend: Any) -> None:
-    found = limits.ceilings(dn.get_backend(backend), ["float32"], rounds=1)
+    found = limits.measure_limits(dn.get_backend(backend), ["float32"], rounds=1)
     assert 0 < found.call < 1e-2
     assert found.flops["float32"] > 1e6
     assert [size for size, _ in found.copies] == list(limits.COPY_BYTES)
@@ -229,7 +229,7 @@ def test_a_sweep_reports_why_it_skips_a_case(monkeypatch: pytest.MonkeyPatch) ->
 def test_who_alone_takes_too_long_is_left_out_of_a_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "steps", lambda case, able, *rest: {"microseconds": {c.name: 1.0 for c in able}})
     pair = [Contender("numpy", dn.get_backend("numpy")), Contender("device", dn.Backend("device", np))]
-    fast = Ceilings({"float32": 1e15}, [[1e9, 1e13]], 1e-7)
+    fast = PerformanceLimits({"float32": 1e15}, [[1e9, 1e13]], 1e-7)
     point = Point("line", 8, Case((2048,) * 3, 65_536))
     (found,) = sweep.sweep([point], pair, LIMITS | {"device": fast}, 60)
     assert list(found["microseconds"]) == ["device"]
@@ -264,9 +264,9 @@ def test_the_advice_is_the_fastest_or_of_equals_the_one_with_fewer_threads() -> 
     group = [Contender("one", numpy, 1, True), Contender("two", numpy, 2, True)]
     group.append(Contender("other", dn.Backend("other", np)))
     b = advice.best(result({"one": 10.0, "two": 5.0, "other": 50.0}), group)
-    assert (b.contender.name, b.equals, b.next, b.times, b.sure) == ("two", [], "other", 10.0, True)
+    assert (b.contender.name, b.equivalents, b.runner_up, b.speedup, b.is_reliable) == ("two", [], "other", 10.0, True)
     b = advice.best(result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
-    assert (b.contender.name, b.equals) == ("one", ["two"])
+    assert (b.contender.name, b.equivalents) == ("one", ["two"])
     words = advice.advice("training", result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
     assert words.startswith("for training use one: --backend numpy, with OMP_NUM_THREADS=1 in the environment; 5.0 ")
     assert words.endswith("equally fast within the noise: two")

@@ -19,22 +19,23 @@ from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief, reason
 
 OPSET, IR_VERSION = 13, 7
-"""The first versions with all operations that are used here, from 2020; later runtimes can read them."""
+"""The first versions with all operations that are used here; they date from 2020, and later runtimes can read them."""
 INPUT, OUTPUT, SAMPLES = "X", "A", "m"
 LIMIT = (1 << 31) - (1 << 20)
-"""The largest size of the parameters in bytes: with names and nodes, a Protocol Buffers message must be below 2 GiB."""
+"""The maximum size of the parameters in bytes. A Protocol Buffers message, including the names and nodes, must be
+smaller than 2 GiB."""
 
 
 def to_onnx(chain: Chain) -> bytes:
-    """Return a chain as the bytes of an ONNX file, checked by ``onnx.checker``.
+    """Return the bytes of an ONNX file for `chain`, checked by ``onnx.checker``.
 
-    The input ``X`` has shape (m, n[0]) and the output ``A`` has shape (m, n[L]), both in the chain's dtype. If outputs
-    are scaled to the units of a target, they are in double precision. Each entry of the metadata is written as JSON.
+    The input ``X`` has shape (m, n[0]), and the output ``A`` has shape (m, n[L]). Both have the chain's dtype, but
+    outputs that are scaled to the units of a target are in double precision. Each metadata entry is written as JSON.
 
     Raises
     ------
     ModelFileError
-        If the metadata are not JSON, or the file would be too large for the format.
+        If the metadata cannot be written as JSON, or the file would be too large for the format.
     MissingExtraError
     """
     onnx = needed("onnx", "onnx", "an ONNX file")
@@ -42,14 +43,14 @@ def to_onnx(chain: Chain) -> bytes:
     trace.nodes[-1].output[0] = OUTPUT
     size = sum(x.nbytes for x in trace.constants.values())
     if size > LIMIT:
-        raise ModelFileError(f"the parameters have {size:,} bytes, and an ONNX file must have less than 2 GiB")
+        raise ModelFileError(f"the parameters have {size:,} bytes, but an ONNX file must be smaller than 2 GiB")
     model = _model(onnx, chain, trace, A.dtype)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
 
 def trace_chain(chain: Chain) -> tuple[Trace, Any]:
-    """Return the nodes and constants that compute the outputs of a chain for an input ``X``, and the outputs."""
+    """Return the trace of the computation of a chain's outputs from the input ``X``, and the traced outputs."""
     trace = Trace(chain.dtype)
     ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
     A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
@@ -88,7 +89,7 @@ def write(path: str | PathLike[str], content: bytes | str) -> Path:
 
 
 def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
-    """Return the outputs of ONNX Runtime for the inputs of test vectors, and the runtime's name and version.
+    """Run an ONNX file on the inputs of test vectors; return the outputs and the name and version of ONNX Runtime.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
 
 
 def _model(onnx: Any, chain: Chain, trace: Trace, result: np.dtype[Any]) -> Any:
-    """Return the ONNX model of a traced chain whose outputs have the dtype `result`."""
+    """Return the ONNX model of a traced chain; its outputs have the dtype `result`."""
     helper = onnx.helper
     kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in ("float32", "float64")}
     used = {name for node in trace.nodes for name in node.input}

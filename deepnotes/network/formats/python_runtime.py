@@ -1,9 +1,12 @@
-"""The code that is the same in all exported Python files: it reads data, makes predictions and checks itself.
+"""The code that all exported Python files share: it reads data, makes predictions and checks the file.
 
-No module imports this one; :mod:`deepnotes.network.formats.python_writing` copies its source. The names above the first
-dashed line have different values in each exported file. The definitions between the two dashed lines replace the
-library's definitions of the same names. In an exported file they are followed by the functions that this module imports
-from the library, word for word, with everything that they refer to, and then by the definitions below the second line.
+No module imports this one; :mod:`deepnotes.network.formats.python_writing` copies its source. The two dashed lines
+divide it into three parts:
+
+- Above the first line are stand-ins for names that the export defines differently in each file.
+- Between the lines are definitions that replace the library's definitions of the same names.
+- Below the second line are the functions of the exported file. Before them, the export inserts unchanged copies of the
+  functions that this module imports from the library, with everything that those functions refer to.
 """
 
 import os
@@ -63,7 +66,10 @@ class ArgumentError(ValueError):
 
 
 class Table:
-    """The columns of a file that the network uses, the line of each column's first value, and the missing values."""
+    """The columns of a file that the network uses.
+
+    `lines` has the line of each column's first value, and `gaps` the missing values of each column that has any.
+    """
 
     def __init__(self, source: str, columns: dict[str, Any], lines: dict[str, int], gaps: dict[str, Any]) -> None:
         self.source, self.columns, self.lines, self.gaps = source, columns, lines, gaps
@@ -75,7 +81,7 @@ class Table:
         return column
 
     def place(self, name: str) -> str:
-        """Return the file and line at which a column begins."""
+        """Return the file, and the line of the column's first value, as ``file:line``."""
         return f"{self.source}:{self.lines[name]}"
 
     def require_complete(self, names: list[str], hint: str) -> None:
@@ -85,11 +91,11 @@ class Table:
                 raise TableError(f"{self.gaps[name].message(self.source, name)}; {hint}")
 
 
-UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # hints at options that an exported file does not have
+UNKNOWN_ZEROS = OTHER_ENCODINGS = BY_WHITE_SPACE = ""  # the library's hints name options; exported files have none
 
 
 def hint_of(*_: object) -> str:
-    """Return no hint: the library's hints name options that an exported file does not have."""
+    """Return an empty hint: the library's hints name options that exported files do not have."""
     return ""
 
 
@@ -100,13 +106,13 @@ line_advice = title_advice = header_advice = numbers_advice = hint_of
 
 
 def numbers(name: str) -> Array:
-    """Return an array of NUMBERS, decoded from base64 of little-endian bytes."""
+    """Return an array from NUMBERS, which stores its little-endian bytes in base64."""
     shape, dtype, text = NUMBERS[name]
     return np.frombuffer(b64decode(text), dtype).reshape(shape).astype(dtype[1:])
 
 
 def samples(X: object) -> Array:
-    """Return rows of features as columns, in the network's dtype and standardized if the network needs that."""
+    """Return the rows of X as columns in the network's dtype, standardized if the network has a standardizer."""
     rows = np.asarray(X)
     if rows.ndim != 2 or rows.shape[1] != INPUTS or rows.dtype.kind not in "biuf":
         raise ValueError(
@@ -117,14 +123,14 @@ def samples(X: object) -> Array:
 
 
 def check() -> tuple[bool, str]:
-    """Check the numbers in this file against their digest, and predictions against test vectors.
+    """Compare the numbers in this file with their digest, and predictions with the test vectors.
 
     Returns
     -------
     bool
-        Whether the check has passed: all predictions are within their bounds of rounding error.
+        Whether the check has passed: the digest matches, and all predictions are within their rounding bounds.
     str
-        A message.
+        A message that describes the result.
     """
     content = "".join(f"{name} {NUMBERS[name]} " for name in sorted(NUMBERS))
     if sha256(content.encode()).hexdigest() != DIGEST:
@@ -142,7 +148,7 @@ def check() -> tuple[bool, str]:
 
 
 def read(path: str) -> NDArray[np.float64]:
-    """Return the inputs from a CSV file, shape (rows, inputs), by the rules of ``deepnotes predict``."""
+    """Return the inputs from a CSV file, shape (rows, inputs), read as by ``deepnotes predict``."""
     source = one_line(path)
     try:
         with open(path, "rb") as file:
@@ -208,16 +214,16 @@ def columns(A: Array) -> tuple[list[str], list[list[object]]]:
 
 
 class Output:
-    """A file that writes rows to stdout; on a terminal, control characters are escaped."""
+    """A file-like object that writes rows to stdout, with control characters escaped if stdout is a terminal."""
 
     def write(self, row: str) -> None:
-        """Write a row, which ends with a line break."""
+        """Write a row; it must end with a line break."""
         text = escaped(row.removesuffix("\n")) + "\n" if sys.stdout and sys.stdout.isatty() else row
         write_all(sys.stdout, text)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the check, or predict the rows of a file, and return the exit status."""
+    """Run the check or write predictions for the rows of a file, as `arguments` say, and return the exit status."""
     spreadsheet = "--spreadsheet" in arguments
     rest = [argument for argument in arguments if argument != "--spreadsheet"]
     if len(rest) != 1 or (rest[0].startswith("-") and rest[0] != "--check"):
@@ -230,7 +236,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         print_error(f"error: cannot write to stdout: {getattr(error, 'strerror', None) or error}")
         status = 1
-    if sys.stdout is not None:  # discard the buffered text, or Python would fail to write it at exit
+    if sys.stdout is not None:  # discard the buffered text: Python would try to write it at exit, and fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
@@ -265,4 +271,4 @@ def print_error(text: str) -> None:
         write_all(sys.stderr, escaped(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
-        sys.stderr = None  # so that Python does not try again at exit
+        sys.stderr = None  # keep Python from trying again at exit

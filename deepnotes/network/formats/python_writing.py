@@ -1,7 +1,7 @@
 """Export of a network to a single Python file that needs only NumPy.
 
-The formulas in the file are copied word for word from :mod:`deepnotes.equations`: the functions that the network needs
-and everything that they refer to. The file also contains the parameters, test vectors with error bounds, and a copy of
+The file contains unchanged copies of the functions in :mod:`deepnotes.equations` that the network needs, and of
+everything that they refer to. It also contains the parameters, test vectors with error bounds, and a copy of
 :mod:`deepnotes.network.formats.python_runtime` with the library's functions that read and write CSV.
 """
 
@@ -27,12 +27,12 @@ from deepnotes.network.formats.check_vectors import vectors_of
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.version import __version__
 
-WIDTH = 118
+WIDTH = 118  # the width of the text in the file, and of the dashed lines in python_runtime.py
 RUNTIME = "deepnotes.network.formats.python_runtime"
 
 
 def to_python(chain: Chain) -> str:
-    """Return the text of a Python file for a chain.
+    """Return the source of a Python file for `chain`.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def to_python(chain: Chain) -> str:
 
 
 def check(text: str) -> str:
-    """Run the check of an exported file in this process, and return its message.
+    """Run the check of an exported file, given its source, in this process, and return its message.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def check(text: str) -> str:
 
 
 def equations_of(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the source of equations and of everything that they refer to, module by module, and the necessary imports.
+    """Return the source of equations and of everything that they refer to, and the import statements that they need.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def equations_of(names: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def source_of(module: str, names: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Return the source of functions and of everything in their module that they refer to, and the ``math`` imports.
+    """Return the source of functions with everything in their module that they refer to, and their ``math`` imports.
 
     Raises
     ------
@@ -142,16 +142,16 @@ def source_of(module: str, names: Iterable[str]) -> tuple[list[str], set[str]]:
 
 
 def _source(module: str) -> str:
-    """Return the source of a module, which is not imported."""
+    """Return the source of a module without importing it."""
     spec = find_spec(module)
     try:
         return Path(spec.origin).read_text(encoding="utf-8")  # type: ignore[union-attr, arg-type]
     except (OSError, TypeError, AttributeError):
-        raise ModelFileError(f"{module} is installed without its source, which a Python file is made from") from None
+        raise ModelFileError(f"{module} is installed without its source, which the export needs") from None
 
 
 def _text(lines: list[str], statement: ast.stmt) -> str:
-    """Return the lines of a statement and of the comment above it."""
+    """Return the source of a statement, including decorators and the comment above it."""
     start = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))]) - 1
     while lines[start - 1].startswith("#"):
         start -= 1
@@ -165,14 +165,16 @@ def _functions(chain: Chain) -> list[str]:
 
 @dataclass
 class Runtime:
-    """The code that all exported files have in common.
+    """The code that all exported files share.
 
     Attributes
     ----------
-    first, last : str
-        The source of :mod:`deepnotes.network.formats.python_runtime` between its dashed lines, and below the second.
+    first : str
+        The source of :mod:`deepnotes.network.formats.python_runtime` between its two dashed lines.
+    last : str
+        The source below its second dashed line.
     library : list of str
-        The definitions of the library that the runtime uses, each after the definitions that it depends on.
+        The source of the library's definitions that the runtime uses, each after those that it depends on.
     imports : set of str
         The necessary import statements, with one name in each.
     names : set of str
@@ -187,7 +189,7 @@ class Runtime:
 
     @classmethod
     def from_source(cls) -> "Runtime":
-        """Return the runtime, collected from the source of the library.
+        """Return the runtime, collected from the library's source files.
 
         Raises
         ------
@@ -202,7 +204,7 @@ class Runtime:
         return runtime
 
     def add(self, module: str, names: Iterable[str]) -> None:
-        """Add those functions, classes and constants that a module defines, and everything that they refer to."""
+        """Add the functions, classes and constants called `names` in a module, and everything that they refer to."""
         source = _source(module)
         tree = ast.parse(source)
         defined, imported = _defined(tree), _imported(tree)
@@ -232,11 +234,12 @@ class Runtime:
 
 
 def _names_in(tree: ast.AST) -> list[str]:
+    """Return all names in a syntax tree, with repetitions."""
     return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
 
 
 def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
-    """Return the statements that define functions, classes and constants, by name."""
+    """Return the statements of a module that define functions, classes and constants, by the name they define."""
     defined: dict[str, ast.stmt] = {}
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
@@ -249,7 +252,7 @@ def _defined(tree: ast.Module) -> dict[str, ast.stmt]:
 
 
 def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Return the module of each imported name, and the import statement."""
+    """Return, for each imported name, its module and an import statement for this name only."""
     imported = {}
     for statement in tree.body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -262,7 +265,7 @@ def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
 
 
 def _merge_imports(imports: Iterable[str]) -> list[str]:
-    """Return import statements, one for each module; those of NumPy are last."""
+    """Return the import statements with one statement per module; NumPy comes last."""
     modules: dict[tuple[bool, bool, str], list[str]] = {}
     for statement in sorted(imports):
         module, _, name = statement.removeprefix("from ").partition(" import ")
@@ -273,11 +276,12 @@ def _merge_imports(imports: Iterable[str]) -> list[str]:
 
 
 def _without_linter_comments(text: str) -> str:
-    """Return source without comments for type checkers and linters."""
+    """Return the source without the comments that address type checkers and linters."""
     return re.sub(r"  # (?:type: ignore|noqa|fmt: skip).*", "", text)
 
 
 def _docstring(chain: Chain) -> str:
+    """Return the module docstring of the exported file."""
     summary = f"A network exported by deepnotes {__version__}: {chain}, in {chain.dtype}."
     return "\n".join(
         [
@@ -288,7 +292,7 @@ def _docstring(chain: Chain) -> str:
             "",
             "    python FILE --check       compares its predictions with the test vectors in this file",
             "    python FILE DATA.csv      writes a prediction for each row, as CSV",
-            "    --spreadsheet             before DATA.csv: no cell of the output can be a formula in a spreadsheet",
+            "    --spreadsheet             before DATA.csv: write no cell that a spreadsheet would take as a formula",
             f"    predict(X)                is the function to import; X has shape (rows, {chain.inputs})",
             '"""\n',
         ]
@@ -296,7 +300,7 @@ def _docstring(chain: Chain) -> str:
 
 
 def _python(chain: Chain) -> str:
-    """Return the oldest Python version that can run the file; Python 3.10 cannot parse all ISO 8601 dates."""
+    """Return the oldest Python version that can run the file; Python 3.10 cannot parse every kind of ISO 8601 date."""
     format, dates = _data_format(chain.metadata)
     return "3.11" if dates and format.get("date_format") is None else "3.10"
 
@@ -304,7 +308,7 @@ def _python(chain: Chain) -> str:
 def _constants(chain: Chain) -> dict[str, Any]:
     """Return the values of the constants at the top of the file, by name."""
 
-    def names(key: str, count: int) -> list[str] | None:
+    def names(key: str, count: int) -> list[str] | None:  # the names in the metadata, if there are `count` of them
         value = chain.metadata.get(key)
         valid = isinstance(value, list) and len(value) == count and all(isinstance(name, str) for name in value)
         return value if valid else None
@@ -314,13 +318,13 @@ def _constants(chain: Chain) -> dict[str, Any]:
         encoder = Encoder(tuple(map(Feature, features)))
     columns = encoder and [(feature.name, feature.categories, feature.fill) for feature in encoder.features]
     format, dates = _data_format(chain.metadata)
-    one = g == "sigmoid" and chain.outputs == 1  # the probability of the second of two classes
+    is_binary = g == "sigmoid" and chain.outputs == 1  # the output is the probability of the second class
     return {
         "FEATURES": features,
         "COLUMNS": columns,
         "DATES": [name for name in dates if encoder is not None and name in encoder.names],
         "FORMAT": format,
-        "CLASSES": names("classes", 2 if one else chain.outputs) if one or g == "softmax" else None,
+        "CLASSES": names("classes", 2 if is_binary else chain.outputs) if is_binary or g == "softmax" else None,
         "INPUTS": chain.inputs,
         "OUTPUTS": chain.outputs,
         "DTYPE": chain.dtype,
@@ -328,7 +332,7 @@ def _constants(chain: Chain) -> dict[str, Any]:
 
 
 def _data_format(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the format of a model's data, and the columns that are dates."""
+    """Return the data format that a model's metadata describe, and the names of the date columns."""
     format, dates = metadata.get("format", {}), metadata.get("dates", [])
     try:
         Format(**format)
@@ -340,7 +344,7 @@ def _data_format(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _predict(chain: Chain) -> list[str]:
-    """Return the lines of the function ``predict``."""
+    """Return the source lines of the function ``predict``."""
     lines = [
         "",
         "def predict(X):",
@@ -368,13 +372,14 @@ def _arrays(chain: Chain) -> dict[str, np.ndarray]:
 
 
 def _encode(x: np.ndarray) -> tuple[tuple[int, ...], str, str]:
-    """Return the shape and the dtype of an array, and its bytes in base64, in lines."""
+    """Return the shape of an array, its dtype, and its bytes as lines of base64."""
     little = np.ascontiguousarray(x, x.dtype.newbyteorder("<"))
     text = b64encode(little.tobytes()).decode()
     return x.shape, f"<f{x.dtype.itemsize}", "".join(f"\n{text[i : i + WIDTH]}" for i in range(0, len(text), WIDTH))
 
 
 def _entry(name: str, shape: tuple[int, ...], dtype: str, text: str) -> str:
+    """Return the source of an entry of NUMBERS."""
     return f'    "{name}": ({shape}, "{dtype}", """{text}"""),'
 
 

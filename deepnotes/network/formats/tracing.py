@@ -1,12 +1,12 @@
-"""Tracing of the equations as nodes of an ONNX graph, by a namespace that records operations instead of computing them.
+"""Conversion of the equations to ONNX nodes, by a namespace that records operations instead of computing them.
 
-So a file contains the operations of :mod:`deepnotes.equations`, in any precision, and no formula is written twice. If
-ONNX has the same function as a single node, and ONNX Runtime computes it as accurately as the equation, that node is
-written instead (`KERNELS`). Some nodes are not accurate enough: ``Sigmoid`` is 0 at -60 and too small below -18;
-``Elu`` loses all digits near 0; ``Tanh`` in double precision has errors above 3 units in the last place. ``Softplus``
-and ``Erf`` do not exist in double precision in ONNX Runtime.
+The equations in :mod:`deepnotes.equations` are called with this namespace, so no formula is written a second time for
+ONNX. An equation becomes a single node instead if ONNX has the same function and ONNX Runtime computes it as accurately
+(`KERNELS`). Some nodes are not accurate enough: ``Sigmoid`` is 0 at -60 and too small below -18; ``Elu`` loses all
+digits near 0; ``Tanh`` in double precision has errors above 3 units in the last place. ONNX Runtime has no ``Softplus``
+and ``Erf`` in double precision.
 
-Arrays of shape (n, m) in the equations have shape (m, n) in the file, where samples are rows.
+Samples are columns in the equations and rows in the file: an array of shape (n, m) has shape (m, n) in the file.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from deepnotes.utils.extras import needed
 
 
 class Value:
-    """An array in the equations, which is a name in the graph."""
+    """An array in the equations, represented by a name in the ONNX graph."""
 
     def __init__(self, trace: "Trace", name: str, dtype: np.dtype[Any]) -> None:
         self.trace, self.name, self.dtype = trace, name, dtype
@@ -33,7 +33,7 @@ class Value:
 
 
 def _operator(op: str, swapped: bool = False) -> Callable[..., Value]:
-    """Return a method of Value that adds a node; if `swapped`, the value is the last operand."""
+    """Return a method of Value that adds a node; if `swapped`, ``self`` is the last operand."""
 
     def apply(self: Value, *other: Any) -> Value:
         return self.trace.node(op, *(*other, self) if swapped else (self, *other))
@@ -51,15 +51,17 @@ for _name, _op in {
 
 
 class Trace:
-    """A namespace that records a graph; its arrays are of the class :class:`Value`.
+    """An array namespace that records a graph; its arrays are of the class :class:`Value`.
 
     Parameters
     ----------
     dtype : {"float32", "float64"}
+        The dtype of the network.
 
     Attributes
     ----------
     nodes : list of onnx.NodeProto
+        The nodes recorded so far.
     constants : dict of str to ndarray
         The initializers, by name.
     scope : str
@@ -80,12 +82,12 @@ class Trace:
     # --- nodes and constants --------------------------------------------------------------------------------------
 
     def constant(self, name: str, x: np.ndarray) -> Value:
-        """Add an array as an initializer, and return it."""
+        """Add an array as an initializer, and return its Value."""
         self.constants[name] = x
         return Value(self, name, x.dtype)
 
     def number(self, x: float, dtype: np.dtype[Any]) -> Value:
-        """Return a number as an initializer; equal numbers share an initializer."""
+        """Add a number as an initializer, unless an equal one exists, and return its Value."""
         with np.errstate(over="ignore"):
             return self.constant(f"{float(x)!r}:{dtype.name}", np.asarray(x, dtype))
 
@@ -95,7 +97,9 @@ class Trace:
         Parameters
         ----------
         op : str
+            The type of the node, such as ``"Add"``.
         *inputs : Value or float
+            At least one of them is a Value; numbers become initializers in the dtype of the last Value.
         result : str, optional
             The dtype of the result; by default the dtype of the last input.
         **attributes
@@ -108,7 +112,7 @@ class Trace:
         return Value(self, name, np.dtype(result) if result else values[-1].dtype)
 
     def cast(self, x: Value, dtype: str) -> Any:
-        """Return x in another dtype."""
+        """Return x converted to `dtype`."""
         kind = self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return x if x.dtype == dtype else self.node("Cast", x, result=dtype, to=kind)
 
@@ -124,17 +128,17 @@ class Trace:
         return self.number(obj, np.dtype(dtype))
 
     def maximum(self, x1: Any, x2: Any, /) -> Any:
-        """Return the larger of two values, and NaN where x1 is NaN; ``Max`` in ONNX Runtime 1.15 ignores NaN."""
+        """Return the larger of two values, or NaN where x1 is NaN; ``Max`` in ONNX Runtime 1.15 ignores NaN."""
         return self.where(x1 < x2, x2, x1)
 
     def minimum(self, x1: Any, x2: Any, /) -> Any:
-        """Return the smaller of two values, and NaN where x1 is NaN."""
+        """Return the smaller of two values, or NaN where x1 is NaN."""
         return self.where(x1 > x2, x2, x1)
 
     def tanh(self, x: Any, /) -> Any:
-        """Return the hyperbolic tangent (N7), as the node ``Tanh`` in single precision.
+        """Return the hyperbolic tangent (N7): in single precision, the node ``Tanh``.
 
-        In double precision it is ``-t / (t + 2)`` with ``t = e^(-2 |x|) - 1``, times the sign of x.
+        In double precision it is computed as ``-t / (t + 2)`` times the sign of x, where ``t = e^(-2 |x|) - 1``.
         """
         if x.dtype == "float32":
             return self.node("Tanh", x)
@@ -145,8 +149,8 @@ class Trace:
     def log1p(self, x: Any, /) -> Any:
         """Return ``log(1 + x)`` for x from 0 to 1, to full accuracy.
 
-        It is ``x log(u) / (u - 1)`` with ``u = 1 + x``: the rounding error of u cancels, since it is in both log(u) and
-        u - 1 (W. Kahan; N. J. Higham, Accuracy and Stability of Numerical Algorithms, problem 1.5).
+        It is computed as ``x log(u) / (u - 1)`` with ``u = 1 + x``. The rounding error of u cancels, since it affects
+        log(u) and u - 1 alike (W. Kahan; N. J. Higham, Accuracy and Stability of Numerical Algorithms, problem 1.5).
         """
         u: Any = 1 + x
         return self.where(self.node("Equal", u, 1), x, self.log(u) * (x / (u - 1)))
@@ -166,7 +170,7 @@ FUNCTIONS = {
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sign": "Sign",
     "where": "Where", "equal": "Equal",
 }  # fmt: skip
-"""Functions of the array protocol that are a single node of opset 13, in both dtypes."""
+"""Functions of the array protocol that are a single node of opset 13, in single and in double precision."""
 
 
 def linear(xp: Any, W: Any, A_prev: Any, b: Any) -> Any:
@@ -177,7 +181,7 @@ def linear(xp: Any, W: Any, A_prev: Any, b: Any) -> Any:
 def relu(xp: Any, Z: Any) -> Any:
     """Return ReLU (N8) as one Relu node in single precision.
 
-    In double precision, ONNX Runtime 1.15 would fuse the node with Gemm into an operation that it does not have.
+    In double precision, ONNX Runtime 1.15 would fuse the Relu with the Gemm before it, but has no kernel for that.
     """
     return xp.node("Relu", Z) if Z.dtype == "float32" else equations.relu(xp, Z)
 
@@ -188,7 +192,7 @@ def leaky_relu(xp: Any, Z: Any, slope: float = 0.001) -> Any:
 
 
 def softmax(xp: Any, Z: Any) -> Any:
-    """Return softmax over the features, which are the last axis in the file."""
+    """Return the softmax over the features (the last axis in the file) as one Softmax node."""
     return xp.node("Softmax", Z, axis=-1)
 
 
@@ -198,4 +202,4 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "leaky_relu": leaky_relu,
     "softmax": softmax,
 }
-"""Equations that are written as a single ONNX node; the functions have the signatures of a backend's kernels."""
+"""The equations that become a single ONNX node, as functions with the signatures of a backend's kernels."""

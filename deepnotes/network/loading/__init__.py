@@ -1,1 +1,1 @@
-"""Loading of networks from files and from other libraries' models."""
+"""Loading of networks from files and from the models of other libraries."""

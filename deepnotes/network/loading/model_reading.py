@@ -27,12 +27,12 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     ----------
     path : path
     backend : str or Backend, optional
-        The backend to run on, by default the selected one. It may differ from the backend of the training.
+        The backend to run on, by default the selected one. It may differ from the backend that trained the network.
 
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is truncated or corrupted, has a newer format, or is not a model file.
+        If the file cannot be read, is truncated or corrupted, was written in a newer format, or is not a model file.
     UnknownNameError, BackendUnavailable
         As for :func:`deepnotes.get_backend`.
     """
@@ -46,7 +46,7 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
             differences = tensors - expected, expected - tensors
             unknown, missing = (brief(", ".join(sorted(names))) or "nothing" for names in differences)
             raise ModelFileError(
-                f"{path}: its tensors do not match its architecture: {unknown} is unknown, {missing} is missing"
+                f"{path}: the tensors do not match the architecture: unknown: {unknown}; missing: {missing}"
             )
         dtype = np.dtype(description["dtype"])
         theta = flat(file, layout, dtype)
@@ -83,11 +83,20 @@ def _layer(path: Path, description: Any) -> Layer:
                 raise ModelFileError(f"{path}: unknown initializer {brief(repr(name))}")
         activation = Activation(description["activation"], **description["options"])
         return Dense(description["units"], activation, *initializers)
-    raise ModelFileError(f"{path}: unknown type of layer {brief(repr(kind))}; it may need a newer deepnotes")
+    raise ModelFileError(f"{path}: unknown layer type {brief(repr(kind))}; the file may need a newer deepnotes")
 
 
 def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tuple[list[Layer], dict[str, Any], bool]:
-    """Return the layers, the description of the network, and whether the file has a standardizer."""
+    """Return the layers, the description of the network, and whether the file has a standardizer.
+
+    Parameters
+    ----------
+    path : Path
+    header : dict
+        The header of the file.
+    tensors : set of str
+        The names of the tensors in the file.
+    """
     try:
         description = header["network"]
         layers = [_layer(path, layer) for layer in description["layers"]]
@@ -101,7 +110,9 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
         )
         dialect = description.get("dialect", "notes")
         if not isinstance(dialect, str) or dialect not in DIALECTS:
-            raise ModelFileError(f"{path}: unknown defaults {brief(repr(dialect))}; they may need a newer deepnotes")
+            raise ModelFileError(
+                f"{path}: unknown defaults {brief(repr(dialect))}; the file may need a newer deepnotes"
+            )
         if not valid or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
             raise ModelFileError(f"{path}: its architecture makes no sense")
     except ModelFileError:

@@ -1,4 +1,4 @@
-"""Loading of dense networks from ONNX files written by any exporter."""
+"""Loading of dense networks from ONNX files, whichever exporter wrote them."""
 
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -30,29 +30,30 @@ def from_onnx(
     """Return the network in an ONNX file: a chain of dense layers and activations.
 
     Samples are columns of the network's arrays, even if they are rows in the file. Standardization before the first
-    layer becomes a :class:`~deepnotes.Standardizer`; names of classes and metadata are kept. Weights in half precision
-    are read as float32, which represents them exactly.
+    layer becomes a :class:`~deepnotes.Standardizer`; class names and metadata are kept. Weights in half precision
+    are converted to float32, which represents them exactly.
 
     Parameters
     ----------
     path : path
-        If the weights are in a second file, as PyTorch's exporter writes them, it is read from the same directory.
+        If the weights are in a second file, as PyTorch's exporter may write them, that file must be in the same
+        directory.
     backend : str or Backend, optional
         The backend to run on; by default the selected one.
     output : str, optional
-        The name of the output to compute; needed if the file has more than one numeric output. The output of
-        ``ZipMap``, a dict for each sample, becomes an array.
+        The name of the output to compute; required if the file has more than one numeric output. An output of
+        ``ZipMap``, which is a dict for each sample, becomes an array.
 
     Returns
     -------
     Network
-        It has the dtype of the weights in the file.
+        A network with the dtype of the weights in the file; float32 if they are in half precision.
 
     Raises
     ------
     ModelFileError
         If the file cannot be read, is corrupted, refers to data outside its directory, has weights that are not finite,
-        or is not a dense chain; in the last case the message names the node and lists the supported operators.
+        or is not a chain of dense layers; in the last case, the message names the node and the supported operators.
     MissingExtraError
         If the extra ``onnx`` is not installed.
     UnknownNameError, BackendUnavailable
@@ -69,7 +70,7 @@ def from_onnx(
 
 
 def _chain(graph: Graph) -> Chain:
-    """Return the chain in a graph, trying each axis that may be the axis of samples."""
+    """Return the chain in a graph; each axis of the input that may be the axis of samples is tried in turn."""
     first, *others = _shapes(graph.sizes)
     try:
         return Walk(graph, first).chain()
@@ -85,8 +86,13 @@ def _chain(graph: Graph) -> Chain:
 def _shapes(sizes: tuple[int, ...] | None) -> list[Shape]:
     """Return the possible shapes of the input, the most likely first.
 
-    Samples are rows, unless the input has two axes and only the second has an unspecified size. If both sizes are
-    specified, or neither is, both layouts are possible.
+    Samples are rows, unless the input has two axes and only the second has an unspecified size. If the input has two
+    axes and both sizes are specified, or neither, samples may also be columns.
+
+    Parameters
+    ----------
+    sizes : tuple of int or None
+        The sizes of the axes of the input, 0 if a size is not specified; None if their number is not specified.
     """
     if sizes is None:
         return [Shape((SAMPLES, UNKNOWN)), Shape((UNKNOWN, SAMPLES))]

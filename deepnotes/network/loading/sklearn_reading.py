@@ -1,4 +1,4 @@
-"""Conversion of fitted scikit-learn networks, and of our estimators, to networks."""
+"""Conversion of fitted scikit-learn networks, and of the estimators of deepnotes, to networks."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from deepnotes.network.network import Network
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in LIBRARY}
-"""scikit-learn's names of activations, and ours."""
+"""The activation of deepnotes for each name of an activation in scikit-learn or deepnotes."""
 
 
 def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype: str | None = None) -> "Network":
-    """Return the network of a fitted ``MLPClassifier`` or ``MLPRegressor`` of scikit-learn, or of our estimators.
+    """Return the network of a fitted estimator of scikit-learn or deepnotes.
 
-    Its outputs are those of ``predict_proba``, or of ``predict`` for a regressor, with samples as columns. For a
-    classifier of two classes there is one output, the probability of the second class; for a multi-label classifier
-    there is one output for each label.
+    The outputs of the network equal the results of the estimator's ``predict_proba``, or ``predict`` for a regressor,
+    but samples are columns. For a classifier of two classes there is one output, the probability of the second class;
+    for a multi-label classifier there is one output for each label.
 
     Parameters
     ----------
     estimator : MLPClassifier, MLPRegressor, DenseClassifier, DenseRegressor or Pipeline
-        The earlier steps of a pipeline may be ``StandardScaler``, ``MinMaxScaler``, ``MaxAbsScaler``,
+        The steps of a pipeline before the network may be ``StandardScaler``, ``MinMaxScaler``, ``MaxAbsScaler``,
         ``RobustScaler``, ``PCA`` and ``TruncatedSVD``. Scalers before the first matrix product become a standardizer,
-        and a projection becomes a layer without activation.
+        and PCA and TruncatedSVD become layers without activation.
     backend : str or Backend, optional
         By default the selected backend.
     dtype : {"float32", "float64"}, optional
@@ -43,8 +43,8 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
     Returns
     -------
     Network
-        Its metadata include the names of features and classes, if the estimator has them. Dropout layers, which have no
-        effect on predictions, are left out.
+        Its metadata include the names of features and classes, if the estimator has them. It has no dropout layers,
+        since they have no effect on predictions.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
     if not all(hasattr(model, name) for name in ("coefs_", "intercepts_", "out_activation_", "activation")):
         unfitted = hasattr(model, "hidden_layer_sizes") and hasattr(model, "activation")
         problem = (
-            "which is not fitted"
+            "but is not fitted"
             if unfitted
             else "wanted a fitted MLPClassifier, MLPRegressor, DenseClassifier or DenseRegressor"
         )
@@ -87,7 +87,7 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
 
 def _activations(model: Any) -> list[ActivationFunction]:
     """Return the activation of each layer of a fitted estimator."""
-    if hasattr(model, "to_network"):  # our estimators may have any activation, and a different one for each layer
+    if hasattr(model, "to_network"):  # an estimator of deepnotes: each layer may have any activation
         return [layer.g for layer in model.to_network().layers if isinstance(layer, Dense)]
     names = [model.activation] * (len(model.coefs_) - 1) + [model.out_activation_]
     for name in names:
@@ -99,14 +99,14 @@ def _activations(model: Any) -> list[ActivationFunction]:
 
 
 def _apply_step(expression: Expression, step: Any) -> Expression:
-    """Return the expression of the inputs after one more step of a pipeline."""
+    """Return `expression` with one more step of a pipeline applied."""
     name = type(step).__name__
     if name not in STEPS:
         raise ArgumentError(f"estimator has the step {brief(name)}, wanted one of {', '.join(STEPS)}")
     if not hasattr(step, "n_features_in_"):
-        raise ArgumentError("estimator is a Pipeline, which is not fitted")
+        raise ArgumentError("estimator is a Pipeline, but is not fitted")
     if getattr(step, "clip", False):
-        raise ArgumentError(f"estimator has the step {name}(clip=True), and no layer bounds its inputs")
+        raise ArgumentError(f"estimator has the step {name}(clip=True), but no layer can clip its inputs")
     for op, c in STEPS[name](step):
         if op == "times":
             expression = expression.times(np.asarray(c))
@@ -116,7 +116,7 @@ def _apply_step(expression: Expression, step: Any) -> Expression:
 
 
 def _pca(step: Any) -> list[tuple[str, Any]]:
-    """Return the operations of a PCA: shift, projection and, if it whitens, scaling."""
+    """Return the operations of a PCA: subtraction of the mean, projection and, with ``whiten``, scaling."""
     deviation = np.sqrt(step.explained_variance_) if step.whiten else None
     if deviation is not None:
         deviation = np.maximum(deviation, np.finfo(deviation.dtype).eps)  # as in scikit-learn
@@ -135,4 +135,7 @@ STEPS: dict[str, Callable[[Any], list[tuple[str, Any]]]] = {
     "PCA": _pca,
     "TruncatedSVD": lambda step: [("times", step.components_)],
 }  # fmt: skip
-"""For each kind of step, a function that returns its operations and their constants; None skips an operation."""
+"""For each class of step, a function that returns its operations and their constants.
+
+An operation whose constant is None is skipped.
+"""

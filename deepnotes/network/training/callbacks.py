@@ -1,4 +1,4 @@
-"""Early stopping, and the function that creates the list of callbacks from the arguments of ``fit``."""
+"""Early stopping, and the function that turns the arguments of ``fit`` into a list of callbacks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.network.training.state import Callback
-from deepnotes.nn.metrics import LIBRARY, RISING
+from deepnotes.nn.metrics import LARGER_IS_BETTER, LIBRARY
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.errors import ArgumentError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class EarlyStopping(Callback):
-    """A callback that stops a training when a loss or metric no longer improves, and restores the best parameters.
+    """A callback that stops training when a loss or metric no longer improves, and restores the best parameters.
 
     Parameters
     ----------
@@ -29,12 +29,12 @@ class EarlyStopping(Callback):
         ``val_loss``, ``loss`` or the name of a metric, such as ``val_accuracy``. By default val_loss, or loss if there
         are no validation data.
     min_delta : float, default 0.0
-        The change that an improvement must exceed.
+        The monitored value must improve by more than this to count as an improvement.
     mode : {"min", "max"}, optional
         Whether smaller or larger values are better. By default ``"max"`` for accuracy and r2, and ``"min"`` for the
         loss and the other metrics of deepnotes; required for a user-defined metric.
     restore_best : bool, default True
-        Whether to restore the parameters of the best epoch at the end of the training.
+        Whether to restore the parameters of the best epoch at the end of training.
 
     Raises
     ------
@@ -62,12 +62,12 @@ class EarlyStopping(Callback):
             return
         if not isinstance(monitor, str) or monitor.removeprefix("val_") not in {"loss", *LIBRARY}:
             raise ArgumentError(
-                f"monitor={monitor!r} is neither the loss nor a metric of deepnotes, wanted with it mode='min' or "
-                "mode='max', which says whether smaller or larger values are better"
+                f"monitor={monitor!r} is neither the loss nor a metric of deepnotes, so it needs mode='min' if smaller "
+                "values are better, or mode='max' if larger values are better"
             )
 
     def on_start(self, training: "Training") -> None:
-        """Reset the state of the last training, and check that the monitored value will be available."""
+        """Forget the previous training run, and check that the monitored value will be available."""
         self._best, self._waited, self._epoch = inf, 0, 0
         self._theta: np.ndarray | None = None
         self._size = training.network.layout.size
@@ -80,8 +80,8 @@ class EarlyStopping(Callback):
         """Store the best parameters, and stop after more than `patience` epochs without improvement."""
         history = training.history
         monitor = self.monitor or ("val_loss" if history.val_loss else "loss")
-        rises = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in RISING)
-        value = -history.last(monitor) if rises else history.last(monitor)
+        is_maximized = self.mode == "max" or (self.mode is None and monitor.removeprefix("val_") in LARGER_IS_BETTER)
+        value = -history.last(monitor) if is_maximized else history.last(monitor)
         if value < self._best - self.min_delta:
             self._best, self._waited, self._epoch = value, 0, training.epoch
             self._theta = training.network.flat()
@@ -90,7 +90,7 @@ class EarlyStopping(Callback):
             training.stop = training.stop or self._waited > self.patience
 
     def on_ready(self, training: "Training") -> None:
-        """Stop at once if the resumed training had been ended by early stopping."""
+        """Stop at once if early stopping had already ended the training run that is resumed."""
         training.stop = training.stop or self._waited > self.patience
 
     def memory(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class EarlyStopping(Callback):
         return {"best": self._best, "waited": self._waited, "epoch": self._epoch} | theta
 
     def remember(self, memory: Mapping[str, Any]) -> None:
-        """Restore the memory from a checkpoint."""
+        """Restore what :meth:`memory` returned, from a checkpoint."""
         best, theta = memory["best"], memory.get("theta")
         if type(best) not in (int, float):  # infinity is allowed
             raise ValueError(f"best={best!r}, wanted a number")
@@ -109,7 +109,7 @@ class EarlyStopping(Callback):
         self._best, self._theta = best, theta
 
     def on_end(self, training: "Training") -> None:
-        """Restore the best parameters, unless resuming failed before anything was changed."""
+        """Restore the best parameters, unless no update was made: then resuming failed, and nothing has changed."""
         if self.restore_best and self._theta is not None and training.step:
             training.network.set_flat(self._theta)
             training.history.best_epoch = self._epoch
@@ -123,10 +123,9 @@ def as_callbacks(
     resume: bool = False,
     progress: bool = False,
 ) -> list[Callback]:
-    """Return all callbacks in the order in which they are called.
+    """Return all callbacks in the order in which they are called, for the arguments of :meth:`deepnotes.Network.fit`.
 
-    The order is: early stopping, the callbacks in `callbacks`, those that write checkpoints, and the progress bar. The
-    arguments are those of :meth:`deepnotes.Network.fit`.
+    The order is: early stopping, then `callbacks`, then callbacks that write checkpoints, and last the progress bar.
 
     Raises
     ------
@@ -148,7 +147,7 @@ def as_callbacks(
 
         ordered.append(Checkpoints(checkpoint, every, resume=resume))
     elif resume:
-        raise ArgumentError("resume=True, wanted with it a directory as checkpoint=")
+        raise ArgumentError("resume=True needs the directory of the checkpoints: checkpoint=DIRECTORY")
     ordered.sort(key=lambda callback: callback.saves)  # a checkpoint contains what the other callbacks have changed
     if progress:
         from deepnotes.network.training.progress import Progress

@@ -1,10 +1,10 @@
-"""Checkpoints: files from which a training can be resumed bit for bit.
+"""Checkpoints: files from which training can be resumed bit for bit.
 
 A checkpoint is a model file (:mod:`deepnotes.network.formats.model_files`) that also contains the slots of the
-optimizer, the number of updates, the state of the random generator, the order of the samples and the position in it,
-the memories of callbacks, the history, a fingerprint of the settings of the training, and versions.
-:func:`deepnotes.load` reads the network from it. All data that may grow during a training are in tensors, since the
-size of the header is limited: arrays have tensors of their own, and the other values are JSON in the tensor
+optimizer, the number of updates, the state of the random generator, the order of the samples and the position in that
+order, the memories of callbacks, the history, fingerprints of the training settings, and versions.
+:func:`deepnotes.load` reads the network from it. All data that may grow during training are in tensors, since the
+size of the header is limited: each array has a tensor of its own, and the other values are JSON in the tensor
 ``training.json``.
 """
 
@@ -28,9 +28,9 @@ from deepnotes.network.formats.containers import Container
 from deepnotes.network.training.history import History
 from deepnotes.network.training.intervals import interval
 from deepnotes.network.training.locks import HeldError, Lock
-from deepnotes.network.training.loop import checked_memory, remembering
+from deepnotes.network.training.loop import callbacks_with_memory, validate_memory
 from deepnotes.network.training.state import Callback, Position, Training
-from deepnotes.network.training.training_fingerprint import differences, incomparable, settings
+from deepnotes.network.training.training_fingerprint import describe_incomparable, differences, settings
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.schedules import as_schedule
 from deepnotes.utils.arguments import number, whole
@@ -41,32 +41,31 @@ from deepnotes.utils.wording import brief, reason
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-"""The version of the format of the training state. In version 1 it was in the header; version 2 had no memory of
-schedules, only that of ReduceOnPlateau."""
+"""The version of the format of the training state. In version 1 the state was in the header; in version 2, the only
+schedule with a memory was ReduceOnPlateau."""
 
 TIMESTAMP_RESOLUTION = 2.0
-"""The number of seconds within which two changes of a file may get the same time stamp: the resolution of FAT."""
+"""Two changes of a file within this number of seconds may get the same time stamp; 2 is the resolution of FAT."""
 
 
 class Checkpoints(Callback):
-    """A callback that writes checkpoints during a training, and resumes the training from the latest checkpoint.
+    """A callback that writes checkpoints during training, and resumes training from the latest checkpoint.
 
-    A last checkpoint is written when the training ends: after its last epoch, by Ctrl-C, by SIGTERM or by an error.
+    A final checkpoint is written when training ends, whether after the last epoch, or by Ctrl-C, SIGTERM or an error.
 
     Parameters
     ----------
     directory : path
-        A directory for the checkpoints of this training only; created if it does not exist. It is locked while the
-        training runs.
+        A directory for the checkpoints of this training run only; created if it does not exist. It is locked during
+        training.
     every : int or str, default "60s"
         The number of epochs between two checkpoints, or a time such as ``"30s"``, ``"5m"`` or ``"1h"``. With a time,
-        checkpoints are also written within an epoch.
+        checkpoints may also be written in the middle of an epoch.
     resume : bool, default False
-        Whether to resume from the latest intact checkpoint, if the directory contains any. If False, the directory must
-        not contain any checkpoints, so that no checkpoint is lost.
+        Whether to resume from the latest intact checkpoint in the directory, if there is one. If False, the directory
+        must not contain any checkpoints, so that none is lost.
     keep : int, default 3
-        The number of intact checkpoints to keep: a file is deleted when there are this many newer ones. Damaged files
-        are not counted.
+        The number of intact checkpoints to keep: a file is deleted when this many intact checkpoints are newer.
 
     Raises
     ------
@@ -75,10 +74,10 @@ class Checkpoints(Callback):
 
     Notes
     -----
-    With the same machine, versions and number of threads, a resumed training ends with the same bits as an
-    uninterrupted one. On another backend, the difference is no larger than between trainings on the two backends. The
-    number of epochs may be larger than before; if anything else has changed, a :class:`~deepnotes.CheckpointError`
-    reports the change.
+    On the same machine, with the same versions and number of threads, the results of resumed and of uninterrupted
+    training are equal bit for bit. Training may be resumed on another backend; the results then differ no more than
+    between training runs on the two backends. The number of epochs may be increased; if any other setting has changed,
+    a :class:`~deepnotes.CheckpointError` reports the change.
     """
 
     saves = True
@@ -91,15 +90,15 @@ class Checkpoints(Callback):
         self.resume, self.keep = bool(resume), whole("keep", keep)
 
     def on_start(self, training: Training) -> None:
-        """Lock the directory, find and check the checkpoint to resume from, and check that files can be written."""
+        """Lock the directory, read the checkpoint to resume from, and check that this training can be saved."""
         self._path = Path(os.path.abspath(self.directory))  # a callback may change the working directory
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             lock = Lock(self._path)
         except HeldError as error:
             raise CheckpointError(
-                f"checkpoint: {self.directory} is in use by another training, or by another Checkpoints callback of "
-                f"this one: {error}; wait for its end, or name another directory"
+                f"checkpoint: {self.directory} is in use by another training run, or by another Checkpoints callback "
+                f"of this one: {error}; wait until it has ended, or name another directory"
             ) from None
         except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
             path = getattr(error, "filename", None) or self.directory
@@ -124,14 +123,14 @@ class Checkpoints(Callback):
         except ModelFileError as error:
             raise CheckpointError(f"checkpoint: this training cannot be saved: {error}") from None
         self._settings = settings(training)
-        if fault := incomparable(training):
+        if fault := describe_incomparable(training):
             if files:
                 raise CheckpointError(f"checkpoint: {self.directory} cannot be resumed: {fault}")
             log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
         self._checkpoint = read_latest(files, training, self._settings) if files else None
         self._delete_temporary_files()
         self._written: tuple[int, bool] | None = None
-        self._failed, self._last_time = False, monotonic()
+        self._has_failed, self._last_time = False, monotonic()
         self._intact: dict[Path, tuple[int, ...]] = {}
 
     def _not_resumed_error(self, files: list[Path]) -> CheckpointError:
@@ -139,12 +138,12 @@ class Checkpoints(Callback):
         intact = next(filter(containers.is_intact, files), None)
         if intact is None:
             return CheckpointError(
-                f"checkpoint: {self.directory} has {files[0].name} of an earlier training, which is damaged; to start "
-                "a new training, name another directory"
+                f"checkpoint: {self.directory} has the damaged checkpoint {files[0].name} of an earlier training run; "
+                "to start a new one, name another directory"
             )
         return CheckpointError(
-            f"checkpoint: {self.directory} has {intact.name} of an earlier training; to continue it, resume "
-            "(resume=True or --resume); to start a new training, name another directory"
+            f"checkpoint: {self.directory} has {intact.name} of an earlier training run; to continue it, resume "
+            "(resume=True or --resume); to start a new one, name another directory"
         )
 
     def _delete_temporary_files(self) -> None:
@@ -175,35 +174,36 @@ class Checkpoints(Callback):
             self._write(training)
 
     def on_end(self, training: Training) -> None:
-        """Write a last checkpoint if there were updates since the previous one, and unlock the directory."""
+        """Write a final checkpoint if there were updates since the previous checkpoint, and unlock the directory."""
         try:
-            ready = self._written is not None and training.at_rest and not self._failed and not self._lock.is_inherited
-            if ready and self._written != _progress(training):
+            can_write = training.at_rest and not self._has_failed and not self._lock.is_inherited
+            if can_write and self._written not in (None, _progress(training)):
                 self._write(training)
         finally:
             self._lock.release()
 
     def _write(self, training: Training) -> None:
+        """Write a checkpoint, and delete old ones."""
         try:
             if not self._lock.is_held:
                 raise CheckpointError(
-                    f"{self.directory} cannot be written to: it or its lock was removed or replaced during the "
-                    "training, or this process is a fork of the one that trains"
+                    f"{self.directory} cannot be written to: the directory or its lock was removed or replaced during "
+                    "training, or this process is a fork of the process that started the training"
                 )
             path = _checkpoint_path(self._path, training.state.step)
-            if path.is_symlink():  # it may point to another checkpoint, which would be replaced
+            if path.is_symlink():  # writing would replace the file that it points to, perhaps another checkpoint
                 with suppress(OSError):
                     path.unlink()
             containers.write(path, *build_content(training, self._settings))
         except (ModelFileError, CheckpointError) as error:
-            self._failed = True
+            self._has_failed = True
             latest = self._latest_intact(training)
             raise CheckpointError(
-                f"{error}; the training stopped after update {training.state.step}, whose parameters the network has; "
+                f"{error}; training stopped, and the network has the parameters after update {training.state.step}; "
                 f"{f'the latest checkpoint is {latest}' if latest else 'there is no checkpoint'}"
             ) from error
         except BaseException:  # raised by a callback's memory()
-            self._failed = True
+            self._has_failed = True
             raise
         self._written, self._last_time = _progress(training), monotonic()
         self._delete_old(training)
@@ -217,10 +217,10 @@ class Checkpoints(Callback):
         return next((path for path in files if _is_intact(path, training, self._settings)), None)
 
     def _is_still_intact(self, path: Path, training: Training) -> bool:
-        """Return whether a file is intact, without reading it again if it was and its time stamps have not changed.
+        """Return whether a file is intact; a file known to be intact is not read again until its time stamps change.
 
         Time stamps have a limited resolution: a file that was read shortly after a change could change again and keep
-        its time stamp. So the result for such a file is not remembered.
+        its time stamp. So for such a file, the result is not stored.
         """
         try:
             status = path.stat()
@@ -237,7 +237,7 @@ class Checkpoints(Callback):
         return True
 
     def _delete_old(self, training: Training) -> None:
-        """Delete files that have at least `keep` newer intact ones. A failure is only logged."""
+        """Delete each file for which at least `keep` intact checkpoints are newer. A failure is only logged."""
         files = list_checkpoints(self._path)
         newer = 0
         for path in files if len(files) > self.keep else ():
@@ -253,7 +253,7 @@ class Checkpoints(Callback):
 
 @dataclass
 class Checkpoint:
-    """The state of a training, read from a checkpoint and validated.
+    """The training state in a checkpoint, after validation.
 
     Attributes
     ----------
@@ -264,7 +264,7 @@ class Checkpoint:
         The slots of the optimizer.
     step, epoch : int
         The number of updates made, and the current epoch, counted from 1.
-    at : Position
+    position : Position
         The position within the epoch.
     history : History
     generator : dict or None
@@ -280,17 +280,17 @@ class Checkpoint:
     slots: tuple[np.ndarray, ...]
     step: int
     epoch: int
-    at: Position
+    position: Position
     history: History
     generator: dict[str, Any] | None
     memories: list[dict[str, Any]]
     versions: dict[str, str]
 
     def restore(self, training: Training) -> None:
-        """Restore `training` to the state of the checkpoint."""
+        """Set `training`, its network and its callbacks to the state in the checkpoint."""
         network, state = training.network, training.state
         try:
-            for callback, memory in zip(remembering(training), self.memories, strict=True):
+            for callback, memory in zip(callbacks_with_memory(training), self.memories, strict=True):
                 callback.remember(memory)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"{self.path}: the memory of a callback is invalid ({brief(repr(error))})") from error
@@ -298,16 +298,16 @@ class Checkpoint:
         write = network.backend.write
         state.slots = tuple(write(a, 0, network.from_host(b)) for a, b in zip(state.slots, self.slots, strict=True))
         state.step = training.step = self.step
-        training.epoch, training.position = self.epoch, self.at
+        training.epoch, training.position = self.epoch, self.position
         vars(training.history).update(vars(self.history))
-        loss, weight = self.at.sums
+        loss, weight = self.position.sums
         training.loss = loss / weight if weight else (self.history.loss or [training.loss])[-1]
         if training.rng is not None:
             training.rng.bit_generator.state = self.generator or {}
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Return the paths of the checkpoints in a directory, damaged ones included, from the latest to the oldest."""
+    """Return the paths of the checkpoints in a directory, including damaged files, from the latest to the oldest."""
     names = re.compile(r"step-\d{9,}\.safetensors")
     files = [path for path in directory.iterdir() if names.fullmatch(path.name) and not path.is_dir()]
     return sorted(files, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
@@ -322,7 +322,7 @@ def read_latest(files: list[Path], training: Training, expected: dict[str, str |
     training : Training
         The training to resume.
     expected : dict of str to str or None
-        The fingerprints of its settings.
+        The fingerprints of the settings of `training`.
 
     Raises
     ------
@@ -334,7 +334,7 @@ def read_latest(files: list[Path], training: Training, expected: dict[str, str |
         try:
             checkpoint = _read_checkpoint(path, training, expected)
         except ModelFileError as error:
-            log.warning("checkpoint passed over: %s", error)
+            log.warning("checkpoint skipped: %s", error)
             faults.append(str(error))
             continue
         if changes := differences(checkpoint.versions, _current_versions(training)):
@@ -346,30 +346,30 @@ def read_latest(files: list[Path], training: Training, expected: dict[str, str |
 def build_content(
     training: Training, fingerprints: dict[str, str | None]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header and the tensors of a checkpoint.
+    """Return the header and the tensors of a checkpoint of `training`.
 
     Parameters
     ----------
     training : Training
     fingerprints : dict of str to str or None
-        The fingerprints of its settings.
+        The fingerprints of the settings of `training`.
 
     Raises
     ------
     CheckpointError
         If the memory of a callback contains a value that cannot be written to a file.
     """
-    network, state, at, history = training.network, training.state, training.position, training.history
+    network, state, position, history = training.network, training.state, training.position, training.history
     header, tensors = model_files.content(network, _describe_layer)
     arrays = {f"slot{i}": network.backend.to_numpy(slot) for i, slot in enumerate(state.slots)}
-    if at.order is not None:
-        arrays["order"] = at.order
+    if position.order is not None:
+        arrays["order"] = position.order
     if history.epochs:
         arrays |= {
             f"history.{name}": np.array(values, np.float64) for name, values in _history_columns(history).items()
         }
     memories = []
-    for i, callback in enumerate(remembering(training)):
+    for i, callback in enumerate(callbacks_with_memory(training)):
         memory, memory_arrays = _split_memory(callback)
         memories.append(memory)
         arrays |= {f"callback{i}.{name}": array for name, array in memory_arrays.items()}
@@ -377,11 +377,11 @@ def build_content(
         "settings": fingerprints,
         "step": state.step,
         "epoch": training.epoch,
-        "done": at.done,
-        "sums": at.sums,
-        "seconds": at.seconds,
-        "rate": at.rate,
-        "schedule": dict(at.memory),
+        "done": position.done,
+        "sums": position.sums,
+        "seconds": position.seconds,
+        "rate": position.rate,
+        "schedule": dict(position.memory),
         "best_epoch": history.best_epoch,
         "generator": None if training.rng is None else training.rng.bit_generator.state,
         "memories": memories,
@@ -394,7 +394,7 @@ def build_content(
 
 
 def _history_columns(history: History) -> dict[str, list[float]]:
-    """Return the values of a history, one per epoch, by the names of their tensors."""
+    """Return the lists in a history, which have one value per epoch, by the names of the tensors that store them."""
     columns = {"loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds}
     columns |= {"val_loss": history.val_loss} if history.val_loss else {}
     return columns | {f"metrics.{name}": values for name, values in history.metrics.items()}
@@ -406,7 +406,7 @@ def _split_memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndar
     Raises
     ------
     CheckpointError
-        If a value is neither.
+        If a value is neither a JSON value nor an array of numbers or booleans.
     """
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -417,7 +417,7 @@ def _split_memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndar
         try:
             if isinstance(value, np.ndarray):
                 if value.dtype.name not in containers.DTYPES.values():
-                    raise TypeError(f"an array of {value.dtype} is neither")
+                    raise TypeError(f"got an array of {value.dtype}")
                 arrays[name] = value
             else:
                 values[name] = json.loads(json.dumps(value, default=_to_python_number))
@@ -430,14 +430,14 @@ def _split_memory(callback: Callback) -> tuple[dict[str, Any], dict[str, np.ndar
 
 
 def _to_python_number(value: Any) -> Any:
-    """Convert a NumPy scalar, for ``json.dumps``."""
+    """Return a NumPy scalar as a Python number, as the ``default`` of ``json.dumps``."""
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__qualname__} is neither")
+    raise TypeError(f"got an object of type {type(value).__qualname__}")
 
 
 def _current_versions(training: Training) -> dict[str, str]:
-    """Return the versions that affect the last bits of a training."""
+    """Return the versions that may affect the last bits of the results of training."""
     return {
         "deepnotes": __version__,
         "numpy": np.__version__,
@@ -447,14 +447,14 @@ def _current_versions(training: Training) -> dict[str, str]:
 
 
 def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | None]) -> Checkpoint:
-    """Return a checkpoint of this training.
+    """Read a checkpoint, and check that its settings have the fingerprints `expected`.
 
     Raises
     ------
     ModelFileError
-        If the file is damaged.
+        If the file is damaged or renamed, or is not a checkpoint.
     CheckpointError
-        If the file belongs to another training, or was written by a version of deepnotes with another format.
+        If the file belongs to another training run, or was written by a version of deepnotes with another format.
     """
     with containers.open_container(path) as file:
         if "training" not in file.header:
@@ -467,7 +467,7 @@ def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | N
         try:
             entries = json.loads(file.tensor(f"{model_files.TRAINING}json", dtype=np.dtype(np.uint8)).tobytes())
             if changes := differences(entries["settings"], expected):
-                raise CheckpointError(f"checkpoint: {path} belongs to another training: {changes}")
+                raise CheckpointError(f"checkpoint: {path} belongs to another training run: {changes}")
             checkpoint = _parse_training(file, training, entries)
         except (ModelFileError, CheckpointError):
             raise
@@ -476,7 +476,7 @@ def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | N
         ) as error:  # fmt: skip
             raise ModelFileError(f"{path}: its training state is invalid ({brief(repr(error))})") from error
     if path.name != _checkpoint_path(path.parent, checkpoint.step).name:
-        raise ModelFileError(f"{path} is the checkpoint of step {checkpoint.step}: it was renamed")
+        raise ModelFileError(f"{path} was renamed: it is the checkpoint of step {checkpoint.step}")
     return checkpoint
 
 
@@ -490,7 +490,7 @@ def _is_intact(path: Path, training: Training, expected: dict[str, str | None]) 
 
 
 def _parse_training(file: Container, training: Training, entries: dict[str, Any]) -> Checkpoint:
-    """Return the state of a training from the tensors of a file and from `entries`, those of ``training.json``.
+    """Return the training state from the tensors of a file and from `entries`, the content of ``training.json``.
 
     Raises
     ------
@@ -501,11 +501,12 @@ def _parse_training(file: Container, training: Training, entries: dict[str, Any]
     generator = entries["generator"]
     if training.rng is not None:
         np.random.default_rng(0).bit_generator.state = generator  # raises an error if the state is invalid
-    epoch, at = whole("epoch", entries["epoch"], 0), _read_position(file, training, entries)
-    epochs = epoch - (at.order is not None)
-    batches, batches_done = (-(-samples // training.batch_size) for samples in (training.samples, at.done))
-    if whole("step", entries["step"], 0) != epochs * batches + batches_done or (at.order is None and at.done):
-        raise ValueError(f"step={entries['step']} does not match epoch={epoch} and done={at.done}")
+    epoch, position = whole("epoch", entries["epoch"], 0), _read_position(file, training, entries)
+    epochs = epoch - (position.order is not None)  # the number of finished epochs
+    batches, batches_done = (-(-samples // training.batch_size) for samples in (training.samples, position.done))
+    is_between_epochs = position.order is None
+    if whole("step", entries["step"], 0) != epochs * batches + batches_done or (is_between_epochs and position.done):
+        raise ValueError(f"step={entries['step']} does not match epoch={epoch} and done={position.done}")
     theta = model_files.flat(file, layout, dtype)
     names = [f"{prefix}slot{i}" for i in range(len(training.plan.optimizer.slots))]
     slots = tuple(file.tensor(name, (layout.size,), dtype) for name in names)
@@ -517,7 +518,7 @@ def _parse_training(file: Container, training: Training, entries: dict[str, Any]
         slots,
         entries["step"],
         epoch,
-        at,
+        position,
         _read_history(file, training, epochs, entries["best_epoch"]),
         generator,
         _read_memories(file, entries),
@@ -526,7 +527,7 @@ def _parse_training(file: Container, training: Training, entries: dict[str, Any]
 
 
 def _read_position(file: Container, training: Training, entries: dict[str, Any]) -> Position:
-    """Return the position within the epoch, or raise an error if the file does not contain a valid one."""
+    """Return the position within the epoch, or raise an error if the position in the file is invalid."""
     order, name = None, f"{model_files.TRAINING}order"
     if name in file.shapes:
         order = file.tensor(name, (training.samples,), np.dtype(np.int64))
@@ -536,7 +537,7 @@ def _read_position(file: Container, training: Training, entries: dict[str, Any])
     if done > training.samples:
         raise ValueError(f"done={done} is more than the number of samples")
     loss_sum, weight_sum = (number("sums", value, signed=True) for value in entries["sums"])
-    memory = checked_memory(entries["schedule"])
+    memory = validate_memory(entries["schedule"])
     as_schedule(training.plan.optimizer.learning_rate).adjust([1.0], memory)  # raises an error if it is invalid
     seconds, rate = number("seconds", entries["seconds"]), number("rate", entries["rate"])
     return Position(order, done, (loss_sum, weight_sum), seconds, rate, memory)
@@ -552,7 +553,7 @@ def _read_memories(file: Container, entries: dict[str, Any]) -> list[dict[str, A
 
 
 def _read_versions(entries: dict[str, Any]) -> dict[str, str]:
-    """Return the versions that a file was written with, or raise ValueError if they are not strings."""
+    """Return the versions of the libraries that wrote a file; raise ValueError if they are not strings."""
     versions = dict(entries["versions"])
     if not all(isinstance(value, str) for value in versions.values()):
         raise ValueError(f"versions={versions}, wanted strings")
@@ -560,7 +561,7 @@ def _read_versions(entries: dict[str, Any]) -> dict[str, str]:
 
 
 def _read_history(file: Container, training: Training, epochs: int, best_epoch: int | None) -> History:
-    """Return the history of `epochs` epochs, or raise an error if the file does not contain a valid one."""
+    """Return the history of `epochs` epochs, or raise an error if the history in the file is invalid."""
     if best_epoch is not None:
         whole("best_epoch", best_epoch)
     history = History(best_epoch=best_epoch)
@@ -588,7 +589,7 @@ def _describe_layer(layer: Layer) -> dict[str, Any]:
 
 
 def _progress(training: Training) -> tuple[int, bool]:
-    """Return the number of updates, and whether the training is between two epochs."""
+    """Return the number of updates made, and whether training is between two epochs."""
     return training.state.step, training.position.order is None
 
 

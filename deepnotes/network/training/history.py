@@ -1,4 +1,4 @@
-"""The history of a training: losses, metrics, learning rates and times, epoch by epoch."""
+"""The history of a training run: losses, metrics, learning rates and times, epoch by epoch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class History:
-    """Losses, metrics, learning rates and times of a training, one value per epoch.
+    """The losses, metrics, learning rates and times of a training run, one value per epoch.
 
     Attributes
     ----------
     loss : list of float
-        The mean loss over the samples, where the loss of a sample is taken before the update that uses it; without the
-        L2 penalty, unless the objective includes it.
+        The mean loss over the samples, each computed before the update that uses the sample. The L2 penalty is not
+        included, unless the objective includes it.
     val_loss : list of float
         The loss on the validation data after the epoch; empty if there are no validation data.
     metrics : dict of str to list of float
         ``val_<name>`` on the validation data, or ``<name>`` on the training data if there are no validation data.
     learning_rate : list of float
-        The rate of the last update of the epoch.
+        The learning rate of the last update of the epoch.
     seconds : list of float
         The duration of the epoch, validation included.
     best_epoch : int or None
-        The epoch, counted from 1, whose parameters early stopping restored; None if it restored none.
+        The epoch, counted from 1, whose parameters were restored by early stopping; None if none were restored.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -42,7 +42,7 @@ class History:
         return len(self.loss)
 
     def last(self, name: str) -> float:
-        """Return the latest value of ``loss``, ``val_loss`` or a metric."""
+        """Return the latest value of ``loss``, ``val_loss`` or a metric, given its name."""
         return {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}[name][-1]
 
     def as_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def interval(every: int | str) -> tuple[int | None, float | None]:
-    """Return the interval as a number of epochs and a number of seconds, one of which is None.
+    """Return the interval as ``(epochs, None)`` or ``(None, seconds)``.
 
     Raises
     ------

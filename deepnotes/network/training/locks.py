@@ -33,16 +33,16 @@ else:
 
 
 class HeldError(Exception):
-    """Another training holds the lock; the message describes its process."""
+    """Another training run holds the lock; the message describes its process."""
 
 
 class Lock:
     """The kernel's advisory lock (flock) on the file ``.lock`` in a directory.
 
-    The lock excludes other processes and other threads of this process. It belongs to this process alone: a forked
-    child does not hold it, and does not keep the file locked after this process has ended. The file contains a
-    description of the process that holds the lock, and is removed when the lock is released. A file that a killed
-    process left behind is not locked.
+    The lock excludes other processes and other threads of this process. It belongs to the process that took it: a
+    forked child does not hold the lock, and does not keep the file locked after its parent has ended. The file
+    describes the process that holds the lock, and is removed when the lock is released. If that process is killed, the
+    file stays, but is no longer locked.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Lock:
     Raises
     ------
     HeldError
-        If another training holds the lock.
+        If another training run holds the lock.
     OSError
         If the file cannot be created.
 
@@ -82,6 +82,7 @@ class Lock:
             self._close()  # the previous holder has just removed the file; another process may have locked a new one
 
     def _lock(self) -> None:
+        """Lock the open file; if the file system has no locks, log a warning instead."""
         try:
             _try_to_lock(self._descriptor)
         except OSError as error:
@@ -89,14 +90,14 @@ class Lock:
                 holder = os.read(self._descriptor, 300).decode(errors="replace").strip()
                 raise HeldError(brief(holder or "a process that has just started")) from None
             log.warning(
-                "%s cannot be locked (%s): make sure that no other training uses this directory",
+                "%s cannot be locked (%s): make sure that no other training run uses this directory",
                 self.path,
                 reason(error),
             )
 
     @property
     def is_inherited(self) -> bool:
-        """Whether this process is a fork of the one that took the lock."""
+        """Whether this process is a fork of the process that took the lock."""
         return os.getpid() != self._process
 
     @property
@@ -114,7 +115,7 @@ class Lock:
         if self.is_inherited:
             return
         if self.is_held:
-            with suppress(OSError):  # Windows cannot remove an open file; an unlocked file does no harm
+            with suppress(OSError):  # Windows cannot remove an open file; a file that is not locked does no harm
                 os.unlink(self.path)
         self._close()
 
@@ -128,7 +129,7 @@ _open: set[int] = set()
 
 
 def _close_in_child() -> None:
-    """Close the descriptors that a forked child has inherited, which would keep the lock after its parent has ended."""
+    """Close the inherited descriptors in a forked child: they would keep the lock after the parent has ended."""
     while _open:
         os.close(_open.pop())
 

@@ -1,4 +1,4 @@
-"""The fit loop: the order of samples, chunks of batches, calls of callbacks."""
+"""The fit loop: it orders the samples, runs the Program on chunks of batches, and calls the callbacks."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from deepnotes.backends.program import CHUNK_SECONDS, Batches, Program
 from deepnotes.network.streaming import data_for_program, updates_in_memory
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
-from deepnotes.network.training.signals import deferred
+from deepnotes.network.training.signals import defer_signals
 from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.nn.schedules import Memory, Rate, as_schedule
 from deepnotes.utils.errors import ArgumentError, BusyError, NonFiniteLossError
@@ -26,12 +26,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 N = TypeVar("N", bound="NetworkLike")
 _busy: dict[int, object] = {}
+"""For each network that is being trained, by its id: a token that identifies the call that trains it."""
 
 
 def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
-    """Return a method that trains a network, and refuses to run while another such call trains the same network.
+    """Decorate a method that trains a network, so that it refuses to run while another call trains the same network.
 
-    Two trainings at the same time would overwrite each other's parameters and slots.
+    Two calls at the same time would overwrite each other's parameters and slots.
 
     Raises
     ------
@@ -39,61 +40,61 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
     """
 
     @wraps(method)
-    def alone(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def exclusive_method(network: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
         call = object()
         if (
             _busy.setdefault(id(network), call) is not call
-        ):  # atomic, so only one of several threads gets its own call back
+        ):  # setdefault is atomic: if several threads get here, exactly one of them finds its own token
             raise BusyError(
-                "the network is being trained already, in another thread or by the training whose callback this is; "
-                "wait for its end, or train a copy (copy.deepcopy)"
+                "the network is already being trained, in another thread or by the training that called this callback; "
+                "wait until it has ended, or train a copy (copy.deepcopy)"
             )
         try:
             return method(network, *args, **kwargs)
         finally:
             del _busy[id(network)]
 
-    return alone
+    return exclusive_method
 
 
 def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
-    """Train, and return the history of `training`.
+    """Run the training to its end, and return its history.
 
     Parameters
     ----------
     training : Training
-        A new training whose callbacks were started, see :func:`callbacks_called`. It changes during the call.
+        A new training run whose callbacks were started, see :func:`callback_lifecycle`. It is modified.
     program : Program
     evaluate : callable
-        Returns the figures to record after each epoch, by name.
+        Called after each epoch; returns the validation loss and metrics to record, by name.
 
     Raises
     ------
     NonFiniteLossError
-        Before an update whose loss or gradient is not finite; the state is that before the update.
+        If the loss or gradient of an update is not finite; the update is not made.
     KeyboardInterrupt, SystemExit
-        After the chunk during which the signal arrived, or during the evaluation after an epoch.
+        If a signal arrives: raised at the end of the current chunk, or at once during the evaluation after an epoch.
     """
     history, schedule = training.history, as_schedule(training.plan.optimizer.learning_rate)
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
-    with deferred(terminate=any(callback.saves for callback in training.callbacks)) as signals:
+    with defer_signals(terminate=any(callback.saves for callback in training.callbacks)) as signals:
         while training.position.order is not None or (training.epoch < training.epochs and not training.stop):
-            began = time.perf_counter() - training.position.seconds
+            start = time.perf_counter() - training.position.seconds
             for _ in _chunks(training, program):
-                training.position.seconds = time.perf_counter() - began
+                training.position.seconds = time.perf_counter() - start
                 _notify(training, "on_chunk")
                 signals.check()
-            # If a user's metric or schedule fails here, or a signal interrupts it, the history is unchanged.
-            with signals.lifted():
+            # If a user-defined metric or schedule fails here, or a signal interrupts it, the history is unchanged.
+            with signals.acting_at_once():
                 figures = evaluate()
-            memory = checked_memory(schedule.observe(training.position.memory, figures.get("val_loss", training.loss)))
+            memory = validate_memory(schedule.observe(training.position.memory, figures.get("val_loss", training.loss)))
             training.at_rest = False
             history.loss.append(training.loss)
             history.learning_rate.append(training.position.rate)
             for name, value in figures.items():
                 (history.val_loss if name == "val_loss" else history.metrics.setdefault(name, [])).append(value)
-            history.seconds.append(time.perf_counter() - began)
+            history.seconds.append(time.perf_counter() - start)
             training.position = Position(memory=memory)
             training.at_rest = True
             _notify(training, "on_epoch")
@@ -102,13 +103,13 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
 
 
 @contextmanager
-def callbacks_called(training: Training) -> Iterator[None]:
-    """Start the callbacks of a training, and at the end, even after an error, end those that were started.
+def callback_lifecycle(training: Training) -> Iterator[None]:
+    """Call ``on_start`` of each callback, and at the end, even after an error, ``on_end`` of those that were started.
 
     Raises
     ------
     Exception
-        The first error of a callback, after all of them were called; later errors are added to it as notes.
+        The first error in a call of ``on_end``, raised after all calls; later errors are added to it as notes.
     """
     started: list[Callback] = []
     try:
@@ -120,23 +121,23 @@ def callbacks_called(training: Training) -> Iterator[None]:
         _call_all([partial(callback.on_end, training) for callback in reversed(started)], BaseException)
 
 
-def remembering(training: Training) -> list[Callback]:
-    """Return the callbacks that have a memory, which is part of a checkpoint."""
+def callbacks_with_memory(training: Training) -> list[Callback]:
+    """Return the callbacks whose memory is part of a checkpoint: those that override :meth:`Callback.memory`."""
     return [callback for callback in training.callbacks if type(callback).memory is not Callback.memory]
 
 
-def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None:
-    """Call all callbacks, even if one fails: a checkpoint records a moment that all of them have seen.
+def _notify(training: Training, method: Literal["on_chunk", "on_epoch"]) -> None:
+    """Call a method of all callbacks, even if one fails: a checkpoint requires that all have seen the same updates.
 
-    A callback that fails may have changed only half of its memory, and after an interrupt the remaining callbacks are
-    not called. In both cases this moment cannot be a checkpoint, so the training is marked as not at rest.
+    If a callback with a memory fails, only part of its memory may have changed; after an interrupt, the remaining
+    callbacks are not called. In both cases no checkpoint can be written now, so ``training.at_rest`` is set to False.
     """
 
     def call(callback: Callback) -> None:
         try:
-            getattr(callback, moment)(training)
+            getattr(callback, method)(training)
         except BaseException as error:
-            if callback in remembering(training) or not isinstance(error, Exception):
+            if callback in callbacks_with_memory(training) or not isinstance(error, Exception):
                 training.at_rest = False
             raise
 
@@ -144,7 +145,7 @@ def _notify(training: Training, moment: Literal["on_chunk", "on_epoch"]) -> None
 
 
 def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException] = Exception) -> None:
-    """Call each function, then raise the first error of this kind, with later errors added as notes."""
+    """Call each function, then raise the first error of type `kind`, with later errors added as notes."""
     first: BaseException | None = None
     for function in functions:
         try:
@@ -153,40 +154,40 @@ def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException]
             if first is None:
                 first = error
             else:
-                first.add_note(f"then another callback failed: {error!r}")
+                first.add_note(f"after that, another callback failed: {error!r}")
     if first is not None:
         raise first
 
 
 def _chunks(training: Training, program: Program) -> Iterator[None]:
-    """Train to the end of an epoch, a chunk of batches at a time."""
+    """Train to the end of the epoch, and yield after each chunk of batches."""
     position, state, samples, batch_size = training.position, training.state, training.samples, training.batch_size
-    schedule, most = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
+    schedule, max_updates = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
     while position.order is None or position.done < samples:
-        updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), most)
+        updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), max_updates)
         rates = _rates(schedule, state.step, updates, position.memory)
-        if position.order is None:  # after the rates, since an error in them must be raised before anything changes
+        if position.order is None:  # only now: if computing the rates fails, nothing has changed yet
             position.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
             training.epoch += 1
-        part = position.order[position.done : position.done + updates * batch_size]
-        began = time.perf_counter()
+        chunk_order = position.order[position.done : position.done + updates * batch_size]
+        start = time.perf_counter()
         training.at_rest = False
-        data, order = data_for_program(training.network.backend, training.data, part)
+        data, order = data_for_program(training.network.backend, training.data, chunk_order)
         chunk = program.train(state, Batches(data, order, batch_size, rates, position.sums))
         position.sums, position.rate = chunk.sums, float(rates[-1])
-        position.done += len(part) if chunk.steps == updates else chunk.steps * batch_size
+        position.done += len(chunk_order) if chunk.steps == updates else chunk.steps * batch_size
         training.step += chunk.steps
         training.at_rest = True
         if chunk.steps < updates:
-            raise _non_finite(training, chunk.cost)
-        seconds = (time.perf_counter() - began) / updates
+            raise _non_finite_error(training, chunk.cost)
+        seconds = (time.perf_counter() - start) / updates
         training.loss = chunk.loss_sum / chunk.weight_sum if chunk.weight_sum else 0.0
         training.per_chunk = max(1, min(2 * training.per_chunk, int(CHUNK_SECONDS / max(seconds, 1e-7))))
         yield
 
 
-def checked_memory(memory: Any) -> dict[str, float]:
-    """Return the memory of a schedule, after checking it, since the schedule may be a user's own.
+def validate_memory(memory: Any) -> dict[str, float]:
+    """Return the memory of a schedule as a dict after validating it, since the schedule may be user-defined.
 
     Raises
     ------
@@ -195,12 +196,12 @@ def checked_memory(memory: Any) -> dict[str, float]:
     if not isinstance(memory, Mapping) or not all(
         isinstance(name, str) and isinstance(value, int | float) for name, value in memory.items()
     ):
-        raise ArgumentError(f"learning_rate: the schedule remembers {memory!r}, wanted a mapping of names to numbers")
+        raise ArgumentError(f"learning_rate: the schedule's memory is {memory!r}, wanted a mapping of names to numbers")
     return dict(memory)
 
 
 def _rates(schedule: Rate, first: int, count: int, memory: Memory) -> np.ndarray:
-    """Return the rates of some updates, after checking them, since the schedule may be a user's own."""
+    """Return the rates of `count` updates from number `first` on, validated, since the schedule may be user-defined."""
     try:
         by_step = as_schedule(schedule)
         rates = np.array(by_step.adjust(by_step.rates(first, count), memory), dtype=np.float64)
@@ -215,7 +216,8 @@ def _rates(schedule: Rate, first: int, count: int, memory: Memory) -> np.ndarray
     return rates
 
 
-def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
+def _non_finite_error(training: Training, cost: float) -> NonFiniteLossError:
+    """Return the error for the next update, whose batch has the cost `cost`."""
     position, update = training.position, training.state.step + 1
     assert position.order is not None
     batch = position.order[position.done : position.done + training.batch_size]
@@ -223,11 +225,11 @@ def _non_finite(training: Training, cost: float) -> NonFiniteLossError:
     cause = (
         f"the loss is {cost}"
         if not isfinite(cost)
-        else "the gradient, the parameters after the update, or the optimizer's sums are not finite"
+        else "the gradient, the updated parameters, or the optimizer's slots are not finite"
     )
     return NonFiniteLossError(
-        f"training stopped before update {update} (epoch {training.epoch}): {cause}; {fault.words}. The parameters are "
-        "the last finite ones; a smaller learning rate, clip_norm=1.0 or standardized inputs often help",
+        f"training stopped before update {update} (epoch {training.epoch}): {cause}; {fault.description}. The "
+        "parameters are the last finite ones; a smaller learning rate, clip_norm=1.0 or standardized inputs often help",
         update,
         training.history,
         fault.layer,

@@ -1,4 +1,4 @@
-"""Diagnosis of a training step with numbers that are not finite: the layer in which they occurred first."""
+"""Diagnosis of a training step with non-finite numbers: the layer in which they occur first."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,38 +15,40 @@ if TYPE_CHECKING:
 
 
 class Fault(NamedTuple):
-    """The first layer with numbers that are not finite.
+    """The cause of non-finite numbers in a training step.
 
     Attributes
     ----------
     layer : int or None
-        The index of the layer, from 1; None if the outputs of all layers are finite.
-    words : str
+        The index, from 1, of the layer in which they occur first; None if only the losses are not finite.
+    description : str
         A description for an error message.
     """
 
     layer: int | None
-    words: str
+    description: str
 
 
 def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indices: np.ndarray) -> Fault:
-    """Repeat a step on the host, layer by layer, and return the first layer whose numbers are not finite.
+    """Repeat a step on the host, layer by layer, to find the first layer with numbers that are not finite.
+
+    If all outputs, losses and gradients are finite, the layer with the largest gradient is returned.
 
     Parameters
     ----------
     backend : Backend
-        The backend of the arrays.
+        The backend that the state and the data are on.
     plan : Plan
     state : State
         The state before the step; it is not changed.
     data : Data
     indices : ndarray of int64
-        The samples of the batch of the step.
+        The indices of the samples in the batch.
     """
     host: Any = Backend("host", np)  # a compiling backend would compile code that runs only once
     batch = EagerProgram(backend, plan).batch(data, indices)
-    hosts: list[Any] = [None if array is None else backend.to_numpy(array) for array in batch]
-    X, Y, w = hosts
+    host_arrays: list[Any] = [None if array is None else backend.to_numpy(array) for array in batch]
+    X, Y, w = host_arrays
     theta: Any = np.array(backend.to_numpy(state.theta))
     step: Any = np.asarray(state.step)
     A: Any = X
@@ -57,17 +59,15 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
             A, cache = layer.forward(host.ops, layer_parameters, A, Context(number, plan.seed, step))
             caches.append(cache)
             if not np.isfinite(A).all():
-                return Fault(number, f"the output of layer {number}, {layer!r}, is the first that is not finite")
+                return Fault(number, f"the first non-finite output is that of layer {number}, {layer!r}")
         targets = host.ops.one_hot(Y, A.shape[0], A.dtype) if plan.class_indices else Y
         losses: Any = sample_losses(host.ops, plan.layers, plan.loss, A, caches, targets)
         if not np.isfinite(losses).all():
             return Fault(None, "the outputs of all layers are finite")
         g: Any = EagerProgram(host, plan).gradients(State(theta, (), state.step), Data(X, Y, w)).flat
-    for entry in sorted(plan.layout.entries.values(), key=lambda entry: -entry.layer):  # in the order of backward
+    for entry in sorted(plan.layout.entries.values(), key=lambda entry: -entry.layer):  # as in the backward pass
         if not np.isfinite(g[entry.start : entry.stop]).all():
             layer = plan.layers[entry.layer]
-            return Fault(
-                entry.layer + 1, f"the gradient of {entry.name}, of {layer!r}, is the first that is not finite"
-            )
+            return Fault(entry.layer + 1, f"the first non-finite gradient is that of {entry.name} in {layer!r}")
     largest = max(plan.layout.entries.values(), key=lambda entry: float(abs(g[entry.start : entry.stop]).max()))
     return Fault(largest.layer + 1, f"the largest gradient is that of {largest.name}")

@@ -22,13 +22,13 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-LONGEST = 4000
-"""The number of characters beyond which the description of a value is replaced by its digest."""
+MAX_LENGTH = 4000
+"""A description of a value with more characters than this is replaced by a digest."""
 
-SCALARS = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range)
+REPR_TYPES = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), range)
 """The types of values that are described by their ``repr``."""
 
-IGNORED = {
+IGNORED_ATTRIBUTES = {
     "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate_func__",
     "__annotations_cache__", "__qualname__", "__firstlineno__", "__static_attributes__", "__slots__",
     "__match_args__", "__parameters__", "__orig_bases__", "__classcell__", "__abstractmethods__", "_abc_impl",
@@ -37,7 +37,7 @@ IGNORED = {
     "__setstate__", "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__", "__replace__", "__init_subclass__",
     "__set_name__", "__getnewargs__",
 }  # fmt: skip
-"""Attributes of a class that do not affect its computations: bookkeeping, construction, comparison and display."""
+"""Attributes of a class that are not part of its fingerprint, because they do not affect its computations."""
 
 
 class NoFingerprintError(TypeError):
@@ -45,9 +45,9 @@ class NoFingerprintError(TypeError):
 
 
 def fingerprint(value: Any) -> str:
-    """Return a string that describes `value`: equal in every process, and different for objects that differ.
+    """Return a string that describes `value`; it is the same in every process, and differs if the value differs.
 
-    If an object has a method ``fingerprint()``, the value that it returns is described instead of the object.
+    If an object has a method ``fingerprint()``, the result of that method is described instead of the object.
 
     Raises
     ------
@@ -69,15 +69,15 @@ def fingerprint(value: Any) -> str:
 
 
 def fingerprint_settings(callback: Any) -> str:
-    """Return the fingerprint of the settings of a callback, without the state that it has gathered since its creation.
+    """Return the fingerprint of the settings of a callback, without the state that changes during training.
 
     The settings are the arguments of its constructor, the fields of a dataclass, and the attributes of its class. The
-    callback must store each argument as an attribute of the same name or of that name with a leading underscore.
+    callback must store each argument in an attribute of the same name, or of that name with a leading underscore.
 
     Raises
     ------
     NoFingerprintError
-        If an argument is not stored, or for the reasons of :func:`fingerprint`.
+        If an argument is not stored, or as for :func:`fingerprint`.
     """
     kind = type(callback)
     if callable(getattr(kind, "fingerprint", None)):
@@ -99,7 +99,7 @@ def _class_attributes(kind: type) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if not _is_library(base.__module__):
-            attributes |= {name: value for name, value in vars(base).items() if name not in IGNORED}
+            attributes |= {name: value for name, value in vars(base).items() if name not in IGNORED_ATTRIBUTES}
     return {
         name: value
         for name, value in attributes.items()
@@ -108,16 +108,16 @@ def _class_attributes(kind: type) -> dict[str, Any]:
 
 
 class _Describer:
-    """Describes values, each value only once, however often it occurs.
+    """Describes values; each value is described only once, even if it occurs several times.
 
     Attributes
     ----------
     descriptions : dict of int to str
         The descriptions so far, by the id of the value.
     path : list of int
-        The ids of the value that is being described and of those that contain it, from the outermost to the innermost.
+        The ids of the value that is being described and of the values that contain it, from the outermost on.
     alive : list
-        All values described so far, which keeps their ids from being reused.
+        All values described so far: while they are referenced, their ids cannot be reused.
     """
 
     def __init__(self) -> None:
@@ -127,11 +127,11 @@ class _Describer:
 
     def describe(self, value: Any) -> str:
         """Return the description of a value."""
-        if type(value) in SCALARS:
+        if type(value) in REPR_TYPES:
             return repr(value)
         if id(value) in self.descriptions:
             return self.descriptions[id(value)]
-        if id(value) in self.path:  # the value contains itself: write the number of levels between the two
+        if id(value) in self.path:  # the value contains itself: refer to it by the number of levels above
             return f"<{len(self.path) - self.path.index(id(value))} up>"
         self.path.append(id(value))
         self.alive.append(value)
@@ -142,18 +142,18 @@ class _Describer:
                 raise
             holder = getattr(value, "__qualname__", type(value).__qualname__)
             raise NoFingerprintError(f"{error} in {holder}") from None
-        if len(text) > LONGEST:
+        if len(text) > MAX_LENGTH:
             text = f"{text[:60]}... sha256:{_digest(text.encode())}"
         self.path.pop()
         self.descriptions[id(value)] = text
         return text
 
     def describe_items(self, items: Iterable[tuple[str, Any]]) -> str:
-        """Return ``name=value, ...``; an item without a name is only its value."""
+        """Return ``name=value, ...``, or only the value for an item whose name is empty."""
         return ", ".join(f"{name}={self.describe(value)}" if name else self.describe(value) for name, value in items)
 
     def _dispatch(self, value: Any) -> str:
-        """Return the description of a value by the method for its type."""
+        """Return the description of a value, computed by the method for its type."""
         kind = type(value)
         if isinstance(value, type):
             return self._class(value)
@@ -235,8 +235,9 @@ class _Describer:
     def _class(self, kind: type) -> str:
         if _is_library(kind.__module__):
             return f"{kind.__module__}.{kind.__qualname__}"
-        content = sorted((k, v) for k, v in vars(kind).items() if k not in IGNORED and not inspect.isdatadescriptor(v))
-        content += [(k, v) for k, v in sorted(vars(kind).items()) if isinstance(v, property | cached_property)]
+        attributes = [(k, v) for k, v in sorted(vars(kind).items()) if k not in IGNORED_ATTRIBUTES]
+        content = [(k, v) for k, v in attributes if not inspect.isdatadescriptor(v)]
+        content += [(k, v) for k, v in attributes if isinstance(v, property | cached_property)]
         bases = ", ".join(map(self.describe, kind.__bases__))
         return f"class {kind.__qualname__}({bases}): {self.describe_items(content)}"
 
@@ -246,7 +247,7 @@ class _Describer:
         return kind.__qualname__ + code
 
     def _object(self, value: Any) -> str:
-        """Return the description of an object of any other type, from the values that ``copy`` would copy it by."""
+        """Return the description of an object of any other type, from the values by which ``copy`` reconstructs it."""
         kind = type(value)
         if hasattr(value, "__array__"):
             with suppress(TypeError, ValueError):  # an array on a device may refuse implicit conversion to NumPy
@@ -294,7 +295,7 @@ class _Describer:
         property: _property,
         cached_property: _cached_property,
     }
-    """The methods for values of these types and of derived classes."""
+    """The methods for values of these types and of classes derived from them."""
 
 
 def _is_cached_property(kind: type, name: Any) -> bool:
@@ -302,7 +303,7 @@ def _is_cached_property(kind: type, name: Any) -> bool:
 
 
 def _cell_contents(cell: Any) -> Any:
-    """Return the value of a variable of a closure, or NotImplemented if it has not been assigned yet."""
+    """Return the value of a closure variable, or NotImplemented if none has been assigned yet."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -310,7 +311,7 @@ def _cell_contents(cell: Any) -> Any:
 
 
 def _global_names(code: CodeType) -> set[str]:
-    """Return the global names that code, and code nested in it, looks up."""
+    """Return the global names that `code` and the code nested in it look up."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in {"LOAD_GLOBAL", "LOAD_NAME"}}
     nested = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return names | set(chain.from_iterable(map(_global_names, nested)))
@@ -322,7 +323,7 @@ def _digest(content: bytes) -> str:
 
 @cache
 def _is_library(module: str | None) -> bool:
-    """Return whether a module belongs to Python, to deepnotes or to an installed package, not to the user."""
+    """Return whether a module belongs to Python, deepnotes or an installed package, as opposed to the user's code."""
     root = (module or "").partition(".")[0]
     if root in {"builtins", "deepnotes"} or root in sys.stdlib_module_names:
         return True

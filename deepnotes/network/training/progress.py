@@ -12,9 +12,9 @@ from deepnotes.utils.streams import stderr
 
 
 class Progress(Callback):
-    """A callback that shows the progress of a training: a bar on a terminal, else about ten lines of text.
+    """A callback that shows the progress of training: as a bar on a terminal, otherwise as about ten lines of text.
 
-    Output that cannot be written is dropped, so a closed stderr does not end the training.
+    Output that cannot be written is discarded, so training continues even if stderr is closed.
     """
 
     def __init__(self) -> None:
@@ -42,14 +42,14 @@ class Progress(Callback):
             self._task,
             completed=training.step,
             epoch=f"{training.epoch}/{training.epochs}",
-            figures=figures(training),
+            figures=format_figures(training),
         )
 
     def on_epoch(self, training: Training) -> None:
         """Write a line every few epochs if stderr is not a terminal."""
         every = max(1, training.epochs // 10)
         if not self._console.is_terminal and (training.epoch % every == 0 or training.epoch in {1, training.epochs}):
-            line = f"epoch {training.epoch}/{training.epochs}  {figures(training)}"
+            line = f"epoch {training.epoch}/{training.epochs}  {format_figures(training)}"
             self._console.print(Text(line), highlight=False)
 
     def on_end(self, training: Training) -> None:
@@ -59,8 +59,8 @@ class Progress(Callback):
             self._bar = None
 
 
-def figures(training: Training) -> str:
-    """Return the mean loss of the current epoch and the latest validation loss and metrics, to four digits."""
+def format_figures(training: Training) -> str:
+    """Return text with the mean loss of the current epoch and the latest validation loss and metrics."""
     figures = [f"loss {training.loss:.4g}"]
     history = training.history
     if history.val_loss:

@@ -1,4 +1,4 @@
-"""Signals that end a training, deferred until the current update is complete."""
+"""Signals that end training, deferred until the current chunk of updates is complete."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Deferral:
-    """The signals that have arrived while they are deferred, see :func:`deferred`.
+    """The signals that have arrived since :func:`defer_signals` was called.
 
     Parameters
     ----------
@@ -27,8 +27,8 @@ class Deferral:
             raise self._errors[self._arrived[0]]
 
     @contextmanager
-    def lifted(self) -> Iterator[None]:
-        """Let signals act at once within the ``with`` block, which must not leave any change incomplete."""
+    def acting_at_once(self) -> Iterator[None]:
+        """Let signals act at once within the ``with`` block; the block must be safe to interrupt anywhere."""
         self._is_immediate = True
         try:
             self.check()
@@ -37,23 +37,23 @@ class Deferral:
             self._is_immediate = False
 
     def handle(self, number: int, frame: Any) -> None:
-        """Handle a signal; a second signal always acts at once."""
+        """Record a signal; a second signal always acts at once."""
         self._arrived.append(number)
         if self._is_immediate or len(self._arrived) > 1:
             self.check()
 
 
 @contextmanager
-def deferred(terminate: bool = False) -> Iterator[Deferral]:
-    """Defer a first Ctrl-C until the caller checks for it, so that no update is left incomplete.
+def defer_signals(terminate: bool = False) -> Iterator[Deferral]:
+    """Defer a first Ctrl-C until the caller calls ``check``, so that no update is left incomplete.
 
     A second Ctrl-C acts at once. Signals are deferred only in the main thread, and only if their handler is Python's
-    own; a handler that the user has installed stays in place.
+    default; a handler that the user has installed stays in place.
 
     Parameters
     ----------
     terminate : bool, default False
-        Whether to defer SIGTERM as well, if its default action would end the process.
+        Whether to defer SIGTERM as well, if its handler is the default, which ends the process.
     """
     handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
     errors: dict[int, BaseException] = {signal.SIGINT: KeyboardInterrupt()}

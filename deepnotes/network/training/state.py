@@ -1,4 +1,4 @@
-"""The state of a running training, and the base class of callbacks."""
+"""The state of a training run, and the base class of callbacks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Callback:
     """The base class of callbacks; derive from it and override the methods that you need.
 
-    An error in one callback ends the training, but only after all callbacks were called for the same chunk or epoch:
-    each of them must have seen all updates that a checkpoint records.
+    An error in one callback ends the training, but only after the other callbacks were called for the same chunk or
+    epoch: a checkpoint may be written only if all callbacks have seen the same updates.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Callback:
         """Called once, before anything changes; raise an error to refuse the training."""
 
     def on_ready(self, training: "Training") -> None:
-        """Called once, before the first update; the last callback first, since it may restore a checkpoint."""
+        """Called once before the first update, in reverse order, since the last callback may restore a checkpoint."""
 
     def on_chunk(self, training: "Training") -> None:
         """Called after each chunk of batches, about ten times a second."""
@@ -42,19 +42,20 @@ class Callback:
     def on_epoch(self, training: "Training") -> None:
         """Called after each epoch; set ``training.stop = True`` to end the training.
 
-        If the training is resumed from a checkpoint, it goes on. To prevent this, a callback remembers that it ended
-        the training, and sets ``training.stop`` in :meth:`on_ready` as well.
+        A checkpoint does not contain ``training.stop``, so resumed training would continue. To prevent this, store in
+        the :meth:`memory` that the callback has ended the training, and set ``training.stop`` again in
+        :meth:`on_ready`.
         """
 
     def on_end(self, training: "Training") -> None:
-        """Called once at the end, even after an error, if ``on_start`` succeeded; the last callback first."""
+        """Called once at the end, even after an error, if ``on_start`` succeeded; in reverse order."""
 
     def memory(self) -> dict[str, Any]:
-        """Return the values of this callback that a checkpoint stores: JSON values and NumPy arrays, by name.
+        """Return the values that a checkpoint stores for this callback: JSON values and NumPy arrays, by name.
 
-        Use arrays for lists of numbers that grow. A training can be resumed only with callbacks of the same classes and
-        arguments, as far as they define this method. Arguments are compared by the attributes of the same names, or by
-        the result of the callback's own ``fingerprint()``.
+        Use arrays for lists of numbers that grow. The callbacks that define this method must have the same classes and
+        arguments when the training is resumed. To compare the arguments, the attributes of the same names are used, or
+        the result of the callback's method ``fingerprint()`` if it has one.
         """
         return {}
 
@@ -64,22 +65,22 @@ class Callback:
 
 @dataclass
 class Position:
-    """The position of a training within its epochs. Together with the state, it determines all further updates.
+    """The position of a training run in the current epoch. With the state, it determines all further updates.
 
     Attributes
     ----------
     order : ndarray of int64 or None
         The indices of the samples in the order of the current epoch; None between epochs.
     done : int
-        The number of samples that the current epoch has trained on.
+        The number of samples used so far in the epoch.
     sums : (float, float)
-        The sums of the epoch's losses and weights so far.
+        The sum of the losses and the sum of the weights so far in the epoch.
     seconds : float
-        The time that the epoch has taken so far.
+        The duration of the epoch so far.
     rate : float
         The learning rate of the last update.
     memory : mapping of str to float
-        The memory of the schedule of the learning rate.
+        The memory of the learning-rate schedule.
     """
 
     order: np.ndarray | None = None
@@ -92,7 +93,7 @@ class Position:
 
 @dataclass
 class Training:
-    """A running training, as callbacks see it.
+    """A training run, as callbacks see it.
 
     Attributes
     ----------
@@ -106,7 +107,7 @@ class Training:
         Draws a new order of the samples for each epoch; if None, their order stays the same.
     callbacks : list of Callback
     watched : tuple of str
-        The names of the figures that are available after each epoch.
+        The names of the losses and metrics that are available after each epoch.
     history : History
     state : State
         The parameters, slots and number of updates; available from ``on_ready`` on.
@@ -115,15 +116,16 @@ class Training:
     position : Position
         The position within the epoch.
     step, steps : int
-        The number of updates made so far in this training, and the total number.
+        The number of updates made so far, including those before a checkpoint from which the training was resumed, and
+        the total number.
     loss : float
         The mean loss of the epoch so far.
     at_rest : bool
-        Whether these attributes and the memories of the callbacks belong to the same moment, and can be a checkpoint.
-        False during updates, and after an error in a callback that has seen half of a chunk or epoch.
+        Whether a checkpoint can be written: these attributes and the memories of all callbacks reflect the same
+        updates. False during updates, and after an error in a callback, which may have missed part of an update.
     stop : bool
-        Set it to True to end the training after the epoch. It is not part of checkpoints: a training that is resumed
-        goes on unless a callback sets it again, as :class:`EarlyStopping` does.
+        Set it to True to end the training after the epoch. It is not part of checkpoints: resumed training continues
+        unless a callback sets it again, as :class:`EarlyStopping` does.
     per_chunk : int
         The number of updates in the next chunk.
     """

@@ -1,4 +1,4 @@
-"""A callback that writes the history of a training for TensorBoard, with tensorboardX."""
+"""A callback that writes the history of training in the format of TensorBoard, with tensorboardX."""
 
 import contextlib
 import logging
@@ -28,15 +28,16 @@ BINS = 64
 class TensorBoard(Callback):
     """A callback that writes losses, metrics and learning rates, for ``tensorboard --logdir DIRECTORY``.
 
-    The values are written after each epoch, as two runs, ``training`` and ``validation``. TensorBoard draws curves of
-    the same name, such as ``loss`` or ``accuracy``, into one chart. ``learning_rate`` and ``seconds`` (the duration of
-    an epoch) belong to the training run. If the disk is full, a warning is logged, and the training continues.
+    The values are written after each epoch, as two TensorBoard runs, ``training`` and ``validation``. TensorBoard draws
+    curves of the same name, such as ``loss`` or ``accuracy``, into one chart. ``learning_rate`` and ``seconds`` (the
+    duration of an epoch) belong to the run ``training``. If the disk is full, a warning is logged, and training
+    continues.
 
     Parameters
     ----------
     directory : path
-        Created if it does not exist. Each training should have a directory of its own; a training that is resumed from
-        a checkpoint continues the curves in its directory.
+        Created if it does not exist. Use a separate directory for each training run; if training is resumed from a
+        checkpoint, it continues the curves in the directory.
     histograms : int, default 0
         The number of epochs between two histograms of each parameter; 0 for no histograms.
 
@@ -45,9 +46,9 @@ class TensorBoard(Callback):
     ArgumentError
         If `directory` is not a path, or `histograms` is not a whole number of at least 0.
     MissingExtraError
-        At the start of the training, if tensorboardX cannot be imported.
+        At the start of training, if tensorboardX cannot be imported.
     DeepnotesError
-        At the start of the training, if the directory cannot be created.
+        At the start of training, if the directory cannot be created.
     """
 
     def __init__(self, directory: str | PathLike[str], *, histograms: int = 0) -> None:
@@ -105,7 +106,7 @@ class TensorBoard(Callback):
                 self._run("training", epoch).add_histogram(name, host.ravel(), epoch)
 
     def _run(self, name: str, epoch: int) -> "_Run":
-        """Return a run, which is opened at its first use; then it replaces earlier events from `epoch` on."""
+        """Return the run of this name; it is opened at its first use, and then replaces events from `epoch` on."""
         if name not in self._runs:
             self._runs[name] = _Run(self.directory / name, epoch)
         return self._runs[name]
@@ -114,8 +115,8 @@ class TensorBoard(Callback):
 class _Run:
     """The event file of one run.
 
-    The ``SummaryWriter`` of tensorboardX writes in a thread; if that thread failed, its queue would fill up and never
-    be emptied. Here each call writes directly, and an OSError reaches the caller.
+    The ``SummaryWriter`` of tensorboardX writes in a thread; after an error in that thread, its queue would fill up and
+    block the caller. Here each call writes directly, so the caller gets the OSError.
     """
 
     def __init__(self, directory: Path, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""The fingerprints of the settings and data of a training, which decide whether a checkpoint belongs to it."""
+"""Fingerprints of the settings and data of a training run, to decide whether it can be resumed from a checkpoint."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.backends.samples import host_columns
-from deepnotes.network.training.loop import remembering
+from deepnotes.network.training.loop import callbacks_with_memory
 from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, fingerprint_settings
 from deepnotes.utils.wording import brief
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 
 def settings(training: "Training") -> dict[str, str | None]:
-    """Return the fingerprints of the settings and the digests of the data of a training, by name.
+    """Return the fingerprints of the settings and the digests of the data of a training run, by name.
 
-    A training can be resumed from the checkpoints of another training if all of them are equal. The backend and the
-    number of epochs are not included. The value of a setting without a fingerprint is None, see :func:`incomparable`.
+    Training can be resumed from a checkpoint if all fingerprints and digests equal those in the checkpoint. The backend
+    and the number of epochs are not included. For a setting without a fingerprint the value is None, see
+    :func:`describe_incomparable`.
     """
     fingerprints: dict[str, str | None] = {}
     for name, value in _settings_to_compare(training).items():
@@ -34,21 +35,21 @@ def settings(training: "Training") -> dict[str, str | None]:
     return fingerprints | {"data": digest(training.network.backend, training.data), "validation": held_out or "none"}
 
 
-def incomparable(training: "Training") -> str:
-    """Return an error message if a setting of the training has no fingerprint, else an empty string."""
+def describe_incomparable(training: "Training") -> str:
+    """Return an error message if a setting has no fingerprint, so that it cannot be compared, else an empty string."""
     for name, value in _settings_to_compare(training).items():
         try:
             _fingerprint_setting(name, value)
         except NoFingerprintError as error:
             return (
                 f"{name} contains a user-defined object whose settings cannot be compared: {error}; give it a method "
-                "fingerprint() that returns its settings, as numbers, text, arrays, or lists or dicts of these"
+                "fingerprint() that returns its settings: numbers, strings, arrays, or lists or dicts of these"
             )
     return ""
 
 
 def differences(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> str:
-    """Return a message that lists the settings that differ, or an empty string if all are equal.
+    """Return a message that lists the settings whose fingerprints differ, or an empty string if all are equal.
 
     Examples
     --------
@@ -69,7 +70,7 @@ def differences(before: Mapping[str, str | None], now: Mapping[str, str | None])
 
 
 def _excerpts(old: str, new: str) -> tuple[str, str]:
-    """Return two strings; long strings are cut to an excerpt that begins shortly before their first difference."""
+    """Return both strings; if they are long, return excerpts that begin shortly before the first difference."""
     same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     start = same - 60 if same > 100 else 0
     old, new = (f"{'... ' if start else ''}{brief(text[start:])}" for text in (old, new))
@@ -77,18 +78,18 @@ def _excerpts(old: str, new: str) -> tuple[str, str]:
 
 
 def _settings_to_compare(training: "Training") -> dict[str, Any]:
-    """Return the settings that must not change when a training is resumed, by name."""
+    """Return the settings that must not change when training is resumed, by name."""
     plan: dict[str, Any] = {field.name: getattr(training.plan, field.name) for field in fields(training.plan)}
     return plan | {
         "batch_size": training.batch_size,
         "shuffle": training.rng is not None,
         "watched": list(training.watched),
-        "callbacks": remembering(training),
+        "callbacks": callbacks_with_memory(training),
     }
 
 
 def _fingerprint_setting(name: str, value: Any) -> str:
-    """Return the fingerprint of a setting. A callback is compared by its settings; its memory may change."""
+    """Return the fingerprint of a setting. For a callback, only its settings count, not its state."""
     if name == "callbacks":
         return f"[{', '.join(map(fingerprint_settings, value))}]"
     return fingerprint(value)

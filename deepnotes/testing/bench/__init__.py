@@ -1,1 +1,1 @@
-"""Tools of ``deepnotes bench`` and of the benchmarks in the source tree: clock, limits, runs, figures."""
+"""Tools for ``deepnotes bench`` and for the benchmarks in the source tree: timing, limits, measurements, figures."""

@@ -1,7 +1,7 @@
-"""Contenders: backends with numbers of threads, and their trainings.
+"""Contenders: backends, each with a number of threads, and the training runs to be timed.
 
-The number of threads is set by the backend's option ``threads``, if it has one. For other backends with NumPy's arrays,
-it is the number of BLAS threads, set by threadpoolctl if that is installed. Any other backend uses its own default.
+The number of threads is set by the backend's option ``threads``, if it has one. For other backends on the host, it is
+the number of BLAS threads, set by threadpoolctl if that is installed. Any other backend uses its default number.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,26 @@ from deepnotes.testing.bench.timing import blas_threads
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeepnotesError, UnknownNameError
 
 Train: TypeAlias = Callable[[int, bool], list[float]]
-"""Takes the number of epochs, and whether to draw a new order of samples for each; returns the mean loss of each."""
+"""A function that trains a network: it takes the number of epochs, and whether to draw a new order of the samples for
+each epoch, and returns the mean loss of each epoch."""
 
-AGREEMENT = 1e-3
-"""The allowed relative difference of losses: more than the order of summation causes, less than a wrong formula."""
+TOLERANCE = 1e-3
+"""The maximum relative difference between the losses of contenders. It is larger than the effect of a different order
+of summation, and smaller than the effect of a wrong formula."""
 
 
 class Contender(NamedTuple):
-    """A backend and its number of threads."""
+    """A backend with a number of threads.
+
+    Attributes
+    ----------
+    name : str
+    backend : Backend
+    threads : int or None
+        None if the number cannot be set.
+    by_blas : bool
+        Whether `threads` is the number of BLAS threads, instead of an option of the backend.
+    """
 
     name: str
     backend: Backend
@@ -46,31 +58,31 @@ class Contender(NamedTuple):
 
     @property
     def environment(self) -> str:
-        """The environment variables that it needs in addition, or an empty string."""
+        """The environment variables that select the number of threads in addition, or an empty string."""
         return f"OMP_NUM_THREADS={self.threads}" if self.by_blas else ""
 
 
 def select_backends(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
-    """Return the available backends with these names, and the reasons why the others are not available.
+    """Return the backends with the given names that are available, and for the others, the reasons why they are not.
 
     Parameters
     ----------
     names : sequence of str
-        ``["all"]`` stands for all registered ones.
+        ``["all"]`` means all registered backends.
 
     Raises
     ------
     UnknownNameError
-        If there is no backend of that name.
+        If no backend with a given name is registered.
     """
-    found: list[Backend] = []
+    available: list[Backend] = []
     absent = {}
     for name in dict.fromkeys(registered_backends() if list(names) == ["all"] else names):
         try:
-            found.append(get_backend(name))
+            available.append(get_backend(name))
         except BackendUnavailable as error:
             absent[name] = f"{error.cause}; to fix it: {error.fix}"
-    return found, absent
+    return available, absent
 
 
 def thread_counts() -> list[int]:
@@ -81,25 +93,28 @@ def thread_counts() -> list[int]:
     >>> thread_counts()[0]
     1
     """
-    most = cores()
-    return sorted({1 << power for power in range(most.bit_length())} | {most})
+    n = cores()
+    return sorted({1 << power for power in range(n.bit_length())} | {n})
 
 
 def contenders(backends: Sequence[Backend], counts: Sequence[int] | None = None) -> list[Contender]:
-    """Return each backend with each number of threads, if it can be set; by default, those of :func:`thread_counts`."""
-    found = []
+    """Return a contender for each backend and number of threads, or one for a backend whose number cannot be set.
+
+    `counts` are the numbers of threads, by default those of :func:`thread_counts`.
+    """
+    result = []
     for backend in backends:
         for threads in thread_counts() if counts is None else counts:
             contender = _with_threads(backend, threads)
             if contender is None:
-                found.append(Contender(backend.name, backend))
+                result.append(Contender(backend.name, backend))
                 break
-            found.append(contender)
-    return found
+            result.append(contender)
+    return result
 
 
 def _with_threads(backend: Backend, threads: int) -> Contender | None:
-    """Return the backend with a number of threads, or None if the number cannot be set."""
+    """Return the contender for a backend and a number of threads, or None if the number cannot be set."""
     name = f"{backend.name}, {threads} thread{'' if threads == 1 else 's'}"
     try:
         return Contender(name, get_backend(backend.name, threads=threads), threads)
@@ -113,12 +128,12 @@ def _with_threads(backend: Backend, threads: int) -> Contender | None:
 
 
 def network(backend: Backend | str, case: Case, theta: np.ndarray | None = None) -> Network:
-    """Return a new network of the case with parameters `theta`, or with random ones of seed 0."""
+    """Return a new network for a case, with parameters `theta` or with random parameters of seed 0."""
     return Network(case.layers, case.sizes[0], backend=backend, dtype=case.dtype, theta=theta, seed=0)
 
 
 def training(backend: Backend | str, case: Case, X: np.ndarray, y: np.ndarray, theta: np.ndarray) -> Train:
-    """Return a function that trains a network on rows X, shape (m, n[0]), starting from `theta` at every call."""
+    """Return a function that trains a network on X, shape (m, n[0]), and y; each call starts from `theta`."""
     net, optimizer = network(backend, case, theta), case.plan.optimizer
 
     def train(epochs: int, shuffle: bool) -> list[float]:
@@ -129,16 +144,21 @@ def training(backend: Backend | str, case: Case, X: np.ndarray, y: np.ndarray, t
     return train
 
 
-def check_agreement(trainings: dict[str, Train]) -> None:
-    """Check that all trainings have the same losses in two epochs without shuffling.
+def check_agreement(trainers: dict[str, Train]) -> None:
+    """Check that all contenders have the same losses in two epochs without shuffling.
+
+    Parameters
+    ----------
+    trainers : dict of str to callable
+        By the name of the contender, the function that trains its network.
 
     Raises
     ------
     DeepnotesError
-        If one differs: its work is not comparable, so it must not be timed.
+        If the losses of a contender differ: its work is not comparable, so its time would mean nothing.
     """
-    losses = {who: train(2, False) for who, train in trainings.items()}
+    losses = {name: train(2, False) for name, train in trainers.items()}
     first = next(iter(losses))
-    for who, values in losses.items():
-        if not np.allclose(values, losses[first], rtol=AGREEMENT, atol=0):
-            raise DeepnotesError(f"{who} trains differently from {first}: losses {values} instead of {losses[first]}")
+    for name, values in losses.items():
+        if not np.allclose(values, losses[first], rtol=TOLERANCE, atol=0):
+            raise DeepnotesError(f"{name} trains differently from {first}: losses {values} instead of {losses[first]}")

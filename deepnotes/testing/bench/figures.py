@@ -1,19 +1,19 @@
-"""Figures of measurements, by matplotlib (extra ``plot``), which is imported when the first one is drawn."""
+"""Plots of measurements, drawn with matplotlib (extra ``plot``), which is imported only when a plot is drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from deepnotes.plots import require_matplotlib
-from deepnotes.testing.bench.advice import figure
+from deepnotes.testing.bench.advice import format_number
 from deepnotes.testing.bench.sweep import Overtaking, overtakings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""The colours of Okabe and Ito, which colour-blind readers can distinguish; markers and line styles differ too."""
-MARKS, STROKES = "os^Dv<>P", ("-", "--", "-.", ":")
+"""The colours of Okabe and Ito, which colour-blind readers can distinguish. Markers and line styles differ as well."""
+MARKERS, LINE_STYLES = "os^Dv<>P", ("-", "--", "-.", ":")
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "deepnotes",
@@ -24,21 +24,22 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 Line = Mapping[str, Sequence[tuple[int, float]]]
-"""By contender, pairs of x and microseconds."""
+"""One line of a sweep: for each contender, pairs of x and microseconds."""
 
 
 def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, across: int = 2) -> "Figure":
-    """Plot the time of a step in one panel per line of a sweep, and mark where the fastest contender changes.
+    """Plot the time of a step in one panel for each line of a sweep, and mark where the fastest contender changes.
 
     Parameters
     ----------
     panels : mapping of str to Line
-        By title.
+        The line in each panel, by the title of the panel.
     axes : mapping of str to str
-        The label of the x axis, by panel.
+        The label of each x axis, by the title of the panel.
     title : str
+        The title of the figure.
     across : int, default 2
-        The number of panels in a row.
+        The maximum number of panels in a row.
     """
     require_matplotlib()
     import matplotlib as mpl
@@ -47,34 +48,35 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
     across = min(across, len(panels))
     down = -(-len(panels) // across)
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(4.2 * across, 3.1 * down + 0.9), layout="constrained")
-        alike = len({axes[name] for name in panels}) == 1
-        grid = drawn.subplots(down, across, squeeze=False, sharex=alike, sharey=True).ravel()
-        names = list(dict.fromkeys(who for line in panels.values() for who in line))
-        for ax, (name, line) in zip(grid, panels.items(), strict=False):
-            ticks = _x_coordinates(panels.values() if alike else [line])
-            _plot_lines(ax, name, axes[name], line, names, ticks)
+        figure = Figure(figsize=(4.2 * across, 3.1 * down + 0.9), layout="constrained")
+        shares_x = len({axes[panel] for panel in panels}) == 1
+        grid = figure.subplots(down, across, squeeze=False, sharex=shares_x, sharey=True).ravel()
+        names = list(dict.fromkeys(name for line in panels.values() for name in line))
+        for ax, (panel, line) in zip(grid, panels.items(), strict=False):
+            ticks = _x_coordinates(panels.values() if shares_x else [line])
+            _plot_line(ax, panel, axes[panel], line, names, ticks)
         for ax in grid[len(panels) :]:
             ax.set_axis_off()
         for ax in grid[::across]:
             ax.set_ylabel("one training step, µs")
         handles = {text: handle for ax in grid for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-        drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
-        drawn.suptitle(title)
-        return drawn
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+        figure.suptitle(title)
+        return figure
 
 
-def _x_coordinates(several: Iterable[Line]) -> list[int]:
-    """Return the x coordinates of all points of some lines."""
-    return sorted({point[0] for line in several for points in line.values() for point in points})
+def _x_coordinates(lines: Iterable[Line]) -> list[int]:
+    """Return the x coordinates of all points on the given lines, sorted and without duplicates."""
+    return sorted({point[0] for line in lines for points in line.values() for point in points})
 
 
-def _plot_lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], ticks: list[int]) -> None:
-    for who, points in line.items():
-        i = names.index(who)
-        style = {"color": COLOURS[i % 8], "marker": MARKS[i % 8], "linestyle": STROKES[i % 4], "markersize": 4}
-        ax.plot(*zip(*points, strict=True), label=who, linewidth=1.3, **style)
-    ax.set(xscale="log", yscale="log", xlabel=x, title=title)
+def _plot_line(ax: Any, title: str, x_label: str, line: Line, names: Sequence[str], ticks: list[int]) -> None:
+    """Plot one line of a sweep; the positions of contenders in `names` determine their colours and markers."""
+    for name, points in line.items():
+        i = names.index(name)
+        style = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": LINE_STYLES[i % 4], "markersize": 4}
+        ax.plot(*zip(*points, strict=True), label=name, linewidth=1.3, **style)
+    ax.set(xscale="log", yscale="log", xlabel=x_label, title=title)
     ax.grid(True, which="major", color="#dddddd", linewidth=0.5)
     ax.set_xticks(ticks, [_short(tick) for tick in ticks])
     ax.minorticks_off()
@@ -87,43 +89,57 @@ def _plot_lines(ax: Any, title: str, x: str, line: Line, names: Sequence[str], t
         )  # fmt: skip
 
 
-def bars(microseconds: Mapping[str, float], least: float | None, title: str, doubtful: Sequence[str] = ()) -> "Figure":
-    """Plot the time of a step as horizontal bars, and the least time that the machine allows, if given."""
+def bars(
+    microseconds: Mapping[str, float], limit: float | None, title: str, unreliable: Sequence[str] = ()
+) -> "Figure":
+    """Plot the time of a step as one horizontal bar for each contender.
+
+    Parameters
+    ----------
+    microseconds : mapping of str to float
+        The time of each contender.
+    limit : float or None
+        The shortest time that the machine allows, drawn as a line.
+    title : str
+    unreliable : sequence of str
+        The contenders whose times are labelled as unreliable.
+    """
     require_matplotlib()
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     names = sorted(microseconds, key=microseconds.__getitem__, reverse=True)
     with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(7.5, 1.2 + 0.32 * len(names)), layout="constrained")
-        ax = drawn.subplots()
-        labels = [f"{name} (unreliable)" if name in doubtful else name for name in names]
-        shown = ax.barh(labels, [microseconds[name] for name in names], color=COLOURS[0], height=0.65)
-        ax.bar_label(shown, [figure(microseconds[name]) for name in names], padding=3)
-        if least is not None:
-            ax.axvline(least, color=COLOURS[1], linestyle="--", label=f"limit of the machine: {figure(least)}")
-            drawn.legend(loc="outside lower right")
+        figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(names)), layout="constrained")
+        ax = figure.subplots()
+        labels = [f"{name} (unreliable)" if name in unreliable else name for name in names]
+        container = ax.barh(labels, [microseconds[name] for name in names], color=COLOURS[0], height=0.65)
+        ax.bar_label(container, [format_number(microseconds[name]) for name in names], padding=3)
+        if limit is not None:
+            ax.axvline(limit, color=COLOURS[1], linestyle="--", label=f"limit of the machine: {format_number(limit)}")
+            figure.legend(loc="outside lower right")
         ax.set(xlabel="µs", title=title, xlim=(0, 1.15 * max(microseconds.values())))
-        return drawn
+        return figure
 
 
-def save(drawn: "Figure", path: Any, format: str | None = None) -> None:
-    """Write a figure to a file or stream; the same versions of the packages write the same bytes."""
+def save(figure: "Figure", path: Any, format: str | None = None) -> None:
+    """Write a figure to a file or stream; with the same versions of the packages, the same bytes are written."""
     import matplotlib as mpl
 
     metadata = {"Date": None} if (format or str(path).rpartition(".")[2]).lower() == "svg" else None
     with mpl.rc_context(STYLE):
-        drawn.savefig(path, format=format, dpi=150, metadata=metadata)
+        figure.savefig(path, format=format, dpi=150, metadata=metadata)
 
 
-def svg(drawn: "Figure") -> bytes:
-    """Return a figure as SVG."""
+def svg(figure: "Figure") -> bytes:
+    """Return the figure as the bytes of an SVG file."""
     stream = BytesIO()
-    save(drawn, stream, "svg")
+    save(figure, stream, "svg")
     return stream.getvalue()
 
 
 def _label(change: Overtaking) -> str:
+    """Return the label of the point at which the fastest contender changes."""
     return f"from {_short(change.x)} on: {change.after}"
 
 

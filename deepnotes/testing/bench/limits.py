@@ -1,10 +1,10 @@
-"""Limits of the machine: the least time of a case, from its counted work and the best measured rates.
+"""Performance limits: the shortest time in which a machine could compute a case, by the roofline model.
 
-The work is counted from the plan: a step is recorded (:mod:`deepnotes.backends.recording.trace`), and the operations of
-its instructions are added. The bytes are the minimum that any order of computation has to move: each sample is read
-once, each parameter and slot is read and written once. The limit is the larger of two times, that of the operations and
-that of the bytes, at the ceilings of the machine (the roofline model of Williams, Waterman and Patterson, CACM 2009). A
-result's share of the limit is the limit divided by the measured time.
+The floating-point operations of a step are counted by recording it (:mod:`deepnotes.backends.recording.trace`) and
+adding up the operations of the recorded instructions. The number of bytes is the minimum that any implementation must
+move: each sample is read once, and each parameter and slot is read and written once. The limit is the time for the
+operations or the time for the bytes, whichever is longer, at the best rates measured on the machine (Williams,
+Waterman and Patterson, CACM 2009). A contender's share of the limit is the limit divided by its measured time.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,17 +25,30 @@ from deepnotes.testing.bench.timing import blas_threads, seconds
 COUNTED = (BINARY - {"equal", "less", "less_equal", "greater", "greater_equal"} | UNARY) - {
     "bitwise_and", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift",
 }  # fmt: skip
-"""Elementwise instructions, which count as one operation per element; comparisons and conversions do not count."""
+"""Elementwise instructions that count as one operation per element; comparisons, bit operations and conversions do not
+count."""
 
 PRODUCT_SIZES = (512, 1024)
+"""The sizes of the square matrices whose products are timed on the host."""
 DEVICE_PRODUCT_SIZES = (1024, 4096)
-"""Sizes of square matrices to measure the rate of products with."""
+"""The sizes of the square matrices whose products are timed on a device."""
 COPY_BYTES = (1 << 18, 1 << 21, 1 << 24, 1 << 27)
-"""Bytes read plus bytes written; they fit into a core's cache, into the shared cache, or into neither."""
+"""The sizes of the copies that are timed, in bytes read plus bytes written: the smaller ones fit into a core's cache or
+into the shared cache, the largest into neither."""
 
 
 class Work(NamedTuple):
-    """The work of a step: operations, bytes moved, and bytes of the working set."""
+    """The work of a step or a prediction.
+
+    Attributes
+    ----------
+    flops : int
+        The number of floating-point operations.
+    bytes : int
+        The number of bytes that must be read and written.
+    resident : int
+        The size of the working set in bytes.
+    """
 
     flops: int
     bytes: int
@@ -43,12 +56,15 @@ class Work(NamedTuple):
 
 
 def operations(function: Callable[..., Sequence[Any]], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> int:
-    """Count the floating-point operations of a pure function of arrays with these shapes.
+    """Count the floating-point operations of a pure function for arrays of the given shapes.
 
     Parameters
     ----------
     function : callable
-        Called once as ``function(xp, *arrays)``; returns a sequence of arrays. Nothing is computed.
+        Called once as ``function(xp, *arrays)`` to record its operations, without computing anything. It returns a
+        sequence of arrays.
+    shapes, dtypes : sequence
+        The shape and the dtype of each array.
 
     Examples
     --------
@@ -60,17 +76,18 @@ def operations(function: Callable[..., Sequence[Any]], shapes: Sequence[tuple[in
         np.broadcast_to(np.zeros((), dtype), shape) if shape else np.empty((), dtype)
         for shape, dtype in zip(shapes, dtypes, strict=True)
     )
-    wanted = list(function(recorder, *(Symbol(recorder, model) for model in models)))
-    needed: dict[int, Instruction] = {}  # instructions that no output depends on are not counted
-    while wanted:
-        source = wanted.pop().root.source
-        if source is not None and id(source) not in needed:
-            needed[id(source)] = source
-            wanted += source.symbols
-    return sum(map(_count_operations, needed.values()))
+    stack = list(function(recorder, *(Symbol(recorder, model) for model in models)))
+    required: dict[int, Instruction] = {}  # only instructions on which an output depends are counted
+    while stack:
+        source = stack.pop().root.source
+        if source is not None and id(source) not in required:
+            required[id(source)] = source
+            stack += source.symbols
+    return sum(map(_count_operations, required.values()))
 
 
 def _count_operations(instruction: Instruction) -> int:
+    """Return the number of floating-point operations of an instruction."""
     name, result = instruction.name, instruction.result.model
     if name in COUNTED:
         return result.size if result.dtype.kind == "f" else 0
@@ -105,6 +122,7 @@ def prediction_work(plan: Plan, m: int) -> Work:
 
 
 def _step_operations(plan: Plan, m: int) -> int:
+    """Return the number of floating-point operations of a training step with a batch of m samples."""
     p, k, dtype = plan.layout.size, plan.layout.sizes[-1], plan.dtype
     scalars = sorted(plan.optimizer.scalars(1, 1.0))
     targets, kind = ((1, m), "int64") if plan.class_indices else ((k, m), dtype)
@@ -125,23 +143,26 @@ def _step_operations(plan: Plan, m: int) -> int:
 
 
 def _affine(count: Callable[[int], int], m: int) -> int:
-    """Return ``count(m)``, extrapolated from two small batches: each instruction is per sample or per batch."""
+    """Return ``count(m)`` by linear extrapolation from m = 2 and m = 3; recording a large batch would take long.
+
+    The extrapolation is exact, since the cost of an instruction is either constant or proportional to m.
+    """
     two, three = count(2), count(3)
     return two + (m - 2) * (three - two)
 
 
 @dataclass(frozen=True)
-class Ceilings:
-    """The best measured rates of a machine or a device.
+class PerformanceLimits:
+    """The best rates that were measured on the host or on a device.
 
     Attributes
     ----------
     flops : dict of str to float
         Floating-point operations per second in matrix products, by dtype.
-    copies : list of [int, float]
-        The bytes of source and target together, and the bytes read and written per second.
+    copies : list of [float, float]
+        For copies of several sizes, the bytes of source and target together, and the bytes read and written per second.
     call : float
-        The seconds of the smallest call of the array library.
+        The duration of a call of the array library for an array of one element, in seconds.
     """
 
     flops: dict[str, float]
@@ -149,52 +170,58 @@ class Ceilings:
     call: float
 
     def bandwidth(self, resident: int) -> float:
-        """Return the bytes per second for a working set: the best rate measured on that size or larger ones."""
+        """Return the bytes per second for a working set of `resident` bytes, from copies of at least this size."""
         return max([rate for size, rate in self.copies if size >= resident] or [self.copies[-1][1]])
 
     def seconds(self, work: Work, dtype: str, calls: int = 0) -> float:
-        """Return the least time for the work, including a number of calls."""
+        """Return the shortest possible time for the work, including a number of calls of the array library."""
         return max(work.flops / self.flops[dtype], work.bytes / self.bandwidth(work.resident)) + calls * self.call
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the ceilings as JSON values."""
+        """Return the rates as JSON values."""
         return asdict(self)
 
     def compare_with_limit(
         self, work: Work, dtype: str, microseconds: dict[str, float], calls: int = 0
     ) -> dict[str, Any]:
-        """Return the limit of a case, and the share of the limit that each time reaches, as JSON values."""
-        least = self.seconds(work, dtype, calls) * 1e6
+        """Return the limit for `work`, and the share of it that each contender reaches, as JSON values.
+
+        `microseconds` are the measured times of the contenders.
+        """
+        limit = self.seconds(work, dtype, calls) * 1e6
         return {
             "flops": work.flops,
             "bytes": work.bytes,
-            "microseconds": float(f"{least:.4g}"),
-            "share": {who: float(f"{least / us:.3g}") for who, us in microseconds.items()},
+            "microseconds": float(f"{limit:.4g}"),
+            "share": {name: float(f"{limit / us:.3g}") for name, us in microseconds.items()},
         }
 
 
 def location(backend: Backend) -> str:
-    """Return ``"host"`` or the name of a backend with a device; ceilings are measured once per location."""
+    """Return where a backend computes: ``"host"``, or its name if it has a device. Limits are measured per location."""
     return "host" if backend.on_host else backend.name
 
 
-def ceilings(backend: Backend, dtypes: Sequence[str] = ("float32", "float64"), rounds: int = 3) -> Ceilings:
-    """Measure the best rates at the location where a backend computes, with its array library."""
+def measure_limits(
+    backend: Backend, dtypes: Sequence[str] = ("float32", "float64"), rounds: int = 3
+) -> PerformanceLimits:
+    """Measure the best rates at the location where a backend computes, with the backend's array library."""
     one = backend.from_numpy(np.ones((1, 1), dtypes[0]))
     call = min(_seconds_per_call(backend, lambda: abs(one), 200) for _ in range(rounds))
-    copy = _host_copy_rate if location(backend) == "host" else _device_copy_rate
-    copies = [[float(size), copy(backend, size, rounds)] for size in COPY_BYTES]
-    return Ceilings({dtype: _product_rate(backend, dtype, rounds) for dtype in dtypes}, copies, call)
+    copy_rate = _host_copy_rate if location(backend) == "host" else _device_copy_rate
+    copies = [[float(size), copy_rate(backend, size, rounds)] for size in COPY_BYTES]
+    return PerformanceLimits({dtype: _product_rate(backend, dtype, rounds) for dtype in dtypes}, copies, call)
 
 
 def _product_rate(backend: Backend, dtype: str, rounds: int) -> float:
+    """Return the floating-point operations per second in matrix products."""
     rates = []
     for n in PRODUCT_SIZES if location(backend) == "host" else DEVICE_PRODUCT_SIZES:
         a, b = (backend.from_numpy(np.full((n, n), 1 / n, dtype)) for _ in range(2))
         for threads in _thread_counts(backend):
             with blas_threads(threads):
-                least = min(_seconds_per_call(backend, lambda a=a, b=b: a @ b, 2) for _ in range(rounds))  # type: ignore[misc]
-            rates.append(2 * n**3 / least)
+                shortest = min(_seconds_per_call(backend, lambda a=a, b=b: a @ b, 2) for _ in range(rounds))  # type: ignore[misc]
+            rates.append(2 * n**3 / shortest)
     return max(rates)
 
 
@@ -210,12 +237,12 @@ def _thread_counts(backend: Backend) -> list[int | None]:
 
 
 def _seconds_per_call(backend: Backend, function: Callable[[], Any], times: int) -> float:
-    """Return the mean seconds per call for several calls in a row, up to the last result."""
+    """Return the mean seconds per call for several calls in a row, until the last result is available."""
 
     def run() -> None:
         for _ in range(times):
             result = function()
-        backend.to_numpy(result[:1, :1])  # waits for a device
+        backend.to_numpy(result[:1, :1])  # wait for the device, if any
 
     return seconds(run) / times
 
@@ -236,12 +263,13 @@ def _host_copy_rate(backend: Backend, size: int, rounds: int) -> float:
             def run(pool: ThreadPoolExecutor = pool, pairs: list[Any] = pairs) -> None:
                 list(pool.map(copy, pairs))
 
-            run()  # maps the pages and starts the threads
+            run()  # warm up: map the memory pages and start the threads
             rates += [size * times / seconds(run) for _ in range(rounds)]
     return max(rates)
 
 
 def _device_copy_rate(backend: Backend, size: int, rounds: int) -> float:
+    """Return the bytes read and written per second by an elementwise function on a device."""
     x = cast(Any, backend.from_numpy(np.ones((64, size // 8 // 64), np.float32)))
     times = max(1, (1 << 28) // size)
     return max(size / _seconds_per_call(backend, lambda: abs(x), times) for _ in range(rounds))

@@ -1,4 +1,4 @@
-"""A description of the machine and the versions that a result was measured with."""
+"""A description of the machine and of the software versions with which a result was measured."""
 
 import datetime
 import os
@@ -23,7 +23,7 @@ SOURCES = ("*.py", "*.cu", "*.h", "*.cuh")
 
 
 def machine() -> dict[str, Any]:
-    """Return the processor, cores, versions, commit and date, as JSON values."""
+    """Return the processor, the number of cores, versions, thread settings, commit and date, as JSON values."""
     return {
         "processor": _processor(),
         "cores": cores(),
@@ -46,18 +46,18 @@ def cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that can still be allocated without swapping, or None if the system does not say."""
+    """Return the bytes that can still be allocated without swapping, or None if they are unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
     free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    granted = _container_memory()
-    return free if granted is None or free is None else min(free, granted)
+    allowed = _container_memory()
+    return free if allowed is None or free is None else min(free, allowed)
 
 
 def _container_memory() -> int | None:
-    """Return the unused bytes of the memory limit of this process's container, or None if there is no limit."""
+    """Return the unused part of the memory limit of this container in bytes, or None if there is no limit."""
     try:
         limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
         return max(0, int(limit) - int(used))
@@ -66,6 +66,7 @@ def _container_memory() -> int | None:
 
 
 def _processor() -> str:
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -74,16 +75,18 @@ def _processor() -> str:
 
 
 def _blas() -> str:
-    """Return the loaded BLAS libraries, their versions, and the processors that their kernels were written for."""
+    """Return the loaded BLAS libraries, their versions, and the processors for which their kernels were written."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
         return "unknown"
-    found = [library for library in threadpool_info() if library["user_api"] == "blas"]
-    return ", ".join(sorted({f"{b['internal_api']} {b['version']} ({b.get('architecture')} kernels)" for b in found}))
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    texts = {f"{x['internal_api']} {x['version']} ({x.get('architecture')} kernels)" for x in libraries}
+    return ", ".join(sorted(texts))
 
 
 def _version(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -91,19 +94,19 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout that contains this file, followed by a plus if its sources were changed."""
-    here = Path(__file__)
-    if _git("ls-files", "--error-unmatch", here.name) is None:
-        return None  # an installed package, inside a repository of another project
+    """Return the commit of the checkout that contains this file, followed by a plus if its sources have changed."""
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None  # the package is installed, perhaps inside the repository of another project
     changed = _git("diff", "--quiet", "HEAD", "--", *(f":(top){pattern}" for pattern in SOURCES)) is None
     commit = _git("rev-parse", "--short", "HEAD")
     return f"{commit}+" if commit and changed else commit
 
 
-def _git(*words: str) -> str | None:
-    """Return the output of git, or None if it fails."""
+def _git(*arguments: str) -> str | None:
+    """Return the output of a git command in the directory of this file, or None if it fails."""
+    command, directory = ["git", *arguments], Path(__file__).parent
     try:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return result.stdout.strip()

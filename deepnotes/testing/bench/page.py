@@ -1,4 +1,4 @@
-"""Parts of a self-contained HTML page."""
+"""Functions that return HTML, for self-contained pages of results; they escape all text that is passed in."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ code { background: #f2f2f2; padding: .1rem .3rem; border-radius: 3px } .small { 
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """Return an HTML page with a title and parts, which are HTML already."""
+    """Return an HTML page; `parts` must already be HTML, and `title` is text."""
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
@@ -31,36 +31,36 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def heading(text: str) -> str:
-    """Return a heading."""
+    """Return the HTML of a heading."""
     return f"<h2>{escape(text)}</h2>"
 
 
 def paragraph(text: str, small: bool = False) -> str:
-    """Return a paragraph."""
+    """Return the HTML of a paragraph, in small print if `small`."""
     return f"<p{' class=small' if small else ''}>{escape(text)}</p>"
 
 
-def listing(items: Iterable[str], name: str = "") -> str:
-    """Return a list."""
-    return f'<ul class="{escape(name)}">' + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+def bullet_list(items: Iterable[str], css_class: str = "") -> str:
+    """Return the HTML of a bullet list."""
+    return f'<ul class="{escape(css_class)}">' + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
 def table(rows: Rows) -> str:
-    """Return a table, with a footnote if some of its numbers are unreliable."""
-    head, *body = rows
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+    """Return the HTML of a table, with a footnote if some of its numbers are marked as unreliable."""
+    header, *body = rows
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
     note = paragraph(FOOTNOTE, small=True) if any(cell.startswith("~") for row in body for cell in row) else ""
     return f'<div class="wide"><table>{"".join(lines)}</table></div>{note}'
 
 
 def picture(svg: bytes, alternative: str) -> str:
-    """Return an image with its alternative text."""
+    """Return the HTML of an SVG image with an alternative text."""
     return f'<p><img alt="{escape(alternative)}" src="data:image/svg+xml;base64,{b64encode(svg).decode("ascii")}"></p>'
 
 
 def facts(machine: Mapping[str, Any]) -> str:
-    """Return the machine and its versions as a table."""
+    """Return the HTML of a table that describes the machine, given the result of :func:`machine.machine`."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     threads = ", ".join(f"{name}={value}" for name, value in machine["threads"].items()) or "one per core"
     about = {

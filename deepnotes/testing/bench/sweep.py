@@ -1,4 +1,4 @@
-"""A sweep over width and batch: the time of a step, and where the fastest contender changes."""
+"""A sweep over width and batch size: the time of a step at each point, and where the fastest contender changes."""
 
 import math
 import time
@@ -8,21 +8,31 @@ from typing import Any, NamedTuple
 
 from deepnotes.testing.bench.cases import Case
 from deepnotes.testing.bench.contenders import Contender
-from deepnotes.testing.bench.limits import Ceilings, location
+from deepnotes.testing.bench.limits import PerformanceLimits, location
 from deepnotes.testing.bench.runs import Measurement, estimate_seconds, least_seconds, steps
 from deepnotes.utils.wording import reason
 
 WIDTHS = (8, 32, 128, 512, 2048, 8192)
 BATCHES = (1, 16, 256, 4096, 65_536)
-LONGEST_STEP = 2.0
-"""The seconds of a step above which a case is left out."""
+MAX_STEP_SECONDS = 2.0
+"""A case is left out if a step takes more than this number of seconds."""
 
-LEAD = 1.1
-"""The factor by which a contender must be faster than the previous one to overtake it."""
+MIN_LEAD = 1.1
+"""The factor by which another contender must be faster than the previously fastest contender to overtake it."""
 
 
 class Point(NamedTuple):
-    """A case of a line, at `x`; several lines may share a case."""
+    """A point on a line of the sweep.
+
+    Attributes
+    ----------
+    line : str
+        The name of the line.
+    x : int
+        The width or the batch size.
+    case : Case
+        The case to measure; points on several lines may have the same case.
+    """
 
     line: str
     x: int
@@ -30,7 +40,7 @@ class Point(NamedTuple):
 
 
 class Overtaking(NamedTuple):
-    """The approximate `x` on a line at which `after` becomes faster than `before`."""
+    """The approximate `x` on a line at which contender `after` becomes faster than `before`."""
 
     x: float
     before: str
@@ -50,48 +60,56 @@ def with_width(case: Case, width: int) -> Case:
 
 
 def around(case: Case) -> list[Point]:
-    """Return the points of two lines: over the width of the hidden layers, and over the batch."""
+    """Return the points of two lines around a case: over the width of the hidden layers, and over the batch size."""
     batches = sorted({*BATCHES, case.batch})
     over_width = [Point("width", width, with_width(case, width)) for width in WIDTHS]
     return over_width + [Point("batch", batch, case._replace(batch=batch)) for batch in batches]
 
 
 def grid(dtype: str = "float32") -> list[Point]:
-    """Return the points of one line per batch size, over the width of inputs and both layers."""
+    """Return the points of one line per batch size, over the width of the inputs and of two layers."""
     return [Point(f"batch {batch:,}", width, Case((width,) * 3, batch, dtype)) for batch in BATCHES for width in WIDTHS]
 
 
 def sweep(
     points: Sequence[Point],
     contenders: Sequence[Contender],
-    limits: Mapping[str, Ceilings],
+    limits: Mapping[str, PerformanceLimits],
     seconds: float,
     rounds: int = 3,
     on_point: Callable[[Point, int, float], None] | None = None,
 ) -> list[Measurement]:
-    """Measure the points within about a number of seconds, the least work first.
+    """Measure as many points as possible in about the given number of seconds, those with the least work first.
 
-    A point that is too large for the memory, would take too long or is reached after the time is up has the reason, as
-    ``skipped``, instead of times. A contender that alone would take too long is left out of the point.
+    A point is skipped if it is too large for the memory, would take too long, or is reached after the time is up; its
+    result then contains the reason as ``skipped``, instead of times. Contenders for which a single step would take too
+    long are left out at that point.
 
     Parameters
     ----------
+    points : sequence of Point
+    contenders : sequence of Contender
+    limits : mapping of str to PerformanceLimits
+        The limits, by location.
+    seconds : float
+        The time for all measurements.
+    rounds : int, default 3
     on_point : callable, optional
         Called before each measurement with the point, the number of points before it, and the seconds left.
     """
     end = time.perf_counter() + seconds
     by_case: dict[Case, Measurement] = {}
     cases = sorted({point.case for point in points}, key=lambda case: least_seconds(case, limits))
-    where = {point.case: point for point in points}
+    point_by_case = {point.case: point for point in points}
     for number, case in enumerate(cases):
         left = end - time.perf_counter()
         if on_point is not None:
-            on_point(where[case], number, max(0.0, left))
-        able = [c for c in contenders if _least_step_seconds(case, c, limits) <= LONGEST_STEP]
-        why = _reason_to_skip(case, able, contenders, limits, left, rounds)
+            on_point(point_by_case[case], number, max(0.0, left))
+        fast_enough = [c for c in contenders if _least_step_seconds(case, c, limits) <= MAX_STEP_SECONDS]
+        why = _reason_to_skip(case, fast_enough, contenders, limits, left, rounds)
         if why is None:
             try:
-                by_case[case] = steps(case, able, limits, rounds)
+                by_case[case] = steps(case, fast_enough, limits, rounds)
                 continue
             except MemoryError as error:
                 why = f"out of memory: {reason(error)}"
@@ -99,68 +117,74 @@ def sweep(
     return [{"line": point.line, "x": point.x, **by_case[point.case]} for point in points]
 
 
-def _least_step_seconds(case: Case, contender: Contender, limits: Mapping[str, Ceilings]) -> float:
-    """Return the least seconds of a step at the location of a contender."""
-    where = location(contender.backend)
-    return least_seconds(case, {where: limits[where]})
+def _least_step_seconds(case: Case, contender: Contender, limits: Mapping[str, PerformanceLimits]) -> float:
+    """Return the shortest possible time of a step, in seconds, at the location of a contender."""
+    place = location(contender.backend)
+    return least_seconds(case, {place: limits[place]})
 
 
 def _reason_to_skip(
     case: Case,
-    able: Sequence[Contender],
+    fast_enough: Sequence[Contender],
     contenders: Sequence[Contender],
-    limits: Mapping[str, Ceilings],
+    limits: Mapping[str, PerformanceLimits],
     left: float,
     rounds: int,
 ) -> str | None:
-    """Return why a case cannot be measured, or None."""
+    """Return why a case cannot be measured, or None; `left` is the time left in seconds."""
     too_large = case.too_large(case.batch)
     if too_large:
         return too_large
-    if not able:
-        least = min(_least_step_seconds(case, c, limits) for c in contenders)
-        return f"one step takes {least:.1f} s or more, and the limit is {LONGEST_STEP:g} s"
-    return "the time is up" if sum(estimate_seconds(case, c, limits, rounds) for c in able) > left else None
+    if not fast_enough:
+        lower_bound = min(_least_step_seconds(case, c, limits) for c in contenders)
+        return f"one step takes {lower_bound:.1f} s or more, wanted at most {MAX_STEP_SECONDS:g} s"
+    needed = sum(estimate_seconds(case, c, limits, rounds) for c in fast_enough)
+    return "the time is up" if needed > left else None
 
 
-def lines(found: Sequence[Measurement]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Return pairs of x and microseconds, by line and contender, in increasing order of x."""
-    drawn: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for point in sorted(found, key=lambda point: int(point["x"])):
-        for who, microseconds in point.get("microseconds", {}).items():
-            drawn.setdefault(point["line"], {}).setdefault(who, []).append((point["x"], microseconds))
-    return drawn
+def lines(points: Sequence[Measurement]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return pairs of x and microseconds for each line and contender, in increasing order of x."""
+    result: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for point in sorted(points, key=lambda point: int(point["x"])):
+        for name, microseconds in point.get("microseconds", {}).items():
+            result.setdefault(point["line"], {}).setdefault(name, []).append((point["x"], microseconds))
+    return result
 
 
 def overtakings(line: Mapping[str, Sequence[tuple[int, float]]]) -> list[Overtaking]:
-    """Return where the fastest contender of a line changes, interpolated on logarithmic axes.
+    """Return the points at which the fastest contender on a line changes, interpolated on logarithmic axes.
 
-    A lead below the factor `LEAD` does not count, since it can be noise.
+    A lead by a factor below `MIN_LEAD` does not count, since it may be noise.
+
+    Parameters
+    ----------
+    line : mapping of str to sequence of (int, float)
+        Pairs of x and microseconds, by contender.
 
     Examples
     --------
     >>> overtakings({"a": [(1, 1.0), (100, 100.0)], "b": [(1, 10.0), (100, 10.0)]})
     [Overtaking(x=10.0, before='a', after='b')]
     """
-    at: dict[int, dict[str, float]] = {}
-    for who, points in line.items():
+    times: dict[int, dict[str, float]] = {}
+    for name, points in line.items():
         for x, microseconds in points:
-            at.setdefault(x, {})[who] = microseconds
-    found: list[Overtaking] = []
+            times.setdefault(x, {})[name] = microseconds
+    changes: list[Overtaking] = []
     before = ""
-    for x0, x1 in pairwise(sorted(at)):
-        before = before or min(at[x0], key=at[x0].__getitem__)
-        after = min(at[x1], key=at[x1].__getitem__)
-        if before not in at[x1] or after not in at[x0] or at[x1][before] < LEAD * at[x1][after]:
+    for x0, x1 in pairwise(sorted(times)):
+        before = before or min(times[x0], key=times[x0].__getitem__)
+        after = min(times[x1], key=times[x1].__getitem__)
+        if before not in times[x1] or after not in times[x0] or times[x1][before] < MIN_LEAD * times[x1][after]:
             continue
-        behind, ahead = (math.log(at[x][after] / at[x][before]) for x in (x0, x1))
-        fraction = behind / (behind - ahead) if behind > 0 else 0.0
-        between = math.exp(math.log(x0) + fraction * math.log(x1 / x0))
-        found.append(Overtaking(float(f"{between:.3g}"), before, after))
+        log_ratio0, log_ratio1 = (math.log(times[x][after] / times[x][before]) for x in (x0, x1))
+        fraction = log_ratio0 / (log_ratio0 - log_ratio1) if log_ratio0 > 0 else 0.0
+        crossing = math.exp(math.log(x0) + fraction * math.log(x1 / x0))
+        changes.append(Overtaking(float(f"{crossing:.3g}"), before, after))
         before = after
-    return found
+    return changes
 
 
-def skipped(found: Sequence[Measurement]) -> list[tuple[Any, str]]:
-    """Return network and batch of each skipped case, and the reason."""
-    return list(dict.fromkeys(((f["network"], f["batch"]), f["skipped"]) for f in found if "skipped" in f))
+def skipped(points: Sequence[Measurement]) -> list[tuple[Any, str]]:
+    """Return the network and batch size of each skipped case, and the reason why it was skipped."""
+    return list(dict.fromkeys(((p["network"], p["batch"]), p["skipped"]) for p in points if "skipped" in p))

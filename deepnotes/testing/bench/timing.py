@@ -1,4 +1,4 @@
-"""Timing of contenders in turns, with ratios per round and marks on results that scatter too much."""
+"""Timing of contenders that take turns, with the ratios of their times, and marks on times that scatter too much."""
 
 import statistics
 import time
@@ -9,18 +9,18 @@ from typing import TypeVar
 Name = TypeVar("Name")
 
 PAUSE_SECONDS = 0.15
-"""The pause before each turn: idle BLAS threads spin for 0.1 s, and would take a core from the next contender."""
+"""The pause before each turn: idle BLAS threads keep spinning for 0.1 s, and would slow down the next contender."""
 
 UNRELIABLE = 0.2
-"""A result is marked as unreliable if its :func:`scatter` is larger than this."""
+"""A time is marked as unreliable if its :func:`scatter` is larger than this."""
 
 
 def seconds(function: Callable[[], object], times: int = 1) -> float:
-    """Return the mean seconds per call, for a number of calls in a row."""
-    began = time.perf_counter()
+    """Call `function` several times in a row, and return the mean seconds per call."""
+    start = time.perf_counter()
     for _ in range(times):
         function()
-    return (time.perf_counter() - began) / times
+    return (time.perf_counter() - start) / times
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def blas_threads(threads: int | None) -> Iterator[None]:
     Raises
     ------
     ImportError
-        If a number is given and threadpoolctl is not installed.
+        If a number is given but threadpoolctl is not installed.
     """
     if threads is None:
         yield
@@ -42,23 +42,29 @@ def blas_threads(threads: int | None) -> Iterator[None]:
 
 
 def on_blas_threads(threads: int | None, function: Callable[[], object], times: int = 1) -> float:
-    """Return the mean seconds per call with the given number of BLAS threads."""
+    """Return the mean seconds per call of `function` with the given number of BLAS threads."""
     with blas_threads(threads):
         return seconds(function, times)
 
 
-def turns(rivals: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
-    """Call all rivals, which return their own times, in each round; return the times by rival."""
-    times: dict[Name, list[float]] = {who: [] for who in rivals}
+def turns(timers: Mapping[Name, Callable[[], float]], rounds: int) -> dict[Name, list[float]]:
+    """Call each timer once per round, in turns, and return the times in seconds, by name.
+
+    A timer is a function that runs the work of one contender and returns the time that it took.
+    """
+    times: dict[Name, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
-        for who, rival in rivals.items():
+        for name, timer in timers.items():
             time.sleep(PAUSE_SECONDS)
-            times[who].append(rival())
+            times[name].append(timer())
     return times
 
 
 def fastest(choices: Sequence[Name], trial: Callable[[Name], float]) -> Name:
-    """Return the choice with the shortest trial in three rounds, after a warm-up round."""
+    """Return the choice with the shortest time in three rounds, after a warm-up round.
+
+    `trial` takes a choice and returns the time that it took.
+    """
     choices = list(dict.fromkeys(choices))
     if len(choices) == 1:
         return choices[0]
@@ -67,12 +73,12 @@ def fastest(choices: Sequence[Name], trial: Callable[[Name], float]) -> Name:
 
 
 def spread(values: Sequence[float], digits: int = 4) -> list[float]:
-    """Return minimum, median and maximum, rounded."""
+    """Return the minimum, median and maximum of the values, rounded."""
     return [round(f(values), digits) for f in (min, statistics.median, max)]
 
 
 def scatter(values: Sequence[float]) -> float | None:
-    """Return the interquartile range of the values as a share of their median; None for fewer than three.
+    """Return the interquartile range of the values divided by their median; None for fewer than three values.
 
     Examples
     --------
@@ -86,28 +92,32 @@ def scatter(values: Sequence[float]) -> float | None:
 
 
 def is_unreliable(share: float | None) -> bool:
-    """Return whether a :func:`scatter` is unknown or too large."""
+    """Return whether `share`, a result of :func:`scatter`, is None or too large."""
     return share is None or share > UNRELIABLE
 
 
 def summary(times: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    """Return the median in microseconds and the scatter of each rival, and the names of the unreliable ones."""
-    shares = {who: scatter(values) for who, values in times.items()}
+    """Return the median in microseconds and the scatter of each contender, and the names of the unreliable ones.
+
+    `times` are the times of each contender in seconds, one per round.
+    """
+    shares = {name: scatter(values) for name, values in times.items()}
     return {
-        "microseconds": {who: round(statistics.median(values) * 1e6, 2) for who, values in times.items()},
-        "scatter": {who: None if share is None else round(share, 3) for who, share in shares.items()},
-        "unreliable": [who for who, share in shares.items() if is_unreliable(share)],
+        "microseconds": {name: round(statistics.median(values) * 1e6, 2) for name, values in times.items()},
+        "scatter": {name: None if share is None else round(share, 3) for name, share in shares.items()},
+        "unreliable": [name for name, share in shares.items() if is_unreliable(share)],
     }
 
 
 def summarize_ratios(times: Mapping[str, Sequence[float]], ours: Sequence[str]) -> dict[str, object]:
-    """Return the :func:`summary` with the :func:`spread` of the ratios of each of `ours` to each other rival.
+    """Return the :func:`summary` and the ratios of the times of each contender in `ours` to those of the others.
 
-    Ratios are taken per round: whatever slows the machine for a while slows both rivals.
+    The ratio is computed in each round, and its minimum, median and maximum are returned (:func:`spread`). A temporary
+    slowdown of the machine affects both times in a round, and hardly changes their ratio.
     """
     ratios = {
-        f"{who} to {other}": spread([a / b for a, b in zip(times[who], times[other], strict=True)])
-        for who in ours
+        f"{name} to {other}": spread([a / b for a, b in zip(times[name], times[other], strict=True)])
+        for name in ours
         for other in times
         if other not in ours
     }

@@ -216,7 +216,7 @@ def test_a_header_that_was_altered_is_refused(path: Path, change: Any) -> None:
         (lambda h: h.update(digests=7), "was altered after it was written"),
         (lambda h: h["network"]["layers"][0].update(activation="os.system"), "makes no sense .*unknown activation"),
         (lambda h: h["network"]["layers"][0].update(initializer="__import__"), "unknown initializer '__import__'"),
-        (lambda h: h["network"]["layers"][0].update(type="pickle"), "unknown type of layer 'pickle'"),
+        (lambda h: h["network"]["layers"][0].update(type="pickle"), "unknown layer type 'pickle'"),
         (lambda h: h["network"]["layers"][0].update(units=2**62), "W1 has shape .*, wanted"),
         (lambda h: h["network"]["layers"][0].update(units=-1), "makes no sense .*units=-1"),
         (lambda h: h["network"]["layers"][0].update(units="5"), "makes no sense .*units='5'"),

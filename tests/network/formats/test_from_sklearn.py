@@ -158,8 +158,8 @@ def test_estimators_and_steps_without_an_equivalent_layer_are_refused() -> None:
     net.out_activation_ = "cubed"
     for estimator, message in (
         (LinearRegression(), "a LinearRegression, wanted a fitted MLPClassifier, MLPRegressor, DenseClassifier or"),
-        (MLPClassifier(), "a MLPClassifier, which is not fitted"),
-        (make_pipeline(StandardScaler(), MLPClassifier()), "a MLPClassifier, which is not fitted|a Pipeline, which is"),
+        (MLPClassifier(), "a MLPClassifier, but is not fitted"),
+        (make_pipeline(StandardScaler(), MLPClassifier()), "a MLPClassifier, but is not fitted|a Pipeline, but is"),
         (3, "estimator is a int, wanted a fitted"),
         (net, "estimator has the activation 'cubed', wanted one of logistic, identity, sigmoid, tanh, .*, exp"),
     ):
@@ -167,8 +167,8 @@ def test_estimators_and_steps_without_an_equivalent_layer_are_refused() -> None:
             dn.from_sklearn(estimator)
     for step, message in (
         (SimpleImputer(), "estimator has the step SimpleImputer, wanted one of StandardScaler, MinMaxScaler, .*"),
-        (MinMaxScaler(clip=True).fit(X), r"MinMaxScaler\(clip=True\), and no layer bounds its inputs"),
-        (PCA(4), "a Pipeline, which is not fitted"),
+        (MinMaxScaler(clip=True).fit(X), r"MinMaxScaler\(clip=True\), but no layer can clip its inputs"),
+        (PCA(4), "a Pipeline, but is not fitted"),
     ):
         with pytest.raises(dn.ArgumentError, match=message):
             dn.from_sklearn(make_pipeline(step, fit_estimator("regression")))

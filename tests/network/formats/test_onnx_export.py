@@ -221,7 +221,7 @@ def test_networks_too_large_for_the_format_are_refused(monkeypatch: pytest.Monke
     chain = Chain.of(network("relu"))
     monkeypatch.setattr("deepnotes.network.formats.onnx_writing.LIMIT", 100)
     with pytest.raises(
-        dn.ModelFileError, match=r"the parameters have \d+ bytes, and an ONNX file must have less than 2 GiB"
+        dn.ModelFileError, match=r"the parameters have \d+ bytes, but an ONNX file must be smaller than 2 GiB"
     ):
         to_onnx(chain)
 

@@ -126,7 +126,7 @@ def test_tensors_whose_data_do_not_fit_their_shape_are_refused(shape: list[int],
 
 def test_an_input_of_a_huge_declared_size_is_refused_without_allocating_it(tmp_path: Path) -> None:
     content = chain(("Mul", 2.0), ("Flatten",), DENSE, shape=("m", 1 << 40, 1 << 20))
-    assert "needs 3 numbers for each sample, and there are" in refusal(content, tmp_path)
+    assert "needs 3 numbers for each sample, but there are" in refusal(content, tmp_path)
     content = chain(("Mul", np.ones((1, 1))), ("Add", np.ones(5)), DENSE, shape=("m", 1 << 40))
     assert "has a constant of shape (5,)" in refusal(content, tmp_path)
 

@@ -58,7 +58,7 @@ def test_a_directory_in_use_is_refused_with_its_owner(run: Path) -> None:
             before = net.flat()
             with pytest.raises(
                 dn.CheckpointError,
-                match=rf"run is in use by another training, .*: process {process.pid} on .*, since \d{{4}}-\d\d-\d\d",
+                match=rf"run is in use by another training run, .*: process {process.pid} on .*, since \d{{4}}-\d\d",
             ):
                 fit(net, run)
             np.testing.assert_array_equal(net.flat(), before)
@@ -125,7 +125,7 @@ def test_threads_of_one_process_exclude_each_other(run: Path) -> None:
     def second() -> None:
         assert started.wait(30)
         try:
-            with pytest.raises(dn.CheckpointError, match=f"in use by another training, .*: process {os.getpid()} "):
+            with pytest.raises(dn.CheckpointError, match=f"in use by another training run, .*: process {os.getpid()} "):
                 fit(network(), run, 1)
         finally:
             done.set()

@@ -341,7 +341,7 @@ def test_a_training_with_another_user_defined_object_is_not_resumed(
     fit(network(), tmp_path, 1, **one)
     net = network()
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=f"belongs to another training: {name} was .* and is "):
+    with pytest.raises(dn.CheckpointError, match=f"belongs to another training run: {name} was .* and is "):
         fit(net, tmp_path, 2, resume=True, **other)
     np.testing.assert_array_equal(net.flat(), before)
     assert fit(network(), tmp_path, 2, resume=True, **one).epochs == 2

@@ -275,7 +275,7 @@ def test_a_training_whose_checkpoint_cannot_be_written_resumes_from_the_latest_o
     with (
         inject(Fault(call, raise_os_error(error), after=2), monkeypatch),
         pytest.raises(
-            dn.CheckpointError, match=f"cannot write .*{os.strerror(error)}; the training stopped after"
+            dn.CheckpointError, match=f"cannot write .*{os.strerror(error)}; training stopped, and"
         ) as caught,
     ):
         fit(net, run, every=1)
@@ -328,7 +328,7 @@ def test_the_error_says_so_if_no_checkpoint_could_be_written(run: Path, monkeypa
     with (
         inject(Fault("write", raise_os_error(errno.ENOSPC), after=0), monkeypatch),
         pytest.raises(
-            dn.CheckpointError, match=r"No space left on device; .* after update 10, .* there is no checkpoint"
+            dn.CheckpointError, match=r"No space left on device; .* after update 10; there is no checkpoint"
         ),
     ):
         fit(net, run, every=1)

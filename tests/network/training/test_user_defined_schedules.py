@@ -72,5 +72,5 @@ def test_a_memory_that_cannot_be_saved_in_a_checkpoint_is_refused(memory: Any) -
             return memory
 
     net = network()
-    with pytest.raises(dn.ArgumentError, match=r"the schedule remembers .*, wanted a mapping"):
+    with pytest.raises(dn.ArgumentError, match=r"memory is .*, wanted a mapping"):
         fit(net, optimizer=dn.Adam(InvalidMemory()))
