@@ -15,7 +15,7 @@ ALL = CHECKS | STEP_CHECKS
 
 
 class Mutant(NamedTuple):
-    """A fault: in the program of `file`, `old` becomes `new`; `check` has to fail with `message` in its error."""
+    """A kernel with a fault: in the program of `file`, `new` replaces `old`. The given check has to fail with `message`."""
 
     fault: str
     file: str

@@ -100,7 +100,7 @@ def two_wheels(patch: pytest.MonkeyPatch, cupy: Any) -> None:
 
 
 def no_device(patch: pytest.MonkeyPatch, cupy: Any) -> None:
-    patch.delenv("CUDA_VISIBLE_DEVICES", always_raise=False)
+    patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     error = CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
     patch.setattr(cupy.cuda.runtime, "getDeviceCount", always_raise(error))
 

@@ -138,7 +138,7 @@ def test_the_stream_still_works_after_a_capture_fails(
     assert message in record.message
 
 
-def test_an_interrupt_during_a_capture_ends_it(library: fake_cupy.Cublas) -> None:
+def test_an_interrupt_during_a_capture_ends_the_capture(library: fake_cupy.Cublas) -> None:
     device = open_device()
 
     def interrupt() -> None:
