@@ -15,7 +15,7 @@ ALL = CHECKS | STEP_CHECKS
 
 
 class Mutant(NamedTuple):
-    """A kernel with a fault: in the program of `file`, `new` replaces `old`. The given check has to fail with `message`."""
+    """A kernel with a fault: in the program of `file`, `new` replaces `old`; `check` has to fail with `message`."""
 
     fault: str
     file: str
