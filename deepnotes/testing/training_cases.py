@@ -27,6 +27,7 @@ class TrainingCase:
     loss : str or LossFunction
     optimizer : Optimizer
     inputs, samples, batch : int
+        The number of features, of samples, and of samples in a batch.
     call_sizes : tuple of int
         The number of samples, repetitions included, in each call of ``train``.
     rate : float
@@ -159,7 +160,7 @@ def check_training(trial: Trial, training: TrainingCase, where: str, random: boo
     Failure
     """
     with np.errstate(all="ignore"):
-        wanted, sums = train_bounded(trial.bounds(training.dtype, random), training)
+        expected, sums = train_bounded(trial.bounds(training.dtype, random), training)
     state, chunks = train_on_backend(trial, training)
     for call, (chunk, order, (loss_sum, weight_sum)) in enumerate(zip(chunks, training.orders(), sums, strict=True)):
         steps = -(-len(order) // training.batch)
@@ -168,26 +169,26 @@ def check_training(trial: Trial, training: TrainingCase, where: str, random: boo
         check_number(trial, chunk.weight_sum, weight_sum, f"{where}: weight_sum of call {call}")
     total = sum(-(-len(order) // training.batch) for order in training.orders())
     trial.that(state.step == total, f"{where}: step {total} at the end, got {state.step}")
-    trial.compare(state.theta, wanted.theta, f"{where}: θ")  # type: ignore[arg-type]
-    for name, slot, expected in zip(training.optimizer.slots, state.slots, wanted.slots, strict=True):
-        trial.compare(slot, expected, f"{where}: slot {name}")  # type: ignore[arg-type]
+    trial.compare(state.theta, expected.theta, f"{where}: θ")  # type: ignore[arg-type]
+    for name, slot, expected_slot in zip(training.optimizer.slots, state.slots, expected.slots, strict=True):
+        trial.compare(slot, expected_slot, f"{where}: slot {name}")  # type: ignore[arg-type]
 
 
-def check_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -> None:
+def check_number(trial: Trial, result: float, expected: BoundedArray, where: str) -> None:
     """Check a Python number against the reference.
 
     Raises
     ------
     Failure
     """
-    if not isinstance(found, float):
-        raise Failure(f"{where}: got {type(found).__name__}, wanted a float")
-    times = float(excess(np.asarray(found), wanted))
+    if not isinstance(result, float):
+        raise Failure(f"{where}: got {type(result).__name__}, wanted a float")
+    times = float(excess(np.asarray(result), expected))
     trial.compared += 1
     if times > trial.worst:
         trial.worst, trial.where = times, where
     if times > 1:
-        raise Failure(f"{where}: {found!r}, wanted {float(wanted)!r} to within {float(wanted.error):.3g}")
+        raise Failure(f"{where}: {result!r}, wanted {float(expected)!r} to within {float(expected.error):.3g}")
 
 
 def check_gradients(trial: Trial, training: TrainingCase, where: str) -> None:
@@ -199,11 +200,11 @@ def check_gradients(trial: Trial, training: TrainingCase, where: str) -> None:
     """
     bounds = trial.bounds(training.dtype)
     with np.errstate(all="ignore"):
-        wanted = EagerProgram(bounds, training.plan).gradients(*place_on(bounds, training))
+        expected = EagerProgram(bounds, training.plan).gradients(*place_on(bounds, training))
         state, data = place_on(trial.backend, training)
-        found = compile_program(trial.backend, training.plan).gradients(state, data)
+        result = compile_program(trial.backend, training.plan).gradients(state, data)
     for name in ("cost", "weight", "flat", "square"):
-        trial.compare(getattr(found, name), getattr(wanted, name), f"{where}: {name}")
+        trial.compare(getattr(result, name), getattr(expected, name), f"{where}: {name}")
     trial.same(state.theta, training.theta(), f"{where}: θ afterwards")
     for x, before in zip(data, training.data(), strict=True):
         if x is not None:

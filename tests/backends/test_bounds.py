@@ -53,7 +53,7 @@ def test_results_are_within_bounds_for_all_arguments_within_bounds(name: str, dt
     bounds = Bounds(dtype)
     rng = np.random.default_rng(1)
     arguments = [draw_bounded(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]
-    wanted = function(bounds.xp, *arguments)
+    expected = function(bounds.xp, *arguments)
     for fraction in (-1.0, 1.0, None, None):
         moved_arguments = [
             BoundedArray(
@@ -61,9 +61,9 @@ def test_results_are_within_bounds_for_all_arguments_within_bounds(name: str, dt
             )
             for x in arguments
         ]
-        found = function(bounds.xp, *moved_arguments).value
+        result = function(bounds.xp, *moved_arguments).value
         slack = 1 + 1e-9  # for the rounding errors of this test
-        assert np.all(abs(found - wanted.value) <= slack * wanted.error * bounds.rules.slack)
+        assert np.all(abs(result - expected.value) <= slack * expected.error * bounds.rules.slack)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -90,13 +90,13 @@ def test_wrong_products_exceed_their_bounds(k: int) -> None:
     rng = np.random.default_rng(k)
     A, B = rng.normal(size=(32, k)).astype("float32"), rng.normal(size=(k, 32)).astype("float32")
     bounds = Bounds("float32")
-    wanted = bounds.from_numpy(A) @ bounds.from_numpy(B)
-    assert excess(A[:, :-1] @ B[:-1], wanted).max() > 100
+    expected = bounds.from_numpy(A) @ bounds.from_numpy(B)
+    assert excess(A[:, :-1] @ B[:-1], expected).max() > 100
 
     def round_to_tf32(x: np.ndarray) -> np.ndarray:
         return ((x.view(np.int32) + 0x1000) & ~0x1FFF).view(np.float32)
 
-    assert excess(round_to_tf32(A) @ round_to_tf32(B), wanted).max() > 2
+    assert excess(round_to_tf32(A) @ round_to_tf32(B), expected).max() > 2
     tf32_bounds = Bounds("float32", "tf32")
     assert excess(round_to_tf32(A) @ round_to_tf32(B), tf32_bounds.from_numpy(A) @ tf32_bounds.from_numpy(B)).max() < 1
     double = Bounds("float64")
@@ -116,10 +116,10 @@ def test_sum_factors_for_random_and_worst_case_terms() -> None:
 def test_sums_of_constants_exceed_random_bounds_but_not_worst_case_bounds() -> None:
     """In a sequential sum of 0.1, many successive roundings have the same sign."""
     x = np.full((1, 20_000), 0.1, "float32")
-    found = np.cumsum(x, axis=1)[:, -1]
+    result = np.cumsum(x, axis=1)[:, -1]
     random, worst_case = (Bounds("float32", random=random) for random in (True, False))
-    assert excess(found, random.xp.sum(random.from_numpy(x), axis=1)).max() > 1
-    assert excess(found, worst_case.xp.sum(worst_case.from_numpy(x), axis=1)).max() < 1
+    assert excess(result, random.xp.sum(random.from_numpy(x), axis=1)).max() > 1
+    assert excess(result, worst_case.xp.sum(worst_case.from_numpy(x), axis=1)).max() < 1
 
 
 def test_both_slopes_are_accepted_near_a_kink() -> None:
@@ -133,14 +133,14 @@ def test_both_slopes_are_accepted_near_a_kink() -> None:
 
 def test_nan_and_infinity_have_to_match() -> None:
     rules = Rules("float32")
-    wanted = rules.known(
+    expected = rules.known(
         np.array([np.nan, np.inf, -np.inf, 1.0, 3.402823e38, 1e39]), np.array([1.0, 1, 1, 1e-7, 1e34, 1.0])
     )
     nan, inf = np.nan, np.inf
     right = np.array([nan, inf, -inf, 1, inf, inf], "float32")
-    assert (excess(right, wanted) == 0).all()
+    assert (excess(right, expected) == 0).all()
     wrong = np.array([inf, nan, inf, nan, nan, -inf], "float32")
-    assert np.isinf(excess(wrong, wanted)).all()
+    assert np.isinf(excess(wrong, expected)).all()
 
 
 def test_exact_results_have_no_error() -> None:

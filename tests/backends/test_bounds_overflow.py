@@ -39,18 +39,18 @@ def test_rules_overflow_without_a_warning(name: str, dtype: str) -> None:
         for error in (0.0, 1e-3, 1e200, np.inf):
             x = BoundedArray(bounds.rules, np.full((3, 4), value, bounds.rules.wide), error)
             with np.errstate(all="raise"):
-                found = FUNCTIONS[name][0](bounds.xp, x, x)
-            assert not np.isnan(found.error).any()
+                result = FUNCTIONS[name][0](bounds.xp, x, x)
+            assert not np.isnan(result.error).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_exp_is_infinite_if_it_overflows_and_unbounded_for_an_unbounded_argument(dtype: str) -> None:
     bounds = Bounds(dtype)
     x = np.array([[2e4, 2e4, 1.0, 1.0]])
-    wanted = bounds.xp.exp(BoundedArray(bounds.rules, x.astype(bounds.rules.wide), [[0.0, 1e-3, 1e-3, np.inf]]))
+    expected = bounds.xp.exp(BoundedArray(bounds.rules, x.astype(bounds.rules.wide), [[0.0, 1e-3, 1e-3, np.inf]]))
 
     def is_accepted(result: Any) -> list[bool]:
-        times: np.ndarray = excess(np.full((1, 4), result, dtype), wanted)
+        times: np.ndarray = excess(np.full((1, 4), result, dtype), expected)
         return [bool(accepted) for accepted in times[0] <= 1]
 
     assert is_accepted(np.inf) == [True, True, False, True]

@@ -76,14 +76,14 @@ def test_eight_threads_that_share_a_network_get_the_results_of_one_thread(backen
     net = wide_network(backend, dtype=dtype)
     X, y = data(1200)
     parts = [(X[:, i : i + size], y[i : i + size]) for i, size in enumerate((1, 1, 2, 31, 64, 200, 600, 1200))]
-    wanted = [(net.predict(x).tobytes(), net.evaluate(x, y)) for x, y in parts]
+    expected = [(net.predict(x).tobytes(), net.evaluate(x, y)) for x, y in parts]
 
     def predict(number: int) -> list[tuple[bytes, dict[str, float]]]:
         x, y = parts[number]
         return [(net.predict(x).tobytes(), net.evaluate(x, y)) for _ in range(3)]
 
-    for found, expected in zip(at_once([partial(predict, i) for i in range(8)], SECONDS), wanted, strict=True):
-        assert found == [expected] * 3
+    results = at_once([partial(predict, i) for i in range(8)], SECONDS)
+    assert results == [[outputs] * 3 for outputs in expected]
 
 
 def test_training_networks_in_parallel_threads_gives_the_same_bits_as_in_sequence(backend: dn.Backend) -> None:
@@ -94,8 +94,8 @@ def test_training_networks_in_parallel_threads_gives_the_same_bits_as_in_sequenc
         history = net.fit(X, y, epochs=2, batch_size=100, validation=(X, y))
         return net.flat().tobytes(), history.loss + history.val_loss
 
-    wanted = [train(seed) for seed in range(4)]
-    assert at_once([partial(train, seed) for seed in range(4)], SECONDS) == wanted
+    expected = [train(seed) for seed in range(4)]
+    assert at_once([partial(train, seed) for seed in range(4)], SECONDS) == expected
 
 
 def test_a_network_predicts_while_it_is_trained(backend: dn.Backend) -> None:
@@ -255,11 +255,11 @@ def test_joblib_workers_compute_the_same_bits_as_one_process(workers: str) -> No
     tasks = [(wide_network(name), rate) for name in BACKENDS for rate in (0.01, 0.001)]
     for net, _ in tasks:
         net.fit(*data(50), epochs=1)
-    wanted = [train_and_score(*task) for task in tasks]
+    expected = [train_and_score(*task) for task in tasks]
     # loky divides the threads among its processes, but NumPy gives the same bits only with the same number of threads.
     blas = [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
     threads = {"inner_max_num_threads": max(blas, default=1)} if workers == "loky" else {}
     with joblib.parallel_config(backend=workers, n_jobs=2, **threads):
         work = joblib.Parallel(timeout=2 * SECONDS)
-        found = within(2 * SECONDS, lambda: work(joblib.delayed(train_and_score)(*task) for task in tasks))
-    assert found == wanted
+        results = within(2 * SECONDS, lambda: work(joblib.delayed(train_and_score)(*task) for task in tasks))
+    assert results == expected

@@ -28,7 +28,7 @@ def digests(name: str, *threads: int) -> list[str]:
 
     backend: Any = dn.get_backend(name, **({"threads": threads[0]} if threads else {}))
     X, y = data()
-    found = []
+    results = []
     for dtype in ("float32", "float64"):
         small = dn.Network([dn.Dense(9, "tanh"), dn.Dense(5, "softmax")], 96, backend=backend, dtype=dtype, seed=3)
         for net, batch in ((small, 16), (wide_network(backend, dtype=dtype), 300)):
@@ -38,14 +38,14 @@ def digests(name: str, *threads: int) -> list[str]:
             arrays = [net.flat(), *(net.backend.to_numpy(slot) for slot in state.slots)]
             predicted = [net.predict(X), net.predict(X[:, :1])]
             for group in (arrays, [np.array(history.loss + history.val_loss)], predicted):
-                found.append(hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in group)).hexdigest())
-    return found
+                results.append(hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in group)).hexdigest())
+    return results
 
 
 def run_in_processes(name: str, runs: list[tuple[list[str], dict[str, str]]]) -> list[list[str]]:
     """Call `digests` in new processes, two at a time, with the arguments and the environment of each run."""
     path = os.pathsep.join(filter(None, [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH")]))
-    found = []
+    results = []
     for pair in (runs[i : i + 2] for i in range(0, len(runs), 2)):
         running = [
             subprocess.Popen(
@@ -59,8 +59,8 @@ def run_in_processes(name: str, runs: list[tuple[list[str], dict[str, str]]]) ->
         for process in running:
             out, _ = process.communicate(timeout=120)
             assert process.returncode == 0
-            found.append(out.split())
-    return found
+            results.append(out.split())
+    return results
 
 
 @pytest.mark.parametrize("name", ["numpy", "numba", "cupy"])
@@ -77,9 +77,9 @@ def test_separate_processes_compute_the_bits_that_a_backend_promises(name: str) 
     else:
         groups = [[([], dict.fromkeys(THREAD_VARIABLES, threads))] * 2 for threads in ("1", "2")]
     for runs in groups:
-        found = run_in_processes(name, runs)
-        assert len(found[0]) == len(set(found[0])) == 12
-        assert found == [found[0]] * len(runs)
+        results = run_in_processes(name, runs)
+        assert len(results[0]) == len(set(results[0])) == 12
+        assert results == [results[0]] * len(runs)
 
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -87,7 +87,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def test_every_backend_declares_its_determinism() -> None:
-    found = {name: dn.get_backend(name).determinism for name in dn.available_backends()}
-    assert set(found.values()) <= set(PROMISES)
-    assert found["numpy"] == "same threads"
+    declared = {name: dn.get_backend(name).determinism for name in dn.available_backends()}
+    assert set(declared.values()) <= set(PROMISES)
+    assert declared["numpy"] == "same threads"
     assert dn.Backend("custom", np).determinism == "none"

@@ -43,10 +43,10 @@ def check_same_results(net: dn.Network, X_foreign: Any, Y_foreign: Any) -> None:
     assert isinstance(net.predict(X_foreign), np.ndarray)
     assert np.array_equal(net.predict(X_foreign), reference.predict(X))
     assert net.evaluate(X_foreign, Y_foreign) == reference.evaluate(X, Y)
-    found = net.fit(X_foreign, Y_foreign, epochs=2, validation=(X_foreign, Y_foreign), sample_weight=Y_foreign)
-    wanted = reference.fit(X, Y, epochs=2, validation=(X, Y), sample_weight=Y)
-    assert found.loss == wanted.loss
-    assert found.val_loss == wanted.val_loss
+    history = net.fit(X_foreign, Y_foreign, epochs=2, validation=(X_foreign, Y_foreign), sample_weight=Y_foreign)
+    expected_history = reference.fit(X, Y, epochs=2, validation=(X, Y), sample_weight=Y)
+    assert history.loss == expected_history.loss
+    assert history.val_loss == expected_history.val_loss
     assert net.partial_fit(X_foreign, Y_foreign) == reference.partial_fit(X, Y)
     assert np.array_equal(net.flat(), reference.flat())
 
@@ -119,8 +119,8 @@ def test_reading_an_array_does_not_allocate_a_copy() -> None:
 )
 def test_pytorch_tensors_of_any_strides_and_float_dtype_are_read(torch: ModuleType, expression: str) -> None:
     given = eval(expression, {"torch": torch, "X": torch.tensor(X)})
-    wanted = network().predict(np.array(given.tolist(), dtype=np.float32))
-    assert np.array_equal(network().predict(given), wanted)
+    expected = network().predict(np.array(given.tolist(), dtype=np.float32))
+    assert np.array_equal(network().predict(given), expected)
 
 
 def test_pytorch_integers_and_booleans_are_read(torch: ModuleType) -> None:

@@ -63,15 +63,15 @@ def assert_outputs(net: dn.Network, X: Any) -> None:
     100 inputs, or amplifies errors much. In single precision, outputs may differ by 4 times the error of the equations
     in single precision, plus 8 rounding errors.
     """
-    found, wanted = net.predict(X), predict_by_equations(net, X)
-    assert found.dtype == net.dtype
-    assert found.shape == wanted.shape
-    scale = np.abs(wanted).max(initial=0)
+    result, expected = net.predict(X), predict_by_equations(net, X)
+    assert result.dtype == net.dtype
+    assert result.shape == expected.shape
+    scale = np.abs(expected).max(initial=0)
     limit = 1e-12 * scale
     if net.dtype == "float32":
         plain = np.asarray(eager_inference(net, "float32").predict(net.flat(), np.asarray(X, "float32")))
-        limit = 4 * np.abs(plain - wanted).max(initial=0) + 8 * np.finfo("float32").eps * scale
-    assert np.abs(found - wanted).max(initial=0) <= limit
+        limit = 4 * np.abs(plain - expected).max(initial=0) + 8 * np.finfo("float32").eps * scale
+    assert np.abs(result - expected).max(initial=0) <= limit
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -159,14 +159,14 @@ def test_many_samples_are_predicted_in_parts(backend: str, monkeypatch: pytest.M
 
 def losses_for(activation: str) -> list[str]:
     """Return the names of the losses that accept the outputs of an activation."""
-    found = []
+    names = []
     for name in LOSSES:
         try:
             check_pair(Loss(name), dn.Activation(activation))
         except ArgumentError:
             continue
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 PAIRS = [(a, name) for a in ("identity", "softplus", "sigmoid", "softmax") for name in losses_for(a)]
@@ -179,14 +179,14 @@ def assert_evaluates(net: dn.Network, X: Any, Y: np.ndarray, loss: LossFunction,
     """
     k = net.outputs
     columns = np.eye(k)[Y].T if Y.ndim == 1 and k > 1 else Y.reshape(k, -1).astype("float64")
-    _, wanted = eager_inference(net).losses(net.flat().astype("float64"), np.asarray(X, "float64"), columns, loss)
-    scale = max(1, np.abs(wanted).max())
+    _, expected = eager_inference(net).losses(net.flat().astype("float64"), np.asarray(X, "float64"), columns, loss)
+    scale = max(1, np.abs(expected).max())
     limit = 1e-12 * scale
     if net.dtype == "float32":
         _, plain = eager_inference(net, "float32").losses(net.flat(), X, columns.astype("float32"), loss)
-        limit = 4 * np.abs(plain - wanted).max() + 8 * np.finfo("float32").eps * scale
-    found = net.evaluate(X, Y, loss=loss, sample_weight=w)["loss"]
-    assert abs(found - np.average(wanted[0], weights=w)) <= limit
+        limit = 4 * np.abs(plain - expected).max() + 8 * np.finfo("float32").eps * scale
+    result = net.evaluate(X, Y, loss=loss, sample_weight=w)["loss"]
+    assert abs(result - np.average(expected[0], weights=w)) <= limit
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -228,8 +228,8 @@ def test_evaluate_accepts_losses_with_options_custom_losses_and_metrics(backend:
         assert_evaluates(net, X, Y, loss)
     net = network(MIXED, backend)
     y = np.random.default_rng(0).integers(0, 4, 50)
-    wanted = float((net.predict(X).argmax(axis=0) == y).mean())
-    assert net.evaluate(X, y, metrics=["accuracy"])["accuracy"] == wanted
+    expected = float((net.predict(X).argmax(axis=0) == y).mean())
+    assert net.evaluate(X, y, metrics=["accuracy"])["accuracy"] == expected
 
 
 # --- current parameters -----------------------------------------------------------------------------------------------
@@ -303,10 +303,10 @@ def test_the_next_prediction_uses_new_parameters(change: Any, backend: str, tmp_
 )
 def test_a_copy_of_a_network_that_has_predicted_is_independent(copy_network: Any, backend: str) -> None:
     net = network(MIXED, backend)
-    wanted = [net.predict(samples(m)) for m in (1, 33)]
+    expected = [net.predict(samples(m)) for m in (1, 33)]
     duplicate = copy_network(net)
     net.set_flat(np.zeros(net.layout.size))
-    for m, outputs in zip((1, 33), wanted, strict=True):
+    for m, outputs in zip((1, 33), expected, strict=True):
         np.testing.assert_array_equal(duplicate.predict(samples(m)), outputs)
         assert np.ptp(net.predict(samples(m))) == 0
 

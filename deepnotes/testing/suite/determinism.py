@@ -61,8 +61,8 @@ def determinism_of_chunks(trial: Trial) -> None:
                 sums = result.loss_sum, result.weight_sum
             where = f"{dtype} split before update {', '.join(map(str, splits[1:-1]))}"
             trial.same(state.theta, trial.host(whole.theta), f"{where}: θ")
-            for i, (slot, wanted) in enumerate(zip(state.slots, whole.slots, strict=True)):
-                trial.same(slot, trial.host(wanted), f"{where}: slot {i}")
+            for i, (slot, expected) in enumerate(zip(state.slots, whole.slots, strict=True)):
+                trial.same(slot, trial.host(expected), f"{where}: slot {i}")
             trial.that(sums == (chunk.loss_sum, chunk.weight_sum), f"{where}: the same sums as in one call")
 
 

@@ -19,14 +19,14 @@ def check_predictions(trial: Trial, training: TrainingCase, where: str) -> None:
     (expected_state, expected_data), (state, data) = place_on(bounds, training), place_on(trial.backend, training)
     inference = compile_inference(trial.backend, training)
     with np.errstate(all="ignore"):
-        wanted = reference.predict(expected_state.theta, expected_data.X)
-        found = inference.predict(state.theta, data.X)
-        trial.compare(found, wanted, where)  # type: ignore[arg-type]
+        expected = reference.predict(expected_state.theta, expected_data.X)
+        result = inference.predict(state.theta, data.X)
+        trial.compare(result, expected, where)  # type: ignore[arg-type]
         if data.X.shape[1]:
             wanted_losses = reference.losses(expected_state.theta, expected_data.X, expected_data.Y, plan.loss)[1]
             outputs, losses = inference.losses(state.theta, data.X, data.Y, plan.loss)
             trial.compare(losses, wanted_losses, f"{where}: losses")  # type: ignore[arg-type]
-            trial.compare(outputs, wanted, f"{where}: outputs computed with the losses")  # type: ignore[arg-type]
+            trial.compare(outputs, expected, f"{where}: outputs computed with the losses")  # type: ignore[arg-type]
     trial.same(data.X, training.data()[0], f"{where}: X afterwards")
 
 
@@ -93,6 +93,6 @@ def new_parameters(trial: Trial) -> None:
             theta = training.theta() * training.plan.layout.decays().dtype.type(factor)
             theta = theta.astype(dtype)
             for columns in (slice(0, 1), slice(None)):
-                found = inference.predict(trial.backend.from_numpy(theta), data.X[:, columns])
-                wanted = reference.predict(bounds.from_numpy(theta), expected_data.X[:, columns])
-                trial.compare(found, wanted, f"{dtype} θ times {factor}")  # type: ignore[arg-type]
+                result = inference.predict(trial.backend.from_numpy(theta), data.X[:, columns])
+                expected = reference.predict(bounds.from_numpy(theta), expected_data.X[:, columns])
+                trial.compare(result, expected, f"{dtype} θ times {factor}")  # type: ignore[arg-type]

@@ -190,10 +190,10 @@ def astype(trial: Trial) -> None:
 def finfo(trial: Trial) -> None:
     """``finfo`` gives the same eps, max and smallest_normal as NumPy."""
     for dtype in DTYPES:
-        found, wanted = trial.backend.xp.finfo(getattr(trial.backend.xp, dtype)), np.finfo(dtype)
+        result, expected = trial.backend.xp.finfo(getattr(trial.backend.xp, dtype)), np.finfo(dtype)
         for name in ("eps", "max", "smallest_normal"):
             trial.that(
-                float(getattr(found, name)) == float(getattr(wanted, name)), f"finfo({dtype}).{name} equals NumPy's"
+                float(getattr(result, name)) == float(getattr(expected, name)), f"finfo({dtype}).{name} equals NumPy's"
             )
 
 
@@ -204,7 +204,7 @@ def integers(trial: Trial) -> None:
     x = trial.rng.integers(0, 2**32, (7, 5))
     y = trial.rng.integers(0, 2**16, (7, 5))
     a, b = backend.from_numpy(x), backend.from_numpy(y)
-    for name, found, wanted in [
+    for name, result, expected in [
         ("x * y", a * b, x * y),
         ("x + y", a + b, x + y),
         ("x ^ y", a ^ b, x ^ y),
@@ -215,7 +215,7 @@ def integers(trial: Trial) -> None:
         ("equal", backend.xp.equal(a, b), x == y),
         ("x * large number", a * 0xCD9E, x * 0xCD9E),
     ]:
-        trial.same(found, wanted, name)
+        trial.same(result, expected, name)
 
 
 @check("namespace.scalars")

@@ -163,13 +163,13 @@ def sample_weights(trial: Trial) -> None:
         program = compile_program(trial.backend, training.plan)
         for value in (1, 0):
             weights = np.full((1, 23), value, dtype)
-            found = program.gradients(state, Data(data.X, data.Y, trial.backend.from_numpy(weights)))
+            result = program.gradients(state, Data(data.X, data.Y, trial.backend.from_numpy(weights)))
             bounds = trial.bounds(dtype)
             expected_state, (X, Y, _) = place_on(bounds, training)
             weighted = Data(X, Y, bounds.from_numpy(weights))
-            wanted = compile_program(bounds, training.plan).gradients(expected_state, weighted)
-            trial.compare(found.flat, wanted.flat, f"{dtype} weights of {value}")  # type: ignore[arg-type]
-            trial.compare(found.cost, wanted.cost, f"{dtype} weights of {value}: cost")  # type: ignore[arg-type]
+            expected = compile_program(bounds, training.plan).gradients(expected_state, weighted)
+            trial.compare(result.flat, expected.flat, f"{dtype} weights of {value}")  # type: ignore[arg-type]
+            trial.compare(result.cost, expected.cost, f"{dtype} weights of {value}: cost")  # type: ignore[arg-type]
 
 
 @check("programs.objective")

@@ -109,10 +109,10 @@ def copies(trial: Trial) -> None:
         net.fit(X, y, epochs=1)
         for name, copier in copiers.items():
             duplicate = copier(net)
-            wanted = net.predict(X).copy()
-            trial.same(duplicate.predict(X), wanted, f"{dtype}: predictions of the copy by {name}")
+            expected = net.predict(X).copy()
+            trial.same(duplicate.predict(X), expected, f"{dtype}: predictions of the copy by {name}")
             duplicate.fit(X, y, epochs=1)
-            trial.same(net.predict(X), wanted, f"{dtype}: predictions after the copy by {name} was trained")
+            trial.same(net.predict(X), expected, f"{dtype}: predictions after the copy by {name} was trained")
 
 
 @check("selection.concurrent_predictions")
@@ -122,14 +122,14 @@ def concurrent_predictions(trial: Trial) -> None:
     net = _network(trial)
     net.fit(X, y, epochs=1)
     parts = [X[:, i : i + 1 + 5 * i] for i in range(8)]
-    wanted = [net.predict(part).copy() for part in parts]
+    expected = [net.predict(part).copy() for part in parts]
 
     def predict(i: int) -> list[np.ndarray]:
         return [net.predict(parts[i]) for _ in range(5 if trial.quick else 20)]
 
     for i, results in enumerate(_in_threads([lambda i=i: predict(i) for i in range(8)])):
-        for found in results:
-            trial.same(found, wanted[i], f"{parts[i].shape[1]} samples in thread {i}")
+        for result in results:
+            trial.same(result, expected[i], f"{parts[i].shape[1]} samples in thread {i}")
 
 
 @check("selection.concurrent_training")
@@ -142,6 +142,6 @@ def concurrent_training(trial: Trial) -> None:
         net.fit(X, y, epochs=2, batch_size=16)
         return net.flat()
 
-    wanted = train()
-    for found in _in_threads([train] * 4):
-        trial.same(found, wanted, "parameters of a network trained at the same time as three others")
+    expected = train()
+    for result in _in_threads([train] * 4):
+        trial.same(result, expected, "parameters of a network trained at the same time as three others")

@@ -105,8 +105,8 @@ def empty(trial: Trial) -> None:
         trial.check(call("gather", {}), [np.ones((3, 4)), no_indices], dtype, f"{dtype} gather")
         training = TrainingCase(small(), dtype, samples=0)
         state, data = place_on(trial.backend, training)
-        found = compile_inference(trial.backend, training).predict(state.theta, data.X)
-        trial.same(found, np.zeros((3, 0), dtype), f"{dtype} predict")
+        result = compile_inference(trial.backend, training).predict(state.theta, data.X)
+        trial.same(result, np.zeros((3, 0), dtype), f"{dtype} predict")
 
 
 DERIVATIVES_AT_KINKS = {"relu": [0, 0, 2], "leaky_relu": [0.002, 0.002, 2], "elu": [2, 2, 2]}
@@ -119,14 +119,14 @@ def ties(trial: Trial) -> None:
     for dtype in DTYPES:
         Z, dA = np.array([[0.0, -0.0, 1.0, -1.0]]), np.full((1, 4), 2.0)
         A = np.array([[0.0, 0, 1, -1]])
-        for name, wanted in DERIVATIVES_AT_KINKS.items():
+        for name, expected in DERIVATIVES_AT_KINKS.items():
             arguments = [dA, Z, Derived(name, 1)]
             trial.check(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} {name}_backward")
-            found = getattr(trial.backend.ops, f"{name}_backward")(
+            result = getattr(trial.backend.ops, f"{name}_backward")(
                 *(trial.backend.from_numpy(x.astype(dtype)) for x in (dA, Z, A))
             )
-            is_close = np.abs(trial.host(found)[0, :3] - np.array(wanted)) <= 4 * UNIT[dtype] * 2
-            trial.that(is_close.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {wanted} for a dA of 2")
+            is_close = np.abs(trial.host(result)[0, :3] - np.array(expected)) <= 4 * UNIT[dtype] * 2
+            trial.that(is_close.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {expected} for a dA of 2")
         E = np.zeros((2, 3))
         for name in ("mean_absolute_error", "huber", "mean_squared_error"):
             trial.check(
@@ -230,12 +230,12 @@ def bias(trial: Trial) -> None:
         for name, (function, arguments, roundings) in cases.items():
             hosts = [x.astype(dtype) for x in arguments]
             reference = trial.bounds(dtype)
-            wanted = function(reference.ops, *map(reference.from_numpy, hosts)).value
-            found = trial.host(function(trial.backend.ops, *map(trial.backend.from_numpy, hosts)))
-            mean_error = float(np.mean((found.astype(wanted.dtype) - wanted) / abs(wanted)))
+            expected = function(reference.ops, *map(reference.from_numpy, hosts)).value
+            result = trial.host(function(trial.backend.ops, *map(trial.backend.from_numpy, hosts)))
+            mean_error = float(np.mean((result.astype(expected.dtype) - expected) / abs(expected)))
             factor_precision = trial.products(dtype) if roundings >= 64 and name != "bias_gradient" else None
             limit = 0.1 * roundings**0.5 * u + (0.2 * UNIT[factor_precision] if factor_precision else 0.0)
-            trial.compared += found.size
+            trial.compared += result.size
             if abs(mean_error) / limit > trial.worst:
                 trial.worst, trial.where = abs(mean_error) / limit, f"{dtype} {name}"
             trial.that(abs(mean_error) <= limit, f"{dtype} {name}: mean error {mean_error:.2g}, within ±{limit:.2g}")

@@ -91,26 +91,26 @@ def _identity_cases(trial: Trial, dtype: str) -> Any:
             if targets == "labels":
                 certain = Y.max(axis=0) == 1
                 X, Y = X[:, certain], Y[:, certain]
-            wanted = getattr(ops, f"{name}_cross_entropy")(put(X), put(Y))
+            expected = getattr(ops, f"{name}_cross_entropy")(put(X), put(Y))
             labels = Y.argmax(axis=0)[None] if targets == "labels" else Y
-            yield f"{dtype} {name}, {targets}", *_identity_case(name, dtype, targets), X, labels, wanted
+            yield f"{dtype} {name}, {targets}", *_identity_case(name, dtype, targets), X, labels, expected
 
 
 @check("inference.tails")
 def inference_tails(trial: Trial) -> None:
     """Losses are accurate for logits from -100 to 100, and for right and wrong targets, one-hot or as class indices."""
     for dtype in DTYPES:
-        for where, training, theta, X, Y, wanted in _identity_cases(trial, dtype):
+        for where, training, theta, X, Y, expected in _identity_cases(trial, dtype):
             put = trial.backend.from_numpy
             inference = compile_inference(trial.backend, training)
-            trial.compare(inference.losses(put(theta), put(X), put(Y), training.plan.loss)[1], wanted, where)
+            trial.compare(inference.losses(put(theta), put(X), put(Y), training.plan.loss)[1], expected, where)
 
 
 @check("programs.tails")
 def programs_tails(trial: Trial) -> None:
     """Costs of batches of one sample are accurate for logits from -100 to 100, and for right and wrong targets."""
     for dtype in DTYPES:
-        for where, training, theta, X, Y, wanted in _identity_cases(trial, dtype):
+        for where, training, theta, X, Y, expected in _identity_cases(trial, dtype):
             put = trial.backend.from_numpy
             program = compile_program(trial.backend, training.plan)
             data = Data(put(X), put(Y))
@@ -118,7 +118,7 @@ def programs_tails(trial: Trial) -> None:
                 for sample in range(0, X.shape[1], 7 if trial.quick else 1):
                     batches = Batches(data, np.array([sample]), 1, np.array([1e-3]))
                     chunk = program.train(State(put(theta.copy())), batches)
-                    check_number(trial, chunk.cost, wanted[0, sample], f"{where}, logits {X[:, sample]}")
+                    check_number(trial, chunk.cost, expected[0, sample], f"{where}, logits {X[:, sample]}")
 
 
 def _sample_count(trial: Trial) -> int:

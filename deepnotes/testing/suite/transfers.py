@@ -45,14 +45,14 @@ def views(trial: Trial) -> None:
     for dtype in DTYPES:
         x = trial.rng.normal(size=(6, 11)).astype(dtype)
         on_backend = trial.backend.from_numpy(x)
-        for name, found, wanted in [
+        for name, result, expected in [
             ("transpose", on_backend.T, x.T),
             ("strided slice", on_backend[::2, ::3], x[::2, ::3]),
             ("row", on_backend[2, :], x[2, :]),
             ("columns", on_backend[:, 3:7], x[:, 3:7]),
             ("empty slice", on_backend[:, 4:4], x[:, 4:4]),
         ]:
-            trial.same(found, np.ascontiguousarray(wanted), f"{dtype} {name}")
+            trial.same(result, np.ascontiguousarray(expected), f"{dtype} {name}")
 
 
 @check("transfers.write")
@@ -62,12 +62,12 @@ def write(trial: Trial) -> None:
     for dtype in DTYPES:
         flat, values = np.arange(9).astype(dtype), np.array([-1, -2, -3], dtype)
         for start in (0, 4, 6):
-            wanted = flat.copy()
-            wanted[start : start + 3] = values
-            found = backend.write(backend.from_numpy(flat.copy()), start, backend.from_numpy(values.copy()))
-            trial.same(found, wanted, f"{dtype} at {start}")
-        found = backend.write(backend.from_numpy(flat.copy()), 0, backend.from_numpy(flat[::-1].copy()))
-        trial.same(found, flat[::-1], f"{dtype} whole buffer")
+            expected = flat.copy()
+            expected[start : start + 3] = values
+            result = backend.write(backend.from_numpy(flat.copy()), start, backend.from_numpy(values.copy()))
+            trial.same(result, expected, f"{dtype} at {start}")
+        result = backend.write(backend.from_numpy(flat.copy()), 0, backend.from_numpy(flat[::-1].copy()))
+        trial.same(result, flat[::-1], f"{dtype} whole buffer")
 
 
 @check("transfers.ownership")
