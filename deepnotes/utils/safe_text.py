@@ -49,7 +49,10 @@ def inert(text: str) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Return whether a spreadsheet may take text for a formula: it starts with a sign, after any blanks and quotes."""
+    """Return whether a spreadsheet may take text for a formula.
+
+    Such text starts with ``=``, ``+``, ``-`` or ``@``, after any blanks and quotes, and is not a number.
+    """
     for c in text:
         if not (c.isspace() or c in '"`' or not c.isprintable()):
             sign = unicodedata.normalize("NFKC", c)[0]

@@ -46,11 +46,11 @@ def test_eight_threads_and_eight_tasks_each_select_a_backend() -> None:
     names = [BACKENDS[i % len(BACKENDS)] for i in range(8)]
 
     def select(name: str) -> set[str]:
-        seen = set()
+        selected = set()
         for _ in range(200):
             with dn.use_backend(name) as chosen:
-                seen |= {dn.get_backend().name, chosen.name}
-        return seen | {f"after: {dn.get_backend().name}"}
+                selected |= {dn.get_backend().name, chosen.name}
+        return selected | {f"after: {dn.get_backend().name}"}
 
     def in_thread(name: str) -> Callable[[], set[str]]:
         return lambda: select(name)
@@ -58,12 +58,12 @@ def test_eight_threads_and_eight_tasks_each_select_a_backend() -> None:
     assert at_once([in_thread(name) for name in names], SECONDS) == [{name, "after: numpy"} for name in names]
 
     async def task(name: str) -> set[str]:
-        seen = set()
+        selected = set()
         with dn.use_backend(name):
             for _ in range(20):
                 await asyncio.sleep(0)
-                seen |= {dn.get_backend().name, (await asyncio.to_thread(dn.get_backend)).name}
-        return seen
+                selected |= {dn.get_backend().name, (await asyncio.to_thread(dn.get_backend)).name}
+        return selected
 
     async def all_tasks() -> list[set[str]]:
         return await asyncio.wait_for(asyncio.gather(*map(task, names)), SECONDS)
@@ -101,8 +101,8 @@ def test_training_networks_in_parallel_threads_gives_the_same_bits_as_in_sequenc
 def test_a_network_predicts_while_it_is_trained(backend: dn.Backend) -> None:
     """Predictions use the current parameters, and training gives the same bits as without them."""
     X, y = data()
-    net, alone = wide_network(backend), wide_network(backend)
-    alone.fit(X, y, epochs=4, batch_size=50)
+    net, undisturbed = wide_network(backend), wide_network(backend)
+    undisturbed.fit(X, y, epochs=4, batch_size=50)
     done = threading.Event()
 
     def train() -> None:
@@ -115,23 +115,23 @@ def test_a_network_predicts_while_it_is_trained(backend: dn.Backend) -> None:
             np.testing.assert_allclose(A.sum(axis=0), 1, rtol=1e-5)
 
     at_once([train, predict, predict], SECONDS)
-    assert net.flat().tobytes() == alone.flat().tobytes()
+    assert net.flat().tobytes() == undisturbed.flat().tobytes()
 
 
 def test_a_network_that_is_being_trained_refuses_a_second_training(backend: dn.Backend) -> None:
     X, y = data()
-    net, alone = wide_network(backend), wide_network(backend)
-    alone.fit(X, y, epochs=3)
-    inside, go_on = threading.Event(), threading.Event()
+    net, undisturbed = wide_network(backend), wide_network(backend)
+    undisturbed.fit(X, y, epochs=3)
+    paused, resume = threading.Event(), threading.Event()
 
     class PauseTraining(dn.Callback):
         def on_epoch(self, training: Any) -> None:
             if training.epoch == 1:
-                inside.set()
-                assert go_on.wait(SECONDS)
+                paused.set()
+                assert resume.wait(SECONDS)
 
-    def second() -> None:
-        assert inside.wait(SECONDS)
+    def train_again() -> None:
+        assert paused.wait(SECONDS)
         try:
             with pytest.raises(dn.BusyError, match="is being trained already, in another thread"):
                 net.fit(X, y)
@@ -139,10 +139,10 @@ def test_a_network_that_is_being_trained_refuses_a_second_training(backend: dn.B
                 net.partial_fit(X, y)
             copy.deepcopy(net).partial_fit(X, y)
         finally:
-            go_on.set()
+            resume.set()
 
-    at_once([lambda: net.fit(X, y, epochs=3, callbacks=[PauseTraining()]), second], SECONDS)
-    assert net.flat().tobytes() == alone.flat().tobytes()
+    at_once([lambda: net.fit(X, y, epochs=3, callbacks=[PauseTraining()]), train_again], SECONDS)
+    assert net.flat().tobytes() == undisturbed.flat().tobytes()
     net.partial_fit(X, y)  # the network is not busy any more
 
 
@@ -171,14 +171,14 @@ net = wide_network({backend!r})
 net.fit(X, y, epochs=1, batch_size=100)
 predicted = net.predict(X)
 
-other, begun = wide_network({backend!r}, seed=7), threading.Event()
+other, started = wide_network({backend!r}, seed=7), threading.Event()
 class SignalStart(dn.Callback):
     def on_chunk(self, training):
-        begun.set()
+        started.set()
 if {training}:
     endless = dict(epochs=10**6, callbacks=[SignalStart()])
     threading.Thread(target=other.fit, args=(X, y), kwargs=endless, daemon=True).start()
-    begun.wait()
+    started.wait()
 
 child = os.fork()
 assert net.predict(X).tobytes() == predicted.tobytes()

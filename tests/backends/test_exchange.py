@@ -59,24 +59,24 @@ def test_all_methods_accept_pytorch_tensors(torch: ModuleType, backend: str) -> 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_all_methods_accept_jax_arrays(jnp: Any, backend: str) -> None:
     """NumPy reads JAX's arrays as read-only arrays."""
-    given = jnp.asarray(X)
-    assert not as_host(network().backend, given, "X").flags.writeable
-    check_same_results(network(backend), given, jnp.asarray(Y))
+    array = jnp.asarray(X)
+    assert not as_host(network().backend, array, "X").flags.writeable
+    check_same_results(network(backend), array, jnp.asarray(Y))
 
 
 def test_pytorch_tensors_are_read_without_a_copy(torch: ModuleType) -> None:
-    net, given = network(), torch.tensor(X)
-    samples = as_samples(net, given)
+    net, array = network(), torch.tensor(X)
+    samples = as_samples(net, array)
     assert isinstance(samples, np.ndarray)
-    assert np.asarray(samples).ctypes.data == given.data_ptr()
-    given[1, 2] = 7.0
+    assert np.asarray(samples).ctypes.data == array.data_ptr()
+    array[1, 2] = 7.0
     assert samples[1, 2] == 7.0
 
 
 def test_jax_arrays_are_read_without_a_copy(jnp: Any) -> None:
-    given = jnp.asarray(X)
-    samples = as_samples(network(), given)
-    assert np.asarray(samples).ctypes.data == given.unsafe_buffer_pointer()
+    array = jnp.asarray(X)
+    samples = as_samples(network(), array)
+    assert np.asarray(samples).ctypes.data == array.unsafe_buffer_pointer()
 
 
 class OnlyDLPack:
@@ -118,15 +118,15 @@ def test_reading_an_array_does_not_allocate_a_copy() -> None:
     ["X.T.contiguous().T", "torch.stack([X, -X], 2)[:, :, 0]", "X.double()", "X[:1].expand(4, 6)", "X.half()"],
 )
 def test_pytorch_tensors_of_any_strides_and_float_dtype_are_read(torch: ModuleType, expression: str) -> None:
-    given = eval(expression, {"torch": torch, "X": torch.tensor(X)})
-    expected = network().predict(np.array(given.tolist(), dtype=np.float32))
-    assert np.array_equal(network().predict(given), expected)
+    array = eval(expression, {"torch": torch, "X": torch.tensor(X)})
+    expected = network().predict(np.array(array.tolist(), dtype=np.float32))
+    assert np.array_equal(network().predict(array), expected)
 
 
 def test_pytorch_integers_and_booleans_are_read(torch: ModuleType) -> None:
     positive = torch.tensor(X) > 0
-    for given in (positive, positive.to(torch.uint8), positive.long()):
-        assert np.array_equal(network().predict(given), network().predict((X > 0).astype(np.float32)))
+    for array in (positive, positive.to(torch.uint8), positive.long()):
+        assert np.array_equal(network().predict(array), network().predict((X > 0).astype(np.float32)))
 
 
 REFUSED = [
@@ -160,10 +160,10 @@ def test_a_pytorch_tensor_that_cannot_be_read_is_an_error_with_the_reason(
 ) -> None:
     net = network()
     before = net.flat()
-    given = eval(expression, {"torch": torch, "X": torch.tensor(X)})
+    array = eval(expression, {"torch": torch, "X": torch.tensor(X)})
     for call in (net.predict, lambda x: net.fit(x, Y), lambda x: net.partial_fit(x, Y), lambda x: net.evaluate(x, Y)):
         with pytest.raises(error, match=message):
-            call(given)
+            call(array)
     assert np.array_equal(net.flat(), before)
 
 
@@ -215,15 +215,15 @@ GPU = (2, 0)
 )
 def test_an_array_on_a_gpu_is_refused_with_the_call_that_copies_it(library: str, copy: str) -> None:
     net = network()
-    given = type("Array", (OnlyDLPack,), {"__module__": library})(X, GPU)
+    array = type("Array", (OnlyDLPack,), {"__module__": library})(X, GPU)
     with pytest.raises(dn.ForeignArrayError, match=f"X is a .*Array on another device, .*: copy it with {copy}"):
-        net.predict(given)
-    given = type("Array", (OnlyDLPack,), {"__module__": library})(Y, GPU)
-    for arguments in ({"Y": given}, {"Y": Y, "sample_weight": given}, {"Y": Y, "validation": (X, given)}):
+        net.predict(array)
+    array = type("Array", (OnlyDLPack,), {"__module__": library})(Y, GPU)
+    for arguments in ({"Y": array}, {"Y": Y, "sample_weight": array}, {"Y": Y, "validation": (X, array)}):
         with pytest.raises(dn.ForeignArrayError, match="on another device"):
             net.fit(X, **arguments)
     with pytest.raises(dn.ForeignArrayError, match="b2 is a"):
-        net.parameters["b2"] = given
+        net.parameters["b2"] = array
 
 
 class OnGPU(dn.Backend):
@@ -245,12 +245,12 @@ def test_an_array_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(backend.xp, "from_dlpack", from_dlpack)
     net, reference = network(backend), network(dn.Backend("eager", np))
-    given = OnlyDLPack(X, GPU)
-    A = net.predict(given)
-    assert sources == [given]
+    array = OnlyDLPack(X, GPU)
+    A = net.predict(array)
+    assert sources == [array]
     assert backend.is_array(A)
     assert np.array_equal(backend.to_numpy(A), reference.predict(X))
-    history = net.fit(given, OnlyDLPack(Y, GPU), epochs=2, shuffle=False, sample_weight=OnlyDLPack(Y, GPU))
+    history = net.fit(array, OnlyDLPack(Y, GPU), epochs=2, shuffle=False, sample_weight=OnlyDLPack(Y, GPU))
     assert history.loss == reference.fit(X, Y, epochs=2, shuffle=False, sample_weight=Y).loss
     with pytest.raises(dn.ForeignArrayError, match=r"X is a .*OnlyDLPack on another device"):
         net.predict(OnlyDLPack(X, (2, 1)))  # the next GPU
@@ -260,9 +260,9 @@ def test_an_array_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(backend.xp, "from_dlpack", refuse)
     with pytest.raises(dn.DTypeError, match=r"X: got OnlyDLPack, .* \(no gradients\)"):
-        net.predict(given)
+        net.predict(array)
     with pytest.raises(dn.DTypeError, match=r"Y: got OnlyDLPack, .* \(no gradients\)"):
-        net.fit(backend.xp.asarray(X), given)
+        net.fit(backend.xp.asarray(X), array)
 
 
 def test_the_dlpack_device_of_numpy_arrays_is_the_cpu() -> None:

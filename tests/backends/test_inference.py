@@ -69,8 +69,8 @@ def assert_outputs(net: dn.Network, X: Any) -> None:
     scale = np.abs(expected).max(initial=0)
     limit = 1e-12 * scale
     if net.dtype == "float32":
-        plain = np.asarray(eager_inference(net, "float32").predict(net.flat(), np.asarray(X, "float32")))
-        limit = 4 * np.abs(plain - expected).max(initial=0) + 8 * np.finfo("float32").eps * scale
+        float32_result = np.asarray(eager_inference(net, "float32").predict(net.flat(), np.asarray(X, "float32")))
+        limit = 4 * np.abs(float32_result - expected).max(initial=0) + 8 * np.finfo("float32").eps * scale
     assert np.abs(result - expected).max(initial=0) <= limit
 
 
@@ -134,8 +134,8 @@ def test_the_prediction_for_a_sample_does_not_depend_on_other_samples(activation
     X[4, 7] = np.nan
     together = net.predict(X)
     assert np.isnan(together).all(axis=0).tolist() == [i == 7 for i in range(50)]
-    alone = np.concatenate([net.predict(X[:, [i]]) for i in range(50)], axis=1)
-    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-12 * np.nanmax(np.abs(together)))
+    separate = np.concatenate([net.predict(X[:, [i]]) for i in range(50)], axis=1)
+    np.testing.assert_allclose(separate, together, rtol=0, atol=1e-12 * np.nanmax(np.abs(together)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -183,8 +183,8 @@ def assert_evaluates(net: dn.Network, X: Any, Y: np.ndarray, loss: LossFunction,
     scale = max(1, np.abs(expected).max())
     limit = 1e-12 * scale
     if net.dtype == "float32":
-        _, plain = eager_inference(net, "float32").losses(net.flat(), X, columns.astype("float32"), loss)
-        limit = 4 * np.abs(plain - expected).max() + 8 * np.finfo("float32").eps * scale
+        _, float32_result = eager_inference(net, "float32").losses(net.flat(), X, columns.astype("float32"), loss)
+        limit = 4 * np.abs(float32_result - expected).max() + 8 * np.finfo("float32").eps * scale
     result = net.evaluate(X, Y, loss=loss, sample_weight=w)["loss"]
     assert abs(result - np.average(expected[0], weights=w)) <= limit
 
@@ -326,14 +326,14 @@ def test_custom_parts_run_eagerly_and_the_log_says_so(
     X = np.asarray(blobs(50)[0])
     net = dn.Network(layers, inputs=4, backend=backend, dtype="float64", seed=0)
     with caplog.at_level(logging.DEBUG, logger="deepnotes"):
-        alone, together = net.predict(X[:, :1]), net.predict(X)
+        separate, together = net.predict(X[:, :1]), net.predict(X)
     assert type(net.inference) is EagerInference
     reference = dn.Network(
         [dn.Dense(8, "silu"), dn.Dense(2)], inputs=4, backend=backend, dtype="float64", theta=flat_without(net, "s2")
     )
     scale = 1e-12 * np.abs(together).max()
     np.testing.assert_allclose(together, reference.predict(X), rtol=0, atol=scale)
-    np.testing.assert_allclose(alone, together[:, :1], rtol=0, atol=scale)
+    np.testing.assert_allclose(separate, together[:, :1], rtol=0, atol=scale)
     if backend == "numba":
         assert "runs eagerly" in caplog.text
 

@@ -19,14 +19,14 @@ from deepnotes.testing.training_cases import (
 )
 
 
-def _round_to_8_bits(x: np.ndarray) -> np.ndarray:
-    """Round x to 8 significant bits, which are exact at every precision of products."""
+def _round_to_7_bits(x: np.ndarray) -> np.ndarray:
+    """Round x to 7 significant bits, so that the numbers are exact at every precision of products."""
     mantissa, exponent = np.frexp(x)
     rounded: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
     return rounded
 
 
-LOGITS = _round_to_8_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
+LOGITS = _round_to_7_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
 TARGETS = (0.0, 1e-3, 0.5, 0.9, 0.999, 1.0)
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus")
 MANY_SAMPLES = 100_000
