@@ -1,4 +1,4 @@
-"""Train the same network on each backend that works here, and compare times and results."""
+"""Train the same network on each backend that works on this machine, and compare times and results."""
 # ruff: noqa: T201
 
 from time import perf_counter
@@ -11,7 +11,7 @@ from deepnotes.datasets import load_digits
 digits = load_digits()
 X, y = digits.X.T / 16, digits.y
 
-print("registered:", *dn.registered_backends(), " working here:", *dn.available_backends())
+print("registered:", *dn.registered_backends(), " available:", *dn.available_backends())
 print(f"{'backend':8} {'seconds':>8} {'loss':>8} {'accuracy':>9}  parameters differ from NumPy's by")
 reference = None
 for name in sorted(dn.available_backends(), key=lambda name: name != "numpy"):  # NumPy first

@@ -17,12 +17,12 @@ rng = np.random.default_rng(0)
 per_m2 = {"Aub": 8.0, "Hof": 11.0, "Ulm": 14.0}
 path = folder / "flats.csv"
 with path.open("w", newline="", encoding="utf-8") as file:
-    rows = csv.writer(file)
-    rows.writerow(["area", "age", "town", "rent"])
+    writer = csv.writer(file)
+    writer.writerow(["area", "age", "town", "rent"])
     for _ in range(1000):
         area, age, town = rng.uniform(20, 120), rng.integers(0, 80), rng.choice(list(per_m2))
         price = per_m2[town] * area * (1 - 0.004 * age) + 100 + rng.normal(0, 20)
-        rows.writerow([f"{area:.1f}", age if rng.random() > 0.05 else "", town, f"{price:.2f}"])
+        writer.writerow([f"{area:.1f}", age if rng.random() > 0.05 else "", town, f"{price:.2f}"])
 
 table = dn.read_table(path, missing="keep")
 encoder = dn.Encoder.fit(table, ["area", "age", "town"], impute="median")
@@ -41,7 +41,7 @@ net.fit(X[:, train], (rent[train] - mean) / deviation, optimizer=dn.Adam(0.005),
 predicted = net.predict(X[:, test])[0] * deviation + mean
 error = np.abs(predicted - rent[test]).mean()
 baseline = np.abs(rent[train].mean() - rent[test]).mean()
-print(f"mean absolute error on held-out rows: {error:.0f}, of always predicting the mean: {baseline:.0f}")
+print(f"mean absolute error on held-out rows: {error:.0f}; if the mean is always predicted: {baseline:.0f}")
 
 new_path = folder / "new.csv"
 new_path.write_text("area,age,town\n50,10,Ulm\n50,10,Aub\n80,,Hof\n", encoding="utf-8")

@@ -17,7 +17,7 @@ import numpy as np
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.utils.errors import DeepnotesError, TableError
 from deepnotes.utils.safe_text import escaped
-from deepnotes.utils.streams import Escaping, stderr, write_all
+from deepnotes.utils.streams import EscapingWriter, stderr, write_all
 from deepnotes.utils.wording import reason
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Output:
         if sys.stdout is None:
             raise stdout_error("it is closed")
         try:
-            stream = Escaping(sys.stdout) if sys.stdout.isatty() else sys.stdout
+            stream = EscapingWriter(sys.stdout) if sys.stdout.isatty() else sys.stdout
             write_table(stream, names, columns, spreadsheet=spreadsheet)
             sys.stdout.flush()
         except BrokenPipeError:

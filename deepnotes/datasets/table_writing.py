@@ -13,7 +13,7 @@ from deepnotes.datasets.csv_files import TextStream
 from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
 from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError, TableError
 from deepnotes.utils.safe_text import inert
-from deepnotes.utils.streams import Whole
+from deepnotes.utils.streams import CompleteWriter
 from deepnotes.utils.wording import listed, one_line, reason
 
 
@@ -76,7 +76,7 @@ def write_table(
             raise TableError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
     elif hasattr(path_or_stream, "write"):
         try:
-            csv_files.write_rows(Whole(path_or_stream), names, cells)
+            csv_files.write_rows(CompleteWriter(path_or_stream), names, cells)
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ from deepnotes.testing.checks import DTYPE, Derived
 
 
 class Draw:
-    """Draws host arrays in double precision.
+    """Draws random host arrays in double precision.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ class Draw:
         """Return numbers of both signs."""
         x = self.rng.normal(0, 3, shape)
         if self.special and x.size >= 8:
-            some = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-6, -1e-6, 20.0, -20.0, 60.0, -60.0, 1e-30]
-            chosen = self.rng.permutation(x.size)[: min(len(some), x.size // 4)]
-            x.reshape(-1)[chosen] = self.rng.permutation(some)[: len(chosen)]
+            values = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-6, -1e-6, 20.0, -20.0, 60.0, -60.0, 1e-30]
+            positions = self.rng.permutation(x.size)[: min(len(values), x.size // 4)]
+            x.reshape(-1)[positions] = self.rng.permutation(values)[: len(positions)]
         return x
 
     def weights(self, *shape: int) -> np.ndarray:
@@ -37,7 +37,7 @@ class Draw:
         return self.rng.normal(0, 1, shape)
 
     def unit(self, *shape: int) -> np.ndarray:
-        """Return numbers from 0 to 1, ends included."""
+        """Return numbers between 0 and 1; with `special`, both ends are among them."""
         x = self.rng.uniform(0.02, 0.98, shape)
         if self.special and x.size >= 8:
             x.reshape(-1)[self.rng.permutation(x.size)[:2]] = [0, 1]
@@ -62,22 +62,27 @@ class Draw:
 
 
 Arguments: TypeAlias = Callable[[Draw, int, int, int], tuple[Any, ...]]
-"""Takes a :class:`Draw` and the sizes n (rows), k (terms of a product, or outputs) and m (samples)."""
+"""Draws the arguments of an equation by a :class:`Draw`, for n rows, k terms of a product (or outputs), m samples."""
 
 OPTIONS = {name: traits.options for name, traits in ACTIVATIONS.items()}
 
 
 def _draw_backward(name: str) -> Arguments:
+    """Return a function that draws dA and Z for the backward form of an activation, and derives A from Z."""
     return lambda d, n, k, m: (d.weights(n, m), d.real(n, m), Derived(name, 1))
 
 
-def _draw_flat(*more: Any, slots: int = 0, decays: bool = False) -> Arguments:
-    """Return the arguments of an optimizer's equation: θ, the gradient, and slots that are at least 0."""
+def _draw_flat(*hyperparameters: Any, slots: int = 0, decays: bool = False) -> Arguments:
+    """Return a function that draws the arguments of an optimizer's equation.
+
+    They are θ, the gradient (or, if `decays`, the mask of the parameters that decay), positive slots, and the given
+    hyperparameters.
+    """
 
     def arguments(d: Draw, n: int, k: int, m: int) -> tuple[Any, ...]:
         p = n * m
         second = d.bits(p) if decays else d.real(p)
-        return (d.weights(p), second, *(d.positive(p) for _ in range(slots)), *more)
+        return (d.weights(p), second, *(d.positive(p) for _ in range(slots)), *hyperparameters)
 
     return arguments
 
@@ -128,7 +133,7 @@ CALLS: dict[str, Arguments] = {
     "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
     "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
 }
-"""A function for each equation that draws its arguments; :func:`call` makes a tuple of those of philox."""
+"""For each equation, a function that draws its arguments; :func:`call` packs the arguments of philox into a tuple."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "leaky_relu": [{"slope": 0.3}],
@@ -139,11 +144,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "huber_derivative": [{"delta": 0.4}],
     "momentum": [{"nesterov": True}],
 }
-"""Options to check an equation with, in addition to the defaults."""
+"""Options with which an equation is checked in addition to its defaults."""
 
 
 def call(name: str, options: dict[str, Any]) -> Callable[..., Any]:
-    """Return a function that takes an :class:`Ops` and arguments, and calls an equation with these options."""
+    """Return a function that takes an :class:`Ops` and arguments, and calls the equation `name` with these options."""
     if name == "philox":
         return lambda ops, *counter: ops.philox(counter, 2**63 + 5)
     return lambda ops, *arguments: getattr(ops, name)(*arguments, **options)

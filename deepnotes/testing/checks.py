@@ -1,4 +1,4 @@
-"""Checks, and the trials that run them: comparisons of a backend with the reference that record the largest error."""
+"""Checks, and the trials that run them: a trial compares a backend with the reference and records the largest error."""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,19 +20,21 @@ class Failure(AssertionError):
 
 
 class NotApplicable(Exception):
-    """A check requires a feature that this backend, as configured, lacks; the message names it."""
+    """A check requires a feature that this backend, as configured, lacks; the message names the feature."""
 
 
 class Derived(NamedTuple):
-    """An argument that an equation computes from another one; an implementation may skip its rounding.
+    """An argument that an equation computes from another argument, such as A from Z.
+
+    A fused implementation may compute it again, without rounding it to the dtype.
 
     Attributes
     ----------
     equation : str
     source : int
-        The argument from which it is computed.
+        The position of that other argument.
     options : mapping
-        Of the equation.
+        The options of the equation.
     """
 
     equation: str
@@ -41,11 +43,11 @@ class Derived(NamedTuple):
 
 
 DTYPE = object()
-"""An argument that stands for the dtype of the trial."""
+"""A placeholder among the arguments of a check, which is replaced by the dtype."""
 
 
 class Trial:
-    """A run of one check on one backend: its random inputs and its findings.
+    """A run of one check on one backend: it draws the inputs and records the result.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ class Trial:
     worst : float
         The largest error found, as a multiple of its bound; 0 if everything was exact.
     where : str
-        The place of that error.
+        A description of the comparison in which that error was found.
     compared : int
         The number of values that were compared.
     """
@@ -72,11 +74,11 @@ class Trial:
         self.worst, self.where, self.compared = 0.0, "", 0
 
     def bounds(self, dtype: str, random: bool = True) -> Bounds:
-        """Return the reference for computations of this backend in `dtype`."""
+        """Return the reference for computations in `dtype`; its bounds are narrower for `random` inputs."""
         return Bounds(dtype, self.products(dtype), random)
 
     def products(self, dtype: str) -> str | None:
-        """Return the precision of matrix products if the backend states one below that of the dtype, else None."""
+        """Return the stated precision of matrix products if it is lower than that of the dtype, else None."""
         stated = self.backend.matmul_precision
         return {"high": "tf32"}.get(stated, stated) if dtype == "float32" and stated != "highest" else None
 
@@ -88,21 +90,23 @@ class Trial:
         Failure
             If it is not an array of the backend.
         """
-        if isinstance(x, np.generic):  # what NumPy returns for an array without dimensions
+        if isinstance(x, np.generic):  # NumPy returns scalars instead of 0-d arrays
             return np.asarray(x)
         if not self.backend.is_array(x):
             raise Failure(f"got {type(x).__name__}, wanted an array of the backend")
         return np.asarray(self.backend.to_numpy(x))
 
     def compare(self, found: Any, expected: BoundedArray, where: str) -> None:
-        """Check a result of the backend against the reference: dtype, shape, and each number within its bound.
+        """Check that a result of the backend has the expected dtype and shape, and each number is within its bound.
+
+        `where` describes the comparison in the error message.
 
         Raises
         ------
         Failure
         """
         host = self.host(found)
-        self._check_kind(host, expected.dtype, expected.shape, where)
+        self._check_dtype_and_shape(host, expected.dtype, expected.shape, where)
         if expected.value.dtype.kind != "f":
             self.same(host, expected.value, where)
             return
@@ -130,19 +134,21 @@ class Trial:
         layout: Callable[[np.ndarray], np.ndarray] = np.copy,
         random: bool = True,
     ) -> None:
-        """Check a function of the protocol against the reference, and that it leaves its arguments unchanged.
+        """Check the results of a function against the reference, and that it leaves its arguments unchanged.
 
         Parameters
         ----------
         function : callable
-            Takes an :class:`~deepnotes.equations.ops.Ops` and the arguments, and returns arrays by the protocol alone.
+            Takes an :class:`~deepnotes.equations.ops.Ops` and the arguments, and returns an array or a tuple of arrays.
+            It uses only the array protocol.
         arguments : sequence
             Host arrays, with floats in any precision; :class:`Derived` arguments; anything else is passed on unchanged.
         dtype : {"float32", "float64"}
             The dtype that floats are rounded to.
         where : str
+            A description of the comparison for the error message.
         layout : callable, optional
-            The layout of the host arrays in memory.
+            Copies a host array into the memory layout to check.
         random : bool, default True
             Whether the arguments are random, see :func:`~deepnotes.backends.bounds.sum_factor`.
 
@@ -151,37 +157,38 @@ class Trial:
         Failure
         """
         reference = self.bounds(dtype, random)
-        ours: list[Any] = []
-        theirs: list[Any] = []
-        hosts: list[tuple[Any, np.ndarray]] = []
+        reference_arguments: list[Any] = []
+        backend_arguments: list[Any] = []
+        originals: list[tuple[Any, np.ndarray]] = []
         for x in arguments:
             if isinstance(x, Derived):
-                ours.append(getattr(reference.ops, x.equation)(ours[x.source], **x.options))
+                source = reference_arguments[x.source]
+                reference_arguments.append(getattr(reference.ops, x.equation)(source, **x.options))
                 with np.errstate(over="ignore"):  # the backend gets infinity for a value beyond the dtype
-                    x = np.asarray(ours[-1].value, dtype)
+                    x = np.asarray(reference_arguments[-1].value, dtype)
             elif isinstance(x, np.ndarray | np.generic):
                 x = np.asarray(x)
                 x = layout(x.astype(dtype) if x.dtype.kind == "f" else x)
-                ours.append(reference.from_numpy(x))
+                reference_arguments.append(reference.from_numpy(x))
             else:
-                ours.append(getattr(reference.xp, dtype) if x is DTYPE else x)
-                theirs.append(getattr(self.backend.xp, dtype) if x is DTYPE else x)
+                reference_arguments.append(getattr(reference.xp, dtype) if x is DTYPE else x)
+                backend_arguments.append(getattr(self.backend.xp, dtype) if x is DTYPE else x)
                 continue
-            theirs.append(self.backend.from_numpy(x))
-            hosts.append((theirs[-1], x.copy()))
-        with np.errstate(all="ignore"):  # a backend may overflow like the equations
-            found = function(self.backend.ops, *theirs)
-        expected = function(reference.ops, *ours)
-        several = isinstance(expected, tuple)
-        self.that(isinstance(found, tuple) == several, f"{where}: {'a tuple' if several else 'one array'}")
-        pairs = list(zip(found, expected, strict=True)) if several else [(found, expected)]
+            backend_arguments.append(self.backend.from_numpy(x))
+            originals.append((backend_arguments[-1], x.copy()))
+        with np.errstate(all="ignore"):  # a backend may overflow where the equations do
+            found = function(self.backend.ops, *backend_arguments)
+        expected = function(reference.ops, *reference_arguments)
+        is_tuple = isinstance(expected, tuple)
+        self.that(isinstance(found, tuple) == is_tuple, f"{where}: {'a tuple' if is_tuple else 'one array'}")
+        pairs = list(zip(found, expected, strict=True)) if is_tuple else [(found, expected)]
         for number, (result, wanted) in enumerate(pairs):
-            self.compare(result, wanted, f"{where}, result {number}" if several else where)
-        for x, before in hosts:
+            self.compare(result, wanted, f"{where}, result {number}" if is_tuple else where)
+        for x, before in originals:
             self.same(x, before, f"{where}: the argument afterwards")
 
     def same(self, found: Any, expected: Any, where: str) -> None:
-        """Check that a result is equal bit by bit; NaN equals NaN, and 0 equals -0.
+        """Check that a result equals the expected one exactly; NaN equals NaN, and 0 equals -0.
 
         Raises
         ------
@@ -189,7 +196,7 @@ class Trial:
         """
         host = self.host(found) if self.backend.is_array(found) else np.asarray(found)
         expected = np.asarray(expected)
-        self._check_kind(host, expected.dtype, expected.shape, where)
+        self._check_dtype_and_shape(host, expected.dtype, expected.shape, where)
         self.compared += host.size
         with np.errstate(invalid="ignore"):
             wrong = ~((host == expected) | ((host != host) & (expected != expected)))
@@ -202,7 +209,7 @@ class Trial:
             )
 
     def that(self, condition: Any, wanted: str) -> None:
-        """Check a condition.
+        """Check a condition, which `wanted` describes in the error message.
 
         Raises
         ------
@@ -231,7 +238,7 @@ class Trial:
         raise Failure(f"{where}: no error, wanted {error.__name__}")
 
     @staticmethod
-    def _check_kind(host: np.ndarray, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+    def _check_dtype_and_shape(host: np.ndarray, dtype: Any, shape: tuple[int, ...], where: str) -> None:
         if host.dtype != dtype or host.shape != shape:
             raise Failure(f"{where}: got {host.dtype} of shape {host.shape}, wanted {dtype} of shape {shape}")
 
@@ -241,14 +248,14 @@ CheckFunction: TypeAlias = Callable[[Trial], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement on every backend.
+    """A requirement that every backend has to meet.
 
     Attributes
     ----------
     id : str
         The name that known gaps and reports use, such as "equations.relu".
     about : str
-        The requirement, in a line.
+        The requirement, in one line.
     function : callable
         Runs the check in a :class:`Trial`, and raises :class:`Failure` if it fails.
     """
@@ -259,11 +266,11 @@ class Check:
 
 
 REGISTERED: dict[str, Check] = {}
-"""The checks of the modules imported so far, by id; :func:`deepnotes.testing.all_checks` imports and returns all."""
+"""The checks of the modules imported so far, by id; :func:`deepnotes.testing.all_checks` imports all modules first."""
 
 
 def check(id: str, about: str = "") -> Callable[[CheckFunction], CheckFunction]:
-    """Register a function as a check; the first line of its docstring states the requirement."""
+    """Register a function as a check; `about`, or else the first line of its docstring, states the requirement."""
 
     def register(function: CheckFunction) -> CheckFunction:
         if id in REGISTERED:

@@ -9,7 +9,7 @@ from deepnotes.testing.runner import Result, all_checks, check_gaps, run_check
 
 
 def report(result: Result) -> None:
-    """Fail, skip or mark as an expected failure the current pytest test, according to the result of a check."""
+    """Pass, fail, skip or xfail the current pytest test according to the result of a check."""
     import pytest
 
     if result.verdict == "not applicable":
@@ -20,7 +20,7 @@ def report(result: Result) -> None:
 
 
 class BackendConformance:
-    """All checks of a backend; derive a class from it in your tests and set `backend`.
+    """All checks of a backend; derive a class from this one in your tests and set `backend`.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class BackendConformance:
         check_gaps(backend.known_gaps if self.known_gaps is None else self.known_gaps)
 
     def test_properties(self, pytestconfig: Any) -> None:
-        """Equations on inputs that Hypothesis draws: any sizes, constants, ties, every layout."""
+        """Check equations on inputs that Hypothesis draws: arrays of any size and layout, constant arrays, ties."""
         import pytest
 
         pytest.importorskip("hypothesis")

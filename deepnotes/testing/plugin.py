@@ -4,12 +4,12 @@ from typing import Any
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Add the options."""
+    """Add the options of the conformance suite."""
     group = parser.getgroup("deepnotes")
     group.addoption(
         "--deepnotes-backend",
         default="all",
         metavar="NAME",
-        help="backends to check, separated by commas; default: all available ones",
+        help="backends to check, separated by commas; default: all that are available",
     )
     group.addoption("--deepnotes-quick", action="store_true", help="fewer and smaller inputs")

@@ -11,10 +11,10 @@ from deepnotes.testing.calls import CALLS, VARIANTS, Draw, call
 from deepnotes.testing.checks import DTYPES, Trial
 from deepnotes.testing.inputs import LAYOUTS
 
-STYLES = ("random", "constant", "whole", "signs", "columns alike")
+STYLES = ("random", "constant", "integers", "signs", "equal columns")
 
 
-class Styled(Draw):
+class StyledDraw(Draw):
     """Draws numbers of one style.
 
     Parameters
@@ -32,11 +32,11 @@ class Styled(Draw):
         """Return numbers of the style."""
         if self.style == "constant":
             return np.full(shape, self.rng.normal(0, 3))
-        if self.style == "whole":
+        if self.style == "integers":
             return self.rng.integers(-9, 10, shape).astype(np.float64)
         if self.style == "signs":
             return self.rng.choice([-1.0, 0.0, 1.0], shape)
-        if self.style == "columns alike" and len(shape) == 2:
+        if self.style == "equal columns" and len(shape) == 2:
             return np.repeat(self.rng.normal(0, 3, (shape[0], 1)), shape[1], axis=1)
         return super().real(*shape)
 
@@ -46,7 +46,7 @@ class Styled(Draw):
 
 
 def check_equations(backend: Backend, examples: int, random: bool = False) -> None:
-    """Check equations against the reference on inputs that Hypothesis draws; it reports the smallest failing one.
+    """Check equations against the reference on inputs that Hypothesis draws; it reports the smallest input that fails.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def check_equations(backend: Backend, examples: int, random: bool = False) -> No
     examples : int
         The number of inputs, multiplied if the Hypothesis profile asks for more than the default of 100.
     random : bool, default False
-        Whether to draw new inputs in each run, or those of ``--hypothesis-seed``; by default they are always the same.
+        Whether inputs follow ``--hypothesis-seed``, or differ in each run; by default they are the same in every run.
 
     Raises
     ------
@@ -78,17 +78,17 @@ def check_equations(backend: Backend, examples: int, random: bool = False) -> No
     )
     @example("linear", 1, 40, 1, "float32", "C order", "constant", 0)  # rounding errors that add up
     @example("weight_gradient", 3, 37, 3, "float32", "Fortran order", "constant", 1)
-    @example("softmax", 1, 1, 5, "float32", "C order", "whole", 0)  # one class
+    @example("softmax", 1, 1, 5, "float32", "C order", "integers", 0)  # one class
     @example("relu_backward", 4, 1, 9, "float64", "backwards", "signs", 2)  # ties at the kink
     @example("mean_absolute_error_derivative", 2, 1, 9, "float32", "sliced", "signs", 3)
     @example("clip_by_global_norm", 1, 1, 1, "float32", "C order", "constant", 4)
     def check_example(name: str, n: int, k: int, m: int, dtype: str, layout: str, style: str, seed: int) -> None:
         trial = Trial(backend, name)
-        options: list[dict[str, Any]] = [{}, *VARIANTS.get(name, [])]
-        for chosen in options:
-            arguments = CALLS[name](Styled(np.random.default_rng(seed), style), n, k, m)
-            where = f"{name} {dtype} ({n}, {k}, {m}) {layout} {style} {chosen or ''} seed {seed}"
-            trial.check(call(name, chosen), arguments, dtype, where, LAYOUTS[layout], random=False)
+        variants: list[dict[str, Any]] = [{}, *VARIANTS.get(name, [])]
+        for options in variants:
+            arguments = CALLS[name](StyledDraw(np.random.default_rng(seed), style), n, k, m)
+            where = f"{name} {dtype} ({n}, {k}, {m}) {layout} {style} {options or ''} seed {seed}"
+            trial.check(call(name, options), arguments, dtype, where, LAYOUTS[layout], random=False)
 
     check_example()
 

@@ -42,12 +42,12 @@ class Result:
     Attributes
     ----------
     check : str
-        Its id.
+        The id of the check.
     verdict : {"passed", "failed", "known gap", "not applicable"}
     worst : float
         The largest error found, as a multiple of its bound: at most 1 if it passed, 0 if everything was exact.
     where : str
-        A description of the comparison with that error.
+        A description of the comparison in which that error was found.
     message : str
         The error, or the reason why the check does not apply; empty if it passed.
     compared : int
@@ -92,7 +92,7 @@ class Report:
         return sum(result.verdict == verdict for result in self.results)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
+        """Return the report as a dict that can be written as JSON."""
         return asdict(self) | {"passed": self.passed}
 
 
@@ -104,8 +104,8 @@ def all_checks() -> dict[str, Check]:
     return dict(sorted(REGISTERED.items(), key=lambda item: position[item[0].partition(".")[0]]))
 
 
-def matching(patterns: Iterable[str] | None) -> list[str]:
-    """Return the ids that match any of the patterns, such as ``"equations.*"``; None selects all.
+def select_checks(patterns: Iterable[str] | None) -> list[str]:
+    """Return the ids of the checks that match any of the patterns, such as ``"equations.*"``; None selects all.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def check_gaps(gaps: Mapping[str, str]) -> None:
         if id not in all_checks():
             raise ArgumentError(f"known_gaps: {unknown_name('check', id, all_checks())}")
         if not isinstance(reason, str) or not reason.strip():
-            raise ArgumentError.of(f"known_gaps[{id!r}]", reason, "the reason in words")
+            raise ArgumentError.of(f"known_gaps[{id!r}]", reason, "the reason as text")
 
 
 def run_check(
@@ -142,19 +142,19 @@ def run_check(
     ----------
     backend : Backend or str
     check : str
-        Its id.
+        The id of the check.
     quick : bool, default False
         Fewer and smaller inputs.
     known_gaps : mapping of str to str, optional
-        Checks that are known to fail, with the reasons; by default those that the backend declares. If one passes, the
-        result is a failure.
+        Checks that are known to fail, with the reasons; by default those that the backend declares. If such a check
+        passes, the result is a failure.
     """
     backend = get_backend(backend)
     gaps = backend.known_gaps if known_gaps is None else known_gaps
     trial = Trial(backend, check, quick)
     verdict: Verdict = "passed"
     message = ""
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         with np.errstate(all="ignore"):
             all_checks()[check].function(trial)
@@ -167,8 +167,9 @@ def run_check(
     if check in gaps and verdict == "failed":
         verdict, message = "known gap", f"{gaps[check]} ({message})"
     elif check in gaps and verdict == "passed":
-        verdict, message = "failed", f"a known gap ({gaps[check]}), but it passes: remove it from known_gaps"
-    seconds = time.perf_counter() - began
+        verdict = "failed"
+        message = f"declared as a known gap ({gaps[check]}), but the check passes: remove it from known_gaps"
+    seconds = time.perf_counter() - start
     return Result(check, verdict, trial.worst, trial.where, message, trial.compared, seconds)
 
 
@@ -192,7 +193,7 @@ def run(
     known_gaps : mapping of str to str, optional
         As for :func:`run_check`.
     on_result : callable, optional
-        Called after each check with its result, its number and the total number.
+        Called after each check with the result, the number of the check and the number of all checks.
 
     Raises
     ------
@@ -209,7 +210,7 @@ def run(
     """
     backend = get_backend(backend)
     check_gaps(backend.known_gaps if known_gaps is None else known_gaps)
-    ids, results = matching(checks), []
+    ids, results = select_checks(checks), []
     for number, id in enumerate(ids, 1):
         results.append(run_check(backend, id, quick=quick, known_gaps=known_gaps))
         if on_result is not None:

@@ -37,7 +37,7 @@ def test_known_gaps_are_checks(backend: str) -> None:
 
 
 def test_properties(backend: str, quick: bool, pytestconfig: pytest.Config) -> None:
-    """Equations on inputs that Hypothesis draws."""
+    """Check equations on inputs that Hypothesis draws."""
     pytest.importorskip("hypothesis")
     from deepnotes.testing.properties import check_equations, wants_random_inputs
 

@@ -18,7 +18,7 @@ from deepnotes.testing.checks import Failure, Trial
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A training: the layers, the data and the options.
+    """The layers, data and options of a training run.
 
     Attributes
     ----------
@@ -27,12 +27,15 @@ class TrainingCase:
     loss : str or LossFunction
     optimizer : Optimizer
     inputs, samples, batch : int
-    updates : list of ndarray of int64
-        The order of the samples in each call of ``train``.
+        The number of features, of samples, and of samples in a batch.
+    call_sizes : tuple of int
+        The number of samples, repetitions included, in each call of ``train``.
     rate : float
+        The learning rate of the first update; later updates have smaller ones.
     l2 : float
     clip : float, optional
     targets : {"real", "bits", "columns", "labels"}
+        Real numbers, zeros and ones, a probability distribution in each column, or class indices.
     weighted : bool
     objective : Objective
     layout : callable
@@ -48,7 +51,7 @@ class TrainingCase:
     inputs: int = 5
     samples: int = 23
     batch: int = 8
-    updates: tuple[int, ...] = (23, 23)
+    call_sizes: tuple[int, ...] = (23, 23)
     rate: float = 0.05
     l2: float = 0.0
     clip: float | None = None
@@ -60,7 +63,7 @@ class TrainingCase:
 
     @property
     def plan(self) -> Plan:
-        """The plan to compile Programs from."""
+        """The plan from which Programs are compiled."""
         return Plan(
             self.inputs, tuple(self.layers), self.dtype, self.seed, as_loss(self.loss), self.optimizer, self.l2,
             self.clip, self.targets == "labels", self.objective,
@@ -91,21 +94,21 @@ class TrainingCase:
         rng = np.random.default_rng([self.seed, 2])
         return [
             np.concatenate([rng.permutation(self.samples) for _ in range(-(-n // self.samples))])[:n]
-            for n in self.updates
+            for n in self.call_sizes
         ]
 
     def rates(self, order: np.ndarray) -> np.ndarray:
-        """Return learning rates, a different one for each update."""
+        """Return a learning rate for each update of a call; all are different."""
         return self.rate / (1 + 0.1 * np.arange(-(-len(order) // self.batch)))
 
 
 def compile_program(backend: Any, plan: Plan) -> Program:
-    """Return the backend's own Program for a plan, or the eager one."""
+    """Return the backend's own Program for a plan, or an EagerProgram if there is none."""
     return backend.compile(plan) or EagerProgram(backend, plan)
 
 
 def compile_inference(backend: Any, training: TrainingCase) -> Inference:
-    """Return the backend's own Inference for a case, or the eager one."""
+    """Return the backend's own Inference for a case, or an EagerInference if there is none."""
     plan = training.plan
     inference = backend.compile_inference(plan.layers, plan.layout, plan.dtype)
     return inference or EagerInference(backend, plan.layers, plan.layout, plan.dtype)
@@ -150,46 +153,46 @@ def train_on_backend(trial: Trial, training: TrainingCase) -> tuple[State, list[
 
 
 def check_training(trial: Trial, training: TrainingCase, where: str, random: bool = True) -> None:
-    """Check parameters, slots and reported losses of a whole training against the equations.
+    """Check the parameters, slots and reported losses of a whole training run against the equations.
 
     Raises
     ------
     Failure
     """
     with np.errstate(all="ignore"):
-        wanted, sums = train_bounded(trial.bounds(training.dtype, random), training)
+        expected, sums = train_bounded(trial.bounds(training.dtype, random), training)
     state, chunks = train_on_backend(trial, training)
     for call, (chunk, order, (loss_sum, weight_sum)) in enumerate(zip(chunks, training.orders(), sums, strict=True)):
         steps = -(-len(order) // training.batch)
-        trial.that(chunk.steps == steps, f"{where}: {steps} updates in call {call}, made {chunk.steps}")
+        trial.that(chunk.steps == steps, f"{where}: {steps} updates in call {call}, got {chunk.steps}")
         check_number(trial, chunk.loss_sum, loss_sum, f"{where}: loss_sum of call {call}")
         check_number(trial, chunk.weight_sum, weight_sum, f"{where}: weight_sum of call {call}")
     total = sum(-(-len(order) // training.batch) for order in training.orders())
-    trial.that(state.step == total, f"{where}: step {total} at the end, found {state.step}")
-    trial.compare(state.theta, wanted.theta, f"{where}: θ")  # type: ignore[arg-type]
-    for name, slot, expected in zip(training.optimizer.slots, state.slots, wanted.slots, strict=True):
-        trial.compare(slot, expected, f"{where}: slot {name}")  # type: ignore[arg-type]
+    trial.that(state.step == total, f"{where}: step {total} at the end, got {state.step}")
+    trial.compare(state.theta, expected.theta, f"{where}: θ")  # type: ignore[arg-type]
+    for name, slot, expected_slot in zip(training.optimizer.slots, state.slots, expected.slots, strict=True):
+        trial.compare(slot, expected_slot, f"{where}: slot {name}")  # type: ignore[arg-type]
 
 
-def check_number(trial: Trial, found: float, wanted: BoundedArray, where: str) -> None:
+def check_number(trial: Trial, result: float, expected: BoundedArray, where: str) -> None:
     """Check a Python number against the reference.
 
     Raises
     ------
     Failure
     """
-    if not isinstance(found, float):
-        raise Failure(f"{where}: got {type(found).__name__}, wanted a float")
-    times = float(excess(np.asarray(found), wanted))
+    if not isinstance(result, float):
+        raise Failure(f"{where}: got {type(result).__name__}, wanted a float")
+    times = float(excess(np.asarray(result), expected))
     trial.compared += 1
     if times > trial.worst:
         trial.worst, trial.where = times, where
     if times > 1:
-        raise Failure(f"{where}: {found!r}, wanted {float(wanted)!r} to within {float(wanted.error):.3g}")
+        raise Failure(f"{where}: {result!r}, wanted {float(expected)!r} to within {float(expected.error):.3g}")
 
 
 def check_gradients(trial: Trial, training: TrainingCase, where: str) -> None:
-    """Check cost, weight and gradient of one batch against the equations, and that the arguments stay unchanged.
+    """Check the cost, weight and gradient of a batch against the equations, and that the arguments stay unchanged.
 
     Raises
     ------
@@ -197,11 +200,11 @@ def check_gradients(trial: Trial, training: TrainingCase, where: str) -> None:
     """
     bounds = trial.bounds(training.dtype)
     with np.errstate(all="ignore"):
-        wanted = EagerProgram(bounds, training.plan).gradients(*place_on(bounds, training))
+        expected = EagerProgram(bounds, training.plan).gradients(*place_on(bounds, training))
         state, data = place_on(trial.backend, training)
-        found = compile_program(trial.backend, training.plan).gradients(state, data)
+        result = compile_program(trial.backend, training.plan).gradients(state, data)
     for name in ("cost", "weight", "flat", "square"):
-        trial.compare(getattr(found, name), getattr(wanted, name), f"{where}: {name}")
+        trial.compare(getattr(result, name), getattr(expected, name), f"{where}: {name}")
     trial.same(state.theta, training.theta(), f"{where}: θ afterwards")
     for x, before in zip(data, training.data(), strict=True):
         if x is not None:

@@ -1,1 +1,1 @@
-"""Errors, checks of arguments, text streams and atomic files, which all packages use; imports no other package."""
+"""Errors, argument checks, text streams and atomic files for all other packages; imports none of them."""

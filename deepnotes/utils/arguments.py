@@ -8,16 +8,16 @@ import numpy as np
 from deepnotes.utils.errors import ArgumentError
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def whole(name: str, value: Any, minimum: int = 1) -> int:
     """Return `value` as an int.
 
     Raises
     ------
     ArgumentError
-        If `value` is not a whole number of at least `least`; the message begins with `name`.
+        If `value` is not a whole number of at least `minimum`; the message begins with `name`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ArgumentError.of(name, value, f"a whole number of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ArgumentError.of(name, value, f"a whole number of at least {minimum}")
     return int(value)
 
 

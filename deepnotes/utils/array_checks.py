@@ -1,4 +1,4 @@
-"""Refuse arrays of which NumPy would silently drop a part: masks, and NULs at the end of text."""
+"""Refuse input from which NumPy would silently drop information: masks, and NULs at the end of strings."""
 
 from typing import Any
 
@@ -22,9 +22,12 @@ def refuse_masked(x: Any, name: str) -> None:
 
 
 def refuse_lost_nuls(x: Any, name: str) -> None:
-    """Raise DataError if a list has text that ends in NUL, which NumPy would drop: two names could become equal."""
+    """Raise DataError if a list contains a string that ends in NUL.
+
+    NumPy would drop the NUL, so two names could become equal.
+    """
     if isinstance(x, list | tuple) and any(isinstance(part, str) and part.endswith("\0") for part in x):
         raise DataError(
-            f"{name} has text that ends in NUL (\\x00), which NumPy's arrays of text drop; remove it, or pass an "
+            f"{name} has text that ends in NUL (\\x00), which NumPy's string arrays drop; remove it, or pass an "
             "array of dtype object"
         )

@@ -19,7 +19,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
     ----------
     path : Path
     text : bool, default False
-        Whether to write UTF-8 text, with line ends unchanged, instead of bytes.
+        Whether to write UTF-8 text, with line endings unchanged, instead of bytes.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def _copy_owner_and_mode(path: Path, temporary: Path) -> None:
     if hasattr(os, "chown"):
         try:
             os.chown(temporary, status.st_uid, status.st_gid)
-        except OSError:  # only a superuser may change the owner, and only a member of a group may set it
+        except OSError:  # only a superuser may change the owner, and only a member of a group may set the group
             mode &= 0o777  # the set-user-ID bit of another user's file must not be set on ours
             with suppress(OSError):
                 os.chown(temporary, -1, status.st_gid)

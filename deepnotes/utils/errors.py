@@ -77,7 +77,7 @@ class ForeignArrayError(DeepnotesError, TypeError):
 
 
 class UnknownNameError(DeepnotesError, ValueError):
-    """An activation, loss, optimizer, backend, ... of an unknown name."""
+    """There is no activation, loss, optimizer, backend or other object of the given name."""
 
 
 class UnknownParameterError(UnknownNameError, KeyError):
@@ -112,7 +112,7 @@ class NonFiniteLossError(DeepnotesError, ArithmeticError):
     Attributes
     ----------
     step : int
-        The number of the update that was not made, counted from 1 since the beginning of the training.
+        The number of the update that was not applied, counted from 1 at the start of training.
     history : object
         The :class:`~deepnotes.network.training.history.History` up to that update, or None.
     layer : int or None
@@ -156,11 +156,11 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
     Examples
     --------
     >>> print(DeviceMemoryError(3 << 30, 1 << 30, "batch_size=4096 would fit", 4096))
-    3,221,225,472 bytes were asked for on the device and 1,073,741,824 are free; batch_size=4096 would fit
+    3,221,225,472 bytes were requested on the device, but 1,073,741,824 are free; batch_size=4096 would fit
     """
 
     def __init__(self, requested: int, free: int, advice: str = "", batch_size: int | None = None) -> None:
-        message = f"{requested:,} bytes were asked for on the device and {free:,} are free"
+        message = f"{requested:,} bytes were requested on the device, but {free:,} are free"
         super().__init__(f"{message}; {advice}" if advice else message)
         self.requested, self.free, self.advice, self.batch_size = requested, free, advice, batch_size
 
@@ -173,15 +173,15 @@ class ForkedProcessError(DeepnotesError, RuntimeError):
 
 
 class BusyError(DeepnotesError, RuntimeError):
-    """A network is already being trained; two trainings at once would overwrite each other's updates."""
+    """A network is already being trained; two training runs at once would overwrite each other's updates."""
 
 
 class CheckpointError(DeepnotesError, ValueError):
-    """There is no checkpoint to resume from, a checkpoint belongs to another training, or it cannot be written."""
+    """There is no checkpoint to resume from, it belongs to another training, or a checkpoint cannot be written."""
 
 
 class TableError(DeepnotesError, ValueError):
-    """A data file cannot be read as a table, or a table written; the message gives the file and, if known, the line."""
+    """A data file cannot be read, or a table cannot be written; the message gives the file and, if known, the line."""
 
 
 class ModelFileError(DeepnotesError, ValueError):

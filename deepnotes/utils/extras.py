@@ -1,4 +1,4 @@
-"""Imports of optional libraries, with an error that says how to install them."""
+"""Import optional libraries, with an error that says how to install them."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ from deepnotes.utils.errors import MissingExtraError
 
 
 def needed(module: str, extra: str, what: str) -> Any:
-    """Import a module of an optional library.
+    """Import and return a module of an optional library.
 
     Parameters
     ----------

@@ -33,10 +33,10 @@ def escaped(text: str, keep: str = "") -> str:
 
 
 def inert(text: str) -> str:
-    r"""Return text with an apostrophe before it, or before each part of it, that a spreadsheet could take as a formula.
+    r"""Return text with an apostrophe before each part that a spreadsheet could take for a formula.
 
-    A part begins after a semicolon, a tab, a vertical bar or a line break. Spreadsheets that separate cells at these
-    characters, as in countries with a decimal comma, do so even within quotes.
+    A part begins at the start of the text, and after a semicolon, a tab, a vertical bar or a line break. Spreadsheets
+    that separate cells at these characters, as in countries with a decimal comma, do so even within quotes.
 
     Examples
     --------
@@ -49,7 +49,10 @@ def inert(text: str) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Return whether a spreadsheet may take a text as a formula; its sign may be full-width, and follow blanks."""
+    """Return whether a spreadsheet may take text for a formula.
+
+    Such text starts with ``=``, ``+``, ``-`` or ``@``, after any blanks and quotes, and is not a number.
+    """
     for c in text:
         if not (c.isspace() or c in '"`' or not c.isprintable()):
             sign = unicodedata.normalize("NFKC", c)[0]

@@ -18,8 +18,7 @@ def write_all(stream: Any, text: str) -> None:
     Raises
     ------
     OSError
-        If not all of the text could be written, or `stream` is None, which stands for a standard stream that was closed
-        before the program began.
+        If the text could not be written completely, or `stream` is None, as ``sys.stdout`` is if closed from the start.
     """
     if stream is None:
         raise OSError(errno.EBADF, "it is closed")
@@ -28,15 +27,15 @@ def write_all(stream: Any, text: str) -> None:
         stream.write(text)
         return
     stream.flush()
-    left = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
-    while left:
-        written = raw.write(left)
+    remaining = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
+    while remaining:
+        written = raw.write(remaining)
         if written is None:  # the file is non-blocking, and its buffer is full
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        left = left[written:]
+        remaining = remaining[written:]
 
 
-class Whole:
+class CompleteWriter:
     """A stream that writes with :func:`write_all`."""
 
     def __init__(self, stream: Any) -> None:
@@ -47,8 +46,8 @@ class Whole:
         write_all(self._stream, text)
 
 
-class Escaping(Whole):
-    """A stream to a terminal that is given one row with its line break at a time, and escapes the row."""
+class EscapingWriter(CompleteWriter):
+    """A stream to a terminal that escapes rows; each call of ``write`` passes one row with its line break."""
 
     def write(self, text: str) -> None:
         """Write `text`, escaped except for the line break at its end."""
@@ -79,7 +78,7 @@ class BestEffort(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what is still buffered."""
+        """Write buffered text."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self._stream.flush()
 

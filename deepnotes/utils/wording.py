@@ -1,16 +1,16 @@
-"""Texts within error messages: names, cells and causes, on one line and with a readable length."""
+"""Format names, cells and causes for error messages: on one line, and cut to a readable length."""
 
 from collections.abc import Iterable
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names, separated by commas; only the first ten if there are more, and an ellipsis."""
+    """Return names separated by commas; if there are more than ten, the first ten and an ellipsis."""
     names = list(names)
     return ", ".join(map(one_line, names[:10])) + (", ..." if len(names) > 10 else "")
 
 
 def one_line(name: object) -> str:
-    """Return a name or path, escaped if it would break the line of a message or hide a part of it."""
+    """Return a name or path, escaped if it has characters that would break a line or be invisible."""
     text = str(name)
     return text if text.isprintable() else repr(text)
 
@@ -29,6 +29,6 @@ def reason(error: Exception) -> str:
 
 
 def brief(content: object) -> str:
-    """Return content of any length, such as that of a file, on one line, cut in the middle to a readable length."""
+    """Return content on one line; if it has more than 400 characters, without its middle."""
     text = one_line(content)
     return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"

@@ -10,10 +10,10 @@ from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, Rules, excess,
 DTYPES = ["float32", "float64"]
 
 
-def drawn(
+def draw_bounded(
     rules: Rules, *shape: int, seed: int = 0, low: float = -3, high: float = 3, error: float = 0.01
 ) -> BoundedArray:
-    """Return numbers with errors, some of them 0."""
+    """Return random numbers with errors of at most `error`, some of which are 0."""
     rng = np.random.default_rng(seed)
     errors = rng.uniform(0, error, shape) * rng.integers(0, 2, shape)
     return BoundedArray(rules, rng.uniform(low, high, shape).astype(rules.wide), errors)
@@ -22,7 +22,7 @@ def drawn(
 FUNCTIONS: dict[str, tuple[Any, dict[str, float]]] = {
     "add": (lambda xp, x, y: x + y, {}),
     "subtract": (lambda xp, x, y: x - y, {}),
-    "from a number": (lambda xp, x, y: 1 - x, {}),
+    "subtract from a number": (lambda xp, x, y: 1 - x, {}),
     "multiply": (lambda xp, x, y: x * y, {}),
     "divide": (lambda xp, x, y: x / y, {"low": 0.05}),
     "divide a number": (lambda xp, x, y: 2 / y, {"low": 0.05}),
@@ -37,41 +37,42 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, float]]] = {
     "maximum": (lambda xp, x, y: xp.maximum(x, y), {"low": 0, "high": 0.02}),
     "minimum": (lambda xp, x, y: xp.minimum(x, y), {"low": 0, "high": 0.02}),
     "where": (lambda xp, x, y: xp.where(x > y, 3 * x, -y), {"low": 0, "high": 0.02}),
-    "step": (lambda xp, x, y: xp.astype(x > 0, x.dtype), {"low": -0.01, "high": 0.01}),
+    "step function": (lambda xp, x, y: xp.astype(x > 0, x.dtype), {"low": -0.01, "high": 0.01}),
     "sum": (lambda xp, x, y: xp.sum(x, axis=1), {}),
     "max": (lambda xp, x, y: xp.max(x, axis=0), {"low": 0, "high": 0.02}),
     "a chain": (lambda xp, x, y: xp.log(1 + xp.exp(-(x * y))) / (2 + xp.tanh(y)), {}),
 }
+"""Functions of two arrays, each with the range of the numbers to draw."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_arguments_within_their_errors_give_results_within_theirs(name: str, dtype: str) -> None:
-    """Arguments moved by their full errors or by random parts of them give results within the bounds."""
+def test_results_are_within_bounds_for_all_arguments_within_bounds(name: str, dtype: str) -> None:
+    """Moving arguments by their full errors, or by random fractions of them, gives results within the bounds."""
     function, limits = FUNCTIONS[name]
     bounds = Bounds(dtype)
     rng = np.random.default_rng(1)
-    arguments = [drawn(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]
-    wanted = function(bounds.xp, *arguments)
-    for share in (-1.0, 1.0, None, None):
-        moved = [
+    arguments = [draw_bounded(bounds.rules, 20, 30, seed=seed, **limits) for seed in (0, 1)]
+    expected = function(bounds.xp, *arguments)
+    for fraction in (-1.0, 1.0, None, None):
+        moved_arguments = [
             BoundedArray(
-                bounds.rules, x.value + x.error * (rng.uniform(-1, 1, x.shape) if share is None else share), 0.0
+                bounds.rules, x.value + x.error * (rng.uniform(-1, 1, x.shape) if fraction is None else fraction), 0.0
             )
             for x in arguments
         ]
-        found = function(bounds.xp, *moved).value
+        result = function(bounds.xp, *moved_arguments).value
         slack = 1 + 1e-9  # for the rounding errors of this test
-        assert np.all(abs(found - wanted.value) <= slack * wanted.error * bounds.rules.slack)
+        assert np.all(abs(result - expected.value) <= slack * expected.error * bounds.rules.slack)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [3, 7, 64, 1000, 5000])
-def test_numpys_products_and_sums_have_room_to_spare(k: int, dtype: str) -> None:
-    """The largest of some thousand random errors is below 3/4 of its bound, or below 90% for few terms."""
+def test_errors_of_numpys_products_and_sums_are_well_below_their_bounds(k: int, dtype: str) -> None:
+    """The largest of about a thousand errors is below 75% of its bound, or below 90% for a sum of three terms."""
     rng = np.random.default_rng(k)
     bounds = Bounds(dtype)
-    for low in (-1, 1):  # partial sums stay small for both signs, and grow for one
+    for low in (-1, 1):  # terms of both signs, whose partial sums stay small; positive terms, whose partial sums grow
         A, B = rng.uniform(low, 2, (64, k)).astype(dtype), rng.uniform(low, 2, (k, 16)).astype(dtype)
         row_sums = bounds.xp.sum(bounds.from_numpy(A), axis=1)
         product = excess(A @ B, bounds.from_numpy(A) @ bounds.from_numpy(B)).max()
@@ -84,26 +85,26 @@ def test_numpys_products_and_sums_have_room_to_spare(k: int, dtype: str) -> None
 
 
 @pytest.mark.parametrize("k", [64, 4096])
-def test_what_is_wrong_is_out_of_bounds(k: int) -> None:
+def test_wrong_products_exceed_their_bounds(k: int) -> None:
     """Missing terms, factors rounded to TF32, and single instead of double precision exceed the bounds."""
     rng = np.random.default_rng(k)
     A, B = rng.normal(size=(32, k)).astype("float32"), rng.normal(size=(k, 32)).astype("float32")
     bounds = Bounds("float32")
-    wanted = bounds.from_numpy(A) @ bounds.from_numpy(B)
-    assert excess(A[:, :-1] @ B[:-1], wanted).max() > 100
+    expected = bounds.from_numpy(A) @ bounds.from_numpy(B)
+    assert excess(A[:, :-1] @ B[:-1], expected).max() > 100
 
-    def tf32(x: np.ndarray) -> np.ndarray:
+    def round_to_tf32(x: np.ndarray) -> np.ndarray:
         return ((x.view(np.int32) + 0x1000) & ~0x1FFF).view(np.float32)
 
-    assert excess(tf32(A) @ tf32(B), wanted).max() > 2
-    high = Bounds("float32", "tf32")
-    assert excess(tf32(A) @ tf32(B), high.from_numpy(A) @ high.from_numpy(B)).max() < 1
+    assert excess(round_to_tf32(A) @ round_to_tf32(B), expected).max() > 2
+    tf32_bounds = Bounds("float32", "tf32")
+    assert excess(round_to_tf32(A) @ round_to_tf32(B), tf32_bounds.from_numpy(A) @ tf32_bounds.from_numpy(B)).max() < 1
     double = Bounds("float64")
     wide = double.from_numpy(A.astype("float64")) @ double.from_numpy(B.astype("float64"))
     assert excess((A @ B).astype("float64"), wide).max() > 1e6
 
 
-def test_the_factor_of_a_sum() -> None:
+def test_sum_factors_for_random_and_worst_case_terms() -> None:
     u = UNIT["float32"]
     assert gamma(3, u) == 3 * u / (1 - 3 * u)
     assert sum_factor(1, u, random=True) == gamma(1, u)
@@ -112,16 +113,16 @@ def test_the_factor_of_a_sum() -> None:
     assert gamma(2**24, u) == np.inf
 
 
-def test_constants_that_line_up_are_within_the_bound_for_them_alone() -> None:
+def test_sums_of_constants_exceed_random_bounds_but_not_worst_case_bounds() -> None:
     """In a sequential sum of 0.1, many successive roundings have the same sign."""
     x = np.full((1, 20_000), 0.1, "float32")
-    found = np.cumsum(x, axis=1)[:, -1]
-    random, certain = (Bounds("float32", random=random) for random in (True, False))
-    assert excess(found, random.xp.sum(random.from_numpy(x), axis=1)).max() > 1
-    assert excess(found, certain.xp.sum(certain.from_numpy(x), axis=1)).max() < 1
+    result = np.cumsum(x, axis=1)[:, -1]
+    random, worst_case = (Bounds("float32", random=random) for random in (True, False))
+    assert excess(result, random.xp.sum(random.from_numpy(x), axis=1)).max() > 1
+    assert excess(result, worst_case.xp.sum(worst_case.from_numpy(x), axis=1)).max() < 1
 
 
-def test_near_a_kink_either_side_is_right() -> None:
+def test_both_slopes_are_accepted_near_a_kink() -> None:
     bounds = Bounds("float32")
     Z = BoundedArray(bounds.rules, np.array([[1e-9, 1e-9, 0.0, 0.0]]), np.array([[0.0, 1e-8, 0.0, 1e-8]]))
     dA = bounds.from_numpy(np.ones((1, 4), "float32"))
@@ -130,16 +131,16 @@ def test_near_a_kink_either_side_is_right() -> None:
     assert (excess(np.ones((1, 4), "float32"), dZ) <= 1).tolist() == [[True, True, False, True]]
 
 
-def test_what_is_not_finite_has_to_be_met() -> None:
+def test_nan_and_infinity_have_to_match() -> None:
     rules = Rules("float32")
-    wanted = rules.with_errors(
+    expected = rules.with_errors(
         np.array([np.nan, np.inf, -np.inf, 1.0, 3.402823e38, 1e39]), np.array([1.0, 1, 1, 1e-7, 1e34, 1.0])
     )
     nan, inf = np.nan, np.inf
     right = np.array([nan, inf, -inf, 1, inf, inf], "float32")
-    assert (excess(right, wanted) == 0).all()
+    assert (excess(right, expected) == 0).all()
     wrong = np.array([inf, nan, inf, nan, nan, -inf], "float32")
-    assert np.isinf(excess(wrong, wanted)).all()
+    assert np.isinf(excess(wrong, expected)).all()
 
 
 def test_exact_results_have_no_error() -> None:

@@ -1,4 +1,4 @@
-"""The arithmetic of the error bounds overflows without a warning, and follows the rules."""
+"""The arithmetic of error bounds overflows without a warning, to infinity or to an infinite bound."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ import deepnotes as dn
 from deepnotes.backends.bounds import BoundedArray, Bounds, excess
 from deepnotes.testing.calls import CALLS, VARIANTS, call
 from deepnotes.testing.checks import Trial
-from deepnotes.testing.properties import Styled
+from deepnotes.testing.properties import StyledDraw
 
 
-class Far(Styled):
+class LargeDraw(StyledDraw):
     """Draws numbers whose exponentials overflow."""
 
     def real(self, *shape: int) -> np.ndarray:
@@ -22,10 +22,10 @@ class Far(Styled):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [name for name in CALLS if name.removesuffix("_backward") + "_backward" in CALLS])
-def test_equations_may_overflow_on_the_way(name: str, dtype: str) -> None:
+def test_equations_overflow_without_a_warning(name: str, dtype: str) -> None:
     """No warning is raised, whatever the caller's ``np.errstate``."""
     for seed in range(5):
-        arguments = CALLS[name](Far(np.random.default_rng(seed), "random"), 2, 2, 11)
+        arguments = CALLS[name](LargeDraw(np.random.default_rng(seed), "random"), 2, 2, 11)
         for options in [{}, *VARIANTS.get(name, [])]:
             with np.errstate(over="raise", invalid="raise"):
                 Trial(dn.get_backend("numpy"), name).check(call(name, options), arguments, dtype, name, random=False)
@@ -33,26 +33,26 @@ def test_equations_may_overflow_on_the_way(name: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_no_rule_warns(name: str, dtype: str) -> None:
+def test_rules_overflow_without_a_warning(name: str, dtype: str) -> None:
     bounds = Bounds(dtype)
     for value in (800.0, 1e5, 1e38, 1e300, np.inf, -np.inf, np.nan, 0.0, 5e-324):
         for error in (0.0, 1e-3, 1e200, np.inf):
             x = BoundedArray(bounds.rules, np.full((3, 4), value, bounds.rules.wide), error)
             with np.errstate(all="raise"):
-                found = FUNCTIONS[name][0](bounds.xp, x, x)
-            assert not np.isnan(found.error).any()
+                result = FUNCTIONS[name][0](bounds.xp, x, x)
+            assert not np.isnan(result.error).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_exponential_that_overflows_is_infinite_and_one_of_an_unknown_number_is_unknown(dtype: str) -> None:
+def test_exp_is_infinite_if_it_overflows_and_unbounded_for_an_unbounded_argument(dtype: str) -> None:
     bounds = Bounds(dtype)
     x = np.array([[2e4, 2e4, 1.0, 1.0]])
-    wanted = bounds.xp.exp(BoundedArray(bounds.rules, x.astype(bounds.rules.wide), [[0.0, 1e-3, 1e-3, np.inf]]))
+    expected = bounds.xp.exp(BoundedArray(bounds.rules, x.astype(bounds.rules.wide), [[0.0, 1e-3, 1e-3, np.inf]]))
 
-    def is_right(result: Any) -> list[bool]:
-        times: np.ndarray = excess(np.full((1, 4), result, dtype), wanted)
-        return [bool(right) for right in times[0] <= 1]
+    def is_accepted(result: Any) -> list[bool]:
+        times: np.ndarray = excess(np.full((1, 4), result, dtype), expected)
+        return [bool(accepted) for accepted in times[0] <= 1]
 
-    assert is_right(np.inf) == [True, True, False, True]
-    assert is_right(-np.inf) == [False, False, False, True]
-    assert is_right(np.exp(1.0)) == [False, False, True, True]
+    assert is_accepted(np.inf) == [True, True, False, True]
+    assert is_accepted(-np.inf) == [False, False, False, True]
+    assert is_accepted(np.exp(1.0)) == [False, False, True, True]

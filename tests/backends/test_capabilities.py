@@ -27,12 +27,14 @@ class Counting(dn.Backend):
 
 
 class CountingOnHost(Counting):
+    """The same backend, which declares that its arrays are in host memory."""
+
     on_host = True
 
 
-@pytest.mark.parametrize(("kind", "most"), [(Counting, 120), (CountingOnHost, 10)])
-def test_a_backend_on_the_host_takes_sparse_samples_a_few_at_a_time(
-    kind: type[Counting], most: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("backend_class", "largest"), [(Counting, 120), (CountingOnHost, 10)])
+def test_only_a_backend_on_the_host_gets_sparse_samples_in_chunks(
+    backend_class: type[Counting], largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sklearn")
     from scipy.sparse import csr_array
@@ -41,25 +43,25 @@ def test_a_backend_on_the_host_takes_sparse_samples_a_few_at_a_time(
 
     monkeypatch.setattr(sparse, "BYTES", 10 * X.shape[1] * 8)
     options: dict[str, Any] = {"hidden_layer_sizes": 4, "max_iter": 2, "batch_size": 5, "random_state": 0}
-    backend = kind()
+    backend = backend_class()
     model = dn.DenseRegressor(backend=backend, **options)
     with pytest.warns(match="max_iter=2"):
         model.fit(csr_array(X), y)
-    assert max(backend.samples) == most
+    assert max(backend.samples) == largest
     with pytest.warns(match="max_iter=2"):
         dense = dn.DenseRegressor(backend="numpy", **options).fit(X, y)
     np.testing.assert_allclose(model.coefs_[0], dense.coefs_[0], rtol=1e-12)
 
 
-class Leaving(dn.Backend):
-    """A backend that leaves targets on the host, where its Programs cannot read them."""
+class HostSamplesBackend(dn.Backend):
+    """A backend that leaves samples and targets on the host, where its Programs cannot read them."""
 
     def from_samples(self, x: np.ndarray) -> Any:
-        return Left(self, x)
+        return CountedSamples(self, x)
 
 
-class Left(Samples):
-    """Targets that stay in a NumPy array, and that count how many of them were taken."""
+class CountedSamples(Samples):
+    """Samples that stay in a NumPy array; the class counts how many were taken."""
 
     taken = 0
 
@@ -71,21 +73,21 @@ class Left(Samples):
         return self.array[:, indices]
 
     def take(self, indices: Indices) -> Any:
-        Left.taken += self.array[:, indices].shape[1]
+        CountedSamples.taken += self.array[:, indices].shape[1]
         return super().take(indices)
 
 
 @pytest.mark.parametrize("samples", [OnDisk(X), X.T], ids=["on disk", "in memory"])
-def test_samples_that_a_backend_leaves_on_the_host_are_taken_when_needed(
+def test_samples_that_a_backend_leaves_on_the_host_are_read_when_needed(
     samples: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Left, "taken", 0)
-    trained = []
-    for backend in (Leaving("leaving", np), "numpy"):
+    monkeypatch.setattr(CountedSamples, "taken", 0)
+    results = []
+    for backend in (HostSamplesBackend("leaving", np), "numpy"):
         net = dn.Network([dn.Dense(3, "tanh"), dn.Dense(1)], 9, dtype="float64", backend=backend, seed=0)
         history = net.fit(samples, y[None], epochs=2, batch_size=16)
         loss = net.evaluate(samples, y[None], metrics="r2", sample_weight=np.arange(120.0))
-        trained.append([*history.loss, *loss.values(), *net.predict(samples)[0]])
+        results.append([*history.loss, *loss.values(), *net.predict(samples)[0]])
     arrays = 1 if isinstance(samples, OnDisk) else 2
-    assert Left.taken >= 2 * len(y) * arrays
-    np.testing.assert_allclose(*trained, rtol=1e-12)
+    assert CountedSamples.taken >= 2 * len(y) * arrays
+    np.testing.assert_allclose(*results, rtol=1e-12)

@@ -10,21 +10,21 @@ from deepnotes_cupy.sources import REAL, kernels
 
 EXTRA = 'needs CuPy and NVRTC: pip install "deepnotes[nvrtc]"'
 pytest.importorskip("cupy", reason=EXTRA)
-MACHINES = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm_")]
+DEVICE_ARCHITECTURES = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm_")]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _library() -> None:
+def _skip_without_nvrtc() -> None:
     try:
         nvrtc()
     except ImportError as error:
         pytest.skip(f"{EXTRA} ({error})")
 
 
-@pytest.mark.parametrize("architecture", MACHINES)
+@pytest.mark.parametrize("architecture", DEVICE_ARCHITECTURES)
 @pytest.mark.parametrize("dtype", REAL)
-def test_every_kernel_compiles_and_nothing_spills(dtype: str, architecture: str) -> None:
-    """There is no stack frame, and a multiprocessor's 65,536 registers suffice for two blocks, or one wide block."""
+def test_every_kernel_compiles_without_spilling_registers(dtype: str, architecture: str) -> None:
+    """No kernel has a stack frame, and two blocks, or a wide one, fit into the 65,536 registers of a multiprocessor."""
     result = compile_all()[dtype, architecture].result()
     assert result.code, result.log
     assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
@@ -51,18 +51,18 @@ def test_memory_is_accessed_16_bytes_at_a_time(dtype: str) -> None:
     assert "st.global.v4.u32" in bodies["round16"]
     assert f"ld.global.{pack}" in bodies["gradient_norm"]
     assert not re.search(r"\batom\.|\bred\.", text)  # no atomics, so no sum depends on the order of threads
-    if dtype == "float32":  # no elementwise computation is in double precision by mistake
+    if dtype == "float32":  # elementwise kernels do not compute in double precision by mistake
         for name in ("gather", "bias_activation", "activation_backward", "softmax", "softmax_backward", "dropout"):
             assert ".f64" not in bodies[name], name
 
 
-def test_the_table_of_registers_agrees_with_nvrtc() -> None:
+def test_the_documented_table_of_registers_matches_nvrtc() -> None:
     """docs/cuda.md has the table that ``python tests/cuda_nvrtc.py`` prints, for the version of NVRTC that it names."""
     head, _, *rows = lines = list(table())
-    assert head.count("|") == 3 + 2 * len(MACHINES)
+    assert head.count("|") == 3 + 2 * len(DEVICE_ARCHITECTURES)
     assert len(rows) == len(kernels())
     page = (Path(__file__).parents[2] / "docs" / "cuda.md").read_text(encoding="utf-8")
-    if f"as NVRTC {'.'.join(map(str, nvrtc().getVersion()))} says" in page:
+    if f"as reported by NVRTC {'.'.join(map(str, nvrtc().getVersion()))} (" in page:
         assert "\n".join(lines) in page
 
 
@@ -74,7 +74,7 @@ def test_the_compiler_is_nvrtc_and_not_nvcc() -> None:
 
 
 def test_spills_are_reported() -> None:
-    """A kernel that needs more registers than it has."""
+    """The kernel needs more registers than its launch bounds allow."""
     loads = "".join(f"v[{i}] = x[{i} * 37 + threadIdx.x];" for i in range(64))
     stores = "".join(f"x[threadIdx.x * 64 + {i}] = v[{63 - i}] * v[{i}];" for i in range(64))
     head = 'extern "C" __global__ void __launch_bounds__(1024, 2) hoard(float* x)'

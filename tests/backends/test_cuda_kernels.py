@@ -27,8 +27,8 @@ def compiled() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("check", ALL)
-def test_kernels_agree_with_the_equations_and_no_access_is_wrong(check: str, dtype: str) -> None:
-    with np.errstate(all="ignore"):  # the equations are given NaN and infinity, too
+def test_kernels_agree_with_the_equations_without_invalid_memory_accesses(check: str, dtype: str) -> None:
+    with np.errstate(all="ignore"):  # some inputs are NaN or infinite
         ALL[check](Host(dtype, checked=True))
 
 
@@ -54,7 +54,7 @@ def test_kernels_agree_with_the_equations_if_products_and_sums_are_fused(check: 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_grids_are_within_the_limits_of_devices_and_chunks_cover_the_samples(dtype: str) -> None:
-    """For up to 2^20 neurons and 2^24 samples, on small and large devices."""
+    """Random sizes up to 2^20 neurons and 2^24 samples, on small and large devices."""
     rng = np.random.default_rng(0)
     for n, m, processors in (2 ** rng.uniform((0, 0, 0), (20, 24, 8), (300, 3))).astype(int).tolist():
         rows, count = chunks(n, m, dtype=dtype, processors=processors)
@@ -66,8 +66,8 @@ def test_grids_are_within_the_limits_of_devices_and_chunks_cover_the_samples(dty
             assert (z, threads) == (1, kernels()[kernel].threads)
 
 
-def test_samples_beyond_two_to_the_31_numbers_are_gathered() -> None:
-    """Nearly all of the 2^31 numbers are never accessed, so they take no memory."""
+def test_samples_are_gathered_from_more_than_2_to_the_31_numbers() -> None:
+    """The array takes little memory, since nearly all of its numbers are never accessed."""
     n, samples = 1 << 12, (1 << 19) + 5
     try:
         X = np.zeros((samples, n), np.float32)

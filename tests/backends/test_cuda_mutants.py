@@ -15,7 +15,7 @@ ALL = CHECKS | STEP_CHECKS
 
 
 class Mutant(NamedTuple):
-    """A fault: in the program of `file`, `old` becomes `new`; `check` has to fail with `message` in its error."""
+    """A kernel with a fault: in the program of `file`, `new` replaces `old`; `check` has to fail with `message`."""
 
     fault: str
     file: str
@@ -78,23 +78,23 @@ MUTANTS = [
         "lane",
     ),
     Mutant(
-        "all blocks write to one place",
+        "all blocks write to the same address",
         "updates.cu",
         "partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1]",
         "partial[0] = squares.totals.first, partial[1]",
         "norms",
         RACE,
     ),
-    Mutant("a shuffle too few in a warp", "updates.cu", "int offset = 16;", "int offset = 8;", "norms"),
+    Mutant("one shuffle too few in a warp", "updates.cu", "int offset = 16;", "int offset = 8;", "norms"),
     Mutant(
-        "a shuffle too few in a group",
+        "one shuffle too few in a group",
         "losses.cu",
         "T sum(T x) const {\n        for (int offset = lanes / 2;",
         "T sum(T x) const {\n        for (int offset = lanes / 4;",
         "softmax",
     ),
     Mutant(
-        "half of the tree of sums",
+        "only half of the tree of sums",
         "dense.cu",
         "int half = tile.height / 2;",
         "int half = tile.height / 4;",
@@ -102,25 +102,39 @@ MUTANTS = [
     ),
     # --- bounds, tails, alignment
     Mutant(
-        "no guard of the columns", "dense.cu", "c < tile.columns;", "c <= tile.columns;", "bias_and_activation", BOUNDS
+        "no bounds check of columns",
+        "dense.cu",
+        "c < tile.columns;",
+        "c <= tile.columns;",
+        "bias_and_activation",
+        BOUNDS,
     ),
     Mutant(
-        "no guard of the columns in the sums", "dense.cu", "c >= tile.columns ? 0 : ", "", "activation_backward", BOUNDS
+        "no bounds check of columns in the sums",
+        "dense.cu",
+        "c >= tile.columns ? 0 : ",
+        "",
+        "activation_backward",
+        BOUNDS,
     ),
     Mutant(
-        "no guard of the rows ahead",
+        "no bounds check of prefetched rows",
         "dense.cu",
         "                    if (j + r * tile.height < end) {",
         "{",
         "activation_backward",
         BOUNDS,
     ),
-    Mutant("no guard of the strips", "dense.cu", "if (k < packs) {", "{", "gathers", BOUNDS),
+    Mutant("no bounds check of strips", "dense.cu", "if (k < packs) {", "{", "gathers", BOUNDS),
     Mutant("rows beyond the last sample", "losses.cu", "j < m ? n : 0, group", "n, group", "softmax", BOUNDS),
-    Mutant("no tail", "updates.cu", LOOP, "for (long long i = p; i < p; i += step)", "updates"),
     Mutant(
-        "a tail that is one number too long", "updates.cu", LOOP, LOOP.replace("i < p", "i <= p"), "updates", BOUNDS
+        "numbers after the last pack are not updated",
+        "updates.cu",
+        LOOP,
+        "for (long long i = p; i < p; i += step)",
+        "updates",
     ),
+    Mutant("a tail with one number too many", "updates.cu", LOOP, LOOP.replace("i < p", "i <= p"), "updates", BOUNDS),
     Mutant("the last pack dropped", "updates.cu", "k < whole; k += step", "k < whole - 1; k += step", "updates"),
     Mutant(
         "16-byte accesses at any address",
@@ -130,9 +144,17 @@ MUTANTS = [
         "bias_and_activation",
         "not aligned",
     ),
-    Mutant("no tail of a mask", "dropout.cu", "if (4 * k + v < count) out", "if (false) out", "masks"),
-    Mutant("no guard in a mask's tail", "dropout.cu", "if (4 * k + v < count) out", "out", "masks", BOUNDS),
-    Mutant("no guard in the tail of rounding", "rounding.cu", "if (k + i < count) out", "out", "rounding", BOUNDS),
+    Mutant(
+        "numbers after the last pack of a mask are not written",
+        "dropout.cu",
+        "if (4 * k + v < count) out",
+        "if (false) out",
+        "masks",
+    ),
+    Mutant("no bounds check in a mask's tail", "dropout.cu", "if (4 * k + v < count) out", "out", "masks", BOUNDS),
+    Mutant(
+        "no bounds check in the tail of rounding", "rounding.cu", "if (k + i < count) out", "out", "rounding", BOUNDS
+    ),
     # --- the last term dropped
     Mutant(
         "the last sample of a chunk dropped",
@@ -159,7 +181,13 @@ MUTANTS = [
         "return z > 0 ? z : real(0);",
         "nan_and_infinity",
     ),
-    Mutant("ReLU by fmax", "dense.cu", "return z < 0 ? real(0) : z;", "return fmax(z, real(0));", "nan_and_infinity"),
+    Mutant(
+        "ReLU computed by fmax",
+        "dense.cu",
+        "return z < 0 ? real(0) : z;",
+        "return fmax(z, real(0));",
+        "nan_and_infinity",
+    ),
     Mutant("maxima lose NaN", "updates.cu", "x > y || x != x ? x : y", "fmax(x, y)", "norms"),
     Mutant(
         "a minimum loses NaN",
@@ -206,17 +234,19 @@ MUTANTS = [
     ),
     Mutant("a sum instead of the mean", "dense.cu", "= scale * scratch", "= scratch", "activation_backward"),
     Mutant("softmax without the maximum", "losses.cu", "total += exp(x - largest)", "total += exp(x)", "softmax"),
-    Mutant("0 times minus infinity", "losses.cu", "if (y != 0) loss", "loss", "losses_of_nan"),
+    Mutant("0 times minus infinity gives NaN", "losses.cu", "if (y != 0) loss", "loss", "losses_of_nan"),
     Mutant(
-        "no sample weights in the delta",
+        "no sample weights in the derivative",
         "losses.cu",
         "D[j * n + i] = (a - y) * scale;",
         "D[j * n + i] = a - y;",
         "cross_entropies",
     ),
     Mutant("another sample's weight", "losses.cu", "w ? w[j] : real(1)", "w ? w[0] : real(1)", "cross_entropies"),
-    Mutant("0 log 0", "losses.cu", "y > 0 ? log(y) : real(0)", "log(y)", "cross_entropies"),
-    Mutant("the fused delta without 1/k", "losses.cu", "(a - y) / n * scale", "(a - y) * scale", "cross_entropies"),
+    Mutant("0 log 0 gives NaN", "losses.cu", "y > 0 ? log(y) : real(0)", "log(y)", "cross_entropies"),
+    Mutant(
+        "the fused derivative without 1/k", "losses.cu", "(a - y) / n * scale", "(a - y) * scale", "cross_entropies"
+    ),
     Mutant("epsilon inside the root", "updates.cu", "(sqrt(v[i]) + epsilon)", "sqrt(v[i] + epsilon)", "updates"),
     Mutant("biases decay, too", "updates.cu", "if (share != 0 && i + v < decaying)", "if (share != 0)", "updates"),
     Mutant(
@@ -244,20 +274,21 @@ MUTANTS = [
         "clip_norm > 0 ? clip_norm / norm : 1.0",
         "verdicts",
     ),
-    Mutant("nine rounds", "dropout.cu", "round < 10", "round < 9", "masks"),
+    Mutant("Philox with nine rounds", "dropout.cu", "round < 10", "round < 9", "masks"),
     Mutant("only the low word of the step", "dropout.cu", "static_cast<unsigned>(step >> 32)", "0u", "masks"),
     Mutant(
-        "ties away from zero",
+        "ties are rounded away from zero",
         "rounding.cu",
         "(bits + 0x7fffu + (bits >> 16 & 1)) >> 16",
         "(bits + 0x8000u) >> 16",
         "rounding",
     ),
 ]
-"""Sources with one fault each."""
+"""Mutants of the kernels, with one fault each."""
 
 
-def source_of(mutant: Mutant) -> str:
+def mutate_source(mutant: Mutant) -> str:
+    """Return the source of the mutant's program with its fault."""
     source = program(mutant.file)
     assert mutant.old in source, f"{mutant.fault}: the source has changed"
     return source.replace(mutant.old, mutant.new)
@@ -268,12 +299,12 @@ def compiled() -> None:
     """Compile all mutants in parallel."""
     compiler()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda mutant: build_library("float32", "checked", source_of(mutant)), MUTANTS))
+        list(pool.map(lambda mutant: build_library("float32", "checked", mutate_source(mutant)), MUTANTS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
-def test_a_fault_is_found(mutant: Mutant) -> None:
-    host = Host("float32", checked=True, source=source_of(mutant))
+def test_each_fault_is_found(mutant: Mutant) -> None:
+    host = Host("float32", checked=True, source=mutate_source(mutant))
     with np.errstate(all="ignore"), pytest.raises((AssertionError, KernelFault), match=mutant.message or None):
         ALL[mutant.check](host)

@@ -1,4 +1,4 @@
-"""The shim that runs CUDA kernels on the CPU computes the same as CUDA, and detects what CUDA does not allow."""
+"""The shim that runs CUDA kernels on the CPU gives CUDA's results, and detects operations that CUDA forbids."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from cuda_shim import ORDERS, Host, KernelFault, compiler, prepare
 HEAD = 'extern "C" __global__ void __launch_bounds__(1024) '
 SOURCES = {
     "reverse": """reverse(int* x) {
-        __shared__ int room[64];
-        room[threadIdx.x] = x[threadIdx.x + 64 * blockIdx.x];
+        __shared__ int scratch[64];
+        scratch[threadIdx.x] = x[threadIdx.x + 64 * blockIdx.x];
         __syncthreads();
-        x[threadIdx.x + 64 * blockIdx.x] = room[63 - threadIdx.x];
+        x[threadIdx.x + 64 * blockIdx.x] = scratch[63 - threadIdx.x];
     }""",
-    "places": """places(int* x) {
+    "thread_ids": """thread_ids(int* x) {
         const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
         const int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
         x[block * (blockDim.x * blockDim.y * blockDim.z) + thread] = block * 1000 + thread;
@@ -33,20 +33,20 @@ SOURCES = {
         votes[i] = __ballot_sync(0xffffffffu, i % 3 == 0) + __any_sync(0xffffffffu, i == 40);
     }""",
     "warp_sum": """warp_sum(int* x) {
-        __shared__ volatile int room[64];
-        room[threadIdx.x] = x[threadIdx.x];
+        __shared__ volatile int scratch[64];
+        scratch[threadIdx.x] = x[threadIdx.x];
         for (int half = 16; half > 0; half /= 2) {
             SYNC;
-            const int other = room[threadIdx.x ^ half];
+            const int other = scratch[threadIdx.x ^ half];
             SYNC;
-            room[threadIdx.x] += other;
+            scratch[threadIdx.x] += other;
         }
-        x[threadIdx.x] = room[threadIdx.x];
+        x[threadIdx.x] = scratch[threadIdx.x];
     }""",
 }
 
 
-def host_of(name: str, old: str = "", new: str = "", build: str = "checked") -> Host:
+def make_host(name: str, old: str = "", new: str = "", build: str = "checked") -> Host:
     """Return a host for one of the sources, in which `old` is replaced by `new`."""
     source = SOURCES[name].replace("SYNC", "__syncwarp()")
     assert old in source
@@ -63,24 +63,24 @@ def compiled() -> None:
 
 @pytest.mark.parametrize("build", ["fast", "checked"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_shared_memory_and_barriers(order: str, build: str) -> None:
-    host, x = host_of("reverse", build=build), np.arange(192, dtype=np.int32)
+def test_barriers_order_accesses_to_shared_memory(order: str, build: str) -> None:
+    host, x = make_host("reverse", build=build), np.arange(192, dtype=np.int32)
     host.order = order
     host.launch("reverse", 3, 64, x)
     np.testing.assert_array_equal(x, np.arange(192).reshape(3, 64)[:, ::-1].ravel())
 
 
 @pytest.mark.parametrize("build", ["fast", "checked"])
-def test_grids_and_blocks_of_three_dimensions(build: str) -> None:
+def test_grids_and_blocks_may_have_three_dimensions(build: str) -> None:
     x = np.full(24 * 60, -1, np.int32)
-    host_of("places", build=build).launch("places", (2, 3, 4), (3, 4, 5), x)
+    make_host("thread_ids", build=build).launch("thread_ids", (2, 3, 4), (3, 4, 5), x)
     np.testing.assert_array_equal(x, (np.arange(24)[:, None] * 1000 + np.arange(60)).ravel())
 
 
 @pytest.mark.parametrize("build", ["fast", "checked"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_shuffles_and_votes(order: str, build: str) -> None:
-    host, x, votes = host_of("shuffles", build=build), np.zeros(256), np.zeros(64, np.uint32)
+def test_shuffles_and_votes_return_the_values_of_other_lanes(order: str, build: str) -> None:
+    host, x, votes = make_host("shuffles", build=build), np.zeros(256), np.zeros(64, np.uint32)
     host.order = order
     host.launch("shuffles", 1, 64, x, votes)
     i = np.arange(64)
@@ -94,7 +94,7 @@ def test_shuffles_and_votes(order: str, build: str) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_warp_synchronizes_without_the_rest_of_the_block(order: str) -> None:
-    host, x = host_of("warp_sum"), np.arange(64, dtype=np.int32)
+    host, x = make_host("warp_sum"), np.arange(64, dtype=np.int32)
     host.order = order
     host.launch("warp_sum", 1, 64, x)
     assert x.tolist() == [sum(range(32))] * 32 + [sum(range(32, 64))] * 32
@@ -105,24 +105,24 @@ def test_a_warp_synchronizes_without_the_rest_of_the_block(order: str) -> None:
     [
         ("reverse", "__syncthreads();", "", "reverse, block (0, 0, 0): thread 0: reads shared memory that was not"),
         ("reverse", "__syncthreads();", "__syncwarp();", "thread 31: reads shared memory that was not written"),
-        ("reverse", "room[64]", "room[63]", ""),
+        ("reverse", "scratch[64]", "scratch[63]", ""),
         ("reverse", "__syncthreads();", "if (threadIdx.x < 63) __syncthreads();", "reads, without a barrier between"),
         ("reverse", "__syncthreads();", "__syncthreads();\nif (threadIdx.x < 63) __syncthreads();", "63 never reaches"),
         ("reverse", "__syncthreads();", "if (threadIdx.x < 7) __syncthreads();\nelse __syncthreads();", "two"),
         ("reverse", "+ 64 * blockIdx.x", "", "block (1, 0, 0): thread 0: reads, without a barrier between"),
-        ("reverse", "x[threadIdx.x + 64 * blockIdx.x] = room", "x[threadIdx.x + 64 * blockIdx.x + 1] = room", ""),
-        ("places", "thread] =", "thread + 1] =", "writes out of bounds"),
-        ("places", "x[block", "(x - 1)[block", "writes out of bounds"),
+        ("reverse", "x[threadIdx.x + 64 * blockIdx.x] = scratch", "x[threadIdx.x + 64 * blockIdx.x + 1] = scratch", ""),
+        ("thread_ids", "thread] =", "thread + 1] =", "writes out of bounds"),
+        ("thread_ids", "x[block", "(x - 1)[block", "writes out of bounds"),
         ("shuffles", "x[i] =", "if (i < 40) x[i] =", "lanes of a warp are at different shuffles"),
         ("shuffles", "const int i", "if (threadIdx.x == 9) return;\nconst int i", "a lane that has ended"),
         ("shuffles", "0xffffffffu, double(i), 5", "0xffffu, double(i), 5", "a mask of less than a warp"),
         ("warp_sum", "SYNC;\n            const", "const", "reads shared memory that was not written"),
-        ("warp_sum", "SYNC;\n            room", "room", "reads, without a barrier between"),
-        ("warp_sum", "x[threadIdx.x] = room", "room[threadIdx.x ^ 1] = 0;\nx[threadIdx.x] = room", "without"),
-        ("warp_sum", "room[threadIdx.x] = x", "room[0] = x[threadIdx.x];\nroom[threadIdx.x] = x", "writes, without"),
+        ("warp_sum", "SYNC;\n            scratch", "scratch", "reads, without a barrier between"),
+        ("warp_sum", "x[threadIdx.x] = scratch", "scratch[threadIdx.x ^ 1] = 0;\nx[threadIdx.x] = scratch", "without"),
+        ("warp_sum", "scratch[threadIdx.x] = x", "scratch[0] = x[threadIdx.x];\nscratch[threadIdx.x] = x", "writes,"),
     ],
 )  # fmt: skip
-def test_an_operation_that_cuda_does_not_allow_is_a_fault(name: str, old: str, new: str, message: str) -> None:
+def test_operations_that_cuda_forbids_are_faults(name: str, old: str, new: str, message: str) -> None:
     source = SOURCES[name]
     assert old in source
     host = Host("float32", checked=True, source=HEAD + source.replace(old, new).replace("SYNC", "__syncwarp()"))
@@ -133,19 +133,19 @@ def test_an_operation_that_cuda_does_not_allow_is_a_fault(name: str, old: str, n
         grid, arrays = 3, [np.zeros(192, np.int32)]
     elif name == "shuffles":
         arrays = [np.zeros(256), np.zeros(64, np.uint32)]
-    elif name == "places":
+    elif name == "thread_ids":
         grid, block, arrays = (2, 3, 4), (3, 4, 5), [np.zeros(24 * 60, np.int32)]
     with pytest.raises(KernelFault, match=re.escape(message) or None):
         host.launch(name, grid, block, *arrays)
 
 
 def test_a_barrier_that_is_never_reached_is_a_fault_in_the_fast_build_too() -> None:
-    host = host_of("reverse", "__syncthreads();", "if (threadIdx.x < 63) __syncthreads();", "fast")
+    host = make_host("reverse", "__syncthreads();", "if (threadIdx.x < 63) __syncthreads();", "fast")
     with pytest.raises(KernelFault, match=r"reverse, block \(0, 0, 0\): thread 62 waits at the barrier of line"):
         host.launch("reverse", 3, 64, np.zeros(192, np.int32))
 
 
-def test_misaligned_packs_are_a_fault() -> None:
+def test_misaligned_vector_accesses_are_a_fault() -> None:
     source = HEAD + "copy(const float* x, float* y) { *(float4*)y = *(const float4*)x; }"
     raw = np.zeros(12, np.float32)
     x = raw[(-raw.ctypes.data % 16) // 4 :]
@@ -158,7 +158,7 @@ def test_misaligned_packs_are_a_fault() -> None:
 
 def test_launches_from_several_threads_do_not_interfere() -> None:
     """All launches share one set of fibers, and other Python threads continue during a launch."""
-    host = host_of("reverse", build="fast")
+    host = make_host("reverse", build="fast")
 
     def reverse_twice(start: int) -> bool:
         x = np.arange(start, start + 64 * 3000, dtype=np.int32)
@@ -171,7 +171,7 @@ def test_launches_from_several_threads_do_not_interfere() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    host, x = host_of("reverse"), np.zeros(64, np.int32)
+    host, x = make_host("reverse"), np.zeros(64, np.int32)
     with pytest.raises(TypeError, match="reverse takes 1 arguments, got 2"):
         host.launch("reverse", 1, 64, x, x)
     with pytest.raises(TypeError, match="x has dtype int64, wanted int32"):
@@ -184,6 +184,7 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 def run_sanitized(dtype_or_fault: str) -> subprocess.CompletedProcess[str]:
+    """Run ``cuda_sanitized.py`` with the address sanitizer, for all checks in a dtype or for one fault."""
     library = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     path = library.stdout.strip()
     if not Path(path).is_absolute():
@@ -198,18 +199,18 @@ def run_sanitized(dtype_or_fault: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_address_sanitizer_finds_nothing(dtype: str) -> None:
+def test_the_address_sanitizer_reports_no_error_in_the_kernels(dtype: str) -> None:
     """All checks of the kernels, in a sanitized build, on arrays that end at the end of their heap block."""
-    done = run_sanitized(dtype)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.split() == ["all", "checks", "passed"]
+    process = run_sanitized(dtype)
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert process.stdout.split() == ["all", "checks", "passed"]
 
 
 @pytest.mark.slow
-def test_the_address_sanitizer_finds_a_missing_guard() -> None:
-    """One kernel then reads, another one writes, a number beyond the end of an array."""
+def test_the_address_sanitizer_reports_accesses_beyond_the_end_of_an_array() -> None:
+    """The kernels lack a bounds check: one reads and another writes a number beyond the end of an array."""
     for fault in ("reads", "writes"):
-        done = run_sanitized(fault)
-        assert done.returncode != 0
-        assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
-        assert {"reads": "READ of size", "writes": "WRITE of size"}[fault] in done.stderr
+        process = run_sanitized(fault)
+        assert process.returncode != 0
+        assert "AddressSanitizer: heap-buffer-overflow" in process.stderr
+        assert {"reads": "READ of size", "writes": "WRITE of size"}[fault] in process.stderr

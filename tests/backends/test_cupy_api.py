@@ -1,4 +1,4 @@
-"""The installed CuPy has the names that are used on a GPU only, and its functions accept the arguments passed."""
+"""The installed CuPy has the functions that the backend calls only on a GPU, and they accept its arguments."""
 
 import inspect
 from typing import Any
@@ -25,15 +25,14 @@ def accepts(function: Any, *names: str) -> bool:
 
 
 def test_cupy_has_the_functions_of_the_namespace() -> None:
-    missing = {name for name in vars(Namespace) if name[0] != "_"} | set(Namespace.__annotations__)
-    missing = {name for name in missing if not hasattr(cupy, name)}
-    assert not missing
+    names = {name for name in vars(Namespace) if name[0] != "_"} | set(Namespace.__annotations__)
+    assert not {name for name in names if not hasattr(cupy, name)}
     for name in ("array", "ascontiguousarray", "broadcast_to", "empty"):
         assert callable(getattr(cupy, name))
     assert cupy.float32 is np.float32
 
 
-def test_the_runtime_has_the_functions_and_constants_used() -> None:
+def test_the_runtime_has_the_functions_and_constants_that_the_backend_uses() -> None:
     for name in (
         "getDeviceCount", "getDeviceProperties", "runtimeGetVersion", "driverGetVersion", "memGetInfo", "memcpyAsync"
     ):  # fmt: skip
@@ -42,7 +41,7 @@ def test_the_runtime_has_the_functions_and_constants_used() -> None:
     assert runtime.streamCaptureModeThreadLocal == 1
 
 
-def test_streams_events_and_graphs_have_the_methods_used() -> None:
+def test_streams_events_and_graphs_have_the_methods_that_the_backend_uses() -> None:
     for name in ("begin_capture", "end_capture", "wait_event", "record", "synchronize", "__enter__", "__exit__"):
         assert callable(getattr(cupy.cuda.Stream, name)), name
     assert accepts(cupy.cuda.Stream.__init__, "non_blocking")
@@ -55,7 +54,7 @@ def test_streams_events_and_graphs_have_the_methods_used() -> None:
     assert callable(cupy.get_default_memory_pool().free_bytes)
 
 
-def test_transfers_and_modules_accept_the_arguments_passed() -> None:
+def test_transfers_and_modules_accept_the_arguments_of_the_backend() -> None:
     assert accepts(cupy.asnumpy, "stream", "order")
     module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("-DREAL=float", "--std=c++17"))
     assert callable(module.get_function)
@@ -63,7 +62,7 @@ def test_transfers_and_modules_accept_the_arguments_passed() -> None:
     assert issubclass(runtime.CUDARuntimeError, RuntimeError)
 
 
-def test_without_a_device_the_error_is_one_that_availability_recognizes() -> None:
+def test_availability_recognizes_the_error_of_a_machine_without_a_device() -> None:
     try:
         count = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:

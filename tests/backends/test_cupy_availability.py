@@ -36,7 +36,9 @@ def working_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     fake_cupy.forget()
 
 
-def raising(error: Exception) -> Callable[..., Any]:
+def always_raise(error: Exception) -> Callable[..., Any]:
+    """Return a function that accepts any arguments and raises `error`."""
+
     def function(*arguments: Any, **options: Any) -> Any:
         raise error
 
@@ -57,7 +59,9 @@ def missing_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
 
 
 def broken_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
-    patch.setattr(availability, "import_module", raising(ImportError("libcudart.so.12: cannot open shared object")))
+    patch.setattr(
+        availability, "import_module", always_raise(ImportError("libcudart.so.12: cannot open shared object"))
+    )
 
 
 def old_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
@@ -69,7 +73,7 @@ def no_driver(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(availability, "find_spec", lambda name: name)
 
 
-def nothing_at_all(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+def neither_driver_nor_cupy(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(availability, "driver_version", lambda: None)
     patch.setattr(availability, "find_spec", lambda name: None)
 
@@ -83,12 +87,12 @@ def newer_wheel(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(availability, "installed_wheels", lambda: ["cupy-cuda13x"])
 
 
-def dead_driver(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+def failing_driver(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(availability, "driver_version", lambda: 0)
     error = CUDARuntimeError(
         "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version"
     )
-    patch.setattr(cupy.cuda.runtime, "getDeviceCount", raising(error))
+    patch.setattr(cupy.cuda.runtime, "getDeviceCount", always_raise(error))
 
 
 def two_wheels(patch: pytest.MonkeyPatch, cupy: Any) -> None:
@@ -98,7 +102,7 @@ def two_wheels(patch: pytest.MonkeyPatch, cupy: Any) -> None:
 def no_device(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     error = CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
-    patch.setattr(cupy.cuda.runtime, "getDeviceCount", raising(error))
+    patch.setattr(cupy.cuda.runtime, "getDeviceCount", always_raise(error))
 
 
 def hidden_device(patch: pytest.MonkeyPatch, cupy: Any) -> None:
@@ -108,19 +112,19 @@ def hidden_device(patch: pytest.MonkeyPatch, cupy: Any) -> None:
 
 def no_nvrtc(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     error = DynamicLibNotFoundError('Failure finding "libnvrtc.so.13 or libnvrtc.so.12": No such file\nand more')
-    patch.setattr(cupy, "RawModule", raising(error))
+    patch.setattr(cupy, "RawModule", always_raise(error))
 
 
 def does_not_compile(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     class CompileException(Exception):
         pass
 
-    patch.setattr(cupy, "RawModule", raising(CompileException("dense.cu(3): error: identifier is undefined")))
+    patch.setattr(cupy, "RawModule", always_raise(CompileException("dense.cu(3): error: identifier is undefined")))
 
 
 def no_cublas(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(
-        cublas, "load", raising(cublas.CublasMissing("cuBLAS for CUDA 12 cannot be loaded (libcublas.so.12: ...)"))
+        cublas, "load", always_raise(cublas.CublasMissing("cuBLAS for CUDA 12 cannot be loaded (libcublas.so.12: ...)"))
     )
 
 
@@ -130,9 +134,9 @@ def broken_cublas(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(cublas, "load", lambda major: library)
 
 
-def other_gpu(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+def unsupported_gpu(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(
-        cupy, "RawModule", raising(RuntimeError("CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image is available"))
+        cupy, "RawModule", always_raise(RuntimeError("CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image is available"))
     )
 
 
@@ -140,7 +144,7 @@ def no_memory(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     CUDA.memory = 100
 
 
-def wrong_numbers(patch: pytest.MonkeyPatch, cupy: Any) -> None:
+def wrong_results(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     patch.setattr(cupy.cuda.runtime, "memcpyAsync", lambda *arguments: None)
 
 
@@ -150,13 +154,16 @@ CAUSES: list[tuple[Callable[..., None], str, str]] = [
     (broken_cupy, "CuPy cannot be imported: libcudart.so.12", 'pip install "deepnotes[cuda13]"'),
     (no_driver, "there is no NVIDIA driver (libcuda.so.1 is not found)", DRIVERS),
     (old_cupy, "CuPy 13.6.0 is older than 14", 'pip install "deepnotes[cuda12]"'),
-    (nothing_at_all, "is not found), and CuPy is not installed", f"{DRIVERS}), or run where there is a GPU; then pip"),
+    (
+        neither_driver_nor_cupy, "is not found), and CuPy is not installed",
+        f"{DRIVERS}), or run where there is a GPU; then pip",
+    ),
     (old_driver, "the driver supports CUDA 11.8, but this CuPy is for CUDA 12", "update the driver to one for CUDA 12"),
     (
         newer_wheel, "the driver supports CUDA 12.4, but this CuPy is for CUDA 13",
         'pip uninstall -y cupy-cuda13x && pip install "deepnotes[cuda12]"',
     ),
-    (dead_driver, "the NVIDIA driver does not work", DRIVERS),
+    (failing_driver, "the NVIDIA driver does not work", DRIVERS),
     (
         two_wheels, "cupy-cuda12x and cupy-cuda13x are both installed",
         'pip uninstall -y cupy-cuda12x cupy-cuda13x && pip install "deepnotes[cuda13]"',
@@ -167,10 +174,11 @@ CAUSES: list[tuple[Callable[..., None], str, str]] = [
     (does_not_compile, "a kernel does not compile (dense.cu(3)", 'pip install "deepnotes[cuda12]"'),
     (no_cublas, "cuBLAS for CUDA 12 cannot be loaded", 'pip install "deepnotes[cuda12]"'),
     (broken_cublas, "cublasGemmEx: architecture mismatch (8)", 'pip install "deepnotes[cuda12]"'),
-    (other_gpu, "this CuPy was built for other GPUs", 'pip install "deepnotes[cuda13]"'),
+    (unsupported_gpu, "this CuPy was built for other GPUs", 'pip install "deepnotes[cuda13]"'),
     (no_memory, "the device has no memory left", "nvidia-smi"),
-    (wrong_numbers, "device 0 computes wrong results", "nvidia-smi"),
+    (wrong_results, "device 0 computes wrong results", "nvidia-smi"),
 ]  # fmt: skip
+"""Functions that break the simulated machine, with the expected cause and fix."""
 
 
 @pytest.mark.parametrize(("break_it", "cause", "fix"), CAUSES, ids=[c[0].__name__ for c in CAUSES])
@@ -211,7 +219,7 @@ def has_driver() -> bool:
     return True
 
 
-@pytest.mark.skipif(has_driver(), reason="there is an NVIDIA driver here")
+@pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver")
 def test_without_a_driver_auto_does_not_import_cupy() -> None:
     code = (
         "import sys, deepnotes as dn; name = dn.get_backend('auto').name; "
@@ -221,13 +229,13 @@ def test_without_a_driver_auto_does_not_import_cupy() -> None:
     assert done.stdout.split() in (["numba", "False", "False"], ["numpy", "False", "False"])
 
 
-@pytest.mark.skipif(has_driver(), reason="there is an NVIDIA driver here")
+@pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver")
 def test_the_command_line_lists_the_backend_with_the_fix(run: Any) -> None:
     out, _ = run("backends", "--json")
-    (listed,) = [b for b in json.loads(out)["backends"] if b["name"] == "cupy"]
-    assert listed["works"] is False
-    assert "there is no NVIDIA driver" in listed["cause"]
-    assert DRIVERS in listed["fix"]
+    (entry,) = [b for b in json.loads(out)["backends"] if b["name"] == "cupy"]
+    assert entry["works"] is False
+    assert "there is no NVIDIA driver" in entry["cause"]
+    assert DRIVERS in entry["fix"]
 
 
 def test_the_backend_is_registered_and_its_extras_are_complete() -> None:

@@ -19,7 +19,7 @@ PRODUCT_CHECKS = [
 ]  # fmt: skip
 """The checks whose results depend on the precision of products, except slow ones that would find nothing new."""
 HIGHEST = backend(flush=True)
-"""A backend whose kernels flush float32 subnormals to 0, as compiled by CuPy: its only known gap."""
+"""A backend whose kernels flush float32 subnormals to 0, as CuPy compiles them; this is its only known gap."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +41,14 @@ class TestHighest(BackendConformance):
     ("precision", "check"),
     [(p, c) for p in ("high", "bfloat16", "float16") for c in PRODUCT_CHECKS if p != "float16" or "optimizer" not in c],
 )
-def test_precisions(precision: str, check: str) -> None:
-    """The bounds are those of the precision that the backend declares."""
-    report(run_check(backend_with(precision), check, quick=True))
+def test_every_precision_is_within_its_bounds(precision: str, check: str) -> None:
+    """The bounds follow from the precision that the backend declares."""
+    report(run_check(backend_of_precision(precision), check, quick=True))
 
 
 @cache
-def backend_with(precision: str) -> Backend:
-    """Return a backend of this precision; the same one in each call."""
+def backend_of_precision(precision: str) -> Backend:
+    """Return the backend of a precision, which is created once."""
     return backend(precision)
 
 
@@ -60,7 +60,7 @@ def backend_with(precision: str) -> Backend:
     ],
 )
 def test_products_less_precise_than_declared_are_found(declared: str, checks: list[str]) -> None:
-    """Factors of 8 bits in a backend that declares 24 or 11, in the equations, the Program and the Inference."""
+    """The backend rounds factors to 8 bits but declares 24 or 11; equations, Program and Inference fail the checks."""
     target = backend("bfloat16")
     target.matmul_precision = declared
     target.factors = lambda dtype: "float64" if dtype == "float64" else "bfloat16"

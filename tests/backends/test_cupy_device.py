@@ -1,4 +1,4 @@
-"""CudaDevice on the stand-in for CuPy of tests/fake_cupy.py, which enforces CUDA's rules."""
+"""CudaDevice with tests/fake_cupy.py instead of CuPy, which enforces CUDA's rules."""
 
 import inspect
 import logging
@@ -78,23 +78,24 @@ def test_work_in_a_section_runs_after_earlier_and_before_later_work_of_the_outer
     CUDA.log.clear()
     with device.section(), device.section():  # a nested section does nothing
         device.upload(np.zeros(4, "float32"), device.empty(4, "float32"))
-    own = device._stream.ptr
-    assert CUDA.log == [("record", 0), ("wait", own), ("memcpy", 1, 16, own), ("record", own), ("wait", 0)]
+    stream = device._stream.ptr
+    expected = [("record", 0), ("wait", stream), ("memcpy", 1, 16, stream), ("record", stream), ("wait", 0)]
+    assert CUDA.log == expected
 
 
-def test_the_workspace_is_set_after_the_stream_and_kept(library: fake_cupy.Cublas) -> None:
+def test_the_workspace_is_set_once_after_the_stream(library: fake_cupy.Cublas) -> None:
     device = open_device()
     X, y = blobs()
     dn.Network(LAYERS, 4, backend=CupyBackend(device), seed=0).fit(X, y, epochs=1, batch_size=8)
-    own = device._cublas.handle.value
-    settings = [call for call in library.calls if call[:2] in (("stream", own), ("workspace", own))]
-    assert settings == [("stream", own, device._stream.ptr), ("workspace", own, cublas.WORKSPACE)]
-    assert ("math", own, cublas.DEFAULT_MATH) in library.calls
-    assert {call[1] for call in library.calls if call[0] == "gemm"} == {own}
+    handle = device._cublas.handle.value
+    settings = [call for call in library.calls if call[:2] in (("stream", handle), ("workspace", handle))]
+    assert settings == [("stream", handle, device._stream.ptr), ("workspace", handle, cublas.WORKSPACE)]
+    assert ("math", handle, cublas.DEFAULT_MATH) in library.calls
+    assert {call[1] for call in library.calls if call[0] == "gemm"} == {handle}
 
 
 @pytest.mark.parametrize(("precision", "compute"), [("highest", 68), ("high", 77)])
-def test_no_setting_of_the_process_changes_the_precision(
+def test_the_environment_does_not_change_the_precision(
     library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch, precision: str, compute: int
 ) -> None:
     """Every product states its compute type: 68 is float32 arithmetic, 77 rounds factors to TF32."""
@@ -121,7 +122,7 @@ def test_an_eager_equation_runs_in_the_current_stream_on_another_handle(
 
 
 @pytest.mark.parametrize("failing", ["gemm", "launch"])
-def test_after_a_capture_that_fails_the_stream_still_works(
+def test_the_stream_still_works_after_a_capture_fails(
     library: fake_cupy.Cublas, failing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     CUDA.failing = failing
@@ -137,7 +138,7 @@ def test_after_a_capture_that_fails_the_stream_still_works(
     assert message in record.message
 
 
-def test_an_interrupt_during_a_capture_ends_it(library: fake_cupy.Cublas) -> None:
+def test_an_interrupt_during_a_capture_ends_the_capture(library: fake_cupy.Cublas) -> None:
     device = open_device()
 
     def interrupt() -> None:
@@ -152,7 +153,7 @@ def test_an_interrupt_during_a_capture_ends_it(library: fake_cupy.Cublas) -> Non
         assert CUDA.capturing is None
 
 
-def test_too_large_an_array_is_a_device_memory_error(library: fake_cupy.Cublas) -> None:
+def test_an_array_that_is_too_large_is_a_device_memory_error(library: fake_cupy.Cublas) -> None:
     device = open_device()
     CUDA.memory = 1000
     with pytest.raises(DeviceMemoryError) as caught:
@@ -184,7 +185,7 @@ def test_the_description_lists_all_devices(library: fake_cupy.Cublas) -> None:
     assert ("use", 1) in CUDA.log
 
 
-def test_threads_take_turns(library: fake_cupy.Cublas) -> None:
+def test_only_one_thread_at_a_time_enters_a_section(library: fake_cupy.Cublas) -> None:
     device = open_device()
     entered, left = threading.Event(), threading.Event()
     order = []

@@ -39,7 +39,7 @@ def fit(target: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Networ
 @pytest.mark.parametrize("stage", [1, 700, 3000, 1 << 20])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_streamed_and_resident_data_give_the_same_bits(stage: int, weighted: bool) -> None:
-    """With parts of one, a few or all batches; the last batch is smaller; targets are classes."""
+    """Parts hold one batch, a few or all of them; the last batch is smaller, and targets are class indices."""
     X, y = blobs(203)
     settings: dict[str, Any] = {"class_weight": "balanced"} if weighted else {}
     target = streaming(stage)
@@ -49,7 +49,7 @@ def test_streamed_and_resident_data_give_the_same_bits(stage: int, weighted: boo
     assert nets[0].evaluate(X, y, metrics="accuracy") == nets[1].evaluate(X, y, metrics="accuracy")
 
 
-def test_large_samples_stay_on_the_host_and_their_small_targets_do_not() -> None:
+def test_large_samples_stay_on_the_host_but_small_targets_do_not() -> None:
     X, y = blobs(203)
     target = streaming()
     target.resident_bytes = 8 * 203
@@ -62,7 +62,7 @@ def test_large_samples_stay_on_the_host_and_their_small_targets_do_not() -> None
 
 @pytest.mark.parametrize("layout", ["C", "F"])
 def test_the_host_copies_only_a_part_at_a_time(layout: Any, tmp_path: Any) -> None:
-    """With several outputs, and samples in a memory-mapped file."""
+    """The network has several outputs, and the samples are in a memory-mapped file."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 4)).astype("float32")
     np.save(tmp_path / "x.npy", np.asarray(rows, order=layout))
@@ -80,8 +80,8 @@ def test_the_host_copies_only_a_part_at_a_time(layout: Any, tmp_path: Any) -> No
     assert largest < rows.nbytes / 2 + 4 * 300 * 8
 
 
-def test_a_part_is_sent_while_the_previous_one_is_trained_on() -> None:
-    """There are two buffers: a part is sent once the work on the last part but one, in the same buffer, is enqueued."""
+def test_a_part_is_sent_while_training_on_the_previous_part() -> None:
+    """Two buffers alternate, so a part is sent once the work on the part before the previous one is enqueued."""
     target = streaming(1)
     events: list[str] = []
     device = target.device
@@ -111,10 +111,10 @@ def test_predictions_from_streamed_samples_stay_on_the_host(monkeypatch: pytest.
     assert type(A) is np.ndarray
     assert (
         target.device.count("download") == 6
-    )  # five blocks, then all together, which on a GPU are on the host already
+    )  # five blocks, then the whole result, which is on the host already if the device is a GPU
     assert max(entry[1] for entry in target.device.log if entry[0] == "upload") == 100 * 16
     target.resident_bytes = 1 << 30
-    again = net.predict(X)  # in one block, for which the host's BLAS rounds differently
+    again = net.predict(X)  # in one block, for which the BLAS of the stand-in rounds differently
     np.testing.assert_allclose(A, again, rtol=1e-5, atol=1e-5)
 
 
@@ -160,7 +160,7 @@ def test_small_samples_are_on_the_device_and_large_ones_on_the_host() -> None:
     assert isinstance(large, HostSamples)
 
 
-def test_a_training_releases_its_data_when_the_next_one_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_an_earlier_fit_are_released_when_memory_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The results do not change."""
     monkeypatch.setattr(backend_module, "SMALL", 1000)
     X, y = blobs(400)
@@ -180,7 +180,7 @@ def test_a_training_releases_its_data_when_the_next_one_needs_memory(monkeypatch
 # --- out of memory ---------------------------------------------------------------------------------------------------
 
 
-def test_the_error_for_too_large_a_batch_names_one_that_fits() -> None:
+def test_the_error_for_a_batch_that_is_too_large_suggests_a_size_that_fits() -> None:
     target = backend(memory=600_000)
     X, Y = np.random.default_rng(0).normal(size=(4, 800)), np.ones((1, 800))
     net = dn.Network([dn.Dense(40, "tanh"), dn.Dense(40, "relu"), dn.Dense(1)], 4, backend=target, seed=0)
@@ -212,8 +212,8 @@ def test_the_suggested_batch_size_fits(memory: int, precision: str) -> None:
     net.fit(X, y, epochs=1, batch_size=caught.value.batch_size)
 
 
-def test_too_large_a_network_is_a_device_memory_error() -> None:
-    with pytest.raises(DeviceMemoryError, match="were asked for on the device and 1,000 are free"):
+def test_a_network_that_is_too_large_is_a_device_memory_error() -> None:
+    with pytest.raises(DeviceMemoryError, match="were requested on the device, but 1,000 are free"):
         dn.Network([dn.Dense(1000)], 1000, backend=backend(memory=1000), seed=0)
 
 
@@ -244,7 +244,7 @@ def predict_in_child(net: dn.Network, answers: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_is_told_to_spawn() -> None:
+def test_the_error_in_a_forked_process_advises_spawn() -> None:
     net = dn.Network(LAYERS, 4, backend=backend(), seed=0)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()

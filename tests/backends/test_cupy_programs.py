@@ -34,8 +34,8 @@ def kinds(device: HostDevice) -> set[str]:
     return {entry[0] for entry in device.log}
 
 
-def test_the_graph_of_a_step_has_these_nodes() -> None:
-    """For 784-512-512-10, batch 128, Adam: an additional launch would make steps slower."""
+def test_the_graph_of_a_step_has_the_expected_nodes() -> None:
+    """Any additional launch would make a step of 784-512-512-10 with batch 128 and Adam slower."""
     target = backend()
     target.device.processors = 132
     layers = [dn.Dense(512, "relu"), dn.Dense(512, "relu"), dn.Dense(10, "softmax")]
@@ -57,7 +57,7 @@ def test_the_graph_of_a_step_has_these_nodes() -> None:
     assert len(names) <= 22
 
 
-def test_a_chunk_is_a_few_graph_launches_and_one_download() -> None:
+def test_a_chunk_takes_a_few_graph_launches_and_one_download() -> None:
     target = backend()
     device = target.device
     X, y = blobs(800)
@@ -129,19 +129,19 @@ def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_graph_is_checked_at_its_first_launch() -> None:
-    """After the first launch of a graph, its results are downloaded and compared, and the parameters are restored."""
+    """After its first launch, the results are downloaded and compared with single steps, and the state is restored."""
     target = backend()
     train(target, epochs=1)
     sequence = [entry[0] for entry in target.device.log]
     first = sequence.index("graph")
-    copies = 1 + 1 + 2  # θ, control, the slots of Adam
-    downloads = 2 * (copies + 1)  # these and the gradient, of the graph and of the steps
+    copies = 1 + 1 + 2  # θ, the control block, and the slots of Adam
+    downloads = 2 * (copies + 1)  # the same and the gradient, after the graph and after the steps
     assert sequence[first + 1 : first + 1 + downloads] == ["download"] * downloads
     assert sequence[first + 1 + downloads :][:copies] == ["copy"] * copies
 
 
 def test_a_second_fit_on_other_arrays_captures_new_graphs() -> None:
-    """Graphs contain addresses, so the graphs of the first fit would train on its arrays."""
+    """Graphs contain addresses, so the graphs of the first fit would still read its arrays."""
     target, other = backend(), backend()
     X, y = blobs()
     nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (target, other)]
@@ -155,7 +155,7 @@ def test_a_second_fit_on_other_arrays_captures_new_graphs() -> None:
 
 def test_data_changed_in_place_between_chunks_are_read_again() -> None:
     results = []
-    for copied in (False, True):
+    for use_copies in (False, True):
         target = backend()
         net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
         X, y = blobs(64)
@@ -163,12 +163,13 @@ def test_data_changed_in_place_between_chunks_are_read_again() -> None:
         samples, labels = (
             X.astype("float32"),
             y.reshape(1, -1).copy(),
-        )  # in C order, so that the Program copies it by sample
+        )  # in C order, so the Program copies the array to order it by sample
         state = dn.backends.program.State(net.theta)
         for _ in range(2):
-            data = dn.backends.program.Data(samples.copy() if copied else samples, labels.copy() if copied else labels)
-            kept = data if copied else dn.backends.program.Data(samples, labels)
-            program.train(state, dn.backends.Batches(kept, np.arange(64), 8, np.full(8, 0.1)))
+            data = dn.backends.program.Data(
+                samples.copy() if use_copies else samples, labels.copy() if use_copies else labels
+            )
+            program.train(state, dn.backends.Batches(data, np.arange(64), 8, np.full(8, 0.1)))
             samples += 1
             labels[:] = 2 - labels
         results.append(net.flat())
@@ -177,7 +178,7 @@ def test_data_changed_in_place_between_chunks_are_read_again() -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_training_agrees_with_numpy(optimizer: dn.Optimizer) -> None:
-    """A whole fit with many options; conformance checks each step against its error bound."""
+    """The fit uses many options at once; conformance checks each step against its error bound."""
     settings = {"optimizer": optimizer, "l2": 0.01, "clip_norm": 0.5, "class_weight": "balanced", "batch_size": 32}
     ours, theirs = (train(target, **settings).flat() for target in (backend(), "numpy"))
     assert abs(ours - theirs).max() <= 1e-4 * abs(theirs).max()
@@ -185,7 +186,7 @@ def test_training_agrees_with_numpy(optimizer: dn.Optimizer) -> None:
 
 def test_schedules_early_stopping_and_partial_fit_agree_with_numpy() -> None:
     X, y = blobs()
-    figures = []
+    results = []
     for target in (backend(), "numpy"):
         net = dn.Network(LAYERS, 4, backend=target, seed=0)
         history = net.fit(
@@ -193,19 +194,19 @@ def test_schedules_early_stopping_and_partial_fit_agree_with_numpy() -> None:
             validation=(X[:, :50], y[:50]), metrics="accuracy", early_stopping=2,
         )  # fmt: skip
         losses = [net.partial_fit(X[:, i : i + 40], y[i : i + 40], batch_size=16) for i in range(0, 200, 40)]
-        figures.append((history.val_loss[0], history.loss[-1], *losses))
-    assert np.allclose(figures[0], figures[1], rtol=1e-4)
+        results.append((history.val_loss[0], history.loss[-1], *losses))
+    assert np.allclose(results[0], results[1], rtol=1e-4)
 
 
-def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(tmp_path: Any) -> None:
+def test_a_resumed_training_gives_the_same_bits_as_an_uninterrupted_one(tmp_path: Any) -> None:
     X, y = blobs()
-    whole = dn.Network(LAYERS, 4, backend=backend(), seed=0)
-    whole.fit(X, y, epochs=6, batch_size=8)
+    uninterrupted = dn.Network(LAYERS, 4, backend=backend(), seed=0)
+    uninterrupted.fit(X, y, epochs=6, batch_size=8)
     net = dn.Network(LAYERS, 4, backend=backend(), seed=0)
     net.fit(X, y, epochs=3, batch_size=8, checkpoint=tmp_path / "run", every=1)
     net = dn.Network(LAYERS, 4, backend=backend(), seed=0)
     net.fit(X, y, epochs=6, batch_size=8, checkpoint=tmp_path / "run", every=1, resume=True)
-    assert np.array_equal(net.flat(), whole.flat())
+    assert np.array_equal(net.flat(), uninterrupted.flat())
 
 
 def test_a_saved_network_loads_on_another_backend(tmp_path: Any) -> None:
@@ -220,7 +221,7 @@ def test_a_saved_network_loads_on_another_backend(tmp_path: Any) -> None:
 @pytest.mark.parametrize("precision", ["highest", "float16"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_no_kernel_accesses_memory_outside_its_arrays(dtype: str, precision: str) -> None:
-    """Every access of a training, an evaluation and an update of odd sizes, downloads at by the shim."""
+    """The shim checks every access during training, evaluation and the computation of gradients, with odd sizes."""
     target = backend(precision)
     target.device.checked = True
     X, y = blobs(23)
@@ -236,11 +237,11 @@ def test_no_kernel_accesses_memory_outside_its_arrays(dtype: str, precision: str
     assert {entry[1] for entry in target.device.log if entry[0] == "launch"} >= {"loss", "dropout", "check_update"}
 
 
-# --- trainings that stop --------------------------------------------------------------------------------------------
+# --- training that stops --------------------------------------------------------------------------------------------
 
 
 def test_divergence_names_the_update_and_keeps_the_last_finite_state() -> None:
-    """Both agree with the NumPy backend."""
+    """The update and the parameters agree with the NumPy backend."""
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(4, 64)), rng.normal(size=(1, 64))
     steps, parameters = [], []
@@ -255,7 +256,7 @@ def test_divergence_names_the_update_and_keeps_the_last_finite_state() -> None:
     assert abs(parameters[0] - parameters[1]).max() <= 1e-5 * abs(parameters[1]).max()
 
 
-def test_an_update_that_may_overflow_is_made_by_the_host_or_refused() -> None:
+def test_an_update_that_may_overflow_is_computed_by_the_host_or_refused() -> None:
     X, Y = np.full((1, 8), 1.0), np.full((1, 8), 0.0)
     for rate, succeeds in ((1e37, True), (1e38, False)):
         results = []
@@ -271,8 +272,8 @@ def test_an_update_that_may_overflow_is_made_by_the_host_or_refused() -> None:
         assert np.array_equal(results[0][1], results[1][1])
 
 
-def test_sums_continue_after_an_update_made_by_the_host() -> None:
-    """Such updates in the middle of a chunk, followed by graphs."""
+def test_sums_continue_after_an_update_that_the_host_computes() -> None:
+    """The host computes updates in the middle of a chunk, and graphs continue with the next ones."""
     X, y = blobs()
     rates = np.full(25, 0.01)
     rates[[3, 4, 20]] = 1e35  # times a gradient of 0, since the weights of these samples are 0
@@ -321,7 +322,7 @@ def test_every_product_has_the_chosen_precision(precision: str) -> None:
     assert {entry[1] for entry in target.device.log if entry[0] == "product"} == {factors}
     highest = train(backend()).flat()
     error = abs(net.flat() - highest).max() / abs(highest).max()
-    assert UNITS["float32"] * 8 < error < 20 * UNITS[factors]  # type: ignore[index]  # rounded, but not more than that
+    assert UNITS["float32"] * 8 < error < 20 * UNITS[factors]  # type: ignore[index]  # factors are rounded, and to no fewer bits than declared
 
 
 def test_conformance_uses_the_same_unit_roundoffs() -> None:

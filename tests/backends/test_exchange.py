@@ -37,46 +37,46 @@ def network(backend: Any = "numpy", dtype: str = "float32") -> dn.Network:
     return dn.Network(layers, inputs=4, backend=backend, dtype=dtype, seed=0)
 
 
-def same_training(net: dn.Network, X_given: Any, Y_given: Any) -> None:
-    """Check that training, evaluation and prediction give the same bits for these arrays as for NumPy's."""
-    like = network(net.backend, net.dtype)
-    assert isinstance(net.predict(X_given), np.ndarray)
-    assert np.array_equal(net.predict(X_given), like.predict(X))
-    assert net.evaluate(X_given, Y_given) == like.evaluate(X, Y)
-    found = net.fit(X_given, Y_given, epochs=2, validation=(X_given, Y_given), sample_weight=Y_given)
-    wanted = like.fit(X, Y, epochs=2, validation=(X, Y), sample_weight=Y)
-    assert found.loss == wanted.loss
-    assert found.val_loss == wanted.val_loss
-    assert net.partial_fit(X_given, Y_given) == like.partial_fit(X, Y)
-    assert np.array_equal(net.flat(), like.flat())
+def check_same_results(net: dn.Network, X_foreign: Any, Y_foreign: Any) -> None:
+    """Check that training, evaluation and prediction give the same bits for these arrays as for X and Y."""
+    reference = network(net.backend, net.dtype)
+    assert isinstance(net.predict(X_foreign), np.ndarray)
+    assert np.array_equal(net.predict(X_foreign), reference.predict(X))
+    assert net.evaluate(X_foreign, Y_foreign) == reference.evaluate(X, Y)
+    history = net.fit(X_foreign, Y_foreign, epochs=2, validation=(X_foreign, Y_foreign), sample_weight=Y_foreign)
+    expected_history = reference.fit(X, Y, epochs=2, validation=(X, Y), sample_weight=Y)
+    assert history.loss == expected_history.loss
+    assert history.val_loss == expected_history.val_loss
+    assert net.partial_fit(X_foreign, Y_foreign) == reference.partial_fit(X, Y)
+    assert np.array_equal(net.flat(), reference.flat())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_pytorch_tensors_are_taken_everywhere(torch: ModuleType, backend: str) -> None:
-    same_training(network(backend), torch.tensor(X), torch.tensor(Y))
+def test_all_methods_accept_pytorch_tensors(torch: ModuleType, backend: str) -> None:
+    check_same_results(network(backend), torch.tensor(X), torch.tensor(Y))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_jax_arrays_are_taken_everywhere(jnp: Any, backend: str) -> None:
-    """JAX's arrays are read-only in NumPy."""
-    given = jnp.asarray(X)
-    assert not as_host(network().backend, given, "X").flags.writeable
-    same_training(network(backend), given, jnp.asarray(Y))
+def test_all_methods_accept_jax_arrays(jnp: Any, backend: str) -> None:
+    """NumPy reads JAX's arrays as read-only arrays."""
+    array = jnp.asarray(X)
+    assert not as_host(network().backend, array, "X").flags.writeable
+    check_same_results(network(backend), array, jnp.asarray(Y))
 
 
-def test_pytorch_tensors_are_read_where_they_lie(torch: ModuleType) -> None:
-    net, given = network(), torch.tensor(X)
-    samples = as_samples(net, given)
+def test_pytorch_tensors_are_read_without_a_copy(torch: ModuleType) -> None:
+    net, array = network(), torch.tensor(X)
+    samples = as_samples(net, array)
     assert isinstance(samples, np.ndarray)
-    assert np.asarray(samples).ctypes.data == given.data_ptr()
-    given[1, 2] = 7.0
+    assert np.asarray(samples).ctypes.data == array.data_ptr()
+    array[1, 2] = 7.0
     assert samples[1, 2] == 7.0
 
 
-def test_jax_arrays_are_read_where_they_lie(jnp: Any) -> None:
-    given = jnp.asarray(X)
-    samples = as_samples(network(), given)
-    assert np.asarray(samples).ctypes.data == given.unsafe_buffer_pointer()
+def test_jax_arrays_are_read_without_a_copy(jnp: Any) -> None:
+    array = jnp.asarray(X)
+    samples = as_samples(network(), array)
+    assert np.asarray(samples).ctypes.data == array.unsafe_buffer_pointer()
 
 
 class OnlyDLPack:
@@ -92,19 +92,19 @@ class OnlyDLPack:
         return self._device
 
 
-def test_dlpack_alone_is_enough() -> None:
-    same_training(network(), OnlyDLPack(X), OnlyDLPack(Y))
+def test_arrays_that_support_only_dlpack_are_read_without_a_copy() -> None:
+    check_same_results(network(), OnlyDLPack(X), OnlyDLPack(Y))
     assert np.shares_memory(as_samples(network(), OnlyDLPack(X)), X)
 
 
-def test_memory_that_is_pinned_for_a_gpu_is_the_hosts() -> None:
+def test_pinned_memory_counts_as_host_memory() -> None:
     assert np.array_equal(network().predict(OnlyDLPack(X, (3, 0))), network().predict(X))
 
 
-def test_nothing_of_the_size_of_the_samples_is_allocated() -> None:
+def test_reading_an_array_does_not_allocate_a_copy() -> None:
     net = network()
     many = OnlyDLPack(np.zeros((4, 500_000), np.float32))
-    as_data(net, OnlyDLPack(X), Y, Loss("categorical_cross_entropy"))  # imports what is needed at first use
+    as_data(net, OnlyDLPack(X), Y, Loss("categorical_cross_entropy"))  # imports modules that are loaded on first use
     tracemalloc.start()
     try:
         as_samples(net, many)
@@ -114,18 +114,19 @@ def test_nothing_of_the_size_of_the_samples_is_allocated() -> None:
 
 
 @pytest.mark.parametrize(
-    "of", ["X.T.contiguous().T", "torch.stack([X, -X], 2)[:, :, 0]", "X.double()", "X[:1].expand(4, 6)", "X.half()"]
+    "expression",
+    ["X.T.contiguous().T", "torch.stack([X, -X], 2)[:, :, 0]", "X.double()", "X[:1].expand(4, 6)", "X.half()"],
 )
-def test_strides_and_dtypes_of_pytorch(torch: ModuleType, of: str) -> None:
-    given = eval(of, {"torch": torch, "X": torch.tensor(X)})
-    wanted = network().predict(np.array(given.tolist(), dtype=np.float32))
-    assert np.array_equal(network().predict(given), wanted)
+def test_pytorch_tensors_of_any_strides_and_float_dtype_are_read(torch: ModuleType, expression: str) -> None:
+    array = eval(expression, {"torch": torch, "X": torch.tensor(X)})
+    expected = network().predict(np.array(array.tolist(), dtype=np.float32))
+    assert np.array_equal(network().predict(array), expected)
 
 
-def test_integers_and_bools_of_pytorch(torch: ModuleType) -> None:
+def test_pytorch_integers_and_booleans_are_read(torch: ModuleType) -> None:
     positive = torch.tensor(X) > 0
-    for given in (positive, positive.to(torch.uint8), positive.long()):
-        assert np.array_equal(network().predict(given), network().predict((X > 0).astype(np.float32)))
+    for array in (positive, positive.to(torch.uint8), positive.long()):
+        assert np.array_equal(network().predict(array), network().predict((X > 0).astype(np.float32)))
 
 
 REFUSED = [
@@ -153,20 +154,20 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("of", "error", "message"), REFUSED, ids=[case[0] for case in REFUSED])
-def test_what_cannot_be_read_of_pytorch_is_told(
-    torch: ModuleType, of: str, error: type[Exception], message: str
+@pytest.mark.parametrize(("expression", "error", "message"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_a_pytorch_tensor_that_cannot_be_read_is_an_error_with_the_reason(
+    torch: ModuleType, expression: str, error: type[Exception], message: str
 ) -> None:
     net = network()
     before = net.flat()
-    given = eval(of, {"torch": torch, "X": torch.tensor(X)})
+    array = eval(expression, {"torch": torch, "X": torch.tensor(X)})
     for call in (net.predict, lambda x: net.fit(x, Y), lambda x: net.partial_fit(x, Y), lambda x: net.evaluate(x, Y)):
         with pytest.raises(error, match=message):
-            call(given)
+            call(array)
     assert np.array_equal(net.flat(), before)
 
 
-def test_bfloat16_of_jax_is_refused(jnp: Any) -> None:
+def test_jax_bfloat16_is_refused(jnp: Any) -> None:
     with pytest.raises(dn.DTypeError, match="X: got an array of bfloat16, which NumPy cannot read; convert it"):
         network().predict(jnp.asarray(X).astype("bfloat16"))
     with pytest.raises(dn.DTypeError, match="Y: got an array of bfloat16"):
@@ -190,7 +191,7 @@ def test_results_and_parameters_are_shared_with_pytorch(torch: ModuleType) -> No
     assert W[0].tolist() == [1.0] * 4
 
 
-def test_results_and_parameters_go_to_jax(jnp: Any) -> None:
+def test_jax_reads_results_and_parameters(jnp: Any) -> None:
     net = network()
     A = net.predict(jnp.asarray(X))
     assert np.array_equal(np.asarray(jnp.from_dlpack(A)), A)
@@ -212,45 +213,45 @@ GPU = (2, 0)
         ("other", r"numpy\.from_dlpack\(X, device='cpu', copy=True\)"),
     ],
 )
-def test_what_lies_on_a_gpu_is_not_moved(library: str, copy: str) -> None:
+def test_an_array_on_a_gpu_is_refused_with_the_call_that_copies_it(library: str, copy: str) -> None:
     net = network()
-    given = type("Array", (OnlyDLPack,), {"__module__": library})(X, GPU)
+    array = type("Array", (OnlyDLPack,), {"__module__": library})(X, GPU)
     with pytest.raises(dn.ForeignArrayError, match=f"X is a .*Array on another device, .*: copy it with {copy}"):
-        net.predict(given)
-    given = type("Array", (OnlyDLPack,), {"__module__": library})(Y, GPU)
-    for arguments in ({"Y": given}, {"Y": Y, "sample_weight": given}, {"Y": Y, "validation": (X, given)}):
+        net.predict(array)
+    array = type("Array", (OnlyDLPack,), {"__module__": library})(Y, GPU)
+    for arguments in ({"Y": array}, {"Y": Y, "sample_weight": array}, {"Y": Y, "validation": (X, array)}):
         with pytest.raises(dn.ForeignArrayError, match="on another device"):
             net.fit(X, **arguments)
     with pytest.raises(dn.ForeignArrayError, match="b2 is a"):
-        net.parameters["b2"] = given
+        net.parameters["b2"] = array
 
 
 class OnGPU(dn.Backend):
-    """A backend of array_api_strict whose arrays claim to be on a GPU."""
+    """A backend on array_api_strict that claims to be on a GPU."""
 
     def __init__(self) -> None:
-        strict = pytest.importorskip("array_api_strict", reason="a namespace beside NumPy needs deepnotes[test]")
+        strict = pytest.importorskip("array_api_strict", reason="array_api_strict comes with deepnotes[test]")
         super().__init__("gpu", strict)
         self.dlpack_device = GPU
 
 
-def test_a_neighbour_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = OnGPU()
-    taken = []
+    sources = []
 
     def from_dlpack(x: OnlyDLPack) -> Any:
-        taken.append(x)
+        sources.append(x)
         return backend.xp.asarray(x._array)
 
     monkeypatch.setattr(backend.xp, "from_dlpack", from_dlpack)
-    net, like = network(backend), network(dn.Backend("eager", np))
-    given = OnlyDLPack(X, GPU)
-    A = net.predict(given)
-    assert taken == [given]
+    net, reference = network(backend), network(dn.Backend("eager", np))
+    array = OnlyDLPack(X, GPU)
+    A = net.predict(array)
+    assert sources == [array]
     assert backend.is_array(A)
-    assert np.array_equal(backend.to_numpy(A), like.predict(X))
-    history = net.fit(given, OnlyDLPack(Y, GPU), epochs=2, shuffle=False, sample_weight=OnlyDLPack(Y, GPU))
-    assert history.loss == like.fit(X, Y, epochs=2, shuffle=False, sample_weight=Y).loss
+    assert np.array_equal(backend.to_numpy(A), reference.predict(X))
+    history = net.fit(array, OnlyDLPack(Y, GPU), epochs=2, shuffle=False, sample_weight=OnlyDLPack(Y, GPU))
+    assert history.loss == reference.fit(X, Y, epochs=2, shuffle=False, sample_weight=Y).loss
     with pytest.raises(dn.ForeignArrayError, match=r"X is a .*OnlyDLPack on another device"):
         net.predict(OnlyDLPack(X, (2, 1)))  # the next GPU
 
@@ -259,11 +260,11 @@ def test_a_neighbour_on_the_same_gpu_is_used_without_a_copy(monkeypatch: pytest.
 
     monkeypatch.setattr(backend.xp, "from_dlpack", refuse)
     with pytest.raises(dn.DTypeError, match=r"X: got OnlyDLPack, .* \(no gradients\)"):
-        net.predict(given)
+        net.predict(array)
     with pytest.raises(dn.DTypeError, match=r"Y: got OnlyDLPack, .* \(no gradients\)"):
-        net.fit(backend.xp.asarray(X), given)
+        net.fit(backend.xp.asarray(X), array)
 
 
-def test_where_arrays_lie() -> None:
+def test_the_dlpack_device_of_numpy_arrays_is_the_cpu() -> None:
     assert dn.get_backend("numpy").dlpack_device == device_of(X) == (1, 0)
     assert device_of("text") is None

@@ -1,4 +1,4 @@
-"""Inference: compiled predictions equal those of the equations for the current parameters."""
+"""Compiled predictions agree with the equations, for the current parameters."""
 
 import copy
 import logging
@@ -46,38 +46,39 @@ def samples(m: int, dtype: str = "float64") -> np.ndarray:
     return np.random.default_rng(m).normal(size=(37, m)).astype("float32").astype(dtype)
 
 
-def eager(net: dn.Network, dtype: str = "float64") -> EagerInference:
+def eager_inference(net: dn.Network, dtype: str = "float64") -> EagerInference:
     return EagerInference(dn.get_backend("numpy"), net.layers, net.layout, dtype)
 
 
-def by_equations(net: dn.Network, X: np.ndarray) -> np.ndarray:
+def predict_by_equations(net: dn.Network, X: np.ndarray) -> np.ndarray:
     """Return the outputs computed by NumPy's equations in double precision."""
-    return np.asarray(eager(net).predict(net.flat().astype("float64"), np.asarray(X, "float64")))
+    return np.asarray(eager_inference(net).predict(net.flat().astype("float64"), np.asarray(X, "float64")))
 
 
 def assert_outputs(net: dn.Network, X: Any) -> None:
-    """Assert that ``predict`` is correct.
+    """Assert that ``predict`` agrees with the equations in double precision.
 
-    In double precision to 1e-12 of the largest output, some 10,000 roundings: a sum of k terms is off by at most k + 1
-    (section 4 of the design), an activation by 50 or so; no layer here has more than 100 inputs, or makes an error many
-    times larger. In single precision to 4 times what the equations are off by, and 8 roundings.
+    In double precision, outputs may differ by 1e-12 of the largest output, about 10,000 rounding errors. A sum
+    of k terms has an error of at most k + 1 rounding errors, and an activation of about 50; no layer here has more than
+    100 inputs, or amplifies errors much. In single precision, outputs may differ by 4 times the error of the equations
+    in single precision, plus 8 rounding errors.
     """
-    found, wanted = net.predict(X), by_equations(net, X)
-    assert found.dtype == net.dtype
-    assert found.shape == wanted.shape
-    scale = np.abs(wanted).max(initial=0)
+    result, expected = net.predict(X), predict_by_equations(net, X)
+    assert result.dtype == net.dtype
+    assert result.shape == expected.shape
+    scale = np.abs(expected).max(initial=0)
     limit = 1e-12 * scale
     if net.dtype == "float32":
-        plain = np.asarray(eager(net, "float32").predict(net.flat(), np.asarray(X, "float32")))
-        limit = 4 * np.abs(plain - wanted).max(initial=0) + 8 * np.finfo("float32").eps * scale
-    assert np.abs(found - wanted).max(initial=0) <= limit
+        float32_result = np.asarray(eager_inference(net, "float32").predict(net.flat(), np.asarray(X, "float32")))
+        limit = 4 * np.abs(float32_result - expected).max(initial=0) + 8 * np.finfo("float32").eps * scale
+    assert np.abs(result - expected).max(initial=0) <= limit
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("m", SIZES)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_outputs_are_those_of_the_equations_however_the_samples_lie(
+def test_outputs_match_the_equations_for_every_layout_of_the_samples(
     layout: Any, m: int, dtype: str, backend: str
 ) -> None:
     X = layout(samples(m, dtype))
@@ -86,7 +87,7 @@ def test_outputs_are_those_of_the_equations_however_the_samples_lie(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("m", SIZES)
-def test_samples_may_be_read_only_and_are_left_alone(m: int, backend: str) -> None:
+def test_read_only_samples_are_accepted_and_stay_unchanged(m: int, backend: str) -> None:
     X = samples(m)
     before = X.copy()
     X.flags.writeable = False
@@ -98,9 +99,9 @@ def test_samples_may_be_read_only_and_are_left_alone(m: int, backend: str) -> No
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("m", [1, 33])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation(activation: str, m: int, dtype: str, backend: str) -> None:
+def test_outputs_match_the_equations_for_every_activation(activation: str, m: int, dtype: str, backend: str) -> None:
     layers: list[dn.Layer] = [dn.Dense(n, activation) for n in (1, 70, 3)]
-    if activation == "exp":  # exp of exp soon overflows
+    if activation == "exp":  # exp applied to exp would overflow
         layers = [dn.Dense(1, "tanh"), dn.Dense(70, "exp"), dn.Dense(3, "tanh"), dn.Dense(2, "exp")]
     assert_outputs(network(layers, backend, dtype), samples(m, dtype))
 
@@ -118,78 +119,83 @@ def test_every_activation(activation: str, m: int, dtype: str, backend: str) -> 
     ],
     ids=lambda layers: str(len(layers)),
 )
-def test_dropout_options_and_widths(layers: list[dn.Layer], m: int, backend: str) -> None:
+def test_outputs_match_the_equations_with_dropout_options_and_various_widths(
+    layers: list[dn.Layer], m: int, backend: str
+) -> None:
     assert_outputs(network(layers, backend), samples(m))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "softmax"])
-def test_one_sample_predicts_as_it_does_among_others(activation: str, backend: str) -> None:
-    """Within the limits above; and only the sample with a NaN has outputs of NaN."""
+def test_the_prediction_for_a_sample_does_not_depend_on_other_samples(activation: str, backend: str) -> None:
+    """In particular, only the sample with a NaN has NaN in its outputs."""
     net = network([dn.Dense(33, activation), dn.Dense(3)], backend)
     X = samples(50)
     X[4, 7] = np.nan
     together = net.predict(X)
     assert np.isnan(together).all(axis=0).tolist() == [i == 7 for i in range(50)]
-    alone = np.concatenate([net.predict(X[:, [i]]) for i in range(50)], axis=1)
-    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-12 * np.nanmax(np.abs(together)))
+    separate = np.concatenate([net.predict(X[:, [i]]) for i in range(50)], axis=1)
+    np.testing.assert_allclose(separate, together, rtol=0, atol=1e-12 * np.nanmax(np.abs(together)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_many_samples_are_taken_in_turns(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The equations then use a different BLAS call, which may round differently."""
+def test_many_samples_are_predicted_in_parts(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results agree up to rounding, since the BLAS may use a different algorithm for a part."""
     net, X = network(MIXED, backend), samples(1000)
     Y = np.random.default_rng(0).integers(0, 4, 1000)
-    A, figures = net.predict(X), net.evaluate(X, Y)
+    A, metrics = net.predict(X), net.evaluate(X, Y)
     monkeypatch.setattr(eager_module, "ELEMENTS", 37 * 90)
     if backend == "numba":
-        from deepnotes_numba import inference as own
+        from deepnotes_numba import inference as numba_inference
 
-        monkeypatch.setattr(own, "ELEMENTS", 1)
-        monkeypatch.setattr(own, "MIN_BLOCKS", 1)
+        monkeypatch.setattr(numba_inference, "ELEMENTS", 1)
+        monkeypatch.setattr(numba_inference, "MIN_BLOCKS", 1)
     np.testing.assert_allclose(net.predict(X), A, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(net.evaluate(X, Y)["loss"], figures["loss"], rtol=1e-12)
+    np.testing.assert_allclose(net.evaluate(X, Y)["loss"], metrics["loss"], rtol=1e-12)
 
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------
 
 
-def losses_of(activation: str) -> list[str]:
-    found = []
+def losses_for(activation: str) -> list[str]:
+    """Return the names of the losses that accept the outputs of an activation."""
+    names = []
     for name in LOSSES:
         try:
             check_pair(Loss(name), dn.Activation(activation))
         except ArgumentError:
             continue
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
-PAIRS = [(a, name) for a in ("identity", "softplus", "sigmoid", "softmax") for name in losses_of(a)]
+PAIRS = [(a, name) for a in ("identity", "softplus", "sigmoid", "softmax") for name in losses_for(a)]
 
 
 def assert_evaluates(net: dn.Network, X: Any, Y: np.ndarray, loss: LossFunction, w: np.ndarray | None = None) -> None:
-    """Assert that the mean loss equals that of the equations for one-hot columns, within the limits above.
+    """Assert that the mean loss agrees with the equations for one-hot columns, within the limits of `assert_outputs`.
 
-    The error of a mean is at most the largest of its samples.
+    The error of a mean is at most the largest error of its terms.
     """
     k = net.outputs
     columns = np.eye(k)[Y].T if Y.ndim == 1 and k > 1 else Y.reshape(k, -1).astype("float64")
-    _, wanted = eager(net).losses(net.flat().astype("float64"), np.asarray(X, "float64"), columns, loss)
-    scale = max(1, np.abs(wanted).max())
+    _, expected = eager_inference(net).losses(net.flat().astype("float64"), np.asarray(X, "float64"), columns, loss)
+    scale = max(1, np.abs(expected).max())
     limit = 1e-12 * scale
     if net.dtype == "float32":
-        _, plain = eager(net, "float32").losses(net.flat(), X, columns.astype("float32"), loss)
-        limit = 4 * np.abs(plain - wanted).max() + 8 * np.finfo("float32").eps * scale
-    found = net.evaluate(X, Y, loss=loss, sample_weight=w)["loss"]
-    assert abs(found - np.average(wanted[0], weights=w)) <= limit
+        _, float32_result = eager_inference(net, "float32").losses(net.flat(), X, columns.astype("float32"), loss)
+        limit = 4 * np.abs(float32_result - expected).max() + 8 * np.finfo("float32").eps * scale
+    result = net.evaluate(X, Y, loss=loss, sample_weight=w)["loss"]
+    assert abs(result - np.average(expected[0], weights=w)) <= limit
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("activation", "loss"), PAIRS)
-def test_every_loss(activation: str, loss: str, weighted: bool, dtype: str, backend: str) -> None:
+def test_evaluate_matches_the_equations_for_every_loss(
+    activation: str, loss: str, weighted: bool, dtype: str, backend: str
+) -> None:
     net = network([dn.Dense(12, "tanh"), dn.Dense(3, activation)], backend, dtype)
     for m in (1, 32, 100):
         rng = np.random.default_rng(m)
@@ -215,63 +221,74 @@ def test_classes_may_be_indices_or_columns(k: int, activation: str, weighted: bo
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_losses_with_options_metrics_and_losses_of_the_users_own(backend: str) -> None:
+def test_evaluate_accepts_losses_with_options_custom_losses_and_metrics(backend: str) -> None:
     net, X = network([dn.Dense(3, "tanh"), dn.Dropout(0.5)], backend), samples(50)
     Y = np.random.default_rng(0).normal(size=(3, 50))
     for loss in (Loss("huber", delta=0.25), Loss("huber", delta=3.0), SquaredError()):
         assert_evaluates(net, X, Y, loss)
     net = network(MIXED, backend)
     y = np.random.default_rng(0).integers(0, 4, 50)
-    wanted = float((net.predict(X).argmax(axis=0) == y).mean())
-    assert net.evaluate(X, y, metrics=["accuracy"])["accuracy"] == wanted
+    expected = float((net.predict(X).argmax(axis=0) == y).mean())
+    assert net.evaluate(X, y, metrics=["accuracy"])["accuracy"] == expected
 
 
-# --- the parameters as they are ---------------------------------------------------------------------------------------
+# --- current parameters -----------------------------------------------------------------------------------------------
 
 
-def assign(net: dn.Network, folder: Path) -> dn.Network:
+def assign_some_parameters(net: dn.Network, folder: Path) -> dn.Network:
     net.parameters["W1"] = 2 * np.asarray(net.parameters["W1"])
     net.parameters["b2"] = np.ones((9, 1))
     return net
 
 
-def assign_all(net: dn.Network, folder: Path) -> dn.Network:
+def assign_all_parameters(net: dn.Network, folder: Path) -> dn.Network:
     net.set_flat(np.cos(np.arange(net.layout.size)))
     return net
 
 
-def replace(net: dn.Network, folder: Path) -> dn.Network:
+def replace_theta(net: dn.Network, folder: Path) -> dn.Network:
     net.theta = net.from_host(np.sin(np.arange(net.layout.size)))
     return net
 
 
-def train(net: dn.Network, folder: Path) -> dn.Network:
+def train_from_scratch(net: dn.Network, folder: Path) -> dn.Network:
     net.fit(samples(40), np.arange(40) % 4, epochs=2)
     return net
 
 
-def train_on(net: dn.Network, folder: Path) -> dn.Network:
+def train_further(net: dn.Network, folder: Path) -> dn.Network:
     net.partial_fit(samples(40), np.arange(40) % 4)
     return net
 
 
-def train_and_go_back(net: dn.Network, folder: Path) -> dn.Network:
+def train_and_restore_the_best_epoch(net: dn.Network, folder: Path) -> dn.Network:
     y = np.arange(40) % 4
     stop = dn.EarlyStopping(patience=1)
     net.fit(samples(40), y, epochs=4, optimizer=dn.SGD(5.0), validation=(samples(41)[:, :40], y), early_stopping=stop)
     return net
 
 
-def load(net: dn.Network, folder: Path) -> dn.Network:
+def save_and_load(net: dn.Network, folder: Path) -> dn.Network:
     net.set_flat(np.cos(np.arange(net.layout.size)))
     net.save(folder / "net.safetensors")
     return dn.load(folder / "net.safetensors", backend=net.backend.name)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("change", [assign, assign_all, replace, train, train_on, train_and_go_back, load])
-def test_the_next_prediction_sees_new_parameters(change: Any, backend: str, tmp_path: Path) -> None:
-    """For one sample, whose prediction keeps the address of the parameters, and for many."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        assign_some_parameters,
+        assign_all_parameters,
+        replace_theta,
+        train_from_scratch,
+        train_further,
+        train_and_restore_the_best_epoch,
+        save_and_load,
+    ],
+)
+def test_the_next_prediction_uses_new_parameters(change: Any, backend: str, tmp_path: Path) -> None:
+    """Check one sample, whose prediction keeps the address of the parameters, and many samples."""
     net = network(MIXED, backend)
     before = [net.predict(samples(m)) for m in (1, 33)]
     net = change(net, tmp_path)
@@ -281,43 +298,47 @@ def test_the_next_prediction_sees_new_parameters(change: Any, backend: str, tmp_
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
-def test_a_network_that_has_predicted_can_be_copied_and_the_copy_is_its_own(way: Any, backend: str) -> None:
+@pytest.mark.parametrize(
+    "copy_network", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"]
+)
+def test_a_copy_of_a_network_that_has_predicted_is_independent(copy_network: Any, backend: str) -> None:
     net = network(MIXED, backend)
-    wanted = [net.predict(samples(m)) for m in (1, 33)]
-    twin = way(net)
+    expected = [net.predict(samples(m)) for m in (1, 33)]
+    duplicate = copy_network(net)
     net.set_flat(np.zeros(net.layout.size))
-    for m, outputs in zip((1, 33), wanted, strict=True):
-        np.testing.assert_array_equal(twin.predict(samples(m)), outputs)
+    for m, outputs in zip((1, 33), expected, strict=True):
+        np.testing.assert_array_equal(duplicate.predict(samples(m)), outputs)
         assert np.ptp(net.predict(samples(m))) == 0
 
 
-# --- parts of the user's own ------------------------------------------------------------------------------------------
+# --- custom parts -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "layers", [[dn.Dense(8, Swish()), dn.Dense(2)], [dn.Dense(8, "silu"), Scale(), dn.Dense(2)]], ids=["g", "layer"]
+    "layers",
+    [[dn.Dense(8, Swish()), dn.Dense(2)], [dn.Dense(8, "silu"), Scale(), dn.Dense(2)]],
+    ids=["activation", "layer"],
 )
-def test_parts_of_the_users_own_run_by_the_equations_and_the_log_says_so(
+def test_custom_parts_run_eagerly_and_the_log_says_so(
     layers: list[dn.Layer], backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     X = np.asarray(blobs(50)[0])
     net = dn.Network(layers, inputs=4, backend=backend, dtype="float64", seed=0)
     with caplog.at_level(logging.DEBUG, logger="deepnotes"):
-        alone, together = net.predict(X[:, :1]), net.predict(X)
+        separate, together = net.predict(X[:, :1]), net.predict(X)
     assert type(net.inference) is EagerInference
-    theirs = dn.Network(
+    reference = dn.Network(
         [dn.Dense(8, "silu"), dn.Dense(2)], inputs=4, backend=backend, dtype="float64", theta=flat_without(net, "s2")
     )
     scale = 1e-12 * np.abs(together).max()
-    np.testing.assert_allclose(together, theirs.predict(X), rtol=0, atol=scale)
-    np.testing.assert_allclose(alone, together[:, :1], rtol=0, atol=scale)
+    np.testing.assert_allclose(together, reference.predict(X), rtol=0, atol=scale)
+    np.testing.assert_allclose(separate, together[:, :1], rtol=0, atol=scale)
     if backend == "numba":
         assert "runs eagerly" in caplog.text
 
 
 def flat_without(net: dn.Network, name: str) -> np.ndarray:
-    """Return all parameters, with one of them set to ones."""
+    """Return all parameters except the one with this name, as a flat array."""
     entries = net.layout.entries.values()
     return np.concatenate([net.flat()[e.start : e.stop] for e in entries if e.name != name])

@@ -82,8 +82,8 @@ def test_inputs_from_subnormals_to_nearly_the_largest_float(
     }[size])  # fmt: skip
     rate = 0.01 / max(factor, 1.0) if isinstance(optimizer, dn.SGD) else 0.01
     training = ExtremeCase(
-        [dn.Dense(1)], dtype, loss="mean_absolute_error", factor=factor, samples=4, batch=2, updates=(4, 4), rate=rate,
-        optimizer=optimizer, inputs=3,
+        [dn.Dense(1)], dtype, loss="mean_absolute_error", factor=factor, samples=4, batch=2, call_sizes=(4, 4),
+        rate=rate, optimizer=optimizer, inputs=3,
     )  # fmt: skip
     if size == "near the largest" and isinstance(optimizer, dn.Adam):  # squares of such gradients are infinite
         net = dn.Network(training.layers, 3, backend=backend, dtype=dtype, theta=training.theta())
@@ -134,7 +134,7 @@ def test_training_with_logits_of_ten_thousand_stays_within_its_bound(
     k = 2
     training = ExtremeCase(
         [dn.Dense(k, last[0])], dtype, loss=last[1], targets="labels" if last[0] == "softmax" else "bits",
-        X=np.hstack([EXTREME, -EXTREME[:, :2]]), inputs=2, samples=5, batch=2, updates=(5, 5), rate=1e-3,
+        X=np.hstack([EXTREME, -EXTREME[:, :2]]), inputs=2, samples=5, batch=2, call_sizes=(5, 5), rate=1e-3,
         start=[1.0, 0, 0, 1, 0, 0],
     )  # fmt: skip
     check_training(trial, training, "logits", random=False)

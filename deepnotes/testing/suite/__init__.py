@@ -1,1 +1,1 @@
-"""The checks, in modules by subject."""
+"""The checks of the conformance suite, in one module per subject."""

@@ -20,16 +20,16 @@ from deepnotes.testing.training_cases import (
 
 @check("determinism.training")
 def determinism(trial: Trial) -> None:
-    """Training twice gives the same bits, and other bits with another seed."""
+    """Training twice gives the same bits; a different seed gives different bits."""
     layers: list[Layer] = [Dense(7, "tanh"), Dropout(0.3), Dense(3)]
     for dtype in DTYPES:
         results = [
             train_on_backend(trial, TrainingCase(layers, dtype, optimizer=Adam(), seed=seed)) for seed in (0, 0, 1)
         ]
-        first, again, other = (trial.host(state.theta) for state, _ in results)
-        trial.same(again, first, f"{dtype}: θ the second time")
+        first, second, reseeded = (trial.host(state.theta) for state, _ in results)
+        trial.same(second, first, f"{dtype}: θ the second time")
         trial.that(results[0][1] == results[1][1], f"{dtype}: the same losses the second time")
-        trial.that(np.any(other != first), f"{dtype}: other parameters with another seed")
+        trial.that(np.any(reseeded != first), f"{dtype}: different parameters with a different seed")
 
 
 @check("determinism.predictions")
@@ -45,9 +45,9 @@ def determinism_of_predictions(trial: Trial) -> None:
 
 @check("determinism.chunks")
 def determinism_of_chunks(trial: Trial) -> None:
-    """Parameters, slots and sums of losses have the same bits however a training is split into calls."""
+    """Parameters, slots and sums of losses have the same bits however the training is split into calls."""
     for dtype in DTYPES:
-        training = TrainingCase(small(), dtype, optimizer=Adam(), samples=61, updates=(61,), weighted=True)
+        training = TrainingCase(small(), dtype, optimizer=Adam(), samples=61, call_sizes=(61,), weighted=True)
         (order,) = training.orders()
         rates, batch = training.rates(order), training.batch
         whole, (chunk,) = train_on_backend(trial, training)
@@ -56,14 +56,14 @@ def determinism_of_chunks(trial: Trial) -> None:
             state, data = place_on(trial.backend, training)
             sums = (0.0, 0.0)
             for a, b in pairwise(splits):
-                chosen = Batches(data, order[a * batch : b * batch], batch, rates[a:b], sums)
-                part = program.train(state, chosen)
-                sums = part.loss_sum, part.weight_sum
+                batches = Batches(data, order[a * batch : b * batch], batch, rates[a:b], sums)
+                result = program.train(state, batches)
+                sums = result.loss_sum, result.weight_sum
             where = f"{dtype} split before update {', '.join(map(str, splits[1:-1]))}"
             trial.same(state.theta, trial.host(whole.theta), f"{where}: θ")
-            for i, (slot, wanted) in enumerate(zip(state.slots, whole.slots, strict=True)):
-                trial.same(slot, trial.host(wanted), f"{where}: slot {i}")
-            trial.that(sums == (chunk.loss_sum, chunk.weight_sum), f"{where}: the sums of a training in one call")
+            for i, (slot, expected) in enumerate(zip(state.slots, whole.slots, strict=True)):
+                trial.same(slot, trial.host(expected), f"{where}: slot {i}")
+            trial.that(sums == (chunk.loss_sum, chunk.weight_sum), f"{where}: the same sums as in one call")
 
 
 @check("determinism.programs")
@@ -78,4 +78,4 @@ def determinism_of_programs(trial: Trial) -> None:
             for program, (state, data) in zip(programs, pairs, strict=True):
                 program.train(state, Batches(data, order, training.batch, training.rates(order)))
         for state, _ in pairs:
-            trial.same(state.theta, trial.host(expected.theta), f"{dtype}: θ of two trainings that take turns")
+            trial.same(state.theta, trial.host(expected.theta), f"{dtype}: θ of two training runs that take turns")

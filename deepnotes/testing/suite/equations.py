@@ -10,6 +10,7 @@ PRODUCT_LIKE = {"linear", "weight_gradient", "input_gradient", "bias_gradient", 
 LARGE_PRODUCTS = {"linear", "weight_gradient", "input_gradient"}
 """Equations that are also checked on matrices larger than a cache."""
 REQUIREMENTS = dict.fromkeys(("dropout_mask", "philox"), "the same bits on every backend")
+"""The requirements on equations whose results have to be exact."""
 
 
 def _sizes(trial: Trial, name: str) -> list[tuple[int, int, int]]:
@@ -27,10 +28,10 @@ def make_equation_check(name: str) -> CheckFunction:
             for dtype in DTYPES:
                 for sizes in _sizes(trial, name):
                     trial.check(call(name, options), CALLS[name](draw, *sizes), dtype, f"{dtype} {sizes}{with_options}")
-                for layout, laid_out in LAYOUTS.items():
+                for layout, to_layout in LAYOUTS.items():
                     where = f"{dtype} (6, 9, 11) {layout}{with_options}"
                     random = layout != "broadcast"
-                    trial.check(call(name, options), CALLS[name](draw, 6, 9, 11), dtype, where, laid_out, random)
+                    trial.check(call(name, options), CALLS[name](draw, 6, 9, 11), dtype, where, to_layout, random)
         if name in LARGE_PRODUCTS and not trial.quick:
             arguments = CALLS[name](Draw(trial.rng), *LARGE)
             trial.check(call(name, {}), arguments, "float32", f"float32 {LARGE}")

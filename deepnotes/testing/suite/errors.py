@@ -24,19 +24,20 @@ Y = np.linspace(0, 1, 20).reshape(2, 10)
 LABELS = np.arange(10) % 3
 
 
-def _with(x: np.ndarray, value: float) -> np.ndarray:
+def _replace_element(x: np.ndarray, value: float) -> np.ndarray:
     x = x.copy()
     x[1, 3] = value
     return x
 
 
 def _fit(**changes: Any) -> Callable[[Network], Any]:
+    """Return a function that trains the given network, with some arguments replaced."""
     arguments: dict[str, Any] = {"X": X, "Y": Y, "epochs": 1} | changes
     return lambda net: net.fit(**arguments)
 
 
-def _classes(**changes: Any) -> Callable[[Network], Any]:
-    """Return a function that trains a new classifier on the backend of the given network."""
+def _fit_classifier(**changes: Any) -> Callable[[Network], Any]:
+    """Return a function that trains a new classifier on the given network's backend, with some arguments replaced."""
     arguments: dict[str, Any] = {"X": X, "Y": LABELS, "epochs": 1} | changes
 
     def train(net: Network) -> Any:
@@ -47,38 +48,38 @@ def _classes(**changes: Any) -> Callable[[Network], Any]:
 
 CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = {
     "shapes": {
-        "rows for columns": (ShapeError, lambda net: net.predict(X.T)),
+        "samples as rows": (ShapeError, lambda net: net.predict(X.T)),
         "one dimension": (ShapeError, lambda net: net.predict(X[:, 0])),
         "three dimensions": (ShapeError, lambda net: net.predict(X[None])),
         "one feature too many": (ShapeError, _fit(X=np.vstack([X, X[:1]]))),
         "a sample without a target": (ShapeError, _fit(Y=Y[:, :9])),
         "an output without a target": (ShapeError, _fit(Y=Y[:1])),
         "one weight too few": (ShapeError, _fit(sample_weight=np.ones(9))),
-        "labels and samples": (ShapeError, _classes(Y=LABELS[:9])),
-        "validation": (ShapeError, _fit(validation=(X[:3], Y))),
+        "one label too few": (ShapeError, _fit_classifier(Y=LABELS[:9])),
+        "validation samples with three features": (ShapeError, _fit(validation=(X[:3], Y))),
     },
     "dtypes": {
-        "words": (DTypeError, lambda net: net.predict(np.full((4, 2), "a"))),
+        "strings": (DTypeError, lambda net: net.predict(np.full((4, 2), "a"))),
         "objects": (DTypeError, lambda net: net.predict(np.full((4, 2), None))),
         "complex numbers": (DTypeError, lambda net: net.predict(X + 1j)),
-        "words as targets": (DTypeError, _fit(Y=np.full((2, 10), "a"))),
-        "words as weights": (DTypeError, _fit(sample_weight=["a"] * 10)),
+        "strings as targets": (DTypeError, _fit(Y=np.full((2, 10), "a"))),
+        "strings as weights": (DTypeError, _fit(sample_weight=["a"] * 10)),
     },
     "values": {
-        "NaN in X": (DataError, _fit(X=_with(X, np.nan))),
-        "infinity in X": (DataError, _fit(X=_with(X, np.inf))),
-        "beyond the dtype in X": (DataError, _fit(X=_with(X, 1e300))),
-        "NaN in Y": (DataError, _fit(Y=_with(Y, np.nan))),
+        "NaN in X": (DataError, _fit(X=_replace_element(X, np.nan))),
+        "infinity in X": (DataError, _fit(X=_replace_element(X, np.inf))),
+        "a number in X beyond the range of the dtype": (DataError, _fit(X=_replace_element(X, 1e300))),
+        "NaN in Y": (DataError, _fit(Y=_replace_element(Y, np.nan))),
         "no samples": (DataError, _fit(X=X[:, :0], Y=Y[:, :0])),
-        "a label too large": (DataError, _classes(Y=LABELS + 1)),
-        "a negative label": (DataError, _classes(Y=LABELS - 1)),
-        "a label with a fraction": (DataError, _classes(Y=LABELS + 0.5)),
+        "a label too large": (DataError, _fit_classifier(Y=LABELS + 1)),
+        "a negative label": (DataError, _fit_classifier(Y=LABELS - 1)),
+        "a label with a fraction": (DataError, _fit_classifier(Y=LABELS + 0.5)),
         "a negative weight": (DataError, _fit(sample_weight=-np.ones(10))),
         "a weight of NaN": (DataError, _fit(sample_weight=np.full(10, np.nan))),
-        "a target outside 0 .. 1": (DataError, lambda net: _sigmoid(net).fit(X, 2 * Y[:1] + 1, epochs=1)),
+        "a target outside 0 .. 1": (DataError, lambda net: _sigmoid_network(net).fit(X, 2 * Y[:1] + 1, epochs=1)),
     },
     "arguments": {
-        "no batch": (ArgumentError, _fit(batch_size=0)),
+        "a batch size of 0": (ArgumentError, _fit(batch_size=0)),
         "half an epoch": (ArgumentError, _fit(epochs=0.5)),
         "negative l2": (ArgumentError, _fit(l2=-1)),
         "clipping to 0": (ArgumentError, _fit(clip_norm=0)),
@@ -86,16 +87,19 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
         "validation data that are not a pair": (ArgumentError, _fit(validation=X)),
     },
     "names": {
-        "an optimizer": (UnknownNameError, _fit(optimizer="adma")),
-        "a loss": (UnknownNameError, _fit(loss="mse2")),
-        "a metric": (UnknownNameError, _fit(metrics="acuracy")),
-        "a parameter": (UnknownParameterError, lambda net: net.parameters["W9"]),
+        "an unknown optimizer": (UnknownNameError, _fit(optimizer="adma")),
+        "an unknown loss": (UnknownNameError, _fit(loss="mse2")),
+        "an unknown metric": (UnknownNameError, _fit(metrics="acuracy")),
+        "an unknown parameter": (UnknownParameterError, lambda net: net.parameters["W9"]),
     },
 }
-"""By kind: each fault, the class of error, and a call that raises it on a network of 4 inputs and 2 outputs."""
+"""For each kind of bad input: faults, each with the expected class of error and a function that causes it.
+
+The functions take a network with 4 inputs and 2 outputs.
+"""
 
 
-def _sigmoid(net: Network) -> Network:
+def _sigmoid_network(net: Network) -> Network:
     return Network([Dense(1, "sigmoid")], 4, backend=net.backend, seed=0)
 
 
@@ -105,10 +109,10 @@ def make_error_check(kind: str) -> CheckFunction:
     def run(trial: Trial) -> None:
         net = Network([Dense(3, "tanh"), Dense(2)], 4, backend=trial.backend, seed=0)
         before = net.flat()
-        for what, (error, function) in CASES[kind].items():
-            with trial.raises(error, what):
+        for fault, (error, function) in CASES[kind].items():
+            with trial.raises(error, fault):
                 function(net)
-            trial.same(net.flat(), before, f"{what}: the parameters afterwards")
+            trial.same(net.flat(), before, f"{fault}: the parameters afterwards")
 
     return run
 
@@ -119,9 +123,9 @@ for _kind in CASES:
 
 @check("errors.divergence")
 def divergence(trial: Trial) -> None:
-    """A training that diverges raises an error and leaves finite parameters."""
+    """Training that diverges raises an error and leaves finite parameters."""
     for dtype in ("float32", "float64"):
         net = Network([Dense(5, "relu"), Dense(5, "relu"), Dense(1)], 4, backend=trial.backend, dtype=dtype, seed=0)
-        with trial.raises(NonFiniteLossError, f"{dtype}: a rate of 1e30"):
+        with trial.raises(NonFiniteLossError, f"{dtype}: a learning rate of 1e30"):
             net.fit(X, Y[:1], optimizer=SGD(1e30), epochs=100)
-        trial.that(np.isfinite(net.flat()).all(), f"{dtype}: parameters that are finite")
+        trial.that(np.isfinite(net.flat()).all(), f"{dtype}: finite parameters")

@@ -8,7 +8,7 @@ from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
-from deepnotes.testing.suite.programs import LAST, TARGETS, small
+from deepnotes.testing.suite.programs import OUTPUT_ACTIVATIONS, TARGETS, small
 from deepnotes.testing.training_cases import TrainingCase, compile_inference, place_on
 
 
@@ -16,22 +16,22 @@ def check_predictions(trial: Trial, training: TrainingCase, where: str) -> None:
     """Check outputs and losses against the equations."""
     bounds, plan = trial.bounds(training.dtype), training.plan
     reference = EagerInference(bounds, plan.layers, plan.layout, plan.dtype)
-    (start, samples), (state, data) = place_on(bounds, training), place_on(trial.backend, training)
+    (expected_state, expected_data), (state, data) = place_on(bounds, training), place_on(trial.backend, training)
     inference = compile_inference(trial.backend, training)
     with np.errstate(all="ignore"):
-        wanted = reference.predict(start.theta, samples.X)
-        found = inference.predict(state.theta, data.X)
-        trial.compare(found, wanted, where)  # type: ignore[arg-type]
-        if samples.X.shape[1]:
-            wanted_losses = reference.losses(start.theta, samples.X, samples.Y, plan.loss)[1]
+        expected = reference.predict(expected_state.theta, expected_data.X)
+        result = inference.predict(state.theta, data.X)
+        trial.compare(result, expected, where)  # type: ignore[arg-type]
+        if data.X.shape[1]:
+            wanted_losses = reference.losses(expected_state.theta, expected_data.X, expected_data.Y, plan.loss)[1]
             outputs, losses = inference.losses(state.theta, data.X, data.Y, plan.loss)
             trial.compare(losses, wanted_losses, f"{where}: losses")  # type: ignore[arg-type]
-            trial.compare(outputs, wanted, f"{where}: outputs computed with the losses")  # type: ignore[arg-type]
+            trial.compare(outputs, expected, f"{where}: outputs computed with the losses")  # type: ignore[arg-type]
     trial.same(data.X, training.data()[0], f"{where}: X afterwards")
 
 
 def make_prediction_check(name: str) -> CheckFunction:
-    """Return the check of predictions with one activation."""
+    """Return the check of predictions for one activation."""
 
     def run(trial: Trial) -> None:
         for dtype in DTYPES:
@@ -47,8 +47,8 @@ for _name in ACTIVATIONS:
 
 
 @check("inference.samples")
-def samples(trial: Trial) -> None:
-    """Predictions for no samples, one, numbers around the width of a register, and many."""
+def sample_counts(trial: Trial) -> None:
+    """Predictions are correct for no samples, one, many, and numbers of samples around the width of a register."""
     for dtype in DTYPES:
         for m in (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 200 if trial.quick else 5000):
             check_predictions(
@@ -60,7 +60,7 @@ def samples(trial: Trial) -> None:
 
 @check("inference.layouts")
 def inference_layouts(trial: Trial) -> None:
-    """Samples in any memory layout."""
+    """Predictions are correct for samples in any memory layout."""
     for dtype in DTYPES:
         for name, layout in LAYOUTS.items():
             for m in (1, 23):
@@ -71,10 +71,10 @@ def inference_layouts(trial: Trial) -> None:
 
 @check("inference.losses")
 def losses(trial: Trial) -> None:
-    """The loss of each sample, for every loss."""
+    """The loss of each sample is correct, for every loss function."""
     for dtype in DTYPES:
         for name, traits in LOSSES.items():
-            for activation in LAST.get(name, ["identity", "softmax"]):
+            for activation in OUTPUT_ACTIVATIONS.get(name, ["identity", "softmax"]):
                 layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
                 training = TrainingCase(layers, dtype, name, targets=TARGETS[traits.targets])
                 check_predictions(trial, training, f"{dtype} {name} after {activation}")
@@ -82,17 +82,17 @@ def losses(trial: Trial) -> None:
 
 @check("inference.new_parameters")
 def new_parameters(trial: Trial) -> None:
-    """Each prediction uses the parameters that it is given, not those of an earlier call."""
+    """Each prediction uses the parameters passed to the call, not the parameters of an earlier call."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
         inference, bounds = compile_inference(trial.backend, training), trial.bounds(dtype)
         reference = compile_inference(bounds, training)
         _, data = place_on(trial.backend, training)
-        _, samples = place_on(bounds, training)
+        _, expected_data = place_on(bounds, training)
         for factor in (1, 0.5, -1, 1):
             theta = training.theta() * training.plan.layout.decays().dtype.type(factor)
             theta = theta.astype(dtype)
             for columns in (slice(0, 1), slice(None)):
-                found = inference.predict(trial.backend.from_numpy(theta), data.X[:, columns])
-                wanted = reference.predict(bounds.from_numpy(theta), samples.X[:, columns])
-                trial.compare(found, wanted, f"{dtype} θ times {factor}")  # type: ignore[arg-type]
+                result = inference.predict(trial.backend.from_numpy(theta), data.X[:, columns])
+                expected = reference.predict(bounds.from_numpy(theta), expected_data.X[:, columns])
+                trial.compare(result, expected, f"{dtype} θ times {factor}")  # type: ignore[arg-type]

@@ -13,29 +13,25 @@ from deepnotes.testing.inputs import EMPTY, LARGE, LAYOUTS, PRODUCTS, SHAPES
 Function = Callable[..., Any]
 
 
-def _whole(draw: Draw, *shape: int) -> np.ndarray:
-    return draw.rng.integers(-50, 50, shape)
-
-
-def _positive(draw: Draw, *shape: int) -> np.ndarray:
+def _draw_positive(draw: Draw, *shape: int) -> np.ndarray:
     return np.exp(draw.rng.uniform(-40, 40, shape))
 
 
-def _above_minus_one(draw: Draw, *shape: int) -> np.ndarray:
+def _draw_above_minus_one(draw: Draw, *shape: int) -> np.ndarray:
     small = draw.rng.uniform(-1, 1, shape) * np.exp(draw.rng.uniform(-30, 0, shape))
-    return np.where(draw.rng.uniform(size=shape) < 0.2, _positive(draw, *shape), np.maximum(small, -0.99))
+    return np.where(draw.rng.uniform(size=shape) < 0.2, _draw_positive(draw, *shape), np.maximum(small, -0.99))
 
 
-def _ties(draw: Draw, *shape: int) -> np.ndarray:
+def _draw_ties(draw: Draw, *shape: int) -> np.ndarray:
     return draw.rng.integers(-2, 3, shape).astype(np.float64)
 
 
 UNARY: dict[str, tuple[Function, Function]] = {
     "exp": (lambda ops, x: ops.xp.exp(x), Draw.real),
     "expm1": (lambda ops, x: ops.xp.expm1(x), Draw.real),
-    "log": (lambda ops, x: ops.xp.log(x), _positive),
-    "log1p": (lambda ops, x: ops.xp.log1p(x), _above_minus_one),
-    "sqrt": (lambda ops, x: ops.xp.sqrt(x), _positive),
+    "log": (lambda ops, x: ops.xp.log(x), _draw_positive),
+    "log1p": (lambda ops, x: ops.xp.log1p(x), _draw_above_minus_one),
+    "sqrt": (lambda ops, x: ops.xp.sqrt(x), _draw_positive),
     "tanh": (lambda ops, x: ops.xp.tanh(x), Draw.real),
     "sign": (lambda ops, x: ops.xp.sign(x), Draw.real),
     "abs": (lambda ops, x: abs(x), Draw.real),
@@ -62,17 +58,20 @@ UNARY: dict[str, tuple[Function, Function]] = {
         Draw.real,
     ),
 }
+"""Functions of one array, each with a function that draws the array."""
 NO_EMPTY = {"take", "indexing", "max", "concat"}
+"""Functions that are not checked on empty arrays."""
 BINARY: dict[str, tuple[Function, Function]] = {
     "add": (lambda ops, x, y: x + y, Draw.real),
     "subtract": (lambda ops, x, y: x - y, Draw.real),
     "multiply": (lambda ops, x, y: x * y, Draw.real),
-    "divide": (lambda ops, x, y: x / y, _positive),
-    "maximum": (lambda ops, x, y: ops.xp.maximum(x, y), _ties),
-    "minimum": (lambda ops, x, y: ops.xp.minimum(x, y), _ties),
-    "where": (lambda ops, x, y: ops.xp.where(x > y, x, y), _ties),
-    "comparisons": (lambda ops, x, y: (x < y, x <= y, x > y, x >= y), _ties),
+    "divide": (lambda ops, x, y: x / y, _draw_positive),
+    "maximum": (lambda ops, x, y: ops.xp.maximum(x, y), _draw_ties),
+    "minimum": (lambda ops, x, y: ops.xp.minimum(x, y), _draw_ties),
+    "where": (lambda ops, x, y: ops.xp.where(x > y, x, y), _draw_ties),
+    "comparisons": (lambda ops, x, y: (x < y, x <= y, x > y, x >= y), _draw_ties),
 }
+"""Functions of two arrays, each with a function that draws an array."""
 NUMBERS: dict[str, Function] = {
     "add": lambda ops, x: (x + 0.1, 0.1 + x, x + 1, 1 + x),
     "subtract": lambda ops, x: (x - 0.1, 0.1 - x, 1 - x),
@@ -91,20 +90,20 @@ def make_unary_check(name: str) -> CheckFunction:
         draw = Draw(trial.rng)
         for dtype in DTYPES:
             for shape in SHAPES[:5] if trial.quick else SHAPES:
-                more = [draw.indices(shape[1], 5)] if name == "take" else []
-                trial.check(function, [draw_array(draw, *shape), *more], dtype, f"{dtype} {shape}")
+                indices = [draw.indices(shape[1], 5)] if name == "take" else []
+                trial.check(function, [draw_array(draw, *shape), *indices], dtype, f"{dtype} {shape}")
             for shape in [] if name in NO_EMPTY else EMPTY:
                 trial.check(function, [np.zeros(shape)], dtype, f"{dtype} {shape}")
-            for layout, laid_out in LAYOUTS.items():
-                more = [draw.indices(11, 5)] if name == "take" else []
-                arguments, random = [draw_array(draw, 6, 11), *more], layout != "broadcast"
-                trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out, random)
+            for layout, to_layout in LAYOUTS.items():
+                indices = [draw.indices(11, 5)] if name == "take" else []
+                arguments, random = [draw_array(draw, 6, 11), *indices], layout != "broadcast"
+                trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", to_layout, random)
 
     return run
 
 
 def make_binary_check(name: str) -> CheckFunction:
-    """Return the check of a function of two arrays that broadcast, and of an array and a number."""
+    """Return the check of a function of two arrays, with broadcasting and with a number as one argument."""
     function, draw_array = BINARY[name]
 
     def run(trial: Trial) -> None:
@@ -121,9 +120,9 @@ def make_binary_check(name: str) -> CheckFunction:
             for first, second in pairs:
                 arguments = [draw_array(draw, *first), draw_array(draw, *second)]
                 trial.check(function, arguments, dtype, f"{dtype} {first} with {second}")
-            for layout, laid_out in LAYOUTS.items():
+            for layout, to_layout in LAYOUTS.items():
                 arguments = [draw_array(draw, 6, 11), draw_array(draw, 6, 11)]
-                trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", laid_out)
+                trial.check(function, arguments, dtype, f"{dtype} (6, 11) {layout}", to_layout)
             if name in NUMBERS:
                 trial.check(NUMBERS[name], [draw_array(draw, 6, 11)], dtype, f"{dtype} (6, 11) with a number")
 
@@ -133,7 +132,7 @@ def make_binary_check(name: str) -> CheckFunction:
 for _name in UNARY:
     check(f"namespace.{_name}", "correct for all shapes and layouts")(make_unary_check(_name))
 for _name in BINARY:
-    check(f"namespace.{_name}", "correct for arrays that broadcast, and for numbers")(make_binary_check(_name))
+    check(f"namespace.{_name}", "correct with broadcasting, and with a number as one operand")(make_binary_check(_name))
 
 
 @check("namespace.matmul")
@@ -149,11 +148,11 @@ def matmul(trial: Trial) -> None:
             trial.check(product, [draw.weights(n, k), draw.weights(k, m)], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
         for n, k, m in [(0, 3, 2), (2, 0, 3), (3, 2, 0)]:
             trial.check(product, [np.zeros((n, k)), np.zeros((k, m))], dtype, f"{dtype} ({n}, {k}) ({k}, {m})")
-        for layout, laid_out in LAYOUTS.items():
+        for layout, to_layout in LAYOUTS.items():
             arguments, random = [draw.weights(6, 9), draw.weights(9, 11)], layout != "broadcast"
-            trial.check(product, arguments, dtype, f"{dtype} (6, 9) (9, 11) {layout}", laid_out, random)
+            trial.check(product, arguments, dtype, f"{dtype} (6, 9) (9, 11) {layout}", to_layout, random)
         arguments = [draw.weights(9, 6), draw.weights(11, 9)]
-        trial.check(lambda ops, a, b: a.T @ b.T, arguments, dtype, f"{dtype} (6, 9) (9, 11) of transposes")
+        trial.check(lambda ops, a, b: a.T @ b.T, arguments, dtype, f"{dtype} (6, 9) (9, 11), transposed factors")
     if not trial.quick:
         n, k, m = LARGE
         trial.check(product, [draw.weights(n, k), draw.weights(k, m)], "float32", f"float32 {LARGE}")
@@ -168,13 +167,13 @@ def creation(trial: Trial) -> None:
         trial.same(xp.zeros((3, 2), dtype=kind), np.zeros((3, 2), dtype), f"zeros, {dtype}")
         trial.same(xp.asarray(0.1, dtype=kind), np.asarray(0.1, dtype), f"asarray of a number, {dtype}")
         trial.same(xp.asarray([[1.5, 2.0]], dtype=kind), np.asarray([[1.5, 2.0]], dtype), f"asarray of a list, {dtype}")
-    trial.same(xp.arange(5, dtype=xp.int64), np.arange(5), "arange of a stop")
-    trial.same(xp.arange(2, 9, 3, dtype=xp.int64), np.arange(2, 9, 3), "arange of start, stop and step")
+    trial.same(xp.arange(5, dtype=xp.int64), np.arange(5), "arange with stop")
+    trial.same(xp.arange(2, 9, 3, dtype=xp.int64), np.arange(2, 9, 3), "arange with start, stop and step")
 
 
 @check("namespace.astype")
 def astype(trial: Trial) -> None:
-    """Conversions between bool, int64 and the floating-point dtypes."""
+    """Conversions between bool, int64 and the floating-point dtypes are exact."""
     xp, backend = trial.backend.xp, trial.backend
     x = trial.rng.integers(-9, 9, (4, 5))
     for dtype in DTYPES:
@@ -189,11 +188,13 @@ def astype(trial: Trial) -> None:
 
 @check("namespace.finfo")
 def finfo(trial: Trial) -> None:
-    """The limits of each dtype: eps, max, smallest_normal."""
+    """``finfo`` gives the same eps, max and smallest_normal as NumPy."""
     for dtype in DTYPES:
-        found, wanted = trial.backend.xp.finfo(getattr(trial.backend.xp, dtype)), np.finfo(dtype)
+        result, expected = trial.backend.xp.finfo(getattr(trial.backend.xp, dtype)), np.finfo(dtype)
         for name in ("eps", "max", "smallest_normal"):
-            trial.that(float(getattr(found, name)) == float(getattr(wanted, name)), f"finfo({dtype}).{name} as NumPy's")
+            trial.that(
+                float(getattr(result, name)) == float(getattr(expected, name)), f"finfo({dtype}).{name} equals NumPy's"
+            )
 
 
 @check("namespace.integers")
@@ -203,7 +204,7 @@ def integers(trial: Trial) -> None:
     x = trial.rng.integers(0, 2**32, (7, 5))
     y = trial.rng.integers(0, 2**16, (7, 5))
     a, b = backend.from_numpy(x), backend.from_numpy(y)
-    for name, found, wanted in [
+    for name, result, expected in [
         ("x * y", a * b, x * y),
         ("x + y", a + b, x + y),
         ("x ^ y", a ^ b, x ^ y),
@@ -214,7 +215,7 @@ def integers(trial: Trial) -> None:
         ("equal", backend.xp.equal(a, b), x == y),
         ("x * large number", a * 0xCD9E, x * 0xCD9E),
     ]:
-        trial.same(found, wanted, name)
+        trial.same(result, expected, name)
 
 
 @check("namespace.scalars")

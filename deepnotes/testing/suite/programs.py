@@ -1,4 +1,4 @@
-"""Level 3: training steps, by the backend's own Program or by the eager one."""
+"""Level 3: training steps by the backend's own Program, or by an EagerProgram if the backend has none."""
 
 import numpy as np
 
@@ -27,14 +27,15 @@ OPTIMIZERS: dict[str, Optimizer] = {name: optimizer() for name, optimizer in LIB
     "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
 }
 """All optimizers of the library and their variants, with options that keep the error bounds small."""
-LAST = {
+OUTPUT_ACTIVATIONS = {
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "categorical_cross_entropy": ["softmax"],
     "poisson": ["softplus", "exp"],
     "half_poisson_deviance": ["exp", "softplus"],
 }
-"""Activations of the last layer to check a loss with, if not the default ones."""
+"""For losses that do not accept every activation of the last layer: the activations to check."""
 TARGETS = {"unit": "bits", "simplex": "columns", "count": "bits", "real": "real"}
+"""For each kind of targets that a loss accepts: the targets of its training cases."""
 
 
 def small() -> list[Layer]:
@@ -43,7 +44,7 @@ def small() -> list[Layer]:
 
 
 def make_activation_check(name: str) -> CheckFunction:
-    """Return the check of the gradients of a network with one activation."""
+    """Return the check of gradients for one activation."""
 
     def run(trial: Trial) -> None:
         for dtype in DTYPES:
@@ -62,12 +63,12 @@ def _option_values(name: str) -> dict[str, float]:
 
 
 def make_loss_check(name: str) -> CheckFunction:
-    """Return the check of the gradients of a network with one loss."""
+    """Return the check of gradients for one loss."""
 
     def run(trial: Trial) -> None:
         targets = TARGETS[LOSSES[name].targets]
         for dtype in DTYPES:
-            for activation in LAST.get(name, ["identity", "softmax", "sigmoid"]):
+            for activation in OUTPUT_ACTIVATIONS.get(name, ["identity", "softmax", "sigmoid"]):
                 for weighted in (False, True):
                     layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
                     training = TrainingCase(layers, dtype, name, targets=targets, weighted=weighted)
@@ -83,7 +84,7 @@ def make_loss_check(name: str) -> CheckFunction:
 
 
 def make_optimizer_check(name: str) -> CheckFunction:
-    """Return the check of parameters, slots and losses after six updates by one optimizer."""
+    """Return the check of parameters, slots and losses after six updates with one optimizer."""
 
     def run(trial: Trial) -> None:
         for dtype in DTYPES:
@@ -97,57 +98,59 @@ def make_optimizer_check(name: str) -> CheckFunction:
 for _name in ACTIVATIONS:
     check(f"programs.activation.{_name}", "gradients of a whole network")(make_activation_check(_name))
 for _name in LOSSES:
-    check(f"programs.loss.{_name}", "cost and gradients, fused and not, weighted and not")(make_loss_check(_name))
+    check(f"programs.loss.{_name}", "cost and gradients, fused or not, weighted or not")(make_loss_check(_name))
 for _name in OPTIMIZERS:
     check(f"programs.optimizer.{_name}", "parameters, slots and losses after some updates")(make_optimizer_check(_name))
 
 
 @check("programs.ragged_batch")
 def ragged_batch(trial: Trial) -> None:
-    """A smaller last batch, of 1 sample, 2, or one less than the others, is averaged over its own samples."""
+    """A smaller last batch (of 1 sample, 2, or one less than the others) is averaged over its own samples."""
     for dtype in DTYPES:
         for samples in (9, 10, 15):
             check_training(
-                trial, TrainingCase(small(), dtype, samples=samples, updates=(samples,) * 2), f"{dtype} {samples} by 8"
+                trial,
+                TrainingCase(small(), dtype, samples=samples, call_sizes=(samples,) * 2),
+                f"{dtype} {samples} samples in batches of 8",
             )
 
 
 @check("programs.batches")
 def batches(trial: Trial) -> None:
-    """Batches of one sample, of all samples, and larger than the number of samples."""
+    """Training is correct for batches of one sample, of all samples, and larger than the number of samples."""
     for dtype in DTYPES:
-        for batch, updates in [(1, (5,)), (23, (23, 23)), (100, (23,)), (33, (70,))]:
+        for batch, call_sizes in [(1, (5,)), (23, (23, 23)), (100, (23,)), (33, (70,))]:
             check_training(
-                trial, TrainingCase(small(), dtype, batch=batch, updates=updates), f"{dtype} batches of {batch}"
+                trial, TrainingCase(small(), dtype, batch=batch, call_sizes=call_sizes), f"{dtype} batches of {batch}"
             )
 
 
 @check("programs.chunks")
 def chunks(trial: Trial) -> None:
-    """Splitting a training into calls changes nothing, and no batch affects the next one's buffers."""
+    """Splitting a training into calls changes nothing, and no batch affects the buffers of the next batch."""
     for dtype in DTYPES:
-        for updates in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
+        for call_sizes in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
             training = TrainingCase(
-                [Dense(7, "tanh"), Dropout(0.3), Dense(3)], dtype, optimizer=Adam(), updates=updates
+                [Dense(7, "tanh"), Dropout(0.3), Dense(3)], dtype, optimizer=Adam(), call_sizes=call_sizes
             )
-            check_training(trial, training, f"{dtype} {updates}")
+            check_training(trial, training, f"{dtype} {call_sizes}")
 
 
 @check("programs.sizes_in_turn")
 def sizes_in_turn(trial: Trial) -> None:
-    """One Program gives the same results for batches of varying sizes as a new Program for each."""
+    """One Program is correct for a sequence of batches of different sizes."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
         program = compile_program(trial.backend, training.plan)
         state, data = place_on(trial.backend, training)
         bounds = trial.bounds(dtype)
-        eager, (start, samples) = compile_program(bounds, training.plan), place_on(bounds, training)
+        eager, (expected_state, expected_data) = compile_program(bounds, training.plan), place_on(bounds, training)
         for size in (8, 3, 23, 1, 8, 5):
             order = np.arange(size)
-            wanted = eager.gradients(start, eager.batch(samples, order))  # type: ignore[attr-defined]
-            eager.update(start, wanted.flat, 0.05)
+            batch = eager.batch(expected_data, order)  # type: ignore[attr-defined]
+            eager.update(expected_state, eager.gradients(expected_state, batch).flat, 0.05)
             program.train(state, Batches(data, order, size, np.array([0.05])))
-            trial.compare(state.theta, start.theta, f"{dtype} after a batch of {size}")  # type: ignore[arg-type]
+            trial.compare(state.theta, expected_state.theta, f"{dtype} after a batch of {size}")  # type: ignore[arg-type]
 
 
 @check("programs.sample_weights")
@@ -159,19 +162,19 @@ def sample_weights(trial: Trial) -> None:
         state, data = place_on(trial.backend, training)
         program = compile_program(trial.backend, training.plan)
         for value in (1, 0):
-            w = trial.backend.from_numpy(np.full((1, 23), value, dtype))
-            found = program.gradients(state, Data(data.X, data.Y, w))
+            weights = np.full((1, 23), value, dtype)
+            result = program.gradients(state, Data(data.X, data.Y, trial.backend.from_numpy(weights)))
             bounds = trial.bounds(dtype)
-            start, samples = place_on(bounds, training)
-            ones = bounds.from_numpy(np.full((1, 23), value, dtype))
-            wanted = compile_program(bounds, training.plan).gradients(start, Data(samples.X, samples.Y, ones))
-            trial.compare(found.flat, wanted.flat, f"{dtype} weights of {value}")  # type: ignore[arg-type]
-            trial.compare(found.cost, wanted.cost, f"{dtype} weights of {value}: cost")  # type: ignore[arg-type]
+            expected_state, (X, Y, _) = place_on(bounds, training)
+            weighted = Data(X, Y, bounds.from_numpy(weights))
+            expected = compile_program(bounds, training.plan).gradients(expected_state, weighted)
+            trial.compare(result.flat, expected.flat, f"{dtype} weights of {value}")  # type: ignore[arg-type]
+            trial.compare(result.cost, expected.cost, f"{dtype} weights of {value}: cost")  # type: ignore[arg-type]
 
 
 @check("programs.objective")
 def objective(trial: Trial) -> None:
-    """Multiples of the mean loss, a mean over the sum of the weights, and L2 divided among the samples."""
+    """The cost may be a multiple of the mean loss, or a weighted mean, and L2 may be divided like the losses."""
     for dtype in DTYPES:
         for name, objective in {
             "scaled": Objective(3.0, 0.25),
@@ -198,11 +201,13 @@ def class_indices(trial: Trial) -> None:
 
 @check("programs.dropout")
 def dropout(trial: Trial) -> None:
-    """Masks are those of the notes, different for each step, layer and seed, and independent of the batch."""
+    """Dropout masks match the equation, differ for each step, layer and seed, and do not depend on the batch."""
     for dtype in DTYPES:
         for seed in (0, 2**63 + 11):
             layers: list[Layer] = [Dropout(0.2), Dense(9, "tanh"), Dropout(0.5), Dense(3)]
-            check_training(trial, TrainingCase(layers, dtype, seed=seed, updates=(23, 23, 23)), f"{dtype} seed {seed}")
+            check_training(
+                trial, TrainingCase(layers, dtype, seed=seed, call_sizes=(23, 23, 23)), f"{dtype} seed {seed}"
+            )
 
 
 @check("programs.layouts")
@@ -222,61 +227,62 @@ def layouts(trial: Trial) -> None:
 
 @check("programs.widths")
 def widths(trial: Trial) -> None:
-    """Layers of one neuron, of prime numbers and powers of two, wide layers, and a single layer."""
+    """Training is correct for one layer or several, of 1 neuron, a prime number, a power of two, or many."""
     for dtype in DTYPES:
         for sizes in [(1,), (1, 1), (31, 37, 2), (64, 128, 10), (130, 3)]:
             layers: list[Layer] = [*(Dense(n, "tanh") for n in sizes[:-1]), Dense(sizes[-1])]
-            training = TrainingCase(layers, dtype, inputs=67, samples=40, batch=17, updates=(40,))
+            training = TrainingCase(layers, dtype, inputs=67, samples=40, batch=17, call_sizes=(40,))
             check_training(trial, training, f"{dtype} 67-{'-'.join(map(str, sizes))}")
 
 
 @check("programs.large")
 def large(trial: Trial) -> None:
-    """Products of matrices larger than a core's cache."""
+    """Gradients are correct if the matrices are larger than a core's cache."""
     layers: list[Layer] = [Dense(611, "relu"), Dense(389, "tanh"), Dense(10, "softmax")]
     samples = 150 if trial.quick else 700
     training = TrainingCase(
         layers, "float32", "categorical_cross_entropy", inputs=784, samples=samples, batch=samples, targets="labels",
-        updates=(samples,),
+        call_sizes=(samples,),
     )  # fmt: skip
     check_gradients(trial, training, f"float32 784-611-389-10, {samples} samples")
 
 
 @check("programs.update")
 def update(trial: Trial) -> None:
-    """An update with a gradient that the caller supplies."""
+    """``Program.update`` applies a gradient that the caller supplies."""
     for dtype in DTYPES:
         for name, optimizer in OPTIMIZERS.items():
             training = TrainingCase(small(), dtype, optimizer=optimizer, clip=0.5)
             g = np.random.default_rng(3).normal(size=training.plan.layout.size).astype(dtype)
             bounds = trial.bounds(dtype)
-            (start, _), (state, _) = place_on(bounds, training), place_on(trial.backend, training)
+            (expected_state, _), (state, _) = place_on(bounds, training), place_on(trial.backend, training)
             reference, program = compile_program(bounds, training.plan), compile_program(trial.backend, training.plan)
             for rate in (0.1, 0.05):
-                reference.update(start, bounds.from_numpy(g), rate)
+                reference.update(expected_state, bounds.from_numpy(g), rate)
                 program.update(state, trial.backend.from_numpy(g), rate)
-            trial.compare(state.theta, start.theta, f"{dtype} {name}")  # type: ignore[arg-type]
-            trial.that(state.step == 2, f"{dtype} {name}: two steps counted")
+            trial.compare(state.theta, expected_state.theta, f"{dtype} {name}")  # type: ignore[arg-type]
+            trial.that(state.step == 2, f"{dtype} {name}: the state counts two steps")
 
 
 @check("programs.not_finite")
 def not_finite(trial: Trial) -> None:
-    """A cost or gradient that is not finite stops a training before its update, with unchanged parameters."""
+    """A cost or gradient that is not finite stops training before that update, with unchanged parameters."""
     for dtype in DTYPES:
         for value in (np.nan, np.inf):
             training = TrainingCase(small(), dtype)
             state, data = place_on(trial.backend, training)
             X = training.data()[0].copy()
             X[2, 12] = value
-            with_value = Data(trial.backend.from_numpy(X), data.Y)
+            bad_data = Data(trial.backend.from_numpy(X), data.Y)
             program = compile_program(trial.backend, training.plan)
             with np.errstate(all="ignore"):
-                chunk = program.train(state, Batches(with_value, np.arange(23), 8, np.full(3, 0.05)))
+                chunk = program.train(state, Batches(bad_data, np.arange(23), 8, np.full(3, 0.05)))
                 bounds = trial.bounds(dtype)
-                start, samples = place_on(bounds, training)
+                expected_state, expected_data = place_on(bounds, training)
                 eager = compile_program(bounds, training.plan)
-                eager.update(start, eager.gradients(start, eager.batch(samples, np.arange(8))).flat, 0.05)  # type: ignore[attr-defined]
-            trial.that(chunk.steps == 1, f"{dtype} {value}: one update made, before the batch with it")
-            if np.isnan(value):  # tanh of infinity is 1, so that the gradient is what is not finite
-                trial.that(np.isnan(chunk.cost), f"{dtype}: the cost of that batch is told")
-            trial.compare(state.theta, start.theta, f"{dtype} {value}: θ")  # type: ignore[arg-type]
+                batch = eager.batch(expected_data, np.arange(8))  # type: ignore[attr-defined]
+                eager.update(expected_state, eager.gradients(expected_state, batch).flat, 0.05)
+            trial.that(chunk.steps == 1, f"{dtype} {value}: one update, before the batch that contains {value}")
+            if np.isnan(value):  # infinity makes only the gradient non-finite, since tanh of infinity is 1
+                trial.that(np.isnan(chunk.cost), f"{dtype}: the cost of that batch is reported")
+            trial.compare(state.theta, expected_state.theta, f"{dtype} {value}: θ")  # type: ignore[arg-type]

@@ -15,7 +15,8 @@ from deepnotes.testing.checks import DTYPES, NotApplicable, Trial, check
 from deepnotes.utils.errors import BackendUnavailable
 
 
-def _registered(trial: Trial) -> str:
+def _registered_name(trial: Trial) -> str:
+    """Return the backend's name; raise NotApplicable unless the registry returns this backend for the name."""
     name, options = trial.backend.name, trial.backend.options
     try:
         known = name in registered_backends() and get_backend(name, **options) is trial.backend
@@ -60,8 +61,8 @@ def _in_threads(functions: list[Any]) -> list[Any]:
 
 @check("selection.by_name")
 def by_name(trial: Trial) -> None:
-    """A name alcopiers gives the same backend; a ``with`` block selects it and restores the previous one."""
-    name = _registered(trial)
+    """A name always gives the same backend; a ``with`` block selects it and restores the previous one."""
+    name = _registered_name(trial)
     before = get_backend()
     with use_backend(name, **trial.backend.options) as chosen:
         trial.that(chosen is trial.backend and get_backend() is trial.backend, "use_backend selects it")
@@ -72,8 +73,8 @@ def by_name(trial: Trial) -> None:
 
 @check("selection.threads")
 def selection_per_thread(trial: Trial) -> None:
-    """A selection in one thread is not seen in another."""
-    name = _registered(trial)
+    """Selecting a backend in one thread does not change the selection in another."""
+    name = _registered_name(trial)
     before = get_backend()
     inside = threading.Event()
     done = threading.Event()
@@ -83,14 +84,14 @@ def selection_per_thread(trial: Trial) -> None:
             inside.set()
             done.wait(30)
 
-    def look() -> Any:
+    def read_selection() -> Any:
         inside.wait(30)
         try:
             return get_backend()
         finally:
             done.set()
 
-    trial.that(_in_threads([select, look])[1] is before, "the backend of another thread while this one is selected")
+    trial.that(_in_threads([select, read_selection])[1] is before, "an unchanged selection in the other thread")
 
 
 @check("selection.copies")
@@ -98,7 +99,7 @@ def copies(trial: Trial) -> None:
     """A deep copy or a pickle of a network predicts the same, and training it leaves the original unchanged."""
     copiers: dict[str, Callable[[Network], Network]] = {"deepcopy": copy.deepcopy}
     try:
-        _registered(trial)
+        _registered_name(trial)
         copiers["pickle"] = lambda net: pickle.loads(pickle.dumps(net))
     except NotApplicable:
         pass
@@ -107,33 +108,33 @@ def copies(trial: Trial) -> None:
         net = _network(trial, dtype)
         net.fit(X, y, epochs=1)
         for name, copier in copiers.items():
-            other = copier(net)
-            wanted = net.predict(X).copy()
-            trial.same(other.predict(X), wanted, f"{dtype}: predictions of the copy by {name}")
-            other.fit(X, y, epochs=1)
-            trial.same(net.predict(X), wanted, f"{dtype}: predictions after the copy by {name} was trained")
+            duplicate = copier(net)
+            expected = net.predict(X).copy()
+            trial.same(duplicate.predict(X), expected, f"{dtype}: predictions of the copy by {name}")
+            duplicate.fit(X, y, epochs=1)
+            trial.same(net.predict(X), expected, f"{dtype}: predictions after the copy by {name} was trained")
 
 
 @check("selection.concurrent_predictions")
 def concurrent_predictions(trial: Trial) -> None:
-    """A network predicts the same in eight threads at once as in one."""
+    """Eight threads that predict with one network at the same time get the results of a single thread."""
     X, y = _data(trial)
     net = _network(trial)
     net.fit(X, y, epochs=1)
     parts = [X[:, i : i + 1 + 5 * i] for i in range(8)]
-    wanted = [net.predict(part).copy() for part in parts]
+    expected = [net.predict(part).copy() for part in parts]
 
     def predict(i: int) -> list[np.ndarray]:
         return [net.predict(parts[i]) for _ in range(5 if trial.quick else 20)]
 
     for i, results in enumerate(_in_threads([lambda i=i: predict(i) for i in range(8)])):
-        for found in results:
-            trial.same(found, wanted[i], f"{parts[i].shape[1]} samples in thread {i}")
+        for result in results:
+            trial.same(result, expected[i], f"{parts[i].shape[1]} samples in thread {i}")
 
 
 @check("selection.concurrent_training")
 def concurrent_training(trial: Trial) -> None:
-    """Networks trained in four threads at once equal networks trained one after the other."""
+    """Networks trained in four threads at once equal a network trained alone."""
     X, y = _data(trial)
 
     def train() -> np.ndarray:
@@ -141,6 +142,6 @@ def concurrent_training(trial: Trial) -> None:
         net.fit(X, y, epochs=2, batch_size=16)
         return net.flat()
 
-    wanted = train()
-    for found in _in_threads([train] * 4):
-        trial.same(found, wanted, "parameters of a network trained at the same time as three others")
+    expected = train()
+    for result in _in_threads([train] * 4):
+        trial.same(result, expected, "parameters of a network trained at the same time as three others")

@@ -15,7 +15,7 @@ from deepnotes.testing.training_cases import TrainingCase, compile_inference, co
 
 
 def make_nan_check(name: str) -> CheckFunction:
-    """Return the check that an activation passes NaN on, forward and backward, in the same element."""
+    """Return the check that an activation propagates NaN forward and backward, as its equation does."""
 
     def run(trial: Trial) -> None:
         for dtype in DTYPES:
@@ -30,14 +30,14 @@ def make_nan_check(name: str) -> CheckFunction:
                     call(f"{name}_backward", {}),
                     arguments,
                     dtype,
-                    f"{dtype} backward, in {'dA' if position == 0 else 'Z'}",
+                    f"{dtype} backward, NaN in {'dA' if position == 0 else 'Z'}",
                 )
 
     return run
 
 
 def make_extremes_check(name: str) -> CheckFunction:
-    """Return the check of an activation at infinity, and at large numbers that a naive formula turns into NaN."""
+    """Return the check of an activation at infinity, and at large numbers for which a naive formula gives NaN."""
 
     def run(trial: Trial) -> None:
         for dtype in DTYPES:
@@ -52,21 +52,21 @@ def make_extremes_check(name: str) -> CheckFunction:
             if name == "softmax":
                 columns = np.array([[1e4, -1e4, 0], [1e4, 1e4, -1e4], [-1e4, 0, -1e4]])
                 trial.check(call(name, {}), [columns], dtype, f"{dtype} columns of large logits")
-            backward = np.array([[1e4, -1e4, 300.0, -300.0]])
-            arguments = [np.ones((1, 4)), backward, Derived(name, 1)]
+            Z_backward = np.array([[1e4, -1e4, 300.0, -300.0]])
+            arguments = [np.ones((1, 4)), Z_backward, Derived(name, 1)]
             trial.check(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} backward")
 
     return run
 
 
 for _name in ACTIVATIONS:
-    check(f"semantics.nan.{_name}", "NaN in one element of the input affects no other element")(make_nan_check(_name))
-    check(f"semantics.extremes.{_name}", "infinity and large numbers")(make_extremes_check(_name))
+    check(f"semantics.nan.{_name}", "NaN reaches the elements that depend on it, no others")(make_nan_check(_name))
+    check(f"semantics.extremes.{_name}", "correct at infinity and at large numbers")(make_extremes_check(_name))
 
 
 @check("semantics.nan.namespace")
 def nan_in_namespace(trial: Trial) -> None:
-    """NaN in maximum, minimum, where, sums, products and comparisons."""
+    """Functions and operators propagate NaN as NumPy does: maxima, sums, products, comparisons, exp, log, ..."""
 
     def functions(ops: Ops, x: Any, y: Any) -> Any:
         xp = ops.xp
@@ -101,12 +101,12 @@ def empty(trial: Trial) -> None:
         for name in ACTIVATIONS:
             trial.check(call(name, {}), [np.zeros((3, 0))], dtype, f"{dtype} {name}")
         trial.check(call("linear", {}), [np.ones((2, 3)), np.ones((3, 0)), np.ones((2, 1))], dtype, f"{dtype} linear")
-        nothing = np.zeros(0, np.int64)
-        trial.check(call("gather", {}), [np.ones((3, 4)), nothing], dtype, f"{dtype} gather")
+        no_indices = np.zeros(0, np.int64)
+        trial.check(call("gather", {}), [np.ones((3, 4)), no_indices], dtype, f"{dtype} gather")
         training = TrainingCase(small(), dtype, samples=0)
         state, data = place_on(trial.backend, training)
-        found = compile_inference(trial.backend, training).predict(state.theta, data.X)
-        trial.same(found, np.zeros((3, 0), dtype), f"{dtype} predict")
+        result = compile_inference(trial.backend, training).predict(state.theta, data.X)
+        trial.same(result, np.zeros((3, 0), dtype), f"{dtype} predict")
 
 
 DERIVATIVES_AT_KINKS = {"relu": [0, 0, 2], "leaky_relu": [0.002, 0.002, 2], "elu": [2, 2, 2]}
@@ -115,21 +115,23 @@ DERIVATIVES_AT_KINKS = {"relu": [0, 0, 2], "leaky_relu": [0.002, 0.002, 2], "elu
 
 @check("semantics.ties")
 def ties(trial: Trial) -> None:
-    """Derivatives at kinks are those of the notes: 0 for relu, slope for leaky_relu, alpha for elu, 0 for losses."""
+    """Derivatives at kinks follow the notes: 0 for relu, slope for leaky_relu, alpha for elu, 0 for losses."""
     for dtype in DTYPES:
         Z, dA = np.array([[0.0, -0.0, 1.0, -1.0]]), np.full((1, 4), 2.0)
         A = np.array([[0.0, 0, 1, -1]])
-        for name, wanted in DERIVATIVES_AT_KINKS.items():
+        for name, expected in DERIVATIVES_AT_KINKS.items():
             arguments = [dA, Z, Derived(name, 1)]
             trial.check(call(f"{name}_backward", {}), arguments, dtype, f"{dtype} {name}_backward")
-            found = getattr(trial.backend.ops, f"{name}_backward")(
+            result = getattr(trial.backend.ops, f"{name}_backward")(
                 *(trial.backend.from_numpy(x.astype(dtype)) for x in (dA, Z, A))
             )
-            near = np.abs(trial.host(found)[0, :3] - np.array(wanted)) <= 4 * UNIT[dtype] * 2
-            trial.that(near.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {wanted} for a dA of 2")
+            is_close = np.abs(trial.host(result)[0, :3] - np.array(expected)) <= 4 * UNIT[dtype] * 2
+            trial.that(is_close.all(), f"{dtype} {name}_backward at 0, -0 and 1 gives {expected} for a dA of 2")
         E = np.zeros((2, 3))
         for name in ("mean_absolute_error", "huber", "mean_squared_error"):
-            trial.check(call(f"{name}_derivative", {}), [E, E], dtype, f"{dtype} {name}_derivative of no error")
+            trial.check(
+                call(f"{name}_derivative", {}), [E, E], dtype, f"{dtype} {name}_derivative where the error is 0"
+            )
         trial.check(call("softmax", {}), [np.zeros((4, 3))], dtype, f"{dtype} softmax of equal logits")
 
 
@@ -143,24 +145,25 @@ def subnormals(trial: Trial) -> None:
         trial.same(on_backend + 0 * on_backend, x, f"{dtype} x + 0")
         trial.same(on_backend * 1.0, x, f"{dtype} x * 1")
         trial.same(trial.backend.ops.relu(on_backend), np.maximum(x, 0), f"{dtype} relu")
-        half = np.full((1, 1), tiny, dtype)
-        trial.same(trial.backend.from_numpy(half) * 0.5, half * 0.5, f"{dtype} tiny / 2")
+        smallest_normal = np.full((1, 1), tiny, dtype)
+        trial.same(trial.backend.from_numpy(smallest_normal) * 0.5, smallest_normal * 0.5, f"{dtype} tiny / 2")
 
 
-def _lattice(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def _draw_small_integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.integers(-8, 9, shape).astype(np.float64)
 
 
 def _converter(trial: Trial, dtype: str) -> Callable[[np.ndarray], Any]:
+    """Return a function that rounds a host array to `dtype` and copies it to the backend."""
     return lambda x: trial.backend.from_numpy(x.astype(dtype))
 
 
 @check("semantics.lattice")
 def lattice(trial: Trial) -> None:
-    """Products, sums and means of small integers are exact, since all their partial sums are."""
+    """Products, sums and means of small integers are exact, since all their partial sums are exact."""
     for dtype in DTYPES:
         for n, k, m in [(1, 1, 1), (3, 5, 8), (17, 33, 64), (64, 129, 16), (130, 64, 256)]:
-            W, A, b, dZ = (_lattice(trial.rng, *shape) for shape in [(n, k), (k, m), (n, 1), (n, m)])
+            W, A, b, dZ = (_draw_small_integers(trial.rng, *shape) for shape in [(n, k), (k, m), (n, 1), (n, m)])
             ops, put = trial.backend.ops, _converter(trial, dtype)
             where = f"{dtype} ({n}, {k}, {m})"
             trial.same(ops.linear(put(W), put(A), put(b)), (W @ A + b).astype(dtype), f"{where} linear")
@@ -173,7 +176,7 @@ def lattice(trial: Trial) -> None:
 
 @check("semantics.precision")
 def precision(trial: Trial) -> None:
-    """Products of odd weights above 4096 with -1, 0 and 1 are exact in float32; factors rounded to TF32 are not."""
+    """Products of odd weights above 4096 with -1, 0 and 1 are exact in float32, but not with factors in TF32."""
     if trial.backend.matmul_precision != "highest":
         raise NotApplicable(f"the backend states that its products have {trial.backend.matmul_precision!r} precision")
     W = 4097.0 + 2 * trial.rng.integers(0, 1000, (64, 64))
@@ -193,12 +196,12 @@ def precision(trial: Trial) -> None:
 
 @check("semantics.bias")
 def bias(trial: Trial) -> None:
-    """Rounding is unbiased: the mean error of results on positive numbers is far below one rounding error.
+    """Rounding is unbiased: for positive numbers, the mean error of the results is far below one rounding error.
 
-    Each of N results has k rounding errors within u, up as often as down. By Hoeffding's inequality, their mean exceeds
-    ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``, which is negligible for ten thousand results. Where
-    products round their factors, the mean rounding error of 6,400 elements of each factor adds up to ``0.1 u``, with u
-    of the factors' precision.
+    Each of N results has k rounding errors within ±u, of either sign with equal probability. By Hoeffding's inequality,
+    their mean exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``, which is negligible for ten
+    thousand results. If products round their factors to a precision with unit roundoff v, the mean rounding error of
+    the 6,400 elements of each factor adds up to ``0.1 v``.
     """
     rng = trial.rng
 
@@ -227,20 +230,20 @@ def bias(trial: Trial) -> None:
         for name, (function, arguments, roundings) in cases.items():
             hosts = [x.astype(dtype) for x in arguments]
             reference = trial.bounds(dtype)
-            wanted = function(reference.ops, *map(reference.from_numpy, hosts)).value
-            found = trial.host(function(trial.backend.ops, *map(trial.backend.from_numpy, hosts)))
-            signed = float(np.mean((found.astype(wanted.dtype) - wanted) / abs(wanted)))
+            expected = function(reference.ops, *map(reference.from_numpy, hosts)).value
+            result = trial.host(function(trial.backend.ops, *map(trial.backend.from_numpy, hosts)))
+            mean_error = float(np.mean((result.astype(expected.dtype) - expected) / abs(expected)))
             factor_precision = trial.products(dtype) if roundings >= 64 and name != "bias_gradient" else None
             limit = 0.1 * roundings**0.5 * u + (0.2 * UNIT[factor_precision] if factor_precision else 0.0)
-            trial.compared += found.size
-            if abs(signed) / limit > trial.worst:
-                trial.worst, trial.where = abs(signed) / limit, f"{dtype} {name}"
-            trial.that(abs(signed) <= limit, f"{dtype} {name}: a mean error within ±{limit:.2g}, found {signed:.2g}")
+            trial.compared += result.size
+            if abs(mean_error) / limit > trial.worst:
+                trial.worst, trial.where = abs(mean_error) / limit, f"{dtype} {name}"
+            trial.that(abs(mean_error) <= limit, f"{dtype} {name}: mean error {mean_error:.2g}, within ±{limit:.2g}")
 
 
 @check("semantics.stale")
 def stale(trial: Trial) -> None:
-    """New data are used by the next call, and later calls do not overwrite earlier results."""
+    """Each call uses its own data, and later calls do not overwrite earlier results."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
         program = compile_program(trial.backend, training.plan)
@@ -250,9 +253,9 @@ def stale(trial: Trial) -> None:
         before = trial.host(first.flat).copy()
         outputs = inference.predict(state.theta, data.X)
         outputs_before = trial.host(outputs).copy()
-        other = trial.backend.from_numpy(training.data()[0][:, ::-1].copy())
-        program.gradients(state, type(data)(other, data.Y))
-        inference.predict(state.theta, other)
+        reversed_X = trial.backend.from_numpy(training.data()[0][:, ::-1].copy())
+        program.gradients(state, type(data)(reversed_X, data.Y))
+        inference.predict(state.theta, reversed_X)
         trial.same(first.flat, before, f"{dtype}: a gradient after the next one was computed")
         trial.same(outputs, outputs_before, f"{dtype}: outputs after the next ones were computed")
         again = program.gradients(state, data)

@@ -1,4 +1,4 @@
-"""Accuracy on inputs that lose digits: the tails of activations and losses, and sums over many samples."""
+"""Accuracy where digits are easily lost: in the tails of activations and losses, and in sums over many samples."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,35 +19,38 @@ from deepnotes.testing.training_cases import (
 )
 
 
-def _round_to_8_bits(x: np.ndarray) -> np.ndarray:
-    """Return numbers close to x that are exact in every precision of products."""
+def _round_to_7_bits(x: np.ndarray) -> np.ndarray:
+    """Round x to 7 significant bits, so that the numbers are exact at every precision of products."""
     mantissa, exponent = np.frexp(x)
-    found: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
-    return found
+    rounded: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
+    return rounded
 
 
-LOGITS = _round_to_8_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
+LOGITS = _round_to_7_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
 TARGETS = (0.0, 1e-3, 0.5, 0.9, 0.999, 1.0)
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus")
-MANY = 100_000
+MANY_SAMPLES = 100_000
 """A number of samples at which sequential summation in single precision loses four digits."""
 
 
 def _sigmoid_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and targets, shape (1, m): each logit with each target."""
+    """Return logits and targets, shape (1, m), for each pair of a logit and a target."""
     Z, Y = np.meshgrid(LOGITS, TARGETS)
     return Z.reshape(1, -1), Y.reshape(1, -1)
 
 
 def _softmax_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and targets, shape (3, m): each lead of the right class, certain or likely targets, and ties."""
-    ahead = np.vstack([LOGITS, np.zeros_like(LOGITS), np.full_like(LOGITS, -0.5)])
-    certain = np.zeros_like(ahead)
+    """Return logits and targets, shape (3, m).
+
+    The first class leads by each of the logits, with a certain and with an uncertain target; three samples have ties.
+    """
+    leads = np.vstack([LOGITS, np.zeros_like(LOGITS), np.full_like(LOGITS, -0.5)])
+    certain = np.zeros_like(leads)
     certain[0] = 1
-    likely = np.array([[0.75], [0.125], [0.125]]) + 0 * LOGITS
+    uncertain = np.array([[0.75], [0.125], [0.125]]) + 0 * LOGITS
     ties = np.array([[3.0, 0, -50], [3, 0, -50], [3, -9, -50]])
-    Z = np.hstack([ahead, ahead, ties])
-    return Z, np.hstack([certain, likely, np.eye(3)])
+    Z = np.hstack([leads, leads, ties])
+    return Z, np.hstack([certain, uncertain, np.eye(3)])
 
 
 @check("semantics.tails")
@@ -59,14 +62,16 @@ def tails(trial: Trial) -> None:
             trial.check(call(name, {}), [LOGITS[None]], dtype, f"{dtype} {name}")
         trial.check(call("sigmoid_cross_entropy", {}), _sigmoid_inputs(), dtype, f"{dtype} sigmoid_cross_entropy")
         trial.check(call("softmax_cross_entropy", {}), _softmax_inputs(), dtype, f"{dtype} softmax_cross_entropy")
-        near = np.array([eps, 4 * eps, 1e-3, 0.5, 1 - 1e-3, 1 - 4 * eps, 1 - eps])
-        A, Y = (x.reshape(1, -1) for x in np.meshgrid(near, [0.0, 1.0]))
+        outputs = np.array([eps, 4 * eps, 1e-3, 0.5, 1 - 1e-3, 1 - 4 * eps, 1 - eps])
+        A, Y = (x.reshape(1, -1) for x in np.meshgrid(outputs, [0.0, 1.0]))
         for end in ("", "_derivative"):
             for name in ("binary_cross_entropy", "categorical_cross_entropy", "poisson"):
                 trial.check(call(name + end, {}), [A, Y], dtype, f"{dtype} {name}{end}")
-            close = np.array([[2 - 2 * eps, 2, 2 + 2 * eps, 2 + 1e-3]])
+            near_target = np.array([[2 - 2 * eps, 2, 2 + 2 * eps, 2 + 1e-3]])
             for name in ("mean_squared_error", "mean_absolute_error", "huber", "poisson"):
-                trial.check(call(name + end, {}), [close, np.full((1, 4), 2.0)], dtype, f"{dtype} {name}{end} close")
+                trial.check(
+                    call(name + end, {}), [near_target, np.full((1, 4), 2.0)], dtype, f"{dtype} {name}{end} near 2"
+                )
 
 
 def _identity_case(name: str, dtype: str, targets: str) -> tuple[TrainingCase, np.ndarray]:
@@ -86,26 +91,26 @@ def _identity_cases(trial: Trial, dtype: str) -> Any:
             if targets == "labels":
                 certain = Y.max(axis=0) == 1
                 X, Y = X[:, certain], Y[:, certain]
-            wanted = getattr(ops, f"{name}_cross_entropy")(put(X), put(Y))
+            expected = getattr(ops, f"{name}_cross_entropy")(put(X), put(Y))
             labels = Y.argmax(axis=0)[None] if targets == "labels" else Y
-            yield f"{dtype} {name}, {targets}", *_identity_case(name, dtype, targets), X, labels, wanted
+            yield f"{dtype} {name}, {targets}", *_identity_case(name, dtype, targets), X, labels, expected
 
 
 @check("inference.tails")
 def inference_tails(trial: Trial) -> None:
-    """Losses of samples with logits from -100 to 100, with right and wrong targets, one-hot and as class indices."""
+    """Losses are accurate for logits from -100 to 100, and for right and wrong targets, one-hot or as class indices."""
     for dtype in DTYPES:
-        for where, training, theta, X, Y, wanted in _identity_cases(trial, dtype):
+        for where, training, theta, X, Y, expected in _identity_cases(trial, dtype):
             put = trial.backend.from_numpy
             inference = compile_inference(trial.backend, training)
-            trial.compare(inference.losses(put(theta), put(X), put(Y), training.plan.loss)[1], wanted, where)
+            trial.compare(inference.losses(put(theta), put(X), put(Y), training.plan.loss)[1], expected, where)
 
 
 @check("programs.tails")
 def programs_tails(trial: Trial) -> None:
-    """Costs of batches of one sample with logits from -100 to 100, with right and wrong targets."""
+    """Costs of batches of one sample are accurate for logits from -100 to 100, and for right and wrong targets."""
     for dtype in DTYPES:
-        for where, training, theta, X, Y, wanted in _identity_cases(trial, dtype):
+        for where, training, theta, X, Y, expected in _identity_cases(trial, dtype):
             put = trial.backend.from_numpy
             program = compile_program(trial.backend, training.plan)
             data = Data(put(X), put(Y))
@@ -113,11 +118,11 @@ def programs_tails(trial: Trial) -> None:
                 for sample in range(0, X.shape[1], 7 if trial.quick else 1):
                     batches = Batches(data, np.array([sample]), 1, np.array([1e-3]))
                     chunk = program.train(State(put(theta.copy())), batches)
-                    check_number(trial, chunk.cost, wanted[0, sample], f"{where}, logits {X[:, sample]}")
+                    check_number(trial, chunk.cost, expected[0, sample], f"{where}, logits {X[:, sample]}")
 
 
 def _sample_count(trial: Trial) -> int:
-    return MANY // 4 if trial.quick else MANY
+    return MANY_SAMPLES // 4 if trial.quick else MANY_SAMPLES
 
 
 @check("semantics.many_samples")
@@ -134,7 +139,7 @@ def many_samples(trial: Trial) -> None:
 
 @dataclass(frozen=True)
 class EqualSamples(TrainingCase):
-    """A training whose samples are all equal."""
+    """A training case whose samples are all equal."""
 
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return X, Y and weights."""
@@ -144,12 +149,12 @@ class EqualSamples(TrainingCase):
 
 @check("programs.many_samples")
 def programs_many_samples(trial: Trial) -> None:
-    """One update on a large batch of equal samples, weighted and not."""
+    """An update on a large batch of equal samples is within its error bound, with and without weights."""
     m = _sample_count(trial)
     for dtype in DTYPES:
         for weighted in (False, True):
             training = EqualSamples(
-                [Dense(3)], dtype, inputs=2, samples=m, batch=m, updates=(m,), rate=1.0, weighted=weighted
+                [Dense(3)], dtype, inputs=2, samples=m, batch=m, call_sizes=(m,), rate=1.0, weighted=weighted
             )
             where = f"{dtype} {m} samples{', weighted' if weighted else ''}"
             check_training(trial, training, where, random=False)

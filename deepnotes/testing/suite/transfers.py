@@ -24,13 +24,13 @@ def round_trip(trial: Trial) -> None:
     special = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5]])
     for dtype in DTYPES:
         trial.same(backend.from_numpy(special.astype(dtype)), special.astype(dtype), f"{dtype} NaN and infinity")
-        for layout, laid_out in LAYOUTS.items():
-            x = laid_out(trial.rng.normal(size=(6, 11)).astype(dtype))
+        for layout, to_layout in LAYOUTS.items():
+            x = to_layout(trial.rng.normal(size=(6, 11)).astype(dtype))
             trial.same(backend.from_numpy(x), np.array(x), f"{dtype} {layout}")
 
 
 @check("transfers.dtype")
-def dtype_asked_for(trial: Trial) -> None:
+def dtype_conversion(trial: Trial) -> None:
     """``from_numpy`` converts to the requested dtype."""
     for dtype in DTYPES:
         for other in DTYPES:
@@ -41,18 +41,18 @@ def dtype_asked_for(trial: Trial) -> None:
 
 @check("transfers.views")
 def views(trial: Trial) -> None:
-    """Slices and transposes of arrays on the backend come to the host with the right elements."""
+    """Slices and transposes of arrays on the backend are copied to the host with the right elements."""
     for dtype in DTYPES:
         x = trial.rng.normal(size=(6, 11)).astype(dtype)
         on_backend = trial.backend.from_numpy(x)
-        for name, found, wanted in [
+        for name, result, expected in [
             ("transpose", on_backend.T, x.T),
-            ("every second", on_backend[::2, ::3], x[::2, ::3]),
-            ("a row", on_backend[2, :], x[2, :]),
+            ("strided slice", on_backend[::2, ::3], x[::2, ::3]),
+            ("row", on_backend[2, :], x[2, :]),
             ("columns", on_backend[:, 3:7], x[:, 3:7]),
-            ("nothing", on_backend[:, 4:4], x[:, 4:4]),
+            ("empty slice", on_backend[:, 4:4], x[:, 4:4]),
         ]:
-            trial.same(found, np.ascontiguousarray(wanted), f"{dtype} {name}")
+            trial.same(result, np.ascontiguousarray(expected), f"{dtype} {name}")
 
 
 @check("transfers.write")
@@ -62,12 +62,12 @@ def write(trial: Trial) -> None:
     for dtype in DTYPES:
         flat, values = np.arange(9).astype(dtype), np.array([-1, -2, -3], dtype)
         for start in (0, 4, 6):
-            wanted = flat.copy()
-            wanted[start : start + 3] = values
-            found = backend.write(backend.from_numpy(flat.copy()), start, backend.from_numpy(values.copy()))
-            trial.same(found, wanted, f"{dtype} from {start} on")
-        found = backend.write(backend.from_numpy(flat.copy()), 0, backend.from_numpy(flat[::-1].copy()))
-        trial.same(found, flat[::-1], f"{dtype} all")
+            expected = flat.copy()
+            expected[start : start + 3] = values
+            result = backend.write(backend.from_numpy(flat.copy()), start, backend.from_numpy(values.copy()))
+            trial.same(result, expected, f"{dtype} at {start}")
+        result = backend.write(backend.from_numpy(flat.copy()), 0, backend.from_numpy(flat[::-1].copy()))
+        trial.same(result, flat[::-1], f"{dtype} whole buffer")
 
 
 @check("transfers.ownership")
@@ -102,11 +102,11 @@ def identity(trial: Trial) -> None:
         net = Network([Dense(4)], 4, backend=trial.backend, dtype=dtype, seed=0)
         net.parameters["W1"] = np.eye(4, dtype=dtype)
         X = trial.rng.normal(size=(4, 9)).astype(dtype)
-        if trial.products(dtype):  # rounded factors: use numbers of few bits
+        if trial.products(dtype):  # products round their factors, which is exact for numbers of few bits
             X = np.round(16 * X) / 16
         before = X.copy()
         A = net.predict(X)
-        trial.that(isinstance(A, np.ndarray) and A.dtype == dtype, f"{dtype}: NumPy in, NumPy of the same dtype out")
+        trial.that(isinstance(A, np.ndarray) and A.dtype == dtype, f"{dtype}: a NumPy array of the same dtype")
         trial.same(A, before, f"{dtype}: the prediction")
         if A.flags.writeable:
             A[:] = 0
@@ -115,14 +115,14 @@ def identity(trial: Trial) -> None:
 
 @check("transfers.native")
 def native(trial: Trial) -> None:
-    """Arrays of the backend as input give an array of the backend, equal to the result for host arrays."""
+    """For arrays of the backend, predictions are arrays of the backend, and results equal those for host arrays."""
     for dtype in DTYPES:
         net = Network([Dense(5, "tanh"), Dense(2)], 4, backend=trial.backend, dtype=dtype, seed=0)
         X, Y = trial.rng.normal(size=(4, 9)).astype(dtype), trial.rng.normal(size=(2, 9)).astype(dtype)
         on_backend = trial.backend.from_numpy(X)
         A = net.predict(on_backend)
-        trial.that(trial.backend.is_array(A), f"{dtype}: an array of the backend for one of the backend")
-        trial.same(A, net.predict(X), f"{dtype}: predictions of the backend's array and the host's")
+        trial.that(trial.backend.is_array(A), f"{dtype}: predictions that are an array of the backend")
+        trial.same(A, net.predict(X), f"{dtype}: predictions for the backend's array and the host's")
         start = net.flat()
         results = []
         for data in ((X, Y), (on_backend, trial.backend.from_numpy(Y))):

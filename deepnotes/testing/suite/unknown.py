@@ -41,7 +41,7 @@ class SlowAdam(Adam):
 class Square(ActivationFunction):
     """``a = z²``."""
 
-    name = "relu"  # as that of the library: backends must go by the class, not by the name
+    name = "relu"  # the name of a library function: backends must check the class, not the name
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         """Return ``z²``."""
@@ -88,13 +88,13 @@ class Doubled(Dense):
 
 @check("programs.unknown_parts")
 def unknown_parts(trial: Trial) -> None:
-    """Optimizers, activations, losses and layers without a kernel, some of them derived from classes with one."""
+    """Parts without a kernel, including classes derived from parts with a kernel, train by their equations."""
     for dtype in DTYPES:
         layers: list[Layer] = [Dense(5, "tanh"), Dense(3)]
         for optimizer in (SignDescent(), SlowAdam(epsilon=1e-3)):
             check_training(
                 trial, TrainingCase(layers, dtype, optimizer=optimizer), f"{dtype} {type(optimizer).__name__}"
             )
-        for other in ([Dense(5, Square()), Dense(3)], [Doubled(5, "tanh"), Dense(3)]):
-            check_training(trial, TrainingCase(list(other), dtype), f"{dtype} {other[0]}")
+        for custom in ([Dense(5, Square()), Dense(3)], [Doubled(5, "tanh"), Dense(3)]):
+            check_training(trial, TrainingCase(list(custom), dtype), f"{dtype} {custom[0]}")
         check_training(trial, TrainingCase(layers, dtype, Quartic()), f"{dtype} Quartic")
