@@ -1,4 +1,4 @@
-"""Options and hooks that select the tests to run, Hypothesis profiles, and fixtures for files and the command line."""
+"""The selection of tests, Hypothesis profiles, and fixtures for files and the command line."""
 
 import os
 import signal
@@ -144,7 +144,7 @@ def run(capsys):
 
 @pytest.fixture
 def fails(capsys):
-    """Return a function that runs a command, checks that it fails with a status, and returns the error message."""
+    """Return a function that runs a command, checks that it fails with the given status, and returns the message."""
 
     def call(status, *argv):
         assert main([str(word) for word in argv]) == status

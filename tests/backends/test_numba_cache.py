@@ -76,7 +76,7 @@ Start = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Start]:
-    """Return a function that calls `squares` as in a new process, and counts the cache hits and lists the warnings."""
+    """Return a function that calls `squares` as a new process would, and returns its number of hits and warnings."""
 
     def start(folder: Path, *dtypes: str) -> tuple[int, list[str]]:
         cache.cache_folder.cache_clear()

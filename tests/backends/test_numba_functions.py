@@ -1,4 +1,4 @@
-"""Errors of the Numba backend's elementary functions and activations, in units in the last place (ulp).
+"""Rounding errors of the Numba backend's elementary functions and activations, in units in the last place (ulp).
 
 Let u be half an ulp of 1; then a relative error of k u is at most k ulp. The bounds for exp, tanh, sigmoid and softplus
 are taken from section 4 of the design, those for the activations from tests/equations/test_activations.py; the rest are
@@ -132,7 +132,8 @@ def grid(name: str, dtype: str) -> np.ndarray:
     patterns = patterns.view(float_type)[~np.isnan(patterns.view(float_type))]
     line = np.linspace(-1, 1, 200_001)
     log_smallest = float(np.log(info.smallest_subnormal))
-    halves = np.arange(-2 * 1075, 2 * 1025) * np.log(2) / 2  # n changes at odd multiples; for tanh, at half of those
+    # The n of the reduction changes at odd multiples of ln(2) / 2; for tanh, which reduces 2x, at half of them.
+    halves = np.arange(-2 * 1075, 2 * 1025) * np.log(2) / 2
     edges = [*halves, *halves / 2, -1, 1, 1 / 2, 2, 4 / 3]
     edges += [log_smallest, log_smallest - np.log(2), float(np.log(info.max))]
     edges += [a * b for a in (np.sqrt(0.5), np.sqrt(2)) for b in 2.0 ** np.arange(-20, 21)]
@@ -256,7 +257,7 @@ def expected_results(name: str, Z: np.ndarray, D: np.ndarray) -> tuple[np.ndarra
 @pytest.mark.parametrize(
     ("name", "shared"), [(g, s) for g in ELEMENTWISE for s in (False, True) if not s or not NEEDS_Z[ACTIVATIONS[g]]]
 )
-def test_activations_and_their_slopes_agree_with_the_equations(
+def test_activations_and_their_derivatives_agree_with_the_equations(
     name: str, shared: bool, length: int, dtype: str
 ) -> None:
     """The bounds are from test_activations.py, and doubled for float64, where the equations have errors of their own.
@@ -275,7 +276,7 @@ def test_activations_and_their_slopes_agree_with_the_equations(
     underflow = np.maximum(1, abs(Z)) * float(info.smallest_normal) * (bound > 0)
     assert (abs(A - expected) <= factor * bound * ulp + underflow).all()
     alpha = max([1, *OPTIONS.get(name, {}).values()])
-    size = np.maximum(1, expected) if name == "exp" else 1  # the scale of the slope's terms
+    size = np.maximum(1, expected) if name == "exp" else 1  # the scale of the derivative's terms
     bound = factor * 32 * alpha * (1 + abs(Z)) * size * float(info.eps) / 2
     assert (abs(dZ - expected_dZ) <= abs(D) * bound + underflow).all()
 
@@ -301,7 +302,7 @@ def test_nan_and_infinity_propagate_as_in_the_equations(name: str, dtype: str) -
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 2, 10, 100])
-def test_softmax_and_its_slope_agree_with_the_equations(n: int, dtype: str) -> None:
+def test_softmax_and_its_derivative_agree_with_the_equations(n: int, dtype: str) -> None:
     """Z and dA hold integers from -3 to 3; the bounds are from tests/equations/test_activations.py.
 
     Columns with NaN or infinity agree with the equations, too, and do not affect other columns.

@@ -228,7 +228,7 @@ def test_products_of_small_integers_are_exact_and_write_only_the_result(
 def test_the_bits_of_a_product_do_not_depend_on_the_number_of_threads(
     size: int, operation: int, shape: tuple[int, int, int], dtype: str
 ) -> None:
-    """Compare one call with a call for each thread's rows (for some threads none) and for each block."""
+    """Compare a single call with separate calls for each thread's rows (some threads have none) and each block."""
     whole, parts = (Layer(shape, dtype, normal(2)) for _ in range(2))
     expected = whole.product(operation)
     rows = np.zeros((size, 2), np.int64)
@@ -244,7 +244,7 @@ def test_the_bits_of_a_product_do_not_depend_on_the_number_of_threads(
 @pytest.mark.parametrize("operation", [WEIGHT, BIAS], ids=["weight_gradient", "bias_gradient"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_gradient_is_added_to_the_gradient_so_far(
+def test_a_gradient_can_be_added_to_an_existing_gradient(
     exact: bool, operation: int, shape: tuple[int, int, int], dtype: str
 ) -> None:
     draw = integers(3) if exact else normal(3)

@@ -95,7 +95,7 @@ def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_no_thread_passes_a_barrier_before_all_have_reached_it(size: int) -> None:
-    """It holds for more threads than processors, too."""
+    """There may be more threads than processors."""
     assert within(60, thread_team.run, size, meet_in_rounds, 1000, np.zeros((size, 16), np.int64)) == 0
 
 

@@ -1,4 +1,4 @@
-"""The Numba backend's threads: results do not depend on their number, and all have ended when a call returns."""
+"""The Numba backend's threads: results do not depend on their number, and all threads end before a call returns."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ LAYERS = [dn.Dense(41, "tanh"), dn.Dropout(0.3), dn.Dense(70, "gelu"), dn.Dropou
 
 @pytest.fixture
 def choices(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """Make all threads worthwhile for any work; return a list of the choices, (threads, whether rows are split)."""
+    """Use all threads for any amount of work; return a list of the choices: (threads, whether rows are split)."""
     monkeypatch.setattr(thread_count, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(thread_count, "WORK_PER_START", 1)
     recorded: list[tuple[int, bool]] = []
@@ -214,7 +214,7 @@ def run(code: str, **environment: str) -> list[str]:
 @needs_two_threads
 @pytest.mark.parametrize("variable", ["NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
 def test_environment_variables_limit_the_threads(variable: str) -> None:
-    """They do so with threadpoolctl (which asks NumPy's BLAS) and without it."""
+    """With threadpoolctl, NumPy's BLAS is asked for its limit; without it, the variables themselves are read."""
     if variable != "NUMBA_NUM_THREADS" and "openblas" not in str(np.show_config("dicts")["Build Dependencies"]):
         pytest.skip("this NumPy's BLAS may use other variables")
     assert run(LIMIT, **{variable: "1"}) == ["1", "1"]

@@ -84,7 +84,7 @@ def test_a_factory_may_take_any_option() -> None:
     assert calls == [("accepts_all", {"anything": "goes"})]
 
 
-def test_an_argument_error_about_a_passed_option_is_raised_as_it_is() -> None:
+def test_an_argument_error_about_a_passed_option_is_raised_unchanged() -> None:
     with pytest.raises(dn.ArgumentError, match=r"^threads=0, wanted at least 1$"):
         dn.get_backend("tuned", threads=0)
     with pytest.raises(dn.BackendUnavailable, match="ArgumentError: this is not about an option"):

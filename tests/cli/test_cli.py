@@ -99,7 +99,7 @@ def test_the_seed_determines_the_model_file(run, folder):
     assert files[0] != files[2]
 
 
-def test_quiet_writes_only_json_and_no_messages(run, flowers):
+def test_quiet_suppresses_all_output_except_json(run, flowers):
     assert run("train", *flowers, *QUICK) == ("", "")
     out, err = run("train", *flowers, *QUICK, "--json")
     assert parse_json(out)["command"] == "train"

@@ -28,7 +28,7 @@ def folder(folder):
 
 @pytest.fixture
 def fails(capsys):
-    """Return a function that runs a command, checks that it fails with a status, and returns the error message."""
+    """Return a function that runs a command, checks that it fails with the given status, and returns the message."""
 
     def call(status, *argv):
         actual_status = main([str(word) for word in argv])
@@ -51,7 +51,7 @@ def write(name, text):
     return name
 
 
-# --- wrong usage ------------------------------------------------------------------------------------------------------
+# --- invalid arguments ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thinned(3)
@@ -294,8 +294,8 @@ def test_the_process_exits_with_the_status_of_the_command(command, status):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_an_interrupt_ends_training_with_status_130(folder):
-    program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # shells disable it for jobs
+    program = (  # a background job starts with SIGINT ignored, so the handler is set
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from deepnotes.cli import main; sys.exit(main(['train', 'digits', '--epochs', '100000']))"
     )
     command = [sys.executable, "-c", program]

@@ -90,7 +90,7 @@ def test_json_output_of_export_with_both_formats(run):
 
 
 def test_a_model_without_metadata_can_be_exported(run):
-    """Such a file is written by :meth:`Network.save` instead of ``deepnotes train``."""
+    """:meth:`Network.save` writes such a file; ``deepnotes train`` adds metadata."""
     dn.Network([dn.Dense(3, "gelu"), dn.Dense(2)], inputs=3, seed=0, dtype="float64").save("plain.safetensors")
     out, _ = run("export", "plain.safetensors", "--python", "plain.py")
     assert "3 features, dense 3 gelu, 2 identity, float64" in out

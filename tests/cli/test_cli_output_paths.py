@@ -277,7 +277,7 @@ sys.addaudithook(_record_open)  # an audit hook cannot be removed; this one does
 
 @pytest.mark.parametrize("from_disk", [False, True])
 @pytest.mark.parametrize("maker", MAKERS)
-def test_data_files_lists_every_file_that_is_read(
+def test_every_file_that_is_read_is_listed_as_an_input(
     maker: Callable[[], list[str]], from_disk: bool, folder: Path
 ) -> None:
     global OPENED

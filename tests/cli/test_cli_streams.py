@@ -249,7 +249,7 @@ def test_partial_writes_are_continued() -> None:
     assert raw.content.decode().splitlines() == ["kind", *kinds]
 
 
-def test_a_full_nonblocking_stream_is_an_error() -> None:
+def test_writing_to_a_full_nonblocking_stream_raises_an_error() -> None:
     class Full(PartialWriter):
         def write(self, data: Any) -> None:  # type: ignore[override]
             return None
