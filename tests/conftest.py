@@ -30,15 +30,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     A test marked ``thinned(n)`` has quick cases, the first and about one in n of the others; all others count as slow.
     The choice is the same in every run; except for the first case, it does not depend on the order of parameters.
     """
-    seen = set()
+    names = set()
     for item in items:
         if item.nodeid.startswith("deepnotes/testing/"):  # these tests run for any backend, so they have no marks
             item.add_marker(pytest.mark.thinned(5))
         if thinned := item.get_closest_marker("thinned"):
             name = item.nodeid.partition("[")[0]
-            if name in seen and crc32(item.nodeid.encode()) % thinned.args[0]:
+            if name in names and crc32(item.nodeid.encode()) % thinned.args[0]:
                 item.add_marker("slow")
-            seen.add(name)
+            names.add(name)
     if config.getoption("--slow") or "slow" in config.getoption("-m"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

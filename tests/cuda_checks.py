@@ -322,20 +322,22 @@ def grids(host: Host) -> None:
 def empty_arrays(host: Host) -> None:
     """Kernels neither read nor write anything if there are no samples or no parameters."""
     dtype, n = host.dtype, 12
-    empty, one, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
-    launch(host, "bias_activation", n, 0, empty, one, empty, n, 0, codes("Activation")["relu"], 0.0)
-    launch(host, "softmax", n, 0, empty, one, empty, n, 0)
+    empty, sevens, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
+    launch(host, "bias_activation", n, 0, empty, sevens, empty, n, 0, codes("Activation")["relu"], 0.0)
+    launch(host, "softmax", n, 0, empty, sevens, empty, n, 0)
     launch(host, "softmax_backward", n, 0, empty, empty, n, 0)
     launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
     for kernel in FUSED.values():
-        launch(host, kernel, n, 0, empty, one, empty, 0, None, empty, empty, empty, n, 0)
+        launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, empty, n, 0)
     order = np.empty(0, np.int64)
-    launch(host, "gather", n, 0, one, one, one, order, control, empty, empty, empty, n, n, 0, 3)
-    launch(host, "activation_backward", n, 0, empty, empty, empty, one, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0)
+    launch(host, "gather", n, 0, sevens, sevens, sevens, order, control, empty, empty, empty, n, n, 0, 3)
+    launch(
+        host, "activation_backward", n, 0, empty, empty, empty, sevens, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0
+    )
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
     launch(host, "sgd", 0, 0, empty, empty, 0, 0, control)
     launch(host, "round16", 0, 0, empty, np.empty(0, np.uint16), 0, 0, 1.0)
-    assert (one == 7).all()
+    assert (sevens == 7).all()
 
 
 CHECKS: dict[str, Callable[[Host], None]] = {

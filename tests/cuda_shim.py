@@ -191,8 +191,8 @@ def _object(text: str, flags: list[str]) -> Path:
 
 
 def _run(command: list[str], text: str = "") -> None:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+    process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, f"{' '.join(command)}\n{process.stderr}"
 
 
 def _cached(key: str, suffix: str, make: Callable[[str], None]) -> Path:

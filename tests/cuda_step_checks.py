@@ -179,9 +179,9 @@ def rounding(host: Host) -> None:
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
     """Round x to bfloat16 (8 significant bits), to nearest with ties to even, without other rounding errors."""
-    wide = x.astype(np.float64)
-    exponent = np.maximum(np.frexp(wide)[1] - 8, -133)
-    return np.ldexp(np.rint(np.ldexp(wide, -exponent)), exponent).astype(np.float32)
+    x64 = x.astype(np.float64)
+    exponent = np.maximum(np.frexp(x64)[1] - 8, -133)
+    return np.ldexp(np.rint(np.ldexp(x64, -exponent)), exponent).astype(np.float32)
 
 
 STEP_CHECKS: dict[str, Callable[[Host], None]] = {f.__name__: f for f in (norms, verdicts, updates, masks, rounding)}

@@ -94,7 +94,7 @@ def test_only_the_first_process_compiles(
     assert first.returncode == 0, first.stderr
     assert "numba: compiling training for float64" in first.stderr
     assert "numba-" in first.stderr
-    assert [(done.returncode, done.stderr) for done in others] == [(0, "")] * 2
+    assert [(process.returncode, process.stderr) for process in others] == [(0, "")] * 2
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_results_do_not_depend_on_loading_or_on_the_order_of_calls(
     """A function is compiled separately and into each of its callers; which copy runs depends on the order of calls."""
     first, *others = processes
     assert len(json.loads(first.stdout)) == 6
-    assert [done.stdout for done in others] == [first.stdout] * 2
+    assert [process.stdout for process in others] == [first.stdout] * 2
 
 
 @pytest.mark.slow
@@ -133,20 +133,20 @@ def test_no_two_compiled_functions_have_the_same_name() -> None:
 def test_changing_any_source_file_changes_the_cache_folder(tmp_path: Path) -> None:
     copy = tmp_path / "deepnotes_numba"
     shutil.copytree(FOLDER, copy)
-    seen = {cache.folder_name(copy)}
+    names = {cache.folder_name(copy)}
     for path in sorted(copy.glob("*.py")):
         path.write_text(path.read_text() + "\n")
-        assert cache.folder_name(copy) not in seen, path.name
-        seen.add(cache.folder_name(copy))
+        assert cache.folder_name(copy) not in names, path.name
+        names.add(cache.folder_name(copy))
 
 
 def test_without_a_writable_cache_folder_every_process_compiles() -> None:
     code = (
         "from deepnotes_numba.compiled_equations import dropout_mask; print(dropout_mask((2, 2), 0.0, 1, 2, 3).sum())"
     )
-    done = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
-    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
-    assert "compiling dropout masks takes some seconds, in each process anew" in done.stderr
+    process = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
+    assert (process.returncode, process.stdout) == (0, "4\n"), process.stderr
+    assert "compiling dropout masks takes some seconds, in each process anew" in process.stderr
 
 
 def test_numbas_own_cache_setting_is_unchanged() -> None:
@@ -156,9 +156,9 @@ def test_numbas_own_cache_setting_is_unchanged() -> None:
 
 def test_without_numba_the_error_gives_the_install_command() -> None:
     code = "import sys; sys.modules['numba'] = None; import deepnotes as dn; dn.get_backend('numba')"
-    done = run(code)
-    assert "BackendUnavailable" in done.stderr
-    assert 'to fix it: pip install "deepnotes[numba]"' in done.stderr
+    process = run(code)
+    assert "BackendUnavailable" in process.stderr
+    assert 'to fix it: pip install "deepnotes[numba]"' in process.stderr
 
 
 @pytest.mark.parametrize("layout", ["transposed", "row-major", "read-only", "memory-mapped"])
@@ -227,7 +227,7 @@ if child:
     assert os.waitpid(child, 0)[1] == 0
 print(loss)
 """
-    done = run(code)
-    assert done.returncode == 0, done.stderr
-    first, *after_fork = done.stdout.split()[-3:]
+    process = run(code)
+    assert process.returncode == 0, process.stderr
+    first, *after_fork = process.stdout.split()[-3:]
     assert after_fork[0] == after_fork[1] != first

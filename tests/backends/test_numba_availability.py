@@ -27,16 +27,16 @@ INSTALL = 'pip install "deepnotes[numba]"'
 
 def try_backend(before: str = "", **environment: str) -> tuple[str, str, str]:
     """Run `before` and TRY in a new process; return the description or error, the name that "auto" gets, and stderr."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", before + TRY],
         env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    outcome, auto = done.stdout.splitlines()
-    return outcome, auto, done.stderr
+    assert process.returncode == 0, process.stderr
+    outcome, auto = process.stdout.splitlines()
+    return outcome, auto, process.stderr
 
 
 @pytest.mark.thinned(2)
@@ -58,9 +58,9 @@ def test_a_setting_that_disables_numba_is_named(name: str, value: str, cause: st
 
 def test_the_backends_command_names_a_setting_that_disables_numba() -> None:
     command = [sys.executable, "-m", "deepnotes", "backends", "--json"]
-    done = subprocess.run(command, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert '"cause": "NUMBA_DISABLE_JIT switches the compiler off"' in done.stdout
+    process = subprocess.run(command, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)
+    assert process.returncode == 0
+    assert '"cause": "NUMBA_DISABLE_JIT switches the compiler off"' in process.stdout
 
 
 def test_an_invalid_setting_that_numba_ignores_is_logged() -> None:

@@ -48,10 +48,10 @@ def run(code: str, folder: Path | str, **environment: str) -> subprocess.Complet
     )  # fmt: skip
 
 
-def log_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+def log_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
     """Check that a process printed the right sum, and return the lines that it logged."""
-    assert (done.returncode, done.stdout) == (0, "14.0\n"), done.stderr
-    return done.stderr.splitlines()
+    assert (process.returncode, process.stdout) == (0, "14.0\n"), process.stderr
+    return process.stderr.splitlines()
 
 
 def only_file(folder: Path) -> Path:
@@ -62,23 +62,23 @@ def only_file(folder: Path) -> Path:
 
 def damage(content: bytes, rng: random.Random) -> bytes:
     """Truncate a file's content, append bytes to it, or (most often) flip one bit of it, at random."""
-    at = rng.randrange(len(content))
+    position = rng.randrange(len(content))
     kind = rng.randrange(8)
     if kind == 0:
-        return content[:at]
+        return content[:position]
     if kind == 1:
-        return content + rng.randbytes(1 + at % 9)
-    return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+        return content + rng.randbytes(1 + position % 9)
+    return content[:position] + bytes([content[position] ^ 1 << rng.randrange(8)]) + content[position + 1 :]
 
 
-Start = Callable[..., tuple[int, list[str]]]
+CallSquares = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Start]:
+def call_squares(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[CallSquares]:
     """Return a function that calls `squares` as a new process would, and returns its number of hits and warnings."""
 
-    def start(folder: Path, *dtypes: str) -> tuple[int, list[str]]:
+    def call_squares(folder: Path, *dtypes: str) -> tuple[int, list[str]]:
         cache.cache_folder.cache_clear()
         monkeypatch.setenv("DEEPNOTES_CACHE_DIR", str(folder))
         monkeypatch.setattr(cache, "_announced", set())
@@ -91,25 +91,25 @@ def start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
         hits = sum(namespace["squares"].stats.cache_hits.values())
         return hits, [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
-    yield start
+    yield call_squares
     cache.cache_folder.cache_clear()
 
 
 @pytest.fixture
-def warm(start: Start, tmp_path: Path) -> Path:
+def warm_cache(call_squares: CallSquares, tmp_path: Path) -> Path:
     """Return a cache folder that holds the compiled code of `squares`."""
     folder = tmp_path / "cache"
-    hits, (message,) = start(folder)
+    hits, (message,) = call_squares(folder)
     assert hits == 0
     assert re.fullmatch(
         r"numba: compiling a sum of squares for float64 takes some seconds, once: .* kept in .*numba-.*", message
     )
-    assert start(folder) == (1, [])
+    assert call_squares(folder) == (1, [])
     return folder
 
 
 @pytest.fixture(scope="module")
-def compiled() -> dict[Path, tuple[Any, Any]]:
+def cached_functions() -> dict[Path, tuple[Any, Any]]:
     """Train and predict; map each cache file to the compiled function and the signature whose code it holds."""
     from deepnotes_numba import prediction, training
 
@@ -131,11 +131,11 @@ def compiled() -> dict[Path, tuple[Any, Any]]:
 
 
 def test_any_damage_is_detected_before_the_file_is_loaded(
-    compiled: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached_functions: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loading a damaged file could crash this process."""
     rng = random.Random(0)
-    for path, (function, sig) in compiled.items():
+    for path, (function, sig) in cached_functions.items():
         monkeypatch.setattr(function._cache, "_folder", tmp_path)
         content = path.read_bytes()
         assert len(content) > 100_000
@@ -147,9 +147,9 @@ def test_any_damage_is_detected_before_the_file_is_loaded(
 
 
 def test_a_cache_file_with_the_code_of_another_function_is_rejected(
-    compiled: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached_functions: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (own_file, (function, sig)), *_, (other_file, _) = compiled.items()
+    (own_file, (function, sig)), *_, (other_file, _) = cached_functions.items()
     monkeypatch.setattr(function._cache, "_folder", tmp_path)
     for source, valid in ((own_file, True), (other_file, False)):
         shutil.copy(source, tmp_path / own_file.name)
@@ -157,39 +157,43 @@ def test_a_cache_file_with_the_code_of_another_function_is_rejected(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_code_in_a_damaged_file_is_compiled_again_with_one_warning(start: Start, warm: Path, seed: int) -> None:
-    path = only_file(warm)
+def test_the_code_in_a_damaged_file_is_compiled_again_with_one_warning(
+    call_squares: CallSquares, warm_cache: Path, seed: int
+) -> None:
+    path = only_file(warm_cache)
     path.write_bytes(damage(path.read_bytes(), random.Random(seed)))
-    hits, (message,) = start(warm)
+    hits, (message,) = call_squares(warm_cache)
     assert hits == 0
     assert message.startswith(
         f"numba: {path} is damaged; compiling a sum of squares for float64 takes some seconds, once"
     )
-    assert start(warm) == (1, [])
+    assert call_squares(warm_cache) == (1, [])
 
 
-def test_a_new_process_survives_a_damaged_file(warm: Path) -> None:
-    path = only_file(warm)
+def test_a_new_process_survives_a_damaged_file(warm_cache: Path) -> None:
+    path = only_file(warm_cache)
     path.write_bytes(path.read_bytes()[:-1000])
     module = MODULE.replace("import numpy", "__name__ = 'small'\nimport numpy", 1)
-    (message,) = log_lines(run(f"{module}\nprint(squares(np.arange(4.0)))", warm))
+    (message,) = log_lines(run(f"{module}\nprint(squares(np.arange(4.0)))", warm_cache))
     assert "is damaged" in message
 
 
-def test_several_damaged_files_cause_a_single_warning(start: Start, warm: Path) -> None:
-    start(warm, "float64", "float32")
-    paths = [path for path in warm.rglob("*") if path.is_file()]
+def test_several_damaged_files_cause_a_single_warning(call_squares: CallSquares, warm_cache: Path) -> None:
+    call_squares(warm_cache, "float64", "float32")
+    paths = [path for path in warm_cache.rglob("*") if path.is_file()]
     assert len(paths) == 2
     for path in paths:
         path.write_bytes(b"")
-    hits, messages = start(warm, "float64", "float32")
+    hits, messages = call_squares(warm_cache, "float64", "float32")
     assert (hits, len(messages)) == (0, 1)
-    assert start(warm, "float64", "float32") == (2, [])
+    assert call_squares(warm_cache, "float64", "float32") == (2, [])
 
 
 @pytest.mark.parametrize("obstacle", ["an empty folder", "a folder", "a pipe", "a dangling link"])
-def test_a_folder_pipe_or_link_in_place_of_a_cache_file_is_replaced(start: Start, warm: Path, obstacle: str) -> None:
-    path = only_file(warm)
+def test_a_folder_pipe_or_link_in_place_of_a_cache_file_is_replaced(
+    call_squares: CallSquares, warm_cache: Path, obstacle: str
+) -> None:
+    path = only_file(warm_cache)
     path.unlink()
     if obstacle == "a dangling link":
         path.symlink_to("nowhere")
@@ -199,10 +203,10 @@ def test_a_folder_pipe_or_link_in_place_of_a_cache_file_is_replaced(start: Start
         path.mkdir()
         if obstacle == "a folder":
             (path / "note").write_text("preserved")
-    hits, (message,) = start(warm)
+    hits, (message,) = call_squares(warm_cache)
     assert hits == 0
     assert "compiling a sum of squares for float64" in message
-    assert start(warm) == (1, [])
+    assert call_squares(warm_cache) == (1, [])
     if obstacle == "a folder":
         assert [note.read_text() for note in path.parent.glob("*.aside/note")] == ["preserved"]
 
@@ -241,11 +245,11 @@ except OSError:
 squares(np.arange(4, dtype=np.float32))
 """
         try:
-            done = run(code, image / "cache", HOME="/nonexistent", PYTHONPATH=str(image / "site"))
+            process = run(code, image / "cache", HOME="/nonexistent", PYTHONPATH=str(image / "site"))
         finally:
             for path in [image, *image.rglob("*")]:
                 path.chmod(0o755)
-    for_int, for_float32 = log_lines(done)
+    for_int, for_float32 = log_lines(process)
     assert "compiling a sum of squares takes" in for_int
     assert (
         "compiling a sum of squares for float32 takes some seconds, in each process anew, since nothing" in for_float32
@@ -253,13 +257,13 @@ squares(np.arange(4, dtype=np.float32))
 
 
 def test_a_file_in_place_of_the_cache_folder_is_left_alone(
-    start: Start, warm: Path, monkeypatch: pytest.MonkeyPatch
+    call_squares: CallSquares, warm_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = only_file(warm).parent
+    folder = only_file(warm_cache).parent
     shutil.rmtree(folder)
     folder.write_text("a file")
     for _ in range(2):  # in two processes
-        hits, (message,) = start(warm)
+        hits, (message,) = call_squares(warm_cache)
         assert hits == 0
         assert f"in each process anew, since nothing can be kept in {folder}" in message
     assert folder.read_text() == "a file"
@@ -270,20 +274,20 @@ def test_a_file_in_place_of_the_cache_folder_is_left_alone(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
 def test_a_failed_write_is_logged_and_leaves_no_file(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    call_squares: CallSquares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        hits, (_, message) = start(tmp_path, "float64", "float32", "int64")[0], start(tmp_path)[1]
+        hits, (_, message) = call_squares(tmp_path, "float64", "float32", "int64")[0], call_squares(tmp_path)[1]
         assert hits == 0
     assert message.startswith(f"numba: compiled code cannot be kept in {tmp_path}")
     assert message.endswith(f"({os.strerror(number)}): the next process compiles it anew")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    start(tmp_path)
-    assert start(tmp_path) == (1, [])
+    call_squares(tmp_path)
+    assert call_squares(tmp_path) == (1, [])
 
 
 @pytest.mark.slow
@@ -363,7 +367,7 @@ def test_without_a_home_directory_every_process_compiles(
 
 
 @pytest.mark.parametrize("root", ["/dev/null", "/dev/null/nowhere", f"/tmp/{'long' * 200}"])
-def test_a_folder_that_cannot_be_created_only_causes_a_warning(start: Start, root: str) -> None:
-    hits, (message,) = start(Path(root))
+def test_a_folder_that_cannot_be_created_only_causes_a_warning(call_squares: CallSquares, root: str) -> None:
+    hits, (message,) = call_squares(Path(root))
     assert hits == 0
     assert "in each process anew, since nothing can be kept in" in message

@@ -105,37 +105,37 @@ def test_a_network_keeps_its_backend() -> None:
 
 
 def test_a_context_does_not_affect_other_threads() -> None:
-    inside, seen = threading.Event(), []
+    inside, names = threading.Event(), []
 
     def other() -> None:
         inside.wait()
-        seen.append(dn.get_backend().name)
+        names.append(dn.get_backend().name)
 
     thread = threading.Thread(target=other)
     thread.start()
     with dn.use_backend("strict"):
         inside.set()
         thread.join()
-    assert seen == ["numpy"]
+    assert names == ["numpy"]
 
 
 def test_the_process_default_applies_to_all_threads() -> None:
     dn.set_backend("strict")
-    seen = []
-    thread = threading.Thread(target=lambda: seen.append(dn.get_backend().name))
+    names = []
+    thread = threading.Thread(target=lambda: names.append(dn.get_backend().name))
     thread.start()
     thread.join()
-    assert seen == ["strict"]
+    assert names == ["strict"]
 
 
 def test_a_context_does_not_affect_other_async_tasks() -> None:
     async def task(name: str) -> list[str]:
-        seen = []
+        names = []
         with dn.use_backend(name):
             for _ in range(3):
                 await asyncio.sleep(0)
-                seen.append(dn.get_backend().name)
-        return seen
+                names.append(dn.get_backend().name)
+        return names
 
     async def both() -> list[list[str]]:
         return list(await asyncio.gather(task("strict"), task("numpy")))

@@ -125,11 +125,11 @@ def test_options_without_a_name_override_those_of_the_selected_backend(monkeypat
 
 def test_the_options_of_the_process_default_apply_to_all_threads() -> None:
     dn.set_backend("tuned", threads=4)
-    seen: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: seen.append(dn.get_backend().options))
+    options: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: options.append(dn.get_backend().options))
     thread.start()
     thread.join()
-    assert seen == [{"threads": 4}]
+    assert options == [{"threads": 4}]
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_a_pickled_backend_keeps_its_options(monkeypatch: pytest.MonkeyPatch) ->
     content = pickle.dumps(backend)
     assert pickle.loads(content) is copy.deepcopy(backend) is backend
     monkeypatch.setattr(registry, "_loaded", {})  # as in another process
-    again = pickle.loads(content)
-    assert again is not backend
-    assert (again.name, again.options) == ("tuned", {"threads": 2})
+    restored = pickle.loads(content)
+    assert restored is not backend
+    assert (restored.name, restored.options) == ("tuned", {"threads": 2})
     assert calls[-1] == ("tuned", {"threads": 2, "device": "cpu"})
 
 

@@ -71,16 +71,16 @@ def test_take_returns_arrays_for_data_of_arrays_or_samples(w: Any) -> None:
 def test_samples_that_a_program_cannot_read_are_passed_to_it_as_arrays() -> None:
     order = np.array([7, 0, 7])
     for source in (data(Rows(X.T, 3), Y), data(X, Rows(Y.T, 3)), data(Rows(X.T, 3), RowsForPrograms(Y.T, 3))):
-        passed, indices = data_for_program(BACKEND, source, order)
-        np.testing.assert_array_equal(np.asarray(passed.X)[:, indices], X[:, order])
-        np.testing.assert_array_equal(np.asarray(passed.Y)[:, indices], Y[:, order])
+        passed_data, indices = data_for_program(BACKEND, source, order)
+        np.testing.assert_array_equal(np.asarray(passed_data.X)[:, indices], X[:, order])
+        np.testing.assert_array_equal(np.asarray(passed_data.Y)[:, indices], Y[:, order])
 
 
 def test_arrays_and_samples_that_a_program_can_read_are_passed_unchanged() -> None:
     order = np.array([7, 0, 7])
     for source in (data(X, Y), data(RowsForPrograms(X.T, 3), Y), data(X, RowsForPrograms(Y.T, 3))):
-        passed, indices = data_for_program(BACKEND, source, order)
-        assert passed is source
+        passed_data, indices = data_for_program(BACKEND, source, order)
+        assert passed_data is source
         assert indices is order
 
 

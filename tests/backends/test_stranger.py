@@ -30,12 +30,12 @@ def deepnotes(tmp_path_factory: pytest.TempPathFactory):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "deepnotes", *arguments],
             cwd=folder, env=environment, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
 
     return run
 

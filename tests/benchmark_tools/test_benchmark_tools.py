@@ -86,13 +86,15 @@ def test_the_compare_command_compares_two_files(tmp_path: Path) -> None:
     for name, us in (("old", 10.0), ("new", 20.0)):
         (tmp_path / f"{name}.json").write_text(json.dumps(make_results(a=us)))
     command = [sys.executable, "-m", "benchmarks.compare", str(tmp_path / "old.json")]
-    done = subprocess.run([*command, str(tmp_path / "new.json"), "--strict"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert re.search(r"tiny: a +10\.0 +20 +\+100\.0% +±5\.0% +slower", done.stdout)
-    assert "1 cases: 1 slower, 0 faster" in done.stdout
-    done = subprocess.run([*command, str(ROOT / "README.md")], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "these are not two checkouts or two files of results" in done.stderr
+    process = subprocess.run(
+        [*command, str(tmp_path / "new.json"), "--strict"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert re.search(r"tiny: a +10\.0 +20 +\+100\.0% +±5\.0% +slower", process.stdout)
+    assert "1 cases: 1 slower, 0 faster" in process.stdout
+    process = subprocess.run([*command, str(ROOT / "README.md")], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "these are not two checkouts or two files of results" in process.stderr
 
 
 SLOWER = """
@@ -154,13 +156,13 @@ def test_the_compare_command_compares_two_checkouts(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     command = [sys.executable, "-m", "benchmarks.compare", str(checkout(tmp_path / "old"))]
     options = ["--networks", "tiny", "--backends", "numpy", "--rounds", "1", "--all"]
-    done = subprocess.run([*command, str(ROOT), *options], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"tiny: numpy +[0-9.]+ +[0-9.]+ +[+-][0-9.]+% +±10.0%", done.stdout)
-    done = subprocess.run([*command, str(tmp_path / "empty"), *options], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "nothing could be timed" in done.stderr
-    assert "wanted the checkout" in done.stderr
+    process = subprocess.run([*command, str(ROOT), *options], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"tiny: numpy +[0-9.]+ +[0-9.]+ +[+-][0-9.]+% +±10.0%", process.stdout)
+    process = subprocess.run([*command, str(tmp_path / "empty"), *options], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "nothing could be timed" in process.stderr
+    assert "wanted the checkout" in process.stderr
 
 
 def test_stored_results_are_unchanged_relative_to_themselves() -> None:
@@ -298,9 +300,9 @@ def test_the_suite_names_skipped_backends_and_stores_performance_limits(tmp_path
     command += ["--round-seconds", "0.001", f"--benchmark-json={path}"]
     # pytest-benchmark disables itself if the environment variables of pytest-xdist are set.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "absent: unknown backend 'absent'" in done.stdout
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "absent: unknown backend 'absent'" in process.stdout
     infos = {b["name"]: b["extra_info"] for b in json.loads(path.read_text())["benchmarks"]}
     assert {name.partition("[")[0] for name in infos} == {"test_equation", "test_adam_steps"}
     for info in infos.values():
@@ -316,6 +318,6 @@ def test_the_benchmark_of_every_equation_runs() -> None:
     """Each runs once without timing; warnings are errors, except for overflow in intermediate results."""
     command = [sys.executable, "-m", "pytest", "benchmarks/test_equations.py", "-q", "-p", "no:cacheprovider"]
     command += ["--backend", "numpy", "--benchmark-disable"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{2 * len(EQUATIONS)} passed" in done.stdout
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert f"{2 * len(EQUATIONS)} passed" in process.stdout

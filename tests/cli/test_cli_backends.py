@@ -74,19 +74,19 @@ def test_version_and_help(run):
 
 def test_help_does_not_import_rich():
     program = "import sys; from deepnotes.cli import main; main(['train', '--help']); print('rich' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("False\n")
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.endswith("False\n")
 
 
 def test_python_m_deepnotes(tmp_path):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "deepnotes", "train", "digits", "--epochs", "3", "--json", "-o", tmp_path / "model"],
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0
-    assert parse_json(done.stdout)["epochs"] == 3
-    assert "epoch 3/3" in done.stderr
+    assert process.returncode == 0
+    assert parse_json(process.stdout)["epochs"] == 3
+    assert "epoch 3/3" in process.stderr
 
 
 def test_nan_and_infinity_become_null_in_json(capsys):

@@ -198,8 +198,8 @@ def test_a_browser_renders_the_page(report_folder: Path) -> None:
     command += [f"--user-data-dir={report_folder / 'profile'}", "--window-size=1000,2400"]
     url = (report_folder / "report.html").as_uri()
     screenshot = report_folder / "screenshot.png"
-    done = subprocess.run([*command, f"--screenshot={screenshot}", url], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([*command, f"--screenshot={screenshot}", url], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
     pixels = imread(screenshot)
     assert pixels.shape[:2] == (2400, 1000)
     blue = abs(pixels[..., :3] - [0.0, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.05

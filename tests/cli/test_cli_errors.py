@@ -286,10 +286,10 @@ def test_debug_shows_the_traceback(capsys):
 
 @pytest.mark.parametrize(("command", "status"), [("--version", 0), ("train nowhere.csv", 1), ("train", 2)])
 def test_the_process_exits_with_the_status_of_the_command(command, status):
-    done = subprocess.run([*DEEPNOTES, *command.split()], capture_output=True, text=True)
-    assert done.returncode == status
-    assert (done.stdout == "") == (status > 0)
-    assert (done.stderr == "") == (status == 0)
+    process = subprocess.run([*DEEPNOTES, *command.split()], capture_output=True, text=True)
+    assert process.returncode == status
+    assert (process.stdout == "") == (status > 0)
+    assert (process.stderr == "") == (status == 0)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
@@ -324,8 +324,11 @@ def test_a_closed_pipe_ends_the_command_silently():
 def test_a_full_disk_is_reported():
     with open("/dev/full", "w") as full:
         command = [*DEEPNOTES, "evaluate", "good.safetensors", "good.csv"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "deepnotes: error: cannot write to stdout: No space left on device\n")
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (process.returncode, process.stderr) == (
+        1,
+        "deepnotes: error: cannot write to stdout: No space left on device\n",
+    )
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

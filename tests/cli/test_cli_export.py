@@ -38,8 +38,8 @@ def predict(run, model):
 @pytest.mark.parametrize("target", ["kind", "price"])
 def test_the_python_file_predicts_as_the_model_does(target, run):
     run("export", f"{target}.safetensors", "--python", "model.py")
-    done = subprocess.run([sys.executable, "model.py", "data.csv"], capture_output=True, text=True, check=True)
-    actual, expected = list(csv.reader(io.StringIO(done.stdout)))[1:], predict(run, f"{target}.safetensors")
+    process = subprocess.run([sys.executable, "model.py", "data.csv"], capture_output=True, text=True, check=True)
+    actual, expected = list(csv.reader(io.StringIO(process.stdout)))[1:], predict(run, f"{target}.safetensors")
     assert [row[0] for row in actual] == [row[0] for row in expected] or target == "price"
     numbers = np.s_[1:] if target == "kind" else np.s_[:]
     for row, expected_row in zip(actual, expected, strict=True):  # a BLAS may round batches differently
@@ -65,8 +65,8 @@ def test_the_onnx_file_predicts_as_the_model_does(target, run):
         expected = np.array(predict(run, "price.safetensors"), float)
         assert outputs.dtype == "float64"
         np.testing.assert_allclose(outputs, expected, rtol=1e-4)
-        again = np.array(predict(run, "again.safetensors"), float)  # no target_scale in this model
-        np.testing.assert_allclose(again, expected, rtol=1e-4)
+        reloaded = np.array(predict(run, "again.safetensors"), float)  # no target_scale in this model
+        np.testing.assert_allclose(reloaded, expected, rtol=1e-4)
     else:
         assert model.metadata["classes"] == ["down", "up"]
         assert predict(run, "again.safetensors") == predict(run, "kind.safetensors")
@@ -169,9 +169,9 @@ def encoded():
 def test_the_python_file_encodes_and_imputes(encoded, run):
     model, data = encoded
     run("export", model, "--python", "goods.py")
-    done = subprocess.run([sys.executable, "goods.py", data], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "goods.py", data], capture_output=True, text=True, check=True)
     out, _ = run("predict", model, data)
-    actual, expected = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (done.stdout, out))
+    actual, expected = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (process.stdout, out))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
     module = runpy.run_path("goods.py")
     Path("some.csv").write_text('size,kind,level\n1,"ürün, two",2.5\n', encoding="utf-8")

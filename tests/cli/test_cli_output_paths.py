@@ -195,11 +195,11 @@ def test_stdout_cannot_be_an_input_file(folder: Path) -> None:
     ):
         for path in ("rows.csv", name) if command[0] != "export" else (name,):
             with open(path, "ab") as file:
-                done = subprocess.run(
+                process = subprocess.run(
                     [sys.executable, "-m", "deepnotes", *command], stdout=file, stderr=subprocess.PIPE
                 )
-            assert done.returncode == 2
-            assert done.stderr.decode() == f"deepnotes: error: stdout is {path}, which the command reads\n"
+            assert process.returncode == 2
+            assert process.stderr.decode() == f"deepnotes: error: stdout is {path}, which the command reads\n"
     assert (Path("rows.csv").read_bytes(), Path(name).read_bytes()) == before
 
 
@@ -209,9 +209,9 @@ def test_stderr_cannot_be_an_input_file(folder: Path) -> None:
     for path in ("rows.csv", name):
         with open(path, "ab") as file:
             command = ["predict", name, "rows.csv", "-o", "p.csv"]
-            done = subprocess.run([sys.executable, "-m", "deepnotes", *command], stdout=subprocess.PIPE, stderr=file)
-        assert done.returncode == 2
-        assert f"stderr is {path}, which the command reads" in done.stdout.decode()
+            process = subprocess.run([sys.executable, "-m", "deepnotes", *command], stdout=subprocess.PIPE, stderr=file)
+        assert process.returncode == 2
+        assert f"stderr is {path}, which the command reads" in process.stdout.decode()
     assert (Path("rows.csv").read_bytes(), Path(name).read_bytes()) == before
 
 

@@ -98,16 +98,16 @@ OTHER_COMMANDS = [
 )
 def test_a_command_fails_if_stdout_is_full(folder: Path, command: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        done = run([*DEEPNOTES, *command], unbuffered=len(command) % 2 == 0, stdout=full)
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines()[-1] == "deepnotes: error: cannot write to stdout: No space left on device"
+        process = run([*DEEPNOTES, *command], unbuffered=len(command) % 2 == 0, stdout=full)
+    assert process.returncode == 1, process.stderr
+    assert process.stderr.splitlines()[-1] == "deepnotes: error: cannot write to stdout: No space left on device"
 
 
 @pytest.mark.parametrize("command", [["--help"], ["predict", "model.safetensors", "rows.csv", "--json"]], ids=" ".join)
 def test_a_command_fails_if_stdout_is_closed(folder: Path, command: list[str]) -> None:
-    done = run([*DEEPNOTES, *command], stdout=None, preexec_fn=close_descriptors(1))
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "deepnotes: error: cannot write to stdout: it is closed"
+    process = run([*DEEPNOTES, *command], stdout=None, preexec_fn=close_descriptors(1))
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == "deepnotes: error: cannot write to stdout: it is closed"
 
 
 @pytest.mark.slow
@@ -118,9 +118,9 @@ def test_a_command_fails_if_stdout_is_closed(folder: Path, command: list[str]) -
 def test_a_closed_pipe_ends_a_command_silently(folder: Path, command: list[str], unbuffered: bool) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = run([*DEEPNOTES, *command], unbuffered, stdout=writer)
+    process = run([*DEEPNOTES, *command], unbuffered, stdout=writer)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 @pytest.mark.slow
@@ -147,8 +147,8 @@ def test_a_command_fails_if_the_disk_fills_up_during_a_write(
 ) -> None:
     command = [*DEEPNOTES, "predict", "model.safetensors", "rows.csv", *options]
     with open("output", "w") as file:
-        done = run(command, unbuffered, stdout=file, preexec_fn=limit_file_size(20_000))
-    assert (done.returncode, done.stderr) == (1, "deepnotes: error: cannot write to stdout: File too large\n")
+        process = run(command, unbuffered, stdout=file, preexec_fn=limit_file_size(20_000))
+    assert (process.returncode, process.stderr) == (1, "deepnotes: error: cannot write to stdout: File too large\n")
     with open("output", "w") as file:
         assert run(command, unbuffered, stdout=file).returncode == 0
     text = Path("output").read_text()
@@ -174,9 +174,9 @@ def test_a_full_or_closed_stderr_does_not_change_results(folder: Path) -> None:
     with open("/dev/full", "w") as full:
         for stream in ({"stderr": full}, {"stderr": None, "preexec_fn": close_descriptors(2)}):
             os.unlink("new.safetensors")
-            done = run([*DEEPNOTES, *TRAIN, "--json"], **stream)
-            assert done.returncode == 0
-            actual, expected = json.loads(done.stdout), json.loads(normal.stdout)
+            process = run([*DEEPNOTES, *TRAIN, "--json"], **stream)
+            assert process.returncode == 0
+            actual, expected = json.loads(process.stdout), json.loads(normal.stdout)
             assert actual["history"]["val_loss"] == expected["history"]["val_loss"]
             dn.load("new.safetensors")
         for command, status in ((["train"], 2), (["evaluate", "nowhere", "rows.csv"], 1)):
@@ -209,17 +209,17 @@ def test_fit_with_progress_works_without_stderr(capsys: pytest.CaptureFixture[st
 def test_an_exported_file_writes_all_output_or_fails(folder: Path, argument: str, unbuffered: bool) -> None:
     command = [sys.executable, "model.py", argument]
     with open("/dev/full", "w") as full:
-        done = run(command, unbuffered, stdout=full)
-        assert (done.returncode, done.stderr) == (1, "error: cannot write to stdout: No space left on device\n")
+        process = run(command, unbuffered, stdout=full)
+        assert (process.returncode, process.stderr) == (1, "error: cannot write to stdout: No space left on device\n")
         assert run([*command[:2], "nowhere.csv"], unbuffered, stderr=full).returncode == 1
-    done = run(command, unbuffered, stdout=None, preexec_fn=close_descriptors(1))
-    assert (done.returncode, done.stderr) == (1, "error: cannot write to stdout: it is closed\n")
+    process = run(command, unbuffered, stdout=None, preexec_fn=close_descriptors(1))
+    assert (process.returncode, process.stderr) == (1, "error: cannot write to stdout: it is closed\n")
     assert run([*command[:2], "nowhere.csv"], unbuffered, stderr=None, preexec_fn=close_descriptors(2)).returncode == 1
     reader, writer = os.pipe()
     os.close(reader)
-    done = run(command, unbuffered, stdout=writer)
+    process = run(command, unbuffered, stdout=writer)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

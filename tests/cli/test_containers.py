@@ -78,10 +78,10 @@ def run(work: Path) -> Iterator[Run]:
 
 def deepnotes(run: Run, *arguments: str, **options: str) -> str:
     """Run ``python -m deepnotes`` in the container, check that it succeeds, and return its stdout."""
-    done = run("-m", "deepnotes", *arguments, **options)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+    process = run("-m", "deepnotes", *arguments, **options)
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    return process.stdout
 
 
 TRAIN = ["train", "rows.csv", "--target", "kind", "--epochs", "2", "--layers", "4"]
@@ -100,8 +100,8 @@ def test_the_container_is_read_only_and_has_no_home_directory(run: Run, work: Pa
         "else: raise AssertionError\n"
         "open('new', 'w').close(); os.unlink('new')\n"
     )
-    done = run("-c", program)
-    assert done.returncode == 0, done.stderr
+    process = run("-c", program)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.thinned(2)
@@ -124,10 +124,10 @@ def test_numpy_trains_predicts_evaluates_and_exports(home: str | None, run: Run,
 @pytest.mark.slow
 def test_numba_trains_with_a_warning_that_it_cannot_cache(run: Run) -> None:
     pytest.importorskip("numba", reason="needs deepnotes[numba]")
-    done = run("-m", "deepnotes", *TRAIN, "--backend", "numba", "-o", "numba.safetensors")
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "in each process anew" in done.stderr
+    process = run("-m", "deepnotes", *TRAIN, "--backend", "numba", "-o", "numba.safetensors")
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    assert "in each process anew" in process.stderr
     deepnotes(run, "predict", "numba.safetensors", "rows.csv", "--backend", "numpy")
 
 
@@ -138,19 +138,19 @@ def test_a_plot_needs_a_cache_directory_for_matplotlib(run: Run, work: Path) -> 
     deepnotes(run, *arguments, **({"HOME": "/nonexistent"} if old else {}))  # its cache is in TMPDIR
     assert (work / "curves.svg").read_text().startswith("<?xml")
     if old:
-        done = run("-m", "deepnotes", *arguments)
-        assert (done.returncode, done.stderr.splitlines()[-1].partition(": ")[2]) == (
+        process = run("-m", "deepnotes", *arguments)
+        assert (process.returncode, process.stderr.splitlines()[-1].partition(": ")[2]) == (
             1,
             "a plot needs matplotlib, which finds no directory for its cache: Could not determine home directory; set "
             "MPLCONFIGDIR to a directory that can be written",
         )
     os.chmod(work, 0o755)  # otherwise, Python would put temporary files into the working directory
     try:
-        done = run("-m", "deepnotes", *arguments, TMPDIR="/nonexistent")
+        process = run("-m", "deepnotes", *arguments, TMPDIR="/nonexistent")
     finally:
         os.chmod(work, 0o777)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("; set MPLCONFIGDIR to a directory that can be written")
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].endswith("; set MPLCONFIGDIR to a directory that can be written")
 
 
 def test_a_tmpdir_too_small_for_samples_on_disk_is_reported(run: Run, work: Path) -> None:
@@ -160,9 +160,9 @@ def test_a_tmpdir_too_small_for_samples_on_disk_is_reported(run: Run, work: Path
     pa.parquet.write_table(pa.table({"x": x, "y": y, "kind": (x > 0).astype(int)}), work / "rows.parquet")
     arguments = ["train", "rows.parquet", "--target", "kind", "--epochs", "1", "--layers", "4", "--from-disk"]
     arguments += ["--backend", "numpy", "-o", "disk.safetensors"]
-    done = run("-m", "deepnotes", *arguments, size="64k")
-    assert done.returncode == 1
-    (message,) = done.stderr.splitlines()
+    process = run("-m", "deepnotes", *arguments, size="64k")
+    assert process.returncode == 1
+    (message,) = process.stderr.splitlines()
     assert "No space left on device" in message
     assert "TMPDIR" in message
     deepnotes(run, *arguments, size="4m")
@@ -174,7 +174,7 @@ def test_outputs_on_a_read_only_file_system_are_refused(run: Run) -> None:
         [*TRAIN, "--checkpoint", "/run", "-o", "m.safetensors"],
         ["export", "model.safetensors", "--python", "/model.py"],
     ):
-        done = run("-m", "deepnotes", *arguments)
-        assert done.returncode == 1
-        assert "Read-only file system" in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
+        process = run("-m", "deepnotes", *arguments)
+        assert process.returncode == 1
+        assert "Read-only file system" in process.stderr.splitlines()[-1]
+        assert "Traceback" not in process.stderr

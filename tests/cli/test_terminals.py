@@ -102,20 +102,20 @@ def test_logs_and_warnings_are_escaped() -> None:
     for path in Path(f"run{name}").glob("step-*"):
         path.write_bytes(b"damaged")
     program = f"import sys; from deepnotes.cli import main; sys.exit(main({[*arguments, '--resume']!r}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "checkpoint passed over: " in done.stderr  # a log message of the library
-    check_plain(done.stdout, done.stderr)
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "checkpoint passed over: " in process.stderr  # a log message of the library
+    check_plain(process.stdout, process.stderr)
     program = (
         f"import warnings; from deepnotes.cli import evaluate, main; evaluate.run = lambda *_: warnings.warn({name!r})"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", f"{program}; main({['evaluate', model, data]!r})"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert (done.stdout, done.stderr) == ("", f"UserWarning: {escaped(name)}\n")
+    assert (process.stdout, process.stderr) == ("", f"UserWarning: {escaped(name)}\n")
 
 
 @pytest.mark.slow
@@ -276,8 +276,8 @@ def test_predict_and_the_exported_file_escape_formulas_in_the_same_way(capsys: p
     assert {row[0] for row in tables[1][1:]} == safe_kinds
     assert tables[1][0] == ["prediction", "p_-down", "p_\uff1dup;'=1+1"]
     for arguments, expected in ((["d.csv"], tables[0]), (["--spreadsheet", "d.csv"], tables[1])):
-        done = subprocess.run([sys.executable, "exported.py", *arguments], capture_output=True, check=True)
-        actual = list(csv.reader(io.StringIO(done.stdout.decode())))
+        process = subprocess.run([sys.executable, "exported.py", *arguments], capture_output=True, check=True)
+        actual = list(csv.reader(io.StringIO(process.stdout.decode())))
         assert [row[0] for row in actual] == [row[0] for row in expected]
         assert actual[0] == expected[0]
     write_table("t.csv", ["kind"], [names], spreadsheet=True)
